@@ -1,0 +1,123 @@
+"""Whole files, or none: written beside themselves, synced and renamed; lines appended whole; claims created once."""
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+
+def write_atomic(path: str | os.PathLike[str], text: str, sync: bool = True) -> None:
+    """Replace `path` by `text` (UTF-8). A reader, or a crash at any instant, sees the old file or the new one.
+
+    sync=False leaves out the fsyncs, for files that can be made again from others.
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
+    if sync:
+        sync_folder(folder or ".")
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames and creations in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def create_exclusive(path: str | os.PathLike[str], text: str) -> bool:
+    """Create `path` with `text`, unless it exists. True for the one caller that made it, on any file system.
+
+    The content is written and synced under a name of its own first and then linked, so that whoever finds the
+    file finds all of it; where hard links are not to be had, O_EXCL alone decides.
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f".{name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            # over NFS the answer to a link that succeeded can be lost: two links mean that it was ours
+            return os.stat(beside).st_nlink == 2
+        except OSError:
+            return _create_excl(path, text)
+    finally:
+        if os.path.exists(beside):
+            os.unlink(beside)
+    sync_folder(folder or ".")
+    return True
+
+
+def _create_excl(path: str, text: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> None:
+    """Append one whole line in one write, so that lines of several writers do not mix."""
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+    try:
+        os.write(descriptor, line.rstrip("\n").encode() + b"\n")
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: str | os.PathLike[str]) -> str | None:
+    """The file's text, or None if there is no such file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The file's JSON value; None if there is no such file or it is torn."""
+    text = read_text(path)
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def write_json(path: str | os.PathLike[str], value: object, sync: bool = True) -> None:
+    """Replace `path` by `value` in JSON form, whole or not at all."""
+    write_atomic(path, json.dumps(value) + "\n", sync=sync)
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """The JSON value of each whole line; a torn line (a crash in mid-write) is left out."""
+    values = []
+    for line in (read_text(path) or "").split("\n"):
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return values
