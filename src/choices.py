@@ -1,0 +1,156 @@
+"""What a config may name: data sets, models, losses, optimizers, schedules, averagings, read without torch."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from src.errors import ConfigError, did_you_mean
+
+SKLEARN_DATASETS = ("digits", "breast_cancer", "wine", "iris", "diabetes", "synthetic")
+LOSSES = {"log": "log", "xentropy": "log", "mse": "mse", "square": "mse"}  # name -> what is computed
+OPTIMIZERS = ("sgd", "adam", "adamw", "amsgrad", "amsgradw")
+TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
+HEAD_INITS = ("zero", "rand")
+RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet family, then the 6n+2 CIFAR family
+VGG_DEPTHS = (11, 13, 16, 19)
+
+_DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
+                     "timm/wds/NAME")
+_MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
+                   "timm/NAME")
+_SCHEDULE_FORMS = ("constant", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR", "cosine")
+_AVERAGING_FORMS = ("null", "poly", "poly_ETA", "ema", "ema_DECAY")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate falls. kind: constant, poly, step or cosine.
+
+    power: exponent of poly; drops: number of evenly spaced drops, or milestones in the unit of train_length, each of
+    which multiplies the rate by `factor`.
+    """
+
+    kind: str
+    power: float = 0.5
+    drops: int = 0
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """kind poly: weight (eta+1)/(eta+t) at step t, value = eta. kind ema: value = what is kept of the average."""
+
+    kind: str
+    value: float
+
+
+def parse_schedule(text: str) -> Schedule:
+    """The learning-rate schedule that `text` names. ConfigError if there is none."""
+    kind, *args = text.split("_")
+    try:
+        if kind in ("constant", "cosine") and not args:
+            return Schedule(kind)
+        if kind == "poly" and len(args) <= 1:
+            return Schedule(kind, power=_positive(args[0]) if args else 0.5)
+        if kind == "step" and not args:
+            return Schedule(kind, drops=3)
+        if kind == "step" and len(args) == 2:
+            return _step(*args)
+    except ValueError:
+        pass
+    raise ConfigError(f"'{text}' is no learning-rate schedule", allowed=_SCHEDULE_FORMS,
+                      hint=did_you_mean(kind, ("constant", "poly", "step", "cosine")))
+
+
+def _step(where: str, factor: str) -> Schedule:
+    if "," not in where:
+        return Schedule("step", drops=_count(where), factor=_positive(factor))
+    milestones = tuple(float(milestone) for milestone in where.split(",") if milestone)
+    if not milestones or list(milestones) != sorted(set(milestones)) or milestones[0] <= 0:
+        raise ValueError(where)
+    return Schedule("step", milestones=milestones, factor=_positive(factor))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def parse_averaging(text: str | None) -> Averaging | None:
+    """The averaging that `text` names: poly is poly_8, ema is ema_0.999. ConfigError if there is none."""
+    if text is None:
+        return None
+    kind, *args = text.split("_")
+    try:
+        if kind == "poly" and len(args) <= 1:
+            eta = float(args[0]) if args else 8.0
+            if 0 <= eta < float("inf"):
+                return Averaging("poly", eta)
+        if kind == "ema" and len(args) <= 1:
+            decay = float(args[0]) if args else 0.999
+            if 0 <= decay < 1:
+                return Averaging("ema", decay)
+    except ValueError:
+        pass
+    raise ConfigError(f"'{text}' is no averaging", allowed=_AVERAGING_FORMS, hint=did_you_mean(kind, ("poly", "ema")))
+
+
+def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
+    """(momentum,) for sgd; (beta1, beta2) for the Adams, where a single number is beta1 and beta2 is 0.999."""
+    parts = str(value).split(",")
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except ValueError:
+        numbers = ()
+    wanted = 1 if optim_alg == "sgd" else 2
+    if len(numbers) == 1 and wanted == 2:
+        numbers += (0.999,)
+    if len(numbers) != wanted or not all(0 <= number < 1 for number in numbers):
+        form = "one number in [0, 1)" if wanted == 1 else "'beta1,beta2', each in [0, 1), or beta1 alone"
+        raise ConfigError(f"momentum {value!r} does not fit optim_alg {optim_alg}", allowed=form)
+    return numbers
+
+
+def check_dataset(name: str) -> None:
+    """ConfigError unless `name` is of a known family (and, for sklearn, a known set)."""
+    family, _, rest = name.partition("/")
+    if family == "sklearn" and rest not in SKLEARN_DATASETS:
+        raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
+                          hint=did_you_mean(rest, SKLEARN_DATASETS))
+    if family == "timm" and not re.match(r"(torch|tfds|hfds|wds)/.", rest) or family not in (
+            "libsvm", "sklearn", "timm") or not rest:
+        raise ConfigError(f"unknown family of data set in '{name}'", allowed=_DATASET_FAMILIES,
+                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm")))
+
+
+def check_model(name: str) -> None:
+    """ConfigError unless `name` is a model of ours or of the timm family (whose own names only timm knows)."""
+    if name in ("linear", "linear/no_bias", "tiny/lenet") or re.match(r"timm/.", name):
+        return
+    if parse_tiny(name) is None:
+        raise ConfigError(f"unknown model '{name}'", allowed=_MODEL_FAMILIES, hint=did_you_mean(name, (
+            "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
+
+
+def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:
+    """('resnet', (18,)), ('vgg', (16,)) or ('wrn', (depth, width, drop)) for tiny/resnet_18 …; None for no such model.
+
+    wrn depths are 6n+4 (Zagoruyko and Komodakis, 2016).
+    """
+    if match := re.fullmatch(r"tiny/(resnet|vgg)_(\d+)", name):
+        kind, depth = match[1], int(match[2])
+        return (kind, (depth,)) if depth in (RESNET_DEPTHS if kind == "resnet" else VGG_DEPTHS) else None
+    if match := re.fullmatch(r"tiny/wrn_(\d+)_(\d+)(?:_(0?\.\d+|0))?", name):
+        depth, width = int(match[1]), int(match[2])
+        return ("wrn", (depth, width, float(match[3] or 0))) if depth >= 10 and depth % 6 == 4 and width else None
+    return None

@@ -1,0 +1,251 @@
+"""Config: every parameter of a run with its default, checked strictly; an unknown name is answered with the nearest."""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from src import choices
+from src.errors import ConfigError, did_you_mean
+
+# Grammar and bookkeeping that spec.yaml keeps beside the parameters; facts are the last key of config.yaml.
+NOT_PARAMETERS = frozenset(("SBATCH", "SCRIPT", "TAGS", "SUBTESTS", "COMMAND", "facts"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All parameters of a run. A default never changes once released: tests/golden/config_defaults.yaml locks them."""
+
+    # what is logged and kept
+    log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
+    log_interval_eval: float | None = None  # the same within an evaluation; null: as log_interval
+    save_freq: int = 0  # a checkpoint of the model every so many epochs; 0: none
+    save_best_checkpoint: bool = False
+    best_checkpoint_metric: str = "test/.*/accuracy"  # regular expression over stats columns; early stopping uses it too
+    output_dir: str | None = None  # the run folder; null writes nothing
+    log_to_stdout: bool = False  # training.log on stdout too
+    # where it runs
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    multi_gpu: bool = True
+    num_workers: int = 2  # loader processes of data sets that are not in memory
+    # when it ends early
+    eval_batch_size: int | None = None  # null: batch_size
+    max_allowed_loss: float = 1e6  # a larger training loss, or NaN, ends the run as diverged
+    early_stopping_patience: int | None = None  # epochs without a better best_checkpoint_metric; null: never
+    # randomness; a null seed is drawn and recorded
+    seed_model: int | None = None
+    seed_training: int | None = None
+    seed_split: int = 0  # of the permutation behind splits such as train[:80%]
+    # data
+    dataset: str = "libsvm/a9a"
+    data_dir: str = "data"
+    data_download: bool = True
+    data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
+    eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
+    # model
+    model: str = "linear/no_bias"
+    model_pretrained: bool = False
+    model_head_init: str | None = None  # null (as the model has it), zero or rand
+    model_output_dim: int | None = None  # null: the number of classes, or 1
+    model_input_shape: list[int] | None = None  # null: that of a sample
+    # training
+    loss: str = "log"  # log = xentropy; mse = square
+    batch_size: int = 100  # samples per optimizer step
+    train_length: int = 100  # 0: evaluate only
+    train_length_unit: str = "epoch"  # epoch, step or sample (samples round up to steps)
+    steps_per_epoch: int | None = None  # null: an epoch is a pass over the data
+    samples_per_epoch: int | None = None
+    grad_accum_steps: int = 1  # micro-batches per step
+    # optimization
+    optim_alg: str = "sgd"
+    lr_schedule: str = "constant"
+    base_lr: float = 1.0
+    weight_decay: float = 0.0
+    weight_decay_biases: float = 0.0
+    momentum: float | str = 0.9  # sgd (Nesterov where > 0); 'beta1,beta2' for the Adams
+    ada_eps: float = 1e-8
+    warmup_steps: int = 0
+    averaging: str | None = None
+    # Weights & Biases
+    wandb: bool = False
+    wandb_entity: str | None = None
+    wandb_project_name: str | None = None
+    wandb_run_name: str | None = None
+    wandb_tags: list[str] | None = None
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any], where: str = "spec") -> Config:
+        """The config of a spec: defaults filled in, numbers in their declared type. ConfigError names what is wrong.
+
+        Keys in NOT_PARAMETERS are dropped.
+        """
+        check_parameters(spec, where)
+        return cls(**{key: _convert(key, value) for key, value in spec.items() if key not in NOT_PARAMETERS})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters by name, in the order in which they are declared."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
+_DEFAULTS = Config().to_dict()
+# the declared types of a field, as words: {"int", "None"}
+_KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}
+_KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
+               "None": "null", "dict[str, str]": "a mapping of strings", "list[str]": "a list of strings",
+               "list[int]": "a list of whole numbers"}
+
+
+def _kind_of(value: object) -> frozenset[str]:
+    """The declared types that `value` may stand for."""
+    if value is None:
+        return frozenset(("None",))
+    if isinstance(value, bool):
+        return frozenset(("bool",))
+    if isinstance(value, int):
+        return frozenset(("int", "float"))
+    if isinstance(value, float):  # 1e5 is a float in YAML, and people write counts that way
+        return frozenset(("int", "float")) if value.is_integer() else frozenset(("float",))
+    if isinstance(value, str):
+        return frozenset(("str",))
+    if isinstance(value, dict):
+        return frozenset(("dict[str, str]",)) if _all_strings([*value, *value.values()]) else frozenset()
+    if isinstance(value, list):
+        return frozenset(kind for kind, fits in (("list[str]", _all_strings(value)), ("list[int]", all(
+            isinstance(item, int) and not isinstance(item, bool) for item in value))) if fits)
+    return frozenset()
+
+
+def _all_strings(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _convert(key: str, value: Any) -> Any:
+    """A number in the type its field declares: 1e5 -> 100000 for an int, 1 -> 1.0 for a float."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if "float" in _KINDS[key]:
+            return float(value)
+        if "int" in _KINDS[key]:
+            return int(value)
+    return value
+
+
+def _at_least(least: float) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value is not None and not value >= least:  # NaN is refused too
+            raise ConfigError(f"{value!r} is too small", allowed=f"{least} or more")
+    return check
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value is not None and value not in allowed:
+            raise ConfigError(f"unknown value {value!r}", allowed=allowed, hint=did_you_mean(value, allowed))
+    return check
+
+
+def _check_pattern(value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ConfigError(f"{value!r} is no regular expression: {error}", hint="try 'val/.*/accuracy'") from None
+
+
+def _check_device(value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ConfigError(f"unknown device {value!r}", allowed="auto, cpu, cuda, cuda:1, mps")
+
+
+def _check_shape(value: list[int] | None) -> None:
+    if value is not None and (not value or min(value) < 1):
+        raise ConfigError(f"{value!r} is no shape", allowed="a list of positive sizes, as [3, 32, 32]")
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
+                     "early_stopping_patience", "model_output_dim"), _at_least(1)),
+    **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
+                     "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
+                     "seed_split", "max_allowed_loss"), _at_least(0)),
+    "best_checkpoint_metric": _check_pattern,
+    "device": _check_device,
+    "dataset": choices.check_dataset,
+    "model": choices.check_model,
+    "model_head_init": _one_of(choices.HEAD_INITS),
+    "model_input_shape": _check_shape,
+    "loss": _one_of(tuple(choices.LOSSES)),
+    "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
+    "optim_alg": _one_of(choices.OPTIMIZERS),
+    "lr_schedule": choices.parse_schedule,
+    "averaging": choices.parse_averaging,
+}
+
+
+def _check_value(key: str, value: Any) -> None:
+    if key not in FIELDS:
+        raise ConfigError(f"unknown parameter '{key}'", hint=did_you_mean(key, FIELDS)
+                          or "see src/config.py for all of them")
+    try:
+        if not _kind_of(value) & _KINDS[key]:
+            raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(
+                _KIND_NAMES[kind] for kind in str(FIELDS[key].type).split(" | ")))
+        if key in _CHECKS:
+            _CHECKS[key](value)
+    except ConfigError as error:
+        raise error.at(key) from None
+
+
+_check_scalar = functools.lru_cache(maxsize=100_000)(lambda key, kind, value: _check_value(key, value))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _check_together(momentum: float | str, optim_alg: str, batch_size: int, grad_accum_steps: int,
+                    steps_per_epoch: int | None, samples_per_epoch: int | None) -> None:
+    choices.parse_momentum(momentum, optim_alg)
+    if grad_accum_steps > batch_size:
+        raise ConfigError(f"grad_accum_steps {grad_accum_steps} is more than batch_size {batch_size}",
+                          hint="a micro-batch needs at least one sample")
+    if steps_per_epoch is not None and samples_per_epoch is not None:
+        raise ConfigError("steps_per_epoch and samples_per_epoch are both given", hint="give one of them")
+
+
+_TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch")
+
+
+def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int) -> None:
+    if "train" not in splits and train_length > 0:
+        raise ConfigError("there is no train split to train on", where="data_splits_map",
+                          allowed="names of splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
+                          hint="add one, or set train_length: 0 to evaluate only")
+    for name in splits:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ConfigError(f"the split name {name!r} cannot stand in a column of stats.csv",
+                              where="data_splits_map", allowed="letters, digits, _ . -")
+    for name in at_end or ():
+        if name not in splits:
+            raise ConfigError(f"there is no split '{name}'", where="eval_at_end", allowed=splits)
+
+
+def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
+    """ConfigError, led by `where`, unless every parameter is known, of its type and allowed, alone and together.
+
+    Cheap enough for a hundred thousand specs: a value that was checked once is not checked again.
+    """
+    try:
+        for key, value in spec.items():
+            if key in NOT_PARAMETERS:
+                continue
+            kind = type(value)
+            if kind is list or kind is dict:
+                _check_value(key, value)
+            else:
+                _check_scalar(key, kind, value)
+        get = spec.get
+        _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
+        _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
+                      get("train_length", _DEFAULTS["train_length"]))
+    except ConfigError as error:
+        raise error.at(where) from None

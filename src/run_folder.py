@@ -1,0 +1,144 @@
+"""The names of all files of a batch and of a run, once; and what a run folder says of itself."""
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from src import files, yaml_io
+
+# in a batch folder
+JOB_SPEC = "job.yaml"
+SUBMISSIONS = "submissions"
+CODE = "code"
+# in a run folder
+SPEC = "spec.yaml"
+CONFIG = "config.yaml"
+STATS = "stats.csv"
+LOG = "training.log"
+DONE = "done"
+BEST_CHECKPOINT = "best_checkpoint.pt"
+
+COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
+ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold
+
+_CLAIM = re.compile(r"claim-(\d+)\Z")
+_ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
+
+
+def checkpoint_name(epoch: int) -> str:
+    """The file of the checkpoint after `epoch`."""
+    return f"checkpoint-{epoch:05d}.pt"
+
+
+def old_job_spec_name(number: int) -> str:
+    """The file that keeps an earlier job spec of a batch."""
+    return f"job.old.{number}.yaml"
+
+
+def slurm_log_name(slurm_job: str) -> str:
+    """What a Slurm job prints: Slurm writes it, named by the job's id (`%j` in an sbatch option)."""
+    return f"{slurm_job}.out"
+
+
+def claim_name(ticket: int) -> str:
+    """The file whose creator runs the run for this ticket."""
+    return f"claim-{ticket}"
+
+
+def attempt_name(ticket: int, number: int) -> str:
+    """The record of one start of a run. A later (ticket, number) fences an earlier one."""
+    return f"attempt-{ticket}-{number}.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk, read by a single listing of its folder.
+
+    claims: tickets that somebody claimed; attempts: (ticket, number) of each start, in order.
+    """
+
+    path: str
+    names: frozenset[str] = field(repr=False)
+    claims: tuple[int, ...] = ()
+    attempts: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Raises FileNotFoundError if there is no such folder."""
+        path = os.fspath(path)
+        names = os.listdir(path)
+        claims = sorted(int(match[1]) for name in names if (match := _CLAIM.match(name)))
+        attempts = sorted((int(match[1]), int(match[2])) for name in names if (match := _ATTEMPT.match(name)))
+        return cls(path, frozenset(names), tuple(claims), tuple(attempts))
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def file(self, name: str) -> str:
+        """The path of one of the run's files."""
+        return os.path.join(self.path, name)
+
+    def end(self) -> str | None:
+        """How the run ended, as `done` says it; None if it has not."""
+        if DONE not in self.names:
+            return None
+        return (files.read_text(self.file(DONE)) or "").strip() or COMPLETED
+
+    def claim(self, ticket: int) -> dict[str, Any]:
+        """Who claimed the ticket: host, boot_id, pid, pid_start, slurm_job, time. Empty if unreadable."""
+        return files.read_json(self.file(claim_name(ticket))) or {}
+
+    def last_attempt(self) -> dict[str, Any] | None:
+        """The record of the latest start: ticket, number, host, slurm_job, start, end, how, error. None before any."""
+        if not self.attempts:
+            return None
+        ticket, number = self.attempts[-1]
+        return files.read_json(self.file(attempt_name(ticket, number))) or {"ticket": ticket, "number": number}
+
+
+def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The grid point in a spec file. JobSpecError if it cannot be read."""
+    return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
+
+
+def is_run_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a run."""
+    return os.path.isfile(os.path.join(path, SPEC))
+
+
+def is_batch_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a batch."""
+    return os.path.isfile(os.path.join(path, JOB_SPEC))
+
+
+def run_names(batch: str | os.PathLike[str]) -> list[str]:
+    """The names of a batch's run folders, in order. Files, hidden folders and the batch's own folders are left out."""
+    with os.scandir(batch) as entries:
+        return sorted((entry.name for entry in entries
+                       if entry.name not in (SUBMISSIONS, CODE) and entry.name[0] != "." and entry.is_dir()),
+                      key=_run_order)
+
+
+def _run_order(name: str) -> tuple[int, str]:
+    index = name.partition("_")[0]
+    return (int(index) if index.isascii() and index.isdigit() else -1, name)
+
+
+def stats_tail(path: str, block: int = 8192) -> tuple[list[str], list[str]]:
+    """Header and last whole row of a stats.csv as lists of cells; both empty if there is no row yet.
+
+    Reads the head and the tail of the file only, so that status is quick whatever the number of epochs.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        header = file.readline()
+        start = file.tell()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - block))
+        whole = file.read().rpartition(b"\n")[0]  # what follows the last line break is torn
+        if whole and header.endswith(b"\n"):
+            return header.decode().rstrip("\r\n").split(","), whole.rpartition(b"\n")[2].decode().strip().split(",")
+    return [], []
