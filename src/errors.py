@@ -54,11 +54,11 @@ class ResultsError(UserError):
     """Results cannot be read as asked: no such batch, column or metric."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None if none is close."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name most like `name`, or None if none is close (cutoff 1.0: equal)."""
     import difflib  # only errors need it: it costs a login node 3 ms
 
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

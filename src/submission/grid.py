@@ -1,0 +1,385 @@
+"""From a job spec's parameters to the ordered specs of its grid: axes, LIST, ZIP, EXCLUDE, overrides, equal points."""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from src.config import NOT_PARAMETERS
+from src.errors import JobSpecError, nearest
+from src.submission import expressions
+
+Spec = dict[str, Any]
+
+MAX_POINTS = 1_000_000
+BOOKS = ("TAGS", "SUBTESTS")  # of equal points, the union is kept
+PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", *BOOKS)  # for the scheduler and the books: never axes, no identity
+WORDS = ("LIST", "ZIP", "EXCLUDE", *PER_POINT)
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The specs of a batch, in the order of the file. Equal values are one object in all specs: read them only.
+
+    axes: (key, number of distinct entries) of each axis with more than one; varying: the parameters that differ
+    between specs, in the order of the file; notes and warnings: sentences for the user.
+    """
+
+    specs: list[Spec]
+    axes: list[tuple[str, int]]
+    varying: list[str]
+    notes: list[str]
+    warnings: list[str]
+
+
+def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None,
+           check: Callable[[Spec, str], object] | None = None) -> Grid:
+    """The grid of `parameters` (docs/job-spec.md tells the grammar).
+
+    overrides: values, as YAML reads them, that take the place of a key's wherever it stands; every spec then has them.
+    check(spec, where) raises for a spec that cannot run; it sees each distinct spec before anything is returned.
+    JobSpecError, led by `where`, for whatever the grammar does not allow.
+    """
+    overrides = overrides or {}
+    expansion = _Expansion(overridden=frozenset(overrides))
+    try:
+        parameters = _overridden(parameters, overrides)
+        axes = expansion.axes(parameters, where)
+        points = expansion.points(parameters, axes, where)
+    except RecursionError:
+        raise JobSpecError("nested too deeply, or an anchor that holds itself", where=where) from None
+    if not points:
+        raise JobSpecError("EXCLUDE removes every grid point", where=where)
+    varying = _varying(points, axes)
+    specs = _merge_equal(points, varying, where)
+    if len(specs) < len(points):
+        expansion.notes.append(f"{len(points)} grid points are {len(specs)} different ones: equal points were merged")
+    if check:
+        for spec in specs:
+            check(spec, where)
+    sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1]
+    return Grid(specs, sizes, varying, expansion.notes, expansion.warnings)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What one key of the job spec gives, or a few neighbouring constants: the alternatives, as partial specs."""
+
+    name: str
+    entries: list[Spec]
+    kind: str  # constant, plain, ZIP or LIST
+
+    @functools.cached_property
+    def keys(self) -> dict[str, None]:
+        """The keys of all entries, in order."""
+        return dict.fromkeys(key for entry in self.entries for key in entry)
+
+    def distinct(self) -> int:
+        return len({frozenset((key, id(value)) for key, value in entry.items() if key not in NOT_PARAMETERS)
+                    for entry in self.entries})
+
+
+class _Expansion:
+    """One walk through the parameters. Equal values become one object, so that identity is a matter of ids."""
+
+    def __init__(self, overridden: frozenset[str]) -> None:
+        self.overridden = overridden
+        self.known: dict[object, Any] = {}
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def axes(self, mapping: Mapping[str, Any], where: str) -> list[_Axis]:
+        """The axes of a mapping in the order of the file; neighbouring constants share one."""
+        axes: list[_Axis] = []
+        for key, raw in mapping.items():
+            place = f"{where}, {key}"
+            word = _word(key, where)
+            if word == "EXCLUDE":
+                continue
+            if word == "LIST":
+                axes.append(_Axis(key, self.sub_grids(raw, place), word))
+            elif word == "ZIP":
+                axes.append(_Axis(key, self.zipped(raw, place), word))
+            elif word is None and (values := self.values(raw, place)) is not None:
+                axes.append(_Axis(key, [{key: value} for value in values], "plain"))
+            else:
+                value = self.constant(_per_point(key, raw, place) if word else raw, place, computed=bool(word))
+                if not axes or axes[-1].kind != "constant":
+                    axes.append(_Axis(key, [{}], "constant"))
+                axes[-1].entries[0][key] = value
+        self.look_for_clashes(axes, where)
+        return axes
+
+    def points(self, mapping: Mapping[str, Any], axes: list[_Axis], where: str) -> list[Spec]:
+        """The product of the axes, the first the slowest, without what EXCLUDE removes."""
+        if math.prod(len(axis.entries) for axis in axes) > MAX_POINTS:
+            sizes = " x ".join(f"{len(axis.entries)} {axis.name}" for axis in axes if len(axis.entries) > 1)
+            raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {sizes}", where=where,
+                               hint="split the job spec into several")
+        points: list[Spec] = [{}]
+        for axis, merge in _with_merges(axes):
+            points = [merge(point, entry) for point in points for entry in axis.entries]
+        return self.without_excluded(points, mapping.get("EXCLUDE", []), where)
+
+    def sub_grids(self, raw: Any, where: str) -> list[Spec]:
+        """The partial specs of a LIST: those of its items, one after another."""
+        if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
+            raise JobSpecError("LIST holds a list of sub-grids", where=where, allowed="a YAML list of mappings",
+                               hint="start each item with a dash: `- {base_lr: 0.1, momentum: 0.9}`")
+        if not raw:
+            raise _empty(where)
+        points: list[Spec] = []
+        for number, item in enumerate(raw, 1):
+            place = f"{where}, item {number}"
+            points += self.points(item, self.axes(item, place), place)
+        return points
+
+    def zipped(self, raw: Any, where: str) -> list[Spec]:
+        """The partial specs of a ZIP: its axes walked together, with its constants in each."""
+        if not isinstance(raw, dict) or not raw:
+            raise JobSpecError("ZIP holds axes of equal length", where=where, allowed="a YAML mapping of lists",
+                               hint="as ZIP: {batch_size: [8, 32], base_lr: [0.1, 0.4]}")
+        axes = self.axes(raw, where)
+        sizes = {axis.name: len(axis.entries) for axis in axes if axis.kind != "constant"}
+        if len(set(sizes.values())) > 1:
+            lengths = ", ".join(f"{key} has {size}" for key, size in sizes.items())
+            raise JobSpecError(f"the axes of a ZIP have equal length, but {lengths}", where=where)
+        points: list[Spec] = [{} for _ in range(max(sizes.values(), default=1))]
+        for axis, merge in _with_merges(axes):
+            entries = axis.entries * len(points) if axis.kind == "constant" else axis.entries
+            points = list(map(merge, points, entries))
+        return self.without_excluded(points, raw.get("EXCLUDE", []), where)
+
+    def values(self, raw: Any, where: str) -> list[Any] | None:
+        """The values of an axis; None if `raw` is one value."""
+        if isinstance(raw, str) and not expressions.is_mapping(raw) and expressions.is_expression(raw):
+            raw = expressions.evaluate(raw, where)
+        if not isinstance(raw, list):
+            return None
+        if not raw:
+            raise _empty(where)
+        return [self.constant(value, where, computed=True) for value in raw]
+
+    def constant(self, raw: Any, where: str, computed: bool = False) -> Any:
+        """One value; strings of the form dict(…) are mappings, and, unless `computed`, expressions are computed."""
+        if isinstance(raw, str):
+            if expressions.is_mapping(raw):
+                raw = expressions.parse_mapping(raw, where)
+            elif not computed and expressions.is_expression(raw):
+                raw = expressions.evaluate(raw, where)
+        try:
+            return self.known_as(raw)
+        except TypeError as error:
+            raise JobSpecError(str(error), where=where) from None
+
+    def known_as(self, value: Any) -> Any:
+        """The one object that stands for all values identical to this one."""
+        return self.known.setdefault(identity(value), value)
+
+    def look_for_clashes(self, axes: list[_Axis], where: str) -> None:
+        givers: dict[str, _Axis] = {}
+        for axis in axes:
+            if axis.kind == "LIST":
+                continue
+            for key in axis.keys:
+                if key in givers:
+                    raise JobSpecError(f"'{key}' is given twice, by {givers[key].name} and by {axis.name}", where=where,
+                                       hint="keep one of them")
+                givers[key] = axis
+        givers = {}
+        for axis in axes:
+            if axis.kind == "LIST":
+                for key in axis.keys:
+                    if key in givers:
+                        self.warnings.append(f"{where}: {givers[key].name} and {axis.name} both give '{key}': the "
+                                             f"later, {axis.name}, wins")
+                    givers[key] = axis
+
+    def without_excluded(self, points: list[Spec], raw: Any, where: str) -> list[Spec]:
+        """The points that match no entry of an EXCLUDE."""
+        where = f"{where}, EXCLUDE"
+        if not isinstance(raw, list) or not all(isinstance(entry, dict) and entry for entry in raw):
+            raise JobSpecError("EXCLUDE holds a list of partial specs", where=where, allowed="a YAML list of mappings",
+                               hint="as EXCLUDE: [{batch_size: 2048, base_lr: [2, 4]}]")
+        excluded: set[int] = set()
+        for number, entry in enumerate(raw, 1):
+            place = f"{where}, entry {number}"
+            matches = self.matching(points, entry, place)
+            if not matches and self.overridden.isdisjoint(entry):
+                raise _matches_nothing(points, entry, place)
+            if not matches:
+                self.warnings.append(f"{place}: matches nothing, now that {', '.join(self.overridden)} is set")
+            excluded.update(matches)
+        if not excluded:
+            return points
+        self.notes.append(f"{where} removes {len(excluded)} of {len(points)} grid points")
+        return [point for index, point in enumerate(points) if index not in excluded]
+
+    def matching(self, points: list[Spec], entry: Mapping[str, Any], where: str) -> list[int]:
+        """The indices of the points that have one of the wanted values for each key of `entry`."""
+        wanted: list[tuple[str, set[int]]] = []
+        for key, raw in entry.items():
+            if _word(key, where):
+                raise JobSpecError(f"'{key}' is no parameter", where=where, hint="EXCLUDE goes by parameters alone")
+            place = f"{where}, {key}"
+            values = self.values(raw, place) or [self.constant(raw, place)]
+            numbers_alike = {identity(value, by_value=True) for value in values}
+            present = {id(point[key]): point[key] for point in points if key in point}
+            wanted.append((key, {name for name, value in present.items()
+                                 if identity(value, by_value=True) in numbers_alike}))
+        return [index for index, point in enumerate(points)
+                if all(id(point.get(key, _ABSENT)) in ids for key, ids in wanted)]
+
+
+def identity(value: Any, by_value: bool = False) -> object:
+    """What two values have in common if and only if they are the same: type and value, all the way down.
+
+    by_value: 1 and 1.0 are the same. TypeError for what a spec cannot hold.
+    """
+    kind = type(value)
+    if kind is dict:
+        return frozenset((key, identity(item, by_value)) for key, item in value.items())
+    if kind is list:
+        return (list, *(identity(item, by_value) for item in value))
+    if kind is float or kind is int:
+        return ("number", value) if by_value else (kind, repr(value))
+    if kind is str or kind is bool or value is None:
+        return (kind, value)
+    raise TypeError(f"a value of type {kind.__name__} cannot stand in a job spec")
+
+
+def _word(key: Any, where: str) -> str | None:
+    """The word of the grammar that a key is: LIST for LIST_2; None for a parameter."""
+    if not isinstance(key, str) or not key:
+        raise JobSpecError(f"the key {key!r} is no name", where=where, hint=f"put it in quotes: '{key}'")
+    for word in ("LIST", "ZIP"):
+        if key.startswith(word):
+            return word
+    if key in WORDS:
+        return key
+    if key.isupper() and len(key) > 2 and (meant := nearest(key, WORDS, cutoff=0.75)):
+        raise JobSpecError(f"unknown word '{key}'", where=where, allowed=WORDS, hint=f"did you mean {meant}?")
+    return None
+
+
+def _per_point(key: str, raw: Any, where: str) -> Any:
+    """The value of a word of PER_POINT as it is kept in a spec: tags as a list."""
+    if key in BOOKS:
+        items = raw if isinstance(raw, list) else [raw]
+        if not all(isinstance(item, str) for item in items):
+            raise JobSpecError(f"{key} are strings", where=where, allowed="a string or a list of strings")
+        return items
+    if key == "SCRIPT" and not (isinstance(raw, str) and raw):
+        raise JobSpecError("SCRIPT is the path of a submit script", where=where)
+    if key == "SBATCH" and not (isinstance(raw, dict) and all(
+            isinstance(option, str) and not isinstance(value, (list, dict)) for option, value in raw.items())):
+        raise JobSpecError("SBATCH is a mapping of sbatch's options", where=where, hint="as {mem: 16G, gpus: 1}")
+    return raw
+
+
+def _empty(where: str) -> JobSpecError:
+    return JobSpecError("an axis without values", where=where,
+                        hint="give it values, or leave the key out; [null] is one null, [[]] one empty list")
+
+
+def _matches_nothing(points: list[Spec], entry: Mapping[str, Any], where: str) -> JobSpecError:
+    hint: str | None = "an EXCLUDE inside a LIST or ZIP sees the keys beside it alone"
+    for key, raw in entry.items():
+        values = list({id(point[key]): point[key] for point in points if key in point}.values())
+        if not values:
+            meant = nearest(key, {known for point in points for known in point})
+            return JobSpecError(f"matches nothing: no grid point has '{key}'", where=where,
+                                hint=f"did you mean '{meant}'?" if meant else hint)
+        if isinstance(raw, (int, float, str)) and raw not in values:
+            shown = ", ".join(map(repr, values[:10])) + (", …" if len(values) > 10 else "")
+            return JobSpecError(f"matches nothing: '{key}' is never {raw!r}", where=where, allowed=shown)
+    return JobSpecError("matches nothing", where=where, hint=hint)
+
+
+def _over(point: Spec, entry: Spec) -> Spec:
+    return {**point, **entry}
+
+
+def _under(point: Spec, entry: Spec) -> Spec:
+    return {**point, **entry, **point}
+
+
+def _with_merges(axes: list[_Axis]) -> Iterable[tuple[_Axis, Callable[[Spec, Spec], Spec]]]:
+    """Each axis with the way to add it to a point: what a LIST gave hides the same key outside, before or after it."""
+    seen: set[str] = set()
+    for axis in axes:
+        keys = axis.keys
+        yield axis, _over if axis.kind == "LIST" or seen.isdisjoint(keys) else _under
+        seen.update(keys)
+
+
+def _varying(points: list[Spec], axes: list[_Axis]) -> list[str]:
+    candidates = {key for axis in axes if len(axis.entries) > 1 for key in axis.keys}.difference(NOT_PARAMETERS)
+    in_order = dict.fromkeys(key for axis in axes for key in axis.keys if key in candidates)
+    first = points[0]
+    return [key for key in in_order
+            if any(point.get(key, _ABSENT) is not first.get(key, _ABSENT) for point in points)]
+
+
+def _merge_equal(points: list[Spec], varying: list[str], where: str) -> list[Spec]:
+    """The points without repetitions; the first of equal ones stays, with the tags of all."""
+    numbers: dict[int, int] = {}  # id of a value -> a small number, to keep the keys of `kept` small
+    kept: dict[tuple[int, ...], Spec] = {}
+    for point in points:
+        key = tuple([numbers.setdefault(id(point.get(name, _ABSENT)), len(numbers)) for name in varying])
+        first = kept.setdefault(key, point)
+        if first is not point:
+            _unite(first, point, {name: point[name] for name in varying if name in point}, where)
+    return list(kept.values())
+
+
+def _unite(first: Spec, second: Spec, point: Spec, where: str) -> None:
+    for word in PER_POINT:
+        ours, theirs = first.get(word), second.get(word)
+        if ours is theirs:
+            continue
+        if word not in BOOKS:
+            raise JobSpecError(f"equal grid points differ in {word}: {ours!r} and {theirs!r} for {point}", where=where,
+                               hint=f"give them the same {word}, or leave one of the points out")
+        first[word] = list(dict.fromkeys([*(ours or []), *(theirs or [])]))
+
+
+def _overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with each override in the key's place, or last, and nowhere else."""
+    if not overrides:
+        return dict(parameters)
+    result: dict[str, Any] = {}
+    missing = dict(overrides)
+    for key, raw in parameters.items():
+        if key in overrides:
+            result[key] = missing.pop(key)
+        elif isinstance(key, str) and key.startswith("ZIP") and isinstance(raw, dict):
+            # in an outer ZIP a list goes on being walked with the others
+            result[key] = {inner: missing.pop(inner, value) for inner, value in raw.items()}
+        else:
+            result[key] = _without(key, raw, overrides)
+    return {**result, **missing}
+
+
+def _without(key: Any, raw: Any, names: Iterable[str]) -> Any:
+    """What stands under `key`, with the keys `names` taken out of LIST items at any depth, and of the ZIPs in them."""
+    if not isinstance(key, str) or not key.startswith("LIST") or not isinstance(raw, list):
+        return raw
+    return [_stripped(item, names) if isinstance(item, dict) else item for item in raw]
+
+
+def _stripped(mapping: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, raw in mapping.items():
+        if key in names:
+            continue
+        if isinstance(key, str) and key.startswith("ZIP") and isinstance(raw, dict):
+            if rest := _stripped(raw, names):
+                result[key] = rest
+        else:
+            result[key] = _without(key, raw, names)
+    return result

@@ -1,0 +1,76 @@
+"""The names of batches and runs: safe for shells, file systems and Slurm, and in the order of the grid."""
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_BYTES = 200  # of a run's name; file systems allow 255
+_UNSAFE = re.compile(r"[^A-Za-z0-9._,@-]+")
+
+
+def batch_name(name: str, today: datetime.date) -> str:
+    """The folder of a batch: yy-mm-dd-name."""
+    return f"{today:%y-%m-%d}-{name}"
+
+
+def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[str]) -> list[str]:
+    """The names of runs, `000_name+bat_siz=8+bas_lr=0.1`: they differ and sort like `specs`.
+
+    name: of the job spec, checked already; varying: the keys to show, in order. The values of these keys must stay
+    unchanged during the call.
+    """
+    width = max(3, len(str(len(specs) - 1)))
+    fragments: list[tuple[str, str, dict[int, str]]] = [
+        (key, short, {}) for key, short in zip(varying, _short_keys(varying), strict=True)]
+    names = []
+    for index, spec in enumerate(specs):
+        parts = [f"{index:0{width}d}_{name}"]
+        for key, short, cache in fragments:
+            if key in spec:
+                value = spec[key]
+                fragment = cache.get(id(value))  # most values are shared by many specs
+                if fragment is None:
+                    fragment = cache[id(value)] = f"{short}={show(value)}"
+                parts.append(fragment)
+        text = "+".join(parts)
+        names.append(text if len(text) <= MAX_BYTES else _cut(text))
+    return names
+
+
+def show(value: Any) -> str:
+    """A value as a part of a name: letters, digits and . _ , @ - alone, so a character is a byte."""
+    return _UNSAFE.sub("_", _words(value))
+
+
+def _words(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(value).replace("e+", "e")
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_words, value))
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}-{_words(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _short_keys(keys: Sequence[str]) -> list[str]:
+    """Keys with each part cut to three letters (batch_size -> bat_siz), or to more where two would be the same."""
+    lengths = dict.fromkeys(keys, 3)
+    while True:
+        short = {key: _UNSAFE.sub("_", "_".join(part[:lengths[key]] for part in key.split("_"))) for key in keys}
+        texts = list(short.values())
+        clashing = [key for key in keys if texts.count(short[key]) > 1 and lengths[key] < len(key)]
+        if not clashing:
+            return texts
+        for key in clashing:
+            lengths[key] += 1
+
+
+def _cut(text: str) -> str:
+    """The beginning of a name that is too long, and a hash of all of it."""
+    import zlib  # few names need it
+
+    return f"{text[:MAX_BYTES - 9]}-{zlib.crc32(text.encode()):08x}"
