@@ -1,0 +1,45 @@
+# `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
+.PHONY: help demo test lint lock cluster cluster-down bench
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+ENVIRONMENT := .venv/.installed
+RUN := .venv/bin/python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
+
+demo: $(ENVIRONMENT) ## train the digits quickstart on this machine, without Slurm, and report on it
+	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local -y
+	@$(RUN) experiments.py status digits-quickstart
+	@$(RUN) experiments.py report digits-quickstart
+
+test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
+	@$(RUN) -m pytest -q
+
+lint: $(ENVIRONMENT) ## ruff, mypy on the layers without torch, shellcheck
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+	@.venv/bin/shellcheck --external-sources *.sh .ci/run tests/cluster/*.sh
+
+cluster: ## a four-node Slurm on this machine, for trying things out (root; Debian's slurm-wlm slurmdbd munge mariadb-server)
+	@tests/cluster/up.sh
+
+cluster-down: ## stop it and remove what it left
+	@tests/cluster/down.sh
+
+bench: $(ENVIRONMENT) ## measure against hand-written minima and write the table to docs/
+	@$(RUN) -m benchmarks
+
+lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-annotate $(UPGRADE) \
+		--custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+# pip and not a faster installer: it obeys the mirrors, certificates and proxies that a machine is set up with
+$(ENVIRONMENT): requirements.lock
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Installing requirements.lock into .venv: about 6 GB, once, some minutes"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,18 @@
+# shellcheck shell=bash
+# Puts the project's Python on the PATH. Every submit script sources it, in the project's folder: a fork edits it here, once.
+# The .venv that `make` builds is taken where there is one, else a conda environment (environment.yml).
+conda_folder=${CONDA_FOLDER:-$HOME/miniconda3}
+conda_environment=${CONDA_ENVIRONMENT:-gridiron}
+
+if [[ -x .venv/bin/python ]]; then
+    PATH=$PWD/.venv/bin:$PATH
+elif [[ -r $conda_folder/etc/profile.d/conda.sh ]]; then
+    set +u # conda's own scripts read variables that are not set
+    # shellcheck source=/dev/null
+    source "$conda_folder/etc/profile.d/conda.sh"
+    conda activate "$conda_environment"
+    set -u
+else
+    echo "error: $PWD: no .venv here and no conda in $conda_folder; run 'make test', or edit activate.sh" >&2
+    exit 2
+fi
