@@ -142,9 +142,11 @@ HOSTILE = [
     "[lambda: 1]", "[(lambda: 1)()]", "[(y := 3)]", "[f'{1}']", "[*x]", "range(*[1, 2])", "range(**dict(a=1))",
     "['a' * 10**9]", "['a' + 'b']", "['%s' % 1]", "['%1000000000d' % 1]", "[b'a']", "[1j]", "[...]", "[{1, 2}]",
     "[{x: x for x in range(3)}]", "[await x]", "[[] for x in y]", "[x async for x in range(3)]", "[1 @ 2]",
-    "[1 << 10**9]", "[~1]", "[10**10**10]", "[9**9**9**9]", "[2**-10**10**10]", "[(10**300)**4]", "[0] * 10**12", "[0]*99999*99999",
+    "[1 << 10**9]", "[~1]", "[10**10**10]", "[9**9**9**9]", "[2**-10**10**10]", "[(10**300)**4]", "[0] * 10**12",
+    "[0]*99999*99999",
     "[[0]*99999 for _ in range(99999)]", "list(range(10**12))", "range(10**30)", "np.arange(10**12)",
-    "np.arange(1e300)", "np.arange(0, 1, 1e-300)", "np.linspace(0, 1, 10**9)", "np.logspace(0, 400, 4)", "np.geomspace(0, 1, 3)",
+    "np.arange(1e300)", "np.arange(0, 1, 1e-300)", "np.linspace(0, 1, 10**9)", "np.logspace(0, 400, 4)",
+    "np.geomspace(0, 1, 3)",
     "np.arange(0, 1, 0)", "range(1, 2, 0)", "np.linspace(0, 1, -1)", "np.linspace(0, 1, 2.5)", "range(1.5)",
     "np.arange(float('inf'))", "np.arange(float('nan'))", "[int(float('nan'))]", "[round(1e300 * 1e300)]",
     "[[[1 for a in range(99999)] for b in range(99999)] for c in range(99999)]",
@@ -202,7 +204,7 @@ def test_mapping(text, value):
 
 @pytest.mark.parametrize("text", [
     "dict(a=x)", "dict(a)", "dict(**dict(a=1))", "dict(a=1, a=2)", "dict(a=1", "dict(a=range(3))", "dict(a=1)(b=2)",
-    "dict(a=__import__('os'))", "dict(a=1+1)", "dict(a=b'x')", "dict(a=1j)", "dict(a=...)", "dict(a=-'b')", 
+    "dict(a=__import__('os'))", "dict(a=1+1)", "dict(a=b'x')", "dict(a=1j)", "dict(a=...)", "dict(a=-'b')",
     "dict(a=1); x",
     "dict(" + "a=dict(" * 150 + ")" * 151, "dict(a=" + "-" * 8000 + "1)", "dict(a=" + "[" * 100 + "]" * 100 + ")",
 ])
