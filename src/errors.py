@@ -20,9 +20,10 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        if self.allowed:
-            text += f"; allowed: {self.allowed}"
-        return f"{text}; {self.hint}" if self.hint else text
+        for part in (f"allowed: {self.allowed}" if self.allowed else None, self.hint):
+            if part:
+                text += f"{'' if text.endswith('?') else ';'} {part}"
+        return text
 
     def at(self, where: str) -> UserError:
         """The same error, with a place in front of the one it names."""

@@ -12,6 +12,7 @@ from src import files, yaml_io
 # in a batch folder
 JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
+TASKS_SUFFIX = ".tasks.json"
 CODE = "code"
 # in a run folder
 SPEC = "spec.yaml"
@@ -20,6 +21,7 @@ STATS = "stats.csv"
 LOG = "training.log"
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
+LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold

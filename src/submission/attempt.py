@@ -1,0 +1,234 @@
+"""The job side: claims a run, records the attempt, runs it once, and says how it ended. Before torch is imported."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src import config, files, run_folder, yaml_io
+from src.errors import BatchError, JobSpecError, UserError, exits_on_user_error, one_line
+from src.run_folder import RunFolder
+from src.submission import foreign, journal, process, worker
+
+Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
+WarmUp = Callable[[list[dict[str, Any]]], None]
+
+USAGE = """usage: python train.py SPEC [SPEC …]
+
+SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside it),
+any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
+submit_multiple.py made (a worker). Exit code: 0 ended, 1 crashed, 2 user error."""
+
+
+class Fenced(Exception):
+    """A later attempt has taken the run over: this one must not write any more."""
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+@exits_on_user_error
+def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
+    """Run what each path names, one after another. The exit code of the last that did not end well, or 0."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        print("one process trains a run: the first task of this Slurm job does, this one leaves")
+        return 0
+    code = 0
+    for path in argv:
+        if path.endswith(run_folder.TASKS_SUFFIX):
+            result = worker.run_tasks(path, train, warm_up, run_spec)
+        else:
+            result = run_spec(path, train) or 0
+        code = result or code
+    return code
+
+
+def run_spec(path: str, train: Train, ticket: int | None = None) -> int | None:
+    """Run one spec to its end, once. The exit code; None if it has ended already or another process has it.
+
+    ticket: None takes it from the environment or the batch's journals.
+    """
+    spec = run_folder.read_spec(path)
+    folder, spec = _resolve(path, spec)
+    if folder is None:
+        train(spec, None, lambda: None)
+        return 0
+    if end := RunFolder.read(folder).end():
+        print(f"{folder}: this run has ended already ({end}); nothing to do")
+        return None
+    attempt = Attempt.begin(folder, ticket)
+    return None if attempt is None else attempt.run(spec, train)
+
+
+def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The run folder of a spec file, made if need be, and the spec that it runs."""
+    name = os.path.basename(path)
+    if name == run_folder.SPEC:
+        return os.path.dirname(os.path.abspath(path)), spec
+    spec.pop("facts", None)
+    output_dir = spec.get("output_dir")
+    if output_dir is None:
+        return None, spec
+    config.check_parameters(spec, path)  # before a folder is made
+    folder = os.path.abspath(_expand(output_dir))
+    if name == run_folder.CONFIG:
+        folder = _free_name(folder)
+    os.makedirs(folder, exist_ok=True)
+    spec = {key: value for key, value in spec.items() if key != "output_dir"}
+    text = yaml_io.dump_flat(spec)
+    if not files.create_exclusive(os.path.join(folder, run_folder.SPEC), text):
+        there = run_folder.read_spec(os.path.join(folder, run_folder.SPEC))
+        if there != spec:
+            changed = sorted(key for key in {*spec, *there} if spec.get(key) != there.get(key))
+            raise BatchError(f"the run in {folder} has other parameters ({', '.join(changed)})", where=path,
+                             hint="give another output_dir, or remove that folder")
+    return folder, spec
+
+
+def _expand(path: str) -> str:
+    """`~` and $VAR in a folder's name, expanded where the run runs. JobSpecError if a variable is not set."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if "$" in expanded:
+        raise JobSpecError(f"a variable in '{path}' is not set", where="output_dir", hint="set it where the run runs")
+    return expanded
+
+
+def _free_name(folder: str) -> str:
+    number = 1
+    while os.path.exists(f"{folder}-repeat-{number}"):
+        number += 1
+    return f"{folder}-repeat-{number}"
+
+
+class Attempt:
+    """One start of a run that this process has claimed."""
+
+    def __init__(self, folder: str, ticket: int, number: int) -> None:
+        self.folder, self.ticket, self.number = folder, ticket, number
+        self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
+                        "host": os.uname().nodename, "slurm_job": process.slurm_job(), "end": None, "how": None,
+                        "error": None}
+
+    @classmethod
+    def begin(cls, folder: str, ticket: int | None = None) -> Attempt | None:
+        """Claim the run and record the start. None if another process has it: this one must leave it alone.
+
+        BatchError if somebody starts by hand what is running.
+        """
+        ticket = _claim(folder, ticket)
+        if ticket is None:
+            return None
+        number = 0
+        while True:
+            attempt = cls(folder, ticket, number)
+            if files.create_exclusive(attempt._path(), json.dumps(attempt._record) + "\n"):
+                return attempt
+            number += 1
+
+    def _path(self) -> str:
+        return os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
+
+    def check(self) -> None:
+        """Raise Fenced if a later attempt exists. Called before every row, checkpoint and `done`."""
+        if RunFolder.read(self.folder).attempts[-1] != (self.ticket, self.number):
+            raise Fenced(f"{self.folder}: a later attempt has taken this run over")
+
+    def run(self, spec: dict[str, Any], train: Train) -> int:
+        """Train, or run the foreign program, and record the end. The exit code."""
+        _listen()
+        try:
+            run = foreign.run if "COMMAND" in spec else train
+            how = run(spec, self.folder, self.check)
+            self.check()
+            files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
+            self._close(how)
+            return 0
+        except Fenced as fenced:
+            print(fenced, file=sys.stderr)
+            return 0
+        except Stopped as stopped:
+            self._close("timeout" if _warned() else "cancelled", str(stopped))
+            print(f"error: {self.folder}: {stopped}", file=sys.stderr)
+            return 1
+        except foreign.Failed as failed:
+            self._close("failed", str(failed))
+            print(f"error: {self.folder}: {failed}", file=sys.stderr)
+            return 1
+        except UserError as error:
+            self._close("failed", one_line(str(error)))
+            raise
+        except BaseException as error:
+            self._close("failed", one_line(traceback.format_exception_only(error)[-1].strip())[:2000])
+            traceback.print_exc()
+            return 1
+
+    def _close(self, how: str, error: str | None = None) -> None:
+        self._record.update(end=time.time(), how=how, error=error)
+        files.write_json(self._path(), self._record)
+
+
+def _claim(folder: str, ticket: int | None) -> int | None:
+    """The ticket under which this process may run the folder's run, or None if it must not."""
+    by_hand = ticket is None and "GRIDIRON_TICKET" not in os.environ and process.slurm_job() is None
+    if ticket is None:
+        ticket = int(os.environ.get("GRIDIRON_TICKET", 0)) or _newest_ticket(folder)
+    me = process.identity()
+    if files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n"):
+        return ticket
+    run = RunFolder.read(folder)
+    owner = run.claim(ticket)
+    attempt = run.last_attempt() or {}
+    if me["slurm_job"] and owner.get("slurm_job") == me["slurm_job"]:
+        # the same Slurm job: started again after a requeue, or by a script that calls train.py twice
+        if me["restart"] > attempt.get("who", owner).get("restart", 0) or attempt.get("how") or not process.is_alive(
+                attempt.get("who", owner)):
+            return ticket
+    elif by_hand:
+        if attempt.get("how") or process.is_alive(attempt.get("who", owner)) is False:
+            return _claim(folder, ticket + 1)
+        raise BatchError(f"this run is being run by {process.describe(owner)}", where=folder,
+                         hint=f"`python experiments.py status {os.path.dirname(folder)}` shows how far it is")
+    print(f"{folder}: {process.describe(owner)} has this run; this process has nothing to do")
+    return None
+
+
+def _newest_ticket(folder: str) -> int:
+    """The newest ticket of the run by its batch's journals and the claims in its folder; 1 before any."""
+    batch, name = os.path.split(folder)
+    ticket = journal.read_history(batch).tickets.get(name)
+    return max(1, ticket.number if ticket else 0, *RunFolder.read(folder).claims)
+
+
+_time_is_short = False
+
+
+def _warned() -> bool:
+    return _time_is_short
+
+
+def _listen() -> None:
+    """TERM and INT end the run with a record; USR1 (the time limit is near) only leaves a word."""
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise Stopped(number)
+
+    def warn(_number: int, _frame: object) -> None:
+        global _time_is_short
+        _time_is_short = True
+        print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGUSR1, warn)

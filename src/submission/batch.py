@@ -1,0 +1,143 @@
+"""Batch folders: found by name, made whole or not at all, compared with what is asked for, removed with care."""
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from src import files, run_folder, yaml_io
+from src.errors import BatchError
+
+
+def find(output_dir: str, name: str) -> list[str]:
+    """The batches of that name under `output_dir`, oldest first."""
+    pattern = re.compile(rf"\d\d-\d\d-\d\d-{re.escape(name)}\Z")
+    try:
+        names = sorted(entry for entry in os.listdir(output_dir) if pattern.match(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
+
+
+def all_batches(output_dir: str) -> list[str]:
+    """Every batch under `output_dir`, by name."""
+    try:
+        names = sorted(os.listdir(output_dir))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in (os.path.join(output_dir, name) for name in names) if run_folder.is_batch_folder(path)]
+
+
+def check(path: str) -> str:
+    """The path of a batch folder that the user named, without a trailing slash. BatchError if it is none."""
+    path = path.rstrip("/") or path
+    if run_folder.is_batch_folder(path):
+        return path
+    if run_folder.is_run_folder(path):
+        raise BatchError("this is a run folder, not a batch", where=path, hint=f"its batch is {os.path.dirname(path)}")
+    raise BatchError("there is no batch here" if os.path.isdir(path) else "there is no such folder", where=path,
+                     hint="`python experiments.py status` lists the batches; a batch folder holds a job.yaml")
+
+
+def path_for(output_dir: str, folder_name: str) -> str:
+    """The path of a new batch."""
+    return os.path.join(output_dir, folder_name)
+
+
+def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str]) -> bool:
+    """Make a batch with all its run folders: everything appears at once under its name, or nothing does.
+
+    names and texts: the run folders and their spec.yaml. False if another process made a batch of that name meanwhile.
+    """
+    output_dir, folder_name = os.path.split(path)
+    os.makedirs(output_dir or ".", exist_ok=True)
+    staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    _remove(staging)
+    os.mkdir(staging)
+    try:
+        files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_spec_text)
+        os.mkdir(os.path.join(staging, run_folder.SUBMISSIONS))
+        write_specs(staging, names, texts)
+        files.sync_folder(staging)
+        os.rename(staging, path)
+    except BaseException as error:
+        _remove(staging)
+        if isinstance(error, OSError) and os.path.isdir(path):
+            return False
+        raise
+    files.sync_folder(output_dir or ".")
+    return True
+
+
+def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
+    """Make run folders that are not there yet, each with its spec.yaml, on disk before this returns."""
+    for name, text in zip(names, texts, strict=True):
+        folder = f"{batch}/{name}"
+        os.mkdir(folder)
+        descriptor = os.open(f"{folder}/{run_folder.SPEC}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        data = text.encode()
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def mend_specs(batch: str, names: Sequence[str], texts: Sequence[str]) -> int:
+    """Write again what a power cut, or a hand, took from run folders that never started. The number of mended ones."""
+    mended = 0
+    for name, text in zip(names, texts, strict=True):
+        spec = os.path.join(batch, name, run_folder.SPEC)
+        if files.read_text(spec) is None:
+            os.makedirs(os.path.dirname(spec), exist_ok=True)
+            files.write_atomic(spec, text)
+            mended += 1
+    return mended
+
+
+def remove(path: str) -> None:
+    """Remove a batch, whole: it is renamed first, so that no half of it is ever found. Never through a link."""
+    if os.path.islink(path):
+        raise BatchError("this is a link, and nothing is removed through a link", where=path,
+                         hint="remove what it points to, or the link, yourself")
+    output_dir, name = os.path.split(path)
+    doomed = os.path.join(output_dir, f".{name}.{os.getpid()}.removed")
+    os.rename(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What differs between two job specs (or overrides): `parameters.batch_size: [8, 32] -> [8]`, one string each."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys((*old, *new)):
+            place = f"{where}.{key}" if where else str(key)
+            if key not in new:
+                found.append(f"{place}: {_short(old[key])} -> nothing")
+            elif key not in old:
+                found.append(f"{place}: nothing -> {_short(new[key])}")
+            else:
+                found += differences(old[key], new[key], place)
+        return found
+    # repr tells 1 from 1.0 and true, as the grammar does
+    return [] if repr(old) == repr(new) else [f"{where}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = yaml_io.dump_value(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def today() -> datetime.date:
+    """The date that names new batches."""
+    return datetime.date.today()

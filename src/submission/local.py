@@ -1,0 +1,91 @@
+"""The same grid on this machine, without Slurm: starts workers, follows them, and stops them cleanly."""
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+from src import run_folder
+from src.errors import one_line
+from src.submission import worker
+
+_PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
+
+
+def default_workers() -> int:
+    """Half of the CPUs that this process may use."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // 2)
+
+
+def run(batch: str, token: str, tickets: dict[str, int], workers: int, entry: str,
+        on_end: Callable[[str, int], None]) -> bool:
+    """Run all tickets by `workers` worker processes of the entry script. True unless Ctrl-C (or TERM) stopped it.
+
+    on_end: called with the name and exit code of each run as it ends.
+    """
+    workers = min(workers, len(tickets))
+    submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
+    tasks = os.path.join(submissions, token + run_folder.TASKS_SUFFIX)
+    worker.write_tasks(tasks, batch, tickets, workers)
+    command = [sys.executable, entry, tasks]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GRIDIRON_TICKET"))}
+    with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
+        # sessions of their own: Ctrl-C reaches this process alone, which stops them in order
+        processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                                      env=environment, start_new_session=True) for _ in range(workers)]
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _follow(processes, on_end)
+        return True
+    except KeyboardInterrupt:
+        _stop(processes)
+        return False
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for process in processes:
+            if process.stdout:
+                process.stdout.close()
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:
+    """Read the workers' lines `ended CODE NAME` until all have closed their output."""
+    with selectors.DefaultSelector() as selector:
+        for process in processes:
+            assert process.stdout is not None
+            selector.register(process.stdout, selectors.EVENT_READ, bytearray())
+        while selector.get_map():
+            for key, _ in selector.select():
+                chunk = os.read(key.fd, 65536)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                    continue
+                key.data.extend(chunk)
+                *lines, rest = key.data.split(b"\n")
+                key.data[:] = rest
+                for line in lines:
+                    word, _, tail = line.decode(errors="replace").partition(" ")
+                    code, _, name = tail.partition(" ")
+                    if word == "ended" and name:
+                        on_end(one_line(name), int(code))
+    for process in processes:
+        process.wait()
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(_PATIENCE)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):  # a second Ctrl-C: at once
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -1,0 +1,132 @@
+"""The state of every run of some batches, from one squeue, at most one sacct, and one listing of each folder."""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from src import run_folder
+from src.run_folder import RunFolder
+from src.submission import journal, process, slurm, states
+from src.submission.journal import History, Ticket
+from src.submission.slurm import Job, Queue
+from src.submission.states import State
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it was found. folder is None if it is gone; ticket is the number of its newest, 0 before any."""
+
+    name: str
+    path: str
+    folder: RunFolder | None
+    ticket: int
+    attempt: dict[str, Any] | None
+    state: State
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A batch as it was found: its path, journals, and runs by name in order."""
+
+    path: str
+    history: History
+    runs: dict[str, Run]
+    queue_answered: bool
+
+    def count(self, names: Iterable[str]) -> int:
+        """How many runs are in one of the states."""
+        wanted = frozenset(names)
+        return sum(run.state.name in wanted for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the file system says of one run, before Slurm is asked."""
+
+    name: str
+    path: str
+    folder: RunFolder | None
+    ticket: Ticket | None
+    claim: dict[str, Any]
+    attempt: dict[str, Any] | None
+
+
+def observe(batches: Iterable[str]) -> list[Observation]:
+    """Look at all runs of the batches. Slurm is asked only if some run that has not ended was given to it."""
+    found = [(path, journal.read_history(path)) for path in batches]
+    evidence = [[_look(path, name, history) for name in _names(path, history)] for path, history in found]
+    open_runs = [item for items in evidence for item in items if _concerns_slurm(item)]
+    queue = slurm.squeue() if open_runs else Queue()
+    # A run that squeue shows needs no sacct.
+    unseen = [item.ticket.time for item in open_runs if item.ticket and not _is_queued(item, queue)]
+    accounting = slurm.sacct(min(unseen)) if unseen else {}
+    alive = _AliveCache()
+    now = time.time()
+    return [Observation(path, history, {item.name: _conclude(item, queue, accounting, alive, now) for item in items},
+                        queue.answered) for (path, history), items in zip(found, evidence, strict=True)]
+
+
+def _names(path: str, history: History) -> list[str]:
+    names = run_folder.run_names(path)
+    present = frozenset(names)
+    return names + [name for name in history.tickets if name not in present]  # folders that were deleted
+
+
+def _look(batch: str, name: str, history: History) -> _Evidence:
+    path = os.path.join(batch, name)
+    ticket = history.tickets.get(name)
+    try:
+        folder = RunFolder.read(path)
+    except OSError:
+        return _Evidence(name, path, None, ticket, {}, None)
+    if folder.end() is not None:
+        return _Evidence(name, path, folder, ticket, {}, None)
+    number = ticket.number if ticket else 0
+    if folder.claims and folder.claims[-1] > number:  # somebody ran train.py on it by hand
+        number = folder.claims[-1]
+        who = folder.claim(number)
+        ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if who.get("slurm_job") else journal.LOCAL, who)
+    claim = folder.claim(number) if number in folder.claims else {}
+    return _Evidence(name, path, folder, ticket, claim, folder.last_attempt())
+
+
+def _concerns_slurm(item: _Evidence) -> bool:
+    if item.folder is not None and item.folder.end() is not None:
+        return False
+    if item.claim:
+        return bool(item.claim.get("slurm_job"))
+    return item.ticket is not None and item.ticket.mode == journal.SLURM and (item.ticket.sent or bool(
+        item.ticket.slurm_jobs))
+
+
+def _is_queued(item: _Evidence, queue: Queue) -> bool:
+    job = item.claim.get("slurm_job")
+    jobs = [job] if job else item.ticket.slurm_jobs if item.ticket else []
+    return any(job in queue.jobs for job in jobs)
+
+
+class _AliveCache:
+    """process.is_alive, asked once for each process: all runs of a submission name the same one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], bool | None] = {}
+
+    def __call__(self, who: dict[str, Any]) -> bool | None:
+        key = (who.get("host"), who.get("pid"), who.get("pid_start"))
+        if key not in self._known:
+            self._known[key] = process.is_alive(who)
+        return self._known[key]
+
+
+def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
+    # A run is as alive as its latest start; the claim is written just before it.
+    owner = item.attempt if item.attempt and item.ticket and item.attempt.get("ticket") == item.ticket.number else None
+    claim_alive = alive(owner.get("who", {}) if owner else item.claim) if item.claim else None
+    submitter_alive = alive(item.ticket.who) if item.ticket else None
+    state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
+                            item.attempt, now)
+    highest = max((item.ticket.number if item.ticket else 0, *(item.folder.claims if item.folder else ())))
+    return Run(item.name, item.path, item.folder, highest, item.attempt, state)

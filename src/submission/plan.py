@@ -1,0 +1,62 @@
+"""What a submission will do, and why, decided before anything is written."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from src.errors import BatchError
+from src.submission import states
+from src.submission.observe import Observation, Run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """tickets: the runs to submit with their ticket's number, in order; kept: the runs left alone, by their state."""
+
+    tickets: dict[str, int]
+    kept: dict[str, list[str]]
+
+    def summary(self) -> str:
+        """One line: `24 runs: 20 to submit, 4 left alone (3 done, 1 running)`."""
+        kept = ", ".join(f"{len(names)} {state}" for state, names in self.kept.items())
+        total = len(self.tickets) + sum(map(len, self.kept.values()))
+        left = f", {total - len(self.tickets)} left alone ({kept})" if kept else ""
+        return f"{count(total, 'run')}: {len(self.tickets)} to submit{left}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def plan_first(names: Collection[str]) -> Plan:
+    """A new batch: every run gets its first ticket."""
+    return Plan(dict.fromkeys(names, 1), {})
+
+
+def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
+    """An existing batch: the runs whose state is in `submit` get a ticket.
+
+    A run that was planned but reached neither Slurm nor a worker keeps its ticket, so that however often it is tried,
+    one process runs it; a run that was started gets the next one.
+    """
+    tickets: dict[str, int] = {}
+    kept: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        if run.state.name in submit and run.folder is not None:
+            claimed = bool(run.folder.claims) and run.folder.claims[-1] == run.ticket
+            fresh = run.state.name == states.NEW and not claimed
+            tickets[name] = max(run.ticket, 1) if fresh else run.ticket + 1
+        else:
+            kept.setdefault(run.state.name, []).append(name)
+    return Plan(tickets, kept)
+
+
+def refuse_if_alive(observation: Observation, doing: str) -> None:
+    """BatchError if a run is pending or running, or might be."""
+    held = frozenset((*states.ALIVE, states.UNKNOWN))
+    alive = [run for run in observation.runs.values() if run.state.name in held]
+    if alive:
+        raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
+                         f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
+                         hint=f"wait for them, or `python experiments.py cancel {observation.path}` first")

@@ -1,0 +1,57 @@
+"""Telling a living process from a dead one, also after a reboot and when its number was given to another."""
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from src import files
+
+
+def identity() -> dict[str, Any]:
+    """This process: host, boot_id, pid, pid_start (clock ticks since boot), slurm_job, restart, time (unix seconds)."""
+    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid": os.getpid(), "pid_start": _start(os.getpid()),
+            "slurm_job": slurm_job(), "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
+
+
+def slurm_job() -> str | None:
+    """The id of the Slurm job that this process is part of: 123, or 123_4 for an array task; None outside Slurm."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def is_alive(who: dict[str, Any]) -> bool | None:
+    """Whether the process that `identity` described still runs; None if it was on another host."""
+    if not who or who.get("host") != os.uname().nodename:
+        return None
+    if who.get("boot_id") != _boot_id():
+        return False
+    start = _start(who["pid"])
+    return start is not None and start == who.get("pid_start")
+
+
+def describe(who: dict[str, Any]) -> str:
+    """Words for messages: `Slurm job 12 on node3`, or `process 4711 on host`."""
+    what = f"Slurm job {who['slurm_job']}" if who.get("slurm_job") else f"process {who.get('pid', '?')}"
+    return f"{what} on {who.get('host', 'an unknown host')}"
+
+
+def _boot_id() -> str:
+    return (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
+
+
+def _start(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; 0 where /proc does not say; None for a dead process."""
+    stat = files.read_text(f"/proc/{pid}/stat")
+    if stat is not None:
+        state, *rest = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else int(rest[18])
+    if os.path.isdir("/proc/self"):
+        return None
+    try:  # no /proc (macOS): existence must do
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return 0

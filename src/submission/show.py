@@ -1,0 +1,102 @@
+"""What a submission says on the terminal: the grid, its axes, the resources, and one progress bar."""
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from src.submission import slurm
+from src.submission.naming import show as short
+from src.submission.plan import count
+
+
+def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int]], varying: Sequence[str],
+               names: Sequence[str]) -> list[str]:
+    """`108 configurations: 6 batch_size x 18 LIST`, a table of the varying parameters, the first and last run names."""
+    product = " x ".join(f"{number} {key}" for key, number in axes)
+    lines = [f"{count(len(specs), 'configuration')}{f': {product}' if product else ''}"]
+    rows = [(key, f"{len(values)}", _clip(", ".join(values), 88)) for key in varying
+            for values in [list(dict.fromkeys(_word(spec[key]) for spec in specs if key in spec))]]
+    lines += table(rows, indent="  ")
+    if names:
+        lines.append(f"first run  {names[0]}")
+    if len(names) > 1:
+        lines.append(f"last run   {names[-1]}")
+    return lines
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else short(value)
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[:width * 2 // 3]} … {text[-width // 3 + 3:]}"
+
+
+def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows]
+
+
+def resources(script: str, text: str, options: Iterable[str]) -> str:
+    """`submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what its directives and further options ask for."""
+    asked: dict[str, str] = {}
+    for option in (*slurm.script_directives(text), *options):
+        name, _, value = option.strip().lstrip("-").replace("=", " ", 1).partition(" ")
+        if name not in ("requeue", "open-mode", "signal", "output", "error", "job-name"):
+            asked[name] = value.strip()
+    return f"{script}: {', '.join(f'{name} {value}'.strip() for name, value in asked.items()) or 'no directives'}"
+
+
+class Progress:
+    """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
+
+    def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
+        self.total, self.noun, self.done, self.failed = total, noun, 0, 0
+        self._stream = stream or sys.stderr
+        self._on_terminal = self._stream.isatty()
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show(last=True)
+
+    def step(self, failed: bool = False) -> None:
+        """One more is done."""
+        self.done += 1
+        self.failed += failed
+        if self._on_terminal or time.monotonic() - self._shown > 10:
+            self._show()
+
+    def _show(self, last: bool = False) -> None:
+        self._shown = time.monotonic()
+        if self._on_terminal:
+            self._stream.write(f"\r\x1b[2K{self.line()}{chr(10) if last else ''}")
+        elif self.done or last:
+            self._stream.write(f"{self.line()}\n")
+        self._stream.flush()
+
+    def line(self) -> str:
+        """`[####    ] 12/24 runs  1 failed  0:21, 0:20 left`."""
+        passed = time.monotonic() - self._start
+        filled = 30 * self.done // max(self.total, 1)
+        left = passed / self.done * (self.total - self.done) if self.done else None
+        return (f"[{'#' * filled}{' ' * (30 - filled)}] {self.done}/{self.total} {self.noun}"
+                f"{f'  {self.failed} failed' if self.failed else ''}  {clock(passed)}"
+                f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
+
+
+def clock(seconds: float) -> str:
+    """0:07, 12:30, 3:05:00, 2d 03:00."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24:02d}:{minute:02d}"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,207 @@
+"""Slurm's commands: argument lists built purely, called thinly, and their refusals sorted."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from src import run_folder
+from src.errors import JobSpecError, SlurmError
+
+_OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
+# What Slurm says when it may be asked again later: it did not take the job.
+_AWAY = ("Unable to contact slurm controller", "Connection refused", "Zero Bytes were transmitted")
+_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
+_LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubmitJob", "MaxJobsPerAccount")
+_AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure")
+_PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
+
+
+@dataclass(frozen=True)
+class Refusal(Exception):
+    """sbatch's own words and what they mean: permanent, limit, away (not taken), or ambiguous (perhaps taken)."""
+
+    kind: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What squeue or sacct says of one Slurm job (array tasks apart). Times are unix seconds."""
+
+    id: str
+    state: str  # PENDING, RUNNING, COMPLETED, TIMEOUT …
+    reason: str = ""
+    comment: str = ""
+    submitted: float | None = None
+
+
+@dataclass
+class Queue:
+    """squeue's answer. None of the jobs are known if it did not answer."""
+
+    answered: bool = False
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def by_comment(self, comments: Iterable[str]) -> list[str]:
+        """The ids of the jobs that carry one of the comments."""
+        wanted = set(comments)
+        return [job.id for job in self.jobs.values() if job.comment in wanted]
+
+
+def require() -> None:
+    """SlurmError unless sbatch is on the PATH."""
+    if shutil.which("sbatch") is None:
+        raise SlurmError("sbatch is not on the PATH: this machine has no Slurm", hint="run the same grid here with "
+                         "--local (`--local --workers 4` for four runs at a time), or log in to the cluster")
+
+
+def option_list(options: Mapping[str, Any], where: str) -> list[str]:
+    """sbatch options of a mapping: {mem: 8G, requeue: true} -> [--mem=8G, --requeue]. false and null leave one out."""
+    arguments = []
+    for key, value in options.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", str(key).replace("_", "-")):
+            raise JobSpecError(f"'{key}' is no sbatch option", where=where, allowed="long names, as mem, time, partition")
+        name = str(key).replace("_", "-")
+        if name in _OWN_OPTIONS:
+            raise JobSpecError(f"the sbatch option '{name}' is set by the submission itself", where=where,
+                               hint="leave it out")
+        if value is None or value is False:
+            continue
+        if isinstance(value, (list, dict)) or "\0" in str(value):
+            raise JobSpecError(f"the sbatch option '{name}' has the value {value!r}", where=where,
+                               allowed="a string, a number, true or null")
+        arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return arguments
+
+
+def sbatch_command(folder: str, comment: str, script: str, options: Iterable[str], project: str) -> list[str]:
+    """The sbatch call for one run folder. The job starts in `project` and is given the path of the run's spec."""
+    log = os.path.join(folder, run_folder.slurm_log_name("%j"))
+    if "%" in folder:  # Slurm replaces %-patterns in --output
+        log = os.path.join(folder.replace("%", "%%"), run_folder.slurm_log_name("%j"))
+    return ["sbatch", "--parsable", f"--chdir={project}", f"--job-name={os.path.basename(folder)}", f"--output={log}",
+            f"--comment={comment}", *options, script, os.path.join(folder, run_folder.SPEC)]
+
+
+def submit(command: list[str], ticket: int) -> str:
+    """Call sbatch and give the Slurm job's id. Refusal if there is none.
+
+    The ticket travels in the environment, which Slurm hands to the job; the job finds it in the journal if a site does not.
+    """
+    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+                            env={**os.environ, "GRIDIRON_TICKET": str(ticket)}, check=False)
+    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
+        return match[1]
+    words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
+    raise Refusal(_sort(words), words)
+
+
+def _sort(words: str) -> str:
+    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + _FULL)):
+        if any(text.lower() in words.lower() for text in texts):
+            return kind
+    return "permanent"
+
+
+def submit_patiently(command: list[str], ticket: int, comments: list[str], pauses: Iterable[float] = _PAUSES) -> str:
+    """`submit`, tried again while the controller is away or its answer was lost, with the same ticket.
+
+    After a lost answer squeue is asked for the comment first. Refusal when it is permanent, a limit, or patience ends.
+    """
+    for pause in (*pauses, None):
+        try:
+            return submit(command, ticket)
+        except Refusal as refusal:
+            if refusal.kind in ("permanent", "limit") or pause is None:
+                raise
+            time.sleep(pause)
+            if refusal.kind == "ambiguous" and (found := squeue().by_comment(comments)):
+                return found[-1]
+    raise AssertionError("unreachable")
+
+
+_QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+
+
+def squeue() -> Queue:
+    """All of this user's Slurm jobs, by one call. `answered` is False if squeue is missing or did not answer."""
+    output = _ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
+    if output is None:
+        return Queue()
+    rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
+    return Queue(True, {row[0]: Job(row[0], row[1], row[3], row[4], _seconds(row[2])) for row in rows})
+
+
+def sacct(since: float) -> dict[str, Job]:
+    """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
+    output = _ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
+                   "--format=JobID,State,Submit,ExitCode"])
+    rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
+    return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
+
+
+def scancel(jobs: Iterable[str]) -> None:
+    """Cancel Slurm jobs. SlurmError with scancel's words if it refuses."""
+    answer = subprocess.run(["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if answer.returncode:
+        raise SlurmError(f"scancel: {' '.join(answer.stderr.split())}")
+
+
+def _ask(command: list[str]) -> str | None:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
+                                stdin=subprocess.DEVNULL, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+_ADVICE = (  # what sbatch says, what to do about it, and the Slurm command that shows what there is
+    ("invalid partition", "choose a partition that exists", ["sinfo", "--noheader", "--format=%R"]),
+    ("invalid feature", "choose a feature that a node has", ["sinfo", "--noheader", "--format=%f"]),
+    ("Invalid generic resource", "choose GPUs that a node has", ["sinfo", "--noheader", "--format=%G"]),
+    ("node configuration is not available", "ask for what a node has (partition, CPUs, MB of memory, GPUs)",
+     ["sinfo", "--noheader", "--format=%R:%c CPUs,%mM,%G"]),
+    ("account", "see your accounts with `sacctmgr show associations user=$USER`", None),
+    ("qos", "see what you may use with `sacctmgr show associations user=$USER format=account,qos`", None),
+    ("DOS line breaks", "convert the script with `sed -i 's/\\r$//' SCRIPT`", None),
+    ("This does not look like a batch script", "begin the script with the line `#!/bin/bash`", None),
+    ("time limit", "ask for less time, or a partition that allows it", ["sinfo", "--noheader", "--format=%R:%l"]),
+)
+
+
+def explain(refusal: Refusal, where: str, hint: str) -> SlurmError:
+    """The user's error for a refusal: sbatch's exact words, what there is instead, and the next command."""
+    if refusal.kind == "limit":
+        return SlurmError(f"sbatch: {refusal.words}", where=where, hint="your limit of queued Slurm jobs is reached "
+                          f"(`sacctmgr show associations user=$USER` shows it); when some have ended, {hint}")
+    if refusal.kind in ("away", "ambiguous"):
+        return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"Slurm's controller does not answer; later, {hint}")
+    for text, advice, command in _ADVICE:
+        if text.lower() in refusal.words.lower():
+            there = ", ".join(sorted(set(_ask(command).split("\n")) - {""})) if command and _ask(command) else None
+            return SlurmError(f"sbatch: {refusal.words}", where=where, allowed=there, hint=f"{advice}; then {hint}")
+    return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"mend the script or the options; then {hint}")
+
+
+def script_directives(text: str) -> Iterator[str]:
+    """The options of a submit script's #SBATCH lines, comments dropped; they end at the first command."""
+    for line in text.splitlines():
+        if line.startswith("#SBATCH"):
+            yield re.split(r"\s#", line.removeprefix("#SBATCH"), maxsplit=1)[0].strip()
+        elif line.strip() and not line.lstrip().startswith("#"):
+            return

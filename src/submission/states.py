@@ -1,0 +1,118 @@
+"""The state of a run, from its folder, its ticket, squeue's row and sacct's row: one pure function."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from src import run_folder
+from src.submission.journal import LOCAL, Ticket
+from src.submission.slurm import Job, Queue
+
+NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
+DONE, EARLY_STOPPED, DIVERGED = "done", "early_stopped", "diverged"
+FAILED, TIMEOUT, OUT_OF_MEMORY, PREEMPTED = "failed", "timeout", "out_of_memory", "preempted"
+NODE_FAILED, CANCELLED, LOST, UNKNOWN = "node_failed", "cancelled", "lost", "unknown"
+
+ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, FAILED, TIMEOUT, OUT_OF_MEMORY,
+       PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
+ENDED_WELL = frozenset((DONE, EARLY_STOPPED, DIVERGED))
+ALIVE = frozenset((SUBMITTED, PENDING, RUNNING, STUCK))
+RETRIED = frozenset((NEW, FAILED, TIMEOUT, OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST))
+
+LOST_AFTER = 300.0  # seconds: squeue may not know a job at once, and an answer of sbatch may land late
+
+_ENDS = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
+_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+_GOING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"))
+_FINISHED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
+             "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
+             "REVOKED": CANCELLED}
+# Reasons for which a pending Slurm job will never start without somebody's help.
+_NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "DependencyNeverSatisfied", "BadConstraints", "InvalidAccount",
+          "InvalidQOS", "JobHeldAdmin", "JobLaunchFailure", "AccountNotAllowed", "QOSNotAllowed")
+
+
+@dataclass(frozen=True)
+class State:
+    """A word of ALL, and why (Slurm's reason, the last exception line, …)."""
+
+    name: str
+    why: str = ""
+    slurm_job: str | None = None
+
+
+def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Queue, accounting: Mapping[str, Job],
+             claim: Mapping[str, Any], claim_alive: bool | None, submitter_alive: bool | None,
+             attempt: Mapping[str, Any] | None, now: float) -> State:
+    """What has become of a run.
+
+    run: its folder, None if it is gone; ticket: its newest; claim: who claimed that ticket (empty: nobody);
+    claim_alive and submitter_alive: of local processes, None if not known; attempt: the last start's record.
+    """
+    end = run.end() if run else None
+    if end is not None:
+        return State(_ENDS.get(end, DONE))
+    if ticket is None and not attempt:
+        return State(NEW)
+    if ticket and attempt and attempt.get("ticket") != ticket.number:
+        attempt = None  # of an earlier ticket: it says nothing of this one
+    why = str((attempt or {}).get("error") or "")
+    jobs = _jobs_of(ticket, claim, queue)
+    for job in jobs:
+        if job in queue.jobs and (state := _queued(queue.jobs[job])):
+            # a worker's job goes on when one of its runs has failed
+            return State(FAILED, why, job) if state.name == RUNNING and _ended(attempt) == FAILED else state
+    if claim and not claim.get("slurm_job"):
+        return _local(claim_alive, attempt, why)
+    if ticket is None or ticket.mode == LOCAL:
+        return State(PENDING) if submitter_alive and not claim else State(NEW, why)
+    if not jobs:  # no answer to sbatch is known
+        if submitter_alive:
+            return State(SUBMITTED, "being submitted")
+        return State(UNKNOWN, "squeue did not answer") if ticket.sent and not queue.answered else State(NEW)
+    for job in jobs:
+        row = accounting.get(job)
+        if row and row.state in _FINISHED and (row.submitted is None or row.submitted >= ticket.time - 3600):
+            return State(_FINISHED[row.state], why or row.state, job)
+    if ended := _ended(attempt):
+        return State(ended, why, jobs[-1])
+    if not queue.answered:
+        return State(UNKNOWN, "squeue did not answer", jobs[-1])
+    if now - ticket.time < LOST_AFTER:
+        return State(UNKNOWN, "squeue does not know it (yet, or any more)", jobs[-1])
+    return State(LOST, why or "squeue does not know it", jobs[-1])
+
+
+def _jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
+    """The Slurm jobs that may run it: the one that claimed, or all that were submitted for the ticket."""
+    if claim.get("slurm_job"):
+        return [claim["slurm_job"]]
+    return [] if ticket is None else list(dict.fromkeys([*ticket.slurm_jobs, *queue.by_comment(ticket.comments)]))
+
+
+def _queued(job: Job) -> State | None:
+    if job.state in _GOING:
+        return State(RUNNING, "", job.id)
+    if job.state in _WAITING:
+        stuck = any(reason in job.reason for reason in _NEVER)
+        return State(STUCK if stuck else PENDING, job.reason.strip("()"), job.id)
+    if job.state in _FINISHED:
+        return State(_FINISHED[job.state], job.reason.strip("()"), job.id)
+    return None
+
+
+def _local(alive: bool | None, attempt: Mapping[str, Any] | None, why: str) -> State:
+    if ended := _ended(attempt):
+        return State(ended, why)
+    if alive:
+        return State(RUNNING)
+    if alive is None:
+        return State(UNKNOWN, "it runs, or ran, on another host")
+    return State(LOST, "its process is gone without a word (killed, or the machine went down)")
+
+
+def _ended(attempt: Mapping[str, Any] | None) -> str | None:
+    """The state in which an attempt ended by its own record; None if it has not, or there is none."""
+    how = (attempt or {}).get("how")
+    return None if not how else how if how in ALL else FAILED

@@ -1,0 +1,377 @@
+"""Expands a job spec into a grid of run folders and submits each run: to Slurm, or to workers on this machine."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from src import config, run_folder, yaml_io
+from src.errors import BatchError, JobSpecError, exits_on_user_error
+from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states
+from src.submission.job_spec import JobSpec
+from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
+from src.submission.observe import Run, observe
+from src.submission.plan import Plan, count, plan_first, plan_next, refuse_if_alive
+from src.submission.submit import SlurmOptions, check_script, read_specs, submit_all
+
+PROJECT = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclass
+class Work:
+    """A batch and what is to be done with it. new: it is not on disk yet; spec_texts: what its spec.yaml files hold."""
+
+    path: str
+    names: list[str]
+    specs: list[dict[str, Any]]
+    plan: Plan
+    job_text: str = ""
+    new: bool = False
+    overwrites: str | None = None
+    lines: list[str] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+@exits_on_user_error
+def main(argv: Sequence[str]) -> int:
+    """Read, expand, validate, plan, show, confirm, write, submit. A dry run stops before it writes."""
+    options = parse(argv)
+    spec = None if options.retry else job_spec.read_job_spec(options.path)
+    work = plan_retry(options) if spec is None else plan_grid(spec, options)
+    mode, slurm_options = choose_way(options, spec, work.history)
+    token = journal.new_token()
+    commands = slurm_commands(work, slurm_options, token) if slurm_options else local_commands(work)
+    if options.json:
+        return print_json(work, commands)
+    show_plan(work, mode, slurm_options, options)
+    if options.dry_run:
+        return print_dry_run(work, commands, mode)
+    if not work.plan.tickets and not work.new:
+        print("nothing to submit")
+        return 0
+    confirm(work, mode, options)
+    write(work)
+    return start(work, mode, slurm_options, token, commands, options, argv)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Contradictions are user errors."""
+    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=__doc__, epilog="docs/job-spec.md tells how "
+                                     "job specs are written. Look after runs with experiments.py.")
+    add = parser.add_argument
+    add("path", help="a job spec (jobs/x.yaml); with -r a batch folder")
+    add("-s", "--script", help="submit script for sbatch, as submit_2080.sh")
+    add("-y", "--yes", action="store_true", help="do not ask")
+    add("-d", "--dry-run", action="store_true", help="show all, with the exact sbatch commands; write and submit nothing")
+    add("--json", action="store_true", help="with -d: one JSON object per run (name, folder, spec, command)")
+    add("-o", "--overwrite", action="store_true", help="remove the earlier batch of the same name first")
+    add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
+    add("--local", action="store_true", help="run on this machine, without Slurm")
+    add("--workers", type=_positive, metavar="N", help="with --local: runs at a time (default: half the cores)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
+    add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
+    add("--output-dir", metavar="F", help="instead of job_details.output_dir")
+    add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
+    add("--command", metavar="WORDS", help="a program other than train.py; {spec}, {folder} and {args} are filled in")
+    add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an sbatch option, as mem=32G (repeatable)")
+    options = parser.parse_args(argv)
+    for wrong, text in ((options.json and not options.dry_run, "--json goes with --dry-run"),
+                        (options.workers and not options.local, "--workers goes with --local"),
+                        (options.local and options.script, "--local runs without Slurm, -s with it: give one of them"),
+                        (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes "
+                         "it: give one of them")):
+        if wrong:
+            raise JobSpecError(text, where="command line", hint="`python submit_multiple.py --help` explains them")
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`key=value` words as a mapping, with values read as YAML."""
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise JobSpecError(f"'{pair}' is not KEY=VALUE", where=option, hint=f"as in {option} batch_size=[8,32]"
+                               if option == "--set" else f"as in {option} mem=32G")
+        result[key] = yaml_io.load(value, f"{option} {key}")
+    return result
+
+
+def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
+    """What a job spec asks for: a new batch, or what is left of the same one."""
+    overrides = key_values(options.set, "--set")
+    command = options.command if options.command is not None else spec.command
+    expanded = grid.expand(spec.parameters, spec.source, overrides, None if command else config.check_parameters)
+    names = naming.run_names(spec.name, expanded.specs, expanded.varying)
+    specs = expanded.specs
+    if command:
+        words = foreign.parse_command(command, spec.source)
+        specs = [{**point, "COMMAND": words} for point in specs]
+    lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
+        f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
+    work = Work("", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
+                identity={"overrides": overrides, "command": options.command})
+    return place(work, spec, options)
+
+
+def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
+    """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
+    output_dir = expand_folder(options.output_dir or spec.output_dir)
+    today = batch.path_for(output_dir, naming.batch_name(spec.name, batch.today()))
+    earlier = batch.find(output_dir, spec.name)
+    if options.overwrite and earlier:
+        observation, = observe([earlier[-1]])
+        refuse_if_alive(observation, "overwrite this batch")
+        work.overwrites = earlier[-1]
+        work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
+                          f"{observation.count(states.ENDED_WELL)} ended)")
+    elif earlier:
+        history = journal.read_history(earlier[-1])
+        changes = changed(earlier[-1], history, spec, work)
+        if not changes:
+            return plan_continue(work, earlier[-1], history)
+        if earlier[-1] == today:
+            raise BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})", where=today,
+                             hint="use another name, or -o to remove it first")
+    elif os.path.lexists(today):
+        raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
+    work.path, work.new, work.plan = today, True, plan_first(work.names)
+    return work
+
+
+def expand_folder(path: str) -> str:
+    """`~` and $VAR expanded. JobSpecError if a variable is not set."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if "$" in expanded:
+        raise JobSpecError(f"a variable in '{path}' is not set", where="output_dir", hint="export it, or name the folder")
+    return os.path.normpath(expanded)
+
+
+def changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
+    """What differs between the batch on disk and what is asked for now."""
+    source = os.path.join(path, run_folder.JOB_SPEC)
+    first = {"overrides": {}, "command": None, **history.first_plan().get("identity", {})}
+    return batch.differences(yaml_io.load_file(source), yaml_io.load(spec.text, spec.source)) + batch.differences(
+        first, work.identity)
+
+
+def plan_continue(work: Work, path: str, history: History) -> Work:
+    """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
+    work.path, work.history = path, history
+    observation, = observe([path])
+    known = {name: observation.runs.get(name) or _not_made(path, name) for name in work.names}
+    work.plan = plan_next(known, {states.NEW})
+    work.lines.append(f"continues  {path}")
+    if not work.plan.tickets:
+        left = observation.count(states.RETRIED)
+        raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
+                         hint=(f"`python submit_multiple.py -r {path}` submits the {left} that failed or were lost; "
+                               if left else "") + "-o removes it first; another name makes another batch")
+    return work
+
+
+def _not_made(path: str, name: str) -> Run:
+    folder = os.path.join(path, name)
+    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), 0, None, states.State(states.NEW))
+
+
+def plan_retry(options: argparse.Namespace) -> Work:
+    """An existing batch: what is not done and not pending or running."""
+    for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir")):
+        if given:
+            raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
+                               hint="submit the job spec under another name instead")
+    path = batch.check(options.path)
+    observation, = observe([path])
+    runs = dict(list(observation.runs.items())[:options.max_runs])
+    plan = plan_next(runs, states.RETRIED)
+    return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
+                history=observation.history, lines=[f"retries    {path}"])
+
+
+def choose_way(options: argparse.Namespace, spec: JobSpec | None,
+               history: History) -> tuple[str, SlurmOptions | None]:
+    """Slurm, local workers, or writing alone. JobSpecError if neither -s nor --local says which."""
+    sbatch = key_values(options.sbatch, "--sbatch")
+    if options.local:
+        return LOCAL, None
+    last = history.plans[-1] if options.retry and history.plans else {}
+    if options.retry and not options.script and last.get("mode") == LOCAL and not options.no_submit:
+        return LOCAL, None
+    previous = history.last_slurm_plan() if options.retry else {}
+    script = options.script or (spec.script if spec else None) or previous.get("script")
+    if script:
+        base = (spec.sbatch if spec else previous.get("sbatch")) or {}
+        chosen = SlurmOptions(check_script(script), base, {**(previous.get("command_line") or {}), **sbatch})
+        return (WRITE_ONLY if options.no_submit else SLURM), chosen
+    if options.no_submit:
+        return WRITE_ONLY, None
+    raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
+                       "`-s submit_2080.sh` (one Slurm job per run); on this machine without Slurm: --local "
+                       "(`--local --workers 4` for four runs at a time)")
+
+
+def slurm_commands(work: Work, options: SlurmOptions, token: str) -> dict[str, list[str]]:
+    """The sbatch call of each run that is to be submitted."""
+    by_name = dict(zip(work.names, work.specs, strict=True))
+    return {name: options.command(os.path.abspath(os.path.join(work.path, name)), by_name[name], token, ticket, PROJECT)
+            for name, ticket in work.plan.tickets.items()}
+
+
+def local_commands(work: Work) -> dict[str, list[str]]:
+    """What runs each run by hand; local workers do the same without starting Python for each."""
+    return {name: [sys.executable, "train.py", os.path.join(work.path, name, run_folder.SPEC)]
+            for name in work.plan.tickets}
+
+
+def print_json(work: Work, commands: dict[str, list[str]]) -> int:
+    """One JSON object per run that would be submitted."""
+    import json
+
+    by_name = dict(zip(work.names, work.specs, strict=True))
+    for name, command in commands.items():
+        print(json.dumps({"name": name, "folder": os.path.join(work.path, name), "spec": by_name[name],
+                          "command": command}))
+    return 0
+
+
+def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options: argparse.Namespace) -> None:
+    """The grid, where it goes, and with what."""
+    print("\n".join(work.lines))
+    print(f"batch      {work.path}")
+    if slurm_options:
+        script = os.path.relpath(slurm_options.script)
+        text = yaml_io.read_user_file(slurm_options.script)
+        extra = {**slurm_options.batch, **slurm_options.command_line}
+        print(f"resources  {show.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
+    if mode == LOCAL:
+        print(f"workers    {workers(options, work)} on this machine")
+    print(work.plan.summary())
+
+
+def workers(options: argparse.Namespace, work: Work) -> int:
+    """How many local workers: as asked, never more than there are runs."""
+    from src.submission import local
+
+    return min(options.workers or local.default_workers(), max(len(work.plan.tickets), 1))
+
+
+def print_dry_run(work: Work, commands: dict[str, list[str]], mode: str) -> int:
+    """The exact commands, and the assurance that nothing happened."""
+    import shlex
+
+    if mode != WRITE_ONLY:
+        print("\n".join(map(shlex.join, commands.values())))
+    print("dry run: nothing was written or submitted")
+    return 0
+
+
+def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
+    """Ask, unless -y; a batch that is to be removed is asked for by its name. BatchError if the answer is no."""
+    if mode == SLURM:
+        from src.submission import slurm
+
+        slurm.require()
+    if options.yes:
+        return
+    if work.overwrites:
+        name = os.path.basename(work.overwrites)
+        question, wanted = f"Type {name} to remove it with all its results: ", (name,)
+    else:
+        doing = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
+        question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ("y", "yes")
+    try:
+        answer = input(question).strip()
+    except EOFError:
+        raise BatchError("nobody is there to ask", where="standard input", hint="-y goes on without a question") from None
+    if answer.lower() not in (word.lower() for word in wanted):
+        raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
+
+
+def write(work: Work) -> None:
+    """Make the batch, or the run folders that it lacks."""
+    texts = [yaml_io.dump_flat(spec) for spec in work.specs]
+    if work.overwrites:
+        observation, = observe([work.overwrites])  # things may have changed while we asked
+        refuse_if_alive(observation, "overwrite this batch")
+        batch.remove(work.overwrites)
+    if not work.new:
+        batch.mend_specs(work.path, work.names, texts)
+    elif not batch.write(work.path, work.job_text, work.names, texts):
+        raise BatchError("another process made this batch a moment ago", where=work.path,
+                         hint="the same command again continues it")
+
+
+def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str, commands: dict[str, list[str]],
+          options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Write the plan to the journal, then submit to Slurm or run here."""
+    book = Journal(work.path, token)
+    details = {"script": slurm_options.script, "sbatch": dict(slurm_options.batch),
+               "command_line": dict(slurm_options.command_line)} if slurm_options else {}
+    identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
+    book.plan(mode, work.plan.tickets, argv=list(argv), identity=identity, **details)
+    if mode == LOCAL:
+        return run_here(work, token, options)
+    if mode == WRITE_ONLY:
+        print(f"wrote {count(len(work.names), 'run folder')} in {work.path}\n"
+              f"  python submit_multiple.py -r {work.path} -s SCRIPT      submits them")
+        return 0
+    return run_on_slurm(work, book, commands)
+
+
+def run_on_slurm(work: Work, book: Journal, commands: dict[str, list[str]]) -> int:
+    """One sbatch per run, and what to type next."""
+    with show.Progress(len(commands), "submitted") as progress:
+        jobs = submit_all(commands, work.plan.tickets, book, f"python submit_multiple.py -r {work.path}", progress.step)
+    span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
+    print(f"submitted {count(len(jobs), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}\n"
+          f"  squeue --me                                     what Slurm has queued and running\n"
+          f"  python experiments.py status {work.path}      how far each run is\n"
+          f"  python submit_multiple.py -r {work.path}      submits again what failed")
+    return 0
+
+
+def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
+    """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
+    from src.submission import local
+
+    failed: list[str] = []
+
+    def on_end(name: str, code: int) -> None:
+        if code:
+            failed.append(name)
+        progress.step(failed=code != 0)
+
+    log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
+
+    with show.Progress(len(work.plan.tickets), "runs") as progress:
+        finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
+                             os.path.join(PROJECT, "train.py"), on_end)
+    again = f"python submit_multiple.py -r {work.path} --local"
+    if not finished:
+        print(f"stopped; nothing is lost\n  {again}      goes on")
+        return 130
+    if failed:
+        print(f"{count(len(failed), 'run')} failed, first {failed[0]}\n"
+              f"  python experiments.py logs {os.path.join(work.path, failed[0])}\n  {again}      runs them again")
+    if progress.done < len(work.plan.tickets):
+        raise BatchError(f"the workers ended after {progress.done} of {count(len(work.plan.tickets), 'run')}", where=log,
+                         hint=f"read that file; then `{again}`")
+    print(f"  python experiments.py status {work.path}      shows each run\n"
+          f"  python experiments.py report {work.path}      makes a page with pictures")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
