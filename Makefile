@@ -12,8 +12,8 @@ help: ## list the targets
 
 demo: $(ENVIRONMENT) ## train the digits quickstart on this machine, without Slurm, and report on it
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local -y
-	@$(RUN) experiments.py status digits-quickstart
-	@$(RUN) experiments.py report digits-quickstart
+	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
+		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q
@@ -41,5 +41,5 @@ $(ENVIRONMENT): requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Installing requirements.lock into .venv: about 6 GB, once, some minutes"
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@touch $@

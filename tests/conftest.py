@@ -48,7 +48,7 @@ class Slurm:
         wanted = set(states) or ENDED
         end = time.monotonic() + seconds
         while (state := self.state(job)) not in wanted:
-            assert time.monotonic() < end, f"Slurm job {job} is {state}, not {' or '.join(sorted(wanted))}, after {seconds} s"
+            assert time.monotonic() < end, f"Slurm job {job} is {state} after {seconds} s, not one of {wanted}"
             time.sleep(0.1)
         return state
 

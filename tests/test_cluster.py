@@ -41,8 +41,8 @@ def test_a_job_runs_and_is_accounted_for(slurm: Slurm, tmp_path: Path) -> None:
 
 def test_the_owners_preempt(slurm: Slurm, tmp_path: Path) -> None:
     def submit(partition: str) -> str:
-        return slurm.run("sbatch", "--parsable", f"--partition={partition}", "--nodelist=node2", "--exclusive", "--requeue",
-                         "--output=/dev/null", "--wrap=exec sleep 600", cwd=tmp_path)
+        return slurm.run("sbatch", "--parsable", f"--partition={partition}", "--nodelist=node2", "--exclusive",
+                         "--requeue", "--output=/dev/null", "--wrap=exec sleep 600", cwd=tmp_path)
 
     guest = submit("killable")
     slurm.wait(guest, "RUNNING")
@@ -65,8 +65,8 @@ def test_a_broken_cluster_is_replaced_and_down_leaves_nothing(slurm: Slurm, tmp_
     environment = os.environ | {"SLURM_CONF": f"{other}/slurm.conf"}
     try:
         slurm.run(CLUSTER / "up.sh", other)
-        subprocess.run(["sbatch", "--output=/dev/null", "--wrap=trap '' TERM; sleep 600 & wait"], env=environment, check=True,
-                       cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.run(["sbatch", "--output=/dev/null", "--wrap=trap '' TERM; sleep 600 & wait"], check=True,
+                       env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
         end = time.monotonic() + 20
         while "sleep" not in processes(f"SLURM_CONF={other}/slurm.conf").values():
             assert time.monotonic() < end, "the job did not start"
