@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src import yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
 from src.submission import expressions
@@ -63,6 +64,23 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
             check(spec, where)
     sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1]
     return Grid(specs, sizes, varying, expansion.notes, expansion.warnings)
+
+
+def spec_texts(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The text of each spec's file, as yaml_io.dump_flat writes it, but a line that many specs share is made once.
+
+    Values are told apart by their ids: they must stay alive, unchanged, until the last text is made.
+    """
+    lines: dict[str, dict[int, str]] = {}
+    for spec in specs:
+        text = []
+        for key, value in spec.items():
+            known = lines.setdefault(key, {})
+            line = known.get(id(value))
+            if line is None:
+                line = known[id(value)] = yaml_io.dump_flat({key: value})
+            text.append(line)
+        yield "".join(text)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src import yaml_io
 from src.errors import ConfigError, JobSpecError
-from src.submission.grid import Grid, expand, identity
+from src.submission.grid import Grid, expand, identity, spec_texts
 from src.submission.job_spec import read_job_spec
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -107,6 +107,14 @@ def test_no_spec_shares_what_it_can_change_with_the_parameters(parameters):
     for spec in expand(parameters, "test").specs:
         spec["new"] = 1
     assert repr(parameters) == before
+
+
+@given(st.recursive(plain, with_lists, max_leaves=5))
+def test_texts_are_those_of_yaml_io(parameters):
+    specs = expand(parameters, "test").specs
+    texts = list(spec_texts(specs))
+    assert texts == [yaml_io.dump_flat(spec) for spec in specs]
+    assert [text_of(yaml_io.load_flat(text)) for text in texts] == [text_of(spec) for spec in specs]
 
 
 def test_the_older_format_expands_to_the_same_points():

@@ -1,0 +1,124 @@
+"""Expanding, checking, naming, rendering and writing a grid against a bare mkdir and one small write for each run."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from src.config import check_parameters
+from src.submission import batch
+from src.submission.grid import Grid, expand, spec_texts
+from src.submission.job_spec import parse_job_spec
+from src.submission.naming import run_names
+
+JOB_SPEC = """
+job_details:
+  name: benchmark
+parameters:
+  dataset: libsvm/covtype.multiclass
+  data_splits_map: {{train: train, traineval: train}}
+  model: linear
+  model_head_init: zero
+  batch_size: [8, 32, 128, 512, 2048]
+  LIST:
+    - base_lr: 2.0 ** np.arange(-6, 4)
+      momentum: 0
+    - base_lr: "[float(x)/10 for x in 2.0 ** np.arange(-6, 4)]"
+      momentum: 0.9
+  averaging: [null, poly_8]
+  weight_decay: [0, 1e-4, 1e-3, 1e-2, 0.1]
+  samples_per_epoch: 81_920
+  train_length: 20
+  lr_schedule: constant
+  optim_alg: sgd
+  loss: log
+  eval_batch_size: 10_000
+  num_workers: 2
+  seed_training: range({repeats})
+"""  # 18 keys, 1,000 points for each repeat
+
+
+def measure(sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> list[tuple[str, float, float | None]]:
+    """(what, figure, the most it may be): ratios for grids of `sizes` points, their growth and memory.
+
+    Each size runs in a process of its own, with its files on a RAM-backed file system where there is one.
+    """
+    rows: list[tuple[str, float, float | None]] = []
+    totals: dict[int, float] = {}
+    for size in sizes:
+        command = [sys.executable, "-m", "benchmarks.grid", str(size)]
+        stages = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        bare, memory = stages.pop("bare"), stages.pop("memory")
+        totals[size] = sum(stages.values())
+        shown = ", ".join(f"{stage} {1e6 * seconds / size:.1f}" for stage, seconds in stages.items())
+        rows.append((f"grid of {size:,} written / bare mkdir and write, {1e6 * bare / size:.1f} us a run ({shown})",
+                     totals[size] / bare, 3.0))
+    small, large = min(sizes), max(sizes)
+    if small < large:
+        growth = math.log(totals[large] / totals[small]) / math.log(large / small)
+        rows.append((f"growth exponent from {small:,} to {large:,} runs", growth, 1.05))
+    rows.append((f"MiB over start-up for {large:,} runs", memory, 100.0))
+    return rows
+
+
+def stages(size: int, root: str) -> dict[str, float]:
+    """Seconds for each stage of a grid of `size` points under the folder `root`, and MiB over start-up."""
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        seconds[stage] = time.perf_counter() - start
+        return result
+
+    before = _peak_memory()
+    text = JOB_SPEC.format(repeats=size // 1_000)
+    grid: Grid = timed("expand", lambda: expand(parse_job_spec(text, "benchmark").parameters, "benchmark"))
+    timed("check", lambda: [check_parameters(spec) for spec in grid.specs])
+    names = timed("name", lambda: run_names("benchmark", grid.specs, grid.varying))
+    timed("render and write", lambda: batch.write(f"{root}/batch", text, names, spec_texts(grid.specs)))
+    seconds["memory"] = _peak_memory() - before
+    timed("bare", lambda: _bare(f"{root}/bare", len(names)))
+    return seconds
+
+
+def _bare(root: str, count: int) -> None:
+    os.mkdir(root)
+    data = b"x" * 500
+    for index in range(count):
+        folder = f"{root}/{index}"
+        os.mkdir(folder)
+        descriptor = os.open(f"{folder}/spec.yaml", os.O_WRONLY | os.O_CREAT, 0o666)
+        os.write(descriptor, data)
+        os.close(descriptor)
+
+
+def _peak_memory() -> float:
+    """MiB. Unlike ru_maxrss, this knows nothing of the process before exec."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+
+
+def main(size: int) -> None:
+    """Print the stages of one grid as JSON: the best of three for all but the largest."""
+    best: dict[str, float] = {}
+    for _ in range(3 if size < 100_000 else 1):
+        root = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        try:
+            result = stages(size, root)
+        finally:
+            shutil.rmtree(root)
+        best = {stage: max(value, best[stage]) if stage == "memory" else min(value, best[stage])
+                for stage, value in result.items()} if best else result
+    print(json.dumps(best))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
