@@ -1,0 +1,77 @@
+"""What every data set becomes: named splits of tensors, dense or sparse, and what is known about them."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """x: [n, *input_shape] float32, dense, or [n, d] sparse CSR. y: [n] int64 class indices, or [n] float32 targets."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The splits of a run, in the order of data_splits_map. Splits with equal expressions are one object.
+
+    task: classification or regression. classes: the original labels in the order of their indices; () for regression.
+    """
+
+    splits: dict[str, Split]
+    task: str
+    classes: tuple[float | int, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def n_classes(self) -> int | None:
+        """How many classes there are; None for regression."""
+        return len(self.classes) if self.task == "classification" else None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a reader hands over: all samples of one split as its source has them, before it is cut.
+
+    x: as in Split. y: [n] float64, labels or targets. targets: y are measurements, never classes.
+    standardise: features come in units of their own and want zero mean and unit variance.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    targets: bool = False
+    standardise: bool = False
+
+
+def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:
+    """The rows of `x` at `indices` ([b] int64, on x's device) as a dense batch [b, …]; a slice of dense x is a view.
+
+    Of a CSR tensor the rows are gathered by torch operations alone; on a GPU this waits for the device once, because
+    the number of values in the batch must be known.
+    """
+    if x.layout != torch.sparse_csr:
+        return x[indices]
+    if isinstance(indices, slice):
+        indices = torch.arange(*indices.indices(x.shape[0]), device=x.device)
+    crow, col, value = gather_rows(x, indices)
+    batch = value.new_zeros(len(indices), x.shape[1])
+    row = torch.arange(len(indices), device=x.device).repeat_interleave(crow.diff(), output_size=len(value))
+    batch[row, col.long()] = value
+    return batch
+
+
+def gather_rows(x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """crow [b + 1], col and value of the rows of a CSR tensor at `indices` [b]."""
+    start = x.crow_indices()[indices]
+    count = x.crow_indices()[indices + 1] - start
+    crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    total = int(crow[-1])
+    # a value's place in x: its place in the batch, shifted by how far its row has moved
+    place = torch.arange(total, device=x.device) + (start - crow[:-1]).repeat_interleave(count, output_size=total)
+    return crow, x.col_indices()[place], x.values()[place]

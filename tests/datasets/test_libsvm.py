@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import bz2
+import dataclasses
+import gzip
+import lzma
+import multiprocessing
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.config import Config
+from src.datasets import libsvm
+from src.datasets.data import take
+from src.datasets.factory import fetch, make_data
+from src.errors import DataError
+
+TRAIN = "-1 1:0.5 3:2\n+1 2:-1\n+1\n-1 3:1e-3 # a comment\n"
+TEST = "+1 5:7\n-1 1:1\n"
+X_TRAIN = [[0.5, 0, 2, 0, 0], [0, -1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1e-3, 0, 0]]
+X_TEST = [[0, 0, 0, 0, 7], [1, 0, 0, 0, 0]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "toy").write_text(TRAIN)
+    (tmp_path / "toy.t").write_text(TEST)
+    return Config(dataset="libsvm/toy", data_dir=str(tmp_path))
+
+
+def test_a_raw_pair_is_read_labelled_and_padded(config: Config) -> None:
+    data = make_data(config)
+    assert list(data.splits) == ["train", "test"]
+    assert (data.task, data.classes, data.n_classes, data.input_shape) == ("classification", (-1, 1), 2, (5,))
+    train, test = data.splits.values()
+    assert torch.equal(train.x, torch.tensor(X_TRAIN)) and train.x.dtype == torch.float32
+    assert torch.equal(test.x, torch.tensor(X_TEST))
+    assert train.y.tolist() == [0, 1, 1, 0] and train.y.dtype == torch.int64
+    assert test.y.tolist() == [1, 0]
+
+
+def test_the_second_reading_comes_from_the_cache_and_is_the_same(config: Config,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_data(config)
+    monkeypatch.setattr(libsvm, "_parse", lambda path: pytest.fail("parsed again"))
+    second = make_data(config)
+    for name, split in first.splits.items():
+        assert torch.equal(split.x, second.splits[name].x) and torch.equal(split.y, second.splits[name].y)
+
+
+def test_a_changed_file_is_parsed_again(config: Config, tmp_path: Path) -> None:
+    make_data(config)
+    (tmp_path / "toy").write_text(TRAIN.replace("0.5", "2.5"))  # as long as before
+    os.utime(tmp_path / "toy", ns=(1, 1))
+    assert make_data(config).splits["train"].x[0, 0] == 2.5
+
+
+@pytest.mark.parametrize("harm", [b"", b"PK\x03\x04 torn", None])
+def test_a_damaged_cache_is_made_again(config: Config, tmp_path: Path, harm: bytes | None) -> None:
+    make_data(config)
+    for cache in (tmp_path / ".parsed").iterdir():
+        cache.write_bytes(cache.read_bytes()[:200] if harm is None else harm)
+    assert torch.equal(make_data(config).splits["train"].x, torch.tensor(X_TRAIN))
+    assert all(libsvm._read_cache(cache) is not None for cache in (tmp_path / ".parsed").iterdir())
+
+
+def test_a_data_dir_that_may_not_be_written_is_read(config: Config, tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        assert len(make_data(config).splits["train"]) == 4
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["toy", "toy.t"]
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_leaves_nothing_behind(config: Config, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    assert len(make_data(config).splits["train"]) == 4
+    assert list((tmp_path / ".parsed").iterdir()) == []
+
+
+def test_a_reader_never_sees_half_a_cache(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text(TRAIN * 2000)
+    rows, cache = libsvm._parse(tmp_path / "toy"), libsvm._cache_of(tmp_path / "toy", tmp_path)
+    libsvm._write_cache(cache, rows)
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=lambda: [libsvm._write_cache(cache, rows) for _ in range(60)]) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        seen = libsvm._read_cache(cache)
+        assert seen is not None and len(seen.y) == 8000
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert list((tmp_path / ".parsed").iterdir()) == [cache]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress), (".gz", gzip.compress)])
+@pytest.mark.parametrize("place", ["", "libsvm"])
+def test_packed_files_in_either_place(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], place: str) -> None:
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / f"real-sim.v2{ending}").write_bytes(pack(TRAIN.encode()))
+    data = make_data(Config(dataset="libsvm/real-sim.v2", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
+    assert torch.equal(data.splits["train"].x, torch.tensor(X_TRAIN)[:, :3])
+
+
+def test_splits_by_the_endings_of_files(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "toy.val").write_text("-1 1:1\n")
+    (tmp_path / "toy.tr").write_text("+1 1:1\n")
+    named = {"train": "train", "val": "val", "fit": "tr"}
+    splits = make_data(dataclasses.replace(config, data_splits_map=named)).splits
+    assert [len(split) for split in splits.values()] == [4, 1, 1]
+    assert [split.y[0].item() for split in splits.values()] == [0, 0, 1]
+
+
+def test_a_file_that_counts_from_zero(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text("-1 0:3\n+1 1:4\n")  # the test file has no 0, and yet counts as train does
+    splits = make_data(config).splits
+    assert splits["train"].x.tolist() == [[3, 0, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
+    assert splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 7], [0, 1, 0, 0, 0, 0]]
+
+
+def test_sparse_stays_sparse_above_the_limit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    union = {"train": "train[:50%]", "val": "train[50%:]", "all": "train[:50%]+test+train[50%:]", "test": "test"}
+    config = dataclasses.replace(config, data_splits_map=union)
+    dense = make_data(config)
+    monkeypatch.setattr(libsvm, "DENSE_BYTES", 6 * 5 * 4 - 1)  # six samples of five features
+    sparse = make_data(config)
+    assert sparse.input_shape == dense.input_shape == (5,)
+    for name, split in sparse.splits.items():
+        assert split.x.layout == torch.sparse_csr and dense.splits[name].x.layout == torch.strided
+        assert torch.equal(take(split.x, torch.arange(len(split))), dense.splits[name].x)
+        assert torch.equal(split.y, dense.splits[name].y)
+    monkeypatch.setattr(libsvm, "DENSE_BYTES", 6 * 5 * 4)
+    assert make_data(config).splits["train"].x.layout == torch.strided
+
+
+def test_regression_keeps_the_labels(tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text("0.25 1:1\n-3 1:2\n")
+    config = Config(dataset="libsvm/toy", data_dir=str(tmp_path), loss="mse", data_splits_map={"train": "train"})
+    data = make_data(config)
+    assert (data.task, data.classes, data.n_classes) == ("regression", (), None)
+    assert data.splits["train"].y.tolist() == [0.25, -3] and data.splits["train"].y.dtype == torch.float32
+    with pytest.raises(DataError, match="loss: mse"):
+        make_data(dataclasses.replace(config, loss="log"))
+
+
+@pytest.mark.parametrize("text", ["", "1 2:1 1:1\n", "1 1:1 1:1\n", "a 1:1\n", "1,2 1:1\n", "1 x:1\n", "\x00\x01",
+                                  "1 1:2 3"])
+def test_what_is_no_libsvm_file(config: Config, tmp_path: Path, text: str) -> None:
+    (tmp_path / "toy").write_text(text)
+    with pytest.raises(DataError, match=str(tmp_path / "toy")):
+        make_data(config)
+
+
+def test_a_torn_packed_file(tmp_path: Path) -> None:
+    (tmp_path / "toy.xz").write_bytes(lzma.compress((TRAIN * 1000).encode())[:-30])
+    with pytest.raises(DataError, match=r"toy\.xz"):
+        make_data(Config(dataset="libsvm/toy", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
+
+
+@pytest.mark.parametrize("name", ["libsvm/../toy", "libsvm/a/b", "libsvm/.parsed", "libsvm/.."])
+def test_names_that_leave_the_folder(config: Config, name: str) -> None:
+    with pytest.raises(DataError, match="is no name of a LIBSVM data set"):
+        make_data(dataclasses.replace(config, dataset=name))
+
+
+class FakeDataset:
+    """Behaves as libsvmdata 0.5: deletes a raw file that is in its folder, leaves NAME_X and NAME_y."""
+
+    def __init__(self, name: str, url: str, x: object, y: list[float], task: str = "binary") -> None:
+        self.dataset_name, self.dataset_url, self.task_name, self.x, self.y = name, url, task, x, y
+        self.dataset_dir = Path("/nonexistent")
+        self.fetched = 0
+
+    def get_X_y(self) -> None:
+        from scipy import sparse
+
+        self.fetched += 1
+        (self.dataset_dir / self.dataset_name).unlink(missing_ok=True)
+        if isinstance(self.x, Exception):
+            raise self.x
+        if isinstance(self.x, np.ndarray):
+            np.save(self.dataset_dir / f"{self.dataset_name}_X", self.x)
+        else:
+            sparse.save_npz(self.dataset_dir / f"{self.dataset_name}_X", sparse.csc_matrix(self.x))
+        np.save(self.dataset_dir / f"{self.dataset_name}_y", np.array(self.y))
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeDataset]:
+    """A libsvmdata that knows a few data sets."""
+    datasets = [
+        FakeDataset("toy.multiclass", "u/toy.bz2", X_TRAIN, [1, 7, 7, 2]),
+        FakeDataset("toy.multiclass_test", "u/toy.t", np.array(X_TEST, order="F"), [7, 2]),
+        FakeDataset("w1a", "u/w1a", X_TRAIN, [1, 1, 0, 0]),
+        FakeDataset("w3a", "u/w1a", X_TRAIN, [1, 1, 0, 0]),
+        FakeDataset("tags", "u/tags", X_TRAIN, [1, 1, 0, 0], task="multilabel"),
+        FakeDataset("away", "u/away", RuntimeError("Error while fetching file u/away: Name or service not known"), []),
+    ]
+    core = types.ModuleType("libsvmdata.core")
+    core.ALL_DATASETS = {dataset.dataset_name: dataset for dataset in datasets}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "libsvmdata", types.ModuleType("libsvmdata"))
+    monkeypatch.setitem(sys.modules, "libsvmdata.core", core)
+    return core.ALL_DATASETS
+
+
+def test_libsvmdata_fetches_once(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path / "new" / "data"))
+    assert fetch(config) == "libsvm/toy.multiclass: train fetched, test fetched"
+    assert fetch(config) == "libsvm/toy.multiclass: train present already, test present already"
+    data = make_data(config)
+    assert data.classes == (1, 2, 7)
+    assert torch.equal(data.splits["train"].x, torch.tensor(X_TRAIN))
+    assert torch.equal(data.splits["test"].x, torch.tensor(X_TEST, dtype=torch.float32))
+    assert data.splits["test"].y.tolist() == [2, 1]
+    assert [dataset.fetched for dataset in known.values()] == [1, 1, 0, 0, 0, 0]
+    assert sorted(path.name for path in (tmp_path / "new/data/libsvm").iterdir()) == [
+        "toy.multiclass_X.npz", "toy.multiclass_test_X.npy", "toy.multiclass_test_y.npy", "toy.multiclass_y.npy"]
+
+
+def test_a_users_raw_file_wins_and_survives(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    (tmp_path / "libsvm").mkdir()
+    raw = tmp_path / "libsvm" / "toy.multiclass"
+    raw.write_text(TRAIN)
+    config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path))
+    fetch(config)  # the test split is fetched into the same folder
+    assert raw.read_text() == TRAIN and known["toy.multiclass"].fetched == 0
+
+
+def test_a_raw_test_file_meets_a_fetched_train_split(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    (tmp_path / "toy.multiclass.t").write_text("7 6:1\n")
+    splits = make_data(Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path))).splits
+    assert splits["train"].x.shape == (4, 6) and splits["train"].x[0, 0] == 0.5
+    assert splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 1]]
+
+
+def test_no_network(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    config = Config(dataset="libsvm/away", data_dir=str(tmp_path), data_splits_map={"train": "train"})
+    with pytest.raises(DataError, match=r"Name or service not known.*experiments.py prefetch jobs/x.yaml"):
+        make_data(config)
+    assert list((tmp_path / "libsvm").iterdir()) == []
+
+
+def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path), data_download=False)
+    with pytest.raises(DataError, match=r"data_download is false.*experiments.py prefetch jobs/x.yaml"):
+        make_data(config)
+    assert known["toy.multiclass"].fetched == 0 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "split", "message"), [
+    ("toy.multiclas", "train", "did you mean 'toy.multiclass'"),
+    ("toy.multiclass", "val", "does not know it"),
+    ("toy.multiclass", "dev", "no split 'dev'; allowed: train, test, val, tr"),
+    ("w3a", "train", "would fetch w1a in its place"),
+    ("tags", "train", "several labels per sample"),
+])
+def test_what_libsvmdata_cannot_give(known: dict[str, FakeDataset], tmp_path: Path, name: str, split: str,
+                                     message: str) -> None:
+    config = Config(dataset=f"libsvm/{name}", data_dir=str(tmp_path), data_splits_map={"train": split})
+    with pytest.raises(DataError, match=message):
+        make_data(config)
+    assert all(dataset.fetched == 0 for dataset in known.values())
+
+
+def test_libsvmdata_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "libsvmdata.core", None)
+    with pytest.raises(DataError, match="pip install libsvmdata"):
+        make_data(Config(data_dir=str(tmp_path)))
+
+
+def test_a_data_dir_that_cannot_be_made(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path / "file"))
+    with pytest.raises(DataError, match="could not fetch it"):
+        make_data(config)
+
+
+def test_another_job_fetches_the_same_meanwhile(known: dict[str, FakeDataset], tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path), data_splits_map={"train": "train"})
+    get = FakeDataset.get_X_y
+
+    def get_while_another_job_does(self: FakeDataset) -> None:
+        mine, self.dataset_dir = self.dataset_dir, tmp_path / "libsvm"  # where the other job's files have arrived
+        get(self)
+        self.dataset_dir = mine
+        get(self)
+
+    monkeypatch.setattr(FakeDataset, "get_X_y", get_while_another_job_does)
+    assert torch.equal(make_data(config).splits["train"].x, torch.tensor(X_TRAIN)[:, :5])
+    assert sorted(path.name for path in (tmp_path / "libsvm").iterdir()) == ["toy.multiclass_X.npz",
+                                                                            "toy.multiclass_y.npy"]
+
+
+def test_the_real_libsvmdata_is_what_the_fake_imitates() -> None:
+    core = pytest.importorskip("libsvmdata.core")
+    dataset = core.ALL_DATASETS["covtype.multiclass"]
+    assert dataset.task_name == "multiclass" and dataset.dataset_url.endswith("/multiclass/covtype.bz2")
+    assert isinstance(dataset.dataset_dir, Path) and callable(dataset.get_X_y)
+    assert "a9a_test" in core.ALL_DATASETS
+
+
+def test_a9a(shared_data: Path, tmp_path: Path) -> None:
+    for name in ("a9a", "a9a.t"):
+        shutil.copy(shared_data / name, tmp_path)
+    data = make_data(Config(data_dir=str(tmp_path), data_splits_map={"train": "train[:90%]", "val": "train[90%:]",
+                                                                     "test": "test"}))
+    assert [len(split) for split in data.splits.values()] == [29305, 3256, 16281]
+    assert (data.input_shape, data.classes) == ((123,), (-1, 1))
+    positive = sum(int(data.splits[name].y.sum()) for name in ("train", "val"))
+    assert positive == sum(line.startswith("+1") for line in (tmp_path / "a9a").read_text().splitlines())
+    assert data.splits["test"].x.unique().tolist() == [0, 1]
