@@ -1,0 +1,143 @@
+"""The training loop, an evaluation and a row of stats against hand-written PyTorch that does the same and no more."""
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.choices import Averaging
+from src.config import Config
+from src.datasets.data import Data, Split
+from src.models.linear import Linear
+from src.optimizers.averaging import AveragedModel
+from src.optimizers.factory import make_optimizer
+from src.training.experiment import Parts, epochs
+from src.training.recorder import Recorder, stats_columns
+
+SAMPLES, FEATURES, CLASSES = 50_000, 54, 7
+EVALUATED = 200_000
+CPU = torch.device("cpu")
+
+
+def measure() -> list[tuple[str, float, float | None]]:
+    """(what, ratio or milliseconds, the most it may be). Both sides of a ratio take turns in this process."""
+    rows: list[tuple[str, float, float | None]] = []
+    split = _split(SAMPLES)
+    for batch_size, speed in ((8, 0.85), (128, 0.9), (2048, 0.9)):
+        steps = min(4 * SAMPLES // batch_size, 12_000)
+        ours, bare = _rivals(lambda b=batch_size, s=steps: _our_training(split, b, s),
+                             lambda b=batch_size, s=steps: _bare_training(split, b, s))
+        rows.append((f"training, batch size {batch_size} / bare loop ({1e6 * bare / steps:.0f} us a step)",
+                     ours / bare, 1 / speed))
+    split = _split(EVALUATED)
+    model = Linear((FEATURES,), CLASSES)
+    ours, bare = _rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
+    rows.append((f"evaluation of {EVALUATED:,} rows / whole-batch matmuls ({1e3 * bare:.1f} ms)", ours / bare, 1 / 0.8))
+    rows.append(("a row of stats at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
+    return rows
+
+
+def _rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7) -> tuple[float, float]:
+    """The median seconds of each, taken in turns after a turn to warm up."""
+    one(), other()
+    pairs = [(one(), other()) for _ in range(turns)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def _split(samples: int) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, FEATURES, generator=generator)
+    return Split(x, (x @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1))
+
+
+def _parts(split: Split, config: Config, evaluated: bool = False) -> Parts:
+    model = Linear((FEATURES,), CLASSES)
+    splits = {"train": split, "val": split} if evaluated else {"train": split}
+    return Parts(config, Data(splits, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
+                 make_optimizer(config, model), AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
+
+
+def _our_training(split: Split, batch_size: int, steps: int) -> float:
+    config = Config(batch_size=batch_size, train_length=steps, train_length_unit="step", steps_per_epoch=steps,
+                    base_lr=0.01, seed_training=0)
+    with tempfile.TemporaryDirectory() as folder:
+        (row, _, _), = epochs(_parts(split, config), folder, lambda: None)
+    return row["train/time"] or 0.0
+
+
+def _bare_training(split: Split, batch_size: int, steps: int) -> float:
+    """What a careful person writes by hand: loss, accuracy and an average, no waiting for the device."""
+    model, rates = nn.Linear(FEATURES, CLASSES), [0.01] * steps
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+    params = list(model.parameters())
+    averages = [parameter.detach().clone() for parameter in params]
+    total_loss, total_correct = torch.zeros(()), torch.zeros((), dtype=torch.long)
+    start, batches = time.perf_counter(), _bare_batches(split, batch_size)
+    for step, (x, y) in zip(range(steps), batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rates[step]
+        output = model(x)
+        loss = F.cross_entropy(output, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, params, 9 / (9 + step))
+            total_loss += loss * len(y)
+            total_correct += (output.argmax(1) == y).sum()
+    total_loss.item(), total_correct.item()
+    return time.perf_counter() - start
+
+
+def _bare_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        order = torch.randperm(len(split))
+        for start in range(0, len(split), batch_size):
+            rows = order[start:start + batch_size]
+            yield split.x[rows], split.y[rows]
+
+
+def _our_evaluation(model: nn.Module, split: Split) -> float:
+    from src.training.epoch import evaluate
+    from src.training.log import Progress
+    from src.training.meters import Meter
+
+    start = time.perf_counter()
+    evaluate(model, split, 10_000, F.cross_entropy, Meter("classification", CPU), Progress(None, "", 10.0))
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def _bare_evaluation(model: nn.Module, split: Split) -> float:
+    start = time.perf_counter()
+    output = model(split.x)
+    F.cross_entropy(output, split.y).item(), (output.argmax(1) == split.y).float().mean().item()
+    return time.perf_counter() - start
+
+
+def _row_milliseconds(epoch: int) -> float:
+    """A line of stats.csv and the DataFrame that the caller gets, after `epoch` others."""
+    from src.training.table import StatsTable
+
+    columns = stats_columns("classification", ("val", "test"), averaging=True)
+    row: dict[str, float | None] = {**dict.fromkeys(columns, 1 / 3), "epoch": epoch, "step": 10 * epoch}
+    table = StatsTable(columns)
+    with tempfile.TemporaryDirectory() as folder, Recorder(folder, columns, lambda: None) as recorder:
+        for _ in range(epoch):
+            recorder.row(row)
+            table.add(row)
+        start = time.perf_counter()
+        for _ in range(200):
+            recorder.row(row)
+            table.add(row)
+        return 1e3 * (time.perf_counter() - start) / 200
+
+
+if __name__ == "__main__":
+    for name, value, most in measure():
+        print(f"{name:<70} {value:6.3f}   at most {most:.3f}")

@@ -1,0 +1,1 @@
+"""How parameters move: optimizers (fused), learning-rate schedules, averaging, and the factory that reads a config."""

@@ -1,0 +1,103 @@
+"""SGD and the Adams on PyTorch's fused kernels: its arithmetic, without the start-up and step costs of torch.optim.
+
+A torch.optim.Optimizer imports torch._dynamo when it is made, which takes as long as importing torch itself, and spends
+more on each step's bookkeeping than a small model on its forward pass. Both classes here call the functional forms that
+torch.optim calls. They offer param_groups, step, zero_grad, state_dict and load_state_dict, which is all that the
+training loop asks for: any optimizer of torch.optim may stand in their place.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, compress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+Group = dict[str, Any]  # "params": list of tensors, "lr", "weight_decay"
+
+
+class FusedOptimizer:
+    """What SGD and Adam share. `groups` need "params" and may override `lr` and `weight_decay`."""
+
+    def __init__(self, groups: Iterable[Group], lr: float, weight_decay: float = 0.0) -> None:
+        self.param_groups: list[Group] = [
+            {"lr": lr, "weight_decay": weight_decay, **group, "params": list(group["params"])} for group in groups]
+        # for each group, lists that run beside its parameters: the state, complete from the start
+        self._states = [self._new_state(group["params"]) for group in self.param_groups]
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        with torch.no_grad():
+            for group, state in zip(self.param_groups, self._states, strict=True):
+                params: list[Tensor] = group["params"]
+                columns: list[list[Any]] = [params, [parameter.grad for parameter in params], *state]
+                if any(gradient is None for gradient in columns[1]):  # the loss does not depend on all parameters
+                    used = [gradient is not None for gradient in columns[1]]
+                    columns = [list(compress(column, used)) for column in columns]
+                if columns[0]:
+                    self._update(group, *columns)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups' settings, without the parameters themselves."""
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        return {"state": self._states, "param_groups": settings}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over what state_dict gave, onto this optimizer's devices. The parameters must be the same."""
+        for group, settings in zip(self.param_groups, saved["param_groups"], strict=True):
+            group.update(settings)
+        for mine, other in zip(self._states, saved["state"], strict=True):
+            for to, source in zip(chain(*mine), chain(*other), strict=True):
+                to.copy_(source)
+
+    def _new_state(self, params: list[Tensor]) -> list[list[Tensor]]:
+        raise NotImplementedError
+
+    def _update(self, group: Group, params: list[Tensor], gradients: list[Tensor], *state: list[Tensor]) -> None:
+        raise NotImplementedError
+
+
+class SGD(FusedOptimizer):
+    """Stochastic gradient descent with L2 weight decay; Nesterov's form where momentum > 0, as torch.optim.SGD."""
+
+    def __init__(self, groups: Iterable[Group], lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        self._momentum = momentum
+        super().__init__(groups, lr, weight_decay)
+
+    def _new_state(self, params: list[Tensor]) -> list[list[Tensor]]:
+        return [[torch.zeros_like(parameter) for parameter in params]] if self._momentum else []
+
+    def _update(self, group: Group, params: list[Tensor], gradients: list[Tensor], *state: list[Tensor]) -> None:
+        velocities: list[Any] = state[0] if state else [None] * len(params)
+        sgd(params, gradients, velocities, fused=True, foreach=False, lr=group["lr"],
+            weight_decay=group["weight_decay"], momentum=self._momentum, nesterov=self._momentum > 0, dampening=0.0,
+            maximize=False)
+
+
+class Adam(FusedOptimizer):
+    """Adam (Kingma and Ba, 2015). decoupled: AdamW's weight decay; amsgrad: the variant of Reddi et al., 2018."""
+
+    def __init__(self, groups: Iterable[Group], lr: float, *, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False, decoupled: bool = False) -> None:
+        self._betas, self._eps, self._amsgrad, self._decoupled = betas, eps, amsgrad, decoupled
+        super().__init__(groups, lr, weight_decay)
+
+    def _new_state(self, params: list[Tensor]) -> list[list[Tensor]]:
+        steps = [torch.zeros((), device=parameter.device) for parameter in params]
+        moments = [[torch.zeros_like(parameter) for parameter in params] for _ in range(3 if self._amsgrad else 2)]
+        return [steps, *moments]
+
+    def _update(self, group: Group, params: list[Tensor], gradients: list[Tensor], *state: list[Tensor]) -> None:
+        steps, means, squares, *largest = state
+        adam(params, gradients, means, squares, largest[0] if largest else [], steps, fused=True, foreach=False,
+             lr=group["lr"], weight_decay=group["weight_decay"], beta1=self._betas[0], beta2=self._betas[1],
+             eps=self._eps, amsgrad=self._amsgrad, decoupled_weight_decay=self._decoupled, maximize=False)

@@ -1,0 +1,45 @@
+"""Batches of a data set in memory: shuffled passes without end for training, one in order for evaluation."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from src.datasets.data import Split, take
+from src.training.seeds import mixed, seed_noise
+
+Batch = tuple[Tensor, Tensor]  # x [n, ...], y [n]
+# Rows are gathered by blocks of batches, which are then views: one gather for many small batches, and still in cache.
+_BLOCK_BYTES = 1 << 20
+
+
+def shuffled(split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
+
+    The order of a pass, and the noise that layers draw during it, depend on the seed and the pass's number alone.
+    """
+    block = batch_size * max(1, _BLOCK_BYTES // (batch_size * bytes_per_row(split.x)))
+    for number in itertools.count():
+        order = pass_order(len(split), seed, number)
+        seed_noise(mixed("noise", seed, number), split.y.device)
+        for rows in order.to(split.y.device).split(block):
+            yield from zip(take(split.x, rows).split(batch_size), split.y[rows].split(batch_size), strict=True)
+
+
+def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
+    """Batches of one pass in the split's own order: views, unless the split is sparse."""
+    for start in range(0, len(split), batch_size):
+        rows = slice(start, start + batch_size)
+        yield take(split.x, rows), split.y[rows]
+
+
+def pass_order(samples: int, seed: int, number: int) -> Tensor:
+    """The permutation of pass `number`: drawn on the CPU, so that it is the same for every device."""
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(mixed("order", seed, number)))
+
+
+def bytes_per_row(x: Tensor) -> int:
+    """What one sample takes once it is dense."""
+    return max(1, x.shape[1:].numel() * x.element_size())

@@ -1,0 +1,38 @@
+"""Checkpoints: the model and its average in a file that appears whole, readable without running code from it."""
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from src import files
+from src.config import Config
+
+
+def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, averaged: nn.Module | None) -> None:
+    """Write {model, averaged, epoch, step, config}: two state dicts (the second None without averaging), two counts
+    and the parameters of the run. A crash leaves the old file or the new one.
+    """
+    content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
+               "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+    files.sync_folder(folder or ".")
+
+
+def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save` wrote, with its tensors on `device`."""
+    return torch.load(path, map_location=device, weights_only=True)

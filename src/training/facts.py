@@ -1,0 +1,75 @@
+"""Facts: what a run finds out when it starts, beside its config: sizes, device, host, versions, threads, commit."""
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src import files
+from src.config import Config
+from src.datasets.data import Data
+from src.training.length import Length
+
+
+def gather(config: Config, data: Data, model: nn.Module, length: Length, device: torch.device,
+           seeds_drawn: list[str]) -> dict[str, Any]:
+    """The facts of a run, as they stand in config.yaml and in the head of training.log."""
+    return {
+        "examples": {name: len(split) for name, split in data.splits.items()},
+        "task": data.task,
+        "classes": data.n_classes,
+        "input_shape": list(config.model_input_shape or data.input_shape),
+        "output_dim": output_dim(config, data),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "micro_batch_size": micro_batch_size(config),
+        "steps_per_epoch": length.steps_per_epoch,
+        "steps": length.total_steps,
+        "epochs": length.epochs,
+        "seeds_drawn": seeds_drawn,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "commit": commit(Path(__file__).parents[2]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` means; auto is the first of cuda, mps and cpu that there is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def micro_batch_size(config: Config) -> int:
+    """Samples in each of the grad_accum_steps parts of a step's batch."""
+    return -(-config.batch_size // config.grad_accum_steps)
+
+
+def output_dim(config: Config, data: Data) -> int:
+    """How many numbers the model gives for a sample: one per class, or 1 in regression, unless the config says."""
+    return config.model_output_dim or data.n_classes or 1
+
+
+def commit(root: Path) -> str | None:
+    """The commit that is checked out at `root`, read from git's own files (a subprocess would cost 5 ms a run)."""
+    git = root / ".git"
+    if git.is_file():  # a worktree: the file names its folder
+        git = root / (files.read_text(git) or "").partition("gitdir:")[2].strip()
+    head = (files.read_text(git / "HEAD") or "").strip()
+    ref = head.removeprefix("ref: ")
+    if ref == head:  # detached: HEAD is the commit
+        return head or None
+    common = git / (files.read_text(git / "commondir") or "").strip()
+    loose = (files.read_text(common / ref) or "").strip()
+    packed = (files.read_text(common / "packed-refs") or "").splitlines()
+    return loose or next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)

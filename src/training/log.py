@@ -1,0 +1,89 @@
+"""training.log: the facts, an aligned line per epoch, and signs of life within long ones, through loguru."""
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from src import run_folder
+
+if TYPE_CHECKING:
+    from loguru import Logger, Record
+
+_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
+    """A logger whose lines go to the folder's training.log, and to stdout if asked for or if there is no folder.
+
+    What other code logs through loguru while the run is under way is in its log as well. Sinks of a host program are
+    left as they are.
+    """
+    run = next(_numbers)
+    _leave_runs_out_of_default_sink()
+    sinks = [{"sink": os.path.join(folder, run_folder.LOG), "encoding": "utf-8"}] if folder else []
+    if to_stdout or not folder:
+        sinks.append({"sink": sys.stdout})
+    ids = [logger.add(**sink, format=_FORMAT, level="INFO", colorize=False,  # type: ignore[arg-type]
+                      filter=lambda record: record["extra"].get("run") in (None, run)) for sink in sinks]
+    try:
+        yield logger.bind(run=run)
+    finally:
+        for sink_id in ids:
+            with contextlib.suppress(ValueError):  # the host removed every sink
+                logger.remove(sink_id)
+
+
+def _leave_runs_out_of_default_sink() -> None:
+    """loguru starts with a sink on stderr, number 0: as long as nobody replaced it, keep a run's lines out of it."""
+    with contextlib.suppress(ValueError):  # somebody did
+        logger.remove(0)
+        logger.add(sys.stderr, filter=_is_no_run)
+
+
+def _is_no_run(record: Record) -> bool:
+    return "run" not in record["extra"]
+
+
+class Progress:
+    """Lines such as `train epoch 3: 40 %` every `interval` seconds, until replaced. interval 0: none.
+
+    The loop compares its clock with `due` and calls `line` when it is time.
+    """
+
+    def __init__(self, log: Logger, what: str, interval: float) -> None:
+        self._log, self._what, self._interval = log, what, interval
+        self.due = perf_counter() + interval if interval else math.inf
+
+    def line(self, done: int, total: int) -> None:
+        """Say that `done` of `total` steps or samples are done."""
+        self.due = perf_counter() + self._interval
+        self._log.info("{}: {:3.0f} % ({} of {})", self._what, 100 * done / total, done, total)
+
+
+def header(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """The first lines of a log: what is trained on what, where, and the facts one by one."""
+    width = max(map(len, facts))
+    return [f"{config['model']} on {config['dataset']}", *(f"{name:<{width}} {value}" for name, value in facts.items())]
+
+
+def epoch_line(row: Mapping[str, float | None], epochs: int) -> str:
+    """One line on an epoch, in columns that stay where they are."""
+    groups: dict[str, list[str]] = {}
+    for column, value in row.items():
+        group, _, name = column.rpartition("/")
+        if group and value is not None and name in ("loss", "accuracy", "mae", "r2"):
+            groups.setdefault(group, []).append(f"{name} {value:<9.5g}")
+    seconds = sum(value or 0.0 for column, value in row.items() if column.endswith("/time"))
+    width = len(str(epochs))
+    parts = [f"{group} {' '.join(cells)}" for group, cells in groups.items()]
+    return " | ".join([f"epoch {row['epoch']:{width}}/{epochs}  step {row['step']:7}", *parts, f"{seconds:6.2f} s"])

@@ -1,0 +1,72 @@
+"""Meters: mean loss and metrics over many batches, summed on the device and read once."""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2")}
+# Batches are kept, and reduced some at a time: a reduction for each would cost a small model half of its step.
+_KEPT_BATCHES = 256
+_KEPT_NUMBERS = 65_536
+
+
+class Meter:
+    """Means over the samples that were added. Nothing is read from the device before `means`.
+
+    Classification: loss, accuracy. Regression: loss, mae, r2 = 1 - (mean squared error) / (variance of the targets).
+    """
+
+    def __init__(self, task: str, device: torch.device) -> None:
+        self._task = task
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
+        self.samples = 0
+        self._size = 0  # of each kept batch: all have the same
+        self._room = 0  # for so many more
+        self._losses: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Take in a batch: its mean loss [], output [n, k] and targets [n]."""
+        size = len(target)
+        if not self._room or size != self._size:
+            self._reduce()
+            self._size, self._room = size, max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // output.numel()))
+        self._losses.append(loss.detach())
+        self._outputs.append(output.detach())
+        self._targets.append(target)
+        self.samples += size
+        self._room -= 1
+
+    def means(self) -> dict[str, float]:
+        """The means so far, by name; NaN before any sample. Waits for the device."""
+        self._reduce()
+        if not self.samples:
+            return dict.fromkeys(METRICS[self._task], math.nan)
+        loss, *sums = (self._sums / self.samples).tolist()
+        if self._task == "classification":
+            return {"loss": loss, "accuracy": sums[0]}
+        absolute, squared, target, target_squared = sums
+        variance = target_squared - target**2
+        return {"loss": loss, "mae": absolute, "r2": 1 - squared / variance if variance > 0 else math.nan}
+
+    def _reduce(self) -> None:
+        if not self._losses:
+            return
+        loss = torch.stack(self._losses).to(self._dtype).sum() * self._size
+        output, target = _joined(self._outputs), _joined(self._targets)
+        if self._task == "classification":
+            self._sums += torch.stack([loss, (output.max(1).indices == target).sum().to(self._dtype)])
+        else:
+            target = target.to(self._dtype)
+            error = output.squeeze(-1).to(self._dtype) - target
+            self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), target.sum(),
+                                       target.square().sum()])
+        self._losses, self._outputs, self._targets, self._room = [], [], [], 0
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,73 @@
+"""The recorder writes config.yaml, stats.csv and checkpoints, and only while no later attempt has taken over the run."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from src import files, run_folder, yaml_io
+from src.config import Config
+from src.training import checkpoint
+from src.training.meters import METRICS
+
+Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an empty cell
+
+
+def stats_columns(task: str, evaluated: Iterable[str], averaging: bool) -> list[str]:
+    """The columns of stats.csv for a task and the names of the splits that are evaluated.
+
+    train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; seen_examples since
+    the first epoch; learning_rate of the epoch's last step. {split}/last: of the model; {split}/av: of its average.
+    """
+    metrics = METRICS[task]
+    columns = ["epoch", "step", "timestamp"]
+    columns += [f"train/{name}" for name in (*metrics, "time", "data_time", "seen_examples", "learning_rate")]
+    for split in evaluated:
+        for which in ("last", "av") if averaging else ("last",):
+            columns += [f"{split}/{which}/{name}" for name in (*metrics, "time", "data_time")]
+    return columns
+
+
+class Recorder:
+    """Writes a run's artefacts into its folder; does nothing if that is None. Start it once, close it at the end.
+
+    check: raises if a later attempt has taken over; called before each row and each checkpoint.
+    """
+
+    def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None]) -> None:
+        self._folder, self._columns, self._check = folder, columns, check
+
+    def __enter__(self) -> Recorder:
+        """Begin stats.csv anew: what an earlier attempt left is gone, whole."""
+        self._check()
+        if self._folder:
+            path = os.path.join(self._folder, run_folder.STATS)
+            files.write_atomic(path, ",".join(self._columns) + "\n")
+            self._stats = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115: __exit__ closes it
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder:
+            self._stats.close()
+
+    def config(self, config: Config, facts: dict[str, Any]) -> None:
+        """Write config.yaml: given to train.py it repeats the run."""
+        if self._folder:
+            files.write_atomic(os.path.join(self._folder, run_folder.CONFIG), yaml_io.dump_flat(
+                {**config.to_dict(), "output_dir": self._folder, "facts": facts}))
+
+    def row(self, row: Row) -> None:
+        """Append a line to stats.csv."""
+        self._check()
+        if self._folder:
+            self._stats.write(",".join(["" if (value := row[name]) is None else repr(value) for name in self._columns])
+                              + "\n")
+            self._stats.flush()
+
+    def checkpoint(self, name: str, config: Config, row: Row, model: nn.Module, averaged: nn.Module | None) -> None:
+        """Save the model and its average under `name`."""
+        self._check()
+        if self._folder:
+            checkpoint.save(os.path.join(self._folder, name), config, row, model, averaged)

@@ -1,0 +1,93 @@
+"""Train one run, or what a task file lists: `python train.py spec.yaml`. Another program calls experiment_generator."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from src.config import Config
+from src.submission import attempt  # claims a run before the heavy imports, which stand inside the functions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from src.training.experiment import Parts
+
+
+def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    """Train a spec to its end; how it ended: completed, early_stopped or diverged.
+
+    folder: the run folder, None to write nothing. check: raises once a later attempt has taken over the run.
+    """
+    from src.training.experiment import epochs
+
+    end = None
+    for _row, _model, end in epochs(build(Config.from_dict(spec, folder or "spec"), folder), folder, check):
+        pass
+    assert end is not None
+    return end
+
+
+def experiment_generator(config: Config, folder: str | None = None, check: Callable[[], None] = lambda: None
+                         ) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
+    """Train, and yield (stats_df, model) after each epoch, so that the caller can look at them, or leave.
+
+    stats_df: a row per epoch so far, with the columns of stats.csv; read-only, copy it to change it. model: on its
+    device, in eval mode, at its present state. folder: where artefacts go; None writes nothing and logs to stdout.
+    """
+    from src.training.experiment import epochs
+    from src.training.table import StatsTable
+
+    table: StatsTable | None = None
+    for row, model, _end in epochs(build(config, folder), folder, check):
+        table = table or StatsTable(list(row))
+        yield table.add(row), model
+
+
+def build(config: Config, folder: str | None) -> Parts:
+    """Everything that a training is made of. Seeds come first: the model's draws depend on nothing before them."""
+    import torch
+
+    from src.choices import parse_averaging
+    from src.datasets.factory import make_data
+    from src.models.factory import make_model
+    from src.optimizers.averaging import AveragedModel
+    from src.optimizers.factory import make_optimizer
+    from src.training.experiment import Parts
+    from src.training.facts import choose_device, output_dim
+    from src.training.placing import placed
+    from src.training.seeds import seed_noise, with_seeds
+
+    if threads := os.environ.get("GRIDIRON_THREADS"):  # a worker's: CPUs divided by the runs that it holds at a time
+        torch.set_num_threads(int(threads))
+    device = choose_device(config.device)
+    config, seeds_drawn = with_seeds(config, folder)
+    data = placed(config, make_data(config), device)
+    assert config.seed_model is not None
+    seed_noise(config.seed_model, device)
+    model = make_model(config, data.input_shape, output_dim(config, data)).to(device)
+    averaging = parse_averaging(config.averaging)
+    return Parts(config, data, model, make_optimizer(config, model),
+                 AveragedModel(model, averaging) if averaging else None, device, seeds_drawn)
+
+
+def warm_up(specs: list[dict[str, Any]]) -> None:
+    """What a worker does once, before it forks its runs: heavy imports, data parsed into the cache.
+
+    One thread and no CUDA call: a parallel operation in the parent, or a CUDA context, would hang or break the children.
+    """
+    import torch
+
+    import src.models.factory
+    import src.optimizers.factory
+    import src.training.experiment
+    from src.datasets import factory
+
+    torch.set_num_threads(1)
+    factory.warm_up([Config.from_dict(spec) for spec in specs])
+
+
+if __name__ == "__main__":
+    sys.exit(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))
