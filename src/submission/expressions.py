@@ -38,8 +38,8 @@ def is_expression(text: str) -> bool:
         tree = _parse(text)
     except _Refused:
         return False
-    return any(isinstance(node, ast.Call) and _function_name(node).startswith(("range", "list", "np."))
-               for node in ast.walk(tree))
+    called = (_function_name(node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(name in ("range", "list") or name.startswith("np.") for name in called)
 
 
 def evaluate(text: str, where: str) -> Any:
@@ -510,8 +510,7 @@ def _linspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: A
     return _array(values)
 
 
-def _logspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True,  # noqa: PLR0917 (as numpy's)
-              base: Any = 10.0) -> Array:
+def _logspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True, base: Any = 10.0) -> Array:
     base = float(_number(base, "np.logspace"))
     return _array(_power(base, exponent) for exponent in _linspace(run, start, stop, num, endpoint))
 

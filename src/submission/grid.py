@@ -230,7 +230,8 @@ class _Expansion:
             if not matches and self.overridden.isdisjoint(entry):
                 raise _matches_nothing(points, entry, place)
             if not matches:
-                self.warnings.append(f"{place}: matches nothing, now that {', '.join(self.overridden)} is set")
+                set_now = ", ".join(key for key in entry if key in self.overridden)
+                self.warnings.append(f"{place}: matches nothing, now that {set_now} is set")
             excluded.update(matches)
         if not excluded:
             return points
@@ -279,7 +280,7 @@ def _word(key: Any, where: str) -> str | None:
             return word
     if key in WORDS:
         return key
-    if key.isupper() and len(key) > 2 and (meant := nearest(key, WORDS, cutoff=0.75)):
+    if key.isupper() and len(key) > 2 and (meant := nearest(key, WORDS, cutoff=0.8)):
         raise JobSpecError(f"unknown word '{key}'", where=where, allowed=WORDS, hint=f"did you mean {meant}?")
     return None
 

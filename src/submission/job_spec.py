@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +69,9 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
         else:
             extra[key] = details[key]
             warnings.append(f"{where}: '{key}' is not one of {', '.join(_KNOWN)}; it is kept and not used")
-    readers = {"name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
-               "sbatch": _sbatch, "tags": _tags, "description": _text}
+    readers: dict[str, Callable[[Any, str], Any]] = {
+        "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
+        "sbatch": _sbatch, "tags": _tags, "description": _text}
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
     return JobSpec(**known, parameters={**settings, **parameters}, extra=extra, text=text, source=source,
                    warnings=warnings)

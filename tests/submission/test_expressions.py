@@ -34,7 +34,7 @@ def test_expression(text):
 @pytest.mark.parametrize("text", [
     "", "linear", "train[:90%]", "a range(3", "listing(3)", "arrange(4)", "0.9,0.99", "my.np.arange",
     "dict(train='train')",
-    "step_3_0.1", "{a, b}", "a=b,c/d", "np", "grange(3)", "# range(3)",
+    "step_3_0.1", "{a, b}", "a=b,c/d", "np", "grange(3)", "# range(3)", "f(x.range (3))",
 ])
 def test_literal(text):
     assert not is_expression(text)

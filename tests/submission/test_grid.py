@@ -206,6 +206,27 @@ def test_exclude():
     assert grid.notes == ["test, EXCLUDE removes 3 of 6 grid points"]
 
 
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), st.sampled_from([0, 1, True, 1.0, None, [0, None]]), min_size=1),
+                max_size=3))
+def test_exclude_is_a_filter(entries):
+    parameters = {"a": [0, 1.0, True, None], "b": [1, None]}
+
+    def is_like(value: object, wanted: object) -> bool:
+        options = wanted if isinstance(wanted, list) else [wanted]
+        return any(value == option and isinstance(value, bool) is isinstance(option, bool) for option in options)
+
+    def is_excluded(point: dict, entry: dict) -> bool:
+        return all(is_like(point[key], wanted) for key, wanted in entry.items())
+
+    every = naive(parameters)
+    left = [point for point in every if not any(is_excluded(point, entry) for entry in entries)]
+    if left and all(any(is_excluded(point, entry) for point in every) for entry in entries):
+        assert expand({**parameters, "EXCLUDE": entries}, "test").specs == left
+    else:
+        with pytest.raises(JobSpecError, match="matches nothing|removes every"):
+            expand({**parameters, "EXCLUDE": entries}, "test")
+
+
 def test_exclude_by_value_by_expression_and_by_absence():
     assert points("{a: [1, true, '1'], EXCLUDE: [{a: 1.0}]}") == [{"a": True}, {"a": "1"}]
     assert points("{a: [0, 1, 2, 3], EXCLUDE: [{a: 'range(1, 4)'}]}") == [{"a": 0}]
