@@ -132,7 +132,7 @@ def _cut(parts: tuple[Slice, ...], sources: Mapping[str, Source], y: Mapping[str
 
 def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if x.layout != torch.sparse_csr:
-        return x[index]
+        return x.index_select(0, index)
     crow, col, value = gather_rows(x, index)
     return torch.sparse_csr_tensor(crow, col, value, (len(index), x.shape[1]), check_invariants=False)
 
