@@ -56,7 +56,8 @@ def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:
     the number of values in the batch must be known.
     """
     if x.layout != torch.sparse_csr:
-        return x[indices] if isinstance(indices, slice) else x.index_select(0, indices)  # a quarter of x[indices]'s time
+        # index_select takes a quarter of the time of x[indices]
+        return x[indices] if isinstance(indices, slice) else x.index_select(0, indices)
     if isinstance(indices, slice):
         indices = torch.arange(*indices.indices(x.shape[0]), device=x.device)
     crow, col, value = gather_rows(x, indices)

@@ -33,8 +33,8 @@ def test_linear_models_are_a_matrix_on_the_flattened_sample(name: str) -> None:
 
 SHAPES = [("tiny/lenet", (1, 4, 4)), ("tiny/lenet", (1, 8, 8)), ("tiny/lenet", (1, 28, 28)),
           ("tiny/lenet", (3, 40, 17)), ("tiny/resnet_20", (1, 8, 8)), ("tiny/resnet_20", (3, 33, 20)),
-          ("tiny/resnet_18", (1, 8, 8)), ("tiny/resnet_50", (3, 32, 32)), ("tiny/vgg_11", (3, 32, 32)), ("tiny/vgg_11", (1, 70, 40)),
-          ("tiny/wrn_10_2", (1, 8, 8)), ("tiny/wrn_16_1_.3", (3, 32, 32))]
+          ("tiny/resnet_18", (1, 8, 8)), ("tiny/resnet_50", (3, 32, 32)), ("tiny/vgg_11", (3, 32, 32)),
+          ("tiny/vgg_11", (1, 70, 40)), ("tiny/wrn_10_2", (1, 8, 8)), ("tiny/wrn_16_1_.3", (3, 32, 32))]
 
 
 @pytest.mark.parametrize(("name", "shape"), SHAPES)
