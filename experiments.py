@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, exits_on_user_error
+from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
 from src.submission import batch, process, states, status
 from src.submission.journal import LOCAL
 from src.submission.observe import Observation, Run, observe
@@ -105,33 +105,41 @@ def find_run(path: str) -> Run:
 
 
 def print_logs(options: argparse.Namespace) -> None:
-    """training.log, then what the newest attempt printed beside it."""
+    """training.log and what its attempts printed, the file that was written last at the end."""
     run = find_run(options.folder)
-    assert run.folder is not None
-    logs = [name for name in run.folder.names if name == run_folder.LOG or name.endswith(".out")]
+    logs = sorted(log_files(run.path), key=os.path.getmtime)
     if not logs and not options.follow:
         raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
                          hint="-f waits for it")
-    for name in sorted(logs, key=lambda name: os.stat(run.folder.file(name)).st_mtime):
-        print(f"==> {run.folder.file(name)} <==")
-        with open(run.folder.file(name), encoding="utf-8", errors="replace") as file:
-            sys.stdout.writelines(file)
+    shown: dict[str, int] = {}
+    for path in logs:
+        print(f"==> {path} <==")
+        shown[path] = print_from(path, 0)
     if options.follow:
-        follow(run.path, {name: os.path.getsize(run.folder.file(name)) for name in logs})
+        follow(run.path, shown)
+
+
+def log_files(folder: str) -> list[str]:
+    """The paths of a run's logs."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name == run_folder.LOG or name.endswith(".out")]
+
+
+def print_from(path: str, start: int) -> int:
+    """Print a file from byte `start` on; where it ends now."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        sys.stdout.write(file.read().decode(errors="replace"))
+        return file.tell()
 
 
 def follow(folder: str, shown: dict[str, int]) -> None:
-    """Print what is added to the run's logs until it has ended, or Ctrl-C. shown: bytes printed already, by name."""
+    """Print what is added to the run's logs until it has ended, or Ctrl-C. shown: bytes printed already, by path."""
     try:
         while True:
             run = find_run(folder)
-            assert run.folder is not None
-            for name in sorted(run.folder.names):
-                if name == run_folder.LOG or name.endswith(".out"):
-                    with open(run.folder.file(name), "rb") as file:
-                        file.seek(shown.get(name, 0))
-                        sys.stdout.write(file.read().decode(errors="replace"))
-                        shown[name] = file.tell()
+            for path in log_files(folder):
+                shown[path] = print_from(path, shown.get(path, 0))
             sys.stdout.flush()
             if run.state.name not in states.ALIVE and run.state.name not in (states.NEW, states.UNKNOWN):
                 print(f"state: {run.state.name}")
@@ -165,16 +173,20 @@ def cancel(options: argparse.Namespace) -> None:
         who = (run.attempt or {}).get("who", {})
         if not run.state.slurm_job and process.is_alive(who):
             os.kill(who["pid"], signal.SIGTERM)
-    print(f"cancelled {count(len(runs), 'run')}\n  python submit_multiple.py -r BATCH      submits them again")
+    print(f"cancelled {count(len(runs), 'run')}")
+    if whole is not None:
+        print(f"  {to_type('python', 'submit_multiple.py', '-r', whole.path)}      submits them again")
 
 
 def stop_local(observation: Observation) -> None:
-    """Tell the processes that run a batch on this machine to stop their workers."""
+    """Have the processes that run a batch on this machine stop their workers, and wait for it (30 s at most)."""
     submitters = {ticket.who["pid"]: ticket.who for ticket in observation.history.tickets.values()
-                  if ticket.mode == LOCAL}
-    for pid, who in submitters.items():
-        if process.is_alive(who):
-            os.kill(pid, signal.SIGTERM)
+                  if ticket.mode == LOCAL and process.is_alive(ticket.who)}
+    for pid in submitters:
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 30
+    while any(map(process.is_alive, submitters.values())) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def report(options: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import config, run_folder, yaml_io
-from src.errors import BatchError, JobSpecError, exits_on_user_error
+from src import config, files, run_folder, yaml_io
+from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
 from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
@@ -60,13 +60,14 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line. Contradictions are user errors."""
-    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=__doc__, epilog="docs/job-spec.md tells how "
-                                     "job specs are written. Look after runs with experiments.py.")
+    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=__doc__,
+                                     epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
+                                     "after what was submitted.")
     add = parser.add_argument
     add("path", help="a job spec (jobs/x.yaml); with -r a batch folder")
     add("-s", "--script", help="submit script for sbatch, as submit_2080.sh")
     add("-y", "--yes", action="store_true", help="do not ask")
-    add("-d", "--dry-run", action="store_true", help="show all, with the exact sbatch commands; write and submit nothing")
+    add("-d", "--dry-run", action="store_true", help="show all, with the exact commands; write and submit nothing")
     add("--json", action="store_true", help="with -d: one JSON object per run (name, folder, spec, command)")
     add("-o", "--overwrite", action="store_true", help="remove the earlier batch of the same name first")
     add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
@@ -76,7 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
     add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
-    add("--command", metavar="WORDS", help="a program other than train.py; {spec}, {folder} and {args} are filled in")
+    add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an sbatch option, as mem=32G (repeatable)")
     options = parser.parse_args(argv)
     for wrong, text in ((options.json and not options.dry_run, "--json goes with --dry-run"),
@@ -127,7 +128,7 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
 
 def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
     """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
-    output_dir = expand_folder(options.output_dir or spec.output_dir)
+    output_dir = os.path.normpath(files.expand(options.output_dir or spec.output_dir, "output_dir"))
     today = batch.path_for(output_dir, naming.batch_name(spec.name, batch.today()))
     earlier = batch.find(output_dir, spec.name)
     if options.overwrite and earlier:
@@ -150,12 +151,14 @@ def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
     return work
 
 
-def expand_folder(path: str) -> str:
-    """`~` and $VAR expanded. JobSpecError if a variable is not set."""
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if "$" in expanded:
-        raise JobSpecError(f"a variable in '{path}' is not set", where="output_dir", hint="export it, or name the folder")
-    return os.path.normpath(expanded)
+def retry_command(path: str, *words: str) -> str:
+    """What to type to go on with a batch."""
+    return to_type("python", "submit_multiple.py", "-r", path, *words)
+
+
+def next_steps(*steps: tuple[str, str]) -> str:
+    """Commands and what they do, aligned, a line each."""
+    return "\n".join(show.table(steps, indent="  "))
 
 
 def changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
@@ -175,9 +178,9 @@ def plan_continue(work: Work, path: str, history: History) -> Work:
     work.lines.append(f"continues  {path}")
     if not work.plan.tickets:
         left = observation.count(states.RETRIED)
+        retry = f"`{retry_command(path)}` submits the {left} that failed or were lost; " if left else ""
         raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
-                         hint=(f"`python submit_multiple.py -r {path}` submits the {left} that failed or were lost; "
-                               if left else "") + "-o removes it first; another name makes another batch")
+                         hint=f"{retry}-o removes it first; another name makes another batch")
     return work
 
 
@@ -287,28 +290,28 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
         return
     if work.overwrites:
         name = os.path.basename(work.overwrites)
-        question, wanted = f"Type {name} to remove it with all its results: ", (name,)
+        question, wanted = f"Type {name} to remove it with all its results: ", [name]
     else:
         doing = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
-        question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ("y", "yes")
+        question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ["y", "yes"]
     try:
         answer = input(question).strip()
     except EOFError:
-        raise BatchError("nobody is there to ask", where="standard input", hint="-y goes on without a question") from None
+        raise BatchError("nobody is there to ask", where="standard input",
+                         hint="-y goes on without a question") from None
     if answer.lower() not in (word.lower() for word in wanted):
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 
 
 def write(work: Work) -> None:
     """Make the batch, or the run folders that it lacks."""
-    texts = [yaml_io.dump_flat(spec) for spec in work.specs]
     if work.overwrites:
         observation, = observe([work.overwrites])  # things may have changed while we asked
         refuse_if_alive(observation, "overwrite this batch")
         batch.remove(work.overwrites)
     if not work.new:
-        batch.mend_specs(work.path, work.names, texts)
-    elif not batch.write(work.path, work.job_text, work.names, texts):
+        batch.mend_specs(work.path, work.names, grid.spec_texts(work.specs))
+    elif not batch.write(work.path, work.job_text, work.names, grid.spec_texts(work.specs)):
         raise BatchError("another process made this batch a moment ago", where=work.path,
                          hint="the same command again continues it")
 
@@ -321,24 +324,27 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
                "command_line": dict(slurm_options.command_line)} if slurm_options else {}
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
     book.plan(mode, work.plan.tickets, argv=list(argv), identity=identity, **details)
-    if mode == LOCAL:
-        return run_here(work, token, options)
-    if mode == WRITE_ONLY:
-        print(f"wrote {count(len(work.names), 'run folder')} in {work.path}\n"
-              f"  python submit_multiple.py -r {work.path} -s SCRIPT      submits them")
+    try:
+        if mode == LOCAL:
+            return run_here(work, token, options)
+        if mode == SLURM:
+            return run_on_slurm(work, book, commands)
+        print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
+        print(next_steps((retry_command(work.path, "-s", "SCRIPT"), "submits them")))
         return 0
-    return run_on_slurm(work, book, commands)
+    finally:
+        book.ended()
 
 
 def run_on_slurm(work: Work, book: Journal, commands: dict[str, list[str]]) -> int:
     """One sbatch per run, and what to type next."""
     with show.Progress(len(commands), "submitted") as progress:
-        jobs = submit_all(commands, work.plan.tickets, book, f"python submit_multiple.py -r {work.path}", progress.step)
+        jobs = submit_all(commands, work.plan.tickets, book, retry_command(work.path), progress.step)
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
-    print(f"submitted {count(len(jobs), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}\n"
-          f"  squeue --me                                     what Slurm has queued and running\n"
-          f"  python experiments.py status {work.path}      how far each run is\n"
-          f"  python submit_multiple.py -r {work.path}      submits again what failed")
+    print(f"submitted {count(len(jobs), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
+    print(next_steps(("squeue --me", "what Slurm has queued and running"),
+                     (to_type("python", "experiments.py", "status", work.path), "how far each run is"),
+                     (retry_command(work.path), "submits again what failed")))
     return 0
 
 
@@ -358,18 +364,23 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     with show.Progress(len(work.plan.tickets), "runs") as progress:
         finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
                              os.path.join(PROJECT, "train.py"), on_end)
-    again = f"python submit_multiple.py -r {work.path} --local"
+    again = retry_command(work.path, "--local")
     if not finished:
-        print(f"stopped; nothing is lost\n  {again}      goes on")
+        print("stopped; what was finished is kept")
+        print(next_steps((again, "goes on")))
         return 130
-    if failed:
-        print(f"{count(len(failed), 'run')} failed, first {failed[0]}\n"
-              f"  python experiments.py logs {os.path.join(work.path, failed[0])}\n  {again}      runs them again")
-    if progress.done < len(work.plan.tickets):
-        raise BatchError(f"the workers ended after {progress.done} of {count(len(work.plan.tickets), 'run')}", where=log,
+    observation, = observe([work.path])
+    untouched = [name for name in work.plan.tickets
+                 if observation.runs[name].state.name in (states.NEW, states.PENDING)]
+    if untouched:
+        raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
                          hint=f"read that file; then `{again}`")
-    print(f"  python experiments.py status {work.path}      shows each run\n"
-          f"  python experiments.py report {work.path}      makes a page with pictures")
+    if failed:
+        print(f"{count(len(failed), 'run')} failed")
+        print(next_steps((to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
+                         (again, "runs what failed again")))
+    print(next_steps((to_type("python", "experiments.py", "status", work.path), "shows each run"),
+                     (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")))
     return 1 if failed else 0
 
 

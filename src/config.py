@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class Config:
     log_interval_eval: float | None = None  # the same within an evaluation; null: as log_interval
     save_freq: int = 0  # a checkpoint of the model every so many epochs; 0: none
     save_best_checkpoint: bool = False
-    best_checkpoint_metric: str = "test/.*/accuracy"  # regular expression over stats columns; early stopping uses it too
+    best_checkpoint_metric: str = "test/.*/accuracy"  # pattern of stats columns; early stopping uses it too
     output_dir: str | None = None  # the run folder; null writes nothing
     log_to_stdout: bool = False  # training.log on stdout too
     # where it runs
@@ -198,7 +198,10 @@ def _check_value(key: str, value: Any) -> None:
         raise error.at(key) from None
 
 
-_check_scalar = functools.lru_cache(maxsize=100_000)(lambda key, kind, value: _check_value(key, value))
+@functools.lru_cache(maxsize=100_000)
+def _check_scalar(key: str, value: object, kind: Hashable) -> None:
+    """`_check_value`, once for each value. kind tells 1 from 1.0 and true, which are equal."""
+    _check_value(key, value)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -218,7 +221,7 @@ _TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_p
 def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int) -> None:
     if "train" not in splits and train_length > 0:
         raise ConfigError("there is no train split to train on", where="data_splits_map",
-                          allowed="names of splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
+                          allowed="splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
                           hint="add one, or set train_length: 0 to evaluate only")
     for name in splits:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
@@ -242,7 +245,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
             if kind is list or kind is dict:
                 _check_value(key, value)
             else:
-                _check_scalar(key, kind, value)
+                _check_scalar(key, value, kind)
         get = spec.get
         _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),

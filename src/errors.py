@@ -57,7 +57,7 @@ class ResultsError(UserError):
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name most like `name`, or None if none is close (cutoff 1.0: equal)."""
-    import difflib  # only errors need it: it costs a login node 3 ms
+    import difflib  # imported where it is needed: a login node feels each millisecond
 
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
@@ -67,6 +67,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A hint that names the nearest known name, or None."""
     match = nearest(name, known)
     return f"did you mean '{match}'?" if match else None
+
+
+def to_type(*words: str) -> str:
+    """A command as a user would type it: `python submit_multiple.py -r 'my results/x'`."""
+    import shlex  # likewise
+
+    return shlex.join(words)
 
 
 def one_line(text: str) -> str:

@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
+
+from src.errors import ConfigError
 
 
 def write_atomic(path: str | os.PathLike[str], text: str, sync: bool = True) -> None:
@@ -27,6 +30,15 @@ def write_atomic(path: str | os.PathLike[str], text: str, sync: bool = True) -> 
         raise
     if sync:
         sync_folder(folder or ".")
+
+
+def expand(path: str, key: str) -> str:
+    """`~` and $VAR in a folder's name, as this machine knows them. ConfigError, at `key`, if a variable is not set."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", expanded):
+        raise ConfigError(f"the variable {unset[0]} in '{path}' is not set here", where=key,
+                          hint="export it, or write the folder's name")
+    return expanded
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -26,12 +26,11 @@ def judging_columns(columns: Iterable[str]) -> list[str]:
     Accuracy before r2 before loss; `train` only if nothing else was evaluated. Empty if there is no such column.
     """
     columns = list(columns)
-    evaluated = [split for split in dict.fromkeys(column.partition("/")[0] for column in columns if column.count("/") == 2)]
+    evaluated = dict.fromkeys(column.partition("/")[0] for column in columns if column.count("/") == 2)
     splits = sorted(evaluated, key=lambda split: not split.startswith("val")) or ["train"]
     for split in splits:
         for metric in _PREFERENCE:
-            found = [column for column in columns
-                     if column.startswith(f"{split}/") and column.endswith(f"/{metric}")]
+            found = [column for column in columns if column.startswith(f"{split}/") and column.endswith(f"/{metric}")]
             if found:
                 return found
     return []

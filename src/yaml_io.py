@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -20,7 +20,7 @@ except ImportError:  # PyYAML built without libyaml: the same, slower
 class _Loader(_Base):
     """PyYAML's safe loader with YAML 1.2's idea of a number or boolean, and duplicate keys as errors."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[object, yaml.Node] = {}
@@ -33,7 +33,7 @@ class _Loader(_Base):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands twice (first on line {line}); keep one", key_node.start_mark)
             seen[key] = key_node
-        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep=deep)
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -83,7 +83,7 @@ def load_file(path: str | os.PathLike[str]) -> Any:
 def read_user_file(path: str | os.PathLike[str]) -> str:
     """The text of a file that the user named. JobSpecError says why it cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", newline="") as file:  # line breaks as they are
             return file.read()
     except OSError as error:
         raise JobSpecError(f"cannot be read: {error.strerror}", where=os.fspath(path),
@@ -167,11 +167,13 @@ def dump_flat(mapping: Mapping[str, Any]) -> str:
 
 _loaded: dict[str, tuple[str, Any]] = {}  # a line -> its key and scalar
 _SPECIAL = {".nan": float("nan"), ".inf": float("inf"), "-.inf": float("-inf")}
-_decode = json.JSONDecoder(parse_constant=lambda name: _refuse(name)).decode
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity are JSON to Python, but strings to YAML
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def load_flat(text: str, source: str = "spec") -> dict[str, Any]:

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from src import files
 from src.choices import LOSSES
 from src.config import Config
 from src.datasets import libsvm, scikit
@@ -67,11 +66,8 @@ def warm_up(configs: Iterable[Config]) -> None:
 
 
 def data_folder(config: Config) -> Path:
-    """data_dir with ~ and $VAR expanded on this machine. DataError names a variable that is not set."""
-    path = os.path.expanduser(os.path.expandvars(config.data_dir))
-    if unset := re.search(r"\$(\w+|\{[^}]*\})", path):
-        raise DataError(f"the variable {unset[0]} is not set here", where=f"data_dir {config.data_dir}")
-    return Path(path)
+    """data_dir on this machine. ConfigError if it names a variable that is not set."""
+    return Path(files.expand(config.data_dir, "data_dir"))
 
 
 def _reader(config: Config) -> ModuleType:

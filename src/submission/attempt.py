@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from src import config, files, run_folder, yaml_io
-from src.errors import BatchError, JobSpecError, UserError, exits_on_user_error, one_line
+from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.run_folder import RunFolder
 from src.submission import foreign, journal, process, worker
 
@@ -20,8 +20,8 @@ WarmUp = Callable[[list[dict[str, Any]]], None]
 
 USAGE = """usage: python train.py SPEC [SPEC …]
 
-SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside it),
-any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
+SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside
+it), any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
 submit_multiple.py made (a worker). Exit code: 0 ended, 1 crashed, 2 user error."""
 
 
@@ -82,7 +82,7 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
     if output_dir is None:
         return None, spec
     config.check_parameters(spec, path)  # before a folder is made
-    folder = os.path.abspath(_expand(output_dir))
+    folder = os.path.abspath(files.expand(output_dir, "output_dir"))
     if name == run_folder.CONFIG:
         folder = _free_name(folder)
     os.makedirs(folder, exist_ok=True)
@@ -95,14 +95,6 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
             raise BatchError(f"the run in {folder} has other parameters ({', '.join(changed)})", where=path,
                              hint="give another output_dir, or remove that folder")
     return folder, spec
-
-
-def _expand(path: str) -> str:
-    """`~` and $VAR in a folder's name, expanded where the run runs. JobSpecError if a variable is not set."""
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if "$" in expanded:
-        raise JobSpecError(f"a variable in '{path}' is not set", where="output_dir", hint="set it where the run runs")
-    return expanded
 
 
 def _free_name(folder: str) -> str:
@@ -159,7 +151,7 @@ class Attempt:
             print(fenced, file=sys.stderr)
             return 0
         except Stopped as stopped:
-            self._close("timeout" if _warned() else "cancelled", str(stopped))
+            self._close("timeout" if _warnings else "cancelled", str(stopped))
             print(f"error: {self.folder}: {stopped}", file=sys.stderr)
             return 1
         except foreign.Failed as failed:
@@ -183,7 +175,7 @@ def _claim(folder: str, ticket: int | None) -> int | None:
     """The ticket under which this process may run the folder's run, or None if it must not."""
     by_hand = ticket is None and "GRIDIRON_TICKET" not in os.environ and process.slurm_job() is None
     if ticket is None:
-        ticket = int(os.environ.get("GRIDIRON_TICKET", 0)) or _newest_ticket(folder)
+        ticket = int(os.environ.get("GRIDIRON_TICKET", "0")) or _newest_ticket(folder)
     me = process.identity()
     if files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n"):
         return ticket
@@ -211,11 +203,7 @@ def _newest_ticket(folder: str) -> int:
     return max(1, ticket.number if ticket else 0, *RunFolder.read(folder).claims)
 
 
-_time_is_short = False
-
-
-def _warned() -> bool:
-    return _time_is_short
+_warnings: list[int] = []  # signals that said that the time limit is near
 
 
 def _listen() -> None:
@@ -224,9 +212,8 @@ def _listen() -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
         raise Stopped(number)
 
-    def warn(_number: int, _frame: object) -> None:
-        global _time_is_short
-        _time_is_short = True
+    def warn(number: int, _frame: object) -> None:
+        _warnings.append(number)
         print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGTERM, stop)

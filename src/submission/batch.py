@@ -88,7 +88,7 @@ def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
             os.close(descriptor)
 
 
-def mend_specs(batch: str, names: Sequence[str], texts: Sequence[str]) -> int:
+def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     """Write again what a power cut, or a hand, took from run folders that never started. The number of mended ones."""
     mended = 0
     for name, text in zip(names, texts, strict=True):

@@ -26,7 +26,8 @@ def parse_command(command: object, where: str) -> list[str]:
     except ValueError as error:
         raise JobSpecError(f"the command cannot be split into words: {error}", where=where,
                            hint="close its quotes, or write it as a YAML list of words") from None
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) and "\0" not in word for word in words):
+    if not isinstance(words, list) or not words or not all(
+            isinstance(word, str) and "\0" not in word for word in words):
         raise JobSpecError(f"{command!r} is no command", where=where, hint="as: command: python tool.py {args}",
                            allowed=f"a program and its words; {', '.join(_PLACEHOLDERS)} are filled in for each run")
     return words
@@ -65,5 +66,6 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
             program.wait()
         raise
     if code != 0:
-        raise Failed(f"{os.path.basename(command[0])} ended with {f'signal {-code}' if code < 0 else f'exit status {code}'}")
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        raise Failed(f"{os.path.basename(command[0])} ended with {how}")
     return run_folder.COMPLETED

@@ -49,6 +49,10 @@ class Journal:
         """sbatch certainly did not take it, in its own words."""
         self._append(kind="refused", run=run, ticket=ticket, words=words)
 
+    def ended(self) -> None:
+        """This process submits no more: what has no answer by now gets none from it."""
+        self._append(kind="ended")
+
     def _append(self, **record: Any) -> None:
         files.append_line(self.path, json.dumps({**record, "time": time.time()}))
 
@@ -60,7 +64,7 @@ class Ticket:
     number: int
     time: float  # of the newest record, unix seconds
     mode: str
-    who: dict[str, Any]  # the submitting process
+    who: dict[str, Any]  # the submitting process; empty when it has ended its submission
     comments: list[str] = field(default_factory=list)
     slurm_jobs: list[str] = field(default_factory=list)
     sent: bool = False  # sbatch was called, so that an answer may have been lost
@@ -109,6 +113,10 @@ def _add_records(history: History, token: str, records: Iterable[Any]) -> None:
                     continue
                 ticket.comments.append(comment(token, run, number))
                 own[run, number] = ticket
+            continue
+        if record["kind"] == "ended":
+            for ticket in own.values():
+                ticket.who = {}
             continue
         ticket = own.get((record["run"], record["ticket"]))
         if ticket is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from src.errors import BatchError
+from src.errors import BatchError, to_type
 from src.submission import states
 from src.submission.observe import Observation, Run
 
@@ -59,4 +59,5 @@ def refuse_if_alive(observation: Observation, doing: str) -> None:
     if alive:
         raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
-                         hint=f"wait for them, or `python experiments.py cancel {observation.path}` first")
+                         hint="wait for them, or first "
+                         f"`{to_type('python', 'experiments.py', 'cancel', observation.path)}`")

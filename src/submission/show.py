@@ -43,7 +43,7 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
 
 
 def resources(script: str, text: str, options: Iterable[str]) -> str:
-    """`submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what its directives and further options ask for."""
+    """`submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what its directives and the options ask for."""
     asked: dict[str, str] = {}
     for option in (*slurm.script_directives(text), *options):
         name, _, value = option.strip().lstrip("-").replace("=", " ", 1).partition(" ")

@@ -66,7 +66,8 @@ def option_list(options: Mapping[str, Any], where: str) -> list[str]:
     arguments = []
     for key, value in options.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", str(key).replace("_", "-")):
-            raise JobSpecError(f"'{key}' is no sbatch option", where=where, allowed="long names, as mem, time, partition")
+            raise JobSpecError(f"'{key}' is no sbatch option", where=where,
+                               allowed="long names, as mem, time, partition")
         name = str(key).replace("_", "-")
         if name in _OWN_OPTIONS:
             raise JobSpecError(f"the sbatch option '{name}' is set by the submission itself", where=where,
@@ -92,7 +93,7 @@ def sbatch_command(folder: str, comment: str, script: str, options: Iterable[str
 def submit(command: list[str], ticket: int) -> str:
     """Call sbatch and give the Slurm job's id. Refusal if there is none.
 
-    The ticket travels in the environment, which Slurm hands to the job; the job finds it in the journal if a site does not.
+    The ticket travels in the environment, which Slurm hands to the job; where a site does not, the journal has it.
     """
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
                             env={**os.environ, "GRIDIRON_TICKET": str(ticket)}, check=False)
@@ -190,10 +191,11 @@ def explain(refusal: Refusal, where: str, hint: str) -> SlurmError:
         return SlurmError(f"sbatch: {refusal.words}", where=where, hint="your limit of queued Slurm jobs is reached "
                           f"(`sacctmgr show associations user=$USER` shows it); when some have ended, {hint}")
     if refusal.kind in ("away", "ambiguous"):
-        return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"Slurm's controller does not answer; later, {hint}")
+        return SlurmError(f"sbatch: {refusal.words}", where=where,
+                          hint=f"Slurm's controller does not answer; later, {hint}")
     for text, advice, command in _ADVICE:
         if text.lower() in refusal.words.lower():
-            there = ", ".join(sorted(set(_ask(command).split("\n")) - {""})) if command and _ask(command) else None
+            there = ", ".join(sorted(set(((command and _ask(command)) or "").split("\n")) - {""})) or None
             return SlurmError(f"sbatch: {refusal.words}", where=where, allowed=there, hint=f"{advice}; then {hint}")
     return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"mend the script or the options; then {hint}")
 

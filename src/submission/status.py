@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +81,8 @@ def counts(observation: Observation) -> dict[str, int]:
 
 def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
-    return {"batch": observation.path, "counts": counts(observation), "runs": [asdict(row) for row in rows(observation)]}
+    return {"batch": observation.path, "counts": counts(observation),
+            "runs": [asdict(row) for row in rows(observation)]}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -133,16 +134,11 @@ def render(observations: list[Observation], limit: int | None = 50) -> str:
     return "\n\n".join(parts)
 
 
-def any_alive(observations: Iterable[Observation], alive: Mapping[str, Any] | Iterable[str] = states.ALIVE) -> bool:
-    """Whether something is pending or running."""
-    return any(observation.count(alive) for observation in observations)
-
-
 def watch(look: Callable[[], list[Observation]], show: Callable[[str], None], pause: float) -> None:
     """Look and show, again and again, until nothing is pending or running."""
     while True:
         observations = look()
         show(render(observations))
-        if not any_alive(observations):
+        if not any(observation.count(states.ALIVE) for observation in observations):
             return
         time.sleep(pause)

@@ -92,7 +92,7 @@ def test_variables_in_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
     assert data_folder(Config(data_dir="~/data")) == Path("/home/me/data")
     assert data_folder(Config(data_dir="${SCRATCH}/data")) == Path("/scratch/me/data")
-    with pytest.raises(DataError, match=r"\$NOWHERE is not set"):
+    with pytest.raises(ConfigError, match=r"\$NOWHERE in .* is not set"):
         data_folder(Config(data_dir="$NOWHERE/data"))
 
 

@@ -1,0 +1,56 @@
+"""A project whose train.py needs no torch, with its results in a temporary folder of a nasty name."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import submit_multiple
+from tests.conftest import ROOT
+
+JOB_SPEC = """\
+job_details: {{name: tiny, output_dir: re sults}}
+parameters:
+  batch_size: {batch_size}
+  base_lr: [0.1, 1]
+"""
+
+
+class Project:
+    """`folder` holds train.py and x.yaml; `results` its batches."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.results, self.spec = folder, folder / "re sults", folder / "x.yaml"
+        (folder / "train.py").write_text((ROOT / "tests" / "submission" / "entry.py").read_text())
+        self.write_spec()
+
+    def write_spec(self, batch_size: str = "[8, 32]") -> None:
+        self.spec.write_text(JOB_SPEC.format(batch_size=batch_size))
+
+    def submit(self, *words: str | Path) -> int:
+        """submit_multiple.py with these words; its exit code."""
+        return submit_multiple.main([str(word) for word in words])
+
+    @property
+    def batch(self) -> Path:
+        """The only batch."""
+        only, = (path for path in self.results.iterdir() if not path.name.startswith("."))
+        return only
+
+    def runs(self) -> list[Path]:
+        return sorted(path for path in self.batch.iterdir() if path.name[0].isdigit())
+
+    def executed(self) -> list[int]:
+        """How often each run was executed to its end."""
+        return [len((run / "executed").read_text().split()) if (run / "executed").exists() else 0
+                for run in self.runs()]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    folder = tmp_path / "a $HOME 'project' (1)"
+    folder.mkdir()
+    monkeypatch.setenv("GRIDIRON_TEST_ROOT", str(ROOT))
+    monkeypatch.setattr(submit_multiple, "PROJECT", str(folder))
+    monkeypatch.chdir(folder)
+    return Project(folder)

@@ -1,0 +1,34 @@
+"""A train.py without torch: `train` obeys what its spec's loss and base_lr say, so that tests choose how runs end."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
+
+from src.submission import attempt
+
+
+def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    """batch_size 13 crashes, 14 diverges, 15 sleeps for long; each run leaves a line in `executed` at its end."""
+    print(f"training {spec['batch_size']} with {os.environ.get('GRIDIRON_THREADS')} threads")
+    if spec["batch_size"] == 13 and not os.path.exists(os.path.join(os.path.dirname(folder or "."), "mended")):
+        raise RuntimeError("unlucky\nnumber")
+    if spec["batch_size"] == 15:
+        for _ in range(600):
+            time.sleep(0.1)
+    check()
+    with open(os.path.join(folder or ".", "executed"), "a") as file:
+        file.write("once\n")
+    return "diverged" if spec["batch_size"] == 14 else "completed"
+
+
+def warm_up(specs: list[dict[str, Any]]) -> None:
+    """Nothing to import."""
+
+
+if __name__ == "__main__":
+    sys.exit(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))

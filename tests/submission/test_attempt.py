@@ -1,0 +1,207 @@
+"""The job side: who may run a run, what is recorded, and what each ending leaves behind."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import run_folder, yaml_io
+from src.errors import BatchError, ConfigError, JobSpecError
+from src.run_folder import RunFolder
+from src.submission import attempt, process
+from tests.conftest import ROOT
+
+
+def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    check()
+    if folder:
+        with open(os.path.join(folder, "executed"), "a") as file:
+            file.write("once\n")
+    return "completed"
+
+
+def crash(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    raise ZeroDivisionError("first\nsecond")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name == "GRIDIRON_TICKET":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    folder = tmp_path / "batch" / "000_x"
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text("batch_size: 8\n")
+    return folder
+
+
+def start(run: Path, how: attempt.Train = train) -> int | None:
+    return attempt.run_spec(str(run / "spec.yaml"), how)
+
+
+def as_slurm_job(monkeypatch: pytest.MonkeyPatch, job: str, restart: int = 0) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+
+
+def record(run: Path, name: str = "attempt-1-0.json") -> dict[str, Any]:
+    return json.loads((run / name).read_text())
+
+
+def test_a_run_is_claimed_recorded_and_done(run: Path) -> None:
+    assert start(run) == 0
+    assert {path.name for path in run.iterdir()} == {"attempt-1-0.json", "claim-1", "done", "executed", "spec.yaml"}
+    assert (run / "done").read_text() == "completed\n"
+    found = record(run)
+    assert found["how"] == "completed"
+    assert found["start"] <= found["end"]
+    assert found["who"]["pid"] == os.getpid()
+
+
+def test_a_done_run_is_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(run)
+    assert start(run) is None
+    assert "ended already (completed)" in capsys.readouterr().out
+    assert (run / "executed").read_text() == "once\n"
+
+
+def test_a_crash_is_recorded_on_one_line_and_may_be_started_again(run: Path) -> None:
+    assert start(run, crash) == 1
+    assert not (run / "done").exists()
+    assert (record(run)["how"], record(run)["error"]) == ("failed", "ZeroDivisionError: first\\nsecond")
+    assert start(run) == 0  # by hand: the claim's attempt has ended
+    assert RunFolder.read(run).attempts == ((1, 0), (2, 0))
+
+
+def test_a_user_error_is_recorded_too(run: Path) -> None:
+    def refuse(*_: object) -> str:
+        raise ConfigError("no such thing")
+    with pytest.raises(ConfigError):
+        start(run, refuse)
+    assert record(run)["error"] == "no such thing"
+
+
+def test_of_two_slurm_jobs_with_one_ticket_one_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDIRON_TICKET", "4")
+    as_slurm_job(monkeypatch, "7")
+    assert attempt.Attempt.begin(str(run)) is not None
+    as_slurm_job(monkeypatch, "8")
+    assert start(run) is None
+    assert RunFolder.read(run).claims == (4,)
+    assert not (run / "executed").exists()
+
+
+def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
+        run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    first.check()
+    as_slurm_job(monkeypatch, "7", restart=1)
+    assert start(run) == 0
+    with pytest.raises(attempt.Fenced):
+        first.check()
+    assert first.run({}, train) == 0  # notices before it writes
+    assert (run / "executed").read_text() == "once\n"
+    assert record(run)["how"] is None
+
+
+def test_the_same_job_does_not_run_twice_at_once_but_may_try_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    attempt.Attempt.begin(str(run))
+    assert start(run) is None  # that attempt is this living process
+    (run / "attempt-1-0.json").write_text(json.dumps({**record(run), "how": "failed"}))
+    assert start(run) == 0
+
+
+def test_by_hand_a_running_run_is_refused_and_a_dead_one_taken(run: Path) -> None:
+    attempt.Attempt.begin(str(run))
+    with pytest.raises(BatchError, match=f"process {os.getpid()}"):
+        start(run)
+    dead = {**process.identity(), "pid_start": 1}
+    (run / "claim-1").write_text(json.dumps(dead))
+    (run / "attempt-1-0.json").write_text(json.dumps({**record(run), "who": dead}))
+    assert start(run) == 0
+    assert RunFolder.read(run).claims == (1, 2)
+
+
+def test_done_is_not_written_when_fenced_at_the_end(run: Path) -> None:
+    def overtaken(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        (run / "attempt-1-1.json").write_text("{}")
+        return "completed"
+    assert start(run, overtaken) == 0
+    assert not (run / "done").exists()
+
+
+def test_other_ranks_of_srun_leave(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 0
+    assert not (run / "claim-1").exists()
+
+
+def test_a_spec_without_output_dir_writes_nothing(tmp_path: Path) -> None:
+    spec = tmp_path / "linear.yaml"
+    spec.write_text("batch_size: 8\n")
+    assert attempt.run_spec(str(spec), train) == 0
+    assert list(tmp_path.iterdir()) == [spec]
+
+
+def test_a_spec_with_output_dir_makes_its_run_folder_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = run.parent / "mine.yaml"
+    monkeypatch.setenv("WHERE", str(run.parent))
+    spec.write_text('batch_size: 8\noutput_dir: "$WHERE/mine"\n')
+    assert attempt.run_spec(str(spec), train) == 0
+    assert attempt.run_spec(str(spec), train) is None
+    spec.write_text('batch_size: 16\noutput_dir: "$WHERE/mine"\n')
+    with pytest.raises(BatchError, match="batch_size"):
+        attempt.run_spec(str(spec), train)
+    spec.write_text('output_dir: "$NO_SUCH_VARIABLE/mine"\n')
+    with pytest.raises(JobSpecError, match="variable"):
+        attempt.run_spec(str(spec), train)
+
+
+def test_config_yaml_repeats_the_run_in_a_new_folder(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(yaml_io.dump_flat({"batch_size": 8, "output_dir": str(run), "facts": {"host": "x"}}))
+    assert attempt.run_spec(str(config), train) == 0
+    assert attempt.run_spec(str(config), train) == 0
+    for number in (1, 2):
+        repeat = run.parent / f"000_x-repeat-{number}"
+        assert run_folder.read_spec(repeat / "spec.yaml") == {"batch_size": 8}
+        assert (repeat / "done").exists()
+
+
+@pytest.mark.parametrize(("numbers", "how"), [
+    ([signal.SIGTERM], "cancelled"), ([signal.SIGINT], "cancelled"), ([signal.SIGUSR1, signal.SIGTERM], "timeout")])
+def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signals], how: str) -> None:
+    (run / "spec.yaml").write_text("batch_size: 15\n")
+    entry = Path(__file__).parent / "entry.py"
+    environment = {**os.environ, "GRIDIRON_TEST_ROOT": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-u", entry, run / "spec.yaml"], env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()  # it trains
+    for number in numbers:
+        child.send_signal(number)
+        if number == signal.SIGUSR1:
+            assert "time limit" in child.stderr.readline()
+    child.communicate(timeout=10)
+    assert child.returncode == 1
+    assert record(run)["how"] == how
+    assert numbers[-1].name in record(run)["error"]
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert attempt.main([], train=train, warm_up=lambda _: None) == 2
+    assert attempt.main(["-h"], train=train, warm_up=lambda _: None) == 0
+    assert "usage: python train.py SPEC" in capsys.readouterr().out
+    assert attempt.main(["/no/such/spec.yaml"], train=train, warm_up=lambda _: None) == 2

@@ -1,0 +1,91 @@
+"""Batch folders appear whole or not at all, and are compared as the grammar compares values."""
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from src.errors import BatchError
+from src.submission import batch
+
+
+def test_a_batch_is_written_whole_and_found(tmp_path: Path) -> None:
+    path = str(tmp_path / "results" / "26-01-02-a.b")
+    assert batch.write(path, "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
+    assert (tmp_path / "results" / "26-01-02-a.b" / "001_a" / "spec.yaml").read_text() == "x: 2\n"
+    for other in ("26-01-02-aXb", "26-01-02-a.b-2", "a.b"):
+        (tmp_path / "results" / other).mkdir()
+        (tmp_path / "results" / other / "job.yaml").touch()
+    assert batch.find(str(tmp_path / "results"), "a.b") == [path]
+    assert batch.find(str(tmp_path / "nowhere"), "a.b") == []
+
+
+def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def texts() -> object:
+        yield "x: 1\n"
+        raise OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        batch.write(str(tmp_path / "26-01-02-a"), "text", ["000_a", "001_a"], texts())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_processes_one_makes_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made = str(tmp_path / "26-01-02-a"), []
+
+    def write(number: int) -> None:
+        made.append(batch.write(path, f"by {number}", ["000_a"], ["x: 1\n"]))
+    numbers = iter(range(100, 200))
+    monkeypatch.setattr(os, "getpid", lambda: next(numbers))  # threads stand for processes
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [False] * 7 + [True]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["26-01-02-a"]
+
+
+def test_mending_writes_what_is_gone_and_touches_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "26-01-02-a"
+    batch.write(str(path), "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
+    (path / "000_a" / "spec.yaml").write_text("x: edited\n")
+    (path / "001_a" / "spec.yaml").unlink()
+    assert batch.mend_specs(str(path), ["000_a", "001_a", "002_a"], ["x: 1\n", "x: 2\n", "x: 3\n"]) == 2
+    assert [(path / name / "spec.yaml").read_text() for name in ("000_a", "001_a", "002_a")] == [
+        "x: edited\n", "x: 2\n", "x: 3\n"]
+
+
+def test_removing_keeps_what_links_point_to(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    path = tmp_path / "26-01-02-a"
+    batch.write(str(path), "text", ["000_a"], ["x: 1\n"])
+    (path / "000_a" / "link").symlink_to(precious)
+    batch.remove(str(path))
+    assert list(tmp_path.iterdir()) == [precious]
+    assert (precious / "file").exists()
+
+
+def test_the_folders_a_user_may_name(tmp_path: Path) -> None:
+    path = tmp_path / "26-01-02-a"
+    batch.write(str(path), "text", ["000_a"], ["x: 1\n"])
+    assert batch.check(f"{path}/") == str(path)
+    with pytest.raises(BatchError, match=f"its batch is {path}"):
+        batch.check(str(path / "000_a"))
+    with pytest.raises(BatchError, match="no such folder"):
+        batch.check(str(tmp_path / "x"))
+    with pytest.raises(BatchError, match="no batch here"):
+        batch.check(str(tmp_path))
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ({"a": 1}, {"a": 1}, []),
+    ({"a": 1}, {"a": 1.0}, ["a: 1 -> 1.0"]),
+    ({"a": [1]}, {"a": [True]}, ["a: [1] -> [true]"]),
+    ({"p": {"x": 1}}, {"p": {"y": 1}}, ["p.x: 1 -> nothing", "p.y: nothing -> 1"]),
+    ({"a": None}, {}, ["a: null -> nothing"])])
+def test_differences(old: object, new: object, expected: list[str]) -> None:
+    assert batch.differences(old, new) == expected

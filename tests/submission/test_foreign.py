@@ -1,0 +1,53 @@
+"""A foreign program gets its argument list as written: nothing is ever given to a shell."""
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import JobSpecError
+from src.submission import foreign
+
+NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=300)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), NASTY, max_size=5),
+       NASTY.map(lambda text: text.lstrip("/")))
+def test_each_value_stays_one_argument(spec: dict[str, str], folder: str) -> None:
+    words = foreign.arguments(["tool", "{args}", "x={spec}", "{folder}"], spec, os.path.join("/r", folder))
+    assert words == ["tool", *(f"--{key}={value}" for key, value in spec.items()),
+                     f"x={os.path.join('/r', folder, 'spec.yaml')}",
+                     os.path.join("/r", folder)]
+
+
+def test_values_that_are_no_strings_stand_in_json_form_and_books_are_left_out() -> None:
+    spec = {"a": 1e-5, "b": None, "c": [1, "x"], "SBATCH": {"mem": "1G"}, "TAGS": ["t"]}
+    assert foreign.arguments(["{args}"], spec, "f") == ["--a=1.0e-05", "--b=null", '--c=[1, "x"]']
+
+
+@given(st.lists(NASTY.filter(bool), min_size=1, max_size=5))
+def test_a_string_is_split_once_as_a_shell_would(words: list[str]) -> None:
+    assert foreign.parse_command(shlex.join(words), "x") == words
+
+
+@pytest.mark.parametrize("command", ["", "'open", [], [1], {"a": 1}, ["a\0b"]])
+def test_bad_commands_are_told(command: object) -> None:
+    with pytest.raises(JobSpecError, match=r"x\.yaml"):
+        foreign.parse_command(command, "x.yaml")
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    def run(code: str) -> str:
+        return foreign.run({"COMMAND": [sys.executable, "-c", code]}, str(tmp_path), lambda: None)
+    assert run("") == "completed"
+    with pytest.raises(foreign.Failed, match="exit status 3"):
+        run("raise SystemExit(3)")
+    with pytest.raises(foreign.Failed, match="signal 9"):
+        run("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(foreign.Failed, match="No such file"):
+        foreign.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)

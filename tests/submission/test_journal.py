@@ -1,0 +1,63 @@
+"""Journals of several processes are read as one history; a crash leaves a readable one."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src import run_folder
+from src.submission import journal
+from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, Journal
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> str:
+    (tmp_path / run_folder.SUBMISSIONS).mkdir()
+    return str(tmp_path)
+
+
+def test_no_journal_is_an_empty_history(tmp_path: Path) -> None:
+    history = journal.read_history(str(tmp_path))
+    assert (history.tickets, history.plans, history.first_plan(), history.last_slurm_plan()) == ({}, [], {}, {})
+
+
+def test_answers_and_lost_answers(batch: str) -> None:
+    book = Journal(batch, "240101-000000-aaaaaa")
+    book.plan(SLURM, {"000_a": 1, "001_a": 1, "002_a": 1, "003_a": 1})
+    book.sending("000_a", 1)
+    book.accepted("000_a", 1, "17")
+    book.sending("001_a", 1)
+    book.refused("001_a", 1, "invalid partition")
+    book.sending("002_a", 1)
+    tickets = journal.read_history(batch).tickets
+    assert tickets["000_a"].slurm_jobs == ["17"]
+    assert [tickets[name].sent for name in tickets] == [True, False, True, False]
+    assert tickets["002_a"].comments == ["gridiron-240101-000000-aaaaaa-002-1"]
+
+
+def test_a_ticket_tried_again_gathers_the_jobs_of_both_and_a_higher_one_replaces_it(batch: str) -> None:
+    for token, job in (("1-a", "5"), ("2-b", "6")):
+        book = Journal(batch, token)
+        book.plan(SLURM, {"000_a": 1})
+        book.accepted("000_a", 1, job)
+    assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["5", "6"]
+    Journal(batch, "3-c").plan(LOCAL, {"000_a": 2})
+    ticket = journal.read_history(batch).tickets["000_a"]
+    assert (ticket.number, ticket.mode, ticket.slurm_jobs) == (2, LOCAL, [])
+    Journal(batch, "4-d").plan(WRITE_ONLY, {"000_a": 3})
+    assert journal.read_history(batch).tickets["000_a"].number == 2
+
+
+def test_a_torn_last_line_is_left_out(batch: str) -> None:
+    book = Journal(batch, "1-a")
+    book.plan(SLURM, {"000_a": 1}, script="s.sh")
+    with open(book.path, "a") as file:
+        file.write('{"kind": "job", "run": "000_a", "tick')
+    history = journal.read_history(batch)
+    assert history.tickets["000_a"].slurm_jobs == []
+    assert history.last_slurm_plan()["script"] == "s.sh"
+
+
+def test_tokens_differ_and_sort_by_time() -> None:
+    assert len({journal.new_token(0) for _ in range(50)}) == 50
+    assert journal.new_token(1e9) < journal.new_token(1.5e9)

@@ -1,0 +1,122 @@
+"""sbatch calls are built purely; refusals in Slurm's own words are sorted; nothing meets a shell."""
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import JobSpecError
+from src.submission import slurm
+
+# each was seen on a real Slurm, or stands in its source
+WORDS = [
+    ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", "away"),
+    ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "away"),
+    ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+     "accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
+    ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
+    ("sbatch: error: invalid partition specified: nope", "permanent"),
+    ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "permanent"),
+    ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "permanent"),
+    ("sbatch: unrecognized option '--memm=3'", "permanent"),
+]
+
+
+@pytest.fixture
+def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on the PATH; `answer` writes an sbatch into it."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def answer(folder: Path, script: str, name: str = "sbatch") -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize(("words", "kind"), WORDS)
+def test_refusals_are_sorted_and_keep_slurms_words(words: str, kind: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(words)
+    answer(fake_sbatch, f"cat {fake_sbatch}/words >&2; exit 1")
+    with pytest.raises(slurm.Refusal) as refusal:
+        slurm.submit(["sbatch", "script"], 1)
+    assert refusal.value.kind == kind
+    error = slurm.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
+    assert " ".join(words.split()) in str(error)
+    assert "3 of 9 submitted" in str(error)
+    assert "`again` goes on" in str(error)
+
+
+def test_the_job_id_is_read_and_the_ticket_handed_on(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "echo sbatch: a warning >&2; echo \"12$GRIDIRON_TICKET;cluster\"")
+    assert slurm.submit(["sbatch", "script"], 3) == "123"
+
+
+def test_success_without_a_job_id_is_a_refusal(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "echo queued, perhaps")
+    with pytest.raises(slurm.Refusal) as refusal:
+        slurm.submit(["sbatch", "script"], 1)
+    assert refusal.value.words == "queued, perhaps"
+
+
+def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
+           "echo Unable to contact slurm controller >&2; exit 1")
+    assert slurm.submit_patiently(["sbatch"], 1, ["c"], pauses=(0,)) == "5"
+
+
+def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
+    assert slurm.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0)) == "41"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
+    with pytest.raises(slurm.Refusal) as refusal:
+        slurm.submit_patiently(["sbatch"], 1, ["c"], pauses=(0, 0))
+    assert refusal.value.kind == "away"
+    assert (fake_sbatch / "calls").read_text() == "x\n" * 3
+
+
+def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "printf '1|RUNNING|2026-01-01T00:00:00|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
+    answer(fake_sbatch, "printf '1|CANCELLED by 0|2026-01-01T00:00:00|0:0\\n'", "sacct")
+    queue = slurm.squeue()
+    assert queue.answered
+    assert queue.jobs["1"].comment == "a|b"
+    assert queue.jobs["2_3"].submitted is None
+    assert slurm.sacct(0)["1"].state == "CANCELLED"
+    answer(fake_sbatch, "exit 1", "squeue")
+    assert not slurm.squeue().answered
+
+
+@given(folder=st.text(st.characters(exclude_characters="\0/", exclude_categories=("Cs",)), min_size=1))
+def test_whatever_the_folder_each_argument_stays_one(folder: str) -> None:
+    command = slurm.sbatch_command(f"/r/{folder}", "c", "s.sh", ["--mem=8G"], "/p")
+    assert command[-1] == f"/r/{folder}/spec.yaml"
+    assert len(command) == 9
+    assert command[4].count("%") % 2 == 1  # the %j, and pairs
+
+
+def test_options() -> None:
+    assert slurm.option_list({"mem": "8G", "requeue": True, "nice": None, "cpus_per_task": 4, "hold": False}, "x") == [
+        "--mem=8G", "--requeue", "--cpus-per-task=4"]
+
+
+@pytest.mark.parametrize("options", [{"output": "x"}, {"comment": "x"}, {"me m": 1}, {"mem": [1]}, {"-p": "x"}])
+def test_bad_options_are_told(options: dict[str, object]) -> None:
+    with pytest.raises(JobSpecError, match="job.yaml"):
+        slurm.option_list(options, "job.yaml")
+
+
+def test_directives_end_at_the_first_command() -> None:
+    text = "#!/bin/bash\n# note\n#SBATCH --mem=8G  # memory\n\n#SBATCH -p x\necho\n#SBATCH --time=1\n"
+    assert list(slurm.script_directives(text)) == ["--mem=8G", "-p x"]

@@ -1,0 +1,106 @@
+"""What status says: counts, epochs, time left and the best value so far, for one run and for hundreds."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src import metrics, run_folder, yaml_io
+from src.submission import states, status
+from src.submission.journal import History
+from src.submission.observe import Observation, Run, observe
+from src.submission.states import State
+
+HEADER = "epoch,step,timestamp,train/loss,val/last/accuracy,val/av/accuracy,val/last/loss,test/last/accuracy\n"
+
+
+def run(tmp_path: Path, name: str, state: str, stats: str = "", epochs: int | None = None, start: float = 0.0) -> Run:
+    folder = tmp_path / name
+    folder.mkdir()
+    if stats:
+        (folder / "stats.csv").write_text(stats)
+    (folder / "config.yaml").write_text(yaml_io.dump_flat({"batch_size": 8, "facts": {"epochs": epochs}}))
+    return Run(name, str(folder), run_folder.RunFolder.read(folder), 1, {"start": start}, State(state, "a reason"))
+
+
+def observation(*runs: Run) -> Observation:
+    return Observation("results/b", History(), {item.name: item for item in runs}, True)
+
+
+def test_a_row(tmp_path: Path) -> None:
+    stats = HEADER + "1,10,5,2.0,0.5,0.6,1.0,0.9\n2,20,9,1.0,0.7,0.65,0.9,0.95\n3,30,1"
+    row, = status.rows(observation(run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)), now=120.0)
+    assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/last/accuracy", 0.7)
+    assert row.left == pytest.approx(20 / 2 * 8)
+
+
+def test_the_best_of_last_and_av_counts(tmp_path: Path) -> None:
+    row, = status.rows(observation(run(tmp_path, "000_a", "done", HEADER + "1,10,5,2.0,0.5,nan,1.0,0.9\n"
+                                                                             "2,20,5,2.0,0.5,0.6,1.0,0.9\n")))
+    assert (row.metric, row.best) == ("val/av/accuracy", 0.6)
+
+
+def test_runs_without_rows(tmp_path: Path) -> None:
+    found = observation(run(tmp_path, "000_a", "new"), run(tmp_path, "001_a", "running", "epo"))
+    assert [(row.epochs_done, row.best) for row in status.rows(found)] == [(0, None), (0, None)]
+    assert "000_a" in status.render([found])
+
+
+def test_counts_and_json(tmp_path: Path) -> None:
+    found = observation(*(run(tmp_path, f"{index:03d}_a", state)
+                          for index, state in enumerate(("done", "failed", "done"))))
+    assert status.counts(found) == {"done": 2, "failed": 1}
+    values = json.loads(json.dumps(status.as_json(found)))
+    assert values["batch"] == "results/b"
+    assert values["runs"][1]["state"] == "failed"
+
+
+def test_of_many_runs_failures_and_the_best_are_shown(tmp_path: Path) -> None:
+    runs = [run(tmp_path, f"{index:03d}_a", "done", HEADER + f"1,1,1,1,0.{index:03d},0,0,0\n") for index in range(60)]
+    runs.append(run(tmp_path, "060_a", "failed"))
+    lines = status.run_table(observation(*runs), limit=10)
+    text = "\n".join(lines)
+    assert "060_a" in text
+    assert "059_a" in text
+    assert "000_a" not in text
+    assert lines[-1] == "… and 51 more; --all shows every run"
+    assert len(status.run_table(observation(*runs), limit=None)) == 62
+
+
+def test_summary_has_a_column_for_each_state_that_occurs(tmp_path: Path) -> None:
+    one = observation(run(tmp_path, "000_a", "done"), run(tmp_path, "001_a", "timeout"))
+    assert status.summary_table([one]) == ["batch      runs  done  timeout", "results/b  2     1     1"]
+
+
+def test_watch_ends_when_nothing_is_alive(tmp_path: Path) -> None:
+    looks = iter([[observation(run(tmp_path, "000_a", "running"))], [observation(run(tmp_path, "000_b", "done"))]])
+    shown: list[str] = []
+    status.watch(lambda: next(looks), shown.append, 0)
+    assert len(shown) == 2
+
+
+def test_metrics() -> None:
+    assert all(map(metrics.descends, ("val/last/loss", "test/av/mae", "train/error", "perplexity")))
+    assert not any(map(metrics.descends, ("val/last/accuracy", "val/last/r2", "explosions")))
+    assert metrics.better("loss", 1, 2)
+    assert not metrics.better("accuracy", 1, 2)
+    assert metrics.better("loss", 1, float("nan"))
+    assert not metrics.better("loss", float("nan"), 1)
+    assert metrics.judging_columns(["train/loss", "train/accuracy"]) == ["train/accuracy"]
+    assert metrics.judging_columns(["test/last/r2", "test/last/loss"]) == ["test/last/r2"]
+    assert metrics.judging_columns(["epoch"]) == []
+
+
+def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
+    from src.submission import batch
+    from src.submission.journal import LOCAL, Journal
+
+    path = tmp_path / "26-01-02-a"
+    batch.write(str(path), "job_details: {name: a}\n", ["000_a"], ["batch_size: 8\n"])
+    book = Journal(str(path), "1-a")
+    book.plan(LOCAL, {"000_a": 1, "001_a": 1})
+    book.ended()
+    found, = observe([str(path)])
+    assert [item.state.name for item in found.runs.values()] == [states.NEW, states.NEW]
+    assert found.runs["001_a"].folder is None

@@ -1,0 +1,113 @@
+"""experiments.py as its users type it."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+from tests.conftest import ROOT
+from tests.submission.conftest import Project, project
+from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
+
+__all__ = ["project"]  # the fixture
+
+
+@pytest.fixture
+def done(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A batch with two done runs and two failed ones, under `results`."""
+    project.results = project.folder / "results"
+    project.spec.write_text(project.spec.read_text().replace("re sults", "results").replace("[8, 32]", "[8, 13]"))
+    assert project.submit(project.spec, "--local", "-y") == 1
+    return project
+
+
+def test_status_of_all_and_of_one(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    for words in (["status"], ["status", str(done.batch)]):
+        assert experiments.main(words) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[0].split() == ["batch", "runs", "done", "failed"]
+        assert "RuntimeError: unlucky\\nnumber" in out
+        assert out.count("000_tiny") == 1
+
+
+def test_status_json(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    experiments.main(["status", "--json", str(done.batch)])
+    batch, = json.loads(capsys.readouterr().out)
+    assert batch["counts"] == {"done": 2, "failed": 2}
+
+
+def test_watch_ends_with_the_last_run(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert experiments.main(["watch", "--every", "0.01"]) == 0
+    assert "failed" in capsys.readouterr().out
+
+
+def test_logs_show_what_the_run_printed(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert experiments.main(["logs", str(done.runs()[2])]) == 0
+    out = capsys.readouterr().out
+    assert "training 13" in out
+    assert "RuntimeError: unlucky" in out
+    assert experiments.main(["logs", "-f", str(done.runs()[0])]) == 0
+    assert capsys.readouterr().out.endswith("state: done\n")
+
+
+def test_cancel_stops_a_local_batch(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    assert experiments.main(["cancel", "-y", str(project.batch)]) == 0
+    assert process.wait(20) == 130
+    assert states_of(project) == ["cancelled", "cancelled", "new", "new"]
+    capsys.readouterr()
+    assert experiments.main(["cancel", "-y", str(project.batch)]) == 0
+    assert capsys.readouterr().out == "nothing is pending or running\n"
+
+
+def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    assert experiments.main(["cancel", "-y", str(project.runs()[0])]) == 0
+    wait_for(lambda: states_of(project)[0] == "cancelled" and states_of(project)[2:] == ["done", "done"])
+    assert states_of(project)[1] == "running"
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["status"], "submit one"), (["status", "nowhere"], "no such folder"), (["logs", "nowhere"], "there is no run here"),
+    (["cancel", "nowhere"], "no such folder"), (["report", "nowhere"], "no such folder"),
+    (["prefetch", "nowhere.yaml"], "cannot be read")])
+def test_mistakes_are_told(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert experiments.main(words) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_output_into_a_closed_pipe_is_no_error(done: Project) -> None:
+    process = subprocess.Popen([sys.executable, ROOT / "experiments.py", "status"], cwd=done.folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.wait(10)
+
+
+def test_status_imports_no_heavy_library(done: Project) -> None:
+    program = "import sys, experiments; experiments.main(['status']); print(*sys.modules, sep='\\n')"
+    out = subprocess.run([sys.executable, "-c", program], cwd=done.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True, check=True).stdout
+    assert not set(out.split("\n")) & {"torch", "numpy", "pandas", "matplotlib", "loguru"}

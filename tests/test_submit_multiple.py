@@ -1,0 +1,319 @@
+"""submit_multiple.py as its users type it: what is shown, asked, written, and refused in one line."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import submit_multiple
+from src.submission import batch as batch_module
+from src.submission import journal, process
+from tests.conftest import ROOT
+from tests.submission.conftest import Project, project
+
+__all__ = ["project"]  # the fixture
+
+SCRIPT = "#!/bin/bash\n#SBATCH --partition=killable\n#SBATCH --mem=8G\nexec python train.py \"$@\"\n"
+
+FAKE_SLURM = """#!/bin/sh
+# a Slurm that takes every job and never runs one
+case "$(basename "$0")" in
+sbatch)
+  n=$(($(cat "{folder}/n" 2>/dev/null || echo 0) + 1)); echo $n > "{folder}/n"
+  for word; do
+    case "$word" in --comment=*) echo "$n|PENDING|N/A|(Priority)|${{word#--comment=}}" >> "{folder}/queue";; esac
+  done
+  if [ "$n" = "$(cat "{folder}/fail_at" 2>/dev/null)" ]; then
+    echo "sbatch: error: invalid partition specified: x" >&2; exit 1
+  fi
+  echo $n;;
+squeue) cat "{folder}/queue" 2>/dev/null; exit 0;;
+sacct) exit 1;;
+sinfo) echo killable; echo cpu-killable;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Project) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "sacct", "sinfo"):
+        (folder / name).write_text(FAKE_SLURM.format(folder=folder))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    (project.folder / "s.sh").write_text(SCRIPT)
+    return folder
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
+def test_dry_run_shows_all_and_writes_nothing(project: Project, fake_slurm: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(project.folder)
+    assert project.submit(project.spec, "-s", "s.sh", "-d") == 0
+    assert everything(project.folder) == before
+    assert not (fake_slurm / "n").exists()
+    out = capsys.readouterr().out
+    assert "4 configurations: 2 batch_size x 2 base_lr" in out
+    assert "first run  000_tiny+bat_siz=8+bas_lr=0.1" in out
+    assert "last run   003_tiny+bat_siz=32+bas_lr=1" in out
+    assert "s.sh: partition killable, mem 8G" in out
+    assert out.count("\nsbatch --parsable ") == 4
+
+
+def test_the_dry_run_shows_the_exact_commands(project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(journal, "new_token", lambda: "t-1")
+    called: list[list[str]] = []
+    monkeypatch.setattr("src.submission.slurm.submit", lambda command, _: called.append(command) or "1")
+    project.submit(project.spec, "-s", "s.sh", "-d", "--json")
+    shown = [json.loads(line)["command"] for line in capsys.readouterr().out.splitlines()]
+    project.submit(project.spec, "-s", "s.sh", "-y")
+    assert called == shown
+
+
+def test_json_is_one_object_per_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-d", "--json") == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first["name"] == "000_tiny+bat_siz=8+bas_lr=0.1"
+    assert first["spec"] == {"batch_size": 8, "base_lr": 0.1}
+    assert first["folder"].endswith(first["name"])
+    assert first["command"][1:] == ["train.py", f"{first['folder']}/spec.yaml"]
+
+
+def test_submitting_writes_first_and_the_same_command_does_not_double(project: Project, fake_slurm: Path,
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+    assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
+    assert (project.runs()[0] / "spec.yaml").read_text() == "batch_size: 8\nbase_lr: 0.1\n"
+    assert "Slurm jobs 1 to 4" in capsys.readouterr().out
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    assert "nothing of it is left to submit" in capsys.readouterr().err
+    assert project.submit("-r", project.batch, "-y") == 0
+    assert "nothing to submit" in capsys.readouterr().out
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+@pytest.mark.parametrize("again", ["the same command", "-r"])
+def test_a_refusal_stops_with_slurms_words_and_both_commands_go_on(
+        again: str, project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fake_slurm / "fail_at").write_text("3")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    error = capsys.readouterr().err
+    for words in ("2 of 4 submitted, stopped at 002_tiny", "invalid partition specified: x", "cpu-killable, killable",
+                  "goes on where it stopped"):
+        assert words in error
+    (fake_slurm / "queue").write_text("".join((fake_slurm / "queue").read_text().splitlines(True)[:2]))
+    words = [project.spec, "-s", "s.sh", "-y"] if again == "the same command" else ["-r", project.batch, "-y"]
+    assert project.submit(*words) == 0
+    assert (fake_slurm / "n").read_text() == "5\n"  # 1 2 (3 refused) 4 5
+    tickets = journal.read_history(str(project.batch)).tickets
+    assert [ticket.number for ticket in tickets.values()] == [1, 1, 1, 1]
+
+
+def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
+        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: object, run: str, ticket: int, job: str) -> None:
+        raise KeyboardInterrupt  # the answer never reaches the journal
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "accepted", killed)
+        patch.setattr(journal.Journal, "ended", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            project.submit(project.spec, "-s", "s.sh", "-y")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # its process lives: it is still at it
+    monkeypatch.setattr(process, "is_alive", lambda who: False)
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_after_midnight_the_batch_of_yesterday_goes_on(project: Project, fake_slurm: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    import datetime
+
+    (fake_slurm / "fail_at").write_text("3")
+    project.submit(project.spec, "-s", "s.sh", "-y")
+    (fake_slurm / "queue").write_text("".join((fake_slurm / "queue").read_text().splitlines(True)[:2]))
+    monkeypatch.setattr(batch_module, "today", lambda: datetime.date(2099, 1, 1))
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert len(list(project.results.iterdir())) == 1
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # nothing runs twice
+    project.write_spec("[8, 16]")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # another job spec on another day
+    assert len(list(project.results.iterdir())) == 2
+
+
+def test_an_edited_job_spec_is_refused_with_the_difference(project: Project,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    project.write_spec("[8, 16]")
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "parameters.batch_size: [8, 32] -> [8, 16]" in capsys.readouterr().err
+    project.write_spec()
+    assert project.submit(project.spec, "--local", "-y", "--set", "base_lr=3") == 2
+    assert "overrides.base_lr: nothing -> 3" in capsys.readouterr().err
+
+
+def test_max_runs_takes_the_first_and_may_grow(project: Project) -> None:
+    assert project.submit(project.spec, "--local", "-y", "--max-runs", "1") == 0
+    assert [run.name for run in project.runs()] == ["000_tiny+bat_siz=8+bas_lr=0.1"]
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+
+
+def test_no_submit_writes_and_retry_submits_later(project: Project, fake_slurm: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    assert len(project.runs()) == 4
+    assert not (fake_slurm / "n").exists()
+    assert project.submit("-r", project.batch, "-y") == 2  # how was never said
+    assert "-s SCRIPT" in capsys.readouterr().err
+    assert project.submit("-r", project.batch, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_set_replaces_an_axis_or_adds_a_constant(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.submit(project.spec, "--local", "-d", "--json", "--set", "batch_size=[1,2,3]", "--set", "base_lr=1e-3",
+                   "--set", "loss=mse")
+    specs = [json.loads(line)["spec"] for line in capsys.readouterr().out.splitlines()]
+    assert specs == [{"batch_size": size, "base_lr": 1e-3, "loss": "mse"} for size in (1, 2, 3)]
+
+
+def test_overwrite_asks_for_the_name_and_never_while_something_runs(
+        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert project.submit(project.spec, "-s", "s.sh", "-o", "-y") == 2
+    assert "4 runs of it may be pending or running" in capsys.readouterr().err
+    for run in project.runs():
+        (run / "done").write_text("completed\n")
+    (project.batch / "mine").touch()
+    assert project.submit(project.spec, "-s", "s.sh", "-o", "-d") == 0
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "y")
+    assert project.submit(project.spec, "-s", "s.sh", "-o") == 2
+    assert project.batch.name in questions[0]
+    assert (project.batch / "mine").exists()
+    monkeypatch.setattr("builtins.input", lambda _: project.batch.name)
+    assert project.submit(project.spec, "-s", "s.sh", "-o") == 0
+    assert not (project.batch / "mine").exists()
+    assert [path.name for path in project.results.iterdir()] == [project.batch.name]
+
+
+def test_a_linked_batch_is_not_removed(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    elsewhere = tmp_path / "elsewhere"
+    project.batch.rename(elsewhere)
+    name = f"{batch_module.today():%y-%m-%d}-tiny"
+    (project.results / name).symlink_to(elsewhere)
+    assert project.submit(project.spec, "--local", "-y", "-o") == 2
+    assert "nothing is removed through a link" in capsys.readouterr().err
+    assert (elsewhere / "job.yaml").exists()
+
+
+def test_a_question_without_anybody_there(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    assert project.submit(project.spec, "--local") == 2
+    assert "-y goes on without a question" in capsys.readouterr().err
+    assert not project.results.exists()
+
+
+def test_per_point_script_and_sbatch(project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "big.sh").write_text(SCRIPT)
+    project.spec.write_text("""\
+job_details: {name: tiny, output_dir: out, sbatch: {mem: 4G, time: "1:00:00"}}
+parameters:
+  LIST:
+    - {batch_size: 8}
+    - {batch_size: 2048, SBATCH: {mem: 16G}, SCRIPT: big.sh}
+""")
+    assert project.submit(project.spec, "-s", "s.sh", "-d", "--json", "--sbatch", "time=2:00:00") == 0
+    small, big = [json.loads(line)["command"] for line in capsys.readouterr().out.splitlines()]
+    assert "--mem=4G" in small
+    assert "--mem=16G" in big
+    assert "--time=2:00:00" in small
+    assert small[-2].endswith("/s.sh")
+    assert big[-2].endswith("/big.sh")
+
+
+BAD = {
+    "no such file": (None, "cannot be read"),
+    "not YAML": ("job_details: [a\nb: }", "line 2, column"),
+    "duplicate key": ("job_details: {name: a}\nparameters: {a: 1, a: 2}", "stands twice"),
+    "no job_details": ("parameters: {batch_size: 1}", "job_details"),
+    "no parameters": ("job_details: {name: a}", "parameters"),
+    "no name": ("job_details: {output_dir: r}\nparameters: {batch_size: 1}", "name"),
+    "unknown parameter": ("job_details: {name: a}\nparameters: {batchsize: 1}", "did you mean 'batch_size'?"),
+    "wrong type": ('job_details: {name: a}\nparameters: {batch_size: "abc"}', "a whole number"),
+    "empty axis": ("job_details: {name: a}\nparameters: {batch_size: []}", "without values"),
+    "unequal ZIP": ("job_details: {name: a}\nparameters: {ZIP: {batch_size: [1, 2], base_lr: [1]}}", "ZIP"),
+    "forbidden expression": ("job_details: {name: a}\nparameters: {base_lr: '[__import__(\"os\")]'}", "base_lr"),
+    "too large expression": ("job_details: {name: a}\nparameters: {base_lr: 'range(10**12)'}", "base_lr"),
+    "name with ..": ("job_details: {name: ../a}\nparameters: {batch_size: 1}", "name"),
+    "name with %": ("job_details: {name: 'a%j'}\nparameters: {batch_size: 1}", "name"),
+    "name with control characters": ('job_details: {name: "a\\nb"}\nparameters: {batch_size: 1}', "name"),
+    "unknown data set": ("job_details: {name: a}\nparameters: {dataset: sklearn/digit}", "sklearn/digits"),
+    "unknown family": ("job_details: {name: a}\nparameters: {dataset: kaggle/x}", "libsvm/NAME"),
+    "unknown model": ("job_details: {name: a}\nparameters: {model: tiny/lenett}", "did you mean 'tiny/lenet'?"),
+    "unknown optimizer": ("job_details: {name: a}\nparameters: {optim_alg: adamm}", "adam, adamw"),
+    "unknown schedule": ("job_details: {name: a}\nparameters: {lr_schedule: cosin}", "cosine"),
+    "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "no train split"),
+}
+
+
+@pytest.mark.parametrize("text_and_words", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text, words = text_and_words
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "x.yaml").write_text(text)
+    assert submit_multiple.main(["x.yaml", "--local", "-y"]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert "x.yaml" in error
+    assert words in error
+    assert everything(tmp_path) == ([] if text is None else ["x.yaml"])
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "give one of them"),
+    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--workers", "2", "-s", "s.sh"], "--local"),
+    (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),
+    (["-r", "re sults", "--local"], "no batch here"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
+    (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),
+    (["x.yaml", "--local", "--set", "batchsize=3"], "did you mean 'batch_size'?"),
+    (["-r", "re sults", "--local", "--set", "a=1"], "another name")])
+def test_contradictions_are_told(words: list[str], expected: str, project: Project,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    project.results.mkdir()
+    (project.folder / "dos.sh").write_bytes(b"#!/bin/bash\r\n#SBATCH --mem=1G\r\n")
+    assert project.submit(*words, "-y") == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_without_slurm_local_is_named_and_nothing_written(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "s.sh").write_text(SCRIPT)
+    monkeypatch.setenv("PATH", str(project.folder))
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    assert "--local" in capsys.readouterr().err
+    assert not project.results.exists()
+
+
+def test_a_dry_run_imports_little() -> None:
+    program = ("import sys, submit_multiple; submit_multiple.main(['jobs/linear-classifier-example.yaml', '-d', '-s', "
+               "'submit_cpu.sh']); print(*sorted(sys.modules), sep='\\n')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("\n"))
+    assert not loaded & {"torch", "numpy", "pandas", "loguru", "pathlib", "asyncio", "difflib", "multiprocessing"}
