@@ -11,7 +11,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
 demo: $(ENVIRONMENT) ## train the digits quickstart on this machine, without Slurm, and report on it
-	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local -y
+	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes
 	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 

@@ -7,7 +7,7 @@ import pytest
 
 from src.config import Config
 from src.datasets.factory import data_folder, make_data, warm_up
-from src.errors import DataError
+from src.errors import ConfigError, DataError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from src import run_folder, yaml_io
-from src.errors import BatchError, ConfigError, JobSpecError
+from src.errors import BatchError, ConfigError
 from src.run_folder import RunFolder
 from src.submission import attempt, process
 from tests.conftest import ROOT
@@ -164,7 +164,7 @@ def test_a_spec_with_output_dir_makes_its_run_folder_once(run: Path, monkeypatch
     with pytest.raises(BatchError, match="batch_size"):
         attempt.run_spec(str(spec), train)
     spec.write_text('output_dir: "$NO_SUCH_VARIABLE/mine"\n')
-    with pytest.raises(JobSpecError, match="variable"):
+    with pytest.raises(ConfigError, match="variable"):
         attempt.run_spec(str(spec), train)
 
 
