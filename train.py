@@ -23,11 +23,8 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     """
     from src.training.experiment import epochs
 
-    end = None
-    for _row, _model, end in epochs(build(Config.from_dict(spec, folder or "spec"), folder), folder, check):
-        pass
-    assert end is not None
-    return end
+    ends = [end for _row, _model, end in epochs(build(Config.from_dict(spec), folder), folder, check)]
+    return ends[-1] or ""
 
 
 def experiment_generator(config: Config, folder: str | None = None, check: Callable[[], None] = lambda: None
@@ -76,13 +73,13 @@ def build(config: Config, folder: str | None) -> Parts:
 def warm_up(specs: list[dict[str, Any]]) -> None:
     """What a worker does once, before it forks its runs: heavy imports, data parsed into the cache.
 
-    One thread and no CUDA call: a parallel operation in the parent, or a CUDA context, would hang or break the children.
+    One thread and no CUDA call: a parallel operation in the parent or a CUDA context would hang or break the children.
     """
     import torch
 
     import src.models.factory
     import src.optimizers.factory
-    import src.training.experiment
+    import src.training.experiment  # noqa: F401
     from src.datasets import factory
 
     torch.set_num_threads(1)

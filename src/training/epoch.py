@@ -30,8 +30,9 @@ class Trainer:
     micro_batch_size: int  # a step's batch is cut into micro-batches of this size, whose gradients are accumulated
     max_allowed_loss: float
 
-    def train(self, batches: Iterator[Batch], steps: range, meter: Meter, progress: Progress) -> dict[str, float]:
-        """Take the `steps` of an epoch. Its time and data_time in seconds, its last step's learning_rate and number.
+    def train(self, batches: Iterator[Batch], steps: range, meter: Meter, progress: Progress
+              ) -> tuple[int, dict[str, float]]:
+        """Take the `steps` of an epoch. The last step; time and data_time in seconds, that step's learning_rate.
 
         Stops early if the loss diverges. `meter` sees each output before the step that it leads to.
         """
@@ -53,11 +54,10 @@ class Trainer:
 
             if got >= progress.due:
                 progress.line(step + 1 - steps.start, len(steps))
-            if (step + 1) % CHECK_EVERY == 0 and self.diverged(meter):
+            if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # NaN is not
                 break
         meter.means()  # waits for the device, so that the time is that of the work
-        return {"time": perf_counter() - start, "data_time": waited, "learning_rate": self.learning_rate(step),
-                "step": step + 1}
+        return step, {"time": perf_counter() - start, "data_time": waited, "learning_rate": self.learning_rate(step)}
 
     def _accumulate_gradients(self, x: torch.Tensor, y: torch.Tensor, meter: Meter) -> None:
         """Add the gradient of the batch's mean loss, a micro-batch at a time."""
@@ -72,10 +72,6 @@ class Trainer:
             loss = self.loss(output, y_part)
             (loss * (len(y_part) / len(y))).backward()
             meter.add(loss, output, y_part)
-
-    def diverged(self, meter: Meter) -> bool:
-        """Whether the mean loss of the epoch so far is NaN or above max_allowed_loss."""
-        return not meter.means()["loss"] <= self.max_allowed_loss
 
 
 @torch.inference_mode()

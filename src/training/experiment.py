@@ -49,104 +49,132 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
 
     folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over.
     """
-    config, data = parts.config, parts.data
-    at_end = config.eval_at_end or []
-    evaluated = [name for name in data.splits if name != "train" or name in at_end]
-    each_epoch = [name for name in evaluated if name not in at_end]
-    columns = stats_columns(data.task, evaluated, parts.average is not None)
-    best = _best(config, stats_columns(data.task, each_epoch, parts.average is not None))
-    length = Length.of(config, len(data.splits.get("train", ())))
-    trainer = _trainer(parts, length)
-    found = facts.gather(config, data, parts.model, length, parts.device, parts.seeds_drawn)
-
-    with (open_log(folder, config.log_to_stdout) as log, Recorder(folder, columns, check) as recorder,
-          Trackers(config, found, folder, log) as trackers):
-        recorder.config(config, found)
-        for line in header(config.to_dict(), found):
-            log.info(line)
-        if best and best.chooses_by_test:
-            log.warning("{} chooses by a test split: its best value is no estimate of what to expect",
-                        config.best_checkpoint_metric)
-        if length.epochs:
-            batches = shuffled(data.splits["train"], config.batch_size, config.seed_training)
-        seen = 0
-
-        for epoch in range(min(1, length.epochs), length.epochs + 1):  # epoch 0 is there only to evaluate
-            row: Row = {**dict.fromkeys(columns), "epoch": epoch, "step": 0}
-            diverged = False
-            if epoch:
-                meter = Meter(data.task, parts.device)
-                progress = Progress(log, f"epoch {epoch}", config.log_interval)
-                timing = trainer.train(batches, length.steps_of(epoch), meter, progress)
-                seen += meter.samples
-                diverged = trainer.diverged(meter)
-                row["step"] = timing.pop("step")
-                row |= _under("train", {**meter.means(), **timing, "seen_examples": seen})
-            row |= _evaluations(parts, trainer, each_epoch, log)
-            better = best.update(row) if best else False
-
-            end = _end(config, epoch == length.epochs, diverged, best)
-            if end:
-                row |= _evaluations(parts, trainer, at_end, log)
-            row["timestamp"] = time.time()
+    config, model, average = parts.config, parts.model, parts.average
+    run = Experiment(parts)
+    with (open_log(folder, config.log_to_stdout) as log, Recorder(folder, run.columns, check) as recorder,
+          Trackers(config, run.facts, folder, log) as trackers):
+        recorder.config(config, run.facts)
+        run.introduce(log)
+        for epoch in run.numbers:
+            row = run.epoch(epoch, log)
 
             recorder.row(row)
-            log.info(epoch_line(row, length.epochs))
+            log.info(epoch_line(row, run.numbers[-1]))
             trackers.log(row)
-            averaged = parts.average.module() if parts.average else None
-            if config.save_freq and epoch % config.save_freq == 0:
-                recorder.checkpoint(run_folder.checkpoint_name(epoch), config, row, parts.model, averaged)
-            if better and config.save_best_checkpoint:
-                recorder.checkpoint(run_folder.BEST_CHECKPOINT, config, row, parts.model, averaged)
-            if end:
-                log.info(end)
-                trackers.end = end
-            yield row, parts.model, end
-            if end:
+            for name in run.checkpoints(epoch):
+                recorder.checkpoint(name, config, row, model, average.module() if average else None)
+            if run.end:
+                log.info(run.end)
+                trackers.end = run.end
+            yield row, model, run.end
+            if run.end:
                 return
 
 
-def _trainer(parts: Parts, length: Length) -> Trainer:
-    config = parts.config
-    schedule = parse_schedule(config.lr_schedule)
-    factor = make_schedule(schedule, length.total_steps, warmup_steps=config.warmup_steps, milestones=[
-        length.steps_in(milestone, config.train_length_unit) for milestone in schedule.milestones])
-    return Trainer(parts.model, make_loss(config.loss), parts.optimizer,
-                   lambda step: config.base_lr * factor(step), parts.average, facts.micro_batch_size(config),
-                   config.max_allowed_loss)
+class Experiment:
+    """A training under way: what it is made of, what it evaluates when, and how far it is.
 
+    numbers: those of its epochs, from 1; 0 alone if it only evaluates. end: how it ended, None while it goes on.
+    ConfigError if best_checkpoint_metric is used and matches nothing.
+    """
 
-def _best(config: Config, columns: list[str]) -> Best | None:
-    """Keeps the best epoch, if anything depends on it."""
-    if config.early_stopping_patience is None and not config.save_best_checkpoint:
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._config, self._data = parts, parts.config, parts.data
+        self._at_end = self._config.eval_at_end or []
+        evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
+        self._each_epoch = [name for name in evaluated if name not in self._at_end]
+        self.columns = self._columns(evaluated)
+        self._best = self._make_best()
+        self._length = Length.of(self._config, len(self._data.splits.get("train", ())))
+        self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
+        self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
+        self._trainer = self._make_trainer()
+        if self._length.epochs:
+            self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training)
+        self._seen = 0
+        self._is_best = False
+        self.end: str | None = None
+
+    def introduce(self, log: Logger) -> None:
+        """What is trained where, and a warning if it chooses by what it should only be measured by."""
+        for line in header(self._config.to_dict(), self.facts):
+            log.info(line)
+        if self._best and self._best.chooses_by_test:
+            log.warning("{} chooses by a test split: its best value is no estimate of what to expect",
+                        self._config.best_checkpoint_metric)
+
+    def epoch(self, number: int, log: Logger) -> Row:
+        """Train and evaluate an epoch, and see whether it is the last; its row."""
+        row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0}
+        if number:
+            row |= self._train(number, log)
+        row |= self._evaluate(self._each_epoch, log)
+        self._is_best = self._best is not None and self._best.update(row)
+        self.end = self._how_it_ends(row)
+        if self.end:
+            row |= self._evaluate(self._at_end, log)
+        row["timestamp"] = time.time()
+        return row
+
+    def checkpoints(self, epoch: int) -> Iterator[str]:
+        """The names under which the model is to be saved after this epoch."""
+        if self._config.save_freq and epoch % self._config.save_freq == 0:
+            yield run_folder.checkpoint_name(epoch)
+        if self._config.save_best_checkpoint and self._is_best:
+            yield run_folder.BEST_CHECKPOINT
+
+    def _train(self, number: int, log: Logger) -> Row:
+        meter = Meter(self._data.task, self._parts.device)
+        progress = Progress(log, f"epoch {number}", self._config.log_interval)
+        last_step, timing = self._trainer.train(self._batches, self._length.steps_of(number), meter, progress)
+        self._seen += meter.samples
+        return {"step": last_step + 1, **_under("train", {**meter.means(), **timing, "seen_examples": self._seen})}
+
+    def _evaluate(self, names: Iterable[str], log: Logger) -> Row:
+        """The cells of the splits `names`, for the model and for its average."""
+        config, parts = self._config, self._parts
+        models = {"last": parts.model, **({"av": parts.average.module()} if parts.average else {})}
+        interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
+        row: Row = {}
+        for name in names:
+            for which, model in models.items():
+                meter = Meter(self._data.task, parts.device)
+                progress = Progress(log, f"evaluating {name}/{which}", interval)
+                row |= _under(f"{name}/{which}", evaluate(
+                    model, self._data.splits[name], config.eval_batch_size or config.batch_size, self._trainer.loss,
+                    meter, progress))
+        return row
+
+    def _how_it_ends(self, row: Row) -> str | None:
+        """How the training ends with this row; None if it goes on."""
+        loss, patience = row["train/loss"], self._config.early_stopping_patience
+        if loss is not None and not loss <= self._config.max_allowed_loss:
+            return run_folder.DIVERGED
+        if row["epoch"] == self.numbers[-1]:
+            return run_folder.COMPLETED
+        if self._best and patience is not None and self._best.epochs_since >= patience:
+            return run_folder.EARLY_STOPPED
         return None
-    return Best(config.best_checkpoint_metric, columns)
 
+    def _columns(self, splits: Iterable[str]) -> list[str]:
+        return stats_columns(self._data.task, splits, averaging=self._parts.average is not None)
 
-def _evaluations(parts: Parts, trainer: Trainer, names: Iterable[str], log: Logger) -> Row:
-    """The cells of the splits `names`, for the model and for its average."""
-    config, row = parts.config, Row()
-    models = {"last": parts.model, **({"av": parts.average.module()} if parts.average else {})}
-    interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
-    for name in names:
-        for which, model in models.items():
-            progress = Progress(log, f"evaluating {name}/{which}", interval)
-            row |= _under(f"{name}/{which}", evaluate(
-                model, parts.data.splits[name], config.eval_batch_size or config.batch_size, trainer.loss,
-                Meter(parts.data.task, parts.device), progress))
-    return row
+    def _make_best(self) -> Best | None:
+        """What keeps the best epoch, if anything depends on it. Columns that are empty until the end cannot tell."""
+        if self._config.early_stopping_patience is None and not self._config.save_best_checkpoint:
+            return None
+        return Best(self._config.best_checkpoint_metric, self._columns(self._each_epoch))
+
+    def _make_trainer(self) -> Trainer:
+        config, length = self._config, self._length
+        schedule = parse_schedule(config.lr_schedule)
+        milestones = [length.steps_in(milestone, config.train_length_unit) for milestone in schedule.milestones]
+        factor = make_schedule(schedule, length.total_steps, milestones, config.warmup_steps)
+        return Trainer(
+            model=self._parts.model, loss=make_loss(config.loss), optimizer=self._parts.optimizer,
+            learning_rate=lambda step: config.base_lr * factor(step), average=self._parts.average,
+            micro_batch_size=facts.micro_batch_size(config), max_allowed_loss=config.max_allowed_loss)
 
 
 def _under(group: str, cells: Row) -> Row:
     return {f"{group}/{name}": value for name, value in cells.items()}
-
-
-def _end(config: Config, last: bool, diverged: bool, best: Best | None) -> str | None:
-    """How the training ended with this epoch; None if it goes on."""
-    if diverged:
-        return run_folder.DIVERGED
-    if last:
-        return run_folder.COMPLETED
-    if best and config.early_stopping_patience is not None and best.epochs_since >= config.early_stopping_patience:
-        return run_folder.EARLY_STOPPED
-    return None

@@ -12,6 +12,7 @@ from torch import nn
 from src import files
 from src.config import Config
 from src.datasets.data import Data
+from src.errors import ConfigError
 from src.training.length import Length
 
 
@@ -42,12 +43,15 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means; auto is the first of cuda, mps and cpu that there is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device that `name` means; auto is the first of cuda, mps and cpu that there is. ConfigError if it is not."""
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if name == "auto":
+        name = next(kind for kind, is_there in there.items() if is_there())
+    device = torch.device(name)
+    if not there[device.type]() or device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"there is no device '{name}' on {platform.node()}", where="device",
+                          hint="set device: auto, or run where there is one")
+    return device
 
 
 def micro_batch_size(config: Config) -> int:

@@ -21,7 +21,7 @@ class Length:
 
     @classmethod
     def of(cls, config: Config, samples: int) -> Length:
-        """The length of a config's training on a train split of `samples` samples; 0 steps if it is to evaluate only."""
+        """The length of a config's training on `samples` samples; 0 steps if it is to evaluate only."""
         if not config.train_length:
             return cls(samples, config.batch_size, steps_per_epoch=1, total_steps=0)
         steps_per_epoch = config.steps_per_epoch or steps_to_see(

@@ -82,7 +82,7 @@ def epoch_line(row: Mapping[str, float | None], epochs: int) -> str:
     for column, value in row.items():
         group, _, name = column.rpartition("/")
         if group and value is not None and name in ("loss", "accuracy", "mae", "r2"):
-            groups.setdefault(group, []).append(f"{name} {value:<9.5g}")
+            groups.setdefault(group, []).append(f"{name} {value:<10.5g}")
     seconds = sum(value or 0.0 for column, value in row.items() if column.endswith("/time"))
     width = len(str(epochs))
     parts = [f"{group} {' '.join(cells)}" for group, cells in groups.items()]

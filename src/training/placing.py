@@ -12,7 +12,7 @@ from src.errors import ConfigError
 
 
 def placed(config: Config, data: Data, device: torch.device) -> Data:
-    """The data on `device`, its samples in the shape of model_input_shape. ConfigError if config and data do not fit."""
+    """The data on `device`, with samples in the shape of model_input_shape. ConfigError if config and data clash."""
     _check_output_dim(config.model_output_dim, data)
     shape = tuple(config.model_input_shape or data.input_shape)
     if math.prod(shape) != math.prod(data.input_shape):

@@ -1,4 +1,4 @@
-"""The recorder writes config.yaml, stats.csv and checkpoints, and only while no later attempt has taken over the run."""
+"""The recorder writes config.yaml, stats.csv and checkpoints, until a later attempt takes the run over."""
 from __future__ import annotations
 
 import os
@@ -45,7 +45,7 @@ class Recorder:
         if self._folder:
             path = os.path.join(self._folder, run_folder.STATS)
             files.write_atomic(path, ",".join(self._columns) + "\n")
-            self._stats = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115: __exit__ closes it
+            self._stats = open(path, "a", encoding="utf-8", newline="")
         return self
 
     def __exit__(self, *_: object) -> None:

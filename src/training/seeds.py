@@ -39,6 +39,6 @@ def seed_noise(seed: int, device: torch.device) -> None:
     """Seed what layers draw from: PyTorch's global generators of the CPU and of the training device."""
     torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every other kind of device first
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from src.training import epoch
+from src.training.batches import in_order, shuffled
+from src.training.epoch import Trainer, evaluate
+from src.training.log import Progress
+from src.training.meters import Meter
+from tests.training.toys import CPU, classes, parts
+
+SILENT = Progress(None, "", 0.0)
+
+
+def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_loss: float = 1e6) -> Trainer:
+    return Trainer(made.model, F.cross_entropy, made.optimizer, lambda step: rate / (1 + step), made.average,
+                   micro_batch_size, max_loss)
+
+
+def test_the_loop_does_what_a_hand_written_one_does() -> None:
+    split = classes(50)
+    made = parts({"train": split}, averaging="poly_0", momentum=0.9)
+    model = copy.deepcopy(made.model)
+    meter = Meter("classification", CPU)
+    last, timing = _trainer(made).train(shuffled(split, 16, seed=0), range(7), meter, SILENT)
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
+    history, losses, correct = [], 0.0, 0
+    for step, (x, y) in enumerate(itertools.islice(shuffled(split, 16, seed=0), 7)):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+        output = model(x)
+        loss = F.cross_entropy(output, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses += loss.item() * len(y)
+        correct += int((output.argmax(1) == y).sum())
+        history.append(model.weight.detach().clone())
+
+    seen = 16 + 16 + 16 + 2 + 16 + 16 + 16
+    torch.testing.assert_close(made.model.state_dict(), model.state_dict())
+    torch.testing.assert_close(made.average.module().weight, torch.stack(history).mean(0), check_stride=False)
+    assert meter.means() == pytest.approx({"loss": losses / seen, "accuracy": correct / seen})
+    assert (last, meter.samples) == (6, seen)
+    assert timing["learning_rate"] == 0.1 / 7
+    assert 0 <= timing["data_time"] <= timing["time"]
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 5, 8, 15])
+def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: int) -> None:
+    split = classes(50)
+    whole, cut = parts({"train": split}), parts({"train": split})
+    meters = Meter("classification", CPU), Meter("classification", CPU)
+    _trainer(whole).train(shuffled(split, 16, seed=0), range(8), meters[0], SILENT)
+    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0), range(8), meters[1], SILENT)
+    torch.testing.assert_close(cut.model.state_dict(), whole.model.state_dict())
+    assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
+
+
+class _CountReads(TorchDispatchMode):
+    """Counts how often a number is fetched from the device."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.reads += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_device_is_not_waited_for_at_each_step() -> None:
+    split = classes(400)
+    made = parts({"train": split}, averaging="ema", optim_alg="adam")
+    counts = []
+    for steps in (5, 300):
+        with _CountReads() as counter:
+            _trainer(made).train(shuffled(split, 8, seed=0), range(steps), Meter("classification", CPU), SILENT)
+            counter_after_training = counter.reads
+            evaluate(made.model, split, steps, F.cross_entropy, Meter("classification", CPU), SILENT)
+        counts.append((counter_after_training, counter.reads))
+    assert counts[0] == counts[1]
+
+
+def test_divergence_ends_the_epoch_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch, "CHECK_EVERY", 4)
+    split = classes(50)
+
+    def steps_taken(rate: float, max_loss: float) -> int:
+        last, _ = _trainer(parts({"train": split}), rate=rate, max_loss=max_loss).train(
+            shuffled(split, 16, seed=0), range(2, 30), Meter("classification", CPU), SILENT)
+        return last + 1
+
+    assert steps_taken(0.1, 1e6) == 30
+    assert steps_taken(0.1, 0.01) == 4
+    assert steps_taken(math.inf, 1e6) == 4
+
+
+class _Scores(nn.Module):
+    """The first three features as scores; only for evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        return x[:, :3]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
+def test_evaluation_is_that_of_the_whole_split(batch_size: int) -> None:
+    split = classes(40)
+    result = evaluate(_Scores(), split, batch_size, F.cross_entropy, Meter("classification", CPU), SILENT)
+    assert result["loss"] == pytest.approx(F.cross_entropy(split.x[:, :3], split.y).item(), rel=1e-5)
+    assert result["accuracy"] == pytest.approx((split.x[:, :3].argmax(1) == split.y).float().mean().item())
+    assert result.keys() == {"loss", "accuracy", "time", "data_time"}
+    assert sum(len(y) for _, y in in_order(split, batch_size)) == 40
