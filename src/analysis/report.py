@@ -1,0 +1,212 @@
+"""One self-contained HTML file about some batches: ends, best runs, pictures, every run, what failed and why."""
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.figure import Figure
+
+from src import files, metrics, run_folder
+from src.analysis import plots, tables
+from src.analysis.results import Results, Skipped, read_results
+
+_HERE = os.path.dirname(__file__)
+_MOST_PARAMETERS = 8  # pictures of a metric against one
+_MOST_LINES = 7  # of one picture
+_ENDED = ("done", *run_folder.ENDS)  # states of which there is no more to say
+
+
+def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+                 path: str | os.PathLike[str] | None = None,
+                 status: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """Write the report on some batches and return its path.
+
+    batches: as in `read_results`. path: default report.html in the (first) batch. status: rows of the status table,
+    mappings with at least run and state, if the caller has asked Slurm. The file needs no network; every text from
+    outside is escaped. Raises ResultsError as `read_results` does.
+    """
+    given = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
+    results = read_results(given)
+    path = os.fspath(path) if path is not None else os.path.join(_first_batch(results, given), "report.html")
+    files.write_atomic(path, build_report(results, status), sync=False)
+    return path
+
+
+def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The HTML of the report."""
+    df = results.big_df()
+    failed = _failed(results)
+    names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
+    sections = [_header(names, df, results, failed, status), _unended(status), _parameters(df), *_judged(df), _runs(df),
+                "" if status else _problems("Failed runs", "The last words of runs that stopped too early.", failed),
+                _problems("Left out", "Folders, or rows, that could not be read.", results.skipped)]
+    with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
+        page = file.read()
+    head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
+    return head + "\n".join(filter(None, sections)) + tail
+
+
+def _first_batch(results: Results, given: Sequence[str | os.PathLike[str]]) -> str:
+    """The folder of the first run's batch; of a batch without runs, what was given."""
+    folders = [*results.config["folder"], *(skipped.folder for skipped in results.skipped)]
+    return os.path.dirname(os.path.abspath(folders[0])) if folders else os.fspath(given[0])
+
+
+def _failed(results: Results) -> list[Skipped]:
+    """Runs that have not ended and whose latest attempt left an error, with its last line."""
+    folders = [*results.config["folder"][results.config["end"].isna()],
+               *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
+    found = []
+    for folder in dict.fromkeys(folders):
+        attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
+        if attempt.get("error"):
+            found.append(Skipped(folder, str(attempt["error"]).strip().splitlines()[-1]))
+    return found
+
+
+def _header(names: list[str], df: pd.DataFrame, results: Results, failed: list[Skipped],
+            status: Sequence[Mapping[str, Any]] | None) -> str:
+    """Which batches, when, and how many runs of each state (of each end, where nobody asked Slurm)."""
+    counts = Counter(row["state"] for row in status) if status else Counter(end or "not ended" for end in df["end"])
+    tiles = [("runs read", len(df)), *counts.most_common(), ("failed", 0 if status else len(failed)),
+             ("left out", len(results.skipped))]
+    items = "".join(f'<li class="{html.escape(what)}"><b>{count}</b> {html.escape(what.replace("_", " "))}</li>'
+                    for what, count in tiles if count)
+    written = time.strftime("%Y-%m-%d %H:%M %Z")
+    title = html.escape(", ".join(names))
+    return f"<header><h1>{title}</h1><p>Report of {written}</p><ul class=tiles>{items}</ul></header>"
+
+
+def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:
+    """The status rows of runs that have not ended, the failed ones among them."""
+    rows = [row for row in status or () if row["state"] not in _ENDED]
+    if not rows:
+        return ""
+    table = pd.DataFrame(rows).dropna(axis=1, how="all")
+    return _section(f"Not ended ({len(rows)})", _table(table, code=("run", "batch", "why")))
+
+
+def _parameters(df: pd.DataFrame) -> str:
+    varying = tables.varying_columns(df, seeds=True)
+    rows = [{"parameter": name, "values": len(plots.levels(df[name])), "which": _some(plots.levels(df[name]))}
+            for name in varying]
+    return _section("Varying parameters", _table(pd.DataFrame(rows))) if rows else ""
+
+
+def _some(values: list[Any], most: int = 12) -> str:
+    shown = [plots.show(value, 40) for value in values[:most]]
+    return ", ".join(shown) + (" …" if len(values) > most else "")
+
+
+def _judged(df: pd.DataFrame) -> list[str]:
+    """Best runs and pictures; a note instead while there is nothing to judge by."""
+    columns = metrics.judging_columns(tables.stats_columns(df))
+    if not columns:
+        return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
+    return [_best_runs(df, columns), _curves(df), _against(df)]
+
+
+def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
+    best = tables.best_runs(df, n=10)
+    commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
+    best = _named(best, columns)
+    note = "Each run counts with its best epoch"
+    note += ", and with the better of its last and its averaged weights. " if len(columns) > 1 else ". "
+    note += "Other splits stand beside it at that epoch. The command repeats the run, in a new folder."
+    if columns[0].startswith("test"):
+        note += " <strong>These runs are ranked by a test metric: what is chosen by it is no fair estimate.</strong>"
+    best["repeat it"] = commands
+    return _section("Best runs", f"<p>{note}</p>{_table(best, code=('repeat it',))}")
+
+
+def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The table of best runs with headings that say what is measured: val accuracy, weights, test accuracy."""
+    split, *_, measure = columns[0].split("/")
+    names = {name: plots.label(name) for name in best if "/" in name} | {"value": plots.label(f"{split}/{measure}")}
+    weights = ["averaged" if "/av/" in name else "last" for name in best["metric"]]
+    best = best.assign(metric=weights) if len(columns) > 1 else best.drop(columns="metric")
+    return best.drop(columns=["run", "folder"]).rename(columns=names | {"metric": "weights"})
+
+
+def _curves(df: pd.DataFrame) -> str:
+    rows, legend = _facets(df, ())
+    figures = [(f"learning curves, {what}", plots.learning_curves(df, metric, columns=rows, legend=legend, log_y=log_y))
+               for what, metric, log_y in (("judging metric", None, False), ("training loss", "train/loss", True))
+               if metric is None or metric in tables.stats_columns(df)]
+    return _section("Learning curves", "".join(_picture(figure, text) for text, figure in figures))
+
+
+def _against(df: pd.DataFrame) -> str:
+    pictures = []
+    for parameter in tables.varying_columns(df)[:_MOST_PARAMETERS]:
+        columns, legend = _facets(df, (parameter,))
+        figure = plots.metric_against(df, parameter, columns=columns, legend=legend)
+        pictures.append(_picture(figure, f"metric against {parameter}"))
+    return _section("Metric against each parameter", "".join(pictures)) if pictures else ""
+
+
+def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str | None]:
+    """(columns, legend) for a picture: the parameter with the fewest values beside each other, the next as colours."""
+    counts = {name: len(plots.levels(df[name])) for name in tables.varying_columns(df) if name not in drawn}
+    names = sorted((name for name, count in counts.items() if count <= _MOST_LINES), key=counts.__getitem__)
+    many = [name for name, count in counts.items() if count > _MOST_LINES]
+    if not names:
+        return None, many[0] if many and not drawn else None
+    if counts[names[0]] <= 3 and (len(names) > 1 or many):
+        return names[0], names[-1] if len(names) > 1 else many[0]
+    return None, names[-1]
+
+
+def _picture(figure: Figure, text: str) -> str:
+    """The figure as an SVG in an <img>, where no script can run, with `text` for those who cannot see it."""
+    buffer = io.BytesIO()
+    with matplotlib.style.context(plots.STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    source = base64.b64encode(buffer.getvalue()).decode()
+    width = round(figure.get_figwidth() * 96)
+    return (f'<div class=picture><img alt="{html.escape(text)}" width="{width}" '
+            f'src="data:image/svg+xml;base64,{source}"></div>')
+
+
+def _runs(df: pd.DataFrame) -> str:
+    table = tables.runs_table(df).rename(columns=plots.label)
+    hint = "<p><input type=search placeholder='filter: words of a row' aria-label='filter runs' data-filter=runs> " \
+           "<span data-count=runs></span> Click a column to sort by it.</p>"
+    return _section("Runs", hint + _table(table, "runs", code=("run",)))
+
+
+def _problems(title: str, note: str, found: list[Skipped]) -> str:
+    if not found:
+        return ""
+    table = pd.DataFrame({"folder": [one.folder for one in found], "why": [one.reason for one in found]})
+    return _section(f"{title} ({len(found)})", f"<p>{note}</p>{_table(table, code=('folder', 'why'))}")
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
+
+
+def _table(df: pd.DataFrame, name: str = "", code: tuple[str, ...] = ()) -> str:
+    """A sortable table. `code`: the columns that are set as they would be typed."""
+    head = "".join(f"<th><button>{html.escape(str(column))}</button></th>" for column in df)
+    rows = "\n".join(f"<tr>{''.join(_cell(value, column in code) for column, value in zip(df, row, strict=True))}</tr>"
+                     for row in df.astype(object).itertuples(index=False, name=None))
+    return (f"<div class=wide><table{f' id={name}' if name else ''}><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table></div>")
+
+
+def _cell(value: Any, as_code: bool) -> str:
+    if as_code:
+        return f"<td class=code><code>{html.escape(str(value))}</code></td>"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f'<td class=number data-value="{float(value)!r}">{html.escape(plots.show(value))}</td>'
+    return f"<td>{html.escape(plots.show(value, 60))}</td>"

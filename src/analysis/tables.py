@@ -1,0 +1,132 @@
+"""Which parameters vary, and which runs are best: ranked by val where there is one, diverged runs last."""
+from __future__ import annotations
+
+import logging
+import re
+
+import numpy as np
+import pandas as pd
+
+from src import metrics, run_folder
+from src.analysis.filters import column, key
+from src.analysis.results import IDENTITY
+from src.errors import ResultsError, did_you_mean
+
+_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name")  # differ from run to run and change nothing
+_log = logging.getLogger(__name__)
+
+
+def stats_columns(df: pd.DataFrame) -> list[str]:
+    """The columns of big_df that hold curves, in order."""
+    if df.empty:
+        return []
+    return [str(name) for name, cell in df.iloc[0].items() if isinstance(cell, pd.Series)]
+
+
+def setting_columns(df: pd.DataFrame) -> list[str]:
+    """The config columns of big_df: neither identity nor facts nor curves, nor what a run is merely called."""
+    curves = set(stats_columns(df))
+    return [name for name in map(str, df.columns)
+            if name not in curves and name not in _NO_SETTINGS and not name.startswith("facts/")]
+
+
+def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
+    """The config columns with more than one value, in the order of the config. Seeds (repeats) only if asked for."""
+    return [name for name in setting_columns(df)
+            if (seeds or not name.startswith("seed")) and len(set(map(key, df[name].tolist()))) > 1]
+
+
+def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
+    """The stats columns that `metric` names: one column, or all that a regular expression finds.
+
+    None: the columns that runs are judged by, val before others and accuracy before r2 before loss. Raises ResultsError
+    if there is none, or if more is better in one of them and less in another.
+    """
+    columns = stats_columns(df)
+    if metric is None:
+        found = metrics.judging_columns(columns)
+    else:
+        found = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
+    if not found:
+        what = "there are no stats to judge runs by" if metric is None else f"no stats column matches '{metric}'"
+        raise ResultsError(what, allowed=columns or "no stats column: no run has finished an epoch yet",
+                           hint=did_you_mean(metric or "", columns))
+    if len({metrics.descends(name) for name in found}) > 1:
+        raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=found,
+                           hint="choose one kind")
+    return found
+
+
+def usable(end: str | None, curve: pd.Series) -> pd.Series:
+    """The evaluated epochs of a curve; none if the run diverged, whatever it reached before."""
+    return curve.iloc[:0] if end == run_folder.DIVERGED else curve[np.isfinite(curve.to_numpy())]
+
+
+def pick(curve: pd.Series, epoch: str | int, descends: bool) -> tuple[float, float]:
+    """(value, epoch) of the 'best', the 'last' or a given epoch of an evaluated curve; NaN where there is none."""
+    if isinstance(epoch, str) and epoch not in ("best", "last"):
+        raise ResultsError(f"'{epoch}' is no epoch", allowed="best, last, or a number")
+    if curve.empty:
+        return np.nan, np.nan
+    at = {"best": curve.idxmin if descends else curve.idxmax, "last": lambda: curve.index[-1]}[epoch]() \
+        if isinstance(epoch, str) else epoch
+    return (float(curve[at]), at) if at in curve.index else (np.nan, np.nan)
+
+
+def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
+              epoch: str | int = "best") -> pd.DataFrame:
+    """The `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
+
+    metric: as in `metric_columns`; where it names several columns (last and av), a run counts with its best of them.
+    epoch: 'best', 'last' or a number. Runs that diverged or have no value come last, as NaN. Columns: run, value,
+    metric (the column it was reached in), epoch, the same measure of the other splits at that epoch (as test/accuracy),
+    the varying parameters, end, folder. Logs a warning where a test metric ranks. Errors as in `metric_columns`.
+    """
+    columns = metric_columns(df, metric)
+    if columns[0].startswith("test"):
+        _log.warning("runs are ranked by %s, a test metric: what is chosen by it is no fair estimate. A val split of "
+                     "train is better: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}",
+                     columns[0])
+    descends = metrics.descends(columns[0])
+    others = list(dict.fromkeys(name for chosen in columns for name in _counterparts(chosen, stats_columns(df))))
+    rows = []
+    for _, run in df[["run", "end", *columns, *(name for name in others if name not in columns)]].iterrows():
+        value, at, name = _best_of(run, columns, epoch, descends)
+        row = {"run": run["run"], "value": value, "metric": name, "epoch": at}
+        for other in _counterparts(name, others):
+            split, *_, measure = other.split("/")
+            row[f"{split}/{measure}"] = run[other].get(at, np.nan)
+        rows.append(row)
+    table = pd.DataFrame(rows, index=df.index)
+    settings = df[[*varying_columns(df, seeds=True), "end", "folder"]]
+    table = pd.concat([table, settings], axis=1)
+    table = table.sort_values("value", ascending=descends, kind="stable", na_position="last", ignore_index=True)
+    table["epoch"] = table["epoch"].astype("Int64")
+    return table if n is None else table.head(n)
+
+
+def _best_of(run: pd.Series, columns: list[str], epoch: str | int, descends: bool) -> tuple[float, float, str]:
+    best = (np.nan, np.nan, columns[0])
+    for name in columns:
+        value, at = pick(usable(run["end"], run[name]), epoch, descends)
+        if metrics.better(name, value, best[0]):
+            best = (value, at, name)
+    return best
+
+
+def _counterparts(name: str, columns: list[str]) -> list[str]:
+    """The same measure of other splits: val/av/accuracy → test/av/accuracy."""
+    measure = name.partition("/")[2]
+    return [other for other in columns if other != name and other.partition("/")[2] == measure]
+
+
+def runs_table(df: pd.DataFrame) -> pd.DataFrame:
+    """A row per run: index, run, end, epochs done, the varying parameters, the last value of each judging column."""
+    table = df[["index", "run", "end"]].copy()
+    curves = stats_columns(df)
+    table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
+    for name in varying_columns(df, seeds=True):
+        table[name] = df[name]
+    for name in metrics.judging_columns(curves):
+        table[name] = [pick(curve.dropna(), "last", False)[0] for curve in column(df, name)]
+    return table

@@ -1,0 +1,156 @@
+"""The report as a reader of HTML sees it: self-contained, escaped, and it names what went wrong."""
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from src import run_folder
+from src.analysis.report import write_report
+from src.errors import ResultsError
+from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_empty_batch, make_run
+
+EVIL = '"><script>alert(1)</script>'
+TWO = grid({"base_lr": [0.1, 1.0]}, **DIGITS)
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text of each cell, and whether tags are closed in order."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.source = Path(path).read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def assert_self_contained(page: Page) -> None:
+    """Nothing is fetched: no link, and every source is in the file itself. One script, ours."""
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert "href" not in attributes
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert not [name for name in attributes if name.startswith("on")]
+    assert page.count("script") == 1
+    assert not re.search(r"url\(|@import|https?://", page.source)
+
+
+def test_a_report_on_a_grid(tmp_path: Path) -> None:
+    batch = make_batch(tmp_path)
+    path = write_report(batch)
+    assert path == f"{batch}/report.html"
+    page = Page(path)
+    assert_self_contained(page)
+    for text in ("26-11-20-digits", "Varying parameters", "base_lr", "Best runs", "Learning curves", "val accuracy",
+                 "Metric against each parameter", "12", "runs read", "completed"):
+        assert text in page.text
+    assert f"python train.py '{batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml'" in page.text \
+        or f"python train.py {batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml" in page.text
+    assert page.count("img") == 2 + 3  # curves, then model, base_lr and averaging
+    assert page.count("tr") >= 12 + 10
+    assert "Failed" not in page.text and "Left out" not in page.text
+
+
+def test_pictures_are_svg_without_scripts(tmp_path: Path) -> None:
+    page = Page(write_report(make_batch(tmp_path, TWO)))
+    for _, attributes in (tag for tag in page.tags if tag[0] == "img"):
+        head, _, data = str(attributes["src"]).partition(",")
+        picture = base64.b64decode(data)
+        assert head == "data:image/svg+xml;base64"
+        assert b"</svg>" in picture and b"<script" not in picture
+        assert attributes["alt"]
+
+
+def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
+    batch = make_empty_batch(tmp_path, f"26-11-20-{EVIL.replace('/', '')}{{{{body}}}}")
+    for index, spec in enumerate(TWO):
+        make_run(batch, index, {**spec, "wandb_project_name": f"{EVIL}{index}"}, stats=curves(spec, 3, index))
+    make_run(batch, 2, {}, end=None, error=f"Traceback\nValueError: {EVIL}")
+    make_run(batch, 3, {}, config=f"a: [{EVIL}\n")
+    page = Page(write_report(batch, status=[{"run": EVIL, "state": EVIL, "why": EVIL}]))
+    assert_self_contained(page)
+    assert page.source.count("alert(1)") > 4
+    assert EVIL not in page.source
+    assert EVIL in page.text
+    page = Page(write_report(batch))
+    assert_self_contained(page)
+    assert f"ValueError: {EVIL}" in page.text
+
+
+def test_failed_and_left_out_runs_are_named(tmp_path: Path) -> None:
+    batch = make_batch(tmp_path, TWO)
+    make_run(batch, 20, {}, stats="epoch,train/loss\n1,2.0\n", end=None, error="Traceback …\nRuntimeError: no memory")
+    make_run(batch, 21, {}, config=None, end=None)
+    make_run(batch, 22, {}, end=run_folder.DIVERGED)
+    text = Page(write_report(batch)).text
+    for part in ("Failed runs (1)", "RuntimeError: no memory", "Left out (1)", "not started", "diverged"):
+        assert part in text
+    assert "Traceback" not in text
+
+
+def test_the_caller_s_status_is_shown(tmp_path: Path) -> None:
+    batch = make_batch(tmp_path, TWO)
+    status = [{"run": f"run{i}", "state": state, "why": why, "left": None} for i, (state, why) in enumerate(
+        [("done", ""), ("running", ""), ("out_of_memory", "killed by Slurm")])]
+    text = Page(write_report(batch, status=status)).text
+    assert "Not ended (2)" in text
+    assert "killed by Slurm" in text and "out of memory" in text
+    assert "run0" not in text
+
+
+def test_a_path_and_several_batches(tmp_path: Path) -> None:
+    batches = [make_batch(tmp_path, TWO, name=name) for name in ("26-01-01-a", "26-01-02-b")]
+    path = write_report(batches, tmp_path / "both.html")
+    assert path == str(tmp_path / "both.html")
+    assert "26-01-01-a, 26-01-02-b" in Page(path).text
+
+
+def test_a_test_metric_is_called_one(tmp_path: Path) -> None:
+    batch = make_empty_batch(tmp_path)
+    for index, value in enumerate((0.5, 0.75)):
+        make_run(batch, index, {"base_lr": value}, stats=f"epoch,test/last/accuracy\n1,{value}\n")
+    assert "ranked by a test metric" in Page(write_report(batch)).text
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_nothing_has_run_yet(tmp_path: Path, runs: int) -> None:
+    batch = make_empty_batch(tmp_path)
+    for index in range(runs):
+        make_run(batch, index, {}, config=None, end=None)
+    path = write_report(batch)
+    assert path == f"{batch}/report.html"
+    page = Page(path)
+    assert_self_contained(page)
+    assert "No run has been evaluated yet" in page.text
+
+
+def test_no_batch_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError):
+        write_report(tmp_path / "nowhere")

@@ -1,0 +1,125 @@
+"""Rankings worked by hand: val before test, better up or down, diverged last, which epoch and which weights."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.analysis.tables import best_runs, metric_columns, runs_table, setting_columns, varying_columns
+from src.errors import ResultsError
+
+
+def frame(curves: Mapping[str, list[list[float]]], **columns: list[Any]) -> pd.DataFrame:
+    """big_df with these curves (a list for each run), epochs from 1."""
+    count = len(next(iter(curves.values())))
+    data: dict[str, Any] = {"run": [f"r{i}" for i in range(count)], "batch": ["b"] * count, "index": range(count),
+                            "end": ["completed"] * count, "folder": [f"b/r{i}" for i in range(count)], **columns}
+    df = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in data.items()})
+    for name, runs in curves.items():
+        df[name] = pd.Series([pd.Series(run, index=range(1, len(run) + 1), dtype=float) for run in runs], dtype=object)
+    return df
+
+
+TWO = frame({"val/last/accuracy": [[0.5, 0.9, 0.6], [0.7, 0.8, 0.8]],
+             "test/last/accuracy": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+             "val/last/loss": [[3.0, 1.0, 2.0], [0.9, 0.8, 1.1]]}, base_lr=[0.1, 1.0])
+
+
+def test_best_epoch_with_the_test_value_beside_it() -> None:
+    table = best_runs(TWO)
+    assert table["run"].tolist() == ["r0", "r1"]
+    assert table["value"].tolist() == [0.9, 0.8]
+    assert table["epoch"].tolist() == [2, 2]
+    assert table["test/accuracy"].tolist() == [0.2, 0.5]
+    assert table["base_lr"].tolist() == [0.1, 1.0]
+    assert table["folder"].tolist() == ["b/r0", "b/r1"]
+
+
+@pytest.mark.parametrize(("metric", "epoch", "runs", "values"), [
+    ("val/last/accuracy", "last", ["r1", "r0"], [0.8, 0.6]),
+    ("val/last/accuracy", 1, ["r1", "r0"], [0.7, 0.5]),
+    ("val/last/loss", "best", ["r1", "r0"], [0.8, 1.0]),
+    ("val/.*/loss", "last", ["r1", "r0"], [1.1, 2.0]),
+])
+def test_metric_and_epoch(metric: str, epoch: str | int, runs: list[str], values: list[float]) -> None:
+    table = best_runs(TWO, metric, epoch=epoch)
+    assert table["run"].tolist() == runs
+    assert table["value"].tolist() == values
+
+
+def test_the_better_of_last_and_averaged_counts() -> None:
+    df = frame({"val/last/accuracy": [[0.5, 0.6], [0.7, 0.1]], "val/av/accuracy": [[0.4, 0.8], [np.nan, np.nan]],
+                "test/av/accuracy": [[0.1, 0.2], [np.nan, np.nan]]})
+    table = best_runs(df)
+    assert table["metric"].tolist() == ["val/av/accuracy", "val/last/accuracy"]
+    assert table["value"].tolist() == [0.8, 0.7]
+    assert table["test/accuracy"].iloc[0] == 0.2
+    assert np.isnan(table["test/accuracy"].iloc[1])
+
+
+@pytest.mark.parametrize("metric", ["val/last/accuracy", "val/last/loss"])
+def test_diverged_and_missing_come_last(metric: str) -> None:
+    df = frame({metric: [[np.nan, np.nan], [1e-9, 1e9], [0.3, np.nan], [], [0.2, np.inf]]},
+               end=["completed", "diverged", "completed", None, "completed"])
+    table = best_runs(df, metric)
+    descends = metric.endswith("loss")
+    assert table["run"].tolist() == (["r4", "r2"] if descends else ["r2", "r4"]) + ["r0", "r1", "r3"]
+    assert table["value"].isna().tolist() == [False, False, True, True, True]
+    assert table["epoch"].isna().tolist() == [False, False, True, True, True]
+
+
+def test_a_split_of_train_ranks_before_test(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert metric_columns(TWO) == ["val/last/accuracy"]
+        best_runs(TWO)
+    assert not caplog.records
+
+
+def test_ranking_by_test_warns(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert best_runs(TWO[["run", "end", "folder", "base_lr", "test/last/accuracy"]])["run"].tolist() == ["r1", "r0"]
+    assert "test metric" in caplog.text
+
+
+def test_equals_keep_their_order_and_n_limits() -> None:
+    df = frame({"val/last/accuracy": [[0.5], [0.9], [0.5], [0.5]]})
+    assert best_runs(df)["run"].tolist() == ["r1", "r0", "r2", "r3"]
+    assert best_runs(df, n=2)["run"].tolist() == ["r1", "r0"]
+    assert len(best_runs(df, n=None)) == 4
+
+
+@pytest.mark.parametrize(("metric", "says"), [
+    ("val/last/acuracy", "did you mean 'val/last/accuracy'"), ("val/last", "more is better"),
+    ("nothing", "no stats column")])
+def test_a_metric_that_cannot_rank_is_an_error(metric: str, says: str) -> None:
+    with pytest.raises(ResultsError, match=says):
+        best_runs(TWO, metric)
+
+
+def test_no_stats_at_all_is_an_error() -> None:
+    with pytest.raises(ResultsError, match="no run has finished"):
+        best_runs(TWO[["run", "end", "folder"]])
+
+
+def test_an_epoch_that_is_none_is_an_error() -> None:
+    with pytest.raises(ResultsError, match="best, last"):
+        best_runs(TWO, epoch="first")
+
+
+def test_varying_columns() -> None:
+    df = frame({"val/last/loss": [[1.0], [2.0]]}, base_lr=[1, 1.0], nan=[None, np.nan], splits=[{"a": "b"}, {"a": "c"}],
+               flag=[True, 1], seed_model=[1, 2], output_dir=["x", "y"], **{"facts/host": ["a", "b"]})
+    assert varying_columns(df) == ["splits", "flag"]
+    assert varying_columns(df, seeds=True) == ["splits", "flag", "seed_model"]
+    assert "facts/host" not in setting_columns(df)
+
+
+def test_runs_table() -> None:
+    table = runs_table(TWO)
+    assert table["epochs"].tolist() == [3, 3]
+    assert table["val/last/accuracy"].tolist() == [0.6, 0.8]
+    assert "test/last/accuracy" not in table
