@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,3 +86,14 @@ def shared_data() -> Path:
     if not (folder / "a9a").is_file():
         pytest.skip("tests on real data need a9a and MNIST's test images in $GRIDIRON_DATA or ../shared/data")
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skips by a fixture here are told at the fixture's line, not at each test's: pytest then makes them one line."""
+    report = yield
+    if report.skipped and call.excinfo:
+        here = [entry.lineno + 1 for entry in call.excinfo.traceback if str(entry.path) == __file__]
+        if here:
+            report.longrepr = (__file__, here[-1], f"Skipped: {call.excinfo.value}")
+    return report

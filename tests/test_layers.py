@@ -31,8 +31,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 }
 FOLDERS = sorted(folder.name for folder in (ROOT / "src").iterdir() if any(folder.glob("*.py")))
 ENTRY_POINTS = sorted(path.stem for path in ROOT.glob("*.py"))
-SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.py"),
-                  *(ROOT / "tests").rglob("*.py")])
+SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 LOADED = """
 import importlib, json, sys

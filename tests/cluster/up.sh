@@ -63,21 +63,16 @@ free_ports() {
     fail "no six free ports in a row"
 }
 
-# Slurm listens on the address that this machine's name has, or on all: on loopback alone wherever the name means loopback.
-loopback() {
-    getent ahostsv4 "$HOSTNAME" | awk '$1 ~ /^127\./ { print $1; exit }'
-}
-
 write_configuration() {
-    local base address only_there=NoInAddrAny,NoCtldInAddrAny
+    local base listen='# on every address'
     base=$(free_ports)
-    address=$(loopback)
-    if [[ -z $address ]]; then address=127.0.0.1 only_there=; fi
+    # Slurm listens everywhere, or where this machine's name points: on loopback alone wherever that is the same
+    if getent ahostsv4 "$HOSTNAME" | grep --quiet '^127\.0\.0\.1 '; then listen=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny; fi
     cat >"$folder/slurmdbd.conf" <<EOF
 DbdHost=$host
-DbdAddr=$address
+DbdAddr=127.0.0.1
 DbdPort=$base
-CommunicationParameters=$only_there
+$listen
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
@@ -91,13 +86,13 @@ EOF
     chmod 600 "$folder/slurmdbd.conf"
     cat >"$SLURM_CONF" <<EOF
 ClusterName=gridiron
-SlurmctldHost=$host($address)
+SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=$((base + 1))
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
 CredType=cred/munge
-CommunicationParameters=$only_there
+$listen
 SlurmctldPidFile=$folder/run/slurmctld.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
 StateSaveLocation=$folder/state
@@ -130,14 +125,14 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=$address
+AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$base
 AccountingStoragePass=$folder/munge.socket
 AccountingStoreFlags=job_comment
 NodeName=DEFAULT CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
-NodeName=node[1-2] NodeHostname=$host NodeAddr=$address Port=$((base + 2))-$((base + 3)) Feature=geforce_rtx_2080
-NodeName=node3 NodeHostname=$host NodeAddr=$address Port=$((base + 4)) Feature=tesla_v100
-NodeName=node4 NodeHostname=$host NodeAddr=$address Port=$((base + 5)) Feature=geforce_rtx_3090,a5000
+NodeName=node[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + 2))-$((base + 3)) Feature=geforce_rtx_2080
+NodeName=node3 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + 4)) Feature=tesla_v100
+NodeName=node4 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + 5)) Feature=geforce_rtx_3090,a5000
 PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP
 PartitionName=cpu-killable Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
 PartitionName=killable PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
