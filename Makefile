@@ -23,7 +23,7 @@ lint: $(ENVIRONMENT) ## ruff, mypy on the layers without torch, shellcheck
 	@.venv/bin/mypy
 	@.venv/bin/shellcheck --external-sources *.sh .ci/run tests/cluster/*.sh
 
-cluster: ## a four-node Slurm on this machine, for trying things out (root; Debian's slurm-wlm slurmdbd munge mariadb-server)
+cluster: ## a four-node Slurm on this machine, to try things out (root; slurm-wlm slurmdbd munge mariadb-server)
 	@tests/cluster/up.sh
 
 cluster-down: ## stop it and remove what it left
@@ -38,7 +38,8 @@ lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves t
 
 # pip and not a faster installer: it obeys the mirrors, certificates and proxies that a machine is set up with
 $(ENVIRONMENT): requirements.lock
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@test -n "$(PYTHON)" || \
+		{ echo "error: no Python 3.11 or newer with venv; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Installing requirements.lock into .venv: about 6 GB, once, some minutes"
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Puts the project's Python on the PATH. Every submit script sources it, in the project's folder: a fork edits it here, once.
+# Puts the project's Python on the PATH. Every submit script sources it, in the project's folder; a fork edits it once.
 # The .venv that `make` builds is taken where there is one, else a conda environment (environment.yml).
 conda_folder=${CONDA_FOLDER:-$HOME/miniconda3}
 conda_environment=${CONDA_ENVIRONMENT:-gridiron}

@@ -35,7 +35,7 @@ class Slurm:
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
         """What the command prints, stripped; fails the test with its stderr if it fails."""
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{command}: exit {done.returncode}: {done.stderr}"
         return done.stdout.strip()
 

@@ -4,17 +4,18 @@
 #   tests/cluster/down.sh [FOLDER]
 #
 # Processes are known by their environment, not by pid files, which go stale: so it works on a cluster of which parts
-# were killed, stopped (SIGSTOP) or orphaned, and a reused pid is safe. Its state is thrown away, so nothing is asked politely.
+# were killed, stopped (SIGSTOP) or orphaned, and a reused pid is safe. Its state is thrown away: nothing is asked politely.
 set -euo pipefail
 
 folder=$(realpath -m "${1:-${TMPDIR:-/tmp}/gridiron-slurm}")
 
 # having NAME=VALUE: pids of the processes that were started with it, one per line
 having() {
-    grep --null-data --line-regexp --fixed-strings --files-with-matches --no-messages "$1" /proc/[0-9]*/environ | cut -d/ -f3 || true
+    grep --null-data --line-regexp --fixed-strings --files-with-matches --no-messages "$1" /proc/[0-9]*/environ |
+        cut -d/ -f3 || true
 }
 
-# The daemons; the keepers of jobs that slurmd started; the processes of jobs. A shell that merely uses the cluster is none.
+# The daemons; the keepers of jobs that slurmd started; the processes of jobs. A shell that uses the cluster is none.
 cluster_processes() {
     having "GRIDIRON_CLUSTER_DAEMON=$folder"
     for pid in $(having "SLURM_CONF=$folder/slurm.conf"); do

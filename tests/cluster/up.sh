@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A real four-node Slurm on this machine, for tests: accounting, fake GPUs, partitions that are preempted and one that preempts.
+# A real four-node Slurm on this machine, for tests: accounting, fake GPUs, partitions that are preempted and one that
+# preempts.
 #
 #   tests/cluster/up.sh [FOLDER]        then: export SLURM_CONF=FOLDER/slurm.conf
 #
@@ -21,14 +22,14 @@ fail() {
     exit 2
 }
 
-# wait_for NAME COMMAND…: until COMMAND says that the daemon works, at most 30 seconds
+# wait_for NAME COMMAND…: until COMMAND says that the daemon works, at most a minute
 wait_for() {
-    local name=$1 end=$((SECONDS + 30))
+    local name=$1 end=$((SECONDS + 60))
     shift
     until "$@" >/dev/null 2>&1; do
         if ((SECONDS >= end)); then
             tail -n 5 "$folder/log/$name.out" >&2
-            fail "$name did not start in 30 s; see $folder/log"
+            fail "$name did not start in 60 s; see $folder/log"
         fi
         sleep 0.05
     done
@@ -67,7 +68,9 @@ write_configuration() {
     local base listen='# on every address'
     base=$(free_ports)
     # Slurm listens everywhere, or where this machine's name points: on loopback alone wherever that is the same
-    if getent ahostsv4 "$HOSTNAME" | grep --quiet '^127\.0\.0\.1 '; then listen=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny; fi
+    if getent ahostsv4 "$HOSTNAME" | grep --quiet '^127\.0\.0\.1 '; then
+        listen=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+    fi
     cat >"$folder/slurmdbd.conf" <<EOF
 DbdHost=$host
 DbdAddr=127.0.0.1
@@ -159,7 +162,7 @@ start_database() {
 
 if ((EUID != 0)); then fail "the cluster's daemons need root"; fi
 for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
-    command -v "$program" >/dev/null || fail "$program is not installed; apt-get install slurm-wlm slurmdbd munge mariadb-server"
+    command -v "$program" >/dev/null || fail "no $program; apt-get install slurm-wlm slurmdbd munge mariadb-server"
 done
 if ((${#MYSQL_UNIX_PORT} > 100)); then fail "the path of $folder is too long for a socket (100 bytes)"; fi
 
