@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 
@@ -61,6 +62,6 @@ def test_warm_up_multiplies_the_schedule() -> None:
 @given(st.integers(1, 10_000), st.integers(1, 12))
 def test_even_drops_cut_the_training_into_equal_parts(total: int, count: int) -> None:
     bounds = [0, *even_milestones(total, count), total]
-    lengths = [later - earlier for earlier, later in zip(bounds, bounds[1:], strict=False)]
+    lengths = [later - earlier for earlier, later in itertools.pairwise(bounds)]
     assert sum(lengths) == total
     assert max(lengths) - min(lengths) <= 1

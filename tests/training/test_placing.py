@@ -14,7 +14,8 @@ from tests.training.toys import CPU
 
 def _data(x: torch.Tensor, task: str = "classification") -> Data:
     split = Split(x, torch.zeros(len(x), dtype=torch.long))
-    return Data({"train": split, "traineval": split}, task, (0, 1) if task == "classification" else (), tuple(x.shape[1:]))
+    classes = (0, 1) if task == "classification" else ()
+    return Data({"train": split, "traineval": split}, task, classes, tuple(x.shape[1:]))
 
 
 def test_samples_take_the_shape_that_the_config_gives() -> None:

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from src import yaml_io
+from src.config import Config
+
+GOLDEN = Path(__file__).parent / "golden" / "config_defaults.yaml"
+REFRESH = ("python -c 'from src.config import Config; from src import yaml_io; "
+           "print(yaml_io.dump_flat(Config().to_dict()), end=\"\")' > tests/golden/config_defaults.yaml")
+
+
+def test_no_default_ever_changes() -> None:
+    """A run that leaves a parameter out must mean the same next year."""
+    golden = yaml_io.load_flat(GOLDEN.read_text("utf-8"), str(GOLDEN))
+    now = Config().to_dict()
+    changed = {name: (value, now.get(name, "gone")) for name, value in golden.items()
+               if name not in now or (type(now[name]), now[name]) != (type(value), value)}
+    assert not changed, (f"defaults changed (before, now): {changed}. A released default keeps its value: give the new "
+                         "behaviour a new value or a new parameter, whose default is the old behaviour")
+    new = [name for name in now if name not in golden]
+    assert not new, f"new parameters {new}: if their defaults keep the old behaviour, refresh the file:\n{REFRESH}"
+
+
+def test_a_config_survives_its_file() -> None:
+    config = Config(base_lr=1e-5, optim_alg="adam", momentum="0.9,0.99", wandb_tags=["a", "b: c"],
+                    model_input_shape=[1, 28, 28], data_splits_map={"train": "train[:90%]"}, averaging=None,
+                    max_allowed_loss=float("inf"))
+    assert Config.from_dict(yaml_io.load_flat(yaml_io.dump_flat(config.to_dict()))) == config

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from src import run_folder, yaml_io
+from src.config import Config
+from src.errors import ConfigError
+from train import experiment_generator, train, warm_up
+
+ROOT = Path(__file__).parent.parent
+DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
+          "model": "linear", "batch_size": 32, "train_length": 3, "base_lr": 0.1, "averaging": "poly"}
+TIMES = ("time", "timestamp")
+
+
+def _train(folder: Path, data: Path, **options: Any) -> pd.DataFrame:
+    """Train digits, whose files are in `data`, in `folder`; stats.csv without its times."""
+    folder.mkdir()
+    assert train({**DIGITS, "data_dir": str(data), **options}, str(folder), lambda: None) == "completed"
+    return _stats(folder)
+
+
+def _stats(folder: Path) -> pd.DataFrame:
+    stats = pd.read_csv(folder / run_folder.STATS)
+    return stats[[column for column in stats if not column.endswith(TIMES)]]
+
+
+def _python(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment}, check=False)
+
+
+@pytest.mark.parametrize("model", ["linear", "tiny/wrn_10_1_0.3"])
+def test_the_same_seeds_give_the_same_stats(tmp_path: Path, model: str) -> None:
+    options = {"model": model, "train_length": 60, "train_length_unit": "step", "steps_per_epoch": 20}
+    if model != "linear":
+        options |= {"model_input_shape": [1, 8, 8], "train_length": 4, "steps_per_epoch": 2}
+    first = _train(tmp_path / "a", tmp_path, **options)
+    config = run_folder.read_spec(tmp_path / "a" / run_folder.CONFIG)
+    assert config["facts"]["seeds_drawn"] == ["seed_model", "seed_training"]
+    torch.rand(5)
+    pd.testing.assert_frame_equal(_train(tmp_path / "b", tmp_path, **config), first, check_exact=True)
+    other = _train(tmp_path / "c", tmp_path, **options)
+    assert not other.equals(first)  # seeds of its own
+
+
+def test_a_second_attempt_repeats_the_first(tmp_path: Path) -> None:
+    first = _train(tmp_path / "a", tmp_path)
+    assert train({**DIGITS, "data_dir": str(tmp_path)}, str(tmp_path / "a"), lambda: None) == "completed"
+    pd.testing.assert_frame_equal(_stats(tmp_path / "a"), first, check_exact=True)
+
+
+def test_the_generator_lets_another_program_look_in_between(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "output_dir": "nowhere", "seed_model": 1,
+                               "seed_training": 2})
+    before = set(tmp_path.iterdir())
+    for count, (stats, model) in enumerate(experiment_generator(config), start=1):
+        assert len(stats) == count
+        assert model.weight.shape == (10, 64)
+        accuracy = stats["val/last/accuracy"].iloc[-1]
+    assert accuracy > 0.85
+    assert "completed" in capsys.readouterr().out
+    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"cache"}
+    assert not (ROOT / "nowhere").exists()
+    folder = tmp_path / "run"
+    recorded = _train(folder, tmp_path, seed_model=1, seed_training=2)
+    pd.testing.assert_frame_equal(stats[list(recorded)], recorded, check_dtype=False, check_exact=True)
+
+
+def test_a_command_line_run_to_the_end_and_its_repeat(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / run_folder.SPEC).write_text(yaml_io.dump_flat({**DIGITS, "data_dir": str(tmp_path)}))
+    done = _python("train.py", folder / run_folder.SPEC)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (folder / run_folder.DONE).read_text() == "completed\n"
+    assert _python("train.py", folder / run_folder.CONFIG).returncode == 0
+    (repeat,) = (path for path in tmp_path.iterdir() if path.name.startswith("run-"))
+    pd.testing.assert_frame_equal(_stats(repeat), _stats(folder), check_exact=True)
+
+
+def test_a_user_error_is_one_line(tmp_path: Path) -> None:
+    spec = tmp_path / "linear.yaml"
+    spec.write_text(yaml_io.dump_flat({**DIGITS, "data_dir": str(tmp_path), "save_best_checkpoint": True}))
+    done = _python("train.py", spec)  # the default metric is of a test split, and there is none
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: best_checkpoint_metric: 'test/.*/accuracy' matches no metric")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:
+    for options, message in (({"bach_size": 3}, "batch_size"), ({"model_output_dim": 3}, "too few"),
+                             ({"model_input_shape": [9, 9]}, "does not fit"), ({"device": "cuda:99"}, "no device")):
+        with pytest.raises(ConfigError, match=message):
+            train({**DIGITS, "data_dir": str(tmp_path), **options}, str(tmp_path), lambda: None)
+    assert not (tmp_path / run_folder.STATS).exists()
+
+
+def test_a_linear_run_imports_neither_optional_libraries_nor_the_compiler(tmp_path: Path) -> None:
+    """torch._dynamo alone takes as long as torch; pandas is for experiment_generator."""
+    script = ("import json, sys, train\n"
+              "train.train(json.loads(sys.argv[1]), None, lambda: None)\n"
+              "print(json.dumps(sorted(sys.modules)))")
+    lines = "\n".join(f"{index % 2} 1:{index} 2:{index % 7}" for index in range(50))
+    (tmp_path / "toy").write_text(lines + "\n")
+    spec = {"dataset": "libsvm/toy", "data_dir": str(tmp_path), "data_splits_map": {"train": "train"},
+            "train_length": 1, "averaging": "poly", "optim_alg": "adam", "save_freq": 1}
+    done = _python("-c", script, json.dumps(spec))
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert "torch" in modules
+    for name in ("torch._dynamo", "torchvision", "timm", "tensorflow", "wandb", "matplotlib"):
+        assert name not in modules
+
+
+def test_a_worker_warms_up_once_and_its_forks_train(tmp_path: Path) -> None:
+    script = ("import json, os, sys, threading, torch, train\n"
+              "specs = json.loads(sys.argv[1])\n"
+              "train.warm_up(specs)\n"
+              "assert torch.get_num_threads() == 1 and not torch.cuda.is_initialized()\n"
+              "heavy = {name for name in ('tensorflow', 'pyarrow', 'wandb', 'mlflow') if name in sys.modules}\n"
+              "assert not heavy, heavy\n"
+              "for spec in specs:\n"
+              "    pid = os.fork()\n"
+              "    if not pid:\n"
+              "        os.environ['GRIDIRON_THREADS'] = '2'\n"
+              "        os.makedirs(spec['output_dir'])\n"
+              "        os._exit(train.train(spec, spec['output_dir'], lambda: None) != 'completed')\n"
+              "    assert os.waitpid(pid, 0)[1] == 0\n")
+    specs = [{**DIGITS, "data_dir": str(tmp_path), "output_dir": str(tmp_path / name), "seed_model": 0,
+              "seed_training": 0} for name in ("a", "b")]
+    done = _python("-c", script, json.dumps(specs))
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(_stats(tmp_path / "a"), _stats(tmp_path / "b"), check_exact=True)
+    assert run_folder.read_spec(tmp_path / "a" / run_folder.CONFIG)["facts"]["threads"] == 2
+
+
+def test_warm_up_leaves_errors_to_the_runs(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        warm_up([{**DIGITS, "dataset": "libsvm/nowhere", "data_dir": str(tmp_path), "data_download": False}])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_logistic_regression_on_real_data(shared_data: Path, tmp_path: Path) -> None:
+    """a9a is known to give about 85 %."""
+    for name in ("a9a", "a9a.t"):
+        (tmp_path / name).symlink_to(shared_data / name)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    spec = {"dataset": "libsvm/a9a", "data_dir": str(tmp_path), "batch_size": 128, "train_length": 10, "base_lr": 0.05,
+            "momentum": 0.0, "averaging": "poly", "eval_batch_size": 10_000}
+    assert train(spec, str(folder), lambda: None) == "completed"
+    last = pd.read_csv(folder / run_folder.STATS).iloc[-1]
+    assert 0.845 <= last["test/last/accuracy"] <= 0.855
+    assert 0.845 <= last["test/av/accuracy"] <= 0.855
