@@ -18,6 +18,7 @@ from src.submission import foreign, journal, process, worker
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
 WarmUp = Callable[[list[dict[str, Any]]], None]
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 USAGE = """usage: python train.py SPEC [SPEC …]
 
 SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside
@@ -68,8 +69,13 @@ def run_spec(path: str, train: Train, ticket: int | None = None) -> int | None:
     if end := RunFolder.read(folder).end():
         print(f"{folder}: this run has ended already ({end}); nothing to do")
         return None
-    attempt = Attempt.begin(folder, ticket)
-    return None if attempt is None else attempt.run(spec, train)
+    # a signal between the claim and the record of its attempt waits until it can be recorded
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        attempt = Attempt.begin(folder, ticket)
+        return None if attempt is None else attempt.run(spec, train)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -139,8 +145,8 @@ class Attempt:
 
     def run(self, spec: dict[str, Any], train: Train) -> int:
         """Train, or run the foreign program, and record the end. The exit code."""
-        _listen()
         try:
+            _listen()
             run = foreign.run if "COMMAND" in spec else train
             how = run(spec, self.folder, self.check)
             self.check()
@@ -173,7 +179,8 @@ class Attempt:
 
 def _claim(folder: str, ticket: int | None) -> int | None:
     """The ticket under which this process may run the folder's run, or None if it must not."""
-    by_hand = ticket is None and "GRIDIRON_TICKET" not in os.environ and process.slurm_job() is None
+    in_worker = ticket is not None
+    by_hand = not in_worker and "GRIDIRON_TICKET" not in os.environ and process.slurm_job() is None
     if ticket is None:
         ticket = int(os.environ.get("GRIDIRON_TICKET", "0")) or _newest_ticket(folder)
     me = process.identity()
@@ -192,7 +199,8 @@ def _claim(folder: str, ticket: int | None) -> int | None:
             return _claim(folder, ticket + 1)
         raise BatchError(f"this run is being run by {process.describe(owner)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows how far it is")
-    print(f"{folder}: {process.describe(owner)} has this run; this process has nothing to do")
+    if not in_worker:  # workers meet at every run; a Slurm job has its log to itself
+        print(f"{folder}: {process.describe(owner)} has this run; this process has nothing to do")
     return None
 
 
@@ -216,6 +224,7 @@ def _listen() -> None:
         _warnings.append(number)
         print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in STOPPING:
+        signal.signal(number, stop)
     signal.signal(signal.SIGUSR1, warn)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

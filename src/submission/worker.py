@@ -115,7 +115,7 @@ class _Worker:
     def _start(self, folder: str, ticket: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        # a signal between the fork and the child's own handlers waits
+        # in the child a signal waits until its attempt can record it
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         pid = os.fork()
         if pid:
@@ -137,13 +137,12 @@ class _Worker:
             os._exit(code)  # the parent's exit handlers are not ours to run
 
     def _become_run(self) -> None:
-        """A session of its own, with the signals and the share of CPUs of a run."""
+        """A session of its own, without the worker's signal handlers, and with a run's share of the CPUs."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         os.environ["GRIDIRON_THREADS"] = str(max(1, cpus // (self.tasks["workers"] * self.tasks["slots"])))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import states
+from src.submission import states, worker
 from src.submission.observe import observe
 from tests.conftest import ROOT
 from tests.submission.conftest import Project
@@ -35,7 +35,7 @@ def submit_in_background(project: Project) -> subprocess.Popen[bytes]:
 
 def both_run(project: Project) -> bool:
     made = list(project.results.glob("*-tiny"))
-    return bool(made) and states_of(project).count("running") == 2
+    return bool(made) and len(list(made[0].glob("*/attempt-1-0.json"))) == 2
 
 
 def states_of(project: Project) -> list[str]:
@@ -126,3 +126,23 @@ def test_a_foreign_program(project: Project, tmp_path: Path) -> None:
     assert len(lines) == 4
     assert set(states_of(project)) == {"done"}
     assert (project.runs()[0] / "local.out").read_text() == "hello\n"
+
+
+def test_a_task_of_a_job_array_runs_its_run_with_output_in_its_folder(project: Project) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    names = [run.name for run in project.runs()]
+    tasks = project.batch / "submissions" / "1-a.tasks.json"
+    worker.write_tasks(str(tasks), str(project.batch), dict.fromkeys(names, 1), workers=1)
+    environment = {**os.environ, "SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run([sys.executable, "train.py", str(tasks)], env=environment, cwd=project.folder)
+    assert done.returncode == 0
+    assert project.executed() == [0, 0, 1, 0]
+    assert (project.runs()[2] / "10_2.out").read_text().startswith("training 32")
+
+
+def test_a_file_that_is_no_task_file(project: Project) -> None:
+    path = project.folder / "x.tasks.json"
+    path.write_text("[]")
+    done = subprocess.run([sys.executable, "train.py", str(path)], cwd=project.folder, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {path}: this is no task file; submit_multiple.py writes them\n"

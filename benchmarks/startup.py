@@ -1,0 +1,54 @@
+"""What a login node and a short run wait for: a dry run against `import yaml`, train.py against `import torch`."""
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHORT_RUN = """\
+dataset: sklearn/digits
+data_splits_map: {train: "train[:80%]", test: "train[80%:]"}
+model: linear
+base_lr: 0.25
+batch_size: 128
+eval_batch_size: 1000
+train_length: 5
+averaging: poly_8
+"""
+
+
+def measure() -> list[tuple[str, float, float | None]]:
+    """(what, ratio, the most it may be). Both commands of a ratio take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder, "short.yaml")
+        spec.write_text(SHORT_RUN + f"output_dir: {folder}/run\n")
+        dry = [sys.executable, "submit_multiple.py", "jobs/linear-classifier-example.yaml", "-s", "submit_cpu.sh", "-d",
+               "--output-dir", f"{folder}/results"]
+        return [
+            _row("dry run of 108 points", dry, "import yaml", 3.0, turns=15),
+            _row("python train.py of a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
+                 turns=5, remove=f"{folder}/run"),
+        ]
+
+
+def _row(what: str, command: list[str], bare: str, most: float, turns: int,
+         remove: str | None = None) -> tuple[str, float, float | None]:
+    pairs = []
+    for turn in range(turns + 1):
+        if remove and os.path.isdir(remove):
+            os.rename(remove, f"{remove}-{turn}")
+        pairs.append((_seconds(command), _seconds([sys.executable, "-c", bare])))
+    ours, theirs = (statistics.median(seconds) for seconds in zip(*pairs[1:], strict=True))  # the first one warms up
+    return f'{what} / `python -c "{bare}"` ({1e3 * theirs:.0f} ms)', ours / theirs, most
+
+
+def _seconds(command: list[str]) -> float:
+    """Wall time of a command, with compiled modules kept as users keep them."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    start = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
