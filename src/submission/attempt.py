@@ -147,6 +147,7 @@ class Attempt:
         """Train, or run the foreign program, and record the end. The exit code."""
         try:
             _listen()
+            self.check()  # a Slurm job that comes late finds that a later ticket has the run
             run = foreign.run if "COMMAND" in spec else train
             how = run(spec, self.folder, self.check)
             self.check()
@@ -191,8 +192,9 @@ def _claim(folder: str, ticket: int | None) -> int | None:
     attempt = run.last_attempt() or {}
     if me["slurm_job"] and owner.get("slurm_job") == me["slurm_job"]:
         # the same Slurm job: started again after a requeue, or by a script that calls train.py twice
-        if me["restart"] > attempt.get("who", owner).get("restart", 0) or attempt.get("how") or not process.is_alive(
-                attempt.get("who", owner)):
+        starter = attempt.get("who", owner)
+        ended = attempt.get("how") or not process.is_alive(starter)
+        if me["restart"] > starter.get("restart", 0) or ended and not in_worker:
             return ticket
     elif by_hand:
         if attempt.get("how") or process.is_alive(attempt.get("who", owner)) is False:

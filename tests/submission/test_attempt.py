@@ -114,6 +114,31 @@ def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
     assert record(run)["how"] is None
 
 
+def test_a_job_that_comes_late_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDIRON_TICKET", "2")
+    as_slurm_job(monkeypatch, "8")
+    later = attempt.Attempt.begin(str(run))
+    assert later is not None
+    monkeypatch.setenv("GRIDIRON_TICKET", "1")  # it was thought lost
+    as_slurm_job(monkeypatch, "7")
+    assert start(run) == 0
+    assert not (run / "executed").exists()
+    later.check()
+
+
+def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDIRON_TICKET", "1")
+    as_slurm_job(monkeypatch, "7")
+    early = attempt.Attempt.begin(str(run))
+    assert early is not None
+    monkeypatch.setenv("GRIDIRON_TICKET", "2")
+    as_slurm_job(monkeypatch, "8")
+    assert start(run) == 0
+    with pytest.raises(attempt.Fenced):
+        early.check()
+    assert (run / "executed").read_text() == "once\n"
+
+
 def test_the_same_job_does_not_run_twice_at_once_but_may_try_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     attempt.Attempt.begin(str(run))
