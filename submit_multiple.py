@@ -116,6 +116,8 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
     expanded = grid.expand(spec.parameters, spec.source, overrides, None if command else config.check_parameters)
     names = naming.run_names(spec.name, expanded.specs, expanded.varying)
     specs = expanded.specs
+    if spec.tags:
+        specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
     if command:
         words = foreign.parse_command(command, spec.source)
         specs = [{**point, "COMMAND": words} for point in specs]
@@ -128,7 +130,8 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
 
 def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
     """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
-    output_dir = os.path.normpath(files.expand(options.output_dir or spec.output_dir, "output_dir"))
+    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
+    output_dir = os.path.normpath(files.expand(chosen, "output_dir"))
     today = batch.path_for(output_dir, naming.batch_name(spec.name, batch.today()))
     earlier = batch.find(output_dir, spec.name)
     if options.overwrite and earlier:

@@ -226,6 +226,19 @@ def test_a_question_without_anybody_there(project: Project, monkeypatch: pytest.
     assert not project.results.exists()
 
 
+def test_tags_of_the_batch_and_of_points(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text("""\
+job_details: {name: tiny, tags: [paper]}
+parameters:
+  LIST:
+    - {batch_size: 8, TAGS: [small, paper]}
+    - {batch_size: 2048}
+""")
+    assert project.submit(project.spec, "--local", "-d", "--json") == 0
+    specs = [json.loads(line)["spec"] for line in capsys.readouterr().out.splitlines()]
+    assert [spec["TAGS"] for spec in specs] == [["paper", "small"], ["paper"]]
+
+
 def test_per_point_script_and_sbatch(project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "big.sh").write_text(SCRIPT)
     project.spec.write_text("""\
