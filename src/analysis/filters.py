@@ -64,6 +64,8 @@ def same(one: object, other: object) -> bool:
 
 def key(value: Any) -> Any:
     """A hashable stand-in for a cell of a config column: equal for cells that hold the same setting."""
+    if type(value) is str or type(value) is int:  # most cells of a grid
+        return value
     if is_missing(value):
         return None
     if isinstance(value, Mapping):

@@ -197,7 +197,9 @@ class _Grid:
         most, least = counts.max() if len(ended) else 0, counts.min()
         parts = [" / ".join(map(label, self.metrics)) + f" {note}"] if note else []
         if most > 1:
-            differ = [name for name in tables.varying_columns(self.df, seeds=True) if name not in settings]
+            differ = [name for name in tables.varying_columns(self.df) if name not in settings]
+            if any(self.df[name].nunique() > 1 for name in tables.setting_columns(self.df) if name.startswith("seed")):
+                differ.append("seeds")
             parts.append(f"mean of {least if least == most else f'{least} to {most}'} runs"
                          + (f" that differ in {', '.join(differ)}" if differ else "")
                          + (f"; {'bars' if note else 'band'}: {self.spread}" if self.spread else ""))
@@ -362,10 +364,11 @@ def _log_axes(axes: Axes, log_x: bool, log_y: bool) -> None:
 def _plain_numbers(axis: Any) -> None:
     """Ticks as 0.01 rather than as formulas: formulas are off, since names may hold dollar signs."""
     low, high = sorted(axis.get_view_interval())
-    narrow = low > 0 and high / low < 30  # hardly a decade: label the minor ticks too
+    span = high / low if low > 0 else np.inf
+    between = "235" if span < 30 else "3" if span < 1000 else ""  # few decades: label some minor ticks too
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(FuncFormatter(
-        lambda value, _: f"{value:g}" if narrow and f"{value:e}"[0] in "1235" else ""))
+        lambda value, _: f"{value:g}" if f"{value:e}"[0] in between else ""))
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -21,7 +21,7 @@ from src.analysis.results import Results, Skipped, read_results
 
 _HERE = os.path.dirname(__file__)
 _MOST_PARAMETERS = 8  # pictures of a metric against one
-_MOST_LINES = 7  # of one picture
+_MOST_LINES = 12  # of one picture
 _ENDED = ("done", *run_folder.ENDS)  # states of which there is no more to say
 
 
@@ -99,7 +99,7 @@ def _parameters(df: pd.DataFrame) -> str:
     varying = tables.varying_columns(df, seeds=True)
     rows = [{"parameter": name, "values": len(plots.levels(df[name])), "which": _some(plots.levels(df[name]))}
             for name in varying]
-    return _section("Varying parameters", _table(pd.DataFrame(rows))) if rows else ""
+    return _section("Varying parameters", _table(pd.DataFrame(rows), code=("which",))) if rows else ""
 
 
 def _some(values: list[Any], most: int = 12) -> str:

@@ -31,9 +31,18 @@ def setting_columns(df: pd.DataFrame) -> list[str]:
 
 
 def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
-    """The config columns with more than one value, in the order of the config. Seeds (repeats) only if asked for."""
+    """The config columns with more than one value, in the order of the config.
+
+    seeds: with the seeds that were chosen (they make repeats); seeds that every run drew for itself are never settings.
+    """
+    left_out = set(map(str, df.columns)) if not seeds else _drawn_by_all(df)
     return [name for name in setting_columns(df)
-            if (seeds or not name.startswith("seed")) and len(set(map(key, df[name].tolist()))) > 1]
+            if not (name.startswith("seed") and name in left_out) and len(set(map(key, df[name].tolist()))) > 1]
+
+
+def _drawn_by_all(df: pd.DataFrame) -> set[str]:
+    drawn = [set(names) if isinstance(names, list) else set() for names in df.get("facts/seeds_drawn", [])]
+    return set.intersection(*drawn) if drawn else set()
 
 
 def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:

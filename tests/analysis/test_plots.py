@@ -67,7 +67,7 @@ def test_lines_are_means_and_bands_standard_errors(digits: pd.DataFrame) -> None
     corners = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     error = table.std(axis=0, ddof=1) / np.sqrt(3)
     assert corners.max() == pytest.approx((table.mean(axis=0) + error).max())
-    assert any("Mean of 3 runs that differ in seed_model; band: standard error" in text for text in texts(figure))
+    assert any("Mean of 3 runs that differ in seeds; band: standard error" in text for text in texts(figure))
 
 
 def test_the_range_is_least_and_most(digits: pd.DataFrame) -> None:

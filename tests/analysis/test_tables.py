@@ -118,6 +118,12 @@ def test_varying_columns() -> None:
     assert "facts/host" not in setting_columns(df)
 
 
+def test_seeds_that_every_run_drew_are_no_settings() -> None:
+    df = frame({"val/last/loss": [[1.0], [2.0]]}, seed_model=[1, 2], seed_training=[3, 4],
+               **{"facts/seeds_drawn": [["seed_model", "seed_training"], ["seed_model"]]})
+    assert varying_columns(df, seeds=True) == ["seed_training"]
+
+
 def test_runs_table() -> None:
     table = runs_table(TWO)
     assert table["epochs"].tolist() == [3, 3]
