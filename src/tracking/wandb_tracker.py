@@ -15,7 +15,8 @@ class WandbTracker:
         """Raises RuntimeError if there is no key."""
         import wandb
 
-        if os.environ.get("WANDB_MODE", "online") in ("online", "run", "shared") and not wandb.login(prompt=False):
+        mode = wandb.setup().settings.mode  # of WANDB_MODE, or a file that `wandb offline` wrote
+        if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
             raise RuntimeError("no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
         self._run = wandb.init(
             entity=config.wandb_entity, project=config.wandb_project_name, tags=config.wandb_tags,

@@ -61,16 +61,11 @@ class Trainer:
 
     def _accumulate_gradients(self, x: torch.Tensor, y: torch.Tensor, meter: Meter) -> None:
         """Add the gradient of the batch's mean loss, a micro-batch at a time."""
-        if len(y) <= self.micro_batch_size:
-            output = self.model(x)
-            loss = self.loss(output, y)
-            loss.backward()
-            meter.add(loss, output, y)
-            return
         for x_part, y_part in zip(x.split(self.micro_batch_size), y.split(self.micro_batch_size), strict=True):
             output = self.model(x_part)
             loss = self.loss(output, y_part)
-            (loss * (len(y_part) / len(y))).backward()
+            share = y_part.shape[0] / y.shape[0]  # len() of a tensor is Python code, and slow
+            (loss * share if share < 1 else loss).backward()
             meter.add(loss, output, y_part)
 
 

@@ -31,7 +31,7 @@ class Meter:
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
         """Take in a batch: its mean loss [], output [n, k] and targets [n]."""
-        size = len(target)
+        size = target.shape[0]
         if not self._room or size != self._size:
             self._reduce()
             self._size, self._room = size, max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // output.numel()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -32,6 +33,9 @@ class _FakeWandb(types.ModuleType):
         self.started: dict[str, Any] | None = None
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.ended: tuple[str | None, int] | None = None
+
+    def setup(self) -> Any:
+        return types.SimpleNamespace(settings=types.SimpleNamespace(mode=os.environ.get("WANDB_MODE", "online")))
 
     def login(self, prompt: bool = True) -> bool:
         assert not prompt, "a run must never ask for a key"
