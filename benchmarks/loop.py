@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 
 from src.choices import Averaging
@@ -16,8 +17,12 @@ from src.datasets.data import Data, Split
 from src.models.linear import Linear
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
+from src.training.epoch import evaluate
 from src.training.experiment import Parts, epochs
+from src.training.log import Progress, epoch_line, open_log
+from src.training.meters import Meter
 from src.training.recorder import Recorder, stats_columns
+from src.training.table import StatsTable
 
 SAMPLES, FEATURES, CLASSES = 50_000, 54, 7
 EVALUATED = 200_000
@@ -38,7 +43,7 @@ def measure() -> list[tuple[str, float, float | None]]:
     model = Linear((FEATURES,), CLASSES)
     ours, bare = _rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
     rows.append((f"evaluation of {EVALUATED:,} rows / whole-batch matmuls ({1e3 * bare:.1f} ms)", ours / bare, 1 / 0.8))
-    rows.append(("a row of stats at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
+    rows.append(("a row of stats, log and frame at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
     return rows
 
 
@@ -55,10 +60,9 @@ def _split(samples: int) -> Split:
     return Split(x, (x @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1))
 
 
-def _parts(split: Split, config: Config, evaluated: bool = False) -> Parts:
+def _parts(split: Split, config: Config) -> Parts:
     model = Linear((FEATURES,), CLASSES)
-    splits = {"train": split, "val": split} if evaluated else {"train": split}
-    return Parts(config, Data(splits, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
+    return Parts(config, Data({"train": split}, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
                  make_optimizer(config, model), AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
 
 
@@ -103,12 +107,8 @@ def _bare_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tenso
 
 
 def _our_evaluation(model: nn.Module, split: Split) -> float:
-    from src.training.epoch import evaluate
-    from src.training.log import Progress
-    from src.training.meters import Meter
-
     start = time.perf_counter()
-    evaluate(model, split, 10_000, F.cross_entropy, Meter("classification", CPU), Progress(None, "", 10.0))
+    evaluate(model, split, 10_000, F.cross_entropy, Meter("classification", CPU), Progress(logger, "", 10.0))
     return time.perf_counter() - start
 
 
@@ -121,19 +121,17 @@ def _bare_evaluation(model: nn.Module, split: Split) -> float:
 
 
 def _row_milliseconds(epoch: int) -> float:
-    """A line of stats.csv and the DataFrame that the caller gets, after `epoch` others."""
-    from src.training.table import StatsTable
-
+    """A line of stats.csv, one of training.log and the DataFrame that a caller gets, after `epoch` others."""
     columns = stats_columns("classification", ("val", "test"), averaging=True)
     row: dict[str, float | None] = {**dict.fromkeys(columns, 1 / 3), "epoch": epoch, "step": 10 * epoch}
     table = StatsTable(columns)
-    with tempfile.TemporaryDirectory() as folder, Recorder(folder, columns, lambda: None) as recorder:
-        for _ in range(epoch):
+    with (tempfile.TemporaryDirectory() as folder, Recorder(folder, columns, lambda: None) as recorder,
+          open_log(folder, to_stdout=False) as log):
+        for count in range(epoch + 200):
+            if count == epoch:
+                start = time.perf_counter()
             recorder.row(row)
-            table.add(row)
-        start = time.perf_counter()
-        for _ in range(200):
-            recorder.row(row)
+            log.info(epoch_line(row, epoch))
             table.add(row)
         return 1e3 * (time.perf_counter() - start) / 200
 

@@ -37,7 +37,7 @@ def _without_warmup(schedule: Schedule, total_steps: int, milestones: Sequence[i
 
 def poly(step: int, total_steps: int, power: float) -> float:
     """(1 - t/T)^power."""
-    return (1.0 - step / total_steps) ** power  # type: ignore[no-any-return]
+    return (1.0 - step / total_steps) ** power
 
 
 def cosine(step: int, total_steps: int) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 
 from src.datasets.data import Split
 from src.optimizers.averaging import AveragedModel
+from src.optimizers.fused import FusedOptimizer
 from src.training.batches import Batch, in_order
 from src.training.log import Progress
 from src.training.losses import Loss
@@ -20,11 +21,11 @@ CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a step needs. `optimizer` is one of ours or any of torch.optim's."""
+    """What a step needs."""
 
     model: nn.Module
     loss: Loss
-    optimizer: torch.optim.Optimizer
+    optimizer: FusedOptimizer | torch.optim.Optimizer
     learning_rate: Callable[[int], float]  # of a step, counted from 0
     average: AveragedModel | None
     micro_batch_size: int  # a step's batch is cut into micro-batches of this size, whose gradients are accumulated

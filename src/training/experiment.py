@@ -14,6 +14,7 @@ from src.choices import parse_schedule
 from src.config import Config
 from src.datasets.data import Data
 from src.optimizers.averaging import AveragedModel
+from src.optimizers.fused import FusedOptimizer
 from src.optimizers.schedules import make_schedule
 from src.tracking.tracker import Trackers
 from src.training import facts
@@ -37,7 +38,7 @@ class Parts:
     config: Config  # with all its seeds
     data: Data
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: FusedOptimizer | torch.optim.Optimizer
     average: AveragedModel | None
     device: torch.device
     seeds_drawn: list[str]
@@ -90,6 +91,7 @@ class Experiment:
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
         self._trainer = self._make_trainer()
         if self._length.epochs:
+            assert self._config.seed_training is not None
             self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training)
         self._seen = 0
         self._is_best = False
@@ -104,7 +106,7 @@ class Experiment:
                         self._config.best_checkpoint_metric)
 
     def epoch(self, number: int, log: Logger) -> Row:
-        """Train and evaluate an epoch, and see whether it is the last; its row."""
+        """Train and evaluate an epoch, and see whether it is the last, however the run ends; its row."""
         row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0}
         if number:
             row |= self._train(number, log)

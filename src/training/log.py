@@ -30,10 +30,10 @@ def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
     """
     run = next(_numbers)
     _leave_runs_out_of_default_sink()
-    sinks = [{"sink": os.path.join(folder, run_folder.LOG), "encoding": "utf-8"}] if folder else []
+    sinks: list[Any] = [os.path.join(folder, run_folder.LOG)] if folder else []
     if to_stdout or not folder:
-        sinks.append({"sink": sys.stdout})
-    ids = [logger.add(**sink, format=_FORMAT, level="INFO", colorize=False,  # type: ignore[arg-type]
+        sinks.append(sys.stdout)
+    ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
                       filter=lambda record: record["extra"].get("run") in (None, run)) for sink in sinks]
     try:
         yield logger.bind(run=run)

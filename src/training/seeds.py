@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import secrets
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ def with_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
     missing = [name for name in DRAWN if getattr(config, name) is None]
     path = os.path.join(folder, run_folder.CONFIG) if folder else ""
     earlier = yaml_io.load_flat(files.read_text(path) or "", path) if folder and missing else {}
-    return dataclasses.replace(config, **{name: _earlier_or_new(earlier.get(name)) for name in missing}), missing
+    seeds: dict[str, Any] = {name: _earlier_or_new(earlier.get(name)) for name in missing}
+    return dataclasses.replace(config, **seeds), missing
 
 
 def _earlier_or_new(seed: object) -> int:
