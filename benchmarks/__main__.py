@@ -30,7 +30,8 @@ def main(names: list[str]) -> int:
         missed += sum(most is not None and figure > most for _, figure, most in rows)
         text = "\n".join(f"| {what} | {figure:.3g} | {'' if most is None else f'{most:.3g}'} |"
                          for what, figure, most in rows)
-        section = f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\n\n| what | figure | most |\n|---|---|---|\n{text}\n"
+        section = (f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\n\n"
+                   f"| what | figure | most |\n|---|---|---|\n{text}\n")
         print(section, flush=True)
         sections.append(section)
     if not names:

@@ -38,7 +38,7 @@ for run in json.load(open(sys.argv[1])):
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be), start-up included on both sides; each is timed twice, the better one counts."""
+    """(what, ratio, the most it may be), start-up included on both sides; of two turns the better one counts."""
     with tempfile.TemporaryDirectory() as folder:
         turns = [(_ours(Path(folder, f"ours-{turn}")), _warm(Path(folder, f"warm-{turn}"))) for turn in range(2)]
     ours, warm = (min(seconds) for seconds in zip(*turns, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,8 +199,8 @@ def _check_value(key: str, value: Any) -> None:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _check_scalar(key: str, value: object, kind: Hashable) -> None:
-    """`_check_value`, once for each value. kind tells 1 from 1.0 and true, which are equal."""
+def _check_scalar(key: str, value: object, kind: str) -> None:
+    """`_check_value`, once for each value. kind, its type, tells 1 from 1.0 and true, which are equal."""
     _check_value(key, value)
 
 
@@ -245,7 +245,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
             if kind is list or kind is dict:
                 _check_value(key, value)
             else:
-                _check_scalar(key, value, kind)
+                _check_scalar(key, value, kind.__name__)
         get = spec.get
         _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),

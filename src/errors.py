@@ -87,7 +87,9 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> int:
         try:
-            return main(*args, **kwargs) or 0
+            code = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return code
         except UserError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             return 2

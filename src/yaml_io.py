@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -20,7 +20,8 @@ except ImportError:  # PyYAML built without libyaml: the same, slower
 class _Loader(_Base):
     """PyYAML's safe loader with YAML 1.2's idea of a number or boolean, and duplicate keys as errors."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    # PyYAML declares it on instances and reads it on classes; add_implicit_resolver below fills this copy
+    yaml_implicit_resolvers = {}  # type: ignore[var-annotated]  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[object, yaml.Node] = {}

@@ -90,8 +90,8 @@ def test_the_digits_grid_with_one_run_cancelled_and_one_killed(batch: Path, slur
     assert len(big_df) == 24
     assert big_df["val/last/accuracy"].map(len).tolist() == [15] * 24
     assert big_df["val/last/accuracy"].map(lambda series: series.iloc[-1]).max() > 0.94
-    assert {job for job in big_df["facts/slurm_job"] if job} >= {ticket.slurm_jobs[0] for name, ticket in tickets.items()
-                                                                 if states[name] == "done"}
+    done_at_first = {ticket.slurm_jobs[0] for name, ticket in tickets.items() if states[name] == "done"}
+    assert set(big_df["facts/slurm_job"]) >= done_at_first
 
 
 def test_a_researchers_own_script_and_a_run_that_is_requeued(tmp_path: Path, slurm: Slurm,
@@ -100,19 +100,19 @@ def test_a_researchers_own_script_and_a_run_that_is_requeued(tmp_path: Path, slu
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SBATCH_EXPORT", "NONE")
     script = tmp_path / "mine.sh"
-    script.write_text(f'#!/bin/bash\n#SBATCH --requeue --open-mode=append\nexport OMP_NUM_THREADS=1 PATH={ROOT}/.venv/bin:'
-                      f'{os.environ["PATH"]}\npython train.py "$1"\n')
+    script.write_text('#!/bin/bash\n#SBATCH --requeue --open-mode=append\n'
+                      f'export OMP_NUM_THREADS=1 PATH={ROOT}/.venv/bin:{os.environ["PATH"]}\npython train.py "$1"\n')
     assert submit_multiple.main(["jobs/digits-quickstart.yaml", "-s", str(script), "-y", "--max-runs", "1",
                                  "--set", "train_length=3000", "--output-dir", str(tmp_path / "results")]) == 0
     only, = (tmp_path / "results").iterdir()
     run, = only.glob("000_*")
-    wait_for(lambda: (run / "stats.csv").exists())
+    wait_for((run / "stats.csv").exists)
     job, = journal.read_history(str(only)).tickets[run.name].slurm_jobs
     slurm.run("scontrol", "requeue", job)
     wait_for(lambda: slurm.state(job) == "PENDING")
     assert counts(only) == {"pending": 1}
     slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-    wait_for(lambda: (run / "attempt-1-1.json").exists())
+    wait_for((run / "attempt-1-1.json").exists)
     wait_for(lambda: counts(only) == {"running": 1})
     assert submit_multiple.main(["-r", str(only), "-s", str(script), "-y"]) == 0  # nothing: it runs
     assert experiments.main(["cancel", "-y", str(only)]) == 0

@@ -84,9 +84,9 @@ def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    (["status"], "submit one"), (["status", "nowhere"], "no such folder"), (["logs", "nowhere"], "there is no run here"),
-    (["cancel", "nowhere"], "no such folder"), (["report", "nowhere"], "no such folder"),
-    (["prefetch", "nowhere.yaml"], "cannot be read")])
+    (["status"], "submit one"), (["status", "nowhere"], "no such folder"),
+    (["logs", "nowhere"], "there is no run here"), (["cancel", "nowhere"], "no such folder"),
+    (["report", "nowhere"], "no such folder"), (["prefetch", "nowhere.yaml"], "cannot be read")])
 def test_mistakes_are_told(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                            capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)

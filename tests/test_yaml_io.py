@@ -45,7 +45,8 @@ def test_flat_files_are_read_back_equal_by_every_reader(mapping: dict[str, Any])
 
 
 @given(st.dictionaries(KEY, VALUE, max_size=6), st.data())
-def test_the_fast_path_never_reads_an_edited_file_otherwise_than_yaml(mapping: dict[str, Any], data: st.DataObject) -> None:
+def test_the_fast_path_never_reads_an_edited_file_otherwise_than_yaml(mapping: dict[str, Any],
+                                                                      data: st.DataObject) -> None:
     text = yaml_io.dump_flat(mapping)
     position = data.draw(st.integers(0, len(text)))
     edited = text[:position] + data.draw(st.sampled_from(list(" \t\n:#'\"-,[]{}&*!|>e.0_"))) + text[position:]
