@@ -21,7 +21,7 @@ class _Loader(_Base):
     """PyYAML's safe loader with YAML 1.2's idea of a number or boolean, and duplicate keys as errors."""
 
     # PyYAML declares it on instances and reads it on classes; add_implicit_resolver below fills this copy
-    yaml_implicit_resolvers = {}  # type: ignore[var-annotated]  # noqa: RUF012
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[object, yaml.Node] = {}
