@@ -146,8 +146,11 @@ def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         if not changes:
             return plan_continue(work, earlier[-1], history)
         if earlier[-1] == today:
-            raise BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})", where=today,
-                             hint="use another name, or -o to remove it first")
+            exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
+                                where=today, hint="use another name, or -o to remove it first")
+            if not options.dry_run:
+                raise exists
+            work.lines.append(f"note: submitting this would be an error: {exists}")
     elif os.path.lexists(today):
         raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
     work.path, work.new, work.plan = today, True, plan_first(work.names)
@@ -261,6 +264,8 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         text = yaml_io.read_user_file(slurm_options.script)
         extra = {**slurm_options.batch, **slurm_options.command_line}
         print(f"resources  {show.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
+        for line in show.point_options(work.specs):
+            print(f"           {line}")
     if mode == LOCAL:
         print(f"workers    {workers(options, work)} on this machine")
     print(work.plan.summary())

@@ -1,7 +1,6 @@
 """Train one run, or what a task file lists: `python train.py spec.yaml`. Another program calls experiment_generator."""
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,12 +52,12 @@ def build(config: Config, folder: str | None) -> Parts:
     from src.optimizers.averaging import AveragedModel
     from src.optimizers.factory import make_optimizer
     from src.training.experiment import Parts
-    from src.training.facts import choose_device, output_dim
+    from src.training.facts import allotted_threads, choose_device, output_dim
     from src.training.placing import placed
     from src.training.seeds import seed_noise, with_seeds
 
-    if threads := os.environ.get("GRIDIRON_THREADS"):  # a worker's: CPUs divided by the runs that it holds at a time
-        torch.set_num_threads(int(threads))
+    if threads := allotted_threads():
+        torch.set_num_threads(threads)
     device = choose_device(config.device)
     config, seeds_drawn = with_seeds(config, folder)
     data = placed(config, make_data(config), device)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -9,15 +10,19 @@ import tempfile
 import time
 from pathlib import Path
 
+# one of linear-classifier-example's runs, on a small data set of its shape
 SHORT_RUN = """\
-dataset: sklearn/digits
-data_splits_map: {train: "train[:80%]", test: "train[80%:]"}
+dataset: libsvm/toy
+data_dir: {folder}
+data_splits_map: {{train: train, traineval: train}}
 model: linear
-base_lr: 0.25
-batch_size: 128
-eval_batch_size: 1000
-train_length: 5
+base_lr: 0.1
+batch_size: 8192
+samples_per_epoch: 81920
+train_length: 20
 averaging: poly_8
+eval_batch_size: 10000
+output_dir: {folder}/run
 """
 
 
@@ -25,7 +30,8 @@ def measure() -> list[tuple[str, float, float | None]]:
     """(what, ratio, the most it may be). Both commands of a ratio take turns."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "short.yaml")
-        spec.write_text(SHORT_RUN + f"output_dir: {folder}/run\n")
+        spec.write_text(SHORT_RUN.format(folder=folder))
+        Path(folder, "toy").write_text(toy(10_000, 54))
         dry = [sys.executable, "submit_multiple.py", "jobs/linear-classifier-example.yaml", "-s", "submit_cpu.sh", "-d",
                "--output-dir", f"{folder}/results"]
         return [
@@ -33,6 +39,15 @@ def measure() -> list[tuple[str, float, float | None]]:
             _row("python train.py of a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
                  turns=5, remove=f"{folder}/run"),
         ]
+
+
+def toy(samples: int, features: int) -> str:
+    """A LIBSVM file of random numbers with seven classes."""
+    rng = random.Random(0)
+    def sample() -> str:
+        values = " ".join(f"{index}:{rng.random():.4f}" for index in range(1, features + 1))
+        return f"{rng.randrange(1, 8)} {values}\n"
+    return "".join(sample() for _ in range(samples))
 
 
 def _row(what: str, command: list[str], bare: str, most: float, turns: int,

@@ -35,11 +35,6 @@ def checkpoint_name(epoch: int) -> str:
     return f"checkpoint-{epoch:05d}.pt"
 
 
-def old_job_spec_name(number: int) -> str:
-    """The file that keeps an earlier job spec of a batch."""
-    return f"job.old.{number}.yaml"
-
-
 def slurm_log_name(slurm_job: str) -> str:
     """What a Slurm job prints: Slurm writes it, named by the job's id (`%j` in an sbatch option)."""
     return f"{slurm_job}.out"

@@ -159,6 +159,8 @@ def test_an_edited_job_spec_is_refused_with_the_difference(project: Project,
     project.write_spec()
     assert project.submit(project.spec, "--local", "-y", "--set", "base_lr=3") == 2
     assert "overrides.base_lr: nothing -> 3" in capsys.readouterr().err
+    assert project.submit(project.spec, "--local", "-d", "--set", "base_lr=3") == 0  # looking is allowed
+    assert "note: submitting this would be an error" in capsys.readouterr().out
 
 
 def test_max_runs_takes_the_first_and_may_grow(project: Project) -> None:
@@ -250,6 +252,8 @@ parameters:
 """)
     assert project.submit(project.spec, "-s", "s.sh", "-d", "--json", "--sbatch", "time=2:00:00") == 0
     small, big = [json.loads(line)["command"] for line in capsys.readouterr().out.splitlines()]
+    assert project.submit(project.spec, "-s", "s.sh", "-d") == 0
+    assert "1 run: mem 16G, script big.sh" in capsys.readouterr().out
     assert "--mem=4G" in small
     assert "--mem=16G" in big
     assert "--time=2:00:00" in small

@@ -52,6 +52,17 @@ def resources(script: str, text: str, options: Iterable[str]) -> str:
     return f"{script}: {', '.join(f'{name} {value}'.strip() for name, value in asked.items()) or 'no directives'}"
 
 
+def point_options(specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What single grid points ask for instead, and how many do: `12 runs: mem 16G, script big.sh`."""
+    asked: dict[str, int] = {}
+    for spec in specs:
+        words = [f"{key} {value}" for key, value in (spec.get("SBATCH") or {}).items()]
+        words += [f"script {spec['SCRIPT']}"] if spec.get("SCRIPT") else []
+        if words:
+            asked[", ".join(words)] = asked.get(", ".join(words), 0) + 1
+    return [f"{count(number, 'run')}: {words}" for words, number in asked.items()]
+
+
 class Progress:
     """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
 

@@ -42,6 +42,18 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
     }
 
 
+def allotted_threads() -> int | None:
+    """How many threads this run may use: its share of a worker's CPUs, or what Slurm gave the task.
+
+    None leaves it to torch, which obeys OMP_NUM_THREADS and else takes every core that it sees, also those of others.
+    """
+    if share := os.environ.get("GRIDIRON_THREADS"):
+        return int(share)
+    if "OMP_NUM_THREADS" not in os.environ and (given := os.environ.get("SLURM_CPUS_PER_TASK")):
+        return int(given)
+    return None
+
+
 def choose_device(name: str) -> torch.device:
     """The device that `name` means; auto is the first of cuda, mps and cpu that there is. ConfigError if it is not."""
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}

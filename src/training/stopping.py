@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from src.errors import ConfigError
+from src.metrics import descends
 
 _NO_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "seen_examples", "learning_rate")
-_DESCENDING = re.compile("loss|error|perplexity|mae")  # in the last part of a column's name; all others ascend
 
 
 class Best:
@@ -44,8 +44,3 @@ class Best:
     def chooses_by_test(self) -> bool:
         """Whether the metric is one of a test split, so that its best value is no honest estimate."""
         return any(column.startswith("test") for column in self.columns)
-
-
-def descends(column: str) -> bool:
-    """Whether smaller is better."""
-    return bool(_DESCENDING.search(column.rpartition("/")[2]))

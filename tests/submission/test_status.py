@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src import metrics, run_folder, yaml_io
+from src import run_folder, yaml_io
 from src.submission import states, status
 from src.submission.journal import History
 from src.submission.observe import Observation, Run, observe
@@ -78,18 +78,6 @@ def test_watch_ends_when_nothing_is_alive(tmp_path: Path) -> None:
     shown: list[str] = []
     status.watch(lambda: next(looks), shown.append, 0)
     assert len(shown) == 2
-
-
-def test_metrics() -> None:
-    assert all(map(metrics.descends, ("val/last/loss", "test/av/mae", "train/error", "perplexity")))
-    assert not any(map(metrics.descends, ("val/last/accuracy", "val/last/r2", "explosions")))
-    assert metrics.better("loss", 1, 2)
-    assert not metrics.better("accuracy", 1, 2)
-    assert metrics.better("loss", 1, float("nan"))
-    assert not metrics.better("loss", float("nan"), 1)
-    assert metrics.judging_columns(["train/loss", "train/accuracy"]) == ["train/accuracy"]
-    assert metrics.judging_columns(["test/last/r2", "test/last/loss"]) == ["test/last/r2"]
-    assert metrics.judging_columns(["epoch"]) == []
 
 
 def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:

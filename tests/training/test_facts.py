@@ -54,6 +54,18 @@ def test_regression_has_one_output() -> None:
     assert facts.output_dim(Config(model_output_dim=4), parts().data) == 4
 
 
+def test_threads_are_a_workers_share_or_what_slurm_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GRIDIRON_THREADS", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    assert facts.allotted_threads() is None
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert facts.allotted_threads() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert facts.allotted_threads() is None
+    monkeypatch.setenv("GRIDIRON_THREADS", "3")
+    assert facts.allotted_threads() == 3
+
+
 def test_a_device_that_is_not_there_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no device 'cuda:1'"):

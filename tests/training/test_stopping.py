@@ -6,7 +6,7 @@ import pytest
 
 from src.errors import ConfigError
 from src.training.recorder import stats_columns
-from src.training.stopping import Best, descends
+from src.training.stopping import Best
 
 COLUMNS = stats_columns("classification", ("val", "test"), averaging=True)
 
@@ -48,11 +48,6 @@ def test_a_pattern_must_match_a_whole_metric(pattern: str) -> None:
 def test_metrics_of_both_directions_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="fall and metrics that rise"):
         Best("val/last/(loss|accuracy)", COLUMNS)
-
-
-def test_directions() -> None:
-    assert all(descends(f"val/last/{name}") for name in ("loss", "mae", "top5_error", "perplexity"))
-    assert not any(descends(f"val/last/{name}") for name in ("accuracy", "r2", "auc"))
 
 
 def test_choosing_by_a_test_split_is_noticed() -> None:
