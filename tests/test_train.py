@@ -164,3 +164,14 @@ def test_logistic_regression_on_real_data(shared_data: Path, tmp_path: Path) -> 
     last = pd.read_csv(folder / run_folder.STATS).iloc[-1]
     assert 0.845 <= last["test/last/accuracy"] <= 0.855
     assert 0.845 <= last["test/av/accuracy"] <= 0.855
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = subprocess.Popen([sys.executable, "train.py", "jobs/single/linear-breast-cancer.yaml"], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 0

@@ -32,7 +32,7 @@ def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
     _leave_runs_out_of_default_sink()
     sinks: list[Any] = [os.path.join(folder, run_folder.LOG)] if folder else []
     if to_stdout or not folder:
-        sinks.append(sys.stdout)
+        sinks.append(_print)
     ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
                       filter=lambda record: record["extra"].get("run") in (None, run)) for sink in sinks]
     try:
@@ -41,6 +41,13 @@ def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
         for sink_id in ids:
             with contextlib.suppress(ValueError):  # the host removed every sink
                 logger.remove(sink_id)
+
+
+def _print(line: str) -> None:
+    """Onto stdout, as long as somebody reads it: `train.py … | head` is no error."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 def _leave_runs_out_of_default_sink() -> None:
