@@ -35,7 +35,7 @@ def main(names: list[str]) -> int:
         print(section, flush=True)
         sections.append(section)
     if not names:
-        machine = (f"Measured on {date.today()}: {os.cpu_count()} CPUs ({platform.machine()}), Linux, Python "
+        machine = (f"Measured on {date.today()}: {os.cpu_count()} CPUs ({platform.machine()}), Python "
                    f"{platform.python_version()}.\n\n")
         PAGE.write_text(HEAD + machine + "\n".join(sections))
         print(f"written to {PAGE}")
