@@ -10,12 +10,13 @@ from typing import Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
-from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states
+from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states, submit, tasks
+from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
 from src.submission.plan import Plan, count, plan_first, plan_next, refuse_if_alive
-from src.submission.submit import SlurmOptions, check_script, read_specs, submit_all
+from src.submission.submit import SlurmOptions, Submission, check_script, read_specs
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
@@ -39,74 +40,24 @@ class Work:
 @exits_on_user_error
 def main(argv: Sequence[str]) -> int:
     """Read, expand, validate, plan, show, confirm, write, submit. A dry run stops before it writes."""
-    options = parse(argv)
+    options = parse(argv, __doc__)
     spec = None if options.retry else job_spec.read_job_spec(options.path)
     work = plan_retry(options) if spec is None else plan_grid(spec, options)
     mode, slurm_options = choose_way(options, spec, work.history)
     token = journal.new_token()
-    commands = slurm_commands(work, slurm_options, token) if slurm_options else local_commands(work)
+    submission = slurm_submission(work, slurm_options, token) if slurm_options and work.plan.tickets else None
+    commands = submission.commands() if submission else local_commands(work)
     if options.json:
         return print_json(work, commands)
     show_plan(work, mode, slurm_options, options)
     if options.dry_run:
-        return print_dry_run(work, commands, mode)
+        return print_dry_run(submission.calls if submission else [], commands, mode)
     if not work.plan.tickets and not work.new:
         print("nothing to submit")
         return 0
     confirm(work, mode, options)
     write(work)
-    return start(work, mode, slurm_options, token, commands, options, argv)
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line. Contradictions are user errors."""
-    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=__doc__,
-                                     epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
-                                     "after what was submitted.")
-    add = parser.add_argument
-    add("path", help="a job spec (jobs/x.yaml); with -r a batch folder")
-    add("-s", "--script", help="submit script for sbatch, as submit_2080.sh")
-    add("-y", "--yes", action="store_true", help="do not ask")
-    add("-d", "--dry-run", action="store_true", help="show all, with the exact commands; write and submit nothing")
-    add("--json", action="store_true", help="with -d: one JSON object per run (name, folder, spec, command)")
-    add("-o", "--overwrite", action="store_true", help="remove the earlier batch of the same name first")
-    add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
-    add("--local", action="store_true", help="run on this machine, without Slurm")
-    add("--workers", type=_positive, metavar="N", help="with --local: runs at a time (default: half the cores)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
-    add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
-    add("--output-dir", metavar="F", help="instead of job_details.output_dir")
-    add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
-    add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")
-    add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an sbatch option, as mem=32G (repeatable)")
-    options = parser.parse_args(argv)
-    for wrong, text in ((options.json and not options.dry_run, "--json goes with --dry-run"),
-                        (options.workers and not options.local, "--workers goes with --local"),
-                        (options.local and options.script, "--local runs without Slurm, -s with it: give one of them"),
-                        (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes "
-                         "it: give one of them")):
-        if wrong:
-            raise JobSpecError(text, where="command line", hint="`python submit_multiple.py --help` explains them")
-    return options
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """`key=value` words as a mapping, with values read as YAML."""
-    result = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise JobSpecError(f"'{pair}' is not KEY=VALUE", where=option, hint=f"as in {option} batch_size=[8,32]"
-                               if option == "--set" else f"as in {option} mem=32G")
-        result[key] = yaml_io.load(value, f"{option} {key}")
-    return result
+    return start(work, mode, slurm_options, token, submission, options, argv)
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -204,7 +155,7 @@ def plan_retry(options: argparse.Namespace) -> Work:
     path = batch.check(options.path)
     observation, = observe([path])
     runs = dict(list(observation.runs.items())[:options.max_runs])
-    plan = plan_next(runs, states.RETRIED)
+    plan = plan_next(runs, options.state or states.RETRIED)
     return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
                 history=observation.history, lines=[f"retries    {path}"])
 
@@ -212,7 +163,6 @@ def plan_retry(options: argparse.Namespace) -> Work:
 def choose_way(options: argparse.Namespace, spec: JobSpec | None,
                history: History) -> tuple[str, SlurmOptions | None]:
     """Slurm, local workers, or writing alone. JobSpecError if neither -s nor --local says which."""
-    sbatch = key_values(options.sbatch, "--sbatch")
     if options.local:
         return LOCAL, None
     last = history.plans[-1] if options.retry and history.plans else {}
@@ -221,9 +171,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None,
     previous = history.last_slurm_plan() if options.retry else {}
     script = options.script or (spec.script if spec else None) or previous.get("script")
     if script:
-        base = (spec.sbatch if spec else previous.get("sbatch")) or {}
-        chosen = SlurmOptions(check_script(script), base, {**(previous.get("command_line") or {}), **sbatch})
-        return (WRITE_ONLY if options.no_submit else SLURM), chosen
+        return (WRITE_ONLY if options.no_submit else SLURM), slurm_options(options, spec, script, previous)
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
@@ -231,11 +179,29 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None,
                        "(`--local --workers 4` for four runs at a time)")
 
 
-def slurm_commands(work: Work, options: SlurmOptions, token: str) -> dict[str, list[str]]:
-    """The sbatch call of each run that is to be submitted."""
-    by_name = dict(zip(work.names, work.specs, strict=True))
-    return {name: options.command(os.path.abspath(os.path.join(work.path, name)), by_name[name], token, ticket, PROJECT)
-            for name, ticket in work.plan.tickets.items()}
+def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str,
+                  previous: dict[str, Any]) -> SlurmOptions:
+    """How runs go to Slurm. previous: the plan of the last submission, whose ways hold unless others are given."""
+    given = {"array": options.array, "max_running": options.max_running, "workers": options.workers,
+             "slots": options.slots or 1}
+    shape = given if options.array or options.workers else {**given, **previous.get("shape", {})}
+    return SlurmOptions(
+        check_script(script), (spec.sbatch if spec else previous.get("sbatch")) or {},
+        {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape)
+
+
+def slurm_submission(work: Work, options: SlurmOptions, token: str) -> Submission:
+    """The calls of sbatch for the runs that are to be submitted: one per run, arrays, or workers."""
+    from src.submission import slurm
+
+    specs = dict(zip(work.names, work.specs, strict=True))
+    place = submit.Place(os.path.abspath(work.path), token, PROJECT)
+    shape = options.shape
+    if shape["array"]:
+        return submit.arrays(work.plan.tickets, specs, options, place, slurm.max_array_size(), shape["max_running"])
+    if shape["workers"]:
+        return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"])
+    return submit.one_each(work.plan.tickets, specs, options, place)
 
 
 def local_commands(work: Work) -> dict[str, list[str]]:
@@ -278,12 +244,12 @@ def workers(options: argparse.Namespace, work: Work) -> int:
     return min(options.workers or local.default_workers(), max(len(work.plan.tickets), 1))
 
 
-def print_dry_run(work: Work, commands: dict[str, list[str]], mode: str) -> int:
+def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str) -> int:
     """The exact commands, and the assurance that nothing happened."""
     import shlex
 
     if mode != WRITE_ONLY:
-        print("\n".join(map(shlex.join, commands.values())))
+        print("\n".join(map(shlex.join, [call.command for call in calls] or commands.values())))
     print("dry run: nothing was written or submitted")
     return 0
 
@@ -324,19 +290,25 @@ def write(work: Work) -> None:
                          hint="the same command again continues it")
 
 
-def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str, commands: dict[str, list[str]],
+def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str, submission: Submission | None,
           options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Write the plan to the journal, then submit to Slurm or run here."""
     book = Journal(work.path, token)
-    details = {"script": slurm_options.script, "sbatch": dict(slurm_options.batch),
-               "command_line": dict(slurm_options.command_line)} if slurm_options else {}
+    details: dict[str, Any] = {
+        "script": slurm_options.script, "sbatch": dict(slurm_options.batch), "shape": dict(slurm_options.shape),
+        "command_line": dict(slurm_options.command_line)} if slurm_options else {}
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
-    book.plan(mode, work.plan.tickets, argv=list(argv), identity=identity, **details)
+    if mode == SLURM and submission:
+        for path, listed in submission.tasks.items():
+            tasks.write(path, listed)
+        book.plan(mode, submission.tickets, submission.units, argv=list(argv), identity=identity, **details)
+    else:
+        book.plan(mode, work.plan.tickets, argv=list(argv), identity=identity, **details)
     try:
         if mode == LOCAL:
             return run_here(work, token, options)
-        if mode == SLURM:
-            return run_on_slurm(work, book, commands)
+        if mode == SLURM and submission:
+            return run_on_slurm(work, book, submission)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
         print(next_steps((retry_command(work.path, "-s", "SCRIPT"), "submits them")))
         return 0
@@ -344,12 +316,15 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
         book.ended()
 
 
-def run_on_slurm(work: Work, book: Journal, commands: dict[str, list[str]]) -> int:
-    """One sbatch per run, and what to type next."""
-    with show.Progress(len(commands), "submitted") as progress:
-        jobs = submit_all(commands, work.plan.tickets, book, retry_command(work.path), progress.step)
+def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
+    """The calls of sbatch, and what to type next."""
+    jobs = []
+    with show.Progress(len(submission.calls), "submitted") as progress:
+        for job in submit.submit_all(submission.calls, book, retry_command(work.path)):
+            jobs.append(job)
+            progress.step()
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
-    print(f"submitted {count(len(jobs), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
+    print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
                      (to_type("python", "experiments.py", "status", work.path), "how far each run is"),
                      (retry_command(work.path), "submits again what failed")))
@@ -361,6 +336,12 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     from src.submission import local
 
     failed: list[str] = []
+    pinned: list[str] = []
+    if options.gpus:
+        from src.submission import gpus
+
+        pinned, busy = gpus.choose(options.gpus)
+        print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
 
     def on_end(name: str, code: int) -> None:
         if code:
@@ -371,7 +352,7 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
 
     with show.Progress(len(work.plan.tickets), "runs") as progress:
         finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
-                             os.path.join(PROJECT, "train.py"), on_end)
+                             os.path.join(PROJECT, "train.py"), on_end, options.slots or 1, pinned)
     again = retry_command(work.path, "--local")
     if not finished:
         print("stopped; what was finished is kept")

@@ -121,7 +121,7 @@ def test_a_refusal_stops_with_slurms_words_and_both_commands_go_on(
 
 def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
         project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(self: object, run: str, ticket: int, job: str) -> None:
+    def killed(self: object, unit: int, job: str) -> None:
         raise KeyboardInterrupt  # the answer never reaches the journal
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "accepted", killed)
@@ -305,7 +305,10 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
 
 @pytest.mark.parametrize(("words", "expected"), [
     (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "give one of them"),
-    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--workers", "2", "-s", "s.sh"], "--local"),
+    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "give one of them"),
+    (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "give one of them"),
+    (["x.yaml", "--slots", "2", "-s", "s.sh"], "--workers"), (["x.yaml", "--gpus", "free", "-s", "s.sh"], "--local"),
+    (["x.yaml", "--max-running", "2", "-s", "s.sh"], "--array"), (["x.yaml", "--state", "failed", "--local"], "-r"),
     (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),
     (["-r", "re sults", "--local"], "no batch here"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
     (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),

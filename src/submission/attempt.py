@@ -56,10 +56,11 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
     return code
 
 
-def run_spec(path: str, train: Train, ticket: int | None = None) -> int | None:
+def run_spec(path: str, train: Train, ticket: int | None = None, own_log: bool = False) -> int | None:
     """Run one spec to its end, once. The exit code; None if it has ended already or another process has it.
 
-    ticket: None takes it from the environment or the batch's journals.
+    ticket: None takes it from the environment or the batch's journals. own_log: from the claim on, what this process
+    prints goes to the run's folder.
     """
     spec = run_folder.read_spec(path)
     folder, spec = _resolve(path, spec)
@@ -73,7 +74,11 @@ def run_spec(path: str, train: Train, ticket: int | None = None) -> int | None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         attempt = Attempt.begin(folder, ticket)
-        return None if attempt is None else attempt.run(spec, train)
+        if attempt is None:
+            return None
+        if own_log:
+            worker.send_output_to(folder)
+        return attempt.run(spec, train)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 

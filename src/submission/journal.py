@@ -1,10 +1,11 @@
 """What was decided and what Slurm answered: one append-only file per submitting process, the plan first."""
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from src import files, run_folder
 from src.submission import process
 
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"
+# the ways in which a plan's runs become Slurm jobs: one each, an array cut into chunks, or workers that share them
+ONE_EACH, ARRAY, WORKERS = "one each", "array", "workers"
 
 
 def new_token(now: float | None = None) -> str:
@@ -19,9 +22,40 @@ def new_token(now: float | None = None) -> str:
     return f"{time.strftime('%y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(3).hex()}"
 
 
-def comment(token: str, run: str, ticket: int) -> str:
-    """What squeue and sacct find a Slurm job by when sbatch's answer was lost."""
-    return f"gridiron-{token}-{run.partition('_')[0]}-{ticket}"
+def comment(token: str, unit: int) -> str:
+    """What squeue and sacct find the Slurm job of a plan's unit by when sbatch's answer was lost."""
+    return f"gridiron-{token}-{unit}"
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a plan is cut into calls of sbatch: unit u of ONE_EACH is run u, of ARRAY chunk u, of WORKERS all runs.
+
+    bounds: of ARRAY, the positions at which chunks begin, and the end.
+    """
+
+    way: str = ONE_EACH
+    bounds: list[int] = field(default_factory=list)
+
+    def runs(self, unit: int, names: Sequence[str]) -> Sequence[str]:
+        """The runs that the unit's Slurm job may run."""
+        if self.way == WORKERS:
+            return names
+        return names[self.bounds[unit]:self.bounds[unit + 1]] if self.way == ARRAY else names[unit:unit + 1]
+
+    def unit_of(self, position: int) -> int:
+        """The unit whose job may run the run at `position`; of workers, the first."""
+        if self.way == WORKERS:
+            return 0
+        return bisect.bisect_right(self.bounds, position) - 1 if self.way == ARRAY else position
+
+    def known(self, names: Sequence[str]) -> int:
+        """How many units there are, as far as the plan says; of workers, their own records tell."""
+        return {ONE_EACH: len(names), ARRAY: len(self.bounds) - 1, WORKERS: 0}[self.way]
+
+    def job_ids(self, slurm_job: str, runs: Sequence[str]) -> list[str]:
+        """The Slurm job of each of a unit's runs: an array's task, or the job itself."""
+        return [f"{slurm_job}_{task}" for task in range(len(runs))] if self.way == ARRAY else [slurm_job] * len(runs)
 
 
 class Journal:
@@ -31,23 +65,24 @@ class Journal:
         self.token = token
         self.path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.jsonl")
 
-    def plan(self, mode: str, tickets: dict[str, int], **details: Any) -> None:
+    def plan(self, mode: str, tickets: dict[str, int], units: Units | None = None, **details: Any) -> None:
         """Write the plan record: mode, the ticket of each run, and whatever repeats this submission."""
+        units = units or Units()
         record = {"kind": "plan", "time": time.time(), "mode": mode, "who": process.identity(), **details,
-                  "tickets": tickets}
+                  "way": units.way, "bounds": units.bounds, "tickets": tickets}
         files.create_exclusive(self.path, json.dumps(record) + "\n")
 
-    def sending(self, run: str, ticket: int) -> None:
+    def sending(self, unit: int) -> None:
         """About to call sbatch: without an answer after this line, Slurm may or may not have the job."""
-        self._append(kind="sending", run=run, ticket=ticket)
+        self._append(kind="sending", unit=unit)
 
-    def accepted(self, run: str, ticket: int, slurm_job: str) -> None:
+    def accepted(self, unit: int, slurm_job: str) -> None:
         """sbatch gave this job id."""
-        self._append(kind="job", run=run, ticket=ticket, slurm_job=slurm_job)
+        self._append(kind="job", unit=unit, slurm_job=slurm_job)
 
-    def refused(self, run: str, ticket: int, words: str) -> None:
+    def refused(self, unit: int, words: str) -> None:
         """sbatch certainly did not take it, in its own words."""
-        self._append(kind="refused", run=run, ticket=ticket, words=words)
+        self._append(kind="refused", unit=unit, words=words)
 
     def ended(self) -> None:
         """This process submits no more: what has no answer by now gets none from it."""
@@ -59,15 +94,19 @@ class Journal:
 
 @dataclass
 class Ticket:
-    """One decision to submit a run. Many processes may try it; one Slurm job or worker claims it."""
+    """One decision to submit a run. Many processes may try it; one Slurm job or worker claims it.
+
+    comments: pairs of a Slurm job's comment and, in an array, the task; slurm_jobs: those that may run it.
+    """
 
     number: int
     time: float  # of the newest record, unix seconds
     mode: str
     who: dict[str, Any]  # the submitting process; empty when it has ended its submission
-    comments: list[str] = field(default_factory=list)
+    comments: list[tuple[str, str]] = field(default_factory=list)
     slurm_jobs: list[str] = field(default_factory=list)
     sent: bool = False  # sbatch was called, so that an answer may have been lost
+    shared: bool = False  # its Slurm jobs are workers, which have other runs too
 
 
 @dataclass
@@ -91,37 +130,52 @@ def read_history(batch: str) -> History:
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = sorted(name for name in os.listdir(folder) if name.endswith(".jsonl")) if os.path.isdir(folder) else []
     for name in names:
-        _add_records(history, name.removesuffix(".jsonl"), files.read_json_lines(os.path.join(folder, name)))
+        plan, *records = files.read_json_lines(os.path.join(folder, name)) or [{}]
+        if plan.get("kind") == "plan":
+            history.plans.append(plan)
+            if plan["mode"] != WRITE_ONLY:
+                _add(history, name.removesuffix(".jsonl"), plan, records)
     history.plans.sort(key=lambda plan: plan["time"])
     return history
 
 
-def _add_records(history: History, token: str, records: Iterable[Any]) -> None:
-    own: dict[tuple[str, int], Ticket] = {}
+def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
+    """One journal's tickets, and what became of them."""
+    units, names = Units(plan["way"], plan["bounds"]), list(plan["tickets"])
+    own = {name: ticket for name in names if (ticket := _open_ticket(history, name, plan))}
+    for unit in range(units.known(names)):
+        runs = units.runs(unit, names)
+        for task, name in enumerate(runs):
+            if name in own:
+                own[name].comments.append((comment(token, unit), str(task) if units.way == ARRAY else ""))
     for record in records:
-        if record["kind"] == "plan":
-            history.plans.append(record)
-            for run, number in record["tickets"].items():
-                if record["mode"] == WRITE_ONLY:
-                    continue
-                ticket = history.tickets.get(run)
-                if ticket is None or number > ticket.number:
-                    ticket = history.tickets[run] = Ticket(number, record["time"], record["mode"], record["who"])
-                elif number == ticket.number:  # tried again, perhaps by another process
-                    ticket.time, ticket.who, ticket.mode = record["time"], record["who"], record["mode"]
-                else:
-                    continue
-                ticket.comments.append(comment(token, run, number))
-                own[run, number] = ticket
-            continue
         if record["kind"] == "ended":
             for ticket in own.values():
                 ticket.who = {}
             continue
-        ticket = own.get((record["run"], record["ticket"]))
-        if ticket is None:
-            continue
-        ticket.time = max(ticket.time, record["time"])
-        ticket.sent = record["kind"] != "refused"
-        if record["kind"] == "job":
-            ticket.slurm_jobs.append(record["slurm_job"])
+        runs = units.runs(record["unit"], names)
+        jobs = units.job_ids(record["slurm_job"], runs) if record["kind"] == "job" else []
+        for position, name in enumerate(runs):
+            ticket = own.get(name)
+            if ticket is None:
+                continue
+            ticket.time = max(ticket.time, record["time"])
+            ticket.shared = units.way == WORKERS
+            ticket.sent = record["kind"] != "refused"
+            if ticket.shared and record["kind"] == "sending":
+                ticket.comments.append((comment(token, record["unit"]), ""))
+            if jobs:
+                ticket.slurm_jobs.append(jobs[position])
+
+
+def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | None:
+    """The run's newest ticket if it is this plan's; tried again, perhaps by another process, it stays the same one."""
+    number = plan["tickets"][name]
+    ticket = history.tickets.get(name)
+    if ticket is not None and number < ticket.number:
+        return None
+    if ticket is None or number > ticket.number:
+        ticket = history.tickets[name] = Ticket(number, plan["time"], plan["mode"], plan["who"])
+    else:
+        ticket.time, ticket.who, ticket.mode = plan["time"], plan["who"], plan["mode"]
+    return ticket

@@ -6,11 +6,12 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from src import run_folder
 from src.errors import one_line
-from src.submission import worker
+from src.submission import tasks
+from src.submission.tasks import Tasks
 
 _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
 
@@ -22,21 +23,21 @@ def default_workers() -> int:
 
 
 def run(batch: str, token: str, tickets: dict[str, int], workers: int, entry: str,
-        on_end: Callable[[str, int], None]) -> bool:
-    """Run all tickets by `workers` worker processes of the entry script. True unless Ctrl-C (or TERM) stopped it.
+        on_end: Callable[[str, int], None], slots: int = 1, gpus: Sequence[str] = ()) -> bool:
+    """Run all tickets by `workers` processes of the entry script, `slots` runs at a time in each, pinned to `gpus`.
 
-    on_end: called with the name and exit code of each run as it ends.
+    True unless Ctrl-C (or TERM) stopped it. on_end: called with the name and exit code of each run as it ends.
     """
     workers = min(workers, len(tickets))
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
-    tasks = os.path.join(submissions, token + run_folder.TASKS_SUFFIX)
-    worker.write_tasks(tasks, batch, tickets, workers)
-    command = [sys.executable, entry, tasks]
+    path = os.path.join(submissions, token + run_folder.TASKS_SUFFIX)
+    tasks.write(path, Tasks(tasks.WORKER, os.path.abspath(batch), tickets, slots, workers, list(gpus)))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GRIDIRON_TICKET"))}
     with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
         # sessions of their own: Ctrl-C reaches this process alone, which stops them in order
-        processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                      env=environment, start_new_session=True) for _ in range(workers)]
+        processes = [subprocess.Popen([sys.executable, entry, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                      stderr=log, env={**environment, "GRIDIRON_WORKER": str(number)},
+                                      start_new_session=True) for number in range(workers)]
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _follow(processes, on_end)

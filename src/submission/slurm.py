@@ -1,6 +1,7 @@
 """Slurm's commands: argument lists built purely, called thinly, and their refusals sorted."""
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -10,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import run_folder
 from src.errors import JobSpecError, SlurmError
 
 _OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
@@ -48,10 +48,28 @@ class Queue:
     answered: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
 
-    def by_comment(self, comments: Iterable[str]) -> list[str]:
-        """The ids of the jobs that carry one of the comments."""
-        wanted = set(comments)
-        return [job.id for job in self.jobs.values() if job.comment in wanted]
+    @functools.cached_property
+    def _ids(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for job in self.jobs.values():
+            if job.comment:
+                found.setdefault((job.comment, job.id.partition("_")[2]), []).append(job.id)
+        return found
+
+    def by_comment(self, comments: Iterable[tuple[str, str]]) -> list[str]:
+        """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
+        return [job for key in comments for job in self._ids.get(key, ())]
+
+    def with_comment(self, comment: str) -> str | None:
+        """The id of the newest job, or array, that carries the comment."""
+        found = [job.id.partition("_")[0] for job in self.jobs.values() if job.comment == comment]
+        return max(found, key=int) if found else None
+
+
+def max_array_size() -> int:
+    """The cluster's MaxArraySize: an array's highest task is one less. 1001, Slurm's default, if it does not say."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    return int(match[1]) if match else 1001
 
 
 def require() -> None:
@@ -81,22 +99,28 @@ def option_list(options: Mapping[str, Any], where: str) -> list[str]:
     return arguments
 
 
-def sbatch_command(folder: str, comment: str, script: str, options: Iterable[str], project: str) -> list[str]:
-    """The sbatch call for one run folder. The job starts in `project` and is given the path of the run's spec."""
-    log = os.path.join(folder, run_folder.slurm_log_name("%j"))
-    if "%" in folder:  # Slurm replaces %-patterns in --output
-        log = os.path.join(folder.replace("%", "%%"), run_folder.slurm_log_name("%j"))
-    return ["sbatch", "--parsable", f"--chdir={project}", f"--job-name={os.path.basename(folder)}", f"--output={log}",
-            f"--comment={comment}", *options, script, os.path.join(folder, run_folder.SPEC)]
+def sbatch_command(name: str, log: str, comment: str, options: Iterable[str], script: str, path: str,
+                   project: str) -> list[str]:
+    """The sbatch call for one Slurm job, which starts in `project` and is given `path`: a spec or a task file.
+
+    log: a path that may end in one of Slurm's patterns (%j, %A); other % signs in its folder are made safe.
+    """
+    folder, pattern = os.path.split(log)
+    return ["sbatch", "--parsable", f"--chdir={project}", f"--job-name={name}",
+            f"--output={os.path.join(folder.replace('%', '%%'), pattern)}", f"--comment={comment}", *options, script,
+            path]
 
 
-def submit(command: list[str], ticket: int) -> str:
+def submit(command: list[str], ticket: int | None = None) -> str:
     """Call sbatch and give the Slurm job's id. Refusal if there is none.
 
     The ticket travels in the environment, which Slurm hands to the job; where a site does not, the journal has it.
     """
+    environment = {key: value for key, value in os.environ.items() if key != "GRIDIRON_TICKET"}
+    if ticket is not None:
+        environment["GRIDIRON_TICKET"] = str(ticket)
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-                            env={**os.environ, "GRIDIRON_TICKET": str(ticket)}, check=False)
+                            env=environment, check=False)
     if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
         return match[1]
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
@@ -110,7 +134,7 @@ def _sort(words: str) -> str:
     return "permanent"
 
 
-def submit_patiently(command: list[str], ticket: int, comments: list[str], pauses: Iterable[float] = _PAUSES) -> str:
+def submit_patiently(command: list[str], ticket: int | None, comment: str, pauses: Iterable[float] = _PAUSES) -> str:
     """`submit`, tried again while the controller is away or its answer was lost, with the same ticket.
 
     After a lost answer squeue is asked for the comment first. Refusal when it is permanent, a limit, or patience ends.
@@ -122,8 +146,8 @@ def submit_patiently(command: list[str], ticket: int, comments: list[str], pause
             if refusal.kind in ("permanent", "limit") or pause is None:
                 raise
             time.sleep(pause)
-            if refusal.kind == "ambiguous" and (found := squeue().by_comment(comments)):
-                return found[-1]
+            if refusal.kind == "ambiguous" and (found := squeue().with_comment(comment)):
+                return found
     raise AssertionError("unreachable")
 
 
@@ -146,6 +170,11 @@ def sacct(since: float) -> dict[str, Job]:
                    "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
     return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
+
+
+def end_time(job: str) -> float | None:
+    """When the time limit ends a running Slurm job, in unix seconds; None without a limit, or if Slurm is silent."""
+    return _seconds((_ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
 
 
 def scancel(jobs: Iterable[str]) -> None:

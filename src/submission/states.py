@@ -62,12 +62,16 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     jobs = _jobs_of(ticket, claim, queue)
     for job in jobs:
         if job in queue.jobs and (state := _queued(queue.jobs[job])):
+            if ticket and ticket.shared and not claim:
+                return State(PENDING, "waits for a worker", job)
             # a worker's job goes on when one of its runs has failed
             return State(FAILED, why, job) if state.name == RUNNING and _ended(attempt) == FAILED else state
     if claim and not claim.get("slurm_job"):
         return _local(claim_alive, attempt, why)
     if ticket is None or ticket.mode == LOCAL:
         return State(PENDING) if submitter_alive and not claim else State(NEW, why)
+    if ticket.shared and not claim and queue.answered and jobs:
+        return State(NEW, "its workers have ended")
     if not jobs:  # no answer to sbatch is known
         if submitter_alive:
             return State(SUBMITTED, "being submitted")

@@ -1,34 +1,129 @@
-"""Submits the runs of a plan to Slurm: one sbatch each, every step in the journal before it is taken."""
+"""From a plan to calls of sbatch: one per run, arrays, or workers; each step in the journal before it is taken."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from src import run_folder, yaml_io
 from src.errors import JobSpecError
 from src.submission import slurm
-from src.submission.journal import Journal, comment
+from src.submission import tasks as task_files
+from src.submission.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
+from src.submission.tasks import Tasks
 
 
 @dataclass(frozen=True)
 class SlurmOptions:
     """How runs go to Slurm: the submit script and sbatch options, from the command line over the point over the batch.
 
-    batch: job_details.sbatch; command_line: --sbatch.
+    batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for.
     """
 
     script: str
     batch: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
-    def command(self, folder: str, spec: Mapping[str, Any], token: str, ticket: int, project: str) -> list[str]:
-        """The sbatch call of one run. JobSpecError if an option cannot be used."""
+    def of(self, spec: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """The script and the sbatch options of one grid point. JobSpecError if one cannot be used."""
         merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
         script = check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
-        return slurm.sbatch_command(folder, comment(token, os.path.basename(folder), ticket), script,
-                                    slurm.option_list(merged, "sbatch options"), project)
+        return script, slurm.option_list(merged, "sbatch options")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of sbatch. label: what messages name; ticket: of the only run that it may run, if it is one."""
+
+    label: str
+    command: list[str]
+    comment: str
+    ticket: int | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Calls of sbatch that submit a plan; call u is unit u of the journal. tasks: the task files that they name."""
+
+    tickets: dict[str, int]
+    units: Units
+    calls: list[Call]
+    tasks: dict[str, Tasks] = field(default_factory=dict)
+
+    def commands(self) -> dict[str, list[str]]:
+        """The call that submits each run; of several workers, the first."""
+        return {name: self.calls[self.units.unit_of(position)].command for position, name in enumerate(self.tickets)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a submission happens: the batch's absolute path, the submission's token, the project's folder."""
+
+    batch: str
+    token: str
+    project: str
+
+    def submissions(self, name: str) -> str:
+        return os.path.join(self.batch, run_folder.SUBMISSIONS, name)
+
+
+def one_each(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
+             place: Place) -> Submission:
+    """A Slurm job for each run, with the run's name, and its output in the run's folder."""
+    calls = []
+    for unit, (name, ticket) in enumerate(tickets.items()):
+        folder = os.path.join(place.batch, name)
+        script, words = options.of(specs[name])
+        tag = comment(place.token, unit)
+        calls.append(Call(name, slurm.sbatch_command(
+            name, os.path.join(folder, run_folder.slurm_log_name("%j")), tag, words, script,
+            os.path.join(folder, run_folder.SPEC), place.project), tag, ticket))
+    return Submission(dict(tickets), Units(ONE_EACH), calls)
+
+
+def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
+           size: int, running: int | None) -> Submission:
+    """Job arrays of at most `size` runs, each for runs that ask for the same; at most `running` tasks run at a time."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in tickets:
+        script, words = options.of(specs[name])
+        groups.setdefault((script, *words), []).append(name)
+    calls: list[Call] = []
+    bounds, tasks = [0], {}
+    for (script, *words), names in groups.items():
+        for start in range(0, len(names), size):
+            chunk = names[start:start + size]
+            tag = comment(place.token, len(calls))
+            path = place.submissions(f"{place.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
+            span = f"--array=0-{len(chunk) - 1}{f'%{running}' if running else ''}"
+            calls.append(Call(f"array {len(calls)} ({len(chunk)} runs)", slurm.sbatch_command(
+                os.path.basename(place.batch), place.submissions("%A.out"), tag,
+                [span, "--open-mode=append", *words], script, path, place.project), tag))
+            tasks[path] = Tasks(task_files.ARRAY, place.batch, {name: tickets[name] for name in chunk})
+            bounds.append(bounds[-1] + len(chunk))
+    ordered = {name: tickets[name] for names in groups.values() for name in names}
+    return Submission(ordered, Units(ARRAY, bounds), calls, tasks)
+
+
+def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
+            number: int, slots: int) -> Submission:
+    """`number` Slurm jobs that share the runs, `slots` at a time each. JobSpecError if runs ask for different jobs."""
+    asked = {(script, *words) for script, words in (options.of(specs[name]) for name in tickets)}
+    if len(asked) > 1:
+        raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones (SBATCH "
+                           "or SCRIPT)", where="--workers", hint="use --array, or leave both out: one job per run")
+    (script, *words), = asked
+    path = place.submissions(place.token + run_folder.TASKS_SUFFIX)
+    calls = []
+    for unit in range(min(number, len(tickets))):
+        tag = comment(place.token, unit)
+        calls.append(Call(f"worker {unit}", slurm.sbatch_command(
+            f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag, words,
+            script, path, place.project), tag))
+    return Submission(dict(tickets), Units(WORKERS), calls, {path: Tasks(
+        task_files.WORKER, place.batch, dict(tickets), slots=slots, command=calls[0].command)})
 
 
 def check_script(path: str) -> str:
@@ -43,28 +138,23 @@ def check_script(path: str) -> str:
     return os.path.abspath(path)
 
 
-def submit_all(commands: Mapping[str, Sequence[str]], tickets: Mapping[str, int], journal: Journal, again: str,
-               on_submitted: Callable[[], None]) -> list[str]:
-    """Call sbatch for each run, in order, and return the Slurm job ids.
+def submit_all(calls: Sequence[Call], journal: Journal, again: str) -> Iterator[str]:
+    """Call sbatch for each unit, in order, and give the Slurm job ids one by one.
 
     again: the command that goes on after a failure. SlurmError, with sbatch's words and how many were submitted, as
     soon as one is refused for good.
     """
-    jobs: list[str] = []
-    for name, command in commands.items():
-        ticket = tickets[name]
-        journal.sending(name, ticket)
+    for unit, call in enumerate(calls):
+        journal.sending(unit)
         try:
-            job = slurm.submit_patiently(list(command), ticket, [comment(journal.token, name, ticket)])
+            job = slurm.submit_patiently(call.command, call.ticket, call.comment)
         except slurm.Refusal as refusal:
             if refusal.kind != "ambiguous":
-                journal.refused(name, ticket, refusal.words)
-            where = f"{len(jobs)} of {len(commands)} submitted, stopped at {name}"
+                journal.refused(unit, refusal.words)
+            where = f"{unit} of {len(calls)} submitted, stopped at {call.label}"
             raise slurm.explain(refusal, where, f"`{again}` goes on where it stopped") from None
-        journal.accepted(name, ticket, job)
-        jobs.append(job)
-        on_submitted()
-    return jobs
+        journal.accepted(unit, job)
+        yield job
 
 
 def read_specs(batch: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src import run_folder
 from src.submission import journal
-from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, Journal
+from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, Journal, Units
 
 
 @pytest.fixture
@@ -24,22 +26,51 @@ def test_no_journal_is_an_empty_history(tmp_path: Path) -> None:
 def test_answers_and_lost_answers(batch: str) -> None:
     book = Journal(batch, "240101-000000-aaaaaa")
     book.plan(SLURM, {"000_a": 1, "001_a": 1, "002_a": 1, "003_a": 1})
-    book.sending("000_a", 1)
-    book.accepted("000_a", 1, "17")
-    book.sending("001_a", 1)
-    book.refused("001_a", 1, "invalid partition")
-    book.sending("002_a", 1)
+    book.sending(0)
+    book.accepted(0, "17")
+    book.sending(1)
+    book.refused(1, "invalid partition")
+    book.sending(2)
     tickets = journal.read_history(batch).tickets
     assert tickets["000_a"].slurm_jobs == ["17"]
     assert [tickets[name].sent for name in tickets] == [True, False, True, False]
-    assert tickets["002_a"].comments == ["gridiron-240101-000000-aaaaaa-002-1"]
+    assert tickets["002_a"].comments == [("gridiron-240101-000000-aaaaaa-2", "")]
+
+
+def test_arrays_and_workers(batch: str) -> None:
+    names = [f"{index:03d}_a" for index in range(5)]
+    book = Journal(batch, "1-a")
+    book.plan(SLURM, dict.fromkeys(names, 1), Units(journal.ARRAY, [0, 3, 5]))
+    book.sending(0)
+    book.accepted(0, "20")
+    book.sending(1)
+    tickets = journal.read_history(batch).tickets
+    assert [tickets[name].slurm_jobs for name in names] == [["20_0"], ["20_1"], ["20_2"], [], []]
+    assert tickets["004_a"].comments == [("gridiron-1-a-1", "1")]
+    book = Journal(batch, "2-b")
+    book.plan(SLURM, dict.fromkeys(names[3:], 1), Units(journal.WORKERS))
+    for unit, job in enumerate(("30", "31")):
+        book.sending(unit)
+        book.accepted(unit, job)
+    ticket = journal.read_history(batch).tickets["003_a"]
+    assert ticket.shared
+    assert ticket.slurm_jobs == ["30", "31"]
+    assert ("gridiron-2-b-1", "") in ticket.comments
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_each_run_belongs_to_one_chunk_of_an_array(sizes: list[int]) -> None:
+    names = [str(position) for position in range(sum(sizes))]
+    units = Units(journal.ARRAY, [sum(sizes[:unit]) for unit in range(len(sizes) + 1)])
+    assert [name for unit in range(units.known(names)) for name in units.runs(unit, names)] == names
+    assert all(name in units.runs(units.unit_of(position), names) for position, name in enumerate(names))
 
 
 def test_a_ticket_tried_again_gathers_the_jobs_of_both_and_a_higher_one_replaces_it(batch: str) -> None:
     for token, job in (("1-a", "5"), ("2-b", "6")):
         book = Journal(batch, token)
         book.plan(SLURM, {"000_a": 1})
-        book.accepted("000_a", 1, job)
+        book.accepted(0, job)
     assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["5", "6"]
     Journal(batch, "3-c").plan(LOCAL, {"000_a": 2})
     ticket = journal.read_history(batch).tickets["000_a"]

@@ -68,20 +68,20 @@ def test_success_without_a_job_id_is_a_refusal(fake_sbatch: Path) -> None:
 def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
            "echo Unable to contact slurm controller >&2; exit 1")
-    assert slurm.submit_patiently(["sbatch"], 1, ["c"], pauses=(0,)) == "5"
+    assert slurm.submit_patiently(["sbatch"], 1, "c", pauses=(0,)) == "5"
 
 
 def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
-    assert slurm.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0)) == "41"
+    assert slurm.submit_patiently(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
 
 def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(slurm.Refusal) as refusal:
-        slurm.submit_patiently(["sbatch"], 1, ["c"], pauses=(0, 0))
+        slurm.submit_patiently(["sbatch"], 1, "c", pauses=(0, 0))
     assert refusal.value.kind == "away"
     assert (fake_sbatch / "calls").read_text() == "x\n" * 3
 
@@ -100,8 +100,8 @@ def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
 
 @given(folder=st.text(st.characters(exclude_characters="\0/", exclude_categories=("Cs",)), min_size=1))
 def test_whatever_the_folder_each_argument_stays_one(folder: str) -> None:
-    command = slurm.sbatch_command(f"/r/{folder}", "c", "s.sh", ["--mem=8G"], "/p")
-    assert command[-1] == f"/r/{folder}/spec.yaml"
+    command = slurm.sbatch_command("name", f"/r/{folder}/%j.out", "c", ["--mem=8G"], "s.sh", f"/r/{folder}/spec", "/p")
+    assert command[-1] == f"/r/{folder}/spec"
     assert len(command) == 9
     assert command[4].count("%") % 2 == 1  # the %j, and pairs
 

@@ -27,7 +27,7 @@ def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | N
 
 
 def slurm_ticket(age: float = 1000.0, jobs: list[str] | None = None, sent: bool = True) -> Ticket:
-    return Ticket(1, NOW - age, SLURM, {}, ["c-1"], ["7"] if jobs is None else jobs, sent)
+    return Ticket(1, NOW - age, SLURM, {}, [("c-1", "")], ["7"] if jobs is None else jobs, sent)
 
 
 def queue_with(state: str, reason: str = "", job: str = "7", comment: str = "") -> Queue:
@@ -86,7 +86,7 @@ def test_without_sacct_the_attempts_record_serves_and_then_time() -> None:
 
 
 def test_the_record_of_an_earlier_ticket_says_nothing() -> None:
-    ticket = Ticket(2, NOW - 10, SLURM, {}, ["c-2"], ["8"], True)
+    ticket = Ticket(2, NOW - 10, SLURM, {}, [("c-2", "")], ["8"], True)
     record = {"ticket": 1, "how": "failed"}
     assert state(ticket=ticket, queue=queue_with("PENDING", job="8"), attempt=record).name == "pending"
     assert state(ticket=ticket, attempt=record).name == "unknown"
@@ -103,6 +103,20 @@ def test_a_run_that_failed_in_a_worker_has_failed_though_the_workers_job_goes_on
     assert state(ticket=slurm_ticket(), queue=queue_with("RUNNING"), claim={"slurm_job": "7"},
                  attempt=record).name == "failed"
     assert state(ticket=slurm_ticket(), queue=queue_with("PENDING"), attempt=record).name == "pending"  # requeued
+
+
+def test_runs_that_share_workers() -> None:
+    ticket = Ticket(1, NOW - 1000, SLURM, {}, [], ["7", "8"], True, shared=True)
+    assert state(ticket=ticket, queue=queue_with("RUNNING")).name == "pending"
+    assert state(ticket=ticket).name == "new"  # the workers have ended: it may be submitted again
+    assert state(ticket=ticket, queue=Queue(False)).name == "unknown"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", job="8"), claim={"slurm_job": "8"}).name == "running"
+
+
+def test_a_task_of_an_array_is_found_by_comment_and_task() -> None:
+    ticket = Ticket(1, NOW, SLURM, {}, [("c-1", "3")], [], True)
+    queue = Queue(True, {job: Job(job, "PENDING", comment="c-1") for job in ("9_2", "9_3")})
+    assert state(ticket=ticket, queue=queue).slurm_job == "9_3"
 
 
 def test_local_runs() -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import states, worker
+from src.submission import states, tasks
 from src.submission.observe import observe
+from src.submission.tasks import Tasks
 from tests.conftest import ROOT
 from tests.submission.conftest import Project
 
@@ -131,10 +132,10 @@ def test_a_foreign_program(project: Project, tmp_path: Path) -> None:
 def test_a_task_of_a_job_array_runs_its_run_with_output_in_its_folder(project: Project) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     names = [run.name for run in project.runs()]
-    tasks = project.batch / "submissions" / "1-a.tasks.json"
-    worker.write_tasks(str(tasks), str(project.batch), dict.fromkeys(names, 1), workers=1)
+    path = project.batch / "submissions" / "1-a.tasks.json"
+    tasks.write(str(path), Tasks(tasks.ARRAY, str(project.batch), dict.fromkeys(names, 1)))
     environment = {**os.environ, "SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
-    done = subprocess.run([sys.executable, "train.py", str(tasks)], env=environment, cwd=project.folder)
+    done = subprocess.run([sys.executable, "train.py", str(path)], env=environment, cwd=project.folder)
     assert done.returncode == 0
     assert project.executed() == [0, 0, 1, 0]
     assert (project.runs()[2] / "10_2.out").read_text().startswith("training 32")

@@ -1,0 +1,80 @@
+"""The command line of submit_multiple.py: its options, and which of them go together."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from src import yaml_io
+from src.errors import JobSpecError
+from src.submission import states
+
+
+def parse(argv: Sequence[str], description: str | None) -> argparse.Namespace:
+    """The command line. Contradictions are user errors."""
+    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description,
+                                     epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
+                                     "after what was submitted.")
+    add = parser.add_argument
+    add("path", help="a job spec (jobs/x.yaml); with -r a batch folder")
+    add("-s", "--script", help="submit script for sbatch, as submit_2080.sh")
+    add("-y", "--yes", action="store_true", help="do not ask")
+    add("-d", "--dry-run", action="store_true", help="show all, with the exact commands; write and submit nothing")
+    add("--json", action="store_true", help="with -d: one JSON object per run (name, folder, spec, command)")
+    add("-o", "--overwrite", action="store_true", help="remove the earlier batch of the same name first")
+    add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
+    add("--local", action="store_true", help="run on this machine, without Slurm")
+    add("--workers", type=_positive, metavar="N", help="with --local: runs at a time (default: half the "
+        "cores); else: Slurm jobs that share the runs and take one after another")
+    add("--slots", type=_positive, metavar="K", help="runs at a time in each worker, as to pack a GPU (default: 1)")
+    add("--gpus", metavar="1,3|free", help="with --local: pin the runs to these GPUs, or to those that nobody uses")
+    add("--array", action="store_true", help="Slurm job arrays instead of a Slurm job for each run")
+    add("--max-running", type=_positive, metavar="K", help="with --array: at most K runs of each array at a time")
+    add("--state", action="append", choices=sorted(states.RETRIED), metavar="STATE",
+        help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(states.RETRIED))}")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
+    add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
+    add("--output-dir", metavar="F", help="instead of job_details.output_dir")
+    add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
+    add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")
+    add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an sbatch option, as mem=32G (repeatable)")
+    options = parser.parse_args(argv)
+    for wrong, text in _contradictions(options):
+        if wrong:
+            raise JobSpecError(text, where="command line", hint="`python submit_multiple.py --help` explains them")
+    return options
+
+
+def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
+    """What cannot be asked for together: whether it is, and what is wrong with it."""
+    return [
+        (options.json and not options.dry_run, "--json goes with --dry-run"),
+        (options.local and options.script, "--local runs without Slurm, -s with it: give one of them"),
+        (options.local and options.array, "--local runs without Slurm, --array with it: give one of them"),
+        (options.array and options.workers, "--array makes a task of each run and --workers share them: give one of "
+         "them"),
+        (options.max_running and not options.array, "--max-running goes with --array"),
+        (options.slots and not (options.workers or options.local), "--slots goes with --workers or --local"),
+        (options.gpus and not options.local, "--gpus goes with --local: Slurm gives its own GPUs to each job"),
+        (options.state and not options.retry, "--state goes with -r"),
+        (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes it: give one of "
+         "them")]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`key=value` words as a mapping, with values read as YAML."""
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise JobSpecError(f"'{pair}' is not KEY=VALUE", where=option, hint=f"as in {option} batch_size=[8,32]"
+                               if option == "--set" else f"as in {option} mem=32G")
+        result[key] = yaml_io.load(value, f"{option} {key}")
+    return result

@@ -1,0 +1,66 @@
+"""Task files: what one Slurm job, or one local worker, may run when it is more than one run."""
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from src import files, run_folder
+from src.errors import BatchError
+
+ARRAY, WORKER = "array", "worker"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """kind: task i of an ARRAY runs the i-th run; a WORKER takes unclaimed runs until none is left.
+
+    batch: absolute path; tickets: by run name; slots: runs at a time in a worker; workers: how many share a machine
+    (1 under Slurm); gpus: of the machine, shared out among all slots (empty: as Slurm gave them); command: the call of
+    sbatch that makes another worker like this one.
+    """
+
+    kind: str
+    batch: str
+    tickets: dict[str, int]
+    slots: int = 1
+    workers: int = 1
+    gpus: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+
+    def folder(self, name: str) -> str:
+        return os.path.join(self.batch, name)
+
+    def spec(self, name: str) -> str:
+        return os.path.join(self.batch, name, run_folder.SPEC)
+
+    def unclaimed(self, requeued: str | None = None) -> Iterator[str]:
+        """The runs that nobody has claimed under their ticket yet, looked up one by one.
+
+        requeued: the id of a Slurm job that was started again: what it had claimed and not ended is its to take.
+        """
+        for name, ticket in self.tickets.items():
+            claim = os.path.join(self.batch, name, run_folder.claim_name(ticket))
+            if not os.path.exists(claim) or requeued and self._is_ours(name, claim, requeued):
+                yield name
+
+    def _is_ours(self, name: str, claim: str, slurm_job: str) -> bool:
+        """Whether the Slurm job claimed the run, and it has not ended."""
+        if os.path.exists(os.path.join(self.folder(name), run_folder.DONE)):
+            return False
+        return (files.read_json(claim) or {}).get("slurm_job") == slurm_job
+
+
+def write(path: str, tasks: Tasks) -> None:
+    """Write a task file, whole."""
+    files.write_json(path, dataclasses.asdict(tasks))
+
+
+def read(path: str) -> Tasks:
+    """The tasks in a file. BatchError if it is no task file."""
+    value = files.read_json(path)
+    try:
+        return Tasks(**value)
+    except TypeError:
+        raise BatchError("this is no task file", where=path, hint="submit_multiple.py writes them") from None

@@ -1,0 +1,141 @@
+"""One job per run, arrays and workers on a real Slurm: the same folders, states and retry, each run once."""
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.submission import journal, status
+from src.submission.observe import observe
+from tests.conftest import Slurm
+from tests.submission.conftest import Project, project
+
+__all__ = ["project"]  # the fixture
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+SCRIPT = """#!/bin/bash
+#SBATCH --time=5 --requeue --open-mode=append --cpus-per-task=1 --mem=100
+exec {python} train.py "$@"
+"""
+
+
+@pytest.fixture
+def script(project: Project) -> str:
+    path = project.folder / "s.sh"
+    path.write_text(SCRIPT.format(python=sys.executable))
+    return str(path)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.3)
+
+
+def counts(project: Project) -> dict[str, int]:
+    return status.counts(observe([str(project.batch)])[0])
+
+
+def all_jobs(project: Project) -> set[str]:
+    tickets = journal.read_history(str(project.batch)).tickets
+    return {job.partition("_")[0] for ticket in tickets.values() for job in ticket.slurm_jobs}
+
+
+@pytest.mark.parametrize("way", [[], ["--array"], ["--array", "--max-running", "3"], ["--workers", "2"],
+                                 ["--workers", "2", "--slots", "3"]], ids=" ".join)
+def test_every_way_runs_each_run_once(way: list[str], project: Project, script: str) -> None:
+    project.write_spec("[1, 2, 3, 4, 13]")
+    assert project.submit(project.spec, "-s", script, "-y", *way) == 0
+    wait_for(lambda: counts(project) == {"done": 8, "failed": 2})
+    assert project.executed() == [1] * 8 + [0] * 2
+    assert len(all_jobs(project)) == {"--array": 1, "--workers": 2}.get("".join(way[:1]), 10)
+    for run in project.runs():
+        log, = run.glob("*.out")
+        assert "training" in log.read_text()
+        assert (run / "attempt-1-0.json").exists()
+    (project.batch / "mended").touch()
+    assert project.submit("-r", project.batch, "-y") == 0  # in the same way
+    wait_for(lambda: counts(project) == {"done": 10})
+    assert project.executed() == [1] * 10
+
+
+def test_arrays_are_cut_at_the_clusters_limit_and_by_what_points_ask_for(
+        project: Project, script: str, monkeypatch: pytest.MonkeyPatch, slurm: Slurm) -> None:
+    project.spec.write_text("""\
+job_details: {name: tiny, output_dir: re sults}
+parameters:
+  base_lr: [0.1, 1]
+  LIST:
+    - {batch_size: [1, 2, 3]}
+    - {batch_size: [4, 5], SBATCH: {mem: 200}}
+""")
+    monkeypatch.setattr("src.submission.slurm.max_array_size", lambda: 4)
+    assert project.submit(project.spec, "-s", script, "-y", "--array") == 0
+    wait_for(lambda: counts(project) == {"done": 10})
+    assert project.executed() == [1] * 10
+    plan = journal.read_history(str(project.batch)).plans[0]
+    assert plan["bounds"] == [0, 4, 6, 10]
+    asked = {re.search(r"MinMemoryNode=(\d+M)", slurm.run("scontrol", "show", "job", job))[1]  # type: ignore[index]
+             for job in all_jobs(project)}
+    assert asked == {"100M", "200M"}
+
+
+def test_max_array_size_is_the_clusters(slurm: Slurm) -> None:
+    from src.submission.slurm import max_array_size
+
+    assert f"MaxArraySize            = {max_array_size()}" in slurm.run("scontrol", "show", "config")
+
+
+def test_a_worker_hands_over_when_its_time_runs_out(project: Project, script: str, slurm: Slurm) -> None:
+    """Runs of a second or so, and a worker that believes that they take 4 minutes of its 5."""
+    project.write_spec("[1, 2, 3]")
+    assert project.submit(project.spec, "-s", script, "-y", "--no-submit") == 0
+    first = project.runs()[0]
+    (first / "done").write_text("completed\n")
+    (first / "executed").write_text("once\n")
+    (first / "attempt-1-0.json").write_text(json.dumps({"ticket": 1, "number": 0, "start": 0, "end": 290,
+                                                        "how": "completed"}))
+    assert project.submit("-r", project.batch, "-s", script, "-y", "--workers", "1") == 0
+    tokens = [path.name for path in sorted((project.batch / "submissions").glob("*.jsonl"))]
+    wait_for(lambda: len(list((project.batch / "submissions").glob("*.jsonl"))) > len(tokens))
+    (first / "attempt-1-0.json").write_text("{}")  # from now on runs fit again
+    wait_for(lambda: counts(project) == {"done": 6})
+    assert project.executed() == [1] * 6
+
+
+def test_a_requeued_worker_takes_its_runs_again(project: Project, script: str, slurm: Slurm) -> None:
+    project.write_spec("[15, 1]")
+    assert project.submit(project.spec, "-s", script, "-y", "--workers", "1", "--slots", "4") == 0
+    wait_for(lambda: counts(project) == {"running": 2, "done": 2})
+    job, = all_jobs(project)
+    for run in project.runs()[:2]:
+        (run / "spec.yaml").write_text("batch_size: 1\n")
+    slurm.run("scontrol", "requeue", job)
+    wait_for(lambda: slurm.state(job) == "PENDING")
+
+    def started() -> bool:  # Slurm sets a start in two minutes as soon as the old processes are gone
+        subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], stderr=subprocess.DEVNULL)
+        return slurm.state(job) != "PENDING"
+    wait_for(started)
+    wait_for(lambda: counts(project) == {"done": 4})
+    assert project.executed() == [1] * 4
+
+
+def test_per_point_options_cannot_share_workers(project: Project, script: str,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text("""\
+job_details: {name: tiny}
+parameters:
+  LIST: [{batch_size: 1}, {batch_size: 2, SBATCH: {mem: 200}}]
+""")
+    assert project.submit(project.spec, "-s", script, "-y", "--workers", "2") == 2
+    assert "--array" in capsys.readouterr().err
+    assert not Path("results").exists()
