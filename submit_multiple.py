@@ -15,7 +15,7 @@ from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
 from src.submission.plan import Plan, count, plan_first, plan_next, refuse_if_alive
-from src.submission.submit import SlurmOptions, check_script, read_specs, submit_all
+from src.submission.submit import SlurmOptions, check_script, read_specs, submit_all, try_all
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
@@ -53,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
     if not work.plan.tickets and not work.new:
         print("nothing to submit")
         return 0
+    if mode == SLURM:
+        ask_slurm_first(commands)
     confirm(work, mode, options)
     write(work)
     return start(work, mode, slurm_options, token, commands, options, argv)
@@ -83,6 +85,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for wrong, text in ((options.json and not options.dry_run, "--json goes with --dry-run"),
                         (options.workers and not options.local, "--workers goes with --local"),
                         (options.local and options.script, "--local runs without Slurm, -s with it: give one of them"),
+                        (options.local and options.sbatch, "--local runs without Slurm, --sbatch is for it: give one "
+                         "of them"),
+                        (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, "
+                         "not a job spec: -r goes on with it"),
                         (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes "
                          "it: give one of them")):
         if wrong:
@@ -91,10 +97,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 on")
+    return int(text)
 
 
 def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
@@ -214,9 +219,9 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None,
     """Slurm, local workers, or writing alone. JobSpecError if neither -s nor --local says which."""
     sbatch = key_values(options.sbatch, "--sbatch")
     if options.local:
-        return LOCAL, None
+        return (WRITE_ONLY if options.no_submit else LOCAL), None
     last = history.plans[-1] if options.retry and history.plans else {}
-    if options.retry and not options.script and last.get("mode") == LOCAL and not options.no_submit:
+    if options.retry and not (options.script or sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
     script = options.script or (spec.script if spec else None) or previous.get("script")
@@ -288,12 +293,16 @@ def print_dry_run(work: Work, commands: dict[str, list[str]], mode: str) -> int:
     return 0
 
 
+def ask_slurm_first(commands: dict[str, list[str]]) -> None:
+    """What sbatch would refuse is refused before anything is written. SlurmError in its words."""
+    from src.submission import slurm
+
+    slurm.require()
+    try_all(commands)
+
+
 def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
     """Ask, unless -y; a batch that is to be removed is asked for by its name. BatchError if the answer is no."""
-    if mode == SLURM:
-        from src.submission import slurm
-
-        slurm.require()
     if options.yes:
         return
     if work.overwrites:
@@ -302,12 +311,7 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
     else:
         doing = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
         question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ["y", "yes"]
-    try:
-        answer = input(question).strip()
-    except EOFError:
-        raise BatchError("nobody is there to ask", where="standard input",
-                         hint="-y goes on without a question") from None
-    if answer.lower() not in (word.lower() for word in wanted):
+    if show.ask(question).lower() not in (word.lower() for word in wanted):
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 
 
@@ -338,7 +342,8 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
         if mode == SLURM:
             return run_on_slurm(work, book, commands)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
-        print(next_steps((retry_command(work.path, "-s", "SCRIPT"), "submits them")))
+        way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
+        print(next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
         return 0
     finally:
         book.ended()
@@ -346,8 +351,14 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
 
 def run_on_slurm(work: Work, book: Journal, commands: dict[str, list[str]]) -> int:
     """One sbatch per run, and what to type next."""
-    with show.Progress(len(commands), "submitted") as progress:
-        jobs = submit_all(commands, work.plan.tickets, book, retry_command(work.path), progress.step)
+    try:
+        with show.Progress(len(commands), "submitted") as progress:
+            jobs = submit_all(commands, work.plan.tickets, book, retry_command(work.path), progress.step)
+    except KeyboardInterrupt:
+        print(f"\nstopped; {count(progress.done, 'run')} of {len(commands)} submitted, and they stay submitted")
+        print(next_steps((retry_command(work.path), "submits the rest"),
+                         (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
+        return 130
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(jobs), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
@@ -383,12 +394,13 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     if untouched:
         raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
                          hint=f"read that file; then `{again}`")
+    steps = [(to_type("python", "experiments.py", "status", work.path), "shows each run"),
+             (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")]
     if failed:
         print(f"{count(len(failed), 'run')} failed")
-        print(next_steps((to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
-                         (again, "runs what failed again")))
-    print(next_steps((to_type("python", "experiments.py", "status", work.path), "shows each run"),
-                     (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")))
+        steps = [(to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
+                 (again, "runs what failed again"), *steps]
+    print(next_steps(*steps))
     return 1 if failed else 0
 
 

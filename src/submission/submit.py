@@ -43,6 +43,20 @@ def check_script(path: str) -> str:
     return os.path.abspath(path)
 
 
+def try_all(commands: Mapping[str, Sequence[str]]) -> None:
+    """Have sbatch try each set of options once, without a job. SlurmError in its words if it refuses one for good."""
+    tried: set[tuple[str, ...]] = set()
+    for name, command in commands.items():
+        kind = tuple(word for word in command[:-1] if not word.startswith(("--job-name=", "--output=", "--comment=")))
+        if kind not in tried:
+            tried.add(kind)
+            try:
+                slurm.try_out(list(command))
+            except slurm.Refusal as refusal:
+                raise slurm.explain(refusal, name, "give the same command again; nothing was written or submitted"
+                                    ) from None
+
+
 def submit_all(commands: Mapping[str, Sequence[str]], tickets: Mapping[str, int], journal: Journal, again: str,
                on_submitted: Callable[[], None]) -> list[str]:
     """Call sbatch for each run, in order, and return the Slurm job ids.
