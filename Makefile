@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
-.PHONY: help demo test lint lock cluster cluster-down bench
+.PHONY: help demo test environment lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -10,13 +10,15 @@ RUN := .venv/bin/python
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
-demo: $(ENVIRONMENT) ## train the digits quickstart on this machine, without Slurm, and report on it
+demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in place of an earlier one, and report on it
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes
 	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q
+
+environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 
 lint: $(ENVIRONMENT) ## ruff, mypy on the layers without torch, shellcheck
 	@.venv/bin/ruff check
@@ -41,6 +43,6 @@ $(ENVIRONMENT): requirements.lock
 	@test -n "$(PYTHON)" || \
 		{ echo "error: no Python 3.11 or newer with venv; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Installing requirements.lock into .venv: about 6 GB, once, some minutes"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@test -x .venv/bin/python || $(PYTHON) -m venv "$$(readlink .venv || echo .venv)" # venv itself refuses a link
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@touch $@

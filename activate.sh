@@ -13,6 +13,6 @@ elif [[ -r $conda_folder/etc/profile.d/conda.sh ]]; then
     conda activate "$conda_environment"
     set -u
 else
-    echo "error: $PWD: no .venv here and no conda in $conda_folder; run 'make test', or edit activate.sh" >&2
+    echo "error: $PWD: no .venv here and no conda in $conda_folder; run 'make environment', or edit activate.sh" >&2
     exit 2
 fi

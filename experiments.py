@@ -14,6 +14,7 @@ from src.submission import batch, process, states, status
 from src.submission.journal import LOCAL
 from src.submission.observe import Observation, Run, observe
 from src.submission.plan import count
+from src.submission.show import ask
 
 RESULTS = "results"
 
@@ -74,18 +75,18 @@ def print_status(options: argparse.Namespace) -> None:
         import json
 
         print(json.dumps([status.as_json(observation) for observation in observations]))
-    elif options.batches:
-        print(status.render(observations, None if options.all else 50))
     else:
-        print("\n".join(status.summary_table(observations)))
-        newest = max(observations, key=lambda observation: os.path.basename(observation.path))
-        print(f"\n{newest.path}\n" + "\n".join(status.run_table(newest, None if options.all else 50)))
+        print(status.render(observations, None if options.all else 50, newest_only=not options.batches))
 
 
 def watch(options: argparse.Namespace) -> None:
-    """`status` on a cleared screen until all has ended."""
-    def show(text: str) -> None:
-        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+    """`status` on a cleared screen until all has ended; as many runs as the screen has lines for, unless --all."""
+    def show(observations: list[Observation]) -> None:
+        clear, limit = "", 50
+        if sys.stdout.isatty():
+            clear, tables = "\x1b[H\x1b[2J", len(options.batches) or 1
+            limit = max(3, (os.get_terminal_size().lines - len(observations) - 3) // tables - 4)
+        text = status.render(observations, None if options.all else limit, newest_only=not options.batches)
         print(f"{clear}{time.strftime('%H:%M:%S')}\n{text}", flush=True)
 
     try:
@@ -122,7 +123,7 @@ def print_logs(options: argparse.Namespace) -> None:
 def log_files(folder: str) -> list[str]:
     """The paths of a run's logs."""
     return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
-            if name == run_folder.LOG or name.endswith(".out")]
+            if (name == run_folder.LOG or name.endswith(".out")) and os.path.getsize(os.path.join(folder, name))]
 
 
 def print_from(path: str, start: int) -> int:
@@ -160,7 +161,7 @@ def cancel(options: argparse.Namespace) -> None:
     if not runs:
         print("nothing is pending or running")
         return
-    if not options.yes and input(f"Cancel {count(len(runs), 'run')}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and ask(f"Cancel {count(len(runs), 'run')}? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was cancelled", hint="the answer was not y")
     jobs = sorted({run.state.slurm_job for run in runs if run.state.slurm_job})
     if jobs:
@@ -175,7 +176,7 @@ def cancel(options: argparse.Namespace) -> None:
             os.kill(who["pid"], signal.SIGTERM)
     print(f"cancelled {count(len(runs), 'run')}")
     if whole is not None:
-        print(f"  {to_type('python', 'submit_multiple.py', '-r', whole.path)}      submits them again")
+        print(f"  {to_type('python', 'submit_multiple.py', '-r', whole.path)}  submits them again")
 
 
 def stop_local(observation: Observation) -> None:

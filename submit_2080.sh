@@ -20,7 +20,7 @@
 # put back into the queue when it is preempted or its node fails; its output then goes on in the same file
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# three minutes (up to four) before the time is over: USR1, so that a checkpoint can be written
+# three minutes (up to four) before the time is over: USR1, so that a run knows that its time limit ended it
 #SBATCH --signal=B:USR1@180
 
 set -euo pipefail

@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
     if not work.plan.tickets and not work.new:
         print("nothing to submit")
         return 0
+    if mode == SLURM and submission:
+        ask_slurm_first(submission.calls)
     confirm(work, mode, options)
     write(work)
     return start(work, mode, slurm_options, token, submission, options, argv)
@@ -164,9 +166,9 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None,
                history: History) -> tuple[str, SlurmOptions | None]:
     """Slurm, local workers, or writing alone. JobSpecError if neither -s nor --local says which."""
     if options.local:
-        return LOCAL, None
+        return (WRITE_ONLY if options.no_submit else LOCAL), None
     last = history.plans[-1] if options.retry and history.plans else {}
-    if options.retry and not options.script and last.get("mode") == LOCAL and not options.no_submit:
+    if options.retry and not (options.script or options.sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
     script = options.script or (spec.script if spec else None) or previous.get("script")
@@ -254,12 +256,16 @@ def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], 
     return 0
 
 
+def ask_slurm_first(calls: Sequence[submit.Call]) -> None:
+    """What sbatch would refuse is refused before anything is written. SlurmError in its words."""
+    from src.submission import slurm
+
+    slurm.require()
+    submit.try_all(calls)
+
+
 def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
     """Ask, unless -y; a batch that is to be removed is asked for by its name. BatchError if the answer is no."""
-    if mode == SLURM:
-        from src.submission import slurm
-
-        slurm.require()
     if options.yes:
         return
     if work.overwrites:
@@ -268,12 +274,7 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
     else:
         doing = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
         question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ["y", "yes"]
-    try:
-        answer = input(question).strip()
-    except EOFError:
-        raise BatchError("nobody is there to ask", where="standard input",
-                         hint="-y goes on without a question") from None
-    if answer.lower() not in (word.lower() for word in wanted):
+    if show.ask(question).lower() not in (word.lower() for word in wanted):
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 
 
@@ -310,7 +311,8 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
         if mode == SLURM and submission:
             return run_on_slurm(work, book, submission)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
-        print(next_steps((retry_command(work.path, "-s", "SCRIPT"), "submits them")))
+        way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
+        print(next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
         return 0
     finally:
         book.ended()
@@ -318,11 +320,18 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str,
 
 def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
     """The calls of sbatch, and what to type next."""
-    jobs = []
-    with show.Progress(len(submission.calls), "submitted") as progress:
-        for job in submit.submit_all(submission.calls, book, retry_command(work.path)):
-            jobs.append(job)
-            progress.step()
+    jobs: list[str] = []
+    try:
+        with show.Progress(len(submission.calls), "submitted") as progress:
+            for job in submit.submit_all(submission.calls, book, retry_command(work.path)):
+                jobs.append(job)
+                progress.step()
+    except KeyboardInterrupt:
+        total = count(len(submission.calls), "Slurm job")
+        print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
+        print(next_steps((retry_command(work.path), "submits the rest"),
+                         (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
+        return 130
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
@@ -364,12 +373,13 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     if untouched:
         raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
                          hint=f"read that file; then `{again}`")
+    steps = [(to_type("python", "experiments.py", "status", work.path), "shows each run"),
+             (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")]
     if failed:
         print(f"{count(len(failed), 'run')} failed")
-        print(next_steps((to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
-                         (again, "runs what failed again")))
-    print(next_steps((to_type("python", "experiments.py", "status", work.path), "shows each run"),
-                     (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")))
+        steps = [(to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
+                 (again, "runs what failed again"), *steps]
+    print(next_steps(*steps))
     return 1 if failed else 0
 
 

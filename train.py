@@ -1,11 +1,14 @@
 """Train one run, or what a task file lists: `python train.py spec.yaml`. Another program calls experiment_generator."""
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from src import files, run_folder, yaml_io
 from src.config import Config
+from src.errors import BatchError
 from src.submission import attempt  # claims a run before the heavy imports, which stand inside the functions
 
 if TYPE_CHECKING:
@@ -26,20 +29,41 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     return ends[-1] or ""
 
 
-def experiment_generator(config: Config, folder: str | None = None, check: Callable[[], None] = lambda: None
-                         ) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
+def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
     """Train, and yield (stats_df, model) after each epoch, so that the caller can look at them, or leave.
 
     stats_df: a row per epoch so far, with the columns of stats.csv; read-only, copy it to change it. model: on its
-    device, in eval mode, at its present state. folder: where artefacts go; None writes nothing and logs to stdout.
+    device, in eval mode, at its present state; the caller's gradients and random draws do not change the training.
+    What train.py writes is written into config.output_dir; if that is null nothing is, and the log goes to stdout.
+    BatchError if that folder has a run already.
     """
     from src.training.experiment import epochs
+    from src.training.seeds import noise_kept
     from src.training.table import StatsTable
 
+    parts = build(config, None)
+    folder = _new_run(config)
     table: StatsTable | None = None
-    for row, model, _end in epochs(build(config, folder), folder, check):
+    for row, model, end in epochs(parts, folder, lambda: None):
         table = table or StatsTable(list(row))
-        yield table.add(row), model
+        if folder and end:
+            files.write_atomic(os.path.join(folder, run_folder.DONE), end + "\n")
+        with noise_kept(parts.device):
+            yield table.add(row), model
+
+
+def _new_run(config: Config) -> str | None:
+    """The run folder of output_dir, made with its spec.yaml; None if output_dir is null."""
+    if config.output_dir is None:
+        return None
+    folder = os.path.abspath(files.expand(config.output_dir, "output_dir"))
+    os.makedirs(folder, exist_ok=True)
+    spec = os.path.join(folder, run_folder.SPEC)
+    text = yaml_io.dump_flat({key: value for key, value in config.to_dict().items() if key != "output_dir"})
+    if not files.create_exclusive(spec, text) and (
+            files.read_text(spec) != text or os.path.exists(os.path.join(folder, run_folder.STATS))):
+        raise BatchError("there is a run in this folder already", where=folder, hint="give another output_dir")
+    return folder
 
 
 def build(config: Config, folder: str | None) -> Parts:

@@ -192,6 +192,8 @@ def _check_value(key: str, value: Any) -> None:
         if not _kind_of(value) & _KINDS[key]:
             raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(
                 _KIND_NAMES[kind] for kind in str(FIELDS[key].type).split(" | ")))
+        if isinstance(value, (int, float)) and "float" not in _KINDS[key] and abs(value) >= 2**63:
+            raise ConfigError(f"{value!r} is too large", allowed="less than 2**63")
         if key in _CHECKS:
             _CHECKS[key](value)
     except ConfigError as error:
@@ -223,6 +225,9 @@ def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length
         raise ConfigError("there is no train split to train on", where="data_splits_map",
                           allowed="splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
                           hint="add one, or set train_length: 0 to evaluate only")
+    if not at_end and splits.keys() <= {"train"} and train_length == 0:
+        raise ConfigError("there is nothing to evaluate", where="data_splits_map", hint=(
+            "name a split beside train, as {train: train, test: test}, or set eval_at_end: [train]"))
     for name in splits:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ConfigError(f"the split name {name!r} cannot stand in a column of stats.csv",

@@ -82,7 +82,10 @@ def one_line(text: str) -> str:
 
 
 def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap an entry point: a UserError becomes one line on stderr and exit code 2; a closed pipe is no error."""
+    """Wrap an entry point: a UserError becomes one line on stderr and exit code 2, Ctrl-C a word and 130.
+
+    A closed pipe is no error.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> int:
@@ -93,6 +96,9 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
         except BrokenPipeError:  # `… | head`: point stdout elsewhere so that the exit flush is silent
             import os
 

@@ -88,7 +88,7 @@ def read_user_file(path: str | os.PathLike[str]) -> str:
             return file.read()
     except OSError as error:
         raise JobSpecError(f"cannot be read: {error.strerror}", where=os.fspath(path),
-                           hint="check the path; job specs are in jobs/") from None
+                           hint="check the path: job specs are in jobs/, submit scripts beside it") from None
     except UnicodeDecodeError as error:
         raise JobSpecError(f"not a text file in UTF-8 (byte {error.start})", where=os.fspath(path)) from None
 

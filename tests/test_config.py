@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from src import yaml_io
 from src.config import Config
+from src.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden" / "config_defaults.yaml"
 REFRESH = ("python -c 'from src.config import Config; from src import yaml_io; "
@@ -27,3 +30,16 @@ def test_a_config_survives_its_file() -> None:
                     model_input_shape=[1, 28, 28], data_splits_map={"train": "train[:90%]"}, averaging=None,
                     max_allowed_loss=float("inf"))
     assert Config.from_dict(yaml_io.load_flat(yaml_io.dump_flat(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"seed_model": 1e30}, "seed_model: 1e\\+30 is too large"), ({"batch_size": 2**63}, "batch_size: .* too large"),
+    ({"train_length": 0, "data_splits_map": {"train": "train"}}, "nothing to evaluate"),
+    ({"train_length": 0, "data_splits_map": {}}, "nothing to evaluate")])
+def test_what_cannot_be_run_is_refused(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict(spec)
+
+
+def test_evaluation_alone_of_train() -> None:
+    Config.from_dict({"train_length": 0, "data_splits_map": {"train": "train"}, "eval_at_end": ["train"]})

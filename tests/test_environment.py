@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -90,3 +91,14 @@ def test_what_is_imported_is_declared() -> None:
         for package in imported(folder) & owners.keys():
             distributions = {canonicalize_name(owner) for owner in owners[package]}
             assert distributions & allowed, f"pyproject.toml does not name {distributions}, imported in {folder}"
+
+
+def test_the_environment_may_lie_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "requirements.lock").write_text("")
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / ".venv").symlink_to("large disk")
+    subprocess.run(["make", f"PYTHON={sys.executable}", "environment"], cwd=tmp_path, check=True)
+    assert (tmp_path / ".venv").is_symlink()
+    assert (tmp_path / "large disk/bin/python").exists()
+    assert (tmp_path / "large disk/.installed").exists()

@@ -72,6 +72,31 @@ def test_cancel_stops_a_local_batch(project: Project, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "nothing is pending or running\n"
 
 
+def test_cancel_asks_somebody(project: Project, monkeypatch: pytest.MonkeyPatch,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    with open(os.devnull, encoding="utf-8") as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        assert experiments.main(["cancel", str(project.batch)]) == 2
+    assert "-y goes on without a question" in capsys.readouterr().err
+    assert "running" in states_of(project)
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+
+
+def test_watch_shows_every_run_if_asked(done: Project, capsys: pytest.CaptureFixture[str],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 9)))
+    capsys.readouterr()
+    experiments.main(["watch"])
+    assert "… and 1 more; --all shows every run" in capsys.readouterr().out
+    experiments.main(["watch", "--all"])
+    assert capsys.readouterr().out.count("_tiny+") == 4
+
+
 def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)

@@ -11,7 +11,7 @@ import pytest
 
 import submit_multiple
 from src.submission import batch as batch_module
-from src.submission import journal, process
+from src.submission import journal, process, slurm
 from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
 
@@ -21,8 +21,11 @@ SCRIPT = "#!/bin/bash\n#SBATCH --partition=killable\n#SBATCH --mem=8G\nexec pyth
 
 FAKE_SLURM = """#!/bin/sh
 # a Slurm that takes every job and never runs one
-case "$(basename "$0")" in
-sbatch)
+case "$(basename "$0") $*" in
+"sbatch --test-only "*)
+  echo >> "{folder}/tried"
+  if [ -e "{folder}/refuses" ]; then cat "{folder}/refuses" >&2; exit 1; fi;;
+sbatch*)
   n=$(($(cat "{folder}/n" 2>/dev/null || echo 0) + 1)); echo $n > "{folder}/n"
   for word; do
     case "$word" in --comment=*) echo "$n|PENDING|N/A|(Priority)|${{word#--comment=}}" >> "{folder}/queue";; esac
@@ -31,9 +34,9 @@ sbatch)
     echo "sbatch: error: invalid partition specified: x" >&2; exit 1
   fi
   echo $n;;
-squeue) cat "{folder}/queue" 2>/dev/null; exit 0;;
-sacct) exit 1;;
-sinfo) echo killable; echo cpu-killable;;
+squeue*) cat "{folder}/queue" 2>/dev/null; exit 0;;
+sacct*) exit 1;;
+sinfo*) echo killable; echo cpu-killable;;
 esac
 """
 
@@ -121,17 +124,51 @@ def test_a_refusal_stops_with_slurms_words_and_both_commands_go_on(
 
 def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
         project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """Nothing catches it."""
+
     def killed(self: object, unit: int, job: str) -> None:
-        raise KeyboardInterrupt  # the answer never reaches the journal
+        raise Killed  # the answer never reaches the journal
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "accepted", killed)
         patch.setattr(journal.Journal, "ended", lambda self: None)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             project.submit(project.spec, "-s", "s.sh", "-y")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # its process lives: it is still at it
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_ctrl_c_keeps_what_was_submitted(
+        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    submit = slurm.submit
+
+    def interrupted(command: list[str], ticket: int) -> str:
+        if (fake_slurm / "n").exists() and (fake_slurm / "n").read_text() == "2\n":
+            raise KeyboardInterrupt
+        return submit(command, ticket)
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "submit", interrupted)
+        assert project.submit(project.spec, "-s", "s.sh", "-y") == 130
+    assert "2 of 4 Slurm jobs submitted" in capsys.readouterr().out
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_what_sbatch_would_refuse_is_not_written(project: Project, fake_slurm: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (fake_slurm / "refuses").write_text("allocation failure: Invalid partition name specified\n")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    error = capsys.readouterr().err
+    for words in ("Invalid partition name specified", "allowed: cpu-killable, killable", "nothing was written"):
+        assert words in error
+    assert not project.results.exists()
+    assert not (fake_slurm / "n").exists()
+    (fake_slurm / "refuses").write_text("sbatch: error: Unable to contact slurm controller (connect failure)\n")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # the submission itself is patient
+    assert (fake_slurm / "tried").read_text() == "\n\n"  # once for all four, which have the same options
 
 
 def test_after_midnight_the_batch_of_yesterday_goes_on(project: Project, fake_slurm: Path,
@@ -228,6 +265,30 @@ def test_a_question_without_anybody_there(project: Project, monkeypatch: pytest.
     assert not project.results.exists()
 
 
+def test_ctrl_c_at_the_question_writes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(question: str) -> str:
+        raise KeyboardInterrupt
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert project.submit(project.spec, "--local") == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+    assert not project.results.exists()
+
+
+def test_local_folders_are_written_and_run_later(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "--no-submit", "-y") == 0
+    assert f"-r 're sults/{project.batch.name}' --local  runs them" in capsys.readouterr().out
+    assert not any((run / "done").exists() for run in project.runs())
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert all((run / "done").exists() for run in project.runs())
+
+
+def test_a_batch_is_no_job_spec(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "--no-submit", "-y") == 0
+    assert project.submit(project.batch, "--local") == 2
+    assert "-r goes on with it" in capsys.readouterr().err
+
+
 def test_tags_of_the_batch_and_of_points(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("""\
 job_details: {name: tiny, tags: [paper]}
@@ -309,6 +370,7 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
     (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "give one of them"),
     (["x.yaml", "--slots", "2", "-s", "s.sh"], "--workers"), (["x.yaml", "--gpus", "free", "-s", "s.sh"], "--local"),
     (["x.yaml", "--max-running", "2", "-s", "s.sh"], "--array"), (["x.yaml", "--state", "failed", "--local"], "-r"),
+    (["x.yaml", "--local", "--sbatch", "mem=1G"], "give one of them"),
     (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),
     (["-r", "re sults", "--local"], "no batch here"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
     (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),

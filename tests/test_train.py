@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 from src import run_folder, yaml_io
 from src.config import Config
-from src.errors import ConfigError
+from src.errors import BatchError, ConfigError, DataError
 from train import experiment_generator, train, warm_up
 
 ROOT = Path(__file__).parent.parent
@@ -60,20 +61,52 @@ def test_a_second_attempt_repeats_the_first(tmp_path: Path) -> None:
 
 
 def test_the_generator_lets_another_program_look_in_between(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "output_dir": "nowhere", "seed_model": 1,
-                               "seed_training": 2})
-    before = set(tmp_path.iterdir())
+    config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "seed_model": 1, "seed_training": 2})
     for count, (stats, model) in enumerate(experiment_generator(config), start=1):
         assert len(stats) == count
         assert model.weight.shape == (10, 64)
         accuracy = stats["val/last/accuracy"].iloc[-1]
     assert accuracy > 0.85
     assert "completed" in capsys.readouterr().out
-    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"cache"}
-    assert not (ROOT / "nowhere").exists()
+    assert not list(tmp_path.iterdir())
     folder = tmp_path / "run"
     recorded = _train(folder, tmp_path, seed_model=1, seed_training=2)
     pd.testing.assert_frame_equal(stats[list(recorded)], recorded, check_dtype=False, check_exact=True)
+
+
+def test_the_generator_writes_into_a_new_output_dir(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "run"
+    config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "output_dir": str(folder)})
+    *_, (stats, _model) = experiment_generator(config)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([
+        run_folder.SPEC, run_folder.CONFIG, run_folder.STATS, run_folder.LOG, run_folder.DONE])
+    pd.testing.assert_frame_equal(_stats(folder), stats[list(_stats(folder))], check_dtype=False, check_exact=True)
+    assert Config.from_dict(run_folder.read_spec(folder / run_folder.SPEC)) == dataclasses.replace(
+        config, output_dir=None)
+    before = (folder / run_folder.STATS).read_bytes()
+    with pytest.raises(BatchError, match="a run in this folder already"):
+        next(experiment_generator(config))
+    assert (folder / run_folder.STATS).read_bytes() == before
+
+
+def test_a_config_that_fails_leaves_the_output_dir_to_the_next_try(tmp_path: Path) -> None:
+    options = {**DIGITS, "data_dir": str(tmp_path), "output_dir": str(tmp_path / "run")}
+    with pytest.raises(DataError):
+        next(experiment_generator(Config.from_dict({**options, "dataset": "libsvm/none", "data_download": False})))
+    assert not list(tmp_path.iterdir())
+    next(experiment_generator(Config.from_dict(options)))
+
+
+def test_what_a_host_program_does_in_between_does_not_change_the_training(tmp_path: Path) -> None:
+    """It draws numbers, leaves gradients, and runs another training at the same time; dropout and momentum notice."""
+    config = Config.from_dict({
+        **DIGITS, "data_dir": str(tmp_path), "model": "tiny/wrn_10_1_0.3", "batch_size": 100, "train_length": 9,
+        "train_length_unit": "step", "steps_per_epoch": 3, "seed_model": 1, "seed_training": 2})
+    alone = [stats["val/last/loss"].iloc[-1] for stats, _ in experiment_generator(config)]
+    for (stats, model), (other, _) in zip(experiment_generator(config), experiment_generator(config), strict=True):
+        assert stats["val/last/loss"].tolist() == other["val/last/loss"].tolist() == alone[:len(stats)]
+        torch.manual_seed(0)
+        model(torch.rand(2, 1, 8, 8)).sum().backward()
 
 
 def test_a_command_line_run_to_the_end_and_its_repeat(tmp_path: Path) -> None:
@@ -105,15 +138,17 @@ def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / run_folder.STATS).exists()
 
 
-def test_a_linear_run_imports_neither_optional_libraries_nor_the_compiler(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["linear", "tiny/lenet"])
+def test_a_small_run_imports_neither_optional_libraries_nor_the_compiler(tmp_path: Path, model: str) -> None:
     """torch._dynamo alone takes as long as torch; pandas is for experiment_generator."""
     script = ("import json, sys, train\n"
               "train.train(json.loads(sys.argv[1]), None, lambda: None)\n"
               "print(json.dumps(sorted(sys.modules)))")
-    lines = "\n".join(f"{index % 2} 1:{index} 2:{index % 7}" for index in range(50))
+    lines = "\n".join(f"{index % 2} 1:{index} 16:{index % 7}" for index in range(50))
     (tmp_path / "toy").write_text(lines + "\n")
     spec = {"dataset": "libsvm/toy", "data_dir": str(tmp_path), "data_splits_map": {"train": "train"},
-            "train_length": 1, "averaging": "poly", "optim_alg": "adam", "save_freq": 1}
+            "train_length": 1, "averaging": "poly", "optim_alg": "adam", "save_freq": 1, "model": model,
+            "model_input_shape": [1, 4, 4]}
     done = _python("-c", script, json.dumps(spec))
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])

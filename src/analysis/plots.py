@@ -91,7 +91,7 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
             x = axis.places(runs[parameter], number - (len(grid.colours) - 1) / 2)
             y = scores[runs.index].to_numpy()
             diverged = (runs["end"] == run_folder.DIVERGED).to_numpy()
-            panel.axes.plot(x, y, "o", color=colour, alpha=0.35, markersize=3, markeredgewidth=0,
+            panel.axes.plot(x, y, "o", color=colour, alpha=0.5, markersize=4.5, markeredgewidth=0,
                             rasterized=len(df) > 500)
             if diverged.any():
                 panel.axes.plot(x[diverged], np.full(diverged.sum(), worst), "x", color=colour,
@@ -262,11 +262,12 @@ def levels(values: pd.Series) -> list[Any]:
 
 
 def show(value: Any, most: int = 28) -> str:
-    """A value as a label: four digits of a float, null as none, long text cut in its middle."""
+    """A value as a label: all of a float if eight digits do, else four; null as none; long text cut in its middle."""
     if is_missing(value):
         return "none"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        text = f"{value:.8g}"
+        return text if float(text) == value else f"{value:.4g}"
     if isinstance(value, (bool, list, dict)):
         value = json.dumps(value, ensure_ascii=False)
     text = " ".join(str(value).split())

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import itertools
 import lzma
+import math
 import os
 import tempfile
 import warnings
@@ -186,6 +189,10 @@ def _write_cache(cache: Path, rows: Rows) -> None:
         pass
 
 
+def _opened(path: Path) -> IO[bytes]:
+    return _OPENERS.get(path.suffix, open)(path, "rb")
+
+
 def _parse(path: Path) -> Rows:
     """A raw LIBSVM file, by scikit-learn's parser. DataError if it is none."""
     try:
@@ -193,14 +200,35 @@ def _parse(path: Path) -> Rows:
     except ImportError:
         raise DataError("LIBSVM files are parsed by scikit-learn, which is not installed", where=str(path),
                         hint="pip install scikit-learn") from None
-    file: IO[bytes]
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+        with _opened(path) as file:
             x, y = load_svmlight_file(file, dtype=np.float32, zero_based=True)  # columns as they are in the file
-    except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"no LIBSVM file can be read: {error}", where=str(path),
-                        allowed="lines 'label index:value …' with rising indices") from None
+        if not (np.isfinite(y).all() and np.isfinite(x.data).all()):
+            raise ValueError("a number is NaN or infinite")
+    except (ValueError, OverflowError, OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(f"no LIBSVM file can be read: {error}", where=_first_bad_line(path),
+                        allowed="lines 'label index:value …' with rising indices and finite numbers") from None
     return _to_rows(x, y, shift=0, last=x.shape[1] - 1, path=path)
+
+
+def _first_bad_line(path: Path) -> str:
+    """The place of the first line that is none of LIBSVM's; only the file if it cannot be told. Slow: for messages."""
+    with contextlib.suppress(OSError, EOFError, lzma.LZMAError), _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not _is_libsvm(line.partition(b"#")[0].split()):
+                return f"{path}, line {number}"
+    return str(path)
+
+
+def _is_libsvm(words: list[bytes]) -> bool:
+    pairs = [word.split(b":") for word in words[1:] if not word.startswith(b"qid:")]
+    try:
+        indices = [int(index) for index, _ in pairs]
+        numbers = [float(number) for number in words[:1] + [value for _, value in pairs]]
+    except ValueError:  # also of a pair that is none
+        return False
+    rising = all(a < b for a, b in itertools.pairwise([-1, *indices, 2**31 - 1]))
+    return rising and all(map(math.isfinite, numbers))
 
 
 def _parse_pair(path: Path) -> Rows:

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from src import yaml_io
+from src import run_folder, yaml_io
 from src.errors import JobSpecError
 from src.submission import states
 
@@ -57,15 +57,17 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
         (options.slots and not (options.workers or options.local), "--slots goes with --workers or --local"),
         (options.gpus and not options.local, "--gpus goes with --local: Slurm gives its own GPUs to each job"),
         (options.state and not options.retry, "--state goes with -r"),
+        (options.local and options.sbatch, "--local runs without Slurm, --sbatch is for it: give one of them"),
+        (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, not a job spec: "
+         "-r goes on with it"),
         (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes it: give one of "
          "them")]
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 on")
+    return int(text)
 
 
 def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:

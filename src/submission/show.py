@@ -1,11 +1,13 @@
 """What a submission says on the terminal: the grid, its axes, the resources, and one progress bar."""
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from src.errors import BatchError
 from src.submission import slurm
 from src.submission.naming import show as short
 from src.submission.plan import count
@@ -16,7 +18,7 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
     """`108 configurations: 6 batch_size x 18 LIST`, a table of the varying parameters, the first and last run names."""
     product = " x ".join(f"{number} {key}" for key, number in axes)
     lines = [f"{count(len(specs), 'configuration')}{f': {product}' if product else ''}"]
-    rows = [(key, f"{len(values)}", _clip(", ".join(values), 88)) for key in varying
+    rows = [(key, f"{len(values)}", _clip(values, 88)) for key in varying
             for values in [list(dict.fromkeys(_word(spec[key]) for spec in specs if key in spec))]]
     lines += table(rows, indent="  ")
     if names:
@@ -27,11 +29,23 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else short(value)
+    if isinstance(value, str):
+        return f"'{value}'" if "," in value else value
+    return short(value)
 
 
-def _clip(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[:width * 2 // 3]} … {text[-width // 3 + 3:]}"
+def _clip(values: Sequence[str], width: int) -> str:
+    """The values in a row; if that is too wide, the first two thirds and the last third of those that fit."""
+    text = ", ".join(values)
+    if len(text) <= width:
+        return text
+    values = [value if len(value) <= width // 2 - 3 else f"{value[:width // 2 - 4]}…" for value in values]
+    for number in range(min(len(values), width), 1, -1):
+        last = number // 3
+        text = ", ".join([*values[:number - last], *["…"] * (number < len(values)), *values[len(values) - last:]])
+        if len(text) <= width:
+            break
+    return text
 
 
 def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
@@ -63,6 +77,16 @@ def point_options(specs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{count(number, 'run')}: {words}" for words, number in asked.items()]
 
 
+def ask(question: str) -> str:
+    """What the user answers. BatchError if nobody is there."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        raise BatchError("nobody is there to ask", where="standard input",
+                         hint="-y goes on without a question") from None
+
+
 class Progress:
     """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
 
@@ -89,19 +113,28 @@ class Progress:
     def _show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
         if self._on_terminal:
-            self._stream.write(f"\r\x1b[2K{self.line()}{chr(10) if last else ''}")
+            self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
         elif self.done or last:
             self._stream.write(f"{self.line()}\n")
         self._stream.flush()
 
-    def line(self) -> str:
-        """`[####    ] 12/24 runs  1 failed  0:21, 0:20 left`."""
+    def line(self, columns: int = 80) -> str:
+        """`[####    ] 12/24 runs  1 failed  0:21, 0:20 left`, in one row of a terminal that is `columns` wide."""
         passed = time.monotonic() - self._start
-        filled = 30 * self.done // max(self.total, 1)
         left = passed / self.done * (self.total - self.done) if self.done else None
-        return (f"[{'#' * filled}{' ' * (30 - filled)}] {self.done}/{self.total} {self.noun}"
-                f"{f'  {self.failed} failed' if self.failed else ''}  {clock(passed)}"
+        text = (f" {self.done}/{self.total} {self.noun}{f'  {self.failed} failed' if self.failed else ''}"
+                f"  {clock(passed)}"
                 f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
+        width = max(0, min(30, columns - len(text) - 3))
+        filled = width * self.done // max(self.total, 1)
+        return f"[{'#' * filled}{' ' * (width - filled)}]{text}"[:max(columns - 1, 1)]
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def clock(seconds: float) -> str:

@@ -127,6 +127,15 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     raise Refusal(_sort(words), words)
 
 
+def try_out(command: list[str]) -> None:
+    """Ask sbatch whether it would take this job. Refusal if never; a limit or an absent controller is for `submit`."""
+    answer = subprocess.run([command[0], "--test-only", *command[1:]], capture_output=True, text=True, errors="replace",
+                            stdin=subprocess.DEVNULL, check=False)
+    words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
+    if answer.returncode and _sort(words) == "permanent":
+        raise Refusal("permanent", words)
+
+
 def _sort(words: str) -> str:
     for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + _FULL)):
         if any(text.lower() in words.lower() for text in texts):

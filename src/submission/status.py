@@ -126,19 +126,21 @@ def _cells(row: Row) -> list[str]:
             row.why[:100]]
 
 
-def render(observations: list[Observation], limit: int | None = 50) -> str:
-    """What `status` prints: all batches in one table of counts, then the runs of each."""
+def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False) -> str:
+    """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone."""
     parts = ["\n".join(summary_table(observations))]
+    if newest_only:
+        observations = [max(observations, key=lambda observation: os.path.basename(observation.path))]
     for observation in observations:
         parts.append(f"{observation.path}\n" + "\n".join(run_table(observation, limit)))
     return "\n\n".join(parts)
 
 
-def watch(look: Callable[[], list[Observation]], show: Callable[[str], None], pause: float) -> None:
+def watch(look: Callable[[], list[Observation]], show: Callable[[list[Observation]], None], pause: float) -> None:
     """Look and show, again and again, until nothing is pending or running."""
     while True:
         observations = look()
-        show(render(observations))
+        show(observations)
         if not any(observation.count(states.ALIVE) for observation in observations):
             return
         time.sleep(pause)

@@ -138,6 +138,23 @@ def check_script(path: str) -> str:
     return os.path.abspath(path)
 
 
+_UNLIKE = ("--job-name=", "--output=", "--comment=", "--array=")  # what differs between jobs that ask for the same
+
+
+def try_all(calls: Sequence[Call]) -> None:
+    """Have sbatch try each set of options once, without a job. SlurmError in its words if it refuses one for good."""
+    tried: set[tuple[str, ...]] = set()
+    for call in calls:
+        kind = tuple(word for word in call.command[:-1] if not word.startswith(_UNLIKE))
+        if kind not in tried:
+            tried.add(kind)
+            try:
+                slurm.try_out(call.command)
+            except slurm.Refusal as refusal:
+                raise slurm.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
+                                    ) from None
+
+
 def submit_all(calls: Sequence[Call], journal: Journal, again: str) -> Iterator[str]:
     """Call sbatch for each unit, in order, and give the Slurm job ids one by one.
 

@@ -38,6 +38,7 @@ class Trainer:
         Stops early if the loss diverges. `meter` sees each output before the step that it leads to.
         """
         self.model.train()
+        self.optimizer.zero_grad()  # whoever looked at the model between epochs may have left gradients
         start, waited, step = perf_counter(), 0.0, steps.start
         for step in steps:
             asked = perf_counter()

@@ -1,6 +1,7 @@
 """The story of a training: each epoch is trained, evaluated, judged, recorded, and handed to whoever looks on."""
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from src import run_folder
 from src.choices import parse_schedule
 from src.config import Config
 from src.datasets.data import Data
+from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.fused import FusedOptimizer
 from src.optimizers.schedules import make_schedule
@@ -128,7 +130,13 @@ class Experiment:
     def _train(self, number: int, log: Logger) -> Row:
         meter = Meter(self._data.task, self._parts.device)
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
-        last_step, timing = self._trainer.train(self._batches, self._length.steps_of(number), meter, progress)
+        try:
+            last_step, timing = self._trainer.train(self._batches, self._length.steps_of(number), meter, progress)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError("one sample is too few for the model's batch norm", where="batch_size", hint=(
+                "choose one that leaves more than one for the last micro-batch of a pass")) from None
         self._seen += meter.samples
         return {"step": last_step + 1, **_under("train", {**meter.means(), **timing, "seen_examples": self._seen})}
 
@@ -149,14 +157,20 @@ class Experiment:
 
     def _how_it_ends(self, row: Row) -> str | None:
         """How the training ends with this row; None if it goes on."""
-        loss, patience = row["train/loss"], self._config.early_stopping_patience
-        if loss is not None and not loss <= self._config.max_allowed_loss:
+        patience = self._config.early_stopping_patience
+        if row["epoch"] and self._has_diverged(row):
             return run_folder.DIVERGED
         if row["epoch"] == self.numbers[-1]:
             return run_folder.COMPLETED
         if self._best and patience is not None and self._best.epochs_since >= patience:
             return run_folder.EARLY_STOPPED
         return None
+
+    def _has_diverged(self, row: Row) -> bool:
+        """The training loss is NaN or too large; or the model is NaN after the last step, as an evaluation sees."""
+        loss, *evaluated = (row[column] or 0.0 for column in ("train/loss", *(
+            f"{name}/last/loss" for name in self._each_epoch)))
+        return not loss <= self._config.max_allowed_loss or any(map(math.isnan, evaluated))
 
     def _columns(self, splits: Iterable[str]) -> list[str]:
         return stats_columns(self._data.task, splits, averaging=self._parts.average is not None)

@@ -1,6 +1,7 @@
 """How long a training is: steps in a pass, in an epoch and in all, whatever unit the config counts in."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from src.config import Config
@@ -53,4 +54,4 @@ def steps_to_see(wanted: int, samples: int, batch_size: int) -> int:
 
 
 def _ceil(number: float) -> int:
-    return -int(-number // 1)
+    return math.ceil(round(number, 6))  # 1.1 epochs of 10 steps are 11.000000000000002 to a computer

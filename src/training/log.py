@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loguru import Logger, Record
 
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
+_KEY = "gridiron_run"  # what a run's lines are bound to; a host program may well bind a `run` of its own
 _numbers = itertools.count()
 
 
@@ -34,9 +35,9 @@ def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
     if to_stdout or not folder:
         sinks.append(_print)
     ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
-                      filter=lambda record: record["extra"].get("run") in (None, run)) for sink in sinks]
+                      filter=lambda record: record["extra"].get(_KEY) in (None, run)) for sink in sinks]
     try:
-        yield logger.bind(run=run)
+        yield logger.bind(**{_KEY: run})
     finally:
         for sink_id in ids:
             with contextlib.suppress(ValueError):  # the host removed every sink
@@ -58,7 +59,7 @@ def _leave_runs_out_of_default_sink() -> None:
 
 
 def _is_no_run(record: Record) -> bool:
-    return "run" not in record["extra"]
+    return _KEY not in record["extra"]
 
 
 class Progress:

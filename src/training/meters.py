@@ -22,6 +22,7 @@ class Meter:
         self._task = task
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
+        self._origin: Tensor | None = None  # a target, from which targets are counted: exact where all are equal
         self.samples = 0
         self._size = 0  # of each kept batch: all have the same
         self._room = 0  # for so many more
@@ -49,8 +50,8 @@ class Meter:
         loss, *sums = (self._sums / self.samples).tolist()
         if self._task == "classification":
             return {"loss": loss, "accuracy": sums[0]}
-        absolute, squared, target, target_squared = sums
-        variance = target_squared - target**2
+        absolute, squared, shifted, shifted_squared = sums
+        variance = shifted_squared - shifted**2
         return {"loss": loss, "mae": absolute, "r2": 1 - squared / variance if variance > 0 else math.nan}
 
     def _reduce(self) -> None:
@@ -63,8 +64,10 @@ class Meter:
         else:
             target = target.to(self._dtype)
             error = output.squeeze(-1).to(self._dtype) - target
-            self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), target.sum(),
-                                       target.square().sum()])
+            self._origin = target[0] if self._origin is None else self._origin
+            shifted = target - self._origin
+            self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), shifted.sum(),
+                                       shifted.square().sum()])
         self._losses, self._outputs, self._targets, self._room = [], [], [], 0
 
 

@@ -1,10 +1,12 @@
 """Seeds: drawn where none is given, kept by a later attempt, and mixed so that every use has a stream of its own."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,6 +37,13 @@ def mixed(*parts: object) -> int:
     """A 63-bit seed that depends on all parts: the first bits of the BLAKE2b hash of their texts."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextlib.contextmanager
+def noise_kept(device: torch.device) -> Iterator[None]:
+    """Whatever the body draws or seeds, layers on the CPU or a CUDA device go on to draw as if it had not."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def seed_noise(seed: int, device: torch.device) -> None:

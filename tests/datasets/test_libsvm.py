@@ -162,6 +162,16 @@ def test_what_is_no_libsvm_file(config: Config, tmp_path: Path, text: str) -> No
         make_data(config)
 
 
+@pytest.mark.parametrize("line", ["1 2:1 1:1", "1 1:1 1:1", "a 1:1", "1,2 1:1", "1 x:1", "1 1:2 3", "1 1:x", "1 -1:2",
+                                  "1 1:nan", "inf 1:1", "1 4294967296:1", "\x00"])
+@pytest.mark.parametrize("pack", ["", ".gz"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str, pack: str) -> None:
+    path = tmp_path / f"toy{pack}"
+    path.write_bytes((gzip.compress if pack else bytes)(f"1 qid:4 1:1 # 2:1 1:1\n\n-1\n{line}\n2 x\n".encode()))
+    with pytest.raises(DataError, match=rf"{path}, line 4: "):
+        make_data(Config(dataset="libsvm/toy", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
+
+
 def test_a_torn_packed_file(tmp_path: Path) -> None:
     (tmp_path / "toy.xz").write_bytes(lzma.compress((TRAIN * 1000).encode())[:-30])
     with pytest.raises(DataError, match=r"toy\.xz"):

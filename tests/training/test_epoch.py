@@ -66,6 +66,15 @@ def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: in
     assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
 
 
+def test_gradients_that_somebody_left_are_dropped() -> None:
+    split = classes(50)
+    clean, soiled = parts({"train": split}), parts({"train": split})
+    F.cross_entropy(soiled.model(split.x), split.y).backward()
+    for made in (clean, soiled):
+        _trainer(made).train(shuffled(split, 16, seed=0), range(3), Meter("classification", CPU), SILENT)
+    assert torch.equal(soiled.model.weight, clean.model.weight)
+
+
 class _CountReads(TorchDispatchMode):
     """Counts how often a number is fetched from the device."""
 

@@ -183,6 +183,22 @@ def test_long_epochs_and_evaluations_give_signs_of_life(tmp_path: Path) -> None:
     assert (tmp_path / "training.log").read_text().count(" %") == log.count(" %")
 
 
+def test_a_model_that_is_nan_after_the_last_step_has_diverged(tmp_path: Path) -> None:
+    rows, end = train(parts(SPLITS, train_length=1, train_length_unit="step", base_lr=math.inf), str(tmp_path))
+    assert math.isfinite(rows[0]["train/loss"])  # that before the step
+    assert (end, math.isnan(rows[0]["val/last/loss"])) == ("diverged", True)
+    (tmp_path / "early").mkdir()
+    rows, end = train(parts(SPLITS, train_length=8, base_lr=0.1, max_allowed_loss=math.inf), str(tmp_path / "early"))
+    assert (len(rows), end) == (8, "completed")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 59}, {"batch_size": 16, "grad_accum_steps": 16}])
+def test_a_micro_batch_of_one_under_batch_norm_is_a_user_error(options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with pytest.raises(ConfigError, match="batch_size: one sample is too few"):
+        train(parts(SPLITS, model=model, **options))
+
+
 def test_nan_is_recorded_as_such(tmp_path: Path) -> None:
     splits = {"train": classes(), "test": classes(40)}
     splits["train"].x[3] = math.nan

@@ -59,3 +59,4 @@ def test_samples_round_up_to_the_fewest_steps_that_see_them(wanted: int, samples
 def test_milestones_are_in_the_unit_of_train_length() -> None:
     length = _length(1000, batch_size=300)
     assert [length.steps_in(*amount) for amount in ((2.5, "epoch"), (9.0, "step"), (1300.0, "sample"))] == [10, 9, 5]
+    assert _length(1000, batch_size=100).steps_in(1.1, "epoch") == 11  # though 1.1 * 10 > 11

@@ -42,7 +42,7 @@ def test_two_runs_in_one_program_keep_apart_and_hosts_keep_their_sinks(tmp_path:
     with open_log(str(folders[0]), False) as one, open_log(str(folders[1]), False) as two:
         one.info("of one")
         two.info("of two")
-        logger.info("of a layer in between")
+        logger.bind(run=0).info("of a layer in between")  # a name that anybody may bind
     logger.info("afterwards")
     logger.remove(sink)
     texts = [(folder / "training.log").read_text() for folder in folders]
@@ -55,7 +55,7 @@ def test_two_runs_in_one_program_keep_apart_and_hosts_keep_their_sinks(tmp_path:
 def test_the_default_sink_shows_what_is_not_of_a_run() -> None:
     script = ("from loguru import logger; from src.training.log import open_log\n"
               "with open_log(None, False) as log: log.info('of a run'); logger.info('of the host')\n"
-              "logger.info('later')")
+              "logger.bind(run=1).info('later')")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "of a run" in done.stdout
     assert "of a run" not in done.stderr

@@ -54,10 +54,19 @@ def test_regression_by_hand() -> None:
     assert meter.means() == pytest.approx({"loss": 2 / 3, "mae": 2 / 3, "r2": 1 - 2 / 6})
 
 
-def test_r2_of_constant_targets_is_unknown() -> None:
+@pytest.mark.parametrize("target", [2.0, 0.1, 1e6 / 3])
+def test_r2_of_constant_targets_is_unknown(target: float) -> None:
     meter = Meter("regression", CPU)
-    meter.add(torch.tensor(1.0), torch.ones(3, 1), torch.full((3,), 2.0))
+    for size in (3, 7):
+        meter.add(torch.tensor(1.0), torch.ones(size, 1), torch.full((size,), target))
     assert math.isnan(meter.means()["r2"])
+
+
+def test_r2_of_targets_far_from_zero() -> None:
+    target = 1e6 + torch.arange(8.0)
+    meter = Meter("regression", CPU)
+    meter.add(torch.tensor(1.0), target[:, None] + 1, target)
+    assert meter.means()["r2"] == pytest.approx(1 - 1 / 5.25)  # (8² - 1) / 12
 
 
 def test_nan_shows() -> None:
