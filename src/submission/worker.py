@@ -1,15 +1,17 @@
 """A worker: imports the heavy libraries once, then forks each unclaimed run of a task file until none is left."""
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from src import files, run_folder
 from src.errors import BatchError, UserError, one_line
@@ -37,7 +39,8 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         name = list(tasks["tickets"])[int(os.environ["SLURM_ARRAY_TASK_ID"])]
         with _output_to(os.path.join(tasks["batch"], name)):
-            return run_spec(os.path.join(tasks["batch"], name, run_folder.SPEC), train, tasks["tickets"][name]) or 0
+            spec = os.path.join(tasks["batch"], name, run_folder.SPEC)
+            return run_spec(spec, train, tasks["tickets"][name]) or 0
     return _Worker(tasks, train, run_spec).work(warm_up)
 
 
@@ -67,70 +70,102 @@ class _Worker:
     train: Callable[..., str]
     run_spec: RunSpec
     children: dict[int, str] = field(default_factory=dict)  # process id -> run name
-    stopping: bool = False
+    asked: int = 0  # how often a signal asked it to stop
+    deadline: float | None = None  # when runs that were asked to end are killed
     failed: bool = False
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
+        starter, orphaned = os.getppid(), False
+        self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
+        waker = self._listen()
+        runs = deque(self.tasks["tickets"].items())
+        while True:
+            stopping = self.asked > 0 or orphaned
+            while not stopping and runs and len(self.children) < self.tasks["slots"]:
+                if not self._start(*runs[0]):
+                    break
+                runs.popleft()
+            if not self.children and (stopping or not runs):
+                return int(self.failed or stopping)
+            select.select([waker], [], [], _LOOK)
+            _drain(waker)
+            self._reap()
+            if self.asked:
+                self._end_runs()
+            orphaned = os.getppid() != starter  # the starter was killed: what runs goes on, nothing new begins
+
+    def _listen(self) -> int:
+        """Have signals and ends of runs wake `select`: the descriptor to wait for."""
         waker, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only wakes the wait below
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGUSR1, lambda *_: None)
         for number in _STOPPING:
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGUSR1, lambda *_: None)
-        starter = os.getppid()
-        self._warm_up(warm_up)
-        runs = self._unclaimed()
-        while True:
-            while not self.stopping and len(self.children) < self.tasks["slots"] and (run := next(runs, None)):
-                self._start(*run)
-            if not self.children:
-                return int(self.failed or self.stopping)
-            select.select([waker], [], [], _LOOK)
-            _drain(waker)
-            self._reap()
-            if os.getppid() != starter:  # it was killed: end what runs, begin nothing new
-                self.stopping = True
+        return waker
 
-    def _unclaimed(self) -> Iterator[tuple[str, int]]:
-        for name, ticket in self.tasks["tickets"].items():
-            folder = os.path.join(self.tasks["batch"], name)
-            if not os.path.exists(os.path.join(folder, run_folder.claim_name(ticket))):
-                yield folder, ticket
+    def _stop(self, _number: int, _frame: object) -> None:
+        self.asked += 1
+
+    def _end_runs(self) -> None:
+        """Ask the runs to end; kill them when their time is up, or at the second signal."""
+        if self.deadline is None:
+            self.deadline = time.monotonic() + _GRACE
+            _signal_all(self.children, signal.SIGTERM)
+        elif self.asked > 1 or time.monotonic() > self.deadline:
+            _signal_all(self.children, signal.SIGKILL)
 
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
         """Import what the runs need; with foreign programs alone there is nothing to import."""
         specs = []
-        for folder, _ in self._unclaimed():
-            try:
-                specs.append(run_folder.read_spec(os.path.join(folder, run_folder.SPEC)))
-            except UserError:
-                continue  # its own run will say so
+        for name, ticket in self.tasks["tickets"].items():
+            if not self._is_claimed(name, ticket):
+                with contextlib.suppress(UserError):  # the run itself will say so
+                    specs.append(run_folder.read_spec(os.path.join(self.tasks["batch"], name, run_folder.SPEC)))
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
 
-    def _start(self, folder: str, ticket: int) -> None:
+    def _is_claimed(self, name: str, ticket: int) -> bool:
+        return os.path.exists(os.path.join(self.tasks["batch"], name, run_folder.claim_name(ticket)))
+
+    def _start(self, name: str, ticket: int) -> bool:
+        """Run it in a child, unless it is claimed. False if there can be no more processes until one of ours ends."""
+        if self._is_claimed(name, ticket):
+            return True
         sys.stdout.flush()
         sys.stderr.flush()
         # in the child a signal waits until its attempt can record it
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-        pid = os.fork()
-        if pid:
-            self.children[pid] = os.path.basename(folder)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._run(os.path.join(self.tasks["batch"], name), ticket)
+            self.children[pid] = name
+            return True
+        except OSError as error:
+            if not self.children:
+                raise BatchError(f"no process can be started: {error.strerror}", where=name) from None
+            return False
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-            return
+
+    def _run(self, folder: str, ticket: int) -> NoReturn:
+        """The child's life."""
         code = 1
         try:
             self._become_run()
             with _output_to(folder):
-                result = self.run_spec(os.path.join(folder, run_folder.SPEC), self.train, ticket)
+                result = self.run_spec(os.path.join(folder, run_folder.SPEC), self.train, ticket, in_worker=True)
                 code = _NOT_OURS if result is None else result
         except UserError as error:
             os.write(2, f"error: {one_line(str(error))}\n".encode())
             code = 2
+        except OSError as error:
+            os.write(2, f"error: {folder}: {error.strerror}\n".encode())
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -157,24 +192,12 @@ class _Worker:
                 self.failed |= code != 0
                 print(f"ended {code} {name}", flush=True)
 
-    def _stop(self, _number: int, _frame: object) -> None:
-        """Ask the runs to end, and end them if they do not."""
-        if self.stopping:
-            return
-        self.stopping = True
-        _signal_all(self.children, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE
-        while self.children and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.02)
-        _signal_all(self.children, signal.SIGKILL)
-
 
 def _signal_all(pids: dict[int, str], number: int) -> None:
     for pid in pids:
         try:
             os.killpg(pid, number)
-        except ProcessLookupError:  # not a session of its own yet
+        except ProcessLookupError:  # not a session of its own yet; unreaped, so its number is not another's
             os.kill(pid, number)
 
 
