@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from src import files, run_folder
 from src.submission import process
 
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"
+_ANSWER = frozenset(("run", "ticket", "time"))
+_KEYS = {"plan": frozenset(("time", "mode", "who", "tickets")), "sending": _ANSWER, "job": _ANSWER | {"slurm_job"},
+         "refused": _ANSWER, "ended": frozenset()}  # what a record of each kind holds at least
 
 
 def new_token(now: float | None = None) -> str:
@@ -19,9 +22,12 @@ def new_token(now: float | None = None) -> str:
     return f"{time.strftime('%y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(3).hex()}"
 
 
+COMMENT = "gridiron-"  # what the comments of our Slurm jobs begin with
+
+
 def comment(token: str, run: str, ticket: int) -> str:
     """What squeue and sacct find a Slurm job by when sbatch's answer was lost."""
-    return f"gridiron-{token}-{run.partition('_')[0]}-{ticket}"
+    return f"{COMMENT}{token}-{run.partition('_')[0]}-{ticket}"
 
 
 class Journal:
@@ -31,7 +37,7 @@ class Journal:
         self.token = token
         self.path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.jsonl")
 
-    def plan(self, mode: str, tickets: dict[str, int], **details: Any) -> None:
+    def plan(self, mode: str, tickets: Mapping[str, int], **details: Any) -> None:
         """Write the plan record: mode, the ticket of each run, and whatever repeats this submission."""
         record = {"kind": "plan", "time": time.time(), "mode": mode, "who": process.identity(), **details,
                   "tickets": tickets}
@@ -86,14 +92,19 @@ class History:
 
 
 def read_history(batch: str) -> History:
-    """Everything that the journals under `batch` say. Torn lines are left out."""
+    """Everything that the journals under `batch` say. Torn or unknown lines are left out."""
     history = History()
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = sorted(name for name in os.listdir(folder) if name.endswith(".jsonl")) if os.path.isdir(folder) else []
     for name in names:
-        _add_records(history, name.removesuffix(".jsonl"), files.read_json_lines(os.path.join(folder, name)))
+        records = filter(_is_whole, files.read_json_lines(os.path.join(folder, name)))
+        _add_records(history, name.removesuffix(".jsonl"), records)
     history.plans.sort(key=lambda plan: plan["time"])
     return history
+
+
+def _is_whole(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("kind") in _KEYS and _KEYS[record["kind"]] <= record.keys()
 
 
 def _add_records(history: History, token: str, records: Iterable[Any]) -> None:
