@@ -8,10 +8,12 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from src import run_folder
 from src.errors import JobSpecError, SlurmError
+from src.submission import process
 
 _OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
 # What Slurm says when it may be asked again later: it did not take the job.
@@ -50,8 +52,14 @@ class Queue:
 
     def by_comment(self, comments: Iterable[str]) -> list[str]:
         """The ids of the jobs that carry one of the comments."""
-        wanted = set(comments)
-        return [job.id for job in self.jobs.values() if job.comment in wanted]
+        return [job for comment in dict.fromkeys(comments) for job in self._ids.get(comment, ())]
+
+    @cached_property
+    def _ids(self) -> dict[str, list[str]]:
+        ids: dict[str, list[str]] = {}
+        for job in self.jobs.values():
+            ids.setdefault(job.comment, []).append(job.id)
+        return ids
 
 
 def require() -> None:
@@ -96,11 +104,14 @@ def submit(command: list[str], ticket: int) -> str:
     The ticket travels in the environment, which Slurm hands to the job; where a site does not, the journal has it.
     """
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-                            env={**os.environ, "GRIDIRON_TICKET": str(ticket)}, check=False)
-    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
-        return match[1]
+                            env={**process.environment_outside_slurm(), "GRIDIRON_TICKET": str(ticket)}, check=False)
+    # ID, or ID;CLUSTER, on a line of its own: some sites' sbatch greets its users first
+    ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+    if answer.returncode == 0 and ids:
+        return ids[-1]
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
-    raise Refusal(_sort(words), words)
+    # a success without an id, or an sbatch that was killed, may have left a job behind
+    raise Refusal("ambiguous" if answer.returncode <= 0 else _sort(words), words)
 
 
 def try_out(command: list[str]) -> None:
@@ -122,21 +133,30 @@ def _sort(words: str) -> str:
 def submit_patiently(command: list[str], ticket: int, comments: list[str], pauses: Iterable[float] = _PAUSES) -> str:
     """`submit`, tried again while the controller is away or its answer was lost, with the same ticket.
 
-    After a lost answer squeue is asked for the comment first. Refusal when it is permanent, a limit, or patience ends.
+    After a lost answer squeue must say first that it has no job with such a comment. Refusal when it is permanent, a
+    limit, or patience ends.
     """
+    lost: Refusal | None = None  # the latest answer that may hide a job
     for pause in (*pauses, None):
-        try:
-            return submit(command, ticket)
-        except Refusal as refusal:
-            if refusal.kind in ("permanent", "limit") or pause is None:
-                raise
-            time.sleep(pause)
-            if refusal.kind == "ambiguous" and (found := squeue().by_comment(comments)):
-                return found[-1]
+        queue = squeue() if lost else Queue(True)
+        if found := queue.by_comment(comments):
+            return found[-1]
+        refusal = lost
+        if queue.answered:
+            try:
+                return submit(command, ticket)
+            except Refusal as error:
+                refusal = error
+        assert refusal is not None
+        lost = refusal if refusal.kind == "ambiguous" else lost
+        if refusal.kind in ("permanent", "limit") or pause is None:
+            raise refusal if lost in (None, refusal) else Refusal("ambiguous", f"{lost.words}; then: {refusal.words}")
+        time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+_UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 
 def squeue() -> Queue:
@@ -150,7 +170,8 @@ def squeue() -> Queue:
 
 def sacct(since: float) -> dict[str, Job]:
     """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
+    # sacct refuses a start in the future, which a clock that jumped would ask for
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
     output = _ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
                    "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
@@ -167,17 +188,14 @@ def scancel(jobs: Iterable[str]) -> None:
 def _ask(command: list[str]) -> str | None:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
-                                stdin=subprocess.DEVNULL, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+                                env={**os.environ, **_UNIX_TIME}, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout if answer.returncode == 0 else None
 
 
 def _seconds(text: str) -> float | None:
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
+    return float(text) if text.isdecimal() else None
 
 
 _ADVICE = (  # what sbatch says, what to do about it, and the Slurm command that shows what there is
