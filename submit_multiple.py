@@ -15,7 +15,7 @@ from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
-from src.submission.plan import Plan, count, plan_first, plan_next, refuse_if_alive
+from src.submission.plan import Plan, count, is_missing, plan_first, plan_next, refuse_if_alive
 from src.submission.submit import SlurmOptions, Submission, check_script, read_specs
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
@@ -57,9 +57,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if mode == SLURM and submission:
         ask_slurm_first(submission.calls)
+    else:
+        submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
-    write(work)
-    return start(work, mode, slurm_options, token, submission, options, argv)
+    book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission)
+    return start(work, mode, slurm_options, book, submission, options)
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -124,15 +126,21 @@ def changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]
     """What differs between the batch on disk and what is asked for now."""
     source = os.path.join(path, run_folder.JOB_SPEC)
     first = {"overrides": {}, "command": None, **history.first_plan().get("identity", {})}
-    return batch.differences(yaml_io.load_file(source), yaml_io.load(spec.text, spec.source)) + batch.differences(
-        first, work.identity)
+    try:
+        made_from = yaml_io.load_file(source)
+    except JobSpecError as error:
+        return [f"its {run_folder.JOB_SPEC}: {error.what}"]
+    return batch.differences(made_from, yaml_io.load(spec.text, spec.source)) + batch.differences(first, work.identity)
 
 
 def plan_continue(work: Work, path: str, history: History) -> Work:
     """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
     work.path, work.history = path, history
     observation, = observe([path])
-    known = {name: observation.runs.get(name) or _not_made(path, name) for name in work.names}
+    known: dict[str, Run] = {}
+    for name in work.names:
+        run = observation.runs.get(name)
+        known[name] = _not_made(path, name, run) if run is None or is_missing(run) else run
     work.plan = plan_next(known, {states.NEW})
     work.lines.append(f"continues  {path}")
     if not work.plan.tickets:
@@ -143,9 +151,11 @@ def plan_continue(work: Work, path: str, history: History) -> Work:
     return work
 
 
-def _not_made(path: str, name: str) -> Run:
+def _not_made(path: str, name: str, deleted: Run | None) -> Run:
+    """A run whose folder is yet to be made, or made again: then with a ticket of its own."""
     folder = os.path.join(path, name)
-    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), 0, None, states.State(states.NEW))
+    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), deleted.ticket + 1 if deleted else 0, None,
+               states.State(states.NEW))
 
 
 def plan_retry(options: argparse.Namespace) -> Work:
@@ -278,36 +288,43 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 
 
-def write(work: Work) -> None:
-    """Make the batch, or the run folders that it lacks."""
-    if work.overwrites:
-        observation, = observe([work.overwrites])  # things may have changed while we asked
-        refuse_if_alive(observation, "overwrite this batch")
-        batch.remove(work.overwrites)
-    if not work.new:
-        batch.mend_specs(work.path, work.names, grid.spec_texts(work.specs))
-    elif not batch.write(work.path, work.job_text, work.names, grid.spec_texts(work.specs)):
-        raise BatchError("another process made this batch a moment ago", where=work.path,
-                         hint="the same command again continues it")
-
-
-def start(work: Work, mode: str, slurm_options: SlurmOptions | None, token: str, submission: Submission | None,
-          options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the plan to the journal, then submit to Slurm or run here."""
-    book = Journal(work.path, token)
+def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
+                argv: Sequence[str]) -> dict[str, Any]:
+    """What the journal keeps of a plan: its tickets, and all that repeats this submission."""
     details: dict[str, Any] = {
         "script": slurm_options.script, "sbatch": dict(slurm_options.batch), "shape": dict(slurm_options.shape),
         "command_line": dict(slurm_options.command_line)} if slurm_options else {}
+    if submission:
+        details["units"] = submission.units
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
-    if mode == SLURM and submission:
-        for path, listed in submission.tasks.items():
-            tasks.write(path, listed)
-        book.plan(mode, submission.tickets, submission.units, argv=list(argv), identity=identity, **details)
-    else:
-        book.plan(mode, work.plan.tickets, argv=list(argv), identity=identity, **details)
+    return {"mode": mode, "tickets": submission.tickets if submission else work.plan.tickets,
+            "argv": list(argv), "identity": identity, **details}
+
+
+def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None) -> Journal:
+    """Make the batch with its plan in it, or the run folders that it lacks and then the plan; then the task files."""
+    if work.overwrites:
+        observation, = observe([work.overwrites])  # things may have changed while we asked
+        refuse_if_alive(observation, "overwrite this batch")
+    texts = grid.spec_texts(work.specs)
+    if not work.new:
+        batch.mend_specs(work.path, work.names, texts)
+        Journal(work.path, token).plan(**record)
+    elif not batch.write(work.path, work.job_text, work.names, texts,
+                         lambda folder: Journal(folder, token).plan(**record), work.overwrites):
+        raise BatchError("another process made this batch a moment ago", where=work.path,
+                         hint="the same command again continues it")
+    for path, listed in (submission.tasks if submission else {}).items():
+        tasks.write(path, listed)
+    return Journal(work.path, token)
+
+
+def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journal,
+          submission: Submission | None, options: argparse.Namespace) -> int:
+    """Submit to Slurm or run here, what the journal says."""
     try:
         if mode == LOCAL:
-            return run_here(work, token, options)
+            return run_here(work, book.token, options)
         if mode == SLURM and submission:
             return run_on_slurm(work, book, submission)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")

@@ -54,13 +54,15 @@ def attempt_name(ticket: int, number: int) -> str:
 class RunFolder:
     """One run on disk, read by a single listing of its folder.
 
-    claims: tickets that somebody claimed; attempts: (ticket, number) of each start, in order.
+    claims: tickets that somebody claimed; attempts: (ticket, number) of each start, in order; ended: the word in
+    `done`, None before there is one.
     """
 
     path: str
     names: frozenset[str] = field(repr=False)
     claims: tuple[int, ...] = ()
     attempts: tuple[tuple[int, int], ...] = ()
+    ended: str | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -69,7 +71,8 @@ class RunFolder:
         names = os.listdir(path)
         claims = sorted(int(match[1]) for name in names if (match := _CLAIM.match(name)))
         attempts = sorted((int(match[1]), int(match[2])) for name in names if (match := _ATTEMPT.match(name)))
-        return cls(path, frozenset(names), tuple(claims), tuple(attempts))
+        ended = (files.read_text(os.path.join(path, DONE)) or "").strip() or COMPLETED if DONE in names else None
+        return cls(path, frozenset(names), tuple(claims), tuple(attempts), ended)
 
     @property
     def name(self) -> str:
@@ -79,22 +82,21 @@ class RunFolder:
         """The path of one of the run's files."""
         return os.path.join(self.path, name)
 
-    def end(self) -> str | None:
-        """How the run ended, as `done` says it; None if it has not."""
-        if DONE not in self.names:
-            return None
-        return (files.read_text(self.file(DONE)) or "").strip() or COMPLETED
-
     def claim(self, ticket: int) -> dict[str, Any]:
         """Who claimed the ticket: host, boot_id, pid, pid_start, slurm_job, time. Empty if unreadable."""
-        return files.read_json(self.file(claim_name(ticket))) or {}
+        return _mapping(self.file(claim_name(ticket)))
 
     def last_attempt(self) -> dict[str, Any] | None:
         """The record of the latest start: ticket, number, host, slurm_job, start, end, how, error. None before any."""
         if not self.attempts:
             return None
         ticket, number = self.attempts[-1]
-        return files.read_json(self.file(attempt_name(ticket, number))) or {"ticket": ticket, "number": number}
+        return {"ticket": ticket, "number": number, **_mapping(self.file(attempt_name(ticket, number)))}
+
+
+def _mapping(path: str) -> dict[str, Any]:
+    value = files.read_json(path)
+    return value if isinstance(value, dict) else {}
 
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:

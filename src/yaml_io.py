@@ -163,7 +163,7 @@ def dump_flat(mapping: Mapping[str, Any]) -> str:
             if len(_dumped) < _CACHE_SIZE:
                 _dumped[key, kind, value] = line
         lines.append(line)
-    return "".join(lines)
+    return "".join(lines) or "{}\n"  # an empty file is one that was lost
 
 
 _loaded: dict[str, tuple[str, Any]] = {}  # a line -> its key and scalar

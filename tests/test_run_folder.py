@@ -18,7 +18,7 @@ def test_claims_and_attempts_are_in_numeric_order(tmp_path: Path) -> None:
     run = RunFolder.read(tmp_path)
     assert run.claims == (2, 10)
     assert run.attempts == ((1, 0), (2, 9), (2, 10))
-    assert run.last_attempt() == {"how": "failed"}
+    assert run.last_attempt() == {"ticket": 2, "number": 10, "how": "failed"}
     assert run.name == tmp_path.name
 
 
@@ -30,9 +30,17 @@ def test_a_torn_attempt_still_has_its_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "end"), [("completed\n", "completed"), ("", "completed"), ("diverged", "diverged")])
 def test_done(text: str, end: str, tmp_path: Path) -> None:
-    assert RunFolder.read(tmp_path).end() is None
+    assert RunFolder.read(tmp_path).ended is None
     (tmp_path / "done").write_text(text)
-    assert RunFolder.read(tmp_path).end() == end
+    assert RunFolder.read(tmp_path).ended == end
+
+
+@pytest.mark.parametrize("text", ["", "3", "[]", '{"pid": '])
+def test_a_claim_or_attempt_that_is_torn_or_no_mapping_says_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "claim-1").write_text(text)
+    (tmp_path / "attempt-1-0.json").write_text(text)
+    run = RunFolder.read(tmp_path)
+    assert (run.claim(1), run.last_attempt()) == ({}, {"ticket": 1, "number": 0})
 
 
 def test_runs_of_a_batch_in_order(tmp_path: Path) -> None:

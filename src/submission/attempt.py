@@ -30,6 +30,10 @@ class Fenced(Exception):
     """A later attempt has taken the run over: this one must not write any more."""
 
 
+class Deleted(Exception):
+    """The run's folder is gone: nothing can be written, and it must not be made again."""
+
+
 class Stopped(BaseException):
     """A signal asked this process to end."""
 
@@ -46,41 +50,54 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
     if os.environ.get("SLURM_PROCID", "0") != "0":
         print("one process trains a run: the first task of this Slurm job does, this one leaves")
         return 0
-    code = 0
+    code, ticket = 0, _own_ticket()
     for path in argv:
         if path.endswith(run_folder.TASKS_SUFFIX):
             result = worker.run_tasks(path, train, warm_up, run_spec)
         else:
-            result = run_spec(path, train) or 0
+            result = run_spec(path, train, ticket) or 0
         code = result or code
     return code
 
 
-def run_spec(path: str, train: Train, ticket: int | None = None, own_log: bool = False) -> int | None:
+def _own_ticket() -> int | None:
+    """The ticket that sbatch was given, taken out of the environment: it is not for what this process starts."""
+    return int(os.environ.pop("GRIDIRON_TICKET", "0")) or None
+
+
+def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False) -> int | None:
     """Run one spec to its end, once. The exit code; None if it has ended already or another process has it.
 
-    ticket: None takes it from the environment or the batch's journals. own_log: from the claim on, what this process
-    prints goes to the run's folder.
+    ticket: of this submission; None takes it from the batch's journals. in_worker: the process got the run from a task
+    file, and from the claim on what it prints goes to the run's folder.
     """
-    spec = run_folder.read_spec(path)
-    folder, spec = _resolve(path, spec)
+    folder, spec = _resolve(path, _read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
         return 0
-    if end := RunFolder.read(folder).end():
+    if end := RunFolder.read(folder).ended:
         print(f"{folder}: this run has ended already ({end}); nothing to do")
         return None
     # a signal between the claim and the record of its attempt waits until it can be recorded
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        attempt = Attempt.begin(folder, ticket)
+        attempt = Attempt.begin(folder, ticket, in_worker)
         if attempt is None:
             return None
-        if own_log:
+        if in_worker:
             worker.send_output_to(folder)
         return attempt.run(spec, train)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+def _read_spec(path: str) -> dict[str, Any]:
+    """The spec that this process was given. BatchError if a run folder has lost it: defaults are not what was meant."""
+    if os.path.basename(path) == run_folder.SPEC and not files.read_text(path):
+        what = "this spec is empty" if os.path.exists(path) else "this spec, or its run folder, is gone"
+        raise BatchError(f"{what}: nothing is run", where=path, hint="the submit_multiple.py command that made the "
+                         "batch writes it again and submits it")
+    return run_folder.read_spec(path)
 
 
 def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -125,12 +142,12 @@ class Attempt:
                         "error": None}
 
     @classmethod
-    def begin(cls, folder: str, ticket: int | None = None) -> Attempt | None:
+    def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:
         """Claim the run and record the start. None if another process has it: this one must leave it alone.
 
         BatchError if somebody starts by hand what is running.
         """
-        ticket = _claim(folder, ticket)
+        ticket = _claim(folder, ticket, in_worker)
         if ticket is None:
             return None
         number = 0
@@ -144,8 +161,14 @@ class Attempt:
         return os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
 
     def check(self) -> None:
-        """Raise Fenced if a later attempt exists. Called before every row, checkpoint and `done`."""
-        if RunFolder.read(self.folder).attempts[-1] != (self.ticket, self.number):
+        """Raise Fenced if a later attempt exists, or Deleted. Called before every row, checkpoint and `done`."""
+        try:
+            attempts = RunFolder.read(self.folder).attempts
+        except FileNotFoundError:
+            attempts = ()
+        if (self.ticket, self.number) not in attempts:
+            raise Deleted(f"{self.folder}: this run's folder, or this attempt's record in it, was deleted or moved")
+        if attempts[-1] != (self.ticket, self.number):
             raise Fenced(f"{self.folder}: a later attempt has taken this run over")
 
     def run(self, spec: dict[str, Any], train: Train) -> int:
@@ -166,6 +189,9 @@ class Attempt:
             self._close("timeout" if _warnings else "cancelled", str(stopped))
             print(f"error: {self.folder}: {stopped}", file=sys.stderr)
             return 1
+        except Deleted as deleted:
+            print(f"error: {deleted}; nothing more is written", file=sys.stderr)
+            return 1
         except foreign.Failed as failed:
             self._close("failed", str(failed))
             print(f"error: {self.folder}: {failed}", file=sys.stderr)
@@ -179,16 +205,20 @@ class Attempt:
             return 1
 
     def _close(self, how: str, error: str | None = None) -> None:
+        """Record the end. Without the record (a full disk), the state of the process or Slurm job must do."""
         self._record.update(end=time.time(), how=how, error=error)
-        files.write_json(self._path(), self._record)
+        try:
+            files.write_json(self._path(), self._record)
+        except OSError as failure:
+            print(f"error: {self._path()}: {failure.strerror}: the end of this attempt is not recorded ({how})",
+                  file=sys.stderr)
 
 
-def _claim(folder: str, ticket: int | None) -> int | None:
+def _claim(folder: str, ticket: int | None, in_worker: bool) -> int | None:
     """The ticket under which this process may run the folder's run, or None if it must not."""
-    in_worker = ticket is not None
-    by_hand = not in_worker and "GRIDIRON_TICKET" not in os.environ and process.slurm_job() is None
+    by_hand = ticket is None and process.slurm_job() is None
     if ticket is None:
-        ticket = int(os.environ.get("GRIDIRON_TICKET", "0")) or _newest_ticket(folder)
+        ticket = _newest_ticket(folder)
     me = process.identity()
     if files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n"):
         return ticket
@@ -203,7 +233,7 @@ def _claim(folder: str, ticket: int | None) -> int | None:
             return ticket
     elif by_hand:
         if attempt.get("how") or process.is_alive(attempt.get("who", owner)) is False:
-            return _claim(folder, ticket + 1)
+            return _claim(folder, ticket + 1, in_worker=True)
         raise BatchError(f"this run is being run by {process.describe(owner)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows how far it is")
     if not in_worker:  # workers meet at every run; a Slurm job has its log to itself

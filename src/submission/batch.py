@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from src import files, run_folder, yaml_io
@@ -48,28 +48,42 @@ def path_for(output_dir: str, folder_name: str) -> str:
     return os.path.join(output_dir, folder_name)
 
 
-def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str]) -> bool:
+def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],
+          plan: Callable[[str], None] | None = None, replaces: str | None = None) -> bool:
     """Make a batch with all its run folders: everything appears at once under its name, or nothing does.
 
-    names and texts: the run folders and their spec.yaml. False if another process made a batch of that name meanwhile.
+    names and texts: the run folders and their spec.yaml; plan: writes the first journal into the folder it is given;
+    replaces: an earlier batch, which is kept until the new one is written and removed then. False if another process
+    made a batch of that name meanwhile.
     """
+    if replaces and os.path.islink(replaces):
+        raise BatchError("this is a link, and nothing is removed through a link", where=replaces,
+                         hint="remove what it points to, or the link, yourself")
     output_dir, folder_name = os.path.split(path)
     os.makedirs(output_dir or ".", exist_ok=True)
     staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    doomed = f"{staging.removesuffix('.tmp')}.removed"
     _remove(staging)
     os.mkdir(staging)
     try:
         files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_spec_text)
         os.mkdir(os.path.join(staging, run_folder.SUBMISSIONS))
         write_specs(staging, names, texts)
+        if plan:
+            plan(staging)
         files.sync_folder(staging)
+        if replaces:
+            os.rename(replaces, doomed)
         os.rename(staging, path)
     except BaseException as error:
         _remove(staging)
-        if isinstance(error, OSError) and os.path.isdir(path):
+        if replaces and os.path.isdir(doomed):
+            os.rename(doomed, replaces)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
         raise
     files.sync_folder(output_dir or ".")
+    _remove(doomed)
     return True
 
 
@@ -89,26 +103,15 @@ def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
 
 
 def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
-    """Write again what a power cut, or a hand, took from run folders that never started. The number of mended ones."""
+    """Write again each spec.yaml that is missing or empty, by a power cut or a hand; its folder too. How many were."""
     mended = 0
     for name, text in zip(names, texts, strict=True):
         spec = os.path.join(batch, name, run_folder.SPEC)
-        if files.read_text(spec) is None:
+        if not files.read_text(spec):
             os.makedirs(os.path.dirname(spec), exist_ok=True)
             files.write_atomic(spec, text)
             mended += 1
     return mended
-
-
-def remove(path: str) -> None:
-    """Remove a batch, whole: it is renamed first, so that no half of it is ever found. Never through a link."""
-    if os.path.islink(path):
-        raise BatchError("this is a link, and nothing is removed through a link", where=path,
-                         hint="remove what it points to, or the link, yourself")
-    output_dir, name = os.path.split(path)
-    doomed = os.path.join(output_dir, f".{name}.{os.getpid()}.removed")
-    os.rename(path, doomed)
-    shutil.rmtree(doomed)
 
 
 def _remove(path: str) -> None:

@@ -80,7 +80,7 @@ def spec_texts(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             if line is None:
                 line = known[id(value)] = yaml_io.dump_flat({key: value})
             text.append(line)
-        yield "".join(text)
+        yield "".join(text) or yaml_io.dump_flat({})
 
 
 @dataclass(frozen=True)

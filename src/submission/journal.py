@@ -5,7 +5,7 @@ import bisect
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,10 @@ from src.submission import process
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"
 # the ways in which a plan's runs become Slurm jobs: one each, an array cut into chunks, or workers that share them
 ONE_EACH, ARRAY, WORKERS = "one each", "array", "workers"
+_ANSWER = frozenset(("unit", "time"))
+_KEYS: dict[str, frozenset[str]] = {  # what a record of each kind holds at least
+    "plan": frozenset(("time", "mode", "who", "tickets", "way", "bounds")), "sending": _ANSWER,
+    "job": _ANSWER | {"slurm_job"}, "refused": _ANSWER, "ended": frozenset()}
 
 
 def new_token(now: float | None = None) -> str:
@@ -22,9 +26,12 @@ def new_token(now: float | None = None) -> str:
     return f"{time.strftime('%y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(3).hex()}"
 
 
+COMMENT = "gridiron-"  # what the comments of our Slurm jobs begin with
+
+
 def comment(token: str, unit: int) -> str:
     """What squeue and sacct find the Slurm job of a plan's unit by when sbatch's answer was lost."""
-    return f"gridiron-{token}-{unit}"
+    return f"{COMMENT}{token}-{unit}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Journal:
         self.token = token
         self.path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.jsonl")
 
-    def plan(self, mode: str, tickets: dict[str, int], units: Units | None = None, **details: Any) -> None:
+    def plan(self, mode: str, tickets: Mapping[str, int], units: Units | None = None, **details: Any) -> None:
         """Write the plan record: mode, the ticket of each run, and whatever repeats this submission."""
         units = units or Units()
         record = {"kind": "plan", "time": time.time(), "mode": mode, "who": process.identity(), **details,
@@ -125,18 +132,23 @@ class History:
 
 
 def read_history(batch: str) -> History:
-    """Everything that the journals under `batch` say. Torn lines are left out."""
+    """Everything that the journals under `batch` say. Torn or unknown lines are left out."""
     history = History()
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = sorted(name for name in os.listdir(folder) if name.endswith(".jsonl")) if os.path.isdir(folder) else []
     for name in names:
-        plan, *records = files.read_json_lines(os.path.join(folder, name)) or [{}]
+        plan, *records = [record for record in files.read_json_lines(os.path.join(folder, name))
+                          if _is_whole(record)] or [{}]
         if plan.get("kind") == "plan":
             history.plans.append(plan)
             if plan["mode"] != WRITE_ONLY:
                 _add(history, name.removesuffix(".jsonl"), plan, records)
     history.plans.sort(key=lambda plan: plan["time"])
     return history
+
+
+def _is_whole(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("kind") in _KEYS and _KEYS[record["kind"]] <= record.keys()
 
 
 def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
@@ -152,6 +164,8 @@ def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[d
         if record["kind"] == "ended":
             for ticket in own.values():
                 ticket.who = {}
+            continue
+        if record["kind"] == "plan":
             continue
         runs = units.runs(record["unit"], names)
         jobs = units.job_ids(record["slurm_job"], runs) if record["kind"] == "job" else []

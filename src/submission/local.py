@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from src import run_folder
 from src.errors import one_line
 from src.submission import tasks
+from src.submission.process import environment_outside_slurm
 from src.submission.tasks import Tasks
 
 _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
@@ -32,24 +33,29 @@ def run(batch: str, token: str, tickets: dict[str, int], workers: int, entry: st
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
     path = os.path.join(submissions, token + run_folder.TASKS_SUFFIX)
     tasks.write(path, Tasks(tasks.WORKER, os.path.abspath(batch), tickets, slots, workers, list(gpus)))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GRIDIRON_TICKET"))}
-    with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
-        # sessions of their own: Ctrl-C reaches this process alone, which stops them in order
-        processes = [subprocess.Popen([sys.executable, entry, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                      stderr=log, env={**environment, "GRIDIRON_WORKER": str(number)},
-                                      start_new_session=True) for number in range(workers)]
+    command = [sys.executable, entry, path]
+    environment = environment_outside_slurm()
+    processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
+            for number in range(workers):  # sessions of their own: Ctrl-C reaches this process alone, which stops them
+                processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                                                  env={**environment, "GRIDIRON_WORKER": str(number)},
+                                                  start_new_session=True))
         _follow(processes, on_end)
         return True
     except KeyboardInterrupt:
         _stop(processes)
         return False
+    except BaseException:
+        _stop(processes)
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-        for process in processes:
-            if process.stdout:
-                process.stdout.close()
+        for each in processes:
+            if each.stdout:
+                each.stdout.close()
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -59,9 +65,9 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:
     """Read the workers' lines `ended CODE NAME` until all have closed their output."""
     with selectors.DefaultSelector() as selector:
-        for process in processes:
-            assert process.stdout is not None
-            selector.register(process.stdout, selectors.EVENT_READ, bytearray())
+        for each in processes:
+            assert each.stdout is not None
+            selector.register(each.stdout, selectors.EVENT_READ, bytearray())
         while selector.get_map():
             for key, _ in selector.select():
                 chunk = os.read(key.fd, 65536)
@@ -76,17 +82,18 @@ def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int
                     code, _, name = tail.partition(" ")
                     if word == "ended" and name:
                         on_end(one_line(name), int(code))
-    for process in processes:
-        process.wait()
+    for each in processes:
+        each.wait()
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    try:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(_PATIENCE)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):  # a second Ctrl-C: at once
-        for process in processes:
-            process.kill()
-            process.wait()
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have the workers end their runs; a second Ctrl-C has them kill their runs."""
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        try:
+            for each in processes:
+                each.send_signal(number)
+            for each in processes:
+                each.wait(_PATIENCE)
+            return
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            continue

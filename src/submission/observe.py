@@ -65,12 +65,23 @@ def observe(batches: Iterable[str]) -> list[Observation]:
     accounting = slurm.sacct(min(unseen)) if unseen else {}
     alive = _AliveCache()
     now = time.time()
-    return [Observation(path, history, {item.name: _conclude(item, queue, accounting, alive, now) for item in items},
-                        queue.answered) for (path, history), items in zip(found, evidence, strict=True)]
+
+    def conclude(item: _Evidence, history: History) -> Run:
+        run = _conclude(item, queue, accounting, alive, now)
+        if run.state.name != states.LOST:
+            return run
+        # it may have ended well between the look at its folder and the one at its process or Slurm job
+        again = _look(os.path.dirname(item.path), item.name, history)
+        return _conclude(again, queue, accounting, alive, now)
+
+    return [Observation(path, history, {item.name: conclude(item, history) for item in items}, queue.answered)
+            for (path, history), items in zip(found, evidence, strict=True)]
 
 
 def _names(path: str, history: History) -> list[str]:
-    names = run_folder.run_names(path)
+    # a folder of plots that somebody put there is no run
+    names = [name for name in run_folder.run_names(path)
+             if name[0].isdigit() or run_folder.is_run_folder(os.path.join(path, name))]
     present = frozenset(names)
     return names + [name for name in history.tickets if name not in present]  # folders that were deleted
 
@@ -82,7 +93,7 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
         folder = RunFolder.read(path)
     except OSError:
         return _Evidence(name, path, None, ticket, {}, None)
-    if folder.end() is not None:
+    if folder.ended is not None:
         return _Evidence(name, path, folder, ticket, {}, None)
     number = ticket.number if ticket else 0
     if folder.claims and folder.claims[-1] > number:  # somebody ran train.py on it by hand
@@ -94,7 +105,7 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
 
 
 def _concerns_slurm(item: _Evidence) -> bool:
-    if item.folder is not None and item.folder.end() is not None:
+    if item.folder is not None and item.folder.ended is not None:
         return False
     if item.claim:
         return bool(item.claim.get("slurm_job"))
@@ -115,7 +126,7 @@ class _AliveCache:
         self._known: dict[tuple[Any, ...], bool | None] = {}
 
     def __call__(self, who: dict[str, Any]) -> bool | None:
-        key = (who.get("host"), who.get("pid"), who.get("pid_start"))
+        key = (who.get("boot_id"), who.get("pid"), who.get("pid_start"))
         if key not in self._known:
             self._known[key] = process.is_alive(who)
         return self._known[key]
@@ -123,8 +134,9 @@ class _AliveCache:
 
 def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
     # A run is as alive as its latest start; the claim is written just before it.
-    owner = item.attempt if item.attempt and item.ticket and item.attempt.get("ticket") == item.ticket.number else None
-    claim_alive = alive(owner.get("who", {}) if owner else item.claim) if item.claim else None
+    started = item.attempt and item.ticket and item.attempt.get("ticket") == item.ticket.number
+    owner = started and item.attempt and item.attempt.get("who") or item.claim
+    claim_alive = alive(owner) if item.claim else None
     submitter_alive = alive(item.ticket.who) if item.ticket else None
     state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
                             item.attempt, now)

@@ -8,6 +8,8 @@ from src.errors import BatchError, to_type
 from src.submission import states
 from src.submission.observe import Observation, Run
 
+_HELD = frozenset((*states.ALIVE, states.UNKNOWN))  # perhaps somebody has the run
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,7 +45,9 @@ def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
     tickets: dict[str, int] = {}
     kept: dict[str, list[str]] = {}
     for name, run in runs.items():
-        if run.state.name in submit and run.folder is not None:
+        if is_missing(run):
+            kept.setdefault("deleted", []).append(name)
+        elif run.folder is not None and run.state.name in submit:
             claimed = bool(run.folder.claims) and run.folder.claims[-1] == run.ticket
             fresh = run.state.name == states.NEW and not claimed
             tickets[name] = max(run.ticket, 1) if fresh else run.ticket + 1
@@ -52,10 +56,14 @@ def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
     return Plan(tickets, kept)
 
 
+def is_missing(run: Run) -> bool:
+    """Whether a run's folder was deleted and no Slurm job or worker is left that will look for it."""
+    return run.folder is None and run.state.name not in _HELD
+
+
 def refuse_if_alive(observation: Observation, doing: str) -> None:
     """BatchError if a run is pending or running, or might be."""
-    held = frozenset((*states.ALIVE, states.UNKNOWN))
-    alive = [run for run in observation.runs.values() if run.state.name in held]
+    alive = [run for run in observation.runs.values() if run.state.name in _HELD]
     if alive:
         raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,

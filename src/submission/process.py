@@ -7,11 +7,16 @@ from typing import Any
 
 from src import files
 
+# What a Slurm command needs to find its cluster; every other SLURM_* variable describes the Slurm job that we are in.
+_SLURM_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+
 
 def identity() -> dict[str, Any]:
-    """This process: host, boot_id, pid, pid_start (clock ticks since boot), slurm_job, restart, time (unix seconds)."""
-    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid": os.getpid(), "pid_start": _start(os.getpid()),
-            "slurm_job": slurm_job(), "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
+    """This process: host, boot_id, pid_space, pid, pid_start (clock ticks since boot), slurm_job, restart, time (unix
+    seconds)."""
+    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": os.getpid(),
+            "pid_start": _start(os.getpid()), "slurm_job": slurm_job(),
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
 
 
 def slurm_job() -> str | None:
@@ -20,13 +25,28 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def environment_outside_slurm() -> dict[str, str]:
+    """This environment for a process that is to be no part of the Slurm job that we may be in, nor of its run."""
+    return {key: value for key, value in os.environ.items()
+            if key in _SLURM_SETTINGS or not key.startswith(("SLURM_", "GRIDIRON_TICKET"))}
+
+
 def is_alive(who: dict[str, Any]) -> bool | None:
-    """Whether the process that `identity` described still runs; None if it was on another host."""
-    if not who or who.get("host") != os.uname().nodename:
+    """Whether the process that `identity` described still runs; None if it cannot be seen from here.
+
+    A machine is known by its boot and its space of process numbers (a container has its own), so that a new host name
+    does not hide a process; after a reboot, the host's name says that all of its processes are gone.
+    """
+    if "pid" not in who:
         return None
-    if who.get("boot_id") != _boot_id():
-        return False
+    boot = _boot_id()
+    if who.get("boot_id") != boot:
+        return False if who.get("host") == os.uname().nodename else None
+    if who.get("pid_space") != _pid_space() or not boot and who.get("host") != os.uname().nodename:
+        return None
     start = _start(who["pid"])
+    if start == 0 != who.get("pid_start"):
+        return None  # a process has that number, but /proc hides when it started
     return start is not None and start == who.get("pid_start")
 
 
@@ -40,15 +60,20 @@ def _boot_id() -> str:
     return (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
 
 
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def _start(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; 0 where /proc does not say; None for a dead process."""
     stat = files.read_text(f"/proc/{pid}/stat")
     if stat is not None:
         state, *rest = stat.rpartition(")")[2].split()
         return None if state in "ZX" else int(rest[18])
-    if os.path.isdir("/proc/self"):
-        return None
-    try:  # no /proc (macOS): existence must do
+    try:  # no /proc (macOS), or it hides the processes of others
         os.kill(pid, 0)
     except ProcessLookupError:
         return None

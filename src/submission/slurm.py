@@ -1,7 +1,6 @@
 """Slurm's commands: argument lists built purely, called thinly, and their refusals sorted."""
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
@@ -9,9 +8,11 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from src.errors import JobSpecError, SlurmError
+from src.submission import process
 
 _OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
 # What Slurm says when it may be asked again later: it did not take the job.
@@ -48,7 +49,7 @@ class Queue:
     answered: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
 
-    @functools.cached_property
+    @cached_property
     def _ids(self) -> dict[tuple[str, str], list[str]]:
         found: dict[tuple[str, str], list[str]] = {}
         for job in self.jobs.values():
@@ -58,7 +59,7 @@ class Queue:
 
     def by_comment(self, comments: Iterable[tuple[str, str]]) -> list[str]:
         """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
-        return [job for key in comments for job in self._ids.get(key, ())]
+        return [job for key in dict.fromkeys(comments) for job in self._ids.get(key, ())]
 
     def with_comment(self, comment: str) -> str | None:
         """The id of the newest job, or array, that carries the comment."""
@@ -116,15 +117,18 @@ def submit(command: list[str], ticket: int | None = None) -> str:
 
     The ticket travels in the environment, which Slurm hands to the job; where a site does not, the journal has it.
     """
-    environment = {key: value for key, value in os.environ.items() if key != "GRIDIRON_TICKET"}
+    environment = process.environment_outside_slurm()
     if ticket is not None:
         environment["GRIDIRON_TICKET"] = str(ticket)
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
                             env=environment, check=False)
-    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
-        return match[1]
+    # ID, or ID;CLUSTER, on a line of its own: some sites' sbatch greets its users first
+    ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+    if answer.returncode == 0 and ids:
+        return ids[-1]
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
-    raise Refusal(_sort(words), words)
+    # a success without an id, or an sbatch that was killed, may have left a job behind
+    raise Refusal("ambiguous" if answer.returncode <= 0 else _sort(words), words)
 
 
 def try_out(command: list[str]) -> None:
@@ -146,21 +150,30 @@ def _sort(words: str) -> str:
 def submit_patiently(command: list[str], ticket: int | None, comment: str, pauses: Iterable[float] = _PAUSES) -> str:
     """`submit`, tried again while the controller is away or its answer was lost, with the same ticket.
 
-    After a lost answer squeue is asked for the comment first. Refusal when it is permanent, a limit, or patience ends.
+    After a lost answer squeue must say first that it has no job with such a comment. Refusal when it is permanent, a
+    limit, or patience ends.
     """
+    lost: Refusal | None = None  # the latest answer that may hide a job
     for pause in (*pauses, None):
-        try:
-            return submit(command, ticket)
-        except Refusal as refusal:
-            if refusal.kind in ("permanent", "limit") or pause is None:
-                raise
-            time.sleep(pause)
-            if refusal.kind == "ambiguous" and (found := squeue().with_comment(comment)):
-                return found
+        queue = squeue() if lost else Queue(True)
+        if found := queue.with_comment(comment):
+            return found
+        refusal = lost
+        if queue.answered:
+            try:
+                return submit(command, ticket)
+            except Refusal as error:
+                refusal = error
+        assert refusal is not None
+        lost = refusal if refusal.kind == "ambiguous" else lost
+        if refusal.kind in ("permanent", "limit") or pause is None:
+            raise refusal if lost in (None, refusal) else Refusal("ambiguous", f"{lost.words}; then: {refusal.words}")
+        time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+_UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 
 def squeue() -> Queue:
@@ -174,7 +187,8 @@ def squeue() -> Queue:
 
 def sacct(since: float) -> dict[str, Job]:
     """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
+    # sacct refuses a start in the future, which a clock that jumped would ask for
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
     output = _ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
                    "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
@@ -196,17 +210,14 @@ def scancel(jobs: Iterable[str]) -> None:
 def _ask(command: list[str]) -> str | None:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
-                                stdin=subprocess.DEVNULL, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+                                env={**os.environ, **_UNIX_TIME}, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout if answer.returncode == 0 else None
 
 
 def _seconds(text: str) -> float | None:
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
+    return float(text) if text.isdecimal() else None
 
 
 _ADVICE = (  # what sbatch says, what to do about it, and the Slurm command that shows what there is

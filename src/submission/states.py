@@ -1,12 +1,12 @@
 """The state of a run, from its folder, its ticket, squeue's row and sacct's row: one pure function."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from src import run_folder
-from src.submission.journal import LOCAL, Ticket
+from src.submission.journal import COMMENT, LOCAL, Ticket
 from src.submission.slurm import Job, Queue
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
@@ -29,6 +29,8 @@ _GOING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPE
 _FINISHED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
              "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
              "REVOKED": CANCELLED}
+# How a start may end before Slurm puts its job back into the queue: only squeue tells.
+_PERHAPS_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
 # Reasons for which a pending Slurm job will never start without somebody's help.
 _NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "DependencyNeverSatisfied", "BadConstraints", "InvalidAccount",
           "InvalidQOS", "JobHeldAdmin", "JobLaunchFailure", "AccountNotAllowed", "QOSNotAllowed")
@@ -51,9 +53,8 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     run: its folder, None if it is gone; ticket: its newest; claim: who claimed that ticket (empty: nobody);
     claim_alive and submitter_alive: of local processes, None if not known; attempt: the last start's record.
     """
-    end = run.end() if run else None
-    if end is not None:
-        return State(_ENDS.get(end, DONE))
+    if run and run.ended is not None:
+        return State(_ENDS.get(run.ended, DONE))
     if ticket is None and not attempt:
         return State(NEW)
     if ticket and attempt and attempt.get("ticket") != ticket.number:
@@ -61,13 +62,14 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     why = str((attempt or {}).get("error") or "")
     jobs = _jobs_of(ticket, claim, queue)
     for job in jobs:
-        if job in queue.jobs and (state := _queued(queue.jobs[job])):
+        row = queue.jobs.get(job)
+        if row and not _is_anothers(row, ticket) and (state := _queued(row)):
             if ticket and ticket.shared and not claim:
                 return State(PENDING, "waits for a worker", job)
             # a worker's job goes on when one of its runs has failed
             return State(FAILED, why, job) if state.name == RUNNING and _ended(attempt) == FAILED else state
     if claim and not claim.get("slurm_job"):
-        return _local(claim_alive, attempt, why)
+        return _local(claim, claim_alive, attempt, why)
     if ticket is None or ticket.mode == LOCAL:
         return State(PENDING) if submitter_alive and not claim else State(NEW, why)
     if ticket.shared and not claim and queue.answered and jobs:
@@ -76,17 +78,24 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
         if submitter_alive:
             return State(SUBMITTED, "being submitted")
         return State(UNKNOWN, "squeue did not answer") if ticket.sent and not queue.answered else State(NEW)
-    for job in jobs:
-        row = accounting.get(job)
-        if row and row.state in _FINISHED and (row.submitted is None or row.submitted >= ticket.time - 3600):
-            return State(_FINISHED[row.state], why or row.state, job)
-    if ended := _ended(attempt):
-        return State(ended, why, jobs[-1])
-    if not queue.answered:
-        return State(UNKNOWN, "squeue did not answer", jobs[-1])
-    if now - ticket.time < LOST_AFTER:
-        return State(UNKNOWN, "squeue does not know it (yet, or any more)", jobs[-1])
-    return State(LOST, why or "squeue does not know it", jobs[-1])
+    rows = [accounting[job] for job in jobs if job in accounting]
+    return _not_queued(jobs[-1], [row for row in rows if row.submitted is None or row.submitted >= ticket.time - 3600],
+                       queue.answered, attempt, why, abs(now - ticket.time))
+
+
+def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[str, Any] | None, why: str,
+                age: float) -> State:
+    """The state of a run whose Slurm jobs squeue does not show. age: of its ticket, in seconds, by a clock that may
+    have jumped either way."""
+    row = next((row for row in rows if row.state in _FINISHED), None)
+    ended = _FINISHED[row.state] if row else _ended(attempt)
+    if ended and (answered or ended not in _PERHAPS_REQUEUED):
+        return State(ended, why or (row.state if row else ""), row.id if row else job)
+    if not answered:
+        return State(UNKNOWN, "squeue did not answer", job)
+    if age < LOST_AFTER:
+        return State(UNKNOWN, "squeue does not know it (yet, or any more)", job)
+    return State(LOST, why or "squeue does not know it", job)
 
 
 def _jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
@@ -94,6 +103,12 @@ def _jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> l
     if claim.get("slurm_job"):
         return [claim["slurm_job"]]
     return [] if ticket is None else list(dict.fromkeys([*ticket.slurm_jobs, *queue.by_comment(ticket.comments)]))
+
+
+def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
+    """Whether Slurm gave the id to another submission of ours: its numbers begin anew when its state is lost."""
+    return ticket is not None and job.comment.startswith(COMMENT) and all(
+        job.comment != known for known, _ in ticket.comments)
 
 
 def _queued(job: Job) -> State | None:
@@ -107,13 +122,14 @@ def _queued(job: Job) -> State | None:
     return None
 
 
-def _local(alive: bool | None, attempt: Mapping[str, Any] | None, why: str) -> State:
+def _local(claim: Mapping[str, Any], alive: bool | None, attempt: Mapping[str, Any] | None, why: str) -> State:
     if ended := _ended(attempt):
         return State(ended, why)
     if alive:
         return State(RUNNING)
     if alive is None:
-        return State(UNKNOWN, "it runs, or ran, on another host")
+        return State(UNKNOWN, f"it runs, or ran, on {claim.get('host', 'another host')}; if that is gone, remove the "
+                     "run's newest claim file")
     return State(LOST, "its process is gone without a word (killed, or the machine went down)")
 
 

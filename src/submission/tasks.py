@@ -35,21 +35,18 @@ class Tasks:
     def spec(self, name: str) -> str:
         return os.path.join(self.batch, name, run_folder.SPEC)
 
-    def unclaimed(self, requeued: str | None = None) -> Iterator[str]:
-        """The runs that nobody has claimed under their ticket yet, looked up one by one.
+    def unclaimed(self) -> Iterator[str]:
+        """The runs that nobody has claimed under their ticket yet, looked up one by one."""
+        return filter(self.is_free, self.tickets)
 
-        requeued: the id of a Slurm job that was started again: what it had claimed and not ended is its to take.
-        """
-        for name, ticket in self.tickets.items():
-            claim = os.path.join(self.batch, name, run_folder.claim_name(ticket))
-            if not os.path.exists(claim) or requeued and self._is_ours(name, claim, requeued):
-                yield name
-
-    def _is_ours(self, name: str, claim: str, slurm_job: str) -> bool:
-        """Whether the Slurm job claimed the run, and it has not ended."""
-        if os.path.exists(os.path.join(self.folder(name), run_folder.DONE)):
+    def is_free(self, name: str, requeued: str | None = None) -> bool:
+        """Whether nobody has claimed the run, or `requeued` did, a Slurm job that was started again, and not ended it."""
+        claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
+        if not os.path.exists(claim):
+            return True
+        if requeued is None or os.path.exists(os.path.join(self.folder(name), run_folder.DONE)):
             return False
-        return (files.read_json(claim) or {}).get("slurm_job") == slurm_job
+        return (files.read_json(claim) or {}).get("slurm_job") == requeued
 
 
 def write(path: str, tasks: Tasks) -> None:

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
@@ -17,8 +19,9 @@ from src.submission import handover, process, tasks
 from src.submission.tasks import Tasks
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
-_LOOK = 1.0  # seconds between looks at whether the starting process still lives
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_LOOK = 1.0  # seconds between looks at whether the starting process still lives
+
 _NOT_OURS = 77  # exit code of a child whose run another worker claimed first
 
 RunSpec = Callable[..., int | None]
@@ -34,7 +37,7 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     except (KeyError, IndexError):
         raise BatchError("this task file is for a Slurm job array", where=path,
                          hint="`-r BATCH` submits what is left of a batch") from None
-    return run_spec(listed.spec(name), train, listed.tickets[name], own_log=True) or 0
+    return run_spec(listed.spec(name), train, listed.tickets[name], in_worker=True) or 0
 
 
 def send_output_to(folder: str) -> None:
@@ -55,7 +58,7 @@ class _Child:
 
     name: str
     slot: int
-    start: float
+    start: float  # time.monotonic()
 
 
 @dataclass
@@ -67,92 +70,131 @@ class _Worker:
     children: dict[int, _Child] = field(default_factory=dict)  # by process id
     took: list[float] = field(default_factory=list)  # seconds, of runs that have ended
     end: float | None = None  # when the time limit ends this Slurm job, unix seconds
-    stopping: bool = False  # was told to end, with its runs
-    leaving: bool = False  # takes no more runs, for lack of time
+    asked: int = 0  # how often a signal asked it to stop
+    warned: bool = False  # a signal said that the time limit is near
+    deadline: float | None = None  # when runs that were asked to end are killed
     failed: bool = False
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
+        starter, stopping = os.getppid(), False
+        self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
         waker = self._listen()
-        starter = os.getppid()
         self.end = handover.end_of_job()
         self.took = handover.durations(self.tasks) if self.end else []
-        self._warm_up(warm_up)
-        runs = self.tasks.unclaimed(process.slurm_job() if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None)
+        runs = deque(self.tasks.tickets)
         while True:
-            while (slot := self._free_slot()) is not None and (name := next(runs, None)):
-                self._start(name, slot)
-            if self.leaving:
+            leaving = self._lacks_time()
+            while not (stopping or leaving) and runs and (slot := self._free_slot()) is not None:
+                if not self._start(runs[0], slot):
+                    break
+                runs.popleft()
+            if leaving and not stopping:
                 self._hand_over()
-            if not self.children:
-                return int(self.failed or self.stopping)
+            if not self.children and (stopping or leaving or not runs):
+                return int(self.failed or stopping)
             select.select([waker], [], [], _LOOK)
             _drain(waker)
             self._reap()
-            if os.getppid() != starter and not process.slurm_job():  # it was killed: begin nothing new
-                self.stopping = True
+            if self.asked:
+                self._end_runs()
+            # when the starter was killed, what runs goes on and nothing new begins
+            stopping = self.asked > 0 or os.getppid() != starter and not process.slurm_job()
 
     def _listen(self) -> int:
-        """Install the signal handlers. A descriptor that wakes the loop when a run ends or a signal comes."""
+        """Have signals and ends of runs wake `select`: the descriptor to wait for."""
         waker, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGUSR1, self._warn)
         for number in _STOPPING:
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGUSR1, self._leave)
         return waker
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self.asked += 1
+
+    def _warn(self, _number: int, _frame: object) -> None:
+        """The time limit is near: take nothing more, and tell the runs."""
+        self.warned = True
+        for pid in self.children:
+            os.kill(pid, signal.SIGUSR1)
+
+    def _end_runs(self) -> None:
+        """Ask the runs to end; kill them when their time is up, or at the second signal."""
+        if self.deadline is None:
+            self.deadline = time.monotonic() + _GRACE
+            _signal_all(self.children, signal.SIGTERM)
+        elif self.asked > 1 or time.monotonic() > self.deadline:
+            _signal_all(self.children, signal.SIGKILL)
 
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
         """Import what the runs need; with foreign programs alone there is nothing to import."""
         specs = []
         for name in self.tasks.unclaimed():
-            with contextlib.suppress(UserError):  # its own run will say so
+            with contextlib.suppress(UserError):  # the run itself will say so
                 specs.append(run_folder.read_spec(self.tasks.spec(name)))
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
 
-    def _free_slot(self) -> int | None:
-        """A slot for another run; None if all are taken, or nothing more is to be begun."""
-        taken = {child.slot for child in self.children.values()}
-        free = [slot for slot in range(self.tasks.slots) if slot not in taken]
-        if not free or self.stopping or self.leaving:
-            return None
-        self.leaving = not handover.fits(self.end, self.took)
-        return None if self.leaving else free[0]
+    def _lacks_time(self) -> bool:
+        """Whether another run would not end before the time limit."""
+        return self.warned or not handover.fits(self.end, self.took)
 
     def _hand_over(self) -> None:
         """Once: another worker for what is left, while there is time to ask for it."""
         if self.end is not None and (job := handover.succeed(self.path, self.tasks)):
             print(f"time is short: Slurm job {job} goes on", flush=True)
-        self.end = None
+        self.end, self.warned = None, True
 
-    def _start(self, name: str, slot: int) -> None:
+    def _free_slot(self) -> int | None:
+        taken = {child.slot for child in self.children.values()}
+        return next((slot for slot in range(self.tasks.slots) if slot not in taken), None)
+
+    def _start(self, name: str, slot: int) -> bool:
+        """Run it in a child, unless it is claimed. False if there can be no more processes until one of ours ends."""
+        if not self.tasks.is_free(name, _requeued_job()):
+            return True
         sys.stdout.flush()
         sys.stderr.flush()
         # in the child a signal waits until its attempt can record it
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-        pid = os.fork()
-        if pid:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._run(name, slot)
             self.children[pid] = _Child(name, slot, time.monotonic())
+            return True
+        except OSError as error:
+            if not self.children:
+                raise BatchError(f"no process can be started: {error.strerror}", where=name) from None
+            return False
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-            return
+
+    def _run(self, name: str, slot: int) -> NoReturn:
+        """The child's life."""
         code = 1
         try:
             self._become_run(slot)
-            result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], own_log=True)
+            result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], in_worker=True)
             code = _NOT_OURS if result is None else result
         except UserError as error:
-            send_output_to(self.tasks.folder(name))  # also if it came before the claim
+            with contextlib.suppress(OSError):  # its folder may be what is wrong
+                send_output_to(self.tasks.folder(name))
             os.write(2, f"error: {one_line(str(error))}\n".encode())
             code = 2
+        except OSError as error:
+            os.write(2, f"error: {self.tasks.folder(name)}: {error.strerror}\n".encode())
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)  # the parent's exit handlers are not ours to run
 
     def _become_run(self, slot: int) -> None:
@@ -187,24 +229,6 @@ class _Worker:
                 self.failed |= code != 0
                 print(f"ended {code} {child.name}", flush=True)
 
-    def _leave(self, _number: int, _frame: object) -> None:
-        """USR1: the time limit is near. Take nothing more, and tell the runs."""
-        self.leaving = True
-        for pid in self.children:
-            os.kill(pid, signal.SIGUSR1)
-
-    def _stop(self, _number: int, _frame: object) -> None:
-        """Ask the runs to end, and end them if they do not."""
-        if self.stopping:
-            return
-        self.stopping = True
-        _signal_all(self.children, signal.SIGTERM)
-        deadline = time.monotonic() + _GRACE
-        while self.children and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.02)
-        _signal_all(self.children, signal.SIGKILL)
-
 
 def share(gpus: list[str], position: int, places: int) -> list[str]:
     """What the place `position` of `places` gets: GPUs of its own while there are enough, else one with others."""
@@ -213,11 +237,16 @@ def share(gpus: list[str], position: int, places: int) -> list[str]:
     return gpus[position::places] if len(gpus) >= places else [gpus[position % len(gpus)]]
 
 
+def _requeued_job() -> str | None:
+    """This Slurm job, if it was started before: what it had claimed and not ended is its to take again."""
+    return process.slurm_job() if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
+
+
 def _signal_all(pids: dict[int, _Child], number: int) -> None:
     for pid in pids:
         try:
             os.killpg(pid, number)
-        except ProcessLookupError:  # not a session of its own yet
+        except ProcessLookupError:  # not a session of its own yet; unreaped, so its number is not another's
             os.kill(pid, number)
 
 

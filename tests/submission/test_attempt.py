@@ -1,8 +1,10 @@
 """The job side: who may run a run, what is recorded, and what each ending leaves behind."""
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,8 +45,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def start(run: Path, how: attempt.Train = train) -> int | None:
-    return attempt.run_spec(str(run / "spec.yaml"), how)
+def start(run: Path, how: attempt.Train = train, ticket: int | None = None) -> int | None:
+    return attempt.run_spec(str(run / "spec.yaml"), how, ticket)
 
 
 def as_slurm_job(monkeypatch: pytest.MonkeyPatch, job: str, restart: int = 0) -> None:
@@ -90,11 +92,10 @@ def test_a_user_error_is_recorded_too(run: Path) -> None:
 
 
 def test_of_two_slurm_jobs_with_one_ticket_one_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRIDIRON_TICKET", "4")
     as_slurm_job(monkeypatch, "7")
-    assert attempt.Attempt.begin(str(run)) is not None
+    assert attempt.Attempt.begin(str(run), 4) is not None
     as_slurm_job(monkeypatch, "8")
-    assert start(run) is None
+    assert start(run, ticket=4) is None
     assert RunFolder.read(run).claims == (4,)
     assert not (run / "executed").exists()
 
@@ -115,25 +116,21 @@ def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
 
 
 def test_a_job_that_comes_late_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRIDIRON_TICKET", "2")
     as_slurm_job(monkeypatch, "8")
-    later = attempt.Attempt.begin(str(run))
+    later = attempt.Attempt.begin(str(run), 2)
     assert later is not None
-    monkeypatch.setenv("GRIDIRON_TICKET", "1")  # it was thought lost
-    as_slurm_job(monkeypatch, "7")
-    assert start(run) == 0
+    as_slurm_job(monkeypatch, "7")  # it was thought lost
+    assert start(run, ticket=1) == 0
     assert not (run / "executed").exists()
     later.check()
 
 
 def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRIDIRON_TICKET", "1")
     as_slurm_job(monkeypatch, "7")
-    early = attempt.Attempt.begin(str(run))
+    early = attempt.Attempt.begin(str(run), 1)
     assert early is not None
-    monkeypatch.setenv("GRIDIRON_TICKET", "2")
     as_slurm_job(monkeypatch, "8")
-    assert start(run) == 0
+    assert start(run, ticket=2) == 0
     with pytest.raises(attempt.Fenced):
         early.check()
     assert (run / "executed").read_text() == "once\n"
@@ -156,6 +153,62 @@ def test_by_hand_a_running_run_is_refused_and_a_dead_one_taken(run: Path) -> Non
     (run / "attempt-1-0.json").write_text(json.dumps({**record(run), "who": dead}))
     assert start(run) == 0
     assert RunFolder.read(run).claims == (1, 2)
+
+
+def test_the_ticket_is_for_this_process_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def look(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        seen.append(os.environ.get("GRIDIRON_TICKET"))  # what a nested submission or a foreign program would inherit
+        return "completed"
+    monkeypatch.setenv("GRIDIRON_TICKET", "4")
+    as_slurm_job(monkeypatch, "7")
+    assert attempt.main([str(run / "spec.yaml")], train=look, warm_up=lambda _: None) == 0
+    assert RunFolder.read(run).claims == (4,)
+    assert seen == [None]
+
+
+def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run)
+    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    error = capsys.readouterr().err
+    assert "its run folder, is gone: nothing is run" in error
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+def test_an_empty_spec_is_not_run_with_defaults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "spec.yaml").write_text("")
+    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    assert "empty" in capsys.readouterr().err
+    assert os.listdir(run) == ["spec.yaml"]
+
+
+@pytest.mark.parametrize("deleted", ["folder", "record"])
+def test_a_run_folder_deleted_while_it_runs_ends_the_run_with_a_word(
+        deleted: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose_folder(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        if deleted == "folder":
+            shutil.rmtree(run)
+        else:
+            (run / "attempt-1-0.json").unlink()
+        check()
+        raise AssertionError("the check passed")
+    assert start(run, lose_folder) == 1
+    error = capsys.readouterr().err
+    assert "deleted or moved; nothing more is written" in error
+    assert "Traceback" not in error
+    assert run.exists() == (deleted == "record")
+    assert not (run / "done").exists()
+
+
+def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("src.files.write_json", full)
+    assert start(run, crash) == 1
+    assert "No space left on device: the end of this attempt is not recorded (failed)" in capsys.readouterr().err
 
 
 def test_done_is_not_written_when_fenced_at_the_end(run: Path) -> None:

@@ -1,6 +1,7 @@
 """Batch folders appear whole or not at all, and are compared as the grammar compares values."""
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -52,21 +53,37 @@ def test_mending_writes_what_is_gone_and_touches_nothing_else(tmp_path: Path) ->
     batch.write(str(path), "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
     (path / "000_a" / "spec.yaml").write_text("x: edited\n")
     (path / "001_a" / "spec.yaml").unlink()
-    assert batch.mend_specs(str(path), ["000_a", "001_a", "002_a"], ["x: 1\n", "x: 2\n", "x: 3\n"]) == 2
-    assert [(path / name / "spec.yaml").read_text() for name in ("000_a", "001_a", "002_a")] == [
-        "x: edited\n", "x: 2\n", "x: 3\n"]
+    (path / "003_a").mkdir()
+    (path / "003_a" / "spec.yaml").touch()
+    names, texts = [f"00{number}_a" for number in range(4)], [f"x: {number + 1}\n" for number in range(4)]
+    assert batch.mend_specs(str(path), names, texts) == 3
+    assert [(path / name / "spec.yaml").read_text() for name in names] == ["x: edited\n", *texts[1:]]
 
 
-def test_removing_keeps_what_links_point_to(tmp_path: Path) -> None:
+def test_a_replaced_batch_is_removed_but_for_what_its_links_point_to(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").touch()
+    old, new = tmp_path / "26-01-02-a", tmp_path / "26-01-03-a"
+    batch.write(str(old), "text", ["000_a"], ["x: 1\n"])
+    (old / "000_a" / "link").symlink_to(precious)
+    assert batch.write(str(old), "text", ["000_b"], ["x: 1\n"], replaces=str(old))
+    assert os.listdir(old / "000_b") == ["spec.yaml"]
+    assert batch.write(str(new), "text", ["000_a"], ["x: 1\n"], replaces=str(old))
+    assert sorted(tmp_path.iterdir()) == [new, precious]
+    assert (precious / "file").exists()
+
+
+def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
     batch.write(str(path), "text", ["000_a"], ["x: 1\n"])
-    (path / "000_a" / "link").symlink_to(precious)
-    batch.remove(str(path))
-    assert list(tmp_path.iterdir()) == [precious]
-    assert (precious / "file").exists()
+
+    def full(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        batch.write(str(path), "new", ["000_a"], ["x: 2\n"], plan=full, replaces=str(path))
+    assert list(tmp_path.iterdir()) == [path]
+    assert (path / "000_a" / "spec.yaml").read_text() == "x: 1\n"
 
 
 def test_the_folders_a_user_may_name(tmp_path: Path) -> None:

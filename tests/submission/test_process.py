@@ -29,9 +29,32 @@ def test_an_ended_process_and_a_zombie_are_dead() -> None:
     assert process.is_alive(who) is False
 
 
-def test_another_host_is_not_known() -> None:
-    assert process.is_alive({**process.identity(), "host": "elsewhere"}) is None
+def test_what_cannot_be_seen_from_here_is_not_known() -> None:
+    me = process.identity()
+    assert process.is_alive({**me, "host": "elsewhere", "boot_id": "another boot"}) is None
+    assert process.is_alive({**me, "pid_space": "a container's"}) is None
     assert process.is_alive({}) is None
+
+
+def test_a_new_host_name_hides_no_process() -> None:
+    me = process.identity()
+    assert process.is_alive({**me, "host": "as it was"}) is True
+    assert process.is_alive({**me, "host": "as it was", "pid_start": 1}) is False
+
+
+def test_a_process_that_proc_hides_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = process.identity()
+    monkeypatch.setattr(process, "_start", lambda pid: 0)  # kill says that it exists, /proc does not show it
+    assert process.is_alive(me) is None
+    assert process.is_alive({**me, "pid_start": 0}) is True  # no /proc at all
+
+
+def test_a_process_outside_knows_its_cluster_but_not_our_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "GRIDIRON_TICKET"):
+        monkeypatch.setenv(name, "7")
+    found = process.environment_outside_slurm()
+    assert [name for name in found if name.startswith(("SLURM", "GRIDIRON_TICKET"))] == ["SLURM_CONF"]
+    assert found["PATH"] == os.environ["PATH"]
 
 
 def test_slurm_job_names_array_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
