@@ -40,7 +40,7 @@ class Tasks:
         return filter(self.is_free, self.tickets)
 
     def is_free(self, name: str, requeued: str | None = None) -> bool:
-        """Whether nobody has claimed the run, or `requeued` did, a Slurm job that was started again, and not ended it."""
+        """Whether nobody has claimed the run, or only `requeued`, a Slurm job that was started again before its end."""
         claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
         if not os.path.exists(claim):
             return True
