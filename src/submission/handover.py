@@ -59,7 +59,7 @@ def succeed(path: str, tasks: Tasks) -> str | None:
     if os.path.exists(book.path):
         return None  # this job has one already
     parent = json.loads((files.read_text(os.path.join(folder, f"{token}.jsonl")) or "{}").partition("\n")[0] or "{}")
-    kept = {key: parent[key] for key in ("argv", "identity", "script", "sbatch", "command_line") if key in parent}
+    kept = {key: parent[key] for key in ("argv", "identity", "script", "sbatch", "shape", "command_line") if key in parent}
     book.plan(journal.SLURM, left, Units(journal.WORKERS), **kept)
     tag = journal.comment(book.token, 0)
     command = [f"--comment={tag}" if word.startswith("--comment=") else word for word in tasks.command]
