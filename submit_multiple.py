@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv, __doc__)
     spec = None if options.retry else job_spec.read_job_spec(options.path)
     work = plan_retry(options) if spec is None else plan_grid(spec, options)
-    mode, slurm_options = choose_way(options, spec, work.history)
     token = journal.new_token()
+    mode, slurm_options = choose_way(options, spec, work, token)
     submission = slurm_submission(work, slurm_options, token) if slurm_options and work.plan.tickets else None
     commands = submission.commands() if submission else local_commands(work)
     if options.json:
@@ -55,12 +55,12 @@ def main(argv: Sequence[str]) -> int:
     if not work.plan.tickets and not work.new:
         print("nothing to submit")
         return 0
-    if mode == SLURM and submission:
-        ask_slurm_first(submission.calls)
+    if mode == SLURM and submission and slurm_options:
+        ask_slurm_first(submission.calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
-    book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission)
+    book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission, slurm_options)
     return start(work, mode, slurm_options, book, submission, options)
 
 
@@ -172,34 +172,42 @@ def plan_retry(options: argparse.Namespace) -> Work:
                 history=observation.history, lines=[f"retries    {path}"])
 
 
-def choose_way(options: argparse.Namespace, spec: JobSpec | None,
-               history: History) -> tuple[str, SlurmOptions | None]:
+def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
+               token: str) -> tuple[str, SlurmOptions | None]:
     """Slurm, local workers, or writing alone. JobSpecError if neither -s nor --local says which."""
     if options.local:
         return (WRITE_ONLY if options.no_submit else LOCAL), None
+    history = work.history
     last = history.plans[-1] if options.retry and history.plans else {}
     if options.retry and not (options.script or options.sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
     script = options.script or (spec.script if spec else None) or previous.get("script")
+    made = None
+    if spec and spec.resources and not options.script:
+        from src.submission import resources
+
+        script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
+        made = resources.script(spec.resources, spec.name)
     if script:
-        return (WRITE_ONLY if options.no_submit else SLURM), slurm_options(options, spec, script, previous)
+        return (WRITE_ONLY if options.no_submit else SLURM), slurm_options(options, spec, script, previous, made)
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
-                       "`-s submit_2080.sh` (one Slurm job per run); on this machine without Slurm: --local "
+                       "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without Slurm: --local "
                        "(`--local --workers 4` for four runs at a time)")
 
 
 def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str,
-                  previous: dict[str, Any]) -> SlurmOptions:
-    """How runs go to Slurm. previous: the plan of the last submission, whose ways hold unless others are given."""
+                  previous: dict[str, Any], made: str | None) -> SlurmOptions:
+    """How runs go to Slurm. previous: the plan of the last submission, whose ways hold unless others are given; made:
+    the text of a script that is yet to be written."""
     given = {"array": options.array, "max_running": options.max_running, "workers": options.workers,
              "slots": options.slots or 1}
     shape = given if options.array or options.workers else {**given, **previous.get("shape", {})}
     return SlurmOptions(
-        check_script(script), (spec.sbatch if spec else previous.get("sbatch")) or {},
-        {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape)
+        script if made else check_script(script), (spec.sbatch if spec else previous.get("sbatch")) or {},
+        {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape, made)
 
 
 def slurm_submission(work: Work, options: SlurmOptions, token: str) -> Submission:
@@ -239,11 +247,13 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
     print(f"batch      {work.path}")
     if slurm_options:
         script = os.path.relpath(slurm_options.script)
-        text = yaml_io.read_user_file(slurm_options.script)
+        text = slurm_options.text or yaml_io.read_user_file(slurm_options.script)
         extra = {**slurm_options.batch, **slurm_options.command_line}
         print(f"resources  {show.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
         for line in show.point_options(work.specs):
             print(f"           {line}")
+        if slurm_options.text and options.dry_run:
+            print("".join(f"    {line}\n" for line in slurm_options.text.splitlines()), end="")
     if mode == LOCAL:
         print(f"workers    {workers(options, work)} on this machine")
     print(work.plan.summary())
@@ -266,12 +276,13 @@ def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], 
     return 0
 
 
-def ask_slurm_first(calls: Sequence[submit.Call]) -> None:
-    """What sbatch would refuse is refused before anything is written. SlurmError in its words."""
+def ask_slurm_first(calls: Sequence[submit.Call], options: SlurmOptions) -> None:
+    """What sbatch would refuse is refused before anything is written. SlurmError in its words. Else, when it starts."""
     from src.submission import slurm
 
     slurm.require()
-    submit.try_all(calls)
+    for start in submit.try_all(calls, options):
+        print(f"starts     {start}, says Slurm")
 
 
 def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
@@ -301,17 +312,24 @@ def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submi
             "argv": list(argv), "identity": identity, **details}
 
 
-def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None) -> Journal:
+def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None,
+          slurm_options: SlurmOptions | None) -> Journal:
     """Make the batch with its plan in it, or the run folders that it lacks and then the plan; then the task files."""
     if work.overwrites:
         observation, = observe([work.overwrites])  # things may have changed while we asked
         refuse_if_alive(observation, "overwrite this batch")
     texts = grid.spec_texts(work.specs)
+
+    def write_plan(folder: str) -> None:
+        if slurm_options and slurm_options.text:
+            files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
+                               slurm_options.text)
+        Journal(folder, token).plan(**record)
+
     if not work.new:
         batch.mend_specs(work.path, work.names, texts)
-        Journal(work.path, token).plan(**record)
-    elif not batch.write(work.path, work.job_text, work.names, texts,
-                         lambda folder: Journal(folder, token).plan(**record), work.overwrites):
+        write_plan(work.path)
+    elif not batch.write(work.path, work.job_text, work.names, texts, write_plan, work.overwrites):
         raise BatchError("another process made this batch a moment ago", where=work.path,
                          hint="the same command again continues it")
     for path, listed in (submission.tasks if submission else {}).items():

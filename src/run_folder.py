@@ -13,6 +13,7 @@ from src import files, yaml_io
 JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
 TASKS_SUFFIX = ".tasks.json"
+SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
 CODE = "code"
 # in a run folder
 SPEC = "spec.yaml"

@@ -5,16 +5,19 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import yaml_io
 from src.config import FIELDS
 from src.errors import JobSpecError, nearest
 
+if TYPE_CHECKING:
+    from src.submission.resources import Resources
+
 DEFAULT_OUTPUT_DIR = "results"
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
-_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "tags", "description")
+_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 _TRACKER_SETTINGS = tuple(key for key in FIELDS if key.split("_")[0] in ("wandb", "mlflow", "tensorboard"))
 
@@ -25,7 +28,7 @@ class JobSpec:
 
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of
-    arguments; sbatch: options by name; extra: a group's own keys of job_details; text, source: the file and its name;
+    arguments; sbatch: options by name; resources: instead of a script; extra: a group's own keys of job_details; text, source: the file and its name;
     warnings: sentences for the user.
     """
 
@@ -35,6 +38,7 @@ class JobSpec:
     command: str | list[str] | None = None
     script: str | None = None
     sbatch: dict[str, Any] = field(default_factory=dict)
+    resources: Resources | None = None
     tags: list[str] = field(default_factory=list)
     description: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +75,9 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
             warnings.append(f"{where}: '{key}' is not one of {', '.join(_KNOWN)}; it is kept and not used")
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
-        "sbatch": _sbatch, "tags": _tags, "description": _text}
+        "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text}
+    if details.get("script") is not None and details.get("resources") is not None:
+        raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
     return JobSpec(**known, parameters={**settings, **parameters}, extra=extra, text=text, source=source,
                    warnings=warnings)
@@ -149,6 +155,12 @@ def _sbatch(value: Any, where: str) -> dict[str, Any]:
             not isinstance(key, str) or isinstance(item, (list, dict)) for key, item in value.items()):
         raise JobSpecError("sbatch is a mapping of sbatch's options", where=where, hint="as {mem: 16G, gpus: 1}")
     return value
+
+
+def _resources(value: Any, where: str) -> Resources:
+    from src.submission import resources  # few job specs have them
+
+    return resources.check(value, where)
 
 
 def _tags(value: Any, where: str) -> list[str]:

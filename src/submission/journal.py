@@ -127,8 +127,8 @@ class History:
         return self.plans[0] if self.plans else {}
 
     def last_slurm_plan(self) -> dict[str, Any]:
-        """The newest plan that used Slurm: its script and options serve a retry."""
-        return next((plan for plan in reversed(self.plans) if plan["mode"] == SLURM), {})
+        """The newest plan with a submit script, submitted or only written: its options serve a retry too."""
+        return next((plan for plan in reversed(self.plans) if plan.get("script")), {})
 
 
 def read_history(batch: str) -> History:

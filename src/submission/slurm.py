@@ -131,13 +131,20 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     raise Refusal("ambiguous" if answer.returncode <= 0 else _sort(words), words)
 
 
-def try_out(command: list[str]) -> None:
-    """Ask sbatch whether it would take this job. Refusal if never; a limit or an absent controller is for `submit`."""
-    answer = subprocess.run([command[0], "--test-only", *command[1:]], capture_output=True, text=True, errors="replace",
-                            stdin=subprocess.DEVNULL, check=False)
+def try_out(command: list[str], script: str | None = None) -> str | None:
+    """Ask sbatch whether it would take this job. When it would start, as `2026-11-20T12:00:00`, if Slurm says so.
+
+    script: the text of the script, if its file is yet to be written. Refusal if sbatch would never take the job; a
+    limit or an absent controller is for `submit`.
+    """
+    arguments = command[1:] if script is None else command[1:-2]  # without its file it comes on standard input
+    answer = subprocess.run(["sbatch", "--test-only", *arguments], capture_output=True, text=True, errors="replace",
+                            input=script or "", env=process.environment_outside_slurm(), check=False)
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
     if answer.returncode and _sort(words) == "permanent":
         raise Refusal("permanent", words)
+    start = re.search(r" to start at (\d[\dT:-]+)", words)
+    return start[1] if start and not answer.returncode else None
 
 
 def _sort(words: str) -> str:

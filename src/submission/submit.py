@@ -18,13 +18,15 @@ from src.submission.tasks import Tasks
 class SlurmOptions:
     """How runs go to Slurm: the submit script and sbatch options, from the command line over the point over the batch.
 
-    batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for.
+    batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for; text:
+    of a script that is made from resources and written with the batch.
     """
 
     script: str
     batch: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
 
     def of(self, spec: Mapping[str, Any]) -> tuple[str, list[str]]:
         """The script and the sbatch options of one grid point. JobSpecError if one cannot be used."""
@@ -141,18 +143,31 @@ def check_script(path: str) -> str:
 _UNLIKE = ("--job-name=", "--output=", "--comment=", "--array=")  # what differs between jobs that ask for the same
 
 
-def try_all(calls: Sequence[Call]) -> None:
-    """Have sbatch try each set of options once, without a job. SlurmError in its words if it refuses one for good."""
-    tried: set[tuple[str, ...]] = set()
+def kinds(calls: Sequence[Call]) -> list[list[Call]]:
+    """The calls, those together that ask for the same."""
+    found: dict[tuple[str, ...], list[Call]] = {}
     for call in calls:
-        kind = tuple(word for word in call.command[:-1] if not word.startswith(_UNLIKE))
-        if kind not in tried:
-            tried.add(kind)
-            try:
-                slurm.try_out(call.command)
-            except slurm.Refusal as refusal:
-                raise slurm.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
-                                    ) from None
+        found.setdefault(tuple(word for word in call.command[:-1] if not word.startswith(_UNLIKE)), []).append(call)
+    return list(found.values())
+
+
+def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
+    """Have sbatch try each set of options once, without a job: a line for each, of when it would start.
+
+    SlurmError in sbatch's words if it refuses one for good.
+    """
+    lines = []
+    alike = kinds(calls)
+    for call, *others in alike:
+        try:
+            start = slurm.try_out(call.command, options.text if call.command[-2] == options.script else None)
+        except slurm.Refusal as refusal:
+            raise slurm.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
+                                ) from None
+        if start:
+            which = f", as {len(others)} others" if others else ""
+            lines.append(f"{start.replace('T', ' ')}{f' ({call.label}{which})' if len(alike) > 1 else ''}")
+    return lines
 
 
 def submit_all(calls: Sequence[Call], journal: Journal, again: str) -> Iterator[str]:
