@@ -70,7 +70,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
 
     ticket: of this submission; None takes it from the batch's journals. in_worker: the process takes run after run.
     """
-    folder, spec = _resolve(path, _read_spec(path))
+    folder, spec = _resolve(path, run_folder.read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
         return 0
@@ -84,15 +84,6 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
         return None if attempt is None else attempt.run(spec, train)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-
-def _read_spec(path: str) -> dict[str, Any]:
-    """The spec that this process was given. BatchError if a run folder has lost it: defaults are not what was meant."""
-    if os.path.basename(path) == run_folder.SPEC and not files.read_text(path):
-        what = "this spec is empty" if os.path.exists(path) else "this spec, or its run folder, is gone"
-        raise BatchError(f"{what}: nothing is run", where=path, hint="the submit_multiple.py command that made the "
-                         "batch writes it again and submits it")
-    return run_folder.read_spec(path)
 
 
 def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
