@@ -26,6 +26,7 @@ import pytest
 
 from tests.fake_slurm import program
 
+KINDS = (*program.NAMES, program.TEST_ONLY)  # of calls
 KILL_WAIT = 2.0  # seconds between TERM and KILL
 
 
@@ -50,7 +51,7 @@ def _compiled() -> bytes:
 
 def set_up(folder: Path) -> None:
     """Make the state folder, and in its bin/ the commands."""
-    for name in ("bin", "jobs", "scripts", "rules", "rate", *(f"calls/{command}" for command in program.NAMES)):
+    for name in ("bin", "jobs", "scripts", "rules", "rate", *(f"calls/{kind}" for kind in KINDS)):
         (folder / name).mkdir(parents=True)
     (folder / "bin" / ".program.pyc").write_bytes(_compiled())
     python = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's starts later
@@ -98,7 +99,7 @@ class FakeSlurm:
         accept: whether the command does its work; stdout: instead of what it prints; stderr: a line on top of its own;
         code: its exit status; delay, hang: seconds before and after its work; kill: it dies then, with no answer.
         """
-        assert command in program.NAMES
+        assert command in KINDS
         wanted = [] if nth is None else [nth] if isinstance(nth, int) else list(nth)
         calls = self._cluster.numbers(f"calls/{command}")
         rule = {"Command": command, "Nth": ",".join(map(str, wanted)), "Base": str(calls[-1] if calls else 0),

@@ -10,6 +10,7 @@ import sys
 import time
 
 NAMES = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctmgr", "srun")
+TEST_ONLY = "sbatch --test-only"  # its calls are counted, and go wrong, apart from those that submit
 NOT_SET_UP = 97
 SETTINGS = {
     "MaxArraySize": "1001",
@@ -26,6 +27,7 @@ SETTINGS = {
     "Partitions": "cpu-killable infinite\nkillable infinite\nowner infinite",
 }
 _FAILED = "sbatch: error: Batch job submission failed: "
+_UNSATISFIED = "sbatch: error: Memory specification can not be satisfied\n"
 _POLICY = _FAILED + ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)")
 # what Slurm says, word for word, by the name of what is wrong; sbatch ends with 1
 WORDS = {
@@ -33,7 +35,7 @@ WORDS = {
     "unable_to_contact": _FAILED + "Unable to contact slurm controller (connect failure)",
     "zero_bytes": _FAILED + "Zero Bytes were transmitted or received",
     "queue_full": "sbatch: error: Slurm job queue full, sleeping and retrying\n" + _FAILED + (
-        "Job/step already completing or completed"),
+        "Unable to create job record, try again"),
     "temporarily_unable": "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n" + _FAILED + (
         "Resource temporarily unavailable"),
     "assoc_limit": "sbatch: error: AssocMaxSubmitJobLimit\n" + _POLICY,
@@ -44,7 +46,7 @@ WORDS = {
     "invalid_feature": _FAILED + "Invalid feature specification",
     "invalid_gres": "sbatch: error: Invalid generic resource (gres) specification",
     "node_config": _FAILED + "Requested node configuration is not available",
-    "memory": "sbatch: error: Memory specification can not be satisfied\n" + _FAILED + (
+    "memory": _UNSATISFIED + _FAILED + (
         "Requested node configuration is not available"),
     "invalid_account": _FAILED + "Invalid account or account/partition combination specified",
     "invalid_qos": _FAILED + "Invalid qos specification",
@@ -57,8 +59,8 @@ WORDS = {
                   "sbatch: error: For instance: #!/bin/sh",
     "empty_script": "sbatch: error: Batch script is empty!",
 }
-# the same two of the other commands
-_SILENT = {"squeue": "slurm_load_jobs error: ", "sinfo": "slurm_load_partitions: ",
+# what stands before the last words when others say them
+_PREFIXES = {TEST_ONLY: "allocation failure: ", "squeue": "slurm_load_jobs error: ", "sinfo": "slurm_load_partitions: ",
            "scancel": "scancel: error: Kill job error on job id 1: ", "scontrol": "slurm_load_jobs error: ",
            "sacctmgr": "sacctmgr: error: ", "srun": "srun: error: Unable to allocate resources: "}
 _BOOKS_AWAY = ("sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection to "
@@ -109,8 +111,15 @@ def words_for(name: str, command: str = "sbatch") -> str:
     """Slurm's own words for a fault of WORDS; "accounting_away" and "accounting_disabled" are sacct's."""
     if name in ("accounting_away", "accounting_disabled"):
         return _BOOKS_AWAY if name == "accounting_away" else "Slurm accounting storage is disabled"
-    text = WORDS[name]
-    return text if command == "sbatch" else text.replace(_FAILED, _SILENT.get(command, f"{command}: error: "))
+    return said_by(command, WORDS[name])
+
+
+def said_by(command: str, words: str) -> str:
+    """sbatch's words as another command has them."""
+    if command == "sbatch":
+        return words
+    words = words.removeprefix(_UNSATISFIED) if command == TEST_ONLY else words
+    return words.replace(_FAILED, _PREFIXES.get(command, f"{command}: error: "))
 
 
 def write(path: str, content: str) -> None:
@@ -468,8 +477,10 @@ def sbatch(cluster: Cluster, words: list[str], call: int) -> str:
     options = {**parse("sbatch", _SBATCH, directives(script))[0], **options}
     job = new_job(cluster, options, rest, call)
     if "test-only" in options:
-        raise Said(f"sbatch: Job 1 to start at {stamp(str(time.time()))} using {job['CPUs']} processors on nodes "
-                   f"{cluster.nodes()[0][0]} in partition {job['Partition']}", 0)
+        number = cluster.take("jobs", "")  # it uses up an id
+        os.unlink(f"{cluster.folder}/jobs/{number}")
+        raise Said(f"sbatch: Job {number} to start at {stamp(str(time.time()))} using {job['CPUs']} processors on "
+                   f"nodes {cluster.nodes()[0][0]} in partition {job['Partition']}", 0)
     os.mkdir(f"{cluster.folder}/scripts/{call}")
     write(f"{cluster.folder}/scripts/{call}/slurm_script", script)
     number = cluster.take("jobs", dump(job))
@@ -1046,9 +1057,10 @@ def limited(cluster: Cluster) -> bool:
     return bool(rate)
 
 
-def answer(cluster: Cluster, command: str, words: list[str], number: int) -> tuple[str, str, int, dict[str, str]]:
+def answer(cluster: Cluster, kind: str, words: list[str], number: int) -> tuple[str, str, int, dict[str, str]]:
     """What the command prints on stdout and stderr, its exit status, and the knobs that are left to be obeyed."""
-    knobs = rule_for(cluster, command, number)
+    knobs = rule_for(cluster, kind, number)
+    command = kind.partition(" ")[0]
     time.sleep(float(knobs.get("Delay", 0)))
     out, err, code = "", "", 0
     try:
@@ -1057,7 +1069,7 @@ def answer(cluster: Cluster, command: str, words: list[str], number: int) -> tup
         if knobs.get("Accept") != "0":
             out = globals()[command](cluster, words, number)
     except Said as said:
-        err, code = said.words + "\n" * bool(said.words), said.code
+        err, code = said_by(kind, said.words) + "\n" * bool(said.words), said.code
     if "Stderr" in knobs:
         err += knobs["Stderr"] + "\n"
     return knobs.get("Stdout", out), err, int(knobs.get("Code", code)), knobs
@@ -1072,10 +1084,11 @@ def main(argv: list[str]) -> int:
               "Slurm; see docs/testing.md", file=sys.stderr)
         return NOT_SET_UP
     cluster = Cluster(folder)
-    number = cluster.take(f"calls/{command}", dump({
+    kind = TEST_ONLY if command == "sbatch" and "--test-only" in words else command
+    number = cluster.take(f"calls/{kind}", dump({
         "Time": str(time.time()), "Pid": str(os.getpid()), "Cwd": os.getcwd(), "Argv": "\0".join([command, *words]),
         "Environ": "\0".join(f"{key}={value}" for key, value in os.environ.items())}))
-    out, err, code, knobs = answer(cluster, command, words, number)
+    out, err, code, knobs = answer(cluster, kind, words, number)
     time.sleep(float(knobs.get("Hang", 0)))
     if "Kill" in knobs:
         os.kill(os.getpid(), 9)
