@@ -56,8 +56,9 @@ def main(argv: Sequence[str]) -> int:
     if mode == SLURM:
         ask_slurm_first(commands)
     confirm(work, mode, options)
-    book = write(work, token, plan_record(work, mode, slurm_options, argv))
-    return start(work, mode, slurm_options, book, commands, options)
+    with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
+        book = write(work, token, plan_record(work, mode, slurm_options, argv))
+        return start(work, mode, slurm_options, book, commands, options)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """submit_multiple.py as its users type it: what is shown, asked, written, and refused in one line."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -455,3 +456,34 @@ def test_a_folder_of_plots_in_a_batch_is_no_run(project: Project) -> None:
     (project.batch / "plots").mkdir()
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     assert project.executed() == [1] * 4
+
+
+@pytest.mark.parametrize("what", ["batch", "journal"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+        what: str, project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        if what == "batch":
+            patch.setattr(batch_module, "write_specs", full)
+        else:
+            patch.setattr(journal.Journal, "_append", full)
+        assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; when that is mended, give the same command again" in error
+    assert "Traceback" not in error
+    monkeypatch.setattr(process, "is_alive", lambda who: False)
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_a_journal_that_must_not_be_read_is_told(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+
+    def refuse(path: str) -> list[object]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+    monkeypatch.setattr("src.files.read_json_lines", refuse)
+    assert project.submit("-r", project.batch, "--local", "-y") == 2
+    assert capsys.readouterr().err.endswith(".jsonl: Permission denied\n")
