@@ -15,7 +15,7 @@ from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
-from src.submission.plan import Plan, count, is_missing, plan_first, plan_next, refuse_if_alive
+from src.submission.plan import DELETED, Plan, count, is_missing, plan_first, plan_next, refuse_if_alive
 from src.submission.submit import SlurmOptions, Submission, check_script, read_specs
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
@@ -60,8 +60,9 @@ def main(argv: Sequence[str]) -> int:
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
-    book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission, slurm_options)
-    return start(work, mode, slurm_options, book, submission, options)
+    with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
+        book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission, slurm_options)
+        return start(work, mode, slurm_options, book, submission, options)
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -168,8 +169,12 @@ def plan_retry(options: argparse.Namespace) -> Work:
     observation, = observe([path])
     runs = dict(list(observation.runs.items())[:options.max_runs])
     plan = plan_next(runs, options.state or states.RETRIED)
+    lines = [f"retries    {path}"]
+    if deleted := plan.kept.get(DELETED):
+        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
+                     "deleted ones again")
     return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
-                history=observation.history, lines=[f"retries    {path}"])
+                history=observation.history, lines=lines)
 
 
 def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
@@ -379,7 +384,6 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
     from src.submission import local
 
-    failed: list[str] = []
     pinned: list[str] = []
     if options.gpus:
         from src.submission import gpus
@@ -387,24 +391,22 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         pinned, busy = gpus.choose(options.gpus)
         print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
 
-    def on_end(name: str, code: int) -> None:
-        if code:
-            failed.append(name)
-        progress.step(failed=code != 0)
-
     log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
 
     with show.Progress(len(work.plan.tickets), "runs") as progress:
         finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
-                             os.path.join(PROJECT, "train.py"), on_end, options.slots or 1, pinned)
+                             os.path.join(PROJECT, "train.py"), lambda _, code: progress.step(failed=code != 0),
+                             options.slots or 1, pinned)
     again = retry_command(work.path, "--local")
     if not finished:
         print("stopped; what was finished is kept")
         print(next_steps((again, "goes on")))
         return 130
     observation, = observe([work.path])
-    untouched = [name for name in work.plan.tickets
-                 if observation.runs[name].state.name in (states.NEW, states.PENDING)]
+    left = {name: state for name in work.plan.tickets
+            if (state := observation.runs[name].state.name) not in states.ENDED_WELL}
+    untouched = [name for name, state in left.items() if state in (states.NEW, states.PENDING)]
+    failed = [name for name, state in left.items() if state not in (states.RUNNING, states.UNKNOWN)]
     if untouched:
         raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
                          hint=f"read that file; then `{again}`")
@@ -414,8 +416,10 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         print(f"{count(len(failed), 'run')} failed")
         steps = [(to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
                  (again, "runs what failed again"), *steps]
+    if len(left) > len(failed):
+        print(f"{count(len(left) - len(failed), 'run')} still running in other processes")
     print(next_steps(*steps))
-    return 1 if failed else 0
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a config may name: data sets, models, losses, optimizers, schedules, averagings, read without torch."""
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -154,3 +155,15 @@ def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:
         depth, width = int(match[1]), int(match[2])
         return ("wrn", (depth, width, float(match[3] or 0))) if depth >= 10 and depth % 6 == 4 and width else None
     return None
+
+
+SPLITS = "a split of the source, or slices of one, as train, train[:80%], train[80%:], train[:1000], train[:10%]+test"
+_BOUND = r"-?\d+(?:\.\d+)?%|-?\d+"
+SLICE = re.compile(rf"\s*([A-Za-z0-9_.-]+)\s*(\[\s*({_BOUND})?\s*:\s*({_BOUND})?\s*\])?\s*")
+
+
+@functools.lru_cache(maxsize=1000)
+def check_split(text: str) -> None:
+    """ConfigError unless `text` is a split expression: slices joined by +. The run sees whether they exist."""
+    if not all(map(SLICE.fullmatch, text.split("+"))):
+        raise ConfigError(f"{text!r} is no split", allowed=SPLITS)

@@ -228,10 +228,14 @@ def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length
     if not at_end and splits.keys() <= {"train"} and train_length == 0:
         raise ConfigError("there is nothing to evaluate", where="data_splits_map", hint=(
             "name a split beside train, as {train: train, test: test}, or set eval_at_end: [train]"))
-    for name in splits:
+    for name, text in splits.items():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ConfigError(f"the split name {name!r} cannot stand in a column of stats.csv",
                               where="data_splits_map", allowed="letters, digits, _ . -")
+        try:
+            choices.check_split(text)
+        except ConfigError as error:
+            raise error.at("data_splits_map") from None
     for name in at_end or ():
         if name not in splits:
             raise ConfigError(f"there is no split '{name}'", where="eval_at_end", allowed=splits)

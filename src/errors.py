@@ -84,7 +84,7 @@ def one_line(text: str) -> str:
 def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap an entry point: a UserError becomes one line on stderr and exit code 2, Ctrl-C a word and 130.
 
-    A closed pipe is no error.
+    A file that the system refuses is told in one line too; a closed pipe is no error.
     """
 
     @functools.wraps(main)
@@ -104,5 +104,10 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {one_line(str(error.filename))}: {error.strerror}", file=sys.stderr)
+            return 2
 
     return wrapped

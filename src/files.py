@@ -1,13 +1,15 @@
 """Whole files, or none: written beside themselves, synced and renamed; lines appended whole; claims created once."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from src.errors import ConfigError
+from src.errors import BatchError, ConfigError
 
 
 def write_atomic(path: str | os.PathLike[str], text: str, sync: bool = True) -> None:
@@ -36,6 +38,17 @@ def _beside(path: str) -> str:
     """A hidden name in the same folder that no other process takes, on this host or another."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{os.uname().nodename}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def refusals_told(where: str, hint: str) -> Iterator[None]:
+    """A full disk, a folder that must not be written and the like inside the block become a BatchError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of our output left
+    except OSError as error:
+        raise BatchError(error.strerror or str(error), where=error.filename or where, hint=hint) from error
 
 
 def expand(path: str, key: str) -> str:

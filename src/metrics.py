@@ -4,13 +4,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_DESCENDING = re.compile(r"(?:^|[/_])(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|[/_])")
+_DESCENDING = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
 _PREFERENCE = ("accuracy", "r2", "loss")
 
 
 def descends(column: str) -> bool:
     """True if smaller is better: losses, errors, perplexities. Accuracy, r2 and all else ascend."""
-    return _DESCENDING.search(column) is not None
+    return _DESCENDING.search(column.rpartition("/")[2]) is not None  # a split may be called error_cases
 
 
 def better(column: str, one: float, other: float) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src import files, yaml_io
+from src.errors import BatchError
 
 # in a batch folder
 JOB_SPEC = "job.yaml"
@@ -101,7 +102,11 @@ def _mapping(path: str) -> dict[str, Any]:
 
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The grid point in a spec file. JobSpecError if it cannot be read."""
+    """The grid point in a spec file. JobSpecError if it cannot be read, BatchError if its run folder has lost it."""
+    if os.path.basename(path) == SPEC and not files.read_text(path):  # defaults are not what was meant
+        what = "is empty" if os.path.exists(path) else "is gone, or its run folder"
+        raise BatchError(f"this spec {what}: nothing is run", where=os.fspath(path),
+                         hint="the submit_multiple.py command that made the batch writes it again, and submits it")
     return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
 
 

@@ -88,6 +88,13 @@ def test_lines_of_several_writers_stay_whole(tmp_path: Path) -> None:
     assert path.read_text() == ("x" * 500 + "\n") * 600
 
 
+def test_a_line_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))  # as on a full disk
+    with pytest.raises(OSError, match="No space left"):
+        files.append_line(tmp_path / "lines", "a line")
+
+
 def test_json_that_is_missing_or_torn_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     assert files.read_json(path) is None

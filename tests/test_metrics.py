@@ -12,6 +12,8 @@ def test_directions() -> None:
     assert all(metrics.descends(f"val/last/{name}") for name in ("loss", "mae", "rmse", "top5_error", "perplexity"))
     assert not any(metrics.descends(f"val/last/{name}") for name in ("accuracy", "r2", "auc", "explosions"))
     assert metrics.descends("train/loss")
+    assert not metrics.descends("error/last/accuracy")
+    assert not metrics.descends("loss_cases/last/accuracy")
     assert metrics.descends("perplexity")
 
 

@@ -119,11 +119,10 @@ def test_a_requeued_worker_takes_its_runs_again(project: Project, script: str, s
     for run in project.runs()[:2]:
         (run / "spec.yaml").write_text("batch_size: 1\n")
     slurm.run("scontrol", "requeue", job)
-    wait_for(lambda: slurm.state(job) == "PENDING")
 
     def started() -> bool:  # Slurm sets a start in two minutes as soon as the old processes are gone
         subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], stderr=subprocess.DEVNULL)
-        return slurm.state(job) != "PENDING"
+        return slurm.state(job) in ("RUNNING", "COMPLETED", "FAILED")
     wait_for(started)
     wait_for(lambda: counts(project) == {"done": 4})
     assert project.executed() == [1] * 4

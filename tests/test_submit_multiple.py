@@ -1,8 +1,10 @@
 """submit_multiple.py as its users type it: what is shown, asked, written, and refused in one line."""
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -343,6 +345,7 @@ BAD = {
     "unknown model": ("job_details: {name: a}\nparameters: {model: tiny/lenett}", "did you mean 'tiny/lenet'?"),
     "unknown optimizer": ("job_details: {name: a}\nparameters: {optim_alg: adamm}", "adam, adamw"),
     "unknown schedule": ("job_details: {name: a}\nparameters: {lr_schedule: cosin}", "cosine"),
+    "misspelt split": ("job_details: {name: a}\nparameters: {data_splits_map: {train: 'train[:80'}}", "train[:80%]"),
     "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "no train split"),
 }
 
@@ -399,3 +402,91 @@ def test_a_dry_run_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split("\n"))
     assert not loaded & {"torch", "numpy", "pandas", "loguru", "pathlib", "asyncio", "difflib", "multiprocessing"}
+
+
+def test_a_plan_with_overrides_that_was_killed_before_it_submitted_goes_on(
+        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch appears with its journal in it: there is no instant at which it is there without its overrides."""
+    words = [project.spec, "-s", "s.sh", "-y", "--set", "base_lr=[3,4]"]
+
+    def killed(*_: object) -> int:
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(submit_multiple, "start", killed)
+        assert project.submit(*words) == 130
+    monkeypatch.setattr(process, "is_alive", lambda who: False)
+    assert project.submit(*words) == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_a_deleted_run_is_left_to_the_command_that_made_it(project: Project,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    gone = project.runs()[1]
+    shutil.rmtree(gone)
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    out = capsys.readouterr().out
+    assert "3 done, 1 deleted" in out
+    assert "1 run folder deleted; the command that made the batch makes deleted ones again" in out
+    assert not gone.exists()
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+    assert (gone / "claim-2").exists()
+
+
+def test_an_empty_spec_stops_a_retry_and_is_written_again_by_the_command(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    (project.runs()[1] / "spec.yaml").write_text("")
+    assert project.submit("-r", project.batch, "--local", "-y") == 2
+    assert "this spec is empty" in capsys.readouterr().err
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+
+
+def test_a_job_yaml_that_cannot_be_read_any_more_does_not_hold_a_retry(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    (project.batch / "job.yaml").write_text("a: [")
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "its job.yaml: not valid YAML" in capsys.readouterr().err
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+
+
+def test_a_folder_of_plots_in_a_batch_is_no_run(project: Project) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    (project.batch / "plots").mkdir()
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+
+
+@pytest.mark.parametrize("what", ["batch", "journal"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+        what: str, project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        if what == "batch":
+            patch.setattr(batch_module, "write_specs", full)
+        else:
+            patch.setattr(journal.Journal, "_append", full)
+        assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; when that is mended, give the same command again" in error
+    assert "Traceback" not in error
+    monkeypatch.setattr(process, "is_alive", lambda who: False)
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert (fake_slurm / "n").read_text() == "4\n"
+
+
+def test_a_journal_that_must_not_be_read_is_told(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+
+    def refuse(path: str) -> list[object]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+    monkeypatch.setattr("src.files.read_json_lines", refuse)
+    assert project.submit("-r", project.batch, "--local", "-y") == 2
+    assert capsys.readouterr().err.endswith(".jsonl: Permission denied\n")

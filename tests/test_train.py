@@ -187,6 +187,24 @@ def test_warm_up_leaves_errors_to_the_runs(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(("name", "val", "test"), [
+    ("linear-breast-cancer", (0.96, 0.98), (0.935, 0.965)), ("lenet-digits", (0.925, 0.955), (0.935, 0.985))])
+def test_the_shipped_runs_end_as_their_headers_say(name: str, val: tuple[float, float], test: tuple[float, float]
+                                                   ) -> None:
+    spec = run_folder.read_spec(ROOT / "jobs" / "single" / f"{name}.yaml")
+    *_, (stats, _) = experiment_generator(Config.from_dict(spec))
+    assert val[0] < stats["val/last/accuracy"].iloc[-1] < val[1]
+    assert test[0] < stats["test/last/accuracy"].iloc[-1] < test[1]
+
+
+@pytest.mark.parametrize("model", ["tiny/resnet_20", "tiny/wrn_10_1"])
+def test_small_networks_learn(tmp_path: Path, model: str) -> None:
+    stats = _train(tmp_path / "run", tmp_path, model=model, train_length=2, lr_schedule="cosine", averaging="ema_0.9",
+                   seed_model=0, seed_training=0, eval_batch_size=500)
+    assert stats["val/last/accuracy"].iloc[-1] > 0.9
+    assert stats["val/av/accuracy"].iloc[-1] > 0.9
+
+
 def test_logistic_regression_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     """a9a is known to give about 85 %."""
     for name in ("a9a", "a9a.t"):

@@ -3,17 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
+from src import choices
 from src.errors import DataError
-
-_ALLOWED = "a split of the source, or slices of one, as train, train[:80%], train[80%:], train[:1000], train[:10%]+test"
-_BOUND = r"-?\d+(?:\.\d+)?%|-?\d+"
-_SLICE = re.compile(rf"\s*([A-Za-z0-9_.-]+)\s*(\[\s*({_BOUND})?\s*:\s*({_BOUND})?\s*\])?\s*")
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,9 @@ def parse_split(text: str) -> tuple[Slice, ...]:
     """The slices that `text` puts one after another. DataError if it is no split expression."""
     slices = []
     for part in text.split("+"):
-        match = _SLICE.fullmatch(part)
+        match = choices.SLICE.fullmatch(part)
         if not match:
-            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=_ALLOWED)
+            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=choices.SPLITS)
         slices.append(Slice(match[1], match[3], match[4], whole=match[2] is None))
     return tuple(slices)
 

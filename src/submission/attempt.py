@@ -41,9 +41,8 @@ class Stopped(BaseException):
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
 
-@exits_on_user_error
 def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
-    """Run what each path names, one after another. The exit code of the last that did not end well, or 0."""
+    """Run what each path names, one after another, also when one fails. The last exit code that is not 0, or 0."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
@@ -52,12 +51,15 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
         return 0
     code, ticket = 0, _own_ticket()
     for path in argv:
-        if path.endswith(run_folder.TASKS_SUFFIX):
-            result = worker.run_tasks(path, train, warm_up, run_spec)
-        else:
-            result = run_spec(path, train, ticket) or 0
-        code = result or code
+        code = _run_path(path, train, warm_up, ticket) or code
     return code
+
+
+@exits_on_user_error
+def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None) -> int:
+    if path.endswith(run_folder.TASKS_SUFFIX):
+        return worker.run_tasks(path, train, warm_up, run_spec)
+    return run_spec(path, train, ticket) or 0
 
 
 def _own_ticket() -> int | None:
@@ -71,7 +73,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     ticket: of this submission; None takes it from the batch's journals. in_worker: the process got the run from a task
     file, and from the claim on what it prints goes to the run's folder.
     """
-    folder, spec = _resolve(path, _read_spec(path))
+    folder, spec = _resolve(path, run_folder.read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
         return 0
@@ -91,29 +93,21 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
-def _read_spec(path: str) -> dict[str, Any]:
-    """The spec that this process was given. BatchError if a run folder has lost it: defaults are not what was meant."""
-    if os.path.basename(path) == run_folder.SPEC and not files.read_text(path):
-        what = "this spec is empty" if os.path.exists(path) else "this spec, or its run folder, is gone"
-        raise BatchError(f"{what}: nothing is run", where=path, hint="the submit_multiple.py command that made the "
-                         "batch writes it again and submits it")
-    return run_folder.read_spec(path)
-
-
 def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The run folder of a spec file, made if need be, and the spec that it runs."""
     name = os.path.basename(path)
     if name == run_folder.SPEC:
         return os.path.dirname(os.path.abspath(path)), spec
     spec.pop("facts", None)
+    config.check_parameters(spec, path)  # before torch is loaded or a folder made
     output_dir = spec.get("output_dir")
     if output_dir is None:
         return None, spec
-    config.check_parameters(spec, path)  # before a folder is made
     folder = os.path.abspath(files.expand(output_dir, "output_dir"))
     if name == run_folder.CONFIG:
         folder = _free_name(folder)
-    os.makedirs(folder, exist_ok=True)
+    with files.refusals_told(folder, "give another output_dir"):
+        os.makedirs(folder, exist_ok=True)
     spec = {key: value for key, value in spec.items() if key != "output_dir"}
     text = yaml_io.dump_flat(spec)
     if not files.create_exclusive(os.path.join(folder, run_folder.SPEC), text):
@@ -254,7 +248,8 @@ _warnings: list[int] = []  # signals that said that the time limit is near
 def _listen() -> None:
     """TERM and INT end the run with a record; USR1 (the time limit is near) only leaves a word."""
     def stop(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(number)
 
     def warn(number: int, _frame: object) -> None:

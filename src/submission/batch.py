@@ -1,16 +1,20 @@
 """Batch folders: found by name, made whole or not at all, compared with what is asked for, removed with care."""
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from src import files, run_folder, yaml_io
 from src.errors import BatchError
+
+_HALF_MADE = re.compile(r"\.\d\d-\d\d-\d\d-.+\.(tmp|removed)\Z")
 
 
 def find(output_dir: str, name: str) -> list[str]:
@@ -63,6 +67,7 @@ def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[s
     os.makedirs(output_dir or ".", exist_ok=True)
     staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
     doomed = f"{staging.removesuffix('.tmp')}.removed"
+    _sweep(output_dir or ".")
     _remove(staging)
     os.mkdir(staging)
     try:
@@ -114,9 +119,19 @@ def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     return mended
 
 
+def _sweep(output_dir: str) -> None:
+    """Remove what was half made, or half removed, by a process that was killed a day ago or longer."""
+    with os.scandir(output_dir) as entries:
+        for entry in entries:
+            if _HALF_MADE.match(entry.name):
+                with contextlib.suppress(OSError):  # its process has just finished it
+                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - 86400:
+                        _remove(entry.path)
+
+
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

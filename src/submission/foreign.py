@@ -12,6 +12,7 @@ from src import run_folder, yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError
 
+_LOOK = 10.0  # seconds between looks at whether the run is still this attempt's
 _PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
 
 
@@ -48,7 +49,10 @@ def arguments(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
 
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
-    """Run the spec's COMMAND in the current folder to its end. Failed unless it exits with 0; `check` as in train."""
+    """Run the spec's COMMAND in the current folder to its end. Failed unless it exits with 0.
+
+    check: as in train; the program is ended when it raises.
+    """
     command = arguments(spec["COMMAND"], spec, folder)
     check()
     try:
@@ -56,7 +60,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
     except OSError as error:
         raise Failed(f"{command[0]}: {error.strerror}") from None
     try:
-        code = program.wait()
+        code = _wait(program, check)
     except BaseException:
         program.terminate()  # Slurm's signals reach it too; a worker's reach only us
         try:
@@ -69,3 +73,11 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         raise Failed(f"{os.path.basename(command[0])} ended with {how}")
     return run_folder.COMPLETED
+
+
+def _wait(program: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
+    while True:
+        try:
+            return program.wait(_LOOK)
+        except subprocess.TimeoutExpired:
+            check()

@@ -14,6 +14,7 @@ from src.submission.journal import Journal, Units
 from src.submission.tasks import Tasks
 
 MAX_SUCCESSORS = 1000  # of one submission: an end to a chain that makes no progress
+_REPEATED = ("argv", "identity", "script", "sbatch", "shape", "command_line")  # of a plan, for what comes after it
 _MARGIN = 1.2  # a run fits if the time left is that many times the longest earlier duration
 _LOOKED_AT = 200  # runs whose durations are looked up when a worker starts
 
@@ -59,7 +60,7 @@ def succeed(path: str, tasks: Tasks) -> str | None:
     if os.path.exists(book.path):
         return None  # this job has one already
     parent = json.loads((files.read_text(os.path.join(folder, f"{token}.jsonl")) or "{}").partition("\n")[0] or "{}")
-    kept = {key: parent[key] for key in ("argv", "identity", "script", "sbatch", "shape", "command_line") if key in parent}
+    kept = {key: parent[key] for key in _REPEATED if key in parent}
     book.plan(journal.SLURM, left, Units(journal.WORKERS), **kept)
     tag = journal.comment(book.token, 0)
     command = [f"--comment={tag}" if word.startswith("--comment=") else word for word in tasks.command]

@@ -100,8 +100,12 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
         number = folder.claims[-1]
         who = folder.claim(number)
         ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if who.get("slurm_job") else journal.LOCAL, who)
-    claim = folder.claim(number) if number in folder.claims else {}
-    return _Evidence(name, path, folder, ticket, claim, folder.last_attempt())
+    attempt = folder.last_attempt()
+    if attempt and attempt["ticket"] == number and "who" in attempt:
+        claim = attempt["who"]  # a run is as alive as its latest start; the claim was written just before the first
+    else:
+        claim = folder.claim(number) if number in folder.claims else {}
+    return _Evidence(name, path, folder, ticket, claim, attempt)
 
 
 def _concerns_slurm(item: _Evidence) -> bool:
@@ -133,10 +137,7 @@ class _AliveCache:
 
 
 def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
-    # A run is as alive as its latest start; the claim is written just before it.
-    started = item.attempt and item.ticket and item.attempt.get("ticket") == item.ticket.number
-    owner = started and item.attempt and item.attempt.get("who") or item.claim
-    claim_alive = alive(owner) if item.claim else None
+    claim_alive = alive(item.claim) if item.claim else None
     submitter_alive = alive(item.ticket.who) if item.ticket else None
     state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
                             item.attempt, now)

@@ -8,6 +8,7 @@ from src.errors import BatchError, to_type
 from src.submission import states
 from src.submission.observe import Observation, Run
 
+DELETED = "deleted"  # in Plan.kept: runs without a folder
 _HELD = frozenset((*states.ALIVE, states.UNKNOWN))  # perhaps somebody has the run
 
 
@@ -46,7 +47,7 @@ def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
     kept: dict[str, list[str]] = {}
     for name, run in runs.items():
         if is_missing(run):
-            kept.setdefault("deleted", []).append(name)
+            kept.setdefault(DELETED, []).append(name)
         elif run.folder is not None and run.state.name in submit:
             claimed = bool(run.folder.claims) and run.folder.claims[-1] == run.ticket
             fresh = run.state.name == states.NEW and not claimed

@@ -126,7 +126,7 @@ class Progress:
                 f"  {clock(passed)}"
                 f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
         width = max(0, min(30, columns - len(text) - 3))
-        filled = width * self.done // max(self.total, 1)
+        filled = width * min(self.done, self.total) // max(self.total, 1)
         return f"[{'#' * filled}{' ' * (width - filled)}]{text}"[:max(columns - 1, 1)]
 
 

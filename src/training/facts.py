@@ -23,7 +23,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "examples": {name: len(split) for name, split in data.splits.items()},
         "task": data.task,
         "classes": data.n_classes,
-        "input_shape": list(config.model_input_shape or data.input_shape),
+        "input_shape": list(data.input_shape),
         "output_dim": output_dim(config, data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "micro_batch_size": micro_batch_size(config),

@@ -172,7 +172,7 @@ def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: 
     shutil.rmtree(run)
     assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
     error = capsys.readouterr().err
-    assert "its run folder, is gone: nothing is run" in error
+    assert "is gone, or its run folder: nothing is run" in error
     assert error.count("\n") == 1
     assert not run.exists()
 
@@ -276,6 +276,23 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
     assert child.returncode == 1
     assert record(run)["how"] == how
     assert numbers[-1].name in record(run)["error"]
+
+
+def test_of_several_specs_a_bad_one_does_not_stop_the_others(run: Path, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("batchsize: 8\n")
+    assert attempt.main([str(bad), str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    assert (run / "done").exists()
+    assert capsys.readouterr().err.startswith(f"error: {bad}: unknown parameter 'batchsize'")
+
+
+def test_an_output_dir_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    spec = tmp_path / "x.yaml"
+    spec.write_text(f"batch_size: 8\noutput_dir: {tmp_path}/file/run\n")
+    assert attempt.main([str(spec)], train=train, warm_up=lambda _: None) == 2
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:

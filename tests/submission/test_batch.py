@@ -74,6 +74,16 @@ def test_a_replaced_batch_is_removed_but_for_what_its_links_point_to(tmp_path: P
     assert (precious / "file").exists()
 
 
+def test_what_a_killed_process_left_half_made_is_swept_a_day_later(tmp_path: Path) -> None:
+    names = [".26-01-01-a.host.7.tmp", ".26-01-01-b.host.7.removed", ".mine.tmp", ".26-01-01-new.host.8.tmp"]
+    for name in names:
+        (tmp_path / name / "000_a").mkdir(parents=True)
+        if "new" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    batch.write(str(tmp_path / "26-01-02-a"), "text", ["000_a"], ["x: 1\n"])
+    assert sorted(os.listdir(tmp_path)) == sorted([".mine.tmp", ".26-01-01-new.host.8.tmp", "26-01-02-a"])
+
+
 def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
     batch.write(str(path), "text", ["000_a"], ["x: 1\n"])

@@ -51,3 +51,17 @@ def test_exit_codes(tmp_path: Path) -> None:
         run("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(foreign.Failed, match="No such file"):
         foreign.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)
+
+
+def test_a_program_ends_when_its_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign, "_LOOK", 0.01)
+    pid = tmp_path / "pid"
+
+    def check() -> None:
+        if pid.exists() and pid.read_text():
+            raise RuntimeError("taken over")
+    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(RuntimeError, match="taken over"):
+        foreign.run({"COMMAND": [sys.executable, "-c", program]}, str(tmp_path), check)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -52,7 +52,8 @@ def test_a_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("there", "places", "expected"), [
     (["0"], 3, [["0"], ["0"], ["0"]]), (["0", "1"], 2, [["0"], ["1"]]),
-    (["0", "1", "2", "3"], 2, [["0", "2"], ["1", "3"]]), (["0", "1"], 4, [["0"], ["1"], ["0"], ["1"]]), (["0", "1"], 1, [["0", "1"]]), ([], 2, [[], []])])
+    (["0", "1", "2", "3"], 2, [["0", "2"], ["1", "3"]]), (["0", "1"], 4, [["0"], ["1"], ["0"], ["1"]]),
+    (["0", "1"], 1, [["0", "1"]]), ([], 2, [[], []])])
 def test_places_get_gpus_of_their_own_while_there_are_enough(there: list[str], places: int,
                                                              expected: list[list[str]]) -> None:
     assert [share(there, position, places) for position in range(places)] == expected

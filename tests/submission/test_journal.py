@@ -89,6 +89,17 @@ def test_a_torn_last_line_is_left_out(batch: str) -> None:
     assert history.last_slurm_plan()["script"] == "s.sh"
 
 
+@pytest.mark.parametrize("line", ["", "3", "null", "[1]", '{"kind": "plan"}', '{"kind": "job", "unit": 0}',
+                                  '{"kind": "of a later version"}', '{"run": "000_a"}', "\0\udcff"])
+def test_lines_that_are_no_records_are_left_out(line: str, batch: str) -> None:
+    book = Journal(batch, "1-a")
+    book.plan(SLURM, {"000_a": 1})
+    with open(book.path, "a", errors="surrogateescape") as file:
+        file.write(f"{line}\n")
+    book.accepted(0, "17")
+    assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["17"]
+
+
 def test_tokens_differ_and_sort_by_time() -> None:
     assert len({journal.new_token(0) for _ in range(50)}) == 50
     assert journal.new_token(1e9) < journal.new_token(1.5e9)

@@ -58,11 +58,30 @@ def test_the_job_id_is_read_and_the_ticket_handed_on(fake_sbatch: Path) -> None:
     assert slurm.submit(["sbatch", "script"], 3) == "123"
 
 
-def test_success_without_a_job_id_is_a_refusal(fake_sbatch: Path) -> None:
-    answer(fake_sbatch, "echo queued, perhaps")
-    with pytest.raises(slurm.Refusal) as refusal:
-        slurm.submit(["sbatch", "script"], 1)
-    assert refusal.value.words == "queued, perhaps"
+@pytest.mark.parametrize("words", ["Welcome to cluster 9!\n 17\n", "17;cluster9\n", "3 jobs are queued\n17"])
+def test_a_site_may_greet_its_users(words: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(words)
+    answer(fake_sbatch, f"cat {fake_sbatch}/words")
+    assert slurm.submit(["sbatch", "script"], 1) == "17"
+
+
+def test_an_answer_that_may_hide_a_job_is_ambiguous(fake_sbatch: Path) -> None:
+    for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch ended with -9")):
+        answer(fake_sbatch, script)
+        with pytest.raises(slurm.Refusal) as refusal:
+            slurm.submit(["sbatch", "script"], 1)
+        assert refusal.value.kind == "ambiguous"
+        assert words in refusal.value.words
+
+
+def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
+        fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_PROCID",
+                 "SLURM_CONF", "GRIDIRON_TICKET"):
+        monkeypatch.setenv(name, "5")
+    answer(fake_sbatch, f"env | grep -E '^(SLURM|GRIDIRON_TICKET)' | sort > {fake_sbatch}/seen; echo 1")
+    slurm.submit(["sbatch", "script"], 3)
+    assert (fake_sbatch / "seen").read_text() == "GRIDIRON_TICKET=3\nSLURM_CONF=5\n"
 
 
 def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
@@ -78,6 +97,24 @@ def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Pa
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
 
+def test_after_a_lost_answer_nothing_is_sent_while_squeue_is_silent(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "exit 1", "squeue")
+    with pytest.raises(slurm.Refusal) as refusal:
+        slurm.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    assert refusal.value.kind == "ambiguous"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_a_refusal_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo Invalid account >&2 && exit 1; "
+           f"touch {fake_sbatch}/tried; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "exit 0", "squeue")
+    with pytest.raises(slurm.Refusal) as refusal:
+        slurm.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    assert (refusal.value.kind, refusal.value.words) == ("ambiguous", "Socket timed out; then: Invalid account")
+
+
 def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(slurm.Refusal) as refusal:
@@ -87,11 +124,12 @@ def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
 
 
 def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
-    answer(fake_sbatch, "printf '1|RUNNING|2026-01-01T00:00:00|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
-    answer(fake_sbatch, "printf '1|CANCELLED by 0|2026-01-01T00:00:00|0:0\\n'", "sacct")
+    answer(fake_sbatch, "printf '1|RUNNING|1700000000|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
+    answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:0\\n'", "sacct")
     queue = slurm.squeue()
     assert queue.answered
     assert queue.jobs["1"].comment == "a|b"
+    assert queue.jobs["1"].submitted == 1.7e9
     assert queue.jobs["2_3"].submitted is None
     assert slurm.sacct(0)["1"].state == "CANCELLED"
     answer(fake_sbatch, "exit 1", "squeue")

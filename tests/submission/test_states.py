@@ -85,6 +85,29 @@ def test_without_sacct_the_attempts_record_serves_and_then_time() -> None:
     assert state(ticket=slurm_ticket(), queue=Queue(False)).name == "unknown"
 
 
+@pytest.mark.parametrize(("how", "expected"), [("failed", "failed"), ("cancelled", "unknown"), ("timeout", "unknown")])
+def test_without_squeue_what_may_have_been_requeued_is_unknown(how: str, expected: str) -> None:
+    """A preempted job gets TERM, records `cancelled`, and waits in the queue again: a retry would run it twice."""
+    record = {"ticket": 1, "how": how}
+    assert state(ticket=slurm_ticket(), queue=Queue(False), attempt=record).name == expected
+    assert state(ticket=slurm_ticket(), attempt=record).name == how
+    for row, found in (("PREEMPTED", "unknown"), ("NODE_FAIL", "unknown"), ("FAILED", "failed")):
+        accounting = {"7": Job("7", row, submitted=NOW - 1000)}
+        assert state(ticket=slurm_ticket(), queue=Queue(False), accounting=accounting).name == found
+
+
+@pytest.mark.parametrize(("age", "expected"), [(10, "unknown"), (-10, "unknown"), (1e6, "lost"), (-1e6, "lost")])
+def test_a_ticket_from_the_future_is_not_waited_for(age: float, expected: str) -> None:
+    assert state(ticket=slurm_ticket(age=age)).name == expected
+
+
+def test_an_id_that_slurm_gave_to_another_of_our_jobs_is_not_ours() -> None:
+    ticket = slurm_ticket()
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="gridiron-other-003-1")).name == "lost"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="c-1")).name == "running"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="the site's own words")).name == "running"
+
+
 def test_the_record_of_an_earlier_ticket_says_nothing() -> None:
     ticket = Ticket(2, NOW - 10, SLURM, {}, [("c-2", "")], ["8"], True)
     record = {"ticket": 1, "how": "failed"}
@@ -126,7 +149,10 @@ def test_local_runs() -> None:
     assert state(ticket=ticket, submitter_alive=False).name == "new"
     assert state(ticket=ticket, claim=claim, claim_alive=True).name == "running"
     assert state(ticket=ticket, claim=claim, claim_alive=False).name == "lost"
-    assert state(ticket=ticket, claim=claim, claim_alive=None).name == "unknown"
+    elsewhere = state(ticket=ticket, claim={**claim, "host": "node7"}, claim_alive=None)
+    assert elsewhere.name == "unknown"
+    assert "node7" in elsewhere.why
+    assert "remove" in elsewhere.why
     for how, expected in (("failed", "failed"), ("cancelled", "cancelled"), ("a word of later", "failed")):
         assert state(ticket=ticket, claim=claim, claim_alive=False, attempt={"ticket": 1, "how": how}).name == expected
 

@@ -96,6 +96,70 @@ def test_after_kill_9_of_everything_the_runs_are_lost_and_retry_goes_on(project:
     assert set(states_of(project)) == {states.DONE}
 
 
+def test_a_run_whose_worker_was_killed_is_no_success(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[1]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace(
+        "    check()\n", "    os.kill(os.getppid(), 9)\n    os.kill(os.getpid(), 9)\n" ))
+    assert project.submit(project.spec, "--local", "--workers", "2", "-y") == 1
+    assert states_of(project) == ["lost", "lost"]
+    assert "2 runs failed" in capsys.readouterr().out
+
+
+def test_when_no_process_can_be_started_runs_wait_for_those_that_run(
+        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write_spec("[1, 2, 3]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("import sys\n", """import sys
+real_fork, forks = os.fork, []
+def fork():
+    forks.append(1)
+    if len(forks) % 2 == 0:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real_fork()
+os.fork = fork
+""", 1))
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    path = project.batch / "submissions" / "1-a.tasks.json"
+    tasks.write(str(path), Tasks(tasks.WORKER, str(project.batch), {run.name: 1 for run in project.runs()}, slots=2))
+    assert subprocess.run([sys.executable, "train.py", path], cwd=project.folder, timeout=60).returncode == 0
+    assert project.executed() == [1] * 6
+
+
+def test_when_no_process_can_be_started_at_all_it_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("import sys\n", """import sys
+def fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = fork
+""", 1))
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "the workers ended before 4 runs began" in capsys.readouterr().err
+    log, = (project.batch / "submissions").glob("*.workers.log")
+    assert "no process can be started: Resource temporarily unavailable" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
+    project.write_spec("[15]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("            time.sleep(0.1)\n", """\
+            try:
+                time.sleep(0.1)
+            except BaseException:
+                pass
+""").replace("import sys\n", "import sys, signal\n", 1).replace(
+        '    if spec["batch_size"] == 15:', '    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+        '    open(os.path.join(folder, "deaf"), "w")\n    if spec["batch_size"] == 15:'))
+    process = submit_in_background(project)
+    wait_for(lambda: len(list(project.results.glob("*-tiny/*/deaf"))) == 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert states_of(project) == ["lost", "lost"]
+
+
 def test_workers_of_a_killed_command_begin_nothing_new(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
