@@ -10,7 +10,7 @@ from src.errors import JobSpecError
 from src.submission import states
 
 
-def parse(argv: Sequence[str], description: str | None) -> argparse.Namespace:
+def parse(argv: Sequence[str], description: str | None = None) -> argparse.Namespace:
     """The command line. Contradictions are user errors."""
     parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description,
                                      epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
