@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options) if spec is None else plan_grid(spec, options)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
-    submission = slurm_submission(work, slurm_options, token) if slurm_options and work.plan.tickets else None
+    submission = (slurm_submission(work, slurm_options, token, options.max_queued)
+                  if slurm_options and work.plan.tickets else None)
     commands = submission.commands() if submission else local_commands(work)
     if options.json:
         return print_json(work, commands)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
-        ask_slurm_first(submission.calls, slurm_options)
+        ask_slurm_first(work, submission.calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
@@ -194,8 +195,8 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
-                       "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without Slurm: --local "
-                       "(`--local --workers 4` for four runs at a time)")
+                       "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without "
+                       "Slurm: --local (`--local --workers 4` for four runs at a time)")
 
 
 def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str,
@@ -210,15 +211,16 @@ def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str
         {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape, made)
 
 
-def slurm_submission(work: Work, options: SlurmOptions, token: str) -> Submission:
-    """The calls of sbatch for the runs that are to be submitted: one per run, arrays, or workers."""
+def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int | None) -> Submission:
+    """The calls of sbatch for the runs that are to be submitted: one per run, arrays of what may be queued, workers."""
     from src.submission import slurm
 
     specs = dict(zip(work.names, work.specs, strict=True))
     place = submit.Place(os.path.abspath(work.path), token, PROJECT)
     shape = options.shape
     if shape["array"]:
-        return submit.arrays(work.plan.tickets, specs, options, place, slurm.max_array_size(), shape["max_running"])
+        size = min(slurm.max_array_size(), queued or sys.maxsize)
+        return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
         return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"])
     return submit.one_each(work.plan.tickets, specs, options, place)
@@ -276,13 +278,24 @@ def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], 
     return 0
 
 
-def ask_slurm_first(calls: Sequence[submit.Call], options: SlurmOptions) -> None:
-    """What sbatch would refuse is refused before anything is written. SlurmError in its words. Else, when it starts."""
-    from src.submission import slurm
+def ask_slurm_first(work: Work, calls: Sequence[submit.Call], options: SlurmOptions) -> None:
+    """What sbatch would refuse is refused before anything is written, in its words; else when it starts, limits, hours.
+    """
+    from src.submission import costs, limits, slurm
 
     slurm.require()
     for start in submit.try_all(calls, options):
         print(f"starts     {start}, says Slurm")
+    asked = [(sum(call.tasks for call in alike), submit.requested(alike[0], options)) for alike in submit.kinds(calls)]
+    total = sum(number for number, _ in asked)
+    if limit := limits.tightest(asked[0][1], total):
+        print(f"limit      {limit.line(total)}")
+    cpus, gpus = costs.cpus_and_gpus(asked[0][1])
+    slots = options.shape["slots"] if options.shape["workers"] else 1
+    todo = [spec for name, spec in zip(work.names, work.specs, strict=True) if name in work.plan.tickets]
+    for line in (costs.at_most(asked), costs.probably(todo, os.path.dirname(work.path), cpus / slots, gpus / slots)):
+        if line:
+            print(f"costs      {line}")
 
 
 def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
@@ -344,7 +357,7 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         if mode == LOCAL:
             return run_here(work, book.token, options)
         if mode == SLURM and submission:
-            return run_on_slurm(work, book, submission)
+            return run_on_slurm(work, book, submission, options)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
         way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
         print(next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
@@ -353,12 +366,17 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         book.ended()
 
 
-def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
-    """The calls of sbatch, and what to type next."""
+def run_on_slurm(work: Work, book: Journal, submission: Submission, options: argparse.Namespace) -> int:
+    """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
+    from src.submission import limits
+    from src.submission.breaker import Breaker
+
     jobs: list[str] = []
+    room = limits.Room(work.path, options.max_queued, options.wait)
+    breaker = Breaker(work.path, options.max_failures)
     try:
         with show.Progress(len(submission.calls), "submitted") as progress:
-            for job in submit.submit_all(submission.calls, book, retry_command(work.path)):
+            for job in submit.submit_all(submission, book, retry_command(work.path), room, breaker):
                 jobs.append(job)
                 progress.step()
     except KeyboardInterrupt:
@@ -367,6 +385,10 @@ def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
         print(next_steps((retry_command(work.path), "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
+    except limits.Full:
+        print(f"{len(jobs)} of {count(len(submission.calls), 'Slurm job')} submitted: {options.max_queued} of this "
+              "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
+        return 3
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
@@ -378,6 +400,7 @@ def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
 def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
     from src.submission import local
+    from src.submission.breaker import Breaker
 
     failed: list[str] = []
     pinned: list[str] = []
@@ -391,7 +414,9 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         if code:
             failed.append(name)
         progress.step(failed=code != 0)
+        breaker.ended(name)
 
+    breaker = Breaker(work.path, options.max_failures)
     log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
 
     with show.Progress(len(work.plan.tickets), "runs") as progress:

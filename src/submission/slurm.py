@@ -69,7 +69,7 @@ class Queue:
 
 def max_array_size() -> int:
     """The cluster's MaxArraySize: an array's highest task is one less. 1001, Slurm's default, if it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 
 
@@ -185,7 +185,7 @@ _UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, 
 
 def squeue() -> Queue:
     """All of this user's Slurm jobs, by one call. `answered` is False if squeue is missing or did not answer."""
-    output = _ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
+    output = ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
     if output is None:
         return Queue()
     rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
@@ -196,7 +196,7 @@ def sacct(since: float) -> dict[str, Job]:
     """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
     # sacct refuses a start in the future, which a clock that jumped would ask for
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
-    output = _ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
+    output = ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
                    "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
     return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
@@ -204,7 +204,7 @@ def sacct(since: float) -> dict[str, Job]:
 
 def end_time(job: str) -> float | None:
     """When the time limit ends a running Slurm job, in unix seconds; None without a limit, or if Slurm is silent."""
-    return _seconds((_ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+    return _seconds((ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
 
 
 def scancel(jobs: Iterable[str]) -> None:
@@ -214,7 +214,8 @@ def scancel(jobs: Iterable[str]) -> None:
         raise SlurmError(f"scancel: {' '.join(answer.stderr.split())}")
 
 
-def _ask(command: list[str]) -> str | None:
+def ask(command: list[str]) -> str | None:
+    """What a command prints; None if it is missing, fails, or takes more than a minute."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
                                 env={**os.environ, **_UNIX_TIME}, stdin=subprocess.DEVNULL, check=False)
@@ -251,7 +252,7 @@ def explain(refusal: Refusal, where: str, hint: str) -> SlurmError:
                           hint=f"Slurm's controller does not answer; later, {hint}")
     for text, advice, command in _ADVICE:
         if text.lower() in refusal.words.lower():
-            there = ", ".join(sorted(set(((command and _ask(command)) or "").split("\n")) - {""})) or None
+            there = ", ".join(sorted(set(((command and ask(command)) or "").split("\n")) - {""})) or None
             return SlurmError(f"sbatch: {refusal.words}", where=where, allowed=there, hint=f"{advice}; then {hint}")
     return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"mend the script or the options; then {hint}")
 
