@@ -14,10 +14,10 @@ from typing import Any
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
 
-_OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
+_OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
 # What Slurm says when it may be asked again later: it did not take the job.
 _AWAY = ("Unable to contact slurm controller", "Connection refused", "Zero Bytes were transmitted")
-_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
+QUEUE_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
 _LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubmitJob", "MaxJobsPerAccount")
 _AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure")
 _PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
@@ -59,7 +59,8 @@ class Queue:
 
     def by_comment(self, comments: Iterable[tuple[str, str]]) -> list[str]:
         """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
-        return [job for key in dict.fromkeys(comments) for job in self._ids.get(key, ())]
+        ids = self._ids
+        return [job for key in dict.fromkeys(comments) if key in ids for job in ids[key]]
 
     def with_comment(self, comment: str) -> str | None:
         """The id of the newest job, or array, that carries the comment."""
@@ -148,7 +149,7 @@ def try_out(command: list[str], script: str | None = None) -> str | None:
 
 
 def _sort(words: str) -> str:
-    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + _FULL)):
+    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + QUEUE_FULL)):
         if any(text.lower() in words.lower() for text in texts):
             return kind
     return "permanent"
@@ -226,35 +227,6 @@ def ask(command: list[str]) -> str | None:
 
 def _seconds(text: str) -> float | None:
     return float(text) if text.isdecimal() else None
-
-
-_ADVICE = (  # what sbatch says, what to do about it, and the Slurm command that shows what there is
-    ("invalid partition", "choose a partition that exists", ["sinfo", "--noheader", "--format=%R"]),
-    ("invalid feature", "choose a feature that a node has", ["sinfo", "--noheader", "--format=%f"]),
-    ("Invalid generic resource", "choose GPUs that a node has", ["sinfo", "--noheader", "--format=%G"]),
-    ("node configuration is not available", "ask for what a node has (partition, CPUs, MB of memory, GPUs)",
-     ["sinfo", "--noheader", "--format=%R:%c CPUs,%mM,%G"]),
-    ("account", "see your accounts with `sacctmgr show associations user=$USER`", None),
-    ("qos", "see what you may use with `sacctmgr show associations user=$USER format=account,qos`", None),
-    ("DOS line breaks", "convert the script with `sed -i 's/\\r$//' SCRIPT`", None),
-    ("This does not look like a batch script", "begin the script with the line `#!/bin/bash`", None),
-    ("time limit", "ask for less time, or a partition that allows it", ["sinfo", "--noheader", "--format=%R:%l"]),
-)
-
-
-def explain(refusal: Refusal, where: str, hint: str) -> SlurmError:
-    """The user's error for a refusal: sbatch's exact words, what there is instead, and the next command."""
-    if refusal.kind == "limit":
-        return SlurmError(f"sbatch: {refusal.words}", where=where, hint="your limit of queued Slurm jobs is reached "
-                          f"(`sacctmgr show associations user=$USER` shows it); when some have ended, {hint}")
-    if refusal.kind in ("away", "ambiguous"):
-        return SlurmError(f"sbatch: {refusal.words}", where=where,
-                          hint=f"Slurm's controller does not answer; later, {hint}")
-    for text, advice, command in _ADVICE:
-        if text.lower() in refusal.words.lower():
-            there = ", ".join(sorted(set(((command and ask(command)) or "").split("\n")) - {""})) or None
-            return SlurmError(f"sbatch: {refusal.words}", where=where, allowed=there, hint=f"{advice}; then {hint}")
-    return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"mend the script or the options; then {hint}")
 
 
 def script_directives(text: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder, yaml_io
 from src.errors import BatchError, JobSpecError
-from src.submission import slurm
+from src.submission import refusals, slurm
 from src.submission import tasks as task_files
 from src.submission.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
 from src.submission.tasks import Tasks
@@ -23,7 +23,8 @@ class SlurmOptions:
     """How runs go to Slurm: the submit script and sbatch options, from the command line over the point over the batch.
 
     batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for; text:
-    of a script that is made from resources and written with the batch.
+    of a script that is made from resources and written with the batch; added: of this submission alone, not kept for a
+    retry, `exclude` and `dependency` beside what is asked for anyway.
     """
 
     script: str
@@ -31,12 +32,26 @@ class SlurmOptions:
     command_line: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
+    added: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, spec: Mapping[str, Any]) -> tuple[str, list[str]]:
         """The script and the sbatch options of one grid point. JobSpecError if one cannot be used."""
         merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
         script = check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
-        return script, slurm.option_list(merged, "sbatch options")
+        return script, slurm.option_list({**merged, **self._with_added(merged, script)}, "sbatch options")
+
+    def _with_added(self, asked: Mapping[str, Any], script: str) -> dict[str, str]:
+        """The added options, with the lists that were asked for already in front."""
+        if not self.added:
+            return {}
+        made = self.text if script == self.script else None
+        directives = [line.lstrip("-").replace("=", " ", 1).split(None, 1) for line in slurm.script_directives(
+            made or yaml_io.read_user_file(script))]
+        in_script = {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
+                     for words in directives if len(words) == 2}
+        return {key: value if key == "kill-on-invalid-dep" else ",".join(
+            str(part) for part in (asked.get(key, in_script.get(key)), value) if part)
+            for key, value in self.added.items()}
 
 
 @dataclass(frozen=True)
@@ -132,7 +147,8 @@ def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], 
             f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag, words,
             script, path, place.project), tag))
     return Submission(dict(tickets), Units(WORKERS), calls, {path: Tasks(
-        task_files.WORKER, place.batch, dict(tickets), slots=slots, command=calls[0].command)})
+        task_files.WORKER, place.batch, dict(tickets), slots=slots,
+        command=[word for word in calls[0].command if not word.startswith("--dependency=")])})  # met when one starts
 
 
 def check_script(path: str) -> str:
@@ -178,7 +194,7 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
         try:
             start = slurm.try_out(call.command, options.text if call.command[-2] == options.script else None)
         except slurm.Refusal as refusal:
-            raise slurm.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
+            raise refusals.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
                                 ) from None
         if start:
             which = f", as {len(others)} others" if others else ""
@@ -219,7 +235,7 @@ def _submit(unit: int, call: Call, journal: Journal, room: Room, where: str, aga
         if refusal.kind == "limit" and room.wait:
             room.pause()
             return None
-        raise slurm.explain(refusal, where, f"`{again}` goes on where it stopped") from None
+        raise refusals.explain(refusal, where, f"`{again}` goes on where it stopped") from None
     journal.accepted(unit, job)
     room.entered(call.tasks)
     return job
