@@ -197,8 +197,8 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
             raise refusals.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
                                 ) from None
         if start:
-            which = f", as {len(others)} others" if others else ""
-            lines.append(f"{start.replace('T', ' ')}{f' ({call.label}{which})' if len(alike) > 1 else ''}")
+            which = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(alike) > 1 else ""
+            lines.append(start.replace("T", " ") + which)
     return lines
 
 
