@@ -5,12 +5,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
-from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states, submit, tasks
+from src.submission import batch, failures, foreign, grid, job_spec, journal, naming, show, states, submit, tasks
 from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
@@ -23,7 +23,7 @@ PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass
 class Work:
-    """A batch and what is to be done with it. new: it is not on disk yet; spec_texts: what its spec.yaml files hold."""
+    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why."""
 
     path: str
     names: list[str]
@@ -35,6 +35,7 @@ class Work:
     lines: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
     identity: dict[str, Any] = field(default_factory=dict)
+    avoid: dict[str, str] = field(default_factory=dict)
 
 
 @exits_on_user_error
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     show_plan(work, mode, slurm_options, options)
     if options.dry_run:
         return print_dry_run(submission.calls if submission else [], commands, mode)
-    if not work.plan.tickets and not work.new:
+    if not work.plan.tickets:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
@@ -81,7 +82,24 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
         f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
     work = Work("", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
                 identity={"overrides": overrides, "command": options.command})
-    return place(work, spec, options)
+    work = place(work, spec, options)
+    return leave_out_done(work) if options.skip_done else work
+
+
+def leave_out_done(work: Work) -> Work:
+    """The same without the points that another batch beside this one has done."""
+    from src.submission import missing
+
+    done = missing.done_points(os.path.dirname(work.path) or ".", but=(work.path, work.overwrites or work.path))
+    points = dict(zip(work.names, work.specs, strict=True))
+    elsewhere = [name for name in work.plan.tickets if missing.canonical_hash(points[name]) in done]
+    for name in elsewhere:
+        del points[name]
+        del work.plan.tickets[name]
+    work.names, work.specs = list(points), list(points.values())
+    if elsewhere:
+        work.plan.kept["done elsewhere"] = elsewhere
+    return work
 
 
 def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -168,9 +186,17 @@ def plan_retry(options: argparse.Namespace) -> Work:
     path = batch.check(options.path)
     observation, = observe([path])
     runs = dict(list(observation.runs.items())[:options.max_runs])
-    plan = plan_next(runs, options.state or states.RETRIED)
+    wanted = set(options.state or states.RETRIED)
+    lines = [f"retries    {path}"]
+    hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
+    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.asks_for_memory(options.sbatch)):
+        wanted.discard(states.OUT_OF_MEMORY)
+        more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
+        lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
+    plan = plan_next(runs, wanted)
+    lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
     return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
-                history=observation.history, lines=[f"retries    {path}"])
+                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()))
 
 
 def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
@@ -191,7 +217,8 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
         made = resources.script(spec.resources, spec.name)
     if script:
-        return (WRITE_ONLY if options.no_submit else SLURM), slurm_options(options, spec, script, previous, made)
+        asked = slurm_options(options, spec, script, previous, made)
+        return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=added_options(options, work, asked))
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
@@ -209,6 +236,21 @@ def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str
     return SlurmOptions(
         script if made else check_script(script), (spec.sbatch if spec else previous.get("sbatch")) or {},
         {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape, made)
+
+
+def added_options(options: argparse.Namespace, work: Work, asked: SlurmOptions) -> dict[str, str]:
+    """What this submission alone asks for: the nodes that it avoids, and the batch that it waits for."""
+    found: dict[str, str] = {}
+    if work.avoid and asked.command_line.get("exclude", "") is not None:
+        found["exclude"] = ",".join(work.avoid)
+        work.lines += [f"excludes   {node}: {why}" for node, why in work.avoid.items()]
+    if options.after:
+        from src.submission import after
+
+        observation, = observe([batch.check(options.after)])
+        found |= (waits := after.dependency(observation))
+        work.lines.append(f"after      {observation.path}{'' if waits else ' (all of it has ended)'}")
+    return found
 
 
 def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int | None) -> Submission:

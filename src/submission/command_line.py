@@ -10,7 +10,7 @@ from src.errors import JobSpecError
 from src.submission import states
 
 
-def parse(argv: Sequence[str], description: str | None) -> argparse.Namespace:
+def parse(argv: Sequence[str], description: str | None = None) -> argparse.Namespace:
     """The command line. Contradictions are user errors."""
     parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description,
                                      epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
@@ -37,6 +37,9 @@ def parse(argv: Sequence[str], description: str | None) -> argparse.Namespace:
         "(default: 5; 0: never)")
     add("--state", action="append", choices=sorted(states.RETRIED), metavar="STATE",
         help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(states.RETRIED))}")
+    add("--after", metavar="BATCH", help="start when every run of that batch has ended well, as Slurm sees it")
+    add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
+        "done")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
@@ -64,6 +67,10 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
         (options.local and (options.max_queued or options.wait), "--max-queued and --wait are for Slurm's queue, and "
          "--local runs without it"),
         (options.state and not options.retry, "--state goes with -r"),
+        (options.skip_done and options.retry, "--skip-done goes with a job spec: -r keeps to the runs of its batch"),
+        (options.after and options.no_submit, "--no-submit submits nothing that could wait: give --after with -r"),
+        (options.after and options.local, "--after has Slurm wait, and --local runs without it: `experiments.py wait` "
+         "does"),
         (options.local and options.sbatch, "--local runs without Slurm, --sbatch is for it: give one of them"),
         (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, not a job spec: "
          "-r goes on with it"),

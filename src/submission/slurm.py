@@ -181,6 +181,7 @@ def submit_patiently(command: list[str], ticket: int | None, comment: str, pause
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw")
 _UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 
@@ -203,9 +204,25 @@ def sacct(since: float) -> dict[str, Job]:
     return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
 
 
+def expected_starts() -> dict[str, float]:
+    """When Slurm expects to start this user's pending jobs, unix seconds by id; those that it cannot tell left out."""
+    output = ask(["squeue", "--me", "--noheader", "--array", "--start", "--format=%i|%S"]) or ""
+    pairs = (line.partition("|") for line in output.splitlines())
+    return {job: start for job, _, text in pairs if (start := _seconds(text.strip())) is not None}
+
+
 def end_time(job: str) -> float | None:
     """When the time limit ends a running Slurm job, in unix seconds; None without a limit, or if Slurm is silent."""
     return _seconds((ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+
+
+def usage(since: float) -> list[list[str]]:
+    """sacct's rows of this user's jobs and their steps since a time (unix seconds), by one call, as USAGE_FIELDS."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
+    output = ask(["sacct", "--noheader", "--parsable2", "--units=K", f"--starttime={start}",
+                  f"--format={','.join(USAGE_FIELDS)}"])
+    rows = (line.split("|") for line in (output or "").splitlines())
+    return [row for row in rows if len(row) == len(USAGE_FIELDS)]
 
 
 def scancel(jobs: Iterable[str]) -> None:
