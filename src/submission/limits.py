@@ -106,8 +106,11 @@ def _of_accounts(asked: Mapping[str, str], mine: Iterable[tuple[str, ...]]) -> l
     found, quality = [], asked.get("qos", "")
     rows = _table(["associations", "where", f"user={user.strip()}"],
                   "account", "partition", "defaultqos", "maxsubmitjobs", "grpsubmitjobs")
+    chosen = asked.get("account")
+    if not chosen and len({row[0] for row in rows}) > 1:
+        chosen = next((row[0] for row in _table(["user", user.strip()], "defaultaccount")), None)
     for account, partition, default, *bounds in rows:
-        if asked.get("account", account) == account and partition in ("", asked.get("partition")):
+        if account == (chosen or account) and partition in ("", asked.get("partition")):
             quality = quality or default
             used = sum(row[0] == account for row in mine)
             found += [Limit(int(bound), f"your account's ({account})", used) for bound in bounds if bound.isdecimal()]

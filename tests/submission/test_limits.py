@@ -32,6 +32,8 @@ def test_the_account_that_leaves_least_room(cluster: dict[str, str]) -> None:
     found = limits.tightest({"account": "lab"}, 108)
     assert found == Limit(100, "your account's (lab)", 12)
     assert found.line(108).startswith("your account's (lab) limit: 100 queued, 12 in use; 88 of 108 can be queued now;")
+    cluster["sacctmgr show user me"] = "other\n"
+    assert limits.tightest({}, 20) == Limit(60, "your account's (other)", 50)
     assert limits.tightest({"account": "lab", "partition": "special"}, 5) == Limit(1, "your account's (lab)", 12)
     assert Limit(100, "x", 120).line(8).startswith("x limit: 100 queued, 120 in use; 0 of 8 ")
 
