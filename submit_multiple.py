@@ -209,7 +209,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
     if options.retry and not (options.script or options.sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
-    script = options.script or (spec.script if spec else None) or previous.get("script")
+    script = options.script or (spec.script if spec else None) or submit.earlier_script(previous, work.path)
     made = None
     if spec and spec.resources and not options.script:
         from src.submission import resources

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder, yaml_io
 from src.errors import BatchError, JobSpecError
-from src.submission import refusals, slurm
+from src.submission import slurm
 from src.submission import tasks as task_files
 from src.submission.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
 from src.submission.tasks import Tasks
@@ -151,6 +151,13 @@ def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], 
         command=[word for word in calls[0].command if not word.startswith("--dependency=")])})  # met when one starts
 
 
+def earlier_script(plan: Mapping[str, Any], batch: str) -> str | None:
+    """The submit script of an earlier plan; one that was made from resources moves with its batch."""
+    script = plan.get("script")
+    kept = os.path.join(batch, run_folder.SUBMISSIONS, os.path.basename(script or ""))
+    return kept if script and os.path.isfile(kept) else script
+
+
 def check_script(path: str) -> str:
     """The absolute path of a submit script. JobSpecError unless sbatch will take it for one."""
     text = yaml_io.read_user_file(path)
@@ -194,6 +201,8 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
         try:
             start = slurm.try_out(call.command, options.text if call.command[-2] == options.script else None)
         except slurm.Refusal as refusal:
+            from src.submission import refusals
+
             raise refusals.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
                                 ) from None
         if start:
@@ -235,6 +244,8 @@ def _submit(unit: int, call: Call, journal: Journal, room: Room, where: str, aga
         if refusal.kind == "limit" and room.wait:
             room.pause()
             return None
+        from src.submission import refusals
+
         raise refusals.explain(refusal, where, f"`{again}` goes on where it stopped") from None
     journal.accepted(unit, job)
     room.entered(call.tasks)
