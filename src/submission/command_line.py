@@ -64,6 +64,7 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
         (options.max_running and not options.array, "--max-running goes with --array"),
         (options.slots and not (options.workers or options.local), "--slots goes with --workers or --local"),
         (options.gpus and not options.local, "--gpus goes with --local: Slurm gives its own GPUs to each job"),
+        (options.max_queued and options.workers, "--workers N submits no more than N Slurm jobs: give it alone"),
         (options.local and (options.max_queued or options.wait), "--max-queued and --wait are for Slurm's queue, and "
          "--local runs without it"),
         (options.state and not options.retry, "--state goes with -r"),
