@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = add("wait", wait, "block until nothing is pending or running; exit code 0 if all is done, 1 otherwise")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="default: 10")
-    command = add("missing", print_missing, "the points of a job spec not done in any batch; exit code 1 if there are any")
+    command = add("missing", print_missing, "the points of a job spec not done in any batch; exit code 1 if any")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
     command.add_argument("--output-dir", metavar="F", help="where the batches are, instead of job_details.output_dir")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for submit_multiple.py")

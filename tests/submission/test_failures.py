@@ -13,8 +13,8 @@ from src.submission.states import State
 
 def run(name: str, state: str, why: str = "", node: str | None = None, folder: Path | None = None) -> Run:
     attempt = {"slurm_job": "7", "node": node, "host": "h"} if node else None
-    return Run(name, str(folder or name), RunFolder.read(folder) if folder else RunFolder(name, frozenset()), 1, attempt,
-               State(state, why))
+    found = RunFolder.read(folder) if folder else RunFolder(name, frozenset())
+    return Run(name, str(folder or name), found, 1, attempt, State(state, why))
 
 
 @pytest.mark.parametrize(("one", "other"), [
