@@ -1,4 +1,4 @@
-"""Looks after what was submitted: status, watch, logs, cancel, report, prefetch."""
+"""Looks after what was submitted: status, watch, wait, logs, cancel, missing, report, prefetch."""
 from __future__ import annotations
 
 import argparse
@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from src import config, run_folder
+from src import config, files, run_folder
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
-from src.submission import batch, process, states, status
+from src.submission import batch, failures, find, process, slurm, states, status
 from src.submission.journal import LOCAL
 from src.submission.observe import Observation, Run, observe
 from src.submission.plan import count
@@ -43,13 +43,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--all", action="store_true", help="every run, however many")
         if name == "status":
             command.add_argument("--json", action="store_true", help="plain values for scripts")
+            command.add_argument("--state", action="append", choices=sorted(states.ALL), metavar="STATE",
+                                 help="only runs in this state (repeatable)")
+            command.add_argument("--names", action="store_true", help="the names of the runs alone, one on each line")
+            command.add_argument("--efficiency", action="store_true", help="what ended Slurm jobs used of the memory, "
+                                 "time and CPUs that they had, by sacct, and what to ask for")
         else:
             command.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="default: 5")
+    command = add("wait", wait, "block until nothing is pending or running; exit code 0 if all is done, 1 otherwise")
+    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    command.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="default: 10")
+    command = add("missing", print_missing, "the points of a job spec not done in any batch; exit code 1 if any")
+    command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
+    command.add_argument("--output-dir", metavar="F", help="where the batches are, instead of job_details.output_dir")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for submit_multiple.py")
     command = add("logs", print_logs, "what a run has logged")
-    command.add_argument("folder", metavar="RUN", help="a run folder")
+    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
-    command = add("cancel", cancel, "end what is pending or running of a batch, or one run")
-    command.add_argument("folder", metavar="BATCH|RUN", help="a batch folder or a run folder")
+    command = add("cancel", cancel, "end what is pending or running of batches, or single runs")
+    command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {find.ALLOWED}")
+    command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
+                         help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -71,12 +85,58 @@ def look(batches: Sequence[str]) -> list[Observation]:
 def print_status(options: argparse.Namespace) -> None:
     """The table of batches; of the named ones (or the newest) a line per run too."""
     observations = look(options.batches)
+    only = options.state or states.ALL
     if options.json:
         import json
 
-        print(json.dumps([status.as_json(observation) for observation in observations]))
+        print(json.dumps([status.as_json(status.filtered(observation, only)) for observation in observations]))
+    elif options.names:
+        print("".join(f"{name}\n" for observation in observations
+                      for name in status.filtered(observation, only).runs), end="")
     else:
-        print(status.render(observations, None if options.all else 50, newest_only=not options.batches))
+        print(status.render(observations, None if options.all else 50, not options.batches, only))
+        if options.efficiency:
+            print_efficiency(observations)
+
+
+def print_efficiency(observations: list[Observation]) -> None:
+    """What the Slurm jobs of each batch used, by one sacct."""
+    from src.submission import efficiency
+
+    plans = [plan["time"] for observation in observations for plan in observation.history.plans]
+    rows = slurm.usage(min(plans, default=time.time()))
+    for observation in observations:
+        jobs = {job for ticket in observation.history.tickets.values() for job in ticket.slurm_jobs}
+        lines = efficiency.of_jobs(rows, jobs).lines() or ["sacct knows no Slurm job of it that has ended"]
+        print("\n".join(["", observation.path, *lines]))
+
+
+def wait(options: argparse.Namespace) -> int:
+    """0 once every run is done, early stopped or diverged; 1 if some are not and nothing that could end is left."""
+    batches = [find.batch_path(path, RESULTS) for path in options.batches]
+    going = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)  # but not stuck: that never ends
+    observations = observe(batches)
+    while any(observation.count(going) for observation in observations):
+        time.sleep(options.every)
+        observations = observe(batches)
+    for observation in observations:
+        found = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
+        print(f"{observation.path}: {found}")
+        for group in failures.group(observation.runs.values()):
+            print(f"  {group.line()}")
+    return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
+
+
+def print_missing(options: argparse.Namespace) -> int:
+    """The names of the points of a job spec that are done nowhere under its output_dir, one on each line."""
+    from src.submission import job_spec, missing
+    from src.submission.command_line import key_values
+
+    spec = job_spec.read_job_spec(options.path)
+    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
+    names = missing.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"))
+    print("".join(f"{name}\n" for name in names), end="")
+    return int(bool(names))
 
 
 def watch(options: argparse.Namespace) -> None:
@@ -85,9 +145,14 @@ def watch(options: argparse.Namespace) -> None:
         clear, limit = "", 50
         if sys.stdout.isatty():
             clear, tables = "\x1b[H\x1b[2J", len(options.batches) or 1
-            limit = max(3, (os.get_terminal_size().lines - len(observations) - 3) // tables - 4)
-        text = status.render(observations, None if options.all else limit, newest_only=not options.batches)
-        print(f"{clear}{time.strftime('%H:%M:%S')}\n{text}", flush=True)
+            told = sum(min(len(failures.group(item.runs.values())), status.GROUPS + 1) for item in observations)
+            limit = max(3, (os.get_terminal_size().lines - len(observations) - told - 3) // tables - 4)
+        starts = slurm.expected_starts() if any(
+            run.slurm_jobs and run.state.name == states.PENDING
+            for observation in observations for run in observation.runs.values()) else {}
+        text = status.render(observations, None if options.all else limit, not options.batches, starts=starts)
+        line = status.progress_line(observations, time.time())
+        print(f"{clear}{time.strftime('%H:%M:%S')}  {line}\n{text}", flush=True)
 
     try:
         status.watch(lambda: look(options.batches), show, options.every)
@@ -95,19 +160,16 @@ def watch(options: argparse.Namespace) -> None:
         print()
 
 
-def find_run(path: str) -> Run:
-    """The run in a run folder that the user named. BatchError if it is none."""
-    path = os.path.normpath(path)
-    if not run_folder.is_run_folder(path):
-        raise BatchError("there is no run here", where=path, hint="name a run folder, as results/BATCH/000_…; "
-                         "`python experiments.py status` lists them")
+def find_run(word: str) -> Run:
+    """The run that the user named. BatchError if it is none, or may be one of several."""
+    path = find.run_path(word, RESULTS)
     observation, = observe([os.path.dirname(path) or "."])
     return observation.runs[os.path.basename(os.path.abspath(path))]
 
 
 def print_logs(options: argparse.Namespace) -> None:
     """training.log and what its attempts printed, the file that was written last at the end."""
-    run = find_run(options.folder)
+    run = find_run(options.run_word)
     logs = sorted(log_files(run.path), key=os.path.getmtime)
     if not logs and not options.follow:
         raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
@@ -152,31 +214,42 @@ def follow(folder: str, shown: dict[str, int]) -> None:
 
 def cancel(options: argparse.Namespace) -> None:
     """End Slurm jobs by scancel, local runs and their workers by TERM."""
-    if run_folder.is_run_folder(options.folder):
-        runs, whole = [find_run(options.folder)], None
-    else:
-        whole, = observe([batch.check(options.folder)])
-        runs = list(whole.runs.values())
-    runs = [run for run in runs if run.state.name in states.ALIVE]
+    batches = [os.path.normpath(word) for word in options.targets if run_folder.is_batch_folder(word)]
+    singles = {find.run_path(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
+    observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(singles))]))
+    wholes = [] if options.state else [observation for observation in observations if observation.path in batches]
+    alive = [(observation, run) for observation in observations for run in observation.runs.values()
+             if run.state.name in states.ALIVE]
+    runs = [run for observation, run in alive if run.state.name in (options.state or states.ALIVE) and (
+        observation in wholes or can_end_alone(run) and (
+            observation.path in batches or os.path.normpath(run.path) in singles))]
     if not runs:
         print("nothing is pending or running")
         return
+    jobs = {job for run in runs for job in run.slurm_jobs}
+    others = [run for _, run in alive if run not in runs and jobs & set(run.slurm_jobs)]
+    if others:
+        whole = to_type("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
+        raise BatchError(f"its Slurm job is a worker that has {count(len(others), 'other run')} too",
+                         where=runs[0].path, hint=f"`{whole}` cancels all of them")
     if not options.yes and ask(f"Cancel {count(len(runs), 'run')}? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was cancelled", hint="the answer was not y")
-    jobs = sorted({run.state.slurm_job for run in runs if run.state.slurm_job})
     if jobs:
-        from src.submission import slurm
-
-        slurm.scancel(jobs)
-    if whole is not None:
-        stop_local(whole)
+        slurm.scancel(sorted(jobs))
+    for observation in wholes:
+        stop_local(observation)
     for run in runs:
         who = (run.attempt or {}).get("who", {})
-        if not run.state.slurm_job and process.is_alive(who):
+        if not run.slurm_jobs and process.is_alive(who):
             os.kill(who["pid"], signal.SIGTERM)
     print(f"cancelled {count(len(runs), 'run')}")
-    if whole is not None:
-        print(f"  {to_type('python', 'submit_multiple.py', '-r', whole.path)}  submits them again")
+    for path in batches:
+        print(f"  {to_type('python', 'submit_multiple.py', '-r', path)}  submits them again")
+
+
+def can_end_alone(run: Run) -> bool:
+    """Whether there is a Slurm job or a process to end; a run that waits for a local worker has none yet."""
+    return bool(run.slurm_jobs) or process.is_alive((run.attempt or {}).get("who", {})) is True
 
 
 def stop_local(observation: Observation) -> None:

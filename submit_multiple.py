@@ -5,12 +5,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
-from src.submission import batch, foreign, grid, job_spec, journal, naming, show, states, submit, tasks
+from src.submission import batch, failures, foreign, grid, job_spec, journal, naming, show, states, submit, tasks
 from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
@@ -23,7 +23,7 @@ PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 @dataclass
 class Work:
-    """A batch and what is to be done with it. new: it is not on disk yet; spec_texts: what its spec.yaml files hold."""
+    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why."""
 
     path: str
     names: list[str]
@@ -35,6 +35,7 @@ class Work:
     lines: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
     identity: dict[str, Any] = field(default_factory=dict)
+    avoid: dict[str, str] = field(default_factory=dict)
 
 
 @exits_on_user_error
@@ -45,18 +46,19 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options) if spec is None else plan_grid(spec, options)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
-    submission = slurm_submission(work, slurm_options, token) if slurm_options and work.plan.tickets else None
+    submission = (slurm_submission(work, slurm_options, token, options.max_queued)
+                  if slurm_options and work.plan.tickets else None)
     commands = submission.commands() if submission else local_commands(work)
     if options.json:
         return print_json(work, commands)
     show_plan(work, mode, slurm_options, options)
     if options.dry_run:
         return print_dry_run(submission.calls if submission else [], commands, mode)
-    if not work.plan.tickets and not work.new:
+    if not work.plan.tickets:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
-        ask_slurm_first(submission.calls, slurm_options)
+        ask_slurm_first(work, submission.calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
@@ -81,7 +83,24 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:
         f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
     work = Work("", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
                 identity={"overrides": overrides, "command": options.command})
-    return place(work, spec, options)
+    work = place(work, spec, options)
+    return leave_out_done(work) if options.skip_done else work
+
+
+def leave_out_done(work: Work) -> Work:
+    """The same without the points that another batch beside this one has done."""
+    from src.submission import missing
+
+    done = missing.done_points(os.path.dirname(work.path) or ".", but=(work.path, work.overwrites or work.path))
+    points = dict(zip(work.names, work.specs, strict=True))
+    elsewhere = [name for name in work.plan.tickets if missing.canonical_hash(points[name]) in done]
+    for name in elsewhere:
+        del points[name]
+        del work.plan.tickets[name]
+    work.names, work.specs = list(points), list(points.values())
+    if elsewhere:
+        work.plan.kept["done elsewhere"] = elsewhere
+    return work
 
 
 def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -168,13 +187,20 @@ def plan_retry(options: argparse.Namespace) -> Work:
     path = batch.check(options.path)
     observation, = observe([path])
     runs = dict(list(observation.runs.items())[:options.max_runs])
-    plan = plan_next(runs, options.state or states.RETRIED)
+    wanted = set(options.state or states.RETRIED)
     lines = [f"retries    {path}"]
+    hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
+    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.asks_for_memory(options.sbatch)):
+        wanted.discard(states.OUT_OF_MEMORY)
+        more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
+        lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
+    plan = plan_next(runs, wanted)
     if deleted := plan.kept.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
                      "deleted ones again")
+    lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
     return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
-                history=observation.history, lines=lines)
+                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()))
 
 
 def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
@@ -187,7 +213,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
     if options.retry and not (options.script or options.sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
-    script = options.script or (spec.script if spec else None) or previous.get("script")
+    script = options.script or (spec.script if spec else None) or submit.earlier_script(previous, work.path)
     made = None
     if spec and spec.resources and not options.script:
         from src.submission import resources
@@ -195,12 +221,13 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
         made = resources.script(spec.resources, spec.name)
     if script:
-        return (WRITE_ONLY if options.no_submit else SLURM), slurm_options(options, spec, script, previous, made)
+        asked = slurm_options(options, spec, script, previous, made)
+        return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=added_options(options, work, asked))
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
-                       "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without Slurm: --local "
-                       "(`--local --workers 4` for four runs at a time)")
+                       "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without "
+                       "Slurm: --local (`--local --workers 4` for four runs at a time)")
 
 
 def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str,
@@ -215,15 +242,31 @@ def slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str
         {**(previous.get("command_line") or {}), **key_values(options.sbatch, "--sbatch")}, shape, made)
 
 
-def slurm_submission(work: Work, options: SlurmOptions, token: str) -> Submission:
-    """The calls of sbatch for the runs that are to be submitted: one per run, arrays, or workers."""
+def added_options(options: argparse.Namespace, work: Work, asked: SlurmOptions) -> dict[str, str]:
+    """What this submission alone asks for: the nodes that it avoids, and the batch that it waits for."""
+    found: dict[str, str] = {}
+    if work.avoid and asked.command_line.get("exclude", "") is not None:
+        found["exclude"] = ",".join(work.avoid)
+        work.lines += [f"excludes   {node}: {why}" for node, why in work.avoid.items()]
+    if options.after:
+        from src.submission import after
+
+        observation, = observe([batch.check(options.after)])
+        found |= (waits := after.dependency(observation))
+        work.lines.append(f"after      {observation.path}{'' if waits else ' (all of it has ended)'}")
+    return found
+
+
+def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int | None) -> Submission:
+    """The calls of sbatch for the runs that are to be submitted: one per run, arrays of what may be queued, workers."""
     from src.submission import slurm
 
     specs = dict(zip(work.names, work.specs, strict=True))
     place = submit.Place(os.path.abspath(work.path), token, PROJECT)
     shape = options.shape
     if shape["array"]:
-        return submit.arrays(work.plan.tickets, specs, options, place, slurm.max_array_size(), shape["max_running"])
+        size = min(slurm.max_array_size(), queued or sys.maxsize)
+        return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
         return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"])
     return submit.one_each(work.plan.tickets, specs, options, place)
@@ -281,13 +324,24 @@ def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], 
     return 0
 
 
-def ask_slurm_first(calls: Sequence[submit.Call], options: SlurmOptions) -> None:
-    """What sbatch would refuse is refused before anything is written. SlurmError in its words. Else, when it starts."""
-    from src.submission import slurm
+def ask_slurm_first(work: Work, calls: Sequence[submit.Call], options: SlurmOptions) -> None:
+    """What sbatch would refuse is refused before anything is written, in its words; else when it starts, limits, hours.
+    """
+    from src.submission import costs, limits, slurm
 
     slurm.require()
     for start in submit.try_all(calls, options):
         print(f"starts     {start}, says Slurm")
+    asked = [(sum(call.tasks for call in alike), submit.requested(alike[0], options)) for alike in submit.kinds(calls)]
+    total = sum(number for number, _ in asked)
+    if limit := limits.tightest(asked[0][1], total):
+        print(f"limit      {limit.line(total)}")
+    cpus, gpus = costs.cpus_and_gpus(asked[0][1])
+    slots = options.shape["slots"] if options.shape["workers"] else 1
+    todo = [spec for name, spec in zip(work.names, work.specs, strict=True) if name in work.plan.tickets]
+    for line in (costs.at_most(asked), costs.probably(todo, os.path.dirname(work.path), cpus / slots, gpus / slots)):
+        if line:
+            print(f"costs      {line}")
 
 
 def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
@@ -349,7 +403,7 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         if mode == LOCAL:
             return run_here(work, book.token, options)
         if mode == SLURM and submission:
-            return run_on_slurm(work, book, submission)
+            return run_on_slurm(work, book, submission, options)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
         way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
         print(next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
@@ -358,12 +412,17 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         book.ended()
 
 
-def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
-    """The calls of sbatch, and what to type next."""
+def run_on_slurm(work: Work, book: Journal, submission: Submission, options: argparse.Namespace) -> int:
+    """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
+    from src.submission import limits
+    from src.submission.breaker import Breaker
+
     jobs: list[str] = []
+    room = limits.Room(work.path, options.max_queued, options.wait)
+    breaker = Breaker(work.path, options.max_failures)
     try:
         with show.Progress(len(submission.calls), "submitted") as progress:
-            for job in submit.submit_all(submission.calls, book, retry_command(work.path)):
+            for job in submit.submit_all(submission, book, retry_command(work.path), room, breaker):
                 jobs.append(job)
                 progress.step()
     except KeyboardInterrupt:
@@ -372,6 +431,10 @@ def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
         print(next_steps((retry_command(work.path), "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
+    except limits.Full:
+        print(f"{len(jobs)} of {count(len(submission.calls), 'Slurm job')} submitted: {options.max_queued} of this "
+              "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
+        return 3
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
@@ -383,6 +446,7 @@ def run_on_slurm(work: Work, book: Journal, submission: Submission) -> int:
 def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
     from src.submission import local
+    from src.submission.breaker import Breaker
 
     pinned: list[str] = []
     if options.gpus:
@@ -391,12 +455,16 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         pinned, busy = gpus.choose(options.gpus)
         print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
 
+    def on_end(name: str, code: int) -> None:
+        progress.step(failed=code != 0)
+        breaker.ended(name)
+
+    breaker = Breaker(work.path, options.max_failures)
     log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
 
     with show.Progress(len(work.plan.tickets), "runs") as progress:
         finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
-                             os.path.join(PROJECT, "train.py"), lambda _, code: progress.step(failed=code != 0),
-                             options.slots or 1, pinned)
+                             os.path.join(PROJECT, "train.py"), on_end, options.slots or 1, pinned)
     again = retry_command(work.path, "--local")
     if not finished:
         print("stopped; what was finished is kept")

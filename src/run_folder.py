@@ -71,8 +71,11 @@ class RunFolder:
         """Raises FileNotFoundError if there is no such folder."""
         path = os.fspath(path)
         names = os.listdir(path)
-        claims = sorted(int(match[1]) for name in names if (match := _CLAIM.match(name)))
-        attempts = sorted((int(match[1]), int(match[2])) for name in names if (match := _ATTEMPT.match(name)))
+        if names == [SPEC]:  # not begun, as most are while a batch waits
+            return cls(path, frozenset(names))
+        claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
+        attempts = sorted([(int(match[1]), int(match[2])) for name in names
+                           if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])
         ended = (files.read_text(os.path.join(path, DONE)) or "").strip() or COMPLETED if DONE in names else None
         return cls(path, frozenset(names), tuple(claims), tuple(attempts), ended)
 

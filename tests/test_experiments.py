@@ -94,7 +94,10 @@ def test_watch_shows_every_run_if_asked(done: Project, capsys: pytest.CaptureFix
     experiments.main(["watch"])
     assert "… and 1 more; --all shows every run" in capsys.readouterr().out
     experiments.main(["watch", "--all"])
-    assert capsys.readouterr().out.count("_tiny+") == 4
+    out = capsys.readouterr().out
+    assert out.count("_tiny+") == 5  # and the log of the failures
+    assert "2 failed: RuntimeError: unlucky" in out
+    assert "] 2/4 runs  2 failed" in out
 
 
 def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
@@ -110,7 +113,7 @@ def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
 
 @pytest.mark.parametrize(("words", "expected"), [
     (["status"], "submit one"), (["status", "nowhere"], "no such folder"),
-    (["logs", "nowhere"], "there is no run here"), (["cancel", "nowhere"], "no such folder"),
+    (["logs", "nowhere"], "there is no run here"), (["cancel", "nowhere"], "Slurm job id"),
     (["report", "nowhere"], "no such folder"), (["prefetch", "nowhere.yaml"], "cannot be read")])
 def test_mistakes_are_told(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                            capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,5 +53,6 @@ def test_resources_make_a_script_that_a_retry_uses_too(project: Project, slurm: 
 def test_a_batch_that_was_only_written_is_submitted_by_its_own_script(project: Project) -> None:
     project.spec.write_text(JOB_SPEC.format(path=Path(sys.executable).parent))
     assert project.submit(project.spec, "-y", "--no-submit") == 0
+    project.batch.rename(project.results / "moved")
     assert project.submit("-r", project.batch, "-y", "--max-runs", "1") == 0
     wait_for(lambda: counts(project) == {"done": 1, "new": 1})

@@ -372,6 +372,8 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
     (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "give one of them"),
     (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "give one of them"),
     (["x.yaml", "--slots", "2", "-s", "s.sh"], "--workers"), (["x.yaml", "--gpus", "free", "-s", "s.sh"], "--local"),
+    (["x.yaml", "--max-queued", "2", "--local"], "Slurm's queue"), (["x.yaml", "--wait", "--local"], "Slurm's queue"),
+    (["x.yaml", "--max-queued", "2", "--workers", "3", "-s", "s.sh"], "give it alone"),
     (["x.yaml", "--max-running", "2", "-s", "s.sh"], "--array"), (["x.yaml", "--state", "failed", "--local"], "-r"),
     (["x.yaml", "--local", "--sbatch", "mem=1G"], "give one of them"),
     (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),

@@ -132,8 +132,8 @@ class Attempt:
     def __init__(self, folder: str, ticket: int, number: int) -> None:
         self.folder, self.ticket, self.number = folder, ticket, number
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
-                        "host": os.uname().nodename, "slurm_job": process.slurm_job(), "end": None, "how": None,
-                        "error": None}
+                        "host": os.uname().nodename, "node": os.environ.get("SLURMD_NODENAME"),
+                        "slurm_job": process.slurm_job(), "end": None, "how": None, "error": None}
 
     @classmethod
     def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:

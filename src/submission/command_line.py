@@ -30,8 +30,16 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--gpus", metavar="1,3|free", help="with --local: pin the runs to these GPUs, or to those that nobody uses")
     add("--array", action="store_true", help="Slurm job arrays instead of a Slurm job for each run")
     add("--max-running", type=_positive, metavar="K", help="with --array: at most K runs of each array at a time")
+    add("--max-queued", type=_positive, metavar="K", help="at most K Slurm jobs of the batch pending or running; stops "
+        "there with exit code 3, and the same command goes on")
+    add("--wait", action="store_true", help="with limits of queued jobs: wait for room, and go on")
+    add("--max-failures", type=_count, default=5, metavar="K", help="stop if the first K runs that end all fail alike "
+        "(default: 5; 0: never)")
     add("--state", action="append", choices=sorted(states.RETRIED), metavar="STATE",
         help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(states.RETRIED))}")
+    add("--after", metavar="BATCH", help="start when every run of that batch has ended well, as Slurm sees it")
+    add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
+        "done")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
@@ -56,12 +64,23 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
         (options.max_running and not options.array, "--max-running goes with --array"),
         (options.slots and not (options.workers or options.local), "--slots goes with --workers or --local"),
         (options.gpus and not options.local, "--gpus goes with --local: Slurm gives its own GPUs to each job"),
+        (options.max_queued and options.workers, "--workers N submits no more than N Slurm jobs: give it alone"),
+        (options.local and (options.max_queued or options.wait), "--max-queued and --wait are for Slurm's queue, and "
+         "--local runs without it"),
         (options.state and not options.retry, "--state goes with -r"),
+        (options.skip_done and options.retry, "--skip-done goes with a job spec: -r keeps to the runs of its batch"),
+        (options.after and options.no_submit, "--no-submit submits nothing that could wait: give --after with -r"),
+        (options.after and options.local, "--after has Slurm wait, and --local runs without it: `experiments.py wait` "
+         "does"),
         (options.local and options.sbatch, "--local runs without Slurm, --sbatch is for it: give one of them"),
         (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, not a job spec: "
          "-r goes on with it"),
         (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes it: give one of "
          "them")]
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _positive(text: str) -> int:

@@ -27,9 +27,9 @@ class JobSpec:
     """A job spec, checked but for its parameters.
 
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
-    for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of
-    arguments; sbatch: options by name; resources: instead of a script; extra: a group's own keys of job_details; text, source: the file and its name;
-    warnings: sentences for the user.
+    for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
+    sbatch: options by name; resources: instead of a script; extra: a group's own keys of job_details; text, source: the
+    file and its name; warnings: sentences for the user.
     """
 
     name: str

@@ -1,9 +1,11 @@
 """The state of every run of some batches, from one squeue, at most one sacct, and one listing of each folder."""
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ class Run:
     ticket: int
     attempt: dict[str, Any] | None
     state: State
+    slurm_jobs: tuple[str, ...] = ()  # in the queue, and may run it: of workers, several
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,23 @@ class _Evidence:
 
 def observe(batches: Iterable[str]) -> list[Observation]:
     """Look at all runs of the batches. Slurm is asked only if some run that has not ended was given to it."""
+    with _without_collector():
+        return _observe(batches)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    # hundreds of thousands of small objects, all of which stay: the collector would go through them in vain
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _observe(batches: Iterable[str]) -> list[Observation]:
     found = [(path, journal.read_history(path)) for path in batches]
     evidence = [[_look(path, name, history) for name in _names(path, history)] for path, history in found]
     open_runs = [item for items in evidence for item in items if _concerns_slurm(item)]
@@ -87,7 +107,7 @@ def _names(path: str, history: History) -> list[str]:
 
 
 def _look(batch: str, name: str, history: History) -> _Evidence:
-    path = os.path.join(batch, name)
+    path = f"{batch}/{name}"
     ticket = history.tickets.get(name)
     try:
         folder = RunFolder.read(path)
@@ -137,9 +157,12 @@ class _AliveCache:
 
 
 def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
-    claim_alive = alive(item.claim) if item.claim else None
+    local = bool(item.claim) and not item.claim.get("slurm_job")
+    claim_alive = alive(item.claim) if local else None  # of others, Slurm knows
     submitter_alive = alive(item.ticket.who) if item.ticket else None
     state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
                             item.attempt, now)
     highest = max((item.ticket.number if item.ticket else 0, *(item.folder.claims if item.folder else ())))
-    return Run(item.name, item.path, item.folder, highest, item.attempt, state)
+    queued = states.jobs_of(item.ticket, item.claim, queue) if state.slurm_job and state.name in states.ALIVE else ()
+    return Run(item.name, item.path, item.folder, highest, item.attempt, state,
+               tuple(job for job in queued if job in queue.jobs))

@@ -87,6 +87,12 @@ def ask(question: str) -> str:
                          hint="-y goes on without a question") from None
 
 
+def bar(done: int, total: int, width: int) -> str:
+    """`[####    ]`: `width` characters between its brackets."""
+    filled = width * done // max(total, 1)
+    return f"[{'#' * filled}{' ' * (width - filled)}]"
+
+
 class Progress:
     """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
 
@@ -126,8 +132,7 @@ class Progress:
                 f"  {clock(passed)}"
                 f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
         width = max(0, min(30, columns - len(text) - 3))
-        filled = width * min(self.done, self.total) // max(self.total, 1)
-        return f"[{'#' * filled}{' ' * (width - filled)}]{text}"[:max(columns - 1, 1)]
+        return (bar(self.done, self.total, width) + text)[:max(columns - 1, 1)]
 
 
 def _columns(stream: TextIO) -> int:

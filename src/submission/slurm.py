@@ -14,10 +14,10 @@ from typing import Any
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
 
-_OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap")
+_OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
 # What Slurm says when it may be asked again later: it did not take the job.
 _AWAY = ("Unable to contact slurm controller", "Connection refused", "Zero Bytes were transmitted")
-_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
+QUEUE_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
 _LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubmitJob", "MaxJobsPerAccount")
 _AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure")
 _PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
@@ -59,7 +59,8 @@ class Queue:
 
     def by_comment(self, comments: Iterable[tuple[str, str]]) -> list[str]:
         """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
-        return [job for key in dict.fromkeys(comments) for job in self._ids.get(key, ())]
+        ids = self._ids
+        return [job for key in dict.fromkeys(comments) if key in ids for job in ids[key]]
 
     def with_comment(self, comment: str) -> str | None:
         """The id of the newest job, or array, that carries the comment."""
@@ -69,7 +70,7 @@ class Queue:
 
 def max_array_size() -> int:
     """The cluster's MaxArraySize: an array's highest task is one less. 1001, Slurm's default, if it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 
 
@@ -148,7 +149,7 @@ def try_out(command: list[str], script: str | None = None) -> str | None:
 
 
 def _sort(words: str) -> str:
-    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + _FULL)):
+    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("away", _AWAY + QUEUE_FULL)):
         if any(text.lower() in words.lower() for text in texts):
             return kind
     return "permanent"
@@ -180,12 +181,13 @@ def submit_patiently(command: list[str], ticket: int | None, comment: str, pause
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw")
 _UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 
 def squeue() -> Queue:
     """All of this user's Slurm jobs, by one call. `answered` is False if squeue is missing or did not answer."""
-    output = _ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
+    output = ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
     if output is None:
         return Queue()
     rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
@@ -196,15 +198,31 @@ def sacct(since: float) -> dict[str, Job]:
     """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
     # sacct refuses a start in the future, which a clock that jumped would ask for
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
-    output = _ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
+    output = ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
                    "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
     return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
 
 
+def expected_starts() -> dict[str, float]:
+    """When Slurm expects to start this user's pending jobs, unix seconds by id; those that it cannot tell left out."""
+    output = ask(["squeue", "--me", "--noheader", "--array", "--start", "--format=%i|%S"]) or ""
+    pairs = (line.partition("|") for line in output.splitlines())
+    return {job: start for job, _, text in pairs if (start := _seconds(text.strip())) is not None}
+
+
 def end_time(job: str) -> float | None:
     """When the time limit ends a running Slurm job, in unix seconds; None without a limit, or if Slurm is silent."""
-    return _seconds((_ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+    return _seconds((ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+
+
+def usage(since: float) -> list[list[str]]:
+    """sacct's rows of this user's jobs and their steps since a time (unix seconds), by one call, as USAGE_FIELDS."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
+    output = ask(["sacct", "--noheader", "--parsable2", "--units=K", f"--starttime={start}",
+                  f"--format={','.join(USAGE_FIELDS)}"])
+    rows = (line.split("|") for line in (output or "").splitlines())
+    return [row for row in rows if len(row) == len(USAGE_FIELDS)]
 
 
 def scancel(jobs: Iterable[str]) -> None:
@@ -214,7 +232,8 @@ def scancel(jobs: Iterable[str]) -> None:
         raise SlurmError(f"scancel: {' '.join(answer.stderr.split())}")
 
 
-def _ask(command: list[str]) -> str | None:
+def ask(command: list[str]) -> str | None:
+    """What a command prints; None if it is missing, fails, or takes more than a minute."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
                                 env={**os.environ, **_UNIX_TIME}, stdin=subprocess.DEVNULL, check=False)
@@ -225,35 +244,6 @@ def _ask(command: list[str]) -> str | None:
 
 def _seconds(text: str) -> float | None:
     return float(text) if text.isdecimal() else None
-
-
-_ADVICE = (  # what sbatch says, what to do about it, and the Slurm command that shows what there is
-    ("invalid partition", "choose a partition that exists", ["sinfo", "--noheader", "--format=%R"]),
-    ("invalid feature", "choose a feature that a node has", ["sinfo", "--noheader", "--format=%f"]),
-    ("Invalid generic resource", "choose GPUs that a node has", ["sinfo", "--noheader", "--format=%G"]),
-    ("node configuration is not available", "ask for what a node has (partition, CPUs, MB of memory, GPUs)",
-     ["sinfo", "--noheader", "--format=%R:%c CPUs,%mM,%G"]),
-    ("account", "see your accounts with `sacctmgr show associations user=$USER`", None),
-    ("qos", "see what you may use with `sacctmgr show associations user=$USER format=account,qos`", None),
-    ("DOS line breaks", "convert the script with `sed -i 's/\\r$//' SCRIPT`", None),
-    ("This does not look like a batch script", "begin the script with the line `#!/bin/bash`", None),
-    ("time limit", "ask for less time, or a partition that allows it", ["sinfo", "--noheader", "--format=%R:%l"]),
-)
-
-
-def explain(refusal: Refusal, where: str, hint: str) -> SlurmError:
-    """The user's error for a refusal: sbatch's exact words, what there is instead, and the next command."""
-    if refusal.kind == "limit":
-        return SlurmError(f"sbatch: {refusal.words}", where=where, hint="your limit of queued Slurm jobs is reached "
-                          f"(`sacctmgr show associations user=$USER` shows it); when some have ended, {hint}")
-    if refusal.kind in ("away", "ambiguous"):
-        return SlurmError(f"sbatch: {refusal.words}", where=where,
-                          hint=f"Slurm's controller does not answer; later, {hint}")
-    for text, advice, command in _ADVICE:
-        if text.lower() in refusal.words.lower():
-            there = ", ".join(sorted(set(((command and _ask(command)) or "").split("\n")) - {""})) or None
-            return SlurmError(f"sbatch: {refusal.words}", where=where, allowed=there, hint=f"{advice}; then {hint}")
-    return SlurmError(f"sbatch: {refusal.words}", where=where, hint=f"mend the script or the options; then {hint}")
 
 
 def script_directives(text: str) -> Iterator[str]:

@@ -60,7 +60,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     if ticket and attempt and attempt.get("ticket") != ticket.number:
         attempt = None  # of an earlier ticket: it says nothing of this one
     why = str((attempt or {}).get("error") or "")
-    jobs = _jobs_of(ticket, claim, queue)
+    jobs = jobs_of(ticket, claim, queue)
     for job in jobs:
         row = queue.jobs.get(job)
         if row and not _is_anothers(row, ticket) and (state := _queued(row)):
@@ -98,11 +98,14 @@ def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[
     return State(LOST, why or "squeue does not know it", job)
 
 
-def _jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
+def jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
     """The Slurm jobs that may run it: the one that claimed, or all that were submitted for the ticket."""
     if claim.get("slurm_job"):
         return [claim["slurm_job"]]
-    return [] if ticket is None else list(dict.fromkeys([*ticket.slurm_jobs, *queue.by_comment(ticket.comments)]))
+    if ticket is None:
+        return []
+    found = queue.by_comment(ticket.comments)
+    return ticket.slurm_jobs if found in ([], ticket.slurm_jobs) else list(dict.fromkeys([*ticket.slurm_jobs, *found]))
 
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:

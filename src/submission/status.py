@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src import files, metrics, run_folder
-from src.submission import states
+from src.submission import failures, find, show, states
 from src.submission.observe import Observation, Run
 from src.submission.show import clock, table
+
+GROUPS = 5  # of failures that are told below the runs
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Row:
     slurm_job: str | None
 
 
-def rows(observation: Observation, now: float | None = None) -> list[Row]:
-    """A row for each run of a batch, in order."""
-    return [_row(run, time.time() if now is None else now) for run in observation.runs.values()]
+def rows(runs: Iterable[Run], now: float | None = None) -> list[Row]:
+    """A row for each run, in order."""
+    return [_row(run, time.time() if now is None else now) for run in runs]
 
 
 def _row(run: Run, now: float) -> Row:
@@ -58,8 +61,10 @@ def _best(header: list[str], lines: list[list[str]]) -> tuple[str | None, float 
     found: tuple[str | None, float | None] = (None, None)
     for column in metrics.judging_columns(header):
         position = header.index(column)
-        for cells in lines:
-            value = float(cells[position] or "nan")
+        values = [float(cells[position] or "nan") for cells in lines]
+        numbers = [value for value in values if value == value] or values[:1]
+        if numbers:
+            value = min(numbers) if metrics.descends(column) else max(numbers)
             if found[1] is None or metrics.better(column, value, found[1]):
                 found = (column, value)
     return found
@@ -75,14 +80,14 @@ def _planned_epochs(run: Run) -> int | None:
 
 def counts(observation: Observation) -> dict[str, int]:
     """How many runs are in each state, in the order of states.ALL; states without a run are left out."""
-    found = {name: observation.count((name,)) for name in states.ALL}
-    return {name: number for name, number in found.items() if number}
+    found = Counter(run.state.name for run in observation.runs.values())
+    return {name: found[name] for name in states.ALL if found[name]}
 
 
 def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
     return {"batch": observation.path, "counts": counts(observation),
-            "runs": [asdict(row) for row in rows(observation)]}
+            "runs": [asdict(row) for row in rows(observation.runs.values())]}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -94,46 +99,97 @@ def summary_table(observations: Iterable[Observation]) -> list[str]:
     return table([["batch", "runs", *columns], *body])
 
 
-def run_table(observation: Observation, limit: int | None = 50) -> list[str]:
+def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None) -> list[str]:
     """A line per run. Beyond `limit` runs, those that ended well give way to the best of them."""
-    all_rows = rows(observation)
-    shown = all_rows if limit is None or len(all_rows) <= limit else _most_telling(all_rows, limit)
-    header = ["run", "state", "epochs", "left", "best", ""]
-    lines = table([header, *map(_cells, shown)])
-    if len(shown) < len(all_rows):
-        lines.append(f"… and {len(all_rows) - len(shown)} more; --all shows every run")
-    if not observation.queue_answered and any(row.state == states.UNKNOWN for row in all_rows):
+    runs = list(observation.runs.values())
+    shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit)
+    cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in rows(shown)]
+    lines = table([["run", "state", "epochs", "left", "best", ""], *cells])
+    if len(shown) < len(runs):
+        lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
+    if not observation.queue_answered and observation.count((states.UNKNOWN,)):
         lines.append("squeue did not answer: runs that Slurm has are shown as unknown")
     return lines
 
 
-def _most_telling(all_rows: list[Row], limit: int) -> list[Row]:
-    """Failures first, then what runs, then the best; in the order of the grid."""
-    def weight(row: Row) -> tuple[int, float]:
-        if row.state in states.ENDED_WELL:
-            value = row.best if row.best is not None and row.best == row.best else float("-inf")
-            return (2, value if metrics.descends(row.metric or "") else -value)
-        return (1 if row.state in (states.NEW, states.PENDING) else 0, 0.0)
+def _most_telling(runs: list[Run], limit: int) -> list[Run]:
+    """Failures first, then what runs, then the best; in the order of the grid. What is not shown is hardly read."""
+    order: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for index, run in enumerate(runs):
+        name = run.state.name
+        order[2 if name in states.ENDED_WELL else name in (states.NEW, states.PENDING)].append(index)
+    chosen = [*order[0], *order[1]][:limit]
+    if len(chosen) < limit:
+        def value(index: int) -> float:
+            metric, best = _best(*_stats(runs[index].path))
+            if best is None or best != best:
+                return float("inf")
+            return best if metrics.descends(metric or "") else -best
 
-    chosen = set(sorted(range(len(all_rows)), key=lambda index: weight(all_rows[index]))[:limit])
-    return [row for index, row in enumerate(all_rows) if index in chosen]
+        chosen += sorted(order[2], key=value)[:limit - len(chosen)]
+    return [runs[index] for index in sorted(chosen)]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, start: float | None = None) -> list[str]:
     epochs = f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
     best = "" if row.best is None else f"{row.best:.4g} {row.metric}"
-    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else clock(row.left), best,
-            row.why[:100]]
+    why = row.why[:100]
+    if start is not None and row.state == states.PENDING:
+        why += f"{', ' if why else ''}starts {time.strftime('%a %H:%M', time.localtime(start))}"
+    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else clock(row.left), best, why]
 
 
-def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False) -> str:
-    """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone."""
+def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
+           only: Collection[str] = states.ALL, starts: Mapping[str, float] | None = None) -> str:
+    """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone.
+
+    only: the states whose runs are shown; starts: when Slurm expects to start its jobs, unix seconds by id. Failures
+    are told by groups below the runs.
+    """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
-        observations = [max(observations, key=lambda observation: os.path.basename(observation.path))]
+        latest = find.newest(observation.path for observation in observations)
+        observations = [observation for observation in observations if observation.path == latest]
     for observation in observations:
-        parts.append(f"{observation.path}\n" + "\n".join(run_table(observation, limit)))
+        lines = run_table(filtered(observation, only), limit, starts or {})
+        groups = [found.line() for found in failures.group(observation.runs.values()) if found.state in only]
+        lines += groups[:GROUPS]
+        lines += [f"… and {len(groups) - GROUPS} more kinds of failures"] if len(groups) > GROUPS else []
+        parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)
+
+
+def filtered(observation: Observation, only: Collection[str]) -> Observation:
+    """The batch with its runs in some states alone."""
+    return replace(observation, runs={name: run for name, run in observation.runs.items() if run.state.name in only})
+
+
+def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:
+    """`[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left`: of all batches, by the ends of the last hour."""
+    runs = [run for observation in observations for run in observation.runs.values()]
+    ends = [end for run in runs if run.state.name in states.ENDED_WELL and (end := _ended_at(run)) is not None]
+    bad = sum(run.state.name in failures.BAD for run in runs)
+    ended = sum(run.state.name in states.ENDED_WELL for run in runs)
+    line = show.bar(ended, len(runs), width) + f" {ended:,}/{len(runs):,} runs{f'  {bad:,} failed' if bad else ''}"
+    per_hour = rate(ends, now)
+    left = len(runs) - ended - bad
+    if per_hour and left:
+        line += f"  {per_hour:.3g} runs an hour, {clock(left / per_hour * 3600)} left"
+    return line
+
+
+def rate(ends: Iterable[float], now: float) -> float | None:
+    """Runs per hour, from when runs ended (unix seconds) in the last hour; None before two have."""
+    recent = sorted(end for end in ends if now - 3600 <= end <= now)
+    # the first of them begins the time in which the others ended
+    return (len(recent) - 1) / (now - recent[0]) * 3600 if len(recent) > 1 and now > recent[0] else None
+
+
+def _ended_at(run: Run) -> float | None:
+    try:
+        return os.stat(os.path.join(run.path, run_folder.DONE)).st_mtime
+    except OSError:
+        return None
 
 
 def watch(look: Callable[[], list[Observation]], show: Callable[[list[Observation]], None], pause: float) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import run_folder, yaml_io
-from src.errors import JobSpecError
+from src.errors import BatchError, JobSpecError
 from src.submission import slurm
 from src.submission import tasks as task_files
 from src.submission.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
 from src.submission.tasks import Tasks
+
+if TYPE_CHECKING:
+    from src.submission.breaker import Breaker
+    from src.submission.limits import Room
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class SlurmOptions:
     """How runs go to Slurm: the submit script and sbatch options, from the command line over the point over the batch.
 
     batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for; text:
-    of a script that is made from resources and written with the batch.
+    of a script that is made from resources and written with the batch; added: of this submission alone, not kept for a
+    retry, `exclude` and `dependency` beside what is asked for anyway.
     """
 
     script: str
@@ -27,22 +32,39 @@ class SlurmOptions:
     command_line: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
+    added: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, spec: Mapping[str, Any]) -> tuple[str, list[str]]:
         """The script and the sbatch options of one grid point. JobSpecError if one cannot be used."""
         merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
         script = check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
-        return script, slurm.option_list(merged, "sbatch options")
+        return script, slurm.option_list({**merged, **self._with_added(merged, script)}, "sbatch options")
+
+    def _with_added(self, asked: Mapping[str, Any], script: str) -> dict[str, str]:
+        """The added options, with the lists that were asked for already in front."""
+        if not self.added:
+            return {}
+        made = self.text if script == self.script else None
+        directives = [line.lstrip("-").replace("=", " ", 1).split(None, 1) for line in slurm.script_directives(
+            made or yaml_io.read_user_file(script))]
+        in_script = {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
+                     for words in directives if len(words) == 2}
+        return {key: value if key == "kill-on-invalid-dep" else ",".join(
+            str(part) for part in (asked.get(key, in_script.get(key)), value) if part)
+            for key, value in self.added.items()}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of sbatch. label: what messages name; ticket: of the only run that it may run, if it is one."""
+    """One call of sbatch. label: what messages name; ticket: of the only run that it may run, if it is one;
+    tasks: of an array.
+    """
 
     label: str
     command: list[str]
     comment: str
     ticket: int | None = None
+    tasks: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,7 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
             span = f"--array=0-{len(chunk) - 1}{f'%{running}' if running else ''}"
             calls.append(Call(f"array {len(calls)} ({len(chunk)} runs)", slurm.sbatch_command(
                 os.path.basename(place.batch), place.submissions("%A.out"), tag,
-                [span, "--open-mode=append", *words], script, path, place.project), tag))
+                [span, "--open-mode=append", *words], script, path, place.project), tag, tasks=len(chunk)))
             tasks[path] = Tasks(task_files.ARRAY, place.batch, {name: tickets[name] for name in chunk})
             bounds.append(bounds[-1] + len(chunk))
     ordered = {name: tickets[name] for names in groups.values() for name in names}
@@ -125,7 +147,15 @@ def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], 
             f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag, words,
             script, path, place.project), tag))
     return Submission(dict(tickets), Units(WORKERS), calls, {path: Tasks(
-        task_files.WORKER, place.batch, dict(tickets), slots=slots, command=calls[0].command)})
+        task_files.WORKER, place.batch, dict(tickets), slots=slots,
+        command=[word for word in calls[0].command if not word.startswith("--dependency=")])})  # met when one starts
+
+
+def earlier_script(plan: Mapping[str, Any], batch: str) -> str | None:
+    """The submit script of an earlier plan; one that was made from resources moves with its batch."""
+    script = plan.get("script")
+    kept = os.path.join(batch, run_folder.SUBMISSIONS, os.path.basename(script or ""))
+    return kept if script and os.path.isfile(kept) else script
 
 
 def check_script(path: str) -> str:
@@ -151,6 +181,15 @@ def kinds(calls: Sequence[Call]) -> list[list[Call]]:
     return list(found.values())
 
 
+def requested(call: Call, options: SlurmOptions) -> dict[str, str]:
+    """What the Slurm job of a call asks for, by the long names of options: its script's directives, then its words."""
+    from src.submission import costs
+
+    *words, script, _ = call.command
+    made = options.text if script == options.script else None
+    return costs.requested(made or yaml_io.read_user_file(script), words[1:])
+
+
 def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
     """Have sbatch try each set of options once, without a job: a line for each, of when it would start.
 
@@ -162,31 +201,55 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
         try:
             start = slurm.try_out(call.command, options.text if call.command[-2] == options.script else None)
         except slurm.Refusal as refusal:
-            raise slurm.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
+            from src.submission import refusals
+
+            raise refusals.explain(refusal, call.label, "give the same command again; nothing was written or submitted"
                                 ) from None
         if start:
-            which = f", as {len(others)} others" if others else ""
-            lines.append(f"{start.replace('T', ' ')}{f' ({call.label}{which})' if len(alike) > 1 else ''}")
+            which = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(alike) > 1 else ""
+            lines.append(start.replace("T", " ") + which)
     return lines
 
 
-def submit_all(calls: Sequence[Call], journal: Journal, again: str) -> Iterator[str]:
-    """Call sbatch for each unit, in order, and give the Slurm job ids one by one.
+def submit_all(submission: Submission, journal: Journal, again: str, room: Room, breaker: Breaker) -> Iterator[str]:
+    """Call sbatch for each unit, in order, when there is room, and give the Slurm job ids one by one.
 
     again: the command that goes on after a failure. SlurmError, with sbatch's words and how many were submitted, as
-    soon as one is refused for good.
+    soon as one is refused for good; BatchError if the breaker trips; limits.Full if there is no room.
     """
-    for unit, call in enumerate(calls):
-        journal.sending(unit)
-        try:
-            job = slurm.submit_patiently(call.command, call.ticket, call.comment)
-        except slurm.Refusal as refusal:
-            if refusal.kind != "ambiguous":
-                journal.refused(unit, refusal.words)
-            where = f"{unit} of {len(calls)} submitted, stopped at {call.label}"
-            raise slurm.explain(refusal, where, f"`{again}` goes on where it stopped") from None
-        journal.accepted(unit, job)
+    names = list(submission.tickets)
+    for unit, call in enumerate(submission.calls):
+        where = f"{unit} of {len(submission.calls)} submitted, stopped at {call.label}"
+        job = None
+        while job is None:
+            try:
+                breaker.look()
+            except BatchError as error:
+                raise error.at(where) from None
+            if room.enter(call.tasks):
+                job = _submit(unit, call, journal, room, where, again)
+        for name in submission.units.runs(unit, names):
+            breaker.submitted(name, submission.tickets[name], job)
         yield job
+
+
+def _submit(unit: int, call: Call, journal: Journal, room: Room, where: str, again: str) -> str | None:
+    """The id of the unit's Slurm job; None if a limit of the cluster was reached and waited for."""
+    journal.sending(unit)
+    try:
+        job = slurm.submit_patiently(call.command, call.ticket, call.comment)
+    except slurm.Refusal as refusal:
+        if refusal.kind != "ambiguous":
+            journal.refused(unit, refusal.words)
+        if refusal.kind == "limit" and room.wait:
+            room.pause()
+            return None
+        from src.submission import refusals
+
+        raise refusals.explain(refusal, where, f"`{again}` goes on where it stopped") from None
+    journal.accepted(unit, job)
+    room.entered(call.tasks)
+    return job
 
 
 def read_specs(batch: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -140,3 +140,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(JobSpecError, match="UTF-8"):
         read_job_spec(str(tmp_path / "binary.yaml"))
+
+
+def test_resources_stand_instead_of_a_script() -> None:
+    text = "job_details: {{name: t, resources: {{gpus: 1, mem: null}}{}}}\nparameters: {{base_lr: 1}}\n"
+    found = parse_job_spec(text.format(""), "x.yaml").resources
+    assert found is not None
+    assert (found.gpus, found.mem, found.cpus) == (1, None, 2)
+    with pytest.raises(JobSpecError, match="give one of them"):
+        parse_job_spec(text.format(", script: s.sh"), "x.yaml")
+    with pytest.raises(JobSpecError, match=r"x\.yaml, job_details, resources: .*'gpus'"):
+        parse_job_spec(text.replace("gpus", "gpsu").format(""), "x.yaml")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import JobSpecError
-from src.submission import slurm
+from src.submission import refusals, slurm
 
 # each was seen on a real Slurm, or stands in its source
 WORDS = [
@@ -47,7 +47,7 @@ def test_refusals_are_sorted_and_keep_slurms_words(words: str, kind: str, fake_s
     with pytest.raises(slurm.Refusal) as refusal:
         slurm.submit(["sbatch", "script"], 1)
     assert refusal.value.kind == kind
-    error = slurm.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
+    error = refusals.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
     assert " ".join(words.split()) in str(error)
     assert "3 of 9 submitted" in str(error)
     assert "`again` goes on" in str(error)

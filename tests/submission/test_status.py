@@ -30,20 +30,20 @@ def observation(*runs: Run) -> Observation:
 
 def test_a_row(tmp_path: Path) -> None:
     stats = HEADER + "1,10,5,2.0,0.5,0.6,1.0,0.9\n2,20,9,1.0,0.7,0.65,0.9,0.95\n3,30,1"
-    row, = status.rows(observation(run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)), now=120.0)
+    row, = status.rows([run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)], now=120.0)
     assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/last/accuracy", 0.7)
     assert row.left == pytest.approx(20 / 2 * 8)
 
 
 def test_the_best_of_last_and_av_counts(tmp_path: Path) -> None:
     row, = status.rows(observation(run(tmp_path, "000_a", "done", HEADER + "1,10,5,2.0,0.5,nan,1.0,0.9\n"
-                                                                             "2,20,5,2.0,0.5,0.6,1.0,0.9\n")))
+                                                                             "2,20,5,2.0,0.5,0.6,1.0,0.9\n")).runs.values())
     assert (row.metric, row.best) == ("val/av/accuracy", 0.6)
 
 
 def test_runs_without_rows(tmp_path: Path) -> None:
     found = observation(run(tmp_path, "000_a", "new"), run(tmp_path, "001_a", "running", "epo"))
-    assert [(row.epochs_done, row.best) for row in status.rows(found)] == [(0, None), (0, None)]
+    assert [(row.epochs_done, row.best) for row in status.rows(found.runs.values())] == [(0, None), (0, None)]
     assert "000_a" in status.render([found])
 
 

@@ -1,0 +1,86 @@
+"""What the Slurm jobs of a batch used of what they asked for, and what to ask for next time."""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from src.submission.show import clock
+
+_SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
+
+
+@dataclass
+class Usage:
+    """Of one Slurm job or many: jobs; memory: the most that one had resident, KiB; longest: seconds; cpu and allocated:
+    CPU seconds used and had; asked: ReqMem and limits (minutes) as they were given."""
+
+    jobs: int = 0
+    memory: float = 0.0
+    longest: float = 0.0
+    cpu: float = 0.0
+    allocated: float = 0.0
+    asked_memory: str = ""
+    asked_time: str = ""
+
+    def lines(self) -> list[str]:
+        """A line of what was used, and one of what to ask for. Empty if no job has ended."""
+        if not self.jobs:
+            return []
+        share = f", {100 * self.cpu / self.allocated:.0f} % of its CPUs' time" if self.allocated else ""
+        memory = f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown"
+        limit = clock(60 * float(self.asked_time)) if self.asked_time.isdecimal() else "none"
+        asked = f"{_kib(self.asked_memory) / 1024:,.0f} MB" if _kib(self.asked_memory) else "none"
+        lines = [f"{self.jobs:,} ended: at most {memory} of memory (asked: {asked}) and {clock(self.longest)} (limit: "
+                 f"{limit}){share}"]
+        words = [f"--sbatch mem={megabytes(self.memory)}M"] if self.memory else []
+        lines.append(f"would do: {' '.join([*words, f'--sbatch time={minutes(self.longest)}'])}")
+        return lines
+
+
+def megabytes(kib: float) -> int:
+    """What to ask for: a quarter more than the most that was used, in steps of 100 MB."""
+    return 100 * math.ceil(max(kib * _SPARE_MEMORY / 1024, 1) / 100)
+
+
+def minutes(seconds: float) -> int:
+    """What to ask for: half as much again as the longest run, in steps of 5 minutes."""
+    return 5 * math.ceil(max(seconds * _SPARE_TIME / 60, 1) / 5)
+
+
+def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
+    """The usage of those of `jobs` that ended. rows: sacct's, of jobs and of their steps, as slurm.USAGE_FIELDS.
+
+    A step's id is its job's with `.batch` or a number; memory is known of steps alone.
+    """
+    usage = Usage()
+    ended: set[str] = set()
+    for identifier, state, elapsed, cpu, cpus, rss, memory, limit in rows:
+        job, _, step = identifier.partition(".")
+        if job not in jobs:
+            continue
+        if not step and state.split()[0] not in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED"):
+            ended.add(job)
+            took = float(elapsed or 0)
+            usage.jobs += 1
+            usage.longest = max(usage.longest, took)
+            usage.cpu += cpu_seconds(cpu)
+            usage.allocated += took * float(cpus or 0)
+            usage.asked_memory, usage.asked_time = memory or usage.asked_memory, limit or usage.asked_time
+        elif step and job in ended:
+            usage.memory = max(usage.memory, _kib(rss))
+    return usage
+
+
+def _kib(text: str) -> float:
+    """`1234K`, `2.5M` or `4G` (also with Slurm's n or c behind it) in KiB."""
+    match = re.match(r"([\d.]+)([KMGT]?)", text)
+    return float(match[1]) * 1024 ** " KMGT".index(match[2] or "K") / 1024 if match else 0.0
+
+
+def cpu_seconds(text: str) -> float:
+    """Slurm's `[days-][hours:]minutes:seconds[.fraction]` in seconds."""
+    days, _, rest = text.rpartition("-")
+    parts = [float(part) for part in rest.split(":")] if rest else [0.0]
+    return float(days or 0) * 86400 + sum(part * 60 ** place for place, part in enumerate(reversed(parts)))
