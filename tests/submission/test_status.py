@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,27 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
     found, = observe([str(path)])
     assert [item.state.name for item in found.runs.values()] == [states.NEW, states.NEW]
     assert found.runs["001_a"].folder is None
+
+
+def test_rate_by_the_ends_of_the_last_hour() -> None:
+    now = 10_000.0
+    assert status.rate([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
+    assert status.rate([now - 60], now) is None
+    assert status.rate([], now) is None
+
+
+def test_the_line_above_the_table(tmp_path: Path) -> None:
+    runs = [run(tmp_path, f"{index:03d}_a", state) for index, state in enumerate(
+        ("done", "done", "done", "running", "failed"))]
+    for index, item in enumerate(runs[:3]):
+        (Path(item.path) / "done").write_text("completed")
+        os.utime(f"{item.path}/done", (index * 600, index * 600))
+    assert status.progress_line([observation(*runs)], now=1800.0, width=10) == (
+        "[######    ] 3/5 runs  1 failed  4 runs an hour, 15:00 left")
+
+
+def test_expected_starts_of_pending_runs(tmp_path: Path) -> None:
+    item = run(tmp_path, "000_a", "pending")
+    item = replace(item, state=State("pending", "Priority", "7"))
+    text = "\n".join(status.run_table(observation(item), starts={"7": 0.0}))
+    assert "Priority, starts " in text
