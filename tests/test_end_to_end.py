@@ -103,7 +103,7 @@ def test_a_researchers_own_script_and_a_run_that_is_requeued(tmp_path: Path, slu
     script.write_text('#!/bin/bash\n#SBATCH --requeue --open-mode=append\n'
                       f'export OMP_NUM_THREADS=1 PATH={ROOT}/.venv/bin:{os.environ["PATH"]}\npython train.py "$1"\n')
     assert submit_multiple.main(["jobs/digits-quickstart.yaml", "-s", str(script), "-y", "--max-runs", "1",
-                                 "--set", "train_length=3000", "--output-dir", str(tmp_path / "results")]) == 0
+                                 "--set", "train_length=1000000", "--output-dir", str(tmp_path / "results")]) == 0
     only, = (tmp_path / "results").iterdir()
     run, = only.glob("000_*")
     wait_for((run / "stats.csv").exists)
@@ -111,8 +111,7 @@ def test_a_researchers_own_script_and_a_run_that_is_requeued(tmp_path: Path, slu
     slurm.run("scontrol", "requeue", job)
     wait_for(lambda: slurm.state(job) == "PENDING")
     assert counts(only) == {"pending": 1}
-    slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-    wait_for((run / "attempt-1-1.json").exists)
+    slurm.restart(job, (run / "attempt-1-1.json").exists)
     wait_for(lambda: counts(only) == {"running": 1})
     assert submit_multiple.main(["-r", str(only), "-s", str(script), "-y"]) == 0  # nothing: it runs
     assert experiments.main(["cancel", "-y", str(only)]) == 0

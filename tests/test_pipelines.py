@@ -290,6 +290,9 @@ def test_expected_starts_and_a_failed_dependency_on_a_real_cluster(slurm: Slurm,
     tickets = journal.read_history(str(second)).tickets.values()
     waiting = {job for ticket in tickets for job in ticket.slurm_jobs}
     assert len(waiting) == 2
-    wait_for(lambda: all(commands.squeue().jobs[job].state == "CANCELLED" if job in commands.squeue().jobs else True
-                         for job in waiting), 60)
+
+    def are_cancelled() -> bool:
+        queued = commands.squeue().jobs
+        return all(queued[job].state == "CANCELLED" for job in waiting if job in queued)
+    wait_for(are_cancelled, 60)
     assert not list(second.glob("*/executed"))

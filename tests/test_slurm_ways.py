@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -119,12 +118,7 @@ def test_a_requeued_worker_takes_its_runs_again(project: Project, script: str, s
     for run in project.runs()[:2]:
         (run / "spec.yaml").write_text("batch_size: 1\n")
     slurm.run("scontrol", "requeue", job)
-
-    for _ in range(30):  # Slurm sets a start in two minutes as soon as the old processes are gone: now is better
-        subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], stderr=subprocess.DEVNULL)
-        time.sleep(4)  # an update puts a start off: leave the scheduler time for one
-        if counts(project) == {"done": 4}:
-            break
+    slurm.restart(job, lambda: counts(project) == {"done": 4})
     assert project.executed() == [1] * 4
 
 
