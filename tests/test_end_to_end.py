@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("slurm")
 def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        if time.monotonic() > end:
+            queue = subprocess.run(["squeue", "--format=%i %T %r %M %N %j"], capture_output=True, text=True).stdout
+            pytest.fail(f"it did not happen in {seconds} s; squeue says:\n{queue}")
         time.sleep(0.5)
 
 
