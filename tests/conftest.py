@@ -44,10 +44,12 @@ class Slurm:
         return self.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
 
     def restart(self, job: str, done: Callable[[], bool], seconds: float = 150) -> None:
-        """Have a requeued job start now, and not after the two minutes that Slurm makes it wait; until `done`."""
+        """Have a requeued job start soon, and not after the two minutes that Slurm makes it wait; until `done`."""
+        time.sleep(6)  # its old processes must be gone: Slurm would take their end for that of the new ones
         end = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < end, f"Slurm job {job} is {self.state(job)}, and it is not done"
+            if time.monotonic() > end:
+                pytest.fail(f"not done: {self.run('scontrol', 'show', 'job', job)}\n{self.run('sinfo', '-N', '-l')}")
             subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], stderr=subprocess.DEVNULL)
             time.sleep(4)  # an update puts a start off: leave the scheduler time for one
 
