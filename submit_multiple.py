@@ -470,6 +470,14 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         print("stopped; what was finished is kept")
         print(next_steps((again, "goes on")))
         return 130
+    return tell_how_it_ended(work, log, again)
+
+
+def tell_how_it_ended(work: Work, log: str, again: str) -> int:
+    """What the runs of a local batch have come to, and what to type next. 0 if all ended, 1 if not.
+
+    log: what the workers printed; again: the command that goes on. BatchError if some runs never began.
+    """
     observation, = observe([work.path])
     left = {name: state for name in work.plan.tickets
             if (state := observation.runs[name].state.name) not in states.ENDED_WELL}

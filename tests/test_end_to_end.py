@@ -71,7 +71,9 @@ def test_the_digits_grid_with_one_run_cancelled_and_one_killed(batch: Path, slur
                                                                capsys: pytest.CaptureFixture[str]) -> None:
     names = sorted(path.name for path in batch.iterdir() if path.name[0].isdigit())
     assert len(names) == 24
-    assert set(slurm.run("squeue", "--me", "--noheader", "--format=%j").splitlines()) <= set(names)
+    queued = slurm.run("squeue", "--me", "--noheader", "--format=%j").splitlines()
+    assert queued
+    assert set(queued) <= set(names)
     tickets = journal.read_history(str(batch)).tickets
     assert experiments.main(["cancel", "-y", str(batch / names[23])]) == 0
     killed = kill_a_running_run(batch)
