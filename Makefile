@@ -35,7 +35,7 @@ bench: $(ENVIRONMENT) ## measure against hand-written minima and write the table
 	@$(RUN) -m benchmarks
 
 lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group dev --no-annotate $(UPGRADE) \
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group dev --group optional --no-annotate $(UPGRADE) \
 		--custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
 
 # pip and not a faster installer: it obeys the mirrors, certificates and proxies that a machine is set up with

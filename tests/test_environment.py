@@ -19,7 +19,8 @@ from tests.conftest import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DECLARED = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
-DEVELOPMENT = [Requirement(line) for line in PYPROJECT["dependency-groups"]["dev"]]
+DEVELOPMENT, OPTIONAL = ([Requirement(line) for line in PYPROJECT["dependency-groups"][group]]
+                         for group in ("dev", "optional"))
 LOCK = (ROOT / "requirements.lock").read_text()
 LOCKED = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
 
@@ -36,7 +37,7 @@ def pinned(requirement: Requirement) -> str:
 
 
 def test_the_lock_pins_all_that_is_declared() -> None:
-    for wanted in DECLARED + DEVELOPMENT:
+    for wanted in DECLARED + DEVELOPMENT + OPTIONAL:
         pins = [pinned(line) for line in LOCKED if canonicalize_name(line.name) == canonicalize_name(wanted.name)]
         assert pins, f"{wanted.name} is in pyproject.toml and not in requirements.lock: make lock"
         assert all(pin in wanted.specifier for pin in pins), f"{wanted} is not met by {pins}: make lock"
@@ -87,7 +88,8 @@ def test_what_is_imported_is_declared() -> None:
     # a package that is there only because another one wants it may be gone with the next lock; one that is not
     # installed is a researcher's choice, asked for by name where it is missing
     owners = packages_distributions()
-    for folder, allowed in (("src", names(DECLARED)), ("tests", names(DECLARED + DEVELOPMENT))):
+    for folder, allowed in (("src", names(DECLARED + OPTIONAL)),
+                            ("tests", names(DECLARED + DEVELOPMENT + OPTIONAL))):
         for package in imported(folder) & owners.keys():
             distributions = {canonicalize_name(owner) for owner in owners[package]}
             assert distributions & allowed, f"pyproject.toml does not name {distributions}, imported in {folder}"

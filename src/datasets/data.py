@@ -1,9 +1,15 @@
 """What every data set becomes: named splits of tensors, dense or sparse, and what is known about them."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+
+# x: [n, ...], or a mapping of the model's arguments to such tensors. y: [n] int64 class indices, [n] float32 targets,
+# or [n, classes] float32 shares of classes that were mixed. Both on the training device.
+Batch = tuple[Any, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,17 +23,36 @@ class Split:
         return len(self.y)
 
 
+class Lazy(Protocol):
+    """A split that is read while it is used: images from files, tokens of texts."""
+
+    def __len__(self) -> int:
+        """Samples in a pass."""
+
+    def to(self, device: torch.device) -> Lazy:
+        """The same split, whose batches are on `device`."""
+
+    def batches(self, batch_size: int, order: torch.Tensor | None, seed: int) -> Iterator[Batch]:
+        """A pass. Training: the samples in `order` [n] int64, their noise drawn from `seed` and each one's index.
+
+        Evaluation: order is None, and the samples come in the split's own order, without noise. A source that cannot
+        be indexed takes its order from the seed.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """The splits of a run, in the order of data_splits_map. Splits with equal expressions are one object.
 
     task: classification or regression. classes: the original labels in the order of their indices; () for regression.
+    input_shape: of a sample; () where x is a mapping. about: facts for config.yaml, as the resolved transforms.
     """
 
-    splits: dict[str, Split]
+    splits: Mapping[str, Split | Lazy]
     task: str
-    classes: tuple[float | int, ...]
+    classes: tuple[float | int | str, ...]
     input_shape: tuple[int, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int | None:

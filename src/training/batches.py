@@ -1,4 +1,4 @@
-"""Batches of a data set in memory: shuffled passes without end for training, one in order for evaluation."""
+"""Batches of a split: shuffled passes without end for training, one in order for evaluation."""
 from __future__ import annotations
 
 import itertools
@@ -7,32 +7,52 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from src.datasets.data import Split, take
+from src.datasets.data import Batch, Lazy, Split, take
 from src.training.seeds import mixed, seed_noise
 
-Batch = tuple[Tensor, Tensor]  # x [n, ...], y [n]
 # Rows are gathered by blocks of batches, which are then views: one gather for many small batches, and still in cache.
 _BLOCK_BYTES = 1 << 20
 
 
-def shuffled(split: Split, batch_size: int, seed: int) -> Iterator[Batch]:
+def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
     """Batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
 
-    The order of a pass, and the noise that layers draw during it, depend on the seed and the pass's number alone.
+    The order of a pass, and the noise that layers draw during it on `device`, depend on the seed and the pass's number
+    alone.
     """
-    block = batch_size * max(1, _BLOCK_BYTES // (batch_size * bytes_per_row(split.x)))
     for number in itertools.count():
         order = pass_order(len(split), seed, number)
-        seed_noise(mixed("noise", seed, number), split.y.device)
-        for rows in order.to(split.y.device).split(block):
-            yield from zip(take(split.x, rows).split(batch_size), split.y[rows].split(batch_size), strict=True)
+        seed_noise(mixed("noise", seed, number), device)
+        if isinstance(split, Split):
+            yield from _gathered(split, batch_size, order)
+        else:
+            yield from split.batches(batch_size, order, mixed("sample", seed, number))
 
 
-def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Batches of one pass in the split's own order: views, unless the split is sparse."""
+def _gathered(split: Split, batch_size: int, order: Tensor) -> Iterator[Batch]:
+    block = batch_size * max(1, _BLOCK_BYTES // (batch_size * bytes_per_row(split.x)))
+    for rows in order.to(split.y.device).split(block):
+        yield from zip(take(split.x, rows).split(batch_size), split.y[rows].split(batch_size), strict=True)
+
+
+def in_order(split: Split | Lazy, batch_size: int) -> Iterator[Batch]:
+    """Batches of one pass in the split's own order: views, unless the split is sparse or lazy."""
+    if not isinstance(split, Split):
+        yield from split.batches(batch_size, None, 0)
+        return
     for start in range(0, len(split), batch_size):
         rows = slice(start, start + batch_size)
         yield take(split.x, rows), split.y[rows]
+
+
+def cut(batch: Batch, size: int) -> Iterator[Batch]:
+    """The micro-batches of at most `size` samples of a batch, in order: views."""
+    x, y = batch
+    if isinstance(x, Tensor):
+        yield from zip(x.split(size), y.split(size), strict=True)
+        return
+    for start in range(0, y.shape[0], size):
+        yield {name: values[start:start + size] for name, values in x.items()}, y[start:start + size]
 
 
 def pass_order(samples: int, seed: int, number: int) -> Tensor:

@@ -8,10 +8,10 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from src.datasets.data import Split
+from src.datasets.data import Batch, Lazy, Split
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.fused import FusedOptimizer
-from src.training.batches import Batch, in_order
+from src.training.batches import cut, in_order
 from src.training.log import Progress
 from src.training.losses import Loss
 from src.training.meters import Meter
@@ -42,13 +42,13 @@ class Trainer:
         start, waited, step = perf_counter(), 0.0, steps.start
         for step in steps:
             asked = perf_counter()
-            x, y = next(batches)
+            batch = next(batches)
             got = perf_counter()
             waited += got - asked
 
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-            self._accumulate_gradients(x, y, meter)
+            self._accumulate_gradients(batch, meter)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.average:
@@ -61,18 +61,19 @@ class Trainer:
         meter.means()  # waits for the device, so that the time is that of the work
         return step, {"time": perf_counter() - start, "data_time": waited, "learning_rate": self.learning_rate(step)}
 
-    def _accumulate_gradients(self, x: torch.Tensor, y: torch.Tensor, meter: Meter) -> None:
+    def _accumulate_gradients(self, batch: Batch, meter: Meter) -> None:
         """Add the gradient of the batch's mean loss, a micro-batch at a time."""
-        for x_part, y_part in zip(x.split(self.micro_batch_size), y.split(self.micro_batch_size), strict=True):
-            output = self.model(x_part)
-            loss = self.loss(output, y_part)
-            share = y_part.shape[0] / y.shape[0]  # len() of a tensor is Python code, and slow
+        samples = batch[1].shape[0]  # len() of a tensor is Python code, and slow
+        for x, y in cut(batch, self.micro_batch_size):
+            output = self.model(x)
+            loss = self.loss(output, y)
+            share = y.shape[0] / samples
             (loss * share if share < 1 else loss).backward()
-            meter.add(loss, output, y_part)
+            meter.add(loss, output, y)
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Split, batch_size: int, loss: Loss, meter: Meter, progress: Progress
+def evaluate(model: nn.Module, split: Split | Lazy, batch_size: int, loss: Loss, meter: Meter, progress: Progress
              ) -> dict[str, float]:
     """The model's loss and metrics on a split, in eval mode, with the time and data_time in seconds."""
     model.eval()

@@ -94,7 +94,8 @@ class Experiment:
         self._trainer = self._make_trainer()
         if self._length.epochs:
             assert self._config.seed_training is not None
-            self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training)
+            self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training,
+                                     parts.device)
         self._seen = 0
         self._is_best = False
         self.end: str | None = None

@@ -30,6 +30,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "steps_per_epoch": length.steps_per_epoch,
         "steps": length.total_steps,
         "epochs": length.epochs,
+        **data.about,
         "seeds_drawn": seeds_drawn,
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -7,7 +7,7 @@ import math
 import torch
 
 from src.config import Config
-from src.datasets.data import Data, Split
+from src.datasets.data import Data, Lazy, Split
 from src.errors import ConfigError
 
 
@@ -18,10 +18,11 @@ def placed(config: Config, data: Data, device: torch.device) -> Data:
     if math.prod(shape) != math.prod(data.input_shape):
         raise ConfigError(f"{list(shape)} does not fit samples of shape {list(data.input_shape)}",
                           where="model_input_shape", hint="give a shape with as many numbers, or null")
-    placed_splits: dict[int, Split] = {}  # splits with equal expressions are one object, and stay one
+    placed_splits: dict[int, Split | Lazy] = {}  # splits with equal expressions are one object, and stay one
     for split in data.splits.values():
         if id(split) not in placed_splits:
-            placed_splits[id(split)] = Split(_shaped(split.x, shape).to(device), split.y.to(device))
+            placed_splits[id(split)] = Split(_shaped(split.x, shape).to(device), split.y.to(device)) if isinstance(
+                split, Split) else split.to(device)
     return dataclasses.replace(data, input_shape=shape,
                                splits={name: placed_splits[id(split)] for name, split in data.splits.items()})
 

@@ -31,11 +31,11 @@ def test_the_loop_does_what_a_hand_written_one_does() -> None:
     made = parts({"train": split}, averaging="poly_0", momentum=0.9)
     model = copy.deepcopy(made.model)
     meter = Meter("classification", CPU)
-    last, timing = _trainer(made).train(shuffled(split, 16, seed=0), range(7), meter, SILENT)
+    last, timing = _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(7), meter, SILENT)
 
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
     history, losses, correct = [], 0.0, 0
-    for step, (x, y) in enumerate(itertools.islice(shuffled(split, 16, seed=0), 7)):
+    for step, (x, y) in enumerate(itertools.islice(shuffled(split, 16, seed=0, device=CPU), 7)):
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
         output = model(x)
         loss = F.cross_entropy(output, y)
@@ -60,8 +60,8 @@ def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: in
     split = classes(50)
     whole, cut = parts({"train": split}), parts({"train": split})
     meters = Meter("classification", CPU), Meter("classification", CPU)
-    _trainer(whole).train(shuffled(split, 16, seed=0), range(8), meters[0], SILENT)
-    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0), range(8), meters[1], SILENT)
+    _trainer(whole).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[0], SILENT)
+    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[1], SILENT)
     torch.testing.assert_close(cut.model.state_dict(), whole.model.state_dict())
     assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
 
@@ -71,7 +71,7 @@ def test_gradients_that_somebody_left_are_dropped() -> None:
     clean, soiled = parts({"train": split}), parts({"train": split})
     F.cross_entropy(soiled.model(split.x), split.y).backward()
     for made in (clean, soiled):
-        _trainer(made).train(shuffled(split, 16, seed=0), range(3), Meter("classification", CPU), SILENT)
+        _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(3), Meter("classification", CPU), SILENT)
     assert torch.equal(soiled.model.weight, clean.model.weight)
 
 
@@ -92,7 +92,8 @@ def test_the_device_is_not_waited_for_at_each_step() -> None:
     counts = []
     for steps in (5, 300):
         with _CountReads() as counter:
-            _trainer(made).train(shuffled(split, 8, seed=0), range(steps), Meter("classification", CPU), SILENT)
+            _trainer(made).train(shuffled(split, 8, seed=0, device=CPU), range(steps),
+                                 Meter("classification", CPU), SILENT)
             counter_after_training = counter.reads
             evaluate(made.model, split, steps, F.cross_entropy, Meter("classification", CPU), SILENT)
         counts.append((counter_after_training, counter.reads))
@@ -105,7 +106,7 @@ def test_divergence_ends_the_epoch_at_the_next_look(monkeypatch: pytest.MonkeyPa
 
     def steps_taken(rate: float, max_loss: float) -> int:
         last, _ = _trainer(parts({"train": split}), rate=rate, max_loss=max_loss).train(
-            shuffled(split, 16, seed=0), range(2, 30), Meter("classification", CPU), SILENT)
+            shuffled(split, 16, seed=0, device=CPU), range(2, 30), Meter("classification", CPU), SILENT)
         return last + 1
 
     assert steps_taken(0.1, 1e6) == 30
