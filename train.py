@@ -75,22 +75,30 @@ def build(config: Config, folder: str | None) -> Parts:
     from src.models.factory import make_model
     from src.optimizers.averaging import AveragedModel
     from src.optimizers.factory import make_optimizer
+    from src.training import forward
     from src.training.experiment import Parts
     from src.training.facts import allotted_threads, choose_device, output_dim
     from src.training.placing import placed
     from src.training.seeds import seed_noise, with_seeds
+    from src.training.task import make_task
 
     if threads := allotted_threads():
         torch.set_num_threads(threads)
     device = choose_device(config.device)
+    forward.check(config, device)
     config, seeds_drawn = with_seeds(config, folder)
     data = placed(config, make_data(config), device)
     assert config.seed_model is not None
     seed_noise(config.seed_model, device)
-    model = make_model(config, data.input_shape, output_dim(config, data)).to(device)
+    task = make_task(config, data, device)
+    model = (task.make_model() if task else None) or make_model(config, data.input_shape, output_dim(config, data))
+    model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+    optimizers = (task.make_optimizers(model) if task else None) or [make_optimizer(config, model)]
+    if task:
+        task.optimizers = optimizers
     averaging = parse_averaging(config.averaging)
-    return Parts(config, data, model, make_optimizer(config, model),
-                 AveragedModel(model, averaging) if averaging else None, device, seeds_drawn)
+    return Parts(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None, device,
+                 seeds_drawn, task)
 
 
 def warm_up(specs: list[dict[str, Any]]) -> None:

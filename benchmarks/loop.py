@@ -17,12 +17,14 @@ from src.datasets.data import Data, Split
 from src.models.linear import Linear
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
+from src.optimizers.fused import SGD
 from src.training.epoch import evaluate
 from src.training.experiment import Parts, epochs
 from src.training.log import Progress, epoch_line, open_log
 from src.training.meters import Meter
 from src.training.recorder import Recorder, stats_columns
 from src.training.table import StatsTable
+from src.training.task import Supervised
 
 SAMPLES, FEATURES, CLASSES = 50_000, 54, 7
 EVALUATED = 200_000
@@ -63,7 +65,7 @@ def _split(samples: int) -> Split:
 def _parts(split: Split, config: Config) -> Parts:
     model = Linear((FEATURES,), CLASSES)
     return Parts(config, Data({"train": split}, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
-                 make_optimizer(config, model), AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
+                 [make_optimizer(config, model)], AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
 
 
 def _our_training(split: Split, batch_size: int, steps: int) -> float:
@@ -108,7 +110,8 @@ def _bare_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tenso
 
 def _our_evaluation(model: nn.Module, split: Split) -> float:
     start = time.perf_counter()
-    evaluate(model, split, 10_000, F.cross_entropy, Meter("classification", CPU), Progress(logger, "", 10.0))
+    steps = Supervised(model, F.cross_entropy, SGD([], 1.0), 1)
+    evaluate(model, model, steps, split, 10_000, Meter("classification", CPU), Progress(logger, "", 10.0))
     return time.perf_counter() - start
 
 
@@ -122,7 +125,7 @@ def _bare_evaluation(model: nn.Module, split: Split) -> float:
 
 def _row_milliseconds(epoch: int) -> float:
     """A line of stats.csv, one of training.log and the DataFrame that a caller gets, after `epoch` others."""
-    columns = stats_columns("classification", ("val", "test"), averaging=True)
+    columns = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))
     row: dict[str, float | None] = {**dict.fromkeys(columns, 1 / 3), "epoch": epoch, "step": 10 * epoch}
     table = StatsTable(columns)
     with (tempfile.TemporaryDirectory() as folder, Recorder(folder, columns, lambda: None) as recorder,

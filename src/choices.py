@@ -9,6 +9,13 @@ from src.errors import ConfigError, did_you_mean
 
 SKLEARN_DATASETS = ("digits", "breast_cancer", "wine", "iris", "diabetes", "synthetic")
 LOSSES = {"log": "log", "xentropy": "log", "mse": "mse", "square": "mse"}  # name -> what is computed
+# losses of torch.nn by what their targets are
+TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMarginLoss": "classes", "L1Loss": "numbers",
+                "MSELoss": "numbers", "SmoothL1Loss": "numbers", "HuberLoss": "numbers", "PoissonNLLLoss": "numbers",
+                "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
+TARGETS = ("classes", "numbers")
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 OPTIMIZERS = ("sgd", "adam", "adamw", "amsgrad", "amsgradw")
 TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
 HEAD_INITS = ("zero", "rand")
@@ -120,6 +127,30 @@ def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
         form = "one number in [0, 1)" if wanted == 1 else "'beta1,beta2', each in [0, 1), or beta1 alone"
         raise ConfigError(f"momentum {value!r} does not fit optim_alg {optim_alg}", allowed=form)
     return numbers
+
+
+def check_own(name: str | None) -> None:
+    """ConfigError unless `name` is null or names something of one's own, as my_module:MyTask."""
+    if name is not None:
+        from src import own  # looks for modules, which few specs need
+
+        own.check(name)
+
+
+def check_loss(name: str) -> None:
+    """ConfigError unless `name` is a loss of ours or of torch, or may be one of one's own."""
+    known = [*LOSSES, *(f"torch/{loss}" for loss in TORCH_LOSSES)]
+    if ":" in name:
+        check_own(name)
+    elif name not in known:
+        raise ConfigError(f"unknown loss '{name}'", allowed=(*known, "my_module:my_loss"),
+                          hint=did_you_mean(name, known))
+
+
+def task_of(loss: str, targets: str | None = None) -> str:
+    """classification or regression, by what the loss is for unless `targets` says it."""
+    of_loss = TORCH_LOSSES.get(loss.removeprefix("torch/"), "numbers" if LOSSES.get(loss) == "mse" else "classes")
+    return "regression" if (targets or of_loss) == "numbers" else "classification"
 
 
 def check_dataset(name: str) -> None:

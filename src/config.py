@@ -45,6 +45,7 @@ class Config:
     data_download: bool = True
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
+    eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
     # model
     model: str = "linear/no_bias"
     model_pretrained: bool = False
@@ -52,7 +53,9 @@ class Config:
     model_output_dim: int | None = None  # null: the number of classes, or 1
     model_input_shape: list[int] | None = None  # null: that of a sample
     # training
-    loss: str = "log"  # log = xentropy; mse = square
+    task: str | None = None  # my_module:MyTask, steps and optimizers of one's own; null: a loss of output and targets
+    loss: str = "log"  # log = xentropy; mse = square; torch/L1Loss; my_module:my_loss
+    targets: str | None = None  # classes or numbers; null: what the loss is for (one's own: classes)
     batch_size: int = 100  # samples per optimizer step
     train_length: int = 100  # 0: evaluate only
     train_length_unit: str = "epoch"  # epoch, step or sample (samples round up to steps)
@@ -69,6 +72,11 @@ class Config:
     ada_eps: float = 1e-8
     warmup_steps: int = 0
     averaging: str | None = None
+    recompute_batch_norm: bool = False  # of the averaged model, over train, before it is evaluated; else as the model's
+    # speed
+    precision: str = "float32"  # float32, tf32, bf16, fp16 (with a scaled loss); weights stay float32
+    channels_last: bool = False  # images in the memory order that tensor cores like
+    compile: str | None = None  # by torch.compile: default, reduce-overhead or max-autotune
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None
@@ -159,6 +167,11 @@ def _check_device(value: str) -> None:
         raise ConfigError(f"unknown device {value!r}", allowed="auto, cpu, cuda, cuda:1, mps")
 
 
+def _check_models(value: list[str] | None) -> None:
+    if value is not None and (not value or not set(value) <= {"last", "av"}):
+        raise ConfigError(f"{value!r} is no choice of models", allowed="[last], [av], [last, av] or null")
+
+
 def _check_shape(value: list[int] | None) -> None:
     if value is not None and (not value or min(value) < 1):
         raise ConfigError(f"{value!r} is no shape", allowed="a list of positive sizes, as [3, 32, 32]")
@@ -176,7 +189,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "model": choices.check_model,
     "model_head_init": _one_of(choices.HEAD_INITS),
     "model_input_shape": _check_shape,
-    "loss": _one_of(tuple(choices.LOSSES)),
+    "loss": choices.check_loss,
+    "targets": _one_of(choices.TARGETS),
+    "task": choices.check_own,
+    "precision": _one_of(choices.PRECISIONS),
+    "compile": _one_of(choices.COMPILE_MODES),
+    "eval_models": _check_models,
     "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
     "optim_alg": _one_of(choices.OPTIMIZERS),
     "lr_schedule": choices.parse_schedule,
@@ -208,7 +226,9 @@ def _check_scalar(key: str, value: object, kind: str) -> None:
 
 @functools.lru_cache(maxsize=10_000)
 def _check_together(momentum: float | str, optim_alg: str, batch_size: int, grad_accum_steps: int,
-                    steps_per_epoch: int | None, samples_per_epoch: int | None) -> None:
+                    steps_per_epoch: int | None, samples_per_epoch: int | None, averaging: str | None,
+                    recompute_batch_norm: bool, precision: str, compile: str | None, device: str, task: str | None
+                    ) -> None:
     choices.parse_momentum(momentum, optim_alg)
     if grad_accum_steps > batch_size:
         raise ConfigError(f"grad_accum_steps {grad_accum_steps} is more than batch_size {batch_size}",
@@ -217,7 +237,27 @@ def _check_together(momentum: float | str, optim_alg: str, batch_size: int, grad
         raise ConfigError("steps_per_epoch and samples_per_epoch are both given", hint="give one of them")
 
 
-_TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch")
+    if recompute_batch_norm and averaging is None:
+        raise ConfigError("recompute_batch_norm is about the averaged model, and there is none", hint=(
+            "set averaging, or leave it out"))
+    if precision in ("fp16", "tf32") and device in ("cpu", "mps"):
+        raise ConfigError(f"precision {precision} needs a CUDA device, not {device}", hint="bf16 works on a CPU too")
+    if compile not in (None, "default") and grad_accum_steps > 1:
+        raise ConfigError(f"compile {compile} replays CUDA graphs, which do not add up gradients", hint=(
+            "set compile: default, or grad_accum_steps: 1"))
+    if task is not None and (precision in ("bf16", "fp16") or compile is not None or grad_accum_steps > 1):
+        raise ConfigError("a task of one's own takes its own steps, in its own precision", allowed=(
+            "precision: float32 or tf32, compile: null, grad_accum_steps: 1"),
+            hint="use torch.autocast, torch.compile and accumulation inside the task")
+
+
+_TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch",
+             "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
+
+
+def _check_evaluated(models: list[str] | None, averaging: str | None) -> None:
+    if models and "av" in models and averaging is None:
+        raise ConfigError("there is no average to evaluate", where="eval_models", hint="set averaging, as poly_8")
 
 
 def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int) -> None:
@@ -257,6 +297,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_scalar(key, value, kind.__name__)
         get = spec.get
         _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
+        _check_evaluated(get("eval_models"), get("averaging"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
                       get("train_length", _DEFAULTS["train_length"]))
     except ConfigError as error:

@@ -20,7 +20,7 @@ from train import experiment_generator, train, warm_up
 ROOT = Path(__file__).parent.parent
 DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
           "model": "linear", "batch_size": 32, "train_length": 3, "base_lr": 0.1, "averaging": "poly"}
-TIMES = ("time", "timestamp")
+TIMES = ("time", "timestamp", "per_second")
 
 
 def _train(folder: Path, data: Path, **options: Any) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from src import files
-from src.choices import LOSSES
+from src.choices import task_of
 from src.config import Config
 from src.datasets import libsvm, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
@@ -22,7 +22,8 @@ READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit}
 
 
 def make_data(config: Config) -> Data:
-    """Read the data set and cut it. The loss decides the task: log is classification, mse regression.
+    """Read the data set and cut it. The loss decides the task, unless targets does: log is classification, mse
+    regression.
 
     For classification labels are whole numbers; their indices follow the sorted labels of the sources behind the
     split train (of all sources where there is no train), so a small train split changes no index. For regression y
@@ -34,14 +35,14 @@ def make_data(config: Config) -> Data:
     train = wanted.get(config.data_splits_map.get("train", ""))
     behind_train = {part.source for part in train} if train else set(sources)
     classes: tuple[float | int, ...] = ()
-    if LOSSES[config.loss] == "log":
+    task = task_of(config.loss, config.targets)
+    if task == "classification":
         classes = _classes(config, [sources[name] for name in sources if name in behind_train])
     y = {name: _labels(config, name, source, classes) for name, source in sources.items()}
     cut = {text: _cut(parts, sources, y, config.seed_split) for text, parts in wanted.items()}
     if any(source.standardise for source in sources.values()):
         cut = _standardise(cut, config.data_splits_map.get("train"), sources)
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
-    task = "classification" if LOSSES[config.loss] == "log" else "regression"
     return Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]))
 
 
@@ -58,7 +59,8 @@ def warm_up(configs: Iterable[Config]) -> None:
     """
     seen = set()
     for config in configs:
-        key = (config.dataset, config.data_dir, LOSSES[config.loss], tuple(config.data_splits_map.values()))
+        key = (config.dataset, config.data_dir, task_of(config.loss, config.targets),
+               tuple(config.data_splits_map.values()))
         if key not in seen:
             seen.add(key)
             with contextlib.suppress(UserError):

@@ -1,9 +1,10 @@
 """The story of a training: each epoch is trained, evaluated, judged, recorded, and handed to whoever looks on."""
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,18 +17,20 @@ from src.config import Config
 from src.datasets.data import Data
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
-from src.optimizers.fused import FusedOptimizer
 from src.optimizers.schedules import make_schedule
 from src.tracking.tracker import Trackers
 from src.training import facts
 from src.training.batches import shuffled
 from src.training.epoch import Trainer, evaluate
+from src.training.forward import make_forward, matmul_precision, recompute_batch_norm
 from src.training.length import Length
 from src.training.log import Progress, epoch_line, header, open_log
 from src.training.losses import make_loss
-from src.training.meters import Meter
+from src.training.meters import METRICS, MeanMeter, Meter
 from src.training.recorder import Recorder, Row, stats_columns
+from src.training.seeds import mixed, noise_kept
 from src.training.stopping import Best
+from src.training.task import Optimizer, Own, Steps, Supervised, Task
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -40,10 +43,11 @@ class Parts:
     config: Config  # with all its seeds
     data: Data
     model: nn.Module
-    optimizer: FusedOptimizer | torch.optim.Optimizer
+    optimizers: Sequence[Optimizer]  # of the config one alone
     average: AveragedModel | None
     device: torch.device
     seeds_drawn: list[str]
+    task: Task | None = None  # of one's own
 
 
 def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
@@ -52,10 +56,10 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
 
     folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over.
     """
-    config, model, average = parts.config, parts.model, parts.average
+    config, model = parts.config, parts.model
     run = Experiment(parts)
     with (open_log(folder, config.log_to_stdout) as log, Recorder(folder, run.columns, check) as recorder,
-          Trackers(config, run.facts, folder, log) as trackers):
+          Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision)):
         recorder.config(config, run.facts)
         run.introduce(log)
         for epoch in run.numbers:
@@ -65,7 +69,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
             log.info(epoch_line(row, run.numbers[-1]))
             trackers.log(row)
             for name in run.checkpoints(epoch):
-                recorder.checkpoint(name, config, row, model, average.module() if average else None)
+                recorder.checkpoint(name, config, row, model, run.averaged)
             if run.end:
                 log.info(run.end)
                 trackers.end = run.end
@@ -83,6 +87,13 @@ class Experiment:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._config, self._data = parts, parts.config, parts.data
+        self._metrics = list(parts.task.metrics if parts.task else METRICS[parts.data.task])
+        self._models = [name for name in ("last", "av") if (name == "last" or parts.average) and (
+            not self._config.eval_models or name in self._config.eval_models)]  # those that are evaluated
+        self._forwards = {"last": make_forward(self._config, parts.model, parts.device)}
+        if parts.average:
+            self._forwards["av"] = make_forward(self._config, parts.average.module(), parts.device)
+        self.averaged: nn.Module | None = None
         self._at_end = self._config.eval_at_end or []
         evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
@@ -91,7 +102,10 @@ class Experiment:
         self._length = Length.of(self._config, len(self._data.splits.get("train", ())))
         self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
-        self._trainer = self._make_trainer()
+        self._steps = self._make_steps()
+        self._rate_factor = self._make_rate_factor()
+        self._trainer = Trainer(parts.model, self._steps, self._rate_factor, parts.average,
+                                self._config.max_allowed_loss)
         if self._length.epochs:
             assert self._config.seed_training is not None
             self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training,
@@ -113,6 +127,7 @@ class Experiment:
         row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0}
         if number:
             row |= self._train(number, log)
+        self.averaged = self._average()
         row |= self._evaluate(self._each_epoch, log)
         self._is_best = self._best is not None and self._best.update(row)
         self.end = self._how_it_ends(row)
@@ -129,7 +144,7 @@ class Experiment:
             yield run_folder.BEST_CHECKPOINT
 
     def _train(self, number: int, log: Logger) -> Row:
-        meter = Meter(self._data.task, self._parts.device)
+        meter = self._new_meter()
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
         try:
             last_step, timing = self._trainer.train(self._batches, self._length.steps_of(number), meter, progress)
@@ -139,22 +154,37 @@ class Experiment:
             raise ConfigError("one sample is too few for the model's batch norm", where="batch_size", hint=(
                 "choose one that leaves more than one for the last micro-batch of a pass")) from None
         self._seen += meter.samples
-        return {"step": last_step + 1, **_under("train", {**meter.means(), **timing, "seen_examples": self._seen})}
+        return {"step": last_step + 1, **_under("train", {
+            **meter.means(), **timing, "seen_examples": self._seen,
+            "learning_rate": self._config.base_lr * self._rate_factor(last_step)})}
 
     def _evaluate(self, names: Iterable[str], log: Logger) -> Row:
         """The cells of the splits `names`, for the model and for its average."""
-        config, parts = self._config, self._parts
-        models = {"last": parts.model, **({"av": parts.average.module()} if parts.average else {})}
+        config = self._config
         interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
         row: Row = {}
         for name in names:
-            for which, model in models.items():
-                meter = Meter(self._data.task, parts.device)
+            for which in self._models:
+                model = self._parts.model if which == "last" else self.averaged
+                assert model is not None
                 progress = Progress(log, f"evaluating {name}/{which}", interval)
                 row |= _under(f"{name}/{which}", evaluate(
-                    model, self._data.splits[name], config.eval_batch_size or config.batch_size, self._trainer.loss,
-                    meter, progress))
+                    model, self._forwards[which], self._steps, self._data.splits[name],
+                    config.eval_batch_size or config.batch_size, self._new_meter(), progress))
         return row
+
+    def _average(self) -> nn.Module | None:
+        """The averaged model as it is now, with batch-norm statistics of its own if the config asks for them."""
+        average, config = self._parts.average, self._config
+        if average is None:
+            return None
+        model = average.module()
+        if config.recompute_batch_norm and self._length.epochs:
+            with noise_kept(self._parts.device):
+                recompute_batch_norm(model, self._forwards["av"], itertools.islice(
+                    shuffled(self._data.splits["train"], config.batch_size, mixed("batch norm", config.seed_training),
+                             self._parts.device), -(-len(self._data.splits["train"]) // config.batch_size)))
+        return model
 
     def _how_it_ends(self, row: Row) -> str | None:
         """How the training ends with this row; None if it goes on."""
@@ -170,11 +200,11 @@ class Experiment:
     def _has_diverged(self, row: Row) -> bool:
         """The training loss is NaN or too large; or the model is NaN after the last step, as an evaluation sees."""
         loss, *evaluated = (row[column] or 0.0 for column in ("train/loss", *(
-            f"{name}/last/loss" for name in self._each_epoch)))
+            f"{name}/{self._models[0]}/loss" for name in self._each_epoch)))
         return not loss <= self._config.max_allowed_loss or any(map(math.isnan, evaluated))
 
     def _columns(self, splits: Iterable[str]) -> list[str]:
-        return stats_columns(self._data.task, splits, averaging=self._parts.average is not None)
+        return stats_columns(self._metrics, splits, self._models)
 
     def _make_best(self) -> Best | None:
         """What keeps the best epoch, if anything depends on it. Columns that are empty until the end cannot tell."""
@@ -182,15 +212,23 @@ class Experiment:
             return None
         return Best(self._config.best_checkpoint_metric, self._columns(self._each_epoch))
 
-    def _make_trainer(self) -> Trainer:
+    def _make_rate_factor(self) -> Callable[[int], float]:
         config, length = self._config, self._length
         schedule = parse_schedule(config.lr_schedule)
         milestones = [length.steps_in(milestone, config.train_length_unit) for milestone in schedule.milestones]
-        factor = make_schedule(schedule, length.total_steps, milestones, config.warmup_steps)
-        return Trainer(
-            model=self._parts.model, loss=make_loss(config.loss), optimizer=self._parts.optimizer,
-            learning_rate=lambda step: config.base_lr * factor(step), average=self._parts.average,
-            micro_batch_size=facts.micro_batch_size(config), max_allowed_loss=config.max_allowed_loss)
+        return make_schedule(schedule, length.total_steps, milestones, config.warmup_steps)
+
+    def _make_steps(self) -> Steps:
+        config, parts = self._config, self._parts
+        if parts.task:
+            return Own(parts.task, parts.model)
+        scaler = torch.amp.GradScaler(parts.device.type) if config.precision == "fp16" else None
+        return Supervised(self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
+                          facts.micro_batch_size(config), scaler)
+
+    def _new_meter(self) -> Meter | MeanMeter:
+        device = self._parts.device
+        return MeanMeter(self._metrics, device) if self._parts.task else Meter(self._data.task, device)
 
 
 def _under(group: str, cells: Row) -> Row:

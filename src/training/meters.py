@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from src.errors import ConfigError
 
 METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2")}
 # Batches are kept, and reduced some at a time: a reduction for each would cost a small model half of its step.
@@ -69,6 +72,30 @@ class Meter:
             self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), shifted.sum(),
                                        shifted.square().sum()])
         self._losses, self._outputs, self._targets, self._room = [], [], [], 0
+
+
+class MeanMeter:
+    """The means over samples of what a task of one's own returns for each batch. Waits for the device in `means`."""
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names, self._device = tuple(names), device
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
+        self.samples = 0
+
+    def add(self, values: Mapping[str, Tensor | float], samples: int) -> None:
+        """Take in the means over a batch. ConfigError if they are not those that were announced."""
+        if values.keys() != set(self._names):
+            raise ConfigError(f"a step returned {', '.join(values) or 'nothing'}", where="task", allowed=self._names,
+                              hint="return a value for each name in metrics, and no other")
+        row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
+        self._sums += torch.stack(row) * samples
+        self.samples += samples
+
+    def means(self) -> dict[str, float]:
+        """The means so far, by name; NaN before any sample."""
+        values = (self._sums / self.samples).tolist() if self.samples else [math.nan] * len(self._names)
+        return dict(zip(self._names, values, strict=True))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

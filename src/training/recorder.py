@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,22 +10,23 @@ from torch import nn
 from src import files, run_folder, yaml_io
 from src.config import Config
 from src.training import checkpoint
-from src.training.meters import METRICS
 
 Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an empty cell
 
 
-def stats_columns(task: str, evaluated: Iterable[str], averaging: bool) -> list[str]:
-    """The columns of stats.csv for a task and the names of the splits that are evaluated.
+def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iterable[str]) -> list[str]:
+    """The columns of stats.csv. evaluated: splits; models: of last and av those that are evaluated on them.
 
-    train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; seen_examples since
-    the first epoch; learning_rate of the epoch's last step. {split}/last: of the model; {split}/av: of its average.
+    train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; examples_per_second of
+    that time; seen_examples since the first epoch; learning_rate of the epoch's last step. {split}/last: of the model;
+    {split}/av: of its average.
     """
-    metrics = METRICS[task]
     columns = ["epoch", "step", "timestamp"]
-    columns += [f"train/{name}" for name in (*metrics, "time", "data_time", "seen_examples", "learning_rate")]
+    columns += [f"train/{name}" for name in (*metrics, "time", "data_time", "examples_per_second", "seen_examples",
+                                           "learning_rate")]
+    models = tuple(models)
     for split in evaluated:
-        for which in ("last", "av") if averaging else ("last",):
+        for which in models:
             columns += [f"{split}/{which}/{name}" for name in (*metrics, "time", "data_time")]
     return columns
 

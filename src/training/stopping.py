@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from src.errors import ConfigError
 from src.metrics import descends
 
-_NO_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "seen_examples", "learning_rate")
+_NO_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
+               "learning_rate")
 
 
 class Best:

@@ -11,19 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.optimizers.fused import SGD
 from src.training import epoch
 from src.training.batches import in_order, shuffled
 from src.training.epoch import Trainer, evaluate
 from src.training.log import Progress
 from src.training.meters import Meter
+from src.training.task import Supervised
 from tests.training.toys import CPU, classes, parts
 
 SILENT = Progress(None, "", 0.0)
 
 
 def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_loss: float = 1e6) -> Trainer:
-    return Trainer(made.model, F.cross_entropy, made.optimizer, lambda step: rate / (1 + step), made.average,
-                   micro_batch_size, max_loss)
+    steps = Supervised(made.model, F.cross_entropy, made.optimizers[0], micro_batch_size)
+    return Trainer(made.model, steps, lambda step: rate / 0.1 / (1 + step), made.average, max_loss)  # 0.1: base_lr
+
+
+def _evaluate(model: nn.Module, split: Any, batch_size: int, most: int | None = None) -> dict[str, float]:
+    steps = Supervised(model, F.cross_entropy, SGD([], 0.1), 1)
+    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, most)
 
 
 def test_the_loop_does_what_a_hand_written_one_does() -> None:
@@ -51,7 +58,7 @@ def test_the_loop_does_what_a_hand_written_one_does() -> None:
     torch.testing.assert_close(made.average.module().weight, torch.stack(history).mean(0), check_stride=False)
     assert meter.means() == pytest.approx({"loss": losses / seen, "accuracy": correct / seen})
     assert (last, meter.samples) == (6, seen)
-    assert timing["learning_rate"] == 0.1 / 7
+    assert timing["examples_per_second"] == pytest.approx(seen / timing["time"])
     assert 0 <= timing["data_time"] <= timing["time"]
 
 
@@ -95,7 +102,7 @@ def test_the_device_is_not_waited_for_at_each_step() -> None:
             _trainer(made).train(shuffled(split, 8, seed=0, device=CPU), range(steps),
                                  Meter("classification", CPU), SILENT)
             counter_after_training = counter.reads
-            evaluate(made.model, split, steps, F.cross_entropy, Meter("classification", CPU), SILENT)
+            _evaluate(made.model, split, steps)
         counts.append((counter_after_training, counter.reads))
     assert counts[0] == counts[1]
 
@@ -126,7 +133,7 @@ class _Scores(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
 def test_evaluation_is_that_of_the_whole_split(batch_size: int) -> None:
     split = classes(40)
-    result = evaluate(_Scores(), split, batch_size, F.cross_entropy, Meter("classification", CPU), SILENT)
+    result = _evaluate(_Scores(), split, batch_size)
     assert result["loss"] == pytest.approx(F.cross_entropy(split.x[:, :3], split.y).item(), rel=1e-5)
     assert result["accuracy"] == pytest.approx((split.x[:, :3].argmax(1) == split.y).float().mean().item())
     assert result.keys() == {"loss", "accuracy", "time", "data_time"}

@@ -64,7 +64,7 @@ def test_the_default_sink_shows_what_is_not_of_a_run() -> None:
 
 
 def test_epoch_lines_are_aligned() -> None:
-    columns = stats_columns("classification", ("val", "test"), averaging=True)
+    columns = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))
     lines = [epoch_line({**dict.fromkeys(columns, value), "test/last/loss": None, "epoch": epoch, "step": 9 * epoch},
                         100) for epoch, value in ((9, 0.25), (10, 1.23456789e-7))]
     assert len(lines[0]) == len(lines[1])

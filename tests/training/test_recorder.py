@@ -8,11 +8,12 @@ import pytest
 
 from src import run_folder
 from src.config import Config
+from src.training.meters import METRICS
 from src.training.recorder import Recorder, stats_columns
 from src.training.table import StatsTable
 from tests.training.toys import parts
 
-COLUMNS = stats_columns("classification", ("test",), averaging=False)
+COLUMNS = stats_columns(("loss", "accuracy"), ("test",), ("last",))
 
 
 def _nothing() -> None:
@@ -24,12 +25,12 @@ def _row(epoch: int, **cells: float | None) -> dict[str, float | None]:
 
 
 def test_columns() -> None:
-    assert ",".join(stats_columns("classification", ("val", "test"), averaging=True)) == (
-        "epoch,step,timestamp,train/loss,train/accuracy,train/time,train/data_time,train/seen_examples,"
+    assert ",".join(stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))) == (
+        "epoch,step,timestamp,train/loss,train/accuracy,train/time,train/data_time,train/examples_per_second,train/seen_examples,"
         "train/learning_rate,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
         "val/av/accuracy,val/av/time,val/av/data_time,test/last/loss,test/last/accuracy,test/last/time,"
         "test/last/data_time,test/av/loss,test/av/accuracy,test/av/time,test/av/data_time")
-    assert stats_columns("regression", ("test",), averaging=False)[3:6] == ["train/loss", "train/mae", "train/r2"]
+    assert stats_columns(METRICS["regression"], ("test",), ("last",))[3:6] == ["train/loss", "train/mae", "train/r2"]
 
 
 def test_rows_read_back_equal(tmp_path: Path) -> None:

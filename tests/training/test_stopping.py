@@ -8,7 +8,7 @@ from src.errors import ConfigError
 from src.training.recorder import stats_columns
 from src.training.stopping import Best
 
-COLUMNS = stats_columns("classification", ("val", "test"), averaging=True)
+COLUMNS = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))
 
 
 def _row(last: float, av: float | None = None) -> dict[str, float | None]:

@@ -45,7 +45,7 @@ def parts(splits: dict[str, Split] | None = None, model: nn.Module | None = None
     model = model or nn.Linear(first.x.shape[1], n_classes)
     averaging = parse_averaging(config.averaging)
     data = Data(splits, task, tuple(range(n_classes)) if task == "classification" else (), tuple(first.x.shape[1:]))
-    return Parts(config, data, model, make_optimizer(config, model),
+    return Parts(config, data, model, [make_optimizer(config, model)],
                  AveragedModel(model, averaging) if averaging else None, CPU, [])
 
 

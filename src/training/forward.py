@@ -1,0 +1,120 @@
+"""How a model is called: in the precision that was asked for, compiled or as it is."""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from src.config import Config
+from src.datasets.data import Batch
+from src.errors import ConfigError
+
+Forward = Callable[[Any], Tensor]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_forward(config: Config, model: nn.Module, device: torch.device) -> Forward:
+    """What gives the model's output in float32: the model itself, unless precision or compile ask for more."""
+    call: Forward = Compiled(model, config.compile) if config.compile else model
+    if config.precision not in DTYPES:
+        return call
+    dtype = DTYPES[config.precision]
+
+    def under_autocast(x: Any) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            output = call(x)
+        return output.float()  # losses and metrics are never computed in 16 bits
+
+    return under_autocast
+
+
+class Compiled:
+    """A model under torch.compile, or as it is once the compiler has given up on it: then the log says why."""
+
+    def __init__(self, model: nn.Module, mode: str) -> None:
+        self._model, self._works = model, False
+        self._call: Forward = torch.compile(model, mode=None if mode == "default" else mode)
+        self._replays = mode != "default"  # CUDA graphs write each output over the last one
+
+    def __call__(self, x: Any) -> Tensor:
+        if self._works:
+            output = self._call(x)
+        else:
+            output = self._first(x)
+        return output.clone() if self._replays else output
+
+    def _first(self, x: Any) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            output = self._call(x)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:300]  # of which the rest is a trace of the compiler
+            logger.warning("torch.compile gave up, the model runs without it: {}: {}", type(error).__name__, reason)
+            self._call, self._replays = self._model, False
+            output = self._model(x)
+        self._works = True
+        return output
+
+
+def check(config: Config, device: torch.device) -> None:
+    """ConfigError if this device or machine cannot do what precision and compile ask for."""
+    if config.precision in ("fp16", "tf32") and device.type != "cuda":
+        raise ConfigError(f"{config.precision} needs a CUDA device, and this run is on {device}", where="precision",
+                          hint="bf16 works here too, float32 everywhere")
+    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ConfigError(f"{torch.cuda.get_device_name(device)} computes bf16 only by emulation, which is slow",
+                          where="precision", hint="fp16 is what this GPU is fast at")
+    if config.compile and not compiler():
+        raise ConfigError("torch.compile needs a C++ compiler, and there is none on this machine", where="compile",
+                          hint="install g++ or load its module, name one in $CXX, or set compile: null")
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would find; Triton, on a GPU, needs one as well."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
+
+
+@torch.no_grad()
+def recompute_batch_norm(model: nn.Module, forward: Forward, batches: Iterable[Batch]) -> None:
+    """Set the running statistics of the model's batch norms to the plain means over `batches`, seen by its present
+    weights, as torch.optim.swa_utils.update_bn does (Izmailov et al., Averaging weights, 2018)."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    if not norms:
+        return
+    model.eval()  # dropout stays out of it
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a mean over all batches
+        norm.train()
+    for x, _ in batches:
+        forward(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Inside, float32 matrix products and convolutions may use TensorFloat-32 if the precision is tf32.
+
+    Otherwise PyTorch's settings hold: float32 products, and convolutions as cuDNN likes.
+    """
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
