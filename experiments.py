@@ -223,26 +223,29 @@ def cancel(options: argparse.Namespace) -> None:
     runs = [run for observation, run in alive if run.state.name in (options.state or states.ALIVE) and (
         observation in wholes or can_end_alone(run) and (
             observation.path in batches or os.path.normpath(run.path) in singles))]
-    if not runs:
+    canaries = [first for observation in wholes for first in observation.canaries.values()
+                if first.state.name in states.ALIVE]
+    if not runs and not canaries:
         print("nothing is pending or running")
         return
-    jobs = {job for run in runs for job in run.slurm_jobs}
+    jobs = {job for run in (*runs, *canaries) for job in run.slurm_jobs}
     others = [run for _, run in alive if run not in runs and jobs & set(run.slurm_jobs)]
     if others:
         whole = to_type("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
         raise BatchError(f"its Slurm job is a worker that has {count(len(others), 'other run')} too",
                          where=runs[0].path, hint=f"`{whole}` cancels all of them")
-    if not options.yes and ask(f"Cancel {count(len(runs), 'run')}? [y/N] ").lower() not in ("y", "yes"):
+    told = count(len(runs), "run") + (f" and {count(len(canaries), 'run')} of one epoch first" if canaries else "")
+    if not options.yes and ask(f"Cancel {told}? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was cancelled", hint="the answer was not y")
     if jobs:
         slurm.scancel(sorted(jobs))
     for observation in wholes:
         stop_local(observation)
-    for run in runs:
+    for run in (*runs, *canaries):
         who = (run.attempt or {}).get("who", {})
         if not run.slurm_jobs and process.is_alive(who):
             os.kill(who["pid"], signal.SIGTERM)
-    print(f"cancelled {count(len(runs), 'run')}")
+    print(f"cancelled {told}")
     for path in batches:
         print(f"  {to_type('python', 'submit_multiple.py', '-r', path)}  submits them again")
 

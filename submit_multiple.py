@@ -4,9 +4,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
@@ -15,15 +15,20 @@ from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
-from src.submission.plan import DELETED, Plan, count, is_missing, plan_first, plan_next, refuse_if_alive
+from src.submission.plan import DELETED, Plan, count, is_missing, not_made, plan_first, plan_next, refuse_if_alive
 from src.submission.submit import SlurmOptions, Submission, check_script, read_specs
+
+if TYPE_CHECKING:
+    from src.submission.canary import Canaries
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass
 class Work:
-    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why."""
+    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
+    those that there are; first: those that the runs wait for.
+    """
 
     path: str
     names: list[str]
@@ -36,6 +41,8 @@ class Work:
     history: History = field(default_factory=History)
     identity: dict[str, Any] = field(default_factory=dict)
     avoid: dict[str, str] = field(default_factory=dict)
+    canaries: dict[str, Run] = field(default_factory=dict)
+    first: Canaries | None = None
 
 
 @exits_on_user_error
@@ -46,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options) if spec is None else plan_grid(spec, options)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
+    if mode != WRITE_ONLY and wants_canaries(options, work):
+        slurm_options = put_canaries_first(work, slurm_options, options)
     submission = (slurm_submission(work, slurm_options, token, options.max_queued)
                   if slurm_options and work.plan.tickets else None)
     commands = submission.commands() if submission else local_commands(work)
@@ -53,17 +62,19 @@ def main(argv: Sequence[str]) -> int:
         return print_json(work, commands)
     show_plan(work, mode, slurm_options, options)
     if options.dry_run:
-        return print_dry_run(submission.calls if submission else [], commands, mode)
+        return print_dry_run(work, canary_calls(work, slurm_options, token) + (submission.calls if submission else []),
+                             commands, mode)
     if not work.plan.tickets:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
-        ask_slurm_first(work, submission.calls, slurm_options)
+        ask_slurm_first(work, canary_calls(work, slurm_options, token) + submission.calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)
     with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
-        book = write(work, token, plan_record(work, mode, slurm_options, submission, argv), submission, slurm_options)
+        book = write(work, token, plan_record(work, mode, slurm_options, submission, options, argv), submission,
+                     slurm_options)
         return start(work, mode, slurm_options, book, submission, options)
 
 
@@ -157,10 +168,11 @@ def plan_continue(work: Work, path: str, history: History) -> Work:
     """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
     work.path, work.history = path, history
     observation, = observe([path])
+    work.canaries = observation.canaries
     known: dict[str, Run] = {}
     for name in work.names:
         run = observation.runs.get(name)
-        known[name] = _not_made(path, name, run) if run is None or is_missing(run) else run
+        known[name] = not_made(path, name, run) if run is None or is_missing(run) else run
     work.plan = plan_next(known, {states.NEW})
     work.lines.append(f"continues  {path}")
     if not work.plan.tickets:
@@ -169,13 +181,6 @@ def plan_continue(work: Work, path: str, history: History) -> Work:
         raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
                          hint=f"{retry}-o removes it first; another name makes another batch")
     return work
-
-
-def _not_made(path: str, name: str, deleted: Run | None) -> Run:
-    """A run whose folder is yet to be made, or made again: then with a ticket of its own."""
-    folder = os.path.join(path, name)
-    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), deleted.ticket + 1 if deleted else 0, None,
-               states.State(states.NEW))
 
 
 def plan_retry(options: argparse.Namespace) -> Work:
@@ -200,7 +205,8 @@ def plan_retry(options: argparse.Namespace) -> Work:
                      "deleted ones again")
     lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
     return Work(path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
-                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()))
+                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()),
+                canaries=observation.canaries)
 
 
 def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
@@ -257,6 +263,32 @@ def added_options(options: argparse.Namespace, work: Work, asked: SlurmOptions) 
     return found
 
 
+def wants_canaries(options: argparse.Namespace, work: Work) -> bool:
+    """As the command line says, else as the batch's last submission did."""
+    if options.canary is not None:
+        return bool(options.canary)
+    return next((bool(plan["canary"]) for plan in reversed(work.history.plans) if "canary" in plan), False)
+
+
+def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:
+    """Plan the canaries; the options by which the runs wait for them. Runs that one holds back leave the plan."""
+    from src.submission import canary
+
+    points = dict(zip(work.names, work.specs, strict=True))
+    work.first, lines, asked = canary.of_submission(work.path, work.plan, points, asked, work.canaries, options.retry)
+    work.lines += lines
+    return asked
+
+
+def canary_calls(work: Work, options: SlurmOptions | None, token: str) -> list[submit.Call]:
+    """The calls of sbatch for the canaries that are to be submitted."""
+    if work.first is None or options is None:
+        return []
+    from src.submission import canary
+
+    return canary.submission_of(work.first, options, token, PROJECT).calls
+
+
 def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int | None) -> Submission:
     """The calls of sbatch for the runs that are to be submitted: one per run, arrays of what may be queued, workers."""
     from src.submission import slurm
@@ -268,14 +300,18 @@ def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int 
         size = min(slurm.max_array_size(), queued or sys.maxsize)
         return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
-        return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"])
+        return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"],
+                              work.first.of if work.first else {})
     return submit.one_each(work.plan.tickets, specs, options, place)
 
 
 def local_commands(work: Work) -> dict[str, list[str]]:
     """What runs each run by hand; local workers do the same without starting Python for each."""
-    return {name: [sys.executable, "train.py", os.path.join(work.path, name, run_folder.SPEC)]
-            for name in work.plan.tickets}
+    return {name: _by_hand(work.path, name) for name in work.plan.tickets}
+
+
+def _by_hand(folder: str, name: str) -> list[str]:
+    return [sys.executable, "train.py", os.path.join(folder, name, run_folder.SPEC)]
 
 
 def print_json(work: Work, commands: dict[str, list[str]]) -> int:
@@ -314,12 +350,13 @@ def workers(options: argparse.Namespace, work: Work) -> int:
     return min(options.workers or local.default_workers(), max(len(work.plan.tickets), 1))
 
 
-def print_dry_run(calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str) -> int:
-    """The exact commands, and the assurance that nothing happened."""
+def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str) -> int:
+    """The exact commands, those of canaries first, and the assurance that nothing happened."""
     import shlex
 
     if mode != WRITE_ONLY:
-        print("\n".join(map(shlex.join, [call.command for call in calls] or commands.values())))
+        first = [_by_hand(work.first.path, name) for name in work.first.plan.tickets] if work.first else []
+        print("\n".join(map(shlex.join, [call.command for call in calls] or [*first, *commands.values()])))
     print("dry run: nothing was written or submitted")
     return 0
 
@@ -359,13 +396,17 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
 
 
 def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
-                argv: Sequence[str]) -> dict[str, Any]:
+                options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """What the journal keeps of a plan: its tickets, and all that repeats this submission."""
     details: dict[str, Any] = {
         "script": slurm_options.script, "sbatch": dict(slurm_options.batch), "shape": dict(slurm_options.shape),
         "command_line": dict(slurm_options.command_line)} if slurm_options else {}
     if submission:
         details["units"] = submission.units
+    if (wanted := wants_canaries(options, work)) or options.canary is not None:
+        details["canary"] = wanted
+    if work.first:
+        details["canaries"] = work.first.record(submission.tickets if submission else work.plan.tickets)
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
     return {"mode": mode, "tickets": submission.tickets if submission else work.plan.tickets,
             "argv": list(argv), "identity": identity, **details}
@@ -383,6 +424,10 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
         if slurm_options and slurm_options.text:
             files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
                                slurm_options.text)
+        if work.first and work.first.plan.tickets:
+            from src.submission import canary
+
+            canary.write(work.first, folder, token, record["mode"])
         Journal(folder, token).plan(**record)
 
     if not work.new:
@@ -402,8 +447,8 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
     try:
         if mode == LOCAL:
             return run_here(work, book.token, options)
-        if mode == SLURM and submission:
-            return run_on_slurm(work, book, submission, options)
+        if mode == SLURM and submission and slurm_options:
+            return run_on_slurm(work, book, submission, slurm_options, options)
         print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
         way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
         print(next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
@@ -412,29 +457,43 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         book.ended()
 
 
-def run_on_slurm(work: Work, book: Journal, submission: Submission, options: argparse.Namespace) -> int:
+def run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_options: SlurmOptions,
+                 options: argparse.Namespace) -> int:
     """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
     from src.submission import limits
     from src.submission.breaker import Breaker
 
     jobs: list[str] = []
+    again, number = retry_command(work.path), len(submission.calls)
+    waits = None
     room = limits.Room(work.path, options.max_queued, options.wait)
     breaker = Breaker(work.path, options.max_failures)
     try:
-        with show.Progress(len(submission.calls), "submitted") as progress:
-            for job in submit.submit_all(submission, book, retry_command(work.path), room, breaker):
+        if work.first:
+            from src.submission import canary
+
+            waits = canary.Waits(work.first)
+            waits.submit(canary.submission_of(work.first, slurm_options, book.token, PROJECT), again, room)
+        with show.Progress(number, "submitted") as progress:
+            for job in submit.submit_all(submission, book, again, room, breaker, waits):
                 jobs.append(job)
                 progress.step()
     except KeyboardInterrupt:
-        total = count(len(submission.calls), "Slurm job")
+        total = count(number, "Slurm job")
         print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
-        print(next_steps((retry_command(work.path), "submits the rest"),
+        print(next_steps((again, "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
     except limits.Full:
-        print(f"{len(jobs)} of {count(len(submission.calls), 'Slurm job')} submitted: {options.max_queued} of this "
+        print(f"{len(jobs)} of {count(number, 'Slurm job')} submitted: {options.max_queued} of this "
               "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
         return 3
+    if waits and waits.held:
+        raise BatchError(f"{len(waits.held)} of {count(number, 'Slurm job')} not submitted, {waits.held[0]} first: the "
+                         "canary has failed meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
+                         f"{to_type('python', 'experiments.py', 'status', work.path)}` says why it failed")
+    if waits and waits.submitted:
+        print(f"canaries: Slurm job{'s' if len(waits.submitted) > 1 else ''} {', '.join(waits.submitted)}")
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"),
@@ -459,18 +518,34 @@ def run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         progress.step(failed=code != 0)
         breaker.ended(name)
 
+    progress: show.Progress
+
+    def run(path: str, tickets: dict[str, int], noun: str, told: Callable[[str, int], None]) -> bool:
+        nonlocal progress
+        with show.Progress(len(tickets), noun) as progress:
+            return local.run(path, token, tickets, workers(options, work), os.path.join(PROJECT, "train.py"), told,
+                             options.slots or 1, pinned)
+
     breaker = Breaker(work.path, options.max_failures)
     log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
-
-    with show.Progress(len(work.plan.tickets), "runs") as progress:
-        finished = local.run(work.path, token, work.plan.tickets, workers(options, work),
-                             os.path.join(PROJECT, "train.py"), on_end, options.slots or 1, pinned)
     again = retry_command(work.path, "--local")
+    finished, held = True, []
+    if work.first and work.first.plan.tickets:
+        from src.submission import canary
+
+        finished = run(work.first.path, work.first.plan.tickets, "canaries",
+                       lambda _, code: progress.step(failed=code != 0))
+        held = canary.leave_out_held(work.first, work.plan) if finished else []
+        print("".join(f"{line}\n" for line in held), end="")
+        if finished and not work.plan.tickets:
+            raise BatchError("no run was begun: every canary failed", where=work.path,
+                             hint=f"when that is mended, `{again}` tries them again")
+    finished = finished and run(work.path, work.plan.tickets, "runs", on_end)
     if not finished:
         print("stopped; what was finished is kept")
         print(next_steps((again, "goes on")))
         return 130
-    return tell_how_it_ended(work, log, again)
+    return max(tell_how_it_ended(work, log, again), int(bool(held)))
 
 
 def tell_how_it_ended(work: Work, log: str, again: str) -> int:

@@ -16,6 +16,7 @@ SUBMISSIONS = "submissions"
 TASKS_SUFFIX = ".tasks.json"
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
 CODE = "code"
+CANARY = "canary"  # run folders and journals of its canaries, as in a batch
 # in a run folder
 SPEC = "spec.yaml"
 CONFIG = "config.yaml"
@@ -127,7 +128,7 @@ def run_names(batch: str | os.PathLike[str]) -> list[str]:
     """The names of a batch's run folders, in order. Files, hidden folders and the batch's own folders are left out."""
     with os.scandir(batch) as entries:
         return sorted((entry.name for entry in entries
-                       if entry.name not in (SUBMISSIONS, CODE) and entry.name[0] != "." and entry.is_dir()),
+                       if entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.name[0] != "." and entry.is_dir()),
                       key=_run_order)
 
 

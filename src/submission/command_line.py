@@ -38,6 +38,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--state", action="append", choices=sorted(states.RETRIED), metavar="STATE",
         help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(states.RETRIED))}")
     add("--after", metavar="BATCH", help="start when every run of that batch has ended well, as Slurm sees it")
+    add("--canary", action=argparse.BooleanOptionalAction, help="one epoch of each distinct script, model and data set "
+        "first; what waits for one that fails is not run. Holds for later submissions of the batch too")
     add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
         "done")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")

@@ -40,7 +40,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
             if why not in normalised:
                 normalised[why] = normalise(why)
             groups.setdefault((run.state.name, normalised[why]), []).append(run)
-    return [Group(state, members[0].state.why, members, _log(members[0])) for (state, _), members
+    return [Group(state, members[0].state.why, members, log_of(members[0])) for (state, _), members
             in sorted(groups.items(), key=lambda item: -len(item[1]))]
 
 
@@ -55,7 +55,7 @@ def normalise(line: str) -> str:
     return re.sub(r"0x[0-9a-fA-F]+|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "N", line)
 
 
-def _log(run: Run) -> str:
+def log_of(run: Run) -> str:
     """The newest log of a run; its folder if there is none."""
     logs = [os.path.join(run.path, name) for name in (run.folder.names if run.folder else ())
             if name == run_folder.LOG or name.endswith(".out")]

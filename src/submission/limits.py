@@ -60,10 +60,15 @@ def count_queued(batch: str, queue: slurm.Queue) -> int | None:
     """How many of the batch's Slurm jobs, array tasks apart, are pending or running; None if squeue did not answer."""
     if not queue.answered:
         return None
-    tokens = {name.removesuffix(".jsonl") for name in os.listdir(os.path.join(batch, run_folder.SUBMISSIONS))}
+    tokens = {name.removesuffix(".jsonl") for path in (batch, os.path.join(batch, run_folder.CANARY))
+              for name in _listing(os.path.join(path, run_folder.SUBMISSIONS))}
     return sum(job.comment.startswith(journal.COMMENT)
                and job.comment.removeprefix(journal.COMMENT).rpartition("-")[0] in tokens
                for job in queue.jobs.values())
+
+
+def _listing(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 @dataclass(frozen=True)

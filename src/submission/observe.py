@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from src import run_folder
@@ -32,12 +32,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Observation:
-    """A batch as it was found: its path, journals, and runs by name in order."""
+    """A batch as it was found: its path, journals, and runs by name in order; its canaries apart from them."""
 
     path: str
     history: History
     runs: dict[str, Run]
     queue_answered: bool
+    canaries: dict[str, Run] = field(default_factory=dict)
 
     def count(self, names: Iterable[str]) -> int:
         """How many runs are in one of the states."""
@@ -59,8 +60,16 @@ class _Evidence:
 
 def observe(batches: Iterable[str]) -> list[Observation]:
     """Look at all runs of the batches. Slurm is asked only if some run that has not ended was given to it."""
+    paths = list(batches)
+    homes = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
     with _without_collector():
-        return _observe(batches)
+        found = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in homes)])
+    if not homes:
+        return found
+    from src.submission import canary_ends  # few batches have them
+
+    canaries = {path: item.runs for path, item in zip(homes, found[len(paths):], strict=True)}
+    return [canary_ends.explained(item, canaries.get(item.path, {})) for item in found[:len(paths)]]
 
 
 @contextlib.contextmanager

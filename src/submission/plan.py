@@ -1,9 +1,11 @@
 """What a submission will do, and why, decided before anything is written."""
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from src import run_folder
 from src.errors import BatchError, to_type
 from src.submission import states
 from src.submission.observe import Observation, Run
@@ -57,6 +59,13 @@ def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
     return Plan(tickets, kept)
 
 
+def not_made(batch: str, name: str, deleted: Run | None) -> Run:
+    """A run whose folder is yet to be made, or made again: then with a ticket of its own."""
+    folder = os.path.join(batch, name)
+    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), deleted.ticket + 1 if deleted else 0, None,
+               states.State(states.NEW))
+
+
 def is_missing(run: Run) -> bool:
     """Whether a run's folder was deleted and no Slurm job or worker is left that will look for it."""
     return run.folder is None and run.state.name not in _HELD
@@ -64,7 +73,7 @@ def is_missing(run: Run) -> bool:
 
 def refuse_if_alive(observation: Observation, doing: str) -> None:
     """BatchError if a run is pending or running, or might be."""
-    alive = [run for run in observation.runs.values() if run.state.name in _HELD]
+    alive = [run for run in (*observation.runs.values(), *observation.canaries.values()) if run.state.name in _HELD]
     if alive:
         raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,

@@ -194,14 +194,34 @@ def squeue() -> Queue:
     return Queue(True, {row[0]: Job(row[0], row[1], row[3], row[4], _seconds(row[2])) for row in rows})
 
 
+# Asked for by state, sacct lists jobs that were cancelled before their dependencies let them be considered, too.
+_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+          "REVOKED", "TIMEOUT")
+
+
 def sacct(since: float) -> dict[str, Job]:
-    """This user's Slurm jobs since a time (unix seconds), by one call. Empty if sacct is missing or has no database."""
+    """This user's Slurm jobs that have ended since a time (unix seconds), by one call; the tasks of an array apart.
+
+    Empty if sacct is missing or has no database.
+    """
     # sacct refuses a start in the future, which a clock that jumped would ask for
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
-    output = ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}",
-                   "--format=JobID,State,Submit,ExitCode"])
+    output = ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}", "--endtime=now",
+                  f"--state={','.join(_ENDED)}", "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
-    return {row[0]: Job(row[0], row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]}
+    return {job: Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]
+            for job in _tasks(row[0])}
+
+
+def _tasks(job: str) -> list[str]:
+    """`12_[0-2,5%3]`, tasks that never began, one by one; any other id is itself."""
+    master, bracket, rest = job.partition("_[")
+    if not bracket:
+        return [job]
+    spans = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
+    if not all(first.isdecimal() and (last or first).isdecimal() for first, _, last in spans):
+        return []  # cut short, as Slurm does with long lists
+    return [f"{master}_{task}" for first, _, last in spans for task in range(int(first), int(last or first) + 1)]
 
 
 def expected_starts() -> dict[str, float]:

@@ -87,7 +87,9 @@ def counts(observation: Observation) -> dict[str, int]:
 def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
     return {"batch": observation.path, "counts": counts(observation),
-            "runs": [asdict(row) for row in rows(observation.runs.values())]}
+            "runs": [asdict(row) for row in rows(observation.runs.values())],
+            **({"canaries": [asdict(row) for row in rows(observation.canaries.values())]}
+               if observation.canaries else {})}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -152,6 +154,10 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
         observations = [observation for observation in observations if observation.path == latest]
     for observation in observations:
         lines = run_table(filtered(observation, only), limit, starts or {})
+        if observation.canaries:
+            from src.submission import canary_ends  # few batches have them
+
+            lines += canary_ends.status_lines(observation.canaries.values())
         groups = [found.line() for found in failures.group(observation.runs.values()) if found.state in only]
         lines += groups[:GROUPS]
         lines += [f"… and {len(groups) - GROUPS} more kinds of failures"] if len(groups) > GROUPS else []

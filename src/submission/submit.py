@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder, yaml_io
@@ -15,6 +15,7 @@ from src.submission.tasks import Tasks
 
 if TYPE_CHECKING:
     from src.submission.breaker import Breaker
+    from src.submission.canary import Waits
     from src.submission.limits import Room
 
 
@@ -24,7 +25,7 @@ class SlurmOptions:
 
     batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for; text:
     of a script that is made from resources and written with the batch; added: of this submission alone, not kept for a
-    retry, `exclude` and `dependency` beside what is asked for anyway.
+    retry, `exclude` and `dependency` beside what is asked for anyway; waits: the dependency of single runs, by name.
     """
 
     script: str
@@ -33,25 +34,41 @@ class SlurmOptions:
     shape: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
     added: Mapping[str, str] = field(default_factory=dict)
+    waits: Mapping[str, str] = field(default_factory=dict)
+    _listed: dict[str, dict[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
-    def of(self, spec: Mapping[str, Any]) -> tuple[str, list[str]]:
-        """The script and the sbatch options of one grid point. JobSpecError if one cannot be used."""
+    def script_of(self, spec: Mapping[str, Any]) -> str:
+        """The absolute path of a grid point's script."""
+        return check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
+
+    def of(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
+        """The script and the sbatch options of a grid point, of the run `name`. JobSpecError if one cannot be used."""
         merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
-        script = check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
-        return script, slurm.option_list({**merged, **self._with_added(merged, script)}, "sbatch options")
+        script = self.script_of(spec)
+        added = dict(self.added)
+        if wait := self.waits.get(name):
+            added |= {"dependency": ",".join(filter(None, (added.get("dependency"), wait))),
+                      "kill-on-invalid-dep": "yes"}
+        return script, slurm.option_list({**merged, **self._in_front(added, merged, script)}, "sbatch options")
 
-    def _with_added(self, asked: Mapping[str, Any], script: str) -> dict[str, str]:
+    def _in_front(self, added: Mapping[str, str], asked: Mapping[str, Any], script: str) -> dict[str, str]:
         """The added options, with the lists that were asked for already in front."""
-        if not self.added:
+        if not added:
             return {}
+        if script not in self._listed:
+            self._listed[script] = self._lists_of(script)
+        in_script = self._listed[script]
+        return {key: value if key == "kill-on-invalid-dep" else ",".join(
+            str(part) for part in (asked.get(key, in_script.get(key)), value) if part)
+            for key, value in added.items()}
+
+    def _lists_of(self, script: str) -> dict[str, str]:
+        """What a script's directives ask for, by the long names of those options that take lists."""
         made = self.text if script == self.script else None
         directives = [line.lstrip("-").replace("=", " ", 1).split(None, 1) for line in slurm.script_directives(
             made or yaml_io.read_user_file(script))]
-        in_script = {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
-                     for words in directives if len(words) == 2}
-        return {key: value if key == "kill-on-invalid-dep" else ",".join(
-            str(part) for part in (asked.get(key, in_script.get(key)), value) if part)
-            for key, value in self.added.items()}
+        return {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
+                for words in directives if len(words) == 2}
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ def one_each(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]],
     calls = []
     for unit, (name, ticket) in enumerate(tickets.items()):
         folder = os.path.join(place.batch, name)
-        script, words = options.of(specs[name])
+        script, words = options.of(specs[name], name)
         tag = comment(place.token, unit)
         calls.append(Call(name, slurm.sbatch_command(
             name, os.path.join(folder, run_folder.slurm_log_name("%j")), tag, words, script,
@@ -112,7 +129,7 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
     """Job arrays of at most `size` runs, each for runs that ask for the same; at most `running` tasks run at a time."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in tickets:
-        script, words = options.of(specs[name])
+        script, words = options.of(specs[name], name)
         groups.setdefault((script, *words), []).append(name)
     calls: list[Call] = []
     bounds, tasks = [0], {}
@@ -132,9 +149,12 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
 
 
 def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
-            number: int, slots: int) -> Submission:
-    """`number` Slurm jobs that share the runs, `slots` at a time each. JobSpecError if runs ask for different jobs."""
-    asked = {(script, *words) for script, words in (options.of(specs[name]) for name in tickets)}
+            number: int, slots: int, canaries: Mapping[str, str]) -> Submission:
+    """`number` Slurm jobs that share the runs, `slots` at a time each. JobSpecError if runs ask for different jobs.
+
+    canaries: by run, the one that a worker looks at before it takes the run.
+    """
+    asked = {(script, *words) for script, words in (options.of(specs[name], name) for name in tickets)}
     if len(asked) > 1:
         raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones (SBATCH "
                            "or SCRIPT)", where="--workers", hint="use --array, or leave both out: one job per run")
@@ -147,7 +167,7 @@ def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], 
             f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag, words,
             script, path, place.project), tag))
     return Submission(dict(tickets), Units(WORKERS), calls, {path: Tasks(
-        task_files.WORKER, place.batch, dict(tickets), slots=slots,
+        task_files.WORKER, place.batch, dict(tickets), slots=slots, canaries=dict(canaries),
         command=[word for word in calls[0].command if not word.startswith("--dependency=")])})  # met when one starts
 
 
@@ -211,10 +231,12 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
     return lines
 
 
-def submit_all(submission: Submission, journal: Journal, again: str, room: Room, breaker: Breaker) -> Iterator[str]:
+def submit_all(submission: Submission, journal: Journal, again: str, room: Room, breaker: Breaker,
+               waits: Waits | None = None) -> Iterator[str]:
     """Call sbatch for each unit, in order, when there is room, and give the Slurm job ids one by one.
 
-    again: the command that goes on after a failure. SlurmError, with sbatch's words and how many were submitted, as
+    again: the command that goes on after a failure; waits: knows the Slurm jobs of canaries, and leaves out what a
+    canary holds back. SlurmError, with sbatch's words and how many were submitted, as
     soon as one is refused for good; BatchError if the breaker trips; limits.Full if there is no room.
     """
     names = list(submission.tickets)
@@ -227,7 +249,12 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Room,
             except BatchError as error:
                 raise error.at(where) from None
             if room.enter(call.tasks):
-                job = _submit(unit, call, journal, room, where, again)
+                command = waits.filled_in(call) if waits else call.command
+                if command is None:
+                    break
+                job = _submit(unit, replace(call, command=command), journal, room, where, again)
+        if job is None:
+            continue
         for name in submission.units.runs(unit, names):
             breaker.submitted(name, submission.tickets[name], job)
         yield job

@@ -18,7 +18,7 @@ class Tasks:
 
     batch: absolute path; tickets: by run name; slots: runs at a time in a worker; workers: how many share a machine
     (1 under Slurm); gpus: of the machine, shared out among all slots (empty: as Slurm gave them); command: the call of
-    sbatch that makes another worker like this one.
+    sbatch that makes another worker like this one; canaries: the one that a run waits for, by run name.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Tasks:
     workers: int = 1
     gpus: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    canaries: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str) -> str:
         return os.path.join(self.batch, name)
@@ -40,13 +41,21 @@ class Tasks:
         return filter(self.is_free, self.tickets)
 
     def is_free(self, name: str, requeued: str | None = None) -> bool:
-        """Whether nobody has claimed the run, or only `requeued`, a Slurm job that was started again before its end."""
+        """Whether its canary is done and nobody has claimed the run, or only `requeued`, a Slurm job that was started
+        again before its end."""
+        if not self.is_cleared(name):
+            return False
         claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
         if not os.path.exists(claim):
             return True
         if requeued is None or os.path.exists(os.path.join(self.folder(name), run_folder.DONE)):
             return False
         return (files.read_json(claim) or {}).get("slurm_job") == requeued
+
+    def is_cleared(self, name: str) -> bool:
+        """Whether the run waits for no canary, or for one that ended well."""
+        first = self.canaries.get(name)
+        return first is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, first, run_folder.DONE))
 
 
 def write(path: str, tasks: Tasks) -> None:

@@ -31,6 +31,8 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     """Do what a task file says: one run in a task of a Slurm job array, else a worker's loop. The exit code."""
     listed = tasks.read(path)
     if listed.kind == tasks.WORKER:
+        if held := sum(not listed.is_cleared(name) for name in listed.tickets):
+            print(f"left alone: {held} of {len(listed.tickets)} runs, whose canary has not ended well", flush=True)
         return _Worker(path, listed, train, run_spec).work(warm_up)
     try:
         name = list(listed.tickets)[int(os.environ["SLURM_ARRAY_TASK_ID"])]

@@ -729,6 +729,8 @@ def sacct(cluster: Cluster, words: list[str], call: int) -> str:
     rows = [job for job in rows if not job["End"] or stamp(job["End"]) >= since]
     if "state" in options:
         rows = _of_states(rows, options["state"])
+    elif "jobs" not in options:  # a job whose dependencies were never met is shown to those alone who ask for it
+        rows = [job for job in rows if job["State"] != "CANCELLED" or job["Start"] or not job["Dependency"]]
     if "name" in options:
         rows = [job for job in rows if job["JobName"] in options["name"].split(",")]
     cells = [[_SACCT_FIELDS[field.partition("%")[0]][1](job) for field in fields] for job in (
