@@ -234,7 +234,9 @@ def cancel(options: argparse.Namespace) -> None:
         whole = to_type("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
         raise BatchError(f"its Slurm job is a worker that has {count(len(others), 'other run')} too",
                          where=runs[0].path, hint=f"`{whole}` cancels all of them")
-    told = count(len(runs), "run") + (f" and {count(len(canaries), 'run')} of one epoch first" if canaries else "")
+    told = count(len(runs), "run")
+    if canaries:
+        told += f" and {len(canaries)} canar{'y' if len(canaries) == 1 else 'ies'}"
     if not options.yes and ask(f"Cancel {told}? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was cancelled", hint="the answer was not y")
     if jobs:

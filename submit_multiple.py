@@ -68,7 +68,12 @@ def main(argv: Sequence[str]) -> int:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
-        ask_slurm_first(work, canary_calls(work, slurm_options, token) + submission.calls, slurm_options)
+        calls = submission.calls
+        if work.first:
+            from src.submission import canary
+
+            calls = canary.to_try(canary_calls(work, slurm_options, token) + calls)
+        ask_slurm_first(work, calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
     confirm(work, mode, options)

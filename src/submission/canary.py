@@ -1,4 +1,4 @@
-"""Canaries, one epoch for each distinct script, model and data set: which a submission needs, and to submit them first."""
+"""Canaries, an epoch of each distinct script, model and data set: which ones a submission needs; submits them first."""
 from __future__ import annotations
 
 import os
@@ -230,6 +230,12 @@ def fill_in(command: list[str], jobs: Mapping[str, str]) -> list[str]:
         else:
             filled.append(word)
     return filled
+
+
+def to_try(calls: Iterable[Call]) -> list[Call]:
+    """The calls without canaries, for `sbatch --test-only`: there are no jobs yet that could be waited for."""
+    return [replace(call, command=[word for word in fill_in(call.command, {}) if word != "--kill-on-invalid-dep=yes"])
+            for call in calls]
 
 
 def of_submission(batch: str, plan: Plan, points: Mapping[str, dict[str, Any]], options: SlurmOptions | None,

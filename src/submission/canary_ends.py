@@ -23,7 +23,7 @@ def home(batch: str) -> str:
 
 def why(first: Run) -> str:
     """`its canary failed: ValueError: no; see results/x/canary/y/training.log`."""
-    error = f": {one_line(first.state.why[:300])}" if first.state.why else ""
+    error = f": {one_line(first.state.why[:80])}" if first.state.why else ""
     return f"its canary {_told(first.state.name)}{error}; see {failures.log_of(first)}"
 
 
