@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def name_of(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
         word = "resources"
     parts = (word, *kind(spec))
     shown = (os.path.splitext(os.path.basename(word))[0], *parts[1:])
-    text = "+".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).lstrip(".") for part in shown)
+    text = "+".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).lstrip(".-") for part in shown)
     # two that differ in what a name cannot show differ in the hash
     return f"{text[:150]}-{zlib.crc32(chr(0).join(parts).encode('utf-8', 'surrogateescape')):08x}"
 
@@ -103,22 +104,18 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
     """Which canaries are submitted, which are waited for, and a line for each; runs that are held back leave `plan`.
 
     canary_of: by run, the name of its canary and its spec; known: the canaries that there are; again: those that failed
-    are tried again, as by -r. JobSpecError for a program with epochs of its own; BatchError if a canary must be waited
-    for by other means, or if nothing is left to submit.
+    are tried again, as by -r. BatchError if a canary must be waited for by other means, or nothing is left to submit.
     """
     groups: dict[str, list[str]] = {}
     for run in plan.tickets:
-        name, spec = canary_of[run]
-        if "COMMAND" in spec:
-            raise JobSpecError("a canary trains one epoch, and `command` is a program with a length of its own",
-                               where="--canary", hint="leave it out; --max-runs 1 submits the first run alone")
-        groups.setdefault(name, []).append(run)
-    found = Canaries(batch, {run: name for name, runs in groups.items() for run in runs})
-    path, lines, open_runs = home(batch), [], {}
+        groups.setdefault(canary_of[run][0], []).append(run)
+    found = Canaries(batch, {run: canary_of[run][0] for run in plan.tickets})
+    lines, open_runs = [], {}
+    shown = _shown({name: canary_of[runs[0]][1] for name, runs in groups.items()})
     for name, runs in groups.items():
         there = known.get(name)
-        first = not_made(path, name, there) if there is None or there.folder is None else there
-        shown, state = " on ".join(kind(canary_of[runs[0]][1])), first.state
+        first = not_made(found.path, name, there) if there is None or there.folder is None else there
+        state = first.state
         if state.name in states.ENDED_WELL:
             for run in runs:
                 del found.of[run]
@@ -126,7 +123,7 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
             open_runs[name] = first
             found.specs[name] = spec_of(canary_of[runs[0]][1])
         elif state.name in BAD:
-            lines.append(f"canary     {shown}: {why(first)}; {count(len(runs), 'run')} held back, "
+            lines.append(f"canary     {shown[name]}: {why(first)}; {count(len(runs), 'run')} held back, "
                          f"`{_retry(batch)}` tries it again")
             for run in runs:
                 del found.of[run], plan.tickets[run]
@@ -134,20 +131,26 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
         elif state.slurm_job and state.name in (states.PENDING, states.RUNNING) and not local:
             found.jobs[name] = ":".join(first.slurm_jobs or (state.slurm_job,))
             found.tickets[name] = first.ticket
-            lines.append(f"canary     {shown}: {state.name}, Slurm job {found.jobs[name]}")
+            lines.append(f"canary     {shown[name]}: {state.name}, Slurm job {found.jobs[name]}")
         else:
             raise BatchError(f"its canary is {state.name}{f' ({state.why})' if state.why else ''}", where=first.path,
                              hint=_when(batch, state.name))
     found.plan = plan_next(open_runs, states.RETRIED)
     found.tickets |= found.plan.tickets
-    if open_runs:
-        kinds = [" on ".join(kind(found.specs[name])) for name in open_runs]
+    if kinds := [shown[name] for name in open_runs]:
         more = f" and {len(kinds) - _LISTED} more" if len(kinds) > _LISTED else ""
         lines.insert(0, f"canary     {count(len(kinds), 'run')} of one epoch first: "
                      f"{', '.join(kinds[:_LISTED])}{more}")
     if not plan.tickets and plan.kept.get(HELD):
         raise BatchError(f"nothing is submitted: {lines[0].removeprefix('canary').strip()}", where=batch)
     return found, lines
+
+
+def _shown(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """`linear on sklearn/digits`, of canaries by name; those that differ in their script alone with its name."""
+    told = {name: " on ".join(kind(spec)) for name, spec in specs.items()}
+    numbers = Counter(told.values())
+    return {name: f"{text} ({name.partition('+')[0]})" if numbers[text] > 1 else text for name, text in told.items()}
 
 
 def _retry(batch: str) -> str:
@@ -242,10 +245,14 @@ def of_submission(batch: str, plan: Plan, points: Mapping[str, dict[str, Any]], 
                   known: Mapping[str, Run], again: bool) -> tuple[Canaries, list[str], SlurmOptions | None]:
     """The canaries of a submission, what is shown of them, and options by which the runs wait for them.
 
-    points: the specs of the runs; options: None for local workers; known, again: as for plan_canaries.
+    points: the specs of the runs; options: None for local workers; known, again: as for plan_canaries. JobSpecError for
+    a program with epochs of its own.
     """
     canary_of = {}
     for run in plan.tickets:
+        if "COMMAND" in points[run]:
+            raise JobSpecError("a canary trains one epoch, and `command` is a program with a length of its own",
+                               where="--canary", hint="leave it out; --max-runs 1 submits the first run alone")
         script = options.script_of(points[run]) if options else None
         canary_of[run] = name_of(script, points[run], batch), points[run]
     found, lines = plan_canaries(batch, plan, canary_of, known, again, local=options is None)
@@ -281,7 +288,7 @@ def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:
     for name, first in observation.runs.items():
         held = [run for run in plan.tickets if canaries.of.get(run) == name]
         if held and first.state.name not in states.ENDED_WELL:
-            lines.append(f"{count(len(held), 'run')} held back: {why(first)}")
+            lines.append(f"{count(len(held), 'run')} held back, {why(first)}")
             for run in held:
                 del plan.tickets[run]
     return lines

@@ -13,6 +13,7 @@ from src.submission.observe import Observation, Run
 
 # a canary in one of these has ended otherwise than well: the runs that wait for it do not run
 BAD = failures.BAD - {states.STUCK}
+_WIDTH = 80  # of an error in a reason: a log comes after it
 _NEVER_BEGAN = (states.NEW, states.CANCELLED, states.LOST, states.STUCK)
 
 
@@ -23,8 +24,9 @@ def home(batch: str) -> str:
 
 def why(first: Run) -> str:
     """`its canary failed: ValueError: no; see results/x/canary/y/training.log`."""
-    error = f": {one_line(first.state.why[:80])}" if first.state.why else ""
-    return f"its canary {_told(first.state.name)}{error}; see {failures.log_of(first)}"
+    line = one_line(first.state.why)
+    line = line if len(line) <= _WIDTH else f"{line[:_WIDTH - 1]}…"
+    return f"its canary {_told(first.state.name)}{f': {line}' if line else ''}; see {failures.log_of(first)}"
 
 
 def _told(state: str) -> str:

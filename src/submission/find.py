@@ -56,7 +56,8 @@ def _candidates(word: str, results: str) -> list[str]:
                 if os.path.basename(word) == word and run_folder.is_run_folder(path)]
     latest = newest(batches)
     by_index = _in_batch(latest, word) if latest and word.isdecimal() else []
-    return list(dict.fromkeys([*by_index, *(path for folder in batches for path in _of_slurm_job(folder, word))]))
+    return list(dict.fromkeys([*by_index, *(path for folder in batches for place in (folder, os.path.join(
+        folder, run_folder.CANARY)) for path in _of_slurm_job(place, word))]))
 
 
 def _in_batch(path: str, word: str) -> list[str]:

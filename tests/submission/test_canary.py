@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import experiments
 from src import config, run_folder
 from src.analysis import results
-from src.submission import canary, journal, status, submit
+from src.submission import canary, journal, status, submit, tasks
 from src.submission.observe import observe
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project
@@ -170,7 +170,8 @@ def test_one_fails_is_mended_and_retried(way: list[str], grid: Project, fake_slu
     assert executions(first(grid)) == [1, 1]
 
 
-def test_canaries_are_no_runs(grid: Project, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_canaries_are_no_runs(grid: Project, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     grid.spec.write_text(GRID.replace("13", "12"))
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     fake_slurm.run_all(parallel=2)
@@ -183,8 +184,10 @@ def test_canaries_are_no_runs(grid: Project, fake_slurm: FakeSlurm, capsys: pyte
     assert [run["state"] for run in found["canaries"]] == ["done", "done"]
     assert experiments.main(["missing", str(grid.spec)]) == 0
     name = next(path.name for path in first(grid).iterdir() if path.name.startswith("s+"))
-    assert experiments.main(["logs", str(first(grid) / name)]) == 0
-    assert "training" in capsys.readouterr().out
+    monkeypatch.setattr(experiments, "RESULTS", str(grid.results))
+    for word in (str(first(grid) / name), fake_slurm.jobs()[0]):  # the job id too
+        assert experiments.main(["logs", word]) == 0
+        assert "training" in capsys.readouterr().out
 
 
 def test_slurm_knows_no_job_that_was_cancelled_before_it_could_start(grid: Project, fake_slurm: FakeSlurm) -> None:
@@ -359,6 +362,36 @@ parameters:
     assert dependencies(fake_slurm) == [f"afterok:{one}"] * 2 + [f"afterok:{two}"]
 
 
+def test_what_differs_in_its_script_alone_is_told_apart(grid: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (grid.folder / "big.sh").write_text(SCRIPT.format(python=sys.executable))
+    grid.spec.write_text("""\
+job_details: {name: tiny, output_dir: re sults}
+parameters: {LIST: [{batch_size: 8}, {batch_size: 64, SCRIPT: big.sh}, {model: linear}]}
+""")
+    assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-d") == 0
+    assert ("canary     3 runs of one epoch first: linear/no_bias on libsvm/a9a (s), linear/no_bias on libsvm/a9a "
+            "(big), linear on libsvm/a9a\n") in capsys.readouterr().out
+
+
+def test_a_worker_looks_at_canaries_itself_and_its_successor_waits_for_no_job(grid: Project) -> None:
+    assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y", "--workers", "1") == 0
+    path, = (grid.batch / "submissions").glob("*.tasks.json")
+    listed = tasks.read(str(path))
+    assert not any(word.startswith("--dependency") for word in listed.command)
+    assert list(listed.unclaimed()) == []
+    linear = next(first(grid).glob("s+linear*"))
+    (linear / "done").write_text("completed")
+    assert sorted(listed.unclaimed()) == sorted(run.name for run in grid.runs() if "mod=linear" in run.name)
+
+
+def test_never_asked_of_sbatch_in_advance(grid: Project, fake_slurm: FakeSlurm) -> None:
+    """A dependency on a job that there is not yet would be refused."""
+    assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
+    tried = fake_slurm.calls("sbatch --test-only")
+    assert len(tried) == 1  # canaries ask for the same as the runs
+    assert not any("dependency" in word for word in tried[0].argv)
+
+
 def test_a_foreign_program_has_no_canary(grid: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y", "--command", "true {args}") == 2
     assert "`command` is a program with a length of its own" in capsys.readouterr().err
@@ -370,7 +403,7 @@ def test_local(workers: str, project: Project, capsys: pytest.CaptureFixture[str
     project.spec.write_text(GRID)
     assert project.submit(project.spec, "--local", "--workers", workers, "--canary", "-y") == 1
     out = capsys.readouterr().out
-    assert "4 runs held back: its canary failed: RuntimeError: unlucky\\nnumber; see " in out
+    assert "4 runs held back, its canary failed: RuntimeError: unlucky\\nnumber; see " in out
     assert counts(project) == {"done": 4, "cancelled": 4}
     assert project.submit(project.spec, "--local", "--canary", "-y") == 2  # nothing is left that -r would not do
     mend(project)
@@ -385,7 +418,7 @@ def test_local_with_no_canary_that_lives(project: Project, capsys: pytest.Captur
     assert project.submit(project.spec, "--local", "--canary", "-y") == 2
     captured = capsys.readouterr()
     assert "no run was begun: every canary failed" in captured.err
-    assert captured.out.count("held back: its canary failed") == 2
+    assert captured.out.count("held back, its canary failed") == 2
     assert counts(project) == {"cancelled": 4}
 
 
