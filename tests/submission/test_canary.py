@@ -172,6 +172,7 @@ def test_one_fails_is_mended_and_retried(way: list[str], grid: Project, fake_slu
 
 def test_canaries_are_no_runs(grid: Project, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str],
                               monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_slurm.reuse_ids_from(500)  # beyond all indices of runs
     grid.spec.write_text(GRID.replace("13", "12"))
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     fake_slurm.run_all(parallel=2)
