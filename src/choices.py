@@ -16,6 +16,7 @@ TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMargi
 TARGETS = ("classes", "numbers")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+METRICS = ("top1", "top5", "precision", "recall", "f1", "auroc", "calibration_error", "confusion_matrix", "pr_curve")
 OPTIMIZERS = ("sgd", "adam", "adamw", "amsgrad", "amsgradw")
 TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
 HEAD_INITS = ("zero", "rand")
@@ -145,6 +146,21 @@ def check_loss(name: str) -> None:
     elif name not in known:
         raise ConfigError(f"unknown loss '{name}'", allowed=(*known, "my_module:my_loss"),
                           hint=did_you_mean(name, known))
+
+
+def check_metrics(names: list[str] | None) -> None:
+    """ConfigError unless each is a metric of ours, topK, or may be one of one's own, and no two have one name."""
+    for name in names or ():
+        if ":" in name:
+            check_own(name)
+        elif name not in METRICS and not re.fullmatch(r"top[1-9]\d*", name):
+            raise ConfigError(f"unknown metric '{name}'", allowed=(*METRICS, "topK", "my_module:my_metric"),
+                              hint=did_you_mean(name, METRICS))
+    called = [name.rpartition(":")[2] for name in names or ()]
+    for name in called:
+        if called.count(name) > 1 or name in ("loss", "accuracy", "mae", "r2", "time", "data_time"):
+            raise ConfigError(f"two metrics would be called {name}", hint="name each once; accuracy, mae and r2 are "
+                              "measured anyway")
 
 
 def task_of(loss: str, targets: str | None = None) -> str:

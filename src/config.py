@@ -46,6 +46,7 @@ class Config:
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
+    metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
     # model
     model: str = "linear/no_bias"
     model_pretrained: bool = False
@@ -195,6 +196,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "precision": _one_of(choices.PRECISIONS),
     "compile": _one_of(choices.COMPILE_MODES),
     "eval_models": _check_models,
+    "metrics": choices.check_metrics,
     "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
     "optim_alg": _one_of(choices.OPTIMIZERS),
     "lr_schedule": choices.parse_schedule,
@@ -208,8 +210,10 @@ def _check_value(key: str, value: Any) -> None:
                           or "see src/config.py for all of them")
     try:
         if not _kind_of(value) & _KINDS[key]:
-            raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(
-                _KIND_NAMES[kind] for kind in str(FIELDS[key].type).split(" | ")))
+            kinds = str(FIELDS[key].type).split(" | ")
+            raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(_KIND_NAMES[kind] for kind in kinds),
+                              hint=f"in a job spec a list is an axis, and [[{value}]] one list" if isinstance(
+                                  value, str) and "list[str]" in kinds else None)
         if isinstance(value, (int, float)) and "float" not in _KINDS[key] and abs(value) >= 2**63:
             raise ConfigError(f"{value!r} is too large", allowed="less than 2**63")
         if key in _CHECKS:
@@ -255,7 +259,14 @@ _TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_p
              "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
 
 
-def _check_evaluated(models: list[str] | None, averaging: str | None) -> None:
+def _check_evaluated(models: list[str] | None, averaging: str | None, metrics: list[str] | None, loss: str,
+                     targets: str | None, task: str | None) -> None:
+    of_classes = [name for name in metrics or () if ":" not in name]
+    if metrics and task:
+        raise ConfigError("a task of one's own measures its own metrics", where="metrics", hint="leave them out")
+    if of_classes and choices.task_of(loss, targets) == "regression":
+        raise ConfigError(f"{', '.join(of_classes)} need classes, and loss {loss} is of numbers", where="metrics",
+                          allowed="metrics of one's own, as my_module:my_metric")
     if models and "av" in models and averaging is None:
         raise ConfigError("there is no average to evaluate", where="eval_models", hint="set averaging, as poly_8")
 
@@ -297,7 +308,9 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_scalar(key, value, kind.__name__)
         get = spec.get
         _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
-        _check_evaluated(get("eval_models"), get("averaging"))
+        if get("eval_models") or get("metrics"):
+            _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
+                             get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
                       get("train_length", _DEFAULTS["train_length"]))
     except ConfigError as error:

@@ -12,16 +12,17 @@ from typing import Any
 from src.errors import BatchError, ConfigError
 
 
-def write_atomic(path: str | os.PathLike[str], text: str, sync: bool = True) -> None:
-    """Replace `path` by `text` (UTF-8). A reader, or a crash at any instant, sees the old file or the new one.
+def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool = True) -> None:
+    """Replace `path` by `content` (text in UTF-8). A reader, or a crash at any instant, sees the old file or the new
+    one.
 
     sync=False leaves out the fsyncs, for files that can be made again from others.
     """
     path = os.fspath(path)
     beside = _beside(path)
     try:
-        with open(beside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(beside, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

@@ -24,6 +24,7 @@ STATS = "stats.csv"
 LOG = "training.log"
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
+ARRAYS = "arrays"  # what is no number: a file of arrays for each epoch
 LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
@@ -36,6 +37,11 @@ _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
 def checkpoint_name(epoch: int) -> str:
     """The file of the checkpoint after `epoch`."""
     return f"checkpoint-{epoch:05d}.pt"
+
+
+def arrays_name(epoch: int) -> str:
+    """The file of the arrays that were measured after `epoch`."""
+    return f"{ARRAYS}/epoch-{epoch:05d}.npz"
 
 
 def slurm_log_name(slurm_job: str) -> str:

@@ -26,6 +26,7 @@ from src.training.forward import make_forward, matmul_precision, recompute_batch
 from src.training.length import Length
 from src.training.log import Progress, epoch_line, header, open_log
 from src.training.losses import make_loss
+from src.training.measures import Arrays, Measures, MeasuringMeter, columns
 from src.training.meters import METRICS, MeanMeter, Meter
 from src.training.recorder import Recorder, Row, stats_columns
 from src.training.seeds import mixed, noise_kept
@@ -65,6 +66,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
         for epoch in run.numbers:
             row = run.epoch(epoch, log)
 
+            recorder.arrays(epoch, run.arrays)
             recorder.row(row)
             log.info(epoch_line(row, run.numbers[-1]))
             trackers.log(row)
@@ -94,6 +96,8 @@ class Experiment:
         if parts.average:
             self._forwards["av"] = make_forward(self._config, parts.average.module(), parts.device)
         self.averaged: nn.Module | None = None
+        self.arrays: Arrays = {}  # what the last epoch's evaluations measured beside numbers
+        self._measures()  # names that cannot be had are told before training
         self._at_end = self._config.eval_at_end or []
         evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
@@ -128,6 +132,7 @@ class Experiment:
         if number:
             row |= self._train(number, log)
         self.averaged = self._average()
+        self.arrays = {}
         row |= self._evaluate(self._each_epoch, log)
         self._is_best = self._best is not None and self._best.update(row)
         self.end = self._how_it_ends(row)
@@ -168,9 +173,11 @@ class Experiment:
                 model = self._parts.model if which == "last" else self.averaged
                 assert model is not None
                 progress = Progress(log, f"evaluating {name}/{which}", interval)
+                meter = self._new_meter(self._measures())
                 row |= _under(f"{name}/{which}", evaluate(
                     model, self._forwards[which], self._steps, self._data.splits[name],
-                    config.eval_batch_size or config.batch_size, self._new_meter(), progress))
+                    config.eval_batch_size or config.batch_size, meter, progress))
+                self.arrays |= {f"{name}/{which}/{key}": array for key, array in getattr(meter, "arrays", {}).items()}
         return row
 
     def _average(self) -> nn.Module | None:
@@ -204,7 +211,7 @@ class Experiment:
         return not loss <= self._config.max_allowed_loss or any(map(math.isnan, evaluated))
 
     def _columns(self, splits: Iterable[str]) -> list[str]:
-        return stats_columns(self._metrics, splits, self._models)
+        return stats_columns(self._metrics, splits, self._models, columns(self._config.metrics or ()))
 
     def _make_best(self) -> Best | None:
         """What keeps the best epoch, if anything depends on it. Columns that are empty until the end cannot tell."""
@@ -226,9 +233,16 @@ class Experiment:
         return Supervised(self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
                           facts.micro_batch_size(config), scaler)
 
-    def _new_meter(self) -> Meter | MeanMeter:
+    def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:
         device = self._parts.device
-        return MeanMeter(self._metrics, device) if self._parts.task else Meter(self._data.task, device)
+        if self._parts.task:
+            return MeanMeter(self._metrics, device)
+        return MeasuringMeter(self._data.task, device, measures) if measures else Meter(self._data.task, device)
+
+    def _measures(self) -> Measures | None:
+        """New ones for an evaluation; None if the config asks for no further metrics."""
+        names = self._config.metrics
+        return Measures(names, facts.output_dim(self._config, self._data), self._parts.device) if names else None
 
 
 def _under(group: str, cells: Row) -> Row:

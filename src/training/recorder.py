@@ -1,10 +1,12 @@
 """The recorder writes config.yaml, stats.csv and checkpoints, until a later attempt takes the run over."""
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from src import files, run_folder, yaml_io
@@ -14,8 +16,10 @@ from src.training import checkpoint
 Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an empty cell
 
 
-def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iterable[str]) -> list[str]:
-    """The columns of stats.csv. evaluated: splits; models: of last and av those that are evaluated on them.
+def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iterable[str],
+                  further: Sequence[str] = ()) -> list[str]:
+    """The columns of stats.csv. evaluated: splits; models: of last and av those that are evaluated on them; further:
+    metrics of evaluations alone.
 
     train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; examples_per_second of
     that time; seen_examples since the first epoch; learning_rate of the epoch's last step. {split}/last: of the model;
@@ -27,8 +31,15 @@ def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iter
     models = tuple(models)
     for split in evaluated:
         for which in models:
-            columns += [f"{split}/{which}/{name}" for name in (*metrics, "time", "data_time")]
+            columns += [f"{split}/{which}/{name}" for name in (*metrics, *further, "time", "data_time")]
     return columns
+
+
+def _names_in(folder: str) -> list[str]:
+    """The paths of the files in a folder that is no link; none if there is no such folder."""
+    if not os.path.isdir(folder) or os.path.islink(folder):
+        return []
+    return [os.path.join(folder, name) for name in os.listdir(folder)]
 
 
 class Recorder:
@@ -46,6 +57,8 @@ class Recorder:
         if self._folder:
             path = os.path.join(self._folder, run_folder.STATS)
             files.write_atomic(path, ",".join(self._columns) + "\n")
+            for name in _names_in(os.path.join(self._folder, run_folder.ARRAYS)):
+                os.unlink(name)
             self._stats = open(path, "a", encoding="utf-8", newline="")
         return self
 
@@ -66,6 +79,16 @@ class Recorder:
             self._stats.write(",".join(["" if (value := row[name]) is None else repr(value) for name in self._columns])
                               + "\n")
             self._stats.flush()
+
+    def arrays(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write an epoch's arrays into their side file, if there are any."""
+        self._check()
+        if self._folder and arrays:
+            path = os.path.join(self._folder, run_folder.arrays_name(epoch))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+            files.write_atomic(path, packed.getvalue())
 
     def checkpoint(self, name: str, config: Config, row: Row, model: nn.Module, averaged: nn.Module | None) -> None:
         """Save the model and its average under `name`."""

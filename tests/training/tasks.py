@@ -115,3 +115,22 @@ def focal(output: Tensor, y: Tensor) -> Tensor:
 
 def squares(output: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(output[:, 0], y)
+
+
+def second(output: Tensor, y: Tensor) -> Tensor:
+    """Whether the right class is the second choice: a metric, a value for each sample."""
+    return (output.topk(2).indices[:, 1] == y).float()
+
+
+class Recall:
+    """A metric with a value for each class: how many of its samples were recognised."""
+
+    def __init__(self, n_outputs: int) -> None:
+        self._right, self._all = torch.zeros(n_outputs), torch.zeros(n_outputs)
+
+    def update(self, output: Tensor, y: Tensor) -> None:
+        self._all += y.bincount(minlength=len(self._all))
+        self._right += y[output.argmax(1) == y].bincount(minlength=len(self._all))
+
+    def compute(self) -> Tensor:
+        return self._right / self._all
