@@ -76,11 +76,25 @@ def main(argv: Sequence[str]) -> int:
         ask_slurm_first(work, calls, slurm_options)
     else:
         submission = None  # what is written now is submitted later, with another plan
+    if options.smoke:
+        smoke_first(work)
     confirm(work, mode, options)
     with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
         book = write(work, token, plan_record(work, mode, slurm_options, submission, options, argv), submission,
                      slurm_options)
         return start(work, mode, slurm_options, book, submission, options)
+
+
+def smoke_first(work: Work) -> None:
+    """A batch of each distinct model and data set, here. BatchError if one fails, or if the program is not ours."""
+    from src.submission import smoke
+
+    specs = dict(zip(work.names, work.specs, strict=True))
+    chosen = [specs[name] for name in work.plan.tickets]
+    if any("COMMAND" in spec for spec in chosen):
+        raise BatchError("--smoke knows train.py alone, and this batch runs a program of its own", where=work.path)
+    for line in smoke.run(chosen, PROJECT):
+        print(line, flush=True)
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace) -> Work:

@@ -78,6 +78,12 @@ class Config:
     precision: str = "float32"  # float32, tf32, bf16, fp16 (with a scaled loss); weights stay float32
     channels_last: bool = False  # images in the memory order that tensor cores like
     compile: str | None = None  # by torch.compile: default, reduce-overhead or max-autotune
+    # looking inside
+    limit_train_batches: int | float | None = None  # of an epoch: 10 are ten batches, 0.1 is a tenth; null: all
+    limit_eval_batches: int | float | None = None  # of each evaluation, likewise
+    fast_dev_run: bool = False  # one batch of everything, to see that it runs
+    overfit_batches: int | None = None  # train on so many batches of train, the same in each pass; null: on all
+    profile: bool = False  # profile.txt, where the time goes, and a trace of some steps
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None
@@ -134,7 +140,7 @@ def _all_strings(values: list[Any]) -> bool:
 
 def _convert(key: str, value: Any) -> Any:
     """A number in the type its field declares: 1e5 -> 100000 for an int, 1 -> 1.0 for a float."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not {"int", "float"} <= _KINDS[key]:
         if "float" in _KINDS[key]:
             return float(value)
         if "int" in _KINDS[key]:
@@ -168,6 +174,11 @@ def _check_device(value: str) -> None:
         raise ConfigError(f"unknown device {value!r}", allowed="auto, cpu, cuda, cuda:1, mps")
 
 
+def _check_limit(value: float | None) -> None:
+    if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise ConfigError(f"{value!r} is no number of batches", allowed="1, 2, … batches, or a share from 0.001 to 1.0")
+
+
 def _check_models(value: list[str] | None) -> None:
     if value is not None and (not value or not set(value) <= {"last", "av"}):
         raise ConfigError(f"{value!r} is no choice of models", allowed="[last], [av], [last, av] or null")
@@ -180,7 +191,7 @@ def _check_shape(value: list[int] | None) -> None:
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
-                     "early_stopping_patience", "model_output_dim"), _at_least(1)),
+                     "early_stopping_patience", "model_output_dim", "overfit_batches"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
                      "seed_split", "max_allowed_loss"), _at_least(0)),
@@ -196,6 +207,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "precision": _one_of(choices.PRECISIONS),
     "compile": _one_of(choices.COMPILE_MODES),
     "eval_models": _check_models,
+    **dict.fromkeys(("limit_train_batches", "limit_eval_batches"), _check_limit),
     "metrics": choices.check_metrics,
     "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
     "optim_alg": _one_of(choices.OPTIMIZERS),

@@ -24,6 +24,8 @@ STATS = "stats.csv"
 LOG = "training.log"
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
+PROFILE = "profile.txt"
+TRACE = "trace.json.gz"
 ARRAYS = "arrays"  # what is no number: a file of arrays for each epoch
 LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 

@@ -43,6 +43,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
         "done")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
+    add("--smoke", action="store_true", help="run one batch of each distinct model and data set here first, and stop "
+        "if one fails")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
     add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
@@ -58,6 +60,9 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
 def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
     """What cannot be asked for together: whether it is, and what is wrong with it."""
     return [
+        (options.smoke and (options.dry_run or options.no_submit), "--smoke runs something, and a dry run or "
+         "--no-submit nothing: give it when you submit"),
+        (options.smoke and options.command, "--smoke knows train.py alone, not a --command"),
         (options.json and not options.dry_run, "--json goes with --dry-run"),
         (options.local and options.script, "--local runs without Slurm, -s with it: give one of them"),
         (options.local and options.array, "--local runs without Slurm, --array with it: give one of them"),

@@ -1,6 +1,8 @@
 """The story of a training: each epoch is trained, evaluated, judged, recorded, and handed to whoever looks on."""
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -14,7 +16,7 @@ from torch import nn
 from src import run_folder
 from src.choices import parse_schedule
 from src.config import Config
-from src.datasets.data import Data
+from src.datasets.data import Data, Lazy, Split
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.schedules import make_schedule
@@ -22,12 +24,15 @@ from src.tracking.tracker import Trackers
 from src.training import facts
 from src.training.batches import shuffled
 from src.training.epoch import Trainer, evaluate
+from src.training.few import few
 from src.training.forward import make_forward, matmul_precision, recompute_batch_norm
-from src.training.length import Length
-from src.training.log import Progress, epoch_line, header, open_log
+from src.training.length import Length, limited
+from src.training.log import Progress, bottleneck, epoch_line, header, open_log
 from src.training.losses import make_loss
 from src.training.measures import Arrays, Measures, MeasuringMeter, columns
+from src.training.memory import lack_told
 from src.training.meters import METRICS, MeanMeter, Meter
+from src.training.profile import Profile, ProfiledOwn, ProfiledSupervised
 from src.training.recorder import Recorder, Row, stats_columns
 from src.training.seeds import mixed, noise_kept
 from src.training.stopping import Best
@@ -58,21 +63,26 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
     folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over.
     """
     config, model = parts.config, parts.model
-    run = Experiment(parts)
+    run = Experiment(parts, folder)
     with (open_log(folder, config.log_to_stdout) as log, Recorder(folder, run.columns, check) as recorder,
-          Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision)):
+          Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision),
+          run.profile or contextlib.nullcontext()):
         recorder.config(config, run.facts)
         run.introduce(log)
         for epoch in run.numbers:
-            row = run.epoch(epoch, log)
+            with lack_told(config, parts.device):
+                row = run.epoch(epoch, log)
 
-            recorder.arrays(epoch, run.arrays)
-            recorder.row(row)
-            log.info(epoch_line(row, run.numbers[-1]))
-            trackers.log(row)
-            for name in run.checkpoints(epoch):
-                recorder.checkpoint(name, config, row, model, run.averaged)
+            with run.part("logging"):
+                recorder.arrays(epoch, run.arrays)
+                recorder.row(row)
+                log.info(epoch_line(row, run.numbers[-1]))
+                trackers.log(row)
+                for name in run.checkpoints(epoch):
+                    recorder.checkpoint(name, config, row, model, run.averaged)
             if run.end:
+                for line in run.profile.text().splitlines() if run.profile else ():
+                    log.info(line)
                 log.info(run.end)
                 trackers.end = run.end
             yield row, model, run.end
@@ -87,7 +97,7 @@ class Experiment:
     ConfigError if best_checkpoint_metric is used and matches nothing.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, folder: str | None = None) -> None:
         self._parts, self._config, self._data = parts, parts.config, parts.data
         self._metrics = list(parts.task.metrics if parts.task else METRICS[parts.data.task])
         self._models = [name for name in ("last", "av") if (name == "last" or parts.average) and (
@@ -103,7 +113,10 @@ class Experiment:
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
         self.columns = self._columns(evaluated)
         self._best = self._make_best()
-        self._length = Length.of(self._config, len(self._data.splits.get("train", ())))
+        self._train_split = self._few_of_train()
+        self._length = Length.of(self._config, len(self._train_split or ()))
+        self.profile = Profile(folder, parts.device, self._length.total_steps) if self._config.profile else None
+        self.part = self.profile.part if self.profile else contextlib.nullcontext
         self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
         self._steps = self._make_steps()
@@ -112,9 +125,11 @@ class Experiment:
                                 self._config.max_allowed_loss)
         if self._length.epochs:
             assert self._config.seed_training is not None
-            self._batches = shuffled(self._data.splits["train"], self._config.batch_size, self._config.seed_training,
+            assert self._train_split is not None
+            self._batches = shuffled(self._train_split, self._config.batch_size, self._config.seed_training,
                                      parts.device)
         self._seen = 0
+        self._bottleneck = ""  # the side that the log named last
         self._is_best = False
         self.end: str | None = None
 
@@ -143,7 +158,7 @@ class Experiment:
 
     def checkpoints(self, epoch: int) -> Iterator[str]:
         """The names under which the model is to be saved after this epoch."""
-        if self._config.save_freq and epoch % self._config.save_freq == 0:
+        if self._config.save_freq and (epoch % self._config.save_freq == 0 or self._config.fast_dev_run):
             yield run_folder.checkpoint_name(epoch)
         if self._config.save_best_checkpoint and self._is_best:
             yield run_folder.BEST_CHECKPOINT
@@ -159,14 +174,23 @@ class Experiment:
             raise ConfigError("one sample is too few for the model's batch norm", where="batch_size", hint=(
                 "choose one that leaves more than one for the last micro-batch of a pass")) from None
         self._seen += meter.samples
-        return {"step": last_step + 1, **_under("train", {
+        if self.profile:
+            self.profile.add("data", timing["data_time"])
+        row: Row = {"step": last_step + 1, **_under("train", {
             **meter.means(), **timing, "seen_examples": self._seen,
             "learning_rate": self._config.base_lr * self._rate_factor(last_step)})}
+        line = bottleneck(row, self._config.to_dict(), isinstance(self._train_split, Split), str(self._parts.device))
+        side = (line or "").partition(":")[0]
+        if line and side != self._bottleneck:
+            log.info(line)
+            self._bottleneck = side
+        return row
 
     def _evaluate(self, names: Iterable[str], log: Logger) -> Row:
         """The cells of the splits `names`, for the model and for its average."""
         config = self._config
         interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
+        batch_size = config.eval_batch_size or config.batch_size
         row: Row = {}
         for name in names:
             for which in self._models:
@@ -174,11 +198,29 @@ class Experiment:
                 assert model is not None
                 progress = Progress(log, f"evaluating {name}/{which}", interval)
                 meter = self._new_meter(self._measures())
-                row |= _under(f"{name}/{which}", evaluate(
-                    model, self._forwards[which], self._steps, self._data.splits[name],
-                    config.eval_batch_size or config.batch_size, meter, progress))
+                with self.part("evaluation"):
+                    row |= _under(f"{name}/{which}", evaluate(
+                        model, self._forwards[which], self._steps, self._data.splits[name], batch_size, meter, progress,
+                        self._most_batches(len(self._data.splits[name]), batch_size)))
                 self.arrays |= {f"{name}/{which}/{key}": array for key, array in getattr(meter, "arrays", {}).items()}
         return row
+
+    def _most_batches(self, samples: int, batch_size: int) -> int | None:
+        """How many batches of a split are evaluated at most; None: all."""
+        limit = 1 if self._config.fast_dev_run else self._config.limit_eval_batches
+        return None if limit is None else limited(-(-samples // batch_size), limit)
+
+    def _few_of_train(self) -> Split | Lazy | None:
+        """What is trained on: the train split, or a few batches of it; None if there is none."""
+        split, batches = self._data.splits.get("train"), self._config.overfit_batches
+        if split is None or batches is None:
+            return split
+        if "train" in self._at_end and not isinstance(split, Split):
+            raise ConfigError("a train split that is read from files cannot be evaluated in part",
+                              where="overfit_batches", hint="leave train out of eval_at_end")
+        self._data = dataclasses.replace(self._data, splits={**self._data.splits, "train": few(
+            split, batches * self._config.batch_size, self._config.seed_split)})
+        return self._data.splits["train"]
 
     def _average(self) -> nn.Module | None:
         """The averaged model as it is now, with batch-norm statistics of its own if the config asks for them."""
@@ -226,12 +268,13 @@ class Experiment:
         return make_schedule(schedule, length.total_steps, milestones, config.warmup_steps)
 
     def _make_steps(self) -> Steps:
-        config, parts = self._config, self._parts
+        config, parts, profile = self._config, self._parts, self.profile
         if parts.task:
-            return Own(parts.task, parts.model)
-        scaler = torch.amp.GradScaler(parts.device.type) if config.precision == "fp16" else None
-        return Supervised(self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
-                          facts.micro_batch_size(config), scaler)
+            return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
+        arguments = (self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
+                     facts.micro_batch_size(config),
+                     torch.amp.GradScaler(parts.device.type) if config.precision == "fp16" else None)
+        return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
 
     def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:
         device = self._parts.device

@@ -25,8 +25,10 @@ class Length:
         """The length of a config's training on `samples` samples; 0 steps if it is to evaluate only."""
         if not config.train_length:
             return cls(samples, config.batch_size, steps_per_epoch=1, total_steps=0)
-        steps_per_epoch = config.steps_per_epoch or steps_to_see(
-            config.samples_per_epoch or samples, samples, config.batch_size)
+        if config.fast_dev_run:
+            return cls(samples, config.batch_size, steps_per_epoch=1, total_steps=1)
+        steps_per_epoch = limited(config.steps_per_epoch or steps_to_see(
+            config.samples_per_epoch or samples, samples, config.batch_size), config.limit_train_batches)
         length = cls(samples, config.batch_size, steps_per_epoch, 0)
         return cls(samples, config.batch_size, steps_per_epoch,
                    length.steps_in(config.train_length, config.train_length_unit))
@@ -51,6 +53,13 @@ def steps_to_see(wanted: int, samples: int, batch_size: int) -> int:
     """The fewest steps after which at least `wanted` samples were seen, in passes over `samples` samples."""
     passes, rest = divmod(wanted, samples)
     return passes * -(-samples // batch_size) + -(-rest // batch_size)
+
+
+def limited(batches: int, limit: float | None) -> int:
+    """How many of an epoch's `batches` a limit leaves: an integer counts them, a fraction is a share, rounded up."""
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else _ceil(limit * batches)
 
 
 def _ceil(number: float) -> int:

@@ -84,6 +84,27 @@ def header(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     return [f"{config['model']} on {config['dataset']}", *(f"{name:<{width}} {value}" for name, value in facts.items())]
 
 
+def bottleneck(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: bool, device: str) -> str | None:
+    """Whether an epoch waited for its data or for its model, and what to try; None if it was too short to tell.
+
+    in_memory: the train split is, so no loader reads it.
+    """
+    seconds, share = row["train/time"], row["train/data_time"] / row["train/time"]
+    if seconds < 1:
+        return None
+    speed = f"({row['train/examples_per_second']:.4g} examples a second)"
+    more = f"a batch_size above {config['batch_size']}"
+    if share > 0.3:
+        tries = [more] if in_memory else [f"num_workers above {config['num_workers']}", "data_on_device: true, if the "
+                                          "data fits", more]
+        return f"the data is the bottleneck: {share:.0%} of the training waits for it {speed}; try {', '.join(tries)}"
+    on_gpu = device.startswith("cuda")
+    tries = [more] + ["precision: bf16"] * (on_gpu and config["precision"] in ("float32", "tf32")) + [
+        "channels_last: true"] * (on_gpu and not config["channels_last"]) + ["compile: default"] * (
+        not config["compile"])
+    return f"the model is the bottleneck: {share:.0%} of the training waits for data {speed}; try {', '.join(tries)}"
+
+
 def epoch_line(row: Mapping[str, float | None], epochs: int) -> str:
     """One line on an epoch, in columns that stay where they are."""
     groups: dict[str, list[str]] = {}

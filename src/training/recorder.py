@@ -82,8 +82,8 @@ class Recorder:
 
     def arrays(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write an epoch's arrays into their side file, if there are any."""
-        self._check()
         if self._folder and arrays:
+            self._check()
             path = os.path.join(self._folder, run_folder.arrays_name(epoch))
             os.makedirs(os.path.dirname(path), exist_ok=True)
             packed = io.BytesIO()

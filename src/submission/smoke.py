@@ -1,0 +1,45 @@
+"""A first batch of each distinct model and data set of a grid, run here, before anything is written or submitted."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from src import files, run_folder, yaml_io
+from src.errors import BatchError
+
+# what decides which code runs; rates, lengths and seeds do not
+BUILDS = ("task", "model", "model_kwargs", "dataset", "data_dir", "data_splits_map", "loss", "targets")
+_ON_CPU = {"fp16": "bf16", "tf32": "float32"}
+
+
+def distinct(specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The first spec of each model and data set, as a run of one batch on this machine."""
+    found: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        found.setdefault(repr([spec.get(key) for key in BUILDS]), {**spec, "fast_dev_run": True})
+    if shutil.which("nvidia-smi") is None:  # what needs a GPU is tried as far as a login node can
+        for spec in found.values():
+            spec["precision"] = _ON_CPU.get(spec.get("precision", "float32"), spec.get("precision", "float32"))
+            spec["device"] = "auto"
+    return list(found.values())
+
+
+def run(specs: Iterable[Mapping[str, Any]], project: str) -> Iterator[str]:
+    """Run each of them; a line for each that works. BatchError, with what it said last, at the first that does not."""
+    for spec in distinct(specs):
+        name = f"{spec.get('model', 'the default model')} on {spec.get('dataset', 'the default data set')}"
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, run_folder.SPEC)
+            files.write_atomic(path, yaml_io.dump_flat(spec), sync=False)
+            done = subprocess.run([sys.executable, os.path.join(project, "train.py"), path], cwd=project, text=True,
+                                  capture_output=True, check=False)
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing on stderr"]
+            raise BatchError(f"{name} fails in its first batch: {said[-1].removeprefix('error: ').strip()}",
+                             where="smoke", hint="nothing was written or submitted")
+        yield f"smoke      {name}: one batch works"
