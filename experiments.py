@@ -1,4 +1,4 @@
-"""Looks after what was submitted: status, watch, wait, logs, cancel, missing, report, prefetch."""
+"""Looks after what was submitted: status, watch, wait, logs, cancel, missing, report, prefetch, probe."""
 from __future__ import annotations
 
 import argparse
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from src import config, files, run_folder
+from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
 from src.submission import batch, failures, find, process, slurm, states, status
 from src.submission.journal import LOCAL
@@ -70,6 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
     command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
+    command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
+    command.add_argument("path", metavar="SPEC", help="a spec, or a job spec: its largest model")
+    command.add_argument("--most", type=int, default=65_536, metavar="N", help="most samples to try (default: 65536)")
     return parser.parse_args(argv)
 
 
@@ -296,6 +299,25 @@ def prefetch(options: argparse.Namespace) -> None:
         print(fetch_data(item))
     for item in models.values():
         print(fetch_model(item))
+
+
+def probe(options: argparse.Namespace) -> None:
+    """Try batches of growing size in steps of a real training, then loaders, and say what to write into the spec."""
+    from src.submission import grid, job_spec
+
+    if "job_details" in yaml_io.load_file(options.path):
+        spec = job_spec.read_job_spec(options.path)
+        if spec.command:
+            raise JobSpecError("a job spec with its own command has no models of ours", where=options.path)
+        points = grid.expand(spec.parameters, spec.source, None, config.check_parameters).specs
+    else:
+        points = [run_folder.read_spec(options.path)]
+    configs = [config.Config.from_dict(point, options.path) for point in points]
+    from src.training.probe import report
+    from train import build
+
+    for line in report(configs, options.most, lambda chosen: build(chosen, None)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import nn
 from src import run_folder
 from src.choices import parse_schedule
 from src.config import Config
-from src.datasets.data import Data, Lazy, Split
+from src.datasets.data import Batch, Data, Lazy, Split
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.schedules import make_schedule
@@ -155,6 +155,11 @@ class Experiment:
             row |= self._evaluate(self._at_end, log)
         row["timestamp"] = time.time()
         return row
+
+    def try_step(self, batch: Batch) -> None:
+        """One step on a batch from elsewhere, to see whether the device can take it."""
+        self._parts.model.train()
+        self._steps.train(batch, 0, self._new_meter())
 
     def checkpoints(self, epoch: int) -> Iterator[str]:
         """The names under which the model is to be saved after this epoch."""
