@@ -244,7 +244,11 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         from src.submission import resources
 
         script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
-        made = resources.script(spec.resources, spec.name)
+        one_process = bool(options.workers or options.command or spec.command)
+        made = resources.script(spec.resources, spec.name, one_process)
+        if spec.resources.ranks > 1 and not one_process:
+            work.lines.append(f"warning: {spec.source}, resources: {spec.resources.ranks} processes for each run, and "
+                              "train.py as it is trains in one and refuses to start")
     if script:
         asked = slurm_options(options, spec, script, previous, made)
         return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=added_options(options, work, asked))
@@ -418,7 +422,8 @@ def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submi
                 options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """What the journal keeps of a plan: its tickets, and all that repeats this submission."""
     details: dict[str, Any] = {
-        "script": slurm_options.script, "sbatch": dict(slurm_options.batch), "shape": dict(slurm_options.shape),
+        "project": PROJECT, "script": slurm_options.script, "sbatch": dict(slurm_options.batch),
+        "shape": dict(slurm_options.shape),
         "command_line": dict(slurm_options.command_line)} if slurm_options else {}
     if submission:
         details["units"] = submission.units

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder, yaml_io
 from src.config import Config
-from src.errors import BatchError
-from src.submission import attempt  # claims a run before the heavy imports, which stand inside the functions
+from src.errors import BatchError, ConfigError
+from src.submission import attempt, process  # claims a run before the heavy imports, which stand inside the functions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,10 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     """
     from src.training.experiment import epochs
 
+    if process.ranks() > 1:
+        raise ConfigError(f"{process.ranks()} processes were started for this run, and train.py trains in one",
+                          where="srun", hint="ask for one node and one GPU; --workers N --slots K shares several GPUs "
+                          "among runs")
     ends = [end for _row, _model, end in epochs(build(Config.from_dict(spec), folder), folder, check)]
     return ends[-1] or ""
 

@@ -31,6 +31,7 @@ LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold
+REQUEUED = "requeued"  # how an attempt ended whose run saved itself and goes on in a later start
 
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
@@ -59,6 +60,11 @@ def claim_name(ticket: int) -> str:
 def attempt_name(ticket: int, number: int) -> str:
     """The record of one start of a run. A later (ticket, number) fences an earlier one."""
     return f"attempt-{ticket}-{number}.json"
+
+
+def left_name(start: str) -> str:
+    """The sign of a start of several processes that found the run taken; only then is it made."""
+    return f"left-{start}"
 
 
 @dataclass(frozen=True)

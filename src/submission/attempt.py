@@ -13,7 +13,7 @@ from typing import Any
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.run_folder import RunFolder
-from src.submission import foreign, journal, process, worker
+from src.submission import foreign, handover, journal, process, ranks, worker
 
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
 WarmUp = Callable[[list[dict[str, Any]]], None]
@@ -23,7 +23,8 @@ USAGE = """usage: python train.py SPEC [SPEC …]
 
 SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside
 it), any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
-submit_multiple.py made (a worker). Exit code: 0 ended, 1 crashed, 2 user error."""
+submit_multiple.py made (a worker). Exit code: 0 ended, 1 crashed, 2 user error, 75 saved itself and wants another
+start (which it asked Slurm for)."""
 
 
 class Fenced(Exception):
@@ -46,9 +47,6 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    if os.environ.get("SLURM_PROCID", "0") != "0":
-        print("one process trains a run: the first task of this Slurm job does, this one leaves")
-        return 0
     code, ticket = 0, _own_ticket()
     for path in argv:
         code = _run_path(path, train, warm_up, ticket) or code
@@ -67,12 +65,17 @@ def _own_ticket() -> int | None:
     return int(os.environ.pop("GRIDIRON_TICKET", "0")) or None
 
 
-def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False) -> int | None:
+def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False,
+             alone: bool = True) -> int | None:
     """Run one spec to its end, once. The exit code; None if it has ended already or another process has it.
 
     ticket: of this submission; None takes it from the batch's journals. in_worker: the process got the run from a task
-    file, and from the claim on what it prints goes to the run's folder.
+    file, and from the claim on what it prints goes to the run's folder. alone: the Slurm job has no other run at the
+    same time, so that it may be requeued for this one.
     """
+    if process.ranks() > 1 and os.path.basename(path) != run_folder.SPEC:
+        raise BatchError(f"{process.ranks()} processes were started for it, and only a run folder can tell them what "
+                         "the first decides", where=path, hint="give the spec.yaml of a run folder, or start one")
     folder, spec = _resolve(path, run_folder.read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
@@ -80,17 +83,36 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     if end := RunFolder.read(folder).ended:
         print(f"{folder}: this run has ended already ({end}); nothing to do")
         return None
+    if process.rank():
+        begun = ranks.follow(folder)
+        if begun is None:
+            print(f"{folder}: the first of {process.ranks()} processes does not run this run; this one leaves too")
+            return None
+        if in_worker:
+            worker.send_output_to(folder)
+        return Attempt(folder, *begun).run(spec, train, alone)
     # a signal between the claim and the record of its attempt waits until it can be recorded
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        attempt = Attempt.begin(folder, ticket, in_worker)
+        attempt = _begin(folder, ticket, in_worker)
         if attempt is None:
             return None
         if in_worker:
             worker.send_output_to(folder)
-        return attempt.run(spec, train)
+        return attempt.run(spec, train, alone)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+def _begin(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
+    """Attempt.begin, and word to the other processes of this start if it does not begin."""
+    attempt = None
+    try:
+        attempt = Attempt.begin(folder, ticket, in_worker)
+    finally:
+        if attempt is None:
+            ranks.tell_that_first_leaves(folder)
+    return attempt
 
 
 def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -127,13 +149,14 @@ def _free_name(folder: str) -> str:
 
 
 class Attempt:
-    """One start of a run that this process has claimed."""
+    """One start of a run that this process has claimed, or the first of several that srun started; only that writes."""
 
     def __init__(self, folder: str, ticket: int, number: int) -> None:
         self.folder, self.ticket, self.number = folder, ticket, number
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": os.environ.get("SLURMD_NODENAME"),
-                        "slurm_job": process.slurm_job(), "end": None, "how": None, "error": None}
+                        "slurm_job": process.slurm_job(), "started_by": ranks.this_start(), "end": None, "how": None,
+                        "error": None}
 
     @classmethod
     def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:
@@ -141,15 +164,14 @@ class Attempt:
 
         BatchError if somebody starts by hand what is running.
         """
-        ticket = _claim(folder, ticket, in_worker)
-        if ticket is None:
+        claimed = _claim(folder, ticket, in_worker)
+        if claimed is None:
             return None
-        number = 0
-        while True:
-            attempt = cls(folder, ticket, number)
-            if files.create_exclusive(attempt._path(), json.dumps(attempt._record) + "\n"):
-                return attempt
-            number += 1
+        attempt = cls(folder, *claimed)
+        if files.create_exclusive(attempt._path(), json.dumps(attempt._record) + "\n"):
+            return attempt
+        print(f"{folder}: another process took this run up a moment ago; this process has nothing to do")
+        return None
 
     def _path(self) -> str:
         return os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
@@ -165,15 +187,17 @@ class Attempt:
         if attempts[-1] != (self.ticket, self.number):
             raise Fenced(f"{self.folder}: a later attempt has taken this run over")
 
-    def run(self, spec: dict[str, Any], train: Train) -> int:
-        """Train, or run the foreign program, and record the end. The exit code."""
+    def run(self, spec: dict[str, Any], train: Train, alone: bool = True) -> int:
+        """Train, or run the foreign program, and record the end. The exit code. alone: as for run_spec."""
         try:
             _listen()
             self.check()  # a Slurm job that comes late finds that a later ticket has the run
-            run = foreign.run if "COMMAND" in spec else train
-            how = run(spec, self.folder, self.check)
+            how = self._run(spec, train)
             self.check()
-            files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
+            if how == run_folder.REQUEUED:
+                return self._go_on(alone)
+            if process.rank() == 0:
+                files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
             self._close(how)
             return 0
         except Fenced as fenced:
@@ -198,8 +222,45 @@ class Attempt:
             traceback.print_exc()
             return 1
 
+    def _run(self, spec: dict[str, Any], train: Train) -> str:
+        if "COMMAND" not in spec:
+            return train(spec, self.folder, self.check)
+        if process.rank():
+            print("a foreign program is started once: the first process does, this one leaves")
+            return run_folder.COMPLETED
+        return foreign.run(spec, self.folder, self.check, time_is_short)
+
+    def _go_on(self, alone: bool) -> int:
+        """The run saved itself and wants another start: ask for one. 75, or 1 if it had its most. A worker asks for
+        all of its runs together (alone is False)."""
+        for number in STOPPING:  # requeueing sends TERM, and all is written
+            signal.signal(number, signal.SIG_IGN)
+        if process.rank():
+            return foreign.SAVED
+        starts = 1 + self._requeued_before()
+        self._close(run_folder.REQUEUED)
+        if not alone and starts < handover.MAX_STARTS and process.slurm_job():
+            return foreign.SAVED
+        try:
+            print(f"{self.folder}: the time is up, and the run has saved itself: "
+                  f"{handover.go_on(self.folder, self.ticket, starts)}", flush=True)
+            return foreign.SAVED
+        except handover.Refused as refused:
+            self._close("timeout", str(refused))
+            print(f"error: {self.folder}: {refused}", file=sys.stderr)
+            return 1 if starts >= handover.MAX_STARTS else foreign.SAVED
+
+    def _requeued_before(self) -> int:
+        """How many attempts of this ticket ended as this one does."""
+        run = RunFolder.read(self.folder)
+        records = (files.read_json(run.file(run_folder.attempt_name(*attempt))) or {} for attempt in run.attempts
+                   if attempt[0] == self.ticket)
+        return sum(record.get("how") == run_folder.REQUEUED for record in records)
+
     def _close(self, how: str, error: str | None = None) -> None:
         """Record the end. Without the record (a full disk), the state of the process or Slurm job must do."""
+        if process.rank():
+            return
         self._record.update(end=time.time(), how=how, error=error)
         try:
             files.write_json(self._path(), self._record)
@@ -208,30 +269,37 @@ class Attempt:
                   file=sys.stderr)
 
 
-def _claim(folder: str, ticket: int | None, in_worker: bool) -> int | None:
-    """The ticket under which this process may run the folder's run, or None if it must not."""
+def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:
+    """The ticket, and the attempt's number, under which this process may run the folder's run; None if it must not.
+
+    Of processes that are given the same, the one that creates the attempt's record has the run.
+    """
     by_hand = ticket is None and process.slurm_job() is None
     if ticket is None:
         ticket = _newest_ticket(folder)
     me = process.identity()
-    if files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n"):
-        return ticket
+    claimed = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n")
     run = RunFolder.read(folder)
-    owner = run.claim(ticket)
+    mine = ticket, 1 + max((number for of, number in run.attempts if of == ticket), default=-1)
+    if claimed:
+        return mine
     attempt = run.last_attempt() or {}
-    if me["slurm_job"] and owner.get("slurm_job") == me["slurm_job"]:
+    # who had it last under this ticket; a later ticket fences us anyway
+    holder = attempt["who"] if attempt.get("ticket") == ticket and "who" in attempt else run.claim(ticket)
+    if me["slurm_job"] and attempt.get("ticket") == ticket and attempt.get("how") == run_folder.REQUEUED:
+        return mine
+    if me["slurm_job"] and holder.get("slurm_job") == me["slurm_job"]:
         # the same Slurm job: started again after a requeue, or by a script that calls train.py twice
-        starter = attempt.get("who", owner)
-        ended = attempt.get("how") or not process.is_alive(starter)
-        if me["restart"] > starter.get("restart", 0) or ended and not in_worker:
-            return ticket
+        ended = attempt.get("how") or not process.is_alive(holder)
+        if me["restart"] > holder.get("restart", 0) or ended and not in_worker:
+            return mine
     elif by_hand:
-        if attempt.get("how") or process.is_alive(attempt.get("who", owner)) is False:
+        if attempt.get("how") or process.is_alive(holder) is False:
             return _claim(folder, ticket + 1, in_worker=True)
-        raise BatchError(f"this run is being run by {process.describe(owner)}", where=folder,
+        raise BatchError(f"this run is being run by {process.describe(holder)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows how far it is")
     if not in_worker:  # workers meet at every run; a Slurm job has its log to itself
-        print(f"{folder}: {process.describe(owner)} has this run; this process has nothing to do")
+        print(f"{folder}: {process.describe(holder)} has this run; this process has nothing to do")
     return None
 
 
@@ -245,8 +313,14 @@ def _newest_ticket(folder: str) -> int:
 _warnings: list[int] = []  # signals that said that the time limit is near
 
 
+def time_is_short() -> bool:
+    """Whether Slurm has said that the time limit is near: a run that can go on later saves itself and returns
+    `requeued`."""
+    return bool(_warnings)
+
+
 def _listen() -> None:
-    """TERM and INT end the run with a record; USR1 (the time limit is near) only leaves a word."""
+    """TERM and INT end the run with a record; USR1 (the time limit is near) is for the run to ask about."""
     def stop(number: int, _frame: object) -> None:
         # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)

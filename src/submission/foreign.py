@@ -4,15 +4,20 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
 from src import run_folder, yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError
+from src.submission import process
 
+SAVED = 75  # exit status of a program that has saved what it needs and wants to be started again
 _LOOK = 10.0  # seconds between looks at whether the run is still this attempt's
+_TICK = 1.0  # seconds between looks at whether its time is up
 _PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
 
 
@@ -48,10 +53,12 @@ def arguments(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
     return filled
 
 
-def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
-    """Run the spec's COMMAND in the current folder to its end. Failed unless it exits with 0.
+def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
+        time_is_short: Callable[[], bool] = lambda: False) -> str:
+    """Run the spec's COMMAND in the current folder to its end: completed, or requeued if it exits with 75.
 
-    check: as in train; the program is ended when it raises.
+    check: as in train; the program is ended when it raises. time_is_short: once it is true the program is sent USR1,
+    if it has a handler for that. Failed if it exits otherwise.
     """
     command = arguments(spec["COMMAND"], spec, folder)
     check()
@@ -60,7 +67,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
     except OSError as error:
         raise Failed(f"{command[0]}: {error.strerror}") from None
     try:
-        code = _wait(program, check)
+        code = _wait(program, check, time_is_short)
     except BaseException:
         program.terminate()  # Slurm's signals reach it too; a worker's reach only us
         try:
@@ -69,15 +76,23 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None]) -> str:
             program.kill()
             program.wait()
         raise
+    if code == SAVED:
+        return run_folder.REQUEUED
     if code != 0:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         raise Failed(f"{os.path.basename(command[0])} ended with {how}")
     return run_folder.COMPLETED
 
 
-def _wait(program: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
+def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_short: Callable[[], bool]) -> int:
+    told, looked = False, time.monotonic()
     while True:
         try:
-            return program.wait(_LOOK)
+            return program.wait(_TICK)
         except subprocess.TimeoutExpired:
-            check()
+            if not told and time_is_short() and process.catches(program.pid, signal.SIGUSR1):
+                program.send_signal(signal.SIGUSR1)
+                told = True
+            if time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                check()

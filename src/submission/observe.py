@@ -128,9 +128,13 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
     if folder.claims and folder.claims[-1] > number:  # somebody ran train.py on it by hand
         number = folder.claims[-1]
         who = folder.claim(number)
-        ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if who.get("slurm_job") else journal.LOCAL, who)
+        job = who.get("slurm_job")
+        ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if job else journal.LOCAL, who,
+                        slurm_jobs=[job] if job else [])
     attempt = folder.last_attempt()
-    if attempt and attempt["ticket"] == number and "who" in attempt:
+    if attempt and attempt["ticket"] == number and attempt.get("how") == run_folder.REQUEUED:
+        claim = {}  # nobody has it until a successor starts
+    elif attempt and attempt["ticket"] == number and "who" in attempt:
         claim = attempt["who"]  # a run is as alive as its latest start; the claim was written just before the first
     else:
         claim = folder.claim(number) if number in folder.claims else {}

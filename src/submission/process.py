@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -23,6 +24,22 @@ def slurm_job() -> str | None:
     """The id of the Slurm job that this process is part of: 123, or 123_4 for an array task; None outside Slurm."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def rank() -> int:
+    """The number of this process among those that srun started together; 0 for one that it did not start."""
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def ranks() -> int:
+    """How many processes srun started together with this one; 1 in a batch script, which srun did not start."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, which would end it otherwise. False where /proc does not say."""
+    mask = re.search(r"^SigCgt:\s*([0-9a-f]+)", files.read_text(f"/proc/{pid}/status") or "", re.MULTILINE)
+    return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
 
 
 def environment_outside_slurm() -> dict[str, str]:

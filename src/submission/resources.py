@@ -14,8 +14,8 @@ _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 _MEM = re.compile(r"\d+[KMGT]?")
 _GPUS = re.compile(r"[A-Za-z0-9_.-]+:\d+")
 _ALLOWED = {
-    "nodes": "1", "gpus": "a number of GPUs, or a kind and a number, as a100:2", "cpus_per_gpu": "a number from 1 on",
-    "mem": "memory of the whole job, as 16G, or null where the site wants mem_per_cpu", "time": "minutes, or "
+    "nodes": "a number from 1 on", "gpus": "a number of GPUs on each node, or a kind and a number, as a100:2", "cpus_per_gpu": "a number from 1 on",
+    "mem": "memory on each node, as 16G, or null where the site wants mem_per_cpu", "time": "minutes, or "
     "[days-]hours:minutes:seconds, as 1-12:00:00", "setup": "a list of shell lines, each on a line of its own"}
 
 
@@ -23,8 +23,8 @@ _ALLOWED = {
 class Resources:
     """What one Slurm job gets.
 
-    gpus: their number, or kind:number; cpus_per_gpu: without a GPU, those of the job; mem: of the whole job, None
-    leaves it out; setup: shell lines that come before Python, None for those of activate.sh. Other values of None are
+    gpus: on each node, their number, or kind:number; cpus_per_gpu: without a GPU, those of each node; mem: on each
+    node, None leaves it out; setup: shell lines that come before Python, None for those of activate.sh. Other values of None are
     left to the cluster.
     """
 
@@ -40,9 +40,13 @@ class Resources:
     setup: list[str] | None = None
 
     @property
-    def cpus(self) -> int:
-        """CPUs of the one task of the job."""
-        return self.cpus_per_gpu * max(1, int(str(self.gpus).rpartition(":")[2]))
+    def gpus_per_node(self) -> int:
+        return int(str(self.gpus).rpartition(":")[2])
+
+    @property
+    def ranks(self) -> int:
+        """The processes that train one run together: one for each GPU, or for each node without one."""
+        return self.nodes * max(1, self.gpus_per_node)
 
 
 def check(value: Any, where: str) -> Resources:
@@ -55,8 +59,6 @@ def check(value: Any, where: str) -> Resources:
             meant = nearest(str(key), known)
             raise JobSpecError(f"unknown key '{key}'", where=where, allowed=None if meant else known,
                                hint=f"did you mean '{meant}'?" if meant else "job_details.sbatch takes any option")
-        if key == "nodes" and _is_whole(item) and item > 1:
-            raise JobSpecError(f"nodes is {item}, and a run trains on one node", where=where, allowed="1")
         if item is not None and not _fits(key, item) or item is None and key in ("nodes", "gpus", "cpus_per_gpu"):
             raise JobSpecError(f"{key} is {item!r}", where=where, allowed=_ALLOWED.get(
                 key, "a word of letters, digits and the signs that Slurm uses, without blanks"))
@@ -76,11 +78,18 @@ def _fits(key: str, value: Any) -> bool:
     return key not in ("nodes", "cpus_per_gpu") and isinstance(value, str) and bool(pattern.fullmatch(value))
 
 
-def script(resources: Resources, name: str) -> str:
-    """The submit script for these resources. name: of the job spec, which is safe."""
+def script(resources: Resources, name: str, one_process: bool = False) -> str:
+    """The submit script for these resources. name: of the job spec, which is safe.
+
+    one_process: what is started divides each node's GPUs and CPUs itself, as workers and foreign programs do; otherwise
+    srun starts a process for each GPU.
+    """
+    tasks = 1 if one_process else max(1, resources.gpus_per_node)
+    together = not one_process and resources.ranks > 1
+    cpus = resources.cpus_per_gpu * max(1, resources.gpus_per_node) // tasks
     asked: Mapping[str, Any] = {
-        "nodes": resources.nodes, "ntasks": 1, "partition": resources.partition, "account": resources.account,
-        "qos": resources.qos, "cpus-per-task": resources.cpus, "mem": resources.mem,
+        "nodes": resources.nodes, "ntasks-per-node" if resources.nodes * tasks > 1 else "ntasks": tasks,
+        "partition": resources.partition, "account": resources.account, "qos": resources.qos, "cpus-per-task": cpus, "mem": resources.mem,
         "gres": f"gpu:{resources.gpus}" if resources.gpus else None, "constraint": resources.constraint,
         "time": resources.time}
     directives = [f"#SBATCH --{key}={value}" for key, value in asked.items() if value is not None]
@@ -91,4 +100,6 @@ def script(resources: Resources, name: str) -> str:
         "#SBATCH --requeue", "#SBATCH --open-mode=append",
         "# three minutes (up to four) before the time is over: USR1, so that a run knows that its time limit ended it",
         "#SBATCH --signal=B:USR1@180", "", "set -euo pipefail", *setup,
-        "# exec: a shell that stays alive keeps the signals to itself", 'exec python train.py "$@"', ""])
+        # srun does not take the number of CPUs from the directives by itself
+        "# exec: a shell that stays alive keeps the signals to itself",
+        f"exec {f'srun --cpus-per-task={cpus} ' if together else ''}python train.py" + ' "$@"', ""])

@@ -245,6 +245,18 @@ def usage(since: float) -> list[list[str]]:
     return [row for row in rows if len(row) == len(USAGE_FIELDS)]
 
 
+def requeue(job: str) -> str | None:
+    """Have Slurm end this running job and put it back into the queue. None if it does, its words if it refuses."""
+    try:
+        answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, errors="replace",
+                                stdin=subprocess.DEVNULL, timeout=60, check=False)
+    except FileNotFoundError:
+        return "scontrol is not on the PATH"
+    except subprocess.TimeoutExpired:
+        return "scontrol does not answer"
+    return None if answer.returncode == 0 else " ".join((answer.stderr or answer.stdout).split())
+
+
 def scancel(jobs: Iterable[str]) -> None:
     """Cancel Slurm jobs. SlurmError with scancel's words if it refuses."""
     answer = subprocess.run(["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

@@ -61,7 +61,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
         attempt = None  # of an earlier ticket: it says nothing of this one
     why = str((attempt or {}).get("error") or "")
     jobs = jobs_of(ticket, claim, queue)
-    for job in jobs:
+    for job in reversed(jobs):  # of a run that goes on in a successor, the latest
         row = queue.jobs.get(job)
         if row and not _is_anothers(row, ticket) and (state := _queued(row)):
             if ticket and ticket.shared and not claim:
@@ -78,7 +78,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
         if submitter_alive:
             return State(SUBMITTED, "being submitted")
         return State(UNKNOWN, "squeue did not answer") if ticket.sent and not queue.answered else State(NEW)
-    rows = [accounting[job] for job in jobs if job in accounting]
+    rows = [accounting[job] for job in reversed(jobs) if job in accounting and not _gave_up(accounting[job], attempt)]
     return _not_queued(jobs[-1], [row for row in rows if row.submitted is None or row.submitted >= ticket.time - 3600],
                        queue.answered, attempt, why, abs(now - ticket.time))
 
@@ -88,7 +88,9 @@ def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[
     """The state of a run whose Slurm jobs squeue does not show. age: of its ticket, in seconds, by a clock that may
     have jumped either way."""
     row = next((row for row in rows if row.state in _FINISHED), None)
-    ended = _FINISHED[row.state] if row else _ended(attempt)
+    own = _ended(attempt)
+    # Slurm says FAILED of any exit code that is not 0; the run knows better
+    ended = _FINISHED[row.state] if row and not (own and row.state == "FAILED") else own
     if ended and (answered or ended not in _PERHAPS_REQUEUED):
         return State(ended, why or (row.state if row else ""), row.id if row else job)
     if not answered:
@@ -106,6 +108,12 @@ def jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> li
         return []
     found = queue.by_comment(ticket.comments)
     return ticket.slurm_jobs if found in ([], ticket.slurm_jobs) else list(dict.fromkeys([*ticket.slurm_jobs, *found]))
+
+
+def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
+    """Whether this Slurm job ended because its run goes on in another."""
+    return (attempt or {}).get("how") == run_folder.REQUEUED and row.id == (attempt or {}).get("slurm_job") and (
+        row.state in ("FAILED", "COMPLETED"))
 
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
@@ -137,6 +145,7 @@ def _local(claim: Mapping[str, Any], alive: bool | None, attempt: Mapping[str, A
 
 
 def _ended(attempt: Mapping[str, Any] | None) -> str | None:
-    """The state in which an attempt ended by its own record; None if it has not, or there is none."""
+    """The state in which an attempt ended by its own record; None if it has not, or there is none, or another start
+    goes on."""
     how = (attempt or {}).get("how")
-    return None if not how else how if how in ALL else FAILED
+    return None if not how or how == run_folder.REQUEUED else how if how in ALL else FAILED

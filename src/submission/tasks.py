@@ -37,20 +37,26 @@ class Tasks:
         return os.path.join(self.batch, name, run_folder.SPEC)
 
     def unclaimed(self) -> Iterator[str]:
-        """The runs that nobody has claimed under their ticket yet, looked up one by one."""
+        """The runs that nobody has under their ticket, looked up one by one."""
         return filter(self.is_free, self.tickets)
 
     def is_free(self, name: str, requeued: str | None = None) -> bool:
-        """Whether its canary is done and nobody has claimed the run, or only `requeued`, a Slurm job that was started
-        again before its end."""
+        """Whether nobody has the run (it is unclaimed, or saved itself and wants another start) and its canary is done.
+
+        requeued: a Slurm job that was started again; what it had claimed and not ended is free for it.
+        """
         if not self.is_cleared(name):
             return False
         claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
         if not os.path.exists(claim):
             return True
-        if requeued is None or os.path.exists(os.path.join(self.folder(name), run_folder.DONE)):
+        run = run_folder.RunFolder.read(self.folder(name))
+        if run.ended is not None:
             return False
-        return (files.read_json(claim) or {}).get("slurm_job") == requeued
+        last = run.last_attempt() or {}
+        if last.get("how") == run_folder.REQUEUED and last["ticket"] == self.tickets[name]:
+            return True
+        return requeued is not None and run.claim(self.tickets[name]).get("slurm_job") == requeued
 
     def is_cleared(self, name: str) -> bool:
         """Whether the run waits for no canary, or for one that ended well."""

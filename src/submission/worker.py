@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
-from src.submission import handover, process, tasks
+from src.submission import foreign, handover, process, tasks
 from src.submission.tasks import Tasks
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
@@ -31,6 +31,9 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     """Do what a task file says: one run in a task of a Slurm job array, else a worker's loop. The exit code."""
     listed = tasks.read(path)
     if listed.kind == tasks.WORKER:
+        if process.rank():
+            print("one process is the worker: the first task of this Slurm job is, this one leaves")
+            return 0
         if held := sum(not listed.is_cleared(name) for name in listed.tickets):
             print(f"left alone: {held} of {len(listed.tickets)} runs, whose canary has not ended well", flush=True)
         return _Worker(path, listed, train, run_spec).work(warm_up)
@@ -74,6 +77,7 @@ class _Worker:
     end: float | None = None  # when the time limit ends this Slurm job, unix seconds
     asked: int = 0  # how often a signal asked it to stop
     warned: bool = False  # a signal said that the time limit is near
+    saved: list[str] = field(default_factory=list)  # runs that want another start
     deadline: float | None = None  # when runs that were asked to end are killed
     failed: bool = False
 
@@ -94,6 +98,7 @@ class _Worker:
             if leaving and not stopping:
                 self._hand_over()
             if not self.children and (stopping or leaving or not runs):
+                self._hand_over_saved()
                 return int(self.failed or stopping)
             select.select([waker], [], [], _LOOK)
             _drain(waker)
@@ -148,9 +153,15 @@ class _Worker:
 
     def _hand_over(self) -> None:
         """Once: another worker for what is left, while there is time to ask for it."""
-        if self.end is not None and (job := handover.succeed(self.path, self.tasks)):
+        begun = [child.name for child in self.children.values()]
+        if self.end is not None and (job := handover.succeed(self.path, self.tasks, begun)):
             print(f"time is short: Slurm job {job} goes on", flush=True)
         self.end, self.warned = None, True
+
+    def _hand_over_saved(self) -> None:
+        """Another worker for runs that saved themselves; the one that was submitted may have looked at them before."""
+        if self.saved and (job := handover.succeed(self.path, self.tasks, self.saved, last=True)):
+            print(f"Slurm job {job} goes on with {', '.join(self.saved)}", flush=True)
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self.children.values()}
@@ -182,7 +193,8 @@ class _Worker:
         code = 1
         try:
             self._become_run(slot)
-            result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], in_worker=True)
+            result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], in_worker=True,
+                                   alone=False)
             code = _NOT_OURS if result is None else result
         except UserError as error:
             with contextlib.suppress(OSError):  # its folder may be what is wrong
@@ -228,7 +240,8 @@ class _Worker:
             code = os.waitstatus_to_exitcode(status)
             if code != _NOT_OURS:
                 self.took.append(time.monotonic() - child.start)
-                self.failed |= code != 0
+                self.failed |= code not in (0, foreign.SAVED)
+                self.saved += [child.name] * (code == foreign.SAVED)
                 print(f"ended {code} {child.name}", flush=True)
 
 

@@ -13,13 +13,24 @@ from src.submission import attempt
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
-    """batch_size 13 crashes, 14 diverges, 15 sleeps for long; each run leaves a line in `executed` at its end."""
+    """batch_size 13 crashes, 14 diverges, 15 sleeps for long, 16 waits for USR1 and saves itself until `steps` has 3
+    lines; each run leaves a line in `executed` at its end."""
     print(f"training {spec['batch_size']} with {os.environ.get('GRIDIRON_THREADS')} threads")
     if spec["batch_size"] == 13 and not os.path.exists(os.path.join(os.path.dirname(folder or "."), "mended")):
         raise RuntimeError("unlucky\nnumber")
     if spec["batch_size"] == 15:
         for _ in range(600):
             time.sleep(0.1)
+    if spec["batch_size"] == 16:
+        steps = os.path.join(folder or ".", "steps")
+        with open(steps, "a+") as file:
+            file.write(f"{os.environ.get('SLURM_JOB_ID')}\n")
+            file.seek(0)
+            left = 3 - len(file.readlines())
+        while left and not attempt.time_is_short():
+            time.sleep(0.05)
+        if left:
+            return "requeued"
     check()
     with open(os.path.join(folder or ".", "executed"), "a") as file:
         file.write("once\n")

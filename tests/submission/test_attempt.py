@@ -29,6 +29,10 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     return "completed"
 
 
+def requeue(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    return "requeued"
+
+
 def crash(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     raise ZeroDivisionError("first\nsecond")
 
@@ -219,10 +223,58 @@ def test_done_is_not_written_when_fenced_at_the_end(run: Path) -> None:
     assert not (run / "done").exists()
 
 
-def test_other_ranks_of_srun_leave(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 0
-    assert not (run / "claim-1").exists()
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, step: int = 0) -> None:
+    for name, value in (("PROCID", rank), ("STEP_NUM_TASKS", 2), ("STEP_ID", step)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+
+def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
+        run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    before = record(run)
+    as_rank(monkeypatch, 1)
+    assert start(run) == 0
+    assert (run / "executed").read_text() == "once\n"
+    assert not (run / "done").exists()
+    assert record(run) == before
+    assert start(run, crash) == 1
+    assert start(run, requeue) == 75
+    assert record(run) == before
+
+
+def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    as_slurm_job(monkeypatch, "7")
+    attempt.Attempt.begin(str(run))  # another Slurm job has it
+    as_slurm_job(monkeypatch, "8")
+    as_rank(monkeypatch, 0)
+    assert start(run, ticket=1) is None
+    as_rank(monkeypatch, 1)
+    assert start(run, ticket=1) is None
+    assert "the first of 2 processes does not run this run" in capsys.readouterr().out
+    assert not (run / "executed").exists()
+
+
+def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.submission.ranks.PATIENCE", 0.3)
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    start(run, crash)
+    as_rank(monkeypatch, 1)
+    assert start(run) is None  # that attempt has ended
+    as_rank(monkeypatch, 1, step=1)
+    with pytest.raises(BatchError, match="heard nothing of the first"):
+        start(run)
+
+
+def test_several_ranks_need_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch, 0)
+    (tmp_path / "mine.yaml").write_text("batch_size: 8\n")
+    with pytest.raises(BatchError, match="2 processes were started"):
+        attempt.run_spec(str(tmp_path / "mine.yaml"), train)
 
 
 def test_a_spec_without_output_dir_writes_nothing(tmp_path: Path) -> None:
@@ -300,3 +352,72 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert attempt.main(["-h"], train=train, warm_up=lambda _: None) == 0
     assert "usage: python train.py SPEC" in capsys.readouterr().out
     assert attempt.main(["/no/such/spec.yaml"], train=train, warm_up=lambda _: None) == 2
+
+
+def requeue_is(monkeypatch: pytest.MonkeyPatch, words: str | None) -> list[str]:
+    """What Slurm says when it is asked to requeue; the jobs that it is asked for."""
+    asked: list[str] = []
+    monkeypatch.setattr("src.submission.slurm.requeue", lambda job: (asked.append(job), words)[1])
+    return asked
+
+
+def test_a_run_that_saved_itself_is_requeued_after_its_end_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("src.submission.slurm.requeue", lambda job: asked.append((job, record(run)["how"])))
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75
+    assert asked == [("7", "requeued")]
+    assert "Slurm job 7 goes back into the queue" in capsys.readouterr().out
+    as_slurm_job(monkeypatch, "7", restart=1)
+    assert start(run) == 0
+    assert RunFolder.read(run).attempts == ((1, 0), (1, 1))
+
+
+def test_only_one_of_many_takes_up_a_run_that_saved_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requeue_is(monkeypatch, None)
+    as_slurm_job(monkeypatch, "7")
+    start(run, requeue)
+    as_slurm_job(monkeypatch, "8")
+    claims = [attempt._claim(str(run), 1, in_worker=False) for _ in range(2)]
+    assert claims == [(1, 1), (1, 1)]  # whoever makes that record has the run
+    first = attempt.Attempt.begin(str(run), 1)
+    assert first is not None
+    monkeypatch.setattr(attempt, "_claim", lambda *_: (1, 1))
+    as_slurm_job(monkeypatch, "9")
+    assert attempt.Attempt.begin(str(run), 1) is None
+    first.check()
+    monkeypatch.undo()
+    as_slurm_job(monkeypatch, "7", restart=1)  # requeued after all: the successor has it
+    assert start(run, ticket=1) is None
+    first.check()
+
+
+def test_without_a_successor_the_run_has_timed_out_and_says_why(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    requeue_is(monkeypatch, "Requested operation is presently disabled for job 7")
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75  # for a script of one's own that can do what Slurm refused here
+    assert record(run)["how"] == "timeout"
+    assert "presently disabled for job 7; and no other job goes on: " in record(run)["error"]
+    assert "was not submitted by submit_multiple.py" in capsys.readouterr().err
+
+
+def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.submission.handover.MAX_STARTS", 2)
+    asked = requeue_is(monkeypatch, None)
+    for restart, code in enumerate((75, 1)):
+        as_slurm_job(monkeypatch, "7", restart)
+        assert start(run, requeue) == code
+    assert asked == ["7"]
+    assert record(run, "attempt-1-1.json")["how"] == "timeout"
+    assert "its time was up 2 times" in record(run, "attempt-1-1.json")["error"]
+    as_slurm_job(monkeypatch, "8")
+    assert start(run, requeue, ticket=2) == 75
+    assert asked == ["7", "8"]
+
+
+def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
+    assert start(run, requeue) == 75
+    assert record(run)["how"] == "timeout"
+    assert "which only Slurm gives" in record(run)["error"]

@@ -30,11 +30,28 @@ def test_the_script_is_the_projects_own_but_for_what_differs() -> None:
 
 def test_cpus_follow_from_gpus_and_null_leaves_mem_out() -> None:
     assert directives({"gpus": "a100:2", "cpus_per_gpu": 3, "mem": None, "qos": "low", "account": "a"}) | {} == {
-        "nodes": "1", "ntasks": "1", "cpus-per-task": "6", "gres": "gpu:a100:2", "qos": "low", "account": "a",
+        "nodes": "1", "ntasks-per-node": "2", "cpus-per-task": "3", "gres": "gpu:a100:2", "qos": "low", "account": "a",
         "requeue": "", "open-mode": "append", "signal": "B:USR1@180"}
     assert directives({})["cpus-per-task"] == "2"
     assert directives({})["mem"] == "8G"
     assert "gres" not in directives({"gpus": 0})
+
+
+@pytest.mark.parametrize(("value", "tasks", "cpus", "srun"), [
+    ({"nodes": 2}, 1, 3, True), ({"nodes": 2, "gpus": 4}, 4, 3, True), ({"gpus": "a100:2"}, 2, 3, True),
+    ({"gpus": 1}, 1, 3, False)])
+def test_a_process_for_each_gpu_and_one_for_what_divides_them_itself(value: Any, tasks: int, cpus: int,
+                                                                     srun: bool) -> None:
+    value = {**value, "cpus_per_gpu": 3}
+    found = directives(value)
+    assert (found["nodes"], found["ntasks-per-node"], found["cpus-per-task"]) == (
+        str(value.get("nodes", 1)), str(tasks), str(cpus))
+    start = f"exec srun --cpus-per-task={cpus} python" if srun else "exec python"
+    assert made(value).endswith(f'\n{start} train.py "$@"\n')
+    text = resources.script(resources.check(value, "x.yaml"), "tiny", one_process=True)
+    assert f"#SBATCH --cpus-per-task={tasks * cpus}\n" in text
+    assert f"#SBATCH --ntasks{'-per-node' if value.get('nodes') else ''}=1\n" in text
+    assert text.endswith('\nexec python train.py "$@"\n')
 
 
 def test_setup_stands_instead_of_activate() -> None:
@@ -48,7 +65,6 @@ def test_setup_stands_instead_of_activate() -> None:
     ({"gpu": 1}, "did you mean 'gpus'?"),
     ({"licenses": 1}, "job_details.sbatch takes any option"),
     ([], "a mapping"),
-    ({"nodes": 2}, "a run trains on one node"),
     ({"nodes": 0}, "nodes is 0"),
     ({"nodes": None}, "nodes is None"),
     ({"gpus": -1}, "gpus is -1"),

@@ -1,0 +1,47 @@
+"""The processes of one run that srun starts together: the first claims the run, the others follow what it decides."""
+from __future__ import annotations
+
+import os
+import time
+
+from src import files, run_folder
+from src.errors import BatchError
+from src.run_folder import RunFolder
+from src.submission import process
+
+PATIENCE = 600.0  # seconds that the others wait for the first, whose node may be slow to start
+_PAUSE = 0.2  # seconds between looks
+
+
+def this_start() -> str:
+    """What all processes that srun started together share, and no others: Slurm job, restart and step."""
+    return (f"{process.slurm_job()}.{os.environ.get('SLURM_RESTART_COUNT', '0')}."
+            f"{os.environ.get('SLURM_STEP_ID', 'batch')}")
+
+
+def tell_that_first_leaves(folder: str) -> None:
+    """The first process does not run the run: the others need not wait."""
+    if process.ranks() > 1 and os.path.isdir(folder):
+        files.create_exclusive(os.path.join(folder, run_folder.left_name(this_start())), "")
+
+
+def follow(folder: str) -> tuple[int, int] | None:
+    """The (ticket, number) of the attempt that the first process began; None if it left the run alone, or it is over.
+
+    BatchError if it says nothing for ten minutes.
+    """
+    start, end = this_start(), time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            run = RunFolder.read(folder)
+        except FileNotFoundError:
+            return None
+        if run.ended is not None or run_folder.left_name(start) in run.names:
+            return None
+        for ticket, number in reversed(run.attempts):
+            record = files.read_json(run.file(run_folder.attempt_name(ticket, number))) or {}
+            if record.get("started_by") == start:
+                return None if record.get("how") else (ticket, number)
+        time.sleep(_PAUSE)
+    raise BatchError(f"process {process.rank()} of {process.ranks()} heard nothing of the first for "
+                     f"{PATIENCE / 60:.0f} minutes", where=folder, hint="its log says why; `-r BATCH` submits it again")

@@ -1,0 +1,164 @@
+"""A run that outlives its time limit: requeued, or in a successor job, by the stand-in and by a real Slurm."""
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import experiments
+from src.submission.observe import Run, observe
+from tests.conftest import Slurm
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.submission.conftest import Project, project
+from tests.test_slurm_ways import counts, wait_for
+
+__all__ = ["fake_slurm", "project"]  # the fixtures
+
+SCRIPT = """#!/bin/bash
+#SBATCH --open-mode=append --mem=100 --cpus-per-task=1 {options}
+exec {python} train.py "$@"
+"""
+FOREIGN = """import os, signal, sys, time
+os.chdir(sys.argv[1])
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
+with open("steps", "a+") as file:
+    file.write("step\\n")
+    file.seek(0)
+    left = 3 - len(file.readlines())
+while left and not told:
+    time.sleep(0.05)
+if left:
+    sys.exit(75)
+open("executed", "a").write("once\\n")
+"""
+
+
+def script(project: Project, options: str = "--no-requeue") -> str:
+    path = project.folder / "s.sh"
+    path.write_text(SCRIPT.format(python=sys.executable, options=options))
+    return str(path)
+
+
+def only_run(project: Project) -> Run:
+    run, = observe([str(project.batch)])[0].runs.values()
+    return run
+
+
+def one_run(project: Project) -> None:
+    project.write_spec("16")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "1\n  SBATCH: {time: 7}"))
+
+
+def run_out_of_time(project: Project, fake: FakeSlurm, start: int) -> str:
+    """Run the only run's job, for the start-th time, until it is told that its time is nearly up; the job's id."""
+    job, = only_run(project).slurm_jobs
+    fake.start(job)
+    steps = project.runs()[0] / "steps"
+    wait_for(lambda: steps.exists() and len(steps.read_text().split()) == start)
+    fake.signal(job)
+    assert fake.wait(job) == "FAILED"
+    assert fake.job(job)["ExitCode"] == "75:0"
+    return job
+
+
+@pytest.mark.parametrize("way", [[], ["--array"]], ids=["one each", "array"])
+def test_where_requeue_is_refused_a_successor_goes_on(way: list[str], project: Project, fake_slurm: FakeSlurm,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    one_run(project)
+    assert project.submit(project.spec, "-s", script(project), "-y", "--sbatch", "mem=200", *way) == 0
+    for start in (1, 2):
+        ended = run_out_of_time(project, fake_slurm, start)
+        run = only_run(project)
+        assert (run.state.name, run.ticket, counts(project)) == ("pending", 1, {"pending": 1})
+        assert run.slurm_jobs == (str(int(ended.partition("_")[0]) + 1),)
+        argv = fake_slurm.calls("sbatch")[-1].argv
+        assert {"--mem=200", "--time=7", f"--chdir={project.folder}"} <= set(argv)
+        assert argv[-1] == str(project.runs()[0] / "spec.yaml")
+    assert project.submit("-r", project.batch, "-y") == 0  # it is pending: nothing to submit
+    calls = len(fake_slurm.calls("sbatch"))
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 1}, [1])
+    assert len(fake_slurm.calls("sbatch")) == calls == 3
+    assert {path.name for path in project.runs()[0].glob("attempt*")} == {f"attempt-1-{n}.json" for n in range(3)}
+    experiments.main(["logs", str(project.runs()[0])])
+    assert f"Slurm job {run.slurm_jobs[0]} goes on (Requested operation is presently disabled" in (
+        capsys.readouterr().out)
+
+
+def test_a_successor_is_cancelled_and_retried_as_others(project: Project, fake_slurm: FakeSlurm) -> None:
+    one_run(project)
+    project.submit(project.spec, "-s", script(project), "-y")
+    run_out_of_time(project, fake_slurm, 1)
+    job, = only_run(project).slurm_jobs
+    experiments.main(["cancel", "-y", f"{project.batch}:0"])
+    assert fake_slurm.job(job)["State"] == "CANCELLED"
+    assert counts(project) == {"cancelled": 1}
+    assert project.submit("-r", project.batch, "-y") == 0
+    assert (only_run(project).ticket, counts(project)) == (2, {"pending": 1})
+
+
+def test_a_successor_whose_answer_was_lost_is_found(project: Project, fake_slurm: FakeSlurm) -> None:
+    one_run(project)
+    project.submit(project.spec, "-s", script(project), "-y")
+    fake_slurm.lose_answer(1)
+    run_out_of_time(project, fake_slurm, 1)
+    assert counts(project) == {"pending": 1}
+    assert len(fake_slurm.jobs("PENDING")) == 1
+
+
+def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Project, fake_slurm: FakeSlurm) -> None:
+    one_run(project)
+    project.submit(project.spec, "-s", script(project), "-y")
+    fake_slurm.refuse("invalid_partition")
+    run_out_of_time(project, fake_slurm, 1)
+    state = only_run(project).state
+    assert state.name == "timeout"
+    assert "no other job goes on: " in state.why
+    assert "invalid partition" in state.why
+
+
+def test_a_foreign_program_is_told_and_requeued_after_exit_status_75(project: Project, fake_slurm: FakeSlurm) -> None:
+    (project.folder / "mine.py").write_text(FOREIGN)
+    project.spec.write_text(f"job_details: {{name: tiny, output_dir: re sults, command: '{sys.executable} mine.py "
+                            "{folder}'}\nparameters: {a: 1}\n")
+    project.submit(project.spec, "-s", script(project, "--requeue"), "-y")
+    job, = only_run(project).slurm_jobs
+    steps = project.runs()[0] / "steps"
+    for start in (1, 2):
+        fake_slurm.start(job)
+        wait_for(lambda start=start: steps.exists() and len(steps.read_text().split()) == start)
+        fake_slurm.signal(job)
+        wait_for(lambda start=start: fake_slurm.job(job)["Restarts"] == str(start))
+        assert counts(project) == {"pending": 1}
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 1}, [1])
+    assert len(fake_slurm.jobs()) == 1
+
+
+def test_workers_hand_over_the_runs_that_saved_themselves(project: Project, fake_slurm: FakeSlurm) -> None:
+    project.write_spec("16")
+    project.submit(project.spec, "-s", script(project), "-y", "--workers", "1", "--slots", "2")
+    for start in (1, 2):
+        job, = fake_slurm.jobs("PENDING")
+        fake_slurm.start(job)
+        wait_for(lambda start=start: all((run / "steps").exists() and len((run / "steps").read_text().split()) == start
+                                         for run in project.runs()))
+        fake_slurm.signal(job)
+        fake_slurm.wait(job)
+        assert counts(project) == {"pending": 2}
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
+    assert len(fake_slurm.jobs()) == 3
+
+
+@pytest.mark.usefixtures("slurm")
+def test_on_a_real_slurm_a_run_goes_on_where_requeue_is_refused(project: Project, slurm: Slurm) -> None:
+    project.write_spec("16")
+    options = "--no-requeue --time=2 --signal=B:USR1@110"
+    assert project.submit(project.spec, "-s", script(project, options), "-y") == 0
+    wait_for(lambda: counts(project) == {"done": 2}, 180)
+    assert project.executed() == [1, 1]
+    for run in project.runs():
+        assert len(set((run / "steps").read_text().split())) == 3
+        assert {path.name for path in run.glob("attempt*")} == {f"attempt-1-{number}.json" for number in range(3)}
