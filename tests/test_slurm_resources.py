@@ -18,7 +18,7 @@ job_details:
   name: tiny
   output_dir: re sults
   resources:
-    {{gpus: 2, cpus_per_gpu: 1, mem: 100M, time: 5, constraint: tesla_v100|a5000, setup: ["PATH={path}:$PATH"]}}
+    {{gpus: 1, cpus_per_gpu: 2, mem: 100M, time: 5, constraint: tesla_v100|a5000, setup: ["PATH={path}:$PATH"]}}
 parameters:
   batch_size: [1, 13]
 """
@@ -41,7 +41,7 @@ def test_resources_make_a_script_that_a_retry_uses_too(project: Project, slurm: 
     shown = slurm.run("scontrol", "show", "job", sorted(all_jobs(project))[0])
     assert re.search(r"NumCPUs=2 NumTasks=1 CPUs/Task=2", shown)
     assert f"Command={script} " in shown
-    assert "gpu:2" in shown
+    assert "gres:gpu:1" in shown
     (project.batch / "mended").touch()
     assert project.submit("-r", project.batch, "-y") == 0
     wait_for(lambda: counts(project) == {"done": 2})
@@ -56,3 +56,47 @@ def test_a_batch_that_was_only_written_is_submitted_by_its_own_script(project: P
     project.batch.rename(project.results / "moved")
     assert project.submit("-r", project.batch, "-y", "--max-runs", "1") == 0
     wait_for(lambda: counts(project) == {"done": 1, "new": 1})
+
+
+RANKS = """\
+job_details:
+  name: tiny
+  output_dir: re sults
+  resources: {{nodes: 2, gpus: 2, cpus_per_gpu: 1, mem: 100M, time: 5, setup: ["PATH={path}:$PATH"]}}
+parameters:
+  batch_size: {batch_size}
+"""
+
+
+@pytest.mark.usefixtures("slurm")
+def test_four_processes_on_two_nodes_are_one_run(project: Project, slurm: Slurm,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text(RANKS.format(path=Path(sys.executable).parent, batch_size="[17, 13]"))
+    assert project.submit(project.spec, "-y") == 0
+    assert "4 processes for each run" in capsys.readouterr().out
+    wait_for(lambda: counts(project) == {"done": 1, "failed": 1})
+    assert project.executed() == [4, 0]  # each rank trained, and one run was claimed, recorded and done
+    for run in project.runs():
+        assert {path.name for path in run.glob("[acl]*-*")} == {"attempt-1-0.json", "claim-1"}
+    jobs = sorted(all_jobs(project), key=int)
+    assert [slurm.wait(job) for job in jobs] == ["COMPLETED", "FAILED"]
+    shown = slurm.run("scontrol", "show", "job", jobs[0])
+    assert re.search(r"NumNodes=2 NumCPUs=4 NumTasks=4 CPUs/Task=1", shown)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_of_two_such_jobs_with_one_ticket_only_one_runs(project: Project, slurm: Slurm) -> None:
+    project.spec.write_text(RANKS.format(path=Path(sys.executable).parent, batch_size="15"))
+    assert project.submit(project.spec, "-y") == 0
+    run, = project.runs()
+    wait_for((run / "attempt-1-0.json").exists)
+    script, = (project.batch / "submissions").glob("*.sh")
+    twin = slurm.run("env", "GRIDIRON_TICKET=1", "sbatch", "--parsable", f"--chdir={project.folder}",
+                     f"--output={project.folder}/twin.out", script, run / "spec.yaml")
+    assert slurm.wait(twin) == "COMPLETED"
+    twin_log = (project.folder / "twin.out").read_text()
+    assert twin_log.count("has this run; this process has nothing to do") == 1
+    assert twin_log.count("the first of 4 processes does not run this run; this one leaves too") == 3
+    assert counts(project) == {"running": 1}
+    slurm.run("scancel", *all_jobs(project))
+    wait_for(lambda: counts(project) == {"cancelled": 1})

@@ -13,14 +13,17 @@ _SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
 
 @dataclass
 class Usage:
-    """Of one Slurm job or many: jobs; memory: the most that one had resident, KiB; longest: seconds; cpu and allocated:
-    CPU seconds used and had; asked: ReqMem and limits (minutes) as they were given."""
+    """Of one Slurm job or many: jobs; memory: the most that one had resident on a node, KiB; longest: seconds; cpu and
+    allocated, gpu and gpus: CPU and GPU seconds used and had, gpu None where the cluster does not gather it; asked:
+    ReqMem and limits (minutes) as they were given."""
 
     jobs: int = 0
     memory: float = 0.0
     longest: float = 0.0
     cpu: float = 0.0
     allocated: float = 0.0
+    gpu: float | None = None
+    gpus: float = 0.0
     asked_memory: str = ""
     asked_time: str = ""
 
@@ -29,6 +32,9 @@ class Usage:
         if not self.jobs:
             return []
         share = f", {100 * self.cpu / self.allocated:.0f} % of its CPUs' time" if self.allocated else ""
+        if self.gpus:
+            share += (" (of its GPUs' this cluster keeps no books)" if self.gpu is None else
+                      f", {100 * min(1, self.gpu / self.gpus):.0f} % of its GPUs'")
         memory = f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown"
         limit = clock(60 * float(self.asked_time)) if self.asked_time.isdecimal() else "none"
         asked = f"{_kib(self.asked_memory) / 1024:,.0f} MB" if _kib(self.asked_memory) else "none"
@@ -52,11 +58,11 @@ def minutes(seconds: float) -> int:
 def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
     """The usage of those of `jobs` that ended. rows: sacct's, of jobs and of their steps, as slurm.USAGE_FIELDS.
 
-    A step's id is its job's with `.batch` or a number; memory is known of steps alone.
+    A step's id is its job's with `.batch` or a number; memory and GPU use are known of steps alone.
     """
     usage = Usage()
     ended: set[str] = set()
-    for identifier, state, elapsed, cpu, cpus, rss, memory, limit in rows:
+    for identifier, state, elapsed, cpu, cpus, rss, memory, limit, had, used in rows:
         job, _, step = identifier.partition(".")
         if job not in jobs:
             continue
@@ -67,10 +73,25 @@ def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
             usage.longest = max(usage.longest, took)
             usage.cpu += cpu_seconds(cpu)
             usage.allocated += took * float(cpus or 0)
+            usage.gpus += took * _gpus(tres(had))
             usage.asked_memory, usage.asked_time = memory or usage.asked_memory, limit or usage.asked_time
         elif step and job in ended:
-            usage.memory = max(usage.memory, _kib(rss))
+            total = tres(used)  # of all tasks together, and MaxRSS of the largest
+            nodes = float(tres(had).get("node", 1))
+            usage.memory = max(usage.memory, _kib(rss), _kib(total.get("mem", "")) / nodes)
+            if "gres/gpuutil" in total:  # percent, of all GPUs together
+                usage.gpu = (usage.gpu or 0.0) + float(total["gres/gpuutil"]) / 100 * float(elapsed or 0)
     return usage
+
+
+def tres(text: str) -> dict[str, str]:
+    """Slurm's `cpu=4,gres/gpu=1,mem=8G` as a mapping."""
+    return {key: value for key, equals, value in (part.partition("=") for part in text.split(",")) if equals}
+
+
+def _gpus(had: dict[str, str]) -> int:
+    """`gres/gpu`, or, where only kinds are counted, all `gres/gpu:kind` together."""
+    return int(had.get("gres/gpu") or sum(int(number) for key, number in had.items() if key.startswith("gres/gpu:")))
 
 
 def _kib(text: str) -> float:

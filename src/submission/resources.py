@@ -24,8 +24,8 @@ class Resources:
     """What one Slurm job gets.
 
     gpus: on each node, their number, or kind:number; cpus_per_gpu: without a GPU, those of each node; mem: on each
-    node, None leaves it out; setup: shell lines that come before Python, None for those of activate.sh. Other values of None are
-    left to the cluster.
+    node, None leaves it out; setup: shell lines that come before Python, None for those of activate.sh. Other values
+    of None are left to the cluster.
     """
 
     nodes: int = 1
@@ -89,7 +89,8 @@ def script(resources: Resources, name: str, one_process: bool = False) -> str:
     cpus = resources.cpus_per_gpu * max(1, resources.gpus_per_node) // tasks
     asked: Mapping[str, Any] = {
         "nodes": resources.nodes, "ntasks-per-node" if resources.nodes * tasks > 1 else "ntasks": tasks,
-        "partition": resources.partition, "account": resources.account, "qos": resources.qos, "cpus-per-task": cpus, "mem": resources.mem,
+        "partition": resources.partition, "account": resources.account, "qos": resources.qos,
+        "cpus-per-task": cpus, "mem": resources.mem,
         "gres": f"gpu:{resources.gpus}" if resources.gpus else None, "constraint": resources.constraint,
         "time": resources.time}
     directives = [f"#SBATCH --{key}={value}" for key, value in asked.items() if value is not None]

@@ -181,7 +181,8 @@ def submit_patiently(command: list[str], ticket: int | None, comment: str, pause
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
-USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw")
+USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
+                "AllocTRES", "TRESUsageInTot")
 _UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def allotted_threads() -> int | None:
     if "OMP_NUM_THREADS" not in os.environ and (given := os.environ.get("SLURM_CPUS_PER_TASK")):
         return int(given)
     return None
+
+
+def allotted_cpus(environment: Mapping[str, str], seen: int) -> int:
+    """CPUs that this process may use: its share of a worker's, or those of its task of a Slurm job, or all it sees.
+
+    environment: os.environ; seen: CPUs that it may be scheduled on, `len(os.sched_getaffinity(0))`.
+    """
+    share = environment.get("GRIDIRON_THREADS") or environment.get("SLURM_CPUS_PER_TASK")
+    return max(1, min(seen, int(share or seen)))
 
 
 def choose_device(name: str) -> torch.device:

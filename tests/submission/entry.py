@@ -9,12 +9,12 @@ from typing import Any
 
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 
-from src.submission import attempt
+from src.submission import attempt, process
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     """batch_size 13 crashes, 14 diverges, 15 sleeps for long, 16 waits for USR1 and saves itself until `steps` has 3
-    lines; each run leaves a line in `executed` at its end."""
+    lines, 17 waits for the other processes of its start; each run leaves a line in `executed` at its end."""
     print(f"training {spec['batch_size']} with {os.environ.get('GRIDIRON_THREADS')} threads")
     if spec["batch_size"] == 13 and not os.path.exists(os.path.join(os.path.dirname(folder or "."), "mended")):
         raise RuntimeError("unlucky\nnumber")
@@ -31,6 +31,12 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
             time.sleep(0.05)
         if left:
             return "requeued"
+    if spec["batch_size"] == 17:
+        with open(os.path.join(folder or ".", "present"), "a+") as file:
+            file.write("here\n")
+            file.flush()
+            while file.seek(0) or len(file.readlines()) < process.ranks():
+                time.sleep(0.05)
     check()
     with open(os.path.join(folder or ".", "executed"), "a") as file:
         file.write("once\n")
