@@ -15,7 +15,18 @@ from src.submission.command_line import key_values, parse
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY, History, Journal
 from src.submission.observe import Run, observe
-from src.submission.plan import DELETED, Plan, count, is_missing, not_made, plan_first, plan_next, refuse_if_alive
+from src.submission.plan import (
+    DELETED,
+    Plan,
+    count,
+    cut,
+    is_missing,
+    may_be_alive,
+    not_made,
+    plan_first,
+    plan_next,
+    refuse_if_alive,
+)
 from src.submission.submit import SlurmOptions, Submission, check_script, read_specs
 
 if TYPE_CHECKING:
@@ -151,8 +162,9 @@ def place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         if not changes:
             return plan_continue(work, earlier[-1], history)
         if earlier[-1] == today:
+            alive = may_be_alive(observe([today])[0])
             exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
-                                where=today, hint="use another name, or -o to remove it first")
+                                where=today, hint=f"use another name{'' if alive else ', or -o to remove it first'}")
             if not options.dry_run:
                 raise exists
             work.lines.append(f"note: submitting this would be an error: {exists}")
@@ -197,8 +209,9 @@ def plan_continue(work: Work, path: str, history: History) -> Work:
     if not work.plan.tickets:
         left = observation.count(states.RETRIED)
         retry = f"`{retry_command(path)}` submits the {left} that failed or were lost; " if left else ""
+        removes = "" if may_be_alive(observation) else "-o removes it first; "
         raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
-                         hint=f"{retry}-o removes it first; another name makes another batch")
+                         hint=f"{retry}{removes}another name makes another batch")
     return work
 
 
@@ -210,7 +223,7 @@ def plan_retry(options: argparse.Namespace) -> Work:
                                hint="submit the job spec under another name instead")
     path = batch.check(options.path)
     observation, = observe([path])
-    runs = dict(list(observation.runs.items())[:options.max_runs])
+    runs = observation.runs
     wanted = set(options.state or states.RETRIED)
     lines = [f"retries    {path}"]
     hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
@@ -218,7 +231,7 @@ def plan_retry(options: argparse.Namespace) -> Work:
         wanted.discard(states.OUT_OF_MEMORY)
         more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
-    plan = plan_next(runs, wanted)
+    plan = cut(plan_next(runs, wanted), options.max_runs)
     if deleted := plan.kept.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
                      "deleted ones again")

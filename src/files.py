@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
 
@@ -18,11 +18,18 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool 
 
     sync=False leaves out the fsyncs, for files that can be made again from others.
     """
+    with replacing(path, sync) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write bytes into, which takes the place of `path` at the end of the block unless that fails."""
     path = os.fspath(path)
     beside = _beside(path)
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

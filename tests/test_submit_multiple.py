@@ -209,6 +209,24 @@ def test_max_runs_takes_the_first_and_may_grow(project: Project) -> None:
     assert project.executed() == [1] * 4
 
 
+def test_max_runs_of_a_retry_counts_what_is_to_be_submitted(project: Project,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    project.submit(project.spec, "--no-submit", "-y")
+    for done in range(1, 5):
+        assert project.submit("-r", project.batch, "--local", "-y", "--max-runs", "1") == 0
+        assert project.executed() == [1] * done + [0] * (4 - done)
+    assert "4 runs: 1 to submit, 3 left alone (1 done, 2 for later)" in capsys.readouterr().out
+
+
+def test_what_is_pending_is_not_offered_to_be_removed(project: Project, fake_slurm: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    project.submit(project.spec, "-s", "s.sh", "-y")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
+    error = capsys.readouterr().err
+    assert "nothing of it is left to submit (4 runs: 0 to submit, 4 left alone" in error
+    assert "-o removes" not in error
+
+
 def test_no_submit_writes_and_retry_submits_later(project: Project, fake_slurm: Path,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0

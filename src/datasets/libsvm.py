@@ -7,7 +7,6 @@ import gzip
 import itertools
 import lzma
 import math
-import os
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
+from src import files
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError, did_you_mean
@@ -100,7 +100,7 @@ def _missing(config: Config, folder: Path, split: str, why: str) -> DataError:
     raw = config.dataset.removeprefix("libsvm/") + RAW_ENDINGS[split]
     return DataError(f"split '{split}' of {config.dataset} is not under {folder}, {why}",
                      hint=f"put the LIBSVM file there as {raw} (or .bz2, .xz, .gz), or fetch it on a machine with "
-                          "internet: python experiments.py prefetch jobs/x.yaml")
+                          "internet: `python experiments.py prefetch` with your job spec")
 
 
 def _download(config: Config, folder: Path, name: str, split: str) -> Path:
@@ -119,7 +119,8 @@ def _download(config: Config, folder: Path, name: str, split: str) -> Path:
             for left in sorted(Path(own).glob("*_[Xy].np[yz]"), key=lambda left: left.stem[-1], reverse=True):
                 left.replace(home / left.name)  # y before X, which _find looks for
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise _missing(config, folder, split, f"and libsvmdata could not fetch it: {error}") from error
+        raise _missing(config, folder, split, "and libsvmdata could not fetch it: "
+                       + " ".join(str(error).split())) from error
     if path := _find(folder, name, split):
         return path
     raise _missing(config, folder, split, "and libsvmdata left no file of it")
@@ -174,19 +175,10 @@ def _write_cache(cache: Path, rows: Rows) -> None:
     """Write whole or not at all: many jobs start at once. A data_dir that is full or read-only has no cache."""
     if not cache.parent.parent.stat().st_mode & 0o222:  # root could write, but its owner said not to
         return
-    beside = cache.with_name(f".{cache.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    try:
+    with contextlib.suppress(OSError):
         cache.parent.mkdir(exist_ok=True)
-        try:
-            with open(beside, "wb") as file:
-                np.savez(file, **rows._asdict())
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(cache)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError:
-        pass
+        with files.replacing(cache) as file:
+            np.savez(file, **rows._asdict())
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -45,7 +45,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
     add("--smoke", action="store_true", help="run one batch of each distinct model and data set here first, and stop "
         "if one fails")
-    add("--max-runs", type=_positive, metavar="K", help="only the first K runs")
+    add("--max-runs", type=_positive, metavar="K", help="only the first K runs; with -r: of those that are to "
+        "be submitted")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
     add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
     add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")

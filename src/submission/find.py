@@ -56,8 +56,20 @@ def _candidates(word: str, results: str) -> list[str]:
                 if os.path.basename(word) == word and run_folder.is_run_folder(path)]
     latest = newest(batches)
     by_index = _in_batch(latest, word) if latest and word.isdecimal() else []
-    return list(dict.fromkeys([*by_index, *(path for folder in batches for place in (folder, os.path.join(
-        folder, run_folder.CANARY)) for path in _of_slurm_job(place, word))]))
+    of_job = [path for folder in batches for place in (folder, os.path.join(folder, run_folder.CANARY))
+              for path in _of_slurm_job(place, word)]
+    if not by_index and not of_job:
+        of_job = [path for folder in _batches_of_slurm_job(word) for path in _of_slurm_job(folder, word)]
+    return list(dict.fromkeys([*by_index, *of_job]))
+
+
+def _batches_of_slurm_job(job: str) -> list[str]:
+    """The batch, wherever it lies, of a job that Slurm still knows: its output goes into it, or into a run of it."""
+    from src.submission import slurm
+
+    shown = slurm.ask(["scontrol", "show", "job", job]) or ""
+    logs = {os.path.dirname(path) for path in re.findall(r"^ *StdOut=(.+)$", shown, re.MULTILINE)}
+    return [path for path in dict.fromkeys(map(os.path.dirname, logs)) if run_folder.is_batch_folder(path)]
 
 
 def _in_batch(path: str, word: str) -> list[str]:

@@ -121,7 +121,8 @@ def _mapping(value: Any, where: str, what: str) -> dict[str, Any]:
 def _section(document: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
     if document.get(key) is None:
         example = "name: my-first-grid" if key == "job_details" else "base_lr: [0.1, 0.2]"
-        raise JobSpecError(f"there is no {key}", where=source, hint=f"add `{key}:` and, indented below it, `{example}`")
+        raise JobSpecError(f"there are no {key}", where=source,
+                           hint=f"add `{key}:` and, indented below it, `{example}`")
     return _mapping(document[key], f"{source}, {key}", key)
 
 

@@ -11,6 +11,7 @@ from src.submission import states
 from src.submission.observe import Observation, Run
 
 DELETED = "deleted"  # in Plan.kept: runs without a folder
+LATER = "for later"  # in Plan.kept: runs beyond --max-runs
 _HELD = frozenset((*states.ALIVE, states.UNKNOWN))  # perhaps somebody has the run
 
 
@@ -71,10 +72,23 @@ def is_missing(run: Run) -> bool:
     return run.folder is None and run.state.name not in _HELD
 
 
+def may_be_alive(observation: Observation) -> list[Run]:
+    """The runs, canaries too, that are pending or running, or might be."""
+    return [run for run in (*observation.runs.values(), *observation.canaries.values()) if run.state.name in _HELD]
+
+
+def cut(plan: Plan, most: int | None) -> Plan:
+    """The plan with its first `most` submissions alone."""
+    later = list(plan.tickets)[most:] if most is not None else []
+    if not later:
+        return plan
+    return Plan({name: ticket for name, ticket in plan.tickets.items() if name not in set(later)},
+                {**plan.kept, LATER: later})
+
+
 def refuse_if_alive(observation: Observation, doing: str) -> None:
     """BatchError if a run is pending or running, or might be."""
-    alive = [run for run in (*observation.runs.values(), *observation.canaries.values()) if run.state.name in _HELD]
-    if alive:
+    if alive := may_be_alive(observation):
         raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
                          hint="wait for them, or first "

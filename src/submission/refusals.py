@@ -65,7 +65,7 @@ def explain(refusal: slurm.Refusal, where: str, hint: str) -> SlurmError:
 
     where: what was and what was not submitted; hint: what to do when the cause is gone.
     """
-    what = f"sbatch: {refusal.words}"
+    what = refusal.words if refusal.words.startswith("sbatch:") else f"sbatch: {refusal.words}"
     if refusal.kind == "limit":
         return SlurmError(what, where=where, hint="a limit of queued Slurm jobs is reached (`sacctmgr show assoc "
                           f"user=$USER`, `sacctmgr show qos` have it); --wait waits for room; else, later, {hint}")

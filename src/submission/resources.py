@@ -14,9 +14,10 @@ _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 _MEM = re.compile(r"\d+[KMGT]?")
 _GPUS = re.compile(r"[A-Za-z0-9_.-]+:\d+")
 _ALLOWED = {
-    "nodes": "a number from 1 on", "gpus": "a number of GPUs on each node, or a kind and a number, as a100:2", "cpus_per_gpu": "a number from 1 on",
-    "mem": "memory on each node, as 16G, or null where the site wants mem_per_cpu", "time": "minutes, or "
-    "[days-]hours:minutes:seconds, as 1-12:00:00", "setup": "a list of shell lines, each on a line of its own"}
+    "nodes": "a number from 1 on", "gpus": "a number of GPUs on each node, or a kind and a number, as a100:2",
+    "cpus_per_gpu": "a number from 1 on", "mem": "memory on each node, as 16G, or null where the site wants "
+    "mem_per_cpu", "time": "minutes, or [days-]hours:minutes:seconds, as 1-12:00:00", "setup": "a list of shell lines, "
+    "each on a line of its own"}
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,8 @@ def scancel(jobs: Iterable[str]) -> None:
     """Cancel Slurm jobs. SlurmError with scancel's words if it refuses."""
     answer = subprocess.run(["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if answer.returncode:
-        raise SlurmError(f"scancel: {' '.join(answer.stderr.split())}")
+        words = " ".join(answer.stderr.split())
+        raise SlurmError(words if words.startswith("scancel:") else f"scancel: {words}")
 
 
 def ask(command: list[str]) -> str | None:

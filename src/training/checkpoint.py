@@ -1,8 +1,6 @@
 """Checkpoints: the model and its average in a file that appears whole, readable without running code from it."""
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import Any
 
 import torch
@@ -18,19 +16,8 @@ def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, avera
     """
     content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
                "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
-    folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
-    files.sync_folder(folder or ".")
+    with files.replacing(path) as file:
+        torch.save(content, file)
 
 
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:

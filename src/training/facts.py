@@ -37,11 +37,17 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": slurm_job(os.environ),
         "commit": commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def slurm_job(environment: Mapping[str, str]) -> str | None:
+    """The Slurm job that this is, 123, or 123_4 for a task of an array; None outside Slurm."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environment.get("SLURM_JOB_ID")
 
 
 def allotted_threads() -> int | None:

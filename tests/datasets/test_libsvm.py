@@ -256,14 +256,14 @@ def test_a_raw_test_file_meets_a_fetched_train_split(known: dict[str, FakeDatase
 
 def test_no_network(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     config = Config(dataset="libsvm/away", data_dir=str(tmp_path), data_splits_map={"train": "train"})
-    with pytest.raises(DataError, match=r"Name or service not known.*experiments.py prefetch jobs/x.yaml"):
+    with pytest.raises(DataError, match=r"Name or service not known.*experiments.py prefetch` with your job spec"):
         make_data(config)
     assert list((tmp_path / "libsvm").iterdir()) == []
 
 
 def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path), data_download=False)
-    with pytest.raises(DataError, match=r"data_download is false.*experiments.py prefetch jobs/x.yaml"):
+    with pytest.raises(DataError, match=r"data_download is false.*experiments.py prefetch` with your job spec"):
         make_data(config)
     assert known["toy.multiclass"].fetched == 0 and list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,10 @@ import pytest
 from src.errors import BatchError
 from src.submission import batch, find
 from src.submission.journal import ARRAY, ONE_EACH, SLURM, WORKERS, Journal, Units
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.submission.conftest import Project
+
+__all__ = ["fake_slurm"]  # the fixture
 
 
 @pytest.fixture
@@ -73,3 +77,12 @@ def test_an_index_that_is_a_slurm_job_too(results: Path) -> None:
         (newest / name / "spec.yaml").write_text("batch_size: 8\n")
     with pytest.raises(BatchError, match="26-01-01-z/070_z, .*26-01-02-x/000_x"):
         find.run_path("70", str(results))
+
+
+@pytest.mark.parametrize(("way", "suffix"), [([], ""), (["--array"], "_1")])
+def test_a_slurm_job_of_a_batch_elsewhere(way: list[str], suffix: str, project: Project, fake_slurm: FakeSlurm) -> None:
+    (project.folder / "s.sh").write_text("#!/bin/sh\n")
+    project.submit(project.spec, "-s", "s.sh", "-y", *way)
+    job = fake_slurm.jobs()[0].partition("_")[0]
+    run = project.runs()[1 if suffix else 0]
+    assert find.run_path(job + suffix, "no-results-here") == str(run)

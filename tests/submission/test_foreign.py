@@ -65,3 +65,11 @@ def test_a_program_ends_when_its_run_is_taken_over(tmp_path: Path, monkeypatch: 
         foreign.run({"COMMAND": [sys.executable, "-c", program]}, str(tmp_path), check)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_a_program_with_a_handler_is_told_that_its_time_is_up_and_another_is_left_alone(tmp_path: Path) -> None:
+    told = "import signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); time.sleep(30)"
+    untold = "import time; time.sleep(2.5)"
+    for program, how in ((told, "requeued"), (untold, "completed")):
+        spec = {"COMMAND": [sys.executable, "-c", program]}
+        assert foreign.run(spec, str(tmp_path), lambda: None, lambda: True) == how

@@ -146,7 +146,7 @@ def test_resources_stand_instead_of_a_script() -> None:
     text = "job_details: {{name: t, resources: {{gpus: 1, mem: null}}{}}}\nparameters: {{base_lr: 1}}\n"
     found = parse_job_spec(text.format(""), "x.yaml").resources
     assert found is not None
-    assert (found.gpus, found.mem, found.cpus) == (1, None, 2)
+    assert (found.gpus, found.mem, found.ranks) == (1, None, 1)
     with pytest.raises(JobSpecError, match="give one of them"):
         parse_job_spec(text.format(", script: s.sh"), "x.yaml")
     with pytest.raises(JobSpecError, match=r"x\.yaml, job_details, resources: .*'gpus'"):

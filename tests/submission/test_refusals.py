@@ -14,7 +14,8 @@ LEFT = "`again` goes on"
 
 def told(kind: str, words: str) -> str:
     text = str(refusals.explain(slurm.Refusal(kind, words), "3 of 9 submitted", LEFT))
-    assert text.startswith(f"3 of 9 submitted: sbatch: {words}; ")
+    assert text.startswith(f"3 of 9 submitted: {words}; " if words.startswith("sbatch:") else
+                           f"3 of 9 submitted: sbatch: {words}; ")
     assert text.endswith(LEFT)
     return text
 
