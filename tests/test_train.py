@@ -228,3 +228,10 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_several_processes_are_refused_and_not_left_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(ConfigError, match="4 processes were started for this run, and train.py trains in one"):
+        train({"dataset": "sklearn/digits"}, str(tmp_path), lambda: None)
+    assert not list(tmp_path.iterdir())
