@@ -74,6 +74,8 @@ def go_on(folder: str, ticket: int, starts: int) -> str:
     try:
         return f"Slurm job {_submit_successor(folder, ticket)} goes on ({words})"
     except (slurm.Refusal, UserError) as error:
+        if isinstance(error, slurm.Refusal) and error.kind == "ambiguous":
+            return f"Slurm may have taken another job for it, and its answer was lost: {error.words} ({words})"
         why = error.words if isinstance(error, slurm.Refusal) else one_line(str(error))
         raise Refused(f"the time is up; {words}; and no other job goes on: {why}") from None
 

@@ -17,7 +17,7 @@ import pytest
 from src import run_folder, yaml_io
 from src.errors import BatchError, ConfigError
 from src.run_folder import RunFolder
-from src.submission import attempt, process
+from src.submission import attempt, process, slurm
 from tests.conftest import ROOT
 
 
@@ -421,3 +421,13 @@ def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
     assert start(run, requeue) == 75
     assert record(run)["how"] == "timeout"
     assert "which only Slurm gives" in record(run)["error"]
+
+
+def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object) -> str:
+        raise slurm.Refusal("ambiguous", "Socket timed out")
+    monkeypatch.setattr("src.submission.handover._submit_successor", lose)
+    requeue_is(monkeypatch, "disabled")
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75
+    assert record(run)["how"] == "requeued"  # so that the successor, if there is one, may take it up
