@@ -21,7 +21,8 @@ def distinct(specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first spec of each model and data set, as a run of one batch on this machine."""
     found: dict[str, dict[str, Any]] = {}
     for spec in specs:
-        found.setdefault(repr([spec.get(key) for key in BUILDS]), {**spec, "fast_dev_run": True})
+        watched = {key: value for key, value in spec.items() if not key.startswith("wandb")}  # nobody looks on
+        found.setdefault(repr([spec.get(key) for key in BUILDS]), {**watched, "fast_dev_run": True})
     if shutil.which("nvidia-smi") is None:  # what needs a GPU is tried as far as a login node can
         for spec in found.values():
             spec["precision"] = _ON_CPU.get(spec.get("precision", "float32"), spec.get("precision", "float32"))

@@ -38,29 +38,23 @@ class Compiled:
     """A model under torch.compile, or as it is once the compiler has given up on it: then the log says why."""
 
     def __init__(self, model: nn.Module, mode: str) -> None:
-        self._model, self._works = model, False
+        self._model = model
         self._call: Forward = torch.compile(model, mode=None if mode == "default" else mode)
         self._replays = mode != "default"  # CUDA graphs write each output over the last one
 
     def __call__(self, x: Any) -> Tensor:
-        if self._works:
-            output = self._call(x)
-        else:
-            output = self._first(x)
-        return output.clone() if self._replays else output
-
-    def _first(self, x: Any) -> Tensor:
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
             output = self._call(x)
-        except TorchDynamoException as error:
+        except Exception as error:  # a new shape is compiled anew, and may fail as the first did
+            from torch._dynamo.exc import TorchDynamoException
+
+            if not isinstance(error, TorchDynamoException):
+                raise
             reason = " ".join(str(error).split())[:300]  # of which the rest is a trace of the compiler
             logger.warning("torch.compile gave up, the model runs without it: {}: {}", type(error).__name__, reason)
             self._call, self._replays = self._model, False
             output = self._model(x)
-        self._works = True
-        return output
+        return output.clone() if self._replays else output
 
 
 def check(config: Config, device: torch.device) -> None:

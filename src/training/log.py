@@ -81,7 +81,8 @@ class Progress:
 def header(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """The first lines of a log: what is trained on what, where, and the facts one by one."""
     width = max(map(len, facts))
-    return [f"{config['model']} on {config['dataset']}", *(f"{name:<{width}} {value}" for name, value in facts.items())]
+    return [f"{config['task'] or config['model']} on {config['dataset']}",
+            *(f"{name:<{width}} {value}" for name, value in facts.items())]
 
 
 def bottleneck(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: bool, device: str) -> str | None:

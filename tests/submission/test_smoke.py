@@ -20,12 +20,13 @@ parameters:
 
 def test_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
-    specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda"}
+    specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True}
              for model in ("a", "b") for data in ("x", "y") for rate in (1, 2)]
     chosen = smoke.distinct(specs)
     assert [(spec["model"], spec["dataset"], spec["base_lr"]) for spec in chosen] == [
         (model, data, 1) for model in ("a", "b") for data in ("x", "y")]
     assert all((spec["fast_dev_run"], spec["precision"], spec["device"]) == (True, "bf16", "auto") for spec in chosen)
+    assert not any("wandb" in spec for spec in chosen)
     assert "fast_dev_run" not in specs[0]
 
 
