@@ -184,12 +184,17 @@ class Experiment:
         row: Row = {"step": last_step + 1, **_under("train", {
             **meter.means(), **timing, "seen_examples": self._seen,
             "learning_rate": self._config.base_lr * self._rate_factor(last_step)})}
+        if number > 1 or not self._config.compile:  # whose first epoch goes by with compiling
+            self._tell_bottleneck(row, log)
+        return row
+
+    def _tell_bottleneck(self, row: Row, log: Logger) -> None:
+        """Say which side of the training waits for the other, unless the log said so before."""
         line = bottleneck(row, self._config.to_dict(), isinstance(self._train_split, Split), str(self._parts.device))
         side = (line or "").partition(":")[0]
         if line and side != self._bottleneck:
             log.info(line)
             self._bottleneck = side
-        return row
 
     def _evaluate(self, names: Iterable[str], log: Logger) -> Row:
         """The cells of the splits `names`, for the model and for its average."""

@@ -15,7 +15,7 @@ from src.datasets.data import Batch
 from src.training.task import Own, Supervised
 
 TRACE_AFTER, TRACED_STEPS = 5, 10  # steps that warm up, and then those in the trace
-PARTS = ("data", "forward", "backward", "step", "training step", "evaluation", "logging")
+PARTS = ("data", "forward", "backward", "step", "training step", "evaluation", "logging", "tracing")
 
 
 class Profile:
@@ -51,11 +51,13 @@ class Profile:
     def before_step(self) -> None:
         """Begin the trace when the first steps have warmed up, end it some steps later."""
         if self._folder and self._steps == self._first:
+            start = perf_counter()
             kinds = [torch.profiler.ProfilerActivity.CPU]
             if self._device.type == "cuda":
                 kinds.append(torch.profiler.ProfilerActivity.CUDA)
             self._tracer = torch.profiler.profile(activities=kinds)
             self._tracer.start()
+            self.add("tracing", perf_counter() - start)
         elif self._steps == self._first + TRACED_STEPS:
             self.end_trace()
         self._steps += 1
@@ -72,9 +74,11 @@ class Profile:
     def end_trace(self) -> None:
         """Write the trace, if one is under way."""
         if self._tracer and self._folder:
+            start = perf_counter()
             self._tracer.stop()
             self._tracer.export_chrome_trace(os.path.join(self._folder, run_folder.TRACE))
             self._tracer = None
+            self.add("tracing", perf_counter() - start)
 
     def text(self) -> str:
         """The table: seconds and share of each part; the rest is start-up, loss, meters and all else."""

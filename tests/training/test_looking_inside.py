@@ -112,7 +112,7 @@ def test_a_profile(tmp_path: Path, own: bool) -> None:
     assert own or [row["val/last/loss"] for row in rows] == [row["val/last/loss"] for row in plain]
     table = [line.split() for line in (tmp_path / run_folder.PROFILE).read_text().splitlines()]
     names = ["data", "training", "evaluation"] if own else ["data", "forward", "backward", "step", "evaluation"]
-    assert [line[0] for line in table] == [*names, "logging", "rest", "all"]
+    assert [line[0] for line in table] == [*names, "logging", "tracing", "rest", "all"]
     seconds = [float(line[-4]) for line in table]
     assert sum(seconds[:-1]) == pytest.approx(seconds[-1], abs=0.01)
     with gzip.open(tmp_path / run_folder.TRACE) as file:
