@@ -20,7 +20,7 @@ POINT: dict[str, Any] = {"batch_size": 8, "base_lr": 1, "dataset": "sklearn/digi
 
 @pytest.mark.parametrize("change", [
     {"base_lr": 1.0}, {"batch_size": 8.0}, {"weight_decay": 0}, {"weight_decay": -0.0}, {"momentum": 0.9},
-    {"log_interval": 3}, {"wandb": True, "wandb_tags": ["a"]}, {"output_dir": "x"}, {"TAGS": ["a"]},
+    {"log_interval": 3}, {"profile": True}, {"wandb": True, "wandb_tags": ["a"]}, {"output_dir": "x"}, {"TAGS": ["a"]},
     {"SBATCH": {"mem": "8G"}, "SCRIPT": "x.sh"}, {"data_splits_map": {"val": "test", "train": "train"}}])
 def test_what_does_not_matter(change: dict[str, Any]) -> None:
     assert canonical_hash({**POINT, **change}) == canonical_hash(POINT)
@@ -28,6 +28,7 @@ def test_what_does_not_matter(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [
     {"base_lr": 1.5}, {"batch_size": 9}, {"momentum": "0.9"}, {"averaging": "poly_8"}, {"seed_training": 1},
+    {"limit_eval_batches": 1}, {"fast_dev_run": True}, {"precision": "bf16"},
     {"best_checkpoint_metric": "val/.*/loss"}, {"data_splits_map": {"train": "train", "test": "test"}},
     {"COMMAND": ["true"]}])
 def test_what_matters(change: dict[str, Any]) -> None:
