@@ -1,0 +1,308 @@
+"""Runs are executed to their end exactly once, whatever is killed, stopped or typed twice, on a real Slurm.
+
+The runs count themselves: each appends a line to its file `executed` at its end. `make chaos` repeats what is random
+here many times more often; GRIDIRON_CHAOS_SEED repeats its random instants.
+"""
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.submission import status
+from src.submission.observe import observe
+from tests.conftest import ROOT, Slurm
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # all of it, by `make chaos`
+KILLS, RUNS, SUBMITTERS = (200, 100, 20) if CHAOS else (6, 20, 8)
+SEED = int(os.environ.get("GRIDIRON_CHAOS_SEED", "0")) or random.randrange(1, 2**31)
+QUEUE = 400  # Slurm jobs that wait at most while batches are submitted
+
+SCRIPT = f"""#!/bin/bash
+#SBATCH --time=5 --requeue --open-mode=append --cpus-per-task=1 --mem=100
+exec {sys.executable} train.py "$@"
+"""
+SPEC = "job_details: {{name: {name}, output_dir: results}}\nparameters: {{{parameters}}}\n"
+
+
+class Project:
+    """A folder with the real submit_multiple.py, started as its users start it, and a train.py without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "submit_multiple.py", folder)
+        (folder / "src").symlink_to(ROOT / "src")
+        (folder / "train.py").write_text((ROOT / "tests" / "submission" / "entry.py").read_text())
+        (folder / "s.sh").write_text(SCRIPT)
+
+    def write_spec(self, name: str, parameters: str) -> list[str]:
+        """A job spec of that name; the command that submits it."""
+        (self.folder / f"{name}.yaml").write_text(SPEC.format(name=name, parameters=parameters))
+        return [f"{name}.yaml", "-s", "s.sh", "-y"]
+
+    def start(self, words: list[str]) -> subprocess.Popen[str]:
+        """submit_multiple.py with these words, at work, in a process group of its own."""
+        return subprocess.Popen([sys.executable, "submit_multiple.py", *words], cwd=self.folder, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
+
+    def submit(self, words: list[str], code: int = 0) -> str:
+        """The same until it ends with `code`; what it says."""
+        process = self.start(words)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == code, said
+        return said
+
+    def go_on(self, words: list[str]) -> None:
+        """The same command again, which submits what is left, or says that nothing is."""
+        process = self.start(words)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 or "nothing of it is left to submit" in said, said
+
+    def batch(self, name: str) -> Path:
+        only, = (self.folder / "results").glob(f"*-{name}")
+        return only
+
+    def counts(self, name: str) -> dict[str, int]:
+        return status.counts(observe([str(self.batch(name))])[0])
+
+    def wait(self, name: str, seconds: float = 120, **wanted: int) -> None:
+        """Until the states of the batch's runs are those."""
+        end = time.monotonic() + seconds
+        while (counts := self.counts(name)) != wanted:
+            assert time.monotonic() < end, f"{name}: {counts}, not {wanted}"
+            time.sleep(0.3)
+
+    def executed(self, name: str) -> dict[str, int]:
+        """How often each run was executed to its end, by the runs' own books."""
+        return {run.name: len(book.read_text().split()) if (book := run / "executed").exists() else 0
+                for run in self.batch(name).iterdir() if run.name[0].isdigit()}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("GRIDIRON_TEST_ROOT", str(ROOT))
+    return Project(tmp_path)
+
+
+def assert_each_once(project: Project, name: str, runs: int) -> None:
+    """Every run of the batch was executed to its end, and none twice; status says the same."""
+    executed = project.executed(name)
+    assert len(executed) == runs, f"seed {SEED}: {runs - len(executed)} run folders are missing"
+    wrong = {run: times for run, times in executed.items() if times != 1}
+    assert not wrong, f"seed {SEED}: executed more or less often than once: {wrong}; {project.counts(name)}"
+    assert project.counts(name) == {"done": runs}
+
+
+def jobs_of(project: Project, name: str) -> list[str]:
+    """The Slurm jobs of a batch, as its journals know them."""
+    texts = [path.read_text() for path in (project.batch(name) / "submissions").glob("*.jsonl")]
+    return re.findall(r'"slurm_job": "(\d+)"', "".join(texts))
+
+
+def daemons(slurm: Slurm, name: str) -> list[int]:
+    """The process ids of the cluster's daemons of that name; ours alone have its folder in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().split(b"\0")
+            ours = f"GRIDIRON_CLUSTER_DAEMON={slurm.folder}".encode() in (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if ours and " ".join(word.decode() for word in command).strip() == name:
+            found.append(int(path.name))
+    return found
+
+
+def start_daemon(slurm: Slurm, *command: str) -> None:
+    """Start a daemon of the cluster again, as tests/cluster/up.sh does."""
+    with open(slurm.folder / "log" / f"{command[0]}-again.out", "a") as log:
+        subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                         env={**os.environ, "GRIDIRON_CLUSTER_DAEMON": str(slurm.folder)})
+
+
+def wait_until_submitted(project: Project, name: str, jobs: int) -> None:
+    end = time.monotonic() + 60
+    while not list((project.folder / "results").glob(f"*-{name}")) or len(jobs_of(project, name)) < jobs:
+        assert time.monotonic() < end, f"fewer than {jobs} Slurm jobs after a minute"
+        time.sleep(0.01)
+
+
+def settle(project: Project, name: str, runs: int, words: list[str]) -> None:
+    """Wait until the queue is empty; what lost its Slurm job is submitted by the same command, or by a retry."""
+    end = time.monotonic() + 600
+    while (counts := project.counts(name)) != {"done": runs}:
+        assert time.monotonic() < end and "failed" not in counts, f"seed {SEED}: {name}: {counts}"
+        if not {"pending", "running", "unknown", "submitted"} & counts.keys():
+            print(f"{name}: {counts}: the same command again")
+            project.go_on(words)
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def stopped(slurm: Slurm) -> Iterator[list[int]]:
+    """Processes that a test stopped: they go on when it ends, however it ends."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_the_runs_books_would_show_a_second_execution(project: Project, slurm: Slurm) -> None:
+    words = project.write_spec("control", "batch_size: 1")
+    project.submit(words)
+    project.wait("control", done=1)
+    assert_each_once(project, "control", 1)
+    run, = (path for path in project.batch("control").iterdir() if path.name[0].isdigit())
+    for name in ("claim-1", "done", "attempt-1-0.json"):  # without what keeps a second job from running it
+        (run / name).unlink()
+    job = slurm.run("sbatch", "--parsable", "--output=/dev/null", "s.sh", run / "spec.yaml", cwd=project.folder)
+    slurm.wait(job)
+    with pytest.raises(AssertionError, match="more or less often than once"):
+        assert_each_once(project, "control", 1)
+
+
+def test_a_submitter_killed_at_any_instant_loses_nothing(project: Project, slurm: Slurm) -> None:
+    """kill -9 at a random instant of a submission, alone or with the sbatch that it has just called."""
+    chance = random.Random(SEED)
+    print(f"GRIDIRON_CHAOS_SEED={SEED}")
+    start = time.monotonic()
+    commands = {name: project.write_spec(name, f"batch_size: 1, seed_model: range({RUNS})")
+                for name in ("calm", *(f"killed-{number}" for number in range(KILLS)))}
+    project.submit(commands["calm"])
+    duration = time.monotonic() - start
+    broken_off = 0
+    for words in list(commands.values())[1:]:
+        while len(slurm.run("squeue", "--noheader").splitlines()) > QUEUE:
+            time.sleep(0.5)
+        process = project.start(words)
+        time.sleep(chance.uniform(0, duration))
+        if chance.random() < 0.5:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.communicate()
+        broken_off += process.returncode == -signal.SIGKILL
+        project.go_on(words)
+    assert broken_off >= KILLS / 3, "hardly any was still at work when it was killed"
+    for name, words in commands.items():
+        settle(project, name, RUNS, words)
+        assert_each_once(project, name, RUNS)
+
+
+def test_many_submitters_at_once(project: Project) -> None:
+    words = project.write_spec("crowd", f"batch_size: 1, seed_model: range({RUNS})")
+    crowd = [project.start(words) for _ in range(SUBMITTERS)]
+    said = [process.communicate(timeout=300)[0] for process in crowd]
+    for process, text in zip(crowd, said, strict=True):
+        assert process.returncode == 0 or "left to submit" in text or "another" in text, text
+    settle(project, "crowd", RUNS, words)
+    assert_each_once(project, "crowd", RUNS)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7] if CHAOS else [3])
+def test_a_controller_that_hangs_during_a_submission(project: Project, slurm: Slurm, stopped: list[int],
+                                                     after: int) -> None:
+    words = project.write_spec("hangs", "batch_size: 1, seed_model: range(20)")
+    process = project.start(words)
+    wait_until_submitted(project, "hangs", after)
+    stopped += daemons(slurm, "slurmctld -D")
+    assert len(stopped) == 1
+    os.kill(stopped[0], signal.SIGSTOP)
+    time.sleep(15 if CHAOS else 8)  # sbatch gives up after MessageTimeout and some
+    os.kill(stopped[0], signal.SIGCONT)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 or "Socket timed out" in said or "nable to contact" in said, said
+    project.go_on(words)
+    settle(project, "hangs", 20, words)
+    assert_each_once(project, "hangs", 20)
+
+
+@pytest.mark.parametrize("after", [0, 1, 10] if CHAOS else [3])
+def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slurm, after: int) -> None:
+    words = project.write_spec("dies", "batch_size: 1, seed_model: range(20)")
+    process = project.start(words)
+    wait_until_submitted(project, "dies", after)
+    pid, = daemons(slurm, "slurmctld -D")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(3)
+    start_daemon(slurm, "slurmctld", "-D")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 or "nable to contact" in said or "Socket timed out" in said, said
+    end = time.monotonic() + 60
+    while subprocess.run(["squeue"], capture_output=True).returncode:
+        assert time.monotonic() < end, "the controller did not come back"
+        time.sleep(0.5)
+    project.go_on(words)
+    settle(project, "dies", 20, words)
+    assert_each_once(project, "dies", 20)
+
+
+def test_a_node_that_is_lost_under_a_run(project: Project, slurm: Slurm) -> None:
+    """The old attempt goes on beside its requeued twin until it looks at its claim."""
+    words = project.write_spec("lost", "batch_size: 18, SBATCH: {nodelist: 'node[1-2]'}".replace("node[1-2]", "node1"))
+    project.submit(words)
+    project.wait("lost", running=1)
+    job, = jobs_of(project, "lost")
+    slurmd, = daemons(slurm, "slurmd -D -N node1")
+    os.kill(slurmd, signal.SIGKILL)
+    try:
+        slurm.wait(job, "PENDING", seconds=90)  # requeued, since the node does not answer
+    finally:
+        start_daemon(slurm, "slurmd", "-D", "-N", "node1")
+    run, = (path for path in project.batch("lost").iterdir() if path.name[0].isdigit())
+    slurm.restart(job, lambda: (run / "attempt-1-1.json").exists())
+    (project.batch("lost") / "go").touch()
+    project.wait("lost", done=1)
+    time.sleep(1)  # would the old attempt still end, it would end now
+    assert_each_once(project, "lost", 1)
+
+
+def test_preemption_by_a_higher_partition(project: Project, slurm: Slurm) -> None:
+    words = project.write_spec("preempted", "batch_size: 18, SBATCH: {nodelist: node2, cpus-per-task: 8}")
+    project.submit(words)
+    project.wait("preempted", running=1)
+    job, = jobs_of(project, "preempted")
+    higher = slurm.run("sbatch", "--parsable", "--partition=owner", "--nodelist=node2", "--cpus-per-task=8",
+                       "--output=/dev/null", "--wrap=true", cwd=project.folder)
+    assert slurm.wait(higher, seconds=90) == "COMPLETED"
+    run, = (path for path in project.batch("preempted").iterdir() if path.name[0].isdigit())
+    slurm.restart(job, lambda: (run / "attempt-1-1.json").exists())
+    (project.batch("preempted") / "go").touch()
+    project.wait("preempted", done=1)
+    assert_each_once(project, "preempted", 1)
+
+
+def test_a_retry_while_runs_are_pending(project: Project, slurm: Slurm) -> None:
+    words = project.write_spec("pending", f"batch_size: 1, seed_model: range({RUNS})")
+    project.submit([*words, "--sbatch", "hold"])
+    retries = [project.start(["-r", str(project.batch("pending")), "-y"]) for _ in range(4)]
+    for retry in retries:
+        assert "nothing to submit" in retry.communicate(timeout=120)[0]
+    jobs = jobs_of(project, "pending")
+    assert len(jobs) == RUNS
+    slurm.run("scontrol", "release", ",".join(jobs))
+    project.submit(["-r", str(project.batch("pending")), "-y"])  # some pending, some running, some done
+    settle(project, "pending", RUNS, words)
+    assert_each_once(project, "pending", RUNS)
+
+
+@pytest.mark.skipif(not CHAOS, reason="takes two minutes, nearly all of them waiting: make chaos")
+def test_a_time_limit_of_a_minute(project: Project) -> None:
+    words = project.write_spec("limit", "batch_size: [18, 1]")
+    project.submit([*words, "--sbatch", "time=1"])
+    project.wait("limit", seconds=240, timeout=1, done=1)
+    (project.batch("limit") / "go").touch()
+    project.submit(["-r", str(project.batch("limit")), "-y", "--sbatch", "time=5"])
+    project.wait("limit", done=2)
+    assert_each_once(project, "limit", 2)
