@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
-.PHONY: help demo test environment lint lock cluster cluster-down bench
+.PHONY: help demo test chaos environment lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,9 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q
+
+chaos: $(ENVIRONMENT) ## kill, stop and crowd a real Slurm, some hundred times, and count that each run ran once
+	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_chaos.py
 
 environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 

@@ -139,13 +139,14 @@ def wait_until_submitted(project: Project, name: str, jobs: int) -> None:
 
 
 def settle(project: Project, name: str, runs: int, words: list[str]) -> None:
-    """Wait until the queue is empty; what lost its Slurm job is submitted by the same command, or by a retry."""
+    """Wait until all are done: the same command submits what never reached Slurm, a retry what was lost there."""
     end = time.monotonic() + 600
     while (counts := project.counts(name)) != {"done": runs}:
         assert time.monotonic() < end and "failed" not in counts, f"seed {SEED}: {name}: {counts}"
         if not {"pending", "running", "unknown", "submitted"} & counts.keys():
-            print(f"{name}: {counts}: the same command again")
-            project.go_on(words)
+            again = ["-r", str(project.batch(name)), "-y"] if "lost" in counts else words
+            print(f"{name}: {counts}: {again}")
+            project.go_on(again)
         time.sleep(0.5)
 
 
@@ -228,20 +229,25 @@ def test_a_controller_that_hangs_during_a_submission(project: Project, slurm: Sl
     assert_each_once(project, "hangs", 20)
 
 
-@pytest.mark.parametrize("after", [0, 1, 10] if CHAOS else [3])
-def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slurm, after: int) -> None:
+@pytest.mark.parametrize(("after", "how"), [
+    (3, signal.SIGTERM), *([(0, signal.SIGKILL), (1, signal.SIGTERM), (10, signal.SIGKILL)] if CHAOS else [])])
+def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slurm, after: int,
+                                                    how: signal.Signals) -> None:
+    """TERM leaves it the time to save its queue. After KILL it has forgotten jobs that it had accepted a moment before:
+    they are lost after five minutes, and retried."""
     words = project.write_spec("dies", "batch_size: 1, seed_model: range(20)")
     process = project.start(words)
     wait_until_submitted(project, "dies", after)
     pid, = daemons(slurm, "slurmctld -D")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, how)
     time.sleep(3)
     start_daemon(slurm, "slurmctld", "-D")
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 or "nable to contact" in said or "Socket timed out" in said, said
+    assert process.returncode == 0 or "nable to contact" in said or "answer was lost" in said, said
     end = time.monotonic() + 60
-    while subprocess.run(["squeue"], capture_output=True).returncode:
-        assert time.monotonic() < end, "the controller did not come back"
+    while subprocess.run(["sinfo", "--noheader", "--responding", "--states=idle,alloc,mix", "--format=%D"], text=True,
+                         capture_output=True).stdout.strip() != "4":
+        assert time.monotonic() < end, "the controller did not come back, or not with all nodes"
         time.sleep(0.5)
     project.go_on(words)
     settle(project, "dies", 20, words)
@@ -250,7 +256,7 @@ def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slu
 
 def test_a_node_that_is_lost_under_a_run(project: Project, slurm: Slurm) -> None:
     """The old attempt goes on beside its requeued twin until it looks at its claim."""
-    words = project.write_spec("lost", "batch_size: 18, SBATCH: {nodelist: 'node[1-2]'}".replace("node[1-2]", "node1"))
+    words = project.write_spec("lost", "batch_size: 18, SBATCH: {nodelist: node1}")
     project.submit(words)
     project.wait("lost", running=1)
     job, = jobs_of(project, "lost")
@@ -261,7 +267,7 @@ def test_a_node_that_is_lost_under_a_run(project: Project, slurm: Slurm) -> None
     finally:
         start_daemon(slurm, "slurmd", "-D", "-N", "node1")
     run, = (path for path in project.batch("lost").iterdir() if path.name[0].isdigit())
-    slurm.restart(job, lambda: (run / "attempt-1-1.json").exists())
+    slurm.restart(job, (run / "attempt-1-1.json").exists)
     (project.batch("lost") / "go").touch()
     project.wait("lost", done=1)
     time.sleep(1)  # would the old attempt still end, it would end now
@@ -277,7 +283,7 @@ def test_preemption_by_a_higher_partition(project: Project, slurm: Slurm) -> Non
                        "--output=/dev/null", "--wrap=true", cwd=project.folder)
     assert slurm.wait(higher, seconds=90) == "COMPLETED"
     run, = (path for path in project.batch("preempted").iterdir() if path.name[0].isdigit())
-    slurm.restart(job, lambda: (run / "attempt-1-1.json").exists())
+    slurm.restart(job, (run / "attempt-1-1.json").exists)
     (project.batch("preempted") / "go").touch()
     project.wait("preempted", done=1)
     assert_each_once(project, "preempted", 1)
@@ -285,7 +291,7 @@ def test_preemption_by_a_higher_partition(project: Project, slurm: Slurm) -> Non
 
 def test_a_retry_while_runs_are_pending(project: Project, slurm: Slurm) -> None:
     words = project.write_spec("pending", f"batch_size: 1, seed_model: range({RUNS})")
-    project.submit([*words, "--sbatch", "hold"])
+    project.submit([*words, "--sbatch", "hold=true"])
     retries = [project.start(["-r", str(project.batch("pending")), "-y"]) for _ in range(4)]
     for retry in retries:
         assert "nothing to submit" in retry.communicate(timeout=120)[0]

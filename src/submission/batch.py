@@ -28,9 +28,9 @@ def find(output_dir: str, name: str) -> list[str]:
 
 
 def all_batches(output_dir: str) -> list[str]:
-    """Every batch under `output_dir`, by name."""
+    """Every batch under `output_dir`, by name; not those that are being made or removed, which have hidden names."""
     try:
-        names = sorted(os.listdir(output_dir))
+        names = sorted(name for name in os.listdir(output_dir) if name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path for path in (os.path.join(output_dir, name) for name in names) if run_folder.is_batch_folder(path)]

@@ -16,10 +16,14 @@ from src.submission import process
 
 _OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
 # What Slurm says when it may be asked again later: it did not take the job.
-_AWAY = ("Unable to contact slurm controller", "Connection refused", "Zero Bytes were transmitted")
+_AWAY = ("Unable to contact slurm controller", "Connection refused", "Communication connection failure",
+         "No route to host", "Network is unreachable")
 QUEUE_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
 _LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubmitJob", "MaxJobsPerAccount")
-_AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure")
+# The connection broke after it had been made: the controller may have read the request before.
+_AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure", "Message send failure",
+              "(receive failure)", "(send failure)", "shutdown failure", "Zero Bytes were transmitted",
+              "Connection reset by peer", "Broken pipe", "Connection timed out", "not connected")
 _PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
 
 

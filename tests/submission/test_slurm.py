@@ -15,6 +15,10 @@ from src.submission import refusals, slurm
 # each was seen on a real Slurm, or stands in its source
 WORDS = [
     ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "ambiguous"),
+    # a controller that was killed: the connection was made, and nobody knows what it had read
+    ("sbatch: error: Batch job submission failed: Connection reset by peer", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (receive failure)", "ambiguous"),
     ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", "away"),
     ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "away"),
     ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
