@@ -237,12 +237,14 @@ class Experiment:
         average, config = self._parts.average, self._config
         if average is None:
             return None
-        model = average.module()
-        if config.recompute_batch_norm and self._length.epochs:
+        model, split = average.module(), self._train_split
+        if config.recompute_batch_norm and self._length.epochs and split is not None:
+            in_pass = -(-len(split) // config.batch_size)
             with noise_kept(self._parts.device):
+                batches = shuffled(split, config.batch_size, mixed("batch norm", config.seed_training),
+                                   self._parts.device)
                 recompute_batch_norm(model, self._forwards["av"], itertools.islice(
-                    shuffled(self._data.splits["train"], config.batch_size, mixed("batch norm", config.seed_training),
-                             self._parts.device), -(-len(self._data.splits["train"]) // config.batch_size)))
+                    batches, 1 if config.fast_dev_run else limited(in_pass, config.limit_train_batches)))
         return model
 
     def _how_it_ends(self, row: Row) -> str | None:

@@ -122,6 +122,13 @@ def _run_average(**options: Any) -> Any:
     return run.averaged
 
 
+def test_limits_hold_for_batch_norm_too() -> None:
+    def seen(**options: Any) -> int:
+        return int(_run_average(recompute_batch_norm=True, train_length=1, **options)[1].num_batches_tracked)
+
+    assert (seen(), seen(limit_train_batches=2), seen(fast_dev_run=True)) == (3, 2, 1)
+
+
 def test_only_the_average_is_evaluated() -> None:
     rows, _ = train(parts(averaging="poly", eval_models=["av"], save_best_checkpoint=True))
     assert "test/av/accuracy" in rows[0] and not any("last" in name for name in rows[0])
