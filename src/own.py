@@ -13,6 +13,7 @@ from typing import Any
 from src.errors import ConfigError, did_you_mean
 
 FORM = "module:name, as my_module:make, where my_module.py lies in the project's folder or can be imported"
+_PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _IDENTIFIER = r"[A-Za-z_]\w*"
 _NAME = re.compile(rf"({_IDENTIFIER}(?:\.{_IDENTIFIER})*):({_IDENTIFIER})")
 
@@ -28,26 +29,25 @@ def check(name: str) -> None:
     if not match:
         raise ConfigError(f"'{name}' is no name of one's own code", allowed=FORM)
     first, *inner = match[1].split(".")
-    spec = importlib.util.find_spec(first) if first not in sys.modules else sys.modules[first].__spec__
-    if spec is None and first not in sys.modules:
-        raise ConfigError(f"there is no module '{first}' here", allowed=FORM, hint=did_you_mean(first, _modules("")))
-    if inner == ["py"]:
-        raise ConfigError(f"'{name}' names a file", hint=f"name the module: {first}:{match[2]}")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for part in inner:
+    if inner[-1:] == ["py"]:
+        raise ConfigError(f"'{name}' names a file", hint=f"name the module: {name.replace('.py:', ':')}")
+    if match[1] in sys.modules:
+        return
+    spec = importlib.util.find_spec(first)
+    if spec is None:
+        raise ConfigError(f"there is no module '{first}' here", allowed=FORM,
+                          hint=did_you_mean(first, _modules([_PROJECT])))
+    folders = list(spec.submodule_search_locations or ())
+    for part in inner:  # find_spec would import what it lies in
         inside = [os.path.join(folder, part) for folder in folders]
         if not any(os.path.isdir(path) or os.path.exists(f"{path}.py") for path in inside):
-            if spec and spec.origin in ("built-in", "frozen"):
-                return
-            raise ConfigError(f"there is no module '{match[1]}' here", allowed=FORM, hint=did_you_mean(
-                part, [module for folder in folders for module in _modules(folder)]))
+            raise ConfigError(f"there is no module '{match[1]}' here", allowed=FORM,
+                              hint=did_you_mean(part, _modules(folders)))
         folders = [path for path in inside if os.path.isdir(path)]
 
 
-def _modules(folder: str) -> list[str]:
-    """The modules that lie in a folder; for '' in the project's."""
-    names = os.listdir(folder or os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return [name.removesuffix(".py") for name in names if name.endswith(".py")]
+def _modules(folders: Iterable[str]) -> list[str]:
+    return [name.removesuffix(".py") for folder in folders for name in os.listdir(folder) if name.endswith(".py")]
 
 
 def load(name: str, where: str) -> Any:
