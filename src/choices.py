@@ -24,7 +24,7 @@ RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet fami
 VGG_DEPTHS = (11, 13, 16, 19)
 
 _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
-                     "timm/wds/NAME")
+                     "timm/wds/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
                    "timm/NAME")
 _SCHEDULE_FORMS = ("constant", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR", "cosine")
@@ -170,7 +170,10 @@ def task_of(loss: str, targets: str | None = None) -> str:
 
 
 def check_dataset(name: str) -> None:
-    """ConfigError unless `name` is of a known family (and, for sklearn, a known set)."""
+    """ConfigError unless `name` is of a known family (and, for sklearn, a known set), or may be one's own."""
+    if ":" in name.partition("/")[0]:
+        check_own(name)
+        return
     family, _, rest = name.partition("/")
     if family == "sklearn" and rest not in SKLEARN_DATASETS:
         raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
