@@ -293,7 +293,8 @@ def prefetch(options: argparse.Namespace) -> None:
     from src.datasets.factory import fetch as fetch_data
     from src.models.factory import fetch as fetch_model
 
-    data = {(item.dataset, item.data_dir, tuple(item.data_splits_map.values()), item.loss): item for item in configs}
+    data = {(item.dataset, item.data_dir, tuple(item.data_splits_map.values()), item.loss,
+             tuple((item.eval_datasets or {}).values())): item for item in configs}
     models = {item.model: item for item in configs if item.model_pretrained}
     for item in data.values():
         print(fetch_data(item))

@@ -207,6 +207,15 @@ def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:
     return None
 
 
+CLASS_LIST = re.compile(r"[\d\s,]+")
+
+
+def split_of(text: str) -> tuple[str, str]:
+    """The data set and the split of an entry of eval_datasets: libsvm/a9a@test, where test is what is meant without."""
+    dataset, _, part = text.partition("@")
+    return dataset, part or "test"
+
+
 SPLITS = "a split of the source, or slices of one, as train, train[:80%], train[80%:], train[:1000], train[:10%]+test"
 _BOUND = r"-?\d+(?:\.\d+)?%|-?\d+"
 SLICE = re.compile(rf"\s*([A-Za-z0-9_.-]+)\s*(\[\s*({_BOUND})?\s*:\s*({_BOUND})?\s*\])?\s*")

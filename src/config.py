@@ -44,6 +44,8 @@ class Config:
     data_dir: str = "data"
     data_download: bool = True
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
+    eval_datasets: dict[str, str] | None = None  # further ones: name -> data set[@split], as libsvm/a9a@test
+    eval_class_maps: dict[str, str] | None = None  # of these, name -> '3, 0, 7' or a file: the training class of each
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
     metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
@@ -283,12 +285,13 @@ def _check_evaluated(models: list[str] | None, averaging: str | None, metrics: l
         raise ConfigError("there is no average to evaluate", where="eval_models", hint="set averaging, as poly_8")
 
 
-def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int) -> None:
+def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int,
+                  further: dict[str, str] | None = None) -> None:
     if "train" not in splits and train_length > 0:
         raise ConfigError("there is no train split to train on", where="data_splits_map",
                           allowed="splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
                           hint="add one, or set train_length: 0 to evaluate only")
-    if not at_end and splits.keys() <= {"train"} and train_length == 0:
+    if not at_end and not further and splits.keys() <= {"train"} and train_length == 0:
         raise ConfigError("there is nothing to evaluate", where="data_splits_map", hint=(
             "name a split beside train, as {train: train, test: test}, or set eval_at_end: [train]"))
     for name, text in splits.items():
@@ -300,8 +303,31 @@ def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length
         except ConfigError as error:
             raise error.at("data_splits_map") from None
     for name in at_end or ():
-        if name not in splits:
+        if name not in splits and name not in (further or {}):
             raise ConfigError(f"there is no split '{name}'", where="eval_at_end", allowed=splits)
+
+
+def _check_further(sets: dict[str, str], maps: dict[str, str] | None, splits: dict[str, str], spec: Mapping[str, Any]
+                   ) -> None:
+    """ConfigError unless the entries of eval_datasets and eval_class_maps can be added to the splits."""
+    for name, text in sets.items():
+        if name in splits or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ConfigError(f"'{name}' is a split already" if name in splits else
+                              f"the name {name!r} cannot stand in a column of stats.csv", where="eval_datasets",
+                              hint="call the set otherwise")
+        try:
+            dataset, part = choices.split_of(text)
+            choices.check_dataset(dataset)
+            choices.check_split(part)
+        except ConfigError as error:
+            raise error.at(f"eval_datasets, {name}") from None
+    if strange := next((name for name in maps or () if name not in sets), None):
+        raise ConfigError(f"there is no set '{strange}' in eval_datasets", where="eval_class_maps",
+                          allowed=sets or None, hint=did_you_mean(strange, sets))
+    if maps and (spec.get("metrics") or spec.get("task") or choices.task_of(
+            spec.get("loss", _DEFAULTS["loss"]), spec.get("targets")) == "regression"):
+        raise ConfigError("class maps cut the outputs of a classification", where="eval_class_maps",
+                          hint="leave out metrics and task, and choose a loss of classes")
 
 
 def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
@@ -324,6 +350,9 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
-                      get("train_length", _DEFAULTS["train_length"]))
+                      get("train_length", _DEFAULTS["train_length"]), get("eval_datasets"))
+        if get("eval_datasets") or get("eval_class_maps"):
+            _check_further(get("eval_datasets") or {}, get("eval_class_maps"),
+                           get("data_splits_map", _DEFAULTS["data_splits_map"]), spec)
     except ConfigError as error:
         raise error.at(where) from None

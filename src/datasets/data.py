@@ -46,6 +46,7 @@ class Data:
 
     task: classification or regression. classes: the original labels in the order of their indices; () for regression.
     input_shape: of a sample; () where x is a mapping. about: facts for config.yaml, as the resolved transforms.
+    columns: of splits with classes of their own, the model's output for each of these.
     """
 
     splits: Mapping[str, Split | Lazy]
@@ -53,6 +54,7 @@ class Data:
     classes: tuple[float | int | str, ...]
     input_shape: tuple[int, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int | None:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from src import files, own
-from src.choices import task_of
+from src.choices import CLASS_LIST, split_of, task_of
 from src.config import Config
 from src.datasets import libsvm, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
 from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
 
+Scale = tuple[torch.Tensor, torch.Tensor]  # of each feature: its mean, and its standard deviation
 READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit}
 
 
@@ -33,6 +34,9 @@ def make_data(config: Config) -> Data:
     wanted = {text: parse_split(text) for text in config.data_splits_map.values()}
     sources = _reader(config).load(config, data_folder(config), _names(wanted))
     if isinstance(sources, Data):  # finished by its own reader
+        if config.eval_datasets:
+            raise DataError(f"{config.dataset} comes as finished splits, to which none can be added",
+                            where="eval_datasets", hint="leave it out")
         return sources
     train = wanted.get(config.data_splits_map.get("train", ""))
     behind_train = {part.source for part in train} if train else set(sources)
@@ -42,16 +46,69 @@ def make_data(config: Config) -> Data:
         classes = _classes(config, [sources[name] for name in sources if name in behind_train])
     y = {name: _labels(config, name, source, classes) for name, source in sources.items()}
     cut = {text: _cut(parts, sources, y, config.seed_split) for text, parts in wanted.items()}
+    scale = None
     if any(source.standardise for source in sources.values()):
-        cut = _standardise(cut, config.data_splits_map.get("train"), sources)
+        scale = _scale(cut, config.data_splits_map.get("train"), sources)
+        cut = {text: _scaled(split, scale) for text, split in cut.items()}
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
-    return Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]))
+    data = Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]))
+    return _with_evaluations(config, data, scale)
+
+
+def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:
+    """The data with the splits of eval_datasets, in the features and classes of the model."""
+    splits, columns = dict(data.splits), {}
+    for name, text in (config.eval_datasets or {}).items():
+        other, parts = evaluation(config, name)
+        sources = _reader(other).load(other, data_folder(other), _names({text: parts}))
+        if isinstance(sources, Data):
+            raise DataError(f"{text} comes as finished splits, which cannot be added", where="eval_datasets")
+        class_map = (config.eval_class_maps or {}).get(name)
+        classes = data.classes
+        if class_map is not None:
+            classes = _classes(other, sources.values())
+            columns[name] = _columns_of(class_map, name, len(classes), len(data.classes))
+        y = {key: _labels(other, key, source, classes) for key, source in sources.items()}
+        split = _cut(parts, sources, y, config.seed_split)
+        missing = data.input_shape[0] - split.x.shape[1]
+        if other.dataset.startswith("libsvm/") and missing > 0 and split.x.layout == torch.strided:
+            split = Split(torch.nn.functional.pad(split.x, (0, missing)), split.y)  # the last columns are all zero
+        if tuple(split.x.shape[1:]) != data.input_shape:
+            raise DataError(f"samples of {text} have the shape {list(split.x.shape[1:])}, those of {config.dataset} "
+                            f"{list(data.input_shape)}", where="eval_datasets")
+        splits[name] = _scaled(split, scale) if scale else split
+    return dataclasses.replace(data, splits=splits, columns=columns)
+
+
+def evaluation(config: Config, name: str) -> tuple[Config, tuple[Slice, ...]]:
+    """The config of a set in eval_datasets as if it were trained on, and the parts of it that are evaluated."""
+    dataset, part = split_of(config.eval_datasets[name])  # type: ignore[index]
+    return dataclasses.replace(config, dataset=dataset, data_splits_map={name: part}, eval_datasets=None,
+                               eval_class_maps=None), parse_split(part)
+
+
+def _columns_of(text: str, name: str, classes: int, outputs: int) -> tuple[int, ...]:
+    """The model's output for each class of an evaluation set: numbers in `text`, or in the file that it names."""
+    try:
+        content = text if CLASS_LIST.fullmatch(text) else Path(files.expand(text, "eval_class_maps")).read_text("utf-8")
+        found = tuple(int(word) for word in content.replace(",", " ").split())
+    except (OSError, ValueError) as error:
+        raise DataError(f"the class map of '{name}' cannot be read: {error}", where="eval_class_maps",
+                        allowed="numbers, as '3, 0, 7', or a file of them") from None
+    if len(found) != classes or len(set(found)) != classes or not all(0 <= index < outputs for index in found):
+        raise DataError(f"the class map of '{name}' has {len(found)} entries", where="eval_class_maps",
+                        allowed=f"{classes}, one for each class of it: different classes of training, from 0 to "
+                                f"{outputs - 1}")
+    return found
 
 
 def fetch(config: Config) -> str:
-    """Make the data present under data_dir, and parsed; one line that says what was done. DataError as in make_data."""
-    names = _names({text: parse_split(text) for text in config.data_splits_map.values()})
-    return f"{config.dataset}: {_reader(config).fetch(config, data_folder(config), names)}"
+    """Make the data present under data_dir, and parsed; a line for each set says what was done. DataError as above."""
+    lines = []
+    for one in (config, *(evaluation(config, name)[0] for name in config.eval_datasets or ())):
+        names = _names({text: parse_split(text) for text in one.data_splits_map.values()})
+        lines.append(f"{one.dataset}: {_reader(one).fetch(one, data_folder(one), names)}")
+    return "\n".join(lines)
 
 
 def warm_up(configs: Iterable[Config]) -> None:
@@ -62,7 +119,7 @@ def warm_up(configs: Iterable[Config]) -> None:
     seen = set()
     for config in configs:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets),
-               tuple(config.data_splits_map.values()))
+               tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         if key not in seen and not own.is_own(config.dataset):  # whose code a parent of many runs must not run
             seen.add(key)
             with contextlib.suppress(UserError):
@@ -149,9 +206,12 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
         (len(count), parts[0].shape[1]), check_invariants=False)
 
 
-def _standardise(cut: Mapping[str, Split], train: str | None, sources: Mapping[str, Source]) -> dict[str, Split]:
-    """Features with the mean 0 and variance 1 that they have in train; a constant feature becomes 0."""
+def _scale(cut: Mapping[str, Split], train: str | None, sources: Mapping[str, Source]) -> Scale:
+    """What gives features the mean 0 and variance 1 that they then have in train; a constant feature becomes 0."""
     known = cut[train].x if train is not None else torch.cat([source.x for source in sources.values()])
     mean, std = known.mean(0), known.std(0, correction=0)
-    std = torch.where(std > 0, std, 1)
-    return {text: Split((split.x - mean) / std, split.y) for text, split in cut.items()}
+    return mean, torch.where(std > 0, std, 1)
+
+
+def _scaled(split: Split, scale: Scale) -> Split:
+    return Split((split.x - scale[0]) / scale[1], split.y)

@@ -25,7 +25,7 @@ from src.training import facts
 from src.training.batches import shuffled
 from src.training.epoch import Trainer, evaluate
 from src.training.few import few
-from src.training.forward import make_forward, matmul_precision, recompute_batch_norm
+from src.training.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
 from src.training.length import Length, limited
 from src.training.log import Progress, bottleneck, epoch_line, header, open_log
 from src.training.losses import make_loss
@@ -210,10 +210,19 @@ class Experiment:
                 meter = self._new_meter(self._measures())
                 with self.part("evaluation"):
                     row |= _under(f"{name}/{which}", evaluate(
-                        model, self._forwards[which], self._steps, self._data.splits[name], batch_size, meter, progress,
-                        self._most_batches(len(self._data.splits[name]), batch_size)))
+                        model, self._forward(which, name), self._steps, self._data.splits[name], batch_size, meter,
+                        progress, self._most_batches(len(self._data.splits[name]), batch_size)))
                 self.arrays |= {f"{name}/{which}/{key}": array for key, array in getattr(meter, "arrays", {}).items()}
         return row
+
+    def _forward(self, which: str, split: str) -> Forward:
+        """What calls the model or its average; of the outputs, those of the split's own classes."""
+        forward = self._forwards[which]
+        columns = self._data.columns.get(split)
+        if columns is None:
+            return forward
+        index = torch.tensor(columns, device=self._parts.device)
+        return lambda x: forward(x).index_select(1, index)
 
     def _most_batches(self, samples: int, batch_size: int) -> int | None:
         """How many batches of a split are evaluated at most; None: all."""
