@@ -1,6 +1,7 @@
 """A status, and the plan of a retry, of 10,000 runs against one stat of each folder plus one squeue plus one sacct."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,21 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.cluster import is_possible, one_machine_slurm
 from src import run_folder, yaml_io
-from src.submission import batch, failures, journal, states, status
+from src.submission import batch, failures, journal, slurm, states, status
 from src.submission.observe import observe
 from src.submission.plan import plan_next
 
 HEADER = "epoch,step,timestamp,train/loss,train/accuracy,val/last/loss,val/last/accuracy\n"
-FAKE = """#!/bin/sh
-exec cat "{folder}/$(basename "$0").rows"
-"""  # a Slurm command that prints a file
+ARRAY = 1000  # tasks in each held job array
 
 
 def measure(size: int = 10_000) -> list[tuple[str, float, float | None]]:
     """(what, figure, the most it may be): both ratios, and the memory of the process that did it."""
+    if not is_possible():
+        return [("not measured: a one-machine Slurm needs root and Debian's packages", float("nan"), None)]
     command = [sys.executable, "-m", "benchmarks.status", str(size)]
     seconds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     bare = seconds["stat"] + seconds["squeue"] + seconds["sacct"]
@@ -35,31 +38,27 @@ def measure(size: int = 10_000) -> list[tuple[str, float, float | None]]:
 
 
 def make(root: Path, size: int) -> Path:
-    """A batch of `size` runs, an eighth each done, failed and running, the rest pending; and what squeue and sacct say.
+    """A batch of `size` runs, an eighth each done, failed and begun, the rest waiting; most of them in a real queue.
     """
     path = root / "26-01-02-benchmark"
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
     texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
              for index in range(size)]
     batch.write(str(path), "job_details: {name: benchmark}\n", names, texts)
-    book = journal.Journal(str(path), "260102-000000-aaaaaa")
-    now = time.time() - 10_000
+    jobs = hold(size)
+    now = time.time() - 1000
     records = [{"kind": "plan", "time": now, "mode": journal.SLURM, "who": {}, "way": journal.ONE_EACH, "bounds": [],
                 "script": "/x/submit_cpu.sh", "identity": {}, "tickets": dict.fromkeys(names, 1)}]
-    for unit in range(size):
+    for unit, job in enumerate(jobs):
         records += [{"kind": "sending", "unit": unit, "time": now},
-                    {"kind": "job", "unit": unit, "slurm_job": str(100_000 + unit), "time": now}]
-    Path(book.path).write_text("".join(json.dumps(record) + "\n" for record in records))
+                    {"kind": "job", "unit": unit, "slurm_job": job, "time": now}]
+    (path / run_folder.SUBMISSIONS / "260102-000000-aaaaaa.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records))
     config = yaml_io.dump_flat({**{f"key_{index}": index for index in range(40)}, "facts": {"epochs": 20}})
     stats = HEADER + "".join(f"{epoch},{epoch * 100},1e9,0.5,0.5,0.5,0.{epoch:02d}\n" for epoch in range(20))
-    queue, accounting = [], []
-    for index, name in enumerate(names):
-        job, kind = str(100_000 + index), min(index % 8, 3)
-        row = {3: "PENDING|{}|Priority", 2: "RUNNING|{}|None"}.get(kind)
-        queue.append(f"{job if row else 500_000 + index}|{(row or 'PENDING|{}|Priority').format(int(now))}|"
-                     f"gridiron-260102-000000-{'aaaaaa' if row else 'bbbbbb'}-{index}")
-        accounting.append(f"{job}|{('COMPLETED', 'FAILED', 'RUNNING', 'PENDING')[kind]}|{int(now)}|0:0")
-        if kind == 3:
+    for index, (name, job) in enumerate(zip(names, jobs, strict=True)):
+        kind = index % 8
+        if kind > 2:
             continue
         who = {"host": "node1", "boot_id": "b", "pid": index, "pid_start": 1, "slurm_job": job, "time": now}
         how, error = ("completed", None) if kind == 0 else ("failed", f"ValueError: no {index}") if kind == 1 else (
@@ -71,14 +70,18 @@ def make(root: Path, size: int) -> Path:
             (path / name / file).write_text(text)
         if kind == 0:
             (path / name / run_folder.DONE).write_text("completed\n")
-    commands = root / "bin"
-    commands.mkdir()
-    for command, rows in (("squeue", queue), ("sacct", accounting)):
-        (commands / f"{command}.rows").write_text("\n".join(rows) + "\n")
-        (commands / command).write_text(FAKE.format(folder=commands))
-        (commands / command).chmod(0o755)
-    os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
     return path
+
+
+def hold(size: int) -> list[str]:
+    """Put `size` tasks into the queue, held. Their ids, but for every eighth one that is no Slurm job any more."""
+    jobs: list[str] = []
+    for start in range(0, size, ARRAY):
+        count = min(ARRAY, size - start)
+        job = subprocess.run(["sbatch", "--parsable", "--hold", f"--array=0-{count - 1}", "--output=/dev/null",
+                              "--wrap=true"], check=True, capture_output=True, text=True).stdout.strip()
+        jobs += [f"{job}_{task}" for task in range(count)]
+    return [f"9{index:07d}" if index % 8 == 1 else job for index, job in enumerate(jobs)]
 
 
 def seconds(path: Path) -> dict[str, float]:
@@ -94,11 +97,12 @@ def seconds(path: Path) -> dict[str, float]:
     for folder in folders:
         os.stat(folder)
     start = lap("stat", start)
-    for command in ("squeue", "sacct"):
-        subprocess.run([command], check=True, capture_output=True)
-        start = lap(command, start)
-    status.render(observe([str(path)]))
-    start = lap("status", start)
+    with calls() as commands:
+        status.render(observe([str(path)]))
+        start = lap("status", start)
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True)
+        start = lap(command[0], start)
     observation, = observe([str(path)])
     plan_next(observation.runs, states.RETRIED)
     failures.group(observation.runs.values())
@@ -107,12 +111,25 @@ def seconds(path: Path) -> dict[str, float]:
     return took
 
 
+@contextlib.contextmanager
+def calls() -> Iterator[list[list[str]]]:
+    """The commands by which Slurm is asked within the block."""
+    made: list[list[str]] = []
+    ask = slurm.ask
+    slurm.ask = lambda command: (made.append(command), ask(command))[1]
+    try:
+        yield made
+    finally:
+        slurm.ask = ask
+
+
 def main(size: int) -> None:
     """Print the best of three as JSON, and the most memory that this process had, in MiB."""
     root = Path(tempfile.mkdtemp())  # on a disk, where results are
     try:
-        path = make(root, size)
-        rounds = [seconds(path) for _ in range(3)]
+        with one_machine_slurm():
+            path = make(root, size)
+            rounds = [seconds(path) for _ in range(3)]
     finally:
         shutil.rmtree(root)
     with open("/proc/self/status", encoding="ascii") as file:

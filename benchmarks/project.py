@@ -1,0 +1,43 @@
+"""A folder of its own with the real submit_multiple.py and a train.py that does nothing."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TRAIN = """\
+import sys
+
+from src.submission import attempt
+
+
+def warm_up(specs):
+    import src.training.experiment  # what a worker imports once for real runs
+
+
+if __name__ == "__main__":
+    sys.exit(attempt.main(sys.argv[1:], train=lambda spec, folder, check: "completed", warm_up=warm_up))
+"""
+SCRIPT = f"""#!/bin/bash
+#SBATCH --hold --time=5 --mem=100
+exec {sys.executable} train.py "$@"
+"""
+
+
+def make(folder: Path) -> Path:
+    """The folder, ready: `s.sh` is a script whose Slurm jobs stay held."""
+    shutil.copy(ROOT / "submit_multiple.py", folder)
+    (folder / "src").symlink_to(ROOT / "src")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "s.sh").write_text(SCRIPT)
+    return folder
+
+
+def submit(folder: Path, name: str, runs: int, *words: str) -> None:
+    """`submit_multiple.py` on a grid of so many runs, from the start of Python to its end."""
+    (folder / f"{name}.yaml").write_text(
+        f"job_details: {{name: {name}, output_dir: results}}\nparameters: {{seed_model: 'range({runs})'}}\n")
+    subprocess.run([sys.executable, "submit_multiple.py", f"{name}.yaml", "-y", *words], cwd=folder, check=True,
+                   stdout=subprocess.DEVNULL)
