@@ -39,6 +39,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ("limit", "sbatch: error: AssocMaxSubmitJobLimit", "--wait waits for room"),
     ("permanent", "sbatch: unrecognized option '--memm=3'", "sbatch --help"),
     ("permanent", "sbatch: error: something new", "mend the script or the options"),
+    ("permanent", "sbatch: error: fetch_config: DNS SRV lookup failed sbatch: fatal: Could not establish a "
+     "configuration source", "run here with --local"),
 ])
 def test_each_class_says_what_it_means(kind: str, words: str, expected: str, answers: dict[str, str]) -> None:
     assert expected in told(kind, words)
