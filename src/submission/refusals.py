@@ -41,8 +41,8 @@ def _array_size() -> str:
 
 
 _PERMANENT: tuple[tuple[str, str, Callable[[], str] | None], ...] = (  # what sbatch says, advice, what there is
-    ("configuration source", "this machine has sbatch and belongs to no cluster (it finds no slurm.conf); log in to one "
-     "that does, or run here with --local", None),
+    ("configuration source", "this machine has sbatch and belongs to no cluster (it finds no slurm.conf); log in to "
+     "one that does, or run here with --local", None),
     ("invalid partition", "choose a partition that exists", _listed("sinfo", "--noheader", "--format=%R")),
     ("invalid feature", "choose a feature that a node has", _listed("sinfo", "--noheader", "--format=%f")),
     ("invalid generic resource", "choose GPUs that a node has", _listed("sinfo", "--noheader", "--format=%G")),
