@@ -77,19 +77,21 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def create_exclusive(path: str | os.PathLike[str], text: str) -> bool:
+def create_exclusive(path: str | os.PathLike[str], text: str, sync: bool = True) -> bool:
     """Create `path` with `text`, unless it exists. True for the one caller that made it, on any file system.
 
     The content is written and synced under a name of its own first and then linked, so that whoever finds the
-    file finds all of it; where hard links are not to be had, O_EXCL alone decides.
+    file finds all of it; where hard links are not to be had, O_EXCL alone decides. sync=False leaves out the fsyncs:
+    after a power cut the file may be empty or gone.
     """
     path = os.fspath(path)
     beside = _beside(path)
     try:
         with open(beside, "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         try:
             os.link(beside, path)
         except FileExistsError:
@@ -100,7 +102,8 @@ def create_exclusive(path: str | os.PathLike[str], text: str) -> bool:
     finally:
         if os.path.exists(beside):
             os.unlink(beside)
-    sync_folder(os.path.dirname(path) or ".")
+    if sync:
+        sync_folder(os.path.dirname(path) or ".")
     return True
 
 

@@ -263,7 +263,7 @@ class Attempt:
             return
         self._record.update(end=time.time(), how=how, error=error)
         try:
-            files.write_json(self._path(), self._record)
+            files.write_json(self._path(), self._record, sync=how not in run_folder.ENDS)  # of these, `done` is
         except OSError as failure:
             print(f"error: {self._path()}: {failure.strerror}: the end of this attempt is not recorded ({how})",
                   file=sys.stderr)
@@ -278,7 +278,9 @@ def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] 
     if ticket is None:
         ticket = _newest_ticket(folder)
     me = process.identity()
-    claimed = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n")
+    # not synced: the attempt's record, which follows at once, says the same and is
+    claimed = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(me) + "\n",
+                                     sync=False)
     run = RunFolder.read(folder)
     mine = ticket, 1 + max((number for of, number in run.attempts if of == ticket), default=-1)
     if claimed:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -146,6 +147,9 @@ class _Worker:
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
+        # a collection in a child would write into every page that it shares with this process, and so copy it
+        gc.collect()
+        gc.freeze()
 
     def _lacks_time(self) -> bool:
         """Whether another run would not end before the time limit."""
