@@ -208,7 +208,7 @@ def test_a_run_folder_deleted_while_it_runs_ends_the_run_with_a_word(
 
 def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPatch,
                                         capsys: pytest.CaptureFixture[str]) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("src.files.write_json", full)
     assert start(run, crash) == 1
