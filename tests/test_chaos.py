@@ -21,8 +21,9 @@ import pytest
 from src.submission import status
 from src.submission.observe import observe
 from tests.conftest import ROOT, Slurm
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
-pytestmark = pytest.mark.usefixtures("slurm")
+__all__ = ["fake_slurm"]  # the fixture
 
 CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # all of it, by `make chaos`
 KILLS, RUNS, SUBMITTERS = (200, 100, 20) if CHAOS else (6, 20, 8)
@@ -36,12 +37,26 @@ exec {sys.executable} train.py "$@"
 SPEC = "job_details: {{name: {name}, output_dir: results}}\nparameters: {{{parameters}}}\n"
 
 
+# The nastiest instants: sbatch number N kills who called it. `before` it asks Slurm, `after` Slurm has answered, or
+# `late`: its request reaches Slurm when the next submitter is at work already.
+KILLER = """#!/bin/sh
+case "$*" in *--test-only*) exec {sbatch} "$@";; esac
+number=$(($(wc -l <{calls}) + 1))
+echo >>{calls}
+if [ $number -ne {number} ]; then exec {sbatch} "$@"; fi
+if [ {when} = after ]; then {sbatch} "$@" >/dev/null; fi
+kill -9 $PPID
+if [ {when} = late ]; then sleep 1 && exec {sbatch} "$@"; fi
+"""
+
+
 class Project:
-    """A folder with the real submit_multiple.py, started as its users start it, and a train.py without torch."""
+    """A folder with the real entry points, started as their users start them, and a train.py without torch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copy(ROOT / "submit_multiple.py", folder)
+        for name in ("submit_multiple.py", "experiments.py"):
+            shutil.copy(ROOT / name, folder)
         (folder / "src").symlink_to(ROOT / "src")
         (folder / "train.py").write_text((ROOT / "tests" / "submission" / "entry.py").read_text())
         (folder / "s.sh").write_text(SCRIPT)
@@ -51,14 +66,14 @@ class Project:
         (self.folder / f"{name}.yaml").write_text(SPEC.format(name=name, parameters=parameters))
         return [f"{name}.yaml", "-s", "s.sh", "-y"]
 
-    def start(self, words: list[str]) -> subprocess.Popen[str]:
+    def start(self, words: list[str], program: str = "submit_multiple.py") -> subprocess.Popen[str]:
         """submit_multiple.py with these words, at work, in a process group of its own."""
-        return subprocess.Popen([sys.executable, "submit_multiple.py", *words], cwd=self.folder, text=True,
+        return subprocess.Popen([sys.executable, program, *words], cwd=self.folder, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
 
-    def submit(self, words: list[str], code: int = 0) -> str:
+    def submit(self, words: list[str], code: int = 0, program: str = "submit_multiple.py") -> str:
         """The same until it ends with `code`; what it says."""
-        process = self.start(words)
+        process = self.start(words, program)
         said, _ = process.communicate(timeout=300)
         assert process.returncode == code, said
         return said
@@ -89,10 +104,18 @@ class Project:
                 for run in self.batch(name).iterdir() if run.name[0].isdigit()}
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDIRON_TEST_ROOT", str(ROOT))
-    return Project(tmp_path)
+    # thousands of Python starts: with byte code, and without any beside the sources
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+
+
+@pytest.fixture
+def project(slurm: Slurm, tmp_path: Path) -> Iterator[Project]:
+    yield Project(tmp_path)
+    mend_cluster(slurm)  # a test that failed leaves the next one a whole cluster
 
 
 def assert_each_once(project: Project, name: str, runs: int) -> None:
@@ -131,6 +154,19 @@ def start_daemon(slurm: Slurm, *command: str) -> None:
                          env={**os.environ, "GRIDIRON_CLUSTER_DAEMON": str(slurm.folder)})
 
 
+def mend_cluster(slurm: Slurm) -> None:
+    """What an administrator does after an accident: the controller is started, and nodes that are drained resumed."""
+    if not daemons(slurm, "slurmctld -D"):
+        start_daemon(slurm, "slurmctld", "-D")
+    end = time.monotonic() + 60
+    while subprocess.run(["sinfo", "--noheader", "--responding", "--states=idle,alloc,mix", "--format=%D"], text=True,
+                         capture_output=True).stdout.strip() != "4":
+        assert time.monotonic() < end, "the controller did not come back, or not with all nodes"
+        for node in range(1, 5):
+            subprocess.run(["scontrol", "update", f"nodename=node{node}", "state=resume"], capture_output=True)
+        time.sleep(0.5)
+
+
 def wait_until_submitted(project: Project, name: str, jobs: int) -> None:
     end = time.monotonic() + 60
     while not list((project.folder / "results").glob(f"*-{name}")) or len(jobs_of(project, name)) < jobs:
@@ -139,14 +175,20 @@ def wait_until_submitted(project: Project, name: str, jobs: int) -> None:
 
 
 def settle(project: Project, name: str, runs: int, words: list[str]) -> None:
-    """Wait until all are done: the same command submits what never reached Slurm, a retry what was lost there."""
+    """Wait until all are done, as a user would: what is stuck is cancelled, a retry submits what was lost or cancelled,
+    and the same command what never reached Slurm."""
     end = time.monotonic() + 600
+    batch = str(project.batch(name))
     while (counts := project.counts(name)) != {"done": runs}:
         assert time.monotonic() < end and "failed" not in counts, f"seed {SEED}: {name}: {counts}"
         if not {"pending", "running", "unknown", "submitted"} & counts.keys():
-            again = ["-r", str(project.batch(name)), "-y"] if "lost" in counts else words
-            print(f"{name}: {counts}: {again}")
-            project.go_on(again)
+            print(f"{name}: {counts}")
+            if "stuck" in counts:
+                project.submit(["cancel", "--state", "stuck", "-y", batch], program="experiments.py")
+            elif {"lost", "cancelled"} & counts.keys():
+                project.go_on(["-r", batch, "-y"])
+            else:
+                project.go_on(words)
         time.sleep(0.5)
 
 
@@ -201,6 +243,25 @@ def test_a_submitter_killed_at_any_instant_loses_nothing(project: Project, slurm
         assert_each_once(project, name, RUNS)
 
 
+@pytest.mark.parametrize("when", ["before", "after", "late"])
+@pytest.mark.parametrize("number", [1, 2, 20] if CHAOS else [2])
+def test_a_submitter_killed_by_its_own_sbatch(project: Project, monkeypatch: pytest.MonkeyPatch, number: int,
+                                              when: str) -> None:
+    calls, killer = project.folder / "calls", project.folder / "bin" / "sbatch"
+    calls.touch()
+    killer.parent.mkdir()
+    killer.write_text(KILLER.format(sbatch=shutil.which("sbatch"), calls=calls, number=number, when=when))
+    killer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{killer.parent}:{os.environ['PATH']}")
+    words = project.write_spec("shot", "batch_size: 1, seed_model: range(20)")
+    project.submit(words, code=-signal.SIGKILL)
+    assert len(calls.read_text()) == number
+    project.go_on(words)
+    time.sleep(1)  # the late one has come
+    settle(project, "shot", 20, words)
+    assert_each_once(project, "shot", 20)
+
+
 def test_many_submitters_at_once(project: Project) -> None:
     words = project.write_spec("crowd", f"batch_size: 1, seed_model: range({RUNS})")
     crowd = [project.start(words) for _ in range(SUBMITTERS)]
@@ -230,11 +291,12 @@ def test_a_controller_that_hangs_during_a_submission(project: Project, slurm: Sl
 
 
 @pytest.mark.parametrize(("after", "how"), [
-    (3, signal.SIGTERM), *([(0, signal.SIGKILL), (1, signal.SIGTERM), (10, signal.SIGKILL)] if CHAOS else [])])
+    (3, signal.SIGTERM), *([(0, signal.SIGTERM), (1, signal.SIGTERM), (10, signal.SIGKILL)] if CHAOS else [])])
 def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slurm, after: int,
                                                     how: signal.Signals) -> None:
-    """TERM leaves it the time to save its queue. After KILL it has forgotten jobs that it had accepted a moment before:
-    they are lost after five minutes, and retried."""
+    """TERM leaves it the time to save its queue. After KILL it has forgotten jobs that it had accepted a moment before,
+    which run: they are lost after five minutes, and retried. It gives their ids again, to jobs that are stuck because
+    a node has such an id already."""
     words = project.write_spec("dies", "batch_size: 1, seed_model: range(20)")
     process = project.start(words)
     wait_until_submitted(project, "dies", after)
@@ -244,11 +306,7 @@ def test_a_controller_that_dies_during_a_submission(project: Project, slurm: Slu
     start_daemon(slurm, "slurmctld", "-D")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0 or "nable to contact" in said or "answer was lost" in said, said
-    end = time.monotonic() + 60
-    while subprocess.run(["sinfo", "--noheader", "--responding", "--states=idle,alloc,mix", "--format=%D"], text=True,
-                         capture_output=True).stdout.strip() != "4":
-        assert time.monotonic() < end, "the controller did not come back, or not with all nodes"
-        time.sleep(0.5)
+    mend_cluster(slurm)
     project.go_on(words)
     settle(project, "dies", 20, words)
     assert_each_once(project, "dies", 20)
@@ -303,12 +361,33 @@ def test_a_retry_while_runs_are_pending(project: Project, slurm: Slurm) -> None:
     assert_each_once(project, "pending", RUNS)
 
 
-@pytest.mark.skipif(not CHAOS, reason="takes two minutes, nearly all of them waiting: make chaos")
-def test_a_time_limit_of_a_minute(project: Project) -> None:
+def test_a_time_limit_of_a_minute(project: Project, slurm: Slurm) -> None:
     words = project.write_spec("limit", "batch_size: [18, 1]")
     project.submit([*words, "--sbatch", "time=1"])
+    if not CHAOS:  # half a minute of the two
+        project.wait("limit", running=1, done=1)
+        slurm.run("scontrol", "update", f"jobid={jobs_of(project, 'limit')[0]}", "EndTime=now+1")
     project.wait("limit", seconds=240, timeout=1, done=1)
     (project.batch("limit") / "go").touch()
     project.submit(["-r", str(project.batch("limit")), "-y", "--sbatch", "time=5"])
     project.wait("limit", done=2)
     assert_each_once(project, "limit", 2)
+
+
+def test_out_of_memory(tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    """On the stand-in, for only cgroups kill for memory: without more of it, the run is left alone."""
+    project = Project(tmp_path)
+    words = project.write_spec("memory", "batch_size: [18, 1]")
+    project.submit(words)
+    hungry, other = jobs_of(project, "memory")
+    fake_slurm.start(hungry)
+    project.wait("memory", running=1, pending=1)
+    fake_slurm.set_state(hungry, "OUT_OF_MEMORY", MaxRSS="100M", ExitCode="0:125")
+    fake_slurm.start(other)
+    project.wait("memory", out_of_memory=1, done=1)
+    (project.batch("memory") / "go").touch()
+    retry = ["-r", str(project.batch("memory")), "-y"]
+    assert "nothing to submit" in project.submit(retry)
+    project.submit([*retry, "--state", "out_of_memory", "--sbatch", "mem=200"])
+    fake_slurm.run_all()
+    assert_each_once(project, "memory", 2)

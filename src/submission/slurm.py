@@ -23,7 +23,8 @@ _LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubm
 # The connection broke after it had been made: the controller may have read the request before.
 _AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure", "Message send failure",
               "(receive failure)", "(send failure)", "shutdown failure", "Zero Bytes were transmitted",
-              "Connection reset by peer", "Broken pipe", "Connection timed out", "not connected")
+              "Connection reset by peer", "Broken pipe", "Connection timed out", "not connected", "missing socket",
+              "Failed to send entire message", "zero length message", "Insane message length")
 _PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
 
 

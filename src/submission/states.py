@@ -33,7 +33,8 @@ _FINISHED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_ME
 _PERHAPS_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
 # Reasons for which a pending Slurm job will never start without somebody's help.
 _NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "DependencyNeverSatisfied", "BadConstraints", "InvalidAccount",
-          "InvalidQOS", "JobHeldAdmin", "JobLaunchFailure", "AccountNotAllowed", "QOSNotAllowed")
+          "InvalidQOS", "JobHeldAdmin", "JobHoldMaxRequeue", "JobLaunchFailure", "launch failed requeued held",
+          "launch_failed_requeued_held", "AccountNotAllowed", "QOSNotAllowed")
 
 
 @dataclass(frozen=True)
