@@ -24,6 +24,8 @@ WORDS = [
     ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
      "accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
+    ("sbatch: error: slurm_msg_sendto: address:port=10.0.0.1:6817 msg_type=4003: Unexpected missing socket error\n"
+     "sbatch: error: Batch job submission failed: Unexpected missing socket error", "ambiguous"),
     ("sbatch: error: invalid partition specified: nope", "permanent"),
     ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "permanent"),
     ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "permanent"),

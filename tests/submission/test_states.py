@@ -46,7 +46,8 @@ def test_no_ticket_is_new() -> None:
 
 @pytest.mark.parametrize(("row", "reason", "expected"), [
     ("PENDING", "(Priority)", "pending"), ("PENDING", "(PartitionTimeLimit)", "stuck"),
-    ("PENDING", "launch failed requeued held", "stuck"), ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
+    ("PENDING", "launch failed requeued held", "stuck"),
+    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
     ("TIMEOUT", "TimeLimit", "timeout"), ("NODE_FAIL", "", "node_failed"), ("OUT_OF_MEMORY", "", "out_of_memory")])
 def test_squeue_knows_it(row: str, reason: str, expected: str) -> None:
     found = state(ticket=slurm_ticket(), queue=queue_with(row, reason))
