@@ -4,8 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import files, yaml_io
 from src.errors import BatchError
@@ -33,6 +32,7 @@ COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold
 REQUEUED = "requeued"  # how an attempt ended whose run saved itself and goes on in a later start
 
+_NOT_BEGUN = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
 
@@ -67,8 +67,7 @@ def left_name(start: str) -> str:
     return f"left-{start}"
 
 
-@dataclass(frozen=True)
-class RunFolder:
+class RunFolder(NamedTuple):
     """One run on disk, read by a single listing of its folder.
 
     claims: tickets that somebody claimed; attempts: (ticket, number) of each start, in order; ended: the word in
@@ -76,7 +75,7 @@ class RunFolder:
     """
 
     path: str
-    names: frozenset[str] = field(repr=False)
+    names: frozenset[str]
     claims: tuple[int, ...] = ()
     attempts: tuple[tuple[int, int], ...] = ()
     ended: str | None = None
@@ -87,7 +86,7 @@ class RunFolder:
         path = os.fspath(path)
         names = os.listdir(path)
         if names == [SPEC]:  # not begun, as most are while a batch waits
-            return cls(path, frozenset(names))
+            return cls(path, _NOT_BEGUN)
         claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
         attempts = sorted([(int(match[1]), int(match[2])) for name in names
                            if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from src import files, run_folder
@@ -99,7 +100,7 @@ class Journal:
         files.append_line(self.path, json.dumps({**record, "time": time.time()}))
 
 
-@dataclass
+@dataclass(slots=True)
 class Ticket:
     """One decision to submit a run. Many processes may try it; one Slurm job or worker claims it.
 
@@ -148,7 +149,8 @@ def read_history(batch: str) -> History:
 
 
 def _is_whole(record: Any) -> bool:
-    return isinstance(record, dict) and record.get("kind") in _KEYS and _KEYS[record["kind"]] <= record.keys()
+    needed = _KEYS.get(record.get("kind", "")) if isinstance(record, dict) else None
+    return needed is not None and needed <= record.keys()
 
 
 def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
@@ -156,30 +158,31 @@ def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[d
     units, names = Units(plan["way"], plan["bounds"]), list(plan["tickets"])
     own = {name: ticket for name in names if (ticket := _open_ticket(history, name, plan))}
     for unit in range(units.known(names)):
-        runs = units.runs(unit, names)
-        for task, name in enumerate(runs):
+        tag = comment(token, unit)
+        for task, name in enumerate(units.runs(unit, names)):
             if name in own:
-                own[name].comments.append((comment(token, unit), str(task) if units.way == ARRAY else ""))
+                own[name].comments.append((tag, str(task) if units.way == ARRAY else ""))
     for record in records:
-        if record["kind"] == "ended":
+        kind = record["kind"]
+        if kind == "ended":
             for ticket in own.values():
                 ticket.who = {}
             continue
-        if record["kind"] == "plan":
+        if kind == "plan":
             continue
         runs = units.runs(record["unit"], names)
-        jobs = units.job_ids(record["slurm_job"], runs) if record["kind"] == "job" else []
-        for position, name in enumerate(runs):
+        jobs = units.job_ids(record["slurm_job"], runs) if kind == "job" else repeat(None)
+        for name, job in zip(runs, jobs, strict=False):
             ticket = own.get(name)
             if ticket is None:
                 continue
             ticket.time = max(ticket.time, record["time"])
             ticket.shared = units.way == WORKERS
-            ticket.sent = record["kind"] != "refused"
-            if ticket.shared and record["kind"] == "sending":
+            ticket.sent = kind != "refused"
+            if job is not None:
+                ticket.slurm_jobs.append(job)
+            elif ticket.shared and kind == "sending":
                 ticket.comments.append((comment(token, record["unit"]), ""))
-            if jobs:
-                ticket.slurm_jobs.append(jobs[position])
 
 
 def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | None:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import run_folder
 from src.run_folder import RunFolder
@@ -17,8 +17,7 @@ from src.submission.slurm import Job, Queue
 from src.submission.states import State
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run as it was found. folder is None if it is gone; ticket is the number of its newest, 0 before any."""
 
     name: str
@@ -46,14 +45,14 @@ class Observation:
         return sum(run.state.name in wanted for run in self.runs.values())
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What the file system says of one run, before Slurm is asked."""
+class _Evidence(NamedTuple):
+    """What the file system says of one run, before Slurm is asked. highest: of the tickets that it has had."""
 
     name: str
     path: str
     folder: RunFolder | None
     ticket: Ticket | None
+    highest: int
     claim: dict[str, Any]
     attempt: dict[str, Any] | None
 
@@ -80,6 +79,7 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # else the collector's next turn goes through all of them
         if on:
             gc.enable()
 
@@ -118,15 +118,15 @@ def _names(path: str, history: History) -> list[str]:
 def _look(batch: str, name: str, history: History) -> _Evidence:
     path = f"{batch}/{name}"
     ticket = history.tickets.get(name)
+    planned = ticket.number if ticket else 0
     try:
         folder = RunFolder.read(path)
     except OSError:
-        return _Evidence(name, path, None, ticket, {}, None)
+        return _Evidence(name, path, None, ticket, planned, {}, None)
+    number = max(planned, folder.claims[-1]) if folder.claims else planned
     if folder.ended is not None:
-        return _Evidence(name, path, folder, ticket, {}, None)
-    number = ticket.number if ticket else 0
-    if folder.claims and folder.claims[-1] > number:  # somebody ran train.py on it by hand
-        number = folder.claims[-1]
+        return _Evidence(name, path, folder, ticket, number, {}, None)
+    if number > planned:  # somebody ran train.py on it by hand
         who = folder.claim(number)
         job = who.get("slurm_job")
         ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if job else journal.LOCAL, who,
@@ -138,7 +138,7 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
         claim = attempt["who"]  # a run is as alive as its latest start; the claim was written just before the first
     else:
         claim = folder.claim(number) if number in folder.claims else {}
-    return _Evidence(name, path, folder, ticket, claim, attempt)
+    return _Evidence(name, path, folder, ticket, number, claim, attempt)
 
 
 def _concerns_slurm(item: _Evidence) -> bool:
@@ -172,10 +172,9 @@ class _AliveCache:
 def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
     local = bool(item.claim) and not item.claim.get("slurm_job")
     claim_alive = alive(item.claim) if local else None  # of others, Slurm knows
-    submitter_alive = alive(item.ticket.who) if item.ticket else None
+    submitter_alive = alive(item.ticket.who) if item.ticket and item.ticket.who else None
     state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
                             item.attempt, now)
-    highest = max((item.ticket.number if item.ticket else 0, *(item.folder.claims if item.folder else ())))
     queued = states.jobs_of(item.ticket, item.claim, queue) if state.slurm_job and state.name in states.ALIVE else ()
-    return Run(item.name, item.path, item.folder, highest, item.attempt, state,
-               tuple(job for job in queued if job in queue.jobs))
+    return Run(item.name, item.path, item.folder, item.highest, item.attempt, state,
+               tuple([job for job in queued if job in queue.jobs]))

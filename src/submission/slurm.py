@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
@@ -36,8 +36,7 @@ class Refusal(Exception):
     words: str
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What squeue or sacct says of one Slurm job (array tasks apart). Times are unix seconds."""
 
     id: str
@@ -62,9 +61,11 @@ class Queue:
                 found.setdefault((job.comment, job.id.partition("_")[2]), []).append(job.id)
         return found
 
-    def by_comment(self, comments: Iterable[tuple[str, str]]) -> list[str]:
+    def by_comment(self, comments: Sequence[tuple[str, str]]) -> list[str]:
         """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
         ids = self._ids
+        if len(comments) == 1:  # as of most runs, and there may be many
+            return ids.get(comments[0], [])
         return [job for key in dict.fromkeys(comments) if key in ids for job in ids[key]]
 
     def with_comment(self, comment: str) -> str | None:

@@ -1,9 +1,9 @@
 """The state of a run, from its folder, its ticket, squeue's row and sacct's row: one pure function."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import run_folder
 from src.submission.journal import COMMENT, LOCAL, Ticket
@@ -32,13 +32,12 @@ _FINISHED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_ME
 # How a start may end before Slurm puts its job back into the queue: only squeue tells.
 _PERHAPS_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
 # Reasons for which a pending Slurm job will never start without somebody's help.
-_NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "DependencyNeverSatisfied", "BadConstraints", "InvalidAccount",
-          "InvalidQOS", "JobHeldAdmin", "JobHoldMaxRequeue", "JobLaunchFailure", "launch failed requeued held",
-          "launch_failed_requeued_held", "AccountNotAllowed", "QOSNotAllowed")
+_NEVER = re.compile("PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|BadConstraints|InvalidAccount|"
+                    "InvalidQOS|JobHeldAdmin|JobHoldMaxRequeue|JobLaunchFailure|launch.failed.requeued.held|"
+                    "AccountNotAllowed|QOSNotAllowed")
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """A word of ALL, and why (Slurm's reason, the last exception line, …)."""
 
     name: str
@@ -119,16 +118,15 @@ def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
     """Whether Slurm gave the id to another submission of ours: its numbers begin anew when its state is lost."""
-    return ticket is not None and job.comment.startswith(COMMENT) and all(
-        job.comment != known for known, _ in ticket.comments)
+    return ticket is not None and job.comment.startswith(COMMENT) and job.comment not in [
+        known for known, _ in ticket.comments]
 
 
 def _queued(job: Job) -> State | None:
     if job.state in _GOING:
         return State(RUNNING, "", job.id)
     if job.state in _WAITING:
-        stuck = any(reason in job.reason for reason in _NEVER)
-        return State(STUCK if stuck else PENDING, job.reason.strip("()"), job.id)
+        return State(STUCK if _NEVER.search(job.reason) else PENDING, job.reason.strip("()"), job.id)
     if job.state in _FINISHED:
         return State(_FINISHED[job.state], job.reason.strip("()"), job.id)
     return None

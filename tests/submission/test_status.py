@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +114,6 @@ def test_the_line_above_the_table(tmp_path: Path) -> None:
 
 def test_expected_starts_of_pending_runs(tmp_path: Path) -> None:
     item = run(tmp_path, "000_a", "pending")
-    item = replace(item, state=State("pending", "Priority", "7"))
+    item = item._replace(state=State("pending", "Priority", "7"))
     text = "\n".join(status.run_table(observation(item), starts={"7": 0.0}))
     assert "Priority, starts " in text
