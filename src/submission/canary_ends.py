@@ -60,8 +60,8 @@ def explained(observation: Observation, canaries: Mapping[str, Run]) -> Observat
         run = runs.get(name)
         if run and first in bad and _never_began(run, observation.queue_answered):
             stuck = run.state.name == states.STUCK
-            runs[name] = replace(run, state=replace(run.state, name=states.STUCK if stuck else states.CANCELLED,
-                                                    why=bad[first]))
+            runs[name] = run._replace(state=run.state._replace(name=states.STUCK if stuck else states.CANCELLED,
+                                                              why=bad[first]))
     return replace(observation, runs=runs, canaries=dict(canaries))
 
 
