@@ -13,7 +13,7 @@ import pytest
 
 import submit_multiple
 from src.submission import batch as batch_module
-from src.submission import journal, process, slurm
+from src.submission import carry_out, journal, process, slurm
 from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
 
@@ -432,7 +432,7 @@ def test_a_plan_with_overrides_that_was_killed_before_it_submitted_goes_on(
     def killed(*_: object) -> int:
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(submit_multiple, "start", killed)
+        patch.setattr(carry_out, "start", killed)
         assert project.submit(*words) == 130
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(*words) == 0

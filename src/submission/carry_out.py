@@ -1,0 +1,204 @@
+"""Carries a plan out: writes the batch, calls sbatch or starts local workers, and says what to type next."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from src import files, run_folder
+from src.errors import BatchError, to_type
+from src.submission import batch, grid, show, states, submit, tasks
+from src.submission.journal import LOCAL, SLURM, Journal
+from src.submission.observe import observe
+from src.submission.plan import count, refuse_if_alive
+from src.submission.submit import SlurmOptions, Submission
+from src.submission.ways import local_workers, wants_canaries
+from src.submission.work import retry_command
+
+if TYPE_CHECKING:
+    from src.submission.work import Work
+
+
+def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
+                options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    """What the journal keeps of a plan: its tickets, and all that repeats this submission."""
+    details: dict[str, Any] = {
+        "project": work.project, "script": slurm_options.script, "sbatch": dict(slurm_options.batch),
+        "shape": dict(slurm_options.shape),
+        "command_line": dict(slurm_options.command_line)} if slurm_options else {}
+    if submission:
+        details["units"] = submission.units
+    if (wanted := wants_canaries(options, work)) or options.canary is not None:
+        details["canary"] = wanted
+    if work.first:
+        details["canaries"] = work.first.record(submission.tickets if submission else work.plan.tickets)
+    identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
+    return {"mode": mode, "tickets": submission.tickets if submission else work.plan.tickets,
+            "argv": list(argv), "identity": identity, **details}
+
+
+def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None,
+          slurm_options: SlurmOptions | None) -> Journal:
+    """Make the batch with its plan in it, or the run folders that it lacks and then the plan; then the task files."""
+    if work.overwrites:
+        observation, = observe([work.overwrites])  # things may have changed while we asked
+        refuse_if_alive(observation, "overwrite this batch")
+    texts = grid.spec_texts(work.specs)
+
+    def write_plan(folder: str) -> None:
+        if slurm_options and slurm_options.text:
+            files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
+                               slurm_options.text)
+        if work.first and work.first.plan.tickets:
+            from src.submission import canary
+
+            canary.write(work.first, folder, token, record["mode"])
+        Journal(folder, token).plan(**record)
+
+    if not work.new:
+        batch.mend_specs(work.path, work.names, texts)
+        write_plan(work.path)
+    elif not batch.write(work.path, work.job_text, work.names, texts, write_plan, work.overwrites):
+        raise BatchError("another process made this batch a moment ago", where=work.path,
+                         hint="the same command again continues it")
+    for path, listed in (submission.tasks if submission else {}).items():
+        tasks.write(path, listed)
+    return Journal(work.path, token)
+
+
+def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journal,
+          submission: Submission | None, options: argparse.Namespace) -> int:
+    """Submit to Slurm or run here, what the journal says."""
+    try:
+        if mode == LOCAL:
+            return _run_here(work, book.token, options)
+        if mode == SLURM and submission and slurm_options:
+            return _run_on_slurm(work, book, submission, slurm_options, options)
+        print(f"wrote {count(len(work.names), 'run folder')} in {work.path}")
+        way = ("--local",) if options.local else () if slurm_options else ("-s", "SCRIPT")
+        print(_next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
+        return 0
+    finally:
+        book.ended()
+
+
+def _next_steps(*steps: tuple[str, str]) -> str:
+    """Commands and what they do, aligned, a line each."""
+    return "\n".join(show.table(steps, indent="  "))
+
+
+def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_options: SlurmOptions,
+                 options: argparse.Namespace) -> int:
+    """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
+    from src.submission import limits
+    from src.submission.breaker import Breaker
+
+    jobs: list[str] = []
+    again, number = retry_command(work.path), len(submission.calls)
+    waits = None
+    room = limits.Room(work.path, options.max_queued, options.wait)
+    breaker = Breaker(work.path, options.max_failures)
+    try:
+        if work.first:
+            from src.submission import canary
+
+            waits = canary.Waits(work.first)
+            waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.project), again, room)
+        with show.Progress(number, "submitted") as progress:
+            for job in submit.submit_all(submission, book, again, room, breaker, waits):
+                jobs.append(job)
+                progress.step()
+    except KeyboardInterrupt:
+        total = count(number, "Slurm job")
+        print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
+        print(_next_steps((again, "submits the rest"),
+                         (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
+        return 130
+    except limits.Full:
+        print(f"{len(jobs)} of {count(number, 'Slurm job')} submitted: {options.max_queued} of this "
+              "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
+        return 3
+    if waits and waits.held:
+        raise BatchError(f"{len(waits.held)} of {count(number, 'Slurm job')} not submitted, {waits.held[0]} first: the "
+                         "canary has failed meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
+                         f"{to_type('python', 'experiments.py', 'status', work.path)}` says why it failed")
+    if waits and waits.submitted:
+        print(f"canaries: Slurm job{'s' if len(waits.submitted) > 1 else ''} {', '.join(waits.submitted)}")
+    span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
+    print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
+    print(_next_steps(("squeue --me", "what Slurm has queued and running"),
+                     (to_type("python", "experiments.py", "status", work.path), "how far each run is"),
+                     (retry_command(work.path), "submits again what failed")))
+    return 0
+
+
+def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
+    """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
+    from src.submission import local
+    from src.submission.breaker import Breaker
+
+    pinned: list[str] = []
+    if options.gpus:
+        from src.submission import gpus
+
+        pinned, busy = gpus.choose(options.gpus)
+        print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
+
+    def on_end(name: str, code: int) -> None:
+        progress.step(failed=code != 0)
+        breaker.ended(name)
+
+    progress: show.Progress
+
+    def run(path: str, tickets: dict[str, int], noun: str, told: Callable[[str, int], None]) -> bool:
+        nonlocal progress
+        with show.Progress(len(tickets), noun) as progress:
+            return local.run(path, token, tickets, local_workers(options, work),
+                             os.path.join(work.project, "train.py"), told, options.slots or 1, pinned)
+
+    breaker = Breaker(work.path, options.max_failures)
+    log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
+    again = retry_command(work.path, "--local")
+    finished, held = True, []
+    if work.first and work.first.plan.tickets:
+        from src.submission import canary
+
+        finished = run(work.first.path, work.first.plan.tickets, "canaries",
+                       lambda _, code: progress.step(failed=code != 0))
+        held = canary.leave_out_held(work.first, work.plan) if finished else []
+        print("".join(f"{line}\n" for line in held), end="")
+        if finished and not work.plan.tickets:
+            raise BatchError("no run was begun: every canary failed", where=work.path,
+                             hint=f"when that is mended, `{again}` tries them again")
+    finished = finished and run(work.path, work.plan.tickets, "runs", on_end)
+    if not finished:
+        print("stopped; what was finished is kept")
+        print(_next_steps((again, "goes on")))
+        return 130
+    return max(_tell_how_it_ended(work, log, again), int(bool(held)))
+
+
+def _tell_how_it_ended(work: Work, log: str, again: str) -> int:
+    """What the runs of a local batch have come to, and what to type next. 0 if all ended, 1 if not.
+
+    log: what the workers printed; again: the command that goes on. BatchError if some runs never began.
+    """
+    observation, = observe([work.path])
+    left = {name: state for name in work.plan.tickets
+            if (state := observation.runs[name].state.name) not in states.ENDED_WELL}
+    untouched = [name for name, state in left.items() if state in (states.NEW, states.PENDING)]
+    failed = [name for name, state in left.items() if state not in (states.RUNNING, states.UNKNOWN)]
+    if untouched:
+        raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
+                         hint=f"read that file; then `{again}`")
+    steps = [(to_type("python", "experiments.py", "status", work.path), "shows each run"),
+             (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")]
+    if failed:
+        print(f"{count(len(failed), 'run')} failed")
+        steps = [(to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
+                 (again, "runs what failed again"), *steps]
+    if len(left) > len(failed):
+        print(f"{count(len(left) - len(failed), 'run')} still running in other processes")
+    print(_next_steps(*steps))
+    return 1 if left else 0

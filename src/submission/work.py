@@ -1,0 +1,181 @@
+"""What is to be submitted: the new batch of a job spec, what is left of the same one, or a retry."""
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from src import config, files, run_folder, yaml_io
+from src.errors import BatchError, JobSpecError, to_type
+from src.submission import batch, failures, foreign, grid, job_spec, journal, naming, show, states
+from src.submission.command_line import key_values
+from src.submission.job_spec import JobSpec
+from src.submission.journal import History
+from src.submission.observe import Run, observe
+from src.submission.plan import (
+    DELETED,
+    Plan,
+    count,
+    cut,
+    is_missing,
+    may_be_alive,
+    not_made,
+    plan_first,
+    plan_next,
+    refuse_if_alive,
+)
+from src.submission.submit import read_specs
+
+if TYPE_CHECKING:
+    from src.submission.canary import Canaries
+
+
+@dataclass
+class Work:
+    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
+    those that there are; first: those that the runs wait for; project: the folder of train.py.
+    """
+
+    project: str
+    path: str
+    names: list[str]
+    specs: list[dict[str, Any]]
+    plan: Plan
+    job_text: str = ""
+    new: bool = False
+    overwrites: str | None = None
+    lines: list[str] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    identity: dict[str, Any] = field(default_factory=dict)
+    avoid: dict[str, str] = field(default_factory=dict)
+    canaries: dict[str, Run] = field(default_factory=dict)
+    first: Canaries | None = None
+
+
+def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
+    """What a job spec asks for: a new batch, or what is left of the same one."""
+    overrides = key_values(options.set, "--set")
+    command = options.command if options.command is not None else spec.command
+    expanded = grid.expand(spec.parameters, spec.source, overrides, None if command else config.check_parameters)
+    names = naming.run_names(spec.name, expanded.specs, expanded.varying)
+    specs = expanded.specs
+    if spec.tags:
+        specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
+    if command:
+        words = foreign.parse_command(command, spec.source)
+        specs = [{**point, "COMMAND": words} for point in specs]
+    lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
+        f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
+    work = Work(project, "", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
+                identity={"overrides": overrides, "command": options.command})
+    work = _place(work, spec, options)
+    return _leave_out_done(work) if options.skip_done else work
+
+
+def _leave_out_done(work: Work) -> Work:
+    """The same without the points that another batch beside this one has done."""
+    from src.submission import missing
+
+    done = missing.done_points(os.path.dirname(work.path) or ".", but=(work.path, work.overwrites or work.path))
+    points = dict(zip(work.names, work.specs, strict=True))
+    elsewhere = [name for name in work.plan.tickets if missing.canonical_hash(points[name]) in done]
+    for name in elsewhere:
+        del points[name]
+        del work.plan.tickets[name]
+    work.names, work.specs = list(points), list(points.values())
+    if elsewhere:
+        work.plan.kept["done elsewhere"] = elsewhere
+    return work
+
+
+def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
+    """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
+    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
+    output_dir = os.path.normpath(files.expand(chosen, "output_dir"))
+    today = batch.path_for(output_dir, naming.batch_name(spec.name, batch.today()))
+    earlier = batch.find(output_dir, spec.name)
+    if options.overwrite and earlier:
+        observation, = observe([earlier[-1]])
+        refuse_if_alive(observation, "overwrite this batch")
+        work.overwrites = earlier[-1]
+        work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
+                          f"{observation.count(states.ENDED_WELL)} ended)")
+    elif earlier:
+        history = journal.read_history(earlier[-1])
+        changes = _changed(earlier[-1], history, spec, work)
+        if not changes:
+            return _plan_continue(work, earlier[-1], history)
+        if earlier[-1] == today:
+            alive = may_be_alive(observe([today])[0])
+            exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
+                                where=today, hint=f"use another name{'' if alive else ', or -o to remove it first'}")
+            if not options.dry_run:
+                raise exists
+            work.lines.append(f"note: submitting this would be an error: {exists}")
+    elif os.path.lexists(today):
+        raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
+    work.path, work.new, work.plan = today, True, plan_first(work.names)
+    return work
+
+
+def retry_command(path: str, *words: str) -> str:
+    """What to type to go on with a batch."""
+    return to_type("python", "submit_multiple.py", "-r", path, *words)
+
+
+def _changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
+    """What differs between the batch on disk and what is asked for now."""
+    source = os.path.join(path, run_folder.JOB_SPEC)
+    first = {"overrides": {}, "command": None, **history.first_plan().get("identity", {})}
+    try:
+        made_from = yaml_io.load_file(source)
+    except JobSpecError as error:
+        return [f"its {run_folder.JOB_SPEC}: {error.what}"]
+    return batch.differences(made_from, yaml_io.load(spec.text, spec.source)) + batch.differences(first, work.identity)
+
+
+def _plan_continue(work: Work, path: str, history: History) -> Work:
+    """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
+    work.path, work.history = path, history
+    observation, = observe([path])
+    work.canaries = observation.canaries
+    known: dict[str, Run] = {}
+    for name in work.names:
+        run = observation.runs.get(name)
+        known[name] = not_made(path, name, run) if run is None or is_missing(run) else run
+    work.plan = plan_next(known, {states.NEW})
+    work.lines.append(f"continues  {path}")
+    if not work.plan.tickets:
+        left = observation.count(states.RETRIED)
+        retry = f"`{retry_command(path)}` submits the {left} that failed or were lost; " if left else ""
+        removes = "" if may_be_alive(observation) else "-o removes it first; "
+        raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
+                         hint=f"{retry}{removes}another name makes another batch")
+    return work
+
+
+def plan_retry(options: argparse.Namespace, project: str) -> Work:
+    """An existing batch: what is not done and not pending or running."""
+    for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir")):
+        if given:
+            raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
+                               hint="submit the job spec under another name instead")
+    path = batch.check(options.path)
+    observation, = observe([path])
+    runs = observation.runs
+    wanted = set(options.state or states.RETRIED)
+    lines = [f"retries    {path}"]
+    hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
+    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.asks_for_memory(options.sbatch)):
+        wanted.discard(states.OUT_OF_MEMORY)
+        more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
+        lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
+    plan = cut(plan_next(runs, wanted), options.max_runs)
+    if deleted := plan.kept.get(DELETED):
+        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
+                     "deleted ones again")
+    lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
+    return Work(project, path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
+                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()),
+                canaries=observation.canaries)
