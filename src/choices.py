@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from src.errors import ConfigError, did_you_mean
 
@@ -13,6 +15,7 @@ LOSSES = {"log": "log", "xentropy": "log", "mse": "mse", "square": "mse"}  # nam
 TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMarginLoss": "classes", "L1Loss": "numbers",
                 "MSELoss": "numbers", "SmoothL1Loss": "numbers", "HuberLoss": "numbers", "PoissonNLLLoss": "numbers",
                 "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
+SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take shares of classes
 TARGETS = ("classes", "numbers")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -167,6 +170,33 @@ def task_of(loss: str, targets: str | None = None) -> str:
     """classification or regression, by what the loss is for unless `targets` says it."""
     of_loss = TORCH_LOSSES.get(loss.removeprefix("torch/"), "numbers" if LOSSES.get(loss) == "mse" else "classes")
     return "regression" if (targets or of_loss) == "numbers" else "classification"
+
+
+def check_alpha(value: float) -> None:
+    """ConfigError unless Beta(value, value) is a distribution, or `value` is 0."""
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{value!r} is no alpha of a Beta distribution", allowed="0 (off) or more, as 0.2")
+
+
+def check_smoothing(value: float) -> None:
+    """ConfigError unless `value` is a part of a label that leaves something of it."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{value!r} is no part of a label", allowed="0 to less than 1, as 0.1")
+
+
+def check_mixing(spec: Mapping[str, Any], loss: str, targets: str | None, task: str | None) -> None:
+    """ConfigError unless the loss takes what mixup, cutmix or label_smoothing, one of which `spec` asks for, make of
+    labels: shares of classes."""
+    asked = next(name for name in ("mixup", "cutmix", "label_smoothing") if spec.get(name))
+    if task is not None:
+        raise ConfigError("a task of one's own gets its batches as they are", where=asked,
+                          hint="mix them inside the task, as src/training/mixing.py does")
+    if task_of(loss, targets) == "regression":
+        raise ConfigError(f"loss {loss} is of numbers, and {asked} makes shares of classes", where=asked,
+                          hint="try loss: log")
+    if loss not in SHARES and ":" not in loss:
+        raise ConfigError(f"loss {loss} takes one class, not shares of classes", where=asked,
+                          allowed=(*SHARES, "my_module:my_loss, given shares [n, classes]"))
 
 
 def check_dataset(name: str) -> None:

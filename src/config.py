@@ -49,6 +49,10 @@ class Config:
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
     metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
+    # mixing of training batches; evaluations see neither
+    mixup: float = 0.0  # alpha: samples are blended in pairs, by lam from Beta(alpha, alpha); 0: not
+    cutmix: float = 0.0  # alpha: a box of each image comes from its partner; with mixup, each for half of the batches
+    label_smoothing: float = 0.0  # the part of a label that goes to all classes alike, in training
     # model
     model: str = "linear/no_bias"
     model_pretrained: bool = False
@@ -197,6 +201,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
                      "seed_split", "max_allowed_loss"), _at_least(0)),
+    **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
+    "label_smoothing": choices.check_smoothing,
     "best_checkpoint_metric": _check_pattern,
     "device": _check_device,
     "dataset": choices.check_dataset,
@@ -349,6 +355,8 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
         if get("eval_models") or get("metrics"):
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))
+        if get("mixup") or get("cutmix") or get("label_smoothing"):
+            choices.check_mixing(spec, get("loss", _DEFAULTS["loss"]), get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
                       get("train_length", _DEFAULTS["train_length"]), get("eval_datasets"))
         if get("eval_datasets") or get("eval_class_maps"):

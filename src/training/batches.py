@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,19 +14,25 @@ from src.training.seeds import mixed, seed_noise
 _BLOCK_BYTES = 1 << 20
 
 
-def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device) -> Iterator[Batch]:
+def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device,
+             mixing: Callable[[Batch, int], Batch] | None = None) -> Iterator[Batch]:
     """Batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
 
     The order of a pass, and the noise that layers draw during it on `device`, depend on the seed and the pass's number
-    alone.
+    alone. mixing: what becomes of each batch, given a seed that depends on its first sample as well.
     """
     for number in itertools.count():
         order = pass_order(len(split), seed, number)
         seed_noise(mixed("noise", seed, number), device)
-        if isinstance(split, Split):
-            yield from _gathered(split, batch_size, order)
-        else:
-            yield from split.batches(batch_size, order, mixed("sample", seed, number))
+        batches = _gathered(split, batch_size, order) if isinstance(split, Split) else split.batches(
+            batch_size, order, mixed("sample", seed, number))
+        if mixing is None:
+            yield from batches
+            continue
+        # a source that cannot be indexed may cut its pass into more batches than there are firsts
+        firsts = itertools.chain(order[::batch_size].tolist(), itertools.count(len(order)))
+        for batch, first in zip(batches, firsts, strict=False):
+            yield mixing(batch, mixed("mixing", seed, number, first))
 
 
 def _gathered(split: Split, batch_size: int, order: Tensor) -> Iterator[Batch]:

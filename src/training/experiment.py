@@ -32,6 +32,7 @@ from src.training.losses import make_loss
 from src.training.measures import Arrays, Measures, MeasuringMeter, columns
 from src.training.memory import lack_told
 from src.training.meters import METRICS, MeanMeter, Meter
+from src.training.mixing import make_mixing
 from src.training.profile import Profile, ProfiledOwn, ProfiledSupervised
 from src.training.recorder import Recorder, Row, stats_columns
 from src.training.seeds import mixed, noise_kept
@@ -108,6 +109,7 @@ class Experiment:
         self.averaged: nn.Module | None = None
         self.arrays: Arrays = {}  # what the last epoch's evaluations measured beside numbers
         self._measures()  # names that cannot be had are told before training
+        mixing = make_mixing(self._config, self._data, facts.output_dim(self._config, self._data))
         self._at_end = self._config.eval_at_end or []
         evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
@@ -127,7 +129,7 @@ class Experiment:
             assert self._config.seed_training is not None
             assert self._train_split is not None
             self._batches = shuffled(self._train_split, self._config.batch_size, self._config.seed_training,
-                                     parts.device)
+                                     parts.device, mixing)
         self._seen = 0
         self._bottleneck = ""  # the side that the log named last
         self._is_best = False

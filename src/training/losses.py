@@ -13,8 +13,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_loss(name: str) -> Loss:
-    """The loss of that name. Of classes: output [n, classes], targets [n] int64; of numbers: output [n, 1], targets
-    [n] float32. One's own is given both as they are. ConfigError if that cannot be had."""
+    """The loss of that name. Of classes: output [n, classes], targets [n] int64, or shares [n, classes] where labels
+    are mixed or smoothed; of numbers: output [n, 1], targets [n] float32. One's own is given both as they are.
+    ConfigError if that cannot be had."""
     if ":" in name:
         found: Loss = own.load(name, "loss")
         return found

@@ -18,7 +18,8 @@ _KEPT_NUMBERS = 65_536
 class Meter:
     """Means over the samples that were added. Nothing is read from the device before `means`.
 
-    Classification: loss, accuracy. Regression: loss, mae, r2 = 1 - (mean squared error) / (variance of the targets).
+    Classification: loss, accuracy, by the largest share where targets are shares of classes. Regression: loss, mae,
+    r2 = 1 - (mean squared error) / (variance of the targets).
     """
 
     def __init__(self, task: str, device: torch.device) -> None:
@@ -34,7 +35,7 @@ class Meter:
         self._targets: list[Tensor] = []
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
-        """Take in a batch: its mean loss [], output [n, k] and targets [n]."""
+        """Take in a batch: its mean loss [], output [n, k] and targets [n], or shares [n, k]."""
         size = target.shape[0]
         if not self._room or size != self._size:
             self._reduce()
@@ -63,6 +64,7 @@ class Meter:
         loss = torch.stack(self._losses).to(self._dtype).sum() * self._size
         output, target = _joined(self._outputs), _joined(self._targets)
         if self._task == "classification":
+            target = target.max(1).indices if target.dim() == 2 else target
             self._sums += torch.stack([loss, (output.max(1).indices == target).sum().to(self._dtype)])
         else:
             target = target.to(self._dtype)
