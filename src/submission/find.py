@@ -1,6 +1,7 @@
 """The run that a user means: by its folder, its name, its index in a batch, or its Slurm job id."""
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -21,14 +22,16 @@ def batch_path(word: str, results: str) -> str:
 
 
 def run_path(word: str, results: str) -> str:
-    """The folder of the one run that `word` means; all but folders are looked up in the batches under `results`.
+    """The folder of the one run that `word` means; all but folders are looked up in the batches under `results`, and if
+    nothing is found there in those under the output_dir of each job spec in jobs/.
 
     BatchError if no run is meant (it says what is allowed), or several are (it lists them).
     """
     path = os.path.normpath(word)
     if run_folder.is_run_folder(path):
         return path
-    found = _candidates(word, results)
+    found = _candidates(word, results, batch.all_batches(results)) or _candidates(
+        word, results, [path for folder in _output_dirs() for path in batch.all_batches(folder)])
     if not found:
         raise BatchError("there is no run here", where=word, allowed=ALLOWED,
                          hint="`python experiments.py status` lists them")
@@ -44,13 +47,21 @@ def newest(batches: Iterable[str]) -> str | None:
     return max(batches, key=lambda path: (max(_journals(path), default=""), os.path.basename(path)), default=None)
 
 
-def _candidates(word: str, results: str) -> list[str]:
+def _output_dirs() -> list[str]:
+    """Where the job specs in jobs/ have their batches. Read by the line, for a broken job spec is no reason to stop."""
+    found = []
+    for path in sorted(glob.glob("jobs/**/*.yaml", recursive=True)):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found += re.findall(r"""\boutput_dir:\s*["']?([^"'\s,}]+)""", file.read())
+    return [os.path.expanduser(os.path.expandvars(folder)) for folder in dict.fromkeys(found)]
+
+
+def _candidates(word: str, results: str, batches: Sequence[str]) -> list[str]:
     """The folders of all runs that `word` may mean."""
     name, colon, last = word.rpartition(":")
     if colon and name:
         path = batch_path(name, results)
         return _in_batch(path, last)
-    batches = batch.all_batches(results)
     if not re.fullmatch(r"\d+(_\d+)?", word):
         return [path for path in (os.path.join(folder, word) for folder in batches)
                 if os.path.basename(word) == word and run_folder.is_run_folder(path)]

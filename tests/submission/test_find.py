@@ -86,3 +86,13 @@ def test_a_slurm_job_of_a_batch_elsewhere(way: list[str], suffix: str, project: 
     job = fake_slurm.jobs()[0].partition("_")[0]
     run = project.runs()[1 if suffix else 0]
     assert find.run_path(job + suffix, "no-results-here") == str(run)
+
+
+def test_a_run_of_a_job_spec_with_another_output_dir(results: Path, tmp_path_factory: pytest.TempPathFactory,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path_factory.mktemp("project")
+    (project / "jobs").mkdir()
+    (project / "jobs" / "a.yaml").write_text(f"job_details: {{name: a, output_dir: '{results}'}}\nparameters: [\n")
+    monkeypatch.chdir(project)
+    for word, expected in (("001_x", "26-01-02-x/001_x"), ("2", "26-01-01-z/002_z"), ("71", "26-01-02-x/001_x")):
+        assert find.run_path(word, "results") == str(results / expected)
