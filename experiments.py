@@ -14,7 +14,7 @@ from src.submission import batch, failures, find, process, slurm, states, status
 from src.submission.journal import LOCAL
 from src.submission.observe import Observation, Run, observe
 from src.submission.plan import count
-from src.submission.show import ask
+from src.submission.show import ask, table
 
 RESULTS = "results"
 
@@ -64,6 +64,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {find.ALLOWED}")
     command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
                          help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    command = add("clean", clean, "remove what runs saved to go on from, where they have ended")
+    command.add_argument("batches", nargs="*", metavar="BATCH", help="a batch folder (default: all under results/)")
+    command.add_argument("--unfinished", action="store_true",
+                         help="of runs too that have not ended and do not run: they would begin anew")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -253,6 +258,30 @@ def cancel(options: argparse.Namespace) -> None:
     print(f"cancelled {told}")
     for path in batches:
         print(f"  {to_type('python', 'submit_multiple.py', '-r', path)}  submits them again")
+
+
+def clean(options: argparse.Namespace) -> None:
+    """Show what the saved states of runs take, and remove them; those of runs that may be alive stay."""
+    stay = (*states.ALIVE, states.UNKNOWN) if options.unfinished else [
+        state for state in states.ALL if state not in states.ENDED_WELL]
+    found: list[tuple[str, str]] = []
+    total = 0
+    for observation in look(options.batches):
+        sizes = [(run.path, run_folder.size_of_states(run.path)) for run in observation.runs.values()
+                 if run.state.name not in stay]
+        if taken := sum(size for _, size in sizes):
+            number = sum(size > 0 for _, size in sizes)
+            found += [(observation.path, f"{taken / 2**20:,.1f} MiB in {count(number, 'run')}")]
+            total += taken
+    if not total:
+        print("there is nothing to remove")
+        return
+    print("\n".join(table(found)))
+    if not options.yes and ask(f"Remove {total / 2**20:,.1f} MiB? [y/N] ").lower() not in ("y", "yes"):
+        raise BatchError("stopped: nothing was removed", hint="the answer was not y")
+    freed = sum(run_folder.remove_states(run.path) for observation in look(options.batches)
+                for run in observation.runs.values() if run.state.name not in stay)
+    print(f"removed {freed / 2**20:,.1f} MiB")
 
 
 def can_end_alone(run: Run) -> bool:

@@ -10,6 +10,7 @@ from src import files, run_folder, yaml_io
 from src.config import Config
 from src.errors import BatchError, ConfigError
 from src.submission import attempt, process  # claims a run before the heavy imports, which stand inside the functions
+from src.submission.signals import signals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,17 +20,24 @@ if TYPE_CHECKING:
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
-    """Train a spec to its end; how it ended: completed, early_stopped or diverged.
+    """Train a spec to its end, from where an earlier attempt saved itself; how it ended: completed, early_stopped or
+    diverged, or requeued if it saved itself because the time is short. Stopped if a signal said stop.
 
     folder: the run folder, None to write nothing. check: raises once a later attempt has taken over the run.
     """
     from src.training.experiment import epochs
+    from src.training.resume import Left
 
     if process.ranks() > 1:
         raise ConfigError(f"{process.ranks()} processes were started for this run, and train.py trains in one",
                           where="srun", hint="ask for one node and one GPU; --workers N --slots K shares several GPUs "
                           "among runs")
-    ends = [end for _row, _model, end in epochs(build(Config.from_dict(spec), folder), folder, check)]
+    try:
+        parts = build(Config.from_dict(spec), folder)
+        ends = [end for _row, _model, end in epochs(parts, folder, check, signals.told_to)]
+    except Left:  # it has saved itself
+        signals.leave()
+        return run_folder.REQUEUED
     return ends[-1] or ""
 
 

@@ -23,6 +23,7 @@ from src.training.experiment import Parts, epochs
 from src.training.log import Progress, epoch_line, open_log
 from src.training.meters import Meter
 from src.training.recorder import Recorder, stats_columns
+from src.training.resume import never
 from src.training.table import StatsTable
 from src.training.task import Supervised
 
@@ -111,7 +112,8 @@ def _bare_batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tenso
 def _our_evaluation(model: nn.Module, split: Split) -> float:
     start = time.perf_counter()
     steps = Supervised(model, F.cross_entropy, SGD([], 1.0), 1)
-    evaluate(model, model, steps, split, 10_000, Meter("classification", CPU), Progress(logger, "", 10.0))
+    evaluate(model, model, steps, split, 10_000, Meter("classification", CPU), Progress(logger, "", 10.0),
+             never())
     return time.perf_counter() - start
 
 

@@ -98,6 +98,24 @@ def _count(text: str) -> int:
     return value
 
 
+@dataclass(frozen=True)
+class Interval:
+    """So often: every `amount` of the unit min, epoch or step."""
+
+    amount: float
+    unit: str
+
+
+def parse_interval(text: str | None) -> Interval | None:
+    """How often `checkpoint_every` says. ConfigError if it says nothing of the kind."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(min|epoch|step)s?", text)
+    if not match or not float(match[1]) or match[2] == "step" and not float(match[1]).is_integer():
+        raise ConfigError(f"'{text}' is no interval", allowed="as 10min, 1epoch, 0.5epochs, 500steps, or null")
+    return Interval(float(match[1]), match[2])
+
+
 def parse_averaging(text: str | None) -> Averaging | None:
     """The averaging that `text` names: poly is poly_8, ema is ema_0.999. ConfigError if there is none."""
     if text is None:

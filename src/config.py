@@ -22,6 +22,8 @@ class Config:
     # what is logged and kept
     log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
     log_interval_eval: float | None = None  # the same within an evaluation; null: as log_interval
+    checkpoint_every: str | None = "10min"  # how often to save what a later start goes on from: 10min, 1epoch, 500steps
+    checkpoints_kept: int = 2  # of these
     save_freq: int = 0  # a checkpoint of the model every so many epochs; 0: none
     save_best_checkpoint: bool = False
     best_checkpoint_metric: str = "test/.*/accuracy"  # pattern of stats columns; early stopping uses it too
@@ -197,13 +199,15 @@ def _check_shape(value: list[int] | None) -> None:
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
-                     "early_stopping_patience", "model_output_dim", "overfit_batches"), _at_least(1)),
+                     "early_stopping_patience", "checkpoints_kept", "model_output_dim",
+                     "overfit_batches"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
                      "seed_split", "max_allowed_loss"), _at_least(0)),
     **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
     "label_smoothing": choices.check_smoothing,
     "best_checkpoint_metric": _check_pattern,
+    "checkpoint_every": choices.parse_interval,
     "device": _check_device,
     "dataset": choices.check_dataset,
     "model": choices.check_model,

@@ -35,11 +35,48 @@ REQUEUED = "requeued"  # how an attempt ended whose run saved itself and goes on
 _NOT_BEGUN = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
+_RESUME = re.compile(r"resume-\d+\.pt\Z")
 
 
 def checkpoint_name(epoch: int) -> str:
     """The file of the checkpoint after `epoch`."""
     return f"checkpoint-{epoch:05d}.pt"
+
+
+def resume_name(step: int) -> str:
+    """The file of the state after optimizer step `step`, from which another start goes on."""
+    return f"resume-{step:010d}.pt"
+
+
+def is_resume_name(name: str) -> bool:
+    """Whether a file is such a state; their names sort by step."""
+    return _RESUME.match(name) is not None
+
+
+def size_of_states(folder: str) -> int:
+    """How many bytes the states in a run folder take."""
+    return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder) if is_resume_name(name))
+
+
+def remove_states(folder: str) -> int:
+    """Remove the states of a run that has ended; how many bytes that frees."""
+    freed = size_of_states(folder)
+    for name in filter(is_resume_name, os.listdir(folder)):
+        os.unlink(os.path.join(folder, name))
+    return freed
+
+
+def set_aside(folder: str) -> str:
+    """Move what a run has made into a new folder `before-N` of its own, which it gives; its spec, its claims and the
+    records of its attempts stay."""
+    numbers = [int(match[1]) for name in os.listdir(folder) if (match := re.fullmatch(r"before-(\d+)", name))]
+    aside = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
+    os.mkdir(aside)
+    for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, *filter(
+            re.compile(r"(checkpoint|resume)-\d+\.pt").fullmatch, os.listdir(folder))):
+        if os.path.lexists(os.path.join(folder, name)):
+            os.rename(os.path.join(folder, name), os.path.join(aside, name))
+    return aside
 
 
 def arrays_name(epoch: int) -> str:

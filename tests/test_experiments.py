@@ -139,3 +139,21 @@ def test_status_imports_no_heavy_library(done: Project) -> None:
     out = subprocess.run([sys.executable, "-c", program], cwd=done.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
                          capture_output=True, text=True, check=True).stdout
     assert not set(out.split("\n")) & {"torch", "numpy", "pandas", "matplotlib", "loguru"}
+
+
+def test_clean_removes_what_ended_runs_saved(done: Project, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    ended, failed = done.runs()[0], done.runs()[2]
+    for run in (ended, failed):
+        (run / "resume-0000000003.pt").write_bytes(b"x" * 2**20)
+    capsys.readouterr()
+    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    assert experiments.main(["clean"]) == 2
+    assert "1.0 MiB in 1 run" in capsys.readouterr().out
+    assert experiments.main(["clean", "-y", str(done.batch)]) == 0
+    assert "removed 1.0 MiB" in capsys.readouterr().out
+    assert [list(run.glob("resume-*")) != [] for run in (ended, failed)] == [False, True]
+    assert experiments.main(["clean", "-y"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert experiments.main(["clean", "-y", "--unfinished"]) == 0
+    assert not list(failed.glob("resume-*"))

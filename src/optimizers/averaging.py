@@ -37,6 +37,14 @@ class AveragedModel:
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, self._params, weight(self._averaging, step))
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The average, by the names of the model's parameters and buffers."""
+        return self._copy.state_dict()
+
+    def load_state_dict(self, saved: dict[str, torch.Tensor]) -> None:
+        """Take over what state_dict gave."""
+        self._copy.load_state_dict(saved)
+
     def module(self) -> nn.Module:
         """The averaged model, with the buffers of this instant."""
         for mine, source in zip(self._copy.buffers(), self._source.buffers(), strict=True):

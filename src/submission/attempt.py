@@ -14,17 +14,18 @@ from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.run_folder import RunFolder
 from src.submission import foreign, handover, journal, process, ranks, worker
+from src.submission.signals import STOPPING, Stopped, signals
 
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
 WarmUp = Callable[[list[dict[str, Any]]], None]
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-USAGE = """usage: python train.py SPEC [SPEC …]
+USAGE = """usage: python train.py [--fresh] SPEC [SPEC …]
 
 SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier run (repeats it in a new folder beside
 it), any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
-submit_multiple.py made (a worker). Exit code: 0 ended, 1 crashed, 2 user error, 75 saved itself and wants another
-start (which it asked Slurm for)."""
+submit_multiple.py made (a worker). A run that was interrupted goes on where it saved itself; with --fresh it begins
+anew, also if it has ended, and what there was is kept in a folder `before-N` inside its own. Exit code: 0 ended, 1
+crashed, 2 user error, 75 saved itself and wants another start (which it asked Slurm for)."""
 
 
 class Fenced(Exception):
@@ -35,29 +36,23 @@ class Deleted(Exception):
     """The run's folder is gone: nothing can be written, and it must not be made again."""
 
 
-class Stopped(BaseException):
-    """A signal asked this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-
-
 def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
     """Run what each path names, one after another, also when one fails. The last exit code that is not 0, or 0."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    code, ticket = 0, _own_ticket()
+    code, ticket, fresh = 0, _own_ticket(), "--fresh" in argv
     for path in argv:
-        code = _run_path(path, train, warm_up, ticket) or code
+        if path != "--fresh":
+            code = _run_path(path, train, warm_up, ticket, fresh) or code
     return code
 
 
 @exits_on_user_error
-def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None) -> int:
+def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None, fresh: bool) -> int:
     if path.endswith(run_folder.TASKS_SUFFIX):
         return worker.run_tasks(path, train, warm_up, run_spec)
-    return run_spec(path, train, ticket) or 0
+    return run_spec(path, train, ticket, fresh=fresh) or 0
 
 
 def _own_ticket() -> int | None:
@@ -66,12 +61,12 @@ def _own_ticket() -> int | None:
 
 
 def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False,
-             alone: bool = True) -> int | None:
+             alone: bool = True, fresh: bool = False) -> int | None:
     """Run one spec to its end, once. The exit code; None if it has ended already or another process has it.
 
     ticket: of this submission; None takes it from the batch's journals. in_worker: the process got the run from a task
     file, and from the claim on what it prints goes to the run's folder. alone: the Slurm job has no other run at the
-    same time, so that it may be requeued for this one.
+    same time, so that it may be requeued for this one. fresh: set aside what there is, and begin anew.
     """
     if process.ranks() > 1 and os.path.basename(path) != run_folder.SPEC:
         raise BatchError(f"{process.ranks()} processes were started for it, and only a run folder can tell them what "
@@ -80,7 +75,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     if folder is None:
         train(spec, None, lambda: None)
         return 0
-    if end := RunFolder.read(folder).ended:
+    if not fresh and (end := RunFolder.read(folder).ended):
         print(f"{folder}: this run has ended already ({end}); nothing to do")
         return None
     if process.rank():
@@ -99,6 +94,8 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
             return None
         if in_worker:
             worker.send_output_to(folder)
+        if fresh:
+            print(f"{folder}: what there was is in {run_folder.set_aside(folder)}/")
         return attempt.run(spec, train, alone)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
@@ -190,7 +187,7 @@ class Attempt:
     def run(self, spec: dict[str, Any], train: Train, alone: bool = True) -> int:
         """Train, or run the foreign program, and record the end. The exit code. alone: as for run_spec."""
         try:
-            _listen()
+            signals.listen()
             self.check()  # a Slurm job that comes late finds that a later ticket has the run
             how = self._run(spec, train)
             self.check()
@@ -198,13 +195,14 @@ class Attempt:
                 return self._go_on(alone)
             if process.rank() == 0:
                 files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
+                run_folder.remove_states(self.folder)
             self._close(how)
             return 0
         except Fenced as fenced:
             print(fenced, file=sys.stderr)
             return 0
         except Stopped as stopped:
-            self._close("timeout" if _warnings else "cancelled", str(stopped))
+            self._close("timeout" if signals.warned else "cancelled", str(stopped))
             print(f"error: {self.folder}: {stopped}", file=sys.stderr)
             return 1
         except Deleted as deleted:
@@ -228,7 +226,7 @@ class Attempt:
         if process.rank():
             print("a foreign program is started once: the first process does, this one leaves")
             return run_folder.COMPLETED
-        return foreign.run(spec, self.folder, self.check, time_is_short)
+        return foreign.run(spec, self.folder, self.check, signals.time_is_short)
 
     def _go_on(self, alone: bool) -> int:
         """The run saved itself and wants another start: ask for one. 75, or 1 if it had its most. A worker asks for
@@ -310,29 +308,3 @@ def _newest_ticket(folder: str) -> int:
     batch, name = os.path.split(folder)
     ticket = journal.read_history(batch).tickets.get(name)
     return max(1, ticket.number if ticket else 0, *RunFolder.read(folder).claims)
-
-
-_warnings: list[int] = []  # signals that said that the time limit is near
-
-
-def time_is_short() -> bool:
-    """Whether Slurm has said that the time limit is near: a run that can go on later saves itself and returns
-    `requeued`."""
-    return bool(_warnings)
-
-
-def _listen() -> None:
-    """TERM and INT end the run with a record; USR1 (the time limit is near) is for the run to ask about."""
-    def stop(number: int, _frame: object) -> None:
-        # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
-        raise Stopped(number)
-
-    def warn(number: int, _frame: object) -> None:
-        _warnings.append(number)
-        print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
-
-    for number in STOPPING:
-        signal.signal(number, stop)
-    signal.signal(signal.SIGUSR1, warn)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -17,12 +17,11 @@ from typing import NoReturn
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
 from src.submission import foreign, handover, process, tasks
+from src.submission.signals import STOPPING
 from src.submission.tasks import Tasks
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
 _LOOK = 1.0  # seconds between looks at whether the starting process still lives
-
 _NOT_OURS = 77  # exit code of a child whose run another worker claimed first
 
 RunSpec = Callable[..., int | None]
@@ -117,7 +116,7 @@ class _Worker:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGUSR1, self._warn)
-        for number in _STOPPING:
+        for number in STOPPING:
             signal.signal(number, self._stop)
         return waker
 
@@ -178,7 +177,7 @@ class _Worker:
         sys.stdout.flush()
         sys.stderr.flush()
         # in the child a signal waits until its attempt can record it
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             pid = os.fork()
             if pid == 0:
@@ -190,7 +189,7 @@ class _Worker:
                 raise BatchError(f"no process can be started: {error.strerror}", where=name) from None
             return False
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def _run(self, name: str, slot: int) -> NoReturn:
         """The child's life."""

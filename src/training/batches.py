@@ -15,15 +15,20 @@ _BLOCK_BYTES = 1 << 20
 
 
 def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device,
-             mixing: Callable[[Batch, int], Batch] | None = None) -> Iterator[Batch]:
+             mixing: Callable[[Batch, int], Batch] | None = None, start: int = 0) -> Iterator[Batch]:
     """Batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
 
     The order of a pass, and the noise that layers draw during it on `device`, depend on the seed and the pass's number
-    alone. mixing: what becomes of each batch, given a seed that depends on its first sample as well.
+    alone. mixing: what becomes of each batch, given a seed that depends on its first sample as well. start: so many
+    batches were given before; in the midst of a pass the generators must be as they were then.
     """
-    for number in itertools.count():
+    first, done = divmod(start, -(-len(split) // batch_size))
+    for number in itertools.count(first):
         order = pass_order(len(split), seed, number)
-        seed_noise(mixed("noise", seed, number), device)
+        if done:
+            order, done = order[done * batch_size:], 0
+        else:
+            seed_noise(mixed("noise", seed, number), device)
         batches = _gathered(split, batch_size, order) if isinstance(split, Split) else split.batches(
             batch_size, order, mixed("sample", seed, number))
         if mixing is None:

@@ -14,9 +14,18 @@ from src.training.batches import in_order
 from src.training.forward import Forward
 from src.training.log import Progress
 from src.training.meters import MeanMeter, Meter
+from src.training.resume import Saver
 from src.training.task import Steps
 
 CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each waits for the device
+
+
+@dataclass
+class Spent:
+    """Seconds that an epoch's training has taken so far, in all and waiting for batches, over all starts."""
+
+    time: float = 0.0
+    data: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,11 @@ class Trainer:
     average: AveragedModel | None
     max_allowed_loss: float
 
-    def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress
-              ) -> tuple[int, dict[str, float]]:
+    def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress,
+              saver: Saver, spent: Spent) -> tuple[int, dict[str, float]]:
         """Take the `steps` of an epoch. The last step; time and data_time in seconds, samples in a second of time.
 
-        Stops early if the loss diverges.
+        Stops early if the loss diverges. spent: what an earlier start took for steps before these.
         """
         self.model.train()
         groups = [group for optimizer in self.steps.optimizers for group in optimizer.param_groups]
@@ -41,7 +50,7 @@ class Trainer:
             group.setdefault("initial_lr", group["lr"])
         for optimizer in self.steps.optimizers:
             optimizer.zero_grad()  # whoever looked at the model between epochs may have left gradients
-        start, waited, step = perf_counter(), 0.0, steps.start
+        start, waited, step = perf_counter() - spent.time, spent.data, steps.start - 1
         for step in steps:
             asked = perf_counter()
             batch = next(batches)
@@ -59,17 +68,22 @@ class Trainer:
                 progress.line(step + 1 - steps.start, len(steps))
             if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # NaN is not
                 break
+            if got >= saver.due or step + 1 >= saver.due_step:
+                spent.time, spent.data = perf_counter() - start, waited
+                saver.save(step + 1)
+        saver.at = step + 1
         meter.means()  # waits for the device, so that the time is that of the work
-        time = perf_counter() - start
+        time = spent.time = perf_counter() - start
+        spent.data = waited
         return step, {"time": time, "data_time": waited, "examples_per_second": meter.samples / time}
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | Lazy, batch_size: int,
-             meter: Meter | MeanMeter, progress: Progress, most: int | None = None) -> dict[str, float]:
+             meter: Meter | MeanMeter, progress: Progress, saver: Saver, most: int | None = None) -> dict[str, float]:
     """The model's metrics on a split, in eval mode, with the time and data_time in seconds.
 
-    forward: calls the model. most: so many batches at most.
+    forward: calls the model. most: so many batches at most. Left if the training is to stop; it evaluates again.
     """
     model.eval()
     start, waited, seen = perf_counter(), 0.0, 0
@@ -84,4 +98,6 @@ def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | La
         seen += len(batch[1])
         if got >= progress.due:
             progress.line(seen, total)
+        if saver.leaving:
+            saver.save(saver.at)
     return {**meter.means(), "time": perf_counter() - start, "data_time": waited}

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from src import run_folder
-from src.choices import parse_schedule
+from src.choices import parse_interval, parse_schedule
 from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.schedules import make_schedule
 from src.tracking.tracker import Trackers
-from src.training import facts
+from src.training import facts, resume
 from src.training.batches import shuffled
-from src.training.epoch import Trainer, evaluate
+from src.training.epoch import Spent, Trainer, evaluate
 from src.training.few import few
 from src.training.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
 from src.training.length import Length, limited
@@ -57,17 +57,27 @@ class Parts:
     task: Task | None = None  # of one's own
 
 
-def epochs(parts: Parts, folder: str | None, check: Callable[[], None]
+def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
+           told_to: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None
            ) -> Iterator[tuple[Row, nn.Module, str | None]]:
-    """Train. After each epoch: its row of stats, the model, and how the training ended, or None while it goes on.
+    """Train, from where an earlier start has saved itself, if one has. After each epoch: its row of stats, the model,
+    and how the training ended, or None while it goes on.
 
-    folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over.
+    folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over. told_to: has a
+    function called when the training is to stop, in a `with`; it saves itself then, and resume.Left is raised.
     """
     config, model = parts.config, parts.model
-    run = Experiment(parts, folder)
-    with (open_log(folder, config.log_to_stdout) as log, Recorder(folder, run.columns, check) as recorder,
+    saved, words = resume.newest(folder, config)
+    run = Experiment(parts, folder, check)
+    if saved:
+        run.restore(saved)
+    with (open_log(folder, config.log_to_stdout) as log,
+          Recorder(folder, run.columns, check, run.numbers[0]) as recorder,
           Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision),
-          run.profile or contextlib.nullcontext()):
+          run.profile or contextlib.nullcontext(), contextlib.closing(run.saver),
+          told_to(run.saver.leave) if told_to and folder else contextlib.nullcontext()):
+        for line in words:
+            log.warning(line)
         recorder.config(config, run.facts)
         run.introduce(log)
         for epoch in run.numbers:
@@ -98,7 +108,7 @@ class Experiment:
     ConfigError if best_checkpoint_metric is used and matches nothing.
     """
 
-    def __init__(self, parts: Parts, folder: str | None = None) -> None:
+    def __init__(self, parts: Parts, folder: str | None = None, check: Callable[[], None] = lambda: None) -> None:
         self._parts, self._config, self._data = parts, parts.config, parts.data
         self._metrics = list(parts.task.metrics if parts.task else METRICS[parts.data.task])
         self._models = [name for name in ("last", "av") if (name == "last" or parts.average) and (
@@ -109,7 +119,7 @@ class Experiment:
         self.averaged: nn.Module | None = None
         self.arrays: Arrays = {}  # what the last epoch's evaluations measured beside numbers
         self._measures()  # names that cannot be had are told before training
-        mixing = make_mixing(self._config, self._data, facts.output_dim(self._config, self._data))
+        self._mixing = make_mixing(self._config, self._data, facts.output_dim(self._config, self._data))
         self._at_end = self._config.eval_at_end or []
         evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
@@ -121,16 +131,18 @@ class Experiment:
         self.part = self.profile.part if self.profile else contextlib.nullcontext
         self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
+        self._scaler = torch.amp.GradScaler(parts.device.type) if self._config.precision == "fp16" else None
         self._steps = self._make_steps()
         self._rate_factor = self._make_rate_factor()
         self._trainer = Trainer(parts.model, self._steps, self._rate_factor, parts.average,
                                 self._config.max_allowed_loss)
-        if self._length.epochs:
-            assert self._config.seed_training is not None
-            assert self._train_split is not None
-            self._batches = shuffled(self._train_split, self._config.batch_size, self._config.seed_training,
-                                     parts.device, mixing)
-        self._seen = 0
+        self._batches = self._passes(0) if self._length.epochs else iter(())
+        self.saver = resume.Saver(folder if self._length.epochs else None,
+                                  parse_interval(self._config.checkpoint_every), self._config.checkpoints_kept,
+                                  self._length.steps_per_epoch, self._state, check)
+        self._begun: tuple[int, resume.State] | None = None  # the step to go on from, and the meter until there
+        self._number, self._meter, self._spent = 0, self._new_meter(), Spent()  # of the epoch under way
+        self._seen = 0  # samples, in the epochs before
         self._bottleneck = ""  # the side that the log named last
         self._is_best = False
         self.end: str | None = None
@@ -158,6 +170,47 @@ class Experiment:
         row["timestamp"] = time.time()
         return row
 
+    def restore(self, state: resume.State) -> None:
+        """Go on from what an earlier start has saved."""
+        self._parts.model.load_state_dict(state["model"])
+        if self._parts.average:
+            self._parts.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self._parts.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self._scaler:
+            self._scaler.load_state_dict(state["scaler"])
+        if self._best:
+            self._best.restore(state["best"])
+        if self._parts.task:
+            self._parts.task.load_state_dict(state["task"])
+        step = self.saver.at = state["step"]
+        self.facts["resumed_at_step"] = step
+        self.numbers = range(state["epoch"], self.numbers[-1] + 1)
+        self._begun, self._spent = (step, state["meter"]), Spent(*state["spent"])
+        self._seen, self._bottleneck = state["seen"], state["bottleneck"]
+        self._batches = self._passes(step)
+        resume.restore_generators(state["generators"], self._parts.device)
+
+    def _state(self, step: int) -> resume.State:
+        """All that `restore` needs, after `step` steps."""
+        parts = self._parts
+        return {"config": self._config.to_dict(), "versions": {"torch": str(torch.__version__)}, "step": step,
+                "epoch": self._number, "seen": self._seen, "spent": [self._spent.time, self._spent.data],
+                "meter": self._meter.state(), "model": parts.model.state_dict(),
+                "average": parts.average.state_dict() if parts.average else None,
+                "optimizers": [optimizer.state_dict() for optimizer in parts.optimizers],
+                "scaler": self._scaler.state_dict() if self._scaler else None,
+                "best": self._best.state() if self._best else None, "bottleneck": self._bottleneck,
+                "task": parts.task.state_dict() if parts.task else {},
+                "generators": resume.generators(parts.device)}
+
+    def _passes(self, start: int) -> Iterator[Batch]:
+        """Batches without end, from the one that step `start` takes."""
+        assert self._config.seed_training is not None
+        assert self._train_split is not None
+        return shuffled(self._train_split, self._config.batch_size, self._config.seed_training, self._parts.device,
+                        self._mixing, start)
+
     def try_step(self, batch: Batch) -> None:
         """One step on a batch from elsewhere, to see whether the device can take it."""
         self._parts.model.train()
@@ -171,20 +224,27 @@ class Experiment:
             yield run_folder.BEST_CHECKPOINT
 
     def _train(self, number: int, log: Logger) -> Row:
-        meter = self._new_meter()
+        self._seen += self._meter.samples
+        self._number, self._meter = number, (meter := self._new_meter())
+        steps = self._length.steps_of(number)
+        if self._begun:
+            step, state = self._begun
+            steps, self._begun = range(step, steps.stop), None
+            meter.restore(state)
+        else:
+            self._spent = Spent()
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
         try:
-            last_step, timing = self._trainer.train(self._batches, self._length.steps_of(number), meter, progress)
+            last_step, timing = self._trainer.train(self._batches, steps, meter, progress, self.saver, self._spent)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError("one sample is too few for the model's batch norm", where="batch_size", hint=(
                 "choose one that leaves more than one for the last micro-batch of a pass")) from None
-        self._seen += meter.samples
         if self.profile:
             self.profile.add("data", timing["data_time"])
         row: Row = {"step": last_step + 1, **_under("train", {
-            **meter.means(), **timing, "seen_examples": self._seen,
+            **meter.means(), **timing, "seen_examples": self._seen + meter.samples,
             "learning_rate": self._config.base_lr * self._rate_factor(last_step)})}
         if number > 1 or not self._config.compile:  # whose first epoch goes by with compiling
             self._tell_bottleneck(row, log)
@@ -213,7 +273,7 @@ class Experiment:
                 with self.part("evaluation"):
                     row |= _under(f"{name}/{which}", evaluate(
                         model, self._forward(which, name), self._steps, self._data.splits[name], batch_size, meter,
-                        progress, self._most_batches(len(self._data.splits[name]), batch_size)))
+                        progress, self.saver, self._most_batches(len(self._data.splits[name]), batch_size)))
                 self.arrays |= {f"{name}/{which}/{key}": array for key, array in getattr(meter, "arrays", {}).items()}
         return row
 
@@ -296,7 +356,7 @@ class Experiment:
             return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
         arguments = (self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
                      facts.micro_batch_size(config),
-                     torch.amp.GradScaler(parts.device.type) if config.precision == "fp16" else None)
+                     self._scaler)
         return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
 
     def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:

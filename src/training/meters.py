@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,19 @@ class Meter:
         variance = shifted_squared - shifted**2
         return {"loss": loss, "mae": absolute, "r2": 1 - squared / variance if variance > 0 else math.nan}
 
+    def state(self) -> dict[str, Any]:
+        """All that was added. Batches that are kept stay apart: another order of summing gives another last digit."""
+        return {"sums": self._sums, "origin": self._origin, "samples": self.samples, "size": self._size,
+                "room": self._room, "kept": [self._losses, self._outputs, self._targets]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as from when `state` was called."""
+        device = self._sums.device
+        self._sums = state["sums"].to(device)
+        self._origin = None if state["origin"] is None else state["origin"].to(device)
+        self.samples, self._size, self._room = state["samples"], state["size"], state["room"]
+        self._losses, self._outputs, self._targets = ([tensor.to(device) for tensor in kept] for kept in state["kept"])
+
     def _reduce(self) -> None:
         if not self._losses:
             return
@@ -93,6 +107,14 @@ class MeanMeter:
         row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
         self._sums += torch.stack(row) * samples
         self.samples += samples
+
+    def state(self) -> dict[str, Any]:
+        """All that was added."""
+        return {"sums": self._sums, "samples": self.samples}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as from when `state` was called."""
+        self._sums, self.samples = state["sums"].to(self._device), state["samples"]
 
     def means(self) -> dict[str, float]:
         """The means so far, by name; NaN before any sample."""

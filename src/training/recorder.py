@@ -11,6 +11,7 @@ from torch import nn
 
 from src import files, run_folder, yaml_io
 from src.config import Config
+from src.errors import BatchError
 from src.training import checkpoint
 
 Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an empty cell
@@ -45,22 +46,39 @@ def _names_in(folder: str) -> list[str]:
 class Recorder:
     """Writes a run's artefacts into its folder; does nothing if that is None. Start it once, close it at the end.
 
-    check: raises if a later attempt has taken over; called before each row and each checkpoint.
+    check: raises if a later attempt has taken over; called before each row and each checkpoint. first: the epoch that
+    comes next: rows before it stay, where an earlier attempt left them.
     """
 
-    def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None]) -> None:
-        self._folder, self._columns, self._check = folder, columns, check
+    def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None], first: int = 0) -> None:
+        self._folder, self._columns, self._check, self._first = folder, columns, check, first
 
     def __enter__(self) -> Recorder:
-        """Begin stats.csv anew: what an earlier attempt left is gone, whole."""
+        """Begin stats.csv, with what an earlier attempt left of earlier epochs; the rest of it is gone.
+
+        BatchError if not all earlier epochs are there.
+        """
         self._check()
         if self._folder:
             path = os.path.join(self._folder, run_folder.STATS)
-            files.write_atomic(path, ",".join(self._columns) + "\n")
+            files.write_atomic(path, "".join(f"{line}\n" for line in (",".join(self._columns), *self._earlier(path))))
+            first = os.path.basename(run_folder.arrays_name(self._first))
             for name in _names_in(os.path.join(self._folder, run_folder.ARRAYS)):
-                os.unlink(name)
+                if os.path.basename(name) >= first:
+                    os.unlink(name)
             self._stats = open(path, "a", encoding="utf-8", newline="")
         return self
+
+    def _earlier(self, path: str) -> list[str]:
+        """The rows of the epochs before the first, which an earlier attempt wrote; a torn last line is none."""
+        if self._first <= 1:
+            return []
+        header, *lines = (files.read_text(path) or "").split("\n")[:-1] or [""]
+        rows = {int(line.partition(",")[0]): line for line in lines}
+        if header != ",".join(self._columns) or any(epoch not in rows for epoch in range(1, self._first)):
+            raise BatchError(f"epochs before {self._first} are missing, after which the training would go on",
+                             where=path, hint=f"begin anew: `python train.py --fresh {self._folder}/{run_folder.SPEC}`")
+        return [rows[epoch] for epoch in range(1, self._first)]
 
     def __exit__(self, *_: object) -> None:
         if self._folder:

@@ -41,6 +41,14 @@ class Best:
         self.epochs_since = 0 if better else self.epochs_since + 1
         return better
 
+    def state(self) -> tuple[float, int]:
+        """The best value, as it is compared, and the epochs since."""
+        return self._best, self.epochs_since
+
+    def restore(self, state: tuple[float, int]) -> None:
+        """Go on as from when `state` was called."""
+        self._best, self.epochs_since = state
+
     @property
     def chooses_by_test(self) -> bool:
         """Whether the metric is one of a test split, so that its best value is no honest estimate."""

@@ -95,6 +95,14 @@ class Task:
         """
         return ()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What of its own another start must find again: tensors, numbers and strings. Models and optimizers are kept
+        by the loop."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what state_dict gave."""
+
     def training_step(self, model: nn.Module, batch: Batch, step: int) -> Mapping[str, Tensor | float]:
         """Take the step, zero_grad included; the mean of each metric over the batch. Detaching is not needed."""
         raise NotImplementedError

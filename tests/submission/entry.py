@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 
 from src.submission import attempt, process
+from src.submission.signals import signals
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -28,7 +29,7 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
             file.write(f"{os.environ.get('SLURM_JOB_ID')}\n")
             file.seek(0)
             left = 3 - len(file.readlines())
-        while left and not attempt.time_is_short():
+        while left and not signals.time_is_short():
             time.sleep(0.05)
         if left:
             return "requeued"

@@ -14,13 +14,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from src.optimizers.fused import SGD
 from src.training import epoch
 from src.training.batches import in_order, shuffled
-from src.training.epoch import Trainer, evaluate
+from src.training.epoch import Spent, Trainer, evaluate
 from src.training.log import Progress
 from src.training.meters import Meter
+from src.training.resume import Saver, never
 from src.training.task import Supervised
 from tests.training.toys import CPU, classes, parts
 
 SILENT = Progress(None, "", 0.0)
+
+
+def quiet() -> tuple[Progress, Saver, Spent]:
+    """A training that says nothing and saves nothing."""
+    return SILENT, never(), Spent()
 
 
 def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_loss: float = 1e6) -> Trainer:
@@ -30,7 +36,7 @@ def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_lo
 
 def _evaluate(model: nn.Module, split: Any, batch_size: int, most: int | None = None) -> dict[str, float]:
     steps = Supervised(model, F.cross_entropy, SGD([], 0.1), 1)
-    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, most)
+    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, never(), most)
 
 
 def test_the_loop_does_what_a_hand_written_one_does() -> None:
@@ -38,7 +44,7 @@ def test_the_loop_does_what_a_hand_written_one_does() -> None:
     made = parts({"train": split}, averaging="poly_0", momentum=0.9)
     model = copy.deepcopy(made.model)
     meter = Meter("classification", CPU)
-    last, timing = _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(7), meter, SILENT)
+    last, timing = _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(7), meter, *quiet())
 
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
     history, losses, correct = [], 0.0, 0
@@ -67,8 +73,8 @@ def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: in
     split = classes(50)
     whole, cut = parts({"train": split}), parts({"train": split})
     meters = Meter("classification", CPU), Meter("classification", CPU)
-    _trainer(whole).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[0], SILENT)
-    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[1], SILENT)
+    _trainer(whole).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[0], *quiet())
+    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[1], *quiet())
     torch.testing.assert_close(cut.model.state_dict(), whole.model.state_dict())
     assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
 
@@ -78,7 +84,7 @@ def test_gradients_that_somebody_left_are_dropped() -> None:
     clean, soiled = parts({"train": split}), parts({"train": split})
     F.cross_entropy(soiled.model(split.x), split.y).backward()
     for made in (clean, soiled):
-        _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(3), Meter("classification", CPU), SILENT)
+        _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(3), Meter("classification", CPU), *quiet())
     assert torch.equal(soiled.model.weight, clean.model.weight)
 
 
@@ -100,7 +106,7 @@ def test_the_device_is_not_waited_for_at_each_step() -> None:
     for steps in (5, 300):
         with _CountReads() as counter:
             _trainer(made).train(shuffled(split, 8, seed=0, device=CPU), range(steps),
-                                 Meter("classification", CPU), SILENT)
+                                 Meter("classification", CPU), *quiet())
             counter_after_training = counter.reads
             _evaluate(made.model, split, steps)
         counts.append((counter_after_training, counter.reads))
@@ -113,7 +119,7 @@ def test_divergence_ends_the_epoch_at_the_next_look(monkeypatch: pytest.MonkeyPa
 
     def steps_taken(rate: float, max_loss: float) -> int:
         last, _ = _trainer(parts({"train": split}), rate=rate, max_loss=max_loss).train(
-            shuffled(split, 16, seed=0, device=CPU), range(2, 30), Meter("classification", CPU), SILENT)
+            shuffled(split, 16, seed=0, device=CPU), range(2, 30), Meter("classification", CPU), *quiet())
         return last + 1
 
     assert steps_taken(0.1, 1e6) == 30

@@ -1,0 +1,74 @@
+"""What Slurm, the worker and the user say to a run by signals: time is short (USR1), stop (TERM, Ctrl-C)."""
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+class Signals:
+    """The signals that this process has got since it listens, each told to whoever looks out for them.
+
+    A stop ends the process at once, by Stopped, unless somebody looks out: that may save first, and then leaves.
+    """
+
+    def __init__(self) -> None:
+        self.warned = False  # the time limit is near
+        self.stopped: int | None = None  # the first signal that said stop
+        self._tell: Callable[[], None] | None = None
+
+    def listen(self) -> None:
+        """TERM and INT end the run with a record; USR1 (the time limit is near) is for the run to ask about."""
+        self.warned, self.stopped, self._tell = False, None, None
+        for number in STOPPING:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGUSR1, self._warn)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def time_is_short(self) -> bool:
+        """Whether Slurm has said so: a run that can go on later saves itself and returns `requeued`."""
+        return self.warned
+
+    @contextlib.contextmanager
+    def told_to(self, tell: Callable[[], None]) -> Iterator[None]:
+        """In the block a signal calls `tell` and lets the work go on to where it can be left: see `leave`."""
+        self._tell = tell
+        if self.warned:  # while the training was being built
+            tell()
+        try:
+            yield
+        finally:
+            self._tell = None
+
+    def leave(self) -> None:
+        """Raise Stopped if it was a stop that `tell` was called for."""
+        if self.stopped is not None:
+            raise Stopped(self.stopped)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+        self.stopped = self.stopped or number
+        if self._tell is None:
+            raise Stopped(number)
+        self._tell()
+
+    def _warn(self, _number: int, _frame: object) -> None:
+        if not self.warned:
+            print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
+        self.warned = True
+        if self._tell:
+            self._tell()
+
+
+signals = Signals()  # of this process

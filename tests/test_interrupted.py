@@ -1,0 +1,129 @@
+"""train.py under the signals of Slurm, of the user and of nobody: killed, stopped, out of time, and started again."""
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src import run_folder, yaml_io
+from tests.conftest import ROOT
+
+CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # all of it, by `make chaos`
+SEED = int(os.environ.get("GRIDIRON_CHAOS_SEED") or random.SystemRandom().randrange(1 << 31))
+SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
+        "model": "tiny/wrn_10_1_0.3", "model_input_shape": [1, 8, 8], "batch_size": 32, "steps_per_epoch": 10,
+        "train_length": 12, "base_lr": 0.05, "averaging": "ema_0.9", "optim_alg": "adamw", "save_freq": 12,
+        "seed_model": 1, "seed_training": 2, "checkpoint_every": "7steps", "device": "cpu"}
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+
+
+def make_run(folder: Path, **options: Any) -> Path:
+    folder.mkdir(parents=True)
+    path = folder / run_folder.SPEC
+    path.write_text(yaml_io.dump_flat({**SPEC, "data_dir": str(folder.parent / "data"), **options}))
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("SLURM")}, "OMP_NUM_THREADS": "1"}
+
+
+def run(spec: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TRAIN, *words, str(spec)], capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def outcome(spec: Path) -> tuple[list[list[str]], dict[str, torch.Tensor], set[str]]:
+    """stats.csv without its times, the final weights, and the names of the artefacts."""
+    header, *rows = [line.split(",") for line in (spec.parent / "stats.csv").read_text().splitlines()]
+    kept = [index for index, name in enumerate(header) if not name.endswith(("time", "stamp", "second"))]
+    weights = torch.load(spec.parent / "checkpoint-00012.pt", weights_only=True)
+    names = {path.name for path in spec.parent.iterdir() if not path.name.startswith(("attempt-", "claim-", "."))}
+    return ([[row[index] for index in kept] for row in [header, *rows]],
+            {**weights["model"], **{f"av {key}": value for key, value in weights["averaged"].items()}}, names)
+
+
+def assert_same(spec: Path, calm: Path) -> None:
+    (rows, weights, names), (calm_rows, calm_weights, calm_names) = outcome(spec), outcome(calm)
+    assert rows == calm_rows
+    assert names == calm_names
+    assert weights.keys() == calm_weights.keys()
+    assert all(torch.equal(weights[key], calm_weights[key]) for key in weights)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupts."""
+    spec = make_run(tmp_path_factory.mktemp("calm") / "run")
+    done = run(spec)
+    assert done.returncode == 0, done.stderr
+    return spec
+
+
+@pytest.mark.parametrize(("name", "starts"), [("SIGKILL", 200 if CHAOS else 15), ("SIGTERM", 60 if CHAOS else 6)])
+def test_random_instants(name: str, starts: int, calm: Path, tmp_path: Path) -> None:
+    """Whole rows after each kill, none lost, and in the end the same numbers."""
+    spec = make_run(tmp_path / "run")
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "killer.py"), str(spec), name, str(starts), str(SEED)],
+                          capture_output=True, text=True, env=environment(), timeout=900)
+    assert done.returncode == 0, f"seed {SEED}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert int(done.stdout.split()[-1]) > 1
+    assert_same(spec, calm)
+
+
+def started(spec: Path, rows: int = 2) -> subprocess.Popen[str]:
+    """A start that has written so many lines of stats.csv."""
+    process = subprocess.Popen([*TRAIN, str(spec)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env=environment(), process_group=0)
+    end = time.monotonic() + 120
+    stats = spec.parent / "stats.csv"
+    while not stats.exists() or len(stats.read_text().splitlines()) < rows:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def attempts(spec: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(spec.parent.glob("attempt-*"))]
+
+
+@pytest.mark.parametrize(("number", "code", "how", "says"), [
+    (signal.SIGTERM, 1, "cancelled", "stopped by SIGTERM"), (signal.SIGINT, 1, "cancelled", "stopped by SIGINT"),
+    (signal.SIGUSR1, 75, "timeout", "wants another start, which only Slurm gives")])
+def test_it_saves_itself_and_goes_on(number: int, code: int, how: str, says: str, calm: Path, tmp_path: Path) -> None:
+    spec = make_run(tmp_path / "run", checkpoint_every=None)
+    process = started(spec)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, says in said) == (code, True), said
+    assert attempts(spec)[-1]["how"] == how
+    assert len(list(spec.parent.glob("resume-*.pt"))) == 1
+    again = run(spec)
+    assert again.returncode == 0, again.stderr
+    facts = yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]
+    assert facts["resumed_at_step"] > 0
+    assert_same(spec, calm)
+
+
+def test_fresh_begins_anew_and_keeps_what_there_was(calm: Path, tmp_path: Path) -> None:
+    spec = make_run(tmp_path / "run", checkpoint_every=None)
+    process = started(spec)
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    again = run(spec, "--fresh")
+    assert again.returncode == 0, again.stderr
+    assert "what there was is in" in again.stdout
+    kept = spec.parent / "before-1"
+    assert {"stats.csv", "config.yaml", "training.log"} < {path.name for path in kept.iterdir()}
+    assert list(kept.glob("resume-*.pt"))
+    assert outcome(spec)[0] == outcome(calm)[0]
+    assert run(spec, "--fresh").returncode == 0  # one that has ended too
+    assert (spec.parent / "before-2" / "done").exists()

@@ -1,0 +1,297 @@
+"""A training that is interrupted, wherever, and goes on has the numbers of one that never was."""
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src import files, run_folder, yaml_io
+from src.errors import BatchError
+from src.training import resume
+from src.training.experiment import Experiment, epochs
+from tests.training.toys import classes, parts
+
+# a pass has four steps, the last of them smaller; forwards in an epoch: 4 or 8 steps, then 2 or 3 batches of test
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "average": {"averaging": "poly_3", "recompute_batch_norm": True, "optim_alg": "adamw", "base_lr": 0.01},
+    "schedule": {"averaging": "ema_0.9", "lr_schedule": "cosine", "warmup_steps": 5},
+    "accumulation": {"grad_accum_steps": 3, "optim_alg": "amsgrad", "base_lr": 0.01},
+    "short_epochs": {"steps_per_epoch": 3, "train_length": 5},
+    "long_epochs": {"steps_per_epoch": 7, "save_best_checkpoint": True, "early_stopping_patience": 1,
+                    "best_checkpoint_metric": "test/last/loss", "base_lr": 5},
+    "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours is run after it."""
+
+
+class Net(nn.Module):
+    """A batch norm with its buffers, noise, and a count of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+        self.called: Callable[[], None] = lambda: None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.called()
+        return self.layers(x)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Net:  # for an average, whose calls are not counted
+        new = Net()
+        new.load_state_dict(self.state_dict())
+        return new
+
+
+def start(folder: Path, called: Callable[[Callable[[], None]], None] = lambda leave: None, every: str | None = "1step",
+          **options: Any) -> None:
+    """One start of the training in `folder`. called: at each forward, with what asks the training to leave."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    net = Net()
+    made = parts({"train": classes(), "test": classes(40, seed=1)}, net, **{
+        "checkpoint_every": every, "save_freq": 1, "base_lr": 0.1, **options})
+
+    @contextmanager
+    def told_to(leave: Callable[[], None]) -> Iterator[None]:
+        net.called = lambda: called(leave)
+        yield
+    for _ in epochs(made, str(folder), lambda: None, told_to):
+        pass
+
+
+def at(number: int, what: str) -> Callable[[Callable[[], None]], None]:
+    """In the forward `number`: `kill`, or ask to `leave`."""
+    count = 0
+
+    def called(leave: Callable[[], None]) -> None:
+        nonlocal count
+        count += 1
+        if count == number and what == "kill":
+            raise Killed
+        if count == number:
+            leave()
+    return called
+
+
+def outcome(folder: Path) -> tuple[list[list[str]], dict[str, Any], set[str]]:
+    """stats.csv without times, the content of the last checkpoint, and which files there are."""
+    header, *rows = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
+    kept = [index for index, name in enumerate(header) if not name.endswith(("time", "stamp", "second"))]
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    last = max(name for name in names if name.startswith("checkpoint-"))
+    content = torch.load(folder / last, weights_only=True)
+    return ([[row[index] for index in kept] for row in [header, *rows]], content,
+            {name for name in names if not run_folder.is_resume_name(name)})
+
+
+def assert_same(folder: Path, calm: Path) -> None:
+    (rows, content, names), (calm_rows, calm_content, calm_names) = outcome(folder), outcome(calm)
+    assert rows == calm_rows
+    assert names == calm_names
+    for which in ("model", "averaged"):
+        mine, theirs = content[which] or {}, calm_content[which] or {}
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def interrupted(folder: Path, number: int, what: str, **options: Any) -> None:
+    """Interrupt each start at its forward `number`, until one ends before."""
+    for _ in range(40):
+        try:
+            start(folder, at(number, what), **options)
+            return
+        except (Killed, resume.Left):
+            pass
+    raise AssertionError("it makes no progress")
+
+
+@pytest.mark.parametrize("what", ["kill", "leave"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
+    """Each start gets as far as its seventh forward (in evaluations too), then its eleventh."""
+    start(tmp_path / "calm", **CONFIGS[name])
+    for number in (7, 11):
+        interrupted(tmp_path / f"at{number}", number, what, **CONFIGS[name])
+        assert_same(tmp_path / f"at{number}", tmp_path / "calm")
+
+
+@pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "3steps", None])
+def test_once_at_every_instant(every: str | None, tmp_path: Path) -> None:
+    """Killed once at each forward of a training of three epochs: the rest is done by one more start."""
+    options = CONFIGS["average"]
+    start(tmp_path / "calm", **options)
+    for number in range(1, 22):
+        folder = tmp_path / str(number)
+        with pytest.raises(Killed):
+            start(folder, at(number, "kill"), every, **options)
+        start(folder, every=every, **options)
+        assert_same(folder, tmp_path / "calm")
+
+
+@pytest.mark.parametrize("piece", ["model", "average", "optimizers", "generators", "meter", "seen", "best"])
+def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the comparison fails: it is as it was when the start began."""
+    options = CONFIGS["long_epochs"] | {"averaging": "poly_3"}
+    start(tmp_path / "calm", **options)
+    restore = Experiment.restore
+
+    def restore_without(self: Experiment, state: resume.State) -> None:
+        fresh = resume._on_cpu(self._state(0)[piece])
+        restore(self, {**state, piece: fresh})
+    monkeypatch.setattr(Experiment, "restore", restore_without)
+    interrupted(tmp_path / "broken", 11, "kill", **options)
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "broken", tmp_path / "calm")
+
+
+def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:
+    with pytest.raises(resume.Left):
+        start(folder, at(forward, "leave"), **options)
+
+
+def test_the_last_states_are_kept(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run", 10, checkpoints_kept=3)
+    assert resume.states(str(tmp_path / "run")) == [f"resume-{step:010d}.pt" for step in (7, 6, 5)]
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_rows_after_the_state_and_a_torn_one_are_dropped(tmp_path: Path) -> None:
+    start(tmp_path / "calm")
+    leave_in(tmp_path / "run", 10)
+    with open(tmp_path / "run" / "stats.csv", "a") as file:
+        file.write("2,8,1.0,0.1\n3,1")
+    start(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "calm")
+
+
+def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run", 10)
+    stats = tmp_path / "run" / "stats.csv"
+    stats.write_text(stats.read_text().splitlines()[0] + "\n")
+    with pytest.raises(BatchError, match=r"epochs before 2 are missing.*train.py --fresh .*run/spec.yaml"):
+        start(tmp_path / "run")
+
+
+def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
+    start(tmp_path / "calm")
+    leave_in(tmp_path / "run")
+    name, before = resume.states(str(tmp_path / "run"))
+    path = tmp_path / "run" / name
+    for damage in (lambda data: data[:-9], lambda data: data[:-300] + b"x" + data[-299:], lambda data: b""):
+        data = path.read_bytes()
+        path.write_bytes(damage(data))
+        with pytest.raises(ValueError, match="not whole"):
+            resume.read(str(path))
+        path.write_bytes(data)
+    path.write_bytes(path.read_bytes()[:-9])
+    start(tmp_path / "run")
+    assert f"{name} cannot be used: it is not whole" in (tmp_path / "run" / "training.log").read_text()
+    assert "resumed_at_step" in (tmp_path / "run" / "training.log").read_text()
+    assert_same(tmp_path / "run", tmp_path / "calm")
+    assert int(before[7:17]) < int(name[7:17])
+
+
+def test_nothing_that_can_be_used(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run")
+    for name in resume.states(str(tmp_path / "run")):
+        (tmp_path / "run" / name).write_bytes(b"")
+    with pytest.raises(BatchError, match="nothing that it saved can be used"):
+        start(tmp_path / "run")
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("hacked",)
+
+
+def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    resume.write("x.pt", {"a": Hostile()})
+    with pytest.raises(ValueError, match="holds what a state never holds"):
+        resume.read("x.pt")
+    assert not Path("hacked").exists()
+
+
+def test_a_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run")
+    with pytest.raises(BatchError, match=r"base_lr was 0\.1, now 0\.2.*--fresh"):
+        start(tmp_path / "run", base_lr=0.2)
+    start(tmp_path / "run", log_interval=3, num_workers=0)  # not about the numbers
+
+
+def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(tmp_path / "calm")
+    replacing = files.replacing
+
+    def full(path: str, sync: bool = True) -> Any:
+        if "resume-" in path and int(path[-13:-3]) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replacing(path, sync)
+    monkeypatch.setattr(files, "replacing", full)
+    with pytest.raises(BatchError, match="cannot be saved: No space left on device.*make room"):
+        start(tmp_path / "run")
+    assert resume.states(str(tmp_path / "run"))[0] == "resume-0000000002.pt"
+    monkeypatch.undo()
+    start(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "calm")
+
+
+def test_an_attempt_that_was_taken_over_writes_no_state(tmp_path: Path) -> None:
+    class Fenced(Exception):
+        pass
+
+    def check() -> None:
+        raise Fenced
+    saver = resume.Saver(str(tmp_path), None, 1, 1, lambda step: {"step": step}, check)
+    with pytest.raises(Fenced):
+        saver.save(1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_state_is_that_of_its_step(tmp_path: Path) -> None:
+    """What the training does while the state is written does not get into it."""
+    weight = torch.zeros(3)
+    saver = resume.Saver(str(tmp_path), None, 1, 1, lambda step: {"weight": weight, "list": [(weight, 1)]},
+                         lambda: None)
+    saver.save(1)
+    weight += 1
+    saver.close()
+    content = resume.read(str(tmp_path / "resume-0000000001.pt"))
+    assert not content["weight"].any()
+    assert not content["list"][0][0].any()
+
+
+def test_generators_go_on(tmp_path: Path) -> None:
+    import random
+
+    import numpy as np
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+    resume.write(str(tmp_path / "x.pt"), resume.generators(torch.device("cpu")))
+    expected = drawn()
+    resume.restore_generators(resume.read(str(tmp_path / "x.pt")), torch.device("cpu"))
+    assert drawn() == expected
+
+
+def test_facts_say_where_it_went_on(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run")
+    start(tmp_path / "run")
+    assert yaml_io.load_file(str(tmp_path / "run" / "config.yaml"))["facts"]["resumed_at_step"] == 4
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    leave_in(tmp_path / "run")
+    (tmp_path / "run" / ".resume-0000000009.pt.host.1.tmp").write_bytes(b"x")
+    start(tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".resume*"))
