@@ -104,7 +104,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_and_options_in_backticks_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = set(OTHER_OPTIONS)
     for parse, words in ((submit_multiple.parse, []), *((experiments.parse, [name]) for name in (
-            "status", "watch", "logs", "cancel", "report", "prefetch"))):
+            "status", "watch", "logs", "cancel", "clean", "report", "prefetch"))):
         with pytest.raises(SystemExit):
             parse([*words, "--help"])
         known |= set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))

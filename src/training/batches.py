@@ -22,8 +22,8 @@ def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.devi
     alone. mixing: what becomes of each batch, given a seed that depends on its first sample as well. start: so many
     batches were given before; in the midst of a pass the generators must be as they were then.
     """
-    first, done = divmod(start, -(-len(split) // batch_size))
-    for number in itertools.count(first):
+    passes, done = divmod(start, -(-len(split) // batch_size))
+    for number in itertools.count(passes):
         order = pass_order(len(split), seed, number)
         if done:
             order, done = order[done * batch_size:], 0
