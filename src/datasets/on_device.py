@@ -1,0 +1,123 @@
+"""Images that live on the training device as bytes: batches of them are cropped, flipped and normalised there."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from src.datasets.data import Batch
+from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
+
+_BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then views
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is made of images of one size [n, c, h, w]: float32 [n, c, *size].
+
+    mean, std: of each channel, of values from 0 to 1. Training crops at random: with `padding`, a window of `size` from
+    the image with so many black pixels on each side; else with `scale`, a part whose share of the area and whose aspect
+    ratio are drawn from these ranges, resized; with neither it sees what evaluation sees. vflip, hflip: their
+    probabilities. Evaluation resizes the shorter side to size / crop_pct and takes the centre.
+    interpolation: bilinear, bicubic, or random, either for each image.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int | None = None
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.0
+    vflip: float = 0.0
+    interpolation: str = "bilinear"
+    eval_interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+    @property
+    def draws(self) -> int:
+        """How many numbers each sample draws: for two flips, an interpolation, a place, and attempts at a part."""
+        return 5 + 2 * ATTEMPTS * (self.padding is None and self.scale is not None)
+
+    def training(self, images: Tensor, draws: Tensor) -> Tensor:
+        """The images as training sees them, from 0 to 255. draws: [n, self.draws], uniform in [0, 1)."""
+        flips, place = (draws[:, 0] < self.vflip, draws[:, 1] < self.hflip), draws[:, 3:]
+        if self.padding is not None:
+            images = pad(images, (self.padding,) * 4) if self.padding else images
+            top, left = (whole(place[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
+            return windows(images, top, left, self.size, *flips).float()
+        spans = self._centre(images)
+        if self.scale is not None:
+            top, left, height, width = parts((images.shape[2], images.shape[3]), self.scale, self.ratio, place)
+            spans = [Span(low, length / out, low, low + length) for low, length, out in (
+                (top, height, self.size[0]), (left, width, self.size[1]))]
+        cubic = draws[:, 2] < {"bilinear": 0.0, "random": 0.5, "bicubic": 1.0}[self.interpolation]
+        return resampled(images, *(weights(span, side, out, cubic, flip) for span, side, out, flip in zip(
+            spans, images.shape[2:], self.size, flips, strict=True)))
+
+    def evaluation(self, images: Tensor) -> Tensor:
+        """The images as evaluation sees them, from 0 to 255."""
+        no = torch.zeros(1, dtype=torch.bool, device=images.device)
+        cubic = ~no if self.eval_interpolation == "bicubic" else no
+        if self._resized(images) == tuple(images.shape[2:]):
+            rows, columns = (slice(round((side - out) / 2), round((side - out) / 2) + out) for side, out in zip(
+                images.shape[2:], self.size, strict=True))
+            return images[..., rows, columns].float()
+        return resampled(images, *(weights(span, side, out, cubic, no) for span, side, out in zip(
+            self._centre(images), images.shape[2:], self.size, strict=True)))
+
+    def _resized(self, images: Tensor) -> tuple[int, int]:
+        """The sides of images once evaluation has resized them: the shorter, in units of `size`, fits."""
+        wanted = [int(out / self.crop_pct) for out in self.size]
+        by = max((0, 1), key=lambda axis: wanted[axis] / images.shape[2 + axis])
+        height, width = (wanted[by] * side // images.shape[2 + by] for side in images.shape[2:])
+        return height, width
+
+    def _centre(self, images: Tensor) -> list[Span]:
+        """Where the resized image's centre lies in the image, along both sides."""
+        spans = []
+        for side, resized, out in zip(images.shape[2:], self._resized(images), self.size, strict=True):
+            step = side / resized
+            spans.append(Span(*torch.tensor([[round((resized - out) / 2) * step], [step], [0.0], [side]],
+                                            device=images.device)))
+        return spans
+
+
+class OnDevice:
+    """A Lazy split of images, uint8 [n, c, h, w], with y [n], both on the device that trains.
+
+    Noise is drawn on the CPU, for all samples of a pass at once: a sample's depends on the seed and its index alone.
+    """
+
+    def __init__(self, images: Tensor, y: Tensor, recipe: Recipe) -> None:
+        self.images, self.y, self.recipe = images, y, recipe
+        std = torch.tensor(recipe.std, device=images.device)[:, None, None]
+        mean = torch.tensor(recipe.mean, device=images.device)[:, None, None]
+        self._gain, self._shift = 1 / (255 * std), -mean / std
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> OnDevice:
+        """The same split on another device."""
+        return OnDevice(self.images.to(device), self.y.to(device), self.recipe)
+
+    def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
+        """A pass, as src.datasets.data.Lazy says."""
+        if order is None:
+            for rows in zip(self.images.split(batch_size), self.y.split(batch_size), strict=True):
+                yield self._normalised(self.recipe.evaluation(rows[0])), rows[1]
+            return
+        draws = torch.rand(len(self.y), self.recipe.draws, generator=torch.Generator().manual_seed(seed))
+        per_sample = 4 * self.images.shape[1] * self.recipe.size[0] * self.recipe.size[1]
+        block = batch_size * max(1, _BLOCK_BYTES // (batch_size * per_sample))
+        for rows in order.split(block):
+            here = rows.to(self.y.device)
+            x = self.recipe.training(self.images.index_select(0, here), draws[rows].to(self.y.device))
+            yield from zip(self._normalised(x).split(batch_size), self.y[here].split(batch_size), strict=True)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x.mul_(self._gain).add_(self._shift)
