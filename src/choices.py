@@ -16,6 +16,7 @@ TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMargi
                 "MSELoss": "numbers", "SmoothL1Loss": "numbers", "HuberLoss": "numbers", "PoissonNLLLoss": "numbers",
                 "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
 SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take shares of classes
+AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip")
 TARGETS = ("classes", "numbers")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -188,6 +189,35 @@ def task_of(loss: str, targets: str | None = None) -> str:
     """classification or regression, by what the loss is for unless `targets` says it."""
     of_loss = TORCH_LOSSES.get(loss.removeprefix("torch/"), "numbers" if LOSSES.get(loss) == "mse" else "classes")
     return "regression" if (targets or of_loss) == "numbers" else "classification"
+
+
+def check_range(value: list[float] | None) -> None:
+    """ConfigError unless `value` is null or a range of positive numbers."""
+    if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1] < float("inf")):
+        raise ConfigError(f"{value!r} is no range", allowed="two positive numbers, the smaller first, as [0.08, 1.0]")
+
+
+def check_probability(value: float) -> None:
+    """ConfigError unless `value` is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{value!r} is no probability", allowed="0 to 1, as 0.5")
+
+
+def check_on_device(spec: Mapping[str, Any], dataset: str) -> None:
+    """ConfigError unless what `spec` asks for, data_on_device or an augmentation, can be done with the data set."""
+    asked = next((name for name in AUGMENTATIONS if spec.get(name)), "data_on_device")
+    if dataset.startswith(("libsvm/", "sklearn/")):
+        raise ConfigError(f"samples of {dataset} are no images", where=asked, hint="leave it out: they are kept on the "
+                          "training device anyway" if asked == "data_on_device" else None)
+    if not spec.get("data_on_device"):
+        raise ConfigError("images are augmented on the training device alone", where=asked, hint="set data_on_device: "
+                          "true")
+    if spec.get("crop_padding") is not None and spec.get("scale"):
+        raise ConfigError("crop_padding and scale are two ways to crop", where="crop_padding", hint="give one of them")
+    if spec.get("ratio") and not spec.get("scale"):
+        raise ConfigError("ratio is of the parts that scale takes", where="ratio", hint="give it too, as [0.08, 1.0]")
+    if max(spec.get("scale") or [1]) > 1:
+        raise ConfigError(f"{spec['scale']} is more than the whole image", where="scale", allowed="shares up to 1.0")
 
 
 def check_alpha(value: float) -> None:

@@ -51,6 +51,13 @@ class Config:
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
     metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
+    # images that live on the training device, as bytes, and what training does to them at random there
+    data_on_device: bool = False
+    crop_padding: int | None = None  # takes a window of the image's size, of it with so many black pixels around
+    scale: list[float] | None = None  # takes a part with a share of the area from this range, as [0.08, 1.0], resized
+    ratio: list[float] | None = None  # its width / height comes from this range; null: [0.75, 1.3333]
+    hflip: float = 0.0  # the probability that left and right change places
+    vflip: float = 0.0  # likewise top and bottom
     # mixing of training batches; evaluations see neither
     mixup: float = 0.0  # alpha: samples are blended in pairs, by lam from Beta(alpha, alpha); 0: not
     cutmix: float = 0.0  # alpha: a box of each image comes from its partner; with mixup, each for half of the batches
@@ -119,7 +126,7 @@ _DEFAULTS = Config().to_dict()
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
                "None": "null", "dict[str, str]": "a mapping of strings", "list[str]": "a list of strings",
-               "list[int]": "a list of whole numbers"}
+               "list[int]": "a list of whole numbers", "list[float]": "a list of numbers"}
 
 
 def _kind_of(value: object) -> frozenset[str]:
@@ -137,8 +144,8 @@ def _kind_of(value: object) -> frozenset[str]:
     if isinstance(value, dict):
         return frozenset(("dict[str, str]",)) if _all_strings([*value, *value.values()]) else frozenset()
     if isinstance(value, list):
-        return frozenset(kind for kind, fits in (("list[str]", _all_strings(value)), ("list[int]", all(
-            isinstance(item, int) and not isinstance(item, bool) for item in value))) if fits)
+        return frozenset(kind for kind, types in (("list[str]", str), ("list[int]", int), ("list[float]", (int, float)))
+                         if all(isinstance(item, types) and not isinstance(item, bool) for item in value))
     return frozenset()
 
 
@@ -204,6 +211,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
                      "seed_split", "max_allowed_loss"), _at_least(0)),
+    "crop_padding": _at_least(0),
+    **dict.fromkeys(("scale", "ratio"), choices.check_range),
+    **dict.fromkeys(("hflip", "vflip"), choices.check_probability),
     **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
     "label_smoothing": choices.check_smoothing,
     "best_checkpoint_metric": _check_pattern,
@@ -359,6 +369,8 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
         if get("eval_models") or get("metrics"):
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))
+        if get("data_on_device") or any(map(get, choices.AUGMENTATIONS)):
+            choices.check_on_device(spec, get("dataset", _DEFAULTS["dataset"]))
         if get("mixup") or get("cutmix") or get("label_smoothing"):
             choices.check_mixing(spec, get("loss", _DEFAULTS["loss"]), get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),

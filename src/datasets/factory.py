@@ -13,7 +13,7 @@ import torch
 from src import files, own
 from src.choices import CLASS_LIST, split_of, task_of
 from src.config import Config
-from src.datasets import libsvm, own_data, scikit
+from src.datasets import libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
 from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
@@ -34,9 +34,9 @@ def make_data(config: Config) -> Data:
     wanted = {text: parse_split(text) for text in config.data_splits_map.values()}
     sources = _reader(config).load(config, data_folder(config), _names(wanted))
     if isinstance(sources, Data):  # finished by its own reader
-        if config.eval_datasets:
-            raise DataError(f"{config.dataset} comes as finished splits, to which none can be added",
-                            where="eval_datasets", hint="leave it out")
+        if config.eval_datasets or config.data_on_device:
+            raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
+                            where="eval_datasets" if config.eval_datasets else "data_on_device", hint="leave it out")
         return sources
     train = wanted.get(config.data_splits_map.get("train", ""))
     behind_train = {part.source for part in train} if train else set(sources)
@@ -52,7 +52,8 @@ def make_data(config: Config) -> Data:
         cut = {text: _scaled(split, scale) for text, split in cut.items()}
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
     data = Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]))
-    return _with_evaluations(config, data, scale)
+    data = _with_evaluations(config, data, scale)
+    return on_device.kept(config, data) if config.data_on_device else data
 
 
 def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:

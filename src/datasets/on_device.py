@@ -1,6 +1,7 @@
 """Images that live on the training device as bytes: batches of them are cropped, flipped and normalised there."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from src.datasets.data import Batch
+from src.config import Config
+from src.datasets.data import Batch, Data, Split
 from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
+from src.errors import DataError
 
 _BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then views
 
@@ -101,6 +104,11 @@ class OnDevice:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes on a device."""
+        return self.images.nbytes + self.y.nbytes
+
     def to(self, device: torch.device) -> OnDevice:
         """The same split on another device."""
         return OnDevice(self.images.to(device), self.y.to(device), self.recipe)
@@ -121,3 +129,51 @@ class OnDevice:
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x.mul_(self._gain).add_(self._shift)
+
+
+def kept(config: Config, data: Data) -> Data:
+    """The data, whose splits are images as bytes, as splits that are augmented and normalised where they lie: by mean
+    and standard deviation of the split train (of the first one where there is none). DataError if they are no such
+    images, or cannot be cropped as asked."""
+    splits = data.splits.values()
+    if not all(isinstance(split, Split) and split.x.dtype == torch.uint8 and split.x.dim() == 4 for split in splits):
+        raise DataError(f"{config.dataset} has no images as bytes", where="data_on_device",
+                        allowed="x of type uint8 and shape [n, channels, height, width]")
+    recipe = recipe_of(config, data)
+    made = {id(split): OnDevice(split.x, split.y, recipe) for split in splits if isinstance(split, Split)}
+    return dataclasses.replace(
+        data, splits={name: made[id(split)] for name, split in data.splits.items()},
+        input_shape=(data.input_shape[0], *recipe.size), about={**data.about, "images": dataclasses.asdict(recipe)})
+
+
+def recipe_of(config: Config, data: Data) -> Recipe:
+    """What the config makes of the images of `data`. DataError if it cannot."""
+    channels, *sides = data.input_shape
+    wanted = config.model_input_shape or [channels, *sides]
+    if len(wanted) != 3 or wanted[0] != channels:
+        raise DataError(f"images of {channels} channels do not become {wanted}", where="model_input_shape",
+                        allowed=f"[{channels}, height, width]")
+    height, width = wanted[1:]
+    if config.crop_padding is not None and (height > sides[0] + 2 * config.crop_padding or
+                                            width > sides[1] + 2 * config.crop_padding):
+        raise DataError(f"images of {sides} with {config.crop_padding} pixels around them have no windows of "
+                        f"{[height, width]}", where="crop_padding", hint="choose scale, which resizes, or another "
+                        "model_input_shape")
+    train = data.splits.get("train") or next(iter(data.splits.values()))
+    assert isinstance(train, Split)
+    mean, std = statistics(train.x)
+    return Recipe((height, width), mean, std, padding=config.crop_padding,
+                  scale=(config.scale[0], config.scale[1]) if config.scale else None,
+                  ratio=(config.ratio[0], config.ratio[1]) if config.ratio else Recipe.ratio,
+                  hflip=config.hflip, vflip=config.vflip)
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of values from 0 to 1; where all are equal, 1 stands for 0."""
+    sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for some in images.split(1000):
+        x = some.double()
+        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+    mean, square = sums / 255 / (images.numel() / images.shape[1])
+    std = (square / 255 - mean.square()).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist())

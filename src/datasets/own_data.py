@@ -31,7 +31,8 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
     for name in names:
         if name not in made:
             raise DataError(f"{config.dataset} has no split '{name}'", where="data_splits_map", allowed=made)
-    return {name: _source(f"split '{name}' of {config.dataset}", made[name]) for name in names}
+    return {name: _source(f"split '{name}' of {config.dataset}", made[name], config.data_on_device)
+            for name in names}
 
 
 def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:
@@ -53,7 +54,7 @@ def _chosen(config: Config, made: Data) -> Data:
     return Data(splits, made.task, made.classes, made.input_shape, made.about)
 
 
-def _source(what: str, value: Any) -> Source:
+def _source(what: str, value: Any, bytes_stay: bool) -> Source:
     if isinstance(value, Source):
         return value
     if isinstance(value, Dataset):
@@ -63,7 +64,8 @@ def _source(what: str, value: Any) -> Source:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise DataError(f"{what} is a {type(value).__name__}", where="dataset", allowed=RETURNS)
     try:
-        x, y = torch.as_tensor(value[0]).float(), torch.as_tensor(value[1]).double()
+        x, y = torch.as_tensor(value[0]), torch.as_tensor(value[1]).double()
+        x = x if bytes_stay and x.dtype == torch.uint8 else x.float()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{what} does not become tensors: {error}", where="dataset",
                         hint="x and y are numbers; classes are counted from 0") from None

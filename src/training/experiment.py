@@ -252,7 +252,8 @@ class Experiment:
 
     def _tell_bottleneck(self, row: Row, log: Logger) -> None:
         """Say which side of the training waits for the other, unless the log said so before."""
-        line = bottleneck(row, self._config.to_dict(), isinstance(self._train_split, Split), str(self._parts.device))
+        in_memory = isinstance(self._train_split, Split) or self._config.data_on_device
+        line = bottleneck(row, self._config.to_dict(), in_memory, str(self._parts.device))
         side = (line or "").partition(":")[0]
         if line and side != self._bottleneck:
             log.info(line)

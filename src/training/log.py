@@ -88,7 +88,7 @@ def header(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
 def bottleneck(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: bool, device: str) -> str | None:
     """Whether an epoch waited for its data or for its model, and what to try; None if it was too short to tell.
 
-    in_memory: the train split is, so no loader reads it.
+    in_memory: the train split is, or lies on the device, so no loader reads it.
     """
     seconds, share = row["train/time"], row["train/data_time"] / row["train/time"]
     if seconds < 1:
@@ -96,8 +96,8 @@ def bottleneck(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: boo
     speed = f"({row['train/examples_per_second']:.4g} examples a second)"
     more = f"a batch_size above {config['batch_size']}"
     if share > 0.3:
-        tries = [more] if in_memory else [f"num_workers above {config['num_workers']}", "data_on_device: true, if the "
-                                          "data fits", more]
+        tries = [more] if in_memory else [f"num_workers above {config['num_workers']}", "data_on_device: true, if they "
+                                          "are images that fit", more]
         return f"the data is the bottleneck: {share:.0%} of the training waits for it {speed}; try {', '.join(tries)}"
     on_gpu = device.startswith("cuda")
     tries = [more] + ["precision: bf16"] * (on_gpu and config["precision"] in ("float32", "tf32")) + [

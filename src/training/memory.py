@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from src.config import Config
+from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
 
 _GIB = 2**30
@@ -19,6 +20,17 @@ def lack_told(config: Config, device: torch.device) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise ConfigError(lack(config, device), where="batch_size", hint=remedies(config)) from None
+
+
+def check_room(splits: Iterable[OnDevice], device: torch.device) -> None:
+    """ConfigError if the images of `splits`, which lie in this machine's memory, do not fit a GPU's."""
+    if device.type != "cuda":
+        return
+    wanted, (free, total) = sum(split.nbytes for split in splits), torch.cuda.mem_get_info(device)
+    if wanted > free:
+        raise ConfigError(f"the images take {wanted / _GIB:.1f} GiB, and {torch.cuda.get_device_name(device)} has "
+                          f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free", where="data_on_device",
+                          hint="leave it out, choose a smaller part, as train[:50%], or a GPU with more memory")
 
 
 def lack(config: Config, device: torch.device) -> str:

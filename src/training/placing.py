@@ -8,7 +8,9 @@ import torch
 
 from src.config import Config
 from src.datasets.data import Data, Lazy, Split
+from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
+from src.training.memory import check_room
 
 
 def placed(config: Config, data: Data, device: torch.device) -> Data:
@@ -18,6 +20,7 @@ def placed(config: Config, data: Data, device: torch.device) -> Data:
     if math.prod(shape) != math.prod(data.input_shape):
         raise ConfigError(f"{list(shape)} does not fit samples of shape {list(data.input_shape)}",
                           where="model_input_shape", hint="give a shape with as many numbers, or null")
+    check_room({id(split): split for split in data.splits.values() if isinstance(split, OnDevice)}.values(), device)
     placed_splits: dict[int, Split | Lazy] = {}  # splits with equal expressions are one object, and stay one
     for split in data.splits.values():
         if id(split) not in placed_splits:

@@ -15,6 +15,7 @@ from torch import Tensor
 from src import files
 from src.config import Config
 from src.datasets.data import Batch, Lazy, Split
+from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
 from src.training.batches import shuffled
 from src.training.experiment import Experiment, Parts
@@ -43,7 +44,7 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts
     if not good:
         raise ConfigError(f"not even one sample of {config.dataset} fits {device} with {config.model}", where="model")
     yield f"batch_size   {good} fit" + (f", {bad} do not" if bad else ", and more were not tried")
-    if isinstance(split, Split):
+    if isinstance(split, (Split, OnDevice)):
         yield "num_workers  of no use: the data is in memory"
         return
     rates = feeding(lambda count: build(dataclasses.replace(config, num_workers=count)).data.splits["train"],

@@ -3,9 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +20,15 @@ from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
+from src import yaml_io
+from src.config import Config
+from src.datasets import on_device
+from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.resampling import ATTEMPTS, parts, windows
+from src.errors import ConfigError, DataError
+from src.training.memory import check_room
+from train import train as run_training
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -161,8 +172,6 @@ def test_noise_depends_on_seed_and_index_alone() -> None:
 
 def test_small_batches_are_made_in_blocks_and_are_the_same() -> None:
     split = _split(_images(30, 24, 24), scale=(0.2, 1.0), hflip=0.5, interpolation="random")
-    from src.datasets import on_device
-
     one = list(split.batches(4, torch.arange(30), 0))
     before, on_device._BLOCK_BYTES = on_device._BLOCK_BYTES, 1
     try:
@@ -182,3 +191,101 @@ def test_without_crops_training_sees_what_evaluation_sees() -> None:
     torch.testing.assert_close(trained, evaluated)
     flipped = OnDevice(split.images, split.y, dataclasses.replace(split.recipe, hflip=1.0, vflip=1.0))
     torch.testing.assert_close(torch.cat([x for x, _ in flipped.batches(4, torch.arange(6), 0)]), evaluated.flip(2, 3))
+
+
+MODULE = """
+import torch
+
+def _bytes(samples):
+    return torch.randint(256, (samples, 3, 12, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(samples))
+
+def make(config):
+    return {"train": (_bytes(60), [0, 1, 2] * 20), "test": (_bytes(30), [0, 1, 2] * 10)}
+
+def numbers(config):
+    return {"train": (_bytes(6).float(), [0, 1] * 3)}
+"""
+SPEC: dict[str, Any] = {"dataset": "images_of_mine:make", "data_on_device": True, "seed_model": 0, "seed_training": 0,
+                        "model": "tiny/lenet", "batch_size": 16, "train_length": 2, "base_lr": 0.05}
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "images_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("images_of_mine", None)
+
+
+@pytest.mark.usefixtures("module")
+def test_images_stay_bytes_and_are_normalised_by_those_of_train() -> None:
+    data = make_data(Config.from_dict({**SPEC, "crop_padding": 2, "hflip": 0.5, "data_splits_map": {
+        "train": "train[:50%]", "val": "train[50%:]", "test": "test", "again": "test"}}))
+    train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    assert [(len(split), split.images.dtype) for split in (train, val, test)] == [(30, torch.uint8)] * 3
+    assert data.splits["again"] is test
+    assert data.input_shape == (3, 12, 10) and data.classes == (0, 1, 2)
+    x, _ = next(train.batches(30, None, 0))
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3))
+    assert val.recipe == train.recipe
+    assert data.about["images"] == {
+        "size": (12, 10), "mean": train.recipe.mean, "std": train.recipe.std, "padding": 2, "scale": None,
+        "ratio": (0.75, 4 / 3), "hflip": 0.5, "vflip": 0.0, "interpolation": "bilinear",
+        "eval_interpolation": "bilinear", "crop_pct": 1.0}
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("options", [
+    {"crop_padding": 2, "hflip": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
+    {"scale": [0.2, 1], "vflip": 0.5, "model_input_shape": [3, 16, 16], "overfit_batches": 2, "grad_accum_steps": 2}])
+def test_a_run_is_repeated_by_its_config(tmp_path: Path, options: dict[str, Any]) -> None:
+    stats = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        spec = {**SPEC, **options}
+        if name == "other":
+            spec = yaml_io.load_flat((tmp_path / "one/config.yaml").read_text(), "")
+        run_training(spec, str(tmp_path / name), lambda: None)
+        stats.append(pd.read_csv(tmp_path / name / "stats.csv")[["train/loss", "test/last/loss", "test/last/accuracy"]])
+    pd.testing.assert_frame_equal(*stats)
+    assert "(3, " not in (tmp_path / "one/config.yaml").read_text()
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(("options", "message"), [
+    ({"dataset": "images_of_mine:numbers", "data_splits_map": {"train": "train"}}, "has no images as bytes"),
+    ({"model_input_shape": [1, 12, 10]}, "images of 3 channels do not become"),
+    ({"crop_padding": 1, "model_input_shape": [3, 16, 16]}, "have no windows of"),
+])
+def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_data(Config.from_dict({**SPEC, **options}))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are no images.*kept on the training"),
+    ({"data_on_device": False, "hflip": 0.5}, "hflip: images are augmented on the training device alone"),
+    ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale are two ways"),
+    ({"ratio": [1.0, 1.0]}, "ratio is of the parts that scale takes"),
+    ({"scale": [0.5, 1.5]}, "more than the whole image"),
+    ({"scale": [1.0, 0.5]}, "scale: .* is no range"),
+    ({"scale": [0.5]}, "scale: .* is no range"),
+    ({"scale": [True, 1.0]}, "a list of numbers"),
+    ({"hflip": 1.5}, "hflip: 1.5 is no probability"),
+    ({"crop_padding": -1}, "too small"),
+])
+def test_what_cannot_be_is_refused_at_submission(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict({"dataset": "timm/torch/cifar10", "data_on_device": True, **options})
+
+
+def test_images_too_big_for_a_gpu_are_told_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = _split(_images(50, 64, 64))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500_000, 2**31))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    with pytest.raises(ConfigError, match=r"the images take 0\.0 GiB, and a GPU has 0\.0 of 2\.0 GiB free"):
+        check_room([split], torch.device("cuda"))
+    check_room([split], torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700_000, 2**31))
+    check_room([split], torch.device("cuda"))  # 50 × 3 × 64 × 64 bytes, and 8 for each label

@@ -128,7 +128,7 @@ def test_the_bottleneck_is_named_with_what_helps() -> None:
     config = Config(num_workers=3, batch_size=64).to_dict()
     told = bottleneck({**ROW, "train/data_time": 6.2}, config, False, "cuda:0")
     assert told == ("the data is the bottleneck: 62% of the training waits for it (1234 examples a second); try "
-                    "num_workers above 3, data_on_device: true, if the data fits, a batch_size above 64")
+                    "num_workers above 3, data_on_device: true, if they are images that fit, a batch_size above 64")
     told = bottleneck(ROW, config, False, "cuda:0") or ""
     assert told.startswith("the model is the bottleneck: 10%") and "precision: bf16" in told
     assert "bf16" not in (bottleneck(ROW, config, True, "cpu") or "")
