@@ -31,16 +31,19 @@ _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfd
                      "timm/wds/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
                    "timm/NAME")
-_SCHEDULE_FORMS = ("constant", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR", "cosine")
+_SCHEDULE_FORMS = ("constant", "linear", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR",
+                   "cosine", "cosine_CYCLES", "cosine_CYCLES_STRETCH", "onecycle", "onecycle_SHARE", "wsd", "wsd_SHARE")
+_SCHEDULES = ("constant", "linear", "poly", "step", "cosine", "onecycle", "wsd")
 _AVERAGING_FORMS = ("null", "poly", "poly_ETA", "ema", "ema_DECAY")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate falls. kind: constant, poly, step or cosine.
+    """How the learning rate moves. kind: constant, linear, poly, step, cosine, onecycle or wsd.
 
     power: exponent of poly; drops: number of evenly spaced drops, or milestones in the unit of train_length, each of
-    which multiplies the rate by `factor`.
+    which multiplies the rate by `factor`; cycles: of cosine, each `stretch` times as long as the one before; share: of
+    the steps, those in which onecycle rises, or wsd falls.
     """
 
     kind: str
@@ -48,6 +51,9 @@ class Schedule:
     drops: int = 0
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
+    cycles: int = 1
+    stretch: float = 1.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,13 @@ def parse_schedule(text: str) -> Schedule:
     """The learning-rate schedule that `text` names. ConfigError if there is none."""
     kind, *args = text.split("_")
     try:
-        if kind in ("constant", "cosine") and not args:
+        if kind in ("constant", "linear") and not args:
             return Schedule(kind)
+        if kind == "cosine" and len(args) <= 2:
+            return Schedule(kind, cycles=_count(args[0]) if args else 1,
+                            stretch=_positive(args[1]) if len(args) > 1 else 1.0)
+        if kind in ("onecycle", "wsd") and len(args) <= 1:
+            return Schedule(kind, share=_share(args[0]) if args else 0.3 if kind == "onecycle" else 0.2)
         if kind == "poly" and len(args) <= 1:
             return Schedule(kind, power=_positive(args[0]) if args else 0.5)
         if kind == "step" and not args:
@@ -73,7 +84,7 @@ def parse_schedule(text: str) -> Schedule:
     except ValueError:
         pass
     raise ConfigError(f"'{text}' is no learning-rate schedule", allowed=_SCHEDULE_FORMS,
-                      hint=did_you_mean(kind, ("constant", "poly", "step", "cosine")))
+                      hint=did_you_mean(kind, _SCHEDULES))
 
 
 def _step(where: str, factor: str) -> Schedule:
@@ -88,6 +99,13 @@ def _step(where: str, factor: str) -> Schedule:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
         raise ValueError(text)
     return value
 

@@ -175,17 +175,19 @@ def wait_until_submitted(project: Project, name: str, jobs: int) -> None:
 
 
 def settle(project: Project, name: str, runs: int, words: list[str]) -> None:
-    """Wait until all are done, as a user would: what is stuck is cancelled, a retry submits what was lost or cancelled,
-    and the same command what never reached Slurm."""
+    """Wait until all are done, as a user would: what is stuck is cancelled, a retry submits what was lost, cancelled or
+    never started by its node (a slurmd that has lost the script), and the same command what never reached Slurm."""
     end = time.monotonic() + 600
     batch = str(project.batch(name))
     while (counts := project.counts(name)) != {"done": runs}:
-        assert time.monotonic() < end and "failed" not in counts, f"seed {SEED}: {name}: {counts}"
+        begun_and_failed = [run.path for run in observe([str(project.batch(name))])[0].runs.values()
+                            if run.state.name == "failed" and run.attempt] if "failed" in counts else []
+        assert time.monotonic() < end and not begun_and_failed, f"seed {SEED}: {name}: {counts}: {begun_and_failed}"
         if not {"pending", "running", "unknown", "submitted"} & counts.keys():
             print(f"{name}: {counts}")
             if "stuck" in counts:
                 project.submit(["cancel", "--state", "stuck", "-y", batch], program="experiments.py")
-            elif {"lost", "cancelled"} & counts.keys():
+            elif {"lost", "cancelled", "failed"} & counts.keys():
                 project.go_on(["-r", batch, "-y"])
             else:
                 project.go_on(words)

@@ -35,6 +35,11 @@ def _rates(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]) ->
     ("poly", lambda o: lr_scheduler.PolynomialLR(o, T, power=0.5)),
     ("poly_2", lambda o: lr_scheduler.PolynomialLR(o, T, power=2)),
     ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, T)),
+    ("linear", lambda o: lr_scheduler.LinearLR(o, start_factor=1, end_factor=1e-12, total_iters=T)),
+    ("cosine_4", lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T // 4)),
+    ("cosine_2_3", lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T // 4, T_mult=3)),
+    ("onecycle", lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=T, cycle_momentum=False)),
+    ("onecycle_0.5", lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=T, pct_start=0.5, cycle_momentum=False)),
     ("step", lambda o: lr_scheduler.MultiStepLR(o, [10, 20, 30], 0.1)),
     ("step_1_0.3", lambda o: lr_scheduler.MultiStepLR(o, [20], 0.3)),
     ("step_3,17_0.5", lambda o: lr_scheduler.MultiStepLR(o, [3, 17], 0.5)),
@@ -50,6 +55,33 @@ def test_warm_up_is_a_line_from_one_part_to_the_whole() -> None:
     expected = _rates(lambda o: lr_scheduler.LinearLR(o, start_factor=1 / 8, total_iters=7))
     assert [factor(step) for step in range(T)] == pytest.approx(expected)
     assert factor(0) == 1 / 8
+
+
+def test_stable_then_a_line_to_zero() -> None:
+    factor = make_schedule(parse_schedule("wsd_0.25"), T, warmup_steps=4)
+    assert [factor(step) for step in (0, 3, 29, 30, 35, 39)] == pytest.approx([0.25, 1, 1, 1, 0.5, 0.1])
+    assert make_schedule(parse_schedule("wsd"), T)(36) == 0.5
+
+
+def test_cool_down_is_a_line_that_multiplies_the_end() -> None:
+    factor = make_schedule(parse_schedule("cosine"), T, warmup_steps=2, cooldown_steps=8)
+    plain = make_schedule(parse_schedule("cosine"), T)
+    assert [factor(step) / plain(step) for step in (0, 1, 32, 36, 39)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 8])
+
+
+@given(st.integers(1, 300), st.integers(1, 6), st.sampled_from([0.5, 1.0, 1.7]))
+def test_each_cycle_begins_at_the_top_and_falls(total: int, cycles: int, stretch: float) -> None:
+    factor = make_schedule(parse_schedule(f"cosine_{cycles}_{stretch}"), total)
+    rates = [factor(step) for step in range(total)]
+    assert rates[0] == 1
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert sum(later > earlier for earlier, later in itertools.pairwise(rates)) <= cycles - 1
+
+
+@given(st.integers(1, 200), st.floats(0.01, 0.99))
+def test_one_cycle_stays_within_its_bounds(total: int, share: float) -> None:
+    factor = make_schedule(parse_schedule(f"onecycle_{share}"), total)
+    assert all(0 < factor(step) <= 1 for step in range(total))
 
 
 def test_warm_up_multiplies_the_schedule() -> None:
