@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,17 @@ PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 METRICS = ("top1", "top5", "precision", "recall", "f1", "auroc", "calibration_error", "confusion_matrix", "pr_curve")
 OPTIMIZERS = ("sgd", "adam", "adamw", "amsgrad", "amsgradw")
+# of timm.optim, by its own names; a test sees that these are all
+TIMM_OPTIMIZERS = frozenset((
+    "adabelief adadelta adafactor adafactorbv adafactorbvc adagrad adahessian adam adamax adamc adamp adamuon adamw "
+    "adamwlegacy adan adanw adopt adoptc adoptw bnbadam bnbadam8bit bnbadamw bnbadamw8bit bnbademamix "
+    "bnbademamix8bit bnblion bnblion8bit bnbsgd bnbsgd8bit cadafactor cadafactorbv cadafactorbvc cadamc cadamp "
+    "cadamw cadan cadanw cadopt cadoptc cadoptw clamb clambw claprop clion clionc cmars cnadamc cnadamw crmsproptf "
+    "csgdc csgdp csgdw fusedadam fusedadamw fusedlamb fusednovograd fusedsgd kron kronc kronw lamb lambc lambcd "
+    "lambcw lambw laprop lapropc larc lars lion lionc madgrad madgradw mars momentum muon nadam nadamc nadamlegacy "
+    "nadamuon nadamw nesterov nesterovw nlarc nlars nmuon novograd novogradc novogradw radabelief radam radamlegacy "
+    "radamw rmsprop rmsproptf rmsproptfc rmsproptfw sgd sgdc sgdp sgdw"
+).split())
 TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
 HEAD_INITS = ("zero", "rand")
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet family, then the 6n+2 CIFAR family
@@ -155,12 +166,15 @@ def parse_averaging(text: str | None) -> Averaging | None:
 
 
 def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
-    """(momentum,) for sgd; (beta1, beta2) for the Adams, where a single number is beta1 and beta2 is 0.999."""
+    """(momentum,) for sgd; (beta1, beta2) for the Adams, where a single number is beta1 and beta2 is 0.999; for timm's
+    as many as are given, one to three."""
     parts = str(value).split(",")
     try:
         numbers = tuple(float(part) for part in parts)
     except ValueError:
         numbers = ()
+    if optim_alg.startswith("timm/") and 1 <= len(numbers) <= 3 and all(0 <= number < 1 for number in numbers):
+        return numbers
     wanted = 1 if optim_alg == "sgd" else 2
     if len(numbers) == 1 and wanted == 2:
         numbers += (0.999,)
@@ -168,6 +182,38 @@ def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
         form = "one number in [0, 1)" if wanted == 1 else "'beta1,beta2', each in [0, 1), or beta1 alone"
         raise ConfigError(f"momentum {value!r} does not fit optim_alg {optim_alg}", allowed=form)
     return numbers
+
+
+def check_optimizer(name: str) -> None:
+    """ConfigError unless `name` is one of our optimizers, or timm/NAME, or timm/lookahead_NAME."""
+    if name in OPTIMIZERS or name.startswith("timm/") and name[5:].removeprefix("lookahead_") in TIMM_OPTIMIZERS:
+        return
+    known = (*OPTIMIZERS, *(f"timm/{timms}" for timms in sorted(TIMM_OPTIMIZERS)))
+    raise ConfigError(f"unknown optimizer '{name}'", allowed=(*OPTIMIZERS, "timm/NAME, as timm/lion"),
+                      hint=did_you_mean(name, known))
+
+
+def check_optimization(get: Callable[[str], Any]) -> None:
+    """ConfigError if fields about optimization do not go together. get: a field's value by its name."""
+    kwargs, decay, task, freeze = get("optim_kwargs"), get("layer_decay"), get("task"), get("freeze")
+    if kwargs and not get("optim_alg").startswith("timm/"):
+        raise ConfigError(f"optim_alg {get('optim_alg')} takes none", where="optim_kwargs", allowed="null",
+                          hint="they are for the optimizers of timm, as timm/lion")
+    if task and (clips := [name for name in ("clip_grad_norm", "clip_grad_value") if get(name) is not None]):
+        raise ConfigError("a task of one's own clips its own gradients", where=clips[0], allowed="null",
+                          hint="call torch.nn.utils.clip_grad_norm_ in the task")
+    if decay not in (None, 1) and get("model").startswith("linear"):
+        raise ConfigError("a linear model has one layer", where="layer_decay", allowed="null")
+    for name in ("unfreeze_epoch", "unfreeze_lr"):
+        if get(name) is not None and freeze is None:
+            raise ConfigError("nothing is frozen", where=name, allowed="null", hint="set freeze: backbone")
+    if get("unfreeze_lr") is not None and get("unfreeze_epoch") is None:
+        raise ConfigError("there is no epoch from which it would hold", where="unfreeze_lr", hint="set unfreeze_epoch")
+    if freeze and get("model").startswith("linear"):
+        raise ConfigError("a linear model is all head: nothing of it can be frozen", where="freeze", allowed="null")
+    if get("warmup_steps") and get("lr_schedule").startswith("onecycle"):
+        raise ConfigError("onecycle rises by itself", where="warmup_steps", allowed="0", hint=(
+            "onecycle_0.2 rises for a fifth of the steps"))
 
 
 def check_own(name: str | None) -> None:

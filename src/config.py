@@ -15,6 +15,9 @@ from src.errors import ConfigError, did_you_mean
 NOT_PARAMETERS = frozenset(("SBATCH", "SCRIPT", "TAGS", "SUBTESTS", "COMMAND", "facts"))
 
 
+scalar = str | int | float | bool | None
+
+
 @dataclass(frozen=True)
 class Config:
     """All parameters of a run. A default never changes once released: tests/golden/config_defaults.yaml locks them."""
@@ -79,7 +82,8 @@ class Config:
     samples_per_epoch: int | None = None
     grad_accum_steps: int = 1  # micro-batches per step
     # optimization
-    optim_alg: str = "sgd"
+    optim_alg: str = "sgd"  # sgd, adam, adamw, amsgrad, amsgradw, or one of timm.optim, as timm/lion
+    optim_kwargs: dict[str, scalar] | None = None  # further options of a timm optimizer, as {caution: true}
     lr_schedule: str = "constant"
     base_lr: float = 1.0
     weight_decay: float = 0.0
@@ -87,6 +91,13 @@ class Config:
     momentum: float | str = 0.9  # sgd (Nesterov where > 0); 'beta1,beta2' for the Adams
     ada_eps: float = 1e-8
     warmup_steps: int = 0
+    cooldown_steps: int = 0  # the last steps, in which the rate goes down a line to zero
+    layer_decay: float | None = None  # the rate of each layer is so much that of the next one; null: all alike
+    clip_grad_norm: float | None = None  # the most that the norm of all gradients may be; adds train/grad_norm
+    clip_grad_value: float | None = None  # the most that a gradient may be
+    freeze: str | None = None  # backbone: train the head alone
+    unfreeze_epoch: int | None = None  # the epoch from which all is trained; null: never
+    unfreeze_lr: float | None = None  # base_lr from then on; null: the same
     averaging: str | None = None
     recompute_batch_norm: bool = False  # of the averaged model, over train, before it is evaluated; else as the model's
     # speed
@@ -126,7 +137,8 @@ _DEFAULTS = Config().to_dict()
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
                "None": "null", "dict[str, str]": "a mapping of strings", "list[str]": "a list of strings",
-               "list[int]": "a list of whole numbers", "list[float]": "a list of numbers"}
+               "list[int]": "a list of whole numbers", "list[float]": "a list of numbers",
+               "dict[str, scalar]": "a mapping of names to numbers, strings, true, false, null, or lists of them"}
 
 
 def _kind_of(value: object) -> frozenset[str]:
@@ -142,7 +154,10 @@ def _kind_of(value: object) -> frozenset[str]:
     if isinstance(value, str):
         return frozenset(("str",))
     if isinstance(value, dict):
-        return frozenset(("dict[str, str]",)) if _all_strings([*value, *value.values()]) else frozenset()
+        kinds = {"dict[str, str]": _all_strings([*value, *value.values()]), "dict[str, scalar]": _all_strings(
+            [*value]) and all(isinstance(item, scalar) for one in value.values() for item in (
+                one if isinstance(one, list) else [one]))}
+        return frozenset(kind for kind, fits in kinds.items() if fits)
     if isinstance(value, list):
         return frozenset(kind for kind, types in (("list[str]", str), ("list[int]", int), ("list[float]", (int, float)))
                          if all(isinstance(item, types) and not isinstance(item, bool) for item in value))
@@ -168,6 +183,11 @@ def _at_least(least: float) -> Callable[[Any], None]:
         if value is not None and not value >= least:  # NaN is refused too
             raise ConfigError(f"{value!r} is too small", allowed=f"{least} or more")
     return check
+
+
+def _above_zero(value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigError(f"{value!r} is too small", allowed="more than 0")
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
@@ -207,10 +227,10 @@ def _check_shape(value: list[int] | None) -> None:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
                      "early_stopping_patience", "checkpoints_kept", "model_output_dim",
-                     "overfit_batches"), _at_least(1)),
+                     "overfit_batches", "unfreeze_epoch"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
-                     "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "seed_model", "seed_training",
-                     "seed_split", "max_allowed_loss"), _at_least(0)),
+                     "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
+                     "seed_training", "seed_split", "max_allowed_loss"), _at_least(0)),
     "crop_padding": _at_least(0),
     **dict.fromkeys(("scale", "ratio"), choices.check_range),
     **dict.fromkeys(("hflip", "vflip"), choices.check_probability),
@@ -232,7 +252,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("limit_train_batches", "limit_eval_batches"), _check_limit),
     "metrics": choices.check_metrics,
     "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
-    "optim_alg": _one_of(choices.OPTIMIZERS),
+    "optim_alg": choices.check_optimizer,
+    "freeze": _one_of(("backbone",)),
+    **dict.fromkeys(("layer_decay", "clip_grad_norm", "clip_grad_value", "unfreeze_lr"), _above_zero),
     "lr_schedule": choices.parse_schedule,
     "averaging": choices.parse_averaging,
 }
@@ -289,6 +311,9 @@ def _check_together(momentum: float | str, optim_alg: str, batch_size: int, grad
             hint="use torch.autocast, torch.compile and accumulation inside the task")
 
 
+# what choices.check_optimization is about
+_OPTIMIZATION = frozenset(("optim_kwargs", "layer_decay", "clip_grad_norm", "clip_grad_value", "freeze",
+                           "unfreeze_epoch", "unfreeze_lr", "warmup_steps"))
 _TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch",
              "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
 
@@ -366,6 +391,8 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_scalar(key, value, kind.__name__)
         get = spec.get
         _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
+        if not _OPTIMIZATION.isdisjoint(spec):
+            choices.check_optimization(lambda key: get(key, _DEFAULTS[key]))
         if get("eval_models") or get("metrics"):
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))

@@ -235,3 +235,36 @@ def test_several_processes_are_refused_and_not_left_idle(tmp_path: Path, monkeyp
     with pytest.raises(ConfigError, match="4 processes were started for this run, and train.py trains in one"):
         train({"dataset": "sklearn/digits"}, str(tmp_path), lambda: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_head_first_and_then_all_of_it(tmp_path: Path) -> None:
+    """Frozen for two epochs, then freed with a tenth of the rate; interrupted in the second epoch of each kind."""
+    options = {"model": "tiny/wrn_10_1", "model_input_shape": [1, 8, 8], "steps_per_epoch": 4, "train_length": 4,
+               "freeze": "backbone", "unfreeze_epoch": 3, "unfreeze_lr": 0.01, "save_freq": 1, "seed_training": 1,
+               "seed_model": 2, "layer_decay": 0.5, "averaging": None}
+    stats = _train(tmp_path / "calm", tmp_path, **options)
+    sizes = stats["train/trainable_parameters"]
+    assert list(sizes[:2]) == [650, 650]  # 64 features and a bias for each of 10 digits
+    assert sizes[2] == sizes[3] > 70_000
+    assert list(stats["train/learning_rate"]) == [0.1, 0.1, 0.01, 0.01]
+    weights = [torch.load(tmp_path / "calm" / run_folder.checkpoint_name(epoch), weights_only=True)["model"]
+               for epoch in (1, 2, 3)]
+    moved = [{name for name in weights[0] if not torch.equal(weights[now][name], weights[now + 1][name])}
+             for now in (0, 1)]
+    assert moved[0] == {"head.weight", "head.bias"} or len(moved[0]) == 2
+    assert len(moved[1]) > 20
+    frozen = _train(tmp_path / "frozen", tmp_path, **{**options, "unfreeze_epoch": None, "unfreeze_lr": None,
+                                                      "layer_decay": None})
+    assert set(frozen["train/trainable_parameters"]) == {650}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"unfreeze_epoch": 2, "model": "tiny/lenet"}, "nothing is frozen"),
+    ({"freeze": "backbone", "unfreeze_lr": 1, "model": "tiny/lenet"}, "set unfreeze_epoch"),
+    ({"freeze": "backbone"}, "all head"), ({"layer_decay": 0.5}, "one layer"),
+    ({"warmup_steps": 3, "lr_schedule": "onecycle"}, "rises by itself"),
+    ({"clip_grad_norm": 1, "task": "tests.training.tasks:Autoencoder"}, "clips its own gradients"),
+    ({"clip_grad_norm": 0}, "more than 0")])
+def test_what_does_not_go_together_is_told_before(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict(options)

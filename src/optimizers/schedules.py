@@ -60,8 +60,8 @@ def cosine(step: int, total_steps: int, cycles: int = 1, stretch: float = 1.0) -
 
 
 def one_cycle(step: int, total_steps: int, share: float, start: float = 1 / 25, end: float = 1 / 250_000) -> float:
-    """Half a cosine from `start` up to 1 in `share` of the steps, then another down to `end` at the last step (Smith and
-    Topin, 2018; the numbers are those of torch.optim.lr_scheduler.OneCycleLR)."""
+    """Half a cosine from `start` up to 1 in `share` of the steps, then another down to `end` at the last step (Smith
+    and Topin, 2018; the numbers are those of torch.optim.lr_scheduler.OneCycleLR)."""
     top, last = share * total_steps - 1, max(1, total_steps - 1)
     if step <= top:
         return _between(start, 1.0, step / top if top else 1.0)

@@ -10,6 +10,7 @@ from torch import nn
 
 from src.datasets.data import Batch, Lazy, Split
 from src.optimizers.averaging import AveragedModel
+from src.optimizers.layers import Freeze
 from src.training.batches import in_order
 from src.training.forward import Forward
 from src.training.log import Progress
@@ -37,6 +38,7 @@ class Trainer:
     rate_factor: Callable[[int], float]  # on the rate each parameter group was made with, by step from 0
     average: AveragedModel | None
     max_allowed_loss: float
+    freeze: Freeze | None = None
 
     def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress,
               saver: Saver, spent: Spent) -> tuple[int, dict[str, float]]:
@@ -45,6 +47,8 @@ class Trainer:
         Stops early if the loss diverges. spent: what an earlier start took for steps before these.
         """
         self.model.train()
+        if self.freeze:
+            self.freeze.keep_still()
         groups = [group for optimizer in self.steps.optimizers for group in optimizer.param_groups]
         for group in groups:
             group.setdefault("initial_lr", group["lr"])

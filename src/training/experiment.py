@@ -19,10 +19,12 @@ from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
+from src.optimizers.layers import Freeze
 from src.optimizers.schedules import make_schedule
 from src.tracking.tracker import Trackers
 from src.training import facts, resume
 from src.training.batches import shuffled
+from src.training.clipping import Clipping
 from src.training.epoch import Spent, Trainer, evaluate
 from src.training.few import few
 from src.training.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
@@ -55,6 +57,7 @@ class Parts:
     device: torch.device
     seeds_drawn: list[str]
     task: Task | None = None  # of one's own
+    freeze: Freeze | None = None
 
 
 def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
@@ -132,10 +135,12 @@ class Experiment:
         self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
         self._scaler = torch.amp.GradScaler(parts.device.type) if self._config.precision == "fp16" else None
+        self._clipping = Clipping(self._config.clip_grad_norm, self._config.clip_grad_value) if (
+            self._config.clip_grad_norm or self._config.clip_grad_value) else None
         self._steps = self._make_steps()
         self._rate_factor = self._make_rate_factor()
         self._trainer = Trainer(parts.model, self._steps, self._rate_factor, parts.average,
-                                self._config.max_allowed_loss)
+                                self._config.max_allowed_loss, parts.freeze)
         self._batches = self._passes(0) if self._length.epochs else iter(())
         self.saver = resume.Saver(folder if self._length.epochs else None,
                                   parse_interval(self._config.checkpoint_every), self._config.checkpoints_kept,
@@ -179,6 +184,8 @@ class Experiment:
             optimizer.load_state_dict(saved)
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
+        if self._clipping:
+            self._clipping.restore(state["clipping"], self._parts.device)
         if self._best:
             self._best.restore(state["best"])
         if self._parts.task:
@@ -200,6 +207,7 @@ class Experiment:
                 "average": parts.average.state_dict() if parts.average else None,
                 "optimizers": [optimizer.state_dict() for optimizer in parts.optimizers],
                 "scaler": self._scaler.state_dict() if self._scaler else None,
+                "clipping": self._clipping.state() if self._clipping else None,
                 "best": self._best.state() if self._best else None, "bottleneck": self._bottleneck,
                 "task": parts.task.state_dict() if parts.task else {},
                 "generators": resume.generators(parts.device)}
@@ -233,6 +241,10 @@ class Experiment:
             meter.restore(state)
         else:
             self._spent = Spent()
+            if self._clipping:
+                self._clipping.begin()
+        if self._parts.freeze:
+            self._parts.freeze.at(number)
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
         try:
             last_step, timing = self._trainer.train(self._batches, steps, meter, progress, self.saver, self._spent)
@@ -245,7 +257,9 @@ class Experiment:
             self.profile.add("data", timing["data_time"])
         row: Row = {"step": last_step + 1, **_under("train", {
             **meter.means(), **timing, "seen_examples": self._seen + meter.samples,
-            "learning_rate": self._config.base_lr * self._rate_factor(last_step)})}
+            "learning_rate": self._config.base_lr * self._rate_factor(last_step),
+            "trainable_parameters": facts.trainable(self._parts.model),
+            **(self._clipping.mean() if self._clipping else {})})}
         if number > 1 or not self._config.compile:  # whose first epoch goes by with compiling
             self._tell_bottleneck(row, log)
         return row
@@ -337,7 +351,8 @@ class Experiment:
         return not loss <= self._config.max_allowed_loss or any(map(math.isnan, evaluated))
 
     def _columns(self, splits: Iterable[str]) -> list[str]:
-        return stats_columns(self._metrics, splits, self._models, columns(self._config.metrics or ()))
+        return stats_columns(self._metrics, splits, self._models, columns(self._config.metrics or ()),
+                             ["grad_norm"] if self._config.clip_grad_norm else [])
 
     def _make_best(self) -> Best | None:
         """What keeps the best epoch, if anything depends on it. Columns that are empty until the end cannot tell."""
@@ -349,7 +364,11 @@ class Experiment:
         config, length = self._config, self._length
         schedule = parse_schedule(config.lr_schedule)
         milestones = [length.steps_in(milestone, config.train_length_unit) for milestone in schedule.milestones]
-        return make_schedule(schedule, length.total_steps, milestones, config.warmup_steps)
+        factor = make_schedule(schedule, length.total_steps, milestones, config.warmup_steps, config.cooldown_steps)
+        if config.unfreeze_lr is None or config.unfreeze_epoch is None:
+            return factor
+        freed, then = (config.unfreeze_epoch - 1) * length.steps_per_epoch, config.unfreeze_lr / config.base_lr
+        return lambda step: factor(step) * (then if step >= freed else 1.0)
 
     def _make_steps(self) -> Steps:
         config, parts, profile = self._config, self._parts, self.profile
@@ -357,7 +376,7 @@ class Experiment:
             return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
         arguments = (self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
                      facts.micro_batch_size(config),
-                     self._scaler)
+                     self._scaler, self._clipping)
         return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
 
     def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:

@@ -44,6 +44,11 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
     }
 
 
+def trainable(model: nn.Module) -> int:
+    """How many numbers of the model are trained at present."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def slurm_job(environment: Mapping[str, str]) -> str | None:
     """The Slurm job that this is, 123, or 123_4 for a task of an array; None outside Slurm."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")

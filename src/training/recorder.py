@@ -18,17 +18,18 @@ Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an e
 
 
 def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iterable[str],
-                  further: Sequence[str] = ()) -> list[str]:
+                  further: Sequence[str] = (), of_steps: Sequence[str] = ()) -> list[str]:
     """The columns of stats.csv. evaluated: splits; models: of last and av those that are evaluated on them; further:
-    metrics of evaluations alone.
+    metrics of evaluations alone; of_steps: what else is known of the steps of an epoch, as grad_norm.
 
     train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; examples_per_second of
-    that time; seen_examples since the first epoch; learning_rate of the epoch's last step. {split}/last: of the model;
+    that time; seen_examples since the first epoch; learning_rate of the epoch's last step; trainable_parameters, how
+    many numbers are trained in the epoch. {split}/last: of the model;
     {split}/av: of its average.
     """
     columns = ["epoch", "step", "timestamp"]
     columns += [f"train/{name}" for name in (*metrics, "time", "data_time", "examples_per_second", "seen_examples",
-                                           "learning_rate")]
+                                           "learning_rate", "trainable_parameters", *of_steps)]
     models = tuple(models)
     for split in evaluated:
         for which in models:

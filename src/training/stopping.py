@@ -9,7 +9,7 @@ from src.errors import ConfigError
 from src.metrics import descends
 
 _NO_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
-               "learning_rate")
+               "learning_rate", "trainable_parameters", "grad_norm")
 
 
 class Best:

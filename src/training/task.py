@@ -13,6 +13,7 @@ from src.datasets.data import Batch, Data
 from src.errors import ConfigError
 from src.optimizers.fused import FusedOptimizer
 from src.training.batches import cut
+from src.training.clipping import Clipping
 from src.training.forward import Forward
 from src.training.losses import Loss
 from src.training.meters import MeanMeter, Meter
@@ -36,13 +37,15 @@ class Supervised:
     """The default: the gradient of the batch's mean loss, a micro-batch at a time, then one step of one optimizer.
 
     scaler: multiplies the loss so that gradients in fp16 do not vanish, and leaves out steps where they overflow.
+    clipping: what happens to the gradients before the step.
     """
 
     def __init__(self, forward: Forward, loss: Loss, optimizer: Optimizer, micro_batch_size: int,
-                 scaler: torch.amp.GradScaler | None = None) -> None:
+                 scaler: torch.amp.GradScaler | None = None, clipping: Clipping | None = None) -> None:
         self.optimizers = [optimizer]
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
-        self._micro_batch_size, self._scaler = micro_batch_size, scaler
+        self._micro_batch_size, self._scaler, self._clipping = micro_batch_size, scaler, clipping
+        self._second_order = bool(getattr(optimizer, "is_second_order", False))  # as timm's adahessian
 
     def train(self, batch: Batch, step: int, meter: Meter) -> None:
         """`meter` sees each output before the step that it leads to."""
@@ -61,9 +64,13 @@ class Supervised:
         meter.add(self._loss(output, y), output, y)
 
     def _backward(self, loss: Tensor) -> None:
-        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        (self._scaler.scale(loss) if self._scaler else loss).backward(create_graph=self._second_order)
 
     def _step(self) -> None:
+        if self._clipping:
+            if self._scaler:
+                self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
+            self._clipping([parameter for group in self._optimizer.param_groups for parameter in group["params"]])
         if self._scaler:
             self._scaler.step(self._optimizer)  # type: ignore[arg-type]  # it asks for param_groups and step alone
             self._scaler.update()

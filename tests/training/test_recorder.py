@@ -27,7 +27,7 @@ def _row(epoch: int, **cells: float | None) -> dict[str, float | None]:
 def test_columns() -> None:
     assert ",".join(stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))) == (
         "epoch,step,timestamp,train/loss,train/accuracy,train/time,train/data_time,train/examples_per_second,train/seen_examples,"
-        "train/learning_rate,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
+        "train/learning_rate,train/trainable_parameters,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
         "val/av/accuracy,val/av/time,val/av/data_time,test/last/loss,test/last/accuracy,test/last/time,"
         "test/last/data_time,test/av/loss,test/av/accuracy,test/av/time,test/av/data_time")
     assert stats_columns(METRICS["regression"], ("test",), ("last",))[3:6] == ["train/loss", "train/mae", "train/r2"]

@@ -25,6 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "schedule": {"averaging": "ema_0.9", "lr_schedule": "cosine", "warmup_steps": 5},
     "accumulation": {"grad_accum_steps": 3, "optim_alg": "amsgrad", "base_lr": 0.01},
     "mixup": {"mixup": 0.4, "label_smoothing": 0.1},
+    "clipping": {"clip_grad_norm": 0.5, "optim_alg": "timm/lion", "base_lr": 0.01, "momentum": "0.9,0.98"},
     "short_epochs": {"steps_per_epoch": 3, "train_length": 5},
     "long_epochs": {"steps_per_epoch": 7, "save_best_checkpoint": True, "early_stopping_patience": 1,
                     "best_checkpoint_metric": "test/last/loss", "base_lr": 5},
