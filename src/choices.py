@@ -303,9 +303,8 @@ def check_mixing(spec: Mapping[str, Any], loss: str, targets: str | None, task: 
     if task is not None:
         raise ConfigError("a task of one's own gets its batches as they are", where=asked,
                           hint="mix them inside the task, as src/training/mixing.py does")
-    if task_of(loss, targets) == "regression":
-        raise ConfigError(f"loss {loss} is of numbers, and {asked} makes shares of classes", where=asked,
-                          hint="try loss: log")
+    if (task := task_of(loss, targets)) != "classification":
+        raise ConfigError(f"{asked} makes shares of classes, and this is {task}", where=asked, hint="try loss: log")
     if loss not in SHARES and ":" not in loss:
         raise ConfigError(f"loss {loss} takes one class, not shares of classes", where=asked,
                           allowed=(*SHARES, "my_module:my_loss, given shares [n, classes]"))

@@ -171,8 +171,8 @@ def test_smoothing_alone_trains_as_torchs_loss_does() -> None:
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ({"mixup": 0.2, "loss": "mse"}, "mixup: loss mse is of numbers"),
-    ({"label_smoothing": 0.1, "targets": "numbers"}, "label_smoothing: loss log is of numbers"),
+    ({"mixup": 0.2, "loss": "mse"}, "mixup: mixup makes shares of classes, and this is regression"),
+    ({"label_smoothing": 0.1, "targets": "numbers"}, "label_smoothing makes shares of classes, and this is regression"),
     ({"cutmix": 1.0, "loss": "torch/NLLLoss"}, "cutmix: loss torch/NLLLoss takes one class"),
     ({"mixup": 0.2, "task": "tests.training.tasks:Gan"}, "mixup: a task of one's own"),
     ({"mixup": -0.1}, "mixup: -0.1 is no alpha"),
