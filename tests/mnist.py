@@ -1,4 +1,4 @@
-"""MNIST's 10,000 test images as a data set of one's own: `dataset: tests.mnist:make_dataset`, their folder as data_dir."""
+"""MNIST's 10,000 test images as a data set of one's own: tests.mnist:make_dataset, with their folder as data_dir."""
 from __future__ import annotations
 
 import gzip
