@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -322,9 +323,13 @@ def prefetch(options: argparse.Namespace) -> None:
     from src.datasets.factory import fetch as fetch_data
     from src.models.factory import fetch as fetch_model
 
-    data = {(item.dataset, item.data_dir, tuple(item.data_splits_map.values()), item.loss,
+    # data_download: false is for the nodes that have no internet
+    configs = [dataclasses.replace(item, data_download=True) for item in configs]
+    data = {(item.dataset, item.data_dir, tuple(item.data_splits_map.values()), item.loss, item.targets,
+             item.tokenizer or item.model if item.dataset.startswith("hf/") else None,
              tuple((item.eval_datasets or {}).values())): item for item in configs}
-    models = {item.model: item for item in configs if item.model_pretrained}
+    models = {(item.model, item.model_pretrained): item for item in configs
+              if item.model_pretrained or item.model.startswith("hf/")}
     for item in data.values():
         print(fetch_data(item))
     for item in models.values():

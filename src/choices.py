@@ -17,7 +17,7 @@ TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMargi
                 "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
 SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take shares of classes
 AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip")
-TARGETS = ("classes", "numbers")
+TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 METRICS = ("top1", "top5", "precision", "recall", "f1", "auroc", "calibration_error", "confusion_matrix", "pr_curve")
@@ -39,9 +39,9 @@ RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet fami
 VGG_DEPTHS = (11, 13, 16, 19)
 
 _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
-                     "timm/wds/NAME", "my_module:make_dataset")
+                     "timm/wds/NAME", "hf/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
-                   "timm/NAME")
+                   "timm/NAME", "hf/NAME")
 _SCHEDULE_FORMS = ("constant", "linear", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR",
                    "cosine", "cosine_CYCLES", "cosine_CYCLES_STRETCH", "onecycle", "onecycle_SHARE", "wsd", "wsd_SHARE")
 _SCHEDULES = ("constant", "linear", "poly", "step", "cosine", "onecycle", "wsd")
@@ -250,7 +250,9 @@ def check_metrics(names: list[str] | None) -> None:
 
 
 def task_of(loss: str, targets: str | None = None) -> str:
-    """classification or regression, by what the loss is for unless `targets` says it."""
+    """classification, regression or next_token, by what the loss is for unless `targets` says it."""
+    if targets == "next_token":
+        return targets
     of_loss = TORCH_LOSSES.get(loss.removeprefix("torch/"), "numbers" if LOSSES.get(loss) == "mse" else "classes")
     return "regression" if (targets or of_loss) == "numbers" else "classification"
 
@@ -316,22 +318,66 @@ def check_dataset(name: str) -> None:
         check_own(name)
         return
     family, _, rest = name.partition("/")
+    if family == "hf" and (is_path(rest) or HUB_DATASET.fullmatch(rest)):
+        return
     if family == "sklearn" and rest not in SKLEARN_DATASETS:
         raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
                           hint=did_you_mean(rest, SKLEARN_DATASETS))
     if family == "timm" and not re.match(r"(torch|tfds|hfds|wds)/.", rest) or family not in (
             "libsvm", "sklearn", "timm") or not rest:
         raise ConfigError(f"unknown family of data set in '{name}'", allowed=_DATASET_FAMILIES,
-                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm")))
+                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "hf")))
 
 
 def check_model(name: str) -> None:
     """ConfigError unless `name` is a model of ours or of the timm family (whose own names only timm knows)."""
     if name in ("linear", "linear/no_bias", "tiny/lenet") or re.match(r"timm/.", name):
         return
+    if name.startswith("hf/") and (is_path(name[3:]) or HUB_MODEL.fullmatch(name[3:])):
+        return
     if parse_tiny(name) is None:
         raise ConfigError(f"unknown model '{name}'", allowed=_MODEL_FAMILIES, hint=did_you_mean(name, (
             "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
+
+
+HUB_MODEL = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
+HUB_DATASET = re.compile(HUB_MODEL.pattern + r"(?::[\w.-]+)?")
+TEXT_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
+
+
+def is_path(name: str) -> bool:
+    """Whether what stands behind hf/ is a file or folder here: it begins with ./, ../, /, ~ or $, or ends as a file
+    of texts does. Everything else is a name of the hub."""
+    return name.startswith(("./", "../", "/", "~", "$")) or name.endswith(TEXT_FILES)
+
+
+def check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) -> None:
+    """ConfigError unless data set, model, tokenizer and targets fit each other where one of them is about texts."""
+    from src.own import is_own
+
+    task, targets = spec.get("task"), spec.get("targets")
+    texts, reads = dataset.startswith("hf/"), model.startswith("hf/")
+    if texts and not (reads or is_own(model) or task):
+        raise ConfigError(f"model {model} cannot read texts", where="model", allowed="hf/NAME, or one of one's own")
+    if reads and not (texts or is_own(dataset)):
+        raise ConfigError(f"model {model} reads texts, and {dataset} has none", where="dataset",
+                          allowed="hf/NAME, or one of one's own")
+    if texts and not reads and spec.get("tokenizer") is None:
+        raise ConfigError(f"texts need a tokenizer, and {model} has none of its own", where="tokenizer",
+                          allowed="a name of the hub, as bert-base-uncased, or a folder, as ./tokenizer")
+    if targets != "next_token":
+        return
+    if not (texts or is_own(dataset)) or not (reads or is_own(model) or task):
+        raise ConfigError("the next token is asked of a language model", where="targets",
+                          allowed="dataset: hf/NAME and model: hf/NAME, or those of one's own")
+    if LOSSES.get(loss) != "log" and ":" not in loss and not task:
+        raise ConfigError(f"loss {loss} is not for tokens", where="loss", allowed="log")
+    if spec.get("metrics"):
+        raise ConfigError("loss, accuracy and perplexity are what is measured of next tokens", where="metrics",
+                          hint="leave it out")
+    if spec.get("model_head_init"):
+        raise ConfigError("the last layer of a language model may be its first", where="model_head_init",
+                          allowed="null")
 
 
 def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:

@@ -61,6 +61,12 @@ class Config:
     ratio: list[float] | None = None  # its width / height comes from this range; null: [0.75, 1.3333]
     hflip: float = 0.0  # the probability that left and right change places
     vflip: float = 0.0  # likewise top and bottom
+    # texts; the model and the data set are named hf/…
+    tokenizer: str | None = None  # a name of the hub, or a folder, as ./tokenizer; null: the model's
+    max_length: int = 512  # tokens of a text, of which the rest is cut; fewer where the model takes fewer
+    text_column: str | None = None  # or two, as 'premise,hypothesis'; null: as such columns are usually called
+    label_column: str | None = None  # likewise
+    group_by_length: bool = False  # training batches of texts of like lengths, which need less padding
     # mixing of training batches; evaluations see neither
     mixup: float = 0.0  # alpha: samples are blended in pairs, by lam from Beta(alpha, alpha); 0: not
     cutmix: float = 0.0  # alpha: a box of each image comes from its partner; with mixup, each for half of the batches
@@ -74,7 +80,7 @@ class Config:
     # training
     task: str | None = None  # my_module:MyTask, steps and optimizers of one's own; null: a loss of output and targets
     loss: str = "log"  # log = xentropy; mse = square; torch/L1Loss; my_module:my_loss
-    targets: str | None = None  # classes or numbers; null: what the loss is for (one's own: classes)
+    targets: str | None = None  # classes, numbers or next_token; null: what the loss is for (one's own: classes)
     batch_size: int = 100  # samples per optimizer step
     train_length: int = 100  # 0: evaluate only
     train_length_unit: str = "epoch"  # epoch, step or sample (samples round up to steps)
@@ -227,7 +233,7 @@ def _check_shape(value: list[int] | None) -> None:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
                      "early_stopping_patience", "checkpoints_kept", "model_output_dim",
-                     "overfit_batches", "unfreeze_epoch"), _at_least(1)),
+                     "overfit_batches", "unfreeze_epoch", "max_length"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
                      "seed_training", "seed_split", "max_allowed_loss"), _at_least(0)),
@@ -398,6 +404,9 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                              get("targets"), get("task"))
         if get("data_on_device") or any(map(get, choices.AUGMENTATIONS)):
             choices.check_on_device(spec, get("dataset", _DEFAULTS["dataset"]))
+        model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
+        if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":
+            choices.check_texts(spec, dataset, model, get("loss", _DEFAULTS["loss"]))
         if get("mixup") or get("cutmix") or get("label_smoothing"):
             choices.check_mixing(spec, get("loss", _DEFAULTS["loss"]), get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import torch
 
 # x: [n, ...], or a mapping of the model's arguments to such tensors. y: [n] int64 class indices, [n] float32 targets,
-# or [n, classes] float32 shares of classes that were mixed. Both on the training device.
+# or [n, classes] float32 shares of classes that were mixed, or [n, t] int64, the token behind each of t tokens, or
+# IGNORED. Both on the training device.
 Batch = tuple[Any, torch.Tensor]
+IGNORED = -100  # stands for no token
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,10 @@ class Split:
 
 
 class Lazy(Protocol):
-    """A split that is read while it is used: images from files, tokens of texts."""
+    """A split that is read while it is used: images from files, tokens of texts.
+
+    One that has an attribute `lengths`, [n] or None, gets samples of like lengths in the same training batch.
+    """
 
     def __len__(self) -> int:
         """Samples in a pass."""
@@ -44,7 +49,8 @@ class Lazy(Protocol):
 class Data:
     """The splits of a run, in the order of data_splits_map. Splits with equal expressions are one object.
 
-    task: classification or regression. classes: the original labels in the order of their indices; () for regression.
+    task: classification, regression or next_token. classes: the original labels in the order of their indices; () for
+    the others.
     input_shape: of a sample; () where x is a mapping. about: facts for config.yaml, as the resolved transforms.
     columns: of splits with classes of their own, the model's output for each of these.
     """
@@ -58,7 +64,7 @@ class Data:
 
     @property
     def n_classes(self) -> int | None:
-        """How many classes there are; None for regression."""
+        """How many classes there are; None where there are none."""
         return len(self.classes) if self.task == "classification" else None
 
 

@@ -13,13 +13,13 @@ import torch
 from src import files, own
 from src.choices import CLASS_LIST, split_of, task_of
 from src.config import Config
-from src.datasets import libsvm, on_device, own_data, scikit
+from src.datasets import hf, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
 from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # of each feature: its mean, and its standard deviation
-READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit}
+READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit, "hf": hf}
 
 
 def make_data(config: Config) -> Data:
@@ -44,6 +44,8 @@ def make_data(config: Config) -> Data:
     task = task_of(config.loss, config.targets)
     if task == "classification":
         classes = _classes(config, [sources[name] for name in sources if name in behind_train])
+    elif task != "regression":
+        raise DataError(f"{config.dataset} has no texts", where="targets", allowed="classes, numbers")
     y = {name: _labels(config, name, source, classes) for name, source in sources.items()}
     cut = {text: _cut(parts, sources, y, config.seed_split) for text, parts in wanted.items()}
     scale = None
@@ -119,7 +121,7 @@ def warm_up(configs: Iterable[Config]) -> None:
     """
     seen = set()
     for config in configs:
-        key = (config.dataset, config.data_dir, task_of(config.loss, config.targets),
+        key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         if key not in seen and not own.is_own(config.dataset):  # whose code a parent of many runs must not run
             seen.add(key)

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
-from src import files
+from src import fetching, files
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError, did_you_mean
@@ -84,7 +84,19 @@ def _locate(config: Config, folder: Path, split: str) -> tuple[Path, bool]:
         return path, False
     if not config.data_download:
         raise _missing(config, folder, split, "and data_download is false")
-    return _download(config, folder, name, split), True
+    dataset = _known_to_libsvmdata(config, folder, name, split)
+    fetched = []
+
+    def fetch() -> None:
+        fetched.append(split)
+        _download(config, folder, name, split, dataset)
+
+    lock = folder / "libsvm" / f".{name}-{split}.lock"
+    try:
+        return fetching.once(lock, f"split '{split}' of {config.dataset}", lambda: _find(folder, name, split),
+                             fetch), bool(fetched)
+    except OSError as error:
+        raise _missing(config, folder, split, f"and cannot be put there: {error.strerror or error}") from error
 
 
 def _find(folder: Path, name: str, split: str) -> Path | None:
@@ -103,13 +115,13 @@ def _missing(config: Config, folder: Path, split: str, why: str) -> DataError:
                           "internet: `python experiments.py prefetch` with your job spec")
 
 
-def _download(config: Config, folder: Path, name: str, split: str) -> Path:
-    """Let libsvmdata fetch the split; the path of its features under data_dir.
+def _download(config: Config, folder: Path, name: str, split: str, dataset: Any) -> None:
+    """Let libsvmdata fetch the split, to where _find looks.
 
-    It works in a new folder of its own: it deletes raw files in its folder, which may be a user's, and of jobs that
-    start at once none may see half a file of another. What it leaves is then moved to where _find looks.
+    It works in a new folder of its own: it deletes raw files in its folder, which may be a user's, and nobody may see
+    half a file.
     """
-    dataset = _known_to_libsvmdata(config, folder, name, split)
+    fetching.check_reachable(dataset.dataset_url, f"split '{split}' of {config.dataset}")
     home = folder / "libsvm"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -121,9 +133,8 @@ def _download(config: Config, folder: Path, name: str, split: str) -> Path:
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise _missing(config, folder, split, "and libsvmdata could not fetch it: "
                        + " ".join(str(error).split())) from error
-    if path := _find(folder, name, split):
-        return path
-    raise _missing(config, folder, split, "and libsvmdata left no file of it")
+    if not _find(folder, name, split):
+        raise _missing(config, folder, split, "and libsvmdata left no file of it")
 
 
 def _known_to_libsvmdata(config: Config, folder: Path, name: str, split: str) -> Any:

@@ -7,7 +7,7 @@ from torch import nn
 from src.choices import parse_tiny
 from src.config import Config
 from src.errors import ConfigError
-from src.models import timm_models
+from src.models import hf_models, timm_models
 from src.models.lenet import LeNet
 from src.models.linear import Linear
 from src.models.resnet import ResNet
@@ -21,9 +21,9 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int) ->
     Random weights come from torch's global generator, which the caller seeds. ConfigError if the model cannot take
     the samples, DataError if pretrained weights cannot be had.
     """
-    if config.model_pretrained and not config.model.startswith("timm/"):
+    if config.model_pretrained and not config.model.startswith(("timm/", "hf/")):
         raise ConfigError(f"there are no pretrained weights for {config.model}", where="model_pretrained",
-                          allowed="true for models of timm alone")
+                          allowed="true for models of the families timm and hf alone")
     model = _build(config, input_shape, output_dim)
     if config.model_head_init:
         init_head(find_head(model, config.model), config.model_head_init)
@@ -31,7 +31,9 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int) ->
 
 
 def fetch(config: Config) -> str:
-    """Make pretrained weights present in timm's cache; one line that says what was done. Errors as in make_model."""
+    """Make pretrained weights present in the cache; one line that says what was done. Errors as in make_model."""
+    if config.model.startswith("hf/"):
+        return hf_models.fetch(config)
     if not config.model_pretrained:
         return f"{config.model}: no weights to fetch"
     if not config.model.startswith("timm/"):
@@ -43,6 +45,8 @@ def fetch(config: Config) -> str:
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
     if config.model.startswith("timm/"):
         return timm_models.make(config, input_shape, output_dim)
+    if config.model.startswith("hf/"):
+        return hf_models.make(config, output_dim)
     if config.model in ("linear", "linear/no_bias"):
         return Linear(input_shape, output_dim, bias=config.model == "linear")
     if config.model == "tiny/lenet":

@@ -12,6 +12,7 @@ from src.training.seeds import mixed, seed_noise
 
 # Rows are gathered by blocks of batches, which are then views: one gather for many small batches, and still in cache.
 _BLOCK_BYTES = 1 << 20
+_WINDOW = 50  # batches among whose samples those of like lengths are looked for
 
 
 def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device,
@@ -25,6 +26,8 @@ def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.devi
     passes, done = divmod(start, -(-len(split) // batch_size))
     for number in itertools.count(passes):
         order = pass_order(len(split), seed, number)
+        if (lengths := getattr(split, "lengths", None)) is not None:
+            order = by_length(order, lengths, batch_size, mixed("group", seed, number))
         if done:
             order, done = order[done * batch_size:], 0
         else:
@@ -69,6 +72,20 @@ def cut(batch: Batch, size: int) -> Iterator[Batch]:
 def pass_order(samples: int, seed: int, number: int) -> Tensor:
     """The permutation of pass `number`: drawn on the CPU, so that it is the same for every device."""
     return torch.randperm(samples, generator=torch.Generator().manual_seed(mixed("order", seed, number)))
+
+
+def by_length(order: Tensor, lengths: Tensor, batch_size: int, seed: int) -> Tensor:
+    """The samples of `order` [n] so that those of a batch have like lengths, and the batches come in a random order.
+
+    Like ones are looked for among fifty batches that follow each other, so that batches differ from pass to pass. The
+    smaller batch at the end, if there is one, stays as it is: a pass is cut where it always is.
+    """
+    full = len(order) - len(order) % batch_size
+    window = _WINDOW * batch_size
+    parts = [part[lengths[part].argsort(descending=True, stable=True)] for part in order[:full].split(window)]
+    batches = torch.cat(parts).view(-1, batch_size) if full else order[:0].view(0, batch_size)
+    shuffle = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([batches[shuffle].flatten(), order[full:]])
 
 
 def bytes_per_row(x: Tensor) -> int:

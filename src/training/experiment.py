@@ -33,7 +33,7 @@ from src.training.log import Progress, bottleneck, epoch_line, header, open_log
 from src.training.losses import make_loss
 from src.training.measures import Arrays, Measures, MeasuringMeter, columns
 from src.training.memory import lack_told
-from src.training.meters import METRICS, MeanMeter, Meter
+from src.training.meters import METRICS, MeanMeter, Meter, TokenMeter
 from src.training.mixing import make_mixing
 from src.training.profile import Profile, ProfiledOwn, ProfiledSupervised
 from src.training.recorder import Recorder, Row, stats_columns
@@ -374,7 +374,7 @@ class Experiment:
         config, parts, profile = self._config, self._parts, self.profile
         if parts.task:
             return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
-        arguments = (self._forwards["last"], make_loss(config.loss), parts.optimizers[0],
+        arguments = (self._forwards["last"], make_loss(config.loss, config.targets), parts.optimizers[0],
                      facts.micro_batch_size(config),
                      self._scaler, self._clipping)
         return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
@@ -383,6 +383,8 @@ class Experiment:
         device = self._parts.device
         if self._parts.task:
             return MeanMeter(self._metrics, device)
+        if self._data.task == "next_token":
+            return TokenMeter(device)
         return MeasuringMeter(self._data.task, device, measures) if measures else Meter(self._data.task, device)
 
     def _measures(self) -> Measures | None:

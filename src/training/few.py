@@ -32,6 +32,12 @@ class Few:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def lengths(self) -> torch.Tensor | None:
+        """Those of the split, if batches are to be grouped by them."""
+        lengths: torch.Tensor | None = getattr(self.split, "lengths", None)
+        return None if lengths is None else lengths[self.rows]
+
     def to(self, device: torch.device) -> Few:
         return Few(self.split.to(device), self.rows)
 

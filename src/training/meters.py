@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.datasets.data import IGNORED
 from src.errors import ConfigError
 
-METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2")}
+METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
+           "next_token": ("loss", "accuracy", "perplexity")}
 # Batches are kept, and reduced some at a time: a reduction for each would cost a small model half of its step.
 _KEPT_BATCHES = 256
 _KEPT_NUMBERS = 65_536
@@ -88,6 +90,29 @@ class Meter:
             self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), shifted.sum(),
                                        shifted.square().sum()])
         self._losses, self._outputs, self._targets, self._room = [], [], [], 0
+
+
+class TokenMeter(Meter):
+    """Means over tokens: loss, accuracy, and perplexity, which is exp of the loss."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__("next_token", device)
+        self._sums = torch.zeros(3, dtype=self._dtype, device=device)
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Take in a batch: its mean loss [] over the tokens that are not IGNORED, output [n, t, vocabulary] and targets
+        [n, t]. Of outputs that large none is kept."""
+        right = (output.detach().argmax(-1) == target).sum()
+        tokens = (target != IGNORED).sum().to(self._dtype)
+        self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, right.to(self._dtype), tokens])
+        self.samples += target.shape[0]
+
+    def means(self) -> dict[str, float]:
+        loss, right, tokens = self._sums.tolist()
+        if not tokens:
+            return dict.fromkeys(METRICS["next_token"], math.nan)
+        mean = loss / tokens
+        return {"loss": mean, "accuracy": right / tokens, "perplexity": math.exp(mean) if mean < 700 else math.inf}
 
 
 class MeanMeter:

@@ -15,7 +15,7 @@ from src.optimizers.fused import FusedOptimizer
 from src.training.batches import cut
 from src.training.clipping import Clipping
 from src.training.forward import Forward
-from src.training.losses import Loss
+from src.training.losses import Loss, share
 from src.training.meters import MeanMeter, Meter
 
 Optimizer = FusedOptimizer | torch.optim.Optimizer
@@ -53,8 +53,7 @@ class Supervised:
         for x, y in cut(batch, self._micro_batch_size):
             output = self._forward(x)
             loss = self._loss(output, y)
-            share = y.shape[0] / samples
-            self._backward(loss * share if share < 1 else loss)
+            self._backward(loss * share(y, batch[1]) if y.shape[0] < samples else loss)
             meter.add(loss, output, y)
         self._step()
 

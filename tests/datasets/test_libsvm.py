@@ -292,7 +292,7 @@ def test_libsvmdata_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_data_dir_that_cannot_be_made(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path / "file"))
-    with pytest.raises(DataError, match="could not fetch it"):
+    with pytest.raises(DataError, match="cannot be put there: Not a directory"):
         make_data(config)
 
 

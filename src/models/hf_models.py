@@ -1,0 +1,56 @@
+"""Transformers of Hugging Face: classifiers of texts and causal language models, random or pretrained (safetensors)."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src import hub
+from src.config import Config
+from src.errors import ConfigError
+
+
+class Transformer(nn.Module):
+    """A transformer that gives its logits: x, a mapping of its arguments to [n, tokens] -> [n, output_dim], or
+    [n, tokens, vocabulary] of a language model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+        return self.model(**x).logits
+
+
+def make(config: Config, output_dim: int) -> nn.Module:
+    """The model for the targets of the config: next_token, or else one vector [output_dim] for each text.
+
+    Weights are float32, of safetensors files alone, and no code comes with them. ConfigError or DataError if the model
+    cannot be had, or has not room for all tokens.
+    """
+    transformers = hub.imported("transformers")
+    changes = {} if config.targets == "next_token" else {"num_labels": output_dim}
+    settings = hub.settings(config, **changes)
+    settings.use_cache = False  # of no use but to generate
+    tokenizer = hub.tokenizer(config)
+    settings.pad_token_id = hub.pad_token(tokenizer)  # where a model looks for the last token of a text
+    if settings.vocab_size < len(tokenizer):
+        raise ConfigError(f"{config.model} knows {settings.vocab_size} tokens, and the tokenizer has {len(tokenizer)}",
+                          where="tokenizer", hint="leave it out for the model's own")
+    kind: Any = (transformers.AutoModelForCausalLM if config.targets == "next_token" else
+                 transformers.AutoModelForSequenceClassification)
+    with hub.told(f"{config.model} cannot be made", "model"):
+        if not config.model_pretrained:
+            return Transformer(kind.from_config(settings, dtype=torch.float32, trust_remote_code=False))
+        return Transformer(kind.from_pretrained(
+            hub.folder(config, config.model.removeprefix("hf/"), weights=True), config=settings, dtype=torch.float32,
+            use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=config.targets != "next_token"))  # a head for other classes begins anew
+
+
+def fetch(config: Config) -> str:
+    """Make the model's settings, and its weights if they are asked for, present in the cache. Errors as in make."""
+    hub.settings(config)
+    return f"{config.model}: {'weights' if config.model_pretrained else 'settings'} are in the cache"

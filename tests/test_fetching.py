@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src import fetching, hub
+from src.config import Config
+from src.errors import DataError
+from tests.conftest import ROOT
+from tests.texts import make_folder
+
+COMMIT = "c" * 40
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """A hub on loopback with one model, that counts what is fetched and takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+        self.fetched: Counter[str] = Counter()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if re.fullmatch(r"/api/models/me/tiny(/revision/\w+)?", path):
+            self._send(json.dumps({"id": "me/tiny", "sha": COMMIT, "siblings": [
+                {"rfilename": name} for name in self.server.files]}).encode())
+        elif path.startswith("/api/models/me/tiny/tree/"):
+            self._send(json.dumps([{"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
+                                   for name, content in self.server.files.items()]).encode())
+        elif match := re.fullmatch(r"/me/tiny/resolve/\w+/(\S+)", path):
+            content = self.server.files[match[1]]
+            if self.command == "GET":
+                self.server.fetched[match[1]] += 1
+                time.sleep(0.3)  # long enough for the others to ask too
+            self._send(content, ETag=f'"{_etag(content)}"', **{"X-Repo-Commit": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _send(self, content: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _etag(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Hub]:
+    pytest.importorskip("transformers")
+    make_folder(tmp_path / "served")
+    made = Hub(tmp_path / "served")
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, text=True,
+                            env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+TOKENIZE = """
+import sys
+from src import hub
+from src.config import Config
+from src.errors import exits_on_user_error
+@exits_on_user_error
+def main():
+    print(hub.tokenizer(Config(model="hf/me/tiny", data_download=sys.argv[1] == "true"))("a film")["input_ids"])
+sys.exit(main())
+"""
+
+
+def test_parallel_starts_fetch_once_and_then_nothing(server: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1"}
+    ran = [start(TOKENIZE, "true", **environment) for _ in range(2)]
+    for one in ran:
+        out, err = one.communicate(timeout=120)
+        assert (one.returncode, out) == (0, "[2, 8, 9, 3]\n"), err
+    assert server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
+    gone = {**environment, "HF_ENDPOINT": "http://127.0.0.1:1"}
+    for download in ("true", "false"):
+        out, err = start(TOKENIZE, download, **gone).communicate(timeout=120)
+        assert out == "[2, 8, 9, 3]\n", err
+    assert not list((tmp_path / "cache").rglob(".fetching*"))
+
+
+def test_without_internet_a_line_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    environment = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    for download, extra, why in (("true", {}, "127.0.0.1 cannot be reached from .* .Connection refused"),
+                                 ("false", {}, "data_download is false"),
+                                 ("true", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")):
+        ran = start(TOKENIZE, download, **environment, **extra)
+        _, err = ran.communicate(timeout=120)
+        assert ran.returncode == 2 and len(err.splitlines()) == 1
+        assert re.match(rf"error: the model or tokenizer 'me/tiny' is not here, and {why}.*; fetch it on a machine "
+                        "with internet: `python experiments.py prefetch` with your job spec", err), err
+
+
+def test_a_host_that_swallows_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "REACH_SECONDS", 0.05)
+    monkeypatch.setattr(fetching, "_connect", lambda *_: time.sleep(0.5))
+    with pytest.raises(DataError, match="far.example cannot be reached from .* .no answer within 0.05 s"):
+        fetching.check_reachable("https://far.example/x", "it")
+
+
+def test_a_proxy_is_what_must_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setenv("https_proxy", f"127.0.0.1:{listening.getsockname()[1]}")
+        fetching.check_reachable("https://no-such-host.invalid/x", "it")
+
+
+FETCH = """
+import pathlib, sys, urllib.request
+from src import fetching
+folder, url = pathlib.Path(sys.argv[1]), sys.argv[2]
+def fetch():
+    (folder / "it.part").write_bytes(urllib.request.urlopen(url + "/me/tiny/resolve/main/config.json").read())
+    (folder / "it.part").replace(folder / "it")
+    if len(sys.argv) > 3:
+        raise SystemExit("left")
+print(fetching.once(folder / "lock", "it", lambda: (folder / "it").exists() or None, fetch))
+"""
+
+
+def test_one_of_many_processes_fetches(server: Hub, tmp_path: Path) -> None:
+    ran = [start(FETCH, tmp_path, server.url) for _ in range(4)]
+    said = [one.communicate(timeout=60) for one in ran]
+    assert [out for out, _ in said] == ["True\n"] * 4 and server.fetched == {"config.json": 1}
+    assert "waiting for another process, which fetches it" in "".join(err for _, err in said)
+    assert not (tmp_path / "lock").exists()
+
+
+def test_who_fails_leaves_it_to_the_next(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        fetching.once(tmp_path / "lock", "it", lambda: None, fail)
+    found: list[int] = []
+    assert fetching.once(tmp_path / "lock", "it", lambda: found[0] if found else None, lambda: found.append(7)) == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_locks_of_the_dead_and_the_silent_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_SILENCE", 0.5)
+    ended = start("")
+    ended.communicate(timeout=60)
+    for owner in (f"{os.uname().nodename} {ended.pid} 1 1", "another-node 1 1 1", ""):
+        (tmp_path / "lock").write_text(owner)
+        found: list[int] = []
+        assert fetching.once(tmp_path / "lock", "it", lambda: found[0] if found else None, lambda: found.append(7)) == 7  # noqa: B023
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_who_beats_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: here six times the silence that is granted."""
+    monkeypatch.setattr(fetching, "_SILENCE", 0.5)
+    monkeypatch.setattr(fetching, "_BEAT", 0.05)
+    monkeypatch.setattr(fetching, "_is_dead", lambda owner: False)
+    fetched: list[int] = []
+
+    def fetch() -> None:
+        time.sleep(3)
+        fetched.append(1)
+
+    def ask() -> None:
+        fetching.once(tmp_path / "lock", "it", lambda: 1 if fetched else None, fetch)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert fetched == [1]
+
+
+def test_a_lock_that_is_not_ours_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("a living one")
+    fetching._take_away(os.fspath(tmp_path / "lock"), "a dead one")
+    assert (tmp_path / "lock").read_text() == "a living one" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", str(tmp_path))
+    config = Config(data_dir="/data")
+    for name, path in (("./bert", "/data/bert"), ("a/b.csv", "/data/a/b.csv"), ("/x/y", "/x/y"),
+                       ("$MINE/y", f"{tmp_path}/y"), ("bert", None), ("org/bert-base.v2", None)):
+        assert hub.path_of(config, name) == (Path(path) if path else None)
