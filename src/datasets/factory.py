@@ -13,13 +13,13 @@ import torch
 from src import files, own
 from src.choices import CLASS_LIST, split_of, task_of
 from src.config import Config
-from src.datasets import hf, libsvm, on_device, own_data, scikit
+from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
 from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # of each feature: its mean, and its standard deviation
-READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit, "hf": hf}
+READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit, "timm": images, "hf": hf}
 
 
 def make_data(config: Config) -> Data:
@@ -123,7 +123,8 @@ def warm_up(configs: Iterable[Config]) -> None:
     for config in configs:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
-        if key not in seen and not own.is_own(config.dataset):  # whose code a parent of many runs must not run
+        # a parent of many runs must neither run one's own code nor load what timm reads with
+        if key not in seen and not own.is_own(config.dataset) and not config.dataset.startswith("timm/"):
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(dataclasses.replace(config, data_download=False))
@@ -140,8 +141,7 @@ def _reader(config: Config) -> ModuleType:
         return own_data
     if family not in READERS:
         raise DataError(f"there is no reader for '{config.dataset}'", where="dataset",
-                        allowed=[f"{name}/NAME" for name in READERS],
-                        hint="data sets of family timm may be named in job specs, but cannot be read")
+                        allowed=[f"{name}/NAME" for name in READERS])
     return READERS[family]
 
 

@@ -5,14 +5,13 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from src import files
+from src import machine
 from src.config import Config
 from src.datasets.data import Batch, Lazy, Split
 from src.datasets.on_device import OnDevice
@@ -92,7 +91,7 @@ def survives(step: Callable[[Batch], None], batch: Batch, device: torch.device) 
     """
     if device.type == "cpu":
         per_sample = bytes_per_sample(step, batch)
-        room = available_memory() * _SHARE_OF_MEMORY
+        room = machine.available_memory() * _SHARE_OF_MEMORY
         return lambda size: _TIMES_SAVED * per_sample * size <= room and _try(step, batch, size, device)
     return lambda size: _try(step, batch, size, device)
 
@@ -135,20 +134,6 @@ def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:
         inputs = x.values() if isinstance(x, Mapping) else [x]
         kept.append(sum(seen.values()) + sum(values.numel() * values.element_size() for values in inputs))
     return max(1.0, (kept[1] - kept[0]) / (sizes[1] - sizes[0]))
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: the least of what the machine has, its cgroup and its Slurm job allow."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
-    for line in (files.read_text("/proc/meminfo") or "").splitlines():
-        if line.startswith("MemAvailable:"):
-            found = [1024 * int(line.split()[1])]
-    limit, used = (files.read_text(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current"))
-    if limit and used and limit.strip().isdigit():
-        found.append(int(limit) - int(used))
-    if job := os.environ.get("SLURM_MEM_PER_NODE"):
-        found.append(int(job) * 2**20)
-    return min(found)
 
 
 def cpus() -> int:

@@ -80,12 +80,6 @@ def test_bad_splits(config: Config, text: str, message: str) -> None:
         make_data(with_splits(config, train=text))
 
 
-@pytest.mark.parametrize("name", ["timm/torch/mnist", "timm/tfds/cifar10"])
-def test_families_without_a_reader(name: str) -> None:
-    with pytest.raises(DataError, match=r"no reader for .*allowed: libsvm/NAME, sklearn/NAME"):
-        make_data(Config(dataset=name))
-
-
 def test_variables_in_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SCRATCH", "/scratch/me")

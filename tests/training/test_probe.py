@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
+from src import machine
 from src.training import probe
 from tests.training.test_looking_inside import _Read
 from tests.training.toys import CPU, classes
@@ -51,13 +52,13 @@ def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) 
 
     per_sample = probe.bytes_per_sample(step, (split.x, split.y))
     assert 4 * 1000 <= per_sample <= 4 * 1000 * 1.2  # tanh keeps its output; the input and the scores are small
-    monkeypatch.setattr(probe, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
     good, bad = probe.largest(probe.survives(step, (split.x, split.y), CPU), 4, 10**6)
     assert good * per_sample * 3 <= 0.8 * 10**6 < (bad or 0) * per_sample * 3
     monkeypatch.undo()
-    assert probe.available_memory() > 2**20
+    assert machine.available_memory() > 2**20
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "3")
-    assert probe.available_memory() == 3 * 2**20
+    assert machine.available_memory() == 3 * 2**20
 
 
 def test_repeated_samples() -> None:
