@@ -24,7 +24,7 @@ GRIDS = {
                         "003_NAME+mod=timm_mobilenetv3_small_100+mod_pre=false"),
     "digits-quickstart": (24, "000_NAME+mod=linear+bas_lr=0.015625+ave=null",
                           "023_NAME+mod=tiny_lenet+bas_lr=0.125+ave=poly_8"),
-    "mnist": (3, "000_NAME+mod=tiny_lenet+pre=float32", "002_NAME+mod=timm_test_resnet+pre=null"),
+    "mnist": (3, "000_NAME+mod=tiny_lenet+pre=float32", "002_NAME+mod=timm_test_resnet"),
     "grammar-tour": (22, "000_NAME+mom=0.9+see_tra=0+bat_siz=16+bas_lr=0.02+mod=linear+wei_dec=0",
                      "021_NAME+mom=0.9,0.99+see_tra=1+bat_siz=64+bas_lr=0.001+mod=tiny_lenet+ave=null+opt_alg=adam"),
 }
