@@ -1,6 +1,7 @@
 """Image sets that timm finds, of torchvision, tensorflow-datasets, Hugging Face or a folder, read as bytes."""
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from src import machine
+from src import fetching, machine
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError
@@ -46,17 +47,30 @@ def _open(config: Config, folder: Path, split: str) -> Any:
     if split not in allowed:
         raise DataError(f"{config.dataset} has no split '{split}' in {folder}", where="data_splits_map",
                         allowed=allowed or None)
+    if not config.data_download or source not in ("torch", "tfds") or name == "image_folder":
+        return _create(config, folder, split, download=False)
+
+    def find() -> Any:
+        with contextlib.suppress(DataError):
+            return _create(config, folder, split, download=False)
+
+    # both splits come with one download
+    return fetching.once(folder / f".{source}-{name.replace('/', '-')}.fetching", config.dataset, find,
+                         lambda: _create(config, folder, split, download=True))
+
+
+def _create(config: Config, folder: Path, split: str, download: bool) -> Any:
     try:
         from timm.data import create_dataset
 
-        return create_dataset(f"{source}/{name}", root=str(folder), split=split, is_training=False,
-                              download=config.data_download)
+        return create_dataset(config.dataset.removeprefix("timm/"), root=str(folder), split=split, is_training=False,
+                              download=download)
     except ImportError as error:
         raise DataError(f"{config.dataset} cannot be read: {error}", where="dataset",
                         hint=f"pip install {(error.name or 'timm').partition('.')[0]}") from None
     except Exception as error:  # each of the libraries has kinds of its own for what is missing or cannot be fetched
-        raise DataError(f"{config.dataset} cannot be had: {' '.join(str(error).split())[:300]}", where="dataset", hint=(
-            "where there is internet: python experiments.py prefetch jobs/x.yaml")) from error
+        raise DataError(f"{config.dataset} cannot be had: {' '.join(str(error).split())[:300]}", where="dataset",
+                        hint=fetching.PREFETCH) from error
 
 
 def _bytes(what: str, dataset: Any) -> tuple[Tensor, Tensor]:

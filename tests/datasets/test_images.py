@@ -4,6 +4,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,31 @@ def test_images_too_many_for_the_memory_are_told_with_numbers(folder: Path, monk
         make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
     monkeypatch.setattr(machine, "available_memory", lambda: 720)
     make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
+
+
+def test_who_comes_second_waits_for_the_download_of_the_first(as_torchvision_wants: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import MNIST
+
+    there, away = as_torchvision_wants / "MNIST", as_torchvision_wants / "away"
+    there.rename(away)
+    downloads = []
+
+    def download(self: Any) -> None:
+        downloads.append(1)
+        time.sleep(0.3)
+        away.rename(there)
+
+    monkeypatch.setattr(MNIST, "download", download)
+    config = _config("timm/torch/mnist", as_torchvision_wants, data_download=True)
+    threads = [threading.Thread(target=fetch, args=(config,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert downloads == [1]
+    assert not list(as_torchvision_wants.glob(".*fetching*"))
+    assert len(make_data(config).splits["train"]) == 8000
 
 
 @pytest.mark.parametrize(("dataset", "options", "message"), [
