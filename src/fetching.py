@@ -41,7 +41,7 @@ def once(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | Non
                     fetch()
                     found = find()
             if found is None:
-                raise AssertionError(f"{what} was fetched, and is not found")
+                raise DataError(f"{what} was fetched, and is still not found")
             return found
         if not told:
             print(f"waiting for another process, which fetches {what}", file=sys.stderr, flush=True)
@@ -118,14 +118,14 @@ def _beating(lock: str, owner: str) -> Iterator[None]:
                 os.unlink(lock)
 
 
-def check_reachable(url: str, what: str) -> None:
-    """DataError within three seconds unless the host of `url`, or the proxy that leads there, takes a connection.
+def unreachable(url: str) -> str | None:
+    """None if the host of `url`, or the proxy that leads there, takes a connection; else, within three seconds, words.
 
     Libraries try for half a minute and more, and say it in fifty lines.
     """
     place = urlsplit(_proxy_for(url) or url)
     if not place.hostname:
-        return
+        return None
     port = place.port or (80 if place.scheme == "http" else 443)
     reasons: list[str] = []
     attempt = threading.Thread(target=_connect, args=(place.hostname, port, reasons), daemon=True)
@@ -133,9 +133,7 @@ def check_reachable(url: str, what: str) -> None:
     attempt.join(REACH_SECONDS)
     if attempt.is_alive():
         reasons = [f"no answer within {REACH_SECONDS:g} s"]
-    if reasons:
-        raise DataError(f"{what} is not here, and {place.hostname} cannot be reached from {os.uname().nodename} "
-                        f"({reasons[0]})", hint=PREFETCH)
+    return f"{place.hostname} cannot be reached from {os.uname().nodename} ({reasons[0]})" if reasons else None
 
 
 def _connect(host: str, port: int, reasons: list[str]) -> None:

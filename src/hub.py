@@ -5,12 +5,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from src import fetching, files
 from src.choices import is_path
 from src.config import Config
 from src.errors import ConfigError, DataError, UserError
+
+Found = TypeVar("Found")
 
 # never pickled weights, never code
 _SETTINGS = ("*.json", "*.txt", "*.model")
@@ -33,7 +35,7 @@ def folder(config: Config, name: str, weights: bool = False) -> str:
         if not path.is_dir():
             raise DataError(f"there is no folder {path}", where=name, hint="a name without ./ is one of the hub")
         return str(path)
-    hub = imported("huggingface_hub")
+    hub = _library()
     patterns = [*_SETTINGS, *(_WEIGHTS if weights else ())]
 
     def snapshot(here: bool) -> str:
@@ -45,19 +47,24 @@ def folder(config: Config, name: str, weights: bool = False) -> str:
         except hub.errors.LocalEntryNotFoundError:
             return None
 
-    lock = Path(hub.constants.HF_HUB_CACHE, f".fetching-{name.replace('/', '--')}")
-    return once(config, lock, f"the model or tokenizer '{name}'", find, lambda: snapshot(False))
+    return once(config, lock(name), f"the model or tokenizer '{name}'", find, lambda: snapshot(False))
 
 
-def once(config: Config, lock: Path, what: str, find: Callable[[], str | None], fetch: Callable[[], object]) -> str:
+def lock(name: str) -> Path:
+    """The lock of what is fetched into the cache as `name`."""
+    return Path(_library().constants.HF_HUB_CACHE, f".fetching-{name.replace('/', '--')}")
+
+
+def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None], fetch: Callable[[], object]) -> Found:
     """What `find` finds, fetched from the hub if need be and allowed, by one process alone. DataError as in folder."""
-    if found := find():
+    if (found := find()) is not None:
         return found
-    hub = imported("huggingface_hub")
+    hub = _library()
     if not config.data_download or hub.constants.is_offline_mode():
         why = "data_download is false" if not config.data_download else "HF_HUB_OFFLINE is set"
         raise DataError(f"{what} is not here, and {why}", hint=fetching.PREFETCH)
-    fetching.check_reachable(hub.constants.ENDPOINT, what)
+    if reason := fetching.unreachable(hub.constants.ENDPOINT):
+        raise DataError(f"{what} is not here, and {reason}", hint=fetching.PREFETCH)
 
     def told() -> None:
         try:
@@ -69,7 +76,22 @@ def once(config: Config, lock: Path, what: str, find: Callable[[], str | None], 
                             hint="see whether the hub has it under this name, and whether it needs `hf auth login`"
                             ) from error
 
-    return fetching.once(lock, what, find, told)
+    try:
+        return fetching.once(lock, what, find, told)
+    except OSError as error:
+        raise DataError(f"{what} is not here, and cannot be put into {lock.parent}: {error.strerror or error}",
+                        hint=fetching.PREFETCH) from error
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Inside, Hugging Face's library looks into its cache and nowhere else."""
+    constants = _library().constants
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def tokenizer_name(config: Config) -> str:
@@ -110,6 +132,13 @@ def told(what: str, where: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {lines[0].strip()[:300]}", where=where) from error
 
 
+def _library() -> Any:
+    """huggingface_hub, with the parts of it that are used here."""
+    for part in ("constants", "errors"):
+        imported(f"huggingface_hub.{part}")
+    return imported("huggingface_hub")
+
+
 def imported(name: str) -> Any:
     """A library of Hugging Face, without its progress bars. DataError if it is not installed."""
     import importlib
@@ -119,8 +148,9 @@ def imported(name: str) -> Any:
     try:
         library: Any = importlib.import_module(name)
     except ImportError:
-        raise DataError(f"texts and their models need the library {name.replace('_', '-')}, which is not installed",
-                        hint=f"pip install {name.replace('_', '-')}") from None
+        package = name.partition(".")[0].replace("_", "-")
+        raise DataError(f"what comes from Hugging Face needs the library {package}, which is not installed",
+                        hint=f"pip install {package}") from None
     if name == "datasets":
         library.disable_progress_bars()
     elif name == "transformers":

@@ -121,7 +121,8 @@ def _download(config: Config, folder: Path, name: str, split: str, dataset: Any)
     It works in a new folder of its own: it deletes raw files in its folder, which may be a user's, and nobody may see
     half a file.
     """
-    fetching.check_reachable(dataset.dataset_url, f"split '{split}' of {config.dataset}")
+    if reason := fetching.unreachable(dataset.dataset_url):
+        raise _missing(config, folder, split, f"and {reason}")
     home = folder / "libsvm"
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
+from src import hub
 from src.config import Config
-from src.errors import ConfigError, DataError, did_you_mean
+from src.errors import ConfigError, did_you_mean
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
@@ -28,11 +30,20 @@ def create(config: Config, **options: Any) -> nn.Module:
     name = config.model.removeprefix("timm/")
     if ":" not in name:  # with a colon it is a place, as hf-hub:…
         _check_name(timm, name, config.model_pretrained)
-    try:
-        return timm.create_model(name, pretrained=config.model_pretrained, **options)
-    except OSError as error:  # the hub's errors of network and cache are of this kind
-        raise DataError(f"{config.model} is not in the cache and cannot be fetched: {error}", hint=(
-            "fetch it on a machine with internet: python experiments.py prefetch jobs/x.yaml")) from error
+    if not config.model_pretrained:
+        return timm.create_model(name, **options)
+    state = torch.get_rng_state()  # that what a first try has drawn may not matter
+
+    def cached() -> nn.Module | None:
+        torch.set_rng_state(state)
+        try:
+            with hub.offline():
+                return timm.create_model(name, pretrained=True, **options)
+        except OSError:  # the hub's errors of network and cache are of this kind
+            return None
+
+    return hub.once(config, hub.lock(config.model), f"the pretrained {config.model}", cached,
+                    lambda: timm.create_model(name, pretrained=True, **options))
 
 
 def _check_name(timm: ModuleType, name: str, pretrained: bool) -> None:

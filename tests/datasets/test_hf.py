@@ -201,7 +201,7 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
         return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("src.fetching.check_reachable", lambda url, what: None)
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
     config = Config.from_dict({**options, "dataset": "hf/me/reviews:small"})
     away = Config.from_dict({**options, "dataset": "hf/me/reviews:small", "data_download": False})
     with pytest.raises(DataError, match="hf/me/reviews:small is not here, and data_download is false; fetch it .*pref"):
@@ -217,5 +217,5 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
 def test_a_missing_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("datasets", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(DataError, match=f"need the library {name}, which is not installed; pip install {name}"):
+        with pytest.raises(DataError, match=f"needs the library {name}, which is not installed; pip install {name}"):
             hub.imported(name)

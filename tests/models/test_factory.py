@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from src.config import Config
 from src.errors import ConfigError, DataError
+from src.models import timm_models
 from src.models.factory import fetch, find_head, make_model
 
 
@@ -124,18 +127,36 @@ def test_names_that_timm_does_not_know(name: str, pretrained: bool, message: str
         make(name, model_pretrained=pretrained)
 
 
-def test_weights_that_cannot_be_fetched_name_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_come_from_the_cache_or_are_fetched_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
+    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def offline(*_: object, **options: object) -> nn.Module:
-        assert options["pretrained"]
-        raise LocalEntryNotFoundError("cannot find the requested files in the local cache")
-    monkeypatch.setattr(timm, "create_model", offline)
+    cached, fetched = [], []
+
+    def create_model(*_: object, pretrained: bool) -> nn.Module:
+        head = nn.Linear(1, 1)  # draws
+        if constants.is_offline_mode() and not cached:
+            raise LocalEntryNotFoundError("cannot find the requested files in the local cache")
+        if not constants.is_offline_mode():
+            fetched.append(1)
+            cached.append(1)
+        return head
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     config = Config(model="timm/resnet18", model_pretrained=True)
-    for act in (lambda: make_model(config, (3, 32, 32), 10), lambda: fetch(config)):
-        with pytest.raises(DataError, match=r"local cache.*python experiments.py prefetch jobs/x.yaml"):
-            act()
+    for changes, reachable, why in (({}, "hub cannot be reached", "hub cannot be reached"),
+                                    ({"data_download": False}, None, "data_download is false")):
+        monkeypatch.setattr("src.fetching.unreachable", lambda url, answer=reachable: answer)
+        with pytest.raises(DataError, match=f"pretrained timm/resnet18 is not here, and {why}; .*experiments.py prefe"):
+            fetch(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
+    drawn = []
+    for _ in range(2):  # whether it is in the cache or not: the same draws
+        torch.manual_seed(0)
+        drawn.append(timm_models.create(config).weight.item())  # type: ignore[union-attr, operator]
+    assert drawn[0] == drawn[1] and fetched == [1]
 
 
 def test_timm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
