@@ -22,7 +22,7 @@ from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.optimizers.schedules import make_schedule
 from src.tracking.tracker import Trackers
-from src.training import facts, resume
+from src.training import facts, resume, summary
 from src.training.batches import shuffled
 from src.training.clipping import Clipping
 from src.training.epoch import Spent, Trainer, evaluate
@@ -155,6 +155,8 @@ class Experiment:
     def introduce(self, log: Logger) -> None:
         """What is trained where, and a warning if it chooses by what it should only be measured by."""
         for line in header(self._config.to_dict(), self.facts):
+            log.info(line)
+        for line in summary.lines(self._parts.model, self._parts.optimizers, self._parts.average is not None):
             log.info(line)
         if self._best and self._best.chooses_by_test:
             log.warning("{} chooses by a test split: its best value is no estimate of what to expect",

@@ -14,12 +14,14 @@ from src import files
 from src.config import Config
 from src.datasets.data import Data
 from src.errors import ConfigError
+from src.training import summary
 from src.training.length import Length
 
 
 def gather(config: Config, data: Data, model: nn.Module, length: Length, device: torch.device,
            seeds_drawn: list[str]) -> dict[str, Any]:
     """The facts of a run, as they stand in config.yaml and in the head of training.log."""
+    operations = summary.flops(model, data.input_shape, device)
     return {
         "examples": {name: len(split) for name, split in data.splits.items()},
         "task": data.task,
@@ -27,6 +29,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "input_shape": list(data.input_shape),
         "output_dim": output_dim(config, data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **({} if operations is None else {"flops": operations}),
         "micro_batch_size": micro_batch_size(config),
         "steps_per_epoch": length.steps_per_epoch,
         "steps": length.total_steps,
