@@ -16,7 +16,8 @@ TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMargi
                 "MSELoss": "numbers", "SmoothL1Loss": "numbers", "HuberLoss": "numbers", "PoissonNLLLoss": "numbers",
                 "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
 SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take shares of classes
-AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip")
+OF_IMAGES = ("crop_padding", "scale", "ratio", "hflip", "vflip", "interpolation", "crop_pct")
+INTERPOLATIONS = ("bilinear", "bicubic", "random")
 TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -269,15 +270,21 @@ def check_probability(value: float) -> None:
         raise ConfigError(f"{value!r} is no probability", allowed="0 to 1, as 0.5")
 
 
+def check_crop_pct(value: float | None) -> None:
+    """ConfigError unless `value` is null or a share of a side."""
+    if value is not None and not 0 < value <= 1:
+        raise ConfigError(f"{value!r} is no share of an image's side", allowed="more than 0, up to 1, as 0.875")
+
+
 def check_on_device(spec: Mapping[str, Any], dataset: str) -> None:
     """ConfigError unless what `spec` asks for, data_on_device or an augmentation, can be done with the data set."""
-    asked = next((name for name in AUGMENTATIONS if spec.get(name)), "data_on_device")
+    asked = next((name for name in OF_IMAGES if spec.get(name)), "data_on_device")
     if dataset.startswith(("libsvm/", "sklearn/")):
         raise ConfigError(f"samples of {dataset} are no images", where=asked, hint="leave it out: they are kept on the "
                           "training device anyway" if asked == "data_on_device" else None)
     if not spec.get("data_on_device"):
-        raise ConfigError("images are augmented on the training device alone", where=asked, hint="set data_on_device: "
-                          "true")
+        raise ConfigError("images are cropped, flipped and resized on the training device alone", where=asked,
+                          hint="set data_on_device: true")
     if spec.get("crop_padding") is not None and spec.get("scale"):
         raise ConfigError("crop_padding and scale are two ways to crop", where="crop_padding", hint="give one of them")
     if spec.get("ratio") and not spec.get("scale"):

@@ -61,6 +61,8 @@ class Config:
     ratio: list[float] | None = None  # its width / height comes from this range; null: [0.75, 1.3333]
     hflip: float = 0.0  # the probability that left and right change places
     vflip: float = 0.0  # likewise top and bottom
+    interpolation: str | None = None  # of what is resized: bilinear (null), bicubic, or random (in training, either)
+    crop_pct: float | None = None  # evaluation resizes images to their size / crop_pct and takes the centre; null: 1
     # texts; the model and the data set are named hf/…
     tokenizer: str | None = None  # a name of the hub, or a folder, as ./tokenizer; null: the model's
     max_length: int = 512  # tokens of a text, of which the rest is cut; fewer where the model takes fewer
@@ -239,6 +241,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
                      "seed_training", "seed_split", "max_allowed_loss"), _at_least(0)),
     "crop_padding": _at_least(0),
     **dict.fromkeys(("scale", "ratio"), choices.check_range),
+    "interpolation": _one_of(choices.INTERPOLATIONS),
+    "crop_pct": choices.check_crop_pct,
     **dict.fromkeys(("hflip", "vflip"), choices.check_probability),
     **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
     "label_smoothing": choices.check_smoothing,
@@ -402,7 +406,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
         if get("eval_models") or get("metrics"):
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))
-        if get("data_on_device") or any(map(get, choices.AUGMENTATIONS)):
+        if get("data_on_device") or any(map(get, choices.OF_IMAGES)):
             choices.check_on_device(spec, get("dataset", _DEFAULTS["dataset"]))
         model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
         if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":

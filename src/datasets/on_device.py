@@ -25,7 +25,7 @@ class Recipe:
     the image with so many black pixels on each side; else with `scale`, a part whose share of the area and whose aspect
     ratio are drawn from these ranges, resized; with neither it sees what evaluation sees. vflip, hflip: their
     probabilities. Evaluation resizes the shorter side to size / crop_pct and takes the centre.
-    interpolation: bilinear, bicubic, or random, either for each image.
+    interpolation: bilinear, bicubic, or random, either for each image of training, and bilinear in evaluation.
     """
 
     size: tuple[int, int]
@@ -37,7 +37,6 @@ class Recipe:
     hflip: float = 0.0
     vflip: float = 0.0
     interpolation: str = "bilinear"
-    eval_interpolation: str = "bilinear"
     crop_pct: float = 1.0
 
     @property
@@ -64,7 +63,7 @@ class Recipe:
     def evaluation(self, images: Tensor) -> Tensor:
         """The images as evaluation sees them, from 0 to 255."""
         no = torch.zeros(1, dtype=torch.bool, device=images.device)
-        cubic = ~no if self.eval_interpolation == "bicubic" else no
+        cubic = ~no if self.interpolation == "bicubic" else no
         if self._resized(images) == tuple(images.shape[2:]):
             rows, columns = (slice(round((side - out) / 2), round((side - out) / 2) + out) for side, out in zip(
                 images.shape[2:], self.size, strict=True))
@@ -133,8 +132,8 @@ class OnDevice:
 
 def kept(config: Config, data: Data) -> Data:
     """The data, whose splits are images as bytes, as splits that are augmented and normalised where they lie: by mean
-    and standard deviation of the split train (of the first one where there is none). DataError if they are no such
-    images, or cannot be cropped as asked."""
+    and standard deviation of the split train (of the first one where there is none), or those of a model's pretrained
+    weights. DataError if they are no such images, or cannot be cropped as asked."""
     splits = data.splits.values()
     if not all(isinstance(split, Split) and split.x.dtype == torch.uint8 and split.x.dim() == 4 for split in splits):
         raise DataError(f"{config.dataset} has no images as bytes", where="data_on_device",
@@ -161,11 +160,22 @@ def recipe_of(config: Config, data: Data) -> Recipe:
                         "model_input_shape")
     train = data.splits.get("train") or next(iter(data.splits.values()))
     assert isinstance(train, Split)
-    mean, std = statistics(train.x)
+    mean, std = _of_pretrained(config, channels) or statistics(train.x)
     return Recipe((height, width), mean, std, padding=config.crop_padding,
                   scale=(config.scale[0], config.scale[1]) if config.scale else None,
                   ratio=(config.ratio[0], config.ratio[1]) if config.ratio else Recipe.ratio,
-                  hflip=config.hflip, vflip=config.vflip)
+                  hflip=config.hflip, vflip=config.vflip, interpolation=config.interpolation or Recipe.interpolation,
+                  crop_pct=config.crop_pct or Recipe.crop_pct)
+
+
+def _of_pretrained(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation with which the pretrained weights of a model of timm were made; None for others."""
+    if not config.model_pretrained or not config.model.startswith("timm/"):
+        return None
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(config.model.removeprefix("timm/"))
+    return (known.mean, known.std) if known and len(known.mean) == channels else None
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

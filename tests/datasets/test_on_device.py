@@ -71,7 +71,7 @@ def test_evaluation_is_timms(sides: tuple[int, int], size: tuple[int, int], crop
     slow = create_transform((3, *size), is_training=False, interpolation=interpolation, mean=MEAN, std=STD,
                             crop_pct=crop_pct)
     expected = torch.stack([slow(_pil(image)) for image in images])
-    split = _split(images, size=size, crop_pct=crop_pct, eval_interpolation=interpolation, padding=4, hflip=0.5)
+    split = _split(images, size=size, crop_pct=crop_pct, interpolation=interpolation, padding=4, hflip=0.5)
     found = torch.cat([x for x, _ in split.batches(2, None, 0)])
     level = 1 / (255 * min(STD))
     assert (found - expected).abs().max() <= (1.6 if interpolation == "bilinear" else 3) * level  # rounded twice
@@ -232,13 +232,23 @@ def test_images_stay_bytes_and_are_normalised_by_those_of_train() -> None:
     assert data.about["images"] == {
         "size": (12, 10), "mean": train.recipe.mean, "std": train.recipe.std, "padding": 2, "scale": None,
         "ratio": (0.75, 4 / 3), "hflip": 0.5, "vflip": 0.0, "interpolation": "bilinear",
-        "eval_interpolation": "bilinear", "crop_pct": 1.0}
+        "crop_pct": 1.0}
+
+
+@pytest.mark.usefixtures("module")
+def test_pretrained_models_see_images_as_their_weights_did() -> None:
+    spec = {**SPEC, "model": "timm/mobilenetv3_small_100.lamb_in1k", "model_pretrained": True}
+    recipe = make_data(Config.from_dict(spec)).about["images"]
+    assert (recipe["mean"], recipe["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    own = make_data(Config.from_dict({**spec, "model_pretrained": False})).about["images"]
+    assert abs(own["mean"][0] - 0.5) < 0.01  # of random bytes
 
 
 @pytest.mark.usefixtures("module")
 @pytest.mark.parametrize("options", [
     {"crop_padding": 2, "hflip": 0.5, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
-    {"scale": [0.2, 1], "vflip": 0.5, "model_input_shape": [3, 16, 16], "overfit_batches": 2, "grad_accum_steps": 2}])
+    {"scale": [0.2, 1], "vflip": 0.5, "model_input_shape": [3, 16, 16], "overfit_batches": 2, "grad_accum_steps": 2,
+     "interpolation": "random", "crop_pct": 0.8}])
 def test_a_run_is_repeated_by_its_config(tmp_path: Path, options: dict[str, Any]) -> None:
     stats = []
     for name in ("one", "other"):
@@ -265,7 +275,7 @@ def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], m
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are no images.*kept on the training"),
-    ({"data_on_device": False, "hflip": 0.5}, "hflip: images are augmented on the training device alone"),
+    ({"data_on_device": False, "hflip": 0.5}, "hflip: images are cropped, flipped and resized on the"),
     ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale are two ways"),
     ({"ratio": [1.0, 1.0]}, "ratio is of the parts that scale takes"),
     ({"scale": [0.5, 1.5]}, "more than the whole image"),
@@ -274,6 +284,8 @@ def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], m
     ({"scale": [True, 1.0]}, "a list of numbers"),
     ({"hflip": 1.5}, "hflip: 1.5 is no probability"),
     ({"crop_padding": -1}, "too small"),
+    ({"crop_pct": 1.1}, "crop_pct: 1.1 is no share"),
+    ({"interpolation": "cubic"}, "unknown value 'cubic'.*bicubic"),
 ])
 def test_what_cannot_be_is_refused_at_submission(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
