@@ -84,7 +84,7 @@ def build(config: Config, folder: str | None) -> Parts:
 
     from src.choices import parse_averaging
     from src.datasets.factory import make_data
-    from src.models.factory import find_head, make_model
+    from src.models.factory import beside_backbone, make_model
     from src.optimizers.averaging import AveragedModel
     from src.optimizers.factory import make_optimizer
     from src.optimizers.layers import Freeze
@@ -106,7 +106,7 @@ def build(config: Config, folder: str | None) -> Parts:
     task = make_task(config, data, device)
     model = (task.make_model() if task else None) or make_model(config, data.input_shape, output_dim(config, data))
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
-    head = find_head(model, config.model) if config.freeze or config.layer_decay else None
+    head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # else the optimizer is for all of it from the start
         freeze.at(1)

@@ -382,9 +382,8 @@ def check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) ->
     if spec.get("metrics"):
         raise ConfigError("loss, accuracy and perplexity are what is measured of next tokens", where="metrics",
                           hint="leave it out")
-    if spec.get("model_head_init"):
-        raise ConfigError("the last layer of a language model may be its first", where="model_head_init",
-                          allowed="null")
+    if set_too := next((name for name in ("model_head_init", "freeze") if spec.get(name)), None):
+        raise ConfigError("the last layer of a language model may be its first", where=set_too, allowed="null")
 
 
 def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:

@@ -74,6 +74,11 @@ def find_head(model: nn.Module, name: str) -> nn.Linear:
     return linear[-1]
 
 
+def beside_backbone(model: nn.Module, name: str) -> nn.Module:
+    """What learns while the backbone is frozen: the head, which in a transformer may be more than its last layer."""
+    return model.head() if isinstance(model, hf_models.Transformer) else find_head(model, name)
+
+
 def init_head(head: nn.Linear, how: str) -> None:
     """zero: weights and biases 0. rand: normal weights of variance 1 / fan-in, biases 0 (LeCun et al., Efficient
     backprop, 1998)."""

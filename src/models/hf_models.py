@@ -23,6 +23,16 @@ class Transformer(nn.Module):
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         return self.model(**x).logits
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """How timm tells the layers apart, by the names of parameters: embeddings first, then the blocks, then the
+        rest."""
+        return {"stem": r".*(?:embed|\.wte\.|\.wpe\.)", "blocks": r".*?\.(?:layers?|h|blocks?)\.(\d+)\."}
+
+    def head(self) -> nn.Module:
+        """What is put on top of the transformer that all its tasks share: one layer or several."""
+        base = self.model.base_model
+        return nn.ModuleList(child for child in self.model.children() if child is not base)
+
 
 def make(config: Config, output_dim: int) -> nn.Module:
     """The model for the targets of the config: next_token, or else one vector [output_dim] for each text.

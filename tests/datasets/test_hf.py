@@ -178,6 +178,7 @@ LANGUAGE = {"dataset": "hf/imdb", "model": "hf/gpt2", "targets": "next_token"}
     ({**LANGUAGE, "metrics": ["f1"]}, "perplexity"),
     ({**LANGUAGE, "label_smoothing": 0.1}, "shares of classes"),
     ({**LANGUAGE, "model_head_init": "zero"}, "may be its first"),
+    ({**LANGUAGE, "freeze": "backbone"}, "freeze: the last layer"),
     ({"dataset": "hf/a/b/c"}, "unknown family of data set"), ({"dataset": "hf/"}, "unknown family of data set"),
     ({"dataset": "hf/imdb", "model": "hf/a:b"}, "unknown model 'hf/a:b'"),
     ({"max_length": 0}, "max_length: 0 is too small"),

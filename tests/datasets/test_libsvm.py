@@ -261,6 +261,13 @@ def test_no_network(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     assert list((tmp_path / "libsvm").iterdir()) == []
 
 
+def test_no_internet_is_told_before_libsvmdata_tries(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+    known["away"].dataset_url = "http://127.0.0.1:1/away"
+    with pytest.raises(DataError, match=r"127.0.0.1 cannot be reached from .*; put the LIBSVM file there as away"):
+        make_data(Config(dataset="libsvm/away", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
+    assert known["away"].fetched == 0 and list((tmp_path / "libsvm").iterdir()) == []
+
+
 def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path), data_download=False)
     with pytest.raises(DataError, match=r"data_download is false.*experiments.py prefetch` with your job spec"):
