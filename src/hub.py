@@ -66,7 +66,7 @@ def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None]
     if reason := fetching.unreachable(hub.constants.ENDPOINT):
         raise DataError(f"{what} is not here, and {reason}", hint=fetching.PREFETCH)
 
-    def told() -> None:
+    def fetched() -> None:
         try:
             fetch()
         except UserError:
@@ -77,7 +77,7 @@ def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None]
                             ) from error
 
     try:
-        return fetching.once(lock, what, find, told)
+        return fetching.once(lock, what, find, fetched)
     except OSError as error:
         raise DataError(f"{what} is not here, and cannot be put into {lock.parent}: {error.strerror or error}",
                         hint=fetching.PREFETCH) from error

@@ -34,10 +34,7 @@ def make_data(config: Config) -> Data:
     wanted = {text: parse_split(text) for text in config.data_splits_map.values()}
     sources = _reader(config).load(config, data_folder(config), _names(wanted))
     if isinstance(sources, Data):  # finished by its own reader
-        if config.eval_datasets or config.data_on_device:
-            raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
-                            where="eval_datasets" if config.eval_datasets else "data_on_device", hint="leave it out")
-        return sources
+        return _finished(config, sources)
     train = wanted.get(config.data_splits_map.get("train", ""))
     behind_train = {part.source for part in train} if train else set(sources)
     classes: tuple[float | int, ...] = ()
@@ -80,6 +77,26 @@ def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:
             raise DataError(f"samples of {text} have the shape {list(split.x.shape[1:])}, those of {config.dataset} "
                             f"{list(data.input_shape)}", where="eval_datasets")
         splits[name] = _scaled(split, scale) if scale else split
+    return dataclasses.replace(data, splits=splits, columns=columns)
+
+
+def _finished(config: Config, data: Data) -> Data:
+    """Finished splits as they are; those of texts with the ones of eval_datasets, in the classes of the model."""
+    texts = config.dataset.startswith("hf/")
+    if config.data_on_device or config.eval_datasets and not texts:
+        raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
+                        where="data_on_device" if config.data_on_device else "eval_datasets", hint="leave it out")
+    splits, columns = dict(data.splits), {}
+    for name, text in (config.eval_datasets or {}).items():
+        other, parts = evaluation(config, name)
+        if not other.dataset.startswith("hf/"):
+            raise DataError(f"{text} has no texts", where="eval_datasets", allowed="hf/NAME@SPLIT")
+        found = hf.load(other, data_folder(other), _names({text: parts}))
+        if class_map := (config.eval_class_maps or {}).get(name):
+            columns[name] = _columns_of(class_map, name, len(found.classes), len(data.classes))
+            splits[name] = found.splits[name]
+        else:
+            splits[name] = hf.relabelled(text, found, name, data.classes)
     return dataclasses.replace(data, splits=splits, columns=columns)
 
 

@@ -1,6 +1,7 @@
 """Text data sets: csv, json, parquet, arrow and text files, or data sets of the Hugging Face hub, as tokens."""
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import tempfile
@@ -39,7 +40,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     label = None if task == "next_token" else _label_column(config, features, columns)
     tokenizer = hub.tokenizer(config)
     max_length = _max_length(config, tokenizer)
-    texts: list[dict[str, list[int]]] = []
+    texts: list[dict[str, np.ndarray]] = []
     ranges, labels, facts = {}, {}, {}
     for name, table in tables.items():
         read = list(tokenized(tokenizer, [_strings(config, name, table, column) for column in columns], max_length,
@@ -62,8 +63,23 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     all_texts = Texts(make_table(texts, padding, y), torch.arange(len(texts)), config.group_by_length)
     cut = {text: _cut(all_texts, ranges, text, config.seed_split) for text in config.data_splits_map.values()}
     about = {"tokenizer": hub.tokenizer_name(config), "max_length": max_length, "text_column": ", ".join(columns),
-             **({"label_column": label} if label else {"output_dim": len(tokenizer)}), "texts": facts}
+             **({"label_column": label} if label else {"output_dim": _vocabulary(config, tokenizer)}), "texts": facts}
     return Data({key: cut[text] for key, text in config.data_splits_map.items()}, task, classes, (), about)
+
+
+def relabelled(what: str, data: Data, name: str, classes: tuple[Any, ...]) -> Texts:
+    """A split of data with classes of its own, as indices into `classes`. DataError for a label that is not there."""
+    split = data.splits[name]
+    assert isinstance(split, Texts)
+    if data.classes == classes or split.table.y is None:
+        return split
+    strange = [data.classes[index] for index in split.table.y[split.rows].unique().tolist()
+               if data.classes[index] not in classes]
+    if strange:
+        raise DataError(f"{what} has labels that train has not: {', '.join(map(str, strange[:10]))}",
+                        where="eval_datasets", allowed=classes[:20], hint="or give a class map in eval_class_maps")
+    index = torch.tensor([classes.index(label) if label in classes else 0 for label in data.classes])
+    return dataclasses.replace(split, table=dataclasses.replace(split.table, y=index[split.table.y]))
 
 
 def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:
@@ -257,6 +273,11 @@ def _cut(texts: Texts, ranges: Mapping[str, range], text: str, seed: int) -> Tex
         index = part.indices(len(source), seed)
         rows.append(source if index is None else source[torch.from_numpy(index)])
     return Texts(texts.table, torch.cat(rows), texts.grouped)
+
+
+def _vocabulary(config: Config, tokenizer: Any) -> int:
+    """How many tokens the model tells apart: it may have room for more than its tokenizer has."""
+    return int(hub.settings(config).vocab_size if config.model.startswith("hf/") else len(tokenizer))
 
 
 def _max_length(config: Config, tokenizer: Any) -> int:

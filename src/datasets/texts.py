@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +72,9 @@ class Texts:
 
 
 def tokenized(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, ended: bool
-              ) -> Iterator[dict[str, list[int]]]:
+              ) -> Iterator[dict[str, np.ndarray]]:
     """The model's inputs of each text, or of each pair of texts if there are two columns, of max_length tokens at most.
+    Each [t] int32.
 
     ended: with the tokenizer's token for the end of a text behind it, if it has one and the text was not cut.
     """
@@ -88,12 +88,11 @@ def tokenized(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int,
                     ids[-1:] != [tokenizer.eos_token_id]):
                 text = {name: [*numbers, tokenizer.eos_token_id if name == "input_ids" else 0]
                         for name, numbers in text.items()}
-            yield text
+            yield {name: np.array(numbers, np.int32) for name, numbers in text.items()}
 
 
-def make_table(texts: Sequence[Mapping[str, list[int]]], padding: Mapping[str, int], y: Tensor | None) -> Table:
+def make_table(texts: Sequence[Mapping[str, np.ndarray]], padding: Mapping[str, int], y: Tensor | None) -> Table:
     """The table of `texts`; each has the same inputs."""
     counts = torch.tensor([0, *(len(text["input_ids"]) for text in texts)])
-    inputs = {name: torch.from_numpy(np.fromiter(itertools.chain.from_iterable(text[name] for text in texts), np.int32))
-              for name in texts[0]}
+    inputs = {name: torch.from_numpy(np.concatenate([text[name] for text in texts])) for name in texts[0]}
     return Table(inputs, counts.cumsum(0), {name: padding.get(name, 0) for name in inputs}, y)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import experiments
 from src import hub
 from src.config import Config
 from src.datasets.factory import fetch, make_data
@@ -220,3 +221,31 @@ def test_a_missing_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(DataError, match=f"needs the library {name}, which is not installed; pip install {name}"):
             hub.imported(name)
+
+
+def test_prefetch_fetches_what_runs_must_not(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, cache_dir: datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(ROWS)}))
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
+    parameters = {**options, "dataset": "hf/me/reviews", "data_download": False, "base_lr": [0.1, 0.2]}
+    (tmp_path / "job.yaml").write_text(json.dumps({"job_details": {"name": "x", "output_dir": str(tmp_path / "out")},
+                                                   "parameters": parameters}))
+    assert experiments.main(["prefetch", str(tmp_path / "job.yaml")]) == 0
+    assert capsys.readouterr().out == (f"hf/me/reviews: fetched\n{options['model']}: settings are in the cache\n")
+    assert len(make_data(Config.from_dict({**parameters, "base_lr": 0.1})).splits["train"]) == 3
+
+
+def test_further_sets_to_evaluate(options: dict[str, Any], tmp_path: Path) -> None:
+    write_csv(tmp_path / "good.csv", [{"text": "good", "label": "pos"}, {"text": "fine", "label": "pos"}])
+    write_csv(tmp_path / "stars.csv", [{"text": "good", "label": 5}, {"text": "bad", "label": 1}])
+    further = {**options, "eval_datasets": {"good": "hf/good.csv@train", "stars": "hf/stars.csv@train[:100%]"}}
+    data = make_data(Config.from_dict({**further, "eval_class_maps": {"stars": "0, 1"}}))
+    y = {name: next(data.splits[name].batches(9, None, 0))[1].tolist() for name in data.splits}  # type: ignore[union-attr]
+    assert y == {"train": [1, 0, 1], "good": [1, 1], "stars": [1, 0]} and data.columns == {"stars": (0, 1)}
+    with pytest.raises(DataError, match="hf/stars.csv@train.* has labels that train has not: 1, 5; allowed: neg, pos"):
+        make_data(Config.from_dict(further))
+    with pytest.raises(DataError, match="eval_datasets: sklearn/iris has no texts; allowed: hf/NAME@SPLIT"):
+        make_data(Config.from_dict({**options, "eval_datasets": {"iris": "sklearn/iris"}}))
