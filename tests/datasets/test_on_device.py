@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.resampling import ATTEMPTS, parts, windows
 from src.errors import ConfigError, DataError
+from src.training.batches import shuffled
 from src.training.memory import check_room
 from train import train as run_training
 
@@ -170,6 +172,16 @@ def test_noise_depends_on_seed_and_index_alone() -> None:
     assert not torch.equal(in_order, _training(split, seed=4))
 
 
+def test_a_pass_goes_on_where_it_was_left() -> None:
+    split = _split(_images(40, 24, 24), scale=(0.3, 1.0), hflip=0.5, interpolation="random")
+    whole = list(itertools.islice(shuffled(split, 8, 0, torch.device("cpu")), 12))
+    rest = list(itertools.islice(shuffled(split, 8, 0, torch.device("cpu"), start=3), 9))
+    for (x, y), (other_x, other_y) in zip(whole[3:], rest, strict=True):
+        assert torch.equal(y, other_y)
+        torch.testing.assert_close(x, other_x)
+    assert not torch.equal(whole[0][0], whole[5][0])  # another pass
+
+
 def test_small_batches_are_made_in_blocks_and_are_the_same() -> None:
     split = _split(_images(30, 24, 24), scale=(0.2, 1.0), hflip=0.5, interpolation="random")
     one = list(split.batches(4, torch.arange(30), 0))
@@ -233,6 +245,14 @@ def test_images_stay_bytes_and_are_normalised_by_those_of_train() -> None:
         "size": (12, 10), "mean": train.recipe.mean, "std": train.recipe.std, "padding": 2, "scale": None,
         "ratio": (0.75, 4 / 3), "hflip": 0.5, "vflip": 0.0, "interpolation": "bilinear",
         "crop_pct": 1.0}
+
+
+@pytest.mark.usefixtures("module")
+def test_further_sets_are_normalised_by_train_too() -> None:
+    data = make_data(Config.from_dict({**SPEC, "data_splits_map": {"train": "train"}, "hflip": 0.5,
+                                       "eval_datasets": {"other": "images_of_mine:make@test[:10]"}}))
+    other = data.splits["other"]
+    assert len(other) == 10 and other.recipe == data.splits["train"].recipe
 
 
 @pytest.mark.usefixtures("module")
