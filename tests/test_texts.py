@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import experiments
 import train
 from src import run_folder
 from src.config import Config
@@ -144,6 +145,17 @@ def test_a_pass_goes_on_where_it_was(spec: dict[str, Any]) -> None:
         rest = shuffled(data, 16, 3, CPU, start=start)
         assert all(torch.equal(next(rest)[0]["input_ids"], batch) for batch in batches[start:])
     assert [len(y) for _, y in in_order(data, 50)] == [50, 50, 20]
+
+
+def test_probe_tries_the_longest_texts(spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+                                       ) -> None:
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    assert experiments.main(["probe", str(tmp_path / "spec.yaml"), "--most", "40"]) == 0
+    out = capsys.readouterr().out
+    assert "batch_size   40 fit, and more were not tried" in out and "the data is in memory" in out
+    data = train.build(Config.from_dict(spec), None).data.splits["train"]
+    x, _ = data.longest(3)  # type: ignore[union-attr]
+    assert x["attention_mask"].sum(1).tolist() == data.lengths.sort().values[-3:].flip(0).tolist()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("options", [{}, LANGUAGE], ids=["classes", "next_token"])

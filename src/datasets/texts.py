@@ -64,6 +64,11 @@ class Texts:
         """[n] tokens, where batches are to be grouped by them."""
         return self.table.starts.diff()[self.rows] if self.grouped else None
 
+    def longest(self, size: int) -> Batch:
+        """The longest `size` texts: what a batch may come to at worst."""
+        lengths = self.table.starts.diff()[self.rows]
+        return self.table.batch(self.rows[lengths.argsort(descending=True)[:size]], self.device)
+
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
         """A pass, as in Lazy; there is no noise."""
         rows = self.rows if order is None else self.rows[order]

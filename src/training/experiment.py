@@ -17,6 +17,7 @@ from src import run_folder
 from src.choices import parse_interval, parse_schedule
 from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split
+from src.datasets.texts import Texts
 from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
@@ -268,7 +269,7 @@ class Experiment:
 
     def _tell_bottleneck(self, row: Row, log: Logger) -> None:
         """Say which side of the training waits for the other, unless the log said so before."""
-        in_memory = isinstance(self._train_split, Split) or self._config.data_on_device
+        in_memory = isinstance(self._train_split, (Split, Texts)) or self._config.data_on_device
         line = bottleneck(row, self._config.to_dict(), in_memory, str(self._parts.device))
         side = (line or "").partition(":")[0]
         if line and side != self._bottleneck:

@@ -15,6 +15,7 @@ from src import machine
 from src.config import Config
 from src.datasets.data import Batch, Lazy, Split
 from src.datasets.on_device import OnDevice
+from src.datasets.texts import Texts
 from src.errors import ConfigError
 from src.training.batches import shuffled
 from src.training.experiment import Experiment, Parts
@@ -38,12 +39,13 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts
     yield f"model        {config.model} on {config.dataset}{of}, on {device}"
     whole = dataclasses.replace(config, batch_size=most, grad_accum_steps=1, train_length=1)
     step = Experiment(dataclasses.replace(parts, config=whole)).try_step
-    batch = next(shuffled(split, min(len(split), 64), 0, device))
+    size = min(len(split), 64)
+    batch = split.longest(size) if isinstance(split, Texts) else next(shuffled(split, size, 0, device))
     good, bad = largest(survives(step, batch, device), min(config.batch_size, 64), most)
     if not good:
         raise ConfigError(f"not even one sample of {config.dataset} fits {device} with {config.model}", where="model")
     yield f"batch_size   {good} fit" + (f", {bad} do not" if bad else ", and more were not tried")
-    if isinstance(split, (Split, OnDevice)):
+    if isinstance(split, (Split, OnDevice, Texts)):
         yield "num_workers  of no use: the data is in memory"
         return
     rates = feeding(lambda count: build(dataclasses.replace(config, num_workers=count)).data.splits["train"],
