@@ -38,6 +38,7 @@ TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
 HEAD_INITS = ("zero", "rand")
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet family, then the 6n+2 CIFAR family
 VGG_DEPTHS = (11, 13, 16, 19)
+SHALLOW = ("linear", "linear/no_bias", "tiny/lenet")  # too few layers to compute some of them again
 
 _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
                      "timm/wds/NAME", "hf/NAME", "my_module:make_dataset")
@@ -215,6 +216,13 @@ def check_optimization(get: Callable[[str], Any]) -> None:
     if get("warmup_steps") and get("lr_schedule").startswith("onecycle"):
         raise ConfigError("onecycle rises by itself", where="warmup_steps", allowed="0", hint=(
             "onecycle_0.2 rises for a fifth of the steps"))
+
+
+def check_checkpointing(model: str) -> None:
+    """ConfigError if all that the model keeps for its backward pass is needed at once."""
+    if model in SHALLOW:
+        raise ConfigError(f"{model} is too small to compute parts of it again", where="grad_checkpointing",
+                          allowed="false")
 
 
 def check_own(name: str | None) -> None:

@@ -110,6 +110,7 @@ class Config:
     recompute_batch_norm: bool = False  # of the averaged model, over train, before it is evaluated; else as the model's
     # speed
     precision: str = "float32"  # float32, tf32, bf16, fp16 (with a scaled loss); weights stay float32
+    grad_checkpointing: bool = False  # keep less for the backward pass, and compute it again there: memory for time
     channels_last: bool = False  # images in the memory order that tensor cores like
     compile: str | None = None  # by torch.compile: default, reduce-overhead or max-autotune
     # looking inside
@@ -411,6 +412,8 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
         model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
         if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":
             choices.check_texts(spec, dataset, model, get("loss", _DEFAULTS["loss"]))
+        if get("grad_checkpointing"):
+            choices.check_checkpointing(model)
         if get("mixup") or get("cutmix") or get("label_smoothing"):
             choices.check_mixing(spec, get("loss", _DEFAULTS["loss"]), get("targets"), get("task"))
         _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),

@@ -27,6 +27,10 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int) ->
     model = _build(config, input_shape, output_dim)
     if config.model_head_init:
         init_head(find_head(model, config.model), config.model_head_init)
+    if config.grad_checkpointing:
+        from src.models import checkpointing
+
+        checkpointing.enable(model, config.model)
     return model
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from src import choices
 from src.config import Config
 from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
@@ -48,7 +49,9 @@ def lack(config: Config, device: torch.device) -> str:
 def remedies(config: Config) -> str:
     """Three things to try, with values."""
     pieces = min(config.batch_size, 2 * config.grad_accum_steps)
-    lighter = "precision: bf16" if config.precision in ("float32", "tf32") else "a smaller model"
+    layered = config.model not in choices.SHALLOW and not config.grad_checkpointing
+    lighter = ("precision: bf16" if config.precision in ("float32", "tf32") else
+               "grad_checkpointing: true" if layered else "a smaller model")
     evaluated = config.eval_batch_size or config.batch_size
     return (f"try grad_accum_steps: {pieces} (the same training in smaller pieces), {lighter}, or eval_batch_size: "
             f"{max(1, evaluated // 2)} if an evaluation was under way; `python experiments.py probe SPEC` finds the "

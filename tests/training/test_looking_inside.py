@@ -20,6 +20,7 @@ from src.errors import ConfigError
 from src.training.few import Few, few
 from src.training.length import limited
 from src.training.log import bottleneck
+from src.training.memory import remedies
 from tests.training.toys import classes, parts, train
 
 SPLITS = {"train": classes(60), "val": classes(40, seed=2), "test": classes(40, seed=1)}
@@ -139,6 +140,13 @@ def test_the_bottleneck_is_named_with_what_helps() -> None:
 class _Hungry(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 …")
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({}, "precision: bf16"), ({"precision": "bf16"}, "grad_checkpointing: true"),
+    ({"precision": "bf16", "grad_checkpointing": True}, "a smaller model")])
+def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -> None:
+    assert f" {expected}," in remedies(Config.from_dict({"model": "tiny/resnet_18", **options}))
 
 
 @pytest.mark.parametrize(("options", "expected"), [
