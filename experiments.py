@@ -1,4 +1,4 @@
-"""Looks after what was submitted: status, watch, wait, logs, cancel, missing, report, prefetch, probe."""
+"""Looks after what was submitted: status, watch, logs, cancel, report, note, reproduce, prefetch, probe and others."""
 from __future__ import annotations
 
 import argparse
@@ -74,6 +74,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    command = add("note", note, "keep a conclusion with the commit, for the report; without text: show all of them")
+    command.add_argument("batch", metavar="BATCH", help="a batch folder")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
+    command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
+    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("--run", action="store_true", dest="do", help="do them")
     command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
     command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
@@ -309,6 +315,35 @@ def report(options: argparse.Namespace) -> None:
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observe(batches)) for row in found["runs"]])
     print(f"report: {os.path.abspath(path)}")
+
+
+def note(options: argparse.Namespace) -> None:
+    """Append a note to a batch's log, or print the log."""
+    from src import notes
+
+    path = batch.check(options.batch)
+    if options.text is None:
+        print("".join(f"{one.line()}\n" for one in notes.read(path)), end="")
+        return
+    if not options.text.strip():
+        raise BatchError("there is nothing to note", where=path, hint="write it in quotes")
+    from src.submission import provenance
+
+    code = provenance.look(os.path.dirname(os.path.abspath(__file__)))
+    commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
+    print(notes.add(path, options.text.strip(), commit).line())
+
+
+def reproduce_run(options: argparse.Namespace) -> int:
+    """Print what repeats a run, or do it."""
+    from src.submission import reproduce
+
+    steps = reproduce.steps(find.run_path(options.run_word, RESULTS))
+    if options.do:
+        print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
+        return steps.run()
+    print("\n".join(steps.lines()))
+    return 0
 
 
 def prefetch(options: argparse.Namespace) -> None:

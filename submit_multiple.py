@@ -20,6 +20,7 @@ from src.submission.ways import (
     put_canaries_first,
     slurm_submission,
     wants_canaries,
+    wants_snapshot,
 )
 from src.submission.work import Work, plan_grid, plan_retry
 
@@ -34,6 +35,14 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options, PROJECT) if spec is None else plan_grid(spec, options, PROJECT)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
+    if options.require_clean or not options.dry_run:
+        from src.submission import provenance  # a dry run does without: git takes its time
+
+        work.code = provenance.look(PROJECT)
+        if options.require_clean:
+            work.code.require_clean()
+    if wants_snapshot(options, spec, work):
+        work.snapshot = os.path.join(os.path.abspath(work.path), run_folder.CODE, token, run_folder.SNAPSHOT)
     if mode != WRITE_ONLY and wants_canaries(options, work):
         slurm_options = put_canaries_first(work, slurm_options, options)
     submission = (slurm_submission(work, slurm_options, token, options.max_queued)
@@ -63,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
         from src.submission import carry_out  # a dry run does without
 
-        record = carry_out.plan_record(work, mode, slurm_options, submission, options, argv)
+        record = carry_out.plan_record(work, token, mode, slurm_options, submission, options, argv)
         book = carry_out.write(work, token, record, submission, slurm_options)
         return carry_out.start(work, mode, slurm_options, book, submission, options)
 
@@ -104,6 +113,8 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
     """The grid, where it goes, and with what."""
     print("\n".join(work.lines))
     print(f"batch      {work.path}")
+    if work.code:
+        print(f"code       {work.code.line()}{', runs start from a snapshot' if work.snapshot else ''}")
     if slurm_options:
         script = os.path.relpath(slurm_options.script)
         text = slurm_options.text or yaml_io.read_user_file(slurm_options.script)

@@ -14,8 +14,16 @@ JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
 TASKS_SUFFIX = ".tasks.json"
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
-CODE = "code"
+CODE = "code"  # a folder for each submission: what it was submitted from
+NOTES = "notes.jsonl"  # conclusions that somebody wrote down
 CANARY = "canary"  # run folders and journals of its canaries, as in a batch
+# in a folder of code/
+CODE_RECORD = "code.json"
+DIFF = "uncommitted.diff"
+UNTRACKED = "untracked"
+ENVIRONMENT = "environment.txt"
+SNAPSHOT = "snapshot"  # the project's sources themselves, from which runs start
+COMMIT = "COMMIT"  # in a snapshot: the commit that it was taken at
 # in a run folder
 SPEC = "spec.yaml"
 CONFIG = "config.yaml"

@@ -15,7 +15,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import files, metrics, run_folder
+from src import files, metrics, notes, run_folder
 from src.analysis import plots, tables
 from src.analysis.results import Results, Skipped, read_results
 
@@ -46,7 +46,8 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     df = results.big_df()
     failed = _failed(results)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
-    sections = [_header(names, df, results, failed, status), _unended(status), _parameters(df), *_judged(df), _runs(df),
+    sections = [_header(names, df, results, failed, status), _notes(results), _unended(status), _parameters(df),
+                *_judged(df), _runs(df),
                 "" if status else _problems("Failed runs", "The last words of runs that stopped too early.", failed),
                 _problems("Left out", "Folders, or rows, that could not be read.", results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
@@ -84,6 +85,16 @@ def _header(names: list[str], df: pd.DataFrame, results: Results, failed: list[S
     written = time.strftime("%Y-%m-%d %H:%M %Z")
     title = html.escape(", ".join(names))
     return f"<header><h1>{title}</h1><p>Report of {written}</p><ul class=tiles>{items}</ul></header>"
+
+
+def _notes(results: Results) -> str:
+    """What was concluded, in the batches that the runs are from."""
+    batches = dict.fromkeys(os.path.dirname(folder) for folder in results.config["folder"])
+    found = [note for batch in batches for note in notes.read(batch)]
+    if not found:
+        return ""
+    items = "".join(f"<li>{html.escape(note.line())}</li>" for note in sorted(found, key=lambda note: note.time))
+    return _section("Notes", f"<ul>{items}</ul>")
 
 
 def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:

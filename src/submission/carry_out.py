@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder
 from src.errors import BatchError, to_type
-from src.submission import batch, grid, show, states, submit, tasks
+from src.submission import batch, grid, provenance, show, states, submit, tasks
 from src.submission.journal import LOCAL, SLURM, Journal
 from src.submission.observe import observe
 from src.submission.plan import count, refuse_if_alive
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from src.submission.work import Work
 
 
-def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
+def plan_record(work: Work, token: str, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
                 options: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """What the journal keeps of a plan: its tickets, and all that repeats this submission."""
     details: dict[str, Any] = {
-        "project": work.project, "script": slurm_options.script, "sbatch": dict(slurm_options.batch),
+        "project": work.start_in, "script": slurm_options.script, "sbatch": dict(slurm_options.batch),
         "shape": dict(slurm_options.shape),
         "command_line": dict(slurm_options.command_line)} if slurm_options else {}
     if submission:
@@ -35,7 +35,7 @@ def plan_record(work: Work, mode: str, slurm_options: SlurmOptions | None, submi
         details["canaries"] = work.first.record(submission.tickets if submission else work.plan.tickets)
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
     return {"mode": mode, "tickets": submission.tickets if submission else work.plan.tickets,
-            "argv": list(argv), "identity": identity, **details}
+            "argv": list(argv), "identity": identity, "code": token, "snapshot": work.snapshot is not None, **details}
 
 
 def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None,
@@ -54,6 +54,11 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
             from src.submission import canary
 
             canary.write(work.first, folder, token, record["mode"])
+        slurm = None if slurm_options is None else {
+            "script": slurm_options.script, "options": {**slurm_options.batch, **slurm_options.command_line},
+            "shape": dict(slurm_options.shape)}
+        provenance.write(os.path.join(folder, run_folder.CODE, token), provenance.look(work.project), record["argv"],
+                         slurm, work.snapshot is not None)
         Journal(folder, token).plan(**record)
 
     if not work.new:
@@ -104,7 +109,7 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
             from src.submission import canary
 
             waits = canary.Waits(work.first)
-            waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.project), again, room)
+            waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.start_in), again, room)
         with show.Progress(number, "submitted") as progress:
             for job in submit.submit_all(submission, book, again, room, breaker, waits):
                 jobs.append(job)
@@ -155,7 +160,7 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         nonlocal progress
         with show.Progress(len(tickets), noun) as progress:
             return local.run(path, token, tickets, local_workers(options, work),
-                             os.path.join(work.project, "train.py"), told, options.slots or 1, pinned)
+                             os.path.join(work.start_in, "train.py"), told, options.slots or 1, pinned)
 
     breaker = Breaker(work.path, options.max_failures)
     log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")

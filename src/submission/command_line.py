@@ -45,6 +45,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
     add("--smoke", action="store_true", help="run one batch of each distinct model and data set here first, and stop "
         "if one fails")
+    add("--require-clean", action="store_true", help="stop if anything of the code is uncommitted or unpushed")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs; with -r: of those that are to "
         "be submitted")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")

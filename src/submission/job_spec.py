@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT_DIR = "results"
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
-_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description")
+_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 _TRACKER_SETTINGS = tuple(key for key in FIELDS if key.split("_")[0] in ("wandb", "mlflow", "tensorboard"))
 
@@ -28,8 +28,8 @@ class JobSpec:
 
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
-    sbatch: options by name; resources: instead of a script; extra: a group's own keys of job_details; text, source: the
-    file and its name; warnings: sentences for the user.
+    sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; extra: a
+    group's own keys of job_details; text, source: the file and its name; warnings: sentences for the user.
     """
 
     name: str
@@ -41,6 +41,7 @@ class JobSpec:
     resources: Resources | None = None
     tags: list[str] = field(default_factory=list)
     description: str | None = None
+    snapshot: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
@@ -75,7 +76,7 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
             warnings.append(f"{where}: '{key}' is not one of {', '.join(_KNOWN)}; it is kept and not used")
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
-        "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text}
+        "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool}
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
@@ -139,6 +140,12 @@ def _unknown(mapping: Mapping[str, Any], known: tuple[str, ...], where: str, oth
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise JobSpecError(f"{value!r} is not a string", where=where)
+    return value
+
+
+def _bool(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise JobSpecError(f"{value!r} is not true or false", where=where)
     return value
 
 

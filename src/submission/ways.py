@@ -85,6 +85,13 @@ def wants_canaries(options: argparse.Namespace, work: Work) -> bool:
     return next((bool(plan["canary"]) for plan in reversed(work.history.plans) if "canary" in plan), False)
 
 
+def wants_snapshot(options: argparse.Namespace, spec: JobSpec | None, work: Work) -> bool:
+    """As the job spec says; a retry, as the batch's last submission did."""
+    if spec is not None:
+        return spec.snapshot
+    return bool(work.history.plans and work.history.plans[-1].get("snapshot"))
+
+
 def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:
     """Plan the canaries; the options by which the runs wait for them. Runs that one holds back leave the plan."""
     from src.submission import canary
@@ -101,7 +108,7 @@ def canary_calls(work: Work, options: SlurmOptions | None, token: str) -> list[s
         return []
     from src.submission import canary
 
-    return canary.submission_of(work.first, options, token, work.project).calls
+    return canary.submission_of(work.first, options, token, work.start_in).calls
 
 
 def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int | None) -> Submission:
@@ -109,7 +116,7 @@ def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int 
     from src.submission import slurm
 
     specs = dict(zip(work.names, work.specs, strict=True))
-    place = submit.Place(os.path.abspath(work.path), token, work.project)
+    place = submit.Place(os.path.abspath(work.path), token, work.start_in)
     shape = options.shape
     if shape["array"]:
         size = min(slurm.max_array_size(), queued or sys.maxsize)

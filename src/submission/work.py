@@ -29,12 +29,14 @@ from src.submission.submit import read_specs
 
 if TYPE_CHECKING:
     from src.submission.canary import Canaries
+    from src.submission.provenance import Code
 
 
 @dataclass
 class Work:
     """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
-    those that there are; first: those that the runs wait for; project: the folder of train.py.
+    those that there are; first: those that the runs wait for; project: the folder of train.py; snapshot: the copy of
+    it that runs start from, if they do; code: what git says of it, unless nobody asked.
     """
 
     project: str
@@ -51,6 +53,13 @@ class Work:
     avoid: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, Run] = field(default_factory=dict)
     first: Canaries | None = None
+    snapshot: str | None = None
+    code: Code | None = None
+
+    @property
+    def start_in(self) -> str:
+        """The folder of the train.py that runs start."""
+        return self.snapshot or self.project
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src import files
+from src import files, run_folder
 from src.config import Config
 from src.datasets.data import Data
 from src.errors import ConfigError
@@ -102,7 +102,10 @@ def output_dim(config: Config, data: Data) -> int:
 
 
 def commit(root: Path) -> str | None:
-    """The commit that is checked out at `root`, read from git's own files (a subprocess would cost 5 ms a run)."""
+    """The commit that is checked out at `root`, read from git's own files (a subprocess would cost 5 ms a run); of a
+    snapshot, the one that it was taken at."""
+    if taken := files.read_text(root / run_folder.COMMIT):
+        return taken.strip()
     git = root / ".git"
     if git.is_file():  # a worktree: the file names its folder
         git = root / (files.read_text(git) or "").partition("gitdir:")[2].strip()

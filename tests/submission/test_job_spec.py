@@ -24,13 +24,14 @@ def test_a_minimal_job_spec(tmp_path):
 
 def test_all_of_job_details():
     job_spec = with_details("output_dir: $WORK/out, command: python x.py, script: my.sh, sbatch: {mem: 8G, "
-                            "exclusive: null}, tags: [a, b], description: why, 2nd: ")
+                            "exclusive: null}, tags: [a, b], description: why, snapshot: true, 2nd: ")
     assert job_spec.output_dir == "$WORK/out"
     assert job_spec.command == "python x.py"
     assert job_spec.script == "my.sh"
     assert job_spec.sbatch == {"mem": "8G", "exclusive": None}
     assert job_spec.tags == ["a", "b"]
     assert job_spec.description == "why"
+    assert job_spec.snapshot is True
     assert with_details("tags: a").tags == ["a"]
     assert with_details("command: [python, x.py, -n, 3]").command == ["python", "x.py", "-n", "3"]
 

@@ -37,6 +37,8 @@ def test_the_commit_is_what_git_says(tmp_path: Path) -> None:
 
 def test_no_repository_has_no_commit(tmp_path: Path) -> None:
     assert facts.commit(tmp_path) is None
+    (tmp_path / "COMMIT").write_text("1a2b\n")  # of a snapshot
+    assert facts.commit(tmp_path) == "1a2b"
 
 
 def test_what_a_run_finds_out() -> None:
