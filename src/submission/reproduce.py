@@ -24,13 +24,12 @@ class Steps:
     def lines(self) -> list[str]:
         """As one would type them; the notes in front, as comments."""
         return [f"# {note}" for note in self.notes] + [to_type("cd", self.folder)] + [
-            " ".join([*(f"{key}={value}" for key, value in variables.items()), to_type(*words)])
-            for variables, words in self.commands]
+            _typed(*command) for command in self.commands]
 
     def run(self) -> int:
         """Do them. The exit code of the first that fails, or 0."""
         for variables, words in self.commands:
-            print(to_type(*words), flush=True)
+            print(_typed(variables, words), flush=True)
             done = subprocess.run(words, cwd=self.folder, check=False,
                                   env={**process.environment_outside_slurm(), **variables})
             if done.returncode:
@@ -64,6 +63,10 @@ def steps(run: str) -> Steps:
         commands.append(["cp", "-R", f"{untracked}/.", project])
     begin[1] = os.path.join(project, begin[1])
     return Steps(record["project"], [*(({}, words) for words in commands), (variables, begin)], notes)
+
+
+def _typed(variables: dict[str, str], words: list[str]) -> str:
+    return " ".join([*(f"{key}={value}" for key, value in variables.items()), to_type(*words)])
 
 
 def _code_folder(run: str) -> str:
