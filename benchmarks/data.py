@@ -1,24 +1,30 @@
-"""Feeding tiny/lenet with images of 32 x 32 x 3 pixels at batch 500: what cropping and flipping leave of the speed."""
+"""Feeding tiny/lenet with images of 32 x 32 x 3 pixels at batch 500: what reading, cropping and flipping cost."""
 from __future__ import annotations
 
 import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split
+from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
 from src.training.experiment import Parts, epochs
 
 SAMPLES, BATCH_SIZE, STEPS, CLASSES = 20_000, 500, 80, 10
+FILES, WORKERS = 10_000, 2  # images in a folder, and the processes that read them
+ROUNDS = 8  # of which the first does not count: processes start
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
 CONFIG = Config(model="tiny/lenet", batch_size=BATCH_SIZE, train_length=STEPS, train_length_unit="step",
@@ -27,16 +33,47 @@ CONFIG = Config(model="tiny/lenet", batch_size=BATCH_SIZE, train_length=STEPS, t
 
 def measure() -> list[tuple[str, float, float | None]]:
     """(what, ratio, the most it may be). All take turns in this process, on the cores that torch takes."""
+    return [*_in_memory(), *_read()]
+
+
+def _in_memory() -> list[tuple[str, float, float | None]]:
     images, y = _images()
     cropped = OnDevice(images, y, Recipe((32, 32), (0.5,) * 3, (0.25,) * 3, padding=4, hflip=0.5))
     fixed = [(torch.randn(BATCH_SIZE, *SHAPE), y[:BATCH_SIZE])]
     plain = Split(images.float() / 255, y)
-    turns = [(_bare(itertools.cycle(fixed)), _ours(cropped), _ours(plain)) for _ in range(8)][1:]
+    turns = [(_bare(itertools.cycle(fixed)), _ours(cropped), _ours(plain)) for _ in range(ROUNDS)][1:]
     step = 1e3 * statistics.median(bare for bare, _, _ in turns) / STEPS
     return [(f"data_on_device with crop and flip / one batch again and again ({step:.1f} ms a step)",
              statistics.median(ours / bare for bare, ours, _ in turns), 1 / 0.9),
             ("the same images in memory, as they are / one batch again and again",
              statistics.median(ours / bare for bare, _, ours in turns), None)]
+
+
+def _read() -> list[tuple[str, float, float | None]]:
+    """A folder of png files through our loop, and through timm's own loader and a hand-written loop."""
+    from timm.data import create_dataset, create_loader
+
+    with tempfile.TemporaryDirectory() as folder:
+        images, y = _images()
+        root = Path(folder) / "images"
+        for name in range(CLASSES):
+            (root / "train" / str(name)).mkdir(parents=True)
+        for number, (image, label) in enumerate(zip(images[:FILES], y.tolist(), strict=False)):
+            pixels = image.permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(root / "train" / str(label) / f"{number}.png", compress_level=1)
+        config = replace(CONFIG, dataset="folder/images", data_dir=folder, data_splits_map={"train": "train"},
+                         model_input_shape=[*SHAPE], scale=[0.5, 1.0], hflip=0.5, num_workers=WORKERS,
+                         train_length=ROUNDS, train_length_unit="epoch", steps_per_epoch=None)
+        loader = create_loader(create_dataset("", str(root), "train"), SHAPE, BATCH_SIZE, is_training=True,
+                               scale=(0.5, 1.0), hflip=0.5, color_jitter=None, num_workers=WORKERS,
+                               device=CPU)
+        (run := Path(folder) / "run").mkdir()
+        ours = epochs(_parts(config, make_data(config)), str(run), lambda: None)
+        turns = [(_bare(loader), next(ours)[0]["train/time"]) for _ in range(ROUNDS)][1:]
+        ours.close()
+    seconds = statistics.median(bare for bare, _ in turns)
+    return [(f"a folder of png files / timm's loader and a bare loop ({FILES / seconds:,.0f} images a second)",
+             statistics.median(ours / bare for bare, ours in turns), 1.03)]
 
 
 def _images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,15 +84,18 @@ def _images() -> tuple[torch.Tensor, torch.Tensor]:
 
 def _ours(split: Split | Lazy) -> float:
     """Seconds of an epoch of our loop."""
-    model = _model()
     data = Data({"train": split}, "classification", tuple(range(CLASSES)), SHAPE)
     with tempfile.TemporaryDirectory() as folder:
-        (row, _, _), = epochs(Parts(CONFIG, data, model, [make_optimizer(CONFIG, model)], None, CPU, []), folder,
-                              lambda: None)
+        (row, _, _), = epochs(_parts(CONFIG, data), folder, lambda: None)
     return row["train/time"] or 0.0
 
 
-def _bare(batches: Iterator[Batch]) -> float:
+def _parts(config: Config, data: Data) -> Parts:
+    model = _model()
+    return Parts(config, data, model, [make_optimizer(config, model)], None, CPU, [])
+
+
+def _bare(batches: Iterable[Batch]) -> float:
     """Seconds of as many steps of a hand-written loop over `batches`."""
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)

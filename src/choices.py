@@ -16,7 +16,10 @@ TORCH_LOSSES = {"CrossEntropyLoss": "classes", "NLLLoss": "classes", "MultiMargi
                 "MSELoss": "numbers", "SmoothL1Loss": "numbers", "HuberLoss": "numbers", "PoissonNLLLoss": "numbers",
                 "SoftMarginLoss": "numbers", "BCEWithLogitsLoss": "numbers"}
 SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take shares of classes
-OF_IMAGES = ("crop_padding", "scale", "ratio", "hflip", "vflip", "interpolation", "crop_pct")
+AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "random_erasing",
+                 "aug_repeats")
+OF_IMAGES = (*AUGMENTATIONS, "interpolation", "crop_pct")
+_ONE_BY_ONE = ("color_jitter", "auto_augment", "random_erasing", "aug_repeats")  # not for whole batches on a device
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
@@ -41,7 +44,7 @@ VGG_DEPTHS = (11, 13, 16, 19)
 SHALLOW = ("linear", "linear/no_bias", "tiny/lenet")  # too few layers to compute some of them again
 
 _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
-                     "timm/wds/NAME", "hf/NAME", "my_module:make_dataset")
+                     "timm/wds/NAME", "folder/PATH", "hf/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
                    "timm/NAME", "hf/NAME")
 _SCHEDULE_FORMS = ("constant", "linear", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR",
@@ -284,15 +287,27 @@ def check_crop_pct(value: float | None) -> None:
         raise ConfigError(f"{value!r} is no share of an image's side", allowed="more than 0, up to 1, as 0.875")
 
 
-def check_on_device(spec: Mapping[str, Any], dataset: str) -> None:
+def check_auto_augment(text: str | None) -> None:
+    """ConfigError unless `text` begins as timm's policies do; timm reads the rest."""
+    if text is not None and not re.match(r"(rand|augmix|original|originalr|v0|v0r|3a)(-|$)", text):
+        raise ConfigError(f"unknown policy '{text}'",
+                          allowed="rand-m9-mstd0.5, original, v0, augmix-m3-w3 and the like")
+
+
+def check_images(spec: Mapping[str, Any], dataset: str) -> None:
     """ConfigError unless what `spec` asks for, data_on_device or an augmentation, can be done with the data set."""
     asked = next((name for name in OF_IMAGES if spec.get(name)), "data_on_device")
     if dataset.startswith(("libsvm/", "sklearn/")):
         raise ConfigError(f"samples of {dataset} are no images", where=asked, hint="leave it out: they are kept on the "
                           "training device anyway" if asked == "data_on_device" else None)
-    if not spec.get("data_on_device"):
-        raise ConfigError("images are cropped, flipped and resized on the training device alone", where=asked,
+    if not spec.get("data_on_device") and not dataset.startswith(("timm/", "folder/")):
+        raise ConfigError("images of one's own are augmented on the training device alone", where=asked,
                           hint="set data_on_device: true")
+    if spec.get("data_on_device") and (single := [name for name in _ONE_BY_ONE if spec.get(name)]):
+        raise ConfigError(f"{single[0]} is for images that are read one by one", where=single[0],
+                          hint="leave it out, or data_on_device")
+    if (spec.get("aug_repeats") or 1) > 1 and dataset.startswith(("timm/tfds/", "timm/wds/")):
+        raise ConfigError(f"{dataset} comes in its own order, each image once", where="aug_repeats", allowed="1")
     if spec.get("crop_padding") is not None and spec.get("scale"):
         raise ConfigError("crop_padding and scale are two ways to crop", where="crop_padding", hint="give one of them")
     if spec.get("ratio") and not spec.get("scale"):
@@ -339,9 +354,9 @@ def check_dataset(name: str) -> None:
         raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
                           hint=did_you_mean(rest, SKLEARN_DATASETS))
     if family == "timm" and not re.match(r"(torch|tfds|hfds|wds)/.", rest) or family not in (
-            "libsvm", "sklearn", "timm") or not rest:
+            "libsvm", "sklearn", "timm", "folder") or not rest:
         raise ConfigError(f"unknown family of data set in '{name}'", allowed=_DATASET_FAMILIES,
-                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "hf")))
+                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "folder", "hf")))
 
 
 def check_model(name: str) -> None:

@@ -54,8 +54,8 @@ class Config:
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
     metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
-    # images that live on the training device, as bytes, and what training does to them at random there
-    data_on_device: bool = False
+    # images, and what training does to them at random
+    data_on_device: bool = False  # they live on the training device, as bytes
     crop_padding: int | None = None  # takes a window of the image's size, of it with so many black pixels around
     scale: list[float] | None = None  # takes a part with a share of the area from this range, as [0.08, 1.0], resized
     ratio: list[float] | None = None  # its width / height comes from this range; null: [0.75, 1.3333]
@@ -63,6 +63,10 @@ class Config:
     vflip: float = 0.0  # likewise top and bottom
     interpolation: str | None = None  # of what is resized: bilinear (null), bicubic, or random (in training, either)
     crop_pct: float | None = None  # evaluation resizes images to their size / crop_pct and takes the centre; null: 1
+    color_jitter: float | None = None  # brightness, contrast and saturation change by up to this share
+    auto_augment: str | None = None  # as timm writes them: rand-m9-mstd0.5 (RandAugment), original, augmix-m3-w3
+    random_erasing: float = 0.0  # the probability that a box of noise covers a part
+    aug_repeats: int | None = None  # each image comes so many times in a batch, each with noise of its own
     # texts; the model and the data set are named hf/…
     tokenizer: str | None = None  # a name of the hub, or a folder, as ./tokenizer; null: the model's
     max_length: int = 512  # tokens of a text, of which the rest is cut; fewer where the model takes fewer
@@ -244,7 +248,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("scale", "ratio"), choices.check_range),
     "interpolation": _one_of(choices.INTERPOLATIONS),
     "crop_pct": choices.check_crop_pct,
-    **dict.fromkeys(("hflip", "vflip"), choices.check_probability),
+    **dict.fromkeys(("hflip", "vflip", "random_erasing"), choices.check_probability),
+    "color_jitter": _above_zero,
+    "aug_repeats": _at_least(1),
+    "auto_augment": choices.check_auto_augment,
     **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
     "label_smoothing": choices.check_smoothing,
     "best_checkpoint_metric": _check_pattern,
@@ -408,7 +415,7 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
             _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
                              get("targets"), get("task"))
         if get("data_on_device") or any(map(get, choices.OF_IMAGES)):
-            choices.check_on_device(spec, get("dataset", _DEFAULTS["dataset"]))
+            choices.check_images(spec, get("dataset", _DEFAULTS["dataset"]))
         model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
         if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":
             choices.check_texts(spec, dataset, model, get("loss", _DEFAULTS["loss"]))

@@ -1,10 +1,17 @@
-"""What this machine has left for a process."""
+"""What this machine has for a process: the CPUs that it was given, the memory that is left."""
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
 from src import files
+
+
+def allotted_cpus() -> int:
+    """CPUs that this process may use: its share of a worker's, or those of its task of a Slurm job, or all it sees."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get("GRIDIRON_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    return max(1, min(seen, int(share or seen)))
 
 
 def available_memory() -> int:

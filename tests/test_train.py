@@ -15,6 +15,7 @@ import torch
 from src import run_folder, yaml_io
 from src.config import Config
 from src.errors import BatchError, ConfigError, DataError
+from tests.datasets.test_images import make_folder
 from train import experiment_generator, train, warm_up
 
 ROOT = Path(__file__).parent.parent
@@ -268,3 +269,36 @@ def test_the_head_first_and_then_all_of_it(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_told_before(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_read_again_where_it_goes_on(workers: int, tmp_path: Path) -> None:
+    """Killed at some instants, with loader processes or without: the same rows and weights as calmly and alone."""
+    pytest.importorskip("timm")
+    make_folder(tmp_path / "colours", {"train": 7, "test": 3})
+    options = {"dataset": "folder/colours", "data_splits_map": {"train": "train", "test": "test"}, "averaging": None,
+               "model": "tiny/wrn_10_1_0.3", "batch_size": 4, "train_length": 2, "steps_per_epoch": 5, "save_freq": 2,
+               "seed_model": 1, "seed_training": 2, "crop_padding": 1, "hflip": 0.5, "color_jitter": 0.2, "mixup": 0.2,
+               "random_erasing": 0.3, "checkpoint_every": "1step"}
+    calm = _train(tmp_path / "calm", tmp_path, **options, num_workers=0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    class Killed(Exception):
+        pass
+    for last in (4, 7, 9, 100):
+        calls = iter(range(last))
+
+        def check(calls: Any = calls) -> None:
+            if next(calls, None) is None:
+                raise Killed
+        try:
+            train({**DIGITS, "data_dir": str(tmp_path), **options, "num_workers": workers}, str(folder), check)
+        except Killed:
+            continue
+    pd.testing.assert_frame_equal(_stats(folder), calm, check_exact=True)
+    mine, theirs = (torch.load(place / run_folder.checkpoint_name(2), weights_only=True)["model"]
+                    for place in (folder, tmp_path / "calm"))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    log = (folder / run_folder.LOG).read_text()
+    assert log.count("resumed_at_step") == 3

@@ -28,6 +28,7 @@ class Split:
 class Lazy(Protocol):
     """A split that is read while it is used: images from files, tokens of texts.
 
+    One that has a method `close` is told by it that the training is over.
     One that has an attribute `lengths`, [n] or None, gets samples of like lengths in the same training batch.
     """
 

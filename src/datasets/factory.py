@@ -19,7 +19,9 @@ from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # of each feature: its mean, and its standard deviation
-READERS: dict[str, ModuleType] = {"libsvm": libsvm, "sklearn": scikit, "timm": images, "hf": hf}
+READERS: dict[str, ModuleType] = {
+    "libsvm": libsvm, "sklearn": scikit, "timm": images, "folder": images, "hf": hf,
+}
 
 
 def make_data(config: Config) -> Data:
@@ -81,22 +83,30 @@ def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:
 
 
 def _finished(config: Config, data: Data) -> Data:
-    """Finished splits as they are; those of texts with the ones of eval_datasets, in the classes of the model."""
-    texts = config.dataset.startswith("hf/")
-    if config.data_on_device or config.eval_datasets and not texts:
+    """Finished splits, with those of eval_datasets, in the classes of the model."""
+    if own.is_own(config.dataset) and (config.data_on_device or config.eval_datasets):
         raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
                         where="data_on_device" if config.data_on_device else "eval_datasets", hint="leave it out")
     splits, columns = dict(data.splits), {}
     for name, text in (config.eval_datasets or {}).items():
         other, parts = evaluation(config, name)
-        if not other.dataset.startswith("hf/"):
+        if config.dataset.startswith("hf/") and not other.dataset.startswith("hf/"):
             raise DataError(f"{text} has no texts", where="eval_datasets", allowed="hf/NAME@SPLIT")
-        found = hf.load(other, data_folder(other), _names({text: parts}))
+        found = _reader(other).load(other, data_folder(other), _names({text: parts}))
+        if not isinstance(found, Data) or found.input_shape != data.input_shape:
+            raise DataError(f"samples of {text} are not like those of {config.dataset}", where="eval_datasets")
+        split = found.splits[name]
+        if isinstance(split, on_device.OnDevice):  # normalised as the images that are trained on
+            split = on_device.OnDevice(split.images, split.y, next(iter(data.splits.values())).recipe)  # type: ignore[union-attr]
+        splits[name] = split
         if class_map := (config.eval_class_maps or {}).get(name):
             columns[name] = _columns_of(class_map, name, len(found.classes), len(data.classes))
-            splits[name] = found.splits[name]
-        else:
+        elif other.dataset.startswith("hf/"):
             splits[name] = hf.relabelled(text, found, name, data.classes)
+        elif found.classes != data.classes:
+            raise DataError(f"{text} has other classes than {config.dataset}", where="eval_datasets",
+                            hint=f"say in eval_class_maps which class of training each of them is: {{{name}: "
+                            "'3, 0, 7'}")
     return dataclasses.replace(data, splits=splits, columns=columns)
 
 
@@ -141,7 +151,7 @@ def warm_up(configs: Iterable[Config]) -> None:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         # a parent of many runs must neither run one's own code nor load what timm reads with
-        if key not in seen and not own.is_own(config.dataset) and not config.dataset.startswith("timm/"):
+        if key not in seen and not own.is_own(config.dataset) and not config.dataset.startswith(("timm/", "folder/")):
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(dataclasses.replace(config, data_download=False))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from src import run_folder
+from src import machine, run_folder
 from src.errors import one_line
 from src.submission import tasks
 from src.submission.process import environment_outside_slurm
@@ -19,8 +19,7 @@ _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs re
 
 def default_workers() -> int:
     """Half of the CPUs that this process may use."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cpus // 2)
+    return max(1, machine.allotted_cpus() // 2)
 
 
 def run(batch: str, token: str, tickets: dict[str, int], workers: int, entry: str,

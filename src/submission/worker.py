@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from src import run_folder
+from src import machine, run_folder
 from src.errors import BatchError, UserError, one_line
 from src.submission import foreign, handover, process, tasks
 from src.submission.signals import STOPPING
@@ -221,10 +221,7 @@ class _Worker:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if given := os.environ.get("SLURM_CPUS_PER_TASK"):
-            cpus = min(cpus, int(given))
-        os.environ["GRIDIRON_THREADS"] = str(max(1, cpus // (self.tasks.workers * self.tasks.slots)))
+        os.environ["GRIDIRON_THREADS"] = str(max(1, machine.allotted_cpus() // (self.tasks.workers * self.tasks.slots)))
         if gpus := self._gpus(slot):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 

@@ -78,7 +78,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
     with (open_log(folder, config.log_to_stdout) as log,
           Recorder(folder, run.columns, check, run.numbers[0]) as recorder,
           Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision),
-          run.profile or contextlib.nullcontext(), contextlib.closing(run.saver),
+          run.profile or contextlib.nullcontext(), contextlib.closing(run),
           told_to(run.saver.leave) if told_to and folder else contextlib.nullcontext()):
         for line in words:
             log.warning(line)
@@ -87,7 +87,6 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
         for epoch in run.numbers:
             with lack_told(config, parts.device):
                 row = run.epoch(epoch, log)
-
             with run.part("logging"):
                 recorder.arrays(epoch, run.arrays)
                 recorder.row(row)
@@ -200,6 +199,13 @@ class Experiment:
         self._seen, self._bottleneck = state["seen"], state["bottleneck"]
         self._batches = self._passes(step)
         resume.restore_generators(state["generators"], self._parts.device)
+
+    def close(self) -> None:
+        """Wait for what is being written, and end what reads the data."""
+        self.saver.close()
+        for split in self._data.splits.values():
+            if hasattr(split, "close"):
+                split.close()
 
     def _state(self, step: int) -> resume.State:
         """All that `restore` needs, after `step` steps."""

@@ -70,15 +70,6 @@ def allotted_threads() -> int | None:
     return None
 
 
-def allotted_cpus(environment: Mapping[str, str], seen: int) -> int:
-    """CPUs that this process may use: its share of a worker's, or those of its task of a Slurm job, or all it sees.
-
-    environment: os.environ; seen: CPUs that it may be scheduled on, `len(os.sched_getaffinity(0))`.
-    """
-    share = environment.get("GRIDIRON_THREADS") or environment.get("SLURM_CPUS_PER_TASK")
-    return max(1, min(seen, int(share or seen)))
-
-
 def choose_device(name: str) -> torch.device:
     """The device that `name` means; auto is the first of cuda, mps and cpu that there is. ConfigError if it is not."""
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}

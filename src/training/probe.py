@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import Any
@@ -49,9 +48,9 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts
         yield "num_workers  of no use: the data is in memory"
         return
     rates = feeding(lambda count: build(dataclasses.replace(config, num_workers=count)).data.splits["train"],
-                    worker_counts(cpus()), min(good, len(split)), device)
+                    worker_counts(machine.allotted_cpus()), min(good, len(split)), device)
     told = ", ".join(f"{count}: {rate:.4g}" for count, rate in rates.items())
-    yield f"num_workers  {best_count(rates)} of {cpus()} CPUs; samples a second by loaders: {told}"
+    yield f"num_workers  {best_count(rates)} of {machine.allotted_cpus()} CPUs; samples a second by loaders: {told}"
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int | None]:
@@ -136,12 +135,6 @@ def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:
         inputs = x.values() if isinstance(x, Mapping) else [x]
         kept.append(sum(seen.values()) + sum(values.numel() * values.element_size() for values in inputs))
     return max(1.0, (kept[1] - kept[0]) / (sizes[1] - sizes[0]))
-
-
-def cpus() -> int:
-    """The CPUs that this process was given."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(own, int(os.environ.get("SLURM_CPUS_PER_TASK") or own))
 
 
 def worker_counts(most: int) -> list[int]:

@@ -1,181 +1,261 @@
+"""Images from each kind of source, offline: the same splits, batches and errors whichever it is."""
 from __future__ import annotations
 
-import os
-import struct
-import subprocess
-import sys
-import threading
-import time
+import gzip
+import io
+import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from src import machine
 from src.config import Config
-from src.datasets import images
+from src.datasets.data import Data
 from src.datasets.factory import fetch, make_data
-from src.errors import DataError
-from tests import mnist
-from tests.conftest import ROOT
+from src.errors import ConfigError, DataError
+
+pytest.importorskip("timm")
+PIL = pytest.importorskip("PIL.Image")
+
+COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}  # a class each, in the order of their names
 
 
-def _config(dataset: str, folder: Path, **options: Any) -> Config:
-    return Config.from_dict({"dataset": dataset, "data_dir": str(folder), "data_on_device": True,
-                             "data_download": False, **options})
+def image(name: str, number: int, size: tuple[int, int] = (12, 10)) -> Any:
+    """An image of a class: its colour, with a corner that differs from image to image."""
+    pixels = np.full((size[1], size[0], 3), COLOURS[name], dtype=np.uint8)
+    pixels[:3, :4] = number * 9 % 256
+    return PIL.fromarray(pixels)
 
 
-def _idx(array: np.ndarray) -> bytes:
-    """A file of MNIST's format."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-@pytest.fixture
-def as_torchvision_wants(shared_data: Path, tmp_path: Path) -> Path:
-    """A folder with MNIST where torchvision looks for it: 8,000 images to train on and 2,000 to test."""
-    x, y = mnist.make_dataset(Config(data_dir=str(shared_data)))["test"]
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, rows in (("train", slice(0, 8000)), ("t10k", slice(8000, None))):
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(_idx(x[rows, 0]))
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(_idx(y[rows]))
-    return tmp_path
+def make_folder(root: Path, splits: dict[str, int], **options: Any) -> Path:
+    for split, number in splits.items():
+        for name in COLOURS:
+            (root / split / name).mkdir(parents=True)
+            for index in range(number):
+                image(name, index, **options).save(root / split / name / f"{index:03d}.png")
+    return root
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """train and val, of two classes, 6 × 5 pixels whose red is the image's number."""
-    for split, count in (("train", 8), ("val", 4)):
-        for number in range(count):
-            path = tmp_path / split / ("cat", "dog")[number % 2] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (5, 6), (number, 100, 200)).save(path)
+    make_folder(tmp_path / "colours", {"train": 10, "test": 4})
     return tmp_path
 
 
-def test_mnist_of_torchvision(as_torchvision_wants: Path, shared_data: Path) -> None:
-    config = _config("timm/torch/mnist", as_torchvision_wants, data_splits_map={
-        "train": "train[:90%]", "val": "train[90%:]", "test": "test"})
-    data = make_data(config)
-    assert [len(split) for split in data.splits.values()] == [7200, 800, 2000]
-    assert data.input_shape == (1, 28, 28) and data.classes == tuple(range(10))
-    whole = make_data(_config("timm/torch/mnist", as_torchvision_wants, data_splits_map={"train": "train+test"}))
-    split: Any = whole.splits["train"]
-    x, y = mnist.make_dataset(Config(data_dir=str(shared_data)))["test"]
-    assert torch.equal(split.images, torch.from_numpy(x)) and torch.equal(split.y, torch.from_numpy(y).long())
-    assert fetch(config).startswith("timm/torch/mnist: present")
+def data(folder: Path, **options: Any) -> Data:
+    return make_data(Config.from_dict({"dataset": "folder/colours", "data_dir": str(folder), "num_workers": 0,
+                                       "model": "tiny/lenet", **options}))
 
 
-def test_a_folder_of_images(folder: Path) -> None:
-    data = make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train", "val": "val"}))
-    train: Any = data.splits["train"]
-    assert data.input_shape == (3, 6, 5) and data.classes == (0, 1)
-    assert train.images[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]  # class by class
-    assert train.y.tolist() == [0] * 4 + [1] * 4
-    assert train.images[0, :, 3, 2].tolist() == [0, 100, 200]
+def read(made: Data, split: str = "train", batch_size: int = 7, order: torch.Tensor | None = None, seed: int = 1
+         ) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = zip(*made.splits[split].batches(batch_size, order, seed), strict=True)
+    return torch.cat(x), torch.cat(y)
 
 
-def test_images_of_hugging_face_from_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder(folder: Path) -> None:
+    made = data(folder)
+    assert (made.classes, made.input_shape, made.task) == (("blue", "green", "red"), (3, 10, 12), "classification")
+    assert [len(split) for split in made.splits.values()] == [30, 12]
+    x, y = read(made, "test")
+    assert y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    expected = (torch.tensor([0, 0, 200]) / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+        [0.229, 0.224, 0.225])
+    torch.testing.assert_close(x[0, :, -1, -1], expected)
+    assert "normalise" in str(made.about["images"]["evaluation"])
+
+
+def test_seeded_splits_have_nothing_in_common(folder: Path) -> None:
+    made = data(folder, data_splits_map={"train": "train[:80%]", "val": "train[80%:]", "both": "train[:10]+test"})
+    assert [len(split) for split in made.splits.values()] == [24, 6, 22]
+    seen = [{tuple(sample.flatten().tolist()) for sample in read(made, name)[0]} for name in ("train", "val")]
+    assert not seen[0] & seen[1]
+
+
+AUGMENTED = {"crop_padding": 2, "hflip": 0.5, "color_jitter": 0.4, "auto_augment": "rand-m9-mstd0.5",
+             "random_erasing": 0.5}
+
+
+@pytest.mark.parametrize("options", [AUGMENTED, {"scale": [0.3, 1.0], "vflip": 0.5, "auto_augment": "augmix-m3-w2"},
+                                     {"auto_augment": "original", "aug_repeats": 3}], ids=["crop", "scale", "repeats"])
+def test_noise_depends_on_the_seed_and_the_sample_alone(options: dict[str, Any], folder: Path) -> None:
+    """Not on loader processes, nor on where in a pass one begins, nor on what was drawn elsewhere; and it is noise."""
+    alone, workers = data(folder, **options), data(folder, num_workers=2, **options)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(3))
+    x, y = read(alone, order=order)
+    state = torch.get_rng_state()
+    again = read(workers, order=order)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again[0], x)
+    assert torch.equal(again[1], y)
+    rest = read(workers, order=order[14:])
+    assert torch.equal(rest[0], x[14:])
+    assert not torch.equal(read(alone, order=order, seed=2)[0], x)
+    if "aug_repeats" in options:
+        assert len(set(y[:7].tolist())) <= 3
+        assert len(x) == 30
+    plain, _ = read(alone)
+    assert torch.equal(read(workers)[0], plain)
+    assert sorted(y.tolist()) == sorted(read(alone)[1].tolist()) or "aug_repeats" in options
+
+
+def test_images_of_many_sizes_become_one(folder: Path) -> None:
+    image("red", 1, (40, 30)).save(folder / "colours" / "train" / "red" / "large.jpg")
+    image("red", 1).convert("L").save(folder / "colours" / "train" / "red" / "grey.png")
+    made = data(folder, model_input_shape=[3, 16, 16], scale=[0.5, 1.0])
+    assert read(made, order=torch.arange(32))[0].shape == (32, 3, 16, 16)
+    assert read(made)[0].shape == (32, 3, 16, 16)
+    assert data(folder, model="timm/resnet18").input_shape == (3, 224, 224)  # its own data config
+    with pytest.raises(DataError, match="images of .* have different sizes"):
+        data(folder, data_on_device=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
+    path = folder / "colours" / "train" / "green" / "004.png"
+    path.write_bytes(path.read_bytes()[:60])
+    made = data(folder, num_workers=workers)
+    for order in (None, torch.arange(30)):
+        with pytest.raises(DataError, match=r"sample 14 of split 'train' of folder/colours \(.*green/004.png\) cannot"):
+            read(made, order=order)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"data_splits_map": {"train": "training"}}, r"no folder .*colours/training; allowed: test, train"),
+    ({"dataset": "folder/colors"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse"),
+    ({"model_input_shape": [2, 3, 3]}, r"do not become \[2, 3, 3\]"),
+    ({"auto_augment": "rand-m9-q7"}, "cannot read 'rand-m9-q7'"),
+    ({"dataset": "timm/torch/nothing"}, "cannot be opened: Unknown torchvision dataset nothing")])
+def test_what_cannot_be_is_told(options: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises((DataError, ConfigError), match=message):
+        data(folder, **options)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"data_on_device": True, "auto_augment": "v0"}, "auto_augment is for images that are read one by one"),
+    ({"dataset": "timm/tfds/cifar10", "aug_repeats": 2}, "in its own order"),
+    ({"auto_augment": "rnd"}, "unknown policy"), ({"aug_repeats": 0}, "too small")])
+def test_what_is_told_without_reading(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict({"dataset": "folder/x", **options})
+
+
+def test_other_classes_in_test_are_told(folder: Path) -> None:
+    (folder / "colours" / "test" / "violet").mkdir()
+    shutil.copy(folder / "colours" / "test" / "red" / "000.png", folder / "colours" / "test" / "violet")
+    with pytest.raises(DataError, match="has other classes than the split train: violet"):
+        data(folder)
+
+
+def test_further_evaluation_sets_and_class_maps(folder: Path) -> None:
+    make_folder(folder / "others", {"test": 2})
+    shutil.rmtree(folder / "others" / "test" / "green")
+    options = {"eval_datasets": {"others": "folder/others", "same": "folder/colours@train[:5]"},
+               "eval_class_maps": {"others": "0, 2"}}
+    made = data(folder, **options)
+    assert made.columns == {"others": (0, 2)}
+    assert read(made, "others")[1].tolist() == [0, 0, 1, 1]
+    assert len(made.splits["same"]) == 5
+    with pytest.raises(DataError, match="has other classes than folder/colours.*eval_class_maps"):
+        data(folder, eval_datasets={"others": "folder/others"})
+
+
+def test_on_the_device_as_one_by_one(folder: Path) -> None:
+    lazy, kept = data(folder), data(folder, data_on_device=True)
+    for split in lazy.splits:
+        (x, y), (kept_x, kept_y) = read(lazy, split), read(kept, split)
+        recipe = kept.splits[split].recipe
+        seen, kept_seen = (values * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+                           for values, mean, std in ((x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                                                     (kept_x, recipe.mean, recipe.std)))
+        torch.testing.assert_close(kept_seen, seen, atol=1e-5, rtol=1e-5)
+        assert torch.equal(kept_y, y)
+
+
+def test_hugging_face_from_local_files(folder: Path) -> None:
     pytest.importorskip("datasets")
-    monkeypatch.setenv("HF_HOME", str(folder / "cache"))
-    data = make_data(_config(f"timm/hfds/{folder / 'train'}", folder / "cache", data_splits_map={"train": "train"}))
-    train: Any = data.splits["train"]
-    assert len(train) == 8 and train.images[:, 2].unique().tolist() == [200]
+    made = data(folder, dataset="timm/hfds/colours", data_splits_map={"train": "train[:20]", "test": "test"})
+    assert made.classes == ("blue", "green", "red")
+    assert [len(split) for split in made.splits.values()] == [20, 12]
+    torch.testing.assert_close(read(made, "test")[0], read(data(folder), "test")[0])
 
 
-TFDS = """
-import sys, importlib.resources, importlib.resources.abc
-import timm.data  # before tensorflow, as train.py has it
-import numpy as np, tensorflow as tf
-sys.modules["importlib_resources"] = importlib.resources  # a builder asks for this backport
-import tensorflow_datasets as tfds
-from src.config import Config
-from src.datasets.factory import make_data
-
-features = {"image": tfds.features.Image(shape=(6, 5, 3)), "label": tfds.features.ClassLabel(num_classes=2)}
-columns = {"image": np.stack([np.full((6, 5, 3), i, np.uint8) for i in range(8)]), "label": np.arange(8) % 2}
-tfds.dataset_builders.store_as_tfds_dataset(
-    name="dots", version="1.0.0", features=tfds.features.FeaturesDict(features), data_dir=sys.argv[1],
-    split_datasets={"train": tf.data.Dataset.from_tensor_slices(columns)})
-config = Config(dataset="timm/tfds/dots", data_dir=sys.argv[1], data_on_device=True, data_download=False,
-                data_splits_map={"train": "train[:75%]", "val": "train[75%:]"})
-for split in make_data(config).splits.values():
-    numbers = split.images[:, 0, 0, 0]
-    assert split.images.shape[1:] == (3, 6, 5) and (numbers % 2 == split.y).all()
-    print(*numbers.tolist())
-"""
-
-
-def test_a_set_of_tensorflow_datasets(tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow_datasets")  # which loads tensorflow only when it is used
-    done = subprocess.run([sys.executable, "-c", TFDS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    assert done.returncode == 0, done.stderr
-    train, val = done.stdout.splitlines()[-2:]
-    assert len(train.split()) == 6 and sorted(map(int, f"{train} {val}".split())) == list(range(8))
+def test_webdataset_from_tars(folder: Path) -> None:
+    pytest.importorskip("webdataset")
+    (folder / "tars").mkdir()
+    with tarfile.open(folder / "tars" / "train-0.tar", "w") as tar:
+        for index in range(9):
+            name = list(COLOURS)[index % 3]
+            buffer = io.BytesIO()
+            image(name, index).save(buffer, "PNG")
+            for suffix, content in (("png", buffer.getvalue()), ("cls", str(index % 3).encode())):
+                info = tarfile.TarInfo(f"{index:03d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (folder / "tars" / "_info.json").write_text(json.dumps({"splits": {"train": {
+        "name": "train", "num_samples": 9, "filenames": ["train-0.tar"], "shard_lengths": [9]}}}))
+    made = data(folder, dataset="timm/wds/tars", data_splits_map={"train": "train"}, hflip=0.5)
+    assert read(made)[1].tolist() == [0, 1, 2] * 3
+    order = torch.arange(9)
+    x, y = read(made, batch_size=2, order=order)
+    assert sorted(y.tolist()) == [0] * 3 + [1] * 3 + [2] * 3
+    assert y.tolist() != [0, 1, 2] * 3
+    assert torch.equal(read(made, batch_size=2, order=order[4:])[0], x[4:])
 
 
-def test_a_broken_image_is_named(folder: Path) -> None:
-    (folder / "train" / "cat" / "2.png").write_bytes((folder / "train" / "cat" / "2.png").read_bytes()[:40])
-    with pytest.raises(DataError, match=r"image 1 of split 'train' of timm/torch/image_folder .*cat/2\.png"):
-        make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
+def test_tensorflow_data_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Colours(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(10, 12, 3)),
+                "label": tfds.features.ClassLabel(names=list(COLOURS))}))
+
+        def _split_generators(self, _manager: Any) -> Any:
+            return {"train": self._generate_examples(20), "test": self._generate_examples(6)}
+
+        def _generate_examples(self, number: int) -> Any:
+            for index in range(number):
+                name = list(COLOURS)[index % 3]
+                yield index, {"image": np.asarray(image(name, index)), "label": name}
+    Colours(data_dir=str(folder)).download_and_prepare()
+    options = {"dataset": "timm/tfds/colours", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]",
+                                                                  "test": "test"}, "data_download": False}
+    made = data(folder, **options, crop_padding=1)
+    assert made.classes == ("blue", "green", "red")
+    assert [len(split) for split in made.splits.values()] == [16, 4, 6]
+    assert read(made, "test")[0].shape == (6, 3, 10, 12)
+    order = torch.arange(16)
+    x, _ = read(made, batch_size=5, order=order)
+    assert torch.equal(read(made, batch_size=5, order=order)[0], x)
+    assert "test has 6 images" in fetch(Config.from_dict({"data_dir": str(folder), **options}))
 
 
-def test_images_of_several_sizes(folder: Path) -> None:
-    Image.new("RGB", (7, 6)).save(folder / "train" / "dog" / "1.png")
-    with pytest.raises(DataError, match=r"several sizes: number 4 is \[3, 6, 7\], the first is \[3, 6, 5\]"):
-        make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
+def test_torchvision_reads_mnist(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for source in shared_data.glob("t10k-*.gz"):
+        for name in (source.stem, source.stem.replace("t10k", "train")):
+            with gzip.open(source) as packed:
+                (raw / name).write_bytes(packed.read())
+    made = data(tmp_path, dataset="timm/torch/mnist", data_download=False, data_splits_map={
+        "train": "test[:80%]", "test": "test[80%:]"})
+    assert (made.input_shape, made.n_classes) == ((1, 28, 28), 10)
+    assert [len(split) for split in made.splits.values()] == [8000, 2000]
+    x, y = next(iter(made.splits["train"].batches(64, torch.arange(8000), 0)))
+    assert (x.shape, y.shape, y.dtype) == ((64, 1, 28, 28), (64,), torch.int64)
 
 
-def test_images_too_many_for_the_memory_are_told_with_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "available_memory", lambda: 700)
-    with pytest.raises(DataError, match=r"takes 0\.0 GiB as bytes, and 0\.0 GiB of memory are free"):
-        make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
-    monkeypatch.setattr(machine, "available_memory", lambda: 720)
-    make_data(_config("timm/torch/image_folder", folder, data_splits_map={"train": "train"}))
+def test_what_is_not_there_and_must_not_be_fetched(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(DataError, match=r"split 'train' of timm/torch/mnist cannot be opened: .*not found.*prefetch"):
+        data(tmp_path, dataset="timm/torch/mnist", data_download=False)
 
-
-def test_who_comes_second_waits_for_the_download_of_the_first(as_torchvision_wants: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import MNIST
-
-    there, away = as_torchvision_wants / "MNIST", as_torchvision_wants / "away"
-    there.rename(away)
-    downloads = []
-
-    def download(self: Any) -> None:
-        downloads.append(1)
-        time.sleep(0.3)
-        away.rename(there)
-
-    monkeypatch.setattr(MNIST, "download", download)
-    config = _config("timm/torch/mnist", as_torchvision_wants, data_download=True)
-    threads = [threading.Thread(target=fetch, args=(config,)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert downloads == [1]
-    assert not list(as_torchvision_wants.glob(".*fetching*"))
-    assert len(make_data(config).splits["train"]) == 8000
-
-
-@pytest.mark.parametrize(("dataset", "options", "message"), [
-    ("timm/torch/mnist", {}, "timm/torch/mnist cannot be had: Dataset not found.*prefetch"),
-    ("timm/torch/nonesuch", {}, "cannot be had: Unknown torchvision dataset nonesuch"),
-    ("timm/torch/mnist", {"data_splits_map": {"train": "validation"}}, "no split 'validation'.*allowed: train, test"),
-    ("timm/torch/image_folder", {"data_splits_map": {"train": "training"}}, "no split 'training'.*allowed: train, val"),
-    ("timm/torch/mnist", {"data_on_device": False}, "data_on_device: images of .* set data_on_device: true"),
-])
-def test_what_is_not_there_is_a_user_error(folder: Path, dataset: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        make_data(_config(dataset, folder, **options))
-
-
-def test_a_missing_library_gives_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm.data", None)
-    with pytest.raises(DataError, match="pip install timm$"):
-        images.fetch(_config("timm/torch/mnist", folder), folder, ["train"])

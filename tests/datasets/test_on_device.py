@@ -295,7 +295,7 @@ def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], m
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are no images.*kept on the training"),
-    ({"data_on_device": False, "hflip": 0.5}, "hflip: images are cropped, flipped and resized on the"),
+    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: images of one's own are augmented on"),
     ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale are two ways"),
     ({"ratio": [1.0, 1.0]}, "ratio is of the parts that scale takes"),
     ({"scale": [0.5, 1.5]}, "more than the whole image"),

@@ -350,7 +350,7 @@ def test_an_output_dir_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytes
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert attempt.main([], train=train, warm_up=lambda _: None) == 2
     assert attempt.main(["-h"], train=train, warm_up=lambda _: None) == 0
-    assert "usage: python train.py SPEC" in capsys.readouterr().out
+    assert "usage: python train.py [--fresh] SPEC" in capsys.readouterr().out
     assert attempt.main(["/no/such/spec.yaml"], train=train, warm_up=lambda _: None) == 2
 
 

@@ -84,13 +84,6 @@ def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts.choose_device("auto").type == "cuda"
 
 
-@pytest.mark.parametrize(("environment", "seen", "cpus"), [
-    ({}, 8, 8), ({"SLURM_CPUS_PER_TASK": "4"}, 64, 4), ({"SLURM_CPUS_PER_TASK": "4"}, 2, 2),
-    ({"SLURM_CPUS_PER_TASK": "8", "GRIDIRON_THREADS": "2"}, 8, 2), ({"GRIDIRON_THREADS": "1"}, 1, 1)])
-def test_cpus_of_a_process_are_its_share(environment: dict[str, str], seen: int, cpus: int) -> None:
-    assert facts.allotted_cpus(environment, seen) == cpus
-
-
 @pytest.mark.parametrize(("environment", "job"), [
     ({}, None), ({"SLURM_JOB_ID": "7"}, "7"),
     ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}, "7_2")])

@@ -66,13 +66,11 @@ def test_repeated_samples() -> None:
     assert x["a"].tolist() == [0, 1, 2, 0, 1, 2, 0] and y.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaders() -> None:
     assert [probe.worker_counts(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
     assert probe.best_count({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
     rates = probe.feeding(lambda count: _Read(50), [1, 2], 10, CPU, seconds=0.01)
     assert rates.keys() == {1, 2} and min(rates.values()) > 0
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    assert probe.cpus() == 1
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

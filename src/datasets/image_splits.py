@@ -1,0 +1,261 @@
+"""Splits of images that are read while they are used: by loader processes, or in the order in which a source has them.
+
+Noise is drawn from the pass's seed and a sample's index, whichever process makes it and wherever a pass is begun.
+"""
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import random
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from src.datasets.data import Batch
+from src.datasets.transforms import Transforms
+from src.errors import DataError
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # as Pillow tells of broken files
+_BUFFER = 2048  # samples of a stream among which the next one is drawn
+
+# of each part: what it is, its i-th image, the i-th path, the labels of all, and the indices that belong to the split
+Part = tuple[str, Callable[[int], Any], Callable[[int], str], np.ndarray, np.ndarray]
+Key = tuple[int, int | None]  # a sample's place in the split, and the seed of its noise; None: none
+
+
+class _Images(Dataset[Any]):
+    """Samples as loader processes make them: (uint8 [c, h, w], label), or a sentence about what is wrong."""
+
+    def __init__(self, parts: list[Part], transforms: Transforms) -> None:
+        self._parts, self._transforms = parts, transforms
+        self._ends = np.cumsum([len(indices) for *_, indices in parts])
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
+        place, seed = key
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        what, image, path, labels, indices = self._parts[part]
+        index = int(indices[place - (int(self._ends[part - 1]) if part else 0)])
+        try:
+            made = _made(image(index), seed, self._transforms)
+        except UNREADABLE as error:
+            where = path(index)
+            return f"sample {index} of {what}{f' ({where})' if where else ''} cannot be read: {error}"
+        return made, int(labels[index])
+
+
+class IndexedSplit:
+    """Images that can be had in any order. workers: loader processes; repeats: in a training batch each image comes so
+    many times, with noise of its own (Hoffer et al., Augment your batch, 2020), and so many fewer images in a pass.
+    """
+
+    def __init__(self, parts: list[Part], transforms: Transforms, workers: int, repeats: int = 1,
+                 device: torch.device | None = None) -> None:
+        self._parts, self._transforms, self._workers, self._repeats = parts, transforms, workers, repeats
+        self._device = device or torch.device("cpu")
+        self.labels = np.concatenate([labels[indices] for *_, labels, indices in parts])
+        self._normalise = _Normalise(transforms, self._device)
+        self._loaders: dict[bool, tuple[_Plan, DataLoader[Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> IndexedSplit:
+        """The same split, whose batches are on `device`."""
+        return IndexedSplit(self._parts, self._transforms, self._workers, self._repeats, device)
+
+    def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
+        """A pass, as src.datasets.data.Lazy says."""
+        plan, loader = self._loader(training=order is not None)
+        plan.keys = self._keys(order, batch_size, seed)
+        firsts = [keys[0] for keys in plan.keys]
+        for found, first in zip(loader, firsts, strict=True):
+            if isinstance(found, str):
+                raise DataError(found)
+            yield self._normalise(found[0], first[1]), found[1].to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """End the loader processes. Left to the garbage collector they would take half a minute: they ignore TERM."""
+        for _plan, loader in self._loaders.values():
+            if (running := getattr(loader, "_iterator", None)) is not None:
+                running._shutdown_workers()
+        self._loaders.clear()
+
+    def _keys(self, order: Tensor | None, batch_size: int, seed: int) -> list[list[Key]]:
+        """The samples of each batch."""
+        if order is None:
+            keys: list[Key] = [(place, None) for place in range(len(self))]
+        elif self._repeats == 1:
+            keys = [(place, _mixed(seed, place)) for place in order.tolist()]
+        else:  # the images of a batch are the first of those that it would have else
+            keys = []
+            for places in order.split(batch_size):
+                some = places[:-(-len(places) // self._repeats)].tolist()
+                keys += [(place, _mixed(seed, place, copy)) for place in some for copy in range(self._repeats)][
+                    :len(places)]
+        return [keys[start:start + batch_size] for start in range(0, len(keys), batch_size)]
+
+    def _loader(self, training: bool) -> tuple[_Plan, DataLoader[Any]]:
+        """Its processes live as long as the split: one set for training, one for evaluation, each begun when needed."""
+        if training not in self._loaders:
+            plan = _Plan()
+            self._loaders[training] = plan, DataLoader(
+                _Images(self._parts, self._transforms), batch_sampler=plan, collate_fn=_collate,
+                num_workers=self._workers, persistent_workers=self._workers > 0, worker_init_fn=_begin_worker,
+                pin_memory=self._device.type == "cuda", generator=torch.Generator())
+        return self._loaders[training]
+
+
+class StreamedSplit:
+    """Images that come in an order of their source's own. Training shuffles them among the next two thousand."""
+
+    def __init__(self, what: str, length: int, stream: Callable[[], Iterator[tuple[Any, int]]], classes: int,
+                 transforms: Transforms, device: torch.device | None = None) -> None:
+        self._what, self._length, self._stream, self._classes = what, length, stream, classes
+        self._transforms, self._device = transforms, device or torch.device("cpu")
+        self._normalise = _Normalise(transforms, self._device)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def to(self, device: torch.device) -> StreamedSplit:
+        """The same split, whose batches are on `device`."""
+        return StreamedSplit(self._what, self._length, self._stream, self._classes, self._transforms, device)
+
+    def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
+        """A pass, as src.datasets.data.Lazy says; of `order` its length alone counts: samples before are passed over.
+        """
+        samples = self._samples(order, seed)
+        while some := [sample for _, sample in zip(range(batch_size), samples, strict=False)]:
+            x, y = zip(*[(image, label) for _, image, label in some], strict=True)
+            first = None if order is None else _mixed(seed, some[0][0])
+            yield self._normalise(torch.stack(x), first), torch.tensor(y).to(self._device)
+
+    def _samples(self, order: Tensor | None, seed: int) -> Iterator[tuple[int, Tensor, int]]:
+        """Of each sample its number in the stream, the image, and the label."""
+        numbered = _shuffled(self._numbered(), seed) if order is not None else self._numbered()
+        skipped = 0 if order is None else self._length - len(order)
+        for place, (number, image, label) in enumerate(numbered):
+            if place < skipped:
+                continue
+            if not 0 <= label < self._classes:
+                raise DataError(f"sample {number} of {self._what} has the label {label}",
+                                allowed=f"0 to {self._classes - 1}")
+            yield number, _made(image, None if order is None else _mixed(seed, number), self._transforms), label
+
+    def _numbered(self) -> Iterator[tuple[int, Any, int]]:
+        stream, number = self._stream(), 0
+        while number < self._length:
+            try:
+                image, label = next(stream)
+            except StopIteration:
+                raise DataError(f"{self._what} has {number} samples, and says that it has {self._length}") from None
+            except UNREADABLE as error:
+                raise DataError(f"sample {number} of {self._what} cannot be read: {error}") from None
+            yield number, image, label
+            number += 1
+
+
+class _Plan:
+    """What a loader is to make in the pass that begins: the keys of each batch."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[Key]] = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Normalise:
+    """From bytes to the numbers that the model sees, on the device that trains; there, too, random erasing."""
+
+    def __init__(self, transforms: Transforms, device: torch.device) -> None:
+        std = torch.tensor(transforms.std, device=device)[:, None, None]
+        mean = torch.tensor(transforms.mean, device=device)[:, None, None]
+        self._gain, self._shift, self._device = 1 / (255 * std), -mean / std, device
+        self._erasing: Any = copy.copy(transforms.erasing)
+        if self._erasing is not None:
+            self._erasing.device = str(device)
+
+    def __call__(self, x: Tensor, seed: int | None) -> Tensor:
+        """seed: of the batch's first sample; None in evaluation."""
+        x = x.to(self._device, non_blocking=True).float().mul_(self._gain).add_(self._shift)
+        if self._erasing is not None and seed is not None:
+            with _drawing(seed, self._device):
+                x = self._erasing(x)
+        return x
+
+
+def _made(image: Any, seed: int | None, transforms: Transforms) -> Tensor:
+    """A PIL image as the model's input, uint8 [c, h, w]."""
+    if image.mode != transforms.mode:
+        image = image.convert(transforms.mode)
+    if seed is None:
+        return transforms.evaluation(image)  # type: ignore[no-any-return]
+    if get_worker_info() is not None:  # nobody else draws there
+        _seed(seed)
+        return transforms.train(image)  # type: ignore[no-any-return]
+    with _drawing(seed, torch.device("cpu")):
+        return transforms.train(image)  # type: ignore[no-any-return]
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # timm draws from it
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed, for all devices, takes longer than most transforms
+
+
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, all generators that augmentations draw from begin at `seed`; after, they go on as if nothing had been."""
+    kept = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        _seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002
+
+
+def _shuffled(samples: Iterator[tuple[int, Any, int]], seed: int) -> Iterator[tuple[int, Any, int]]:
+    """Each next one drawn among the next _BUFFER."""
+    draw, buffer = random.Random(seed), []
+    for sample in samples:
+        if len(buffer) < _BUFFER:
+            buffer.append(sample)
+            continue
+        place = draw.randrange(_BUFFER)
+        buffer[place], sample = sample, buffer[place]
+        yield sample
+    draw.shuffle(buffer)
+    yield from buffer
+
+
+def _collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
+    if wrong := next((sample for sample in samples if isinstance(sample, str)), None):
+        return wrong
+    x, y = zip(*samples, strict=True)
+    return torch.stack(x), torch.tensor(y)
+
+
+def _begin_worker(_number: int) -> None:
+    """Signals are for the process that trains, and each loader has one CPU."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _mixed(*parts: int) -> int:
+    """A seed of 63 bits that depends on all parts."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,132 @@
+"""What becomes of an image on its way to the model: cropped, flipped, augmented, and the numbers that normalise it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from src.config import Config
+from src.errors import ConfigError
+
+_NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}  # ImageNet's, and their mean
+
+
+@dataclass(frozen=True, eq=False)
+class Transforms:
+    """shape: [channels, height, width] of what comes out. mode: the PIL mode of images that go in. train and
+    evaluation: from a PIL image to uint8 [c, h, w]. mean, std: of each channel, of values from 0 to 1. erasing: of
+    normalised batches, in training; None: none.
+    """
+
+    shape: tuple[int, int, int]
+    mode: str
+    train: Callable[[Any], Any]
+    evaluation: Callable[[Any], Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    erasing: Callable[[Any], Any] | None = None
+
+    def about(self) -> dict[str, Any]:
+        """For config.yaml: each step as it calls itself."""
+        def steps(compose: Any) -> list[str]:
+            return [" ".join(str(step).split()) for step in compose.transforms]
+        erasing = [str(self.erasing)] if self.erasing else []
+        return {"train": [*steps(self.train), f"normalise(mean={self.mean}, std={self.std})", *erasing],
+                "evaluation": [*steps(self.evaluation), f"normalise(mean={self.mean}, std={self.std})"]}
+
+
+def transforms_of(config: Config, image: Any) -> Transforms:
+    """The transforms of a config. image: the first one, whose size and channels count where nothing else says them.
+
+    For a model of timm its own data config holds: size, mean, standard deviation, interpolation and crop.
+    """
+    own = _of_model(config)
+    channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
+    shape = tuple(config.model_input_shape or own.get("input_size") or (channels, image.size[1], image.size[0]))
+    if len(shape) != 3 or shape[0] not in _NORMAL:
+        raise ConfigError(f"images do not become {list(shape)}", where="model_input_shape",
+                          allowed="[3, height, width], or [1, height, width] for grey ones")
+    mean, std = _NORMAL[shape[0]]
+    if own and shape[0] == len(own["mean"]):
+        mean, std = own["mean"], own["std"]
+    crop_pct = config.crop_pct or own.get("crop_pct") or 1.0
+    interpolation = config.interpolation or own.get("interpolation") or "bilinear"
+    return Transforms(shape, "RGB" if shape[0] == 3 else "L", _training(config, shape, interpolation, crop_pct),
+                      _evaluation(shape, interpolation, crop_pct), tuple(mean), tuple(std), _erasing(config))
+
+
+def _of_model(config: Config) -> dict[str, Any]:
+    """The data config of a model of timm; empty for others, and where timm has none."""
+    if not config.model.startswith("timm/"):
+        return {}
+    from timm.models import get_pretrained_cfg
+
+    name = config.model.removeprefix("timm/")
+    try:
+        found = get_pretrained_cfg(name) if ":" not in name else None
+    except RuntimeError:  # make_model says it better
+        found = None
+    return {} if found is None else {key: getattr(found, key) for key in (
+        "input_size", "mean", "std", "interpolation", "crop_pct")}
+
+
+def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float) -> Any:
+    """The shorter side resized to size / crop_pct, and the centre of it."""
+    from timm.data.transforms import MaybePILToTensor, str_to_interp_mode
+    from torchvision import transforms as T
+
+    height, width = shape[1:]
+    scaled: Any = int(height / crop_pct) if height == width else (int(height / crop_pct), int(width / crop_pct))
+    return T.Compose([T.Resize(scaled, str_to_interp_mode(
+        "bilinear" if interpolation == "random" else interpolation)), T.CenterCrop((height, width)),
+                      MaybePILToTensor()])
+
+
+def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float) -> Any:
+    from timm.data.transforms import (
+        MaybePILToTensor,
+        RandomResizedCropAndInterpolation,
+        str_to_pil_interp,
+    )
+    from torchvision import transforms as T
+
+    size = (shape[1], shape[2])
+    if config.crop_padding is not None:
+        steps: list[Any] = [T.RandomCrop(size, padding=config.crop_padding or None)]
+    elif config.scale:
+        steps = [RandomResizedCropAndInterpolation(size, scale=tuple(config.scale), ratio=tuple(
+            config.ratio or (3 / 4, 4 / 3)), interpolation=interpolation)]
+    else:
+        resize, centre = _evaluation(shape, interpolation, crop_pct).transforms[:2]
+        steps = [resize, centre]
+    steps += [T.RandomHorizontalFlip(config.hflip)] * (config.hflip > 0)
+    steps += [T.RandomVerticalFlip(config.vflip)] * (config.vflip > 0)
+    if config.auto_augment:
+        steps.append(_automatic(config.auto_augment, size, str_to_pil_interp(
+            "bilinear" if interpolation == "random" else interpolation)))
+    if config.color_jitter:
+        steps.append(T.ColorJitter(config.color_jitter, config.color_jitter, config.color_jitter))
+    return T.Compose([*steps, MaybePILToTensor()])
+
+
+def _automatic(policy: str, size: tuple[int, int], interpolation: Any) -> Any:
+    """AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks et al., 2020), as timm reads `policy`.
+    """
+    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+
+    options = {"translate_const": int(min(size) * 0.45), "interpolation": interpolation}
+    make = (rand_augment_transform if policy.startswith("rand") else augment_and_mix_transform
+            if policy.startswith("augmix") else auto_augment_transform)
+    try:
+        return make(policy, options)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ConfigError(f"timm cannot read '{policy}': {error}", where="auto_augment",
+                          allowed="rand-m9-mstd0.5, original, v0, augmix-m3-w3 and the like") from None
+
+
+def _erasing(config: Config) -> Any:
+    if not config.random_erasing:
+        return None
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(config.random_erasing, mode="pixel", device="cpu")
