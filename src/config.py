@@ -123,6 +123,8 @@ class Config:
     fast_dev_run: bool = False  # one batch of everything, to see that it runs
     overfit_batches: int | None = None  # train on so many batches of train, the same in each pass; null: on all
     profile: bool = False  # profile.txt, where the time goes, and a trace of some steps
+    # how busy the machine is
+    system_metrics: float | None = None  # seconds between samples, as 5, for system.csv and stats.csv; null: none
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None
@@ -272,7 +274,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
     "optim_alg": choices.check_optimizer,
     "freeze": _one_of(("backbone",)),
-    **dict.fromkeys(("layer_decay", "clip_grad_norm", "clip_grad_value", "unfreeze_lr"), _above_zero),
+    **dict.fromkeys(("layer_decay", "clip_grad_norm", "clip_grad_value", "unfreeze_lr", "system_metrics"), _above_zero),
     "lr_schedule": choices.parse_schedule,
     "averaging": choices.parse_averaging,
 }

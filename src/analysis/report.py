@@ -15,7 +15,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import files, metrics, notes, run_folder
+from src import busy, files, metrics, notes, run_folder
 from src.analysis import plots, tables
 from src.analysis.results import Results, Skipped, read_results
 
@@ -47,7 +47,7 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     failed = _failed(results)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
     sections = [_header(names, df, results, failed, status), _notes(results), _unended(status), _parameters(df),
-                *_judged(df), _runs(df),
+                *_judged(df), _machines(df), _runs(df),
                 "" if status else _problems("Failed runs", "The last words of runs that stopped too early.", failed),
                 _problems("Left out", "Folders, or rows, that could not be read.", results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
@@ -193,6 +193,17 @@ def _runs(df: pd.DataFrame) -> str:
     hint = "<p><input type=search placeholder='filter: words of a row' aria-label='filter runs' data-filter=runs> " \
            "<span data-count=runs></span> Click a column to sort by it.</p>"
     return _section("Runs", hint + _table(table, "runs", code=("run",)))
+
+
+def _machines(df: pd.DataFrame) -> str:
+    """GPUs that had little to do, and what to try."""
+    if busy.COLUMN not in df:
+        return ""
+    columns = [busy.COLUMN, "train/time", "train/data_time"]
+    found = [busy.judged(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
+                         {**row, "facts": {"threads": row.get("facts/threads")}}) for row in df.to_dict("records")]
+    lines = busy.lines(found)
+    return _section("GPUs", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>") if lines else ""
 
 
 def _problems(title: str, note: str, found: list[Skipped]) -> str:

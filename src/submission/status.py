@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from src import files, metrics, run_folder
+from src import busy, files, metrics, run_folder
 from src.submission import failures, find, show, states
 from src.submission.observe import Observation, Run
 from src.submission.show import clock, table
@@ -18,7 +18,8 @@ GROUPS = 5  # of failures that are told below the runs
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a status table. epochs: planned, None if not known; left: seconds; metric: the column of `best`."""
+    """One run in a status table. epochs: planned, None if not known; left: seconds; metric: the column of `best`;
+    idle: how busy its GPU is, if that is little."""
 
     run: str
     state: str
@@ -29,6 +30,7 @@ class Row:
     best: float | None
     why: str
     slurm_job: str | None
+    idle: busy.Idle | None = None
 
 
 def rows(runs: Iterable[Run], now: float | None = None) -> list[Row]:
@@ -42,11 +44,14 @@ def _row(run: Run, now: float) -> Row:
     header, lines = _stats(run.path) if started else ([], [])
     metric, best = _best(header, lines)
     done = len(lines)
-    planned = _planned_epochs(run) if started else None
+    config = _config(run) if started else {}
+    planned = (config.get("facts") or {}).get("epochs")
     left = None
     if state.name == states.RUNNING and planned and done and run.attempt:
         left = max(0.0, (now - run.attempt.get("start", now)) / done * (planned - done))
-    return Row(run.name, state.name, done, planned, left, metric, best, state.why, state.slurm_job)
+    idle = busy.judged((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
+        busy.COLUMN in header) else None
+    return Row(run.name, state.name, done, planned, left, metric, best, state.why, state.slurm_job, idle)
 
 
 def _stats(folder: str) -> tuple[list[str], list[list[str]]]:
@@ -70,12 +75,12 @@ def _best(header: list[str], lines: list[list[str]]) -> tuple[str | None, float 
     return found
 
 
-def _planned_epochs(run: Run) -> int | None:
+def _config(run: Run) -> dict[str, Any]:
+    """The run's config, with its facts; empty if it has none yet."""
     try:
-        facts = run_folder.read_spec(os.path.join(run.path, run_folder.CONFIG)).get("facts") or {}
+        return run_folder.read_spec(os.path.join(run.path, run_folder.CONFIG))
     except ValueError:
-        return None
-    return facts.get("epochs")
+        return {}
 
 
 def counts(observation: Observation) -> dict[str, int]:
@@ -87,9 +92,13 @@ def counts(observation: Observation) -> dict[str, int]:
 def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
     return {"batch": observation.path, "counts": counts(observation),
-            "runs": [asdict(row) for row in rows(observation.runs.values())],
-            **({"canaries": [asdict(row) for row in rows(observation.canaries.values())]}
+            "runs": [_plain(row) for row in rows(observation.runs.values())],
+            **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "idle": "".join(busy.lines([row.idle])) or None}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -105,13 +114,14 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     """A line per run. Beyond `limit` runs, those that ended well give way to the best of them."""
     runs = list(observation.runs.values())
     shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit)
-    cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in rows(shown)]
+    found = rows(shown)
+    cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in found]
     lines = table([["run", "state", "epochs", "left", "best", ""], *cells])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
         lines.append("squeue did not answer: runs that Slurm has are shown as unknown")
-    return lines
+    return lines + busy.lines(row.idle for row in found)
 
 
 def _most_telling(runs: list[Run], limit: int) -> list[Run]:

@@ -22,6 +22,7 @@ from src.errors import ConfigError
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.optimizers.schedules import make_schedule
+from src.tracking import system
 from src.tracking.tracker import Trackers
 from src.training import facts, resume, summary
 from src.training.batches import shuffled
@@ -77,7 +78,8 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
         run.restore(saved)
     with (open_log(folder, config.log_to_stdout) as log,
           Recorder(folder, run.columns, check, run.numbers[0]) as recorder,
-          Trackers(config, run.facts, folder, log) as trackers, matmul_precision(config.precision),
+          Trackers(config, run.facts, folder, log) as trackers,
+          system.System(config, str(parts.device), folder, log) as samples, matmul_precision(config.precision),
           run.profile or contextlib.nullcontext(), contextlib.closing(run),
           told_to(run.saver.leave) if told_to and folder else contextlib.nullcontext()):
         for line in words:
@@ -86,7 +88,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
         run.introduce(log)
         for epoch in run.numbers:
             with lack_told(config, parts.device):
-                row = run.epoch(epoch, log)
+                row = run.epoch(epoch, log) | samples.epoch()
             with run.part("logging"):
                 recorder.arrays(epoch, run.arrays)
                 recorder.row(row)
@@ -126,7 +128,7 @@ class Experiment:
         self._at_end = self._config.eval_at_end or []
         evaluated = [name for name in self._data.splits if name != "train" or name in self._at_end]
         self._each_epoch = [name for name in evaluated if name not in self._at_end]
-        self.columns = self._columns(evaluated)
+        self.columns = [*self._columns(evaluated), *system.columns(self._config, parts.device.type == "cuda")]
         self._best = self._make_best()
         self._train_split = self._few_of_train()
         self._length = Length.of(self._config, len(self._train_split or ()))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from src import run_folder
-from src.analysis.report import write_report
+from src.analysis.report import build_report, write_report
+from src.analysis.results import read_results
 from src.errors import ResultsError
 from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
@@ -154,3 +155,14 @@ def test_nothing_has_run_yet(tmp_path: Path, runs: int) -> None:
 def test_no_batch_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ResultsError):
         write_report(tmp_path / "nowhere")
+
+
+def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
+    spec = {"base_lr": 0.1, "num_workers": 2}
+    batch = make_empty_batch(tmp_path)
+    header = "epoch,step,train/time,train/data_time,val/last/loss"
+    make_run(batch, 0, spec, stats=f"{header},system/gpu\n1,5,9.0,8.0,0.5,23\n2,10,9.0,8.0,0.4,\n")
+    make_run(batch, 1, spec, stats=f"{header}\n1,5,9.0,8.0,0.5\n")
+    assert "<li>GPU 23 % busy: try num_workers 8</li>" in build_report(read_results(batch))
+    make_run(batch, 2, spec, stats=f"{header},system/gpu\n1,5,9.0,8.0,0.5,99\n")
+    assert build_report(read_results(batch)).count("% busy") == 1

@@ -117,3 +117,13 @@ def test_expected_starts_of_pending_runs(tmp_path: Path) -> None:
     item = item._replace(state=State("pending", "Priority", "7"))
     text = "\n".join(status.run_table(observation(item), starts={"7": 0.0}))
     assert "Priority, starts " in text
+
+
+def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
+    stats = "epoch,step,train/time,train/data_time,system/gpu\n1,10,9.0,8.0,20\n2,20,9.0,8.0,26\n"
+    runs = [run(tmp_path, f"{index:03d}_a", "done", stats) for index in range(2)]
+    for one in runs:
+        (Path(one.path) / "config.yaml").write_text(yaml_io.dump_flat({"num_workers": 2, "facts": {"threads": 8}}))
+    found = observation(*runs, run(tmp_path, "003_a", "done", HEADER))
+    assert "\nGPU 23 % busy: try num_workers 8 (2 runs)" in status.render([found])
+    assert [row["idle"] for row in status.as_json(found)["runs"]] == ["GPU 23 % busy: try num_workers 8"] * 2 + [None]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from src.config import Config
+from src.tracking import system
+from tests.training.toys import parts, train
+
+
+def slow_down(seconds: float) -> Any:
+    """A check that makes each epoch so long."""
+    return lambda: time.sleep(seconds)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "system.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_is_sampled_and_each_epoch_summed_up(tmp_path: Path) -> None:
+    rows, _ = train(parts(system_metrics=0.02), str(tmp_path), slow_down(0.1))
+    samples = rows_of(tmp_path)
+    assert len(samples) >= 6
+    assert list(samples[0]) == ["time", *system._MACHINE]
+    times = [float(sample["time"]) for sample in samples]
+    assert times == sorted(times) and abs(times[-1] - time.time()) < 60
+    for sample in samples:
+        assert 1e7 < float(sample["memory"]) < 1e12
+        assert 0 <= float(sample["machine_memory"]) <= 100
+        assert float(sample["cpu"]) >= 0 and float(sample["disk_write"]) >= 0
+    header, *lines = (tmp_path / "stats.csv").read_text().splitlines()
+    assert header.endswith(",system/cpu,system/memory")
+    assert len(lines) == 3
+    assert rows[1]["system/memory"] == pytest.approx(float(samples[0]["memory"]), rel=0.5)
+
+
+def test_it_changes_no_number_and_is_off_by_default(tmp_path: Path) -> None:
+    calm, _ = train(parts(), str(tmp_path))
+    assert not (tmp_path / "system.csv").exists() and "system/cpu" not in calm[0]
+    sampled, _ = train(parts(system_metrics=0.01))
+    assert [row["train/loss"] for row in sampled] == [row["train/loss"] for row in calm]
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_the_time_and_memory_of_loaders_count(tmp_path: Path) -> None:
+    take = system._machine()
+    before = take()
+    loader = multiprocessing.get_context("fork").Process(target=burn, args=(0.3,))
+    loader.start()
+    while loader.pid not in system._family(os.getpid()):
+        time.sleep(0.01)
+    memory = take()["memory"]
+    used = 0.0
+    start = time.monotonic()
+    while loader.is_alive() and used < 0.1:
+        last = time.monotonic()
+        time.sleep(0.05)
+        used += take()["cpu"] * (time.monotonic() - last)
+        assert time.monotonic() < start + 60
+    loader.join()
+    assert used >= 0.1
+    assert memory > 1.05 * before["memory"]
+
+
+class FakeNvml(types.ModuleType):
+    """Stands for the driver: two GPUs, of which the second answers."""
+
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__("pynvml")
+        self.broken, self.asked = broken, []
+
+    def nvmlInit(self) -> None:
+        if self.broken:
+            raise RuntimeError("NVML Shared Library Not Found")
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        self.asked.append(index)
+        return f"handle {index}"
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:
+        self.asked.append(name)
+        return name
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
+        return types.SimpleNamespace(gpu=23)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
+        return types.SimpleNamespace(used=2**30)
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        return 250_500
+
+    def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:
+        return 61
+
+
+def sampled(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, folder: Path, device: str = "cuda:1") -> dict[str, Any]:
+    """The cells of an epoch in which some samples were taken."""
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with system.System(Config.from_dict({"system_metrics": 0.01}), device, str(folder), logger) as samples:
+        end = time.monotonic() + 30
+        while len(samples._samples) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        return samples.epoch()
+
+
+def test_the_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    cells = sampled(monkeypatch, nvml, tmp_path)
+    assert nvml.asked == [7]
+    assert {name: value for name, value in cells.items() if "gpu" in name} == {
+        "system/gpu": 23, "system/gpu_memory": 2**30, "system/gpu_power": 250.5, "system/gpu_temperature": 61}
+    assert rows_of(tmp_path)[0]["gpu/busy"] == "23"
+    assert list(cells) == system.columns(Config.from_dict({"system_metrics": 1}), True)
+
+
+@pytest.mark.parametrize(("visible", "index", "asked"), [("", 1, 1), ("3", 0, 3), ("GPU-ab,GPU-cd", 1, "GPU-cd")])
+def test_devices_are_counted_as_cuda_counts_them(visible: str, index: int, asked: object) -> None:
+    nvml = FakeNvml()
+    system._handle(nvml, index, {"CUDA_VISIBLE_DEVICES": visible})
+    assert nvml.asked == [asked]
+
+
+def test_without_a_driver_the_machine_is_sampled_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    cells = sampled(monkeypatch, FakeNvml(broken=True), tmp_path)
+    logger.remove(sink)
+    assert cells["system/memory"] > 0 and cells["system/gpu"] is None
+    assert lines == ["no metrics of the GPU: RuntimeError: NVML Shared Library Not Found\n"]
+
+
+def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    rows, end = train(parts(system_metrics=0.01), str(tmp_path), slow_down(0.02))
+    assert end == "completed" and all(row["system/cpu"] is None for row in rows)
+    warnings = [line for line in (tmp_path / "training.log").read_text().splitlines() if "WARNING" in line]
+    assert len(warnings) == 1 and "no system metrics from here on: ModuleNotFoundError" in warnings[0]
+
+
+def test_a_full_disk_ends_the_samples_and_not_the_run(tmp_path: Path) -> None:
+    (tmp_path / "system.csv").mkdir()
+    _, end = train(parts(system_metrics=0.01), str(tmp_path), slow_down(0.05))
+    assert end == "completed"
+    assert (tmp_path / "training.log").read_text().count("no system metrics from here on: IsADirectoryError") == 1
