@@ -27,6 +27,7 @@ class Config:
     log_interval_eval: float | None = None  # the same within an evaluation; null: as log_interval
     checkpoint_every: str | None = "10min"  # how often to save what a later start goes on from: 10min, 1epoch, 500steps
     checkpoints_kept: int = 2  # of these
+    max_requeues: int = 100  # so often one submission of a run is started again because its time was up
     save_freq: int = 0  # a checkpoint of the model every so many epochs; 0: none
     save_best_checkpoint: bool = False
     best_checkpoint_metric: str = "test/.*/accuracy"  # pattern of stats columns; early stopping uses it too
@@ -246,7 +247,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
                      "seed_training", "seed_split", "max_allowed_loss"), _at_least(0)),
-    "crop_padding": _at_least(0),
+    **dict.fromkeys(("crop_padding", "max_requeues"), _at_least(0)),
     **dict.fromkeys(("scale", "ratio"), choices.check_range),
     "interpolation": _one_of(choices.INTERPOLATIONS),
     "crop_pct": choices.check_crop_pct,

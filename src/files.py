@@ -42,6 +42,21 @@ def replacing(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Binar
         sync_folder(os.path.dirname(path) or ".")
 
 
+def overwrite(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small file in its place, which takes no new block: for a disk that is full. OSError if it is not there.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.ftruncate(descriptor, os.write(descriptor, text.encode()))
+    finally:
+        os.close(descriptor)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or somebody's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _beside(path: str) -> str:
     """A hidden name in the same folder that no other process takes, on this host or another."""
     folder, name = os.path.split(path)

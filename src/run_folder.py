@@ -39,7 +39,9 @@ LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold
-REQUEUED = "requeued"  # how an attempt ended whose run saved itself and goes on in a later start
+# how an attempt ended whose run goes on in a later start: that it asked for, or that Slurm gives it anyway
+REQUEUED, PREEMPTED = "requeued", "preempted"
+CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # and one whose run does not
 
 _NOT_BEGUN = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
@@ -73,6 +75,14 @@ def remove_states(folder: str) -> int:
     for name in filter(is_resume_name, os.listdir(folder)):
         os.unlink(os.path.join(folder, name))
     return freed
+
+
+def remove_torn(folder: str) -> None:
+    """Remove what starts that were killed while they wrote have left of their artefacts."""
+    for name in os.listdir(folder):
+        if name.endswith(".tmp") and name.startswith((".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.",
+                                                      f".{CONFIG}.")):
+            os.unlink(os.path.join(folder, name))
 
 
 def set_aside(folder: str) -> str:

@@ -1,12 +1,16 @@
 """A run that outlives its time limit: requeued, or in a successor job, by the stand-in and by a real Slurm."""
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 
 import pytest
 
 import experiments
+from src.submission import handover, worker
 from src.submission.observe import Run, observe
+from src.submission.tasks import Tasks
 from tests.conftest import Slurm
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
@@ -86,6 +90,34 @@ def test_where_requeue_is_refused_a_successor_goes_on(way: list[str], project: P
         capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("way", [[], ["--workers", "1", "--slots", "2"]], ids=["one each", "workers"])
+def test_a_preempted_run_that_slurm_does_not_put_back_goes_on_in_a_successor(way: list[str], project: Project,
+                                                                            fake_slurm: FakeSlurm) -> None:
+    project.write_spec("18")
+    project.submit(project.spec, "-s", script(project), "-y", *way)
+    first, *others = fake_slurm.jobs("PENDING")
+    fake_slurm.start(first)
+    wait_for(lambda: len(list(project.batch.glob("*/attempt-1-0.json"))) == (2 if way else 1))
+    fake_slurm.preempt(first)
+    assert fake_slurm.wait(first) == "PREEMPTED"
+    assert counts(project) == {"pending": 2}
+    assert len(fake_slurm.jobs("PENDING")) == len(others) + 1
+    (project.batch / "go").touch()
+    fake_slurm.run_all()
+    assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
+
+
+@pytest.mark.parametrize(("meant", "asked"), [("requeued", 1), ("preempted", 0), ("cancelled", 0)])
+def test_a_preempted_worker_without_a_saved_run_is_succeeded_for_the_others(
+        meant: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[str] = []
+    monkeypatch.setattr(handover, "why_stopped", lambda: meant)
+    monkeypatch.setattr(handover, "succeed", lambda path, tasks: submitted.append(path))
+    stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, asked=1)
+    stopped._hand_over_saved()
+    assert len(submitted) == asked
+
+
 def test_a_successor_is_cancelled_and_retried_as_others(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
@@ -162,3 +194,26 @@ def test_on_a_real_slurm_a_run_goes_on_where_requeue_is_refused(project: Project
     for run in project.runs():
         assert len(set((run / "steps").read_text().split())) == 3
         assert {path.name for path in run.glob("attempt*")} == {f"attempt-1-{number}.json" for number in range(3)}
+
+
+def test_on_a_real_slurm_a_preempted_run_goes_on_where_it_is_not_put_back(project: Project, slurm: Slurm) -> None:
+    """PreemptMode=CANCEL, and sbatch was told no-requeue: another Slurm job goes on."""
+    slurm.run("scontrol", "create", "partitionname=scavenge", "nodes=ALL", "prioritytier=1", "preemptmode=cancel")
+    project.write_spec("18")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "1"))
+    options = "--no-requeue --partition=scavenge --nodelist=node4 --cpus-per-task=8"
+    try:
+        assert project.submit(project.spec, "-s", script(project, options), "-y") == 0
+        wait_for(lambda: list(project.runs()[0].glob("attempt-1-0.json")) != [])
+        higher = slurm.run("sbatch", "--parsable", "--partition=owner", "--nodelist=node4", "--cpus-per-task=8",
+                           "--mem=100", "--output=/dev/null", "--wrap=true", cwd=project.folder)
+        assert slurm.wait(higher) == "COMPLETED"
+        wait_for(lambda: list(project.runs()[0].glob("attempt-1-1.json")) != [])
+        (project.batch / "go").touch()
+        wait_for(lambda: counts(project) == {"done": 1})
+    finally:
+        subprocess.run(["scontrol", "delete", "partitionname=scavenge"], check=False)  # in use if the test failed
+    assert project.executed() == [1]
+    first, second = (json.loads((project.runs()[0] / f"attempt-1-{number}.json").read_text()) for number in (0, 1))
+    assert (first["how"], second["how"]) == ("requeued", "completed")
+    assert first["slurm_job"] != second["slurm_job"]

@@ -150,6 +150,7 @@ class Attempt:
 
     def __init__(self, folder: str, ticket: int, number: int) -> None:
         self.folder, self.ticket, self.number = folder, ticket, number
+        self._is_foreign, self._most_requeues = False, config.Config.max_requeues
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": os.environ.get("SLURMD_NODENAME"),
                         "slurm_job": process.slurm_job(), "started_by": ranks.this_start(), "end": None, "how": None,
@@ -186,6 +187,9 @@ class Attempt:
 
     def run(self, spec: dict[str, Any], train: Train, alone: bool = True) -> int:
         """Train, or run the foreign program, and record the end. The exit code. alone: as for run_spec."""
+        self._is_foreign = "COMMAND" in spec
+        if not self._is_foreign:
+            self._most_requeues = spec.get("max_requeues", self._most_requeues)
         try:
             signals.listen()
             self.check()  # a Slurm job that comes late finds that a later ticket has the run
@@ -202,54 +206,72 @@ class Attempt:
             print(fenced, file=sys.stderr)
             return 0
         except Stopped as stopped:
-            self._close("timeout" if signals.warned else "cancelled", str(stopped))
-            print(f"error: {self.folder}: {stopped}", file=sys.stderr)
-            return 1
+            return self._stopped(stopped, alone)
         except Deleted as deleted:
             print(f"error: {deleted}; nothing more is written", file=sys.stderr)
             return 1
         except foreign.Failed as failed:
-            self._close("failed", str(failed))
+            self._close(run_folder.FAILED, str(failed))
             print(f"error: {self.folder}: {failed}", file=sys.stderr)
             return 1
         except UserError as error:
-            self._close("failed", one_line(str(error)))
+            self._close(run_folder.FAILED, one_line(str(error)))
             raise
         except BaseException as error:
-            self._close("failed", one_line(traceback.format_exception_only(error)[-1].strip())[:2000])
+            if files.is_full(error):
+                self._close(run_folder.FAILED, f"disk full: {error}")
+                print(f"error: {self.folder}: the disk is full, and the state that was saved last is kept; make room, "
+                      "then `python submit_multiple.py -r BATCH` goes on from it", file=sys.stderr)
+                return 1
+            self._close(run_folder.FAILED, one_line(traceback.format_exception_only(error)[-1].strip())[:2000])
             traceback.print_exc()
             return 1
 
     def _run(self, spec: dict[str, Any], train: Train) -> str:
-        if "COMMAND" not in spec:
+        if not self._is_foreign:
             return train(spec, self.folder, self.check)
         if process.rank():
             print("a foreign program is started once: the first process does, this one leaves")
             return run_folder.COMPLETED
         return foreign.run(spec, self.folder, self.check, signals.time_is_short)
 
-    def _go_on(self, alone: bool) -> int:
-        """The run saved itself and wants another start: ask for one. 75, or 1 if it had its most. A worker asks for
-        all of its runs together (alone is False)."""
+    def _stopped(self, stopped: Stopped, alone: bool) -> int:
+        """Record a stop, or ask for another start if Slurm preempted its job and does not start it again."""
+        asked = stopped.number == signal.SIGTERM and not process.rank()
+        how = handover.why_stopped(can_go_on=not self._is_foreign) if asked else run_folder.CANCELLED
+        if how == run_folder.REQUEUED:
+            return self._go_on(alone, "preempted", run_folder.PREEMPTED)
+        self._close(run_folder.TIMEOUT if signals.warned and how == run_folder.CANCELLED else how, str(stopped))
+        print(f"error: {self.folder}: {stopped}", file=sys.stderr)
+        return 1
+
+    def _go_on(self, alone: bool, why: str = "the time is up", otherwise: str = run_folder.TIMEOUT) -> int:
+        """The run wants another start: ask for one. 75, or 1 if it had its most. A worker asks for all of its runs
+        together (alone is False). why: it stops; otherwise: how the attempt ended if nobody starts the run again."""
         for number in STOPPING:  # requeueing sends TERM, and all is written
             signal.signal(number, signal.SIG_IGN)
         if process.rank():
             return foreign.SAVED
-        starts = 1 + self._requeued_before()
+        requeues = self._requeues()
+        if requeues >= self._most_requeues:
+            self._refused(f"{why}, and it was started again {requeues} times, the most for one submission "
+                          "(max_requeues); -r goes on", otherwise)
+            return 1
         self._close(run_folder.REQUEUED)
-        if not alone and starts < handover.MAX_STARTS and process.slurm_job():
+        if not alone and process.slurm_job():
             return foreign.SAVED
         try:
-            print(f"{self.folder}: the time is up, and the run has saved itself: "
-                  f"{handover.go_on(self.folder, self.ticket, starts)}", flush=True)
-            return foreign.SAVED
+            print(f"{self.folder}: {why}: {handover.go_on(self.folder, self.ticket)}", flush=True)
         except handover.Refused as refused:
-            self._close("timeout", str(refused))
-            print(f"error: {self.folder}: {refused}", file=sys.stderr)
-            return 1 if starts >= handover.MAX_STARTS else foreign.SAVED
+            self._refused(f"{why}; {refused}", otherwise)
+        return foreign.SAVED
 
-    def _requeued_before(self) -> int:
-        """How many attempts of this ticket ended as this one does."""
+    def _refused(self, words: str, how: str) -> None:
+        self._close(how, words)
+        print(f"error: {self.folder}: {words}", file=sys.stderr)
+
+    def _requeues(self) -> int:
+        """How many attempts of this ticket asked for another start."""
         run = RunFolder.read(self.folder)
         records = (files.read_json(run.file(run_folder.attempt_name(*attempt))) or {} for attempt in run.attempts
                    if attempt[0] == self.ticket)
@@ -260,8 +282,12 @@ class Attempt:
         if process.rank():
             return
         self._record.update(end=time.time(), how=how, error=error)
+        text = json.dumps(self._record) + "\n"
         try:
-            files.write_json(self._path(), self._record, sync=how not in run_folder.ENDS)  # of these, `done` is
+            try:
+                files.write_atomic(self._path(), text, sync=how not in run_folder.ENDS)  # of these, `done` is
+            except OSError:
+                files.overwrite(self._path(), text)
         except OSError as failure:
             print(f"error: {self._path()}: {failure.strerror}: the end of this attempt is not recorded ({how})",
                   file=sys.stderr)

@@ -69,7 +69,8 @@ class Breaker:
         if self._off:
             return
         alike = normalise(f"{how}: {error}")
-        self._off = how in (*run_folder.ENDS, run_folder.REQUEUED) or self._failed != [] and alike != self._error
+        no_failure = how in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
+        self._off = no_failure or self._failed != [] and alike != self._error
         if self._off:
             return
         self._error = alike

@@ -1,4 +1,4 @@
-"""The time that a Slurm job has left, and who goes on when it ends: the same job put back, or a successor."""
+"""Who goes on when a Slurm job ends before its runs do: the same job put back, or a successor."""
 from __future__ import annotations
 
 import glob
@@ -18,7 +18,6 @@ from src.submission.tasks import Tasks
 if TYPE_CHECKING:
     from src.submission.submit import Call
 
-MAX_STARTS = 100  # of a ticket that ended because the time was up: an end to a run that makes no progress
 MAX_SUCCESSORS = 1000  # of one submission: an end to a chain that makes no progress
 # what a plan hands on to those that come after it
 _REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "code")
@@ -31,10 +30,20 @@ class Refused(Exception):
     """The run cannot be started again: why, in words."""
 
 
-def end_of_job() -> float | None:
-    """When the time limit ends this Slurm job, in unix seconds; None outside Slurm or without a limit."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return slurm.end_time(job) if job else None
+def why_stopped(can_go_on: bool = True) -> str:
+    """What TERM meant: requeued, if this Slurm job is preempted and nobody starts it again unless it is asked for (as
+    with PreemptMode=CANCEL, or when it ends before its GraceTime is over); preempted, if Slurm has put it back into the
+    queue; else cancelled.
+
+    can_go_on: where it was; what would begin anew is left at preempted if sbatch's option no-requeue says so.
+    """
+    job = process.slurm_job()
+    told = slurm.details(job) if job else {}
+    if int(told.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return run_folder.PREEMPTED
+    if told.get("PreemptTime", "None") == "None":
+        return run_folder.CANCELLED
+    return run_folder.REQUEUED if can_go_on or told.get("Requeue") == "1" else run_folder.PREEMPTED
 
 
 def durations(tasks: Tasks) -> list[float]:
@@ -57,17 +66,15 @@ def fits(end: float | None, took: Iterable[float], now: float | None = None) -> 
     return end is None or longest is None or (time.time() if now is None else now) + _MARGIN * longest < end
 
 
-def go_on(folder: str, ticket: int, starts: int) -> str:
-    """Have a run that saved itself started again; words that say how. Its attempt must be recorded as requeued.
+def go_on(folder: str, ticket: int) -> str:
+    """Have a run started again; words that say how. Its attempt must be recorded as requeued.
 
     Slurm is asked to put this job back into the queue, and where it refuses, to take another job for the run, with
-    the same ticket. starts: attempts of the ticket that ended so. Refused if neither is to be had.
+    the same ticket. Refused if neither is to be had.
     """
     job = process.slurm_job()
     if job is None:
         raise Refused("the run saved itself and wants another start, which only Slurm gives")
-    if starts >= MAX_STARTS:
-        raise Refused(f"its time was up {starts} times, the most for one submission (MAX_STARTS); -r goes on")
     words = slurm.requeue(job)
     if words is None:
         return f"Slurm job {job} goes back into the queue"
@@ -77,7 +84,7 @@ def go_on(folder: str, ticket: int, starts: int) -> str:
         if isinstance(error, slurm.Refusal) and error.kind == "ambiguous":
             return f"Slurm may have taken another job for it, and its answer was lost: {error.words} ({words})"
         why = error.words if isinstance(error, slurm.Refusal) else one_line(str(error))
-        raise Refused(f"the time is up; {words}; and no other job goes on: {why}") from None
+        raise Refused(f"{words}; and no other job goes on: {why}") from None
 
 
 def _submit_successor(folder: str, ticket: int) -> str:

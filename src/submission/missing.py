@@ -15,8 +15,8 @@ from src.submission.job_spec import JobSpec
 
 # Keys of Config that say what is logged and kept, and where: they do not change what is trained.
 LEFT_OUT = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
-                      "output_dir", "profile", "system_metrics", "wandb", "wandb_entity", "wandb_project_name",
-                      "wandb_run_name", "wandb_tags"))
+                      "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile", "system_metrics",
+                      "wandb", "wandb_entity", "wandb_project_name", "wandb_run_name", "wandb_tags"))
 
 
 def canonical_hash(spec: Mapping[str, Any]) -> str:

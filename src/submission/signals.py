@@ -14,6 +14,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 class Signals:
@@ -64,8 +65,9 @@ class Signals:
         self._tell()
 
     def _warn(self, _number: int, _frame: object) -> None:
-        if not self.warned:
-            print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
+        if self.warned:
+            return
+        print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
         self.warned = True
         if self._tell:
             self._tell()

@@ -243,6 +243,12 @@ def end_time(job: str) -> float | None:
     return _seconds((ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
 
 
+def details(job: str) -> dict[str, str]:
+    """What scontrol shows of a Slurm job, as {"Restarts": "0", "PreemptTime": "None", …}; empty if it is silent."""
+    words = (ask(["scontrol", "--oneliner", "show", "job", job]) or "").split()
+    return {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+
+
 def usage(since: float) -> list[list[str]]:
     """sacct's rows of this user's jobs and their steps since a time (unix seconds), by one call, as USAGE_FIELDS."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))

@@ -113,7 +113,7 @@ def jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> li
 def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
     """Whether this Slurm job ended because its run goes on in another."""
     return (attempt or {}).get("how") == run_folder.REQUEUED and row.id == (attempt or {}).get("slurm_job") and (
-        row.state in ("FAILED", "COMPLETED"))
+        row.state in ("FAILED", "COMPLETED", "PREEMPTED"))
 
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from src import machine, run_folder
 from src.errors import BatchError, UserError, one_line
-from src.submission import foreign, handover, process, tasks
+from src.submission import foreign, handover, process, tasks, time_limit
 from src.submission.signals import STOPPING
 from src.submission.tasks import Tasks
 
@@ -86,7 +86,7 @@ class _Worker:
         starter, stopping = os.getppid(), False
         self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
         waker = self._listen()
-        self.end = handover.end_of_job()
+        self.end = time_limit.end_of_job()
         self.took = handover.durations(self.tasks) if self.end else []
         runs = deque(self.tasks.tickets)
         while True:
@@ -165,6 +165,9 @@ class _Worker:
         """Another worker for runs that saved themselves; the one that was submitted may have looked at them before."""
         if self.saved and (job := handover.succeed(self.path, self.tasks, self.saved, last=True)):
             print(f"Slurm job {job} goes on with {', '.join(self.saved)}", flush=True)
+        elif self.asked and handover.why_stopped() == run_folder.REQUEUED and (
+                job := handover.succeed(self.path, self.tasks)):
+            print(f"preempted: Slurm job {job} goes on", flush=True)
 
     def _free_slot(self) -> int | None:
         taken = {child.slot for child in self.children.values()}

@@ -1,6 +1,7 @@
 """Checkpoints: the model and its average in a file that appears whole, readable without running code from it."""
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, avera
     """
     content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
                "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
+    packed = io.BytesIO()  # torch cannot say what is wrong with a file: a full disk, say
+    torch.save(content, packed)
     with files.replacing(path) as file:
-        torch.save(content, file)
+        file.write(packed.getbuffer())
 
 
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:

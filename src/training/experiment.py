@@ -212,7 +212,7 @@ class Experiment:
     def _state(self, step: int) -> resume.State:
         """All that `restore` needs, after `step` steps."""
         parts = self._parts
-        return {"config": self._config.to_dict(), "versions": {"torch": str(torch.__version__)}, "step": step,
+        return {"config": self._config.to_dict(), "versions": resume.versions(), "step": step,
                 "epoch": self._number, "seen": self._seen, "spent": [self._spent.time, self._spent.data],
                 "meter": self._meter.state(), "model": parts.model.state_dict(),
                 "average": parts.average.state_dict() if parts.average else None,

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pickle
+import platform
 import random
 import re
 import threading
@@ -27,8 +28,8 @@ State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappi
 _MAGIC = b"gridiron training state 1 "  # then the hash of all that follows the line
 # what may change between two starts: it is about where a run is and what it says, not about its numbers
 _FREE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
-                   "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "profile", "wandb",
-                   "wandb_entity", "wandb_project_name", "wandb_run_name", "wandb_tags"))
+                   "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues", "profile",
+                   "wandb", "wandb_entity", "wandb_project_name", "wandb_run_name", "wandb_tags"))
 
 
 class Left(Exception):
@@ -66,7 +67,7 @@ class Saver:
         self.due = -math.inf
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps. Left if the training is to stop; BatchError if the disk is full."""
+        """Save the state after `step` steps. Left if the training is to stop; OSError if the disk is full."""
         self._wait()
         if self.folder is not None:
             self.check()
@@ -110,10 +111,6 @@ class Saver:
             self._writer = None
         if error := self._error:
             self._error = None
-            if isinstance(error, OSError):
-                raise BatchError(f"the state of the training cannot be saved: {error.strerror}", where=str(
-                    self.folder), hint="the last one that was is kept; make room, then `python submit_multiple.py -r "
-                    "BATCH` goes on from it") from None
             raise error
 
 
@@ -153,15 +150,13 @@ def read(path: str) -> State:
 
 
 def newest(folder: str | None, config: Config) -> tuple[State | None, list[str]]:
-    """The newest state in a run folder that can be read, and words about those that cannot.
+    """The newest state in a run folder that can be read, and words about those that cannot and about other versions.
 
     BatchError if the config has changed since, or if there are states and none can be read.
     """
     if folder is None:
         return None, []
-    for name in os.listdir(folder):
-        if name.startswith(".resume-"):  # of a start that was killed while it wrote
-            os.unlink(os.path.join(folder, name))
+    run_folder.remove_torn(folder)
     words = []
     for name in states(folder):
         path = os.path.join(folder, name)
@@ -174,6 +169,8 @@ def newest(folder: str | None, config: Config) -> tuple[State | None, list[str]]
             raise BatchError(f"the parameters have changed since this run was interrupted: {'; '.join(changes)}",
                              where=folder, hint=f"set them back, or begin anew: `python train.py --fresh {folder}/"
                              f"{run_folder.SPEC}`")
+        words += [f"{name} was {then}, now {versions()[name]}: the numbers may differ from here on"
+                  for name, then in content["versions"].items() if then != versions().get(name, then)]
         return content, words
     if words:
         raise BatchError(f"this run was interrupted, and nothing that it saved can be used ({'; '.join(words)})",
@@ -182,9 +179,15 @@ def newest(folder: str | None, config: Config) -> tuple[State | None, list[str]]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the parameters that decide the numbers is another than it was."""
+    """What of the parameters that decide the numbers is another than it was. Options that came since had no effect."""
+    then = {**Config().to_dict(), **then}
     return [f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in {**then, **now}
             if key not in _FREE and then.get(key) != now.get(key)]
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def generators(device: torch.device) -> State:

@@ -198,6 +198,14 @@ class FakeSlurm:
             if not kill and (old := self._running.pop(name, None)):
                 self._twins.append(old.process)
 
+    def preempt(self, job: str | int) -> None:
+        """End a job for another, as PreemptMode=CANCEL does; `requeue` is what PreemptMode=REQUEUE does."""
+        record = self.job(job)
+        with self._lock:
+            now = str(time.time())
+            self._cluster.update(program.name_of(record), State="PREEMPTED", PreemptTime=now, End=now)
+            program.end_process(int(record["Pid"]))
+
     def signal(self, job: str | int, number: int = signal.SIGUSR1) -> None:
         """A signal to the batch script, as --signal=B:… sends it."""
         os.kill(int(self.job(job)["Pid"]), number)

@@ -862,7 +862,7 @@ def requeue(cluster: Cluster, name: str, reason: str = "", kill: bool = True) ->
     record = cluster.job(name)
     assert record is not None
     cluster.update(name, State="PENDING", Reason=reason, Start="", End="", Pid="", NodeList="", ExitCode="0:0",
-                   Restarts=str(int(record["Restarts"]) + 1))
+                   PreemptTime="", Restarts=str(int(record["Restarts"]) + 1))
     if kill and record["Pid"]:
         end_process(int(record["Pid"]))
 
@@ -892,6 +892,7 @@ def _show_job(cluster: Cluster, job: dict[str, str]) -> str:
         f"SubmitTime={stamp(job['Submit'])} EligibleTime={stamp(job['Submit'])}",
         f"StartTime={stamp(job['Start'], 'Unknown')} EndTime={'Unknown' if end in ('N/A', 'NONE') else end} "
         "Deadline=N/A",
+        f"PreemptEligibleTime={stamp(job['Start'], 'Unknown')} PreemptTime={stamp(job.get('PreemptTime', ''), 'None')}",
         f"Partition={job['Partition']}", f"NodeList={job['NodeList']}",
         f"NumNodes={job['Nodes']} NumCPUs={job['CPUs']} NumTasks={job['NumTasks'] or 1} "
         f"CPUs/Task={job['CPUsPerTask'] or 1}",

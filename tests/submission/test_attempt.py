@@ -18,6 +18,7 @@ from src import run_folder, yaml_io
 from src.errors import BatchError, ConfigError
 from src.run_folder import RunFolder
 from src.submission import attempt, process, slurm
+from src.submission.signals import Stopped
 from tests.conftest import ROOT
 
 
@@ -31,6 +32,10 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
 
 def requeue(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     return "requeued"
+
+
+def stopped(*_: Any, number: int = signal.SIGTERM) -> str:
+    raise Stopped(number)
 
 
 def crash(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -210,8 +215,17 @@ def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPat
                                         capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("src.files.write_json", full)
-    assert start(run, crash) == 1
+
+    def train_on(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        full()
+        return ""
+    monkeypatch.setattr("src.files.write_atomic", full)
+    assert start(run, train_on) == 1
+    assert record(run)["how"] == "failed"
+    assert record(run)["error"].startswith("disk full: ")  # the record takes no new block
+    assert "make room, then" in capsys.readouterr().err
+    monkeypatch.setattr("src.files.overwrite", full)
+    assert start(run, train_on) == 1
     assert "No space left on device: the end of this attempt is not recorded (failed)" in capsys.readouterr().err
 
 
@@ -404,17 +418,52 @@ def test_without_a_successor_the_run_has_timed_out_and_says_why(run: Path, monke
 
 
 def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.submission.handover.MAX_STARTS", 2)
+    (run / "spec.yaml").write_text("batch_size: 8\nmax_requeues: 2\n")
     asked = requeue_is(monkeypatch, None)
-    for restart, code in enumerate((75, 1)):
+    for restart, code in enumerate((75, 75, 1)):
         as_slurm_job(monkeypatch, "7", restart)
         assert start(run, requeue) == code
-    assert asked == ["7"]
-    assert record(run, "attempt-1-1.json")["how"] == "timeout"
-    assert "its time was up 2 times" in record(run, "attempt-1-1.json")["error"]
+    assert asked == ["7", "7"]
+    assert record(run, "attempt-1-2.json")["how"] == "timeout"
+    assert "it was started again 2 times, the most for one submission (max_requeues); -r goes on" in record(
+        run, "attempt-1-2.json")["error"]
     as_slurm_job(monkeypatch, "8")
     assert start(run, requeue, ticket=2) == 75
-    assert asked == ["7", "8"]
+    assert asked == ["7", "7", "8"]
+
+
+@pytest.mark.parametrize(("told", "how", "code"), [
+    ({"Restarts": "0", "PreemptTime": "None"}, "cancelled", 1), ({}, "cancelled", 1),
+    ({"Restarts": "1", "PreemptTime": "None"}, "preempted", 1),
+    ({"Restarts": "0", "PreemptTime": "2026-11-21T08:13:33"}, "requeued", 75)],
+    ids=["cancelled", "slurm is silent", "put back", "not put back"])
+def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how: str, code: int, run: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = requeue_is(monkeypatch, None)
+    monkeypatch.setattr("src.submission.slurm.details", lambda job: told)
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, stopped) == code
+    assert record(run)["how"] == how
+    assert asked == ["7"] * (how == "requeued")
+
+
+def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.submission.slurm.details", lambda job: pytest.fail("Slurm is asked"))
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, lambda *_: stopped(*_, number=signal.SIGINT)) == 1
+    assert record(run)["how"] == "cancelled"
+
+
+@pytest.mark.parametrize(("may", "how"), [("1", "requeued"), ("0", "preempted")])
+def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      ) -> None:
+    (run / "spec.yaml").write_text("COMMAND: [sleep, '9']\n")
+    requeue_is(monkeypatch, None)
+    monkeypatch.setattr("src.submission.foreign.run", stopped)
+    monkeypatch.setattr("src.submission.slurm.details", lambda job: {"PreemptTime": "2026-11-21", "Requeue": may})
+    as_slurm_job(monkeypatch, "7")
+    start(run)
+    assert record(run)["how"] == how
 
 
 def test_without_slurm_nobody_starts_it_again(run: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from src import files, run_folder, yaml_io
+from src.config import Config
 from src.errors import BatchError
 from src.training import resume
 from src.training.experiment import Experiment, epochs
@@ -117,14 +119,18 @@ def interrupted(folder: Path, number: int, what: str, **options: Any) -> None:
     raise AssertionError("it makes no progress")
 
 
+def assert_nobody_notices(folder: Path, number: int, what: str, calm: Path, **options: Any) -> None:
+    interrupted(folder, number, what, **options)
+    assert_same(folder, calm)
+
+
 @pytest.mark.parametrize("what", ["kill", "leave"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
     """Each start gets as far as its seventh forward (in evaluations too), then its eleventh."""
     start(tmp_path / "calm", **CONFIGS[name])
     for number in (7, 11):
-        interrupted(tmp_path / f"at{number}", number, what, **CONFIGS[name])
-        assert_same(tmp_path / f"at{number}", tmp_path / "calm")
+        assert_nobody_notices(tmp_path / f"at{number}", number, what, tmp_path / "calm", **CONFIGS[name])
 
 
 @pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "3steps", None])
@@ -140,10 +146,79 @@ def test_once_at_every_instant(every: str | None, tmp_path: Path) -> None:
         assert_same(folder, tmp_path / "calm")
 
 
-@pytest.mark.parametrize("piece", ["model", "average", "optimizers", "generators", "meter", "seen", "best"])
+class Disk:
+    """A disk that takes so many operations on files of a folder, half of the next, and then nothing any more."""
+
+    def __init__(self, folder: Path, takes: float, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.takes, self.taken, self._lock = str(folder), takes, 0, threading.Lock()
+        self._open = open
+        for name in ("replace", "unlink", "mkdir"):
+            patch.setattr(os, name, self._counted(getattr(os, name)))
+        patch.setattr(os, "fsync", lambda _: self.do(lambda: None))
+        patch.setattr("builtins.open", self.open)
+
+    def do(self, what: Callable[[], Any], half: Callable[[], Any] = lambda: None) -> Any:
+        with self._lock:
+            self.taken += 1
+            if self.taken > self.takes:
+                if self.taken == self.takes + 1:
+                    half()
+                raise Killed
+            return what()
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, *args, **options: self.do(lambda: call(path, *args, **options)) if str(path).startswith(
+            self.folder) else call(path, *args, **options)
+
+    def open(self, path: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if "r" in mode or not str(path).startswith(self.folder) or str(path).endswith(".log"):
+            return self._open(path, mode, *args, **options)
+        return self.do(lambda: File(self, self._open(path, mode.rstrip("b") + "b", buffering=0)))
+
+
+class File:
+    """One on it, open for writing."""
+
+    def __init__(self, disk: Disk, file: Any) -> None:
+        self.disk, self.file, self.fileno, self.close = disk, file, file.fileno, file.close
+        self.flush = lambda: None
+
+    def write(self, data: Any) -> None:
+        data = data.encode() if isinstance(data, str) else data
+        self.disk.do(lambda: self.file.write(data), lambda: self.file.write(data[:len(data) // 2]))
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_killed_at_every_operation_on_a_file(tmp_path: Path) -> None:
+    """In the midst of a row, a state, a checkpoint, config.yaml, arrays; before and after each is renamed."""
+    options = CONFIGS["average"] | {"metrics": ["confusion_matrix"], "save_best_checkpoint": True}
+    start(tmp_path / "calm", every="3steps", **options)
+    takes = 0
+    while True:
+        folder = tmp_path / str(takes)
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(folder, takes, patch)
+            try:
+                start(folder, every="3steps", **options)
+                break
+            except Killed:
+                pass
+        start(folder, every="3steps", **options)
+        assert_same(folder, tmp_path / "calm")
+        takes += 1
+    assert disk.taken == takes > 80
+
+
+@pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meter", "seen", "best",
+                                   "clipping"])
 def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the comparison fails: it is as it was when the start began."""
-    options = CONFIGS["long_epochs"] | {"averaging": "poly_3"}
+    options = CONFIGS["long_epochs"] | {"averaging": "poly_3", "clip_grad_norm": 0.5}
     start(tmp_path / "calm", **options)
     restore = Experiment.restore
 
@@ -151,9 +226,8 @@ def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.M
         fresh = resume._on_cpu(self._state(0)[piece])
         restore(self, {**state, piece: fresh})
     monkeypatch.setattr(Experiment, "restore", restore_without)
-    interrupted(tmp_path / "broken", 11, "kill", **options)
     with pytest.raises(AssertionError):
-        assert_same(tmp_path / "broken", tmp_path / "calm")
+        assert_nobody_notices(tmp_path / "broken", 11, "kill", tmp_path / "calm", **options)
 
 
 def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:
@@ -203,6 +277,13 @@ def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
     assert int(before[7:17]) < int(name[7:17])
 
 
+def test_other_versions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_in(tmp_path / "run")
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    start(tmp_path / "run")
+    assert ", now 9.9: the numbers may differ from here on" in (tmp_path / "run" / "training.log").read_text()
+
+
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     for name in resume.states(str(tmp_path / "run")):
@@ -228,7 +309,14 @@ def test_a_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     with pytest.raises(BatchError, match=r"base_lr was 0\.1, now 0\.2.*--fresh"):
         start(tmp_path / "run", base_lr=0.2)
-    start(tmp_path / "run", log_interval=3, num_workers=0)  # not about the numbers
+    start(tmp_path / "run", log_interval=3, num_workers=0, max_requeues=7)  # not about the numbers
+
+
+def test_an_option_that_came_since_has_changed_nothing() -> None:
+    now = Config(base_lr=0.5).to_dict()
+    then = {key: value for key, value in now.items() if key != "mixup"}
+    assert resume.differences(then, now) == []
+    assert resume.differences(then, {**now, "mixup": 0.2}) == ["mixup was 0.0, now 0.2"]
 
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +328,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return replacing(path, sync)
     monkeypatch.setattr(files, "replacing", full)
-    with pytest.raises(BatchError, match="cannot be saved: No space left on device.*make room"):
+    with pytest.raises(OSError, match="No space left on device"):
         start(tmp_path / "run")
     assert resume.states(str(tmp_path / "run"))[0] == "resume-0000000002.pt"
     monkeypatch.undo()

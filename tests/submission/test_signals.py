@@ -1,0 +1,53 @@
+"""Signals that a run looks out for: it is told once, and a second Ctrl-C ends it at once."""
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+LOOKS_OUT = """
+import sys, time
+from src.submission.signals import signals
+signals.listen()
+with signals.told_to(lambda: print("told", flush=True)):
+    print("ready", flush=True)
+    while signals.stopped is None or sys.argv[1] == "never":
+        time.sleep(0.01)
+time.sleep(0.2)  # a second signal may still come
+signals.leave()
+"""
+
+
+def looking_out(how: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", LOOKS_OUT, how], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_ctrl_c_lets_the_run_save_itself_and_again_ends_it_at_once() -> None:
+    process = looking_out("never")
+    assert process.stdout is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "told\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_is_repeated_counts_once(number: signal.Signals) -> None:
+    process = looking_out()
+    assert process.stdout is not None
+    process.send_signal(number)
+    assert process.stdout.readline() == "told\n"
+    process.send_signal(number)
+    if number == signal.SIGUSR1:
+        process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=10)
+    assert said == ("told\n" if number == signal.SIGUSR1 else "")  # by TERM
