@@ -17,6 +17,7 @@ SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
 CODE = "code"  # a folder for each submission: what it was submitted from
 NOTES = "notes.jsonl"  # conclusions that somebody wrote down
 CANARY = "canary"  # run folders and journals of its canaries, as in a batch
+READ_CACHE = ".read"  # what was read of its runs, in columns; can be deleted at any time
 # in a folder of code/
 CODE_RECORD = "code.json"
 DIFF = "uncommitted.diff"

@@ -2,23 +2,33 @@
 from __future__ import annotations
 
 import contextlib
-import csv
+import copy
 import gc
 import glob
-import io
+import itertools
+import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src import run_folder, yaml_io
-from src.errors import ResultsError, UserError
+from src import run_folder
+from src.analysis import cache as caching
+from src.analysis import columns, run_texts
+from src.analysis.columns import Columns
+from src.analysis.run_texts import RunText
+from src.config import Config
+from src.errors import ResultsError
 
 IDENTITY = ("run", "batch", "index", "end", "folder")  # the first columns of every frame with a row per run
+_BLOCK = 256  # runs whose texts are in memory at a time
+_DEFAULTS = Config().to_dict()
 _log = logging.getLogger(__name__)
 
 
@@ -87,12 +97,12 @@ def _without_collection() -> Iterator[None]:
 
 
 def read_experiments(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-                     only_done: bool = False) -> pd.DataFrame:
+                     only_done: bool = False, cache: bool = True) -> pd.DataFrame:
     """big_df: a row per run, stats cells are Series indexed by epoch. Arguments and errors as in `read_results`.
 
     How many folders were left out is logged; `read_results(...).skipped` has their reasons.
     """
-    results = read_results(batches, only_done)
+    results = read_results(batches, only_done, cache)
     if results.skipped:
         folder, reason = results.skipped[0]
         _log.warning("%d runs read; %d folders left out or mended, the first: %s (%s). read_results(...).skipped lists "
@@ -101,21 +111,18 @@ def read_experiments(batches: str | os.PathLike[str] | Iterable[str | os.PathLik
 
 
 def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-                 only_done: bool = False) -> Results:
+                 only_done: bool = False, cache: bool = True) -> Results:
     """Everything about the runs of `batches`: a path, a glob or a list of those; of batch folders or of run folders.
 
-    only_done: leave out runs that have not ended. Raises ResultsError if a path is neither batch nor run.
+    only_done: leave out runs that have not ended. cache: of batches of 100 runs and more, read only the runs that have
+    changed since they were last read, and keep those (in the batch, or where it cannot be written, in ~/.cache).
+    Raises ResultsError if a path is neither batch nor run.
     """
-    runs: list[_Run] = []
-    skipped: list[Skipped] = []
-    for folder in _run_folders(batches):
-        found = _read_run(folder, only_done)
-        if isinstance(found, _Run):
-            runs.append(found)
-        else:
-            skipped.append(Skipped(folder, found))
-    config = _config_frame(runs)
-    long = _long_frame(runs, config["run"], skipped)
+    asked = _run_folders(batches)
+    found, paths, skipped = _gather(asked, only_done, cache)
+    folders = [asked.folders[path] for path in paths]
+    config = _config_frame(found, paths, folders)
+    long = _long_frame(found, config["run"], folders, skipped)
     return Results(config, long, skipped)
 
 
@@ -129,10 +136,18 @@ def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
     return max(batches, key=lambda path: os.path.getmtime(os.path.join(path, run_folder.JOB_SPEC)))
 
 
-def _run_folders(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+class _Asked(NamedTuple):
+    """What is to be read. folders: run folders as they were given, by absolute path, in order; wholes: the absolute
+    paths of the batches that are read as a whole."""
+
+    folders: dict[str, str]
+    wholes: set[str]
+
+
+def _run_folders(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> _Asked:
     """The run folders of paths and globs, each once, in order."""
     patterns = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
-    folders: dict[str, str] = {}  # absolute path -> the path as it was given
+    asked = _Asked({}, set())
     for given in patterns:
         pattern = os.path.expanduser(os.fspath(given))
         # names of runs may hold brackets: what exists is no pattern
@@ -141,98 +156,135 @@ def _run_folders(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
             raise ResultsError("there is no such folder", where=pattern,
                                hint="give a batch folder, as results/26-01-31-name, a run folder, or a glob of them")
         for path in paths:
-            for folder in _runs_of(path):
-                folders.setdefault(os.path.abspath(folder), folder)
-    return list(folders.values())
+            _add_runs(path.rstrip("/") or "/", asked)
+    return asked
 
 
-def _runs_of(path: str) -> list[str]:
-    path = path.rstrip("/") or "/"
+def _add_runs(path: str, asked: _Asked) -> None:
+    """Add the run folder `path`, or the run folders of the batch `path`."""
+    absolute = os.path.abspath(path)
     if run_folder.is_run_folder(path):
-        return [path]
+        asked.folders.setdefault(absolute, path)
+        return
     if not os.path.isdir(path):
         raise ResultsError("this is no folder", where=path, allowed="batch folders and run folders")
-    runs = [os.path.join(path, name) for name in run_folder.run_names(path)]
+    names = run_folder.run_names(path)
+    runs = [os.path.join(path, name) for name in names]
     if not run_folder.is_batch_folder(path) and not any(map(run_folder.is_run_folder, runs)):
         inner = [run for run in runs if run_folder.is_batch_folder(run)]
         raise ResultsError(f"this is neither a batch folder (it has no {run_folder.JOB_SPEC}) nor a run folder",
                            where=path, hint=f"name one of its batches, or all as '{path}/*'" if inner else None)
-    return runs
+    asked.wholes.add(absolute)
+    for name, run in zip(names, runs, strict=True):
+        asked.folders.setdefault(f"{absolute}/{name}", run)
 
 
-class _Run(NamedTuple):
-    """What the files of one run hold, before the runs are put together."""
-
-    folder: str
-    end: str | None
-    config: dict[str, Any]
-    header: bytes  # of stats.csv, empty if there is no whole line
-    body: bytes  # its whole rows
-
-
-def _read_bytes(path: str) -> bytes | None:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.readall()
-    except FileNotFoundError:
-        return None
-
-
-def _read_run(folder: str, only_done: bool) -> _Run | str:
-    """A run, or the reason why it is left out. Opens each of three files once: the layout in src/run_folder.py."""
-    try:
-        done = _read_bytes(f"{folder}/{run_folder.DONE}")
-        if only_done and done is None:
-            return "not done"
-        text = _read_bytes(f"{folder}/{run_folder.CONFIG}")
-        if text is None:
-            return _without_config(folder, done)
-        config = yaml_io.load_flat(text.decode(), run_folder.CONFIG)
-        if not config:
-            return f"{run_folder.CONFIG} is empty"
-        return _Run(folder, _end(done), config, *_read_stats(folder))
-    except UserError as error:
-        return str(error)
-    except UnicodeDecodeError as error:
-        return f"{run_folder.CONFIG}: not a text file in UTF-8 (byte {error.start})"
-    except OSError as error:
-        return f"{os.path.basename(error.filename or folder)} cannot be read: {error.strerror}"
+def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[str], list[Skipped]]:
+    """What can be read of the run folders, in their order; the absolute paths of these; the reasons for the others."""
+    paths = list(asked.folders)
+    groups: dict[str, list[int]] = {}
+    for position, path in enumerate(paths):
+        groups.setdefault(path.rpartition("/")[0], []).append(position)
+    parts: list[Columns] = []
+    part_of_run, position_of_run = np.full(len(paths), -1), np.zeros(len(paths), int)
+    reasons: dict[int, str] = {}
+    for parent, positions in groups.items():
+        cached = cache and len(positions) >= caching.FEWEST
+        reader = _read_group(parent, [paths[one].rpartition("/")[2] for one in positions], only_done,
+                             cached, cached and parent in asked.wholes)
+        for part, of_part, which, left_out in reader:
+            runs = np.array(positions, int)[which]
+            part_of_run[runs], position_of_run[runs] = len(parts), of_part
+            parts.append(part)
+            reasons |= {positions[one]: reason for one, reason in left_out.items()}
+    read = np.flatnonzero(part_of_run >= 0)
+    found = columns.assemble(parts, part_of_run[read], position_of_run[read])
+    reasons |= {position: note for position, note in zip(read.tolist(), found.notes, strict=True) if note}
+    skipped = [Skipped(asked.folders[paths[position]], line) for position in sorted(reasons)
+               for line in reasons[position].split("\n")]
+    return found, [paths[position] for position in read.tolist()], skipped
 
 
-def _without_config(folder: str, done: bytes | None) -> _Run | str:
-    """A foreign program writes no config, so its spec stands for it once it is done; other runs never got so far."""
-    if not run_folder.is_run_folder(folder):
-        return f"no run folder: it has no {run_folder.SPEC}"
-    if done is not None:
-        return _Run(folder, _end(done), run_folder.read_spec(f"{folder}/{run_folder.SPEC}"), *_read_stats(folder))
-    attempt = run_folder.RunFolder.read(folder).last_attempt()
-    if attempt is None:
-        return "not started"
-    return f"started, but has no {run_folder.CONFIG} yet" + (f": {attempt['error']}" if attempt.get("error") else "")
+# runs; those of them that count; which of the folders they are; and why other folders were left out
+_Part = tuple[Columns, np.ndarray, np.ndarray, dict[int, str]]
 
 
-def _end(done: bytes | None) -> str | None:
-    return None if done is None else done.decode(errors="replace").strip() or run_folder.COMPLETED
+def _read_group(parent: str, names: list[str], only_done: bool, cached: bool, keep: bool) -> Iterator[_Part]:
+    """The runs of one parent folder, by parts; what is in the cache and has not changed is taken from there."""
+    folders = [f"{parent}/{name}" for name in names]
+    if not cached:
+        yield _read(folders, np.arange(len(names)), None, only_done)
+        return
+    read_at = time.time_ns()
+    with ThreadPoolExecutor(1) as beside:  # while this thread asks for files, that one decodes
+        loading = beside.submit(caching.load, parent)
+        stamps = np.array([stamp or (0,) * run_texts.STAMP for stamp in run_texts.mapped(run_texts.stamp, folders)],
+                          dtype=np.int64)
+        kept = loading.result()
+    found = caching.matching(kept, names, stamps)
+    known = np.flatnonzero(found >= 0)
+    done = np.array([not only_done or kept.ends[position] is not None for position in found[known].tolist()], bool)
+    yield kept, found[known[done]], known[done], dict.fromkeys(known[~done].tolist(), run_texts.NOT_DONE)
+    fresh = _read(folders, np.flatnonzero(found < 0), stamps, only_done)
+    yield fresh
+    if keep:  # of all runs: else what was not asked for would look as if it were gone
+        caching.keep(parent, kept, found[known], fresh[0], read_at)
 
 
-def _read_stats(folder: str) -> tuple[bytes, bytes]:
-    """Header and rows of stats.csv; what follows the last line break is torn and left out."""
-    text = _read_bytes(f"{folder}/{run_folder.STATS}") or b""
-    header, line_break, rest = text.partition(b"\n")
-    return (header.rstrip(b"\r"), rest[:rest.rfind(b"\n") + 1]) if line_break else (b"", b"")
+def _read(folders: list[str], todo: np.ndarray, stamps: np.ndarray | None, only_done: bool) -> _Part:
+    """Some of the folders, so many at a time that the texts of all never are in memory together."""
+    order = todo.tolist()
+    pairs = zip(order, run_texts.mapped(lambda position: run_texts.read_run(folders[position], only_done), order),
+                strict=True)
+    parts: list[Future[Columns]] = []
+    read: list[int] = []
+    reasons: dict[int, str] = {}
+    with ThreadPoolExecutor(1) as beside:  # numbers are parsed while the next files are read
+        while block := list(itertools.islice(pairs, _BLOCK)):
+            good = [(position, text) for position, text in block if isinstance(text, RunText)]
+            which = [position for position, _ in good]
+            parts.append(beside.submit(columns.parse, [text for _, text in good],
+                                       None if stamps is None else stamps[which]))
+            if len(parts) > 2:
+                parts[-3].result()
+            read += which
+            reasons |= {position: text for position, text in block if isinstance(text, str)}
+    return columns.join([part.result() for part in parts]), np.arange(len(read)), np.array(read, int), reasons
 
 
-def _config_frame(runs: list[_Run]) -> pd.DataFrame:
-    names = [os.path.basename(run.folder) for run in runs]
-    batches = [os.path.basename(os.path.dirname(os.path.abspath(run.folder))) for run in runs]
-    columns: dict[str, Any] = {
-        "run": _labels(names, batches, [run.folder for run in runs]), "batch": batches,
-        "index": [_number(name) for name in names], "end": [run.end for run in runs],
-        "folder": [run.folder for run in runs]}
-    facts = [dict(_flat(run.config.pop("facts", None), "facts/")) for run in runs]
-    for found in (_transposed([run.config for run in runs]), _transposed(facts)):
-        columns |= {key: values for key, values in found.items() if key not in columns}
-    return pd.DataFrame({key: _column(values) for key, values in columns.items()}, columns=list(columns))
+def _layouts(found: Columns) -> dict[str, tuple[bool, list[str], list[str], list[str]]]:
+    """What the different layouts say, in the order in which they first appear."""
+    return {layout: tuple(json.loads(layout)) for layout in dict.fromkeys(found.layouts)}
+
+
+def _config_frame(found: Columns, paths: list[str], folders: list[str]) -> pd.DataFrame:
+    """paths: of the runs, absolute; folders: as they were given."""
+    batches = [path.rpartition("/")[0].rpartition("/")[2] for path in paths]
+    frame: dict[str, Any] = {
+        "run": _labels(found.names, batches, folders), "batch": batches,
+        "index": [_number(name) for name in found.names], "end": found.ends, "folder": folders}
+    layouts = _layouts(found)
+    config = dict.fromkeys(key for _, keys, _, _ in layouts.values() for key in keys)
+    frame |= {key: found.config[key] for key in config if key not in frame}
+    frame |= _with_defaults(found, layouts, frame)
+    facts = dict.fromkeys(key for _, _, keys, _ in layouts.values() for key in keys)
+    frame |= {key: found.facts[key] for key in facts if key not in frame}
+    return pd.DataFrame({key: _column(values) for key, values in frame.items()}, columns=list(frame))
+
+
+def _with_defaults(found: Columns, layouts: Mapping[str, tuple[bool, list[str], list[str], list[str]]],
+                   frame: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The parameters that some config.yaml was written without, since they are newer: a default means "as it was"."""
+    lacking = {layout: set(_DEFAULTS).difference(keys) for layout, (whole, keys, _, _) in layouts.items() if whole}
+    filled: dict[str, list[Any]] = {}
+    for key, default in _DEFAULTS.items():
+        without = {layout for layout, keys in lacking.items() if key in keys}
+        if without and len(without) == len(layouts) and not isinstance(default, (list, dict)):  # quick
+            filled[key] = [default] * len(found)
+        elif without:
+            filled[key] = [copy.copy(default) if layout in without else value for layout, value in zip(
+                found.layouts, frame.get(key) or itertools.repeat(None, len(found)), strict=True)]
+    return filled
 
 
 def _labels(names: list[str], batches: list[str], folders: list[str]) -> list[str]:
@@ -248,123 +300,51 @@ def _number(name: str) -> int | None:
     return int(number) if number.isascii() and number.isdigit() else None
 
 
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Mappings in mappings as (path, value)."""
-    for key, item in value.items() if isinstance(value, Mapping) else ():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}/")
-        else:
-            yield prefix + str(key), item
-
-
-def _transposed(rows: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
-    """Mappings as columns: the union of the keys, None where a row has no such key."""
-    keys = list(rows[0]) if rows else []
-    if all(list(row) == keys for row in rows):  # as in most batches, and ten times as fast
-        return dict(zip(keys, zip(*(row.values() for row in rows), strict=True), strict=True))
-    return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
-
-
 def _column(values: Sequence[Any]) -> pd.Series:
     """Numbers as numbers (None among them: NaN) where that is exact; all else as the Python values that they are."""
     kinds = set(map(type, values))
     if kinds == {bool}:
         return pd.Series(values, dtype=bool)
-    if kinds == {int} and all(-2**63 <= value < 2**63 for value in values):
+    if kinds == {int} and min(values) >= -2**63 and max(values) < 2**63:
         return pd.Series(values, dtype=np.int64)
-    if kinds & {int, float} and kinds <= {int, float, type(None)} and all(
-            abs(value) <= 2**53 for value in values if type(value) is int):
+    if kinds & {int, float} and kinds <= {int, float, type(None)} and (int not in kinds or all(
+            abs(value) <= 2**53 for value in values if type(value) is int)):
         return pd.Series(values, dtype=np.float64)
     return pd.Series(values, dtype=object)
 
 
-def _long_frame(runs: list[_Run], labels: pd.Series, skipped: list[Skipped]) -> pd.DataFrame:
-    """All stats, rows in the order of `runs`. Bodies of equal header are joined and parsed in one go."""
-    same_header: dict[bytes, list[int]] = {}
-    for position, run in enumerate(runs):
-        if run.body:
-            same_header.setdefault(run.header, []).append(position)
-    parts = []
-    for header, positions in same_header.items():
-        names = header.decode(errors="replace").split(",")
-        if "epoch" in names and len(set(names)) == len(names):
-            parts.append(_parse(names, positions, runs, skipped))
-        else:
-            reason = f"{run_folder.STATS} left out: its header has no column epoch, or one column twice"
-            skipped.extend(Skipped(runs[position].folder, reason) for position in positions)
-    if len(parts) == 1:
-        long = parts[0]
-    else:
-        long = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"run": [], "epoch": []}, dtype=np.int64)
-        long = long.sort_values("run", kind="stable", ignore_index=True)
-    long = _each_epoch_once(long)
-    long["run"] = pd.Categorical.from_codes(long["run"].to_numpy(), pd.Index(labels, dtype=object))
-    return long
-
-
-def _parse(names: list[str], positions: list[int], runs: list[_Run], skipped: list[Skipped]) -> pd.DataFrame:
-    """The stats of runs with one header. Columns: run (position), epoch, then the others."""
-    bodies = [runs[position].body for position in positions]
-    counts = [body.count(b"\n") for body in bodies]
-    text = b"".join(bodies)
-    try:
-        if text.count(b",") != sum(counts) * (len(names) - 1) or b"\0" in text or b'"' in text:
-            raise ValueError("a row is too short (the parser itself finds those that are too long), or not plain")
-        frame = _read_csv(text, names, np.float64)
-        bad = np.isnan(frame["epoch"].to_numpy())
-    except ValueError:  # somewhere: look at each row of each run
-        mended = [_mended(runs[position], len(names), skipped) for position in positions]
-        counts = [count for _, count in mended]
-        frame, bad = _as_numbers(_read_csv(b"".join(body for body, _ in mended), names, str))
-    position_of_row = np.repeat(positions, counts)
+def _long_frame(found: Columns, labels: pd.Series, folders: list[str], skipped: list[Skipped]) -> pd.DataFrame:
+    """All stats, rows in the order of the runs."""
+    run_of_row = np.repeat(np.arange(len(found)), found.counts)
+    names = dict.fromkeys(name for _, _, _, names in _layouts(found).values() for name in names)
+    stats = {name: found.stats.get(name, np.zeros(0)) for name in ("epoch", *names)}
+    bad = np.zeros(len(run_of_row), bool)
+    for values in stats.values():
+        if values.dtype == object:
+            bad |= _stray_words(values, run_of_row)
     if bad.any():
-        for position, count in zip(*np.unique(position_of_row[bad], return_counts=True), strict=True):
-            skipped.append(_damaged(runs[position], int(count)))
-        frame, position_of_row = frame[~bad].reset_index(drop=True), position_of_row[~bad]
-    for name in ("epoch", "step"):
-        if name in names and frame[name].notna().all():
-            frame[name] = frame[name].astype(np.int64)
-    frame.insert(0, "run", position_of_row)
-    frame.insert(1, "epoch", frame.pop("epoch"))
-    return frame
+        run_of_row, stats = run_of_row[~bad], {name: values[~bad] for name, values in stats.items()}
+        skipped += [Skipped(folders[run], columns.damage(int(count)))
+                    for run, count in zip(*np.unique(np.repeat(np.arange(len(found)), found.counts)[bad],
+                                                     return_counts=True), strict=True)]
+    return pd.DataFrame({"run": pd.Categorical.from_codes(run_of_row, pd.Index(labels, dtype=object)),
+                         **{name if name != "run" else "stats/run": _numbers(name, values)
+                            for name, values in stats.items()}}, copy=False)
 
 
-def _read_csv(text: bytes, names: list[str], dtype: type) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=dtype, index_col=False)
+def _stray_words(values: np.ndarray, run_of_row: np.ndarray) -> np.ndarray:
+    """(rows,) bool: the words of a column that holds numbers in most runs."""
+    words = np.fromiter((type(value) is str for value in values), bool, len(values))
+    with_words, with_values = set(run_of_row[words].tolist()), set(run_of_row[pd.notna(values)].tolist())
+    return words if 2 * len(with_words) <= len(with_values) else np.zeros(len(words), bool)
 
 
-def _as_numbers(frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """Columns of strings as floats where most cells are numbers. Second: (rows,) bool, where a number is damaged."""
-    bad = np.zeros(len(frame), dtype=bool)
-    for name in frame:
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        damaged = (numbers.isna() & frame[name].notna()).to_numpy()
-        if name == "epoch" or 2 * damaged.sum() <= frame[name].notna().sum():
-            frame[name] = numbers.astype(np.float64)
-            bad |= damaged
-        else:  # a column of words
-            frame[name] = frame[name].astype(object)
-    return frame, bad | frame["epoch"].isna().to_numpy()
-
-
-def _mended(run: _Run, width: int, skipped: list[Skipped]) -> tuple[bytes, int]:
-    """The rows of a body that have `width` cells, and their number."""
-    lines = run.body.decode(errors="replace").split("\n")[:-1]
-    whole = [cells for line in lines if "\0" not in line for cells in csv.reader([line]) if len(cells) == width]
-    if len(whole) < len(lines):
-        skipped.append(_damaged(run, len(lines) - len(whole)))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(whole)
-    return text.getvalue().encode(), len(whole)
-
-
-def _damaged(run: _Run, count: int) -> Skipped:
-    return Skipped(run.folder, f"{run_folder.STATS}: {count} damaged row{'s' * (count > 1)} left out, the rest is read")
-
-
-def _each_epoch_once(long: pd.DataFrame) -> pd.DataFrame:
-    """A run that was resumed, or ran twice, may have written an epoch twice: the later row counts."""
-    run, epoch = long["run"].to_numpy(), long["epoch"].to_numpy()
-    if ((run[1:] == run[:-1]) & (epoch[1:] <= epoch[:-1])).any():
-        long = long.drop_duplicates(["run", "epoch"], keep="last").sort_values(["run", "epoch"], ignore_index=True)
-    return long
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """A column of stats: whole numbers for epoch and step, floats, or objects if there are words among them."""
+    if values.dtype == object and not any(type(value) is str for value in values):
+        values = values.astype(np.float64)
+    whole = name == "epoch" or name == "step" and values.dtype != object and bool(
+        (np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)).all())
+    if whole:
+        return values.astype(np.int64)
+    return values if values.flags.writeable else values.copy()  # what comes from the cache itself cannot be changed

@@ -1,0 +1,229 @@
+"""What was read of a folder of runs before, kept in columns (parquet): only runs whose files changed are read again."""
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from src import files, run_folder, yaml_io
+from src.analysis import columns, run_texts
+from src.analysis.columns import Columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FEWEST = 100  # runs that are worth a cache: fewer are read as quickly
+YOUNG = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
+_MOST_PARTS = 8
+_RUNS, _STATS = ".runs.parquet", ".stats.parquet"
+
+
+def load(batch: str) -> Columns:
+    """All that is kept of the runs right in a folder, stamps included; later parts come later. Empty if there is none,
+    or it was written by other code, or cannot be read."""
+    parts = []
+    with contextlib.suppress(ImportError):
+        for path in _parts(place(batch)):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # pyarrow's errors are such too
+                if (part := _load_part(path)) is not None:
+                    parts.append(part)
+    return columns.join(parts)
+
+
+def matching(kept: Columns, names: Sequence[str], stamps: np.ndarray) -> np.ndarray:
+    """Where in `kept` each run is whose files are as they were then, (runs,) int; -1: it has to be read.
+
+    stamps: (runs, STAMP) int64, zeros where none could be taken.
+    """
+    places = {name: position for position, name in enumerate(kept.names)}
+    found = np.array([places.get(name, -1) for name in names], int)
+    if len(kept):
+        found[(kept.stamps[found] != stamps).any(axis=1) | ~stamps.any(axis=1)] = -1
+    return found
+
+
+def keep(batch: str, kept: Columns, current: np.ndarray, fresh: Columns, read_at: int) -> None:
+    """Write what was read anew, beside what is kept; or all of it as one part, where much of what is kept is outdated.
+
+    current: the positions in `kept` that still hold. read_at: ns, before the stamps were taken. Nothing is written
+    where nothing can be.
+    """
+    times = fresh.stamps[:, 2::3]
+    fresh = fresh.pick(np.flatnonzero((times < read_at - YOUNG).all(axis=1) & fresh.stamps.any(axis=1)
+                                      & _can_be_kept(fresh)))
+    folder = place(batch)
+    paths = _parts(folder)
+    outdated = len(kept) - len(current)
+    if not len(fresh) and outdated <= len(current):
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
+        os.makedirs(folder, exist_ok=True)
+        if len(paths) < _MOST_PARTS and outdated + len(fresh) <= len(current) // 2:
+            _write_part(folder, fresh)
+            return
+        _write_part(folder, columns.join([kept.pick(current), fresh]) if len(current) else fresh)
+        for path in paths:
+            for old in (path + _RUNS, path + _STATS):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(old)
+
+
+def place(batch: str) -> str:
+    """Where the cache of a folder is: in it, or where that cannot be written in the user's folder of caches."""
+    batch = os.path.abspath(batch)
+    if os.access(batch, os.W_OK):
+        return os.path.join(batch, run_folder.READ_CACHE)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "gridiron", hashlib.sha256(os.fsencode(batch)).hexdigest()[:20])
+
+
+def _parts(folder: str) -> list[str]:
+    """The paths, without endings, of the parts in a cache, in the order in which they were written."""
+    try:
+        return sorted(os.path.join(folder, name.removesuffix(_RUNS)) for name in os.listdir(folder)
+                      if name.endswith(_RUNS) and not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+@functools.cache
+def _version() -> str:
+    """Changes with the code that makes columns of files: what other code has read does not count."""
+    digest = hashlib.sha256(f"{sys.version} {pd.__version__}".encode())
+    for module in (sys.modules[__name__], columns, run_texts, yaml_io, run_folder):
+        with open(str(module.__file__), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _write_part(folder: str, found: Columns) -> None:
+    """Two files, the runs last: a part without stats is never looked at."""
+    import pyarrow as pa
+
+    stats = dict(column for key, values in found.stats.items() for column in _stats(key, values))
+    schema = pa.schema([pa.field(name, column.type, nullable=column.null_count > 0) for name, column in stats.items()])
+    runs = {"name": pa.array(found.names, pa.string()), "end": pa.array(found.ends, pa.string()),
+            "notes": pa.array(found.notes, pa.string()), "layout": pa.array(found.layouts, pa.string()),
+            "counts": pa.array(found.counts, pa.int64())}
+    runs |= {f"stamp{number}": pa.array(found.stamps[:, number]) for number in range(run_texts.STAMP)}
+    for section, table in (("config", found.config), ("facts", found.facts)):
+        for key, values in table.items():
+            as_json, column = _column(values)
+            runs[f"{section}{' json' * as_json}:{key}"] = column
+    path = os.path.join(folder, f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}")
+    with _written(path + _STATS) as file:
+        _write_table(pa.table(stats, schema=schema), file, dictionary=False)
+    with _written(path + _RUNS) as file:
+        _write_table(pa.table(runs).replace_schema_metadata({"version": _version()}), file, dictionary=True)
+
+
+def _written(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    return files.replacing(path, sync=False)
+
+
+def _write_table(table: pa.Table, file: BinaryIO, dictionary: bool) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False)
+
+
+def _column(values: list[Any]) -> tuple[bool, pa.Array]:
+    """Values of one type, or None, as they are; all else as JSON."""
+    import pyarrow as pa
+
+    kinds = set(map(type, values)) - {type(None)}
+    kind = kinds.pop() if len(kinds) == 1 else str if not kinds else list
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    with contextlib.suppress(OverflowError, UnicodeEncodeError):
+        if kind in arrow:
+            return False, pa.array(values, arrow[kind])
+    return True, pa.array(map(json.dumps, values), pa.string())
+
+
+def _can_be_kept(found: Columns) -> np.ndarray:
+    """(n,) bool: whether JSON can hold all values of a run; YAML can say more, and such a run is read each time."""
+    good = np.ones(len(found), bool)
+    for values in (*found.config.values(), *found.facts.values()):
+        if not set(map(type, values)) <= {bool, int, float, str, type(None)}:
+            good &= np.fromiter(map(_is_plain, values), bool, len(values))
+    return good
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, list) else value is None or type(value) in (
+        bool, int, float, str)
+
+
+def _stats(name: str, values: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
+    """Numbers as they are; of a column with words, the words apart."""
+    import pyarrow as pa
+
+    if values.dtype == object:
+        words = np.array([type(value) is str for value in values], bool)
+        yield f"words:{name}", pa.array([value if word else None for word, value in zip(words, values, strict=True)],
+                                        pa.string())
+        values = np.where(words, np.nan, values).astype(np.float64)
+    yield f"numbers:{name}", pa.array(values)
+
+
+def _load_part(path: str) -> Columns | None:
+    import pyarrow.parquet as pq
+
+    runs = pq.ParquetFile(path + _RUNS).read()
+    if (runs.schema.metadata or {}).get(b"version") != _version().encode():
+        return None
+    table = pq.ParquetFile(path + _STATS).read()
+    stats = {}
+    for name in table.column_names:
+        kind, _, key = name.partition(":")
+        if kind == "numbers":
+            stats[key] = _numbers(table[name])
+            if f"words:{key}" in table.column_names:
+                words = table[f"words:{key}"].to_pylist()
+                stats[key] = np.array([number if word is None else word for number, word in zip(
+                    stats[key].tolist(), words, strict=True)], dtype=object)
+    sections: dict[str, dict[str, list[Any]]] = {"config": {}, "facts": {}}
+    for name in runs.column_names:
+        kind, _, key = name.partition(":")
+        if kind.split()[0] in sections and ":" in name:
+            values = _values(runs[name])
+            sections[kind.split()[0]][key] = json.loads(f"[{','.join(values)}]") if kind.endswith("json") else values
+    counts = _numbers(runs["counts"])
+    if any(len(values) != counts.sum() for values in stats.values()):
+        return None
+    return Columns(_values(runs["name"]), np.stack([_numbers(runs[f"stamp{number}"]) for number in range(
+        run_texts.STAMP)], axis=1), _values(runs["end"]), _values(runs["notes"]), _values(runs["layout"]),
+        sections["config"], sections["facts"], counts, stats)
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """A column without nulls; not copied, and so not to be written to, where that can be."""
+    found: np.ndarray = (column.chunk(0) if column.num_chunks == 1 else column).to_numpy()
+    return found
+
+
+def _values(column: Any) -> list[Any]:
+    """The Python values of a column; equal strings are one object."""
+    import pyarrow as pa
+
+    if column.null_count == 0 and not pa.types.is_string(column.type) and not pa.types.is_boolean(column.type):
+        found: list[Any] = _numbers(column).tolist()
+        return found
+    if pa.types.is_string(column.type):
+        coded = column.dictionary_encode().combine_chunks()
+        coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+        words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+        codes = coded.indices.fill_null(len(words) - 1).to_numpy()
+        return words[codes].tolist()
+    return column.to_pylist()
