@@ -126,6 +126,8 @@ class Config:
     profile: bool = False  # profile.txt, where the time goes, and a trace of some steps
     # how busy the machine is
     system_metrics: float | None = None  # seconds between samples, as 5, for system.csv and stats.csv; null: none
+    # trackers, beside the files
+    tensorboard: bool = False
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None

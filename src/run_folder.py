@@ -30,6 +30,7 @@ SPEC = "spec.yaml"
 CONFIG = "config.yaml"
 STATS = "stats.csv"
 LOG = "training.log"
+TENSORBOARD = "tensorboard"
 SYSTEM = "system.csv"  # samples of CPU, memory, disk, network and GPU
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
@@ -92,7 +93,8 @@ def set_aside(folder: str) -> str:
     numbers = [int(match[1]) for name in os.listdir(folder) if (match := re.fullmatch(r"before-(\d+)", name))]
     aside = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
     os.mkdir(aside)
-    for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM, *filter(
+    for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM,
+                 TENSORBOARD, *filter(
             re.compile(r"(checkpoint|resume)-\d+\.pt").fullmatch, os.listdir(folder))):
         if os.path.lexists(os.path.join(folder, name)):
             os.rename(os.path.join(folder, name), os.path.join(aside, name))

@@ -29,7 +29,7 @@ WRITTEN_LATER = ROOT / "docs" / "benchmarks.md"  # by make bench
 BATCH = "26-11-20-digits-quickstart"  # as the pages call it
 # programs that are not ours, which pages may name
 OTHERS = {"cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "rsync", "sacctmgr", "sinfo", "source",
-          "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tmux"}
+          "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
 OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 

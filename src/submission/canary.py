@@ -16,6 +16,7 @@ from src.submission.batch import mend_specs
 from src.submission.breaker import Breaker
 from src.submission.canary_ends import BAD, home, why
 from src.submission.grid import spec_texts
+from src.submission.job_spec import TRACKERS
 from src.submission.journal import COMMENT, Journal
 from src.submission.observe import Run, observe
 from src.submission.plan import Plan, count, not_made, plan_next
@@ -28,7 +29,7 @@ JOB_OF = "JOB_OF_"  # in a command: the Slurm job of the canary named after it, 
 HELD = "held back by a canary"  # in Plan.kept: runs that are not submitted
 _LISTED = 6  # canaries in a line
 
-_DROPPED = ("TAGS", "SUBTESTS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint", "system_metrics")
+_DROPPED = ("TAGS", "SUBTESTS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint")
 _JOB = re.compile(rf":{JOB_OF}([\w.+-]+)")
 
 
@@ -93,7 +94,7 @@ def name_of(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
 
 def spec_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The grid point cut to one epoch that leaves nothing but its run folder. 0 epochs stay 0: it evaluates only."""
-    kept = {key: value for key, value in spec.items() if key not in _DROPPED and not key.startswith("wandb")}
+    kept = {key: value for key, value in spec.items() if key not in _DROPPED and key.split("_")[0] not in TRACKERS}
     if kept.get("train_length") == 0:
         return kept
     return {**kept, "train_length": 1, "train_length_unit": "epoch"}

@@ -19,8 +19,9 @@ MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as man
 
 _KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
-_TRACKERS = ("wandb", "mlflow", "tensorboard", "comet", "system")
-_TRACKER_SETTINGS = tuple(key for key in FIELDS if key.split("_")[0] in _TRACKERS)
+# of the names of parameters that only say how runs are watched
+TRACKERS = ("wandb", "mlflow", "tensorboard", "comet", "system")
+_TRACKER_SETTINGS = tuple(key for key in FIELDS if key.split("_")[0] in TRACKERS)
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,165 @@
-"""What a tracker is, and the ones that a run has: if one fails it is dropped with a warning, and the run goes on."""
+"""What a tracker is, and those that a run has: each in a thread beside it; if one fails there is a warning, no more"""
 from __future__ import annotations
 
+import queue
+import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from src.config import Config
 
 if TYPE_CHECKING:
     from loguru import Logger
 
+_PATIENCE = 2.0  # seconds that the end of a run waits for a tracker that shows no sign of life
+_AT_END = 60.0  # and for one that is at work on the end itself, such as sending a model
 
-class Tracker(Protocol):
-    """Somewhere to show a run. Any method may raise: the tracker is then dropped."""
+Action = Callable[[], None]
+
+
+class Tracker:
+    """Somewhere to show a run. Any method may raise: there is a warning, and it is tried once more at the end.
+
+    All but `take` are called in a thread of the tracker's own, one after another.
+    """
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Begin; folder: the run folder, None if nothing is written."""
+
+    def take(self, seen: Seen, step: int) -> Action | None:
+        """Called in the training, after each epoch: copy what is to be shown of the model, quickly, and give what shows
+        it, or None."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Show the cells of an epoch, without the empty ones, after optimizer step `step`."""
 
     def finish(self, end: str | None) -> None:
-        """The run ended so; None if it was broken off."""
+        """The run ended so; None if it was broken off, and may go on later."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a tracker may look at after an epoch: the model, which it must not change; arrays, what the evaluations
+    measured beside numbers; samples: gives the inputs [n, …] of a few samples, as the model takes them; is_best:
+    whether this epoch is the best so far, None if nobody asks."""
+
+    model: Any
+    arrays: Mapping[str, Any]
+    samples: Callable[[], Any]
+    is_best: bool | None = None
+
+
+class Refused(Exception):
+    """A tracker cannot be used, as things are: trying again would not help."""
 
 
 class Trackers:
     """All trackers of a run, to be used in a `with`. Set `end` before it is left, unless the run is broken off."""
 
     def __init__(self, config: Config, facts: Mapping[str, Any], folder: str | None, log: Logger) -> None:
-        self._log = log
         self.end: str | None = None
-        self._trackers = _wanted(config)
-        self._start = lambda tracker: tracker.start(config, facts, folder)
+        self._trackers = [_Beside(tracker, log) for tracker in _wanted(config)]
+        self._start = lambda tracker: lambda: tracker.start(config, facts, folder)
 
     def __enter__(self) -> Trackers:
-        self._each(self._start)
+        for each in self._trackers:
+            each.give(self._start(each.tracker))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._each(lambda tracker: tracker.finish(self.end))
+        for each in self._trackers:
+            each.end(self.end)
 
-    def log(self, row: Mapping[str, float | None]) -> None:
-        """Show a row of stats.csv."""
+    def log(self, row: Mapping[str, float | None], seen: Seen) -> None:
+        """Show a row of stats.csv, and what it is a row of."""
         if self._trackers:
             cells = {name: value for name, value in row.items() if value is not None}
-            self._each(lambda tracker: tracker.log(cells, int(cells["step"])))
+            step = int(cells["step"])
+            for each in self._trackers:
+                each.take(seen, step)
+                each.give(lambda tracker=each.tracker: tracker.log(cells, step))
 
-    def _each(self, action: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
-            try:
-                action(tracker)
-            except Exception as error:
-                self._trackers.remove(tracker)
-                reason = (str(error).splitlines() or [""])[0]
-                self._log.warning("{} is left out from here on: {}: {}", type(tracker).__name__,
-                                  type(error).__name__, reason)
+
+class _Beside:
+    """A tracker in a thread, which takes its actions from a queue, so that nobody waits for it.
+
+    What follows a failure is kept, and tried again at the end: a server may have come back by then.
+    """
+
+    def __init__(self, tracker: Tracker, log: Logger) -> None:
+        self.tracker, self._log = tracker, log
+        self._queue: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
+        self._missed: list[Action] = []
+        self._told = self._refused = False
+        self._alive = time.monotonic()  # when it last showed a sign of life
+        self._limit = _PATIENCE
+        self._thread = threading.Thread(target=self._run, name=type(tracker).__name__, daemon=True)
+        self._thread.start()
+
+    def give(self, action: Action) -> None:
+        self._queue.put(action)
+
+    def take(self, seen: Seen, step: int) -> None:
+        if self._refused:
+            return
+        try:
+            action = getattr(self.tracker, "take", lambda *_: None)(seen, step)
+        except Exception as error:
+            self._warn(error)
+        else:
+            if action:
+                self.give(action)
+
+    def end(self, how: str | None) -> None:
+        """Have it finish, and wait as long as it is at work."""
+        self._alive = time.monotonic()
+
+        def finish() -> None:
+            self._limit = _AT_END
+            self.tracker.finish(how)
+
+        self.give(finish)
+        self._queue.put(None)
+        while self._thread.is_alive() and time.monotonic() < self._alive + self._limit:
+            self._thread.join(0.02)
+        if self._thread.is_alive():
+            self._warn(TimeoutError("it is too slow, and the run does not wait for it"))
+
+    def _run(self) -> None:
+        while (action := self._queue.get()) is not None:
+            if self._missed or not self._refused and not self._try(action):
+                self._missed.append(action)
+        for action in self._missed:
+            if self._refused or not self._try(action):
+                return
+
+    def _try(self, action: Action) -> bool:
+        try:
+            action()
+            return True
+        except Exception as error:
+            self._refused = isinstance(error, (ImportError, Refused))
+            self._warn(error)
+            return False
+        finally:
+            self._alive = time.monotonic()
+
+    def _warn(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            reason = (str(error).splitlines() or [""])[0]
+            self._log.warning("{} does not show this run from here on; its files have it all: {}: {}",
+                              type(self.tracker).__name__, type(error).__name__, reason)
 
 
 def _wanted(config: Config) -> list[Tracker]:
     trackers: list[Tracker] = []
+    if config.tensorboard:
+        from src.tracking.tensorboard_tracker import TensorBoardTracker
+
+        trackers.append(TensorBoardTracker())
     if config.wandb:
         from src.tracking.wandb_tracker import WandbTracker
 

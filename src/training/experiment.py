@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,9 +23,9 @@ from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.optimizers.schedules import make_schedule
 from src.tracking import system
-from src.tracking.tracker import Trackers
+from src.tracking.tracker import Seen, Trackers
 from src.training import facts, resume, summary
-from src.training.batches import shuffled
+from src.training.batches import in_order, shuffled
 from src.training.clipping import Clipping
 from src.training.epoch import Spent, Trainer, evaluate
 from src.training.few import few
@@ -93,7 +93,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
                 recorder.arrays(epoch, run.arrays)
                 recorder.row(row)
                 log.info(epoch_line(row, run.numbers[-1]))
-                trackers.log(row)
+                trackers.log(row, run.seen())
                 for name in run.checkpoints(epoch):
                     recorder.checkpoint(name, config, row, model, run.averaged)
             if run.end:
@@ -234,6 +234,16 @@ class Experiment:
         """One step on a batch from elsewhere, to see whether the device can take it."""
         self._parts.model.train()
         self._steps.train(batch, 0, self._new_meter())
+
+    def seen(self) -> Seen:
+        """What trackers may look at."""
+        return Seen(self._parts.model, self.arrays, self._some_samples, self._is_best if self._best else None)
+
+    def _some_samples(self) -> Any:
+        """The inputs of a few samples of the split that is evaluated first."""
+        split = self._data.splits[next(iter([*self._each_epoch, *self._data.splits]))]
+        with noise_kept(self._parts.device):
+            return next(iter(in_order(split, 16)))[0]
 
     def checkpoints(self, epoch: int) -> Iterator[str]:
         """The names under which the model is to be saved after this epoch."""

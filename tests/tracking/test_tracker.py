@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import csv
 import os
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.tracking import tracker
+from src.tracking.tracker import Tracker
 from tests.training.toys import parts, train
 
 
@@ -87,7 +92,7 @@ def test_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_package_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings = _track(monkeypatch, tmp_path, None)  # None in sys.modules: import fails
     assert warnings.count("WARNING") == 1
-    assert "WandbTracker is left out from here on" in warnings
+    assert "WandbTracker does not show this run from here on; its files have it all: ModuleNotFoundError" in warnings
 
 
 def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +100,7 @@ def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest
     warnings = _track(monkeypatch, tmp_path, wandb)
     assert warnings.count("WARNING") == 1
     assert warnings.endswith("ConnectionError: the network is down")
-    assert [step for step, _ in wandb.rows] == [4, 8]
+    assert [step for step, _ in wandb.rows] == [4, 8, 8]  # once more at the end
 
 
 def test_a_run_that_is_broken_off_is_shown_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +115,81 @@ def test_a_run_that_is_broken_off_is_shown_as_failed(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train(parts(wandb=True), str(tmp_path), check)
     assert wandb.ended == (None, 1)
+
+
+class _Own(Tracker):
+    """A tracker of one's own that answers as a test wants."""
+
+    def __init__(self, down: range = range(0), hangs_at: int = 0) -> None:
+        self.down, self.hangs_at = down, hangs_at
+        self.calls: list[str] = []
+        self.threads: set[str] = set()
+        self.tried = 0
+
+    def _call(self, what: str) -> None:
+        self.tried += 1
+        self.threads.add(threading.current_thread().name)
+        if self.tried in self.down:
+            raise ConnectionError("down")
+        if self.tried == self.hangs_at:
+            time.sleep(600)
+        self.calls.append(what)
+
+    def start(self, config: Any, facts: Any, folder: str | None) -> None:
+        self._call("start")
+
+    def log(self, row: Any, step: int) -> None:
+        self._call(f"log {step}")
+
+    def finish(self, end: str | None) -> None:
+        self._call(f"finish {end}")
+
+
+ALL = ["start", "log 4", "log 8", "log 12", "finish completed"]
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *own: Tracker) -> tuple[str, list[str]]:
+    """Train with these trackers: stats.csv without its times, and the warnings."""
+    monkeypatch.setattr(tracker, "_wanted", lambda config: list(own))
+    train(parts(), str(folder))
+    lines = [line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line]
+    rows = csv.DictReader((folder / "stats.csv").read_text().splitlines())
+    return str([row["train/loss"] for row in rows]), lines
+
+
+def test_trackers_are_called_in_threads_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = _Own(), _Own()
+    assert _run(monkeypatch, tmp_path, one, other)[1] == []
+    assert one.calls == other.calls == ALL
+    assert one.threads == {"_Own"}
+
+
+@pytest.mark.parametrize("down", [range(1, 2), range(2, 3), range(4, 5)])
+def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: range) -> None:
+    one, other = _Own(down), _Own()
+    warnings = _run(monkeypatch, tmp_path, one, other)[1]
+    assert one.calls == other.calls == ALL
+    assert len(warnings) == 1
+    assert warnings[0].endswith("_Own does not show this run from here on; its files have it all: "
+                                "ConnectionError: down")
+
+
+@pytest.mark.parametrize("broken", [_Own(range(1, 99)), _Own(range(3, 99)), _Own(hangs_at=2)])
+def test_a_tracker_that_stays_away_costs_a_warning_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               broken: _Own) -> None:
+    monkeypatch.setattr(tracker, "_PATIENCE", 0.1)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    well = _Own()
+    start = time.monotonic()
+    numbers, warnings = _run(monkeypatch, tmp_path / "a", broken, well)
+    assert time.monotonic() - start < 60  # and not the ten minutes for which it hangs
+    assert len(warnings) == 1 and well.calls == ALL
+    assert numbers == _run(monkeypatch, tmp_path / "b")[0]
+
+
+def test_a_key_is_never_in_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a-planted-key-123")
+    _track(monkeypatch, tmp_path, _FakeWandb())
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"a-planted-key-123" not in path.read_bytes()
