@@ -38,7 +38,7 @@ def submitted(slurm: Slurm, folder: Path) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize(("ask", "how"), [(["scancel", "--batch", "--signal=USR1"], "requeued"),
-                                          (["scontrol", "requeue"], "cancelled")], ids=["out of time", "preempted"])
+                                          (["scontrol", "requeue"], "preempted")], ids=["out of time", "preempted"])
 def test_nobody_notices(ask: list[str], how: str, slurm: Slurm, calm: Path, tmp_path: Path) -> None:
     spec, job = submitted(slurm, tmp_path)
     slurm.run(*ask, job)
