@@ -104,7 +104,8 @@ def build(config: Config, folder: str | None) -> Parts:
     assert config.seed_model is not None
     seed_noise(config.seed_model, device)
     task = make_task(config, data, device)
-    model = (task.make_model() if task else None) or make_model(config, data.input_shape, output_dim(config, data))
+    model = (task.make_model() if task else None) or make_model(
+        config, data.input_shape, output_dim(config, data), data.classes, device)
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
     head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None

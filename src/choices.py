@@ -38,15 +38,20 @@ TIMM_OPTIMIZERS = frozenset((
     "radamw rmsprop rmsproptf rmsproptfc rmsproptfw sgd sgdc sgdp sgdw"
 ).split())
 TRAIN_LENGTH_UNITS = ("epoch", "step", "sample")
-HEAD_INITS = ("zero", "rand")
+HEAD_INITS = ("zero", "rand", "zero_shot")
+# the seven that CLIP's authors found to do best together on ImageNet (github.com/openai/CLIP, notebooks)
+TEMPLATES = ("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
+             "a {} in a video game.", "art of the {}.", "a photo of the small {}.")
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)  # the ImageNet family, then the 6n+2 CIFAR family
 VGG_DEPTHS = (11, 13, 16, 19)
+OPTIONS_OF_OURS = {"resnet": ("width",), "vgg": ("width",)}  # what model_kwargs may name; nothing of the others
 SHALLOW = ("linear", "linear/no_bias", "tiny/lenet")  # too few layers to compute some of them again
 
 _DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
                      "timm/wds/NAME", "folder/PATH", "hf/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
-                   "timm/NAME", "hf/NAME")
+                   "timm/NAME", "torchvision/NAME", "clip/NAME", "hf/NAME", "my_module:make_model")
+PUBLISHED = ("timm", "torchvision", "clip", "hf")  # families of models that have pretrained weights
 _SCHEDULE_FORMS = ("constant", "linear", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR",
                    "cosine", "cosine_CYCLES", "cosine_CYCLES_STRETCH", "onecycle", "onecycle_SHARE", "wsd", "wsd_SHARE")
 _SCHEDULES = ("constant", "linear", "poly", "step", "cosine", "onecycle", "wsd")
@@ -294,6 +299,14 @@ def check_auto_augment(text: str | None) -> None:
                           allowed="rand-m9-mstd0.5, original, v0, augmix-m3-w3 and the like")
 
 
+def check_templates(templates: list[str]) -> None:
+    """ConfigError unless there are some, and each has {} in one place and no other braces."""
+    wrong = [text for text in templates if text.count("{}") != 1 or set("{}") & set(text.replace("{}", ""))]
+    if wrong or not templates:
+        raise ConfigError(f"{wrong[0]!r} has no place for a name" if wrong else "there are none",
+                          allowed="[[a photo of a {}.]] and the like: {} once in each")
+
+
 def check_images(spec: Mapping[str, Any], dataset: str) -> None:
     """ConfigError unless what `spec` asks for, data_on_device or an augmentation, can be done with the data set."""
     asked = next((name for name in OF_IMAGES if spec.get(name)), "data_on_device")
@@ -360,14 +373,45 @@ def check_dataset(name: str) -> None:
 
 
 def check_model(name: str) -> None:
-    """ConfigError unless `name` is a model of ours or of the timm family (whose own names only timm knows)."""
-    if name in ("linear", "linear/no_bias", "tiny/lenet") or re.match(r"timm/.", name):
+    """ConfigError unless `name` is a model of ours or of another family (whose own names only its library knows), or
+    may be one's own."""
+    if name in ("linear", "linear/no_bias", "tiny/lenet") or re.match(r"(timm|torchvision|clip)/.", name):
+        return
+    if ":" in name.partition("/")[0]:
+        check_own(name)
         return
     if name.startswith("hf/") and (is_path(name[3:]) or HUB_MODEL.fullmatch(name[3:])):
         return
     if parse_tiny(name) is None:
-        raise ConfigError(f"unknown model '{name}'", allowed=_MODEL_FAMILIES, hint=did_you_mean(name, (
-            "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
+        family = name.partition("/")[0]
+        raise ConfigError(f"unknown model '{name}'", allowed=_MODEL_FAMILIES, hint=(
+            None if family in ("linear", "tiny") else did_you_mean(family, PUBLISHED)) or did_you_mean(name, (
+                "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
+
+
+def check_model_options(spec: Mapping[str, Any], model: str) -> None:
+    """ConfigError unless what `spec` says of its model's weights, options and head can be had."""
+    from src.own import is_own
+
+    family = model.partition("/")[0]
+    if spec.get("model_pretrained") and (is_own(model) or family not in PUBLISHED):
+        raise ConfigError(f"there are no pretrained weights for {model}", where="model_pretrained", allowed=(
+            f"true for models of the families {', '.join(PUBLISHED)} alone"))
+    if spec.get("model_head_init") == "zero_shot":
+        if family != "clip":
+            raise ConfigError(f"{model} does not read names of classes", where="model_head_init",
+                              allowed="null, zero or rand", hint="zero_shot is for clip/NAME, as clip/ViT-B-32@openai")
+        if (task := task_of(spec.get("loss", "log"), spec.get("targets"))) != "classification" or spec.get("task"):
+            raise ConfigError(f"zero_shot is about classes, and this is {spec.get('task') or task}",
+                              where="model_head_init", hint="try loss: log")
+    if not is_own(model) and family not in PUBLISHED:
+        known = OPTIONS_OF_OURS.get((parse_tiny(model) or ("",))[0], ())
+        for name, value in (spec.get("model_kwargs") or {}).items():
+            if name not in known:
+                raise ConfigError(f"{model} has no option '{name}'", where="model_kwargs", allowed=known or "null",
+                                  hint=did_you_mean(name, known))
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}", where="model_kwargs", allowed="1 channel or more")
 
 
 HUB_MODEL = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")

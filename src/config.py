@@ -80,8 +80,11 @@ class Config:
     label_smoothing: float = 0.0  # the part of a label that goes to all classes alike, in training
     # model
     model: str = "linear/no_bias"
+    model_kwargs: dict[str, scalar] | None = None  # further options of the model, as {drop_path_rate: 0.1}
     model_pretrained: bool = False
-    model_head_init: str | None = None  # null (as the model has it), zero or rand
+    model_head_init: str | None = None  # null (as the model has it), zero, rand, or of clip/… zero_shot
+    class_names: str | list[str] | None = None  # for zero_shot, or a file of them, one in a line; null: the data set's
+    zero_shot_templates: list[str] = field(default_factory=lambda: list(choices.TEMPLATES))  # {} is a class's name
     model_output_dim: int | None = None  # null: the number of classes, or 1
     model_input_shape: list[int] | None = None  # null: that of a sample
     # training
@@ -265,6 +268,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "dataset": choices.check_dataset,
     "model": choices.check_model,
     "model_head_init": _one_of(choices.HEAD_INITS),
+    "zero_shot_templates": choices.check_templates,
     "model_input_shape": _check_shape,
     "loss": choices.check_loss,
     "targets": _one_of(choices.TARGETS),
@@ -424,6 +428,8 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
         model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
         if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":
             choices.check_texts(spec, dataset, model, get("loss", _DEFAULTS["loss"]))
+        if get("model_pretrained") or get("model_kwargs") or get("model_head_init") == "zero_shot":
+            choices.check_model_options(spec, model)
         if get("grad_checkpointing"):
             choices.check_checkpointing(model)
         if get("mixup") or get("cutmix") or get("label_smoothing"):

@@ -11,7 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from src import files
-from src.errors import DataError
+from src.errors import DataError, UserError
 
 Found = TypeVar("Found")
 
@@ -48,6 +48,33 @@ def once(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | Non
             told = True
         _wait(lock)
     return found
+
+
+def once_allowed(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | None],
+                 fetch: Callable[[], object], url: str, forbidden: str | None, hint: str) -> Found:
+    """What `find` finds; if nothing, after `fetch` as in `once`, if that is allowed and its `url` can be reached.
+
+    forbidden: why nothing may be fetched, if so. hint: what to look at if `fetch` fails. DataError in all these cases.
+    """
+    if (found := find()) is not None:
+        return found
+    if reason := forbidden or unreachable(url):
+        raise DataError(f"{what} is not here, and {reason}", hint=PREFETCH)
+
+    def fetched() -> None:
+        try:
+            fetch()
+        except UserError:
+            raise
+        except Exception as error:  # of the network, of the hub, of the disk: each library has its own
+            raise DataError(f"{what} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                            hint=hint) from error
+
+    try:
+        return once(lock, what, find, fetched)
+    except OSError as error:
+        raise DataError(f"{what} is not here, and cannot be put into {os.path.dirname(lock)}: "
+                        f"{error.strerror or error}", hint=PREFETCH) from error
 
 
 def _wait(lock: str) -> None:

@@ -57,30 +57,11 @@ def lock(name: str) -> Path:
 
 def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None], fetch: Callable[[], object]) -> Found:
     """What `find` finds, fetched from the hub if need be and allowed, by one process alone. DataError as in folder."""
-    if (found := find()) is not None:
-        return found
-    hub = _library()
-    if not config.data_download or hub.constants.is_offline_mode():
-        why = "data_download is false" if not config.data_download else "HF_HUB_OFFLINE is set"
-        raise DataError(f"{what} is not here, and {why}", hint=fetching.PREFETCH)
-    if reason := fetching.unreachable(hub.constants.ENDPOINT):
-        raise DataError(f"{what} is not here, and {reason}", hint=fetching.PREFETCH)
-
-    def fetched() -> None:
-        try:
-            fetch()
-        except UserError:
-            raise
-        except Exception as error:  # of the network, of the hub, of the disk: each library has its own
-            raise DataError(f"{what} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-                            hint="see whether the hub has it under this name, and whether it needs `hf auth login`"
-                            ) from error
-
-    try:
-        return fetching.once(lock, what, find, fetched)
-    except OSError as error:
-        raise DataError(f"{what} is not here, and cannot be put into {lock.parent}: {error.strerror or error}",
-                        hint=fetching.PREFETCH) from error
+    constants = _library().constants
+    forbidden = ("data_download is false" if not config.data_download else
+                 "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else None)
+    return fetching.once_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
+                                 "see whether the hub has it under this name, and whether it needs `hf auth login`")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from src import hub
 from src.config import Config
 from src.errors import ConfigError
+from src.models import options
+
+# of a config.json: what says which model it is, and how texts become numbers
+_NOT_OPTIONS = frozenset(("architectures", "model_type", "vocab_size", "id2label", "label2id", "transformers_version",
+                          "dtype", "torch_dtype", "problem_type", "_name_or_path", "return_dict"))
 
 
 class Transformer(nn.Module):
@@ -43,6 +48,9 @@ def make(config: Config, output_dim: int) -> nn.Module:
     transformers = hub.imported("transformers")
     changes = {} if config.targets == "next_token" else {"num_labels": output_dim}
     settings = hub.settings(config, **changes)
+    options.check(config, [key for key in settings.to_dict() if key not in _NOT_OPTIONS])
+    for key, value in options.of(config).items():
+        setattr(settings, key, list(value) if isinstance(value, tuple) else value)
     settings.use_cache = False  # of no use but to generate
     tokenizer = hub.tokenizer(config)
     settings.pad_token_id = hub.pad_token(tokenizer)  # where a model looks for the last token of a text

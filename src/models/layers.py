@@ -1,9 +1,13 @@
-"""What the image models share: 3 × 3 convolutions, He's initialisation, and the check of the image's size."""
+"""What the image models share: 3 × 3 convolutions, He's initialisation, the channels and the size of the images."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import nn
 
-from src.errors import ConfigError
+from src.errors import ConfigError, UserError
 
 
 def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
@@ -21,7 +25,7 @@ def init_he(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def image_size(model: str, input_shape: tuple[int, ...], least: int) -> tuple[int, int, int]:
+def image_size(model: str, input_shape: tuple[int, ...], least: int = 1) -> tuple[int, int, int]:
     """(channels, height, width). ConfigError unless the input is an image of at least `least` × `least` pixels."""
     if len(input_shape) != 3:
         raise ConfigError(f"{model} needs images [channels, height, width], and a sample has the shape "
@@ -31,3 +35,34 @@ def image_size(model: str, input_shape: tuple[int, ...], least: int) -> tuple[in
         raise ConfigError(f"{model} cannot take images of {height} × {width}", where="model",
                           allowed=f"{least} × {least} or larger", hint="try model: tiny/lenet or linear")
     return channels, height, width
+
+
+@contextmanager
+def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterator[None]:
+    """What the code of others raises inside, as it makes a model for such images or calls it, becomes a ConfigError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{model} cannot take images of {input_shape[1]} × {input_shape[2]}: "
+                          f"{' '.join(str(error).split())[:200]}", where="model", hint=hint) from None
+
+
+def try_once(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Call a new model, in evaluation mode; whatever it raises if a sample does not go through. Nothing is drawn."""
+    with torch.random.fork_rng([]), torch.no_grad():
+        model.eval()(torch.zeros(1, *input_shape))
+    model.train()
+
+
+def take_channels(model: nn.Module, channels: int) -> None:
+    """Have a model for images of three channels take `channels`: the first convolution gets weights for them, which
+    give the same for grey images as for three equal channels (timm.models.adapt_input_conv)."""
+    if channels == 3:
+        return
+    from timm.models import adapt_input_conv
+
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(adapt_input_conv(channels, first.weight.detach()))
+    first.in_channels = channels

@@ -59,15 +59,16 @@ class ResNet(nn.Module):
     He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016. Depths 18, 34, 50, 101 and 152 are
     the ImageNet family, with a 3 × 3 stem of stride 1 and no max-pooling in place of the 7 × 7 stem of stride 2, so
     that images of 32 × 32 keep their pixels. Depths 6n + 2 (20, 32, 44, 56, 110) are the CIFAR family of section 4.2:
-    three stages of n blocks, 16, 32 and 64 channels, shortcuts without parameters.
+    three stages of n blocks, 16, 32 and 64 channels, shortcuts without parameters. width: the channels of the first
+    stage, which each stage doubles; None: 64, or 16 of the CIFAR family.
     """
 
-    def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int) -> None:
+    def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int | None = None) -> None:
         super().__init__()
         channels, _, _ = image_size(f"tiny/resnet_{depth}", input_shape, least=8)
         padded = depth not in IMAGENET
         counts, bottleneck = (((depth - 2) // 6,) * 3, False) if padded else IMAGENET[depth]
-        width = 16 if padded else 64
+        width = width or (16 if padded else 64)
         self.stem = nn.Sequential(conv3x3(channels, width), nn.BatchNorm2d(width), nn.ReLU())
         blocks: list[nn.Module] = []
         inner = width

@@ -9,7 +9,9 @@ from torch import nn
 
 from src import hub
 from src.config import Config
-from src.errors import ConfigError, UserError, did_you_mean
+from src.errors import ConfigError, did_you_mean
+from src.models import options
+from src.models.layers import image_size, taking_images, try_once
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
@@ -19,41 +21,43 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     A model of a fixed image size, as most transformers are, is made for that of the data; pretrained position
     embeddings are resampled by timm.
     """
-    if len(input_shape) != 3:
-        raise ConfigError(f"{config.model} needs images [channels, height, width], and a sample has the shape "
-                          f"{list(input_shape)}", where="model", hint="try model: linear")
+    channels, *size = image_size(config.model, input_shape)
     usual, fixed = _image_size(config)
-    size = {"img_size": input_shape[1:]} if fixed and usual != input_shape[1:] else {}
-    try:
-        model = create(config, num_classes=output_dim, in_chans=input_shape[0], **size)
+    sized = {"img_size": tuple(size)} if fixed and usual != input_shape[1:] else {}
+    with taking_images(config.model, input_shape,
+                       "try one of any size, as timm/resnet18" if fixed else "try larger images"):
+        with options.refused(config, lambda: _known_options(config)):
+            model = create(config, num_classes=output_dim, in_chans=channels, **{**sized, **options.of(config)})
         if usual != input_shape[1:]:
-            _try(model, input_shape)
-    except UserError:
-        raise
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{config.model} cannot take images of {input_shape[1]} × {input_shape[2]}: "
-                          f"{' '.join(str(error).split())[:200]}", where="model", hint=(
-                              "try one of any size, as timm/resnet18" if fixed else "try larger images")) from None
+            try_once(model, input_shape)
     return model
 
 
-def create(config: Config, **options: Any) -> nn.Module:
+def fetch(config: Config) -> str:
+    """Make pretrained weights present in the cache, and say so. Errors as in make."""
+    if not config.model_pretrained:
+        return f"{config.model}: no weights to fetch"
+    create(config)
+    return f"{config.model}: pretrained weights are in the cache"
+
+
+def create(config: Config, **chosen: Any) -> nn.Module:
     """timm.create_model, with its failures told as errors of ours."""
     timm, name = _imported(config), config.model.removeprefix("timm/")
     if not config.model_pretrained:
-        return timm.create_model(name, **options)
+        return timm.create_model(name, **chosen)
     state = torch.get_rng_state()  # that what a first try has drawn may not matter
 
     def cached() -> nn.Module | None:
         torch.set_rng_state(state)
         try:
             with hub.offline():
-                return timm.create_model(name, pretrained=True, **options)
+                return timm.create_model(name, pretrained=True, **chosen)
         except OSError:  # the hub's errors of network and cache are of this kind
             return None
 
     return hub.once(config, hub.lock(config.model), f"the pretrained {config.model}", cached,
-                    lambda: timm.create_model(name, pretrained=True, **options))
+                    lambda: timm.create_model(name, pretrained=True, **chosen))
 
 
 def _imported(config: Config) -> ModuleType:
@@ -75,11 +79,10 @@ def _image_size(config: Config) -> tuple[tuple[int, ...] | None, bool]:
     return (tuple(known.input_size[1:]), bool(known.fixed_input_size)) if known else (None, False)
 
 
-def _try(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Call a new model once; whatever it raises if a sample does not go through."""
-    with torch.random.fork_rng([]), torch.no_grad():
-        model.eval()(torch.zeros(1, *input_shape))
-    model.train()
+def _known_options(config: Config) -> list[str]:
+    """What the class of the model can be told. It is known once there is a model, here one without weights."""
+    with torch.device("meta"):
+        return options.taken_by(type(_imported(config).create_model(config.model.removeprefix("timm/"))))
 
 
 def _check_name(timm: ModuleType, name: str, pretrained: bool) -> None:

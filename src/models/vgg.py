@@ -8,7 +8,7 @@ from src.models.layers import conv3x3, image_size, init_he
 
 # convolutions per stage: columns A, B, D and E of the paper's table 1
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-WIDTHS = (64, 128, 256, 512, 512)
+WIDTHS = (1, 2, 4, 8, 8)  # channels of the stages, in units of those of the first
 
 
 class VGG(nn.Module):
@@ -16,17 +16,18 @@ class VGG(nn.Module):
 
     Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, ICLR 2015. Batch norm
     (Ioffe, Szegedy, ICML 2015) takes the place of the convolutions' biases, and the mean over pixels and one linear
-    layer that of the three fully connected ones, which hold most of the original's parameters.
+    layer that of the three fully connected ones, which hold most of the original's parameters. width: the
+    channels of the first stage.
     """
 
-    def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int) -> None:
+    def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int = 64) -> None:
         super().__init__()
         channels, _, _ = image_size(f"tiny/vgg_{depth}", input_shape, least=32)
         layers: list[nn.Module] = []
-        for count, width in zip(STAGES[depth], WIDTHS, strict=True):
+        for count, factor in zip(STAGES[depth], WIDTHS, strict=True):
             for _ in range(count):
-                layers += [conv3x3(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
-                channels = width
+                layers += [conv3x3(channels, factor * width), nn.BatchNorm2d(factor * width), nn.ReLU()]
+                channels = factor * width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(channels, output_dim)

@@ -37,11 +37,21 @@ def _numbers_of_timm(model: nn.Module) -> dict[nn.Parameter, int]:
 
 def _parts(model: nn.Module) -> list[nn.Module]:
     """The children that have parameters, in order; of a model that is one part, its parts; of sequences, theirs."""
-    parts = [child for child in model.children() if next(child.parameters(), None) is not None]
+    parts = _with_parameters(model)
     if len(parts) == 1 and next(model.parameters(recurse=False), None) is None:
         return _parts(parts[0]) or parts
-    return [part for child in parts for part in (
-        (_parts(child) or [child]) if isinstance(child, nn.Sequential) else [child])]
+    return [part for child in parts for part in _members(child)]
+
+
+def _members(part: nn.Module) -> list[nn.Module]:
+    """The members of a sequence, and theirs if they are sequences; any other part is itself one."""
+    if not isinstance(part, nn.Sequential | nn.ModuleList):
+        return [part]
+    return [member for child in _with_parameters(part) for member in _members(child)]
+
+
+def _with_parameters(model: nn.Module) -> list[nn.Module]:
+    return [child for child in model.children() if next(child.parameters(), None) is not None]
 
 
 class Freeze:

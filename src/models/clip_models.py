@@ -1,0 +1,223 @@
+"""CLIP through open_clip: the image tower under a linear head, which may be made of the names of the classes."""
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from src import files, hub
+from src.config import Config
+from src.errors import ConfigError, did_you_mean
+from src.models import options
+from src.models.layers import image_size, take_channels, taking_images, try_once
+
+_STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch_emb|stem)"
+
+
+class ImageClassifier(nn.Module):
+    """[n, c, h, w] -> [n, output_dim]: a linear head on what the image tower makes of an image, [n, features].
+
+    normalised: the head sees features of norm 1, as the texts had of which it was made.
+    """
+
+    def __init__(self, visual: nn.Module, features: int, output_dim: int, normalised: bool) -> None:
+        super().__init__()
+        self.visual = visual
+        self.head = nn.Linear(features, output_dim)
+        self.normalised = normalised
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.visual(x)
+        return self.head(functional.normalize(features, dim=-1) if self.normalised else features)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm tells the layers apart, by the names of parameters: what comes first, then the blocks, the rest."""
+        return {"stem": rf"visual\.(?:trunk\.)?{_STEM}", "blocks": [
+            (r"visual\.transformer\.resblocks\.(\d+)", None), (r"visual\.layer(\d)\.(\d+)", None),
+            (r"visual\.trunk\.blocks\.(\d+)", None), (r"visual\.trunk\.stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"visual\.trunk\.(?:stages|layers)\.(\d+)", (0,))]}
+
+
+class Known(NamedTuple):
+    """A model that open_clip knows. tag: of its pretrained weights; None for random ones."""
+
+    open_clip: Any
+    name: str
+    tag: str | None
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> list[int]:
+        """Height and width of its own images."""
+        size = self.settings["vision_cfg"]["image_size"]
+        return [size, size] if isinstance(size, int) else list(size)
+
+
+def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
+         device: torch.device | None) -> ImageClassifier:
+    """The model, for images of any size that its patches fit into; pretrained position embeddings are resampled.
+
+    classes: those of the data, of whose names model_head_init: zero_shot makes the head, on `device`. ConfigError for
+    names that open_clip does not know, images that the model does not take, or classes without names; DataError for
+    weights that are neither in the cache nor to be fetched.
+    """
+    channels, *size = image_size(config.model, input_shape)
+    known = find(config)
+    options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
+    zero_shot = config.model_head_init == "zero_shot"
+    names = class_names(config, classes, output_dim) if zero_shot else []
+    with taking_images(config.model, input_shape,
+                       f"its own size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
+        model = _create(config, known, size if size != known.size else None)
+        made = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
+        if zero_shot:
+            with torch.no_grad():
+                made.head.weight.copy_(_zero_shot_weights(config, known, model, names, device))
+                made.head.bias.zero_()
+        take_channels(made, channels)
+        if size != known.size:
+            try_once(made, input_shape)
+    if config.grad_checkpointing and isinstance(made.visual, known.open_clip.model.ModifiedResNet):
+        raise ConfigError(f"open_clip computes nothing of {config.model} again", where="grad_checkpointing",
+                          allowed="false", hint="it does so for vision transformers")
+    return made
+
+
+def fetch(config: Config) -> str:
+    """Make pretrained weights, and the tokenizer that a zero-shot head needs, present in the cache; a line that says
+    so. Errors as in make."""
+    known = find(config)
+    if known.tag:
+        _weights(config, known)
+    if config.model_head_init == "zero_shot":
+        _tokenizer(config, known)
+    return f"{config.model}: {f'weights {known.tag} are in the cache' if known.tag else 'no weights to fetch'}"
+
+
+def find(config: Config) -> Known:
+    """The model: its weights are those behind @, or else the first that open_clip has, if model_pretrained asks for
+    them. ConfigError for names that open_clip does not know."""
+    try:
+        import open_clip
+    except ImportError:
+        raise ConfigError(f"{config.model} needs open_clip, which is not installed",
+                          hint="pip install open-clip-torch") from None
+    name, _, tag = config.model.removeprefix("clip/").partition("@")
+    models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(name)
+    if name not in models:
+        raise ConfigError(f"open_clip has no model '{name}'", where="model",
+                          hint=did_you_mean(name, models) or "see open_clip.list_models()")
+    if tag and not open_clip.is_pretrained_cfg(name, tag):
+        raise ConfigError(f"open_clip has no weights '{tag}' of {name}", where="model", allowed=tags or None,
+                          hint=did_you_mean(tag, tags))
+    if config.model_pretrained and not tags:
+        raise ConfigError(f"open_clip has no pretrained weights of {name}", where="model_pretrained", allowed="false")
+    return Known(open_clip, name, tag or (tags[0] if config.model_pretrained else None),
+                 open_clip.get_model_config(name))
+
+
+def class_names(config: Config, classes: Sequence[object], output_dim: int) -> list[str]:
+    """A name for each class: those of class_names, or of the data. ConfigError if there are not as many as outputs."""
+    names = config.class_names
+    if isinstance(names, str):
+        try:
+            lines = Path(files.expand(names, "class_names")).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the file cannot be read: {error}", where="class_names") from None
+        names = [line.strip() for line in lines if line.strip()]
+    elif names is None:
+        if not all(isinstance(label, str) for label in classes):
+            raise ConfigError(f"the classes of {config.dataset} have no names", where="class_names", allowed=(
+                "a list of them, in the order of the labels, or a file with one in each line"))
+        names = [str(label).replace("_", " ") for label in classes]
+    if len(names) != output_dim:
+        raise ConfigError(f"there are {len(names)} names for {output_dim} classes", where="class_names")
+    return names
+
+
+def _create(config: Config, known: Known, size: list[int] | None) -> Any:
+    """open_clip's whole model, for images of `size` (None: its own)."""
+    vision = {**known.settings["vision_cfg"], **options.of(config)}
+    forced: Any = None
+    if size:  # its ResNets can only be told one number
+        forced = vision["image_size"] = size[0] if size[0] == size[1] else tuple(size)
+    weights, quick_gelu = None, False
+    if known.tag:
+        weights = _weights(config, known)
+        quick_gelu = bool(known.open_clip.get_pretrained_cfg(known.name, known.tag).get("quick_gelu"))
+
+    def create() -> Any:
+        with _quiet():
+            return known.open_clip.create_model(known.name, weights, vision_cfg=vision, force_image_size=forced,
+                                                force_quick_gelu=quick_gelu, pretrained_text=False)
+
+    return _with_hub(config, known.settings["text_cfg"].get("hf_model_name"), create)
+
+
+def _weights(config: Config, known: Known) -> str:
+    """The file of the pretrained weights, in Hugging Face's cache. DataError if it is not to be had."""
+    what, settings = f"clip/{known.name}@{known.tag}", known.open_clip.get_pretrained_cfg(known.name, known.tag)
+
+    def cached() -> str | None:
+        try:
+            with hub.offline():
+                return str(known.open_clip.download_pretrained(settings))
+        except FileNotFoundError:
+            return None
+
+    return hub.once(config, hub.lock(what), f"the pretrained {what}", cached,
+                    lambda: known.open_clip.download_pretrained(settings))
+
+
+def _zero_shot_weights(config: Config, known: Known, model: Any, names: Sequence[str], device: torch.device | None
+                       ) -> Tensor:
+    """[classes, features]: of each class the normalised mean of the normalised embeddings of its texts, one for each
+    template, times the model's scale of logits (Radford et al., Learning transferable visual models from natural
+    language supervision, 2021, section 3.1)."""
+    device = device or torch.device("cpu")
+    weights: Tensor = known.open_clip.build_zero_shot_classifier(
+        model.to(device).eval(), _tokenizer(config, known), names, config.zero_shot_templates, device=device)
+    weights = (model.logit_scale.exp() * weights.T).cpu()
+    model.cpu().train()
+    return weights
+
+
+def _tokenizer(config: Config, known: Known) -> Any:
+    """What cuts texts into the tokens of the model."""
+    return _with_hub(config, known.settings["text_cfg"].get("hf_tokenizer_name"),
+                     lambda: known.open_clip.get_tokenizer(known.name))
+
+
+def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> Any:
+    """What `create` makes, for which it asks Hugging Face's hub for the settings or the tokenizer called `name`."""
+    if not name:
+        return create()
+    state = torch.get_rng_state()  # that what a first try has drawn may not matter
+
+    def cached() -> Any:
+        torch.set_rng_state(state)
+        try:
+            with hub.offline():
+                return create()
+        except OSError:
+            return None
+
+    return hub.once(config, hub.lock(name), f"'{name}', with which {config.model} reads,", cached, create)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, open_clip does not warn of random weights, which were asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,51 @@
+"""model_kwargs: what a config adds to the options with which a model is made, checked against what the model takes."""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from src.config import Config
+from src.errors import ConfigError, UserError, did_you_mean
+
+FROM_DATA = frozenset(("num_classes", "num_labels", "in_chans", "input_shape", "output_dim"))
+
+
+def of(config: Config) -> dict[str, Any]:
+    """The options in the form in which constructors take them: lists are tuples. ConfigError if the data decides."""
+    options = {key: tuple(value) if isinstance(value, list) else value
+               for key, value in (config.model_kwargs or {}).items()}
+    if decided := next((key for key in options if key in FROM_DATA), None):
+        raise ConfigError(f"{decided} follows from the data", where="model_kwargs", hint=(
+            "leave it out; model_output_dim and model_input_shape say otherwise"))
+    return options
+
+
+def check(config: Config, known: Iterable[str]) -> None:
+    """ConfigError unless every option is among `known`."""
+    known = [name for name in known if name not in FROM_DATA]
+    if strange := next((key for key in config.model_kwargs or () if key not in known), None):
+        raise ConfigError(f"{config.model} has no option '{strange}'", where="model_kwargs",
+                          allowed=known or "null", hint=did_you_mean(strange, known))
+
+
+def taken_by(function: Callable[..., Any]) -> list[str]:
+    """The names of what a function or class takes by keyword and has a default for."""
+    return [name for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not parameter.empty]
+
+
+@contextmanager
+def refused(config: Config, known: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Inside, an error about options becomes a ConfigError. known: the names that are allowed, which
+    are only asked for then."""
+    try:
+        yield
+    except (AssertionError, TypeError, ValueError) as error:
+        if isinstance(error, UserError) or not config.model_kwargs:
+            raise
+        if "unexpected keyword" in str(error):
+            check(config, known())
+        raise ConfigError(f"{config.model} cannot be made: {' '.join(str(error).split())[:200]}",
+                          where="model_kwargs") from error

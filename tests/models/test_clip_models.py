@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import train
+from src.choices import TEMPLATES
+from src.config import Config, check_parameters
+from src.errors import ConfigError, DataError
+from src.models.clip_models import ImageClassifier
+from src.models.factory import fetch, make_model
+from src.optimizers.layers import layer_scales
+from tests.models.test_timm_models import stripes
+from tests.training.toys import parts
+from tests.training.toys import train as run
+
+open_clip = pytest.importorskip("open_clip")
+
+SETTINGS = {"embed_dim": 12, "vision_cfg": {"image_size": 8, "layers": 2, "width": 32, "head_width": 16, "patch_size": 4},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
+          "model": "clip/small@mine", "model_head_init": "zero_shot", "class_names": NAMES}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A small model that open_clip knows as small, with weights `mine`; the whole of it."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", SETTINGS)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {
+        "mine": open_clip.pretrained._pcfg(hf_hub="me/small/weights.pt")})
+    torch.manual_seed(5)
+    model = open_clip.create_model("small")
+    for block in model.transformer.resblocks:  # at first all texts are nearly alike
+        nn.init.normal_(block.attn.in_proj_weight)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "weights.pt"))
+    return model.eval()
+
+
+def make(name: str = "clip/small", shape: tuple[int, ...] = (3, 8, 8), output_dim: int = 3, **other: Any
+         ) -> ImageClassifier:
+    made = make_model(Config.from_dict({"model": name, **other}), shape, output_dim)
+    assert isinstance(made, ImageClassifier)
+    return made
+
+
+@torch.no_grad()
+def by_hand(model: Any, images: Tensor, names: list[str], templates: tuple[str, ...]) -> Tensor:
+    """Scaled cosines of images and classes; a class is the normalised mean of the normalised embeddings of its texts."""
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    rows = []
+    for name in names:
+        vectors = [model.encode_text(tokenizer([template.replace("{}", name)]))[0] for template in templates]
+        mean = torch.stack([vector / vector.square().sum().sqrt() for vector in vectors]).mean(0)
+        rows.append(mean / mean.square().sum().sqrt())
+    features = model.encode_image(images)
+    cosines = features @ torch.stack(rows).T / features.square().sum(1, keepdim=True).sqrt()
+    return cosines * model.logit_scale.exp()
+
+
+@pytest.mark.parametrize("templates", [TEMPLATES, ("{}",)])
+def test_a_zero_shot_head_is_what_clip_says_of_images_and_texts(small: Any, templates: tuple[str, ...]) -> None:
+    made = make("clip/small@mine", output_dim=10, model_head_init="zero_shot", class_names=NAMES,
+                zero_shot_templates=list(templates)).eval()
+    x = torch.rand(6, 3, 8, 8)
+    expected = by_hand(small, x, NAMES, templates)
+    assert torch.allclose(made(x), expected, atol=1e-4)
+    assert expected.std(1).min() > 0.01  # classes differ
+
+
+def test_zero_shot_evaluation_and_what_follows(small: Any) -> None:
+    """train_length: 0 evaluates the head as it is; training then begins with it."""
+    options = {**DIGITS, "seed_model": 0, "seed_training": 0, "batch_size": 50, "optim_alg": "adam", "base_lr": 3e-3}
+    (stats, model), = train.experiment_generator(Config.from_dict({**options, "train_length": 0}))
+    split = train.build(Config.from_dict(options), None).data.splits["val"]
+    output = by_hand(small, split.x.expand(-1, 3, -1, -1), NAMES, TEMPLATES)  # type: ignore[union-attr]
+    right = (output.argmax(1) == split.y).double().mean().item()  # type: ignore[union-attr]
+    assert stats["epoch"].tolist() == [0] and stats["val/last/accuracy"].tolist() == [pytest.approx(right)]
+    loss = functional.cross_entropy(output, split.y).item()  # type: ignore[union-attr]
+    assert stats["val/last/loss"].tolist() == [pytest.approx(loss, rel=1e-4)]
+    assert not hasattr(model, "transformer")  # the texts' part is gone
+    trained, _ = list(train.experiment_generator(Config.from_dict({**options, "train_length": 2})))[-1]
+    assert trained["val/last/loss"].iloc[-1] < 0.8 * loss
+
+
+def test_names_of_the_data_and_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a cat\n\nhot dog\n")
+    told = {"model": "clip/small@mine", "model_head_init": "zero_shot"}
+    of_data = make_model(Config.from_dict(told), (3, 8, 8), 2, ("a_cat", "hot_dog"))
+    for given in (str(tmp_path / "names.txt"), ["a cat", "hot dog"]):
+        config = Config.from_dict({**told, "class_names": given})
+        assert torch.equal(make_model(config, (3, 8, 8), 2, (0, 1)).head.weight, of_data.head.weight)  # type: ignore[union-attr]
+    for options, classes, message in (
+            ({}, (0, 1), "class_names: the classes of libsvm/a9a have no names; allowed: a list of them"),
+            ({"class_names": ["cat"]}, (0, 1), "there are 1 names for 2 classes"),
+            ({"class_names": "nowhere.txt"}, (0, 1), "the file cannot be read")):
+        with pytest.raises(ConfigError, match=message):
+            make_model(Config.from_dict({**told, **options}), (3, 8, 8), 2, classes)
+
+
+def test_a_short_run_learns() -> None:
+    torch.manual_seed(0)
+    model = make(shape=(1, 32, 32), model_kwargs={"patch_size": 8})
+    rows, end = run(parts({"train": stripes(96, 0), "test": stripes(60, 1)}, model, optim_alg="adamw", base_lr=3e-3,
+                          train_length=4))
+    assert end == "completed"
+    assert rows[-1]["test/last/accuracy"] > 0.8  # 0.33 by chance
+
+
+def test_pretrained_weights_by_tag_or_the_first(small: Any) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        features = small.encode_image(x)
+        for name, options in (("clip/small@mine", {}), ("clip/small", {"model_pretrained": True})):
+            made = make(name, **options).eval()
+            assert torch.allclose(made(x), made.head(features), atol=1e-5)
+    assert not torch.allclose(make().visual.proj, small.visual.proj)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("clip/small", (3, 8, 8)), ("clip/small@mine", (3, 16, 16)),
+                                             ("clip/small@mine", (3, 12, 8)), ("clip/small", (1, 8, 8))])
+def test_sizes_channels_and_heads(name: str, shape: tuple[int, ...]) -> None:
+    made = make(name, shape, 4, model_head_init="zero")
+    out = made(torch.rand(2, *shape))
+    assert out.shape == (2, 4) and not out.any()
+    assert all(module.training for module in made.modules())
+
+
+def test_grey_images_are_what_three_equal_channels_are() -> None:
+    torch.manual_seed(0)
+    colours = make("clip/small@mine").eval()
+    torch.manual_seed(0)
+    grey = make("clip/small@mine", (1, 8, 8)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_seeds_and_silence(caplog: pytest.LogCaptureFixture) -> None:
+    def drawn() -> list[Tensor]:
+        torch.manual_seed(3)
+        return list(make().state_dict().values())
+    with caplog.at_level(logging.DEBUG):
+        assert all(map(torch.equal, drawn(), drawn()))
+    assert not caplog.records  # random weights are what was asked for
+
+
+def test_towers_of_other_kinds() -> None:
+    resnet = make("clip/RN50", (3, 32, 32), model_kwargs={"layers": [1, 1, 1, 1], "width": 8})
+    assert resnet(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    with pytest.raises(ConfigError, match="grad_checkpointing: open_clip computes nothing of clip/RN50 again"):
+        make("clip/RN50", (3, 32, 32), model_kwargs={"layers": [1, 1, 1, 1], "width": 8}, grad_checkpointing=True)
+    of_timm = make("clip/convnext_tiny", (3, 32, 32), model_kwargs={"timm_model_name": "test_vit", "timm_pool": ""})
+    assert of_timm(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_layers_are_blocks() -> None:
+    made = make()
+    scales = layer_scales(made, 0.5, made.head)
+    found = {name: scales[parameter] for name, parameter in made.named_parameters()}
+    assert {found[f"visual.{name}"] for name in ("conv1.weight", "class_embedding", "positional_embedding")} == {1 / 8}
+    assert found["visual.transformer.resblocks.0.ln_1.bias"] == 1 / 4
+    assert found["visual.transformer.resblocks.1.ln_1.bias"] == 1 / 2
+    assert found["visual.proj"] == found["head.weight"] == 1
+
+
+def test_gradient_checkpointing() -> None:
+    torch.manual_seed(0)
+    usual = make()
+    torch.manual_seed(0)
+    other = make(grad_checkpointing=True)
+    x = torch.rand(4, 3, 8, 8)
+    for model in (usual, other):
+        model(x).square().sum().backward()
+    assert other.visual.transformer.grad_checkpointing  # type: ignore[union-attr]
+    assert all(torch.equal(mine.grad, theirs.grad) for mine, theirs in zip(  # type: ignore[arg-type]
+        usual.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"model": "clip/ViT-B-23"}, "model: open_clip has no model 'ViT-B-23'; did you mean 'ViT-B-32'"),
+    ({"model": "clip/ViT-B-32@openia"}, "model: open_clip has no weights 'openia' of ViT-B-32; allowed: openai, .*"
+                                        "did you mean 'openai'"),
+    ({"model": "clip/ViT-S-32", "model_pretrained": True}, "model_pretrained: open_clip has no pretrained weights of"),
+    ({"model": "clip/small", "model_kwargs": {"pach_size": 2}}, "has no option 'pach_size'; .*did you mean 'patch_size'"),
+])
+def test_names_that_open_clip_does_not_know(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_model(Config.from_dict(spec), (3, 8, 8), 3)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((10,), "needs images"), ((3, 2, 2), r"cannot take images of 2 × 2.*"
+                                                r"its own size is model_input_shape: \[3, 8, 8\]")])
+def test_images_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(shape=shape)
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"model": "timm/resnet18"}, "model_head_init: timm/resnet18 does not read names of classes; allowed: null, zero or"),
+    ({"model": "clip/ViT-B-32", "loss": "mse"}, "zero_shot is about classes, and this is regression"),
+    ({"model": "clip/ViT-B-32", "task": "tests.training.tasks:Autoencoder"}, "zero_shot is about classes"),
+    ({"model": "clip/ViT-B-32", "zero_shot_templates": ["a photo"]}, "'a photo' has no place for a name"),
+    ({"model": "clip/ViT-B-32", "zero_shot_templates": ["{} or {}"]}, "'{} or {}' has no place for a name; allowed"),
+    ({"model": "clip/ViT-B-32", "zero_shot_templates": ["{} {0.x}"]}, "no place for a name"),
+    ({"model": "clip/ViT-B-32", "zero_shot_templates": []}, "there are none"),
+])
+def test_before_submission(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_parameters({"model_head_init": "zero_shot", **spec})
+
+
+def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    fetched = []
+
+    def download(settings: dict[str, Any]) -> str:
+        if constants.is_offline_mode() and not fetched:
+            raise FileNotFoundError("not in the cache")
+        if not constants.is_offline_mode():
+            fetched.append(settings["hf_hub"])
+        return str(tmp_path / "weights.pt")
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: "the hub cannot be reached")
+    config = Config(model="clip/small@mine", model_head_init="zero_shot")
+    with pytest.raises(DataError, match="the pretrained clip/small@mine is not here, and the hub cannot be reached; "
+                                        ".*experiments.py prefetch"):
+        make(config.model)
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
+    assert [fetch(config) for _ in range(2)] == ["clip/small@mine: weights mine are in the cache"] * 2
+    assert fetched == ["me/small/weights.pt"] and fetch(Config(model="clip/small")).endswith("no weights to fetch")
+
+
+def test_texts_that_need_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Some models read texts by a transformer of the hub, whose settings even random weights need."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: "the hub cannot be reached")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "reader", {
+        **SETTINGS, "text_cfg": {"hf_model_name": "nobody/has-this", "hf_tokenizer_name": "nobody/has-this"}})
+    with pytest.raises(DataError, match="'nobody/has-this', with which clip/reader reads, is not here, and the hub"):
+        make("clip/reader")
+
+
+def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ConfigError, match="pip install open-clip-torch"):
+        make()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.config import Config
+from src.errors import ConfigError, DataError
+from src.models import torchvision_models
+from src.models.factory import beside_backbone, fetch, find_head, make_model
+from src.optimizers.layers import Freeze, layer_scales
+from tests.models.test_timm_models import stripes
+from tests.training.toys import parts, train
+
+models = pytest.importorskip("torchvision.models")
+SMALL = "torchvision/shufflenet_v2_x0_5"
+
+
+def make(name: str, shape: tuple[int, ...] = (3, 32, 32), output_dim: int = 3, **other: Any) -> nn.Module:
+    return make_model(Config(model=name, **other), shape, output_dim)
+
+
+def test_a_short_run_learns() -> None:
+    torch.manual_seed(0)
+    rows, end = train(parts({"train": stripes(96, 0), "test": stripes(60, 1)}, make("torchvision/resnet18", (1, 32, 32)),
+                            optim_alg="adamw", base_lr=3e-3, train_length=4))
+    assert end == "completed"
+    assert rows[-1]["test/last/accuracy"] > 0.8  # 0.33 by chance
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("googlenet", (3, 64, 64)), ("inception_v3", (3, 80, 80)), ("squeezenet1_1", (1, 40, 48)),
+    ("vit_b_32", (3, 64, 64)), ("mnasnet0_5", (4, 32, 32))])
+def test_one_output_for_each_class_in_training_too(name: str, shape: tuple[int, ...]) -> None:
+    """Without auxiliary outputs, for any channels, and transformers for other sizes."""
+    model = make(f"torchvision/{name}", shape, 7, model_head_init="zero")
+    assert all(module.training for module in model.modules())
+    out = model(torch.rand(2, *shape))
+    assert out.shape == (2, 7) and not out.any()
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """What stands in torch's cache as the pretrained weights of SMALL."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(7)
+    weights = models.get_model("shufflenet_v2_x0_5").state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(weights, place(tmp_path))
+    return weights
+
+
+def place(folder: Path) -> Path:
+    return folder / "hub/checkpoints" / models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.url.rpartition("/")[2]
+
+
+def test_pretrained_weights_under_a_new_head(published: dict[str, torch.Tensor]) -> None:
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        made.append(make(SMALL, output_dim=5, model_pretrained=True))
+    for name, weight in made[0].state_dict().items():
+        assert torch.equal(weight, made[1].state_dict()[name])
+        if name.startswith("fc."):
+            assert len(weight) == 5
+        else:
+            assert torch.equal(weight, published[name])
+    assert not make(SMALL, model_pretrained=True, model_head_init="zero").fc.weight.any()  # type: ignore[union-attr]
+
+
+def test_grey_images_are_what_three_equal_channels_are(published: dict[str, torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    colours = make(SMALL, model_pretrained=True).eval()
+    torch.manual_seed(0)
+    grey = make(SMALL, (1, 32, 32), model_pretrained=True).eval()
+    x = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+class Bad:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("code of a file was run",)
+
+
+@pytest.mark.parametrize("content", [{"fc.weight": Bad()}, {"of another model": torch.zeros(1)}])
+def test_a_file_that_is_not_the_weights(published: dict[str, Any], content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, place(tmp_path))
+    with pytest.raises(DataError, match=r"checkpoints/shufflenetv2.*: the pretrained .* cannot be read.*remove the file"):
+        make(SMALL, model_pretrained=True)
+
+
+def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = Config(model=SMALL, model_pretrained=True)
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: f"{url.split('/')[2]} cannot be reached")
+    with pytest.raises(DataError, match="the pretrained torchvision/shufflenet_v2_x0_5 is not here, and download.pytorch"
+                                        r".org cannot be reached; .*experiments.py prefetch"):
+        fetch(config)
+    with pytest.raises(DataError, match="is not here, and data_download is false"):
+        fetch(Config(model=SMALL, model_pretrained=True, data_download=False))
+    fetched = []
+
+    def load(url: str, **options: Any) -> None:
+        assert options["weights_only"] and options["check_hash"]
+        fetched.append(url)
+        place(tmp_path).write_bytes(b"x")
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
+    assert [fetch(config) for _ in range(2)] == [f"{SMALL}: pretrained weights are in the cache"] * 2
+    assert len(fetched) == 1 and fetch(Config(model=SMALL)) == f"{SMALL}: no weights to fetch"
+
+
+@pytest.mark.parametrize(("name", "shape", "message"), [
+    ("resnt18", (3, 32, 32), "torchvision has no classifier 'resnt18'; did you mean 'resnet18'"),
+    ("fasterrcnn_resnet50_fpn", (3, 32, 32), "has no classifier"),
+    ("resnet18", (10,), "needs images"),
+    ("alexnet", (3, 32, 32), r"cannot take images of 32 × 32: .*its own size is model_input_shape: \[3, 224, 224\]"),
+    ("vit_b_32", (3, 64, 32), "cannot take images of 64 × 32"),
+])
+def test_what_cannot_be_had(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"model: .*{message}"):
+        make(f"torchvision/{name}", shape)
+
+
+def layers(name: str) -> dict[str, int]:
+    """How many layers lie between that of each parameter and the head's."""
+    with torch.device("meta"):
+        model = make(f"torchvision/{name}", (3, 224, 224))
+    scales = layer_scales(model, 0.5, find_head(model, f"torchvision/{name}"))
+    return {key: int(torch.tensor(1 / scales[parameter]).log2()) for key, parameter in model.named_parameters()}
+
+
+def test_layers_are_blocks() -> None:
+    vit = layers("vit_b_32")
+    assert {vit[name] for name in ("class_token", "conv_proj.weight", "encoder.pos_embedding")} == {13}
+    assert vit["encoder.layers.encoder_layer_0.ln_1.weight"] == 12 and vit["heads.head.weight"] == 0
+    resnet = layers("resnet18")
+    assert [resnet[name] for name in ("conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "fc.bias")] == [
+        10, 8, 1, 0]
+    net = layers("efficientnet_b0")  # a stage of one block is one layer
+    assert net["features.1.0.block.0.0.weight"] == net["features.1.0.block.2.0.weight"] == net[
+        "features.2.0.block.0.0.weight"] + 1
+
+
+@pytest.mark.parametrize(("name", "head"), [("torchvision/squeezenet1_1", "classifier.1"), (SMALL, "fc")])
+def test_a_frozen_backbone(name: str, head: str) -> None:
+    model = make(name, (3, 64, 64))
+    Freeze(model, beside_backbone(model, name), None).at(1)
+    assert [key for key, parameter in model.named_parameters() if parameter.requires_grad] == [
+        f"{head}.weight", f"{head}.bias"]
+
+
+def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ConfigError, match="pip install torchvision"):
+        torchvision_models.make(Config(model=SMALL), (3, 32, 32), 3)
