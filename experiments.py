@@ -363,8 +363,8 @@ def prefetch(options: argparse.Namespace) -> None:
     data = {(item.dataset, item.data_dir, tuple(item.data_splits_map.values()), item.loss, item.targets,
              item.tokenizer or item.model if item.dataset.startswith("hf/") else None,
              tuple((item.eval_datasets or {}).values())): item for item in configs}
-    models = {(item.model, item.model_pretrained): item for item in configs
-              if item.model_pretrained or item.model.startswith("hf/")}
+    models = {(item.model, item.model_pretrained, item.model_head_init): item for item in configs
+              if item.model_pretrained or item.model.startswith(("hf/", "clip/"))}
     for item in data.values():
         print(fetch_data(item))
     for item in models.values():

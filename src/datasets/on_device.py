@@ -13,6 +13,7 @@ from src.config import Config
 from src.datasets.data import Batch, Data, Split
 from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
 from src.errors import DataError
+from src.image_models import is_pretrained, own_images
 
 _BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then views
 
@@ -169,12 +170,8 @@ def recipe_of(config: Config, data: Data) -> Recipe:
 
 
 def _of_pretrained(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation with which the pretrained weights of a model of timm were made; None for others."""
-    if not config.model_pretrained or not config.model.startswith("timm/"):
-        return None
-    from timm.models import get_pretrained_cfg
-
-    known = get_pretrained_cfg(config.model.removeprefix("timm/"))
+    """Mean and standard deviation with which a model's pretrained weights were made; None where there are none."""
+    known = own_images(config.model) if is_pretrained(config) else None
     return (known.mean, known.std) if known and len(known.mean) == channels else None
 
 

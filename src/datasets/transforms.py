@@ -7,6 +7,7 @@ from typing import Any
 
 from src.config import Config
 from src.errors import ConfigError
+from src.image_models import own_images
 
 _NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}  # ImageNet's, and their mean
 
@@ -38,36 +39,21 @@ class Transforms:
 def transforms_of(config: Config, image: Any) -> Transforms:
     """The transforms of a config. image: the first one, whose size and channels count where nothing else says them.
 
-    For a model of timm its own data config holds: size, mean, standard deviation, interpolation and crop.
+    What its library knows of a model holds else: size, mean, standard deviation, interpolation and crop.
     """
-    own = _of_model(config)
+    own = own_images(config.model)
     channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
-    shape = tuple(config.model_input_shape or own.get("input_size") or (channels, image.size[1], image.size[0]))
+    shape = tuple(config.model_input_shape or (own and own.shape) or (channels, image.size[1], image.size[0]))
     if len(shape) != 3 or shape[0] not in _NORMAL:
         raise ConfigError(f"images do not become {list(shape)}", where="model_input_shape",
                           allowed="[3, height, width], or [1, height, width] for grey ones")
     mean, std = _NORMAL[shape[0]]
-    if own and shape[0] == len(own["mean"]):
-        mean, std = own["mean"], own["std"]
-    crop_pct = config.crop_pct or own.get("crop_pct") or 1.0
-    interpolation = config.interpolation or own.get("interpolation") or "bilinear"
+    if own and shape[0] == len(own.mean):
+        mean, std = own.mean, own.std
+    crop_pct = config.crop_pct or (own.crop_pct if own else 1.0)
+    interpolation = config.interpolation or (own.interpolation if own else "bilinear")
     return Transforms(shape, "RGB" if shape[0] == 3 else "L", _training(config, shape, interpolation, crop_pct),
                       _evaluation(shape, interpolation, crop_pct), tuple(mean), tuple(std), _erasing(config))
-
-
-def _of_model(config: Config) -> dict[str, Any]:
-    """The data config of a model of timm; empty for others, and where timm has none."""
-    if not config.model.startswith("timm/"):
-        return {}
-    from timm.models import get_pretrained_cfg
-
-    name = config.model.removeprefix("timm/")
-    try:
-        found = get_pretrained_cfg(name) if ":" not in name else None
-    except RuntimeError:  # make_model says it better
-        found = None
-    return {} if found is None else {key: getattr(found, key) for key in (
-        "input_size", "mean", "std", "interpolation", "crop_pct")}
 
 
 def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float) -> Any:

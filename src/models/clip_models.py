@@ -94,7 +94,9 @@ def fetch(config: Config) -> str:
     """Make pretrained weights, and the tokenizer that a zero-shot head needs, present in the cache; a line that says
     so. Errors as in make."""
     known = find(config)
-    if known.tag:
+    if "hf_model_name" in known.settings["text_cfg"]:  # even with random weights it needs something
+        _create(config, known, None)
+    elif known.tag:
         _weights(config, known)
     if config.model_head_init == "zero_shot":
         _tokenizer(config, known)
@@ -133,7 +135,7 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
             raise ConfigError(f"the file cannot be read: {error}", where="class_names") from None
         names = [line.strip() for line in lines if line.strip()]
     elif names is None:
-        if not all(isinstance(label, str) for label in classes):
+        if not all(isinstance(label, str) and not label.isdigit() for label in classes):
             raise ConfigError(f"the classes of {config.dataset} have no names", where="class_names", allowed=(
                 "a list of them, in the order of the labels, or a file with one in each line"))
         names = [str(label).replace("_", " ") for label in classes]

