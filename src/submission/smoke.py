@@ -13,8 +13,9 @@ from src import files, run_folder, yaml_io
 from src.errors import BatchError
 
 # what decides which code runs; rates, lengths and seeds do not
-BUILDS = ("task", "model", "model_kwargs", "model_pretrained", "model_head_init", "dataset", "data_dir", "data_splits_map", "eval_datasets",
-          "eval_class_maps", "loss", "targets", "tokenizer", "max_length", "text_column", "label_column")
+BUILDS = ("task", "model", "model_kwargs", "model_pretrained", "model_head_init", "dataset", "data_dir",
+          "data_splits_map", "eval_datasets", "eval_class_maps", "loss", "targets", "tokenizer", "max_length",
+          "text_column", "label_column")
 _ON_CPU = {"fp16": "bf16", "tf32": "float32"}
 
 

@@ -29,7 +29,8 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts
 
     most: samples in a batch at most. ConfigError if there is nothing to train on, or not even one sample fits.
     """
-    distinct = {(config.task, config.model, str(config.model_kwargs), config.dataset): config for config in configs}.values()
+    distinct = {(config.task, config.model, str(config.model_kwargs), config.dataset): config
+                for config in configs}.values()
     parts = max(map(build, distinct), key=lambda made: sum(weight.numel() for weight in made.model.parameters()))
     config, device, split = parts.config, parts.device, parts.data.splits.get("train")
     if split is None:
