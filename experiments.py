@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
@@ -74,18 +74,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
-    command = add("note", note, "keep a conclusion with the commit, for the report; without text: show all of them")
-    command.add_argument("batch", metavar="BATCH", help="a batch folder")
-    command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
-    command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
-    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
-    command.add_argument("--run", action="store_true", dest="do", help="do them")
+    _add_books(add)
     command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
     command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
     command.add_argument("path", metavar="SPEC", help="a spec, or a job spec: its largest model")
     command.add_argument("--most", type=int, default=65_536, metavar="N", help="most samples to try (default: 65536)")
     return parser.parse_args(argv)
+
+
+def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    """The subcommands that keep, repeat and publish what came out."""
+    command = add("note", note, "keep a conclusion with the commit, for the report; without text: show all of them")
+    command.add_argument("batch", metavar="BATCH", help="a batch folder")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
+    command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
+    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("--run", action="store_true", dest="do", help="do them")
+    command = add("export", export, "bring batches into MLflow, at once or what is new")
+    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    command.add_argument("--to", choices=["mlflow"], default="mlflow", help="default: mlflow")
+    command.add_argument("--uri", help="as sqlite:///mlflow.db or http://host:5000 (default: $MLFLOW_TRACKING_URI)")
+    command = add("register", register, "make a run's best model a version of a registered model of MLflow")
+    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("--name", required=True, help="of the registered model")
+    command.add_argument("--alias", help="as staging or production")
+    command.add_argument("--uri", help="as for export")
 
 
 def look(batches: Sequence[str]) -> list[Observation]:
@@ -344,6 +358,31 @@ def reproduce_run(options: argparse.Namespace) -> int:
         return steps.run()
     print("\n".join(steps.lines()))
     return 0
+
+
+def export(options: argparse.Namespace) -> None:
+    """Bring batches into MLflow."""
+    from src.tracking import mlflow_export
+
+    for line in mlflow_export.export([batch.check(path) for path in options.batches], mlflow_uri(options)):
+        print(line, flush=True)
+
+
+def register(options: argparse.Namespace) -> None:
+    """Make a version of a registered model."""
+    from src.tracking import mlflow_export
+
+    folder = find.run_path(options.run_word, RESULTS)
+    print(mlflow_export.register(folder, mlflow_uri(options), options.name, options.alias))
+
+
+def mlflow_uri(options: argparse.Namespace) -> str:
+    """The address that was given, or that of the environment."""
+    uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise BatchError("where is MLflow?", where="command line", hint="--uri sqlite:///mlflow.db makes a database "
+                         "that `mlflow ui --backend-store-uri sqlite:///mlflow.db` shows; or --uri http://host:5000")
+    return str(uri)
 
 
 def prefetch(options: argparse.Namespace) -> None:

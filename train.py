@@ -1,6 +1,7 @@
 """Train one run, or what a task file lists: `python train.py spec.yaml`. Another program calls experiment_generator."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from src.datasets.data import Data
     from src.training.experiment import Parts
 
 
@@ -117,6 +119,72 @@ def build(config: Config, folder: str | None) -> Parts:
     averaging = parse_averaging(config.averaging)
     return Parts(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None, device,
                  seeds_drawn, task, freeze)
+
+
+def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
+    """The best model of a run, in eval mode on the CPU, and its data.
+
+    run: a run folder, or a registered model, as models:/food11@production, in the MLflow registry at `uri`. The weights
+    are those of best_checkpoint.pt, or of the newest checkpoint: averaged ones, where there are.
+    """
+    import tempfile
+
+    from src.datasets.factory import make_data
+
+    with tempfile.TemporaryDirectory() as place:
+        if run.startswith("models:"):
+            from src.tracking.mlflow_export import folder_of
+
+            run = folder_of(run, uri, place)
+        config, facts = _config_of(run)
+        data = make_data(config)
+        return _model_of(run, config, facts, data), data
+
+
+def _load_pyfunc(path: str) -> Any:
+    """For MLflow: what predicts, from numpy [n, …] to numpy [n, outputs], of the config and checkpoint at `path`."""
+    import torch
+
+    config, facts = _config_of(path)
+    model = _model_of(path, config, facts, None)
+
+    class Predictor:
+        def predict(self, x: Any, params: object = None) -> Any:
+            with torch.inference_mode():
+                return model(torch.as_tensor(x, dtype=torch.float32)).numpy()
+
+    return Predictor()
+
+
+def _config_of(folder: str) -> tuple[Config, dict[str, Any]]:
+    """The config and the facts of a run that has begun."""
+    if not os.path.isfile(path := os.path.join(folder, run_folder.CONFIG)):
+        raise BatchError("this is no folder of a run that has begun", where=folder, hint="it has a config.yaml")
+    spec = run_folder.read_spec(path)
+    return Config.from_dict(spec), spec.get("facts") or {}
+
+
+def _model_of(folder: str, config: Config, facts: dict[str, Any], data: Data | None) -> nn.Module:
+    """The model of a run with the weights that it saved. data: for a task of one's own, which makes it."""
+    import torch
+
+    from src.models.factory import make_model
+    from src.training import checkpoint
+    from src.training.task import make_task
+
+    found = sorted(name for name in os.listdir(folder) if name.startswith("checkpoint-") and name.endswith(".pt"))
+    path = os.path.join(folder, run_folder.BEST_CHECKPOINT)
+    if not os.path.isfile(path):
+        if not found:
+            raise BatchError("this run has saved no model", where=folder, hint=(
+                "set save_best_checkpoint: true, or save_freq, and run it again"))
+        path = os.path.join(folder, found[-1])
+    task = make_task(config, data, torch.device("cpu")) if data and config.task else None
+    model = (task.make_model() if task else None) or make_model(
+        dataclasses.replace(config, model_pretrained=False), tuple(facts["input_shape"]), facts["output_dim"])
+    content = checkpoint.load(path)
+    model.load_state_dict(content["averaged"] or content["model"])
+    return model.eval()
 
 
 def warm_up(specs: list[dict[str, Any]]) -> None:

@@ -131,6 +131,9 @@ class Config:
     system_metrics: float | None = None  # seconds between samples, as 5, for system.csv and stats.csv; null: none
     # trackers, beside the files
     tensorboard: bool = False
+    mlflow: bool = False
+    mlflow_tracking_uri: str | None = None  # of a server; null: $MLFLOW_TRACKING_URI; keys do not belong here
+    mlflow_experiment: str | None = None  # null: the job's name
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None
@@ -230,6 +233,12 @@ def _check_device(value: str) -> None:
         raise ConfigError(f"unknown device {value!r}", allowed="auto, cpu, cuda, cuda:1, mps")
 
 
+def _check_address(value: str | None) -> None:
+    if value and re.search(r"://[^/@\s]*@", value):
+        raise ConfigError("this address has a name or a password in it, and would be kept with the results", hint=(
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"))
+
+
 def _check_limit(value: float | None) -> None:
     if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
         raise ConfigError(f"{value!r} is no number of batches", allowed="1, 2, … batches, or a share from 0.001 to 1.0")
@@ -265,6 +274,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "best_checkpoint_metric": _check_pattern,
     "checkpoint_every": choices.parse_interval,
     "device": _check_device,
+    "mlflow_tracking_uri": _check_address,
     "dataset": choices.check_dataset,
     "model": choices.check_model,
     "model_head_init": _one_of(choices.HEAD_INITS),

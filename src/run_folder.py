@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ CONFIG = "config.yaml"
 STATS = "stats.csv"
 LOG = "training.log"
 TENSORBOARD = "tensorboard"
+GPU_INFO = "gpu-info.txt"  # what nvidia-smi says
+ARTIFACTS = "artifacts"  # what somebody keeps with a run
 SYSTEM = "system.csv"  # samples of CPU, memory, disk, network and GPU
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
@@ -95,7 +98,7 @@ def set_aside(folder: str) -> str:
     os.mkdir(aside)
     for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM,
                  TENSORBOARD, *filter(
-            re.compile(r"(checkpoint|resume)-\d+\.pt").fullmatch, os.listdir(folder))):
+            re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, os.listdir(folder))):
         if os.path.lexists(os.path.join(folder, name)):
             os.rename(os.path.join(folder, name), os.path.join(aside, name))
     return aside
@@ -104,6 +107,28 @@ def set_aside(folder: str) -> str:
 def arrays_name(epoch: int) -> str:
     """The file of the arrays that were measured after `epoch`."""
     return f"{ARRAYS}/epoch-{epoch:05d}.npz"
+
+
+def mlflow_name(key: str) -> str:
+    """What a batch or a run is called in the MLflow experiment `key`, the hash of its name and server."""
+    return f"mlflow-{key}.json"
+
+
+def identity(folder: str) -> str:
+    """A name for a run, or for a batch, that no other has, and that stays when its folder is moved or it goes on.
+
+    By its name and its first start or submission; a run that was begun anew is another.
+    """
+    folder = os.path.abspath(folder)
+    marks = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
+    if is_batch_folder(folder):
+        marks[0] = ""
+        marks += sorted(os.listdir(os.path.join(folder, SUBMISSIONS)))[:1]
+    else:
+        run = RunFolder.read(folder)
+        first = _mapping(run.file(attempt_name(*run.attempts[0]))) if run.attempts else {}
+        marks += [str(first.get("start")), *sorted(name for name in run.names if name.startswith("before-"))]
+    return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def slurm_log_name(slurm_job: str) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _PATIENCE = 2.0  # seconds that the end of a run waits for a tracker that shows no sign of life
 _AT_END = 60.0  # and for one that is at work on the end itself, such as sending a model
 
+# what leaves a training that goes on elsewhere; of src.training.resume and src.submission.attempt
+_NO_FAILURES = ("Left", "Fenced", "Deleted")
+
 Action = Callable[[], None]
 
 
@@ -36,19 +39,17 @@ class Tracker:
         """Show the cells of an epoch, without the empty ones, after optimizer step `step`."""
 
     def finish(self, end: str | None) -> None:
-        """The run ended so; None if it was broken off, and may go on later."""
+        """The run ended so, or "failed"; None if it was broken off, and may go on later."""
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a tracker may look at after an epoch: the model, which it must not change; arrays, what the evaluations
-    measured beside numbers; samples: gives the inputs [n, …] of a few samples, as the model takes them; is_best:
-    whether this epoch is the best so far, None if nobody asks."""
+    measured beside numbers; samples: gives the inputs [n, …] of a few samples, as the model takes them."""
 
     model: Any
     arrays: Mapping[str, Any]
     samples: Callable[[], Any]
-    is_best: bool | None = None
 
 
 class Refused(Exception):
@@ -60,7 +61,7 @@ class Trackers:
 
     def __init__(self, config: Config, facts: Mapping[str, Any], folder: str | None, log: Logger) -> None:
         self.end: str | None = None
-        self._trackers = [_Beside(tracker, log) for tracker in _wanted(config)]
+        self._trackers = [_Beside(tracker, log) for tracker in _wanted(config, log)]
         self._start = lambda tracker: lambda: tracker.start(config, facts, folder)
 
     def __enter__(self) -> Trackers:
@@ -68,7 +69,9 @@ class Trackers:
             each.give(self._start(each.tracker))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and issubclass(kind, Exception) and kind.__name__ not in _NO_FAILURES:
+            self.end = "failed"
         for each in self._trackers:
             each.end(self.end)
 
@@ -154,8 +157,15 @@ class _Beside:
                               type(self.tracker).__name__, type(error).__name__, reason)
 
 
-def _wanted(config: Config) -> list[Tracker]:
+def _wanted(config: Config, log: Logger) -> list[Tracker]:
     trackers: list[Tracker] = []
+    if config.mlflow:
+        from src.tracking.mlflow_tracker import NOT_LIVE, MlflowTracker
+
+        if MlflowTracker.uri(config):
+            trackers.append(MlflowTracker(config.save_best_checkpoint))
+        else:
+            log.info(NOT_LIVE)
     if config.tensorboard:
         from src.tracking.tensorboard_tracker import TensorBoardTracker
 

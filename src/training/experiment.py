@@ -237,7 +237,7 @@ class Experiment:
 
     def seen(self) -> Seen:
         """What trackers may look at."""
-        return Seen(self._parts.model, self.arrays, self._some_samples, self._is_best if self._best else None)
+        return Seen(self._parts.model, self.arrays, self._some_samples)
 
     def _some_samples(self) -> Any:
         """The inputs of a few samples of the split that is evaluated first."""

@@ -150,7 +150,7 @@ ALL = ["start", "log 4", "log 8", "log 12", "finish completed"]
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *own: Tracker) -> tuple[str, list[str]]:
     """Train with these trackers: stats.csv without its times, and the warnings."""
-    monkeypatch.setattr(tracker, "_wanted", lambda config: list(own))
+    monkeypatch.setattr(tracker, "_wanted", lambda config, log: list(own))
     train(parts(), str(folder))
     lines = [line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line]
     rows = csv.DictReader((folder / "stats.csv").read_text().splitlines())

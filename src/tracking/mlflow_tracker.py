@@ -1,0 +1,71 @@
+"""MLflow: shows a run on a tracking server while it runs. Files and databases are left to `experiments.py export`"""
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from src import run_folder
+from src.config import Config
+from src.tracking import mlflow_run
+from src.tracking.tracker import Action, Refused, Seen, Tracker
+
+NOT_LIVE = ("MLflow is shown the files of this run later, by `python experiments.py export BATCH --to mlflow --uri "
+            "sqlite:///mlflow.db`: no server is named by mlflow_tracking_uri or MLFLOW_TRACKING_URI")
+
+
+class MlflowTracker(Tracker):
+    """The run below its batch, in the experiment of the job's name. One that is put back and goes on is one run."""
+
+    def __init__(self, with_model: bool) -> None:
+        self._example: Any = None  # input of the model, if it is shown
+        self._wants_example = with_model
+        self._run: mlflow_run.MlflowRun | None = None
+        self._rows: list[dict[str, float]] = []
+
+    @staticmethod
+    def uri(config: Config) -> str | None:
+        """The server; None if there is none. Many runs must not write one database or folder: those are none."""
+        uri = config.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+        return uri if uri.startswith(("http://", "https://", "databricks")) else None
+
+    def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
+        """Find the run of an earlier start, or make one."""
+        uri = self.uri(config)
+        if folder is None or uri is None:
+            raise Refused("there is no run folder" if uri else NOT_LIVE)
+        self._folder, self._config, self._facts = folder, config.to_dict(), facts
+        if "resumed_at_step" in facts:
+            self._rows = mlflow_run.read_rows(folder)
+        book = mlflow_run.Book(mlflow_run.connect(uri), uri, mlflow_run.experiment_name(folder, self._config))
+        self._run = book.run(folder, self._config, facts)
+        self._run.begin()
+        self._run.artifact(os.path.join(folder, run_folder.CONFIG))
+        if str(facts.get("device", "")).startswith("cuda"):
+            path = os.path.join(folder, run_folder.GPU_INFO)
+            with open(path, "w", encoding="utf-8") as file:
+                subprocess.run(["nvidia-smi"], stdout=file, check=False, timeout=30)
+            self._run.artifact(path)
+
+    def take(self, seen: Seen, step: int) -> Action | None:
+        """The first time, two samples for the model's input example."""
+        if self._wants_example:
+            self._wants_example = False
+            samples = seen.samples()
+            self._example = samples[:2].float().cpu().numpy() if hasattr(samples, "cpu") else None
+        return None
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """The cells of an epoch."""
+        assert self._run
+        self._rows.append(dict(row))
+        self._run.rows([row])
+
+    def finish(self, end: str | None) -> None:
+        """The best model, if it was saved, and how the run ended; a run that may go on is KILLED."""
+        assert self._run
+        if end in run_folder.ENDS:
+            self._run.best_model(self._folder, self._config, self._facts, self._example)
+            self._run.summary(self._facts, self._rows, end)
+        self._run.end(mlflow_run.status_of(end))

@@ -1,0 +1,278 @@
+"""MLflow, in a database of its own: a live run and an export of its files are the same there, once."""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import experiments
+import train as entry
+from src import run_folder, yaml_io
+from src.errors import BatchError, ConfigError
+from src.submission import attempt
+from src.tracking import mlflow_export, mlflow_run
+from src.tracking.mlflow_tracker import MlflowTracker
+
+mlflow = pytest.importorskip("mlflow")
+pytest.importorskip("alembic")
+
+SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:60%]", "val": "train[60%:]"}, "base_lr": 0.05,
+        "train_length": 3, "train_length_unit": "step", "steps_per_epoch": 1, "save_best_checkpoint": True,
+        "best_checkpoint_metric": "val/.*/accuracy", "seed_model": 1, "seed_training": 2}
+
+
+def make_batch(root: Path, name: str = "26-11-20-tracked") -> Path:
+    """A batch without runs."""
+    batch = root / name
+    for folder in ("submissions", "code/one"):
+        (batch / folder).mkdir(parents=True)
+    (batch / "job.yaml").write_text("job_details: {name: tracked, description: what for}\nparameters: {}\n")
+    (batch / "submissions" / f"{name}.jsonl").write_text("{}\n")
+    (batch / "code" / "one" / "code.json").write_text(json.dumps({"commit": "1a2b3c"}))
+    return batch
+
+
+def run_in(batch: Path, name: str, **options: Any) -> Path:
+    """Train a run, as a job does; its folder."""
+    folder = batch / name
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.yaml").write_text(yaml_io.dump_flat({**SPEC, "TAGS": ["mine"], **options}))
+    assert attempt.main([str(folder / "spec.yaml")], entry.train, entry.warm_up) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with its tables, which take seconds to make."""
+    address = f"sqlite:///{tmp_path_factory.mktemp('db')}/mlflow.db"
+    mlflow_run.connect(address).search_experiments()
+    return address
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory, uri: str) -> Path:
+    """Two runs that were shown live, and one that was not."""
+    made = make_batch(tmp_path_factory.mktemp("results"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowTracker, "uri", staticmethod(lambda config: uri))
+        for index, rate in enumerate((0.05, 0.1)):
+            run_in(made, f"{index:03d}_tracked", base_lr=rate, mlflow=True)
+    run_in(made, "002_tracked", base_lr=0.05)
+    return made
+
+
+def runs_of(uri: str, name: str = "tracked") -> dict[str, Any]:
+    """All runs of an experiment, by their names."""
+    client = mlflow_run.connect(uri)
+    found = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found), "a run was doubled"
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_live_run_has_it_all(batch: Path, uri: str) -> None:
+    assert "WARNING" not in (batch / "000_tracked" / "training.log").read_text()
+    found = runs_of(uri)
+    parent, run = found["26-11-20-tracked"], found["000_tracked"]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (run.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    assert run.data.params["base_lr"] == "0.05" and run.data.params["data_splits_map/train"] == "train[:60%]"
+    assert run.data.params["averaging"] == "None" and "output_dir" not in run.data.params
+    assert run.data.tags["mlflow.source.git.commit"] == "1a2b3c"
+    assert run.data.tags["mlflow.note.content"] == parent.data.tags["mlflow.note.content"] == "what for"
+    assert run.data.tags["mine"] == "true" and run.data.tags["facts/classes"] == "10"
+    assert run.data.metrics["trainable_params"] == 640
+    client = mlflow_run.connect(uri)
+    rows = mlflow_run.read_rows(str(batch / "000_tracked"))
+    history = client.get_metric_history(run.info.run_id, "val/last/loss")
+    assert [(point.step, point.value) for point in history] == [(row["step"], row["val/last/loss"]) for row in rows]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
+
+
+def test_the_best_model_is_there_and_predicts(batch: Path, uri: str) -> None:
+    """By MLflow's own loader, with a signature and an example, and nothing of it pickled."""
+    address = runs_of(uri)["000_tracked"].data.tags[mlflow_run.MODEL]
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(address)
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert loaded.metadata.saved_input_example_info is not None
+    model, data = entry.load_model(str(batch / "000_tracked"))
+    x = data.splits["val"].x[:5]
+    np.testing.assert_allclose(loaded.predict(x.numpy()), model(x.view(5, 1, 8, 8)).detach().numpy(), rtol=1e-5)
+    kept = Path(mlflow.artifacts.download_artifacts(address))
+    assert not [path for path in kept.rglob("*") if path.suffix in (".pkl", ".pickle") or "pickle" in path.name]
+
+
+def test_an_export_is_what_a_live_run_shows_and_is_done_once(batch: Path, uri: str,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(batch), "--uri", uri]
+    assert experiments.main(words) == 0
+    assert capsys.readouterr().out == f"{batch}: 1 runs brought up to date, 2 left as they were\n"
+    found = runs_of(uri)
+    live, exported = found["000_tracked"], found["002_tracked"]
+    assert {**live.data.params, "mlflow": ""} == {**exported.data.params, "mlflow": ""}
+    alike = [name for name in live.data.metrics if "time" not in name and "second" not in name]
+    assert {name: live.data.metrics[name] for name in alike} == {name: exported.data.metrics[name] for name in alike}
+    assert live.data.metrics.keys() == exported.data.metrics.keys()
+    tags = set(live.data.tags)
+    assert tags - {"mlflow.runName"} == set(exported.data.tags) - {"mlflow.runName"}
+    assert experiments.main(words) == 0
+    assert capsys.readouterr().out == f"{batch}: 0 runs brought up to date, 3 left as they were\n"
+    assert len(runs_of(uri)) == 4
+
+
+def test_what_is_new_is_sent(batch: Path, uri: str, tmp_path: Path) -> None:
+    """A run that is exported in mid-course and again at its end; and its moved folder is the same run."""
+    made = make_batch(tmp_path, "26-11-20-growing")
+    folder = run_in(made, "000_growing")
+    whole = (folder / "stats.csv").read_text()
+    (folder / "done").rename(tmp_path / "done")
+    record = folder / "attempt-1-0.json"
+    ended = record.read_text()
+    record.write_text(json.dumps({**json.loads(ended), "how": None, "end": None}))
+    (folder / "stats.csv").write_text("".join(whole.splitlines(True)[:2]) + "2,tor")
+    list(mlflow_export.export([str(made)], uri))
+    run = runs_of(uri, "growing")["000_growing"]
+    assert run.info.status == "RUNNING" and run.data.metrics["epoch"] == 1
+    (folder / "stats.csv").write_text(whole)
+    record.write_text(ended)
+    (tmp_path / "done").rename(folder / "done")
+    next(folder.glob("mlflow-*.json")).unlink()
+    made.rename(made.parent / "26-11-20-growing.old")
+    (made.parent / "elsewhere").mkdir()
+    moved = (made.parent / "26-11-20-growing.old").rename(made.parent / "elsewhere" / "26-11-20-growing")
+    list(mlflow_export.export([str(moved)], uri))
+    again = runs_of(uri, "growing")["000_growing"]
+    assert (again.info.run_id, again.info.status, again.data.metrics["epoch"]) == (run.info.run_id, "FINISHED", 3)
+    history = mlflow_run.connect(uri).get_metric_history(run.info.run_id, "epoch")
+    assert [point.value for point in history] == [1, 2, 3]
+
+
+def test_a_run_that_goes_on_is_one_run(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MlflowTracker, "uri", staticmethod(lambda config: uri))
+    folder = make_batch(tmp_path, "26-11-20-resumed") / "000_resumed"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(yaml_io.dump_flat({**SPEC, "mlflow": True, "checkpoint_every": "1epoch"}))
+    (folder / "attempt-1-0.json").write_text(json.dumps({"start": 1e9}))
+    seen = []
+
+    def check() -> None:
+        seen.append((folder / "stats.csv").exists() and len((folder / "stats.csv").read_text().splitlines()))
+        if seen[-1] == 3:
+            raise KeyboardInterrupt
+
+    spec = run_folder.read_spec(folder / "spec.yaml")
+    with pytest.raises(KeyboardInterrupt):
+        entry.train(spec, str(folder), check)
+    killed = runs_of(uri, "resumed")["000_resumed"]
+    assert killed.info.status == "KILLED"
+    assert entry.train(spec, str(folder), lambda: None) == "completed"
+    assert "resumed_at_step" in run_folder.read_spec(folder / "config.yaml")["facts"]
+    run = runs_of(uri, "resumed")["000_resumed"]
+    assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
+    history = mlflow_run.connect(uri).get_metric_history(run.info.run_id, "epoch")
+    assert [point.value for point in history] == [1, 2, 3]
+
+
+def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path: Path) -> None:
+    """Another has left its id in the folder between our search and our making one: ours is taken back."""
+    made = make_batch(tmp_path, "26-11-20-raced")
+    client = mlflow_run.connect(uri)
+    one = mlflow_run.Book(client, uri, "raced")
+    other = mlflow_run.Book(client, uri, "raced")
+    create = client.create_run
+
+    def create_after_another(*words: Any) -> Any:
+        client.create_run = create
+        theirs.append(other._parent(str(made)))
+        return create(*words)
+
+    theirs: list[str] = []
+    client.create_run = create_after_another
+    assert one._parent(str(made)) == theirs[0]
+    assert set(runs_of(uri, "raced")) == {"26-11-20-raced"}
+
+
+def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, capsys: pytest.CaptureFixture[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = str(batch / "001_tracked")
+    for _ in range(2):  # the same version
+        assert experiments.main(["register", folder, "--name", "digits", "--alias", "production"]) == 0
+        assert capsys.readouterr().out == f"digits version 1, production: {folder}\n"
+    version = mlflow_run.connect(uri).get_model_version_by_alias("digits", "production")
+    assert version.tags["commit"] == "1a2b3c" and version.tags["run"] == "001_tracked"
+    assert version.run_id == runs_of(uri)["001_tracked"].info.run_id
+    model, data = entry.load_model("models:/digits@production")
+    again, _ = entry.load_model("models:/digits/1", uri)
+    saved = torch.load(f"{folder}/best_checkpoint.pt", weights_only=True)["model"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name]) and torch.equal(value, again.state_dict()[name])
+    assert set(data.splits) == {"train", "val"} and not model.training
+    # on a machine without the run's folder
+    monkeypatch.setattr(mlflow_export, "_FOLDER", "nothing")
+    fetched, _ = entry.load_model("models:/digits@production")
+    assert all(torch.equal(value, saved[name]) for name, value in fetched.state_dict().items())
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["export", "{batch}"], "where is MLflow?"), (["export", "{batch}", "--uri", "mlflow.db"], "no address"),
+    (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:///x.db"], "has saved no best model")])
+def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (batch / "003_bare").mkdir(exist_ok=True)
+    (batch / "003_bare" / "spec.yaml").write_text("base_lr: 1\n")
+    assert experiments.main([word.format(batch=batch) for word in words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
+    for name, message in (("models:/x", "names no model"), ("models:/none@production", "does not have it")):
+        with pytest.raises(ConfigError, match=message):
+            entry.load_model(name, uri)
+    with pytest.raises(BatchError, match="no folder of a run"):
+        entry.load_model(str(batch))
+
+
+def test_without_a_server_a_line_names_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a database is no server: many jobs would write it at once."""
+    for name, address in (("a", None), ("b", "sqlite:///x.db"), ("c", str(tmp_path))):
+        if address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        else:
+            monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = run_in(tmp_path, name, mlflow=True, save_best_checkpoint=False)
+        assert "experiments.py export BATCH --to mlflow --uri" in (folder / "training.log").read_text()
+
+
+def test_a_server_that_is_away_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    folder = run_in(tmp_path, "away", mlflow=True)
+    assert (folder / "training.log").read_text().count("MlflowTracker does not show this run from here on") == 1
+    assert len((folder / "stats.csv").read_text().splitlines()) == 4
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    folder = run_in(tmp_path, "bare", mlflow=True)
+    assert (folder / "training.log").read_text().count("WARNING") == 1
+    with pytest.raises(ConfigError, match="pip install mlflow-skinny"):
+        list(mlflow_export.export([str(tmp_path)], "sqlite:///x.db"))
+
+
+def test_an_address_with_a_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a name or a password in it"):
+        entry.Config.from_dict({"mlflow_tracking_uri": "https://me:secret@host/"})
+
+
+def test_the_experiment_is_the_name_of_the_job() -> None:
+    assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {}) == "my-job"
+    assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {"mlflow_experiment": "all"}) == "all"
+    assert mlflow_run.flat({"a": {"b": {"c": 1}, "d": None}, "e": {}, "facts": {}, "output_dir": "x"}) == {
+        "a/b/c": 1, "a/d": None, "e": {}}
