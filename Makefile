@@ -18,8 +18,9 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q
 
-chaos: $(ENVIRONMENT) ## kill, stop and crowd a real Slurm, some hundred times, and count that each run ran once
-	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_chaos.py
+chaos: $(ENVIRONMENT) ## kill, stop and crowd runs and a real Slurm, some hundred times: each run once, the numbers the same
+	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
+		tests/chaos_training.py tests/test_chaos.py
 
 environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 

@@ -8,7 +8,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
-MODULES = ("startup", "grid", "loop", "data", "makespan", "gather", "status", "submission", "tracking", "workers")
+MODULES = ("startup", "grid", "loop", "resume", "data", "makespan", "gather", "status", "submission", "tracking",
+           "workers")
 PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks

@@ -35,35 +35,35 @@ CPU = torch.device("cpu")
 def measure() -> list[tuple[str, float, float | None]]:
     """(what, ratio or milliseconds, the most it may be). Both sides of a ratio take turns in this process."""
     rows: list[tuple[str, float, float | None]] = []
-    split = _split(SAMPLES)
+    split = random_split(SAMPLES)
     for batch_size, speed in ((8, 0.85), (128, 0.9), (2048, 0.9)):
         steps = min(4 * SAMPLES // batch_size, 12_000)
-        ours, bare = _rivals(lambda b=batch_size, s=steps: _our_training(split, b, s),
+        ours, bare = rivals(lambda b=batch_size, s=steps: _our_training(split, b, s),
                              lambda b=batch_size, s=steps: _bare_training(split, b, s))
         rows.append((f"training, batch size {batch_size} / bare loop ({1e6 * bare / steps:.0f} us a step)",
                      ours / bare, 1 / speed))
-    split = _split(EVALUATED)
+    split = random_split(EVALUATED)
     model = Linear((FEATURES,), CLASSES)
-    ours, bare = _rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
+    ours, bare = rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
     rows.append((f"evaluation of {EVALUATED:,} rows / whole-batch matmuls ({1e3 * bare:.1f} ms)", ours / bare, 1 / 0.8))
     rows.append(("a row of stats, log and frame at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
     return rows
 
 
-def _rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7) -> tuple[float, float]:
+def rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7) -> tuple[float, float]:
     """The median seconds of each, taken in turns after a turn to warm up."""
     one(), other()
     pairs = [(one(), other()) for _ in range(turns)]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
-def _split(samples: int) -> Split:
+def random_split(samples: int) -> Split:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, FEATURES, generator=generator)
     return Split(x, (x @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1))
 
 
-def _parts(split: Split, config: Config) -> Parts:
+def linear_parts(split: Split, config: Config) -> Parts:
     model = Linear((FEATURES,), CLASSES)
     return Parts(config, Data({"train": split}, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
                  [make_optimizer(config, model)], AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
@@ -73,7 +73,7 @@ def _our_training(split: Split, batch_size: int, steps: int) -> float:
     config = Config(batch_size=batch_size, train_length=steps, train_length_unit="step", steps_per_epoch=steps,
                     base_lr=0.01, seed_training=0)
     with tempfile.TemporaryDirectory() as folder:
-        (row, _, _), = epochs(_parts(split, config), folder, lambda: None)
+        (row, _, _), = epochs(linear_parts(split, config), folder, lambda: None)
     return row["train/time"] or 0.0
 
 

@@ -1,12 +1,13 @@
-"""Starts a run again and again, each time in a fork that is sent a signal after a random time, until it has ended.
+"""Starts a run again and again, each time in a fork that is sent a signal after a random time, so many times.
 
-python killer.py SPEC SIGNAL STARTS SEED: checks the rows each time, and prints how many starts it took. The last start
-is left alone.
+python killer.py SPEC SIGNAL KILLS SEED: a run that ends before is done once more in a folder beside, RUN-2 and so on;
+after the last signal the run is left alone. Checks the rows each time; prints how often it interrupted how many runs.
 """
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -23,28 +24,41 @@ import src.training.experiment  # noqa: F401  # once, for all starts
 from src.submission import attempt
 from train import train, warm_up
 
+LONGEST = 0.6  # seconds before a signal
 
-def main(spec: str, number: signal.Signals, starts: int, seed: int) -> None:
+
+def main(spec: Path, number: signal.Signals, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
-    draw, folder = random.Random(seed), Path(spec).parent
-    longest = 0.6
-    for start in range(1, starts + 1):
+    draw, killed, runs = random.Random(seed), 0, 1
+    while killed < kills or not ended(spec):
+        if ended(spec):
+            runs += 1
+            spec = copied(spec, runs)
         pid = os.fork()
         if pid == 0:
-            os._exit(attempt.main([spec], train=train, warm_up=warm_up))
-        time.sleep(draw.uniform(0.05, longest))
-        os.kill(pid, number)
-        os.waitpid(pid, 0)
-        check_rows(folder)
-        if (folder / "done").exists():
-            print(start)
-            return
-    pid = os.fork()
-    if pid == 0:
-        os._exit(attempt.main([spec], train=train, warm_up=warm_up))
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    print(starts + 1)
-    sys.exit(code)
+            os._exit(attempt.main([str(spec)], train=train, warm_up=warm_up))
+        if alone := killed == kills:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert (code, ended(spec)) == (0, True), f"exit code {code}"
+        else:
+            time.sleep(draw.uniform(0.05, LONGEST))
+            os.kill(pid, number)
+            os.waitpid(pid, 0)
+        check_rows(spec.parent)
+        killed += not alone and not ended(spec)
+    print(killed, runs)
+
+
+def ended(spec: Path) -> bool:
+    return (spec.parent / "done").exists()
+
+
+def copied(spec: Path, number: int) -> Path:
+    """The same run once more, in a folder beside."""
+    folder = spec.parent.with_name(f"{spec.parent.name.partition('-')[0]}-{number}")
+    folder.mkdir()
+    shutil.copy(spec, folder)
+    return folder / spec.name
 
 
 def check_rows(folder: Path) -> None:
@@ -58,4 +72,4 @@ def check_rows(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], signal.Signals[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), signal.Signals[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4]))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from src.submission.signals import Signals
 from tests.conftest import ROOT
 
 LOOKS_OUT = """
@@ -38,6 +39,14 @@ def test_ctrl_c_lets_the_run_save_itself_and_again_ends_it_at_once() -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_a_signal_from_before_is_told_when_somebody_looks_out() -> None:
+    heard, told = Signals(), []
+    heard.warned = True
+    with heard.told_to(lambda: told.append("at once")):
+        assert told == ["at once"]
+    heard.leave()  # the time limit is near, which is no stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

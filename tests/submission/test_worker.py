@@ -68,6 +68,8 @@ def test_term_or_ctrl_c_stops_cleanly_and_retry_goes_on(project: Project, number
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
+    pids = [json.loads(path.read_text())["who"]["pid"] for path in project.batch.glob("*/attempt-1-0.json")]
+    assert [os.getsid(pid) for pid in pids] == pids  # each a session of its own, which the signal reaches by the worker
     process.send_signal(number)
     assert process.wait(20) == 130
     assert states_of(project) == ["cancelled", "cancelled", "new", "new"]

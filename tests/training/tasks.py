@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.datasets.data import Batch
+from src.config import Config
+from src.datasets.data import Batch, Data
 from src.training.task import Optimizer, Task
 
 
@@ -70,6 +72,33 @@ class Gan(Task):
         seen_real, seen_made = model["discriminator"](real), model["discriminator"](made.detach())
         return {"loss": F.softplus(-seen_real).mean() + F.softplus(seen_made).mean(),
                 "generator_loss": F.softplus(-model["discriminator"](made)).mean()}
+
+
+class Centred(Task):
+    """Keeps a mean of its inputs beside the model, which another start must find again."""
+
+    metrics = ("loss",)
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        super().__init__(config, data, device)
+        self.mean = torch.zeros(*data.input_shape, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"].to(self.device)
+
+    def training_step(self, model: nn.Module, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        self.mean = self.mean.lerp(batch[0].mean(0), 0.1)
+        found = self.evaluation_step(model, batch)
+        found["loss"].backward()
+        self.optimizers[0].step()
+        self.optimizers[0].zero_grad()
+        return found
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {"loss": F.cross_entropy(model(batch[0] - self.mean), batch[1])}
 
 
 class SharpnessAware(Task):

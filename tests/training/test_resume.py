@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import os
 import shutil
@@ -18,12 +19,26 @@ import torch
 from torch import nn
 
 from src import files, run_folder, yaml_io
+from src.choices import parse_interval
 from src.config import Config
-from src.errors import BatchError
+from src.errors import BatchError, ConfigError
 from src.submission import attempt
 from src.training import resume
 from src.training.experiment import Experiment, Parts, epochs
+from tests.training.tasks import Centred
 from tests.training.toys import classes, parts
+
+
+def own(net: nn.Module, **options: Any) -> Parts:
+    made = training(net, task="tests.training.tasks:Centred", **options)
+    task = Centred(made.config, made.data, made.device)
+    task.optimizers = made.optimizers
+    return dataclasses.replace(made, task=task)
+
+
+def training(net: nn.Module, **options: Any) -> Parts:
+    return parts({"train": classes(), "test": classes(40, seed=1)}, net, **options)
+
 
 # a pass has four steps, the last of them smaller; forwards in an epoch: 4 or 8 steps, then 2 or 3 batches of test
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -36,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "short_epochs": {"steps_per_epoch": 3, "train_length": 5},
     "long_epochs": {"steps_per_epoch": 7, "save_best_checkpoint": True, "early_stopping_patience": 1,
                     "best_checkpoint_metric": "test/last/loss", "base_lr": 5},
-    "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
+    "task": {"training": own}, "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +82,6 @@ class Net(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Net:  # for an average, whose calls are not counted
         return Net(copy.deepcopy(self.layers, memo))
-
-
-def training(net: nn.Module, **options: Any) -> Parts:
-    return parts({"train": classes(), "test": classes(40, seed=1)}, net, **options)
 
 
 def start(folder: Path, called: Callable[[Callable[[], None]], None] = lambda leave: None, every: str | None = "1step",
@@ -150,7 +161,7 @@ def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
         assert_nobody_notices(tmp_path / f"at{number}", number, what, tmp_path / "calm", **CONFIGS[name])
 
 
-@pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "3steps", None])
+@pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "0.00001min", None])
 def test_once_at_every_instant(every: str | None, tmp_path: Path) -> None:
     """Killed once at each forward of a training of three epochs: the rest is done by one more start."""
     options = CONFIGS["average"]
@@ -237,10 +248,11 @@ def test_killed_at_every_operation_on_a_file(begun: bool, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meter", "seen", "best",
-                                   "clipping"])
+                                   "clipping", "task"])
 def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the comparison fails: it is as it was when the start began."""
-    options = CONFIGS["long_epochs"] | {"averaging": "poly_3", "clip_grad_norm": 0.5}
+    options = CONFIGS["task"] if piece == "task" else CONFIGS["long_epochs"] | {
+        "averaging": "poly_3", "clip_grad_norm": 0.5}
     start(tmp_path / "calm", **options)
     restore = Experiment.restore
 
@@ -250,6 +262,23 @@ def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Experiment, "restore", restore_without)
     with pytest.raises(AssertionError):
         assert_nobody_notices(tmp_path / "broken", 11, "kill", tmp_path / "calm", **options)
+
+
+def test_a_state_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(resume, "perf_counter", lambda: now)
+    saver = resume.Saver(str(tmp_path), parse_interval("10min"), 1, 1, lambda step: {}, lambda: None)
+    assert (saver.due, saver.due_step) == (700, 1 << 62)
+    now = 705.0
+    saver.save(1)
+    saver.close()
+    assert saver.due == 1305
+
+
+@pytest.mark.parametrize("text", ["10", "0min", "1.5steps", "often", "-1epoch"])
+def test_what_is_no_interval(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is no interval; allowed: as 10min"):
+        Config.from_dict({"checkpoint_every": text})
 
 
 def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:

@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from src.config import Config
@@ -66,3 +70,17 @@ def test_nobody_notices(name: str, what: str, number: int, tmp_path: Path) -> No
                "training": functools.partial(training, streamed=name.startswith("stream"))}
     start(tmp_path / "calm", **options)
     assert_nobody_notices(tmp_path / "run", number, what, tmp_path / "calm", **options)
+
+
+def test_loader_processes_leave_signals_to_the_training() -> None:
+    """Slurm's TERM reaches them too, and the training must be able to save itself."""
+    split = images(Config(num_workers=2), 18, False)
+    batches = split.batches(3, torch.arange(18), 0)
+    next(batches)
+    loaders = multiprocessing.active_children()
+    assert len(loaders) == 2
+    for loader in loaders:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(loader.pid or 0, number)
+    assert len(list(batches)) == 5
+    split.close()

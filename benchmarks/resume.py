@@ -1,0 +1,69 @@
+"""What being ready for an interruption costs a training: states that are saved, and looks at signals and claims."""
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.loop import CPU, linear_parts, random_split, rivals
+from src import run_folder
+from src.config import Config
+from src.datasets.data import Data, Split
+from src.optimizers.factory import make_optimizer
+from src.submission.attempt import Attempt
+from src.submission.signals import Signals
+from src.training.experiment import Parts, epochs
+
+WIDTH, STEPS, SAVED = 3000, 200, 4  # 9 million parameters, with Adam's two averages 108 MB; how often they are saved
+LOOKS = 20_000  # steps of a linear model that looks out for signals and for who has the run
+
+
+def measure() -> list[tuple[str, float, float | None]]:
+    """(what, ratio, the most it may be). Both sides of a ratio take turns in this process."""
+    split = Split(torch.randn(2000, WIDTH), torch.randint(10, (2000,)))
+    saving, calm = rivals(lambda: _wide_training(split, f"{STEPS // SAVED}steps"),
+                          lambda: _wide_training(split, None), turns=5)
+    each = (saving - calm) / SAVED
+    looking, blind = rivals(lambda: _linear_training(True), lambda: _linear_training(False))
+    return [(f"training that saves 108 MB once a minute / one that does not ({1e3 * each:.0f} ms each time)",
+             1 + each / 60, 1.03),
+            (f"training that looks for signals and claims / one that does not ({1e6 * blind / LOOKS:.0f} us a step)",
+             looking / blind, 1.02)]
+
+
+def _wide_training(split: Split, every: str | None) -> float:
+    config = Config(batch_size=64, train_length=1, steps_per_epoch=STEPS, checkpoint_every=every, optim_alg="adamw",
+                    momentum="0.9,0.999", base_lr=1e-4, seed_training=0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
+    parts = Parts(config, Data({"train": split}, "classification", tuple(range(10)), (WIDTH,)), model,
+                  [make_optimizer(config, model)], None, CPU, [])
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for _ in epochs(parts, folder, lambda: None):
+            pass
+        return time.perf_counter() - start
+
+
+def _linear_training(looks: bool) -> float:
+    config = Config(batch_size=8, train_length=20, steps_per_epoch=LOOKS // 20, base_lr=0.01, seed_training=0,
+                    checkpoint_every="10min" if looks else None)
+    parts = linear_parts(random_split(5000), config)
+    with tempfile.TemporaryDirectory() as batch:
+        folder = os.path.join(batch, "000_x")
+        Path(folder).mkdir()
+        Path(folder, run_folder.SPEC).touch()
+        attempt = Attempt.begin(folder)
+        assert attempt is not None
+        start = time.perf_counter()
+        for _ in epochs(parts, folder, attempt.check if looks else lambda: None, Signals().told_to if looks else None):
+            pass
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    for name, value, most in measure():
+        print(f"{name:<100} {value:6.3f}   at most {most:.3f}")
