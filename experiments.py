@@ -71,9 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--unfinished", action="store_true",
                          help="of runs too that have not ended and do not run: they would begin anew")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    command = add("report", report, "one HTML file with the results of batches")
-    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
-    command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    _add_reading(add)
     _add_books(add)
     command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
@@ -81,6 +79,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("path", metavar="SPEC", help="a spec, or a job spec: its largest model")
     command.add_argument("--most", type=int, default=65_536, metavar="N", help="most samples to try (default: 65536)")
     return parser.parse_args(argv)
+
+
+def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    """The subcommands that read results."""
+    command = add("report", report, "one HTML file with the results of batches")
+    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    command = add("query", query, "the runs of batches for which an expression holds")
+    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    command.add_argument("expression", metavar="EXPRESSION",
+                         help="as \"batch_size >= 128 and averaging.isnull()\"; columns of other names in backticks")
+    command.add_argument("--columns", nargs="+", metavar="NAME", help="what to show (default: the parameters that "
+                         "vary, and the best values)")
+    command.add_argument("--names", action="store_true", help="the folders of the runs alone, one on each line")
 
 
 def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
@@ -91,9 +103,11 @@ def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> No
     command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
     command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
     command.add_argument("--run", action="store_true", dest="do", help="do them")
-    command = add("export", export, "bring batches into MLflow, at once or what is new")
+    command = add("export", export, "bring batches into MLflow, at once or what is new, or into two files")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
-    command.add_argument("--to", choices=["mlflow"], default="mlflow", help="default: mlflow")
+    command.add_argument("--to", choices=["mlflow", "parquet", "csv"], default="mlflow",
+                         help="default: mlflow; the others write a row per run and a row per epoch")
+    command.add_argument("--into", metavar="FOLDER", help="of the files (default: the first batch)")
     command.add_argument("--uri", help="as sqlite:///mlflow.db or http://host:5000 (default: $MLFLOW_TRACKING_URI)")
     command = add("register", register, "make a run's best model a version of a registered model of MLflow")
     command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
@@ -331,6 +345,26 @@ def report(options: argparse.Namespace) -> None:
     print(f"report: {os.path.abspath(path)}")
 
 
+def query(options: argparse.Namespace) -> None:
+    """A line per run, or the names alone."""
+    from src.analysis import plots, tables
+    from src.analysis.filters import column, is_missing
+    from src.analysis.query import query as matching
+    from src.analysis.results import read_results
+
+    results = read_results([batch.check(path) for path in options.batches])
+    values = tables.values_table(results.config, results.long)
+    found = matching(values, options.expression)
+    if options.names:
+        print("".join(f"{folder}\n" for folder in found["folder"]), end="")
+        return
+    names = options.columns or ["run", "end", *tables.varying_columns(results.config, seeds=True),
+                                *(name for name in values if name.startswith("best/"))]
+    cells = [["" if is_missing(value) else plots.show(value, 100) for value in column(found, name)] for name in names]
+    print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
+    print(f"{len(found)} of {count(len(values), 'run')}")
+
+
 def note(options: argparse.Namespace) -> None:
     """Append a note to a batch's log, or print the log."""
     from src import notes
@@ -361,7 +395,13 @@ def reproduce_run(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Bring batches into MLflow."""
+    """Bring batches into MLflow, or into files."""
+    if options.to != "mlflow":
+        from src.analysis.results import read_results
+
+        batches = [batch.check(path) for path in options.batches]
+        print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
+        return
     from src.tracking import mlflow_export
 
     for line in mlflow_export.export([batch.check(path) for path in options.batches], mlflow_uri(options)):

@@ -155,6 +155,15 @@ class Config:
         return {name: getattr(self, name) for name in FIELDS}
 
 
+@functools.cache
+def defaults_version() -> str:
+    """A short name of all defaults together: another one if any default is another."""
+    import hashlib  # only runs and their readers ask
+    import json
+
+    return hashlib.sha256(json.dumps(_DEFAULTS).encode()).hexdigest()[:12]
+
+
 FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
 _DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from src import files, run_folder, yaml_io
-from src.analysis import columns, run_texts
+from src.analysis import arrow_columns, columns, run_texts
 from src.analysis.columns import Columns
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _parts(folder: str) -> list[str]:
 def _version() -> str:
     """Changes with the code that makes columns of files: what other code has read does not count."""
     digest = hashlib.sha256(f"{sys.version} {pd.__version__}".encode())
-    for module in (sys.modules[__name__], columns, run_texts, yaml_io, run_folder):
+    for module in (sys.modules[__name__], arrow_columns, columns, run_texts, yaml_io, run_folder):
         with open(str(module.__file__), "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
@@ -117,7 +117,7 @@ def _write_part(folder: str, found: Columns) -> None:
     runs |= {f"stamp{number}": pa.array(found.stamps[:, number]) for number in range(run_texts.STAMP)}
     for section, table in (("config", found.config), ("facts", found.facts)):
         for key, values in table.items():
-            as_json, column = _column(values)
+            as_json, column = arrow_columns.encode(values)
             runs[f"{section}{' json' * as_json}:{key}"] = column
     path = os.path.join(folder, f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}")
     with _written(path + _STATS) as file:
@@ -134,19 +134,6 @@ def _write_table(table: pa.Table, file: BinaryIO, dictionary: bool) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False)
-
-
-def _column(values: list[Any]) -> tuple[bool, pa.Array]:
-    """Values of one type, or None, as they are; all else as JSON."""
-    import pyarrow as pa
-
-    kinds = set(map(type, values)) - {type(None)}
-    kind = kinds.pop() if len(kinds) == 1 else str if not kinds else list
-    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-    with contextlib.suppress(OverflowError, UnicodeEncodeError):
-        if kind in arrow:
-            return False, pa.array(values, arrow[kind])
-    return True, pa.array(map(json.dumps, values), pa.string())
 
 
 def _can_be_kept(found: Columns) -> np.ndarray:
@@ -188,7 +175,7 @@ def _load_part(path: str) -> Columns | None:
     for name in table.column_names:
         kind, _, key = name.partition(":")
         if kind == "numbers":
-            stats[key] = _numbers(table[name])
+            stats[key] = arrow_columns.numbers(table[name])
             if f"words:{key}" in table.column_names:
                 words = table[f"words:{key}"].to_pylist()
                 stats[key] = np.array([number if word is None else word for number, word in zip(
@@ -197,33 +184,11 @@ def _load_part(path: str) -> Columns | None:
     for name in runs.column_names:
         kind, _, key = name.partition(":")
         if kind.split()[0] in sections and ":" in name:
-            values = _values(runs[name])
+            values = arrow_columns.decode(runs[name])
             sections[kind.split()[0]][key] = json.loads(f"[{','.join(values)}]") if kind.endswith("json") else values
-    counts = _numbers(runs["counts"])
+    counts = arrow_columns.numbers(runs["counts"])
     if any(len(values) != counts.sum() for values in stats.values()):
         return None
-    return Columns(_values(runs["name"]), np.stack([_numbers(runs[f"stamp{number}"]) for number in range(
-        run_texts.STAMP)], axis=1), _values(runs["end"]), _values(runs["notes"]), _values(runs["layout"]),
-        sections["config"], sections["facts"], counts, stats)
-
-
-def _numbers(column: Any) -> np.ndarray:
-    """A column without nulls; not copied, and so not to be written to, where that can be."""
-    found: np.ndarray = (column.chunk(0) if column.num_chunks == 1 else column).to_numpy()
-    return found
-
-
-def _values(column: Any) -> list[Any]:
-    """The Python values of a column; equal strings are one object."""
-    import pyarrow as pa
-
-    if column.null_count == 0 and not pa.types.is_string(column.type) and not pa.types.is_boolean(column.type):
-        found: list[Any] = _numbers(column).tolist()
-        return found
-    if pa.types.is_string(column.type):
-        coded = column.dictionary_encode().combine_chunks()
-        coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
-        words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-        codes = coded.indices.fill_null(len(words) - 1).to_numpy()
-        return words[codes].tolist()
-    return column.to_pylist()
+    names, ends, notes, layouts = (arrow_columns.decode(runs[name]) for name in ("name", "end", "notes", "layout"))
+    stamps = np.stack([arrow_columns.numbers(runs[f"stamp{number}"]) for number in range(run_texts.STAMP)], axis=1)
+    return Columns(names, stamps, ends, notes, layouts, sections["config"], sections["facts"], counts, stats)

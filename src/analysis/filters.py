@@ -85,9 +85,9 @@ def _holds(condition: Any, cell: Any) -> bool:
     if isinstance(cell, pd.Series):
         raise ResultsError("this column holds a curve for each run, which no single value equals",
                            hint="give a function of the curve, such as `lambda curve: curve.max() > 0.9`")
-    return cell in condition if isinstance(condition, Interval) else same(_python(condition), cell)
+    return cell in condition if isinstance(condition, Interval) else same(plain(condition), cell)
 
 
-def _python(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A numpy scalar as the Python value that it is."""
     return value.item() if hasattr(value, "item") else value

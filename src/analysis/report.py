@@ -46,8 +46,8 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     df = results.big_df()
     failed = _failed(results)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
-    sections = [_header(names, df, results, failed, status), _notes(results), _unended(status), _parameters(df),
-                *_judged(df), _machines(df), _runs(df),
+    sections = [_header(names, df, results, failed, status), _notes(results), _drift(results), _unended(status),
+                _parameters(df), *_judged(df), _machines(df), _runs(df),
                 "" if status else _problems("Failed runs", "The last words of runs that stopped too early.", failed),
                 _problems("Left out", "Folders, or rows, that could not be read.", results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
@@ -95,6 +95,12 @@ def _notes(results: Results) -> str:
         return ""
     items = "".join(f"<li>{html.escape(note.line())}</li>" for note in sorted(found, key=lambda note: note.time))
     return _section("Notes", f"<ul>{items}</ul>")
+
+
+def _drift(results: Results) -> str:
+    """Parameters whose default was another one when runs were made."""
+    items = "".join(f"<li>{html.escape(str(one))}</li>" for one in results.drift)
+    return _section("Defaults that have changed", f"<ul>{items}</ul>") if items else ""
 
 
 def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:

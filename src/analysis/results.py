@@ -12,22 +12,24 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src import run_folder
+from src import files, run_folder
 from src.analysis import cache as caching
 from src.analysis import columns, run_texts
 from src.analysis.columns import Columns
+from src.analysis.drift import Drift, drift
 from src.analysis.run_texts import RunText
 from src.config import Config
 from src.errors import ResultsError
 
 IDENTITY = ("run", "batch", "index", "end", "folder")  # the first columns of every frame with a row per run
 _BLOCK = 256  # runs whose texts are in memory at a time
+_MOST_WARNINGS = 5
 _DEFAULTS = Config().to_dict()
 _log = logging.getLogger(__name__)
 
@@ -49,11 +51,13 @@ class Results:
     long: a row per run and epoch: run (categorical, in the order of `config`), epoch, then the union of the stats
         columns (NaN: not evaluated).
     skipped: every folder that was left out, and damaged rows, with the reason.
+    drift: parameters whose default was another one when runs were made; str() of each is a sentence.
     """
 
     config: pd.DataFrame
     long: pd.DataFrame
     skipped: list[Skipped]
+    drift: list[Drift] = field(default_factory=list)
 
     def big_df(self) -> pd.DataFrame:
         """`config` with a column for each stats column, whose cells are Series indexed by epoch (empty: no row yet)."""
@@ -82,6 +86,42 @@ class Results:
         stats = pd.DataFrame({f"stats/{name}" if name in self.config else name: pd.Series(column, dtype=object)
                               for name, column in cells.items()})
         return pd.concat([self.config, stats], axis=1)
+
+
+    def polars(self) -> tuple[Any, Any]:
+        """`config` and `long` as polars frames; lists, mappings and what is mixed as JSON. ResultsError without polars.
+        """
+        try:
+            import polars
+        except ImportError:
+            raise ResultsError("polars is not installed here", hint="pip install polars; or use .config and .long, "
+                               "which are pandas frames") from None
+        from src.analysis import arrow_columns
+
+        config, long = (polars.from_arrow(arrow_columns.table(frame)) for frame in (self.config, self.long))
+        return config, long
+
+    def export(self, folder: str | os.PathLike[str], kind: str = "parquet") -> list[str]:
+        """Write `config` as runs.parquet and `long` as long.parquet (or .csv) into a folder; the paths.
+
+        Lists, mappings and, in parquet, what is mixed are JSON. ResultsError for another kind.
+        """
+        if kind not in ("parquet", "csv"):
+            raise ResultsError(f"unknown kind of file '{kind}'", allowed="parquet, csv")
+        from src.analysis import arrow_columns
+
+        os.makedirs(folder, exist_ok=True)
+        paths = []
+        for name, frame in (("runs", self.config), ("long", self.long)):
+            paths.append(os.path.join(folder, f"{name}.{kind}"))
+            with files.replacing(paths[-1], sync=False) as file:
+                if kind == "csv":
+                    arrow_columns.plain_texts(frame).to_csv(file, index=False)
+                else:
+                    from pyarrow import parquet
+
+                    parquet.write_table(arrow_columns.table(frame), file)
+        return paths
 
 
 @contextlib.contextmanager
@@ -123,7 +163,10 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     folders = [asked.folders[path] for path in paths]
     config = _config_frame(found, paths, folders)
     long = _long_frame(found, config["run"], folders, skipped)
-    return Results(config, long, skipped)
+    found_drift = drift(config)
+    for one in found_drift[:_MOST_WARNINGS]:
+        _log.warning("%s", one)
+    return Results(config, long, skipped, found_drift)
 
 
 def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
@@ -317,7 +360,8 @@ def _long_frame(found: Columns, labels: pd.Series, folders: list[str], skipped: 
     """All stats, rows in the order of the runs."""
     run_of_row = np.repeat(np.arange(len(found)), found.counts)
     names = dict.fromkeys(name for _, _, _, names in _layouts(found).values() for name in names)
-    stats = {name: found.stats.get(name, np.zeros(0)) for name in ("epoch", *names)}
+    nothing = np.full(len(run_of_row), np.nan)  # of a column of runs without a row
+    stats = {name: found.stats.get(name, nothing) for name in ("epoch", *names)}
     bad = np.zeros(len(run_of_row), bool)
     for values in stats.values():
         if values.dtype == object:
@@ -339,7 +383,7 @@ def _stray_words(values: np.ndarray, run_of_row: np.ndarray) -> np.ndarray:
     return words if 2 * len(with_words) <= len(with_values) else np.zeros(len(words), bool)
 
 
-def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+def _numbers(name: str, values: np.ndarray) -> np.ndarray | pd.Series:
     """A column of stats: whole numbers for epoch and step, floats, or objects if there are words among them."""
     if values.dtype == object and not any(type(value) is str for value in values):
         values = values.astype(np.float64)
@@ -347,4 +391,6 @@ def _numbers(name: str, values: np.ndarray) -> np.ndarray:
         (np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)).all())
     if whole:
         return values.astype(np.int64)
+    if values.dtype == object:
+        return pd.Series(values, dtype=object)  # else pandas would choose a type for words
     return values if values.flags.writeable else values.copy()  # what comes from the cache itself cannot be changed

@@ -114,6 +114,21 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     return table if n is None else table.head(n)
 
 
+def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
+    """A row per run without a curve in it: `config` of Results, then the number of epochs, the last value of each stats
+    column, and as best/NAME the best of those that runs are judged by (NaN where a run diverged)."""
+    by_run = long.groupby("run", observed=False, sort=True)
+    names = [name for name in long.columns[2:] if long[name].dtype != object]
+    last = by_run[names].last().set_axis(config.index)
+    table = pd.concat([config, by_run.size().rename("epochs").set_axis(config.index),
+                       last[[name for name in names if name not in config]]], axis=1)
+    finite = long[names].where(np.isfinite(long[names]))
+    for name in metrics.judging_columns(names):
+        best = finite[name].groupby(long["run"], observed=False).agg("min" if metrics.descends(name) else "max")
+        table[f"best/{name}"] = best.set_axis(config.index).where(config["end"] != run_folder.DIVERGED)
+    return table
+
+
 def _best_of(run: pd.Series, columns: list[str], epoch: str | int, descends: bool) -> tuple[float, float, str]:
     best = (np.nan, np.nan, columns[0])
     for name in columns:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from src import files, run_folder
-from src.config import Config
+from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
 from src.training import summary
@@ -42,6 +42,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "host": platform.node(),
         "slurm_job": slurm_job(os.environ),
         "commit": commit(Path(__file__).parents[2]),
+        "defaults": defaults_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

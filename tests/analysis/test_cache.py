@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from src import run_folder
@@ -120,7 +120,8 @@ CHANGES = st.tuples(st.sampled_from(["add", "add", "delete", "rename", "swap", "
                                      "done", "spec"]), st.integers(0, 50), st.integers(0, 50))
 
 
-@settings(max_examples=12, deadline=None)
+# without shrinking: an example takes a second
+@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=5), st.booleans())
 def test_a_cached_read_is_a_cold_read(tmp_path_factory: pytest.TempPathFactory, rounds: list[list[Any]],
                                       only_done: bool) -> None:

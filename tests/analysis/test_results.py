@@ -125,6 +125,35 @@ def test_a_column_of_words_stays_words(batch: str) -> None:
     assert df["x"][0].tolist() == [1.0, 2.0]
 
 
+def test_a_column_without_a_row_and_one_of_words(batch: str) -> None:
+    make_run(batch, 0, {}, stats="epoch,later\n", end=None)
+    make_run(batch, 1, {}, stats=HEADER + ROWS)
+    make_run(batch, 2, {}, stats="epoch,note\n1,warm\n")
+    long = read_results(batch).long
+    assert long["later"].isna().all()
+    assert long["note"].tolist()[2] == "warm" and long["note"].dtype == object
+    df = read_experiments(batch)
+    assert [len(cell) for cell in df["later"]] == [0, 2, 1]
+
+
+def test_words_in_a_column_of_numbers_are_damage(batch: str) -> None:
+    """A run's only row may be a torn one: the column stays numbers for all others."""
+    for index in range(3):
+        make_run(batch, index, {}, stats=HEADER + ROWS)
+    torn = make_run(batch, 3, {}, stats=HEADER + "1,10,1.5,0.5,0.2.5\n")
+    results = read_results(batch)
+    assert results.long["val/last/accuracy"].dtype == np.float64
+    assert [tuple(one) for one in results.skipped] == [(torn, "stats.csv: 1 damaged row left out, the rest is read")]
+
+
+@pytest.mark.parametrize("epoch", ["1.5", "inf", "-inf", "1e300", "nan"])
+def test_an_epoch_is_a_whole_number(batch: str, epoch: str) -> None:
+    make_run(batch, 0, {}, stats=f"{HEADER}{epoch},1,1,1,1\n{ROWS}")
+    results = read_results(batch)
+    assert results.long["epoch"].tolist() == [1, 2]
+    assert "1 damaged row" in results.skipped[0].reason
+
+
 def test_the_later_row_of_an_epoch_counts(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS + "2,20,9.5,0.125,0.5\n3,30,10.5,0.0625,0.5\n")
     make_run(batch, 1, {}, stats=HEADER + ROWS)

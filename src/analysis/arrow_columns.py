@@ -1,0 +1,75 @@
+"""Python values as columns of Arrow and back, and whole frames as tables: for the cache, for files and for polars."""
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def encode(values: list[Any]) -> tuple[bool, pa.Array]:
+    """Values of one type, or None, as they are; all else as JSON, which the first result says."""
+    import pyarrow as pa
+
+    kinds = set(map(type, values)) - {type(None)}
+    kind = kinds.pop() if len(kinds) == 1 else str if not kinds else list
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    with contextlib.suppress(OverflowError, UnicodeEncodeError):
+        if kind in arrow:
+            return False, pa.array(values, arrow[kind])
+    return True, pa.array(map(json.dumps, values), pa.string())
+
+
+def numbers(column: Any) -> np.ndarray:
+    """A column without nulls; not copied, and so not to be written to, where that can be."""
+    found: np.ndarray = (column.chunk(0) if column.num_chunks == 1 else column).to_numpy()
+    return found
+
+
+def decode(column: Any) -> list[Any]:
+    """The Python values of a column; equal strings are one object."""
+    import pyarrow as pa
+
+    if column.null_count == 0 and not pa.types.is_string(column.type) and not pa.types.is_boolean(column.type):
+        found: list[Any] = numbers(column).tolist()
+        return found
+    if pa.types.is_string(column.type):
+        coded = column.dictionary_encode().combine_chunks()
+        coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+        words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+        codes = coded.indices.fill_null(len(words) - 1).to_numpy()
+        return words[codes].tolist()
+    return column.to_pylist()
+
+
+def table(frame: pd.DataFrame) -> pa.Table:
+    """A frame as an Arrow table: numbers as they are, words as strings, lists, mappings and what is mixed as JSON."""
+    import pyarrow as pa
+
+    return pa.table({str(name): _of_series(frame[name]) for name in frame})
+
+
+def plain_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose lists and mappings are JSON, as a csv file holds them."""
+    return frame.assign(**{str(name): [json.dumps(value) if isinstance(value, (list, dict)) else value
+                                       for value in frame[name].tolist()]
+                           for name in frame if frame[name].dtype == object})
+
+
+def _of_series(values: pd.Series) -> pa.Array:
+    import pyarrow as pa
+
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        labels = pa.array(values.cat.categories.tolist(), pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(values.cat.codes.to_numpy(), pa.int32()), labels)
+    if values.dtype != object:
+        return pa.array(values.to_numpy())
+    as_json, column = encode(values.tolist())
+    if as_json:
+        return pa.array([None if text == "null" else text for text in column.to_pylist()], pa.string())
+    return column
