@@ -221,7 +221,7 @@ def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, cap
 
 @pytest.mark.parametrize(("words", "message"), [
     (["export", "{batch}"], "where is MLflow?"), (["export", "{batch}", "--uri", "mlflow.db"], "no address"),
-    (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:///x.db"], "has saved no best model")])
+    (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:////nowhere/x.db"], "has saved no best model")])
 def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -241,7 +241,7 @@ def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
 
 def test_without_a_server_a_line_names_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a database is no server: many jobs would write it at once."""
-    for name, address in (("a", None), ("b", "sqlite:///x.db"), ("c", str(tmp_path))):
+    for name, address in (("a", None), ("b", "sqlite:////nowhere/x.db"), ("c", str(tmp_path))):
         if address:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         else:
@@ -263,7 +263,7 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = run_in(tmp_path, "bare", mlflow=True)
     assert (folder / "training.log").read_text().count("WARNING") == 1
     with pytest.raises(ConfigError, match="pip install mlflow-skinny"):
-        list(mlflow_export.export([str(tmp_path)], "sqlite:///x.db"))
+        list(mlflow_export.export([str(tmp_path)], "sqlite:////nowhere/x.db"))
 
 
 def test_an_address_with_a_key_is_refused() -> None:
