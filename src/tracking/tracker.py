@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from loguru import Logger
 
 _PATIENCE = 2.0  # seconds that the end of a run waits for a tracker that shows no sign of life
-_AT_END = 60.0  # and for one that is at work on the end itself, such as sending a model
+_AT_WORK = 60.0  # and for one that is starting, whose library may take long to load, or sending a model at the end
 
 # what leaves a training that goes on elsewhere; of src.training.resume and src.submission.attempt
 _NO_FAILURES = ("Left", "Fenced", "Deleted")
@@ -67,6 +67,7 @@ class Trackers:
     def __enter__(self) -> Trackers:
         for each in self._trackers:
             each.give(self._start(each.tracker))
+            each.give(each.started)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -97,7 +98,7 @@ class _Beside:
         self._missed: list[Action] = []
         self._told = self._refused = False
         self._alive = time.monotonic()  # when it last showed a sign of life
-        self._limit = _PATIENCE
+        self._limit = _AT_WORK
         self._thread = threading.Thread(target=self._run, name=type(tracker).__name__, daemon=True)
         self._thread.start()
 
@@ -115,12 +116,15 @@ class _Beside:
             if action:
                 self.give(action)
 
+    def started(self) -> None:
+        self._limit = _PATIENCE
+
     def end(self, how: str | None) -> None:
         """Have it finish, and wait as long as it is at work."""
         self._alive = time.monotonic()
 
         def finish() -> None:
-            self._limit = _AT_END
+            self._limit = _AT_WORK
             self.tracker.finish(how)
 
         self.give(finish)
@@ -144,6 +148,7 @@ class _Beside:
             return True
         except Exception as error:
             self._refused = isinstance(error, (ImportError, Refused))
+            self._limit = _PATIENCE
             self._warn(error)
             return False
         finally:

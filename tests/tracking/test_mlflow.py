@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def run_in(batch: Path, name: str, **options: Any) -> Path:
     (folder / "spec.yaml").write_text(yaml_io.dump_flat({**SPEC, "TAGS": ["mine"], **options}))
     assert attempt.main([str(folder / "spec.yaml")], entry.train, entry.warm_up) == 0
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A client without a server keeps artifacts where it stands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        yield
 
 
 @pytest.fixture(scope="module")
