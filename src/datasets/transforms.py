@@ -1,6 +1,7 @@
 """What becomes of an image on its way to the model: cropped, flipped, augmented, and the numbers that normalise it."""
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ def transforms_of(config: Config, image: Any) -> Transforms:
         mean, std = own.mean, own.std
     crop_pct = config.crop_pct or (own.crop_pct if own else 1.0)
     interpolation = config.interpolation or (own.interpolation if own else "bilinear")
-    return Transforms(shape, "RGB" if shape[0] == 3 else "L", _training(config, shape, interpolation, crop_pct),
+    fill = tuple(round(255 * value) for value in mean)
+    return Transforms(shape, "RGB" if shape[0] == 3 else "L", _training(config, shape, interpolation, crop_pct, fill),
                       _evaluation(shape, interpolation, crop_pct), tuple(mean), tuple(std), _erasing(config))
 
 
@@ -68,7 +70,9 @@ def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float) -> 
                       MaybePILToTensor()])
 
 
-def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float) -> Any:
+def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float, fill: tuple[int, ...]
+              ) -> Any:
+    """fill: what comes where an automatic augmentation moves an image away, 0 to 255 for each channel."""
     from timm.data.transforms import (
         MaybePILToTensor,
         RandomResizedCropAndInterpolation,
@@ -78,7 +82,8 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
 
     size = (shape[1], shape[2])
     if config.crop_padding is not None:
-        steps: list[Any] = [T.RandomCrop(size, padding=config.crop_padding or None)]
+        steps: list[Any] = [_evaluation(shape, interpolation, 1.0).transforms[0],
+                            T.RandomCrop(size, padding=config.crop_padding or None)]
     elif config.scale:
         steps = [RandomResizedCropAndInterpolation(size, scale=tuple(config.scale), ratio=tuple(
             config.ratio or (3 / 4, 4 / 3)), interpolation=interpolation)]
@@ -89,25 +94,36 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
     steps += [T.RandomVerticalFlip(config.vflip)] * (config.vflip > 0)
     if config.auto_augment:
         steps.append(_automatic(config.auto_augment, size, str_to_pil_interp(
-            "bilinear" if interpolation == "random" else interpolation)))
+            "bilinear" if interpolation == "random" else interpolation), fill))
     if config.color_jitter:
         steps.append(T.ColorJitter(config.color_jitter, config.color_jitter, config.color_jitter))
     return T.Compose([*steps, MaybePILToTensor()])
 
 
-def _automatic(policy: str, size: tuple[int, int], interpolation: Any) -> Any:
+def _automatic(policy: str, size: tuple[int, int], interpolation: Any, fill: tuple[int, ...]) -> Any:
     """AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks et al., 2020), as timm reads `policy`.
     """
     from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 
-    options = {"translate_const": int(min(size) * 0.45), "interpolation": interpolation}
+    options = {"translate_const": int(min(size) * 0.45), "interpolation": interpolation,
+               "img_mean": fill if len(fill) > 1 else fill[0]}  # Pillow wants a number for grey images
     make = (rand_augment_transform if policy.startswith("rand") else augment_and_mix_transform
             if policy.startswith("augmix") else auto_augment_transform)
     try:
-        return make(policy, options)
+        made = make(policy, options)
     except (AssertionError, ValueError, KeyError) as error:
         raise ConfigError(f"timm cannot read '{policy}': {error}", where="auto_augment",
                           allowed="rand-m9-mstd0.5, original, v0, augmix-m3-w3 and the like") from None
+    for step in made.ops if hasattr(made, "ops") else itertools.chain(*made.policy):
+        if step.name.startswith("Posterize"):
+            step.aug_fn = _posterize
+    return made
+
+
+def _posterize(image: Any, bits: int, **_options: Any) -> Any:
+    """The first `bits` bits of each value, 0 to 8. Pillow's own refuses the 0 that timm's policies draw at times."""
+    kept = 256 - 2 ** (8 - min(bits, 8))
+    return image.point([value & kept for value in range(256)] * len(image.getbands()))
 
 
 def _erasing(config: Config) -> Any:

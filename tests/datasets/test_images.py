@@ -4,6 +4,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,10 +17,12 @@ import torch
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import fetch, make_data
+from src.datasets.transforms import _posterize, transforms_of
 from src.errors import ConfigError, DataError
 
 pytest.importorskip("timm")
 PIL = pytest.importorskip("PIL.Image")
+ImageOps = pytest.importorskip("PIL.ImageOps")
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}  # a class each, in the order of their names
 
@@ -101,6 +104,29 @@ def test_noise_depends_on_the_seed_and_the_sample_alone(options: dict[str, Any],
     plain, _ = read(alone)
     assert torch.equal(read(workers)[0], plain)
     assert sorted(y.tolist()) == sorted(read(alone)[1].tolist()) or "aug_repeats" in options
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original", "v0", "3a", "augmix-m5-w4-d2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_policy_takes_grey_and_coloured_images(policy: str, channels: int) -> None:
+    config = Config(model="tiny/lenet", model_input_shape=[channels, 12, 10], auto_augment=policy, color_jitter=0.4)
+    some = image("red", 5).convert("L" if channels == 1 else "RGB")
+    transforms = transforms_of(config, some)
+    torch.manual_seed(0)
+    random.seed(0)
+    assert {transforms.train(some).shape for _ in range(60)} == {(channels, 12, 10)}  # v0 has 25 parts
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_posterize_is_that_of_pillow(bits: int) -> None:
+    some = image("green", 7)
+    assert _posterize(some, bits).tobytes() == ImageOps.posterize(some, bits).tobytes()
+    assert not any(_posterize(some, 0).tobytes())
+
+
+def test_small_images_grow_to_the_size_before_they_are_cropped(folder: Path) -> None:
+    made = data(folder, model_input_shape=[3, 32, 32], crop_padding=2)  # from 12 x 10
+    assert read(made, order=torch.arange(30))[0].shape == (30, 3, 32, 32)
 
 
 def test_images_of_many_sizes_become_one(folder: Path) -> None:
