@@ -16,7 +16,7 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest -q --numprocesses=2 --dist=loadgroup
 
 chaos: $(ENVIRONMENT) ## kill, stop and crowd runs and a real Slurm, some hundred times: each run once, the numbers the same
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \

@@ -27,6 +27,17 @@ hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, de
 hypothesis.settings.load_profile("gridiron")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `make test`'s processes: files stay whole, and all that wants a real Slurm, which mostly waits, comes first in
+    one process: there is one cluster."""
+    def wants_slurm(item: pytest.Item) -> bool:
+        return "slurm" in getattr(item, "fixturenames", ()) or item.path.name == "test_cluster.py"
+
+    items.sort(key=lambda item: not wants_slurm(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("slurm" if wants_slurm(item) else str(item.path)))
+
+
 @dataclass(frozen=True)
 class Slurm:
     """A running cluster. SLURM_CONF is set, so sbatch, squeue, sacct and scontrol speak to it by themselves."""

@@ -424,7 +424,7 @@ def test_the_page_is_true(tmp_path: Path) -> None:
     example, = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
     put(tmp_path / "test_mine.py", example)
     code, out, _ = say(sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "-p",
-                       "no:cacheprovider", str(tmp_path / "test_mine.py"), folder=ROOT)
+                       "no:cacheprovider", str(tmp_path / "test_mine.py"), folder=ROOT, timeout=120)
     assert code == 0, out
     assert "1 passed" in out
 

@@ -67,8 +67,8 @@ class Signals:
     def _warn(self, _number: int, _frame: object) -> None:
         if self.warned:
             return
+        self.warned = True  # first: a stop may come while this is printed
         print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
-        self.warned = True
         if self._tell:
             self._tell()
 

@@ -155,7 +155,8 @@ start_munge() {
 
 start_database() {
     mariadb-install-db --no-defaults --user=root --datadir="$folder/mariadb" --skip-test-db \
-        >"$folder/log/mariadb-install.out" 2>&1 || fail "no database could be made; see $folder/log/mariadb-install.out"
+        >"$folder/log/mariadb-install.out" 2>&1 ||
+        fail "no database could be made: $(tail -n 5 "$folder/log/mariadb-install.out")"
     start mariadbd mariadbd --no-defaults --user=root --datadir="$folder/mariadb" --socket="$MYSQL_UNIX_PORT" \
         --pid-file="$folder/run/mariadbd.pid" --skip-networking --innodb-flush-log-at-trx-commit=0
 }
