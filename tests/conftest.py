@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("gridiron")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `make test`'s processes: files stay whole, and all that wants a real Slurm, which mostly waits, comes first in
-    one process: there is one cluster."""
+    """For the processes of `make test`: files stay whole, and all that wants a real Slurm, which mostly waits, comes
+    first in one process, for there is one cluster."""
     def wants_slurm(item: pytest.Item) -> bool:
         return "slurm" in getattr(item, "fixturenames", ()) or item.path.name == "test_cluster.py"
 
