@@ -9,13 +9,14 @@ from src.config import Config
 @dataclass(frozen=True)
 class Images:
     """size: (height, width). mean, std: of each channel, of values from 0 to 1. crop_pct: the part of a side that
-    evaluation leaves of a resized image."""
+    evaluation leaves of a resized image. weights: the name of the pretrained ones, as the library calls them."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+    weights: str
 
     @property
     def shape(self) -> list[int]:
@@ -47,7 +48,8 @@ def _of_timm(name: str) -> Images | None:
     except RuntimeError:  # no such model
         found = None
     return None if found is None else Images(
-        found.input_size[1:], found.mean, found.std, found.interpolation, found.crop_pct)
+        found.input_size[1:], found.mean, found.std, found.interpolation, found.crop_pct,
+        ".".join(filter(None, (found.architecture, found.tag))))
 
 
 def _of_torchvision(name: str) -> Images | None:
@@ -55,10 +57,11 @@ def _of_torchvision(name: str) -> Images | None:
 
     if name not in models.list_models(module=models):
         return None
-    images = models.get_model_weights(name).DEFAULT.transforms()
+    weights = models.get_model_weights(name).DEFAULT
+    images = weights.transforms()
     size = (images.crop_size[0], images.crop_size[-1])
     return Images(size, tuple(images.mean), tuple(images.std), images.interpolation.value,
-                  size[0] / images.resize_size[0])
+                  size[0] / images.resize_size[0], str(weights))
 
 
 def _of_clip(name: str) -> Images | None:
@@ -69,8 +72,9 @@ def _of_clip(name: str) -> Images | None:
     if settings is None:
         return None
     size = settings["vision_cfg"]["image_size"]
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    weights = open_clip.get_pretrained_cfg(name, tag or (tags or [""])[0])
+    tag = tag or next(iter(open_clip.list_pretrained_tags_by_model(name)), "")
+    weights = open_clip.get_pretrained_cfg(name, tag)
     return Images((size, size) if isinstance(size, int) else tuple(size),
                   tuple(weights.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-                  tuple(weights.get("std", open_clip.OPENAI_DATASET_STD)), weights.get("interpolation", "bicubic"), 1.0)
+                  tuple(weights.get("std", open_clip.OPENAI_DATASET_STD)), weights.get("interpolation", "bicubic"), 1.0,
+                  tag)

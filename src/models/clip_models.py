@@ -70,12 +70,12 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes:
     """
     channels, *size = image_size(config.model, input_shape)
     known = find(config)
-    options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
     zero_shot = config.model_head_init == "zero_shot"
     names = class_names(config, classes, output_dim) if zero_shot else []
     with taking_images(config.model, input_shape,
                        f"its own size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
-        model = _create(config, known, size if size != known.size else None)
+        with options.refused(config, list):
+            model = _create(config, known, size if size != known.size else None)
         made = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
         if zero_shot:
             with torch.no_grad():
@@ -147,6 +147,7 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
 def _create(config: Config, known: Known, size: list[int] | None) -> Any:
     """open_clip's whole model, for images of `size` (None: its own)."""
     vision = {**known.settings["vision_cfg"], **options.of(config)}
+    options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
     forced: Any = None
     if size:  # its ResNets can only be told one number
         forced = vision["image_size"] = size[0] if size[0] == size[1] else tuple(size)

@@ -48,8 +48,9 @@ def make(config: Config, output_dim: int) -> nn.Module:
     transformers = hub.imported("transformers")
     changes = {} if config.targets == "next_token" else {"num_labels": output_dim}
     settings = hub.settings(config, **changes)
+    chosen = options.of(config)
     options.check(config, [key for key in settings.to_dict() if key not in _NOT_OPTIONS])
-    for key, value in options.of(config).items():
+    for key, value in chosen.items():
         setattr(settings, key, list(value) if isinstance(value, tuple) else value)
     settings.use_cache = False  # of no use but to generate
     tokenizer = hub.tokenizer(config)

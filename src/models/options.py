@@ -3,28 +3,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from src.config import Config
 from src.errors import ConfigError, UserError, did_you_mean
 
-FROM_DATA = frozenset(("num_classes", "num_labels", "in_chans", "input_shape", "output_dim"))
+_OF_DATA = frozenset(("num_classes", "num_labels", "in_chans", "input_shape", "output_dim", "img_size", "image_size",
+                      "input_size"))
+_OF_WEIGHTS = frozenset(("pretrained", "weights", "checkpoint_path"))
 
 
 def of(config: Config) -> dict[str, Any]:
-    """The options in the form in which constructors take them: lists are tuples. ConfigError if the data decides."""
+    """The options in the form in which constructors take them: lists are tuples. ConfigError for what the data or other
+    fields decide."""
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in (config.model_kwargs or {}).items()}
-    if decided := next((key for key in options if key in FROM_DATA), None):
-        raise ConfigError(f"{decided} follows from the data", where="model_kwargs", hint=(
-            "leave it out; model_output_dim and model_input_shape say otherwise"))
+    for key in options:
+        if key in _OF_DATA:
+            raise ConfigError(f"{key} follows from the data", where="model_kwargs",
+                              hint="leave it out; model_output_dim and model_input_shape say otherwise")
+        if key in _OF_WEIGHTS:
+            raise ConfigError(f"{key} is said by model_pretrained", where="model_kwargs", hint="leave it out")
     return options
 
 
 def check(config: Config, known: Iterable[str]) -> None:
     """ConfigError unless every option is among `known`."""
-    known = [name for name in known if name not in FROM_DATA]
+    known = [name for name in known if name not in _OF_DATA | _OF_WEIGHTS]
     if strange := next((key for key in config.model_kwargs or () if key not in known), None):
         raise ConfigError(f"{config.model} has no option '{strange}'", where="model_kwargs",
                           allowed=known or "null", hint=did_you_mean(strange, known))
@@ -38,14 +44,15 @@ def taken_by(function: Callable[..., Any]) -> list[str]:
 
 @contextmanager
 def refused(config: Config, known: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Inside, an error about options becomes a ConfigError. known: the names that are allowed, which
+    """Inside, errors become a ConfigError about the options, if there are any. known: the names that are allowed, which
     are only asked for then."""
     try:
         yield
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, UserError) or not config.model_kwargs:
             raise
         if "unexpected keyword" in str(error):
-            check(config, known())
+            with suppress(RuntimeError):  # of a model that cannot be made without weights
+                check(config, known())
         raise ConfigError(f"{config.model} cannot be made: {' '.join(str(error).split())[:200]}",
                           where="model_kwargs") from error

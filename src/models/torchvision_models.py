@@ -99,7 +99,9 @@ def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any,
             model = builder(weights=weights, progress=False, **options.of(config))
     except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
         raise DataError(f"the pretrained {config.model} cannot be read: {' '.join(str(error).split())[:200]}",
-                        where=place, hint="remove the file, and fetch it again") from None
+                        where=place, hint=(
+            "they are for the model without model_kwargs" if config.model_kwargs else
+            "remove the file, and fetch it again")) from None
     if getattr(model, "aux_logits", False):  # torchvision's inception_v3 loads its weights with them alone
         model.aux_logits, model.AuxLogits = False, None
     old = last_layer(model)

@@ -14,6 +14,7 @@ from src import files, run_folder
 from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
+from src.image_models import is_pretrained, own_images
 from src.training import summary
 from src.training.length import Length
 
@@ -30,6 +31,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "output_dim": output_dim(config, data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({} if operations is None else {"flops": operations}),
+        **weights(config),
         "micro_batch_size": micro_batch_size(config),
         "steps_per_epoch": length.steps_per_epoch,
         "steps": length.total_steps,
@@ -46,6 +48,12 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def weights(config: Config) -> dict[str, str]:
+    """The pretrained weights of a model of images by their full name: what is meant without one may change."""
+    known = own_images(config.model) if is_pretrained(config) else None
+    return {"weights": known.weights} if known else {}
 
 
 def trainable(model: nn.Module) -> int:

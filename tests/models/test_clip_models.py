@@ -19,6 +19,7 @@ from src.errors import ConfigError, DataError
 from src.models.clip_models import ImageClassifier
 from src.models.factory import fetch, make_model
 from src.optimizers.layers import layer_scales
+from src.training import facts
 from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
 from tests.training.toys import parts
@@ -84,6 +85,8 @@ def test_zero_shot_evaluation_and_what_follows(small: Any) -> None:
     """train_length: 0 evaluates the head as it is; training then begins with it."""
     options = {**DIGITS, "seed_model": 0, "seed_training": 0, "batch_size": 50, "optim_alg": "adam", "base_lr": 3e-3}
     (stats, model), = train.experiment_generator(Config.from_dict({**options, "train_length": 0}))
+    assert facts.weights(Config.from_dict({**options, "model": "clip/small", "model_pretrained": True})) == {
+        "weights": "mine"}
     split = train.build(Config.from_dict(options), None).data.splits["val"]
     output = by_hand(small, split.x.expand(-1, 3, -1, -1), NAMES, TEMPLATES)  # type: ignore[union-attr]
     right = (output.argmax(1) == split.y).double().mean().item()  # type: ignore[union-attr]

@@ -55,9 +55,11 @@ def test_options_of_timm() -> None:
     pytest.importorskip("timm")
     model = make("timm/test_vit", {"class_token": False, "global_pool": "avg", "drop_rate": 0.25})
     assert model.cls_token is None and model.head_drop.p == 0.25  # type: ignore[union-attr]
-    for kwargs, message in (({"drop_rat": 0.1}, r"timm/test_vit has no option 'drop_rat'; allowed: img_size, .*"
+    for kwargs, message in (({"drop_rat": 0.1}, r"timm/test_vit has no option 'drop_rat'; allowed: patch_size, .*"
                                                 "did you mean 'drop_rate'"),
                             ({"num_classes": 3}, "num_classes follows from the data"),
+                            ({"img_size": 64}, "img_size follows from the data"),
+                            ({"pretrained": True}, "pretrained is said by model_pretrained"),
                             ({"class_token": False}, "model_kwargs: timm/test_vit cannot be made")):
         with pytest.raises(ConfigError, match=message):
             make("timm/test_vit", kwargs)

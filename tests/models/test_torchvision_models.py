@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import torch
 from torch import nn
 
 from src.config import Config
+from src.datasets.factory import make_data
 from src.errors import ConfigError, DataError
 from src.models import torchvision_models
 from src.models.factory import beside_backbone, fetch, find_head, make_model
 from src.optimizers.layers import Freeze, layer_scales
+from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
 from tests.training.toys import parts, train
 
@@ -79,6 +82,17 @@ def test_grey_images_are_what_three_equal_channels_are(published: dict[str, torc
     grey = make(SMALL, (1, 32, 32), model_pretrained=True).eval()
     x = torch.rand(2, 1, 32, 32)
     assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_images_come_as_the_weights_saw_them(tmp_path: Path) -> None:
+    make_folder(tmp_path / "colours", {"train": 2, "test": 1})
+    spec = {"dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0, "model": "torchvision/resnet18"}
+    made = make_data(Config.from_dict(spec))
+    assert made.input_shape == (3, 224, 224)
+    assert re.search(r"Resize\(size=256, interpolation=bilinear", made.about["images"]["evaluation"][0])
+    assert make_data(Config.from_dict({**spec, "model_input_shape": [1, 32, 32]})).input_shape == (1, 32, 32)
+    on_device = {**spec, "data_on_device": True, "model_pretrained": True}
+    assert make_data(Config.from_dict(on_device)).about["images"]["mean"] == (0.485, 0.456, 0.406)
 
 
 class Bad:
