@@ -114,6 +114,8 @@ def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> No
     command.add_argument("--name", required=True, help="of the registered model")
     command.add_argument("--alias", help="as staging or production")
     command.add_argument("--uri", help="as for export")
+    command = add("sync-wandb", sync_wandb, "send to Weights & Biases what offline runs have left")
+    command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
 
 
 def look(batches: Sequence[str]) -> list[Observation]:
@@ -414,6 +416,22 @@ def register(options: argparse.Namespace) -> None:
 
     folder = find.run_path(options.run_word, RESULTS)
     print(mlflow_export.register(folder, mlflow_uri(options), options.name, options.alias))
+
+
+def sync_wandb(options: argparse.Namespace) -> int:
+    """`wandb sync` for each run that was not sent; 1 if one of them could not be."""
+    import importlib.util
+
+    from src.tracking import wandb_tracker
+
+    if importlib.util.find_spec("wandb") is None:
+        raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
+    failed = sent = 0
+    for path, code, words in wandb_tracker.sync([batch.check(path) for path in options.batches]):
+        failed, sent = failed + (code != 0), sent + (code == 0)
+        print(f"{path}: {f'failed: {words}' if code else 'sent'}", flush=True)
+    print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
+    return int(failed > 0)
 
 
 def mlflow_uri(options: argparse.Namespace) -> str:

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +39,7 @@ class MlflowTracker(Tracker):
         if folder is None or uri is None:
             raise Refused("there is no run folder" if uri else NOT_LIVE)
         self._folder, self._config, self._facts = folder, config.to_dict(), facts
+        _knock(uri)
         if "resumed_at_step" in facts:
             self._rows = mlflow_run.read_rows(folder)
         book = mlflow_run.Book(mlflow_run.connect(uri), uri, mlflow_run.experiment_name(folder, self._config))
@@ -69,3 +73,11 @@ class MlflowTracker(Tracker):
             self._run.best_model(self._folder, self._config, self._facts, self._example)
             self._run.summary(self._facts, self._rows, end)
         self._run.end(mlflow_run.status_of(end))
+
+
+def _knock(uri: str) -> None:
+    """OSError if nobody is there, before MLflow is loaded, which takes seconds. Behind a proxy that cannot be told."""
+    address = urllib.parse.urlsplit(uri)
+    if address.hostname and not urllib.request.getproxies():
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname, port), timeout=1.0).close()

@@ -1,33 +1,67 @@
-"""Weights & Biases. Never asks for a key: without one a run goes on untracked. WANDB_MODE=offline needs none."""
+"""Weights & Biases. Never asks for a key: without one a run goes on untracked. WANDB_MODE=offline needs none"""
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from src import metrics, run_folder
 from src.config import Config
+from src.tracking.tracker import Refused, Tracker
 
 
-class WandbTracker:
-    """A W&B run with the config and facts of ours, and a point per epoch over the optimizer's steps."""
+class WandbTracker(Tracker):
+    """A W&B run with the config and facts of ours, and a point per epoch over the optimizer's steps.
+
+    A run that goes on is the same one there, by its id. Group: the batch; tags: wandb_tags and what differs between the
+    runs of the batch, as in the folder's name; summary: how it ended, the last values and the best.
+    """
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
-        """Raises RuntimeError if there is no key."""
+        """Raises Refused if there is no key."""
+        os.environ.setdefault("WANDB_CONSOLE", "off")  # what a run prints is its own affair
         import wandb
 
         mode = wandb.setup().settings.mode  # of WANDB_MODE, or a file that `wandb offline` wrote
         if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
-            raise RuntimeError("no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
+            raise Refused("no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
+        self._best: dict[str, float] = {}
         self._run = wandb.init(
-            entity=config.wandb_entity, project=config.wandb_project_name, tags=config.wandb_tags,
-            name=config.wandb_run_name or (os.path.basename(os.path.abspath(folder)) if folder else None),
-            dir=folder, config={**config.to_dict(), "facts": dict(facts)})
+            entity=config.wandb_entity, project=config.wandb_project_name, dir=folder,
+            config={**config.to_dict(), "facts": dict(facts)},
+            **(_place(config, os.path.abspath(folder)) if folder else
+               {"name": config.wandb_run_name, "tags": config.wandb_tags}))
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Send the cells of an epoch."""
         self._run.log(dict(row), step=step)
+        for column in metrics.judging_columns(row):
+            if column not in self._best or metrics.better(column, row[column], self._best[column]):
+                self._best[column] = row[column]
 
     def finish(self, end: str | None) -> None:
-        """Close the W&B run; one that was broken off is shown as failed."""
-        self._run.summary["end"] = end
-        self._run.finish(exit_code=0 if end else 1)
+        """Close the W&B run; one that was broken off, or failed, is shown as failed."""
+        self._run.summary.update({"end": end, **{f"best/{name}": value for name, value in self._best.items()}})
+        self._run.finish(exit_code=0 if end in run_folder.ENDS else 1)
+
+
+def _place(config: Config, folder: str) -> dict[str, Any]:
+    """What a run is called in W&B, by its folder."""
+    name, batch = os.path.basename(folder), os.path.dirname(folder)
+    in_batch = run_folder.is_batch_folder(batch)
+    tags = dict.fromkeys([*(config.wandb_tags or ()), *(name.split("+")[1:] if in_batch else ())])
+    return {"id": run_folder.identity(folder), "resume": "allow", "name": config.wandb_run_name or name,
+            "group": os.path.basename(batch) if in_batch else None, "tags": [tag[:64] for tag in tags]}
+
+
+def sync(batches: Sequence[str]) -> Iterator[tuple[str, int, str]]:
+    """Send what offline runs of the batches have left: for each its folder, wandb's exit code and its last words."""
+    for batch in batches:
+        for path in sorted(glob.glob(os.path.join(glob.escape(batch), "*", "wandb", "offline-run-*"))):
+            if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), "*.synced")):
+                done = subprocess.run([sys.executable, "-m", "wandb", "sync", path], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                yield path, done.returncode, (done.stdout.strip().splitlines() or [""])[-1]

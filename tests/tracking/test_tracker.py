@@ -18,7 +18,7 @@ from tests.training.toys import parts, train
 
 class _FakeRun:
     def __init__(self, module: _FakeWandb) -> None:
-        self.module, self.summary = module, {}
+        self.module, self.summary = module, {}  # as W&B's, a mapping with `update`
 
     def log(self, row: dict[str, float], step: int) -> None:
         self.module.rows.append((step, row))
@@ -71,6 +71,7 @@ def test_a_tracked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "test/last/loss" not in wandb.rows[0][1]  # an empty cell
     assert "test/last/loss" in wandb.rows[2][1]
     assert wandb.ended == ("completed", 0)
+    assert wandb.started["id"] and wandb.started["resume"] == "allow"
 
 
 def test_without_a_key_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,105 @@
+"""W&B itself, offline: what it leaves in the run folder, read by its own reader."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experiments
+from src import run_folder
+from src.tracking import wandb_tracker
+from tests.tracking.test_mlflow import make_batch
+from tests.training.toys import parts, train
+
+pytest.importorskip("wandb")
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def records(path: Path) -> list[Any]:
+    """All that is in a file of W&B, which is a log in LevelDB's format: blocks of 32 KiB, in which each fragment has a
+    checksum (4 bytes), a length (2) and a kind (1: whole, 2: first, 3: middle, 4: last), after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, parts, found = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4:at + 6], "little"), data[at + 6]
+        parts += data[at + 7:at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a batch, trained offline."""
+    folder = make_batch(tmp_path_factory.mktemp("results")) / "000_tracked+bas_lr=0.1+mom=0.9"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text("base_lr: 0.1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_API_KEY", KEY)
+        patch.setenv("WANDB_SILENT", "true")
+        train(parts(wandb=True, wandb_project_name="p", wandb_tags=["mine"]), str(folder))
+    return folder
+
+
+def test_an_offline_run_has_it_all(offline: Path) -> None:
+    assert "WARNING" not in (offline / "training.log").read_text()
+    path, = offline.glob("wandb/offline-run-*/run-*.wandb")
+    assert path.name == f"run-{run_folder.identity(offline)}.wandb"
+    found = records(path)
+    run, = (record.run for record in found if record.WhichOneof("record_type") == "run")
+    assert (run.run_id, run.run_group) == (run_folder.identity(offline), offline.parent.name)
+    assert (run.display_name, run.project) == (offline.name, "p")
+    assert sorted(run.tags) == ["bas_lr=0.1", "mine", "mom=0.9"]
+    rows = [{item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+             for item in record.history.item} for record in found if record.WhichOneof("record_type") == "history"]
+    assert [row["_step"] for row in rows] == [4, 8, 12]
+    header, *lines = [line.split(",") for line in (offline / "stats.csv").read_text().splitlines()]
+    told = [float(line[header.index("train/loss")]) for line in lines]
+    assert [row["train/loss"] for row in rows] == pytest.approx(told)
+    summary: dict[str, Any] = {}
+    for record in found:
+        if record.WhichOneof("record_type") == "summary":
+            summary |= {item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+                        for item in record.summary.update}
+    assert summary["end"] == "completed"
+    best = max(float(line[header.index("test/last/accuracy")]) for line in lines)
+    assert summary["best/test/last/accuracy"] == pytest.approx(best)
+
+
+def test_the_key_is_nowhere(offline: Path) -> None:
+    for path in offline.rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_what_is_left_is_sent_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    """`wandb sync` for each offline run, until it has left its mark."""
+    fake = offline.parent / "fake"
+    (fake / "wandb").mkdir(parents=True)
+    (fake / "wandb" / "__init__.py").write_text("")
+    (fake / "wandb" / "__main__.py").write_text(
+        "import glob, os, sys\nassert sys.argv[1] == 'sync'\n"
+        "if os.path.exists(os.environ['FAIL']): sys.exit('no network')\n"
+        "open(glob.glob(sys.argv[2] + '/*.wandb')[0] + '.synced', 'w').close()\n")
+    monkeypatch.setenv("PYTHONPATH", str(fake))
+    monkeypatch.setenv("FAIL", str(fake))
+    words = ["sync-wandb", str(offline.parent)]
+    assert experiments.main(words) == 1
+    assert capsys.readouterr().out.endswith(": failed: no network\n0 runs sent, 1 failed\n")
+    monkeypatch.setenv("FAIL", str(fake / "none"))
+    assert experiments.main(words) == 0
+    assert capsys.readouterr().out.endswith(": sent\n1 run sent\n")
+    assert experiments.main(words) == 0
+    assert capsys.readouterr().out == "0 runs sent\n"
+    assert list(wandb_tracker.sync([str(offline.parent)])) == []
