@@ -1,7 +1,6 @@
 """Train one run, or what a task file lists: `python train.py spec.yaml`. Another program calls experiment_generator."""
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -181,7 +180,7 @@ def _model_of(folder: str, config: Config, facts: dict[str, Any], data: Data | N
         path = os.path.join(folder, found[-1])
     task = make_task(config, data, torch.device("cpu")) if data and config.task else None
     model = (task.make_model() if task else None) or make_model(
-        dataclasses.replace(config, model_pretrained=False), tuple(facts["input_shape"]), facts["output_dim"])
+        config, tuple(facts["input_shape"]), facts["output_dim"], weights=False)
     content = checkpoint.load(path)
     model.load_state_dict(content["averaged"] or content["model"])
     return model.eval()

@@ -394,7 +394,7 @@ def check_model_options(spec: Mapping[str, Any], model: str) -> None:
     from src.own import is_own
 
     family = model.partition("/")[0]
-    if spec.get("model_pretrained") and (is_own(model) or family not in PUBLISHED):
+    if spec.get("model_pretrained") and not spec.get("task") and (is_own(model) or family not in PUBLISHED):
         raise ConfigError(f"there are no pretrained weights for {model}", where="model_pretrained", allowed=(
             f"true for models of the families {', '.join(PUBLISHED)} alone"))
     if spec.get("model_head_init") == "zero_shot":

@@ -61,23 +61,24 @@ class Known(NamedTuple):
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
-         device: torch.device | None) -> ImageClassifier:
+         device: torch.device | None, weights: bool = True) -> ImageClassifier:
     """The model, for images of any size that its patches fit into; pretrained position embeddings are resampled.
 
-    classes: those of the data, of whose names model_head_init: zero_shot makes the head, on `device`. ConfigError for
-    names that open_clip does not know, images that the model does not take, or classes without names; DataError for
-    weights that are neither in the cache nor to be fetched.
+    classes: those of the data, of whose names model_head_init: zero_shot makes the head, on `device`. weights: False
+    leaves out pretrained weights and what the head is made of. ConfigError for names that open_clip does not know,
+    images that the model does not take, or classes without names; DataError for weights that are neither in the cache
+    nor to be fetched.
     """
     channels, *size = image_size(config.model, input_shape)
     known = find(config)
     zero_shot = config.model_head_init == "zero_shot"
-    names = class_names(config, classes, output_dim) if zero_shot else []
+    names = class_names(config, classes, output_dim) if zero_shot and weights else []
     with taking_images(config.model, input_shape,
                        f"its own size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
         with options.refused(config, list):
-            model = _create(config, known, size if size != known.size else None)
+            model = _create(config, known, size if size != known.size else None, weights)
         made = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
-        if zero_shot:
+        if names:
             with torch.no_grad():
                 made.head.weight.copy_(_zero_shot_weights(config, known, model, names, device))
                 made.head.bias.zero_()
@@ -144,7 +145,7 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
     return names
 
 
-def _create(config: Config, known: Known, size: list[int] | None) -> Any:
+def _create(config: Config, known: Known, size: list[int] | None, with_weights: bool = True) -> Any:
     """open_clip's whole model, for images of `size` (None: its own)."""
     vision = {**known.settings["vision_cfg"], **options.of(config)}
     options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
@@ -153,7 +154,7 @@ def _create(config: Config, known: Known, size: list[int] | None) -> Any:
         forced = vision["image_size"] = size[0] if size[0] == size[1] else tuple(size)
     weights, quick_gelu = None, False
     if known.tag:
-        weights = _weights(config, known)
+        weights = _weights(config, known) if with_weights else None
         quick_gelu = bool(known.open_clip.get_pretrained_cfg(known.name, known.tag).get("quick_gelu"))
 
     def create() -> Any:

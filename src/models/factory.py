@@ -1,6 +1,7 @@
 """make_model: the model that a config names, with its last layer as model_head_init says."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -25,15 +26,16 @@ FAMILIES: dict[str, ModuleType] = {"timm": timm_models, "torchvision": torchvisi
 
 
 def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object] = (),
-               device: torch.device | None = None) -> nn.Module:
+               device: torch.device | None = None, weights: bool = True) -> nn.Module:
     """A model [n, *input_shape] -> [n, output_dim] on the CPU; for regression output_dim is 1.
 
     Random weights come from torch's global generator, which the caller seeds. classes: those of the data, whose names
-    a head initialised by zero_shot is made of, on `device`. ConfigError if the model cannot take the samples, DataError
-    if pretrained weights cannot be had.
+    a head initialised by zero_shot is made of, on `device`. weights: False makes the same model without anybody's
+    weights, for one that is about to get those of a checkpoint. ConfigError if the model cannot take the samples,
+    DataError if pretrained weights cannot be had.
     """
-    check_model_options(config.to_dict(), config.model)
-    model = _build(config, input_shape, output_dim, classes, device)
+    check_model_options({**config.to_dict(), "task": None}, config.model)
+    model = _build(config, input_shape, output_dim, classes, device, weights)
     if config.model_head_init in ("zero", "rand"):
         init_head(find_head(model, config.model), config.model_head_init)
     if config.grad_checkpointing:
@@ -45,23 +47,24 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, cl
 
 def fetch(config: Config) -> str:
     """Make pretrained weights present in the cache; one line that says what was done. Errors as in make_model."""
-    check_model_options(config.to_dict(), config.model)
+    check_model_options({**config.to_dict(), "task": None}, config.model)
     family = FAMILIES.get(config.model.partition("/")[0])
     return family.fetch(config) if family else f"{config.model}: no weights to fetch"
 
 
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
-           device: torch.device | None) -> nn.Module:
+           device: torch.device | None, weights: bool) -> nn.Module:
+    as_it_is = config if weights else dataclasses.replace(config, model_pretrained=False)
     if own.is_own(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
-        return timm_models.make(config, input_shape, output_dim)
+        return timm_models.make(as_it_is, input_shape, output_dim)
     if config.model.startswith("torchvision/"):
-        return torchvision_models.make(config, input_shape, output_dim)
+        return torchvision_models.make(config, input_shape, output_dim, weights)
     if config.model.startswith("clip/"):
-        return clip_models.make(config, input_shape, output_dim, classes, device)
+        return clip_models.make(config, input_shape, output_dim, classes, device, weights)
     if config.model.startswith("hf/"):
-        return hf_models.make(config, output_dim)
+        return hf_models.make(as_it_is, output_dim)
     if config.model in ("linear", "linear/no_bias"):
         return Linear(input_shape, output_dim, bias=config.model == "linear")
     if config.model == "tiny/lenet":

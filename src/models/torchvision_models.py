@@ -20,21 +20,22 @@ from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
 
 
-def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
+def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights: bool = True) -> nn.Module:
     """[n, c, h, w] -> [n, output_dim]. ConfigError for a name that torchvision does not know or images that the model
     does not take, DataError for weights that are neither in the cache nor to be fetched.
 
     A vision transformer with random weights is made for the size of the data's images. Auxiliary outputs are left out.
+    weights: False leaves pretrained ones out.
     """
     channels, *size = image_size(config.model, input_shape)
-    builder, weights = _known(config)
+    builder, published = _known(config)
     known = own_images(config.model)
     assert known  # as torchvision knows the name
     usual = list(known.size)
     with taking_images(config.model, input_shape, f"its own size is model_input_shape: [3, {usual[0]}, {usual[1]}]"):
         with options.refused(config, lambda: options.taken_by(_class_of(builder))):
-            model = _pretrained(config, builder, weights, output_dim) if config.model_pretrained else builder(**{
-                "num_classes": output_dim, **_suited(builder, size), **options.of(config)})
+            model = _pretrained(config, builder, published, output_dim) if config.model_pretrained and weights else (
+                builder(**{"num_classes": output_dim, **_suited(config, builder, size), **options.of(config)}))
         take_channels(model, channels)
         if size != usual:
             try_once(model, input_shape)
@@ -84,9 +85,11 @@ def _known(config: Config) -> tuple[Callable[..., nn.Module], Any]:
     return models.get_model_builder(name), models.get_model_weights(name).DEFAULT
 
 
-def _suited(builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
-    """What a new model is made with: for images of `size`, and without auxiliary outputs."""
-    wanted = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True}
+def _suited(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
+    """What a new model is made with: for images of `size`, without auxiliary outputs, and with the normalisation that
+    comes with some pretrained weights."""
+    wanted = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
+              "transform_input": config.model_pretrained}
     takes = inspect.signature(_class_of(builder)).parameters
     return {name: value for name, value in wanted.items() if name in takes}
 

@@ -98,6 +98,15 @@ def test_zero_shot_evaluation_and_what_follows(small: Any) -> None:
     assert trained["val/last/loss"].iloc[-1] < 0.8 * loss
 
 
+def test_a_saved_model_needs_no_published_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = Config.from_dict({**DIGITS, "train_length": 1, "save_freq": 1, "output_dir": str(tmp_path / "run")})
+    (_, model), = train.experiment_generator(config)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: pytest.fail("the published weights were asked for"))
+    again, _ = train.load_model(str(tmp_path / "run"))
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(x), again(x))
+
+
 def test_names_of_the_data_and_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a cat\n\nhot dog\n")
     told = {"model": "clip/small@mine", "model_head_init": "zero_shot"}

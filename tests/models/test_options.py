@@ -51,6 +51,10 @@ def test_before_submission(spec: dict[str, Any], message: str) -> None:
         check_parameters(spec)
 
 
+def test_a_task_may_mean_something_of_its_own() -> None:
+    check_parameters({"task": "tests.training.tasks:Autoencoder", "model_pretrained": True})
+
+
 def test_options_of_timm() -> None:
     pytest.importorskip("timm")
     model = make("timm/test_vit", {"class_token": False, "global_pool": "avg", "drop_rate": 0.25})

@@ -75,6 +75,12 @@ def test_pretrained_weights_under_a_new_head(published: dict[str, torch.Tensor])
     assert not make(SMALL, model_pretrained=True, model_head_init="zero").fc.weight.any()  # type: ignore[union-attr]
 
 
+def test_the_same_model_without_published_weights() -> None:
+    config = Config(model="torchvision/googlenet", model_pretrained=True)
+    assert make_model(config, (3, 64, 64), 2, weights=False).transform_input
+    assert not make("torchvision/googlenet", (3, 64, 64)).transform_input
+
+
 def test_grey_images_are_what_three_equal_channels_are(published: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
     colours = make(SMALL, model_pretrained=True).eval()
