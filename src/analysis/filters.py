@@ -75,6 +75,19 @@ def key(value: Any) -> Any:
     return (bool, value) if isinstance(value, bool) else value
 
 
+def is_number(value: Any) -> bool:
+    """An int or a float; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def levels(values: pd.Series) -> list[Any]:
+    """The different values of a config column: numbers in order, others as they come, a missing one first."""
+    found = {key(value): None if is_missing(value) else value for value in values.tolist()}
+    missing = [value for value in found.values() if value is None]
+    there = [value for value in found.values() if value is not None]
+    return missing + (sorted(there) if all(map(is_number, there)) else there)
+
+
 def _holds(condition: Any, cell: Any) -> bool:
     if isinstance(condition, (list, tuple, set, frozenset, range)) and not isinstance(condition, Interval):
         return any(_holds(one, cell) for one in condition)

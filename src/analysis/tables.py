@@ -1,4 +1,4 @@
-"""Which parameters vary, and which runs are best: ranked by val where there is one, diverged runs last."""
+"""Which parameters vary, and which runs and settings are best: by val where there is one, diverged runs last"""
 from __future__ import annotations
 
 import logging
@@ -142,6 +142,66 @@ def _counterparts(name: str, columns: list[str]) -> list[str]:
     """The same measure of other splits: val/av/accuracy → test/av/accuracy."""
     measure = name.partition("/")[2]
     return [other for other in columns if other != name and other.partition("/")[2] == measure]
+
+
+def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
+    """Each run's value, (runs,): the best of some columns at an epoch, as in `best_runs`; NaN for a diverged run."""
+    descends = metrics.descends(columns[0])
+    values = [[pick(usable(end, curve), epoch, descends)[0] for end, curve in zip(df["end"], df[name], strict=True)]
+              for name in columns]
+    best = np.fmin if descends else np.fmax
+    return pd.Series(best.reduce(np.array(values), axis=0), index=df.index)
+
+
+def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "best") -> pd.DataFrame:
+    """A row per setting (runs that differ in seeds alone), best mean first; those that seeds cannot tell apart tie.
+
+    Columns: rank, the varying parameters, value (mean), deviation (standard, of the runs), runs (that have a value),
+    diverged, members (index labels of df). A setting has the rank of the first one above it from which it does not
+    differ by Welch's t-test (1947) at 5 %; a setting of a single run is given the pooled deviation of the others. One
+    pair at a time, at 5 % each: a first look, not a proof. Metric, epoch and errors as in `best_runs`.
+    """
+    names = metric_columns(df, metric)
+    settings = varying_columns(df)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position, point in enumerate(zip(*(map(key, df[name].tolist()) for name in settings), strict=True)
+                                     if settings else [()] * len(df)):
+        groups.setdefault(point, []).append(position)
+    values, diverged = scores(df, names, epoch).to_numpy(), (df["end"] == run_folder.DIVERGED).to_numpy()
+    rows = []
+    for positions in groups.values():
+        there = values[positions][np.isfinite(values[positions])]
+        rows.append({"value": there.mean() if len(there) else np.nan,
+                     "deviation": there.std(ddof=1) if len(there) > 1 else np.nan, "runs": len(there),
+                     "diverged": int(diverged[positions].sum()), "members": df.index[positions].tolist()})
+    table = pd.concat([df[settings].iloc[[positions[0] for positions in groups.values()]].reset_index(drop=True),
+                       pd.DataFrame(rows)], axis=1)
+    table = table.sort_values("value", ascending=metrics.descends(names[0]), kind="stable", ignore_index=True)
+    table.insert(0, "rank", _ranks(table))
+    return table
+
+
+def _ranks(table: pd.DataFrame) -> list[int]:
+    """1 for the best setting and those that tie with it; the next has its place as rank, and so on."""
+    from scipy.special import stdtrit
+
+    value, runs = table["value"].to_numpy(), table["runs"].to_numpy()
+    variance, freedom = table["deviation"].to_numpy() ** 2, runs - 1.0
+    several = runs > 1
+    if several.any():
+        pooled = (variance[several] * freedom[several]).sum() / freedom[several].sum()
+        variance, freedom = np.where(several, variance, pooled), np.where(several, freedom, freedom[several].sum())
+    else:
+        variance, freedom = np.zeros(len(table)), np.ones(len(table))  # nothing is known of the noise
+    error = variance / np.maximum(runs, 1)  # squared, of the mean
+    leader, ranks = 0, []
+    for place in range(len(table)):
+        both = error[leader] + error[place]
+        degrees = both**2 / (error[leader]**2 / freedom[leader] + error[place]**2 / freedom[place]) if both > 0 else 1
+        if not abs(value[place] - value[leader]) <= stdtrit(degrees, 0.975) * np.sqrt(both):
+            leader = place
+        ranks.append(leader + 1)
+    return ranks
 
 
 def runs_table(df: pd.DataFrame) -> pd.DataFrame:

@@ -1,18 +1,19 @@
 """Pictures: the numbers in their lines, and nothing cut off, whatever the grid."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from src import run_folder
-from src.analysis import plots
+from src.analysis import drawing, plots
 from src.analysis.results import read_experiments
 from src.errors import ResultsError
+from tests.analysis.looking import assert_nothing_is_cut_off, texts
 from tests.analysis.make_batch import AXES, DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 SEEDS = {**AXES, "seed_model": [1, 2, 3]}
@@ -26,34 +27,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         end = {0: run_folder.DIVERGED, 1: None}.get(index, run_folder.COMPLETED)
         make_run(batch, index, spec, stats=curves(spec, 2 if end is None else 6, index), end=end)
     return read_experiments(batch)
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-
-
-def assert_nothing_is_cut_off(figure: Figure) -> None:
-    """Every visible text lies within the picture, to a pixel; no panel has collapsed."""
-    figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    not_drawn = ticks_beyond_limits(figure)
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text not in not_drawn:
-            box = text.get_window_extent()
-            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-            assert inside, f"{text.get_text()!r} at {box}"
-    assert all(axes.bbox.width > 60 and axes.bbox.height > 60 for axes in figure.axes)
-
-
-def ticks_beyond_limits(figure: Figure) -> set[Text]:
-    """The labels of ticks that matplotlib keeps, and does not draw."""
-    labels = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low <= tick.get_loc() <= high:
-                labels |= {tick.label1, tick.label2}
-    return labels
 
 
 def test_lines_are_means_and_bands_standard_errors(digits: pd.DataFrame) -> None:
@@ -140,8 +113,8 @@ def test_one_run_with_one_epoch(digits: pd.DataFrame) -> None:
         assert_nothing_is_cut_off(figure)
 
 
-def test_a_thousand_runs(digits: pd.DataFrame) -> None:
-    many = pd.concat([digits] * 28, ignore_index=True)
+def test_hundreds_of_runs(digits: pd.DataFrame) -> None:
+    many = pd.concat([digits] * 12, ignore_index=True)
     many["run"] = [f"{index:04d}_a_rather_long_name_of_a_run+bas={index}" for index in range(len(many))]
     many["base_lr"] = np.geomspace(1e-4, 10, len(many))
     for figure in (plots.learning_curves(many, legend="run", columns="model"),
@@ -166,7 +139,7 @@ def test_only_diverged_runs(digits: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    ({"columns": "modle"}, "did you mean 'model'"), ({"spread": "std"}, "standard error, range"),
+    ({"columns": "modle"}, "did you mean 'model'"), ({"spread": "std"}, "95% confidence, standard deviation, range"),
     ({"metric": "nothing"}, "no stats column"), ({"rows": "run", "columns": "model"}, "too many")])
 def test_what_cannot_be_drawn_is_an_error(digits: pd.DataFrame, arguments: dict[str, str], says: str) -> None:
     with pytest.raises(ResultsError, match=says):
@@ -183,3 +156,146 @@ def test_no_runs_is_an_error(digits: pd.DataFrame) -> None:
     ("train/seen_examples", "train seen examples"), ("a/b/c/d", "a/b/c/d")])
 def test_labels(name: str, text: str) -> None:
     assert plots.label(name) == text
+
+
+def test_confidence_is_students(digits: pd.DataFrame) -> None:
+    table = pd.DataFrame([[0.9, 0.92, 0.97], [0.5, np.nan, np.nan]])
+    low, high = drawing.band(table, "95% confidence")
+    half = 4.302653 * np.std([0.9, 0.92, 0.97], ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom, from a table
+    assert (low[0], high[0]) == pytest.approx((0.93 - half, 0.93 + half))
+    assert (low[1], high[1]) == (0.5, 0.5)
+
+
+def test_best_so_far_never_gets_worse_and_stays(digits: pd.DataFrame) -> None:
+    runs = digits[digits["model"] == "linear"].iloc[[5, 6]].copy()
+    curves = [pd.Series([0.1, 0.5, 0.3], index=[1, 2, 3]), pd.Series([0.2, np.nan], index=[1, 2])]
+    runs["val/last/accuracy"] = pd.Series(curves, index=runs.index, dtype=object)
+    (line,) = plots.learning_curves(runs, "val/last/accuracy", best_so_far=True).axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([0.15, 0.35, 0.35])
+    runs["val/last/loss"] = runs["val/last/accuracy"]
+    (line,) = plots.learning_curves(runs, "val/last/loss", best_so_far=True).axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([0.15, 0.15, 0.15])
+
+
+def test_styles_are_a_parameter(digits: pd.DataFrame) -> None:
+    figure = plots.learning_curves(digits, "val/last/loss", columns="base_lr", legend="model", style="averaging")
+    assert [line.get_linestyle() for line in figure.axes[1].lines] == ["-", "--", "-", "--"]
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert entries == ["linear", "tiny/lenet", "averaging", "none", "poly_8"]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_averaged_against_last(digits: pd.DataFrame) -> None:
+    figure = plots.averaged_against_last(digits, columns="model", legend="base_lr")
+    dots = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+    x, y = (np.concatenate([getattr(line, f"get_{side}data")() for line in dots]) for side in "xy")
+    runs = digits[(digits["averaging"] == "poly_8") & (digits["end"] != run_folder.DIVERGED)]
+    assert sorted(x) == sorted(runs["val/last/accuracy"].map(max))
+    assert sorted(y) == sorted(runs["val/av/accuracy"].map(max))
+    gain = runs["val/av/accuracy"].map(max) - runs["val/last/accuracy"].map(max)
+    assert any(f"by {gain.mean():.2g} ±" in text and f"in {(gain > 0).sum()} of 18 runs" in text
+               for text in texts(figure))
+    assert_nothing_is_cut_off(figure)
+    losses = plots.averaged_against_last(digits, "val/.*/loss", log=True)
+    assert any("below the diagonal averaging is better" in text for text in texts(losses))
+
+
+def test_the_front_is_what_none_beats_in_both(digits: pd.DataFrame) -> None:
+    runs = digits.iloc[12:36:3].copy()  # eight settings
+    costs, values = [1, 2, 3, 4, 5, 6, 7, 8], [0.2, 0.1, 0.5, 0.5, 0.4, 0.9, 0.8, 0.3]
+    runs["facts/parameters"] = costs
+    runs["val/last/accuracy"] = pd.Series([pd.Series([v], index=[1]) for v in values], index=runs.index, dtype=object)
+    figure = plots.pareto(runs, "facts/parameters", "val/last/accuracy", legend="model")
+    front = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
+    assert (front.get_xdata().tolist(), front.get_ydata().tolist()) == ([1, 3, 6], [0.2, 0.5, 0.9])
+    assert "front: model, base_lr," in texts(figure)[-4]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_costs(digits: pd.DataFrame) -> None:
+    seconds = plots.pareto(digits, legend="averaging")
+    assert seconds.axes[0].get_xlabel() == "training (s)"
+    runs = digits.copy()
+    runs["system/memory"] = pd.Series([pd.Series([2.0**29, 2.0**30], index=[1, 2])] * len(runs), index=runs.index)
+    memory = plots.pareto(runs, "memory")
+    assert memory.axes[0].get_xlabel() == "memory at most (GiB)"
+    assert set(memory.axes[0].lines[0].get_xdata()) == {1.0}
+    for figure in (seconds, memory):
+        assert_nothing_is_cut_off(figure)
+
+
+def test_saved_as_png_and_pdf_the_same_each_time(digits: pd.DataFrame, tmp_path: Path) -> None:
+    figure = plots.learning_curves(digits.iloc[[5]], "val/last/loss")
+    assert plots.save(figure, tmp_path / "v1.2") == [f"{tmp_path}/v1.2.png", f"{tmp_path}/v1.2.pdf"]
+    pdf = (tmp_path / "v1.2.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/Type0" in pdf, "fonts as text: Type 3 is refused by some journals"
+    assert (tmp_path / "v1.2.png").read_bytes().startswith(b"\x89PNG")
+    plots.save(plots.learning_curves(digits.iloc[[5]], "val/last/loss"), tmp_path / "v1.2.pdf")
+    assert (tmp_path / "v1.2.pdf").read_bytes() == pdf
+
+
+PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "overview": plots.overview, "learning_curves": plots.learning_curves, "ranking": plots.ranking,
+    "metric_against": lambda df: plots.metric_against(df, "base_lr"),
+    "heat_map": lambda df: plots.heat_map(df, "base_lr", "model"),
+    "parallel_coordinates": plots.parallel_coordinates, "importance": plots.importance,
+    "averaged_against_last": plots.averaged_against_last, "pareto": plots.pareto, "confusion": plots.confusion,
+}
+each_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+
+
+def drawn_or_told(draw: Callable[[pd.DataFrame], Figure], df: pd.DataFrame) -> None:
+    """A picture without a flaw, or a sentence of one line."""
+    try:
+        figure = draw(df)
+    except ResultsError as error:
+        sentence = str(error)
+    else:
+        assert_nothing_is_cut_off(figure)
+        sentence = "there is a picture, which needs no words"
+    assert "\n" not in sentence and len(sentence) > 30
+
+
+def test_every_picture_is_tried() -> None:
+    assert set(PICTURES) == {name for name in plots.__all__ if getattr(
+        getattr(plots, name), "__annotations__", {}).get("return") == "Figure"}
+
+
+@each_picture
+def test_awkward_runs_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+    no_numbers = digits.copy()
+    for name in ("val/last/accuracy", "val/av/accuracy"):
+        no_numbers[name] = pd.Series([cell * np.nan for cell in digits[name]], index=digits.index, dtype=object)
+    mixed = digits.iloc[::3].copy()
+    mixed["base_lr"] = pd.Series([0.1, "auto", None, [1, 2]] * 3, index=mixed.index, dtype=object)
+    for df in (digits.iloc[[5]], digits[digits["end"] == run_folder.DIVERGED], digits.iloc[::3], mixed,
+               digits.drop(columns=["averaging"])):
+        drawn_or_told(draw, df)
+    if draw is not plots.confusion:
+        with pytest.raises(ResultsError, match="not a number in any of 36 runs; allowed: train/loss"):
+            draw(no_numbers)
+    with pytest.raises(ResultsError, match="there are no runs"):
+        draw(digits.iloc[:0])
+
+
+@each_picture
+def test_two_hundred_values_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+    many = pd.concat([digits] * 6, ignore_index=True).iloc[:200]
+    many["run"] = [str(number) for number in range(200)]
+    many["base_lr"] = np.geomspace(1e-4, 10, 200)
+    drawn_or_told(draw, many)
+
+
+@pytest.mark.parametrize(("draw", "says"), [
+    (lambda df: plots.metric_against(df.assign(word=[f"w{i}" for i in range(36)]), "word"), "36 values .* too many"),
+    (lambda df: plots.learning_curves(df, style="base_lr"), "so one column can be drawn; allowed: val/last/accuracy"),
+    (lambda df: plots.learning_curves(df, "val/last/loss", style="run"), "too many for line styles; allowed: 4"),
+    (lambda df: plots.averaged_against_last(df[df["averaging"].isna()]), "`averaging: poly_8` in the job spec"),
+    (lambda df: plots.pareto(df, "memory"), "no run has measured system/memory; `system_metrics: 5`"),
+    (lambda df: plots.pareto(df, "model"), "model is a number in no run; allowed: time, memory"),
+    (lambda df: plots.pareto(df, "tiem"), "there is no cost 'tiem'; allowed: time, memory, .*; did you mean 'time'"),
+    (lambda df: plots.pareto(df, legend="modle"), "did you mean 'model'"),
+])
+def test_what_is_missing_is_named(draw: Callable[[pd.DataFrame], Figure], says: str, digits: pd.DataFrame) -> None:
+    with pytest.raises(ResultsError, match=says):
+        draw(digits)

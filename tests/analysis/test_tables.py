@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.tables import best_runs, metric_columns, runs_table, setting_columns, varying_columns
+from src.analysis.tables import best_runs, metric_columns, ranking, runs_table, setting_columns, varying_columns
 from src.errors import ResultsError
 
 
@@ -129,3 +129,60 @@ def test_runs_table() -> None:
     assert table["epochs"].tolist() == [3, 3]
     assert table["val/last/accuracy"].tolist() == [0.6, 0.8]
     assert "test/last/accuracy" not in table
+
+
+def ranked(values: list[list[float]], ends: list[list[str | None]] | None = None) -> pd.DataFrame:
+    """The ranking of settings, each with the last accuracies of its runs."""
+    flat = [value for setting in values for value in setting]
+    df = frame({"val/last/accuracy": [[value] for value in flat]},
+               base_lr=[number for number, setting in enumerate(values) for _ in setting],
+               seed_model=[seed for setting in values for seed in range(len(setting))])
+    if ends:
+        df["end"] = [end for setting in ends for end in setting]
+    return ranking(df)
+
+
+def test_settings_that_seeds_cannot_tell_apart_tie() -> None:
+    # Welch's t of the first two: 0.02 / sqrt(0.0001 / 3 + 0.0004 / 3) = 1.55, below 3.2 (2.94 degrees of freedom);
+    # of the first and third: 0.2 / sqrt(0.0002 / 3) = 24.5
+    table = ranked([[0.69, 0.70, 0.71], [0.89, 0.90, 0.91], [0.86, 0.88, 0.90]])
+    assert table["base_lr"].tolist() == [1, 2, 0]
+    assert table["rank"].tolist() == [1, 1, 3]
+    assert table["value"].tolist() == pytest.approx([0.9, 0.88, 0.7])
+    assert table["deviation"].tolist() == pytest.approx([0.01, 0.02, 0.01])
+    assert table["members"].iloc[2] == [0, 1, 2]
+
+
+def test_the_test_is_welchs() -> None:
+    from scipy.stats import ttest_ind
+
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        first, second = (random.normal(0.9 + shift, random.uniform(0.001, 0.03), random.integers(2, 6)).tolist()
+                         for shift in (0, random.uniform(0, 0.05)))
+        tie = ttest_ind(first, second, equal_var=False).pvalue >= 0.05
+        assert (ranked([first, second])["rank"].iloc[1] == 1) == tie
+
+
+def test_ties_are_with_the_first_of_a_rank() -> None:
+    # each is like its neighbour, and the last is not like the first
+    table = ranked([[0.90, 0.902], [0.899, 0.901], [0.880, 0.882], [0.879, 0.881]])
+    assert table["rank"].tolist() == [1, 1, 3, 3]
+
+
+def test_a_single_run_has_the_noise_of_the_others() -> None:
+    assert ranked([[0.89, 0.90, 0.91], [0.895], [0.5]])["rank"].tolist() == [1, 1, 3]
+    assert ranked([[0.9], [0.8], [0.8]])["rank"].tolist() == [1, 2, 2], "nothing is known: only equals tie"
+
+
+def test_runs_without_noise_and_without_values() -> None:
+    table = ranked([[0.9, 0.9], [0.8, 0.8], [np.nan, np.nan], [0.95, 0.95]],
+                   [["completed"] * 2, ["completed"] * 2, [None] * 2, ["diverged", "completed"]])
+    assert table["rank"].tolist() == [1, 2, 3, 4]
+    assert table["diverged"].tolist() == [1, 0, 0, 0]
+    assert table["runs"].tolist() == [1, 2, 2, 0]
+
+
+def test_one_setting_and_none() -> None:
+    df = frame({"val/last/loss": [[1.0, 0.5], [0.7]]}, seed_model=[1, 2])
+    assert ranking(df)[["rank", "value", "runs"]].to_numpy().tolist() == [[1.0, 0.6, 2.0]]
