@@ -114,6 +114,10 @@ def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> No
     command.add_argument("--name", required=True, help="of the registered model")
     command.add_argument("--alias", help="as staging or production")
     command.add_argument("--uri", help="as for export")
+    command = add("notify", notify, "send a message about a batch, as it asks for; its own Slurm jobs do that")
+    command.add_argument("batch", metavar="BATCH", help="a batch folder")
+    command.add_argument("token", metavar="TOKEN", nargs="?", help="of a submission (default: the last one)")
+    command.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
     command = add("sync-wandb", sync_wandb, "send to Weights & Biases what offline runs have left")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
 
@@ -432,6 +436,24 @@ def sync_wandb(options: argparse.Namespace) -> int:
         print(f"{path}: {f'failed: {words}' if code else 'sent'}", flush=True)
     print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
     return int(failed > 0)
+
+
+def notify(options: argparse.Namespace) -> int:
+    """Send a message; 1 if it cannot be sent."""
+    from src.submission import journal
+    from src.submission import notify as messages
+
+    path = batch.check(options.batch)
+    plans = journal.read_history(path).plans
+    plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
+                None)
+    if plan is None:
+        raise BatchError("this batch asks for no messages", where=path, hint="job_details.notify: true does")
+    how = messages.Notify(**plan["notify"])
+    words = messages.in_job(path, plan["code"], options.kind, how) if options.token else messages.send(
+        how, path, plan["code"], options.kind)
+    print(words or "sent")
+    return int(words is not None)
 
 
 def mlflow_uri(options: argparse.Namespace) -> str:

@@ -20,6 +20,7 @@ from src.submission.ways import (
     put_canaries_first,
     slurm_submission,
     wants_canaries,
+    wants_messages,
     wants_snapshot,
 )
 from src.submission.work import Work, plan_grid, plan_retry
@@ -41,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
         work.code = provenance.look(PROJECT)
         if options.require_clean:
             work.code.require_clean()
+    work.notify = wants_messages(spec, work)
+    if work.notify and not options.dry_run:
+        work.notify.addresses()  # that there are none is told before anything is written
     if wants_snapshot(options, spec, work):
         work.snapshot = os.path.join(os.path.abspath(work.path), run_folder.CODE, token, run_folder.SNAPSHOT)
     if mode != WRITE_ONLY and wants_canaries(options, work):

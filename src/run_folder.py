@@ -109,6 +109,16 @@ def arrays_name(epoch: int) -> str:
     return f"{ARRAYS}/epoch-{epoch:05d}.npz"
 
 
+def notified_name(token: str, kind: str) -> str:
+    """The mark in submissions/ that a message of a kind was sent for a submission; also of its Slurm job's output."""
+    return f"{token}.{kind}.notified"
+
+
+def notify_script(token: str) -> str:
+    """The script of the Slurm jobs that send messages."""
+    return f"{token}.notify{SCRIPT_SUFFIX}"
+
+
 def mlflow_name(key: str) -> str:
     """What a batch or a run is called in the MLflow experiment `key`, the hash of its name and server."""
     return f"mlflow-{key}.json"

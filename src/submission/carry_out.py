@@ -17,6 +17,7 @@ from src.submission.ways import local_workers, wants_canaries
 from src.submission.work import retry_command
 
 if TYPE_CHECKING:
+    from src.submission.notify import Notices
     from src.submission.work import Work
 
 
@@ -35,7 +36,8 @@ def plan_record(work: Work, token: str, mode: str, slurm_options: SlurmOptions |
         details["canaries"] = work.first.record(submission.tickets if submission else work.plan.tickets)
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
     return {"mode": mode, "tickets": submission.tickets if submission else work.plan.tickets,
-            "argv": list(argv), "identity": identity, "code": token, "snapshot": work.snapshot is not None, **details}
+            "argv": list(argv), "identity": identity, "code": token, "snapshot": work.snapshot is not None,
+            "notify": work.notify and vars(work.notify), **details}
 
 
 def write(work: Work, token: str, record: dict[str, Any], submission: Submission | None,
@@ -120,10 +122,19 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
         print(_next_steps((again, "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
+    except BatchError as error:
+        if notices := _notices(work, book.token):
+            notices.send("failed", error.what)
+        raise
     except limits.Full:
         print(f"{len(jobs)} of {count(number, 'Slurm job')} submitted: {options.max_queued} of this "
               "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
         return 3
+    if work.notify:
+        from src.submission import notify
+
+        notify.follow(work.notify, work.path, book.token, jobs, work.project,
+                      submit.requested(submission.calls[0], slurm_options))
     if waits and waits.held:
         raise BatchError(f"{len(waits.held)} of {count(number, 'Slurm job')} not submitted, {waits.held[0]} first: the "
                          "canary has failed meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
@@ -150,8 +161,12 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         pinned, busy = gpus.choose(options.gpus)
         print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
 
+    notices = _notices(work, token)
+
     def on_end(name: str, code: int) -> None:
         progress.step(failed=code != 0)
+        if notices:
+            notices.run_ended(code not in (0, 75))
         breaker.ended(name)
 
     progress: show.Progress
@@ -176,12 +191,27 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
         if finished and not work.plan.tickets:
             raise BatchError("no run was begun: every canary failed", where=work.path,
                              hint=f"when that is mended, `{again}` tries them again")
-    finished = finished and run(work.path, work.plan.tickets, "runs", on_end)
+    try:
+        finished = finished and run(work.path, work.plan.tickets, "runs", on_end)
+    except BatchError as error:
+        if notices:
+            notices.send("failed", error.what)
+        raise
+    if notices and finished:
+        notices.send("ended")
     if not finished:
         print("stopped; what was finished is kept")
         print(_next_steps((again, "goes on")))
         return 130
     return max(_tell_how_it_ended(work, log, again), int(bool(held)))
+
+
+def _notices(work: Work, token: str) -> Notices | None:
+    if work.notify is None:
+        return None
+    from src.submission import notify  # few batches want messages
+
+    return notify.Notices(work.notify, work.path, token)
 
 
 def _tell_how_it_ended(work: Work, log: str, again: str) -> int:

@@ -12,12 +12,14 @@ from src.config import FIELDS
 from src.errors import JobSpecError, nearest
 
 if TYPE_CHECKING:
+    from src.submission.notify import Notify
     from src.submission.resources import Resources
 
 DEFAULT_OUTPUT_DIR = "results"
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
-_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot")
+_KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot",
+          "notify")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 # of the names of parameters that only say how runs are watched
 TRACKERS = ("wandb", "mlflow", "tensorboard", "comet", "system")
@@ -30,7 +32,8 @@ class JobSpec:
 
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
-    sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; extra: a
+    sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
+    where messages go; extra: a
     group's own keys of job_details; text, source: the file and its name; warnings: sentences for the user.
     """
 
@@ -44,6 +47,7 @@ class JobSpec:
     tags: list[str] = field(default_factory=list)
     description: str | None = None
     snapshot: bool = False
+    notify: Notify | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
@@ -78,7 +82,8 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
             warnings.append(f"{where}: '{key}' is not one of {', '.join(_KNOWN)}; it is kept and not used")
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
-        "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool}
+        "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool,
+        "notify": _notify}
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
@@ -171,6 +176,12 @@ def _resources(value: Any, where: str) -> Resources:
     from src.submission import resources  # few job specs have them
 
     return resources.check(value, where)
+
+
+def _notify(value: Any, where: str) -> Notify | None:
+    from src.submission import notify  # likewise
+
+    return notify.check(value, where)
 
 
 def _tags(value: Any, where: str) -> list[str]:

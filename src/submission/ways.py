@@ -17,6 +17,7 @@ from src.submission.observe import observe
 from src.submission.submit import SlurmOptions, Submission, check_script
 
 if TYPE_CHECKING:
+    from src.submission.notify import Notify
     from src.submission.work import Work
 
 
@@ -90,6 +91,18 @@ def wants_snapshot(options: argparse.Namespace, spec: JobSpec | None, work: Work
     if spec is not None:
         return spec.snapshot
     return bool(work.history.plans and work.history.plans[-1].get("snapshot"))
+
+
+def wants_messages(spec: JobSpec | None, work: Work) -> Notify | None:
+    """As the job spec says; a retry, as the batch's last submission did."""
+    if spec is not None:
+        return spec.notify
+    kept = work.history.plans[-1].get("notify") if work.history.plans else None
+    if not kept:
+        return None
+    from src.submission import notify
+
+    return notify.Notify(**kept)
 
 
 def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:

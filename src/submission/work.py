@@ -29,6 +29,7 @@ from src.submission.submit import read_specs
 
 if TYPE_CHECKING:
     from src.submission.canary import Canaries
+    from src.submission.notify import Notify
     from src.submission.provenance import Code
 
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 class Work:
     """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
     those that there are; first: those that the runs wait for; project: the folder of train.py; snapshot: the copy of
-    it that runs start from, if they do; code: what git says of it, unless nobody asked.
+    it that runs start from, if they do; code: what git says of it, unless nobody asked; notify: where
+    messages go, if any.
     """
 
     project: str
@@ -55,6 +57,7 @@ class Work:
     first: Canaries | None = None
     snapshot: str | None = None
     code: Code | None = None
+    notify: Notify | None = None
 
     @property
     def start_in(self) -> str:
