@@ -9,7 +9,8 @@ from src.config import Config
 @dataclass(frozen=True)
 class Images:
     """size: (height, width). mean, std: of each channel, of values from 0 to 1. crop_pct: the part of a side that
-    evaluation leaves of a resized image. weights: the name of the pretrained ones, as the library calls them."""
+    evaluation leaves of a resized image. squash: whether both sides are resized, whatever that does to an image's
+    shape. weights: the name of the pretrained ones, as the library calls them."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -17,6 +18,7 @@ class Images:
     interpolation: str
     crop_pct: float
     weights: str
+    squash: bool = False
 
     @property
     def shape(self) -> list[int]:
@@ -49,7 +51,7 @@ def _of_timm(name: str) -> Images | None:
         found = None
     return None if found is None else Images(
         found.input_size[1:], found.mean, found.std, found.interpolation, found.crop_pct,
-        ".".join(filter(None, (found.architecture, found.tag))))
+        ".".join(filter(None, (found.architecture, found.tag))), found.crop_mode == "squash")
 
 
 def _of_torchvision(name: str) -> Images | None:
@@ -77,4 +79,4 @@ def _of_clip(name: str) -> Images | None:
     return Images((size, size) if isinstance(size, int) else tuple(size),
                   tuple(weights.get("mean", open_clip.OPENAI_DATASET_MEAN)),
                   tuple(weights.get("std", open_clip.OPENAI_DATASET_STD)), weights.get("interpolation", "bicubic"), 1.0,
-                  tag)
+                  tag, weights.get("resize_mode") == "squash")

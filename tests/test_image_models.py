@@ -19,7 +19,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     ("clip/ViT-B-32-256", "open_clip", Images((256, 256), (0.48145466, 0.4578275, 0.40821073), (
         0.26862954, 0.26130258, 0.27577711), "bicubic", 1.0, "datacomp_s34b_b86k")),
     ("clip/ViT-B-16-SigLIP@webli", "open_clip", Images((224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic",
-                                                   1.0, "webli")),
+                                                   1.0, "webli", squash=True)),
     ("timm/resnt18", "timm", None), ("torchvision/resnt18", "torchvision", None), ("clip/ViT-B-23", "open_clip", None),
     ("timm/hf-hub:me/net", "timm", None), ("tiny/lenet", "timm", None)])
 def test_what_the_libraries_know(model: str, library: str, images: Images | None) -> None:

@@ -40,7 +40,8 @@ class Transforms:
 def transforms_of(config: Config, image: Any) -> Transforms:
     """The transforms of a config. image: the first one, whose size and channels count where nothing else says them.
 
-    What its library knows of a model holds else: size, mean, standard deviation, interpolation and crop.
+    What its library knows of a model holds else: size, mean, standard deviation, interpolation, crop, and whether
+    images are squashed.
     """
     own = own_images(config.model)
     channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
@@ -54,24 +55,29 @@ def transforms_of(config: Config, image: Any) -> Transforms:
     crop_pct = config.crop_pct or (own.crop_pct if own else 1.0)
     interpolation = config.interpolation or (own.interpolation if own else "bilinear")
     fill = tuple(round(255 * value) for value in mean)
-    return Transforms(shape, "RGB" if shape[0] == 3 else "L", _training(config, shape, interpolation, crop_pct, fill),
-                      _evaluation(shape, interpolation, crop_pct), tuple(mean), tuple(std), _erasing(config))
+    squash = own is not None and own.squash
+    return Transforms(shape, "RGB" if shape[0] == 3 else "L",
+                      _training(config, shape, interpolation, crop_pct, fill, squash),
+                      _evaluation(shape, interpolation, crop_pct, squash), tuple(mean), tuple(std), _erasing(config))
 
 
-def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float) -> Any:
-    """The shorter side resized to size / crop_pct, and the centre of it."""
-    from timm.data.transforms import MaybePILToTensor, str_to_interp_mode
+def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float, squash: bool) -> Any:
+    """The side that is shorter, in units of the size, or if squashed both, resized to size / crop_pct; then the centre.
+    """
+    from timm.data.transforms import MaybePILToTensor, ResizeKeepRatio, str_to_interp_mode
     from torchvision import transforms as T
 
     height, width = shape[1:]
-    scaled: Any = int(height / crop_pct) if height == width else (int(height / crop_pct), int(width / crop_pct))
-    return T.Compose([T.Resize(scaled, str_to_interp_mode(
-        "bilinear" if interpolation == "random" else interpolation)), T.CenterCrop((height, width)),
-                      MaybePILToTensor()])
+    wanted = (int(height / crop_pct), int(width / crop_pct))
+    kind = "bilinear" if interpolation == "random" else interpolation
+    resize = (T.Resize(wanted, str_to_interp_mode(kind)) if squash else
+              T.Resize(wanted[0], str_to_interp_mode(kind)) if height == width else
+              ResizeKeepRatio(wanted, interpolation=kind))
+    return T.Compose([resize, T.CenterCrop((height, width)), MaybePILToTensor()])
 
 
-def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float, fill: tuple[int, ...]
-              ) -> Any:
+def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float, fill: tuple[int, ...],
+              squash: bool) -> Any:
     """fill: what comes where an automatic augmentation moves an image away, 0 to 255 for each channel."""
     from timm.data.transforms import (
         MaybePILToTensor,
@@ -82,13 +88,13 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
 
     size = (shape[1], shape[2])
     if config.crop_padding is not None:
-        steps: list[Any] = [_evaluation(shape, interpolation, 1.0).transforms[0],
+        steps: list[Any] = [_evaluation(shape, interpolation, 1.0, squash).transforms[0],
                             T.RandomCrop(size, padding=config.crop_padding or None)]
     elif config.scale:
         steps = [RandomResizedCropAndInterpolation(size, scale=tuple(config.scale), ratio=tuple(
             config.ratio or (3 / 4, 4 / 3)), interpolation=interpolation)]
     else:
-        resize, centre = _evaluation(shape, interpolation, crop_pct).transforms[:2]
+        resize, centre = _evaluation(shape, interpolation, crop_pct, squash).transforms[:2]
         steps = [resize, centre]
     steps += [T.RandomHorizontalFlip(config.hflip)] * (config.hflip > 0)
     steps += [T.RandomVerticalFlip(config.vflip)] * (config.vflip > 0)

@@ -140,6 +140,23 @@ def test_images_of_many_sizes_become_one(folder: Path) -> None:
         data(folder, data_on_device=True)
 
 
+def halves() -> Any:
+    """Twice as wide as high; the outer quarters are white."""
+    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
+    pixels[:, :10] = pixels[:, 30:] = 255
+    return PIL.fromarray(pixels)
+
+
+@pytest.mark.parametrize(("model", "shape", "white"), [
+    ("tiny/lenet", [3, 20, 20], 0.0), ("tiny/lenet", [3, 10, 20], 0.5), ("tiny/lenet", [3, 20, 10], 0.0),
+    ("tiny/lenet", [3, 10, 10], 0.0), ("clip/ViT-B-16-SigLIP", [3, 20, 20], 0.5)])
+def test_what_is_seen_of_an_image_of_another_shape(model: str, shape: list[int], white: float, folder: Path) -> None:
+    """The centre, in its own shape; all of it, squashed, where the model was trained on such images."""
+    pytest.importorskip("open_clip")
+    image = transforms_of(Config(model=model, model_input_shape=shape), halves()).evaluation(halves())
+    assert image.shape == tuple(shape) and (image > 127).double().mean().item() == pytest.approx(white, abs=0.06)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
     path = folder / "colours" / "train" / "green" / "004.png"
