@@ -19,7 +19,7 @@ from src.submission.signals import Signals
 from src.training.experiment import Parts, epochs
 
 WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; how often they are saved
-LOOKS = 10_000  # steps of a linear model that looks out for signals and for who has the run
+LOOKS = 2_000  # steps of a linear model that looks out for signals and for who has the run
 
 
 def measure() -> list[tuple[str, float, float | None]]:
@@ -28,7 +28,7 @@ def measure() -> list[tuple[str, float, float | None]]:
     saving, calm = rivals(lambda: _wide_training(split, f"{STEPS // SAVED}steps"),
                           lambda: _wide_training(split, None), turns=3)
     each = (saving - calm) / SAVED
-    looking, blind = rivals(lambda: _linear_training(True), lambda: _linear_training(False))
+    looking, blind = rivals(lambda: _linear_training(True), lambda: _linear_training(False), turns=25)
     return [(f"training that saves 108 MB once a minute / one that does not ({1e3 * each:.0f} ms each time)",
              1 + each / 60, 1.03),
             (f"training that looks for signals and claims / one that does not ({1e6 * blind / LOOKS:.0f} us a step)",
@@ -49,7 +49,7 @@ def _wide_training(split: Split, every: str | None) -> float:
 
 
 def _linear_training(looks: bool) -> float:
-    config = Config(batch_size=8, train_length=10, steps_per_epoch=LOOKS // 10, base_lr=0.01, seed_training=0,
+    config = Config(batch_size=8, train_length=4, steps_per_epoch=LOOKS // 4, base_lr=0.01, seed_training=0,
                     checkpoint_every="10min" if looks else None)
     parts = linear_parts(random_split(5000), config)
     with tempfile.TemporaryDirectory() as batch:

@@ -152,7 +152,8 @@ def test_a_grid_under_a_random_killer_has_the_numbers_of_a_calm_one(slurm: Slurm
         assert_same(run / "spec.yaml", calm / run.name / "spec.yaml")
         *earlier, last = story(run)
         assert last == "completed", f"seed {SEED}: {run}"
-        assert set(earlier) <= {"requeued", "preempted", "cancelled", "timeout", "killed"}, f"seed {SEED}: {run}: {earlier}"
+        known = {"requeued", "preempted", "cancelled", "timeout", "killed"}
+        assert set(earlier) <= known, f"seed {SEED}: {run}: {earlier}"
         starts.update(earlier)
     print(f"{dict(killer.done)}: {dict(starts)}")
     assert sum(killer.done.values()) >= INTERRUPTIONS / 2

@@ -25,8 +25,9 @@ from src.errors import BatchError, ConfigError
 from src.submission import attempt
 from src.training import resume
 from src.training.experiment import Experiment, Parts, epochs
+from src.training.forward import compiler
 from tests.training.tasks import Centred
-from tests.training.toys import classes, parts
+from tests.training.toys import classes, parts, train
 
 
 def own(net: nn.Module, **options: Any) -> Parts:
@@ -159,6 +160,26 @@ def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
     start(tmp_path / "calm", **CONFIGS[name])
     for number in (7, 11):
         assert_nobody_notices(tmp_path / f"at{number}", number, what, tmp_path / "calm", **CONFIGS[name])
+
+
+@pytest.mark.skipif(not compiler(), reason="there is no C++ compiler")
+def test_a_compiled_model_goes_on_within_a_tolerance(tmp_path: Path) -> None:
+    def made() -> Parts:
+        return parts(compile="default", averaging="ema_0.9", checkpoint_every="3steps")
+
+    def check() -> None:
+        if (tmp_path / "run" / "resume-0000000006.pt").exists():  # of twelve steps
+            raise Killed
+    for name in ("calm", "run"):
+        (tmp_path / name).mkdir()
+    calm, _ = train(made(), str(tmp_path / "calm"))
+    with pytest.raises(Killed):
+        train(made(), str(tmp_path / "run"), check)
+    rows, end = train(made(), str(tmp_path / "run"))
+    assert (len(rows), end) == (2, "completed")
+    for row, expected in zip(rows, calm[1:], strict=True):
+        numbers = [name for name in row if not name.endswith(("time", "stamp", "second"))]
+        assert [row[name] for name in numbers] == pytest.approx([expected[name] for name in numbers], rel=1e-4)
 
 
 @pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "0.00001min", None])
