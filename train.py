@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder, yaml_io
 from src.config import Config
-from src.errors import BatchError, ConfigError
-from src.submission import attempt, process  # claims a run before the heavy imports, which stand inside the functions
-from src.submission.signals import signals
+from src.errors import BatchError
+from src.submission import attempt, launch, process, ranks  # a run is claimed before the heavy imports in functions
+from src.submission.signals import Stopped, signals
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
     from src.datasets.data import Data
+    from src.training.distributed import Alone, Place
     from src.training.experiment import Parts
 
 
@@ -24,22 +25,56 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     """Train a spec to its end, from where an earlier attempt saved itself; how it ended: completed, early_stopped or
     diverged, or requeued if it saved itself because the time is short. Stopped if a signal said stop.
 
-    folder: the run folder, None to write nothing. check: raises once a later attempt has taken over the run.
+    folder: the run folder, None to write nothing. check: raises once a later attempt has taken over the run. With
+    several GPUs a process for each is started here, unless srun or torchrun have done so.
     """
+    count = processes(Config.from_dict(spec))
+    return launch.run(count, train_here, (spec, folder, check)) if count > 1 else train_here(spec, folder, check)
+
+
+def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    """The same in this process, together with the others of its start."""
+    from src.training.distributed import is_loss_of_others, joined
     from src.training.experiment import epochs
     from src.training.resume import Left
 
-    if process.ranks() > 1:
-        raise ConfigError(f"{process.ranks()} processes were started for this run, and train.py trains in one",
-                          where="srun", hint="ask for one node and one GPU; --workers N --slots K shares several GPUs "
-                          "among runs")
+    config = Config.from_dict(spec)
     try:
-        parts = build(Config.from_dict(spec), folder)
-        ends = [end for _row, _model, end in epochs(parts, folder, check, signals.told_to)]
-    except Left:  # it has saved itself
-        signals.leave()
-        return run_folder.REQUEUED
+        with joined(config, _place(folder)) as team:
+            try:
+                parts = build(config, folder, team)
+                ends = [end for _row, _model, end in epochs(parts, folder, check, signals.told_to)]
+            except Left:  # it has saved itself
+                if stopped := team.most(signals.stopped or 0):  # a signal need not reach all
+                    raise Stopped(stopped) from None
+                return run_folder.REQUEUED
+    except RuntimeError as error:
+        if process.ranks() == 1 or not is_loss_of_others(error):
+            raise
+        raise launch.Lost("another process of this run is gone; if it could, it said why") from None
     return ends[-1] or ""
+
+
+def processes(config: Config) -> int:
+    """How many to start here for a run: one for each GPU that this process sees, or $GRIDIRON_PROCESSES; one where the
+    config or its task is for one."""
+    from src.training.distributed import most_processes
+    from src.training.facts import visible_gpus
+
+    if process.ranks() > 1:
+        return 1
+    asked = os.environ.get("GRIDIRON_PROCESSES")
+    return min(int(asked) if asked else visible_gpus(config.device), most_processes(config))
+
+
+def _place(folder: str | None) -> Place:
+    """This process among those of its start."""
+    from src.training.distributed import Place
+
+    mine = process.rank(), process.ranks(), process.local_rank()
+    if here := os.environ.get(launch.MEETING):
+        return Place(*mine, here, of_one_node=True)
+    return Place(*mine, folder, run_folder.meeting_name(ranks.this_start()))
 
 
 def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
@@ -79,8 +114,12 @@ def _new_run(config: Config) -> str | None:
     return folder
 
 
-def build(config: Config, folder: str | None) -> Parts:
-    """Everything that a training is made of. Seeds come first: the model's draws depend on nothing before them."""
+def build(config: Config, folder: str | None, team: Alone | None = None) -> Parts:
+    """Everything that a training is made of. Seeds come first: the model's draws depend on nothing before them. team:
+    the processes that train it together.
+    """
+    import dataclasses
+
     import torch
 
     from src.choices import parse_averaging
@@ -90,17 +129,20 @@ def build(config: Config, folder: str | None) -> Parts:
     from src.optimizers.factory import make_optimizer
     from src.optimizers.layers import Freeze
     from src.training import forward
+    from src.training.distributed import ALONE
     from src.training.experiment import Parts
-    from src.training.facts import allotted_threads, choose_device, output_dim
+    from src.training.facts import allotted_threads, choose_device, micro_batch_size, output_dim
     from src.training.placing import placed
     from src.training.seeds import seed_noise, with_seeds
     from src.training.task import make_task
 
     if threads := allotted_threads():
         torch.set_num_threads(threads)
-    device = choose_device(config.device)
+    team = team or ALONE
+    device = team.device or choose_device(config.device)
     forward.check(config, device)
     config, seeds_drawn = with_seeds(config, folder)
+    config = dataclasses.replace(config, **team.decided(lambda: {name: getattr(config, name) for name in seeds_drawn}))
     data = placed(config, make_data(config), device)
     assert config.seed_model is not None
     seed_noise(config.seed_model, device)
@@ -108,6 +150,14 @@ def build(config: Config, folder: str | None) -> Parts:
     model = (task.make_model() if task else None) or make_model(
         config, data.input_shape, output_dim(config, data), data.classes, device)
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+    share = None
+    if team.size > 1:
+        from src.training.shares import Share
+        from src.training.sync_norm import synchronise
+
+        share = Share(team, config.batch_size, micro_batch_size(config))
+        if config.sync_batch_norm:
+            synchronise(model, team)
     head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # else the optimizer is for all of it from the start
@@ -117,7 +167,7 @@ def build(config: Config, folder: str | None) -> Parts:
         task.optimizers = optimizers
     averaging = parse_averaging(config.averaging)
     return Parts(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None, device,
-                 seeds_drawn, task, freeze)
+                 seeds_drawn, task, freeze, team, share)
 
 
 def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:

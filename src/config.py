@@ -35,7 +35,8 @@ class Config:
     log_to_stdout: bool = False  # training.log on stdout too
     # where it runs
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    multi_gpu: bool = True
+    multi_gpu: bool = True  # all GPUs that train.py sees, or that srun or torchrun start a process for; false: one
+    sync_batch_norm: bool = True  # with several processes: statistics of the whole batch, and not of a process's part
     num_workers: int = 2  # loader processes of data sets that are not in memory
     # when it ends early
     eval_batch_size: int | None = None  # null: batch_size

@@ -161,6 +161,16 @@ def left_name(start: str) -> str:
     return f"left-{start}"
 
 
+def failed_name(start: str) -> str:
+    """What the first process to fail, of a start of several, says of it; only then is it made."""
+    return f"failed-{start}"
+
+
+def meeting_name(start: str) -> str:
+    """Where the processes of a start find each other; gone once they have."""
+    return f"meeting-{start}"
+
+
 class RunFolder(NamedTuple):
     """One run on disk, read by a single listing of its folder.
 

@@ -146,7 +146,7 @@ def _free_name(folder: str) -> str:
 
 
 class Attempt:
-    """One start of a run that this process has claimed, or the first of several that srun started; only that writes."""
+    """One start of a run that this process has claimed, or the first of several of a start; only that writes."""
 
     def __init__(self, folder: str, ticket: int, number: int) -> None:
         self.folder, self.ticket, self.number = folder, ticket, number
@@ -251,7 +251,7 @@ class Attempt:
         for number in STOPPING:  # requeueing sends TERM, and all is written
             signal.signal(number, signal.SIG_IGN)
         if process.rank():
-            return foreign.SAVED
+            return 0  # srun would end the first for any other, while that asks for another start
         requeues = self._requeues()
         if requeues >= self._most_requeues:
             self._refused(f"{why}, and it was started again {requeues} times, the most for one submission "
@@ -280,7 +280,11 @@ class Attempt:
     def _close(self, how: str, error: str | None = None) -> None:
         """Record the end. Without the record (a full disk), the state of the process or Slurm job must do."""
         if process.rank():
+            if how == "failed" and error:
+                ranks.tell_failure(self.folder, error)
             return
+        if how == "failed" and process.ranks() > 1:
+            error = ranks.told_failure(self.folder) or error
         self._record.update(end=time.time(), how=how, error=error)
         text = json.dumps(self._record) + "\n"
         try:

@@ -26,14 +26,24 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun started this process, or another that tells places as it does: that is closer than srun."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+
+
 def rank() -> int:
-    """The number of this process among those that srun started together; 0 for one that it did not start."""
-    return int(os.environ.get("SLURM_PROCID", "0"))
+    """The number of this process among those that were started together for a run; 0 for one that is alone."""
+    return int(os.environ["RANK"] if by_torchrun() else os.environ.get("SLURM_PROCID", "0"))
 
 
 def ranks() -> int:
-    """How many processes srun started together with this one; 1 in a batch script, which srun did not start."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    """How many processes were started together with this one; 1 in a batch script, which srun did not start."""
+    return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def local_rank() -> int:
+    """The number of this process among those of them on this node."""
+    return int(os.environ["LOCAL_RANK"] if by_torchrun() else os.environ.get("SLURM_LOCALID", "0"))
 
 
 def catches(pid: int, number: int) -> bool:

@@ -57,11 +57,13 @@ class Refused(Exception):
 
 
 class Trackers:
-    """All trackers of a run, to be used in a `with`. Set `end` before it is left, unless the run is broken off."""
+    """All trackers of a run, to be used in a `with`. Set `end` before it is left, unless the run is broken off. silent:
+    there are none."""
 
-    def __init__(self, config: Config, facts: Mapping[str, Any], folder: str | None, log: Logger) -> None:
+    def __init__(self, config: Config, facts: Mapping[str, Any], folder: str | None, log: Logger,
+                 silent: bool = False) -> None:
         self.end: str | None = None
-        self._trackers = [_Beside(tracker, log) for tracker in _wanted(config, log)]
+        self._trackers = [_Beside(tracker, log) for tracker in ([] if silent else _wanted(config, log))]
         self._start = lambda tracker: lambda: tracker.start(config, facts, folder)
 
     def __enter__(self) -> Trackers:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,24 +11,33 @@ from torch import Tensor
 from src.datasets.data import Batch, Lazy, Split, take
 from src.training.seeds import mixed, seed_noise
 
+if TYPE_CHECKING:
+    from src.training.shares import Share
+
 # Rows are gathered by blocks of batches, which are then views: one gather for many small batches, and still in cache.
 _BLOCK_BYTES = 1 << 20
 _WINDOW = 50  # batches among whose samples those of like lengths are looked for
 
 
 def shuffled(split: Split | Lazy, batch_size: int, seed: int, device: torch.device,
-             mixing: Callable[[Batch, int], Batch] | None = None, start: int = 0) -> Iterator[Batch]:
+             mixing: Callable[[Batch, int], Batch] | None = None, start: int = 0, share: Share | None = None
+             ) -> Iterator[Batch]:
     """Batches of pass after pass over the split, without end. The last batch of a pass may be smaller.
 
     The order of a pass, and the noise that layers draw during it on `device`, depend on the seed and the pass's number
     alone. mixing: what becomes of each batch, given a seed that depends on its first sample as well. start: so many
-    batches were given before; in the midst of a pass the generators must be as they were then.
+    batches were given before; in the midst of a pass the generators must be as they were then. share: of a process
+    among several, which gets its part of each batch.
     """
     passes, done = divmod(start, -(-len(split) // batch_size))
     for number in itertools.count(passes):
         order = pass_order(len(split), seed, number)
         if (lengths := getattr(split, "lengths", None)) is not None:
             order = by_length(order, lengths, batch_size, mixed("group", seed, number))
+        if share:
+            yield from share.passes(split, order[done * batch_size:], done, number, seed, device, mixing, _gathered)
+            done = 0
+            continue
         if done:
             order, done = order[done * batch_size:], 0
         else:
@@ -49,8 +59,12 @@ def _gathered(split: Split, batch_size: int, order: Tensor) -> Iterator[Batch]:
         yield from zip(take(split.x, rows).split(batch_size), split.y[rows].split(batch_size), strict=True)
 
 
-def in_order(split: Split | Lazy, batch_size: int) -> Iterator[Batch]:
-    """Batches of one pass in the split's own order: views, unless the split is sparse or lazy."""
+def in_order(split: Split | Lazy, batch_size: int, share: Share | None = None) -> Iterator[Batch]:
+    """Batches of one pass in the split's own order, or a process's share of each: views, unless the split is sparse or
+    lazy."""
+    if share:
+        yield from share.in_order(split)
+        return
     if not isinstance(split, Split):
         yield from split.batches(batch_size, None, 0)
         return

@@ -16,6 +16,7 @@ from src.training.forward import Forward
 from src.training.log import Progress
 from src.training.meters import MeanMeter, Meter
 from src.training.resume import Saver
+from src.training.shares import Share
 from src.training.task import Steps
 
 CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each waits for the device
@@ -72,7 +73,7 @@ class Trainer:
                 progress.line(step + 1 - steps.start, len(steps))
             if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # NaN is not
                 break
-            if got >= saver.due or step + 1 >= saver.due_step:
+            if saver.wanted(got, step + 1):
                 spent.time, spent.data = perf_counter() - start, waited
                 saver.save(step + 1)
         saver.at = step + 1
@@ -84,24 +85,26 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | Lazy, batch_size: int,
-             meter: Meter | MeanMeter, progress: Progress, saver: Saver, most: int | None = None) -> dict[str, float]:
+             meter: Meter | MeanMeter, progress: Progress, saver: Saver, most: int | None = None,
+             share: Share | None = None) -> dict[str, float]:
     """The model's metrics on a split, in eval mode, with the time and data_time in seconds.
 
-    forward: calls the model. most: so many batches at most. Left if the training is to stop; it evaluates again.
+    forward: calls the model. most: so many batches at most. share: of a process among several. Left if the training is
+    to stop; it evaluates again.
     """
     model.eval()
     start, waited, seen = perf_counter(), 0.0, 0
     total = len(split) if most is None else min(len(split), most * batch_size)
-    batches = in_order(split, batch_size)
+    batches = in_order(split, batch_size, share)
     while seen < total:
         asked = perf_counter()
         batch = next(batches)
         got = perf_counter()
         waited += got - asked
         steps.evaluate(model, forward, batch, meter)
-        seen += len(batch[1])
+        seen += share.samples if share else len(batch[1])
         if got >= progress.due:
             progress.line(seen, total)
-        if saver.leaving:
+        if saver.must_leave():
             saver.save(saver.at)
     return {**meter.means(), "time": perf_counter() - start, "data_time": waited}

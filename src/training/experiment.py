@@ -27,6 +27,7 @@ from src.tracking.tracker import Seen, Trackers
 from src.training import facts, resume, summary
 from src.training.batches import in_order, shuffled
 from src.training.clipping import Clipping
+from src.training.distributed import ALONE, Alone
 from src.training.epoch import Spent, Trainer, evaluate
 from src.training.few import few
 from src.training.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
@@ -40,6 +41,7 @@ from src.training.mixing import make_mixing
 from src.training.profile import Profile, ProfiledOwn, ProfiledSupervised
 from src.training.recorder import Recorder, Row, stats_columns
 from src.training.seeds import mixed, noise_kept
+from src.training.shares import Share
 from src.training.stopping import Best
 from src.training.task import Optimizer, Own, Steps, Supervised, Task
 
@@ -60,6 +62,8 @@ class Parts:
     seeds_drawn: list[str]
     task: Task | None = None  # of one's own
     freeze: Freeze | None = None
+    team: Alone = ALONE  # the processes that train it together
+    share: Share | None = None  # of this process, where there are several
 
 
 def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
@@ -70,16 +74,19 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
 
     folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over. told_to: has a
     function called when the training is to stop, in a `with`; it saves itself then, and resume.Left is raised.
+    Of several processes the first writes, and the others go along.
     """
-    config, model = parts.config, parts.model
-    saved, words = resume.newest(folder, config)
+    config, model, first = parts.config, parts.model, parts.team.first
+    check = check if first else lambda: None
+    saved, words = resume.newest(folder, config, parts.team)
     run = Experiment(parts, folder, check)
     if saved:
         run.restore(saved)
-    with (open_log(folder, config.log_to_stdout) as log,
-          Recorder(folder, run.columns, check, run.numbers[0]) as recorder,
-          Trackers(config, run.facts, folder, log) as trackers,
-          system.System(config, str(parts.device), folder, log) as samples, matmul_precision(config.precision),
+    with (open_log(folder, config.log_to_stdout, silent=not first) as log,
+          Recorder(folder if first else None, run.columns, check, run.numbers[0]) as recorder,
+          Trackers(config, run.facts, folder, log, silent=not first) as trackers,
+          system.System(config, str(parts.device), folder if first else None, log) as samples,
+          matmul_precision(config.precision),
           run.profile or contextlib.nullcontext(), contextlib.closing(run),
           told_to(run.saver.leave) if told_to and folder else contextlib.nullcontext()):
         for line in words:
@@ -115,6 +122,8 @@ class Experiment:
 
     def __init__(self, parts: Parts, folder: str | None = None, check: Callable[[], None] = lambda: None) -> None:
         self._parts, self._config, self._data = parts, parts.config, parts.data
+        self._team, self._share = parts.team, parts.share
+        self._evaluated = parts.share.of(self._eval_batch_size()) if parts.share else None
         self._metrics = list(parts.task.metrics if parts.task else METRICS[parts.data.task])
         self._models = [name for name in ("last", "av") if (name == "last" or parts.average) and (
             not self._config.eval_models or name in self._config.eval_models)]  # those that are evaluated
@@ -132,10 +141,13 @@ class Experiment:
         self._best = self._make_best()
         self._train_split = self._few_of_train()
         self._length = Length.of(self._config, len(self._train_split or ()))
-        self.profile = Profile(folder, parts.device, self._length.total_steps) if self._config.profile else None
+        self.profile = Profile(folder if self._team.first else None, parts.device, self._length.total_steps) if (
+            self._config.profile) else None
         self.part = self.profile.part if self.profile else contextlib.nullcontext
         self.numbers = range(min(1, self._length.epochs), self._length.epochs + 1)
         self.facts = facts.gather(self._config, self._data, parts.model, self._length, parts.device, parts.seeds_drawn)
+        if self._team.size > 1:
+            self.facts["processes"] = self._team.size
         self._scaler = torch.amp.GradScaler(parts.device.type) if self._config.precision == "fp16" else None
         self._clipping = Clipping(self._config.clip_grad_norm, self._config.clip_grad_value) if (
             self._config.clip_grad_norm or self._config.clip_grad_value) else None
@@ -146,7 +158,7 @@ class Experiment:
         self._batches = self._passes(0) if self._length.epochs else iter(())
         self.saver = resume.Saver(folder if self._length.epochs else None,
                                   parse_interval(self._config.checkpoint_every), self._config.checkpoints_kept,
-                                  self._length.steps_per_epoch, self._state, check)
+                                  self._length.steps_per_epoch, self._state, check, self._team)
         self._begun: tuple[int, resume.State] | None = None  # the step to go on from, and the meter until there
         self._number, self._meter, self._spent = 0, self._new_meter(), Spent()  # of the epoch under way
         self._seen = 0  # samples, in the epochs before
@@ -172,6 +184,7 @@ class Experiment:
         self.averaged = self._average()
         self.arrays = {}
         row |= self._evaluate(self._each_epoch, log)
+        row = self._team.decided(lambda: row)  # so that all see the same end
         self._is_best = self._best is not None and self._best.update(row)
         self.end = self._how_it_ends(row)
         if self.end:
@@ -197,7 +210,7 @@ class Experiment:
         step = self.saver.at = state["step"]
         self.facts["resumed_at_step"] = step
         self.numbers = range(state["epoch"], self.numbers[-1] + 1)
-        self._begun, self._spent = (step, state["meter"]), Spent(*state["spent"])
+        self._begun, self._spent = (step, state["meters"][self._team.rank]), Spent(*state["spent"])
         self._seen, self._bottleneck = state["seen"], state["bottleneck"]
         self._batches = self._passes(step)
         resume.restore_generators(state["generators"], self._parts.device)
@@ -214,7 +227,7 @@ class Experiment:
         parts = self._parts
         return {"config": self._config.to_dict(), "versions": resume.versions(), "step": step,
                 "epoch": self._number, "seen": self._seen, "spent": [self._spent.time, self._spent.data],
-                "meter": self._meter.state(), "model": parts.model.state_dict(),
+                "meters": self._team.gathered(self._meter.state()), "model": parts.model.state_dict(),
                 "average": parts.average.state_dict() if parts.average else None,
                 "optimizers": [optimizer.state_dict() for optimizer in parts.optimizers],
                 "scaler": self._scaler.state_dict() if self._scaler else None,
@@ -228,7 +241,7 @@ class Experiment:
         assert self._config.seed_training is not None
         assert self._train_split is not None
         return shuffled(self._train_split, self._config.batch_size, self._config.seed_training, self._parts.device,
-                        self._mixing, start)
+                        self._mixing, start, self._share)
 
     def try_step(self, batch: Batch) -> None:
         """One step on a batch from elsewhere, to see whether the device can take it."""
@@ -298,18 +311,20 @@ class Experiment:
         """The cells of the splits `names`, for the model and for its average."""
         config = self._config
         interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
-        batch_size = config.eval_batch_size or config.batch_size
+        batch_size = self._eval_batch_size()
         row: Row = {}
         for name in names:
             for which in self._models:
                 model = self._parts.model if which == "last" else self.averaged
                 assert model is not None
+                self._team.same_buffers(model)
                 progress = Progress(log, f"evaluating {name}/{which}", interval)
+                most = self._most_batches(len(self._data.splits[name]), batch_size)
                 meter = self._new_meter(self._measures())
                 with self.part("evaluation"):
                     row |= _under(f"{name}/{which}", evaluate(
                         model, self._forward(which, name), self._steps, self._data.splits[name], batch_size, meter,
-                        progress, self.saver, self._most_batches(len(self._data.splits[name]), batch_size)))
+                        progress, self.saver, most, self._evaluated))
                 self.arrays |= {f"{name}/{which}/{key}": array for key, array in getattr(meter, "arrays", {}).items()}
         return row
 
@@ -349,7 +364,7 @@ class Experiment:
             in_pass = -(-len(split) // config.batch_size)
             with noise_kept(self._parts.device):
                 batches = shuffled(split, config.batch_size, mixed("batch norm", config.seed_training),
-                                   self._parts.device)
+                                   self._parts.device, share=self._share and self._share.of(config.batch_size))
                 recompute_batch_norm(model, self._forwards["av"], itertools.islice(
                     batches, 1 if config.fast_dev_run else limited(in_pass, config.limit_train_batches)))
         return model
@@ -393,6 +408,15 @@ class Experiment:
 
     def _make_steps(self) -> Steps:
         config, parts, profile = self._config, self._parts, self.profile
+        if self._share and self._evaluated:
+            from src.training.shared_steps import SharedOwn, SharedSupervised
+
+            if parts.task:
+                return SharedOwn(self._team, self._share, self._evaluated, parts.task, parts.model)
+            return SharedSupervised(
+                self._team, self._share, self._evaluated, lambda model: make_forward(config, model, parts.device),
+                profile, parts.model, make_loss(config.loss, config.targets), parts.optimizers[0], 1, self._scaler,
+                self._clipping)
         if parts.task:
             return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
         arguments = (self._forwards["last"], make_loss(config.loss, config.targets), parts.optimizers[0],
@@ -401,12 +425,15 @@ class Experiment:
         return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
 
     def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:
-        device = self._parts.device
+        device, team = self._parts.device, self._team
         if self._parts.task:
-            return MeanMeter(self._metrics, device)
+            return MeanMeter(self._metrics, device, team)
         if self._data.task == "next_token":
-            return TokenMeter(device)
-        return MeasuringMeter(self._data.task, device, measures) if measures else Meter(self._data.task, device)
+            return TokenMeter(device, team)
+        return MeasuringMeter(self._data.task, device, measures) if measures else Meter(self._data.task, device, team)
+
+    def _eval_batch_size(self) -> int:
+        return self._config.eval_batch_size or self._config.batch_size
 
     def _measures(self) -> Measures | None:
         """New ones for an evaluation; None if the config asks for no further metrics."""

@@ -91,6 +91,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def visible_gpus(name: str) -> int:
+    """How many GPUs a run on the device `name` may share among processes; 0 where that is no CUDA, or one of them."""
+    return torch.cuda.device_count() if name in ("auto", "cuda") else 0
+
+
 def micro_batch_size(config: Config) -> int:
     """Samples in each of the grad_accum_steps parts of a step's batch."""
     return -(-config.batch_size // config.grad_accum_steps)

@@ -23,17 +23,19 @@ _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def open_log(folder: str | None, to_stdout: bool) -> Iterator[Logger]:
+def open_log(folder: str | None, to_stdout: bool, silent: bool = False) -> Iterator[Logger]:
     """A logger whose lines go to the folder's training.log, and to stdout if asked for or if there is no folder.
 
-    What other code logs through loguru while the run is under way is in its log as well. Sinks of a host program are
-    left as they are.
+    silent: they go nowhere. What other code logs through loguru while the run is under way is in its log as well.
+    Sinks of a host program are left as they are.
     """
     run = next(_numbers)
     _leave_runs_out_of_default_sink()
     sinks: list[Any] = [os.path.join(folder, run_folder.LOG)] if folder else []
     if to_stdout or not folder:
         sinks.append(_print)
+    if silent:
+        sinks = []
     ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
                       filter=lambda record: record["extra"].get(_KEY) in (None, run)) for sink in sinks]
     try:

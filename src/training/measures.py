@@ -79,6 +79,8 @@ class Measures:
 class MeasuringMeter(Meter):
     """A meter that takes the config's metrics as well. arrays: those of the side file, once `means` was asked."""
 
+    whole = True  # not all metrics could be put together from those of parts
+
     def __init__(self, task: str, device: torch.device, measures: Measures) -> None:
         super().__init__(task, device)
         self._measures = measures
@@ -114,6 +116,8 @@ def _make_own(name: str, n_outputs: int, device: torch.device) -> Metric:
     if not isinstance(found, type):
         return Mean(found)
     metric: Any = found(n_outputs)
+    if hasattr(metric, "sync_on_compute"):
+        metric.sync_on_compute = False  # each process is given whole batches
     return metric.to(device) if hasattr(metric, "to") else metric  # TorchMetrics' live on a device
 
 
@@ -128,19 +132,20 @@ def _collection(names: Sequence[str], n_classes: int, device: torch.device) -> A
     averaged = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score,
                 "auroc": tm.MulticlassAUROC}
     made: dict[str, Any] = {}
+    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process is given whole batches
     for name in names:
         if name in averaged:
             for key, average in ((name, "macro"), (f"{name}/each", "none")):
-                made[key] = averaged[name](n_classes, average=average, validate_args=False)
+                made[key] = averaged[name](n_classes, average=average, **options)
         elif name == "calibration_error":
-            made[name] = tm.MulticlassCalibrationError(n_classes, n_bins=15, validate_args=False)
+            made[name] = tm.MulticlassCalibrationError(n_classes, n_bins=15, **options)
         elif name == "confusion_matrix":
-            made[name] = tm.MulticlassConfusionMatrix(n_classes, validate_args=False)
+            made[name] = tm.MulticlassConfusionMatrix(n_classes, **options)
         elif name == "pr_curve":
-            made[name] = tm.MulticlassPrecisionRecallCurve(n_classes, thresholds=CURVE_POINTS, validate_args=False)
+            made[name] = tm.MulticlassPrecisionRecallCurve(n_classes, thresholds=CURVE_POINTS, **options)
         else:
             k = int(name.removeprefix("top"))
             if k > n_classes:
                 raise ConfigError(f"{name} of {n_classes} outputs", where="metrics", allowed=f"top1 to top{n_classes}")
-            made[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", validate_args=False)
+            made[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **options)
     return MetricCollection(made).to(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.datasets.data import IGNORED
 from src.errors import ConfigError
+from src.training.distributed import ALONE, Alone
 
 METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
            "next_token": ("loss", "accuracy", "perplexity")}
@@ -19,18 +20,22 @@ _KEPT_NUMBERS = 65_536
 
 
 class Meter:
-    """Means over the samples that were added. Nothing is read from the device before `means`.
+    """Means over the samples that were added, in all processes of the team. Nothing is read from the device before
+    `means`.
 
     Classification: loss, accuracy, by the largest share where targets are shares of classes. Regression: loss, mae,
     r2 = 1 - (mean squared error) / (variance of the targets).
     """
 
-    def __init__(self, task: str, device: torch.device) -> None:
-        self._task = task
+    whole = False  # whether it wants each batch as it would be in one process
+
+    def __init__(self, task: str, device: torch.device, team: Alone = ALONE) -> None:
+        self._task, self._team = task, team
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
         self._origin: Tensor | None = None  # a target, from which targets are counted: exact where all are equal
-        self.samples = 0
+        self._count = 0
+        self.samples = 0  # of all processes, as `means` saw them last
         self._size = 0  # of each kept batch: all have the same
         self._room = 0  # for so many more
         self._losses: list[Tensor] = []
@@ -46,15 +51,16 @@ class Meter:
         self._losses.append(loss.detach())
         self._outputs.append(output.detach())
         self._targets.append(target)
-        self.samples += size
+        self._count += size
         self._room -= 1
 
     def means(self) -> dict[str, float]:
         """The means so far, by name; NaN before any sample. Waits for the device."""
         self._reduce()
+        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
         if not self.samples:
             return dict.fromkeys(METRICS[self._task], math.nan)
-        loss, *sums = (self._sums / self.samples).tolist()
+        loss, *sums = (total / self.samples).tolist()
         if self._task == "classification":
             return {"loss": loss, "accuracy": sums[0]}
         absolute, squared, shifted, shifted_squared = sums
@@ -63,7 +69,7 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """All that was added. Batches that are kept stay apart: another order of summing gives another last digit."""
-        return {"sums": self._sums, "origin": self._origin, "samples": self.samples, "size": self._size,
+        return {"sums": self._sums, "origin": self._origin, "samples": self._count, "size": self._size,
                 "room": self._room, "kept": [self._losses, self._outputs, self._targets]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -71,8 +77,20 @@ class Meter:
         device = self._sums.device
         self._sums = state["sums"].to(device)
         self._origin = None if state["origin"] is None else state["origin"].to(device)
-        self.samples, self._size, self._room = state["samples"], state["size"], state["room"]
+        self._count, self._size, self._room = state["samples"], state["size"], state["room"]
         self._losses, self._outputs, self._targets = ([tensor.to(device) for tensor in kept] for kept in state["kept"])
+
+    def _total(self) -> tuple[Tensor, int]:
+        """The sums and samples of all processes, counted from the origin of the first."""
+        origin = self._sums.new_zeros(()) if self._origin is None else self._origin.to(self._dtype)
+        mine = torch.cat([self._sums, torch.stack([origin, self._sums.new_tensor(self._count)])])
+        rows = torch.stack(self._team.all_rows(mine))
+        sums, origins, counts = rows[:, :-2], rows[:, -2], rows[:, -1]
+        if self._task == "regression":
+            shift, shifted = origins - origins[0], sums[:, 3].clone()
+            sums[:, 3] += counts * shift
+            sums[:, 4] += 2 * shift * shifted + counts * shift**2
+        return sums.sum(0), int(counts.sum())
 
     def _reduce(self) -> None:
         if not self._losses:
@@ -95,8 +113,8 @@ class Meter:
 class TokenMeter(Meter):
     """Means over tokens: loss, accuracy, and perplexity, which is exp of the loss."""
 
-    def __init__(self, device: torch.device) -> None:
-        super().__init__("next_token", device)
+    def __init__(self, device: torch.device, team: Alone = ALONE) -> None:
+        super().__init__("next_token", device, team)
         self._sums = torch.zeros(3, dtype=self._dtype, device=device)
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
@@ -105,10 +123,11 @@ class TokenMeter(Meter):
         right = (output.detach().argmax(-1) == target).sum()
         tokens = (target != IGNORED).sum().to(self._dtype)
         self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, right.to(self._dtype), tokens])
-        self.samples += target.shape[0]
+        self._count += target.shape[0]
 
     def means(self) -> dict[str, float]:
-        loss, right, tokens = self._sums.tolist()
+        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
+        loss, right, tokens = total.tolist()
         if not tokens:
             return dict.fromkeys(METRICS["next_token"], math.nan)
         mean = loss / tokens
@@ -116,13 +135,15 @@ class TokenMeter(Meter):
 
 
 class MeanMeter:
-    """The means over samples of what a task of one's own returns for each batch. Waits for the device in `means`."""
+    """The means over samples, in all processes, of what a task of one's own returns for each batch. Waits for the
+    device in `means`."""
 
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self._names, self._device = tuple(names), device
+    def __init__(self, names: Sequence[str], device: torch.device, team: Alone = ALONE) -> None:
+        self._names, self._device, self._team = tuple(names), device, team
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
-        self.samples = 0
+        self._count = 0
+        self.samples = 0  # of all processes, as `means` saw them last
 
     def add(self, values: Mapping[str, Tensor | float], samples: int) -> None:
         """Take in the means over a batch. ConfigError if they are not those that were announced."""
@@ -131,19 +152,23 @@ class MeanMeter:
                               hint="return a value for each name in metrics, and no other")
         row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
         self._sums += torch.stack(row) * samples
-        self.samples += samples
+        self._count += samples
 
     def state(self) -> dict[str, Any]:
         """All that was added."""
-        return {"sums": self._sums, "samples": self.samples}
+        return {"sums": self._sums, "samples": self._count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on as from when `state` was called."""
-        self._sums, self.samples = state["sums"].to(self._device), state["samples"]
+        self._sums, self._count = state["sums"].to(self._device), state["samples"]
 
     def means(self) -> dict[str, float]:
         """The means so far, by name; NaN before any sample."""
-        values = (self._sums / self.samples).tolist() if self.samples else [math.nan] * len(self._names)
+        total, self.samples = self._sums, self._count
+        if self._team.size > 1:
+            *sums, count = self._team.summed(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+            total, self.samples = torch.stack(sums), int(count)
+        values = (total / self.samples).tolist() if self.samples else [math.nan] * len(self._names)
         return dict(zip(self._names, values, strict=True))
 
 

@@ -22,6 +22,7 @@ from src import files, run_folder
 from src.choices import Interval
 from src.config import Config
 from src.errors import BatchError
+from src.training.distributed import ALONE, GO_ON, LEAVE, SAVE, Alone
 
 State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
@@ -40,8 +41,9 @@ class Left(Exception):
 class Saver:
     """Writes the state of a training into its folder, when it is due and when somebody asks for it.
 
-    The loop compares its clock with `due`, and its step with `due_step`, and calls `save` when one is reached. state:
-    gives all of it after so many steps; check: raises if a later attempt has taken over. folder None: never due.
+    The loop asks at the boundary of each step whether it is `wanted`, and calls `save` then. state: gives all of it
+    after so many steps; check: raises if a later attempt has taken over. folder None: never due. team: the processes
+    that train together; all of them call the same methods, the clock of the first counts, and it writes.
     A state is copied at once and written beside the training; an error of the write is raised by the next `save`.
     """
 
@@ -51,10 +53,12 @@ class Saver:
     steps_per_epoch: int
     state: Callable[[int], State]
     check: Callable[[], None]
+    team: Alone = ALONE
     at: int = 0  # the steps taken, wherever the loop is not
     due: float = field(default=math.inf, init=False)  # by perf_counter
     due_step: int = field(default=0, init=False)
-    leaving: bool = field(default=False, init=False)
+    told: bool = field(default=False, init=False)  # this process was told to leave
+    leaving: bool = field(default=False, init=False)  # and all leave
     _writer: threading.Thread | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
@@ -62,9 +66,19 @@ class Saver:
         self._plan()
 
     def leave(self) -> None:
-        """Be due at once, save, and raise Left. A signal handler calls it."""
-        self.leaving = True
-        self.due = -math.inf
+        """Be wanted at once, save, and raise Left. A signal handler calls it."""
+        self.told = True
+
+    def wanted(self, now: float, step: int) -> bool:
+        """Whether the state after `step` steps is to be saved, at a time by perf_counter."""
+        asked = self.team.wanted(LEAVE if self.told else SAVE if now >= self.due else GO_ON)
+        self.leaving = asked == LEAVE
+        return asked > GO_ON or step >= self.due_step
+
+    def must_leave(self) -> bool:
+        """The same where a state is saved only if the training is to stop."""
+        self.leaving = self.team.wanted(LEAVE if self.told else GO_ON) == LEAVE
+        return self.leaving
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps. Left if the training is to stop; OSError if the disk is full."""
@@ -72,8 +86,10 @@ class Saver:
         if self.folder is not None:
             self.check()
             self.at = step
-            content = _on_cpu(self.state(step))
+            content = self.state(step)
             self._plan()
+        if self.folder is not None and self.team.first:
+            content = _on_cpu(content)
             self._writer = threading.Thread(target=self._write, args=(self.folder, step, content))
             self._writer.start()
         if self.leaving:
@@ -90,12 +106,10 @@ class Saver:
         if self.folder is None or self.every is None:
             return
         if self.every.unit == "min":
-            self.due = perf_counter() + 60 * self.every.amount
+            self.due = perf_counter() + 60 * self.every.amount if self.team.first else math.inf
         else:
             steps = self.every.amount * (self.steps_per_epoch if self.every.unit == "epoch" else 1)
             self.due_step = self.at + max(1, round(steps))
-        if self.leaving:
-            self.due = -math.inf
 
     def _write(self, folder: str, step: int, content: State) -> None:
         try:
@@ -149,13 +163,33 @@ def read(path: str) -> State:
     return content
 
 
-def newest(folder: str | None, config: Config) -> tuple[State | None, list[str]]:
+def newest(folder: str | None, config: Config, team: Alone = ALONE) -> tuple[State | None, list[str]]:
     """The newest state in a run folder that can be read, and words about those that cannot and about other versions.
+    In a team the first process finds it, and all read it.
 
-    BatchError if the config has changed since, or if there are states and none can be read.
+    BatchError if the config has changed since, if there are states and none can be read, or if another number of
+    processes saved it.
     """
     if folder is None:
         return None, []
+    content: State | None = None
+
+    def find() -> list[Any]:
+        nonlocal content
+        content, words = _newest(folder, config)
+        return [content and content["step"], words]
+    step, words = team.decided(find)
+    if step is None:
+        return None, words
+    state = content or read(os.path.join(folder, run_folder.resume_name(step)))
+    if len(state["meters"]) != team.size:
+        raise BatchError(f"this run was interrupted with {len(state['meters'])} processes, and goes on with as many, "
+                         f"not {team.size}", where=folder, hint=f"start as many, or begin anew: `python train.py "
+                         f"--fresh {folder}/{run_folder.SPEC}`")
+    return state, words
+
+
+def _newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
     run_folder.remove_torn(folder)
     words = []
     for name in states(folder):

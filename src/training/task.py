@@ -1,7 +1,7 @@
 """What is done with a batch: the default, a loss of the output and the targets, or a task of one's own."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -86,10 +86,17 @@ class Task:
     """
 
     metrics: ClassVar[Sequence[str]] = ("loss",)
+    several_processes: ClassVar[bool] = False  # whether training_step calls share_gradients
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         self.optimizers: Sequence[Optimizer] = ()
+        self.shared: Callable[[Iterable[Tensor]], None] = lambda parameters: None
+
+    def share_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Before an optimizer's step: where several processes train, each on its part of the batch, make gradients of
+        means over the part those of means over the batch. Alone it does nothing."""
+        self.shared(parameters)
 
     def make_model(self) -> nn.Module | None:
         """The model, on any device; None: that of the config. Random weights come from torch's seeded generator."""
