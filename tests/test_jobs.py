@@ -22,6 +22,7 @@ GRIDS = {
                                         "053_NAME+bat_siz=8192+bas_lr=0.4+mom=0.9"),
     "cifar10-example": (4, "000_NAME+mod=tiny_lenet+mod_pre=false",
                         "003_NAME+mod=timm_mobilenetv3_small_100+mod_pre=false"),
+    "cifar10-ddp": (3, "000_NAME+bat_siz=512+bas_lr=0.1", "002_NAME+bat_siz=2048+bas_lr=0.4"),
     "digits-quickstart": (24, "000_NAME+mod=linear+bas_lr=0.015625+ave=null",
                           "023_NAME+mod=tiny_lenet+bas_lr=0.125+ave=poly_8"),
     "mnist": (3, "000_NAME+mod=tiny_lenet+pre=float32", "002_NAME+mod=timm_test_resnet"),

@@ -73,7 +73,7 @@ def test_four_processes_on_two_nodes_are_one_run(project: Project, slurm: Slurm,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(RANKS.format(path=Path(sys.executable).parent, batch_size="[17, 13]"))
     assert project.submit(project.spec, "-y") == 0
-    assert "4 processes for each run" in capsys.readouterr().out
+    assert "processes  4 train each run together\n" in capsys.readouterr().out
     wait_for(lambda: counts(project) == {"done": 1, "failed": 1})
     assert project.executed() == [4, 0]  # each rank trained, and one run was claimed, recorded and done
     for run in project.runs():

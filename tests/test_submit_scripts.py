@@ -19,6 +19,8 @@ RESOURCES = {
     "submit_3090plus.sh": ("killable", "4", "32G", "gpu:1", "tesla_v100|geforce_rtx_3090|a5000"),
 }
 each_script = pytest.mark.parametrize("script", RESOURCES)
+DDP = "submit_ddp.sh"
+every_script = pytest.mark.parametrize("script", [*RESOURCES, DDP])
 
 TELL_AND_WAIT = """
 import os, signal, sys, time
@@ -55,7 +57,7 @@ def project(tmp_path: Path) -> Path:
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (folder / "train.py").write_text(TELL_AND_WAIT)
-    for name in [*RESOURCES, "activate.sh"]:
+    for name in [*RESOURCES, DDP, "activate.sh"]:
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -70,6 +72,17 @@ def test_asks_for(script: str) -> None:
     options = directives(script)
     assert (options["--partition"], options["--cpus-per-task"], options["--mem"]) == (partition, cpus, memory)
     assert (options.get("--gres"), options.get("--constraint")) == (gpus, features)
+
+
+def test_a_process_for_each_gpu() -> None:
+    options = directives(DDP)
+    assert options["--gres"] == f"gpu:{options['--ntasks-per-node']}"
+    assert int(options["--nodes"] or 0) > 1
+
+
+@every_script
+def test_goes_on_and_keeps_its_log(script: str) -> None:
+    options = directives(script)
     assert options["--time"] is not None
     assert int(options["--time"].split("-")[0]) >= 1, "days"
     assert "--requeue" in options
@@ -77,7 +90,7 @@ def test_asks_for(script: str) -> None:
     assert options["--signal"] == "B:USR1@180", "B: since the shell has become Python when it comes"
 
 
-@each_script
+@every_script
 def test_each_directive_is_explained(script: str) -> None:
     previous = ""
     for line in lines(script):
@@ -98,6 +111,18 @@ def test_train_gets_the_arguments_and_the_process(script: str, project: Path) ->
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert output.startswith(f"['a run/spec.yaml', 'b*'] {process.pid} "), "Slurm signals the shell's process"
+
+
+def test_srun_becomes_the_process_and_gets_the_arguments(project: Path, tmp_path: Path) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\necho "$$" "$@"\n')
+    srun.chmod(0o755)
+    path = f"{srun.parent}:{os.environ['PATH']}"
+    with subprocess.Popen(["bash", DDP, "a run/spec.yaml"], cwd=project, text=True, stdout=subprocess.PIPE,
+                          env=environment(PATH=path, SLURM_CPUS_PER_TASK="4")) as process:
+        output, _ = process.communicate(timeout=30)
+    assert output == (f"{process.pid} --kill-on-bad-exit=1 --cpus-per-task=4 python train.py a run/spec.yaml\n")
 
 
 def test_conda_where_there_is_no_venv(project: Path, tmp_path: Path) -> None:
@@ -137,14 +162,14 @@ def test_runs_unedited_on_slurm(script: str, project: Path, slurm: Slurm) -> Non
     assert ("None" in output.read_text()) == (gpus is None), "CUDA_VISIBLE_DEVICES is set where a GPU was asked for"
 
 
-def test_the_signal_before_the_end_reaches_train(project: Path, slurm: Slurm) -> None:
+@pytest.mark.parametrize(("script", "processes"), [("submit_cpu.sh", 1), (DDP, 4)])
+def test_the_signal_before_the_end_reaches_train(script: str, processes: int, project: Path, slurm: Slurm) -> None:
     output = project / "job.out"
-    job = slurm.run("sbatch", "--parsable", f"--chdir={project}", f"--output={output}", project / "submit_cpu.sh",
-                    "wait")
+    job = slurm.run("sbatch", "--parsable", f"--chdir={project}", f"--output={output}", project / script, "wait")
     end = time.monotonic() + 30
-    while not (output.exists() and "['wait']" in output.read_text()):
+    while not (output.exists() and output.read_text().count("['wait']") == processes):
         assert time.monotonic() < end, f"train.py did not start; the job is {slurm.state(job)}"
         time.sleep(0.1)
     slurm.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@180 does
     assert slurm.wait(job) == "COMPLETED"
-    assert output.read_text().endswith("['USR1']\n")
+    assert output.read_text().count("['USR1']\n") == processes

@@ -231,10 +231,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.wait() == 0
 
 
-def test_several_processes_are_refused_and_not_left_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("options", "message"), [
+    ({"multi_gpu": False}, "4 processes were started for a run that is to have one"),
+    ({"batch_size": 3}, "3 samples a step are too few for 4 processes"),
+    ({"batch_size": 12, "grad_accum_steps": 4}, "12 samples a step in 4 micro-batches are too few for 4 processes")])
+def test_several_processes_are_refused_and_not_left_idle(options: dict[str, Any], message: str, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    with pytest.raises(ConfigError, match="4 processes were started for this run, and train.py trains in one"):
-        train({"dataset": "sklearn/digits"}, str(tmp_path), lambda: None)
+    with pytest.raises(ConfigError, match=message):
+        train({"dataset": "sklearn/digits", "device": "cpu", **options}, str(tmp_path), lambda: None)
     assert not list(tmp_path.iterdir())
 
 

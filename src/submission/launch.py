@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -11,12 +10,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError, one_line
 from src.submission import foreign
 from src.submission.signals import Stopped, signals
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 MEETING = "GRIDIRON_MEETING"  # the variable that tells the processes in which folder they find each other
 GRACE = 10.0  # seconds that the others have to end by themselves, when one has failed
@@ -29,7 +30,7 @@ class Lost(Exception):
 @dataclass
 class _Process:
     process: Any
-    word: connection.Connection  # what it says as it ends
+    word: Connection  # what it says as it ends
     number: int
 
 
@@ -56,6 +57,8 @@ def run(count: int, work: Callable[..., str], arguments: tuple[Any, ...]) -> str
 
 
 def _start(number: int, count: int, meeting: str, work: Callable[..., str], arguments: tuple[Any, ...]) -> _Process:
+    import multiprocessing  # few runs need it, and a dry run never does
+
     context = multiprocessing.get_context("spawn")  # a fork would take torch's threads and locks along
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_live, args=(number, count, meeting, theirs, work, arguments))
@@ -72,10 +75,12 @@ def _pass_on(first: _Process) -> None:
 
 def _wait(started: list[_Process]) -> dict[int, tuple[str, Any]]:
     """What each process said as it ended, if all ended well."""
+    from multiprocessing.connection import wait
+
     left, words, deadline = {one.process.sentinel: one for one in started}, {}, None
     failures: list[tuple[str, Any, int]] = []
     while left:
-        for sentinel in connection.wait([*left], None if deadline is None else max(0.0, deadline - time.monotonic())):
+        for sentinel in wait([*left], None if deadline is None else max(0.0, deadline - time.monotonic())):
             one = left.pop(sentinel)
             kind, word = words[one.number] = _last_word(one)
             if kind != "ended":
@@ -109,7 +114,7 @@ def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
     raise foreign.Failed(f"process {number} of {count}: {word}")
 
 
-def _live(number: int, count: int, meeting: str, word: connection.Connection, work: Callable[..., str],
+def _live(number: int, count: int, meeting: str, word: Connection, work: Callable[..., str],
           arguments: tuple[Any, ...]) -> None:
     """The life of a process."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number), MEETING: meeting}
@@ -141,7 +146,9 @@ def _cpus() -> int:
 
 def _end_with_parent() -> None:
     """Whoever claimed the run is gone: nobody may write for it any more."""
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+
+    parent = parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)

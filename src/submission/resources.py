@@ -102,6 +102,7 @@ def script(resources: Resources, name: str, one_process: bool = False) -> str:
         "#SBATCH --requeue", "#SBATCH --open-mode=append",
         "# three minutes (up to four) before the time is over: USR1, so that a run knows that its time limit ended it",
         "#SBATCH --signal=B:USR1@180", "", "set -euo pipefail", *setup,
-        # srun does not take the number of CPUs from the directives by itself
+        # srun takes the number of CPUs from nowhere else, and ends the other processes when one fails
         "# exec: a shell that stays alive keeps the signals to itself",
-        f"exec {f'srun --cpus-per-task={cpus} ' if together else ''}python train.py" + ' "$@"', ""])
+        f"exec {f'srun --kill-on-bad-exit=1 --cpus-per-task={cpus} ' if together else ''}python train.py" + ' "$@"',
+        ""])

@@ -40,8 +40,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         one_process = bool(options.workers or options.command or spec.command)
         made = resources.script(spec.resources, spec.name, one_process)
         if spec.resources.ranks > 1 and not one_process:
-            work.lines.append(f"warning: {spec.source}, resources: {spec.resources.ranks} processes for each run, and "
-                              "train.py as it is trains in one and refuses to start")
+            work.lines.append(f"processes  {spec.resources.ranks} train each run together")
     if script:
         asked = _slurm_options(options, spec, script, previous, made)
         return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=_added_options(options, work, asked))

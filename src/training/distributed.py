@@ -176,6 +176,8 @@ def joined(config: Config, place: Place) -> Iterator[Alone]:
     how = _meeting(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank=place.rank,
                             world_size=place.size, timeout=PATIENCE, **how)
+    if place.rank == 0 and "store" in how:
+        os.unlink(os.path.join(place.meeting or "", place.start))
     yield Team(place.rank, place.size, device)
     dist.destroy_process_group()  # not after an error: the others may be gone
 

@@ -91,8 +91,8 @@ class SharedOwn(Own):
     def __init__(self, team: Alone, share: Share, evaluated: Share, task: Task, model: nn.Module) -> None:
         if not task.several_processes:
             raise ConfigError(f"{type(task).__name__} trains in one process, and {team.size} were started",
-                              where="task", hint="have training_step call share_gradients before each optimizer's step, and set "
-                              "several_processes = True in the class; or start one process")
+                              where="task", hint="have training_step call share_gradients before each optimizer's "
+                              "step, and set several_processes = True in the class; or start one process")
         super().__init__(task, model)
         self._share, self._evaluated = share, evaluated
         # the share of a mean over this process's part in the mean over the batch

@@ -255,7 +255,7 @@ def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
     assert not (run / "done").exists()
     assert record(run) == before
     assert start(run, crash) == 1
-    assert start(run, requeue) == 75
+    assert start(run, requeue) == 0  # another code would have srun end the first, which asks for another start
     assert record(run) == before
 
 

@@ -46,7 +46,7 @@ def test_a_process_for_each_gpu_and_one_for_what_divides_them_itself(value: Any,
     found = directives(value)
     assert (found["nodes"], found.get("ntasks-per-node") or found["ntasks"], found["cpus-per-task"]) == (
         str(value.get("nodes", 1)), str(tasks), str(cpus))
-    start = f"exec srun --cpus-per-task={cpus} python" if srun else "exec python"
+    start = f"exec srun --kill-on-bad-exit=1 --cpus-per-task={cpus} python" if srun else "exec python"
     assert made(value).endswith(f'\n{start} train.py "$@"\n')
     text = resources.script(resources.check(value, "x.yaml"), "tiny", one_process=True)
     assert f"#SBATCH --cpus-per-task={tasks * cpus}\n" in text

@@ -268,7 +268,7 @@ def test_killed_at_every_operation_on_a_file(begun: bool, tmp_path: Path) -> Non
     assert disk.taken == takes > 30
 
 
-@pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meter", "seen", "best",
+@pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meters", "seen", "best",
                                    "clipping", "task"])
 def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the comparison fails: it is as it was when the start began."""
