@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # DistributedDataParallel imports it: once here, and not in each process
 
 from src.config import Config
 from src.training.distributed import Alone, Place, joined
 
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
 
 
 def together(size: int, folder: Path, work: Callable[[Alone], Any], config: Config | None = None) -> list[Any]:

@@ -30,7 +30,7 @@ BATCH = "26-11-20-digits-quickstart"  # as the pages call it
 # programs that are not ours, which pages may name
 OTHERS = {"cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr", "sinfo",
           "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
-OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key"}
+OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 

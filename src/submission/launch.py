@@ -108,6 +108,7 @@ def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
     """Those who miss the others know least, so the first of the rest counts."""
     kind, word, number = min(failures, key=lambda failure: failure[0] == "lost")
     if kind == "stopped":
+        signals.leave()  # as this process was told
         raise Stopped(word)
     if kind == "mistaken":
         raise UserError(word)
