@@ -202,7 +202,7 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
 
 
 def test_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
-    state = {"config": Config().to_dict(), "step": 3, "meters": [{}, {}]}
+    state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}]}
     resume.write(str(tmp_path / "resume-0000000003.pt"), state)
     with pytest.raises(BatchError, match="interrupted with 2 processes, and goes on with as many, not 1"):
         resume.newest(str(tmp_path), Config())
