@@ -30,6 +30,9 @@ class Lazy(Protocol):
 
     One that has a method `close` is told by it that the training is over.
     One that has an attribute `lengths`, [n] or None, gets samples of like lengths in the same training batch.
+    Among several processes, each asks for the samples of its own part of each batch: in training by `order`, in
+    evaluation by a method `some(batch_size, rows [n] int64)`. Of one without it, each evaluates its part of every batch
+    that it reads; with an attribute `streamed`, which is true, each trains on its part likewise.
     """
 
     def __len__(self) -> int:

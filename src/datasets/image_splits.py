@@ -71,8 +71,15 @@ class IndexedSplit:
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
         """A pass, as src.datasets.data.Lazy says."""
-        plan, loader = self._loader(training=order is not None)
-        plan.keys = self._keys(order, batch_size, seed)
+        yield from self._read(self._keys(order, batch_size, seed), training=order is not None)
+
+    def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
+        """The samples at `rows` [n], as evaluation sees them."""
+        yield from self._read([[(place, None) for place in part.tolist()] for part in rows.split(batch_size)], False)
+
+    def _read(self, keys: list[list[Key]], training: bool) -> Iterator[Batch]:
+        plan, loader = self._loader(training)
+        plan.keys = keys
         firsts = [keys[0] for keys in plan.keys]
         for found, first in zip(loader, firsts, strict=True):
             if isinstance(found, str):
@@ -113,6 +120,8 @@ class IndexedSplit:
 
 class StreamedSplit:
     """Images that come in an order of their source's own. Training shuffles them among the next two thousand."""
+
+    streamed = True
 
     def __init__(self, what: str, length: int, stream: Callable[[], Iterator[tuple[Any, int]]], classes: int,
                  transforms: Transforms, device: torch.device | None = None) -> None:

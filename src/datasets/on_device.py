@@ -127,6 +127,11 @@ class OnDevice:
             x = self.recipe.training(self.images.index_select(0, here), draws[rows].to(self.y.device))
             yield from zip(self._normalised(x).split(batch_size), self.y[here].split(batch_size), strict=True)
 
+    def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
+        """The images at `rows` [n], as evaluation sees them."""
+        for part in rows.to(self.y.device).split(batch_size):
+            yield self._normalised(self.recipe.evaluation(self.images.index_select(0, part))), self.y[part]
+
     def _normalised(self, x: Tensor) -> Tensor:
         return x.mul_(self._gain).add_(self._shift)
 

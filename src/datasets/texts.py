@@ -75,6 +75,10 @@ class Texts:
         for index in rows.split(batch_size):
             yield self.table.batch(index, self.device)
 
+    def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
+        """The texts at `rows` [n] of these."""
+        return self.batches(batch_size, rows, 0)
+
 
 def tokenized(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, ended: bool
               ) -> Iterator[dict[str, np.ndarray]]:

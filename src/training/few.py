@@ -38,6 +38,11 @@ class Few:
         lengths: torch.Tensor | None = getattr(self.split, "lengths", None)
         return None if lengths is None else lengths[self.rows]
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the split has an order of its own."""
+        return bool(getattr(self.split, "streamed", False))
+
     def to(self, device: torch.device) -> Few:
         return Few(self.split.to(device), self.rows)
 

@@ -53,11 +53,13 @@ class Share:
     def in_order(self, split: Split | Lazy) -> Iterator[Batch]:
         """The share in one pass in the split's own order."""
         sizes = self._sizes(len(split))
-        if isinstance(split, Split) or hasattr(split, "part"):
-            rows = self._places(torch.arange(len(split)), False)
-            most = len(self._positions(min(self._batch_size, len(split))))
-            batches = (split.part(rows).batches(most, None, 0) if not isinstance(split, Split) else (
-                (take(split.x, some), split.y[some]) for some in rows.to(split.y.device).split(most)))
+        rows = self._places(torch.arange(len(split)), False)
+        most = len(self._positions(min(self._batch_size, len(split))))
+        if isinstance(split, Split):
+            here = rows.to(split.y.device).split(most)
+            batches: Iterator[Batch] = ((take(split.x, some), split.y[some]) for some in here)
+        elif hasattr(split, "some"):
+            batches = split.some(most, rows)
         else:
             batches = self._cut(split.batches(self._batch_size, None, 0), False)
         for batch, samples in zip(batches, sizes, strict=False):
