@@ -12,10 +12,10 @@ from src.config import Config
 from src.submission import launch
 from train import train_here
 
-STEPS, TURNS = 4, 3
+STEPS, TURNS = 3, 3
 SPEC: dict[str, Any] = {
     "dataset": "benchmarks.ddp:images", "data_splits_map": {"train": "train"}, "model": "tiny/resnet_18",
-    "batch_size": 64, "steps_per_epoch": STEPS, "train_length": 3, "base_lr": 0.01, "device": "cpu", "seed_model": 0,
+    "batch_size": 64, "steps_per_epoch": STEPS, "train_length": 2, "base_lr": 0.01, "device": "cpu", "seed_model": 0,
     "seed_training": 0, "log_interval": 0}
 
 
@@ -43,11 +43,11 @@ def measure() -> list[tuple[str, float, float | None]]:
 
 
 def _rate(processes: int) -> float:
-    """Samples a second, of all processes together, in the quickest epoch after the first."""
+    """Samples a second, of all processes together, in the second epoch."""
     with tempfile.TemporaryDirectory() as folder:
         launch.run(processes, train_here, (SPEC, folder, _nobody))
         with open(Path(folder) / "stats.csv", newline="") as file:
-            return max(float(row["train/examples_per_second"]) for row in [*csv.DictReader(file)][1:])
+            return float([*csv.DictReader(file)][-1]["train/examples_per_second"])
 
 
 def _nobody() -> None:

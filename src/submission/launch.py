@@ -23,7 +23,7 @@ MEETING = "GRIDIRON_MEETING"  # the variable that tells the processes in which f
 GRACE = 10.0  # seconds that the others have to end by themselves, when one has failed
 
 
-class Lost(Exception):
+class Lost(foreign.Failed):
     """The others of this start are gone: one of them has failed, and says why itself."""
 
 

@@ -408,21 +408,21 @@ class Experiment:
 
     def _make_steps(self) -> Steps:
         config, parts, profile = self._config, self._parts, self.profile
+        if parts.task and not self._share:
+            return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
+        loss = make_loss(config.loss, config.targets)
+        arguments = loss, parts.optimizers[0], facts.micro_batch_size(config), self._scaler, self._clipping
         if self._share and self._evaluated:
             from src.training.shared_steps import SharedOwn, SharedSupervised
 
+            shared = self._team, self._share, self._evaluated
             if parts.task:
-                return SharedOwn(self._team, self._share, self._evaluated, parts.task, parts.model)
-            return SharedSupervised(
-                self._team, self._share, self._evaluated, lambda model: make_forward(config, model, parts.device),
-                profile, parts.model, make_loss(config.loss, config.targets), parts.optimizers[0], 1, self._scaler,
-                self._clipping)
-        if parts.task:
-            return ProfiledOwn(profile, parts.task, parts.model) if profile else Own(parts.task, parts.model)
-        arguments = (self._forwards["last"], make_loss(config.loss, config.targets), parts.optimizers[0],
-                     facts.micro_batch_size(config),
-                     self._scaler, self._clipping)
-        return ProfiledSupervised(profile, *arguments) if profile else Supervised(*arguments)
+                return SharedOwn(*shared, parts.task, parts.model)
+            return SharedSupervised(*shared, lambda model: make_forward(config, model, parts.device), profile,
+                                    parts.model, *arguments)
+        if profile:
+            return ProfiledSupervised(profile, self._forwards["last"], *arguments)
+        return Supervised(self._forwards["last"], *arguments)
 
     def _new_meter(self, measures: Measures | None = None) -> Meter | MeanMeter:
         device, team = self._parts.device, self._team

@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from src import run_folder, yaml_io
 from src.errors import BatchError, ConfigError
 from src.run_folder import RunFolder
-from src.submission import attempt, process, slurm
+from src.submission import attempt, process, ranks, slurm
 from src.submission.signals import Stopped
 from tests.conftest import ROOT
 
@@ -257,6 +258,30 @@ def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
     assert start(run, crash) == 1
     assert start(run, requeue) == 0  # another code would have srun end the first, which asks for another start
     assert record(run) == before
+
+
+def test_the_first_to_fail_is_what_the_run_failed_of(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def miss(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        raise RuntimeError("Connection closed by peer")
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    as_rank(monkeypatch, 1)
+    assert start(run, crash) == 1
+    as_rank(monkeypatch, 0)
+    assert first.run({}, miss) == 1
+    assert record(run)["error"] == f"process 1 on {os.uname().nodename}: ZeroDivisionError: first\\nsecond"
+
+
+def test_starts_of_torchrun_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"),
+                        ("TORCHELASTIC_RUN_ID", "a/b"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
+    earlier = ranks.this_start()
+    assert re.fullmatch(r"[\w.-]+", earlier), "part of a file's name"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert ranks.this_start() != earlier
 
 
 def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch,
