@@ -86,6 +86,9 @@ def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> 
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    command = add("compare", compare_batches, "two batches: which settings changed, which metrics moved and how surely")
+    command.add_argument("before", metavar="BATCH_A", help="a batch folder")
+    command.add_argument("after", metavar="BATCH_B", help="a batch folder")
     command = add("query", query, "the runs of batches for which an expression holds")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("expression", metavar="EXPRESSION",
@@ -199,7 +202,8 @@ def watch(options: argparse.Namespace) -> None:
         starts = slurm.expected_starts() if any(
             run.slurm_jobs and run.state.name == states.PENDING
             for observation in observations for run in observation.runs.values()) else {}
-        text = status.render(observations, None if options.all else limit, not options.batches, starts=starts)
+        text = status.render(observations, None if options.all else limit, not options.batches, starts=starts,
+                             curves=True)
         line = status.progress_line(observations, time.time())
         print(f"{clear}{time.strftime('%H:%M:%S')}  {line}\n{text}", flush=True)
 
@@ -349,6 +353,24 @@ def report(options: argparse.Namespace) -> None:
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observe(batches)) for row in found["runs"]])
     print(f"report: {os.path.abspath(path)}")
+
+
+def compare_batches(options: argparse.Namespace) -> None:
+    """A table of settings and a table of metrics."""
+    from src.analysis.compare import compare
+    from src.analysis.results import read_results
+
+    before, after = (batch.check(path) for path in (options.before, options.after))
+    found = compare(read_results(before), read_results(after))
+    lines = table([["setting", "before", "after"], *map(list, found.changes)]) if found.changes else [
+        "both have the same settings"]
+    on = f"{count(found.points, 'point')} that both have" if found.points else "all runs: no point is in both"
+    lines += ["", f"means over {on}; last values, and the best of those that runs are judged by"]
+    lines += table([["metric", "before", "after", "change", "standard errors", ""], *(
+        [move.metric, *(f"{value:.4g}" for value in (move.before, move.after)), f"{move.change:+.3g}",
+         "no repeats" if move.errors != move.errors else f"{abs(move.errors):.1f}",
+         {True: "better", False: "worse", None: ""}[move.better]] for move in found.moves)])
+    print("\n".join(lines))
 
 
 def query(options: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
     return [(f"gather {size:,} runs, and keep them / read their bytes", read / raw, 6.0 if large else None),
             (f"gather {size:,} runs again / read their bytes", cached / raw, 1.0 if large else None),
             (f"gather {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
-            (f"memory to gather {size:,} runs / size of the frames", memory, 3.0 if large else None),
+            (f"memory to gather {size:,} runs / size of the frames", memory, 3.0 if size >= 10_000 else None),
             (f"Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2)]
 
 

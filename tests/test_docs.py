@@ -105,7 +105,7 @@ def test_files_and_options_in_backticks_exist(page: Path, capsys: pytest.Capture
     known = set(OTHER_OPTIONS)
     for parse, words in ((submit_multiple.parse, []), *((experiments.parse, [name]) for name in (
             "status", "watch", "logs", "cancel", "clean", "report", "note", "reproduce", "export",
-            "register", "sync-wandb", "query", "prefetch"))):
+            "register", "sync-wandb", "query", "compare", "prefetch"))):
         with pytest.raises(SystemExit):
             parse([*words, "--help"])
         known |= set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))
@@ -229,7 +229,8 @@ def is_harmless(arguments: list[str]) -> bool:
     if script == "train.py":
         return True
     if script == "experiments.py":
-        return rest[0] in ("status", "report", "query", "cancel", "note") or rest[0] == "logs" and "-f" not in rest \
+        return rest[0] in ("status", "report", "query", "compare", "cancel", "note") \
+            or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)
     small = options.max_runs or options.retry or not options.path.startswith("jobs/")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import experiments
+from tests.analysis.make_batch import DIGITS, make_batch
 from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
 from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
@@ -48,6 +50,19 @@ def test_watch_ends_with_the_last_run(done: Project, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert experiments.main(["watch", "--every", "0.01"]) == 0
     assert "failed" in capsys.readouterr().out
+
+
+def test_watch_draws_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results").mkdir()
+    batch = make_batch(tmp_path / "results", [DIGITS])
+    monkeypatch.chdir(tmp_path)
+    assert experiments.main(["watch", batch, "--every", "0.01"]) == 0
+    line, = (line for line in capsys.readouterr().out.splitlines() if line.startswith("000_"))
+    falls, rises = re.findall("[▁▂▃▄▅▆▇█]{12}", line)
+    assert falls[0] == "█" and falls[-1] in "▁▂" and rises[0] == "▁" and rises[-1] in "▇█"
+    experiments.main(["status", batch])
+    assert "▁" not in capsys.readouterr().out
 
 
 def test_logs_show_what_the_run_printed(done: Project, capsys: pytest.CaptureFixture[str]) -> None:

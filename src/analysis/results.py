@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import glob
 import itertools
@@ -22,6 +23,7 @@ from src import files, run_folder
 from src.analysis import cache as caching
 from src.analysis import columns, run_texts
 from src.analysis.columns import Columns
+from src.analysis.curves import Curves
 from src.analysis.drift import Drift, drift
 from src.analysis.run_texts import RunText
 from src.config import Config
@@ -60,33 +62,14 @@ class Results:
     drift: list[Drift] = field(default_factory=list)
 
     def big_df(self) -> pd.DataFrame:
-        """`config` with a column for each stats column, whose cells are Series indexed by epoch (empty: no row yet)."""
-        runs = self.long["run"].cat.codes.to_numpy()
-        counts = np.bincount(runs, minlength=len(self.config))
-        stops = np.cumsum(counts)
-        starts = stops - counts
-        epochs = self.long["epoch"].to_numpy()
-        same_epochs: dict[bytes, list[int]] = {}  # most runs of a grid have the same epochs: one index for all of them
-        for run, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            same_epochs.setdefault(epochs[start:stop].tobytes(), []).append(run)
-        names = list(self.long.columns[2:])
-        cells = {name: np.empty(len(self.config), dtype=object) for name in names}
-        values = {name: self.long[name].to_numpy() for name in names}
-        with _without_collection():
-            for group in same_epochs.values():
-                index = pd.Index(epochs[starts[group[0]]:stops[group[0]]], name="epoch")
-                rows = np.add.outer(starts[group], np.arange(len(index)))  # (runs, epochs)
-                for name in names:
-                    # a column of a frame becomes a Series in half the time that the constructor takes
-                    labels = pd.Index([name] * len(group), dtype=object)
-                    frame = pd.DataFrame(values[name][rows].T, index=index, columns=labels, copy=False)
-                    for run, (_, series) in zip(group, frame.items(), strict=True):
-                        cells[name][run] = series
+        """`config` with a column for each stats column, whose cells are Series indexed by epoch (empty: no row yet).
+        The cells of a column are made when somebody looks at it."""
+        cells = _Cells(self.long.copy(deep=False), len(self.config))
         # a foreign program may have a parameter and a measure of one name
-        stats = pd.DataFrame({f"stats/{name}" if name in self.config else name: pd.Series(column, dtype=object)
-                              for name, column in cells.items()})
+        stats = pd.DataFrame({f"stats/{name}" if name in self.config else name:
+                              Curves.later(functools.partial(cells.of, name), len(self.config))
+                              for name in self.long.columns[2:]}, index=self.config.index)
         return pd.concat([self.config, stats], axis=1)
-
 
     def polars(self) -> tuple[Any, Any]:
         """`config` and `long` as polars frames; lists, mappings and what is mixed as JSON. ResultsError without polars.
@@ -122,6 +105,38 @@ class Results:
 
                     parquet.write_table(arrow_columns.table(frame), file)
         return paths
+
+
+class _Cells:
+    """Cuts the columns of a long frame into a Series for each run."""
+
+    def __init__(self, long: pd.DataFrame, runs: int) -> None:
+        self._long, self._runs = long, runs
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[pd.Index, list[int], np.ndarray]]:
+        """Most runs of a grid have the same epochs: one index, the runs that share it, their rows (runs, epochs)."""
+        stops = np.cumsum(np.bincount(self._long["run"].cat.codes.to_numpy(), minlength=self._runs))
+        starts = np.concatenate([[0], stops])[:-1]
+        epochs = self._long["epoch"].to_numpy()
+        same: dict[bytes, list[int]] = {}
+        for run, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            same.setdefault(epochs[start:stop].tobytes(), []).append(run)
+        return [(pd.Index(epochs[starts[runs[0]]:stops[runs[0]]], name="epoch"), runs, np.add.outer(
+            starts[runs], np.arange(stops[runs[0]] - starts[runs[0]]))) for runs in same.values()]
+
+    def of(self, name: str) -> np.ndarray:
+        """The Series of a column, (runs,) objects."""
+        cells = np.empty(self._runs, dtype=object)
+        values = self._long[name].to_numpy()
+        with _without_collection():
+            for index, runs, rows in self._groups:
+                # a column of a frame becomes a Series in half the time that the constructor takes
+                frame = pd.DataFrame(values[rows].T, index=index, columns=pd.Index([name] * len(runs), dtype=object),
+                                     copy=False)
+                for run, (_, series) in zip(runs, frame.items(), strict=True):
+                    cells[run] = series
+        return cells
 
 
 @contextlib.contextmanager

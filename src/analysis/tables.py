@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src import metrics, run_folder
+from src.analysis.curves import CurveType
 from src.analysis.filters import column, key
 from src.analysis.results import IDENTITY
 from src.errors import ResultsError, did_you_mean
@@ -20,7 +21,8 @@ def stats_columns(df: pd.DataFrame) -> list[str]:
     """The columns of big_df that hold curves, in order."""
     if df.empty:
         return []
-    return [str(name) for name, cell in df.iloc[0].items() if isinstance(cell, pd.Series)]
+    return [str(name) for name in df if isinstance(df[name].dtype, CurveType)
+            or df[name].dtype == object and isinstance(df[name].iloc[0], pd.Series)]
 
 
 def setting_columns(df: pd.DataFrame) -> list[str]:

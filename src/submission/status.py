@@ -1,10 +1,11 @@
 """How far each run of a batch is: counts by state and a table of runs, as text or as plain values for JSON."""
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from src.submission import failures, find, show, states
 from src.submission.observe import Observation, Run
 from src.submission.show import clock, table
 
+_BARS = "▁▂▃▄▅▆▇█"
 GROUPS = 5  # of failures that are told below the runs
 
 
@@ -110,13 +112,17 @@ def summary_table(observations: Iterable[Observation]) -> list[str]:
     return table([["batch", "runs", *columns], *body])
 
 
-def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None) -> list[str]:
-    """A line per run. Beyond `limit` runs, those that ended well give way to the best of them."""
+def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None,
+              curves: bool = False) -> list[str]:
+    """A line per run. Beyond `limit` runs, those that ended well give way to the best of them. curves: with small ones.
+    """
     runs = list(observation.runs.values())
     shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit)
     found = rows(shown)
     cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in found]
-    lines = table([["run", "state", "epochs", "left", "best", ""], *cells])
+    names, drawn = _curves(shown) if curves else ([], [[] for _ in shown])
+    lines = table([["run", "state", "epochs", "left", "best", *names, ""],
+                   *([*row[:5], *small, *row[5:]] for row, small in zip(cells, drawn, strict=True))])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
@@ -142,6 +148,40 @@ def _most_telling(runs: list[Run], limit: int) -> list[Run]:
     return [runs[index] for index in sorted(chosen)]
 
 
+def _curves(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """The training loss and the metrics that runs are judged by: their columns, and a small curve of each for each run.
+    """
+    found = []
+    for run in runs:
+        has_stats = run.folder is not None and run_folder.STATS in run.folder.names
+        header, lines = _stats(run.path) if has_stats else ([], [])
+        wanted = [name for name in ("train/loss", *metrics.judging_columns(header)) if name in header]
+        found.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in wanted})
+    names = list(dict.fromkeys(name for curves in found for name in curves))
+    return names, [[curves.get(name, "") for name in names] for curves in found]
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def sparkline(values: Sequence[float], width: int = 12) -> str:
+    """▁▃▅▆▇█ for a curve: at most `width` parts of equal length, each by its last number; a blank where there is none.
+    """
+    parts = min(width, len(values))
+    last = []
+    for part in range(parts):
+        numbers = [value for value in values[len(values) * part // parts:len(values) * (part + 1) // parts]
+                   if math.isfinite(value)]
+        last.append(numbers[-1] if numbers else math.nan)
+    finite = [value for value in last if value == value]
+    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    return "".join(" " if value != value else _BARS[round((value - low) / span * 7) if span else 3] for value in last)
+
+
 def _cells(row: Row, start: float | None = None) -> list[str]:
     epochs = f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
     best = "" if row.best is None else f"{row.best:.4g} {row.metric}"
@@ -152,7 +192,8 @@ def _cells(row: Row, start: float | None = None) -> list[str]:
 
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
-           only: Collection[str] = states.ALL, starts: Mapping[str, float] | None = None) -> str:
+           only: Collection[str] = states.ALL, starts: Mapping[str, float] | None = None,
+           curves: bool = False) -> str:
     """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone.
 
     only: the states whose runs are shown; starts: when Slurm expects to start its jobs, unix seconds by id. Failures
@@ -163,7 +204,7 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
         latest = find.newest(observation.path for observation in observations)
         observations = [observation for observation in observations if observation.path == latest]
     for observation in observations:
-        lines = run_table(filtered(observation, only), limit, starts or {})
+        lines = run_table(filtered(observation, only), limit, starts or {}, curves)
         if observation.canaries:
             from src.submission import canary_ends  # few batches have them
 

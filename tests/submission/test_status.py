@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -127,3 +128,10 @@ def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
     found = observation(*runs, run(tmp_path, "003_a", "done", HEADER))
     assert "\nGPU 23 % busy: try num_workers 8 (2 runs)" in status.render([found])
     assert [row["idle"] for row in status.as_json(found)["runs"]] == ["GPU 23 % busy: try num_workers 8"] * 2 + [None]
+
+
+@pytest.mark.parametrize(("values", "curve"), [
+    ([], ""), ([1.0], "▄"), ([1.0, 1.0], "▄▄"), ([0.0, 1.0, 2.0, 7.0], "▁▂▃█"), ([3.0, math.nan, 1.0], "█ ▁"),
+    ([math.inf, 2.0], " ▄"), ([math.nan], " "), (list(map(float, range(24))), "▁▂▂▃▄▄▅▅▆▇▇█")])
+def test_sparklines(values: list[float], curve: str) -> None:
+    assert status.sparkline(values) == curve
