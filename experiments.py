@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from src import config, files, run_folder, yaml_io
+from src import choices, config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
 from src.submission import batch, failures, find, process, slurm, states, status
 from src.submission.journal import LOCAL
@@ -505,7 +505,7 @@ def prefetch(options: argparse.Namespace) -> None:
              item.tokenizer or item.model if item.dataset.startswith("hf/") else None,
              tuple((item.eval_datasets or {}).values())): item for item in configs}
     models = {(item.model, item.model_pretrained, item.model_head_init): item for item in configs
-              if item.model_pretrained or item.model.startswith(("hf/", "clip/"))}
+              if item.model.partition("/")[0] in choices.PUBLISHED}
     for item in data.values():
         print(fetch_data(item))
     for item in models.values():

@@ -36,6 +36,7 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
 def fetch(config: Config) -> str:
     """Make pretrained weights present in the cache, and say so. Errors as in make."""
     if not config.model_pretrained:
+        _imported(config)  # knows its name
         return f"{config.model}: no weights to fetch"
     create(config)
     return f"{config.model}: pretrained weights are in the cache"

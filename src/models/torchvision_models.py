@@ -46,9 +46,10 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights:
 
 def fetch(config: Config) -> str:
     """Make pretrained weights present in the cache, and say so. Errors as in make."""
+    _, weights = _known(config)
     if not config.model_pretrained:
         return f"{config.model}: no weights to fetch"
-    present(config, _known(config)[1])
+    present(config, weights)
     return f"{config.model}: pretrained weights are in the cache"
 
 
@@ -95,7 +96,8 @@ def _suited(config: Config, builder: Callable[..., nn.Module], size: list[int]) 
 
 
 def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any, output_dim: int) -> nn.Module:
-    """The model with its weights, a new last layer for `output_dim` outputs, and no auxiliary outputs."""
+    """The model with its weights, a new last layer if they are for other than `output_dim` outputs, and no auxiliary
+    ones."""
     place = present(config, weights)
     try:
         with _tensors_alone():
@@ -108,6 +110,8 @@ def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any,
     if getattr(model, "aux_logits", False):  # torchvision's inception_v3 loads its weights with them alone
         model.aux_logits, model.AuxLogits = False, None
     old = last_layer(model)
+    if len(old.weight) == output_dim:
+        return model
     new = (nn.Linear(old.in_features, output_dim, old.bias is not None) if isinstance(old, nn.Linear) else
            nn.Conv2d(old.in_channels, output_dim, 1))
     name = next(name for name, module in model.named_modules() if module is old)

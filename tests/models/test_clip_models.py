@@ -275,7 +275,7 @@ def test_prefetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     (tmp_path / "job.yaml").write_text(json.dumps({"job_details": {"name": "t"}, "parameters": {
         "dataset": "sklearn/digits", "data_splits_map": {"train": "train"}, "data_download": False, "base_lr": [1, 2],
         "LIST": [{"model": "clip/small@mine"}, {"model": "torchvision/resnet18", "model_pretrained": True},
-                 {"model": "linear"}]}}))
+                 {"model": "linear"}, {"model": "timm/test_resnet"}]}}))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("src.fetching.unreachable", lambda url: None)
     fetched: list[str] = []
@@ -286,8 +286,12 @@ def test_prefetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
     assert experiments.main(["prefetch", str(tmp_path / "job.yaml")]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "clip/small@mine: weights mine are in the cache", "torchvision/resnet18: pretrained weights are in the cache"]
+        "clip/small@mine: weights mine are in the cache", "torchvision/resnet18: pretrained weights are in the cache",
+        "timm/test_resnet: no weights to fetch"]
     assert len(fetched) == 1
+    for family, name in (("timm", "test_vot"), ("torchvision", "resnt18")):
+        with pytest.raises(ConfigError, match="did you mean"):
+            fetch(Config(model=f"{family}/{name}"))
 
 
 def test_texts_that_need_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_pretrained_weights_under_a_new_head(published: dict[str, torch.Tensor])
         else:
             assert torch.equal(weight, published[name])
     assert not make(SMALL, model_pretrained=True, model_head_init="zero").fc.weight.any()  # type: ignore[union-attr]
+    same = make(SMALL, output_dim=1000, model_pretrained=True)  # as many classes as the weights are for
+    assert torch.equal(same.fc.weight, published["fc.weight"])  # type: ignore[union-attr, arg-type]
 
 
 def test_the_same_model_without_published_weights() -> None:
