@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from src.errors import ConfigError, did_you_mean
 
@@ -19,7 +17,6 @@ SHARES = ("log", "xentropy", "torch/CrossEntropyLoss")  # losses that take share
 AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "random_erasing",
                  "aug_repeats")
 OF_IMAGES = (*AUGMENTATIONS, "interpolation", "crop_pct")
-_ONE_BY_ONE = ("color_jitter", "auto_augment", "random_erasing", "aug_repeats")  # not for whole batches on a device
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
@@ -203,36 +200,6 @@ def check_optimizer(name: str) -> None:
                       hint=did_you_mean(name, known))
 
 
-def check_optimization(get: Callable[[str], Any]) -> None:
-    """ConfigError if fields about optimization do not go together. get: a field's value by its name."""
-    kwargs, decay, task, freeze = get("optim_kwargs"), get("layer_decay"), get("task"), get("freeze")
-    if kwargs and not get("optim_alg").startswith("timm/"):
-        raise ConfigError(f"optim_alg {get('optim_alg')} takes none", where="optim_kwargs", allowed="null",
-                          hint="they are for the optimizers of timm, as timm/lion")
-    if task and (clips := [name for name in ("clip_grad_norm", "clip_grad_value") if get(name) is not None]):
-        raise ConfigError("a task of one's own clips its own gradients", where=clips[0], allowed="null",
-                          hint="call torch.nn.utils.clip_grad_norm_ in the task")
-    if decay not in (None, 1) and get("model").startswith("linear"):
-        raise ConfigError("a linear model has one layer", where="layer_decay", allowed="null")
-    for name in ("unfreeze_epoch", "unfreeze_lr"):
-        if get(name) is not None and freeze is None:
-            raise ConfigError("nothing is frozen", where=name, allowed="null", hint="set freeze: backbone")
-    if get("unfreeze_lr") is not None and get("unfreeze_epoch") is None:
-        raise ConfigError("there is no epoch from which it would hold", where="unfreeze_lr", hint="set unfreeze_epoch")
-    if freeze and get("model").startswith("linear"):
-        raise ConfigError("a linear model is all head: nothing of it can be frozen", where="freeze", allowed="null")
-    if get("warmup_steps") and get("lr_schedule").startswith("onecycle"):
-        raise ConfigError("onecycle rises by itself", where="warmup_steps", allowed="0", hint=(
-            "onecycle_0.2 rises for a fifth of the steps"))
-
-
-def check_checkpointing(model: str) -> None:
-    """ConfigError if all that the model keeps for its backward pass is needed at once."""
-    if model in SHALLOW:
-        raise ConfigError(f"{model} is too small to compute parts of it again", where="grad_checkpointing",
-                          allowed="false")
-
-
 def check_own(name: str | None) -> None:
     """ConfigError unless `name` is null or names something of one's own, as my_module:MyTask."""
     if name is not None:
@@ -307,28 +274,6 @@ def check_templates(templates: list[str]) -> None:
                           allowed="[[a photo of a {}.]] and the like: {} once in each")
 
 
-def check_images(spec: Mapping[str, Any], dataset: str) -> None:
-    """ConfigError unless what `spec` asks for, data_on_device or an augmentation, can be done with the data set."""
-    asked = next((name for name in OF_IMAGES if spec.get(name)), "data_on_device")
-    if dataset.startswith(("libsvm/", "sklearn/")):
-        raise ConfigError(f"samples of {dataset} are no images", where=asked, hint="leave it out: they are kept on the "
-                          "training device anyway" if asked == "data_on_device" else None)
-    if not spec.get("data_on_device") and not dataset.startswith(("timm/", "folder/")):
-        raise ConfigError("images of one's own are augmented on the training device alone", where=asked,
-                          hint="set data_on_device: true")
-    if spec.get("data_on_device") and (single := [name for name in _ONE_BY_ONE if spec.get(name)]):
-        raise ConfigError(f"{single[0]} is for images that are read one by one", where=single[0],
-                          hint="leave it out, or data_on_device")
-    if (spec.get("aug_repeats") or 1) > 1 and dataset.startswith(("timm/tfds/", "timm/wds/")):
-        raise ConfigError(f"{dataset} comes in its own order, each image once", where="aug_repeats", allowed="1")
-    if spec.get("crop_padding") is not None and spec.get("scale"):
-        raise ConfigError("crop_padding and scale are two ways to crop", where="crop_padding", hint="give one of them")
-    if spec.get("ratio") and not spec.get("scale"):
-        raise ConfigError("ratio is of the parts that scale takes", where="ratio", hint="give it too, as [0.08, 1.0]")
-    if max(spec.get("scale") or [1]) > 1:
-        raise ConfigError(f"{spec['scale']} is more than the whole image", where="scale", allowed="shares up to 1.0")
-
-
 def check_alpha(value: float) -> None:
     """ConfigError unless Beta(value, value) is a distribution, or `value` is 0."""
     if not 0 <= value < float("inf"):
@@ -339,20 +284,6 @@ def check_smoothing(value: float) -> None:
     """ConfigError unless `value` is a part of a label that leaves something of it."""
     if not 0 <= value < 1:
         raise ConfigError(f"{value!r} is no part of a label", allowed="0 to less than 1, as 0.1")
-
-
-def check_mixing(spec: Mapping[str, Any], loss: str, targets: str | None, task: str | None) -> None:
-    """ConfigError unless the loss takes what mixup, cutmix or label_smoothing, one of which `spec` asks for, make of
-    labels: shares of classes."""
-    asked = next(name for name in ("mixup", "cutmix", "label_smoothing") if spec.get(name))
-    if task is not None:
-        raise ConfigError("a task of one's own gets its batches as they are", where=asked,
-                          hint="mix them inside the task, as src/training/mixing.py does")
-    if (task := task_of(loss, targets)) != "classification":
-        raise ConfigError(f"{asked} makes shares of classes, and this is {task}", where=asked, hint="try loss: log")
-    if loss not in SHARES and ":" not in loss:
-        raise ConfigError(f"loss {loss} takes one class, not shares of classes", where=asked,
-                          allowed=(*SHARES, "my_module:my_loss, given shares [n, classes]"))
 
 
 def check_dataset(name: str) -> None:
@@ -389,31 +320,6 @@ def check_model(name: str) -> None:
                 "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
 
 
-def check_model_options(spec: Mapping[str, Any], model: str) -> None:
-    """ConfigError unless what `spec` says of its model's weights, options and head can be had."""
-    from src.own import is_own
-
-    family = model.partition("/")[0]
-    if spec.get("model_pretrained") and not spec.get("task") and (is_own(model) or family not in PUBLISHED):
-        raise ConfigError(f"there are no pretrained weights for {model}", where="model_pretrained", allowed=(
-            f"true for models of the families {', '.join(PUBLISHED)} alone"))
-    if spec.get("model_head_init") == "zero_shot":
-        if family != "clip":
-            raise ConfigError(f"{model} does not read names of classes", where="model_head_init",
-                              allowed="null, zero or rand", hint="zero_shot is for clip/NAME, as clip/ViT-B-32@openai")
-        if (task := task_of(spec.get("loss", "log"), spec.get("targets"))) != "classification" or spec.get("task"):
-            raise ConfigError(f"zero_shot is about classes, and this is {spec.get('task') or task}",
-                              where="model_head_init", hint="try loss: log")
-    if not is_own(model) and family not in PUBLISHED:
-        known = OPTIONS_OF_OURS.get((parse_tiny(model) or ("",))[0], ())
-        for name, value in (spec.get("model_kwargs") or {}).items():
-            if name not in known:
-                raise ConfigError(f"{model} has no option '{name}'", where="model_kwargs", allowed=known or "null",
-                                  hint=did_you_mean(name, known))
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}", where="model_kwargs", allowed="1 channel or more")
-
-
 HUB_MODEL = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 HUB_DATASET = re.compile(HUB_MODEL.pattern + r"(?::[\w.-]+)?")
 TEXT_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
@@ -423,34 +329,6 @@ def is_path(name: str) -> bool:
     """Whether what stands behind hf/ is a file or folder here: it begins with ./, ../, /, ~ or $, or ends as a file
     of texts does. Everything else is a name of the hub."""
     return name.startswith(("./", "../", "/", "~", "$")) or name.endswith(TEXT_FILES)
-
-
-def check_texts(spec: Mapping[str, Any], dataset: str, model: str, loss: str) -> None:
-    """ConfigError unless data set, model, tokenizer and targets fit each other where one of them is about texts."""
-    from src.own import is_own
-
-    task, targets = spec.get("task"), spec.get("targets")
-    texts, reads = dataset.startswith("hf/"), model.startswith("hf/")
-    if texts and not (reads or is_own(model) or task):
-        raise ConfigError(f"model {model} cannot read texts", where="model", allowed="hf/NAME, or one of one's own")
-    if reads and not (texts or is_own(dataset)):
-        raise ConfigError(f"model {model} reads texts, and {dataset} has none", where="dataset",
-                          allowed="hf/NAME, or one of one's own")
-    if texts and not reads and spec.get("tokenizer") is None:
-        raise ConfigError(f"texts need a tokenizer, and {model} has none of its own", where="tokenizer",
-                          allowed="a name of the hub, as bert-base-uncased, or a folder, as ./tokenizer")
-    if targets != "next_token":
-        return
-    if not (texts or is_own(dataset)) or not (reads or is_own(model) or task):
-        raise ConfigError("the next token is asked of a language model", where="targets",
-                          allowed="dataset: hf/NAME and model: hf/NAME, or those of one's own")
-    if LOSSES.get(loss) != "log" and ":" not in loss and not task:
-        raise ConfigError(f"loss {loss} is not for tokens", where="loss", allowed="log")
-    if spec.get("metrics"):
-        raise ConfigError("loss, accuracy and perplexity are what is measured of next tokens", where="metrics",
-                          hint="leave it out")
-    if set_too := next((name for name in ("model_head_init", "freeze") if spec.get(name)), None):
-        raise ConfigError("the last layer of a language model may be its first", where=set_too, allowed="null")
 
 
 def parse_tiny(name: str) -> tuple[str, tuple[float, ...]] | None:

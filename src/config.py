@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import choices
+from src import choices, combinations
 from src.errors import ConfigError, did_you_mean
 
 # Grammar and bookkeeping that spec.yaml keeps beside the parameters; facts are the last key of config.yaml.
 NOT_PARAMETERS = frozenset(("SBATCH", "SCRIPT", "TAGS", "SUBTESTS", "COMMAND", "facts"))
-
-
 scalar = str | int | float | bool | None
 
 
@@ -267,17 +265,15 @@ def _check_shape(value: list[int] | None) -> None:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
                      "early_stopping_patience", "checkpoints_kept", "model_output_dim",
-                     "overfit_batches", "unfreeze_epoch", "max_length"), _at_least(1)),
+                     "overfit_batches", "unfreeze_epoch", "max_length", "aug_repeats"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
-                     "seed_training", "seed_split", "max_allowed_loss"), _at_least(0)),
-    **dict.fromkeys(("crop_padding", "max_requeues"), _at_least(0)),
+                     "seed_training", "seed_split", "max_allowed_loss", "crop_padding", "max_requeues"), _at_least(0)),
     **dict.fromkeys(("scale", "ratio"), choices.check_range),
     "interpolation": _one_of(choices.INTERPOLATIONS),
     "crop_pct": choices.check_crop_pct,
     **dict.fromkeys(("hflip", "vflip", "random_erasing"), choices.check_probability),
     "color_jitter": _above_zero,
-    "aug_repeats": _at_least(1),
     "auto_augment": choices.check_auto_augment,
     **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
     "label_smoothing": choices.check_smoothing,
@@ -331,97 +327,6 @@ def _check_scalar(key: str, value: object, kind: str) -> None:
     _check_value(key, value)
 
 
-@functools.lru_cache(maxsize=10_000)
-def _check_together(momentum: float | str, optim_alg: str, batch_size: int, grad_accum_steps: int,
-                    steps_per_epoch: int | None, samples_per_epoch: int | None, averaging: str | None,
-                    recompute_batch_norm: bool, precision: str, compile: str | None, device: str, task: str | None
-                    ) -> None:
-    choices.parse_momentum(momentum, optim_alg)
-    if grad_accum_steps > batch_size:
-        raise ConfigError(f"grad_accum_steps {grad_accum_steps} is more than batch_size {batch_size}",
-                          hint="a micro-batch needs at least one sample")
-    if steps_per_epoch is not None and samples_per_epoch is not None:
-        raise ConfigError("steps_per_epoch and samples_per_epoch are both given", hint="give one of them")
-
-
-    if recompute_batch_norm and averaging is None:
-        raise ConfigError("recompute_batch_norm is about the averaged model, and there is none", hint=(
-            "set averaging, or leave it out"))
-    if precision in ("fp16", "tf32") and device in ("cpu", "mps"):
-        raise ConfigError(f"precision {precision} needs a CUDA device, not {device}", hint="bf16 works on a CPU too")
-    if compile not in (None, "default") and grad_accum_steps > 1:
-        raise ConfigError(f"compile {compile} replays CUDA graphs, which do not add up gradients", hint=(
-            "set compile: default, or grad_accum_steps: 1"))
-    if task is not None and (precision in ("bf16", "fp16") or compile is not None or grad_accum_steps > 1):
-        raise ConfigError("a task of one's own takes its own steps, in its own precision", allowed=(
-            "precision: float32 or tf32, compile: null, grad_accum_steps: 1"),
-            hint="use torch.autocast, torch.compile and accumulation inside the task")
-
-
-# what choices.check_optimization is about
-_OPTIMIZATION = frozenset(("optim_kwargs", "layer_decay", "clip_grad_norm", "clip_grad_value", "freeze",
-                           "unfreeze_epoch", "unfreeze_lr", "warmup_steps"))
-_TOGETHER = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch",
-             "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
-
-
-def _check_evaluated(models: list[str] | None, averaging: str | None, metrics: list[str] | None, loss: str,
-                     targets: str | None, task: str | None) -> None:
-    of_classes = [name for name in metrics or () if ":" not in name]
-    if metrics and task:
-        raise ConfigError("a task of one's own measures its own metrics", where="metrics", hint="leave them out")
-    if of_classes and choices.task_of(loss, targets) == "regression":
-        raise ConfigError(f"{', '.join(of_classes)} need classes, and loss {loss} is of numbers", where="metrics",
-                          allowed="metrics of one's own, as my_module:my_metric")
-    if models and "av" in models and averaging is None:
-        raise ConfigError("there is no average to evaluate", where="eval_models", hint="set averaging, as poly_8")
-
-
-def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length: int,
-                  further: dict[str, str] | None = None) -> None:
-    if "train" not in splits and train_length > 0:
-        raise ConfigError("there is no train split to train on", where="data_splits_map",
-                          allowed="splits with train among them, as {train: 'train[:90%]', val: 'train[90%:]'}",
-                          hint="add one, or set train_length: 0 to evaluate only")
-    if not at_end and not further and splits.keys() <= {"train"} and train_length == 0:
-        raise ConfigError("there is nothing to evaluate", where="data_splits_map", hint=(
-            "name a split beside train, as {train: train, test: test}, or set eval_at_end: [train]"))
-    for name, text in splits.items():
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            raise ConfigError(f"the split name {name!r} cannot stand in a column of stats.csv",
-                              where="data_splits_map", allowed="letters, digits, _ . -")
-        try:
-            choices.check_split(text)
-        except ConfigError as error:
-            raise error.at("data_splits_map") from None
-    for name in at_end or ():
-        if name not in splits and name not in (further or {}):
-            raise ConfigError(f"there is no split '{name}'", where="eval_at_end", allowed=splits)
-
-
-def _check_further(sets: dict[str, str], maps: dict[str, str] | None, splits: dict[str, str], spec: Mapping[str, Any]
-                   ) -> None:
-    """ConfigError unless the entries of eval_datasets and eval_class_maps can be added to the splits."""
-    for name, text in sets.items():
-        if name in splits or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            raise ConfigError(f"'{name}' is a split already" if name in splits else
-                              f"the name {name!r} cannot stand in a column of stats.csv", where="eval_datasets",
-                              hint="call the set otherwise")
-        try:
-            dataset, part = choices.split_of(text)
-            choices.check_dataset(dataset)
-            choices.check_split(part)
-        except ConfigError as error:
-            raise error.at(f"eval_datasets, {name}") from None
-    if strange := next((name for name in maps or () if name not in sets), None):
-        raise ConfigError(f"there is no set '{strange}' in eval_datasets", where="eval_class_maps",
-                          allowed=sets or None, hint=did_you_mean(strange, sets))
-    if maps and (spec.get("metrics") or spec.get("task") or choices.task_of(
-            spec.get("loss", _DEFAULTS["loss"]), spec.get("targets")) == "regression"):
-        raise ConfigError("class maps cut the outputs of a classification", where="eval_class_maps",
-                          hint="leave out metrics and task, and choose a loss of classes")
-
-
 def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
     """ConfigError, led by `where`, unless every parameter is known, of its type and allowed, alone and together.
 
@@ -436,28 +341,6 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_value(key, value)
             else:
                 _check_scalar(key, value, kind.__name__)
-        get = spec.get
-        _check_together(*[get(key, _DEFAULTS[key]) for key in _TOGETHER])
-        if not _OPTIMIZATION.isdisjoint(spec):
-            choices.check_optimization(lambda key: get(key, _DEFAULTS[key]))
-        if get("eval_models") or get("metrics"):
-            _check_evaluated(get("eval_models"), get("averaging"), get("metrics"), get("loss", _DEFAULTS["loss"]),
-                             get("targets"), get("task"))
-        if get("data_on_device") or any(map(get, choices.OF_IMAGES)):
-            choices.check_images(spec, get("dataset", _DEFAULTS["dataset"]))
-        model, dataset = get("model", _DEFAULTS["model"]), get("dataset", _DEFAULTS["dataset"])
-        if model.startswith("hf/") or dataset.startswith("hf/") or get("targets") == "next_token":
-            choices.check_texts(spec, dataset, model, get("loss", _DEFAULTS["loss"]))
-        if get("model_pretrained") or get("model_kwargs") or get("model_head_init") == "zero_shot":
-            choices.check_model_options(spec, model)
-        if get("grad_checkpointing"):
-            choices.check_checkpointing(model)
-        if get("mixup") or get("cutmix") or get("label_smoothing"):
-            choices.check_mixing(spec, get("loss", _DEFAULTS["loss"]), get("targets"), get("task"))
-        _check_splits(get("data_splits_map", _DEFAULTS["data_splits_map"]), get("eval_at_end"),
-                      get("train_length", _DEFAULTS["train_length"]), get("eval_datasets"))
-        if get("eval_datasets") or get("eval_class_maps"):
-            _check_further(get("eval_datasets") or {}, get("eval_class_maps"),
-                           get("data_splits_map", _DEFAULTS["data_splits_map"]), spec)
+        combinations.check(spec, _DEFAULTS)
     except ConfigError as error:
         raise error.at(where) from None

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from src import own
-from src.choices import check_model_options, parse_tiny
+from src.choices import parse_tiny
+from src.combinations import check_model_options
 from src.config import Config
 from src.errors import ConfigError
 from src.models import clip_models, hf_models, own_model, timm_models, torchvision_models
