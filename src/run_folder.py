@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from typing import Any, NamedTuple
@@ -130,6 +129,8 @@ def identity(folder: str) -> str:
     By its name and its first start or submission; a run that was begun anew is another.
     """
     folder = os.path.abspath(folder)
+    import hashlib  # loads OpenSSL, which few commands want
+
     marks = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
     if is_batch_folder(folder):
         marks[0] = ""

@@ -3,16 +3,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 _OWN_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
 # What Slurm says when it may be asked again later: it did not take the job.
@@ -82,7 +83,9 @@ def max_array_size() -> int:
 
 def require() -> None:
     """SlurmError unless sbatch is on the PATH."""
-    if shutil.which("sbatch") is None:
+    from shutil import which  # a dry run without squeue need not wait for it
+
+    if which("sbatch") is None:
         raise SlurmError("sbatch is not on the PATH: this machine has no Slurm", hint="run the same grid here with "
                          "--local (`--local --workers 4` for four runs at a time), or log in to the cluster")
 
@@ -127,8 +130,7 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     environment = process.environment_outside_slurm()
     if ticket is not None:
         environment["GRIDIRON_TICKET"] = str(ticket)
-    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-                            env=environment, check=False)
+    answer = _call(command, env=environment)
     # ID, or ID;CLUSTER, on a line of its own: some sites' sbatch greets its users first
     ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
     if answer.returncode == 0 and ids:
@@ -145,8 +147,7 @@ def try_out(command: list[str], script: str | None = None) -> str | None:
     limit or an absent controller is for `submit`.
     """
     arguments = command[1:] if script is None else command[1:-2]  # without its file it comes on standard input
-    answer = subprocess.run(["sbatch", "--test-only", *arguments], capture_output=True, text=True, errors="replace",
-                            input=script or "", env=process.environment_outside_slurm(), check=False)
+    answer = _call(["sbatch", "--test-only", *arguments], env=process.environment_outside_slurm(), read=script)
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
     if answer.returncode and _sort(words) == "permanent":
         raise Refusal("permanent", words)
@@ -261,18 +262,17 @@ def usage(since: float) -> list[list[str]]:
 def requeue(job: str) -> str | None:
     """Have Slurm end this running job and put it back into the queue. None if it does, its words if it refuses."""
     try:
-        answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, errors="replace",
-                                stdin=subprocess.DEVNULL, timeout=60, check=False)
+        answer = _call(["scontrol", "requeue", job], timeout=60)
     except FileNotFoundError:
         return "scontrol is not on the PATH"
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         return "scontrol does not answer"
     return None if answer.returncode == 0 else " ".join((answer.stderr or answer.stdout).split())
 
 
 def scancel(jobs: Iterable[str]) -> None:
     """Cancel Slurm jobs. SlurmError with scancel's words if it refuses."""
-    answer = subprocess.run(["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    answer = _call(["scancel", *jobs])
     if answer.returncode:
         words = " ".join(answer.stderr.split())
         raise SlurmError(words if words.startswith("scancel:") else f"scancel: {words}")
@@ -281,11 +281,23 @@ def scancel(jobs: Iterable[str]) -> None:
 def ask(command: list[str]) -> str | None:
     """What a command prints; None if it is missing, fails, or takes more than a minute."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60,
-                                env={**os.environ, **_UNIX_TIME}, stdin=subprocess.DEVNULL, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        answer = _call(command, env={**os.environ, **_UNIX_TIME}, timeout=60)
+    except OSError:
         return None
     return answer.stdout if answer.returncode == 0 else None
+
+
+def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: float | None = None,
+          read: str | None = None) -> CompletedProcess[str]:
+    """A command's exit status and words. read: its standard input. OSError if it cannot be started, TimeoutError if it
+    takes more than `timeout` seconds."""
+    import subprocess  # a dry run calls nothing, and need not wait for it
+
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", input=read or "", env=env,
+                              timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
 
 
 def _seconds(text: str) -> float | None:

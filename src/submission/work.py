@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, to_type
-from src.submission import batch, failures, foreign, grid, job_spec, journal, naming, show, states
+from src.submission import batch, failures, grid, job_spec, journal, naming, show, states
 from src.submission.command_line import key_values
 from src.submission.job_spec import JobSpec
 from src.submission.journal import History
@@ -75,6 +75,8 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
     if spec.tags:
         specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
     if command:
+        from src.submission import foreign
+
         words = foreign.parse_command(command, spec.source)
         specs = [{**point, "COMMAND": words} for point in specs]
     lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
