@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,19 @@ def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Proj
     assert state.name == "timeout"
     assert "no other job goes on: " in state.why
     assert "invalid partition" in state.why
+
+
+def test_where_slurms_commands_are_not_to_be_had_a_wrapper_is_told_by_the_exit_status(project: Project,
+                                                                                     fake_slurm: FakeSlurm) -> None:
+    """In a container, say."""
+    one_run(project)
+    path = Path(script(project))
+    path.write_text(path.read_text().replace("exec", "PATH=/nowhere exec"))
+    project.submit(project.spec, "-s", str(path), "-y")
+    run_out_of_time(project, fake_slurm, 1)  # and its exit status is 75
+    state = only_run(project).state
+    assert (state.name, state.why) == ("timeout", "the time is up; scontrol is not on the PATH; and no other job goes "
+                                       "on: sbatch is not on the PATH")
 
 
 def test_a_foreign_program_is_told_and_requeued_after_exit_status_75(project: Project, fake_slurm: FakeSlurm) -> None:

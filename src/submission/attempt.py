@@ -197,10 +197,11 @@ class Attempt:
             self.check()
             if how == run_folder.REQUEUED:
                 return self._go_on(alone)
-            if process.rank() == 0:
-                files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
-                run_folder.remove_states(self.folder)
-            self._close(how)
+            with signals.unheard():  # the run is over
+                if process.rank() == 0:
+                    files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
+                    run_folder.remove_states(self.folder)
+                self._close(how)
             return 0
         except Fenced as fenced:
             print(fenced, file=sys.stderr)

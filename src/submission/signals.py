@@ -51,6 +51,16 @@ class Signals:
         finally:
             self._tell = None
 
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """A stop in the block comes too late."""
+        kept = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
     def leave(self) -> None:
         """Raise Stopped if it was a stop that `tell` was called for."""
         if self.stopped is not None:

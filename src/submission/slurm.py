@@ -130,7 +130,10 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     environment = process.environment_outside_slurm()
     if ticket is not None:
         environment["GRIDIRON_TICKET"] = str(ticket)
-    answer = _call(command, env=environment)
+    try:
+        answer = _call(command, env=environment)
+    except FileNotFoundError:
+        raise Refusal("permanent", "sbatch is not on the PATH") from None
     # ID, or ID;CLUSTER, on a line of its own: some sites' sbatch greets its users first
     ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
     if answer.returncode == 0 and ids:

@@ -369,6 +369,25 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
     assert numbers[-1].name in record(run)["error"]
 
 
+def test_a_stop_when_the_run_is_over_comes_too_late(tmp_path: Path) -> None:
+    """Also between `done` and the rest: states must not stay."""
+    (tmp_path / "spec.yaml").write_text("batch_size: 8\n")
+    (tmp_path / "resume-0000000001.pt").touch()
+    stopping = """import os, signal, sys
+from src import run_folder
+from src.submission import attempt
+remove = run_folder.remove_states
+def stopped(folder):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return remove(folder)
+run_folder.remove_states = stopped
+sys.exit(attempt.main(sys.argv[1:], lambda *_: "completed", lambda _: None))"""
+    done = subprocess.run([sys.executable, "-c", stopping, tmp_path / "spec.yaml"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path)["how"] == "completed"
+    assert not list(tmp_path.glob("resume*"))
+
+
 def test_of_several_specs_a_bad_one_does_not_stop_the_others(run: Path, tmp_path: Path,
                                                              capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.yaml"
