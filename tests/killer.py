@@ -21,6 +21,7 @@ import src.datasets.factory
 import src.models.factory
 import src.optimizers.factory
 import src.training.experiment  # noqa: F401  # once, for all starts
+from src import run_folder
 from src.submission import attempt
 from train import train, warm_up
 
@@ -45,6 +46,8 @@ def main(spec: Path, number: signal.Signals, kills: int, seed: int) -> None:
             os.kill(pid, number)
             os.waitpid(pid, 0)
         check_rows(spec.parent)
+        if ended(spec) and number == signal.SIGKILL:  # perhaps between `done` and this: what experiments.py clean does
+            run_folder.remove_states(str(spec.parent))
         killed += not alone and not ended(spec)
     print(killed, runs)
 
