@@ -238,7 +238,9 @@ class Attempt:
 
     def _stopped(self, stopped: Stopped, alone: bool) -> int:
         """Record a stop, or ask for another start if Slurm preempted its job and does not start it again."""
-        asked = stopped.number == signal.SIGTERM and not process.rank()
+        if process.rank():
+            return 0  # as in _go_on; the first tells how it ends
+        asked = stopped.number == signal.SIGTERM
         how = handover.why_stopped(can_go_on=not self._is_foreign) if asked else run_folder.CANCELLED
         if how == run_folder.REQUEUED:
             return self._go_on(alone, "preempted", run_folder.PREEMPTED)

@@ -491,6 +491,15 @@ def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how
     assert asked == ["7"] * (how == "requeued")
 
 
+def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun would end the first for the exit status of any other, while that asks for another start."""
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    monkeypatch.setattr(process, "rank", lambda: 1)
+    assert first.run({}, stopped) == 0
+    assert record(run)["how"] is None
+
+
 def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.slurm.details", lambda job: pytest.fail("Slurm is asked"))
     as_slurm_job(monkeypatch, "7")
