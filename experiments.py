@@ -86,6 +86,10 @@ def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> 
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    command = add("sync", fetch_results, "fetch results from another machine by rsync, again for what is new; read them")
+    command.add_argument("source", metavar="HOST[:FOLDER]", help="default FOLDER: this project's name/results")
+    command.add_argument("--into", metavar="FOLDER", default=RESULTS, help="default: results")
+    command.add_argument("--checkpoints", action="store_true", help="checkpoints and snapshots of code too")
     command = add("compare", compare_batches, "two batches: which settings changed, which metrics moved and how surely")
     command.add_argument("before", metavar="BATCH_A", help="a batch folder")
     command.add_argument("after", metavar="BATCH_B", help="a batch folder")
@@ -353,6 +357,23 @@ def report(options: argparse.Namespace) -> None:
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observe(batches)) for row in found["runs"]])
     print(f"report: {os.path.abspath(path)}")
+
+
+def fetch_results(options: argparse.Namespace) -> None:
+    """Fetch, read, and say how much there is."""
+    from src.analysis.results import read_results
+    from src.submission import sync
+
+    sync.fetch(options.source, options.into, os.path.basename(os.getcwd()), options.checkpoints)
+    batches = batch.all_batches(options.into)
+    if not batches:
+        print(f"no batch is in {options.into}")
+        return
+    results = read_results(batches)
+    ended = int(results.config["end"].notna().sum())
+    left_out = f", {len(results.skipped)} left out or mended" if results.skipped else ""
+    print(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, {count(len(results.config), 'run')}, "
+          f"{ended:,} ended{left_out}")
 
 
 def compare_batches(options: argparse.Namespace) -> None:

@@ -39,7 +39,16 @@ def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
     """
     left_out = set(map(str, df.columns)) if not seeds else _drawn_by_all(df)
     return [name for name in setting_columns(df)
-            if not (name.startswith("seed") and name in left_out) and len(set(map(key, df[name].tolist()))) > 1]
+            if not (name.startswith("seed") and name in left_out) and _varies(df[name])]
+
+
+def _varies(values: pd.Series) -> bool:
+    """Whether a column has more than one value. Most have one, which is seen without looking at each cell closely."""
+    if values.dtype != object:
+        return bool(values.nunique(dropna=False) > 1)
+    cells = values.tolist()
+    first = key(cells[0]) if cells else None
+    return any(cell is not cells[0] and key(cell) != first for cell in cells)
 
 
 def _drawn_by_all(df: pd.DataFrame) -> set[str]:
