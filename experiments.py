@@ -86,7 +86,7 @@ def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> 
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
-    command = add("sync", fetch_results, "fetch results from another machine by rsync, again for what is new; read them")
+    command = add("sync", fetch_results, "fetch results from another machine by rsync, again for what is new")
     command.add_argument("source", metavar="HOST[:FOLDER]", help="default FOLDER: this project's name/results")
     command.add_argument("--into", metavar="FOLDER", default=RESULTS, help="default: results")
     command.add_argument("--checkpoints", action="store_true", help="checkpoints and snapshots of code too")

@@ -28,8 +28,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 WRITTEN_LATER = ROOT / "docs" / "benchmarks.md"  # by make bench
 BATCH = "26-11-20-digits-quickstart"  # as the pages call it
 # programs that are not ours, which pages may name
-OTHERS = {"cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr", "sinfo",
-          "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
+OTHERS = {"cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr", "sbatch",
+          "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
 OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
@@ -105,7 +105,7 @@ def test_files_and_options_in_backticks_exist(page: Path, capsys: pytest.Capture
     known = set(OTHER_OPTIONS)
     for parse, words in ((submit_multiple.parse, []), *((experiments.parse, [name]) for name in (
             "status", "watch", "logs", "cancel", "clean", "report", "note", "reproduce", "export",
-            "register", "sync-wandb", "query", "compare", "prefetch"))):
+            "register", "sync-wandb", "query", "compare", "sync", "prefetch"))):
         with pytest.raises(SystemExit):
             parse([*words, "--help"])
         known |= set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))

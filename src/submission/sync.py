@@ -35,4 +35,4 @@ def fetch(source: str, to: str, project: str, checkpoints: bool = False) -> None
         raise BatchError("rsync is not installed here", where="sync", hint="install it on both machines") from None
     if code:
         raise BatchError(f"rsync ended with {code}; its own words are above", where=source,
-                         hint=f"does `ssh {source.partition(':')[0]} ls` work? Then run it again: it goes on where it was")
+                         hint=f"does `ssh {source.partition(':')[0]} ls` work? Run it again: it goes on where it was")
