@@ -1,25 +1,43 @@
-"""What it costs to be watched: system metrics every five seconds, as percent of one core."""
+"""What it costs to be watched, and to look: system metrics, trackers per epoch, finding runs against MLflow's search"""
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
+from src import yaml_io
+from src.analysis import runs
 from src.config import Config
-from src.tracking import system
+from src.tracking import mlflow_run, system
+from tests.analysis.make_batch import curves, make_empty_batch, make_run
+from tests.training.toys import classes, parts, train
 
 SECONDS = 5.0  # between samples, as the docs advise
 LOADERS = 8
+RUNS = 3_000
+EPOCHS = 40
 
 
 def measure() -> list[tuple[str, float, float | None]]:
     """(what, figure, the most it may be)."""
-    return [(f"percent of one core for a sample every {SECONDS:.0f} s of a run with {LOADERS} loaders", _percent(),
-             0.5)]
+    rows: list[tuple[str, float, float | None]] = [
+        (f"percent of one core for a sample every {SECONDS:.0f} s of a run with {LOADERS} loaders", _percent(), 0.5)]
+    bare = _epoch({})
+    for name, options in (("TensorBoard", {"tensorboard": True}), ("W&B, offline", {"wandb": True}),
+                          ("system metrics", {"system_metrics": SECONDS})):
+        rows.append((f"an epoch with {name} / without ({1e3 * bare:.1f} ms)", _epoch(options) / bare, None))
+    return [*rows, *_found()]
 
 
 def _percent() -> float:
@@ -39,3 +57,59 @@ def _percent() -> float:
         for each in sleepers:
             each.kill()
             each.wait()
+
+
+def _epoch(options: dict[str, Any]) -> float:
+    """Seconds of the median epoch of a small training, from row to row; the first ones warm up."""
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    splits = {"train": classes(20_000, 50), "val": classes(5_000, 50, seed=1)}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        rows, _ = train(parts(splits, batch_size=100, train_length=EPOCHS, **options), folder)
+    times = [float(row["timestamp"] or 0) for row in rows]
+    return statistics.median(after - before for before, after in itertools.pairwise(times[9:]))
+
+
+def _found() -> Iterator[tuple[str, float, float | None]]:
+    """Of 3,000 runs in files and the same in MLflow's database."""
+    specs = [{"base_lr": 0.001 * (index % 300 + 1), "seed_training": index // 300} for index in range(RUNS)]
+    with tempfile.TemporaryDirectory() as folder:
+        batch = make_empty_batch(folder)
+        text = curves(specs[0], 3, 0, False)
+        for index, spec in enumerate(specs):
+            make_run(batch, index, spec, stats=text)
+        client, experiment = _database(Path(folder), specs)
+        for what, ours, theirs in (
+                ("find_runs of", lambda: runs.find_runs({"base_lr": 0.1}, folder),
+                 lambda: client.search_runs([experiment], "params.base_lr = '0.1'", max_results=RUNS)),
+                ("is_done among", lambda: runs.is_done({"base_lr": 0.1, "seed_training": 7}, folder),
+                 lambda: client.search_runs([experiment], "params.base_lr = '0.1' and params.seed_training = '7'")),
+                ("all of", lambda: runs.find_runs(None, folder),
+                 lambda: client.search_runs([experiment], max_results=RUNS))):
+            one, other = _seconds(ours), _seconds(theirs)
+            yield f"{what} {RUNS:,} runs / mlflow.search_runs on sqlite ({1e3 * other:.0f} ms)", one / other, None
+
+
+def _database(folder: Path, specs: list[dict[str, Any]]) -> tuple[Any, str]:
+    """The same runs with as many parameters in a database of MLflow's."""
+    from mlflow.entities import Metric, Param
+
+    client = mlflow_run.connect(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.create_experiment("found", f"file://{folder}/artifacts")
+    for index, spec in enumerate(specs):
+        run = client.create_run(experiment, run_name=f"run {index}").info.run_id
+        config = mlflow_run.flat(Config.from_dict(spec).to_dict())
+        client.log_batch(run, [Metric("val/last/accuracy", 0.5, 0, epoch) for epoch in range(3)], [
+            Param(name, value if isinstance(value, str) else yaml_io.dump_value(value))
+            for name, value in list(config.items())[:100]])
+    return client, experiment
+
+
+def _seconds(action: Any) -> float:
+    """The median of five, after one to warm up."""
+    action()
+    spent = []
+    for _ in range(5):
+        start = time.perf_counter()
+        action()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)

@@ -133,6 +133,9 @@ class Config:
     mlflow: bool = False
     mlflow_tracking_uri: str | None = None  # of a server; null: $MLFLOW_TRACKING_URI; keys do not belong here
     mlflow_experiment: str | None = None  # null: the job's name
+    comet: bool = False  # online with $COMET_API_KEY, else an archive
+    comet_project: str | None = None
+    comet_workspace: str | None = None
     # Weights & Biases
     wandb: bool = False
     wandb_entity: str | None = None

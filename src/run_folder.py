@@ -31,6 +31,7 @@ CONFIG = "config.yaml"
 STATS = "stats.csv"
 LOG = "training.log"
 TENSORBOARD = "tensorboard"
+COMET = "comet"  # archives of an offline run
 GPU_INFO = "gpu-info.txt"  # what nvidia-smi says
 ARTIFACTS = "artifacts"  # what somebody keeps with a run
 SYSTEM = "system.csv"  # samples of CPU, memory, disk, network and GPU
@@ -96,7 +97,7 @@ def set_aside(folder: str) -> str:
     aside = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
     os.mkdir(aside)
     for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM,
-                 TENSORBOARD, *filter(
+                 TENSORBOARD, COMET, *filter(
             re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, os.listdir(folder))):
         if os.path.lexists(os.path.join(folder, name)):
             os.rename(os.path.join(folder, name), os.path.join(aside, name))

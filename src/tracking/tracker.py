@@ -177,6 +177,10 @@ def _wanted(config: Config, log: Logger) -> list[Tracker]:
         from src.tracking.tensorboard_tracker import TensorBoardTracker
 
         trackers.append(TensorBoardTracker())
+    if config.comet:
+        from src.tracking.comet_tracker import CometTracker
+
+        trackers.append(CometTracker())
     if config.wandb:
         from src.tracking.wandb_tracker import WandbTracker
 

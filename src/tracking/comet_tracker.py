@@ -1,0 +1,54 @@
+"""Comet: online with COMET_API_KEY, else an archive in RUN/comet that `comet upload` sends later"""
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from src import run_folder, yaml_io
+from src.config import Config
+from src.tracking.tracker import Refused, Tracker
+
+
+class CometTracker(Tracker):
+    """An experiment of Comet with the config, facts as `facts/NAME`, and a point per epoch over the optimizer's steps.
+
+    Online, a run that goes on is the same experiment; offline each start has an archive, which are one when they are
+    sent, by their key.
+    """
+
+    def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
+        """Begin, or go on."""
+        if folder is None:
+            raise Refused("there is no run folder")
+        for name, value in (("COMET_LOGGING_CONSOLE", "CRITICAL"), ("COMET_DISABLE_AUTO_LOGGING", "1")):
+            os.environ.setdefault(name, value)
+        import comet_ml
+
+        key = 2 * run_folder.identity(folder)  # Comet wants 32 characters or more
+        place = os.path.join(folder, run_folder.COMET)
+        home = {"project_name": config.comet_project, "workspace": config.comet_workspace}
+        quiet = {"display_summary_level": 0, "log_code": False, "log_git_patch": False, "auto_output_logging": False}
+        if os.environ.get("COMET_API_KEY"):
+            self._experiment = comet_ml.start(
+                **home, experiment_key=key, mode="get_or_create", experiment_config=comet_ml.ExperimentConfig(**quiet))
+        elif glob.glob(os.path.join(glob.escape(place), "*.zip")):
+            self._experiment = comet_ml.ExistingOfflineExperiment(
+                **home, **quiet, previous_experiment=key, offline_directory=place)
+        else:
+            self._experiment = comet_ml.OfflineExperiment(
+                **home, **quiet, experiment_key=key, offline_directory=place)
+        self._experiment.set_name(os.path.basename(os.path.abspath(folder)))
+        told = {**config.to_dict(), **{f"facts/{name}": value for name, value in facts.items()}}
+        self._experiment.log_parameters({name: value if isinstance(value, (bool, int, float, str)) else
+                                         yaml_io.dump_value(value) for name, value in told.items()})
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """The cells of an epoch."""
+        self._experiment.log_metrics(dict(row), step=step, epoch=int(row["epoch"]))
+
+    def finish(self, end: str | None) -> None:
+        """How it ended; offline, the archive."""
+        self._experiment.log_other("end", end)
+        self._experiment.end()

@@ -1,0 +1,83 @@
+"""Comet: what it is told, and, where it is installed, the archive that it leaves."""
+from __future__ import annotations
+
+import json
+import sys
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import run_folder
+from tests.training.toys import parts, train
+
+
+class _FakeComet(types.ModuleType):
+    """Stands for the package: remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__("comet_ml")
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.told: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "ExperimentConfig":
+            return dict
+
+        def make(**options: Any) -> Any:
+            self.made.append((name, options))
+            return types.SimpleNamespace(**{call: self._remember(call) for call in (
+                "set_name", "log_parameters", "log_metrics", "log_other", "end")})
+
+        return make
+
+    def _remember(self, call: str) -> Any:
+        return lambda *words, **options: self.told.append((call, words, options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("COMET_API_KEY", raising=False)
+    (tmp_path / "spec.yaml").write_text("base_lr: 0.1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("key", "archive", "kind"), [
+    (None, None, "OfflineExperiment"), (None, "x.zip", "ExistingOfflineExperiment"), ("k" * 25, None, "start")])
+def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, archive: str | None, kind: str
+                         ) -> None:
+    comet = _FakeComet()
+    monkeypatch.setitem(sys.modules, "comet_ml", comet)
+    if key:
+        monkeypatch.setenv("COMET_API_KEY", key)
+    if archive:
+        (folder / "comet").mkdir()
+        (folder / "comet" / archive).touch()
+    train(parts(comet=True, comet_project="p"), str(folder))
+    assert "WARNING" not in (folder / "training.log").read_text()
+    (made, options), = comet.made
+    assert made == kind and options["project_name"] == "p"
+    assert 2 * run_folder.identity(folder) in options.values()
+    steps = [(words[0]["train/loss"], options["step"]) for call, words, options in comet.told if call == "log_metrics"]
+    header, *lines = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
+    assert steps == [(float(line[header.index("train/loss")]), int(line[1])) for line in lines]
+    assert [call for call, _, _ in comet.told][-2:] == ["log_other", "end"]
+    params = next(words[0] for call, words, _ in comet.told if call == "log_parameters")
+    assert params["base_lr"] == 0.1 and params["facts/classes"] == 3
+
+
+def test_the_archive_has_the_metrics(folder: Path) -> None:
+    pytest.importorskip("comet_ml")
+    train(parts(comet=True, comet_project="p"), str(folder))
+    path, = (folder / "comet").glob("*.zip")
+    archive = zipfile.ZipFile(path)
+    assert json.loads(archive.read("experiment.json"))["offline_id"] == 2 * run_folder.identity(folder)
+    messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
+    told = [(message["payload"]["metric"]["metricValue"], message["payload"]["metric"]["step"]) for message in messages
+            if message["payload"].get("metric", {}).get("metricName") == "train/loss"]
+    header, *lines = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
+    assert told == [(float(line[header.index("train/loss")]), int(line[1])) for line in lines]

@@ -1,0 +1,122 @@
+"""A real MLflow server, where there is one: runs are shown while they run, in its pages too; nothing breaks without it.
+
+The server is not part of the environment: $GRIDIRON_MLFLOW names the program `mlflow` of one that has all of MLflow.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src import yaml_io
+from src.tracking import mlflow_run
+from tests.conftest import ROOT
+
+PROGRAM = os.environ.get("GRIDIRON_MLFLOW", "")
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="tests on an MLflow server need its program, in $GRIDIRON_MLFLOW")
+
+SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
+        "train_length": 3, "save_best_checkpoint": True, "best_checkpoint_metric": "val/.*/accuracy",
+        "system_metrics": 0.05, "base_lr": [0.05, 0.1], "seed_model": 1, "seed_training": 2}
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server with a database in `folder`: its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(
+            [PROGRAM, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri",
+             f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")], cwd=folder,
+            stdout=log, stderr=log, start_new_session=True, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    try:
+        end = time.monotonic() + 180
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                break
+            assert process.poll() is None and time.monotonic() < end, (folder / "server.log").read_text()
+            time.sleep(0.5)
+        yield address, process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def submit(folder: Path, name: str, **parameters: object) -> Path:
+    """Run a grid on this machine; its batch."""
+    (folder / f"{name}.yaml").write_text(yaml_io.dump_flat({
+        "job_details": {"name": name, "output_dir": str(folder / "results"), "description": "for a test"},
+        "parameters": {**SPEC, **parameters}}))
+    subprocess.run([sys.executable, "submit_multiple.py", folder / f"{name}.yaml", "--local", "--workers", "1", "-y"],
+                   cwd=ROOT, check=True, capture_output=True)
+    batch, = (folder / "results").glob(f"*-{name}")
+    return batch
+
+
+def page(address: str) -> str:
+    """The words that a browser shows there, once its scripts have run."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium")
+    shown = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,3000",
+                            "--virtual-time-budget=60000", "--dump-dom", address], capture_output=True, text=True,
+                           timeout=180).stdout
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(script|style).*?</\1>", "", shown)))
+
+
+def losses(batch: Path) -> dict[str, list[str]]:
+    """The training losses of each run."""
+    found = {}
+    for run in sorted(batch.glob("0*")):
+        header, *lines = [line.split(",") for line in (run / "stats.csv").read_text().splitlines()]
+        found[run.name.partition("+")[2]] = [line[header.index("train/loss")] for line in lines]
+    return found
+
+
+def test_a_grid_is_shown_with_its_charts_and_its_model(tmp_path: Path) -> None:
+    with serving(tmp_path) as (address, _):
+        batch = submit(tmp_path, "shown", mlflow=True, mlflow_tracking_uri=address)
+        assert not [line for log in batch.glob("*/training.log") for line in log.read_text().splitlines()
+                    if "WARNING" in line]
+        client = mlflow_run.connect(address)
+        experiment = client.get_experiment_by_name("shown").experiment_id
+        runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+        assert len(runs) == 3 and {run.info.status for run in runs.values()} == {"FINISHED"}
+        best = sorted(batch.glob("0*"))[0]
+        subprocess.run([sys.executable, "experiments.py", "register", best, "--name", "digits", "--alias", "production",
+                        "--uri", address], cwd=ROOT, check=True, capture_output=True)
+        run_id = runs[best.name].info.run_id
+        missing = {}
+        for path, shown in ((f"experiments/{experiment}/runs", (batch.name,)),  # its runs are folded below it
+                            (f"experiments/{experiment}/runs/{run_id}", (best.name, "val/last/accuracy")),
+                            (f"experiments/{experiment}/runs/{run_id}/model-metrics", ("train (8) Add chart", "val/last (4)")),
+                            (f"experiments/{experiment}/runs/{run_id}/system-metrics", ("System metrics (2) Add chart",)),
+                            ("models/digits", ("digits", "production"))):
+            text = page(f"{address}/#/{path}")
+            if absent := [word for word in shown if word not in text]:
+                missing[path] = absent
+        assert missing == {}
+
+
+def test_a_server_that_is_killed_changes_nothing(tmp_path: Path) -> None:
+    calm = submit(tmp_path, "calm")
+    with serving(tmp_path) as (address, process):
+        os.killpg(process.pid, signal.SIGKILL)
+        killed = submit(tmp_path, "killed", mlflow=True, mlflow_tracking_uri=address)
+    assert losses(killed) == losses(calm)
+    assert all(log.read_text().count("WARNING") == 1 for log in killed.glob("0*/training.log"))
