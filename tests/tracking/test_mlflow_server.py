@@ -102,10 +102,11 @@ def test_a_grid_is_shown_with_its_charts_and_its_model(tmp_path: Path) -> None:
                         "--uri", address], cwd=ROOT, check=True, capture_output=True)
         run_id = runs[best.name].info.run_id
         missing = {}
-        for path, shown in ((f"experiments/{experiment}/runs", (batch.name,)),  # its runs are folded below it
-                            (f"experiments/{experiment}/runs/{run_id}", (best.name, "val/last/accuracy")),
-                            (f"experiments/{experiment}/runs/{run_id}/model-metrics", ("train (8) Add chart", "val/last (4)")),
-                            (f"experiments/{experiment}/runs/{run_id}/system-metrics", ("System metrics (2) Add chart",)),
+        runs_page = f"experiments/{experiment}/runs"
+        for path, shown in ((runs_page, (batch.name,)),  # its runs are folded below it
+                            (f"{runs_page}/{run_id}", (best.name, "val/last/accuracy")),
+                            (f"{runs_page}/{run_id}/model-metrics", ("train (8) Add chart", "val/last (4)")),
+                            (f"{runs_page}/{run_id}/system-metrics", ("System metrics (2) Add chart",)),
                             ("models/digits", ("digits", "production"))):
             text = page(f"{address}/#/{path}")
             if absent := [word for word in shown if word not in text]:
