@@ -64,7 +64,7 @@ def processes(config: Config) -> int:
     if process.ranks() > 1:
         return 1
     asked = os.environ.get("GRIDIRON_PROCESSES")
-    return min(int(asked) if asked else visible_gpus(config.device), most_processes(config))
+    return max(1, min(int(asked) if asked else visible_gpus(config.device), most_processes(config)))
 
 
 def _place(folder: str | None) -> Place:

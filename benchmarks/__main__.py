@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 MODULES = ("startup", "grid", "loop", "resume", "data", "makespan", "gather", "status", "submission", "tracking",
-           "workers")
+           "workers", "ddp")
 PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks

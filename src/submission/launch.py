@@ -41,8 +41,10 @@ def run(count: int, work: Callable[..., str], arguments: tuple[Any, ...]) -> str
     ended within ten seconds, and Failed, UserError or Stopped tells of the first to fail.
     """
     with tempfile.TemporaryDirectory(prefix="gridiron-") as meeting:
-        started = [_start(number, count, meeting, work, arguments) for number in range(count)]
+        started: list[_Process] = []
         try:
+            for number in range(count):
+                started.append(_start(number, count, meeting, work, arguments))
             with signals.told_to(lambda: _pass_on(started[0])):
                 words = _wait(started)
         finally:

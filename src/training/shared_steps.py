@@ -42,8 +42,15 @@ class SharedSupervised(Supervised):
     def train(self, batch: Batch, step: int, meter: Meter) -> None:
         if self._profile:
             self._profile.before_step()
-        with self._profile.part("training step") if self._profile else contextlib.nullcontext():
-            self._train(batch, meter)
+        try:
+            with self._profile.part("training step") if self._profile else contextlib.nullcontext():
+                self._train(batch, meter)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            raise ConfigError("the loss does not depend on all parameters of the model, for whose gradients the "
+                              "processes wait", where="model", hint="leave the others out of it, or have them "
+                              "requires_grad_(False); or train in one process") from None
 
     def evaluate(self, model: nn.Module, forward: Forward, batch: Batch, meter: Meter) -> None:
         share, (x, y) = self._evaluated, batch

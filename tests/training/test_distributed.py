@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from src import yaml_io
 from src.config import Config
 from src.datasets.data import Batch, Split
 from src.errors import BatchError, ConfigError
 from src.optimizers.layers import Freeze
 from src.training import resume
 from src.training.batches import in_order, shuffled
-from src.training.distributed import ALONE, Alone, Team
+from src.training.distributed import ALONE, Alone, Place, Team, _device
 from src.training.experiment import epochs
 from src.training.facts import micro_batch_size
 from src.training.recorder import Row
@@ -31,6 +32,7 @@ from src.training.task import Task
 from tests.processes import together
 from tests.training.test_resume import assert_same
 from tests.training.toys import CPU, classes, parts, targets
+from train import processes, train
 
 # 50 samples: the last batch of a pass has two, fewer than there are processes
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -128,6 +130,57 @@ def test_a_part_that_is_freed_is_trained_by_all(tmp_path: Path) -> None:
         made = make(team, model, {"train": classes(50), "test": classes(41, seed=1)}, train_length=4)
         return trained(dataclasses.replace(made, freeze=Freeze(model, model[3], until=3)))
     assert_close(together(2, tmp_path, train)[0], train(ALONE))
+
+
+class Spare(nn.Linear):
+    """A layer with a parameter of no use."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.spare = nn.Parameter(torch.zeros(3))
+
+
+def test_parameters_of_no_use_are_told(tmp_path: Path) -> None:
+    def train(team: Alone) -> str:
+        with pytest.raises(ConfigError, match="the loss does not depend on all parameters"):
+            trained(make(team, Spare(), {"train": classes(50)}))
+        return "told"
+    assert together(2, tmp_path, train) == ["told"] * 2
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+
+
+@pytest.mark.parametrize(("options", "environment", "count"), [
+    ({}, {}, 4), ({"device": "cuda"}, {}, 4), ({"device": "cuda:1"}, {}, 1), ({"device": "cpu"}, {}, 1),
+    ({"multi_gpu": False}, {}, 1), ({"batch_size": 3}, {}, 3), ({"batch_size": 10, "grad_accum_steps": 4}, {}, 3),
+    ({"task": "tests.training.test_distributed:NotShared"}, {}, 1),
+    ({"task": "tests.training.test_distributed:Shared"}, {}, 4), ({}, {"GRIDIRON_PROCESSES": "2"}, 2),
+    ({"device": "cpu"}, {"GRIDIRON_PROCESSES": "2"}, 2), ({}, {"SLURM_STEP_NUM_TASKS": "8"}, 1),
+    ({}, {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, 1)])
+def test_a_process_for_each_gpu_that_train_sees(options: dict[str, Any], environment: dict[str, str], count: int,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 4)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes(Config.from_dict(options)) == count
+
+
+@pytest.mark.parametrize(("name", "local_rank", "there", "found"), [
+    ("auto", 3, 4, "cuda:3"), ("cuda", 1, 2, "cuda:1"), ("cuda", 1, 1, "cuda:0"), ("cpu", 1, 2, "cpu"),
+    ("auto", 1, 0, "cpu"), ("cuda", 2, 2, "process 3 of its node, which has 2 GPUs"),
+    ("cuda:1", 0, 2, "cuda:1 is one device")])
+def test_each_has_its_device(name: str, local_rank: int, there: int, found: str, monkeypatch: pytest.MonkeyPatch
+                             ) -> None:
+    gpus(monkeypatch, there)
+    place = Place(local_rank, 4, local_rank)
+    if " " in found:
+        with pytest.raises(ConfigError, match=found):
+            _device(Config(device=name), place)
+    else:
+        assert str(_device(Config(device=name), place)) == found
 
 
 class Shared(Task):
@@ -253,3 +306,28 @@ def test_parts_are_the_batch_and_each_sample_counts_once(processes: int, batch_s
                  for label in next(stream)[1][:share.rows[0]].tolist()]
         assert found == whole[1].tolist(), "in order, so that they can be put together"
     assert all(next(stream, None) is None for stream in streams)
+
+
+def nobody() -> None:
+    """Nobody takes the run over."""
+
+
+def test_train_starts_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the spec to the files: what one process writes, two write, and the numbers agree."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    spec = {"dataset": "sklearn/digits", "data_dir": str(tmp_path), "data_splits_map": {"train": "train[:80%]", "val":
+            "train[80%:]"}, "model": "tiny/lenet", "model_input_shape": [1, 8, 8], "train_length": 2, "base_lr": 0.01,
+            "steps_per_epoch": 6, "save_freq": 2, "averaging": "ema_0.9", "seed_model": 0, "device": "cpu"}
+    for name, count in (("one", "1"), ("two", "2")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv("GRIDIRON_PROCESSES", count)
+        (tmp_path / name / "config.yaml").write_text("seed_training: 5\n")  # as an earlier start drew it
+        assert train(spec, str(tmp_path / name), nobody) == "completed"
+    one, two = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert one == two
+    one, two = (yaml_io.load_file(str(tmp_path / name / "config.yaml")) for name in ("one", "two"))
+    assert two["facts"]["processes"] == 2
+    assert (two["seed_training"], two["facts"]["seeds_drawn"]) == (5, ["seed_training"])
+    weights = [torch.load(tmp_path / name / "checkpoint-00002.pt", weights_only=True) for name in ("one", "two")]
+    for which in ("model", "averaged"):
+        torch.testing.assert_close(weights[1][which], weights[0][which], rtol=1e-3, atol=1e-4)
