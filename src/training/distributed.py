@@ -75,6 +75,15 @@ class Team(Alone):
         self._asked = torch.zeros((), dtype=torch.int64)
         self._answer: dist.Work | None = None
 
+    def part(self) -> None:
+        """Go separate ways, when all are ready: an answer that comes while Python ends would abort it."""
+        self.most(0)
+        if self._answer:
+            self._answer.wait()
+            self._answer = None
+        dist.barrier(device_ids=[self.device.index] if self.device and self.device.type == "cuda" else None)
+        dist.destroy_process_group()
+
     def decided(self, decide: Callable[[], T]) -> T:
         if self.first:
             value = decide()
@@ -178,8 +187,9 @@ def joined(config: Config, place: Place) -> Iterator[Alone]:
                             world_size=place.size, timeout=PATIENCE, **how)
     if place.rank == 0 and "store" in how:
         os.unlink(os.path.join(place.meeting or "", place.start))
-    yield Team(place.rank, place.size, device)
-    dist.destroy_process_group()  # not after an error: the others may be gone
+    team = Team(place.rank, place.size, device)
+    yield team
+    team.part()  # not after an error: the others may be gone
 
 
 def _device(config: Config, place: Place) -> torch.device:
