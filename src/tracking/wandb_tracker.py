@@ -10,14 +10,16 @@ from typing import Any
 
 from src import metrics, run_folder
 from src.config import Config
+from src.tracking.mlflow_run import read_rows
 from src.tracking.tracker import Refused, Tracker
 
 
 class WandbTracker(Tracker):
     """A W&B run with the config and facts of ours, and a point per epoch over the optimizer's steps.
 
-    A run that goes on is the same one there, by its id. Group: the batch; tags: wandb_tags and what differs between the
-    runs of the batch, as in the folder's name; summary: how it ended, the last values and the best.
+    A run that goes on is the same one there, by its id, and has no epoch twice. Group: the batch; tags: wandb_tags and
+    what differs between the runs of the batch, as in the folder's name; summary: how it ended, the last values and the
+    best.
     """
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
@@ -34,10 +36,16 @@ class WandbTracker(Tracker):
             config={**config.to_dict(), "facts": dict(facts)},
             **(_place(config, os.path.abspath(folder)) if folder else
                {"name": config.wandb_run_name, "tags": config.wandb_tags}))
+        for earlier in read_rows(folder) if folder and "resumed_at_step" in facts else ():
+            self._judge(earlier)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """Send the cells of an epoch."""
-        self._run.log(dict(row), step=step)
+        """Send the cells of an epoch, unless an earlier start has: they are the same, and W&B takes no step twice."""
+        if step >= self._run.starting_step:
+            self._run.log(dict(row), step=step)
+        self._judge(row)
+
+    def _judge(self, row: Mapping[str, float]) -> None:
         for column in metrics.judging_columns(row):
             if column not in self._best or metrics.better(column, row[column], self._best[column]):
                 self._best[column] = row[column]

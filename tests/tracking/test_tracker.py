@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
+from src.config import Config
 from src.tracking import tracker
 from src.tracking.tracker import Tracker
+from src.tracking.wandb_tracker import WandbTracker
 from tests.training.toys import parts, train
 
 
 class _FakeRun:
     def __init__(self, module: _FakeWandb) -> None:
         self.module, self.summary = module, {}  # as W&B's, a mapping with `update`
+        self.starting_step = module.starting_step
 
     def log(self, row: dict[str, float], step: int) -> None:
         self.module.rows.append((step, row))
@@ -34,7 +37,7 @@ class _FakeWandb(types.ModuleType):
 
     def __init__(self, has_key: bool = True, fails_at: int | None = None) -> None:
         super().__init__("wandb")
-        self.has_key, self.fails_at = has_key, fails_at
+        self.has_key, self.fails_at, self.starting_step = has_key, fails_at, 0
         self.started: dict[str, Any] | None = None
         self.rows: list[tuple[int, dict[str, float]]] = []
         self.ended: tuple[str | None, int] | None = None
@@ -72,6 +75,22 @@ def test_a_tracked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "test/last/loss" in wandb.rows[2][1]
     assert wandb.ended == ("completed", 0)
     assert wandb.started["id"] and wandb.started["resume"] == "allow"
+
+
+def test_a_run_that_goes_on_shows_no_epoch_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B has the epochs up to step 8, the run goes on from step 5, in its second epoch."""
+    wandb = _FakeWandb()
+    wandb.starting_step = 9
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (tmp_path / "stats.csv").write_text("epoch,step,val/last/loss\n1,4,0.25\n")
+    shown = WandbTracker()
+    shown.start(Config(), {"resumed_at_step": 5}, str(tmp_path))
+    for step, loss in ((8, 0.5), (12, 0.75)):
+        shown.log({"epoch": step / 4, "step": step, "val/last/loss": loss}, step)
+    shown.finish("completed")
+    assert [step for step, _ in wandb.rows] == [12]
+    assert shown._run.summary["best/val/last/loss"] == 0.25
 
 
 def test_without_a_key_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
