@@ -349,8 +349,9 @@ def thinned(entries: list[Any]) -> list[Any]:
     return [entries[i] for i in np.linspace(0, len(entries) - 1, MOST_LEGEND_ENTRIES).round().astype(int)]
 
 
-def band(table: pd.DataFrame, spread: str) -> tuple[pd.Series, pd.Series]:
-    """Ends of the spread of each row's values, (rows,) each; of one value, itself.
+def band(table: pd.DataFrame, spread: str, log: bool = False) -> tuple[pd.Series, pd.Series]:
+    """Ends of the spread of each row's values, (rows,) each; of one value, itself. log: not below the least value, as a
+    logarithmic axis has no room for zero.
 
     range: least and most. standard deviation: mean ± s; standard error: mean ± s / √n; 95% confidence: mean ± t s / √n,
     t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom (Student, 1908).
@@ -363,7 +364,8 @@ def band(table: pd.DataFrame, spread: str) -> tuple[pd.Series, pd.Series]:
 
         half = half * stdtrit(np.maximum(table.count(axis=1) - 1, 1), 0.975)
     mean, half = table.mean(axis=1), half.fillna(0)
-    return mean - half, mean + half
+    low = mean - half
+    return low.clip(lower=table.min(axis=1)) if log else low, mean + half
 
 
 def log_axes(axes: Axes, log_x: bool, log_y: bool) -> None:

@@ -96,14 +96,14 @@ def _cell_means(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object
     return means, lost
 
 
-def _write_numbers(axes: Axes, values: np.ndarray, image: mpl.cm.ScalarMappable, form: str = ".3g") -> None:
+def _write_numbers(axes: Axes, values: np.ndarray, image: mpl.cm.ScalarMappable, form: str = "#.3g") -> None:
     """Each cell's number in black or white, whichever is read more easily on its colour."""
     for (row, place), value in np.ndenumerate(values):
         if np.isfinite(value):
             red, green, blue, _ = image.to_rgba(value)
             light = 0.299 * red + 0.587 * green + 0.114 * blue
-            axes.text(place + 0.5, row + 0.5, format(value, form), ha="center", va="center", fontsize=7,
-                      color="black" if light > 0.5 else "white")
+            axes.text(place + 0.5, row + 0.5, format(value, form).removesuffix("."), fontsize=7,
+                      ha="center", va="center", color="black" if light > 0.5 else "white")
 
 
 @styled

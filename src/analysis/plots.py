@@ -25,6 +25,8 @@ __all__ = ["STYLE", "averaged_against_last", "confusion", "heat_map", "importanc
            "levels", "metric_against", "overview", "parallel_coordinates", "pareto", "ranking", "save", "show"]
 
 _GIB = 2**30
+_CUT = " (cut at the lowest run)"
+_CLOSE = 12  # dots of a front that are nearer than this, in points, share a label
 
 
 def save(figure: Figure, path: str | os.PathLike[str], formats: tuple[str, ...] = ("png", "pdf")) -> list[str]:
@@ -62,7 +64,7 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         for line in grid.lines(panel.runs):
             for name, of_metric in zip(grid.metrics, itertools.cycle(drawing.LINE_STYLES), strict=False):
                 mean, low, high = _summary([run for run in line.runs[name] if run.notna().any()], spread,
-                                           metrics.descends(name) if best_so_far else None)
+                                           metrics.descends(name) if best_so_far else None, log_y)
                 panel.axes.plot(mean.index, mean, line.style if style else of_metric, color=line.colour,
                                 marker="o" if len(mean) == 1 else "",
                                 linewidth=1.5 if len(grid.colours) <= drawing.MOST_LEGEND_ENTRIES else 0.8)
@@ -71,11 +73,11 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         drawing.log_axes(panel.axes, log_x, log_y)
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
-    return grid.finished("epoch", y_label)
+    return grid.finished("epoch", y_label, spread_as=f"band{_CUT * log_y}")
 
 
-def _summary(curves: list[pd.Series], spread: str | None,
-             best_descends: bool | None) -> tuple[pd.Series, pd.Series | None, pd.Series | None]:
+def _summary(curves: list[pd.Series], spread: str | None, best_descends: bool | None,
+             log: bool) -> tuple[pd.Series, pd.Series | None, pd.Series | None]:
     """Mean, lower and upper end of the spread of curves, by epoch; no spread for a single curve. best_descends: of the
     best so far, where that is asked for: whether less is better."""
     if not curves:
@@ -88,7 +90,7 @@ def _summary(curves: list[pd.Series], spread: str | None,
     table = pd.concat(curves, axis=1).sort_index()
     if best_descends is not None:
         table = table.ffill()  # a run that ended keeps its best
-    return (table.mean(axis=1), *(drawing.band(table, spread) if spread else (None, None)))
+    return (table.mean(axis=1), *(drawing.band(table, spread, log) if spread else (None, None)))
 
 
 @styled
@@ -117,14 +119,15 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
             if diverged.any():
                 panel.axes.plot(x[diverged], np.full(diverged.sum(), worst), "x", color=line.colour,
                                 transform=panel.axes.get_xaxis_transform())
-            _draw_means(panel.axes, x, y, line.colour, spread, "-" if axis.numeric else "")
+            _draw_means(panel.axes, x, y, line.colour, "-" if axis.numeric else "", spread, log_y)
         drawing.log_axes(panel.axes, False, log_y)
         axis.dress(panel.axes)
-    return grid.finished(parameter, said=[at_epoch(grid.metrics, epoch)], spread_as="bars", diverged="shown as crosses",
-                         metric_styles=False)
+    return grid.finished(parameter, said=[at_epoch(grid.metrics, epoch)], spread_as=f"bars{_CUT * log_y}",
+                         diverged="shown as crosses", metric_styles=False)
 
 
-def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, colour: object, spread: str | None, line: str) -> None:
+def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, colour: object, line: str, spread: str | None,
+                log: bool) -> None:
     """The mean of y at each x, joined by a line, with bars for the spread."""
     groups = [(place, pd.Series(y[(x == place) & np.isfinite(y)])) for place in np.unique(x)]
     groups = [(place, values) for place, values in groups if len(values)]
@@ -133,7 +136,7 @@ def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, colour: object, spread
     places, means = [place for place, _ in groups], [values.mean() for _, values in groups]
     axes.plot(places, means, line or "_", color=colour, markersize=9)
     if spread and any(len(values) > 1 for _, values in groups):
-        low, high = zip(*(drawing.band(values.to_frame().T, spread) for _, values in groups), strict=True)
+        low, high = zip(*(drawing.band(values.to_frame().T, spread, log) for _, values in groups), strict=True)
         axes.vlines(places, [float(one.iloc[0]) for one in low], [float(one.iloc[0]) for one in high], color=colour,
                     linewidth=1)
 
@@ -205,9 +208,9 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     handles = _dots(axes, table, df[column(df, legend).name] if legend else None)
     axes.step(front["cost"], front["value"], color="#333333", linewidth=1, where="post", zorder=1)
     settings = tables.varying_columns(df)
-    handles += _numbered(axes, front, settings)
     axis = ParameterAxis(table["cost"].rename(x_label), log_x)
     drawing.log_axes(axes, axis.scale == "log", log_y)
+    handles += _numbered(axes, front, settings)
     axes.set(xlabel=x_label, ylabel=common_label(drawn))
     figure.legend(handles=handles, title=legend, loc="outside right upper", alignment="left")
     drawing.add_caption(figure, [at_epoch(drawn, epoch), counted(len(table), "setting") + (
@@ -261,11 +264,17 @@ def _dots(axes: Axes, table: pd.DataFrame, values: pd.Series | None) -> list[Lin
 
 
 def _numbered(axes: Axes, front: pd.DataFrame, settings: list[str]) -> list[Line2D]:
-    """Numbers beside the dots of the front; the entries of the legend that say what they are, under a heading."""
+    """Numbers beside the dots of the front, 2–4 where they are close; the entries of the legend that say what they are,
+    under a heading."""
     names = ["front", *(f"{number}  " + ", ".join(show(value, 14) for value in point) for number, point in enumerate(
         front[settings].itertuples(index=False), 1))]
     if settings:
         names[0] = drawing.wrapped(f"front: {', '.join(settings)}", 30)
-    for number, (cost, value) in enumerate(zip(front["cost"], front["value"], strict=True), 1):
-        axes.annotate(str(number), (cost, value), (-3, 4), textcoords="offset points", ha="right", fontsize=8)
+    axes.figure.draw_without_rendering()  # now the axes have their limits
+    places = axes.transData.transform(front[["cost", "value"]].to_numpy())
+    close = np.hypot(*np.diff(places, axis=0).T) < _CLOSE * axes.figure.dpi / 72
+    for several in np.split(np.arange(len(front)), np.flatnonzero(~close) + 1):
+        first, last = several[0] + 1, several[-1] + 1
+        axes.annotate(str(first) if first == last else f"{first}–{last}", front[["cost", "value"]].iloc[several[0]],
+                      (-3, 4), textcoords="offset points", ha="right", fontsize=8)
     return [Line2D([], [], linestyle="none", label=name) for name in names]

@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from src import busy, files, metrics, notes, run_folder
 from src.analysis import plots, tables
 from src.analysis.results import Results, Skipped, read_results
+from src.errors import ResultsError
 
 _HERE = os.path.dirname(__file__)
 _MOST_PARAMETERS = 8  # pictures of a metric against one
@@ -156,18 +157,19 @@ def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def _curves(df: pd.DataFrame) -> str:
     rows, legend = _facets(df, ())
-    figures = [(f"learning curves, {what}", plots.learning_curves(df, metric, columns=rows, legend=legend, log_y=log_y))
-               for what, metric, log_y in (("judging metric", None, False), ("training loss", "train/loss", True))
-               if metric is None or metric in tables.stats_columns(df)]
-    return _section("Learning curves", "".join(_picture(figure, text) for text, figure in figures))
+    pictures = [_picture(f"learning curves, {what}", plots.learning_curves, df, metric, columns=rows, legend=legend,
+                         log_y=log_y)
+                for what, metric, log_y in (("judging metric", None, False), ("training loss", "train/loss", True))
+                if metric is None or metric in tables.stats_columns(df)]
+    return _section("Learning curves", "".join(pictures))
 
 
 def _against(df: pd.DataFrame) -> str:
     pictures = []
     for parameter in tables.varying_columns(df)[:_MOST_PARAMETERS]:
         columns, legend = _facets(df, (parameter,))
-        figure = plots.metric_against(df, parameter, columns=columns, legend=legend)
-        pictures.append(_picture(figure, f"metric against {parameter}"))
+        pictures.append(_picture(f"metric against {parameter}", plots.metric_against, df, parameter, columns=columns,
+                                 legend=legend))
     return _section("Metric against each parameter", "".join(pictures)) if pictures else ""
 
 
@@ -183,8 +185,13 @@ def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str |
     return None, names[-1]
 
 
-def _picture(figure: Figure, text: str) -> str:
-    """The figure as an SVG in an <img>, where no script can run, with `text` for those who cannot see it."""
+def _picture(text: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> str:
+    """A figure as an SVG in an <img>, where no script can run, with `text` for those who cannot see it; or why there is
+    none."""
+    try:
+        figure = draw(*args, **kwargs)
+    except ResultsError as error:
+        return f"<p>No picture of {html.escape(f'{text}: {error}')}.</p>"
     buffer = io.BytesIO()
     with matplotlib.style.context(plots.STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

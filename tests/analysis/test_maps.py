@@ -31,7 +31,7 @@ def test_a_cell_is_the_mean_of_its_runs(digits: pd.DataFrame) -> None:
     runs = digits[digits["averaging"].isna()]
     last = runs["val/last/loss"].map(lambda curve: curve.iloc[-1])
     means = last.groupby([runs["model"], runs["base_lr"]]).mean()
-    assert cells(figure) == [f"{means[model, rate]:.3g}" for model in ("linear", "tiny/lenet")
+    assert cells(figure) == [f"{means[model, rate]:#.3g}" for model in ("linear", "tiny/lenet")
                              for rate in (0.01, 0.1, 1.0)]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "1"]
     assert figure.axes[0].get_ylabel() == "model"

@@ -13,7 +13,7 @@ from src import run_folder
 from src.analysis import drawing, plots
 from src.analysis.results import read_experiments
 from src.errors import ResultsError
-from tests.analysis.looking import assert_nothing_is_cut_off, texts
+from tests.analysis.looking import assert_nothing_is_cut_off, says, texts
 from tests.analysis.make_batch import AXES, DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 SEEDS = {**AXES, "seed_model": [1, 2, 3]}
@@ -299,3 +299,20 @@ def test_two_hundred_values_are_drawn_or_told(draw: Callable[[pd.DataFrame], Fig
 def test_what_is_missing_is_named(draw: Callable[[pd.DataFrame], Figure], says: str, digits: pd.DataFrame) -> None:
     with pytest.raises(ResultsError, match=says):
         draw(digits)
+
+
+def test_bands_on_a_logarithmic_axis_stay_above_zero(digits: pd.DataFrame) -> None:
+    low, high = drawing.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence", log=True)
+    assert low[0] == 0.1
+    assert high[0] == drawing.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence")[1][0]
+    figure = plots.metric_against(digits, "base_lr", "val/last/loss", spread="95% confidence", log_y=True)
+    assert says(figure, "bars (cut at the lowest run): 95% confidence")
+
+
+def test_dots_of_a_front_that_are_close_share_a_label(digits: pd.DataFrame) -> None:
+    runs = digits.iloc[12:36:3].copy()
+    runs["facts/parameters"] = [1, 50, 50.01, 50.02, 99, 99, 99, 99]
+    values = [0.1, 0.5, 0.5001, 0.5002, 0.9, 0.2, 0.2, 0.2]
+    runs["val/last/accuracy"] = pd.Series([pd.Series([v], index=[1]) for v in values], index=runs.index, dtype=object)
+    figure = plots.pareto(runs, "facts/parameters", "val/last/accuracy", log_x=False)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2–4", "5"]
