@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
-.PHONY: help demo test chaos environment lint lock cluster cluster-down bench
+.PHONY: help demo pictures test chaos environment lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -14,6 +14,12 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes
 	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
+
+pictures: $(ENVIRONMENT) ## draw those of the README anew: 144 runs of digits, some minutes
+	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/pictures \
+		--set 'momentum=[0.5, 0.9]' --set 'seed_training=range(3)' --set 'metrics=[[confusion_matrix]]' \
+		--set system_metrics=0.3
+	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q --numprocesses=2 --dist=loadgroup

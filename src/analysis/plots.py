@@ -210,6 +210,7 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     settings = tables.varying_columns(df)
     axis = ParameterAxis(table["cost"].rename(x_label), log_x)
     drawing.log_axes(axes, axis.scale == "log", log_y)
+    axes.margins(0.06, 0.08)  # room for the numbers
     handles += _numbered(axes, front, settings)
     axes.set(xlabel=x_label, ylabel=common_label(drawn))
     figure.legend(handles=handles, title=legend, loc="outside right upper", alignment="left")
@@ -276,5 +277,5 @@ def _numbered(axes: Axes, front: pd.DataFrame, settings: list[str]) -> list[Line
     for several in np.split(np.arange(len(front)), np.flatnonzero(~close) + 1):
         first, last = several[0] + 1, several[-1] + 1
         axes.annotate(str(first) if first == last else f"{first}–{last}", front[["cost", "value"]].iloc[several[0]],
-                      (-3, 4), textcoords="offset points", ha="right", fontsize=8)
+                      (0, 5), textcoords="offset points", ha="center", fontsize=8)
     return [Line2D([], [], linestyle="none", label=name) for name in names]

@@ -64,10 +64,11 @@ class Measures:
                  **{name: metric.compute() for name, metric in self._own.items()}}
         numbers, arrays = {}, {}
         for name, value in found.items():
-            if name == "pr_curve":
+            ready = name not in self._own  # one's own may have the name of a ready one
+            if ready and name == "pr_curve":
                 for part, values in zip(("precision", "recall", "thresholds"), value, strict=True):
                     arrays[f"pr_curve/{part}"] = _array(values)
-            elif name.endswith("/each") or name in _SIDE_ONLY:
+            elif ready and (name.endswith("/each") or name in _SIDE_ONLY):
                 arrays[name.removesuffix("/each")] = _array(value)
             elif np.ndim(array := _array(value)):
                 numbers[name], arrays[name] = float(array.mean()), array

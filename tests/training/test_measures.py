@@ -75,6 +75,14 @@ def test_numbers_are_in_stats_and_arrays_beside_them(tmp_path: Path) -> None:
     assert epochs_with_arrays(tmp_path) == []
 
 
+def test_ones_own_may_have_the_name_of_a_ready_one() -> None:
+    measures = Measures(["tests.confusion:confusion_matrix"], 3, torch.device("cpu"))
+    measures.update(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]))
+    numbers, arrays = measures.compute()
+    assert arrays["confusion_matrix"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert numbers == {"confusion_matrix": 4 / 9}
+
+
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="has no arrays; set metrics"):
         read_arrays(tmp_path, "test/last/f1")

@@ -1,0 +1,65 @@
+"""The pictures of the README, drawn by src/analysis/plots.py from the batch that `make pictures` trains."""
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from src import files
+from src.analysis import plots
+from src.analysis.filters import filt
+from src.analysis.results import read_experiments
+from src.errors import exits_on_user_error
+
+_FOLDER = os.path.dirname(__file__)
+_DOTS = 120  # per inch
+_COLOURS = 192  # a palette: a third of the bytes
+
+# name of a file: how it is drawn
+PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "metric_against": lambda df: plots.metric_against(
+        filt(df, momentum=0.9), "base_lr", "val/.*/loss", columns="model", legend="averaging", log_y=True),
+    "overview": lambda df: plots.overview(df, "val/last/accuracy", n=12),
+    "learning_curves": lambda df: plots.learning_curves(
+        filt(df, model="tiny/lenet"), "val/last/accuracy", columns="averaging", rows="momentum", legend="base_lr"),
+    "learning_curves-best-so-far": lambda df: plots.learning_curves(
+        filt(df, momentum=0.9), "val/last/loss", columns="model", legend="base_lr", style="averaging", spread=None,
+        best_so_far=True, log_y=True),
+    "heat_map": lambda df: plots.heat_map(filt(df, model="tiny/lenet"), "base_lr", "momentum", columns="averaging"),
+    "parallel_coordinates": plots.parallel_coordinates,
+    "importance": plots.importance,
+    "ranking": lambda df: plots.ranking(df, n=12),
+    "averaged_against_last": lambda df: plots.averaged_against_last(
+        df, "val/.*/loss", columns="momentum", legend="model", log=True),
+    "pareto": lambda df: plots.pareto(df, legend="model"),
+    "pareto-memory": lambda df: plots.pareto(df, "memory", legend="model"),
+    "confusion": lambda df: plots.confusion(filt(df, momentum=0.9, base_lr=[0.25, 0.0625]), columns="model"),
+}
+
+
+def small_png(figure: Figure) -> bytes:
+    """The picture as a PNG for a page of documentation."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_DOTS)
+    packed = io.BytesIO()
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+@exits_on_user_error
+def main(batches: list[str]) -> None:
+    """Draw all pictures of some batches into this folder."""
+    df = read_experiments(batches)
+    for name, draw in PICTURES.items():
+        files.write_atomic(os.path.join(_FOLDER, f"{name}.png"), small_png(draw(df)), sync=False)
+        print(f"docs/pictures/{name}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
