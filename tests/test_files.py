@@ -21,6 +21,36 @@ def test_write_atomic_replaces_whole_files(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a file"]
 
 
+def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is on the disk before the name is, and the name when the call returns."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def renamed(old: str, new: str) -> None:
+        done.append(f"{old} > {new}")
+        replace(old, new)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write_atomic(tmp_path / "file", "new\n")
+    beside = done[0]
+    assert os.path.dirname(beside) == str(tmp_path)
+    assert done == [beside, f"{beside} > {tmp_path}/file", str(tmp_path)]
+
+
+def test_a_record_takes_no_new_block_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a long record of a start\n")
+    before = path.stat().st_ino
+    files.overwrite(path, "short\n")
+    assert (path.read_text(), path.stat().st_ino) == ("short\n", before)
+    with pytest.raises(FileNotFoundError):
+        files.overwrite(tmp_path / "none", "x")
+
+
 def test_a_failing_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     files.write_atomic(path, "old\n")
