@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -78,7 +78,8 @@ class Signals:
         if self.warned:
             return
         self.warned = True  # first: a stop may come while this is printed
-        print("the time limit of this Slurm job is near (USR1)", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # no print: the signal may have come in the midst of another
+            os.write(2, b"the time limit of this Slurm job is near (USR1)\n")
         if self._tell:
             self._tell()
 
