@@ -21,7 +21,7 @@ from src.analysis.columns import Columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FEWEST = 100  # runs that are worth a cache: fewer are read as quickly
+FEWEST = 256  # runs that are worth a cache: fewer are read as quickly
 YOUNG = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
 _MOST_PARTS = 8
 _RUNS, _STATS = ".runs.parquet", ".stats.parquet"

@@ -175,11 +175,14 @@ def _parse(names: list[str], positions: list[int], runs: Sequence[RunText], note
            ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The stats of runs with one header: the run (position) of each row, and the columns."""
     bodies = [runs[position].body for position in positions]
-    counts = [body.count(b"\n") for body in bodies]
     text = b"".join(bodies)
+    characters = np.frombuffer(text, np.uint8)
+    line_ends = np.flatnonzero(characters == ord("\n"))
+    counts = np.diff(np.searchsorted(line_ends, np.cumsum([0, *map(len, bodies)])))
     run_of_row = np.repeat(positions, counts)
     try:
-        if text.count(b",") != sum(counts) * (len(names) - 1) or b"\0" in text or b'"' in text:
+        commas = np.count_nonzero(characters == ord(","))
+        if commas != len(line_ends) * (len(names) - 1) or b"\0" in text or b'"' in text:
             raise ValueError("a row is too short (the parser itself finds those that are too long), or not plain")
         frame = _read_csv(text, names, np.float64)
         table = {name: frame[name].to_numpy() for name in names}
@@ -187,7 +190,7 @@ def _parse(names: list[str], positions: list[int], runs: Sequence[RunText], note
     except ValueError:  # somewhere: look at each row of each run
         mended = [_mended(runs[position].body, len(names)) for position in positions]
         for position, count, (_, whole) in zip(positions, counts, mended, strict=True):
-            _note(notes[position], count - whole)
+            _note(notes[position], int(count) - whole)
         run_of_row = np.repeat(positions, [whole for _, whole in mended])
         frame = _read_csv(b"".join(body for body, _ in mended), names, str)
         table, bad = _numbers_or_words(frame, run_of_row, len(runs))

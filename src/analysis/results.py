@@ -169,7 +169,7 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
                  only_done: bool = False, cache: bool = True) -> Results:
     """Everything about the runs of `batches`: a path, a glob or a list of those; of batch folders or of run folders.
 
-    only_done: leave out runs that have not ended. cache: of batches of 100 runs and more, read only the runs that have
+    only_done: leave out runs that have not ended. cache: of batches of 256 runs and more, read only the runs that have
     changed since they were last read, and keep those (in the batch, or where it cannot be written, in ~/.cache).
     Raises ResultsError if a path is neither batch nor run.
     """
