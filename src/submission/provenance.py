@@ -165,11 +165,13 @@ def write(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any]
     os.makedirs(folder)
     left_out: dict[str, str] = {}
     if code.changed:
-        diff = redacted(_diff(code), private)
+        diff = _diff(code)
+        left_out |= {f"the value of ${name} in the diff": "it looks like a key" for secret, name in private.items()
+                     if os.fsencode(secret) in diff}
         if len(diff) > _MOST_DIFF:
             left_out["the diff"] = f"{len(diff) / 2**20:.0f} MiB"
         else:
-            files.write_atomic(os.path.join(folder, run_folder.DIFF), diff, sync=False)
+            files.write_atomic(os.path.join(folder, run_folder.DIFF), redacted(diff, private), sync=False)
     for name, data in _untracked(code, left_out):
         path = os.path.join(folder, run_folder.UNTRACKED, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -130,6 +130,8 @@ def test_a_secret_of_the_environment_is_nowhere(repository: Project, monkeypatch
     (repository.folder / "extra.py").write_text(f"MORE = 4  # {SECRET}\n")
     assert repository.submit(repository.spec, "--local", "-y") == 0
     assert "***" in (kept(repository) / "uncommitted.diff").read_text()
+    assert list(json.loads((kept(repository) / "code.json").read_text())["left_out"]) == [
+        "the value of $WANDB_API_KEY in the diff"]
     found = [path for path in repository.results.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert found == []
     assert len([path for path in repository.results.rglob("*") if path.is_file()]) > 10
