@@ -1,6 +1,7 @@
 """MLflow: shows a run on a tracking server while it runs. Files and databases are left to `experiments.py export`"""
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from src import run_folder
+from src import files, run_folder
 from src.config import Config
 from src.tracking import mlflow_run
 from src.tracking.tracker import Action, Refused, Seen, Tracker
@@ -47,10 +48,7 @@ class MlflowTracker(Tracker):
         self._run.begin()
         self._run.artifact(os.path.join(folder, run_folder.CONFIG))
         if str(facts.get("device", "")).startswith("cuda"):
-            path = os.path.join(folder, run_folder.GPU_INFO)
-            with open(path, "w", encoding="utf-8") as file:
-                subprocess.run(["nvidia-smi"], stdout=file, check=False, timeout=30)
-            self._run.artifact(path)
+            self._run.artifact(_gpu_info(folder))
 
     def take(self, seen: Seen, step: int) -> Action | None:
         """The first time, two samples for the model's input example."""
@@ -73,6 +71,15 @@ class MlflowTracker(Tracker):
             self._run.best_model(self._folder, self._config, self._facts, self._example)
             self._run.summary(self._facts, self._rows, end)
         self._run.end(mlflow_run.status_of(end))
+
+
+def _gpu_info(folder: str) -> str:
+    """The path of what nvidia-smi says, if it is there to say anything."""
+    path = os.path.join(folder, run_folder.GPU_INFO)
+    with contextlib.suppress(FileNotFoundError):  # of a container without it
+        said = subprocess.run(["nvidia-smi"], stdout=subprocess.PIPE, check=False, timeout=30).stdout
+        files.write_atomic(path, said, sync=False)
+    return path
 
 
 def _knock(uri: str) -> None:

@@ -187,6 +187,28 @@ def test_a_run_that_goes_on_is_one_run(batch: Path, uri: str, tmp_path: Path, mo
     assert [point.value for point in history] == [1, 2, 3]
 
 
+def test_what_the_gpu_is_is_kept(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MlflowTracker, "uri", staticmethod(lambda config: uri))
+    for name, smi, kept in (("000_gpu", "#!/bin/sh\necho H100\n", ["config.yaml", "gpu-info.txt"]),
+                            ("001_gpu", None, ["config.yaml"])):
+        made = tmp_path / name
+        made.mkdir()
+        monkeypatch.setenv("PATH", f"{made}")
+        if smi:
+            (made / "nvidia-smi").write_text(smi)
+            (made / "nvidia-smi").chmod(0o755)
+        folder = make_batch(made, "26-11-20-gpu") / name
+        folder.mkdir()
+        for file in ("spec.yaml", "config.yaml"):
+            (folder / file).write_text("base_lr: 1\n")
+        tracker = MlflowTracker(False)
+        tracker.start(entry.Config.from_dict(SPEC), {"device": "cuda:0"}, str(folder))
+        assert tracker._run is not None
+        client = mlflow_run.connect(uri)
+        assert [item.path for item in client.list_artifacts(tracker._run.id)] == kept
+        tracker.finish(None)
+
+
 def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path: Path) -> None:
     """Another has left its id in the folder between our search and our making one: ours is taken back."""
     made = make_batch(tmp_path, "26-11-20-raced")
