@@ -31,12 +31,20 @@ def numbers(column: Any) -> np.ndarray:
     return found
 
 
+class Known(list[Any]):
+    """Python values of one type, and the same as an array."""
+
+    array: np.ndarray
+
+
 def decode(column: Any) -> list[Any]:
     """The Python values of a column; equal strings are one object."""
     import pyarrow as pa
 
-    if column.null_count == 0 and not pa.types.is_string(column.type) and not pa.types.is_boolean(column.type):
-        found: list[Any] = numbers(column).tolist()
+    if column.null_count == 0 and not pa.types.is_string(column.type):
+        array = column.to_numpy() if pa.types.is_boolean(column.type) else numbers(column)
+        found = Known(array.tolist())
+        found.array = array
         return found
     if pa.types.is_string(column.type):
         coded = column.dictionary_encode().combine_chunks()

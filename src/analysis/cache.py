@@ -175,7 +175,7 @@ def _load_part(path: str) -> Columns | None:
     for name in table.column_names:
         kind, _, key = name.partition(":")
         if kind == "numbers":
-            stats[key] = arrow_columns.numbers(table[name])
+            stats[key] = arrow_columns.numbers(table[name]).copy()  # that can be written to, while others ask for files
             if f"words:{key}" in table.column_names:
                 words = table[f"words:{key}"].to_pylist()
                 stats[key] = np.array([number if word is None else word for number, word in zip(

@@ -22,6 +22,7 @@ import pandas as pd
 from src import files, run_folder
 from src.analysis import cache as caching
 from src.analysis import columns, run_texts
+from src.analysis.arrow_columns import Known
 from src.analysis.columns import Columns
 from src.analysis.curves import Curves
 from src.analysis.drift import Drift, drift
@@ -360,6 +361,8 @@ def _number(name: str) -> int | None:
 
 def _column(values: Sequence[Any]) -> pd.Series:
     """Numbers as numbers (None among them: NaN) where that is exact; all else as the Python values that they are."""
+    if isinstance(values, Known):  # as the cache has it
+        return pd.Series(values.array.copy())
     kinds = set(map(type, values))
     if kinds == {bool}:
         return pd.Series(values, dtype=bool)
@@ -408,4 +411,4 @@ def _numbers(name: str, values: np.ndarray) -> np.ndarray | pd.Series:
         return values.astype(np.int64)
     if values.dtype == object:
         return pd.Series(values, dtype=object)  # else pandas would choose a type for words
-    return values if values.flags.writeable else values.copy()  # what comes from the cache itself cannot be changed
+    return values
