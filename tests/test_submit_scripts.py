@@ -19,6 +19,7 @@ RESOURCES = {
     "submit_3090plus.sh": ("killable", "4", "32G", "gpu:1", "tesla_v100|geforce_rtx_3090|a5000"),
 }
 each_script = pytest.mark.parametrize("script", RESOURCES)
+each_of_all = pytest.mark.parametrize("script", [*RESOURCES, "submit_jupyter.sh"])
 DDP = "submit_ddp.sh"
 every_script = pytest.mark.parametrize("script", [*RESOURCES, DDP])
 
@@ -102,6 +103,13 @@ def test_each_directive_is_explained(script: str) -> None:
 @each_script
 def test_ends_in_exec_with_its_arguments_quoted(script: str) -> None:
     assert lines(script)[-1] == 'exec python train.py "$@"'
+
+
+def test_jupyter_is_not_put_back_where_nobody_would_find_it() -> None:
+    options = directives("submit_jupyter.sh")
+    assert "--no-requeue" in options
+    assert options["--output"] == "jupyter-%j.out"
+    assert lines("submit_jupyter.sh")[-1] == 'exec python -m src.analysis.lab "$@"'
 
 
 @each_script
