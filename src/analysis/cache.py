@@ -4,10 +4,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 FEWEST = 256  # runs that are worth a cache: fewer are read as quickly
 YOUNG = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
 _MOST_PARTS = 8
+# what a file raises that is not as it was written; pyarrow's own errors are such too
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
 _RUNS, _STATS = ".runs.parquet", ".stats.parquet"
 
 
@@ -33,7 +37,7 @@ def load(batch: str) -> Columns:
     parts = []
     with contextlib.suppress(ImportError):
         for path in _parts(place(batch)):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # pyarrow's errors are such too
+            with contextlib.suppress(*_DAMAGE):
                 if (part := _load_part(path)) is not None:
                     parts.append(part)
     return columns.join(parts)
@@ -72,7 +76,7 @@ def keep(batch: str, kept: Columns, current: np.ndarray, fresh: Columns, read_at
             return
         _write_part(folder, columns.join([kept.pick(current), fresh]) if len(current) else fresh)
         for path in paths:
-            for old in (path + _RUNS, path + _STATS):
+            for old in (path + _RUNS, _stats_path(path)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(old)
 
@@ -120,20 +124,25 @@ def _write_part(folder: str, found: Columns) -> None:
             as_json, column = arrow_columns.encode(values)
             runs[f"{section}{' json' * as_json}:{key}"] = column
     path = os.path.join(folder, f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}")
-    with _written(path + _STATS) as file:
+    with files.replacing(path + _STATS, sync=False) as file:
         _write_table(pa.table(stats, schema=schema), file, dictionary=False)
-    with _written(path + _RUNS) as file:
-        _write_table(pa.table(runs).replace_schema_metadata({"version": _version()}), file, dictionary=True)
+    about = {"version": _version(), "stats": str(schema)}
+    content = io.BytesIO()
+    _write_table(pa.table(runs).replace_schema_metadata(about), content, dictionary=True)
+    files.write_atomic(f"{path}.{zlib.crc32(content.getvalue()):08x}{_RUNS}", content.getvalue(), sync=False)
 
 
-def _written(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    return files.replacing(path, sync=False)
-
-
+# Checksums: nothing here is synced, and after a power cut a file may have blocks of zeros. That of the runs is in their
+# file's name; the stats have one for each page, and the runs say which columns they have.
 def _write_table(table: pa.Table, file: BinaryIO, dictionary: bool) -> None:
     import pyarrow.parquet as pq
 
-    pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False)
+    pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False,
+                   write_page_checksum=True)
+
+
+def _stats_path(path: str) -> str:
+    return path.rpartition(".")[0] + _STATS
 
 
 def _can_be_kept(found: Columns) -> np.ndarray:
@@ -167,10 +176,17 @@ def _stats(name: str, values: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
 def _load_part(path: str) -> Columns | None:
     import pyarrow.parquet as pq
 
-    runs = pq.ParquetFile(path + _RUNS).read()
-    if (runs.schema.metadata or {}).get(b"version") != _version().encode():
+    with open(path + _RUNS, "rb") as file:
+        content = file.read()
+    if f"{zlib.crc32(content):08x}" != path.rpartition(".")[2]:
         return None
-    table = pq.ParquetFile(path + _STATS).read()
+    runs = pq.ParquetFile(io.BytesIO(content)).read()
+    about = runs.schema.metadata or {}
+    if about.get(b"version") != _version().encode():
+        return None
+    table = pq.ParquetFile(_stats_path(path), page_checksum_verification=True).read()
+    if str(table.schema).encode() != about.get(b"stats"):
+        return None
     stats = {}
     for name in table.column_names:
         kind, _, key = name.partition(":")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import sys
 import time
@@ -196,6 +197,21 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     assert len(read_now(batch)) == 12
     assert read_now(batch) == []
     assert_same(read_results(batch), read_results(batch, cache=False))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_block_of_zeros_is_never_taken_for_numbers(tmp_path: Path, seed: int) -> None:
+    """As a power cut may leave it."""
+    batch = make_batch(tmp_path)
+    age(batch, itertools.count())
+    cold = read_results(batch)
+    rng = random.Random(seed)
+    path = Path(cache.place(batch), rng.choice(sorted(os.listdir(cache.place(batch)))))
+    text = bytearray(path.read_bytes())
+    start, length = rng.randrange(len(text)), rng.choice([1, 8, 512, 4096])
+    text[start:start + length] = bytes(len(text[start:start + length]))
+    path.write_bytes(text)
+    assert_same(read_results(batch), cold)
 
 
 def test_other_code_reads_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
