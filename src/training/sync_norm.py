@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm as OnGPU
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -58,35 +59,53 @@ class Synchronised(_BatchNorm):
                                     self.running_var if tracked else None, self.eps, momentum, dist.group.WORLD,
                                     dist.get_world_size())
             return y
-        axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        wide = x.float()
-        totals = _Sum.apply(torch.cat([wide.sum(axes), wide.new_tensor([x.numel() / x.shape[1]])]))
-        mean, count = totals[:-1] / totals[-1], totals[-1].detach()
-        centred = wide - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / count
+        y, mean, variance, count = _OfAll.apply(x.float(), self.weight, self.bias, self.eps)
         if tracked:
             with torch.no_grad():
                 self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
                 self.running_var.lerp_(variance * count / (count - 1), momentum)  # type: ignore[union-attr]
-        y = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes, which each one's result depends on: so the gradient is summed as well."""
+class _OfAll(torch.autograd.Function):
+    """On a CPU: the norm of x [n, c, ...] float32 by mean and variance over all processes; those too, and the count.
+
+    PyTorch's kernels of evaluation do what one process does, and the parts that cross processes are added: Ioffe and
+    Szegedy, Batch normalization, 2015, has the gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _Sum._summed(x)
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+                ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        mine = x.new_zeros(2 * channels + 1)
+        if len(x):  # torch.var_mean takes four times as long
+            torch.cat([*torch.batch_norm_update_stats(x, None, None, 0.0), x.new_tensor([x.numel() / channels])],
+                      out=mine)
+        rows = mine.new_empty(dist.get_world_size(), len(mine))
+        dist.all_gather([*rows], mine)
+        means, variances, counts = rows[:, :channels], rows[:, channels:-1], rows[:, -1:]
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / count
+        y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps) if len(x) else x.clone()
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, count)
+        return y, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return _Sum._summed(gradient)
-
-    @staticmethod
-    def _summed(x: Tensor) -> Tensor:
-        x = x.contiguous().clone()
-        dist.all_reduce(x)
-        return x
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
+        x, weight, mean, variance, count = ctx.saved_tensors
+        scale = torch.ones_like(mean) if weight is None else weight
+        ours, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient.contiguous(), x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]) if (
+            len(x)) else (torch.zeros_like(x), torch.zeros_like(mean), torch.zeros_like(mean))
+        along, constant = sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        deviation = (variance + ctx.eps).rsqrt()
+        along = along * scale * deviation.square() / count
+        constant = constant * scale * deviation / count - along * mean
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        ours = ours.addcmul_(x, along.view(shape), value=-1).sub_(constant.view(shape))
+        return ours, None if weight is None else of_weight, None if weight is None else of_bias, None
