@@ -138,8 +138,8 @@ def _unknown(mapping: Mapping[str, Any], known: tuple[str, ...], where: str, oth
     """The keys that are not known. JobSpecError if one of them looks like a misspelling."""
     unknown = [key for key in mapping if key not in known]
     for key in unknown:
-        meant = key not in others and (  # a group's `comment` is not meant as `comet`
-            nearest(key, known, cutoff=0.8) or nearest(key, others, cutoff=0.85))
+        # a group's `comment` is not meant as `comet`
+        meant = key not in others and key != "comment" and nearest(key, [*known, *others], cutoff=0.8)
         if meant:
             raise JobSpecError(f"unknown key '{key}'", where=where, hint=f"did you mean '{meant}'?")
     return unknown
