@@ -167,6 +167,8 @@ def defaults_version() -> str:
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
+# those that only say how runs are watched
+WATCHING = tuple(key for key in FIELDS if key.split("_")[0] in ("wandb", "mlflow", "tensorboard", "comet", "system"))
 _DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}

@@ -22,6 +22,7 @@ from src.datasets.transforms import Transforms
 from src.errors import DataError
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # as Pillow tells of broken files
+_NOT_FOR_LOADERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _BUFFER = 2048  # samples of a stream among which the next one is drawn
 
 # of each part: what it is, its i-th image, the i-th path, the labels of all, and the indices that belong to the split
@@ -81,7 +82,9 @@ class IndexedSplit:
         plan, loader = self._loader(training)
         plan.keys = keys
         firsts = [keys[0] for keys in plan.keys]
-        for found, first in zip(loader, firsts, strict=True):
+        with _signals_wait():  # a process that has only begun does not ignore them yet
+            samples = iter(loader)
+        for found, first in zip(samples, firsts, strict=True):
             if isinstance(found, str):
                 raise DataError(found)
             yield self._normalise(found[0], first[1]), found[1].to(self._device, non_blocking=True)
@@ -258,9 +261,19 @@ def _collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] |
     return torch.stack(x), torch.tensor(y)
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that come in the block, to this process or to one that begins in it, wait until its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_LOADERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(_number: int) -> None:
     """Signals are for the process that trains, and each loader has one CPU."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in _NOT_FOR_LOADERS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 

@@ -16,7 +16,6 @@ from src.submission.batch import mend_specs
 from src.submission.breaker import Breaker
 from src.submission.canary_ends import BAD, home, why
 from src.submission.grid import spec_texts
-from src.submission.job_spec import TRACKERS
 from src.submission.journal import COMMENT, Journal
 from src.submission.observe import Run, observe
 from src.submission.plan import Plan, count, not_made, plan_next
@@ -94,7 +93,7 @@ def name_of(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
 
 def spec_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The grid point cut to one epoch that leaves nothing but its run folder. 0 epochs stay 0: it evaluates only."""
-    kept = {key: value for key, value in spec.items() if key not in _DROPPED and key.split("_")[0] not in TRACKERS}
+    kept = {key: value for key, value in spec.items() if key not in _DROPPED and key not in config.WATCHING}
     if kept.get("train_length") == 0:
         return kept
     return {**kept, "train_length": 1, "train_length_unit": "epoch"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from src import yaml_io
-from src.config import FIELDS
+from src.config import WATCHING
 from src.errors import JobSpecError, nearest
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as man
 _KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot",
           "notify")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
-# of the names of parameters that only say how runs are watched
-TRACKERS = ("wandb", "mlflow", "tensorboard", "comet", "system")
-_TRACKER_SETTINGS = tuple(key for key in FIELDS if key.split("_")[0] in TRACKERS)
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     if details.get("name") is None:
         raise JobSpecError("there is no name", where=where, hint="add a line such as `name: my-first-grid`")
     extra, settings = {}, {}
-    for key in _unknown(details, _KNOWN, where, _TRACKER_SETTINGS):
-        if key in _TRACKER_SETTINGS:
+    for key in _unknown(details, _KNOWN, where, WATCHING):
+        if key in WATCHING:
             settings[key] = [details[key]]  # an axis of one, so that a list or a string is taken as it stands
         else:
             extra[key] = details[key]

@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from src import config, run_folder
-from src.config import FIELDS, NOT_PARAMETERS, Config
+from src.config import NOT_PARAMETERS, WATCHING, Config
 from src.errors import UserError
 from src.submission import batch, foreign, grid, naming
-from src.submission.job_spec import TRACKERS, JobSpec
+from src.submission.job_spec import JobSpec
 
 # Keys of Config that say what is logged and kept, and where: they do not change what is trained.
 LEFT_OUT = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
                       "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile",
-                      *(key for key in FIELDS if key.split("_")[0] in TRACKERS)))
+                      *WATCHING))
 
 
 def canonical_hash(spec: Mapping[str, Any]) -> str:

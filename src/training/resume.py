@@ -20,7 +20,7 @@ import torch
 
 from src import files, run_folder
 from src.choices import Interval
-from src.config import Config
+from src.config import WATCHING, Config
 from src.errors import BatchError
 from src.training.distributed import ALONE, GO_ON, LEAVE, SAVE, Alone
 
@@ -30,7 +30,7 @@ _MAGIC = b"gridiron training state 1 "  # then the hash of all that follows the 
 # what may change between two starts: it is about where a run is and what it says, not about its numbers
 _FREE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
                    "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues", "profile",
-                   "wandb", "wandb_entity", "wandb_project_name", "wandb_run_name", "wandb_tags"))
+                   *WATCHING)) - {"system_metrics"}  # which has columns in stats.csv
 
 
 class Left(Exception):

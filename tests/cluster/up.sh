@@ -156,7 +156,7 @@ start_munge() {
 start_database() {
     mariadb-install-db --no-defaults --user=root --datadir="$folder/mariadb" --skip-test-db \
         >"$folder/log/mariadb-install.out" 2>&1 ||
-        fail "no database could be made: $(tail -n 5 "$folder/log/mariadb-install.out")"
+        fail "no database could be made: $(grep --ignore-case --max-count=3 error "$folder/log/mariadb-install.out")"
     start mariadbd mariadbd --no-defaults --user=root --datadir="$folder/mariadb" --socket="$MYSQL_UNIX_PORT" \
         --pid-file="$folder/run/mariadbd.pid" --skip-networking --innodb-flush-log-at-trx-commit=0
 }
