@@ -27,6 +27,7 @@ hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, de
 hypothesis.settings.load_profile("gridiron")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For the processes of `make test`: files stay whole, and all that wants a real Slurm, which mostly waits, comes
     first in one process, for there is one cluster."""

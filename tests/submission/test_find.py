@@ -21,7 +21,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three batches of three runs, submitted in the order of their names' last letters: z is the newest."""
     # neither the project's own results are looked through, nor a Slurm that other tests may have
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
+    monkeypatch.setattr("src.submission.slurm.ask", lambda command: None)
     for name, token, units, jobs in (("26-01-02-x", "260102-1", Units(ONE_EACH), ["70", "71", "72"]),
                                      ("26-01-02-y", "260102-2", Units(ARRAY, [0, 3]), ["80"]),
                                      ("26-01-01-z", "260102-3", Units(WORKERS), ["90", "91"])):
