@@ -22,7 +22,7 @@ pictures: $(ENVIRONMENT) ## draw those of the README anew: 144 runs of digits, s
 	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
-	@$(RUN) -m pytest -q --numprocesses=2 --dist=loadgroup
+	@$(RUN) -m pytest -q --numprocesses=2
 
 chaos: $(ENVIRONMENT) ## kill, stop and crowd runs and a real Slurm, some hundred times: each run once, the numbers the same
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \

@@ -1,6 +1,7 @@
 """What tests share: a real Slurm, real data, and libraries that keep to one thread."""
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -27,16 +29,28 @@ hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, de
 hypothesis.settings.load_profile("gridiron")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For the processes of `make test`: files stay whole, and all that wants a real Slurm, which mostly waits, comes
-    first in one process, for there is one cluster."""
-    def wants_slurm(item: pytest.Item) -> bool:
-        return "slurm" in getattr(item, "fixturenames", ()) or item.path.name == "test_cluster.py"
+    """What wants a real Slurm comes first, since it mostly waits; the order is the same else."""
+    items.sort(key=lambda item: not _wants_slurm(str(item.path)))
 
-    items.sort(key=lambda item: not wants_slurm(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slurm" if wants_slurm(item) else str(item.path)))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For the processes of `make test`: files stay whole, and one process has all that wants a real Slurm, of which
+    there is one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "slurm" if _wants_slurm(str(config.rootpath / file)) else file
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _wants_slurm(path: str) -> bool:
+    return any(words in Path(path).read_text("utf-8") for words in ("slurm: Slurm", 'usefixtures("slurm")'))
 
 
 @dataclass(frozen=True)
