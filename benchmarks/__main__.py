@@ -14,16 +14,16 @@ PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks
 
-`make bench` wrote this page: it measures each promise of speed as a ratio within one run on one machine, so that the
+`make bench` writes this page: it measures each promise of speed as a ratio within one run on one machine, so that the
 figures mean the same on another machine. Smaller is better throughout; *most* is what the project holds itself to.
-Run one part alone with `python -m benchmarks loop`.
+`python -m benchmarks loop` measures one part alone again.
 
 """
 
 
 def main(names: list[str]) -> int:
-    """Measure the named modules, or all. 1 if a figure is over its bound. All together rewrite the page."""
-    sections = []
+    """Measure the named modules, or all, and write their sections of the page. 1 if a figure is over its bound."""
+    sections = read_sections()
     missed = 0
     for name in names or MODULES:
         module = importlib.import_module(f"benchmarks.{name}")
@@ -31,17 +31,19 @@ def main(names: list[str]) -> int:
         missed += sum(most is not None and figure > most for _, figure, most in rows)
         text = "\n".join(f"| {what} | {figure:.3g} | {'' if most is None else f'{most:.3g}'} |"
                          for what, figure, most in rows)
-        section = (f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\n\n"
-                   f"| what | figure | most |\n|---|---|---|\n{text}\n")
-        print(section, flush=True)
-        sections.append(section)
-    if not names:
-        machine = (f"Measured on {date.today()}: {os.cpu_count()} CPUs ({platform.machine()}), Python "
-                   f"{platform.python_version()}.\n\n")
-        PAGE.write_text(HEAD + machine + "\n".join(sections))
-        print(f"written to {PAGE}")
+        machine = f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {date.today()}"
+        sections[name] = (f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\nMeasured on {machine}.\n\n"
+                          f"| what | figure | most |\n|---|---|---|\n{text}\n")
+        print(sections[name], flush=True)
+        PAGE.write_text(HEAD + "\n".join(sections[known] for known in MODULES if known in sections))
     print(f"{missed} figures over their bound" if missed else "all figures within their bounds")
     return 1 if missed else 0
+
+
+def read_sections() -> dict[str, str]:
+    """The sections of the page as it is, by the names of their modules."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    return {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in text.split("\n## ")[1:]}
 
 
 if __name__ == "__main__":

@@ -69,4 +69,6 @@ def test_two_nodes_with_two_processes_each(slurm: Slurm, tmp_path: Path) -> None
     train_here({**SPEC, "data_dir": str(tmp_path / "data")}, str(tmp_path / "one"), lambda: None)
     for mine, alone in zip(rows(run), rows(tmp_path / "one"), strict=True):
         for name, value in mine.items():
-            assert math.isclose(value, alone[name], rel_tol=1e-3, abs_tol=1e-4), (name, mine, alone)
+            # another order of summing is 1e-7 at first; each ReLU that it makes change sides multiplies that
+            bound = 1e-5 if mine["epoch"] <= 3 else 0.03
+            assert math.isclose(value, alone[name], rel_tol=bound, abs_tol=bound), (name, mine, alone)
