@@ -129,9 +129,9 @@ def identity(folder: str) -> str:
 
     By its name and its first start or submission; a run that was begun anew is another.
     """
-    folder = os.path.abspath(folder)
     import hashlib  # loads OpenSSL, which few commands want
 
+    folder = os.path.abspath(folder)
     marks = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
     if is_batch_folder(folder):
         marks[0] = ""

@@ -122,22 +122,27 @@ class IndexedSplit:
 
 
 class StreamedSplit:
-    """Images that come in an order of their source's own. Training shuffles them among the next two thousand."""
+    """Images that come in an order of their source's own. Training shuffles them among the next two thousand.
+
+    length: samples of the stream; keep: [length] bool, those that belong to the split. None: all. The others are read,
+    and passed over.
+    """
 
     streamed = True
 
     def __init__(self, what: str, length: int, stream: Callable[[], Iterator[tuple[Any, int]]], classes: int,
-                 transforms: Transforms, device: torch.device | None = None) -> None:
+                 transforms: Transforms, device: torch.device | None = None, keep: np.ndarray | None = None) -> None:
         self._what, self._length, self._stream, self._classes = what, length, stream, classes
-        self._transforms, self._device = transforms, device or torch.device("cpu")
+        self._transforms, self._device, self._keep = transforms, device or torch.device("cpu"), keep
         self._normalise = _Normalise(transforms, self._device)
 
     def __len__(self) -> int:
-        return self._length
+        return self._length if self._keep is None else int(self._keep.sum())
 
     def to(self, device: torch.device) -> StreamedSplit:
         """The same split, whose batches are on `device`."""
-        return StreamedSplit(self._what, self._length, self._stream, self._classes, self._transforms, device)
+        return StreamedSplit(self._what, self._length, self._stream, self._classes, self._transforms, device,
+                             self._keep)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
         """A pass, as src.datasets.data.Lazy says; of `order` its length alone counts: samples before are passed over.
@@ -151,7 +156,7 @@ class StreamedSplit:
     def _samples(self, order: Tensor | None, seed: int) -> Iterator[tuple[int, Tensor, int]]:
         """Of each sample its number in the stream, the image, and the label."""
         numbered = _shuffled(self._numbered(), seed) if order is not None else self._numbered()
-        skipped = 0 if order is None else self._length - len(order)
+        skipped = 0 if order is None else len(self) - len(order)
         for place, (number, image, label) in enumerate(numbered):
             if place < skipped:
                 continue
@@ -169,7 +174,8 @@ class StreamedSplit:
                 raise DataError(f"{self._what} has {number} samples, and says that it has {self._length}") from None
             except UNREADABLE as error:
                 raise DataError(f"sample {number} of {self._what} cannot be read: {error}") from None
-            yield number, image, label
+            if self._keep is None or self._keep[number]:
+                yield number, image, label
             number += 1
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,14 +214,7 @@ def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
 def _split(config: Config, parts: list[tuple[Source, Slice]], classes: tuple[str, ...],
            transforms: Transforms) -> Split | Lazy:
     if parts[0][0].stream:
-        source, part = parts[0]
-        if len(parts) > 1 or not part.whole:
-            raise DataError(f"{source.what} comes in its own order, and cannot be cut or joined",
-                            where="data_splits_map", hint="name whole splits; tfds cuts its own, as train[:80%]")
-        if config.data_on_device:
-            pairs = list(source.stream())  # type: ignore[misc]
-            return _bytes(source.what, [image for image, _ in pairs], [label for _, label in pairs], transforms)
-        return StreamedSplit(source.what, source.length, source.stream, len(classes), transforms)
+        return _streamed_split(config, parts, len(classes), transforms)
     chosen = [(source, indices if (indices := part.indices(source.length, config.seed_split)) is not None
                else np.arange(source.length)) for source, part in parts]
     if config.data_on_device:
@@ -232,6 +226,25 @@ def _split(config: Config, parts: list[tuple[Source, Slice]], classes: tuple[str
     # each source has labels and images: it is no stream
     given: Any = [(source.what, source.image, source.path, source.labels, indices) for source, indices in chosen]
     return IndexedSplit(given, transforms, min(config.num_workers, machine.allotted_cpus()), config.aug_repeats or 1)
+
+
+def _streamed_split(config: Config, parts: list[tuple[Source, Slice]], classes: int, transforms: Transforms
+                    ) -> Split | StreamedSplit:
+    """Streams one after the other, each without what its slice leaves out."""
+    what = " and ".join(dict.fromkeys(source.what for source, _ in parts))
+    masks = [np.ones(source.length, bool) if (indices := part.indices(source.length, config.seed_split)) is None
+             else np.isin(np.arange(source.length), indices) for source, part in parts]
+    keep = np.concatenate(masks)
+
+    def stream() -> Iterator[tuple[Any, int]]:
+        for source, _part in parts:
+            assert source.stream
+            yield from itertools.islice(source.stream(), source.length)
+
+    if config.data_on_device:
+        images, labels = zip(*itertools.compress(stream(), keep), strict=True)
+        return _bytes(what, list(images), labels, transforms)
+    return StreamedSplit(what, len(keep), stream, classes, transforms, keep=None if keep.all() else keep)
 
 
 def _bytes(what: str, images: list[Any], labels: Any, transforms: Transforms) -> Split:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from src.config import Config
+from src.datasets import splits
 from src.datasets.data import Data
 from src.datasets.factory import fetch, make_data
 from src.datasets.transforms import _posterize, transforms_of
@@ -248,6 +249,23 @@ def test_webdataset_from_tars(folder: Path) -> None:
     assert sorted(y.tolist()) == [0] * 3 + [1] * 3 + [2] * 3
     assert y.tolist() != [0, 1, 2] * 3
     assert torch.equal(read(made, batch_size=2, order=order[4:])[0], x[4:])
+
+    whole, options = read(made), {"dataset": "timm/wds/tars", "hflip": 0.5}
+    cut = data(folder, data_splits_map={"train": "train[:6]", "val": "train[6:]", "both": "train[6:]+train[:6]"},
+               **options)
+    assert [len(split) for split in cut.splits.values()] == [6, 3, 9]
+    places = splits.permutation(9, Config().seed_split)
+    for name, of_whole in (("train", np.sort(places[:6])), ("val", np.sort(places[6:])),
+                           ("both", [*np.sort(places[6:]), *np.sort(places[:6])])):
+        for found, expected in zip(read(cut, name), whole, strict=True):
+            assert torch.equal(found, expected[of_whole])
+    order = torch.arange(6)
+    x, _ = read(cut, batch_size=2, order=order)
+    assert len(x) == 6
+    assert torch.equal(read(cut, batch_size=2, order=order[4:])[0], x[4:])
+    kept = data(folder, data_splits_map={"train": "train[:6]", "val": "train[6:]"}, data_on_device=True, **options)
+    assert [split.y.tolist() for split in kept.splits.values()] == [  # type: ignore[union-attr]
+        (np.sort(part) % 3).tolist() for part in (places[:6], places[6:])]
 
 
 def test_tensorflow_data_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
