@@ -1,9 +1,12 @@
 """Which way is better, and what a run is judged by."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from src import metrics
+from src.errors import JobSpecError
 
 NAN = float("nan")
 
@@ -33,3 +36,50 @@ def test_better_and_nan_is_worst() -> None:
     (["epoch", "step"], [])])
 def test_val_before_test_before_train_and_accuracy_before_loss(columns: list[str], expected: list[str]) -> None:
     assert metrics.judging_columns(columns) == expected
+
+
+def test_the_metric_of_a_job_spec_names_columns_and_says_which_way() -> None:
+    columns = ["train/loss", "val/last/accuracy", "val/av/accuracy", "val/last/energy", "val/av/energy"]
+    energy = metrics.Metric("val/.*/energy", "minimize")
+    assert metrics.judging_columns(columns, energy) == ["val/last/energy", "val/av/energy"]
+    assert metrics.descends("val/last/energy", energy) and not metrics.descends("val/last/energy")
+    assert metrics.better("val/av/energy", 1, 2, energy) and not metrics.better("val/av/energy", 1, 2)
+    assert not metrics.descends("val/last/accuracy", energy)  # its goal is no other column's
+    assert metrics.Metric("train/loss", "maximize").find(columns) == ["train/loss"]
+    assert metrics.Metric("last/(accuracy|loss)").find([*columns, "val/last/loss"]) == ["val/last/accuracy"]
+    assert metrics.Metric("energy (J/(kg").find([*columns, "energy (J/(kg"]) == ["energy (J/(kg"]
+
+
+def test_a_metric_that_no_run_has_is_said_and_the_usual_one_ranks() -> None:
+    columns = ["train/loss", "val/last/accuracy", "val/av/accuracy"]
+    missing = metrics.Metric("val_loss", "minimize")
+    assert metrics.judging_columns(columns, missing) == ["val/last/accuracy", "val/av/accuracy"]
+    assert metrics.unknown(missing, columns) == (
+        "no run has val_loss, the metric that the job spec names: ranked by val/last/accuracy")
+    assert metrics.unknown(missing, ["epoch", "step"]) is None  # nothing has been evaluated yet
+    assert metrics.unknown(metrics.Metric("val/.*"), columns) is None
+    assert metrics.unknown(None, columns) is None
+
+
+@pytest.mark.parametrize("text", [
+    "job_details: {name: x, metric: {name: val/last/f1, goal: minimize}}\nparameters: {}\n",
+    "metric: {name: val/last/f1, goal: minimize, target: 0.1}\nmethod: grid\nparameters: {}\n"])
+def test_a_batch_says_its_metric_in_job_details_or_as_a_sweep_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    assert metrics.of_batch(tmp_path) == ("val/last/f1", "minimize")
+
+
+@pytest.mark.parametrize("text", [
+    None, "", "- a\n", "job_details: {name: x}\n", "job_details: {metric: [1]}\n", "a: b: c"])
+def test_a_folder_without_a_metric(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "job.yaml").write_text(text)
+    assert metrics.of_batch(tmp_path) is None
+
+
+@pytest.mark.parametrize("value", [3, [], {}, {"goal": "maximize"}, {"name": "a", "goal": "max"},
+                                   {"name": "a", "gaol": "maximize"}, ""])
+def test_what_is_no_metric_is_a_user_error(value: object) -> None:
+    with pytest.raises(JobSpecError, match=r"^x\.yaml, metric: "):
+        metrics.read(value, "x.yaml, metric")
+    assert metrics.read("val/last/loss", "") == ("val/last/loss", None)

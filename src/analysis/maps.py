@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from src import metrics, run_folder
+from src import run_folder
 from src.analysis import drawing, tables
 from src.analysis.arrays import read_array
 from src.analysis.drawing import BLUE, ORANGE, Grid, ParameterAxis, at_epoch, common_label, counted, show, styled
@@ -46,7 +46,7 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     if not len(found):
         raise ResultsError(f"none of {counted(len(df), 'run')} has a value to map: all diverged",
                            hint="plots.overview(df) shows their curves")
-    descends = metrics.descends(grid.metrics[0])
+    descends = tables.descends(df, grid.metrics[0])
     best = found.min() if descends else found.max()
     norm = (LogNorm if log and found.min() > 0 else Normalize)(found.min(), found.max())
     colours = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
@@ -130,7 +130,7 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
               for name, axis in zip(names, coordinates, strict=True)]
     lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*places, metric_place], 1)], 2)
     ramp = mpl.colormaps["viridis"](np.linspace(0, 0.92, 256))  # the brightest yellow is lost on paper
-    colours = ListedColormap(ramp[::-1] if metrics.descends(drawn[0]) else ramp)
+    colours = ListedColormap(ramp[::-1] if tables.descends(df, drawn[0]) else ramp)
     axes.add_collection(LineCollection(lines, array=table["value"].to_numpy(), cmap=colours, linewidth=1.1, alpha=0.8,
                                        rasterized=len(table) > 500))
     for place, (name, axis) in enumerate(zip(names, coordinates, strict=True)):
@@ -179,7 +179,7 @@ def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int 
     scores = tables.scores(df, drawn, epoch).to_numpy(copy=True)
     diverged = (df["end"] == run_folder.DIVERGED).to_numpy()
     if np.isfinite(scores).any():
-        scores[diverged] = (np.nanmax if metrics.descends(drawn[0]) else np.nanmin)(scores)
+        scores[diverged] = (np.nanmax if tables.descends(df, drawn[0]) else np.nanmin)(scores)
     table, r2 = by_permutation(df[names], scores)
     figure = Figure(figsize=(4.6, max(0.26 * len(table), 0.7) + 1.2), layout="constrained")
     axes = figure.subplots()

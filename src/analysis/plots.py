@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from src import files, metrics, run_folder
+from src import files, run_folder
 from src.analysis import drawing, tables
 from src.analysis.drawing import STYLE, Grid, ParameterAxis, at_epoch, common_label, counted, label, show, styled
 from src.analysis.filters import column, key, levels
@@ -64,7 +64,7 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         for line in grid.lines(panel.runs):
             for name, of_metric in zip(grid.metrics, itertools.cycle(drawing.LINE_STYLES), strict=False):
                 mean, low, high = _summary([run for run in line.runs[name] if run.notna().any()], spread,
-                                           metrics.descends(name) if best_so_far else None, log_y)
+                                           tables.descends(df, name) if best_so_far else None, log_y)
                 panel.axes.plot(mean.index, mean, line.style if style else of_metric, color=line.colour,
                                 marker="o" if len(mean) == 1 else "",
                                 linewidth=1.5 if len(grid.colours) <= drawing.MOST_LEGEND_ENTRIES else 0.8)
@@ -108,7 +108,7 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     grid = Grid(df, metric, rows, columns, legend, spread, shown_apart=(parameter,))
     scores = tables.scores(df, grid.metrics, epoch)
     axis = ParameterAxis(column(df, parameter), log_x)
-    worst = 0.97 if metrics.descends(grid.metrics[0]) else 0.03  # of the panel's height
+    worst = 0.97 if tables.descends(df, grid.metrics[0]) else 0.03  # of the panel's height
     for panel in grid.panels():
         for number, line in enumerate(grid.lines(panel.runs, diverged=True)):
             x = axis.places(line.runs[parameter], number - (len(grid.colours) - 1) / 2)
@@ -172,9 +172,9 @@ def averaged_against_last(df: pd.DataFrame, metric: str | None = None, *, epoch:
         drawing.log_axes(panel.axes, log and low > 0, log and low > 0)
         ends = (low / 1.1, high * 1.1) if log and low > 0 else (low - margin, high + margin)
         panel.axes.set(xlim=ends, ylim=ends, box_aspect=1)
-    gain = (table[averaged] - table[last]) * (-1 if metrics.descends(averaged) else 1)
+    gain = (table[averaged] - table[last]) * (-1 if tables.descends(df, averaged) else 1)
     error = f" ± {gain.sem():.2g}" if len(gain) > 1 else ""
-    side = "below" if metrics.descends(averaged) else "above"
+    side = "below" if tables.descends(df, averaged) else "above"
     return grid.finished(label(last), label(averaged), said=[
         f"at the {epoch} epoch of each" if isinstance(epoch, str) else f"after epoch {epoch}",
         f"{side} the diagonal averaging is better: by {gain.mean():.2g}{error} on average, in {(gain > 0).sum()} of "
@@ -199,7 +199,7 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     table = table[np.isfinite(table["value"]) & np.isfinite(table["cost"])]
     if table.empty:
         raise ResultsError(f"none of {counted(len(df), 'run')} has both {common_label(drawn)} and {x_label}")
-    descends = metrics.descends(drawn[0])
+    descends = tables.descends(df, drawn[0])
     table = table.sort_values(["cost", "value"], ascending=[True, descends], ignore_index=True)
     best = table["value"].cummin() if descends else table["value"].cummax()
     front = table[(table["value"] == best) & (best != best.shift())]

@@ -127,7 +127,7 @@ def _some(values: list[Any], most: int = 12) -> str:
 
 def _judged(df: pd.DataFrame) -> list[str]:
     """Best runs and pictures; a note instead while there is nothing to judge by."""
-    columns = metrics.judging_columns(tables.stats_columns(df))
+    columns = metrics.judging_columns(tables.stats_columns(df), tables.named_metric(df))
     if not columns:
         return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
     return [_best_runs(df, columns), _curves(df), _against(df)]
@@ -138,6 +138,8 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
     commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
     best = _named(best, columns)
     note = "Each run counts with its best epoch"
+    if problem := metrics.unknown(tables.named_metric(df), tables.stats_columns(df)):
+        note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
     note += ", and with the better of its last and its averaged weights. " if len(columns) > 1 else ". "
     note += "Other splits stand beside it at that epoch. The command repeats the run, in a new folder."
     if columns[0].startswith("test"):
@@ -148,8 +150,9 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
 
 def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The table of best runs with headings that say what is measured: val accuracy, weights, test accuracy."""
-    split, *_, measure = columns[0].split("/")
-    names = {name: plots.label(name) for name in best if "/" in name} | {"value": plots.label(f"{split}/{measure}")}
+    split, *_, measure = columns[0].split("/") if "/" in columns[0] else ("", columns[0])
+    names = {name: plots.label(name) for name in best if "/" in name} | {
+        "value": plots.label(f"{split}/{measure}" if split else measure)}
     weights = ["averaged" if "/av/" in name else "last" for name in best["metric"]]
     best = best.assign(metric=weights) if len(columns) > 1 else best.drop(columns="metric")
     return best.drop(columns=["run", "folder"]).rename(columns=names | {"metric": "weights"})

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import files, run_folder
+from src import files, metrics, run_folder
 from src.analysis import cache as caching
 from src.analysis import columns, run_texts
 from src.analysis.arrow_columns import Known
@@ -29,8 +29,10 @@ from src.analysis.drift import Drift, drift
 from src.analysis.run_texts import RunText
 from src.config import Config
 from src.errors import ResultsError
+from src.metrics import Metric
 
 IDENTITY = ("run", "batch", "index", "end", "folder")  # the first columns of every frame with a row per run
+METRIC = "metric"  # in the attrs of these frames: the metric that the job specs name, if they name one
 _BLOCK = 256  # runs whose texts are in memory at a time
 _MOST_WARNINGS = 5
 _DEFAULTS = Config().to_dict()
@@ -70,7 +72,9 @@ class Results:
         stats = pd.DataFrame({f"stats/{name}" if name in self.config else name:
                               Curves.later(functools.partial(cells.of, name), len(self.config))
                               for name in self.long.columns[2:]}, index=self.config.index)
-        return pd.concat([self.config, stats], axis=1)
+        df = pd.concat([self.config, stats], axis=1)
+        df.attrs = dict(self.config.attrs)
+        return df
 
     def polars(self) -> tuple[Any, Any]:
         """`config` and `long` as polars frames; lists, mappings and what is mixed as JSON. ResultsError without polars.
@@ -179,6 +183,10 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     folders = [asked.folders[path] for path in paths]
     config = _config_frame(found, paths, folders)
     long = _long_frame(found, config["run"], folders, skipped)
+    if metric := _named_metric(paths):
+        config.attrs[METRIC] = metric
+        if problem := metrics.unknown(metric, long.columns):
+            _log.warning("%s", problem)
     found_drift = drift(config)
     for one in found_drift[:_MOST_WARNINGS]:
         _log.warning("%s", one)
@@ -193,6 +201,12 @@ def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
         raise ResultsError("there is no batch here yet", where=os.fspath(folder),
                            hint="make one with `make demo` or submit_multiple.py, or name the folder that holds yours")
     return max(batches, key=lambda path: os.path.getmtime(os.path.join(path, run_folder.JOB_SPEC)))
+
+
+def _named_metric(paths: list[str]) -> Metric | None:
+    """The metric that the job specs of all these runs name; None if one names none, or another."""
+    found = {metrics.of_batch(batch) for batch in dict.fromkeys(os.path.dirname(path) for path in paths)}
+    return found.pop() if len(found) == 1 else None
 
 
 class _Asked(NamedTuple):

@@ -10,11 +10,22 @@ import pandas as pd
 from src import metrics, run_folder
 from src.analysis.curves import CurveType
 from src.analysis.filters import column, key
-from src.analysis.results import IDENTITY
+from src.analysis.results import IDENTITY, METRIC
 from src.errors import ResultsError, did_you_mean
+from src.metrics import Metric
 
 _NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name")  # differ from run to run and change nothing
 _log = logging.getLogger(__name__)
+
+
+def named_metric(df: pd.DataFrame) -> Metric | None:
+    """The metric that the job specs of these runs name, as Results keeps it with its frames."""
+    return Metric(*df.attrs[METRIC]) if METRIC in df.attrs else None
+
+
+def descends(df: pd.DataFrame, column: str) -> bool:
+    """Whether less is better in a stats column, by the job specs' goal or the column's name."""
+    return metrics.descends(column, named_metric(df))
 
 
 def stats_columns(df: pd.DataFrame) -> list[str]:
@@ -59,19 +70,20 @@ def _drawn_by_all(df: pd.DataFrame) -> set[str]:
 def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
     """The stats columns that `metric` names: one column, or all that a regular expression finds.
 
-    None: the columns that runs are judged by, val before others and accuracy before r2 before loss. Raises ResultsError
+    None: what the job spec names, else the columns that runs are judged by, val before others and accuracy before r2
+    before loss. Raises ResultsError
     if there is none, or if more is better in one of them and less in another.
     """
     columns = stats_columns(df)
     if metric is None:
-        found = metrics.judging_columns(columns)
+        found = metrics.judging_columns(columns, named_metric(df))
     else:
         found = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
     if not found:
         what = "there are no stats to judge runs by" if metric is None else f"no stats column matches '{metric}'"
         raise ResultsError(what, allowed=columns or "no stats column: no run has finished an epoch yet",
                            hint=did_you_mean(metric or "", columns))
-    if len({metrics.descends(name) for name in found}) > 1:
+    if len({descends(df, name) for name in found}) > 1:
         raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=found,
                            hint="choose one kind")
     return found
@@ -107,11 +119,11 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
         _log.warning("runs are ranked by %s, a test metric: what is chosen by it is no fair estimate. A val split of "
                      "train is better: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}",
                      columns[0])
-    descends = metrics.descends(columns[0])
+    less = descends(df, columns[0])
     others = list(dict.fromkeys(name for chosen in columns for name in _counterparts(chosen, stats_columns(df))))
     rows = []
     for _, run in df[["run", "end", *columns, *(name for name in others if name not in columns)]].iterrows():
-        value, at, name = _best_of(run, columns, epoch, descends)
+        value, at, name = _best_of(run, columns, epoch, less)
         row = {"run": run["run"], "value": value, "metric": name, "epoch": at}
         for other in _counterparts(name, others):
             split, *_, measure = other.split("/")
@@ -120,7 +132,7 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     table = pd.DataFrame(rows, index=df.index)
     settings = df[[*varying_columns(df, seeds=True), "end", "folder"]]
     table = pd.concat([table, settings], axis=1)
-    table = table.sort_values("value", ascending=descends, kind="stable", na_position="last", ignore_index=True)
+    table = table.sort_values("value", ascending=less, kind="stable", na_position="last", ignore_index=True)
     table["epoch"] = table["epoch"].astype("Int64")
     return table if n is None else table.head(n)
 
@@ -134,17 +146,17 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat([config, by_run.size().rename("epochs").set_axis(config.index),
                        last[[name for name in names if name not in config]]], axis=1)
     finite = long[names].where(np.isfinite(long[names]))
-    for name in metrics.judging_columns(names):
-        best = finite[name].groupby(long["run"], observed=False).agg("min" if metrics.descends(name) else "max")
+    for name in metrics.judging_columns(names, named_metric(config)):
+        best = finite[name].groupby(long["run"], observed=False).agg("min" if descends(config, name) else "max")
         table[f"best/{name}"] = best.set_axis(config.index).where(config["end"] != run_folder.DIVERGED)
     return table
 
 
-def _best_of(run: pd.Series, columns: list[str], epoch: str | int, descends: bool) -> tuple[float, float, str]:
+def _best_of(run: pd.Series, columns: list[str], epoch: str | int, less: bool) -> tuple[float, float, str]:
     best = (np.nan, np.nan, columns[0])
     for name in columns:
-        value, at = pick(usable(run["end"], run[name]), epoch, descends)
-        if metrics.better(name, value, best[0]):
+        value, at = pick(usable(run["end"], run[name]), epoch, less)
+        if value == value and (best[0] != best[0] or (value < best[0] if less else value > best[0])):
             best = (value, at, name)
     return best
 
@@ -152,15 +164,15 @@ def _best_of(run: pd.Series, columns: list[str], epoch: str | int, descends: boo
 def _counterparts(name: str, columns: list[str]) -> list[str]:
     """The same measure of other splits: val/av/accuracy → test/av/accuracy."""
     measure = name.partition("/")[2]
-    return [other for other in columns if other != name and other.partition("/")[2] == measure]
+    return [other for other in columns if measure and other != name and other.partition("/")[2] == measure]
 
 
 def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
     """Each run's value, (runs,): the best of some columns at an epoch, as in `best_runs`; NaN for a diverged run."""
-    descends = metrics.descends(columns[0])
-    values = [[pick(usable(end, curve), epoch, descends)[0] for end, curve in zip(df["end"], df[name], strict=True)]
+    less = descends(df, columns[0])
+    values = [[pick(usable(end, curve), epoch, less)[0] for end, curve in zip(df["end"], df[name], strict=True)]
               for name in columns]
-    best = np.fmin if descends else np.fmax
+    best = np.fmin if less else np.fmax
     return pd.Series(best.reduce(np.array(values), axis=0), index=df.index)
 
 
@@ -187,7 +199,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
                      "diverged": int(diverged[positions].sum()), "members": df.index[positions].tolist()})
     table = pd.concat([df[settings].iloc[[positions[0] for positions in groups.values()]].reset_index(drop=True),
                        pd.DataFrame(rows)], axis=1)
-    table = table.sort_values("value", ascending=metrics.descends(names[0]), kind="stable", ignore_index=True)
+    table = table.sort_values("value", ascending=descends(df, names[0]), kind="stable", ignore_index=True)
     table.insert(0, "rank", _ranks(table))
     return table
 
@@ -222,6 +234,6 @@ def runs_table(df: pd.DataFrame) -> pd.DataFrame:
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
     for name in varying_columns(df, seeds=True):
         table[name] = df[name]
-    for name in metrics.judging_columns(curves):
+    for name in metrics.judging_columns(curves, named_metric(df)):
         table[name] = [pick(curve.dropna(), "last", False)[0] for curve in column(df, name)]
     return table

@@ -12,6 +12,7 @@ from src.config import WATCHING
 from src.errors import JobSpecError, nearest
 
 if TYPE_CHECKING:
+    from src.metrics import Metric
     from src.submission.notify import Notify
     from src.submission.resources import Resources
 
@@ -19,7 +20,7 @@ DEFAULT_OUTPUT_DIR = "results"
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
 _KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot",
-          "notify")
+          "notify", "metric")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 
 
@@ -30,8 +31,8 @@ class JobSpec:
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
     sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
-    where messages go; extra: a
-    group's own keys of job_details; text, source: the file and its name; warnings: sentences for the user.
+    where messages go; metric: what runs are ranked by; extra: a group's own keys of job_details; text, source: the file
+    and its name; warnings: sentences for the user.
     """
 
     name: str
@@ -45,6 +46,7 @@ class JobSpec:
     description: str | None = None
     snapshot: bool = False
     notify: Notify | None = None
+    metric: Metric | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
@@ -80,7 +82,7 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
         "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool,
-        "notify": _notify}
+        "notify": _notify, "metric": _metric}
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
@@ -180,6 +182,12 @@ def _notify(value: Any, where: str) -> Notify | None:
     from src.submission import notify  # likewise
 
     return notify.check(value, where)
+
+
+def _metric(value: Any, where: str) -> Metric:
+    from src import metrics  # likewise
+
+    return metrics.read(value, where)
 
 
 def _tags(value: Any, where: str) -> list[str]:

@@ -119,12 +119,14 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
     name = os.path.basename(observation.path)
     title = {FAILED: f"{name}: a run failed", ENDED: f"{name} has ended", DIGEST: f"{name} goes on"}[kind]
     lines = [f"{len(observation.runs)} runs: {counts}", *filter(None, [why])]
-    rows = [row for row in status.rows(observation.runs.values()) if row.best is not None and row.best == row.best]
+    metric = metrics.of_batch(observation.path)
+    rows = [row for row in status.rows(observation.runs.values(), metric=metric)
+            if row.best is not None and row.best == row.best]
     if rows:
         best = rows[0]
         for row in rows:
             if row.metric == best.metric and row.best is not None and best.best is not None and metrics.better(
-                    row.metric or "", row.best, best.best):
+                    row.metric or "", row.best, best.best, metric):
                 best = row
         lines.append(f"best: {best.best:.4g} {best.metric} of {best.run}")
     lines += [found.line() for found in failures.group(observation.runs.values())][:status.GROUPS]

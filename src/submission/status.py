@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src import busy, files, metrics, run_folder
+from src.metrics import Metric
 from src.submission import failures, find, show, states
 from src.submission.observe import Observation, Run
 from src.submission.show import clock, table
@@ -35,16 +36,16 @@ class Row:
     idle: busy.Idle | None = None
 
 
-def rows(runs: Iterable[Run], now: float | None = None) -> list[Row]:
-    """A row for each run, in order."""
-    return [_row(run, time.time() if now is None else now) for run in runs]
+def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
+    """A row for each run, in order. metric: that their job spec names."""
+    return [_row(run, time.time() if now is None else now, metric) for run in runs]
 
 
-def _row(run: Run, now: float) -> Row:
+def _row(run: Run, now: float, judged_by: Metric | None) -> Row:
     state = run.state
     started = run.folder is not None and run_folder.STATS in run.folder.names
     header, lines = _stats(run.path) if started else ([], [])
-    metric, best = _best(header, lines)
+    metric, best = _best(header, lines, judged_by)
     done = len(lines)
     config = _config(run) if started else {}
     planned = (config.get("facts") or {}).get("epochs")
@@ -63,16 +64,16 @@ def _stats(folder: str) -> tuple[list[str], list[list[str]]]:
     return header.split(","), [cells for line in lines if len(cells := line.split(",")) == header.count(",") + 1]
 
 
-def _best(header: list[str], lines: list[list[str]]) -> tuple[str | None, float | None]:
+def _best(header: list[str], lines: list[list[str]], metric: Metric | None) -> tuple[str | None, float | None]:
     """The best value, over all epochs, of the metric that runs are judged by, and its column."""
     found: tuple[str | None, float | None] = (None, None)
-    for column in metrics.judging_columns(header):
+    for column in metrics.judging_columns(header, metric):
         position = header.index(column)
-        values = [float(cells[position] or "nan") for cells in lines]
+        values = [_number(cells[position]) for cells in lines]
         numbers = [value for value in values if value == value] or values[:1]
         if numbers:
-            value = min(numbers) if metrics.descends(column) else max(numbers)
-            if found[1] is None or metrics.better(column, value, found[1]):
+            value = min(numbers) if metrics.descends(column, metric) else max(numbers)
+            if found[1] is None or metrics.better(column, value, found[1], metric):
                 found = (column, value)
     return found
 
@@ -93,8 +94,9 @@ def counts(observation: Observation) -> dict[str, int]:
 
 def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
+    metric = metrics.of_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
-            "runs": [_plain(row) for row in rows(observation.runs.values())],
+            "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
 
@@ -117,20 +119,25 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     """A line per run. Beyond `limit` runs, those that ended well give way to the best of them. curves: with small ones.
     """
     runs = list(observation.runs.values())
-    shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit)
-    found = rows(shown)
+    metric = metrics.of_batch(observation.path)
+    shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit, metric)
+    found = rows(shown, metric=metric)
     cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in found]
-    names, drawn = _curves(shown) if curves else ([], [[] for _ in shown])
+    names, drawn = _curves(shown, metric) if curves else ([], [[] for _ in shown])
     lines = table([["run", "state", "epochs", "left", "best", *names, ""],
                    *([*row[:5], *small, *row[5:]] for row, small in zip(cells, drawn, strict=True))])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
         lines.append("squeue did not answer: runs that Slurm has are shown as unknown")
+    # what is ranked by another metric has no value of the named one
+    others = [row.metric for row in found if row.metric]
+    if metric and others and not metric.find(others):
+        lines.append(f"no run has {metric.name}, the metric that the job spec names: judged by {others[0]}")
     return lines + busy.lines(row.idle for row in found)
 
 
-def _most_telling(runs: list[Run], limit: int) -> list[Run]:
+def _most_telling(runs: list[Run], limit: int, judged_by: Metric | None) -> list[Run]:
     """Failures first, then what runs, then the best; in the order of the grid. What is not shown is hardly read."""
     order: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for index, run in enumerate(runs):
@@ -139,23 +146,23 @@ def _most_telling(runs: list[Run], limit: int) -> list[Run]:
     chosen = [*order[0], *order[1]][:limit]
     if len(chosen) < limit:
         def value(index: int) -> float:
-            metric, best = _best(*_stats(runs[index].path))
+            metric, best = _best(*_stats(runs[index].path), judged_by)
             if best is None or best != best:
                 return float("inf")
-            return best if metrics.descends(metric or "") else -best
+            return best if metrics.descends(metric or "", judged_by) else -best
 
         chosen += sorted(order[2], key=value)[:limit - len(chosen)]
     return [runs[index] for index in sorted(chosen)]
 
 
-def _curves(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[list[str]]]:
     """The training loss and the metrics that runs are judged by: their columns, and a small curve of each for each run.
     """
     found = []
     for run in runs:
         has_stats = run.folder is not None and run_folder.STATS in run.folder.names
         header, lines = _stats(run.path) if has_stats else ([], [])
-        wanted = [name for name in ("train/loss", *metrics.judging_columns(header)) if name in header]
+        wanted = [name for name in ("train/loss", *metrics.judging_columns(header, metric)) if name in header]
         found.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in wanted})
     names = list(dict.fromkeys(name for curves in found for name in curves))
     return names, [[curves.get(name, "") for name in names] for curves in found]

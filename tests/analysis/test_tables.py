@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from src.analysis.report import build_report
+from src.analysis.results import read_results
 from src.analysis.tables import best_runs, metric_columns, ranking, runs_table, setting_columns, varying_columns
 from src.errors import ResultsError
+from tests.analysis.make_batch import make_batch, make_empty_batch, make_run
 
 
 def frame(curves: Mapping[str, list[list[float]]], **columns: list[Any]) -> pd.DataFrame:
@@ -186,3 +190,37 @@ def test_runs_without_noise_and_without_values() -> None:
 def test_one_setting_and_none() -> None:
     df = frame({"val/last/loss": [[1.0, 0.5], [0.7]]}, seed_model=[1, 2])
     assert ranking(df)[["rank", "value", "runs"]].to_numpy().tolist() == [[1.0, 0.6, 2.0]]
+
+
+def test_the_metric_of_the_job_spec_ranks_and_its_goal_decides(caplog: pytest.LogCaptureFixture,
+                                                               tmp_path: Path) -> None:
+    stats = "epoch,step,train/loss,val/last/accuracy,val/last/energy,psnr\n1,9,1.0,{},{},{}\n"
+    batch = make_empty_batch(tmp_path)
+    for index, cells in enumerate([(0.9, 5.0, 30), (0.8, 2.0, 20), (0.7, 3.0, 40)]):
+        make_run(batch, index, {"base_lr": float(index)}, stats=stats.format(*cells))
+
+    def ranked(metric: str) -> list[int]:
+        Path(batch, "job.yaml").write_text(f"job_details: {{name: digits, metric: {metric}}}\n")
+        df = read_results(batch).big_df()
+        chosen = df[df["base_lr"] >= 0]  # what is chosen of big_df has the same metric
+        orders = [[int(name[:3]) for name in best_runs(chosen)["run"]], ranking(chosen)["base_lr"].tolist()]
+        assert orders[0] == orders[1]
+        assert build_report(read_results(batch))  # whatever the column is called
+        return orders[0]
+
+    assert ranked("null") == [0, 1, 2]
+    assert ranked("{name: val/.*/energy, goal: minimize}") == [1, 2, 0]
+    assert ranked("{name: val/.*/energy, goal: maximize}") == [0, 2, 1]
+    assert ranked("psnr") == [2, 0, 1]
+    assert not caplog.records
+    assert ranked("{name: val_acc, goal: minimize}") == [0, 1, 2]
+    assert "no run has val_acc, the metric that the job spec names: ranked by val/last/accuracy" in caplog.text
+    assert "No run has val_acc" in build_report(read_results(batch))
+
+
+def test_batches_that_name_different_metrics_are_ranked_as_without(tmp_path: Path) -> None:
+    paths = [make_batch(tmp_path, [{"base_lr": 0.1}], f"26-11-2{number}-x") for number in (1, 2)]
+    for path, name in zip(paths, ("val/last/loss", "train/loss"), strict=True):
+        Path(path, "job.yaml").write_text(f"job_details: {{name: x, metric: {name}}}\n")
+    assert metric_columns(read_results(paths).big_df()) == ["val/last/accuracy"]
+    assert metric_columns(read_results(paths[1]).big_df()) == ["train/loss"]

@@ -135,3 +135,23 @@ def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
     ([math.inf, 2.0], " ▄"), ([math.nan], " "), (list(map(float, range(24))), "▁▂▂▃▄▄▅▅▆▇▇█")])
 def test_sparklines(values: list[float], curve: str) -> None:
     assert status.sparkline(values) == curve
+
+
+def test_the_metric_of_the_job_spec_judges(tmp_path: Path) -> None:
+    stats = "epoch,step,val/last/accuracy,val/last/energy,note\n1,9,0.5,{},good\n2,18,0.9,{},bad\n"
+    runs = [run(tmp_path, f"00{index}_a", "done", stats.format(*values)) for index, values in enumerate(
+        [(3.0, 4.0), (1.0, 2.0), (5.0, 6.0)])]
+    found = Observation(str(tmp_path), History(), {item.name: item for item in runs}, True)
+
+    def table(metric: str) -> list[str]:
+        (tmp_path / "job.yaml").write_text(f"job_details: {{name: a, metric: {metric}}}\n")
+        return status.run_table(found, limit=1)
+
+    assert "001_a  done   2             1 val/last/energy" in table("{name: energy, goal: minimize}")[1]
+    assert [row["best"] for row in status.as_json(found)["runs"]] == [3.0, 1.0, 5.0]
+    assert "002_a  done   2             6 val/last/energy" in table("energy")[1]
+    assert "0.9 val/last/accuracy" in table("null")[1]
+    lines = table("val_acc")
+    assert "0.9 val/last/accuracy" in lines[1]
+    assert "no run has val_acc, the metric that the job spec names: judged by val/last/accuracy" in lines
+    assert table("note")[1].split()[3:5] == ["nan", "note"]  # words are no values
