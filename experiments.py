@@ -18,6 +18,7 @@ from src.submission.plan import count
 from src.submission.show import ask, table
 
 RESULTS = "results"
+Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 
 
 @exits_on_user_error
@@ -37,6 +38,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.set_defaults(run=run)
         return command
 
+    for group in (_add_watching, _add_ending, _add_reading, _add_books, _add_machines):
+        group(add)
+    return parser.parse_args(argv)
+
+
+def _add_watching(add: Add) -> None:
+    """The subcommands that look on."""
     for name, run, text in (("status", print_status, "how far each run is; without a batch: all under results/"),
                             ("watch", watch, "status, refreshed until nothing is pending or running")):
         command = add(name, run, text)
@@ -61,6 +69,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command = add("logs", print_logs, "what a run has logged")
     command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+
+
+def _add_ending(add: Add) -> None:
+    """The subcommands that end what runs, and remove what it leaves."""
     command = add("cancel", cancel, "end what is pending or running of batches, or single runs")
     command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {find.ALLOWED}")
     command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
@@ -71,17 +83,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--unfinished", action="store_true",
                          help="of runs too that have not ended and do not run: they would begin anew")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_reading(add)
-    _add_books(add)
-    command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
-    command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
-    command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
-    command.add_argument("path", metavar="SPEC", help="a spec, or a job spec: its largest model")
-    command.add_argument("--most", type=int, default=65_536, metavar="N", help="most samples to try (default: 65536)")
-    return parser.parse_args(argv)
 
 
-def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+def _add_reading(add: Add) -> None:
     """The subcommands that read results."""
     command = add("report", report, "one HTML file with the results of batches")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -102,7 +106,7 @@ def _add_reading(add: Callable[[str, object, str], argparse.ArgumentParser]) -> 
     command.add_argument("--names", action="store_true", help="the folders of the runs alone, one on each line")
 
 
-def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+def _add_books(add: Add) -> None:
     """The subcommands that keep, repeat and publish what came out."""
     command = add("note", note, "keep a conclusion with the commit, for the report; without text: show all of them")
     command.add_argument("batch", metavar="BATCH", help="a batch folder")
@@ -127,6 +131,18 @@ def _add_books(add: Callable[[str, object, str], argparse.ArgumentParser]) -> No
     command.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
     command = add("sync-wandb", sync_wandb, "send to Weights & Biases what offline runs have left")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+
+
+def _add_machines(add: Add) -> None:
+    """The subcommands that prepare a machine, or ask what it has."""
+    command = add("doctor", doctor, "what this machine lacks for the project, and what to do; exit code 1 if it does")
+    command.add_argument("--deep", action="store_true", help="load torch too, and see whether it finds the GPUs")
+    command.add_argument("--json", action="store_true", help="plain values for scripts")
+    command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
+    command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
+    command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
+    command.add_argument("path", metavar="SPEC", help="a spec, or a job spec: its largest model")
+    command.add_argument("--most", type=int, default=65_536, metavar="N", help="most samples to try (default: 65536)")
 
 
 def look(batches: Sequence[str]) -> list[Observation]:
@@ -506,6 +522,21 @@ def mlflow_uri(options: argparse.Namespace) -> str:
         raise BatchError("where is MLflow?", where="command line", hint="--uri sqlite:///mlflow.db makes a database "
                          "that `mlflow ui --backend-store-uri sqlite:///mlflow.db` shows; or --uri http://host:5000")
     return str(uri)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """A line for each check, or plain values; 1 if there is an error."""
+    from src.submission import doctor as checks
+    from src.submission import doctor_facts
+
+    found = doctor_facts.findings(os.path.dirname(os.path.abspath(__file__)), RESULTS, options.deep)
+    if options.json:
+        import json
+
+        print(json.dumps([finding._asdict() for finding in found]))
+    else:
+        print("\n".join(checks.lines(found)))
+    return int(any(finding.verdict == checks.ERROR for finding in found))
 
 
 def prefetch(options: argparse.Namespace) -> None:

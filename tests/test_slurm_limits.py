@@ -1,12 +1,12 @@
-"""Room in a real queue, and a batch that is stopped because its first runs all fail alike."""
+"""Room in a real queue, a batch that is stopped because its first runs all fail alike, and what doctor says of it."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from src.submission import breaker, limits
-from tests.conftest import Slurm
+from src.submission import breaker, doctor_facts, limits
+from tests.conftest import ROOT, Slurm
 from tests.submission.conftest import Project, project
 from tests.test_slurm_ways import all_jobs, counts, script, wait_for
 
@@ -82,3 +82,15 @@ def test_local_runs_stop_too(project: Project, capsys: pytest.CaptureFixture[str
     (project.batch / "mended").touch()
     assert project.submit("-r", project.batch, "--local", "--workers", "2", "-y") == 0
     assert project.executed() == [1] * 29
+
+
+def test_doctor_asks_slurm(slurm: Slurm, tmp_path: Path) -> None:
+    for name in ("submit_cpu.sh", "submit_2080.sh"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "submit_2080.sh").write_text((ROOT / "submit_2080.sh").read_text().replace(
+        "--partition=", "--partition=no-such-"))
+    found = {one.check: one for one in doctor_facts.findings(str(tmp_path))}
+    assert found["slurm"].found == "the controller answers" and found["accounting"].found == "sacct answers"
+    assert found["submit_cpu.sh"].found == "Slurm would take it"
+    assert found["submit_2080.sh"].verdict == "warning"
+    assert "invalid partition" in found["submit_2080.sh"].found and "cpu-killable" in found["submit_2080.sh"].found
