@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder, yaml_io
 from src.config import Config
-from src.errors import BatchError
+from src.errors import BatchError, ConfigError
 from src.submission import attempt, launch, process, ranks  # a run is claimed before the heavy imports in functions
 from src.submission.signals import Stopped, signals
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from src.datasets.data import Data
     from src.training.distributed import Alone, Place
     from src.training.experiment import Parts
+    from src.training.shares import Share
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -64,6 +65,9 @@ def processes(config: Config) -> int:
     if process.ranks() > 1:
         return 1
     asked = os.environ.get("GRIDIRON_PROCESSES")
+    if asked and not asked.isdecimal():
+        raise ConfigError(f"{asked!r} is not a number of processes", where="$GRIDIRON_PROCESSES",
+                          allowed="a whole number", hint="unset it, and there is one for each GPU")
     return max(1, min(int(asked) if asked else visible_gpus(config.device), most_processes(config)))
 
 
@@ -131,7 +135,7 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
     from src.training import forward
     from src.training.distributed import ALONE
     from src.training.experiment import Parts
-    from src.training.facts import allotted_threads, choose_device, micro_batch_size, output_dim
+    from src.training.facts import allotted_threads, choose_device, output_dim
     from src.training.placing import placed
     from src.training.seeds import seed_noise, with_seeds
     from src.training.task import make_task
@@ -150,14 +154,7 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
     model = (task.make_model() if task else None) or make_model(
         config, data.input_shape, output_dim(config, data), data.classes, device)
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
-    share = None
-    if team.size > 1:
-        from src.training.shares import Share
-        from src.training.sync_norm import synchronise
-
-        share = Share(team, config.batch_size, micro_batch_size(config))
-        if config.sync_batch_norm:
-            synchronise(model, team)
+    share = _share(config, model, team)
     head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # else the optimizer is for all of it from the start
@@ -168,6 +165,19 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
     averaging = parse_averaging(config.averaging)
     return Parts(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None, device,
                  seeds_drawn, task, freeze, team, share)
+
+
+def _share(config: Config, model: nn.Module, team: Alone) -> Share | None:
+    """This process's part of each batch, and the model's batch norms as all processes see them; None for one alone."""
+    if team.size == 1:
+        return None
+    from src.training.facts import micro_batch_size
+    from src.training.shares import Share
+    from src.training.sync_norm import synchronise
+
+    if config.sync_batch_norm:
+        synchronise(model, team)
+    return Share(team, config.batch_size, micro_batch_size(config))
 
 
 def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:

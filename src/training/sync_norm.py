@@ -82,8 +82,7 @@ class _OfAll(torch.autograd.Function):
         if len(x):  # torch.var_mean takes four times as long
             torch.cat([*torch.batch_norm_update_stats(x, None, None, 0.0), x.new_tensor([x.numel() / channels])],
                       out=mine)
-        rows = mine.new_empty(dist.get_world_size(), len(mine))
-        dist.all_gather([*rows], mine)
+        rows = _of_all(mine)
         means, variances, counts = rows[:, :channels], rows[:, channels:-1], rows[:, -1:]
         count = counts.sum()
         mean = (means * counts).sum(0) / count
@@ -97,15 +96,23 @@ class _OfAll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
         x, weight, mean, variance, count = ctx.saved_tensors
-        scale = torch.ones_like(mean) if weight is None else weight
-        ours, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient.contiguous(), x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]) if (
-            len(x)) else (torch.zeros_like(x), torch.zeros_like(mean), torch.zeros_like(mean))
-        along, constant = sums = torch.stack([of_weight, of_bias])
-        dist.all_reduce(sums)
+        one = torch.ones_like(mean)
+        scale = one if weight is None else weight
+        of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient.contiguous(), x, scale, mean, variance, None, None, False, ctx.eps, [False, True, True])[1:] if (
+            len(x)) else (torch.zeros_like(mean), torch.zeros_like(mean))
+        along, constant = _of_all(torch.cat([of_weight, of_bias])).sum(0).view(2, -1)
         deviation = (variance + ctx.eps).rsqrt()
         along = along * scale * deviation.square() / count
-        constant = constant * scale * deviation / count - along * mean
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        ours = ours.addcmul_(x, along.view(shape), value=-1).sub_(constant.view(shape))
+        constant = along * mean - constant * scale * deviation / count
+        # gradient * scale * deviation + constant, in one pass over the memory: the kernel of evaluation does that
+        ours = F.batch_norm(gradient, torch.zeros_like(mean), one, scale * deviation, constant, False, 0.0, 0.0)
+        ours.addcmul_(x, along.view(1, -1, *[1] * (x.dim() - 2)), value=-1)
         return ours, None if weight is None else of_weight, None if weight is None else of_bias, None
+
+
+def _of_all(mine: Tensor) -> Tensor:
+    """[processes, n] of each one's [n]. For so few numbers Gloo gathers in a third of the time that it takes to add."""
+    rows = mine.new_empty(dist.get_world_size(), len(mine))
+    dist.all_gather([*rows], mine)
+    return rows

@@ -5,6 +5,9 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from src import yaml_io
 from src.config import Config
-from src.datasets.data import Batch, Split
+from src.datasets.data import IGNORED, Batch, Split
 from src.errors import BatchError, ConfigError
 from src.optimizers.layers import Freeze
 from src.training import resume
@@ -29,6 +32,7 @@ from src.training.recorder import Row
 from src.training.shares import Share
 from src.training.sync_norm import synchronise
 from src.training.task import Task
+from tests.conftest import ROOT
 from tests.processes import together
 from tests.training.test_resume import assert_same
 from tests.training.toys import CPU, classes, parts, targets
@@ -114,6 +118,35 @@ def test_three_processes_have_the_numbers_of_one(name: str, tmp_path: Path) -> N
     torch.testing.assert_close(found[2][1], found[0][1], rtol=0, atol=0)
 
 
+def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
+    """Texts of very different lengths: the mean of the processes' means would be another number."""
+    def texts(samples: int) -> Split:
+        generator = torch.Generator().manual_seed(samples)
+        x = torch.randint(7, (samples, 6), generator=generator)
+        ended = torch.arange(6) >= torch.randint(1, 7, (samples, 1), generator=generator)
+        return Split(x, ((x + 1) % 7).masked_fill(ended, IGNORED))
+
+    def train(team: Alone) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
+        made = make(team, model, {"train": texts(50), "test": texts(41)}, targets="next_token", grad_accum_steps=2,
+                    dataset="tests.training.toys:classes", model="tests.training.toys:net")
+        return trained(dataclasses.replace(made, data=dataclasses.replace(made.data, task="next_token", classes=())))
+    alone, found = train(ALONE), together(3, tmp_path, train)
+    assert "test/last/perplexity" in alone[0][0]
+    for mine in found:
+        assert_close(mine, alone)
+
+
+def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
+    def train(team: Alone) -> Any:
+        return trained(make(team, net(3), {"train": classes(50), "test": classes(41, seed=1)}, profile=True), tmp_path)
+    found = together(2, tmp_path / "work", train)
+    assert found[0][0] == found[1][0]
+    for part in ("data", "training step", "evaluation", "logging"):
+        assert part in (tmp_path / "profile.txt").read_text()
+
+
 def test_batch_norms_of_their_own_differ_from_those_of_all(tmp_path: Path) -> None:
     """The control: without synchronising the numbers are others, and all processes have those of the first."""
     def train(team: Alone) -> Any:
@@ -166,6 +199,19 @@ def test_a_process_for_each_gpu_that_train_sees(options: dict[str, Any], environ
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes(Config.from_dict(options)) == count
+
+
+def test_a_number_of_processes_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDIRON_PROCESSES", "two")
+    with pytest.raises(ConfigError, match=r"GRIDIRON_PROCESSES: 'two' is not a number of processes.*a whole number"):
+        processes(Config())
+
+
+def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert processes(Config(device="mps")) == 1
+    with pytest.raises(ConfigError, match="2 processes were started for this run, and mps is one device"):
+        _device(Config(device="mps"), Place(1, 2, 1))
 
 
 @pytest.mark.parametrize(("name", "local_rank", "there", "found"), [
@@ -331,3 +377,16 @@ def test_train_starts_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     weights = [torch.load(tmp_path / name / "checkpoint-00002.pt", weights_only=True) for name in ("one", "two")]
     for which in ("model", "averaged"):
         torch.testing.assert_close(weights[1][which], weights[0][which], rtol=1e-3, atol=1e-4)
+
+
+def test_torchrun_starts_them(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml_io.dump_flat({
+        "dataset": "sklearn/digits", "data_dir": str(tmp_path), "data_splits_map": {"train": "train[:80%]"},
+        "model": "linear", "train_length": 2, "base_lr": 0.01, "device": "cpu"}))
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
+                    "--nproc-per-node=2", str(ROOT / "train.py"), str(tmp_path / "spec.yaml")], check=True, timeout=120,
+                   env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert (tmp_path / "done").read_text() == "completed\n"
+    assert yaml_io.load_file(str(tmp_path / "config.yaml"))["facts"]["processes"] == 2
+    assert len((tmp_path / "stats.csv").read_text().splitlines()) == 3
+    assert [path.name for path in tmp_path.glob("claim-*")] == ["claim-1"]
