@@ -129,9 +129,10 @@ def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
     def train(team: Alone) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
-        made = make(team, model, {"train": texts(50), "test": texts(41)}, targets="next_token", grad_accum_steps=2,
-                    dataset="tests.training.toys:classes", model="tests.training.toys:net")
-        return trained(dataclasses.replace(made, data=dataclasses.replace(made.data, task="next_token", classes=())))
+        made = make(team, model, {"train": texts(50), "test": texts(41)}, grad_accum_steps=2)
+        return trained(dataclasses.replace(
+            made, config=dataclasses.replace(made.config, targets="next_token"),
+            data=dataclasses.replace(made.data, task="next_token", classes=())))
     alone, found = train(ALONE), together(3, tmp_path, train)
     assert "test/last/perplexity" in alone[0][0]
     for mine in found:
