@@ -51,6 +51,10 @@ class SlurmError(UserError):
     """Slurm is absent or refused; its own words are part of the message."""
 
 
+class RemoteError(UserError):
+    """A machine that is reached by ssh is not known, does not answer, or lacks something."""
+
+
 class ResultsError(UserError):
     """Results cannot be read as asked: no such batch, column or metric."""
 
