@@ -257,9 +257,12 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
     import src.optimizers.factory
     import src.training.experiment  # noqa: F401
     from src.datasets import factory
+    from src.training import measures
 
     torch.set_num_threads(1)
-    factory.warm_up([Config.from_dict(spec) for spec in specs])
+    configs = [Config.from_dict(spec) for spec in specs]
+    factory.warm_up(configs)
+    measures.warm_up(name for config in configs for name in config.metrics or ())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Metrics that a config asks for beside loss and accuracy: those of TorchMetrics, by name, and one's own."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,6 +96,14 @@ class MeasuringMeter(Meter):
         means = super().means()
         numbers, self.arrays = self._measures.compute()
         return {**means, **numbers}
+
+
+def warm_up(names: Iterable[str]) -> None:
+    """Import once, before a worker forks its runs, what such metrics take seconds to import. Leaves errors to the runs.
+    """
+    if not all(own.is_own(name) for name in names):
+        with contextlib.suppress(ImportError):
+            import torchmetrics.classification  # noqa: F401
 
 
 def columns(names: Sequence[str]) -> list[str]:
