@@ -19,6 +19,7 @@ from src.submission.show import ask, table
 
 RESULTS = "results"
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
+ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
 
 
 @exits_on_user_error
@@ -66,6 +67,8 @@ def _add_watching(add: Add) -> None:
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
     command.add_argument("--output-dir", metavar="F", help="where the batches are, instead of job_details.output_dir")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for submit_multiple.py")
+    command.add_argument("--samples", type=int, metavar="K", help="likewise")
+    command.add_argument("--seed", type=int, metavar="S", help="likewise")
     command = add("logs", print_logs, "what a run has logged")
     command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
@@ -206,7 +209,8 @@ def print_missing(options: argparse.Namespace) -> int:
 
     spec = job_spec.read_job_spec(options.path)
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    names = missing.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"))
+    names = missing.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
+                            options.samples, options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))
 
@@ -546,7 +550,7 @@ def prefetch(options: argparse.Namespace) -> None:
     spec = job_spec.read_job_spec(options.path)
     if spec.command:
         raise JobSpecError("a job spec with its own command has no data sets of ours", where=options.path)
-    specs = grid.expand(spec.parameters, spec.source, None, config.check_parameters).specs
+    specs = grid.of_job_spec(spec, None, config.check_parameters, ALL_CHOICES).specs
     configs = [config.Config.from_dict(point, spec.source) for point in specs]
     from src.datasets.factory import fetch as fetch_data
     from src.models.factory import fetch as fetch_model
@@ -568,11 +572,11 @@ def probe(options: argparse.Namespace) -> None:
     """Try batches of growing size in steps of a real training, then loaders, and say what to write into the spec."""
     from src.submission import grid, job_spec
 
-    if "job_details" in yaml_io.load_file(options.path):
+    if job_spec.is_job_spec(yaml_io.load_file(options.path)):
         spec = job_spec.read_job_spec(options.path)
         if spec.command:
             raise JobSpecError("a job spec with its own command has no models of ours", where=options.path)
-        points = grid.expand(spec.parameters, spec.source, None, config.check_parameters).specs
+        points = grid.of_job_spec(spec, None, config.check_parameters, ALL_CHOICES).specs
     else:
         points = [run_folder.read_spec(options.path)]
     configs = [config.Config.from_dict(point, options.path) for point in points]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -15,6 +16,21 @@ try:
     from yaml import CSafeLoader as _Base
 except ImportError:  # PyYAML built without libyaml: the same, slower
     from yaml import SafeLoader as _Base  # type: ignore[assignment]
+
+
+# Tags of ours, as in `base_lr: !uniform [0, 1]`; src/submission/samples.py draws from what they stand for.
+TAGS = ("uniform", "loguniform", "int_uniform", "normal", "lognormal", "beta", "choice")
+
+
+@dataclass(frozen=True, repr=False)
+class Tagged:
+    """A value with one of TAGS in front. Its repr is what stands in a file."""
+
+    tag: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"!{self.tag} {dump_value(self.value)}"
 
 
 class _Loader(_Base):
@@ -45,6 +61,18 @@ def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _construct_tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Tagged:
+    if suffix not in TAGS:
+        allowed = ", ".join(f"!{tag}" for tag in TAGS)
+        raise yaml.constructor.ConstructorError(None, None, f"the tag '!{suffix}' is unknown; allowed: {allowed}",
+                                                node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        return Tagged(suffix, loader.construct_mapping(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        return Tagged(suffix, loader.construct_sequence(node, deep=True))
+    return Tagged(suffix, node.value)
+
+
 # A number with leading zeros (007) stays a string: YAML 1.1 would read it as octal, YAML 1.2 as decimal.
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -60,6 +88,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_multi_constructor("!", _construct_tagged)
 
 
 def load(text: str, source: str) -> Any:
@@ -108,7 +137,7 @@ _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 def dump_value(value: Any) -> str:
     """One value on one line, in JSON form wherever every YAML reader agrees with JSON.
 
-    Raises TypeError for what spec.yaml cannot hold (anything but None, bool, int, float, str, list, tuple, dict).
+    Raises TypeError for anything but None, bool, int, float, str, list, tuple, dict and Tagged.
     """
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
@@ -122,6 +151,8 @@ def dump_value(value: Any) -> str:
         return f"[{', '.join(map(dump_value, value))}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{_dump_inner_key(key)}: {dump_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Tagged):
+        return repr(value)
     raise TypeError(f"cannot write a {type(value).__name__} to a flat YAML file")
 
 

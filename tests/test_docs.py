@@ -156,7 +156,7 @@ def test_job_specs_have_as_many_runs_as_they_say(page: Path) -> None:
         if "job_details" not in value:
             value = {"job_details": {"name": "t"}, "parameters": value}
         parsed = job_spec.parse_job_spec(yaml_io.dump_flat(value), page.name)
-        found = grid.expand(parsed.parameters, page.name, None, config.check_parameters)
+        found = grid.of_job_spec(parsed, None, config.check_parameters)
         if said := re.match(r"# (\d+) runs?\n", block.text):
             assert len(found.specs) == int(said[1]), block.text
 
@@ -176,7 +176,8 @@ def test_yaml_reads_as_the_table_says(written: str, read: str) -> None:
 
 BAD_SPECS = ("bach_size: 8", "batch_size: 007", "batch_size: []", "ZIP: {batch_size: [8, 16], base_lr: [1]}",
              "EXCLUDE: [{batch_size: 16}]\n  batch_size: [8]", "batch_size: 8\n  ZIP: {batch_size: [1]}",
-             "batch_size: 8\n  batch_size: 9", "base_lr: \"[x for x in open('f')]\"", "data_splits_map: {test: test}")
+             "batch_size: 8\n  batch_size: 9", "base_lr: \"[x for x in open('f')]\"", "data_splits_map: {test: test}",
+             "base_lr: !uniform [0, 1]", "base_lr: !unifrom [0, 1]")
 
 
 def test_errors_are_worded_as_the_table_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,6 +245,24 @@ def test_set_replaces_an_axis_or_adds_a_constant(project: Project, capsys: pytes
     assert specs == [{"batch_size": size, "base_lr": 1e-3, "loss": "mse"} for size in (1, 2, 3)]
 
 
+def test_random_points_are_drawn_alike_each_time_and_their_number_and_seed_are_the_batchs(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("!int_uniform [100, 999]")
+    words = (project.spec, "--local", "-y", "--set", "base_lr=!loguniform [1e-3, 1]", "--samples", "3")
+    assert project.submit(*words, "--max-runs", "1") == 0
+    assert "3 configurations: 3 samples" in capsys.readouterr().out
+    assert project.submit(*words) == 0  # goes on
+    assert [run.name.split("=")[0] for run in project.runs()] == ["000_tiny+bat_siz", "001_tiny+bat_siz",
+                                                                  "002_tiny+bat_siz"]
+    assert project.executed() == [1, 1, 1]
+    assert project.submit(*words, "--seed", "1") == 2
+    assert "seed: null -> 1" in capsys.readouterr().err
+    assert project.submit(*words, "--samples", "4") == 2
+    assert "samples: 3 -> 4" in capsys.readouterr().err
+    assert project.submit("-r", project.batch, "--samples", "4") == 2
+    assert "another name" in capsys.readouterr().err
+
+
 def test_overwrite_asks_for_the_name_and_never_while_something_runs(
         project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,9 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
         "done")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
+    add("--samples", type=_positive, metavar="K", help="so many random points, where values are drawn, as by "
+        "!uniform [0, 1]")
+    add("--seed", type=_count, metavar="S", help="of these random points (default: 0)")
     add("--smoke", action="store_true", help="run one batch of each distinct model and data set here first, and stop "
         "if one fails")
     add("--require-clean", action="store_true", help="stop if anything of the code is uncommitted or unpushed")

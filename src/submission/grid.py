@@ -5,12 +5,16 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
 from src.submission import expressions
+from src.yaml_io import Tagged
+
+if TYPE_CHECKING:
+    from src.submission.job_spec import JobSpec
 
 Spec = dict[str, Any]
 
@@ -26,8 +30,9 @@ _ABSENT = object()
 class Grid:
     """The specs of a batch, in the order of the file. Equal values are one object in all specs: read them only.
 
-    axes: (key, number of distinct entries) of each axis with more than one; varying: the parameters that differ
-    between specs, in the order of the file; notes and warnings: sentences for the user.
+    axes: (key, number of distinct entries) of each axis with more than one, and of random points how many of each;
+    varying: the parameters that differ between specs, in the order of the file; notes and warnings: sentences for the
+    user.
     """
 
     specs: list[Spec]
@@ -37,12 +42,22 @@ class Grid:
     warnings: list[str]
 
 
+def of_job_spec(spec: JobSpec, overrides: Mapping[str, Any] | None = None,
+                check: Callable[[Spec, str], object] | None = None, samples: int | None = None,
+                seed: int | None = None) -> Grid:
+    """`expand` of a job spec. samples and seed: instead of its own."""
+    return expand(spec.parameters, spec.source, overrides, check, spec.samples if samples is None else samples,
+                  spec.seed if seed is None else seed, spec.draw)
+
+
 def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None,
-           check: Callable[[Spec, str], object] | None = None) -> Grid:
+           check: Callable[[Spec, str], object] | None = None, samples: int | None = None, seed: int = 0,
+           draw: str = "per_point") -> Grid:
     """The grid of `parameters` (docs/job-spec.md tells the grammar).
 
     overrides: values, as YAML reads them, that take the place of a key's wherever it stands; every spec then has them.
     check(spec, where) raises for a spec that cannot run; it sees each distinct spec before anything is returned.
+    samples, seed, draw: how many random points of each listed one, and how they are drawn (src/submission/samples.py).
     JobSpecError, led by `where`, for whatever the grammar does not allow.
     """
     overrides = overrides or {}
@@ -55,14 +70,20 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
         raise JobSpecError("nested too deeply, or an anchor that holds itself", where=where) from None
     if not points:
         raise JobSpecError("EXCLUDE removes every grid point", where=where)
-    varying = _varying(points, axes)
+    sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1]
+    drawn: set[str] = set()
+    if expansion.draws:
+        points, drawn = expansion.drawn(points, axes, samples, seed, draw, where)
+        sizes.insert(0, ("samples", samples or 0))
+    elif samples is not None:
+        expansion.warnings.append(f"{where}: samples have no effect: nothing is drawn, as by !uniform [0, 1]")
+    varying = _varying(points, axes, drawn)
     specs = _merge_equal(points, varying, where)
     if len(specs) < len(points):
         expansion.notes.append(f"{len(points)} grid points are {len(specs)} different ones: equal points were merged")
     if check:
         for spec in specs:
             check(spec, where)
-    sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1]
     return Grid(specs, sizes, varying, expansion.notes, expansion.warnings)
 
 
@@ -107,6 +128,7 @@ class _Expansion:
     def __init__(self, overridden: frozenset[str]) -> None:
         self.overridden = overridden
         self.known: dict[object, Any] = {}
+        self.draws = False  # whether any value is to be drawn
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
@@ -189,6 +211,11 @@ class _Expansion:
                 raw = expressions.parse_mapping(raw, where)
             elif not computed and expressions.is_expression(raw):
                 raw = expressions.evaluate(raw, where)
+        if type(raw) in (Tagged, dict, list) and holds_draws(raw):
+            from src.submission import samples  # few job specs draw anything
+
+            samples.check(raw, where)
+            self.draws = True
         try:
             return self.known_as(raw)
         except TypeError as error:
@@ -197,6 +224,24 @@ class _Expansion:
     def known_as(self, value: Any) -> Any:
         """The one object that stands for all values identical to this one."""
         return self.known.setdefault(identity(value), value)
+
+    def drawn(self, points: list[Spec], axes: list[_Axis], number: int | None, seed: int, draw: str,
+              where: str) -> tuple[list[Spec], set[str]]:
+        """The points with what is to be drawn drawn, `number` of each, and the keys of which something is."""
+        from src.submission import samples
+
+        if number is None:
+            raise JobSpecError("how many random points?", where=where,
+                               hint="--samples 20, or `samples: 20` in job_details")
+        keys = {key for point in points for key, value in point.items() if holds_draws(value)}
+        if number * len(points) > MAX_POINTS:
+            raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {len(points)}", where=where,
+                               hint="ask for fewer samples")
+        first: Spec = {}
+        for axis, merge in _with_merges(axes):
+            first = merge(first, axis.entries[0])
+        return samples.draw_points(points, first, number, seed, draw,
+                                   lambda value: self.constant(value, where, computed=True)), keys
 
     def look_for_clashes(self, axes: list[_Axis], where: str) -> None:
         givers: dict[str, _Axis] = {}
@@ -248,6 +293,9 @@ class _Expansion:
             values = self.values(raw, place) or [self.constant(raw, place)]
             numbers_alike = {identity(value, by_value=True) for value in values}
             present = {id(point[key]): point[key] for point in points if key in point}
+            if any(map(holds_draws, present.values())):
+                raise JobSpecError(f"'{key}' is drawn, and EXCLUDE goes by listed values", where=where,
+                                   hint="draw from less, or list its values")
             wanted.append((key, {name for name, value in present.items()
                                  if identity(value, by_value=True) in numbers_alike}))
         return [index for index, point in enumerate(points)
@@ -268,7 +316,16 @@ def identity(value: Any, by_value: bool = False) -> object:
         return ("number", value) if by_value else (kind, repr(value))
     if kind is str or kind is bool or value is None:
         return (kind, value)
+    if kind is Tagged:
+        return (Tagged, value.tag, identity(value.value, by_value))
     raise TypeError(f"a value of type {kind.__name__} cannot stand in a job spec")
+
+
+def holds_draws(value: Any) -> bool:
+    """Whether a value is to be drawn, or something in it."""
+    if isinstance(value, dict):
+        return any(map(holds_draws, value.values()))
+    return isinstance(value, Tagged) or isinstance(value, list) and any(map(holds_draws, value))
 
 
 def _word(key: Any, where: str) -> str | None:
@@ -287,6 +344,8 @@ def _word(key: Any, where: str) -> str | None:
 
 def _per_point(key: str, raw: Any, where: str) -> Any:
     """The value of a word of PER_POINT as it is kept in a spec: tags as a list."""
+    if holds_draws(raw):
+        raise JobSpecError(f"nothing is drawn for {key}", where=where, allowed="values as they are")
     if key in BOOKS:
         items = raw if isinstance(raw, list) else [raw]
         if not all(isinstance(item, str) for item in items):
@@ -336,8 +395,8 @@ def _with_merges(axes: list[_Axis]) -> Iterable[tuple[_Axis, Callable[[Spec, Spe
         seen.update(keys)
 
 
-def _varying(points: list[Spec], axes: list[_Axis]) -> list[str]:
-    candidates = {key for axis in axes if len(axis.entries) > 1 for key in axis.keys}.difference(NOT_PARAMETERS)
+def _varying(points: list[Spec], axes: list[_Axis], drawn: set[str]) -> list[str]:
+    candidates = {key for axis in axes if len(axis.entries) > 1 for key in axis.keys}.difference(NOT_PARAMETERS) | drawn
     in_order = dict.fromkeys(key for axis in axes for key in axis.keys if key in candidates)
     first = points[0]
     return [key for key in in_order

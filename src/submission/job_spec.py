@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from src.submission.resources import Resources
 
 DEFAULT_OUTPUT_DIR = "results"
+DRAWS = ("per_point", "shared")
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
 _KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot",
-          "notify", "metric")
+          "notify", "metric", "samples", "seed", "draw")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 
 
@@ -31,8 +32,9 @@ class JobSpec:
     parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
     sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
-    where messages go; metric: what runs are ranked by; extra: a group's own keys of job_details; text, source: the file
-    and its name; warnings: sentences for the user.
+    where messages go; metric: what runs are ranked by; samples, seed, draw: how many random points, and how they are
+    drawn; extra: a group's own keys of job_details; text, source: the file and its name; warnings: sentences for the
+    user.
     """
 
     name: str
@@ -47,10 +49,18 @@ class JobSpec:
     snapshot: bool = False
     notify: Notify | None = None
     metric: Metric | None = None
+    samples: int | None = None
+    seed: int = 0
+    draw: str = "per_point"
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
     warnings: list[str] = field(default_factory=list)
+
+
+def is_job_spec(document: Any) -> bool:
+    """Whether a YAML document is a job spec, and not the spec of one run."""
+    return isinstance(document, dict) and "job_details" in document
 
 
 def read_job_spec(path: str | os.PathLike[str]) -> JobSpec:
@@ -82,7 +92,7 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
         "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool,
-        "notify": _notify, "metric": _metric}
+        "notify": _notify, "metric": _metric, "samples": _samples, "seed": _seed, "draw": _draw}
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
@@ -154,6 +164,25 @@ def _bool(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
         raise JobSpecError(f"{value!r} is not true or false", where=where)
     return value
+
+
+def _samples(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise JobSpecError(f"{value!r} is no number of samples", where=where, allowed="a whole number from 1 on")
+    return value
+
+
+def _seed(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise JobSpecError(f"{value!r} is no seed", where=where, allowed="a whole number from 0 on")
+    return value
+
+
+def _draw(value: Any, where: str) -> str:
+    if value not in DRAWS:
+        raise JobSpecError(f"unknown value {value!r}", where=where, allowed=DRAWS, hint="per_point: each listed point "
+                           "has draws of its own; shared: all have the same")
+    return str(value)
 
 
 def _command(value: Any, where: str) -> str | list[str]:

@@ -58,9 +58,11 @@ def _ended(path: str) -> Iterator[str]:
             yield folder
 
 
-def missing(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str) -> list[str]:
-    """The names of the points of a job spec that no batch under `output_dir` has done."""
-    expanded = grid.expand(spec.parameters, spec.source, overrides, None if spec.command else config.check_parameters)
+def missing(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
+            seed: int | None = None) -> list[str]:
+    """The names of the points of a job spec that no batch under `output_dir` has done. samples and seed: of the random
+    ones, instead of the job spec's own."""
+    expanded = grid.of_job_spec(spec, overrides, None if spec.command else config.check_parameters, samples, seed)
     points = expanded.specs
     if spec.command:
         words = foreign.parse_command(spec.command, spec.source)

@@ -69,7 +69,8 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
     """What a job spec asks for: a new batch, or what is left of the same one."""
     overrides = key_values(options.set, "--set")
     command = options.command if options.command is not None else spec.command
-    expanded = grid.expand(spec.parameters, spec.source, overrides, None if command else config.check_parameters)
+    expanded = grid.of_job_spec(spec, overrides, None if command else config.check_parameters, options.samples,
+                                options.seed)
     names = naming.run_names(spec.name, expanded.specs, expanded.varying)
     specs = expanded.specs
     if spec.tags:
@@ -82,7 +83,9 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
     lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
         f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
     work = Work(project, "", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
-                identity={"overrides": overrides, "command": options.command})
+                identity={"overrides": {key: yaml_io.dump_value(value) if grid.holds_draws(value) else value
+                                        for key, value in overrides.items()}, "command": options.command,
+                          "samples": options.samples, "seed": options.seed})
     work = _place(work, spec, options)
     return _leave_out_done(work) if options.skip_done else work
 
@@ -141,7 +144,8 @@ def retry_command(path: str, *words: str) -> str:
 def _changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
     """What differs between the batch on disk and what is asked for now."""
     source = os.path.join(path, run_folder.JOB_SPEC)
-    first = {"overrides": {}, "command": None, **history.first_plan().get("identity", {})}
+    first = {"overrides": {}, "command": None, "samples": None, "seed": None,
+             **history.first_plan().get("identity", {})}
     try:
         made_from = yaml_io.load_file(source)
     except JobSpecError as error:
@@ -171,7 +175,8 @@ def _plan_continue(work: Work, path: str, history: History) -> Work:
 
 def plan_retry(options: argparse.Namespace, project: str) -> Work:
     """An existing batch: what is not done and not pending or running."""
-    for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir")):
+    for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir"),
+                        (options.samples, "--samples"), (options.seed is not None, "--seed")):
         if given:
             raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
                                hint="submit the job spec under another name instead")

@@ -36,6 +36,15 @@ def test_all_of_job_details():
     assert with_details("command: [python, x.py, -n, 3]").command == ["python", "x.py", "-n", "3"]
 
 
+def test_random_points():
+    job_spec = with_details("samples: 20, seed: 3, draw: shared")
+    assert (job_spec.samples, job_spec.seed, job_spec.draw) == (20, 3, "shared")
+    assert (with_details("").samples, with_details("").seed, with_details("").draw) == (None, 0, "per_point")
+    for wrong in ("samples: 0", "samples: true", "samples: 1.5", "seed: -1", "seed: x", "draw: each"):
+        with pytest.raises(JobSpecError, match=wrong.split(":")[0]):
+            with_details(wrong)
+
+
 def test_null_is_as_good_as_absent():
     job_spec = with_details("output_dir: null, command: null, script: null, sbatch: null, tags: null")
     assert job_spec.output_dir == "results"

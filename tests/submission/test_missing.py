@@ -78,3 +78,13 @@ def test_missing_points_by_name(tmp_path: Path) -> None:
     foreign = job_spec.parse_job_spec("job_details: {name: b, command: tool}\nparameters: {x: [1, 2]}", "x.yaml")
     write(tmp_path / "26-01-02-b", {"000_b+x=1": 'x: 1\nCOMMAND: ["tool"]\n'}, {"000_b+x=1": "completed"})
     assert missing(foreign, {}, str(tmp_path)) == ["001_b+x=2"]
+
+
+def test_missing_random_points(tmp_path: Path) -> None:
+    text = "job_details: {name: b, samples: 2}\nparameters: {batch_size: !int_uniform [1, 999], base_lr: 1}"
+    spec = job_spec.parse_job_spec(text, "x.yaml")
+    two = missing(spec, {}, str(tmp_path))
+    assert len(two) == 2 and missing(spec, {}, str(tmp_path), 5)[:2] == two != missing(spec, {}, str(tmp_path), 2, 1)
+    size = two[0].rpartition("=")[2]
+    write(tmp_path / "26-01-01-a", {"000_a": f"batch_size: {size}\nbase_lr: 1\n"}, {"000_a": "completed"})
+    assert missing(spec, {}, str(tmp_path)) == two[1:]
