@@ -55,6 +55,8 @@ def _add_watching(add: Add) -> None:
             command.add_argument("--json", action="store_true", help="plain values for scripts")
             command.add_argument("--state", action="append", choices=sorted(states.ALL), metavar="STATE",
                                  help="only runs in this state (repeatable)")
+            command.add_argument("--tag", action="append", default=[], metavar="TAG",
+                                 help="only runs with this tag (repeatable: with all of them)")
             command.add_argument("--names", action="store_true", help="the names of the runs alone, one on each line")
             command.add_argument("--efficiency", action="store_true", help="what ended Slurm jobs used of the memory, "
                                  "time and CPUs that they had, by sacct, and what to ask for")
@@ -161,6 +163,8 @@ def print_status(options: argparse.Namespace) -> None:
     """The table of batches; of the named ones (or the newest) a line per run too."""
     observations = look(options.batches)
     only = options.state or states.ALL
+    if options.tag:
+        observations = [status.filtered(observation, states.ALL, options.tag) for observation in observations]
     if options.json:
         import json
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from src import files, run_folder, yaml_io
 from src.errors import BatchError, exits_on_user_error
-from src.submission import job_spec, journal, show, submit
+from src.submission import job_spec, journal, show, submit, tasks
 from src.submission.command_line import parse
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.plan import count
@@ -16,7 +16,7 @@ from src.submission.submit import SlurmOptions
 from src.submission.ways import (
     canary_calls,
     choose_way,
-    local_workers,
+    local_teams,
     put_canaries_first,
     slurm_submission,
     wants_canaries,
@@ -129,7 +129,11 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         if slurm_options.text and options.dry_run:
             print("".join(f"    {line}\n" for line in slurm_options.text.splitlines()), end="")
     if mode == LOCAL:
-        print(f"workers    {local_workers(options, work)} on this machine")
+        print(f"workers    {show.workers(local_teams(options, work))} on this machine")
+    elif slurm_options and slurm_options.shape["workers"]:
+        specs = dict(zip(work.names, work.specs, strict=True))
+        teams = tasks.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
+        print(f"workers    {show.workers(teams)}")
     print(work.plan.summary())
 
 

@@ -12,7 +12,7 @@ from src import choices, combinations
 from src.errors import ConfigError, did_you_mean
 
 # Grammar and bookkeeping that spec.yaml keeps beside the parameters; facts are the last key of config.yaml.
-NOT_PARAMETERS = frozenset(("SBATCH", "SCRIPT", "TAGS", "SUBTESTS", "COMMAND", "facts"))
+NOT_PARAMETERS = frozenset(("SBATCH", "SCRIPT", "TAGS", "SUBTESTS", "WORKERS", "COMMAND", "facts"))
 scalar = str | int | float | bool | None
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from src import files, yaml_io
-from src.errors import BatchError
+from src.errors import BatchError, UserError
 
 # in a batch folder
 JOB_SPEC = "job.yaml"
@@ -231,6 +231,17 @@ def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise BatchError(f"this spec {what}: nothing is run", where=os.fspath(path),
                          hint="the submit_multiple.py command that made the batch writes it again, and submits it")
     return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
+
+
+def tags(folder: str | os.PathLike[str]) -> list[str]:
+    """The TAGS in the spec of a run; none if it has no spec that can be read."""
+    path = os.path.join(folder, SPEC)
+    try:
+        text = files.read_text(path) or ""
+        found = yaml_io.load_flat(text, path).get("TAGS") if "TAGS" in text else None  # most have none
+    except (UserError, OSError):
+        return []
+    return [str(tag) for tag in found] if isinstance(found, list) else []
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:

@@ -14,7 +14,8 @@ from src.analysis.results import IDENTITY, METRIC
 from src.errors import ResultsError, did_you_mean
 from src.metrics import Metric
 
-_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name")  # differ from run to run and change nothing
+# differ from run to run and change nothing
+_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", "TAGS", "SUBTESTS", "WORKERS", "SBATCH", "SCRIPT")
 _log = logging.getLogger(__name__)
 
 

@@ -13,7 +13,8 @@ from src.submission.journal import LOCAL, SLURM, Journal
 from src.submission.observe import observe
 from src.submission.plan import count, refuse_if_alive
 from src.submission.submit import SlurmOptions, Submission
-from src.submission.ways import local_workers, wants_canaries
+from src.submission.tasks import Team
+from src.submission.ways import local_teams, wants_canaries
 from src.submission.work import retry_command
 
 if TYPE_CHECKING:
@@ -171,10 +172,10 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
 
     progress: show.Progress
 
-    def run(path: str, tickets: dict[str, int], noun: str, told: Callable[[str, int], None]) -> bool:
+    def run(path: str, teams: Sequence[Team], noun: str, told: Callable[[str, int], None]) -> bool:
         nonlocal progress
-        with show.Progress(len(tickets), noun) as progress:
-            return local.run(path, token, tickets, local_workers(options, work),
+        with show.Progress(sum(len(team.tickets) for team in teams), noun) as progress:
+            return local.run(path, token, teams,
                              os.path.join(work.start_in, "train.py"), told, options.slots or 1, pinned)
 
     breaker = Breaker(work.path, options.max_failures)
@@ -184,7 +185,8 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     if work.first and work.first.plan.tickets:
         from src.submission import canary
 
-        finished = run(work.first.path, work.first.plan.tickets, "canaries",
+        most = sum(team.workers for team in local_teams(options, work))
+        finished = run(work.first.path, tasks.teams(work.first.plan.tickets, work.first.specs, most), "canaries",
                        lambda _, code: progress.step(failed=code != 0))
         held = canary.leave_out_held(work.first, work.plan) if finished else []
         print("".join(f"{line}\n" for line in held), end="")
@@ -192,7 +194,7 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
             raise BatchError("no run was begun: every canary failed", where=work.path,
                              hint=f"when that is mended, `{again}` tries them again")
     try:
-        finished = finished and run(work.path, work.plan.tickets, "runs", on_end)
+        finished = finished and run(work.path, local_teams(options, work), "runs", on_end)
     except BatchError as error:
         if notices:
             notices.send("failed", error.what)

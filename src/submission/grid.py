@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from src import yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
-from src.submission import expressions
+from src.submission import expressions, subtests
+from src.submission.subtests import Part
 from src.yaml_io import Tagged
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ Spec = dict[str, Any]
 
 MAX_POINTS = 1_000_000
 BOOKS = ("TAGS", "SUBTESTS")  # of equal points, the union is kept
-PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", *BOOKS)  # for the scheduler and the books: never axes, no identity
+# for the scheduler and the books: never axes, no identity
+PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", "WORKERS", *BOOKS)
 WORDS = ("LIST", "ZIP", "EXCLUDE", *PER_POINT)
 
 _ABSENT = object()
@@ -30,9 +32,9 @@ _ABSENT = object()
 class Grid:
     """The specs of a batch, in the order of the file. Equal values are one object in all specs: read them only.
 
-    axes: (key, number of distinct entries) of each axis with more than one, and of random points how many of each;
-    varying: the parameters that differ between specs, in the order of the file; notes and warnings: sentences for the
-    user.
+    axes: (key, number of distinct entries) of each axis with more than one, none of a composite, and of random points
+    how many of each; varying: the parameters that differ between specs, in the order of the file; notes and warnings:
+    sentences for the user.
     """
 
     specs: list[Spec]
@@ -63,21 +65,24 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
     overrides = overrides or {}
     expansion = _Expansion(overridden=frozenset(overrides))
     try:
-        parameters = _overridden(parameters, overrides)
-        axes = expansion.axes(parameters, where)
-        points = expansion.points(parameters, axes, where)
+        parameters = subtests.overridden(parameters, overrides)
+        parts = subtests.split(parameters, where)
+        grids = expansion.composite(parts, parameters, where) if parts else [expansion.grid(parameters, where)]
     except RecursionError:
         raise JobSpecError("nested too deeply, or an anchor that holds itself", where=where) from None
-    if not points:
+    if not any(points for _, points in grids):
         raise JobSpecError("EXCLUDE removes every grid point", where=where)
-    sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1]
+    axes = [axis for of_grid, _ in grids for axis in of_grid]
+    sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1 and not parts]
     drawn: set[str] = set()
     if expansion.draws:
-        points, drawn = expansion.drawn(points, axes, samples, seed, draw, where)
+        for number, (of_grid, points) in enumerate(grids):
+            grids[number] = of_grid, expansion.drawn(points, of_grid, samples, seed, draw, where, drawn)
         sizes.insert(0, ("samples", samples or 0))
     elif samples is not None:
         expansion.warnings.append(f"{where}: samples have no effect: nothing is drawn, as by !uniform [0, 1]")
-    varying = _varying(points, axes, drawn)
+    points = [point for _, of_grid in grids for point in of_grid]
+    varying = _varying(points, axes, drawn, composite=bool(parts))
     specs = _merge_equal(points, varying, where)
     if len(specs) < len(points):
         expansion.notes.append(f"{len(points)} grid points are {len(specs)} different ones: equal points were merged")
@@ -131,6 +136,22 @@ class _Expansion:
         self.draws = False  # whether any value is to be drawn
         self.notes: list[str] = []
         self.warnings: list[str] = []
+
+    def grid(self, parameters: Mapping[str, Any], where: str) -> tuple[list[_Axis], list[Spec]]:
+        """The axes of one grid, and its points."""
+        axes = self.axes(parameters, where)
+        return axes, self.points(parameters, axes, where)
+
+    def composite(self, parts: Sequence[Part], parameters: Mapping[str, Any],
+                  where: str) -> list[tuple[list[_Axis], list[Spec]]]:
+        """The same of each subtest, without what the base's EXCLUDE removes of all together."""
+        grids = [self.grid(part.parameters, part.where) for part in parts]
+        points = [point for _, of_part in grids for point in of_part]
+        if len(points) > MAX_POINTS:
+            raise JobSpecError(f"more than {MAX_POINTS:,} grid points in {len(parts)} subtests", where=where,
+                               hint="split the job spec into several")
+        kept = set(map(id, self.without_excluded(points, parameters.get("EXCLUDE", []), where)))
+        return [(axes, [point for point in of_part if id(point) in kept]) for axes, of_part in grids]
 
     def axes(self, mapping: Mapping[str, Any], where: str) -> list[_Axis]:
         """The axes of a mapping in the order of the file; neighbouring constants share one."""
@@ -226,14 +247,15 @@ class _Expansion:
         return self.known.setdefault(identity(value), value)
 
     def drawn(self, points: list[Spec], axes: list[_Axis], number: int | None, seed: int, draw: str,
-              where: str) -> tuple[list[Spec], set[str]]:
-        """The points with what is to be drawn drawn, `number` of each, and the keys of which something is."""
+              where: str, keys: set[str]) -> list[Spec]:
+        """The points with what is to be drawn drawn, `number` of each. keys: the keys of which something is are added.
+        """
         from src.submission import samples
 
         if number is None:
             raise JobSpecError("how many random points?", where=where,
                                hint="--samples 20, or `samples: 20` in job_details")
-        keys = {key for point in points for key, value in point.items() if holds_draws(value)}
+        keys |= {key for point in points for key, value in point.items() if holds_draws(value)}
         if number * len(points) > MAX_POINTS:
             raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {len(points)}", where=where,
                                hint="ask for fewer samples")
@@ -241,7 +263,7 @@ class _Expansion:
         for axis, merge in _with_merges(axes):
             first = merge(first, axis.entries[0])
         return samples.draw_points(points, first, number, seed, draw,
-                                   lambda value: self.constant(value, where, computed=True)), keys
+                                   lambda value: self.constant(value, where, computed=True))
 
     def look_for_clashes(self, axes: list[_Axis], where: str) -> None:
         givers: dict[str, _Axis] = {}
@@ -349,8 +371,11 @@ def _per_point(key: str, raw: Any, where: str) -> Any:
     if key in BOOKS:
         items = raw if isinstance(raw, list) else [raw]
         if not all(isinstance(item, str) for item in items):
-            raise JobSpecError(f"{key} are strings", where=where, allowed="a string or a list of strings")
+            raise JobSpecError(f"{key} are strings", where=where, allowed="a string or a list of strings",
+                               hint="a mapping of subtests stands right in parameters" if key == "SUBTESTS" else None)
         return items
+    if key == "WORKERS" and (type(raw) is not int or raw < 1):
+        raise JobSpecError(f"{raw!r} is no number of workers", where=where, allowed="a whole number from 1 on")
     if key == "SCRIPT" and not (isinstance(raw, str) and raw):
         raise JobSpecError("SCRIPT is the path of a submit script", where=where)
     if key == "SBATCH" and not (isinstance(raw, dict) and all(
@@ -395,8 +420,10 @@ def _with_merges(axes: list[_Axis]) -> Iterable[tuple[_Axis, Callable[[Spec, Spe
         seen.update(keys)
 
 
-def _varying(points: list[Spec], axes: list[_Axis], drawn: set[str]) -> list[str]:
-    candidates = {key for axis in axes if len(axis.entries) > 1 for key in axis.keys}.difference(NOT_PARAMETERS) | drawn
+def _varying(points: list[Spec], axes: list[_Axis], drawn: set[str], composite: bool) -> list[str]:
+    # what is constant in each grid of a composite may differ between them
+    several = {key for axis in axes if composite or len(axis.entries) > 1 for key in axis.keys}
+    candidates = several.difference(NOT_PARAMETERS) | drawn
     in_order = dict.fromkeys(key for axis in axes for key in axis.keys if key in candidates)
     first = points[0]
     return [key for key in in_order
@@ -418,46 +445,9 @@ def _merge_equal(points: list[Spec], varying: list[str], where: str) -> list[Spe
 def _unite(first: Spec, second: Spec, point: Spec, where: str) -> None:
     for word in PER_POINT:
         ours, theirs = first.get(word), second.get(word)
-        if ours is theirs:
+        if ours is theirs or word == "WORKERS":  # the workers of the first take it
             continue
         if word not in BOOKS:
             raise JobSpecError(f"equal grid points differ in {word}: {ours!r} and {theirs!r} for {point}", where=where,
                                hint=f"give them the same {word}, or leave one of the points out")
         first[word] = list(dict.fromkeys([*(ours or []), *(theirs or [])]))
-
-
-def _overridden(parameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with each override in the key's place, or last, and nowhere else."""
-    if not overrides:
-        return dict(parameters)
-    result: dict[str, Any] = {}
-    missing = dict(overrides)
-    for key, raw in parameters.items():
-        if key in overrides:
-            result[key] = missing.pop(key)
-        elif isinstance(key, str) and key.startswith("ZIP") and isinstance(raw, dict):
-            # in an outer ZIP a list goes on being walked with the others
-            result[key] = {inner: missing.pop(inner, value) for inner, value in raw.items()}
-        else:
-            result[key] = _without(key, raw, overrides)
-    return {**result, **missing}
-
-
-def _without(key: Any, raw: Any, names: Iterable[str]) -> Any:
-    """What stands under `key`, with the keys `names` taken out of LIST items at any depth, and of the ZIPs in them."""
-    if not isinstance(key, str) or not key.startswith("LIST") or not isinstance(raw, list):
-        return raw
-    return [_stripped(item, names) if isinstance(item, dict) else item for item in raw]
-
-
-def _stripped(mapping: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, raw in mapping.items():
-        if key in names:
-            continue
-        if isinstance(key, str) and key.startswith("ZIP") and isinstance(raw, dict):
-            if rest := _stripped(raw, names):
-                result[key] = rest
-        else:
-            result[key] = _without(key, raw, names)
-    return result

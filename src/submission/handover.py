@@ -137,7 +137,7 @@ def succeed(path: str, tasks: Tasks, begun: Collection[str] = (), last: bool = F
     had, which the other may have to go on with; last: it is for these alone, and another may be there already.
     """
     left = {name: tasks.tickets[name] for name in tasks.unclaimed()}
-    token = os.path.basename(path).removesuffix(run_folder.TASKS_SUFFIX)
+    token = os.path.basename(path).partition(".")[0]
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
     if not left or not tasks.command or len(earlier) >= MAX_SUCCESSORS:

@@ -37,9 +37,10 @@ def comment(token: str, unit: int) -> str:
 
 @dataclass(frozen=True)
 class Units:
-    """How a plan is cut into calls of sbatch: unit u of ONE_EACH is run u, of ARRAY chunk u, of WORKERS all runs.
+    """How a plan is cut into calls of sbatch: unit u of ONE_EACH is run u, of ARRAY chunk u, of WORKERS all runs, or
+    those of its team.
 
-    bounds: of ARRAY, the positions at which chunks begin, and the end.
+    bounds: of ARRAY, the positions at which chunks begin, and the end; of WORKERS in teams, begin and end for each.
     """
 
     way: str = ONE_EACH
@@ -48,13 +49,13 @@ class Units:
     def runs(self, unit: int, names: Sequence[str]) -> Sequence[str]:
         """The runs that the unit's Slurm job may run."""
         if self.way == WORKERS:
-            return names
+            return names[self.bounds[2 * unit]:self.bounds[2 * unit + 1]] if self.bounds else names
         return names[self.bounds[unit]:self.bounds[unit + 1]] if self.way == ARRAY else names[unit:unit + 1]
 
     def unit_of(self, position: int) -> int:
-        """The unit whose job may run the run at `position`; of workers, the first."""
+        """The unit whose job may run the run at `position`; of workers, the first of the team."""
         if self.way == WORKERS:
-            return 0
+            return next((unit for unit, end in enumerate(self.bounds[1::2]) if position < end), 0)
         return bisect.bisect_right(self.bounds, position) - 1 if self.way == ARRAY else position
 
     def known(self, names: Sequence[str]) -> int:

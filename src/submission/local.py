@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from src import machine, run_folder
 from src.errors import one_line
-from src.submission import tasks
+from src.submission import tasks as task_files
 from src.submission.process import environment_outside_slurm
-from src.submission.tasks import Tasks
+from src.submission.tasks import Tasks, Team
 
 _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
 
@@ -22,23 +22,28 @@ def default_workers() -> int:
     return max(1, machine.allotted_cpus() // 2)
 
 
-def run(batch: str, token: str, tickets: dict[str, int], workers: int, entry: str,
-        on_end: Callable[[str, int], None], slots: int = 1, gpus: Sequence[str] = ()) -> bool:
-    """Run all tickets by `workers` processes of the entry script, `slots` runs at a time in each, pinned to `gpus`.
+def run(batch: str, token: str, teams: Sequence[Team], entry: str, on_end: Callable[[str, int], None], slots: int = 1,
+        gpus: Sequence[str] = ()) -> bool:
+    """Run the tickets of all teams by their workers, processes of the entry script with `slots` runs at a time in each,
+    pinned to `gpus`.
 
     True unless Ctrl-C (or TERM) stopped it. on_end: called with the name and exit code of each run as it ends.
     """
-    workers = min(workers, len(tickets))
+    workers = sum(team.workers for team in teams)
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
-    path = os.path.join(submissions, token + run_folder.TASKS_SUFFIX)
-    tasks.write(path, Tasks(tasks.WORKER, os.path.abspath(batch), tickets, slots, workers, list(gpus)))
-    command = [sys.executable, entry, path]
+    commands = []
+    for number, team in enumerate(teams):
+        path = os.path.join(submissions, task_files.name(token, number, len(teams)))
+        task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), team.tickets, slots, workers,
+                                     list(gpus)))
+        commands += [[sys.executable, entry, path]] * team.workers
     environment = environment_outside_slurm()
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
-            for number in range(workers):  # sessions of their own: Ctrl-C reaches this process alone, which stops them
+            # sessions of their own: Ctrl-C reaches this process alone, which stops them
+            for number, command in enumerate(commands):
                 processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                                   env={**environment, "GRIDIRON_WORKER": str(number)},
                                                   start_new_session=True))

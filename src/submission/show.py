@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from src.errors import BatchError
 from src.submission import slurm
 from src.submission.naming import show as short
 from src.submission.plan import count
+from src.submission.tasks import Team
 
 
 def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int]], varying: Sequence[str],
@@ -18,6 +20,7 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
     """`108 configurations: 6 batch_size x 18 LIST`, a table of the varying parameters, the first and last run names."""
     product = " x ".join(f"{number} {key}" for key, number in axes)
     lines = [f"{count(len(specs), 'configuration')}{f': {product}' if product else ''}"]
+    lines += subtests(specs)
     rows = [(key, f"{len(values)}", _clip(values, 88)) for key in varying
             for values in [list(dict.fromkeys(_word(spec[key]) for spec in specs if key in spec))]]
     lines += table(rows, indent="  ")
@@ -26,6 +29,19 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
     if len(names) > 1:
         lines.append(f"last run   {names[-1]}")
     return lines
+
+
+def subtests(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each subtest of a composite, with how many runs it has; those that it shares count for each."""
+    numbers = Counter(name for spec in specs if "SUBTESTS" in spec for name in spec["SUBTESTS"])
+    return table([("subtest", name, count(number, "run")) for name, number in numbers.items()], indent="  ")
+
+
+def workers(teams: Sequence[Team]) -> str:
+    """`2 for adam small, 1 for sgd, 4 for the rest`, or `4`."""
+    if len(teams) < 2 and not any(team.name for team in teams):
+        return str(sum(team.workers for team in teams))
+    return ", ".join(f"{team.workers} for {team.name.replace(',', ' ') or 'the rest'}" for team in teams)
 
 
 def _word(value: Any) -> str:

@@ -22,7 +22,7 @@ GROUPS = 5  # of failures that are told below the runs
 @dataclass(frozen=True)
 class Row:
     """One run in a status table. epochs: planned, None if not known; left: seconds; metric: the column of `best`;
-    idle: how busy its GPU is, if that is little."""
+    idle: how busy its GPU is, if that is little; tags: its TAGS."""
 
     run: str
     state: str
@@ -34,6 +34,7 @@ class Row:
     why: str
     slurm_job: str | None
     idle: busy.Idle | None = None
+    tags: tuple[str, ...] = ()
 
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
@@ -54,7 +55,8 @@ def _row(run: Run, now: float, judged_by: Metric | None) -> Row:
         left = max(0.0, (now - run.attempt.get("start", now)) / done * (planned - done))
     idle = busy.judged((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
         busy.COLUMN in header) else None
-    return Row(run.name, state.name, done, planned, left, metric, best, state.why, state.slurm_job, idle)
+    return Row(run.name, state.name, done, planned, left, metric, best, state.why, state.slurm_job, idle,
+               tuple(run_folder.tags(run.path)) if run.folder is not None else ())
 
 
 def _stats(folder: str) -> tuple[list[str], list[list[str]]]:
@@ -124,8 +126,10 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     found = rows(shown, metric=metric)
     cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in found]
     names, drawn = _curves(shown, metric) if curves else ([], [[] for _ in shown])
+    if any(row.tags for row in found):
+        names, drawn = ["tags", *names], [[",".join(row.tags), *small] for row, small in zip(found, drawn, strict=True)]
     lines = table([["run", "state", "epochs", "left", "best", *names, ""],
-                   *([*row[:5], *small, *row[5:]] for row, small in zip(cells, drawn, strict=True))])
+                   *([*row[:5], *more, *row[5:]] for row, more in zip(cells, drawn, strict=True))])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
@@ -223,9 +227,11 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
     return "\n\n".join(parts)
 
 
-def filtered(observation: Observation, only: Collection[str]) -> Observation:
-    """The batch with its runs in some states alone."""
-    return replace(observation, runs={name: run for name, run in observation.runs.items() if run.state.name in only})
+def filtered(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:
+    """The batch with its runs in some states alone, of those that have all of these tags."""
+    return replace(observation, runs={
+        name: run for name, run in observation.runs.items()
+        if run.state.name in only and (not tags or set(tags) <= set(run_folder.tags(run.path)))})
 
 
 def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:

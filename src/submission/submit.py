@@ -11,7 +11,7 @@ from src.errors import BatchError, JobSpecError
 from src.submission import slurm
 from src.submission import tasks as task_files
 from src.submission.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
-from src.submission.tasks import Tasks
+from src.submission.tasks import Tasks, Team
 
 if TYPE_CHECKING:
     from src.submission.breaker import Breaker
@@ -148,27 +148,38 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
     return Submission(ordered, Units(ARRAY, bounds), calls, tasks)
 
 
-def workers(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
-            number: int, slots: int, canaries: Mapping[str, str]) -> Submission:
-    """`number` Slurm jobs that share the runs, `slots` at a time each. JobSpecError if runs ask for different jobs.
+def workers(teams: Sequence[Team], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
+            slots: int, canaries: Mapping[str, str]) -> Submission:
+    """Slurm jobs that share the runs of their team, `slots` at a time each. JobSpecError if runs of one team ask for
+    different jobs.
 
     canaries: by run, the one that a worker looks at before it takes the run.
     """
-    asked = {(script, *words) for script, words in (options.of(specs[name], name) for name in tickets)}
-    if len(asked) > 1:
-        raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones (SBATCH "
-                           "or SCRIPT)", where="--workers", hint="use --array, or leave both out: one job per run")
-    (script, *words), = asked
-    path = place.submissions(place.token + run_folder.TASKS_SUFFIX)
-    calls = []
-    for unit in range(min(number, len(tickets))):
-        tag = comment(place.token, unit)
-        calls.append(Call(f"worker {unit}", slurm.sbatch_command(
-            f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag, words,
-            script, path, place.project), tag))
-    return Submission(dict(tickets), Units(WORKERS), calls, {path: Tasks(
-        task_files.WORKER, place.batch, dict(tickets), slots=slots, canaries=dict(canaries),
-        command=[word for word in calls[0].command if not word.startswith("--dependency=")])})  # met when one starts
+    calls: list[Call] = []
+    tickets: dict[str, int] = {}
+    bounds, tasks = [], {}
+    for number, team in enumerate(teams):
+        asked = {(script, *words) for script, words in (options.of(specs[name], name) for name in team.tickets)}
+        if len(asked) > 1:
+            raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones "
+                               "(SBATCH or SCRIPT)", where=f"workers of {team.name}" if team.name else "--workers",
+                               hint="use --array, or leave both out: one job per run")
+        (script, *words), = asked
+        path = place.submissions(task_files.name(place.token, number, len(teams)))
+        begin, first = len(tickets), len(calls)
+        tickets |= team.tickets
+        for unit in range(first, first + team.workers):
+            tag = comment(place.token, unit)
+            calls.append(Call(f"worker {unit}", slurm.sbatch_command(
+                f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag,
+                words, script, path, place.project), tag))
+            bounds += [begin, len(tickets)]
+        tasks[path] = Tasks(
+            task_files.WORKER, place.batch, team.tickets, slots=slots,
+            canaries={name: canaries[name] for name in team.tickets if name in canaries},
+            # the dependency is met when a worker starts
+            command=[word for word in calls[first].command if not word.startswith("--dependency=")])
+    return Submission(tickets, Units(WORKERS, bounds if len(teams) > 1 else []), calls, tasks)
 
 
 def earlier_script(plan: Mapping[str, Any], batch: str) -> str | None:

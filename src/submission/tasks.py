@@ -3,13 +3,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from src import files, run_folder
 from src.errors import BatchError
 
 ARRAY, WORKER = "array", "worker"
+
+
+class Team(NamedTuple):
+    """Workers that take the same runs, and no others. name: of their subtest, empty for those that take the rest."""
+
+    name: str
+    workers: int
+    tickets: dict[str, int]
+
+
+def teams(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], others: int) -> list[Team]:
+    """Who takes which runs: for each subtest as many workers as its WORKERS say, and `others` for what says nothing;
+    never more than there are runs."""
+    found: dict[tuple[str, int], dict[str, int]] = {}
+    for name, ticket in tickets.items():
+        spec = specs[name]
+        number = spec.get("WORKERS")
+        label = "" if number is None else (spec.get("SUBTESTS") or [",".join(spec.get("TAGS", ()))])[0]
+        found.setdefault((label, number or others), {})[name] = ticket
+    return [Team(label, min(number, len(of_team)), of_team) for (label, number), of_team in
+            sorted(found.items(), key=lambda item: not item[0][0])]  # what says nothing comes last
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,11 @@ class Tasks:
         """Whether the run waits for no canary, or for one that ended well."""
         first = self.canaries.get(name)
         return first is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, first, run_folder.DONE))
+
+
+def name(token: str, team: int = 0, teams: int = 1) -> str:
+    """The task file of a submission's workers, in submissions/: begins with its token, up to the first dot."""
+    return f"{token}{f'.{team}' if teams > 1 else ''}{run_folder.TASKS_SUFFIX}"
 
 
 def write(path: str, tasks: Tasks) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder
 from src.errors import JobSpecError
-from src.submission import batch, submit
+from src.submission import batch, submit, tasks
 from src.submission.command_line import key_values
 from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.observe import observe
 from src.submission.submit import SlurmOptions, Submission, check_script
+from src.submission.tasks import Team
 
 if TYPE_CHECKING:
     from src.submission.notify import Notify
@@ -37,18 +38,26 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         from src.submission import resources
 
         script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
-        one_process = bool(options.workers or options.command or spec.command)
+        one_process = bool(_by_workers(options, work) or options.command or spec.command)
         made = resources.script(spec.resources, spec.name, one_process)
         if spec.resources.ranks > 1 and not one_process:
             work.lines.append(f"processes  {spec.resources.ranks} train each run together")
     if script:
         asked = _slurm_options(options, spec, script, previous, made)
+        if _by_workers(options, work):
+            asked = replace(asked, shape={**asked.shape, "array": False, "workers": asked.shape["workers"] or 1})
         return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=_added_options(options, work, asked))
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
                        "`-s submit_2080.sh`, or job_details.resources (one Slurm job per run); on this machine without "
                        "Slurm: --local (`--local --workers 4` for four runs at a time)")
+
+
+def _by_workers(options: argparse.Namespace, work: Work) -> bool:
+    """Whether workers share runs: as asked, or because a subtest says how many it wants, unless arrays were asked for.
+    """
+    return bool(options.workers) or not options.array and any("WORKERS" in spec for spec in work.specs)
 
 
 def _slurm_options(options: argparse.Namespace, spec: JobSpec | None, script: str,
@@ -134,13 +143,14 @@ def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int 
         size = min(slurm.max_array_size(), queued or sys.maxsize)
         return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
-        return submit.workers(work.plan.tickets, specs, options, place, shape["workers"], shape["slots"],
-                              work.first.of if work.first else {})
+        return submit.workers(tasks.teams(work.plan.tickets, specs, shape["workers"]), specs, options, place,
+                              shape["slots"], work.first.of if work.first else {})
     return submit.one_each(work.plan.tickets, specs, options, place)
 
 
-def local_workers(options: argparse.Namespace, work: Work) -> int:
-    """How many local workers: as asked, never more than there are runs."""
+def local_teams(options: argparse.Namespace, work: Work) -> list[Team]:
+    """The local workers, by who takes which runs."""
     from src.submission import local
 
-    return min(options.workers or local.default_workers(), max(len(work.plan.tickets), 1))
+    return tasks.teams(work.plan.tickets, dict(zip(work.names, work.specs, strict=True)),
+                       options.workers or local.default_workers())

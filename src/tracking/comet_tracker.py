@@ -12,7 +12,8 @@ from src.tracking.tracker import Refused, Tracker
 
 
 class CometTracker(Tracker):
-    """An experiment of Comet with the config, facts as `facts/NAME`, and a point per epoch over the optimizer's steps.
+    """An experiment of Comet with the config, facts as `facts/NAME`, TAGS as its tags, and a point per epoch over the
+    optimizer's steps.
 
     Online, a run that goes on is the same experiment; offline each start has an archive, which are one when they are
     sent, by their key.
@@ -40,6 +41,8 @@ class CometTracker(Tracker):
             self._experiment = comet_ml.OfflineExperiment(
                 **home, **quiet, experiment_key=key, offline_directory=place)
         self._experiment.set_name(os.path.basename(os.path.abspath(folder)))
+        if tags := run_folder.tags(folder):
+            self._experiment.add_tags(tags)
         told = {**config.to_dict(), **{f"facts/{name}": value for name, value in facts.items()}}
         self._experiment.log_parameters({name: value if isinstance(value, (bool, int, float, str)) else
                                          yaml_io.dump_value(value) for name, value in told.items()})

@@ -55,7 +55,7 @@ class Book:
                 "mlflow.source.git.commit": _commit(batch) or facts.get("commit"),
                 "mlflow.note.content": _details(batch).get("description"), "mlflow.parentRunId": parent,
                 **{f"facts/{name}": value for name, value in facts.items()},
-                **{str(tag): "true" for tag in _spec(folder).get("TAGS", ())}}
+                **dict.fromkeys(run_folder.tags(folder), "true")}
         attempts = run_folder.RunFolder.read(folder)
         first = files.read_json(attempts.file(run_folder.attempt_name(*attempts.attempts[0]))) if (
             attempts.attempts) else None
@@ -201,7 +201,7 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{above}{name}/")
-        elif name not in ("facts", "output_dir"):
+        elif name not in ("facts", "output_dir", "TAGS"):
             found[f"{above}{name}"] = value
     return found
 
@@ -240,13 +240,6 @@ def _details(batch: str) -> dict[str, Any]:
     except (UserError, AttributeError):
         return {}
     return details if isinstance(details, dict) else {}
-
-
-def _spec(folder: str) -> dict[str, Any]:
-    try:
-        return run_folder.read_spec(os.path.join(folder, run_folder.SPEC))
-    except UserError:
-        return {}
 
 
 def _commit(batch: str) -> str | None:

@@ -39,6 +39,8 @@ class TensorBoardTracker(Tracker):
 
         self._events, self._summary = event_pb2, summary
         self._config = {name: value for name, value in config.to_dict().items() if value != getattr(Config(), name)}
+        if tags := run_folder.tags(folder):
+            self._config["TAGS"] = ",".join(tags)  # a hyperparameter, by which its page chooses runs
         path = os.path.join(folder, run_folder.TENSORBOARD)
         os.makedirs(path, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"

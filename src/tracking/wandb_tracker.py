@@ -17,9 +17,9 @@ from src.tracking.tracker import Refused, Tracker
 class WandbTracker(Tracker):
     """A W&B run with the config and facts of ours, and a point per epoch over the optimizer's steps.
 
-    A run that goes on is the same one there, by its id, and has no epoch twice. Group: the batch; tags: wandb_tags and
-    what differs between the runs of the batch, as in the folder's name; summary: how it ended, the last values and the
-    best.
+    A run that goes on is the same one there, by its id, and has no epoch twice. Group: the batch; tags: wandb_tags,
+    TAGS and what differs between the runs of the batch, as in the folder's name; summary: how it ended, the last values
+    and the best.
     """
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
@@ -31,6 +31,7 @@ class WandbTracker(Tracker):
         if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
             raise Refused("no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
         self._best: dict[str, float] = {}
+        self._metric = metrics.of_batch(os.path.dirname(os.path.abspath(folder))) if folder else None
         self._run = wandb.init(
             entity=config.wandb_entity, project=config.wandb_project_name, dir=folder,
             config={**config.to_dict(), "facts": dict(facts)},
@@ -46,8 +47,8 @@ class WandbTracker(Tracker):
         self._judge(row)
 
     def _judge(self, row: Mapping[str, float]) -> None:
-        for column in metrics.judging_columns(row):
-            if column not in self._best or metrics.better(column, row[column], self._best[column]):
+        for column in metrics.judging_columns(row, self._metric):
+            if column not in self._best or metrics.better(column, row[column], self._best[column], self._metric):
                 self._best[column] = row[column]
 
     def finish(self, end: str | None) -> None:
@@ -60,7 +61,8 @@ def _place(config: Config, folder: str) -> dict[str, Any]:
     """What a run is called in W&B, by its folder."""
     name, batch = os.path.basename(folder), os.path.dirname(folder)
     in_batch = run_folder.is_batch_folder(batch)
-    tags = dict.fromkeys([*(config.wandb_tags or ()), *(name.split("+")[1:] if in_batch else ())])
+    told = name.split("+")[1:] if in_batch else []
+    tags = dict.fromkeys([*(config.wandb_tags or ()), *run_folder.tags(folder), *told])
     return {"id": run_folder.identity(folder), "resume": "allow", "name": config.wandb_run_name or name,
             "group": os.path.basename(batch) if in_batch else None, "tags": [tag[:64] for tag in tags]}
 

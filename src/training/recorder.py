@@ -86,10 +86,11 @@ class Recorder:
             self._stats.close()
 
     def config(self, config: Config, facts: dict[str, Any]) -> None:
-        """Write config.yaml: given to train.py it repeats the run."""
+        """Write config.yaml, with the run's TAGS: given to train.py it repeats the run."""
         if self._folder:
+            tags = run_folder.tags(self._folder)
             files.write_atomic(os.path.join(self._folder, run_folder.CONFIG), yaml_io.dump_flat(
-                {**config.to_dict(), "output_dir": self._folder, "facts": facts}))
+                {**config.to_dict(), "output_dir": self._folder, **({"TAGS": tags} if tags else {}), "facts": facts}))
 
     def row(self, row: Row) -> None:
         """Append a line to stats.csv."""

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src import run_folder
+from src.analysis.filters import filt
 from src.analysis.results import IDENTITY, newest_batch, read_experiments, read_results
+from src.analysis.tables import varying_columns
 from src.config import FIELDS
 from src.errors import ResultsError
 from tests.analysis.make_batch import DIGITS, curves, make_batch, make_empty_batch, make_run
@@ -313,3 +315,15 @@ def test_reading_needs_no_pyplot(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", "import sys, src.analysis.results; assert 'matplotlib' not in sys.modules"],
                    cwd=root, check=True)
+
+
+def test_tags_are_a_column_and_no_setting(batch: str) -> None:
+    """Of runs of ours by their config.yaml, of a foreign program's by its spec; runs without have None."""
+    texts = [f"base_lr: 0.5\n{tags}facts: {{}}\n" for tags in ('TAGS: ["adam", "small"]\n', 'TAGS: ["sgd"]\n', "")]
+    for index, text in enumerate(texts):
+        make_run(batch, index, {"base_lr": 0.5}, stats=HEADER + ROWS, config=text)
+    make_run(batch, 3, {"base_lr": 0.5, "TAGS": ["mine"], "WORKERS": 2, "COMMAND": ["x"]}, config=None, stats=None)
+    df = read_experiments(batch)
+    assert df["TAGS"].tolist() == [["adam", "small"], ["sgd"], None, ["mine"]]
+    assert filt(df, TAGS=lambda tags: "adam" in (tags or ()))["index"].tolist() == [0]
+    assert "TAGS" not in varying_columns(df) and "WORKERS" not in varying_columns(df)

@@ -155,3 +155,17 @@ def test_the_metric_of_the_job_spec_judges(tmp_path: Path) -> None:
     assert "0.9 val/last/accuracy" in lines[1]
     assert "no run has val_acc, the metric that the job spec names: judged by val/last/accuracy" in lines
     assert table("note")[1].split()[3:5] == ["nan", "note"]  # words are no values
+
+
+def test_tags_are_shown_and_chosen_by(tmp_path: Path) -> None:
+    runs = [run(tmp_path, f"00{index}_a", "done") for index in range(3)]
+    for item, tags in zip(runs, ('["adam", "small"]', '["small"]'), strict=False):
+        (Path(item.path) / "spec.yaml").write_text(f"batch_size: 8\nTAGS: {tags}\n")
+    found = observation(*runs)
+    assert [line.split() for line in status.run_table(found)] == [
+        ["run", "state", "epochs", "left", "best", "tags"], ["000_a", "done", "adam,small", "a", "reason"],
+        ["001_a", "done", "small", "a", "reason"], ["002_a", "done", "a", "reason"]]
+    assert [row["tags"] for row in json.loads(json.dumps(status.as_json(found)))["runs"]] == [
+        ["adam", "small"], ["small"], []]
+    assert list(status.filtered(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
+    assert list(status.filtered(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]

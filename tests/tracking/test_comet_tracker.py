@@ -31,7 +31,7 @@ class _FakeComet(types.ModuleType):
         def make(**options: Any) -> Any:
             self.made.append((name, options))
             return types.SimpleNamespace(**{call: self._remember(call) for call in (
-                "set_name", "log_parameters", "log_metrics", "log_other", "end")})
+                "set_name", "log_parameters", "log_metrics", "log_other", "end", "add_tags")})
 
         return make
 
@@ -42,7 +42,7 @@ class _FakeComet(types.ModuleType):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("COMET_API_KEY", raising=False)
-    (tmp_path / "spec.yaml").write_text("base_lr: 0.1\n")
+    (tmp_path / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "small"]\n')
     return tmp_path
 
 
@@ -67,6 +67,7 @@ def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
     assert steps == [(float(line[header.index("train/loss")]), int(line[1])) for line in lines]
     assert [call for call, _, _ in comet.told][-2:] == ["log_other", "end"]
     params = next(words[0] for call, words, _ in comet.told if call == "log_parameters")
+    assert ("add_tags", (["adam", "small"],), {}) in comet.told
     assert params["base_lr"] == 0.1 and params["facts/classes"] == 3
 
 

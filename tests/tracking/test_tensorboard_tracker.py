@@ -42,6 +42,7 @@ def read(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
+    (folder / "spec.yaml").write_text('TAGS: ["adam", "small"]\n')
     train(parts(pictures(), network(), tensorboard=True, metrics=["pr_curve"]), str(folder))
     return folder
 
@@ -91,6 +92,7 @@ def test_hyperparameters_that_are_not_the_defaults(shown: Path) -> None:
     content = read(shown).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     told = metadata.parse_session_start_info_plugin_data(content).hparams
     assert told["base_lr"].number_value == 0.1 and told["batch_size"].number_value == 16
+    assert told["TAGS"].string_value == "adam,small"
     assert "momentum" not in told
     end = read(shown).summary_metadata["_hparams_/session_end_info"].plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(end).status == 1  # success

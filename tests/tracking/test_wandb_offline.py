@@ -43,7 +43,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a batch, trained offline."""
     folder = make_batch(tmp_path_factory.mktemp("results")) / "000_tracked+bas_lr=0.1+mom=0.9"
     folder.mkdir()
-    (folder / "spec.yaml").write_text("base_lr: 0.1\n")
+    (folder / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "mine"]\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
@@ -60,7 +60,7 @@ def test_an_offline_run_has_it_all(offline: Path) -> None:
     run, = (record.run for record in found if record.WhichOneof("record_type") == "run")
     assert (run.run_id, run.run_group) == (run_folder.identity(offline), offline.parent.name)
     assert (run.display_name, run.project) == (offline.name, "p")
-    assert sorted(run.tags) == ["bas_lr=0.1", "mine", "mom=0.9"]
+    assert sorted(run.tags) == ["adam", "bas_lr=0.1", "mine", "mom=0.9"]
     rows = [{item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
              for item in record.history.item} for record in found if record.WhichOneof("record_type") == "history"]
     assert [row["_step"] for row in rows] == [4, 8, 12]

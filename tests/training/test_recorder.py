@@ -108,3 +108,14 @@ def test_frames_share_memory_and_cannot_be_changed() -> None:
     copy = frames[-1].copy()
     copy.loc[0, "epoch"] = 7
     assert table.add(_row(200)).loc[0, "epoch"] == 1
+
+
+@pytest.mark.parametrize(("spec", "tags"), [
+    ('TAGS: ["a", "b c"]\n', ["a", "b c"]), ("base_lr: 1\n", None), (None, None)])
+def test_the_config_has_the_tags_of_the_spec(tmp_path: Path, spec: str | None, tags: list[str] | None) -> None:
+    if spec:
+        (tmp_path / run_folder.SPEC).write_text(spec)
+    Recorder(str(tmp_path), COLUMNS, _nothing).config(Config(base_lr=0.5), {"classes": 2})
+    written = run_folder.read_spec(tmp_path / run_folder.CONFIG)
+    assert (written.get("TAGS"), list(written)[-1]) == (tags, "facts")
+    assert Config.from_dict(written).base_lr == 0.5
