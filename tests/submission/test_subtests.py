@@ -198,3 +198,14 @@ parameters: {base_lr: 1, LIST: [{batch_size: [13, 1], TAGS: [a, b], WORKERS: 2},
     assert project.submit("-r", project.batch, "--local", "--workers", "1", "-y") == 0
     assert "workers    1 for a b, 1 for the rest" in capsys.readouterr().out
     assert project.executed() == [1, 1, 1]
+
+
+def test_random_points_are_drawn_in_each_subtest() -> None:
+    """As many as asked for, one subtest after another, each with the draws that it has alone."""
+    base = yaml("{base_lr: !uniform [0, 1], seed: [1, 2]}")
+    own = {"a": yaml("{b: 1}"), "b": yaml("{c: !uniform [0, 1]}"), "c": yaml("{base_lr: 0.5}")}
+    grid = expand({**base, "SUBTESTS": own}, "test", samples=3, seed=4)
+    alone = [expand({**base, **item}, "test", samples=3, seed=4).specs if name != "c" else [
+        {"base_lr": 0.5, "seed": seed} for seed in (1, 2)] for name, item in own.items()]
+    assert without_books(grid.specs) == [spec for specs in alone for spec in specs]
+    assert grid.axes == [("samples", 3)]
