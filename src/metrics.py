@@ -15,6 +15,9 @@ _DESCENDING = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)
 _PREFERENCE = ("accuracy", "r2", "loss")
 
 
+_OF_SWEEPS = ("target", "impute", "impute_while_running")  # which W&B's sweeps have too; src/submission/sweep_file.py
+
+
 class Metric(NamedTuple):
     """The metric that a job spec names. name: a stats column, or a regular expression for several; goal: maximize,
     minimize, or None: as the columns' own names say."""
@@ -86,7 +89,7 @@ def read(value: Any, where: str) -> Metric:
     """
     given = {"name": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"] or (
-            given.keys() - {"name", "goal", "target"}):
+            given.keys() - {"name", "goal", *_OF_SWEEPS}):
         raise JobSpecError(f"{value!r} is no metric", where=where, allowed="the name of a stats column, or name and "
                            "goal", hint="as metric: {name: val/last/accuracy, goal: maximize}")
     goal = given.get("goal")

@@ -40,6 +40,8 @@ BEST_CHECKPOINT = "best_checkpoint.pt"
 PROFILE = "profile.txt"
 TRACE = "trace.json.gz"
 ARRAYS = "arrays"  # what is no number: a file of arrays for each epoch
+SWEEP_CONFIG = "sweep.yaml"  # the parameters, as W&B's agent leaves them to programs
+ARGUMENTS = "arguments.json"  # likewise, in JSON form
 LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"

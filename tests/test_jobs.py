@@ -8,7 +8,7 @@ import pytest
 
 from src.config import Config, check_parameters
 from src.run_folder import read_spec
-from src.submission.grid import Grid, expand
+from src.submission.grid import Grid, expand, of_job_spec
 from src.submission.job_spec import read_job_spec
 from src.submission.naming import run_names
 
@@ -82,6 +82,17 @@ def test_grammar_tour():
     memory = {(spec["model"], spec.get("optim_alg")): spec.get("SBATCH", {}).get("mem") for spec in grid.specs}
     assert memory == {("linear", None): "2G", ("tiny/lenet", "sgd"): None, ("tiny/lenet", "adam"): "4G"}
     assert grid.notes == ["grammar-tour, EXCLUDE removes 2 of 24 grid points"]
+
+
+@pytest.mark.parametrize("path", sorted((JOBS / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_sweep(path):
+    sweep = read_job_spec(path)
+    grid = of_job_spec(sweep, check=check_parameters)
+    assert sweep.name == path.stem
+    assert not sweep.warnings
+    header = re.match(r"(#.*\n)+", sweep.text)[0]
+    assert f"python submit_multiple.py jobs/sweeps/{path.name}" in header
+    assert f"{len(grid.specs)} runs" in header
 
 
 @pytest.mark.parametrize("path", sorted((JOBS / "single").glob("*.yaml")), ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
                                      epilog="docs/job-spec.md tells how job specs are written. experiments.py looks "
                                      "after what was submitted.")
     add = parser.add_argument
-    add("path", help="a job spec (jobs/x.yaml); with -r a batch folder")
+    add("path", help="a job spec (jobs/x.yaml) or a W&B sweep file; with -r a batch folder")
     add("-s", "--script", help="submit script for sbatch, as submit_2080.sh")
     add("-y", "--yes", action="store_true", help="do not ask")
     add("-d", "--dry-run", action="store_true", help="show all, with the exact commands; write and submit nothing")

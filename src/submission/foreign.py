@@ -1,16 +1,18 @@
 """Runs a program other than train.py for a grid point: an argument list, never a shell."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from src import run_folder, yaml_io
+from src import files, run_folder, yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError
 from src.submission import process
@@ -19,6 +21,11 @@ SAVED = 75  # exit status of a program that has saved what it needs and wants to
 _LOOK = 10.0  # seconds between looks at whether the run is still this attempt's
 _TICK = 1.0  # seconds between looks at whether its time is up
 _PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
+SWEEP_CONFIG = "{sweep}"  # a file of the parameters from which wandb.config is filled
+VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")  # of W&B: a variable of the environment, anywhere in a word
+# words of W&B's commands that stand for several
+MACROS = ("${interpreter}", "${args}", "${args_no_hyphens}", "${args_no_equals}", "${args_no_boolean_flags}",
+          "${args_append_hydra}", "${args_override_hydra}", "${args_json}", "${args_json_file}")
 
 
 class Failed(Exception):
@@ -42,15 +49,54 @@ def parse_command(command: object, where: str) -> list[str]:
 def arguments(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
     """The argument list for one run: {spec} and {folder} are paths, {args} a `--key=value` for each parameter.
 
-    Values stand as they are if they are strings, else in JSON form. Nothing is ever split again.
+    Values stand as they are if they are strings, else in JSON form; those of W&B's words as Python shows them. Nothing
+    is ever split again.
     """
-    pairs = [f"--{key}={value if isinstance(value, str) else yaml_io.dump_value(value)}"
-             for key, value in spec.items() if key not in NOT_PARAMETERS]
-    paths = {"{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder}
+    parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
+    paths = {"{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder,
+             SWEEP_CONFIG: os.path.join(folder, run_folder.SWEEP_CONFIG)}
     filled = []
     for word in words:
-        filled += pairs if word == "{args}" else [re.sub(r"\{(?:spec|folder)\}", lambda match: paths[match[0]], word)]
+        if word == "{args}":
+            filled += [f"--{key}={value if isinstance(value, str) else yaml_io.dump_value(value)}"
+                       for key, value in parameters.items()]
+        elif word in MACROS:
+            filled += _as_wandb(word, parameters, folder)
+        else:
+            word = VARIABLE.sub(_variable, word)
+            filled.append(re.sub(r"\{(?:spec|folder|sweep)\}", lambda match: paths[match[0]], word))
     return filled
+
+
+def _variable(match: re.Match[str]) -> str:
+    if match[1] not in os.environ:
+        raise Failed(f"{match[0]}: there is no variable {match[1]} here")
+    return os.environ[match[1]]
+
+
+def _as_wandb(macro: str, parameters: dict[str, Any], folder: str) -> list[str]:
+    """The words for which one of MACROS stands, as W&B's agent makes them; our own Python is the interpreter."""
+    flags = [f"{key}={value}" for key, value in parameters.items()]
+    if macro == "${args_no_equals}":
+        return [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
+    if macro == "${args_no_boolean_flags}":
+        return [f"--{key}" if value is True else f"--{key}={value}" for key, value in parameters.items()
+                if value is not False]
+    prefixes = {"${args}": "--", "${args_no_hyphens}": "", "${args_append_hydra}": "+", "${args_override_hydra}": "++"}
+    if macro in prefixes:
+        return [prefixes[macro] + flag for flag in flags]
+    return {"${interpreter}": [sys.executable], "${args_json}": [json.dumps(parameters)],
+            "${args_json_file}": [os.path.join(folder, run_folder.ARGUMENTS)]}[macro]
+
+
+def write_parameters(words: list[str], spec: dict[str, Any], folder: str) -> None:
+    """The files of parameters that a command reads."""
+    parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
+    if "${args_json_file}" in words:
+        files.write_atomic(os.path.join(folder, run_folder.ARGUMENTS), json.dumps(parameters))
+    if any(SWEEP_CONFIG in word for word in words):
+        config = {"wandb_version": 1, **{key: {"value": value} for key, value in parameters.items()}}
+        files.write_atomic(os.path.join(folder, run_folder.SWEEP_CONFIG), yaml_io.dump_flat(config))
 
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
@@ -62,6 +108,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     """
     command = arguments(spec["COMMAND"], spec, folder)
     check()
+    write_parameters(spec["COMMAND"], spec, folder)
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:

@@ -254,7 +254,7 @@ class _Expansion:
 
         if number is None:
             raise JobSpecError("how many random points?", where=where,
-                               hint="--samples 20, or `samples: 20` in job_details")
+                               hint="--samples 20, or `samples: 20` in job_details (run_cap in a sweep file)")
         keys |= {key for point in points for key, value in point.items() if holds_draws(value)}
         if number * len(points) > MAX_POINTS:
             raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {len(points)}", where=where,

@@ -33,8 +33,8 @@ class JobSpec:
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
     sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
     where messages go; metric: what runs are ranked by; samples, seed, draw: how many random points, and how they are
-    drawn; extra: a group's own keys of job_details; text, source: the file and its name; warnings: sentences for the
-    user.
+    drawn; max_runs: only the first; extra: a group's own keys of job_details; text, source: the file and its name;
+    warnings: sentences for the user.
     """
 
     name: str
@@ -52,6 +52,7 @@ class JobSpec:
     samples: int | None = None
     seed: int = 0
     draw: str = "per_point"
+    max_runs: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
@@ -59,8 +60,12 @@ class JobSpec:
 
 
 def is_job_spec(document: Any) -> bool:
-    """Whether a YAML document is a job spec, and not the spec of one run."""
-    return isinstance(document, dict) and "job_details" in document
+    """Whether a YAML document is a job spec or a W&B sweep, and not the spec of one run."""
+    return isinstance(document, dict) and ("job_details" in document or _is_sweep(document))
+
+
+def _is_sweep(document: Mapping[str, Any]) -> bool:
+    return "job_details" not in document and ("method" in document or "program" in document)
 
 
 def read_job_spec(path: str | os.PathLike[str]) -> JobSpec:
@@ -69,12 +74,16 @@ def read_job_spec(path: str | os.PathLike[str]) -> JobSpec:
 
 
 def parse_job_spec(text: str, source: str) -> JobSpec:
-    """The job spec in `text`. JobSpecError, led by `source`, if it is none.
+    """The job spec, or the W&B sweep, in `text`. JobSpecError, led by `source`, if it is none.
 
     A near-miss of a known key is an error; another unknown key is kept, with a warning.
     """
     warnings: list[str] = []
     document = _mapping(yaml_io.load(text, source), source, "a job spec")
+    if _is_sweep(document):
+        from src.submission import sweep_file  # few are
+
+        return sweep_file.read(document, text, source)
     for key in _unknown(document, ("job_details", "parameters"), source):
         warnings.append(f"{source}: '{key}' beside job_details and parameters is not used")
     details, parameters = (_section(document, key, source) for key in ("job_details", "parameters"))
@@ -105,13 +114,18 @@ def check_name(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise JobSpecError(f"the name {value!r} is not a string", where=where, hint=f'put it in quotes: "{value}"')
     if not _NAME.fullmatch(value) or ".." in value:
-        better = re.sub(r"[^A-Za-z0-9_.+=,@]+", "-", re.sub(r"\.\.+", ".", value)).strip(".-+=,@")
+        better = safe_name(value)
         raise JobSpecError(f"the name {value!r} is not safe for folders, shells and Slurm", where=where,
                            allowed="letters a-z, digits and _ . - + = , @, with a letter, digit or _ first and no '..'",
-                           hint=f"for instance name: {better[:MAX_NAME_BYTES]}" if better else None)
+                           hint=f"for instance name: {better}" if better else None)
     if len(value) > MAX_NAME_BYTES:
         raise JobSpecError(f"the name has {len(value)} characters", where=where, allowed=f"at most {MAX_NAME_BYTES}")
     return value
+
+
+def safe_name(text: str) -> str:
+    """A name that check_name takes, as much like `text` as can be; empty if nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9_.+=,@]+", "-", re.sub(r"\.\.+", ".", text)).strip(".-+=,@")[:MAX_NAME_BYTES]
 
 
 def check_output_dir(value: Any, where: str) -> str:

@@ -82,7 +82,10 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
         specs = [{**point, "COMMAND": words} for point in specs]
     lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
         f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
-    work = Work(project, "", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
+    most = options.max_runs or spec.max_runs
+    if most == spec.max_runs and most and most < len(names):
+        lines.append(f"note: only the first {most} of {count(len(names), 'run')}, as run_cap says")
+    work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
                 identity={"overrides": {key: yaml_io.dump_value(value) if grid.holds_draws(value) else value
                                         for key, value in overrides.items()}, "command": options.command,
                           "samples": options.samples, "seed": options.seed})
