@@ -32,6 +32,11 @@ PROJECT = os.path.dirname(os.path.abspath(__file__))
 def main(argv: Sequence[str]) -> int:
     """Read, expand, validate, plan, show, confirm, write, submit. A dry run stops before it writes."""
     options = parse(argv, __doc__)
+    if options.on:
+        from src.submission import on_host  # ssh and rsync
+
+        if (code := on_host.submit(options, argv, PROJECT)) is not None:
+            return code
     spec = None if options.retry else job_spec.read_job_spec(options.path)
     work = plan_retry(options, PROJECT) if spec is None else plan_grid(spec, options, PROJECT)
     token = journal.new_token()

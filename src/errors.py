@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
+
+ON = "GRIDIRON_ON"  # set in a command that was given on another machine: what the user calls this one
 
 
 class UserError(ValueError):
@@ -74,9 +77,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def to_type(*words: str) -> str:
-    """A command as a user would type it: `python submit_multiple.py -r 'my results/x'`."""
+    """A command as a user would type it: `python submit_multiple.py -r 'my results/x'`; with --on, if they do that on
+    another machine."""
     import shlex  # likewise
 
+    if words[0] == "python" and ON in os.environ:
+        words += ("--on", os.environ[ON])
     return shlex.join(words)
 
 
@@ -104,8 +110,6 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
             print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:  # `… | head`: point stdout elsewhere so that the exit flush is silent
-            import os
-
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:

@@ -23,6 +23,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--json", action="store_true", help="with -d: one JSON object per run (name, folder, spec, command)")
     add("-o", "--overwrite", action="store_true", help="remove the earlier batch of the same name first")
     add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
+    add("--on", metavar="HOST", help="send the project to another machine by ssh, and submit it there "
+        "(docs/laptop.md)")
     add("--local", action="store_true", help="run on this machine, without Slurm")
     add("--workers", type=_positive, metavar="N", help="with --local: runs at a time (default: half the "
         "cores); else: Slurm jobs that share the runs and take one after another")

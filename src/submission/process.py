@@ -7,9 +7,13 @@ import time
 from typing import Any
 
 from src import files
+from src.errors import ON
 
 # What a Slurm command needs to find its cluster; every other SLURM_* variable describes the Slurm job that we are in.
 _SLURM_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+
+CALL = "GRIDIRON_CALL"  # set in a command that was given on another machine: the folder with all that it knows of that
+_NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", CALL, ON)
 
 
 def identity() -> dict[str, Any]:
@@ -55,7 +59,7 @@ def catches(pid: int, number: int) -> bool:
 def environment_outside_slurm() -> dict[str, str]:
     """This environment for a process that is to be no part of the Slurm job that we may be in, nor of its run."""
     return {key: value for key, value in os.environ.items()
-            if key in _SLURM_SETTINGS or not key.startswith(("SLURM_", "GRIDIRON_TICKET"))}
+            if key in _SLURM_SETTINGS or not key.startswith(_NOT_OUTSIDE)}
 
 
 def is_alive(who: dict[str, Any]) -> bool | None:

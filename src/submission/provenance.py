@@ -15,6 +15,7 @@ from typing import Any
 
 from src import files, run_folder
 from src.errors import BatchError
+from src.submission import process
 from src.submission.plan import count
 
 _GIT_SECONDS = 60.0  # that a git command may take, on a slow disk too
@@ -34,7 +35,9 @@ _SHORT = 8  # a value of fewer characters is no secret, and would be found in in
 class Code:
     """The project as git knows it. commit: None outside git, and `words` says why; prefix: the project's folder in its
     repository; changed: tracked files that differ from the commit; untracked: those that git neither has nor ignores;
-    unpushed: commits that no remote is known to have, None if there is no remote.
+    unpushed: commits that no remote is known to have, None if there is no remote; carried: the folder with what another
+    machine sent along with the project's files, where they have no history; files: those; sent_from: host and project
+    there.
     """
 
     project: str
@@ -46,6 +49,9 @@ class Code:
     untracked: list[str] = field(default_factory=list)
     unpushed: int | None = None
     words: str | None = None
+    carried: str | None = None
+    files: list[str] = field(default_factory=list)
+    sent_from: dict[str, str] | None = None
 
     @property
     def uncommitted(self) -> list[str]:
@@ -94,7 +100,11 @@ def _names(output: bytes) -> list[str]:
 
 
 def look(project: str) -> Code:
-    """What git says of the project, by some calls of it that change nothing."""
+    """What git says of the project, by some calls of it that change nothing; of one that was sent here, what it said
+    there."""
+    if (folder := os.environ.get(process.CALL)) and (record := files.read_json(
+            os.path.join(folder, run_folder.CODE_RECORD))):
+        return Code(**{**record, "project": project, "carried": folder})
     try:
         commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
         branch = _git(project, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
@@ -109,6 +119,32 @@ def look(project: str) -> Code:
         return Code(project, words=str(error) or "there is no commit yet")
     return Code(project, commit, None if branch == "HEAD" else branch, remote and without_user(remote), prefix, changed,
                 untracked, unpushed)
+
+
+def carry(code: Code, sent: Sequence[str]) -> dict[str, Any]:
+    """What a machine that is sent these files, without their history, has to know of the code: JSON values, as Code has
+    them, and `diff` in base64. Values of variables that look like keys are left out."""
+    import base64
+
+    private = secrets(os.environ)
+    diff = base64.b64encode(redacted(_diff(code), private)).decode() if code.changed else None
+    return _tree({**vars(code), "files": list(sent), "diff": diff, "untracked": _all_untracked(code),
+                  "sent_from": {"host": platform.node(), "project": code.project}}, private)
+
+
+def listed(project: str) -> list[str] | None:
+    """The files that git has, those of submodules too, and those that it neither has nor ignores. None without git."""
+    try:
+        return _names(_git(project, "ls-files", "--recurse-submodules", "-z", "--", ".") + _git(
+            project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
+    except _NoGit:
+        return None
+
+
+def _all_untracked(code: Code) -> list[str]:
+    if code.commit is None or not code.untracked or code.carried:
+        return code.untracked
+    return _names(_git(code.project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
 
 
 def without_user(url: str) -> str:
@@ -186,10 +222,17 @@ def write(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any]
         "dirty": bool(code.uncommitted), "changed": code.changed, "untracked": code.untracked,
         "unpushed": code.unpushed, "left_out": left_out, "git": code.words, "prefix": code.prefix,
         "project": code.project, "snapshot": snapshot, "host": platform.node(), "python": platform.python_version(),
-        "executable": sys.executable, "command_line": list(argv), "slurm": slurm}, private), sync=False)
+        "executable": sys.executable, "command_line": list(argv), "slurm": slurm,
+        "sent_from": code.sent_from}, private), sync=False)
 
 
 def _diff(code: Code) -> bytes:
+    if code.carried:
+        try:
+            with open(os.path.join(code.carried, run_folder.DIFF), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
     try:
         return _git(code.project, "diff", "--binary", "--relative", "--no-ext-diff", "--no-textconv", "--no-color",
                     "HEAD", "--", ".")
@@ -202,7 +245,7 @@ def _untracked(code: Code, left_out: dict[str, str]) -> Iterator[tuple[str, byte
     if code.commit is None or not code.untracked:
         return
     total = 0
-    for name in _names(_git(code.project, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")):
+    for name in _all_untracked(code):
         path = os.path.join(code.project, name)
         if os.path.splitext(name)[1].lower() not in _SOURCES or not os.path.isfile(path) or _in_batch(path):
             continue
@@ -228,6 +271,8 @@ def _in_batch(path: str) -> bool:
 
 def sources(code: Code) -> list[str]:
     """The files that a snapshot takes: those that git has, and untracked sources; without git, all sources."""
+    if code.carried:
+        return [name for name in code.files if os.path.lexists(os.path.join(code.project, name))]
     if code.commit is not None:
         tracked = _names(_git(code.project, "ls-files", "-z", "--", "."))
         found = [name for name in tracked if os.path.lexists(path := os.path.join(code.project, name))

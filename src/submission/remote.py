@@ -16,9 +16,9 @@ from src.errors import RemoteError, one_line, to_type
 from src.submission.hosts import Host
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
-_BROKEN = 255  # ssh's own exit status; ours are smaller
+BROKEN = 255  # ssh's own exit status; ours are smaller
 # rsync's exit statuses for a connection that broke, or ended in the midst of things
-_RSYNC_BROKEN = frozenset((10, 12, 30, 35, _BROKEN))
+_RSYNC_BROKEN = frozenset((10, 12, 30, 35, BROKEN))
 # never a question, a hung connection is given up after half a minute, and nothing of ours is forwarded
 _OPTIONS = ("-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=10", "-oServerAliveCountMax=3",
             "-oClearAllForwardings=yes", "-oForwardAgent=no", "-oForwardX11=no", "-oRemoteCommand=none")
@@ -27,7 +27,11 @@ _Made = TypeVar("_Made")
 
 
 class Broken(Exception):
-    """The connection was lost, or could not be made now; ssh's last words."""
+    """The connection was lost, or cannot be made now. words: ssh's last ones; came_on: something was done over it."""
+
+    def __init__(self, words: str, came_on: bool = False) -> None:
+        super().__init__(words)
+        self.words, self.came_on = words, came_on
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Remote:
         both = terminal and sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.flush()
         code = subprocess.run([*self.ssh(*["-t"] * both), in_project(self.host, words)], check=False).returncode
-        if code == _BROKEN:
+        if code == BROKEN:
             raise RemoteError("the connection broke", where=self.host.name, hint="the same command again looks anew")
         return code
 
@@ -73,7 +77,7 @@ class Remote:
         def once() -> str:
             done = subprocess.run([*self.ssh(), line], input=data, capture_output=True, check=False)
             words = last_line(done.stderr)
-            if done.returncode == _BROKEN:
+            if done.returncode == BROKEN:
                 raise Broken(words)
             if done.returncode:
                 raise RemoteError(words or f"a command failed there with {done.returncode}", where=self.host.name)
@@ -102,23 +106,28 @@ class Remote:
 
         return self.patiently(once)
 
-    def patiently(self, once: Callable[[], _Made], where: Callable[[], str] = lambda: "") -> _Made:
+    def patiently(self, once: Callable[[], _Made], how_far: Callable[[], str] = lambda: "",
+                  again: str | None = None) -> _Made:
         """What `once` gives, tried again with growing pauses while the connection is broken.
 
-        where: how far it had come, for the RemoteError when patience ends.
+        how_far: it has come, and again: what the user types to go on, for the RemoteError when patience ends.
         """
-        for pause in (*PAUSES, None):
+        tries = 0
+        while True:
             try:
                 return once()
             except Broken as broken:
-                if pause is None:
-                    words, done = one_line(str(broken)) or "no answer", where()
-                    raise RemoteError(f"{f'{done}; ' if done else ''}the connection broke, and {len(PAUSES)} more "
-                                      f"tries failed: {words}", where=self.host.name,
-                                      hint="the same command again goes on") from None
-                time.sleep(pause)
+                tries = 0 if broken.came_on else tries
+                words = broken.words or "no answer"
+                if tries == len(PAUSES):
+                    done = f"{found}; " if (found := how_far()) else ""
+                    raise RemoteError(f"{done}the connection broke, and {tries} more tries failed ({words})",
+                                      where=self.host.name,
+                                      hint=f"{f'`{again}`' if again else 'the same command again'} goes on") from None
+                print(f"{self.host.name}: the connection broke ({words}); trying again", file=sys.stderr, flush=True)
+                time.sleep(PAUSES[tries])
+                tries += 1
                 self.reopen()
-        raise AssertionError
 
     def reopen(self) -> None:
         """A new shared connection if the old one is gone; without a word if that fails too."""
@@ -132,26 +141,27 @@ class Remote:
                            stderr=subprocess.DEVNULL, check=False)
 
 
-def connect(host: Host, make: bool = False, known: Iterable[str] = ()) -> Remote:
+def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), absent: bool = False) -> Remote:
     """Reach a machine, and see that the project's folder and rsync are there. RemoteError says what is missing.
 
-    make: the project's folder too; known: the hosts that there are, for the message about one that there is not.
+    make: folders in the project's, which are made with it; known: the hosts that there are, for the message about one
+    that there is not; absent: the folder need not be there.
     """
     remote = Remote(host, None if _shares_already(host) else _socket(host))
     if words := _open(host, remote.socket):
         raise _explained(host, words, known)
-    folder = shlex.quote(host.folder)
-    script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folder} || exit 4; ' if make else ''}" \
-             f"cd -- {folder} || exit 5"
+    folders = shlex.join(os.path.join(host.folder, name) for name in make)
+    script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
+             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}"
     done = subprocess.run([*remote.ssh(), in_bash(script)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     said = last_line(done.stderr)
     problems = {
-        _BROKEN: (said, None),
+        BROKEN: (said, None),
         3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
         4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
         5: (f"there is no folder {host.folder} there",
             f"`{to_type('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` makes it")}
-    if done.returncode == _BROKEN:
+    if done.returncode == BROKEN:
         raise _explained(host, said, known)
     if done.returncode:
         what, hint = problems.get(done.returncode, (f"its shell failed: {said or done.returncode}", None))

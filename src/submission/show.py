@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from src.errors import BatchError
-from src.submission import slurm
+from src.submission import process, slurm
 from src.submission.naming import show as short
 from src.submission.plan import count
 from src.submission.tasks import Team
@@ -95,6 +95,10 @@ def point_options(specs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def ask(question: str) -> str:
     """What the user answers. BatchError if nobody is there."""
+    if call := os.environ.get(process.CALL):
+        from src.submission import far_side
+
+        return far_side.ask(call, question)
     try:
         return input(question).strip()
     except EOFError:
@@ -115,7 +119,8 @@ class Progress:
     def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
         self.total, self.noun, self.done, self.failed = total, noun, 0, 0
         self._stream = stream or sys.stderr
-        self._on_terminal = self._stream.isatty()
+        self._call = os.environ.get(process.CALL)
+        self._on_terminal = self._stream.isatty() and not self._call
         self._start = self._shown = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -129,11 +134,22 @@ class Progress:
         """One more is done."""
         self.done += 1
         self.failed += failed
-        if self._on_terminal or time.monotonic() - self._shown > 10:
+        if self._on_terminal or self._call or time.monotonic() - self._shown > 10:
             self._show()
+
+    def at(self, done: int, failed: int) -> None:
+        """So many are done, as another process says."""
+        if (done, failed) != (self.done, self.failed):
+            self.done, self.failed = done - 1, failed
+            self.step()
 
     def _show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
+        if self._call:
+            from src.submission import far_side
+
+            far_side.tell(self._call, self.done, self.total, self.noun, self.failed)
+            return
         if self._on_terminal:
             self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
         elif self.done or last:

@@ -38,7 +38,7 @@ def here(tmp_path: Path, there: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatc
     return folder
 
 
-def reach(here: Path, make: bool = False) -> remote.Remote:
+def reach(here: Path, make: tuple[str, ...] = ()) -> remote.Remote:
     return remote.connect(hosts.find("cluster", str(here)), make)
 
 
@@ -115,12 +115,12 @@ def test_what_is_missing_there_is_told(here: Path, there: Path, sshd: Sshd, monk
     sshd.write_hosts(here, there / "not" / "there")
     with pytest.raises(RemoteError, match="there is no folder .*not/there"):
         reach(here)
-    reach(here, make=True)
-    assert (there / "not" / "there").is_dir()
+    reach(here, make=("a b",))
+    assert (there / "not" / "there" / "a b").is_dir()
     (there / "file").touch()
     sshd.write_hosts(here, there / "file" / "x")
     with pytest.raises(RemoteError, match="cannot be made there: .*Not a directory"):
-        reach(here, make=True)
+        reach(here, make=("x",))
     monkeypatch.setattr(remote, "in_bash", lambda script: f"PATH=/nowhere; {script}")
     with pytest.raises(RemoteError, match="there is no rsync there"):
         reach(here)

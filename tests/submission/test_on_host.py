@@ -1,0 +1,297 @@
+"""submit_multiple.py --on HOST, through a real sshd to another folder of this machine, without Slurm."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.sshd.fixture import Sshd, sshd
+
+__all__ = ["sshd"]  # the fixture
+
+JOB_SPEC = "job_details: {{name: {name}}}\nparameters: {{{parameters}}}\n"
+
+
+class Laptop:
+    """`folder` is a project of this machine in git, with a train.py without torch; `there` its folder on `cluster`."""
+
+    def __init__(self, folder: Path, there: Path, sshd: Sshd, setup: tuple[str, ...] = ()) -> None:
+        self.folder, self.there, self.sshd = folder, there, sshd
+        folder.mkdir(parents=True)
+        for name in ("submit_multiple.py", "experiments.py", ".gitignore", "submit_cpu.sh"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "train.py").write_text((ROOT / "tests" / "submission" / "entry.py").read_text())
+        (folder / "jobs").mkdir()
+        self.write_spec("tiny", "batch_size: [1, 2], base_lr: [0.1, 1]")
+        # results, data and the environment, as links or not, stay where they are
+        (folder.parent / "large disk").mkdir()
+        (folder.parent / "large disk" / "huge.bin").write_bytes(b"0" * 1000)
+        for name in ("results", "data", ".venv"):
+            (folder / name).symlink_to(folder.parent / "large disk")
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.email", "me@example.org")
+        self.git("config", "user.name", "me")
+        self.commit()
+        sshd.write_hosts(folder, there, (f"export GRIDIRON_TEST_ROOT='{there}' OMP_NUM_THREADS=1", *setup))
+
+    def git(self, *words: str) -> str:
+        return subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True, text=True
+                              ).stdout.strip()
+
+    def commit(self) -> str:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "all")
+        return self.git("rev-parse", "HEAD")
+
+    def write_spec(self, name: str, parameters: str) -> str:
+        (self.folder / "jobs" / f"{name}.yaml").write_text(JOB_SPEC.format(name=name, parameters=parameters))
+        return f"jobs/{name}.yaml"
+
+    def start(self, *words: str | Path, program: str = "submit_multiple.py") -> subprocess.Popen[str]:
+        """The command with --on cluster, at work, in a session of its own."""
+        return subprocess.Popen([sys.executable, program, *words, "--on", "cluster"], cwd=self.folder, text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                start_new_session=True)
+
+    def submit(self, *words: str | Path, code: int = 0, stdin: str = "", program: str = "submit_multiple.py") -> str:
+        """The same to its end, which is `code`; what it says."""
+        process = self.start(*words, program=program)
+        said, _ = process.communicate(stdin, timeout=300)
+        assert process.returncode == code, said
+        return said
+
+    def batch(self, name: str = "tiny") -> Path:
+        """The batch of that name, there."""
+        only, = (self.there / "results").glob(f"*-{name}")
+        return only
+
+    def executed(self, name: str = "tiny") -> list[int]:
+        """How often each run there was executed to its end."""
+        return [len((run / "executed").read_text().split()) if (run / "executed").exists() else 0
+                for run in sorted(self.batch(name).iterdir()) if run.name[0].isdigit()]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Laptop:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("GRIDIRON_TEST_ROOT", raising=False)
+    return Laptop(tmp_path / "my $laptop" / "pro 'ject'", tmp_path / "the `cluster`" / "pro ject; (1)", sshd)
+
+
+def test_it_is_sent_submitted_and_followed(laptop: Laptop) -> None:
+    commit = laptop.git("rev-parse", "HEAD")
+    with open(laptop.folder / "train.py", "a") as file:
+        file.write("# mended\n")
+    (laptop.folder / "src" / "new ä.py").write_text("new = 1\n")
+    said = laptop.submit("jobs/tiny.yaml", "--local", "--workers", "2", "-y")
+    assert "4 configurations" in said
+    assert "4/4 runs" in said
+    assert laptop.executed() == [1] * 4
+    assert not (laptop.there / "hosts.toml").is_symlink()
+    assert {path.name for path in laptop.there.iterdir()} & {"results", "data", ".venv", ".git"} == {"results"}
+    assert not (laptop.there / "results").is_symlink()
+    folder, = (laptop.batch() / "code").iterdir()
+    code = json.loads((folder / "code.json").read_text())
+    assert (code["commit"], code["branch"], code["dirty"]) == (commit, "main", True)
+    assert code["sent_from"] == {"host": os.uname().nodename, "project": str(laptop.folder)}
+    assert "+# mended" in (folder / "uncommitted.diff").read_text()
+    assert (folder / "untracked" / "src" / "new ä.py").read_text() == "new = 1\n"
+    assert f"experiments.py status {laptop.batch().relative_to(laptop.there)} --on cluster" in said
+
+
+def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> None:
+    (laptop.folder / "notes.txt").write_text("x" * 500_000)
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-d")
+    assert "would send" in said
+    assert "488.3 KiB  notes.txt" in said
+    assert "huge.bin" not in said
+    assert " results" not in said.partition("as this machine sees it")[0]
+    assert "4 configurations" in said
+    assert not laptop.there.exists()
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    (laptop.folder / "notes.txt").write_text("y" * 6000)
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3")
+    assert "would send 1 file, 5.9 KiB" in said
+    assert "nothing of it is left to submit" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3", "--output-dir", "other")
+    assert "would send nothing: it is all there" in said
+    assert "dry run: nothing was written or submitted" in said
+    assert not (laptop.there / "other").exists()
+    rows = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--json", "--output-dir", "other").splitlines()
+    assert [json.loads(row)["spec"]["batch_size"] for row in rows if row[0] == "{"] == [1, 1, 2, 2]
+
+
+def test_a_second_submission_sends_what_changed_and_removes_what_is_gone(laptop: Laptop) -> None:
+    (laptop.folder / "src" / "old" / "deep").mkdir(parents=True)
+    (laptop.folder / "src" / "old" / "deep" / "gone.py").write_text("x")
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert (laptop.there / "src" / "old" / "deep" / "gone.py").exists()
+    shutil.rmtree(laptop.folder / "src" / "old")
+    (laptop.there / "results" / "mine.txt").write_text("kept")
+    (laptop.there / "src" / "theirs.py").write_text("somebody's own file there is kept")
+    spec = laptop.write_spec("second", "batch_size: 1")
+    said = laptop.submit(spec, "--local", "-y")
+    assert "sent       1 file, 56 bytes" in said
+    assert not (laptop.there / "src" / "old").exists()
+    assert (laptop.there / "results" / "mine.txt").exists()
+    assert (laptop.there / "src" / "theirs.py").exists()
+    assert laptop.executed() == [1] * 4
+    said = laptop.submit(spec, "--local", "-y", "-o")
+    assert "sent       nothing: it is all there" in said
+
+
+def test_a_link_there_stays_a_link(laptop: Laptop, tmp_path: Path) -> None:
+    (tmp_path / "scratch" / "jobs").mkdir(parents=True)
+    (tmp_path / "scratch" / "results").mkdir()
+    laptop.there.mkdir(parents=True)
+    for name in ("jobs", "results"):
+        (laptop.there / name).symlink_to(tmp_path / "scratch" / name)
+    process = laptop.start("jobs/tiny.yaml", "--local", "-y")
+    said, _ = process.communicate()  # newer versions of rsync do not write through links
+    assert process.returncode == 0 or "Too many levels of symbolic links" in said
+    assert (laptop.there / "jobs").is_symlink()
+    os.unlink(laptop.there / "jobs")
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert (laptop.there / "results").is_symlink()
+    assert len(list((tmp_path / "scratch" / "results").iterdir())) == 1
+    os.rename(laptop.there / "jobs", tmp_path / "scratch" / "moved")
+    (laptop.there / "jobs").symlink_to(tmp_path / "scratch" / "moved")
+    os.unlink(laptop.folder / "jobs" / "tiny.yaml")
+    (laptop.folder / "x.yaml").write_text(JOB_SPEC.format(name="second", parameters="batch_size: 1"))
+    laptop.submit("x.yaml", "--local", "-y")
+    assert (tmp_path / "scratch" / "moved" / "tiny.yaml").exists(), "nothing is removed through a link"
+
+
+def test_a_job_spec_and_a_script_from_elsewhere_go_along(laptop: Laptop, tmp_path: Path) -> None:
+    (tmp_path / "else where").mkdir()
+    outside = tmp_path / "else where" / "my $spec.yaml"
+    outside.write_text(JOB_SPEC.format(name="outside", parameters="batch_size: 1"))
+    said = laptop.submit(outside, "--local", "-y")
+    assert laptop.executed("outside") == [1], said
+    (laptop.folder / ".gitignore").write_text("jobs/\nresults\ndata\n.venv\n__pycache__\n")
+    laptop.commit()
+    laptop.git("rm", "-q", "--cached", "jobs/tiny.yaml")
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert laptop.executed() == [1] * 4
+    script = tmp_path / "else where" / "s.sh"
+    script.write_text("#!/bin/bash\nexec python train.py\n")
+    said = laptop.submit(outside, f"--script={script}", "--no-submit", "-y", "--output-dir", "again")
+    assert "wrote 1 run folder" in said
+    assert (laptop.there / ".gridiron" / "given" / "s.sh").exists()
+    assert "no such job spec here" in laptop.submit("jobs/nothing.yaml", "--local", code=2)
+
+
+def test_batches_and_environments_that_are_not_ignored_stay_here(laptop: Laptop) -> None:
+    (laptop.folder / "out" / "b" / "submissions").mkdir(parents=True)
+    (laptop.folder / "out" / "b" / "job.yaml").write_text("x")
+    (laptop.folder / "out" / "b" / "deep").mkdir()
+    (laptop.folder / "out" / "b" / "deep" / "stats.csv").write_text("x")
+    (laptop.folder / "my env" / "lib").mkdir(parents=True)
+    (laptop.folder / "my env" / "pyvenv.cfg").write_text("x")
+    (laptop.folder / "my env" / "lib" / "large.py").write_text("x")
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert not (laptop.there / "out").exists()
+    assert not (laptop.there / "my env").exists()
+
+
+def test_the_question_is_asked_here(laptop: Laptop) -> None:
+    said = laptop.submit("jobs/tiny.yaml", "--local", stdin="no\n", code=2)
+    assert "Run 4 runs? [y/N] " in said
+    assert "the answer was not y" in said
+    assert not (laptop.there / "results").exists()
+    said = laptop.submit("jobs/tiny.yaml", "--local", code=2)
+    assert "nobody is there to ask" in said
+    assert not (laptop.there / "results").exists()
+    laptop.submit("jobs/tiny.yaml", "--local", stdin="y\n")
+    assert laptop.executed() == [1] * 4
+    name = laptop.batch().name
+    assert f"Type {name} to remove it" in laptop.submit("jobs/tiny.yaml", "--local", "-o", stdin=f"{name}\n")
+    assert laptop.executed() == [1] * 4
+
+
+def test_errors_and_exit_codes_come_back(laptop: Laptop) -> None:
+    wrong = laptop.write_spec("wrong", "bach_size: 1")
+    assert "did you mean 'batch_size'?" in laptop.submit(wrong, "--local", "-y", code=2)
+    unlucky = laptop.write_spec("unlucky", "batch_size: [13, 1]")
+    said = laptop.submit(unlucky, "--local", "-y", code=1)
+    assert "1 run failed" in said
+    batch = str(laptop.batch("unlucky").relative_to(laptop.there))
+    assert f"python submit_multiple.py -r {batch} --local --on cluster" in said
+    (laptop.batch("unlucky") / "mended").touch()
+    laptop.submit("-r", batch, "-y")
+    assert laptop.executed("unlucky") == [1, 1]
+
+
+def test_an_environment_that_fails_is_told(laptop: Laptop) -> None:
+    laptop.sshd.write_hosts(laptop.folder, laptop.there, ("source nothing.sh",))
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
+    assert "could not be begun there" in said
+    assert "nothing.sh" in said
+
+
+def test_what_a_login_shell_prints_does_no_harm(laptop: Laptop) -> None:
+    laptop.sshd.write_hosts(laptop.folder, laptop.there, (
+        "echo 'Welcome! {\"exit\": 7}'", "echo careful >&2", f"export GRIDIRON_TEST_ROOT='{laptop.there}'"))
+    assert "Welcome" not in laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert laptop.executed() == [1] * 4
+
+
+def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop) -> None:
+    """One cut is mended by the command itself; then the laptop's command is killed, and given again."""
+    spec = laptop.write_spec("long", "batch_size: [18, 1]")
+    process = laptop.start(spec, "--local", "--workers", "2", "-y")
+    wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
+    assert laptop.sshd.cut()
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    process = laptop.start(spec, "--local", "--workers", "2", "-y")
+    assert process.stdout
+    assert "still at work on cluster" in process.stdout.readline()
+    (laptop.batch("long") / "go").touch()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "2/2 runs" in said
+    assert laptop.executed("long") == [1, 1]
+    assert "nothing of it is left to submit" in laptop.submit(spec, "--local", "--workers", "2", "-y", code=2)
+
+
+def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
+    spec = laptop.write_spec("long", "batch_size: [18, 1]")
+    process = laptop.start(spec, "--local", "--workers", "2", "-y")
+    wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopping it there" in said
+    assert "what was finished is kept" in said
+    assert "--local --on cluster" in said
+    assert laptop.executed("long") == [0, 1]
+
+
+def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
+    process = laptop.start("jobs/tiny.yaml", "--local")
+    wait_until(lambda: list(laptop.there.glob(".gridiron/calls/*/question")))
+    laptop.sshd.cut()
+    said, _ = process.communicate("y\n", timeout=60)
+    assert process.returncode == 0, said
+    assert "trying again" in said
+    assert said.count("Run 4 runs?") == 1
+    assert laptop.executed() == [1] * 4
