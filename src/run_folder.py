@@ -116,6 +116,16 @@ def notified_name(token: str, kind: str) -> str:
     return f"{token}.{kind}.notified"
 
 
+def copy_name(host: str) -> str:
+    """The mark in submissions/ of what was fetched from another machine."""
+    return f"from-{host}.json"
+
+
+def is_copy_name(name: str) -> bool:
+    """Whether a file is such a mark."""
+    return name.startswith("from-") and name.endswith(".json")
+
+
 def notify_script(token: str) -> str:
     """The script of the Slurm jobs that send messages."""
     return f"{token}.notify{SCRIPT_SUFFIX}"

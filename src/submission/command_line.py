@@ -53,6 +53,10 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--require-clean", action="store_true", help="stop if anything of the code is uncommitted or unpushed")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs; with -r: of those that are to "
         "be submitted")
+    add("--shard", metavar="K/N", help="only part K of N, as 1/2 at one site and 2/2 at another; `experiments.py sync` "
+        "brings them together")
+    add("--date", metavar="YY-MM-DD", help="with --shard: the date in the batch's name, where another site has "
+        "submitted its part on an earlier day")
     add("--output-dir", metavar="F", help="instead of job_details.output_dir")
     add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
     add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")
@@ -83,6 +87,8 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
          "--local runs without it"),
         (options.state and not options.retry, "--state goes with -r"),
         (options.skip_done and options.retry, "--skip-done goes with a job spec: -r keeps to the runs of its batch"),
+        (options.shard and options.retry, "--shard goes with a job spec: -r keeps to the part that this site has"),
+        (options.date and not options.shard, "--date goes with --shard: a batch of one site is named after today"),
         (options.after and options.no_submit, "--no-submit submits nothing that could wait: give --after with -r"),
         (options.after and options.local, "--after has Slurm wait, and --local runs without it: `experiments.py wait` "
          "does"),

@@ -11,7 +11,8 @@ from itertools import repeat
 from typing import Any
 
 from src import files, run_folder
-from src.submission import process
+from src.submission import copies, process
+from src.submission.copies import Copy
 
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"
 # the ways in which a plan's runs become Slurm jobs: one each, an array cut into chunks, or workers that share them
@@ -105,7 +106,8 @@ class Journal:
 class Ticket:
     """One decision to submit a run. Many processes may try it; one Slurm job or worker claims it.
 
-    comments: pairs of a Slurm job's comment and, in an array, the task; slurm_jobs: those that may run it.
+    comments: pairs of a Slurm job's comment and, in an array, the task; slurm_jobs: those that may run it; copy: of
+    which the decision is part, if it was taken on another machine.
     """
 
     number: int
@@ -116,14 +118,32 @@ class Ticket:
     slurm_jobs: list[str] = field(default_factory=list)
     sent: bool = False  # sbatch was called, so that an answer may have been lost
     shared: bool = False  # its Slurm jobs are workers, which have other runs too
+    copy: Copy | None = None
 
 
 @dataclass
 class History:
-    """All journals of a batch together: the newest ticket of each run, and the plans in order of time."""
+    """All journals of a batch together: the newest ticket of each run, and the plans in order of time.
+
+    copies: what was fetched from other machines, newest first; copied_plans: the plans of those.
+    """
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
     plans: list[dict[str, Any]] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    copied_plans: list[dict[str, Any]] = field(default_factory=list)
+
+    def every_plan(self) -> list[dict[str, Any]]:
+        """The plans of this machine and of others, in order of time."""
+        return sorted(self.plans + self.copied_plans, key=lambda plan: plan["time"])
+
+    def copy_of(self, name: str) -> Copy | None:
+        """The copy that a run is part of, if it is another machine's. Its journal may be yet to come."""
+        ticket = self.tickets.get(name)
+        if ticket is not None:
+            return ticket.copy
+        ours = any(name in plan["tickets"] for plan in self.plans) if self.copies else True
+        return None if ours else self.copies[0]
 
     def first_plan(self) -> dict[str, Any]:
         return self.plans[0] if self.plans else {}
@@ -137,14 +157,17 @@ def read_history(batch: str) -> History:
     """Everything that the journals under `batch` say. Torn or unknown lines are left out."""
     history = History()
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".jsonl")) if os.path.isdir(folder) else []
-    for name in names:
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+    history.copies = copies.read(folder, found)
+    for name in sorted(name for name in found if name.endswith(".jsonl")):
+        token = name.removesuffix(".jsonl")
+        copy = next((copy for copy in history.copies if token in copy.journals), None)
         plan, *records = [record for record in files.read_json_lines(os.path.join(folder, name))
                           if _is_whole(record)] or [{}]
         if plan.get("kind") == "plan":
-            history.plans.append(plan)
+            (history.copied_plans if copy else history.plans).append(plan)
             if plan["mode"] != WRITE_ONLY:
-                _add(history, name.removesuffix(".jsonl"), plan, records)
+                _add(history, token, plan, records, copy)
     history.plans.sort(key=lambda plan: plan["time"])
     return history
 
@@ -154,10 +177,13 @@ def _is_whole(record: Any) -> bool:
     return needed is not None and needed <= record.keys()
 
 
-def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
+def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]],
+         copy: Copy | None) -> None:
     """One journal's tickets, and what became of them."""
     units, names = Units(plan["way"], plan["bounds"]), list(plan["tickets"])
     own = {name: ticket for name in names if (ticket := _open_ticket(history, name, plan))}
+    for ticket in own.values():
+        ticket.copy = copy
     for unit in range(units.known(names)):
         tag = comment(token, unit)
         for task, name in enumerate(units.runs(unit, names)):

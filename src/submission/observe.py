@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.run_folder import RunFolder
 from src.submission import journal, process, slurm, states
+from src.submission.copies import Copy
 from src.submission.journal import History, Ticket
 from src.submission.slurm import Job, Queue
 from src.submission.states import State
 
 
 class Run(NamedTuple):
-    """One run as it was found. folder is None if it is gone; ticket is the number of its newest, 0 before any."""
+    """One run as it was found. folder is None if it is gone; ticket is the number of its newest, 0 before any; host is
+    the machine that has it, of a copy."""
 
     name: str
     path: str
@@ -27,6 +29,7 @@ class Run(NamedTuple):
     attempt: dict[str, Any] | None
     state: State
     slurm_jobs: tuple[str, ...] = ()  # in the queue, and may run it: of workers, several
+    host: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class _Evidence(NamedTuple):
     highest: int
     claim: dict[str, Any]
     attempt: dict[str, Any] | None
+    copy: Copy | None
 
 
 def observe(batches: Iterable[str]) -> list[Observation]:
@@ -119,16 +123,19 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
     path = f"{batch}/{name}"
     ticket = history.tickets.get(name)
     planned = ticket.number if ticket else 0
+    copy = history.copy_of(name)
     try:
         folder = RunFolder.read(path)
     except OSError:
-        return _Evidence(name, path, None, ticket, planned, {}, None)
+        return _Evidence(name, path, None, ticket, planned, {}, None, copy)
     number = max(planned, folder.claims[-1]) if folder.claims else planned
     if folder.ended is not None:
-        return _Evidence(name, path, folder, ticket, number, {}, None)
+        return _Evidence(name, path, folder, ticket, number, {}, None, copy)
     if number > planned:  # somebody ran train.py on it by hand
         who = folder.claim(number)
         job = who.get("slurm_job")
+        if copy and process.is_alive(who) is not None:
+            copy = None  # here, and not where the others are
         ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if job else journal.LOCAL, who,
                         slurm_jobs=[job] if job else [])
     attempt = folder.last_attempt()
@@ -138,11 +145,11 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
         claim = attempt["who"]  # a run is as alive as its latest start; the claim was written just before the first
     else:
         claim = folder.claim(number) if number in folder.claims else {}
-    return _Evidence(name, path, folder, ticket, number, claim, attempt)
+    return _Evidence(name, path, folder, ticket, number, claim, attempt, copy)
 
 
 def _concerns_slurm(item: _Evidence) -> bool:
-    if item.folder is not None and item.folder.ended is not None:
+    if item.copy or item.folder is not None and item.folder.ended is not None:
         return False
     if item.claim:
         return bool(item.claim.get("slurm_job"))
@@ -170,6 +177,10 @@ class _AliveCache:
 
 
 def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
+    host = item.copy.host if item.copy else None
+    if item.copy and (item.folder is None or item.folder.ended is None):
+        return Run(item.name, item.path, item.folder, item.highest, item.attempt,
+                   states.of_copy(item.copy, item.name, item.attempt), host=host)
     local = bool(item.claim) and not item.claim.get("slurm_job")
     claim_alive = alive(item.claim) if local else None  # of others, Slurm knows
     submitter_alive = alive(item.ticket.who) if item.ticket and item.ticket.who else None
@@ -177,4 +188,4 @@ def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: 
                             item.attempt, now)
     queued = states.jobs_of(item.ticket, item.claim, queue) if state.slurm_job and state.name in states.ALIVE else ()
     return Run(item.name, item.path, item.folder, item.highest, item.attempt, state,
-               tuple([job for job in queued if job in queue.jobs]))
+               tuple([job for job in queued if job in queue.jobs]), host)

@@ -73,7 +73,7 @@ def _code_folder(run: str) -> str:
     """The folder in code/ of the submission that the run's last start was of."""
     batch, name = os.path.split(run)
     attempt = run_folder.RunFolder.read(run).last_attempt() or {}
-    plans = [plan for plan in journal.read_history(batch).plans if plan.get("code") and name in plan["tickets"]]
+    plans = [plan for plan in journal.read_history(batch).every_plan() if plan.get("code") and name in plan["tickets"]]
     plans = [plan for plan in plans if plan["tickets"][name] == attempt.get("ticket")] or plans
     if not plans:
         raise BatchError("it is not known what this run was submitted from", where=run,

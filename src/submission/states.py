@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.submission.copies import Copy
 from src.submission.journal import COMMENT, LOCAL, Ticket
 from src.submission.slurm import Job, Queue
 
@@ -81,6 +82,19 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     rows = [accounting[job] for job in reversed(jobs) if job in accounting and not _gave_up(accounting[job], attempt)]
     return _not_queued(jobs[-1], [row for row in rows if row.submitted is None or row.submitted >= ticket.time - 3600],
                        queue.answered, attempt, why, abs(now - ticket.time))
+
+
+def of_copy(copy: Copy, name: str, attempt: Mapping[str, Any] | None) -> State:
+    """What has become of a run that another machine has and that had not ended well when it was fetched.
+
+    Neither our Slurm nor our processes know it, so that what may live there is unknown here, and is never begun here.
+    """
+    known, why = copy.states.get(name, ("", ""))
+    if known in RETRIED - {NEW}:
+        return State(known, why)
+    if not known and _ended(attempt) == FAILED:
+        return State(FAILED, str((attempt or {}).get("error") or ""))
+    return State(UNKNOWN, f"{known.replace('_', ' ') or 'perhaps running'} on {copy.host}, as of {copy.when()}")
 
 
 def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[str, Any] | None, why: str,

@@ -2,17 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, to_type
-from src.submission import batch, failures, grid, job_spec, journal, naming, show, states
+from src.submission import batch, failures, grid, job_spec, journal, naming, shard, show, states
 from src.submission.command_line import key_values
 from src.submission.job_spec import JobSpec
 from src.submission.journal import History
-from src.submission.observe import Run, observe
+from src.submission.observe import Observation, Run, observe
 from src.submission.plan import (
     DELETED,
     Plan,
@@ -82,15 +83,33 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
         specs = [{**point, "COMMAND": words} for point in specs]
     lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
         f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
-    most = options.max_runs or spec.max_runs
-    if most == spec.max_runs and most and most < len(names):
-        lines.append(f"note: only the first {most} of {count(len(names), 'run')}, as run_cap says")
-    work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
+    if spec.max_runs and not options.max_runs:  # of the whole batch, whichever part of it this is
+        if spec.max_runs < len(names):
+            lines.append(f"note: only the first {spec.max_runs} of {count(len(names), 'run')}, as run_cap says")
+        names, specs = names[:spec.max_runs], specs[:spec.max_runs]
+    part = shard.parse(options.shard) if options.shard else None
+    total = len(names)
+    if part:
+        names, specs = part.cut(names, specs)
+    work = Work(project, "", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
                 identity={"overrides": {key: yaml_io.dump_value(value) if grid.holds_draws(value) else value
                                         for key, value in overrides.items()}, "command": options.command,
-                          "samples": options.samples, "seed": options.seed})
+                          "samples": options.samples, "seed": options.seed, "shard": part and str(part)})
     work = _place(work, spec, options)
+    if part:
+        work.lines.append(part.line(len(names), total, os.path.basename(work.path)[:len("yy-mm-dd")]))
     return _leave_out_done(work) if options.skip_done else work
+
+
+def _date(options: argparse.Namespace) -> datetime.date:
+    """The date of a new batch: today's, or that of another site. JobSpecError if it is none."""
+    if not options.date:
+        return batch.today()
+    try:
+        return datetime.datetime.strptime(options.date, "%y-%m-%d").date()
+    except ValueError:
+        raise JobSpecError(f"'{options.date}' is no date", where="--date",
+                           allowed="yy-mm-dd, as in the batch's name") from None
 
 
 def _leave_out_done(work: Work) -> Work:
@@ -113,7 +132,7 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
     """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
     output_dir = os.path.normpath(files.expand(chosen, "output_dir"))
-    today = batch.path_for(output_dir, naming.batch_name(spec.name, batch.today()))
+    today = batch.path_for(output_dir, naming.batch_name(spec.name, _date(options)))
     earlier = batch.find(output_dir, spec.name)
     if options.overwrite and earlier:
         observation, = observe([earlier[-1]])
@@ -147,8 +166,13 @@ def retry_command(path: str, *words: str) -> str:
 def _changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
     """What differs between the batch on disk and what is asked for now."""
     source = os.path.join(path, run_folder.JOB_SPEC)
-    first = {"overrides": {}, "command": None, "samples": None, "seed": None,
+    first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None,
              **history.first_plan().get("identity", {})}
+    if not history.plans and history.copied_plans:  # another site's, of which this one takes a part that nobody has
+        theirs = [plan.get("identity", {}) for plan in history.copied_plans]
+        first |= theirs[0]
+        if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
+            first["shard"] = work.identity["shard"]
     try:
         made_from = yaml_io.load_file(source)
     except JobSpecError as error:
@@ -176,6 +200,26 @@ def _plan_continue(work: Work, path: str, history: History) -> Work:
     return work
 
 
+def _own(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]]:
+    """The runs that this site may submit, and those that it may not by where they are. BatchError if it has none."""
+    words = observation.history.first_plan().get("identity", {}).get("shard")
+    part = shard.parse(words) if words else None
+    runs: dict[str, Run] = {}
+    elsewhere: dict[str, list[str]] = {}
+    for name, run in observation.runs.items():
+        if run.host:
+            elsewhere.setdefault(f"on {run.host}", []).append(name)
+        elif part and not part.has(name):
+            elsewhere.setdefault("in another shard", []).append(name)
+        else:
+            runs[name] = run
+    if not runs and observation.history.copies:
+        host = observation.history.copies[0].host
+        raise BatchError(f"this is a copy of a batch that is on {host}", where=observation.path,
+                         hint=f"`{retry_command(observation.path, '--on', host)}` goes on with it there")
+    return runs, elsewhere
+
+
 def plan_retry(options: argparse.Namespace, project: str) -> Work:
     """An existing batch: what is not done and not pending or running."""
     for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir"),
@@ -185,7 +229,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
                                hint="submit the job spec under another name instead")
     path = batch.check(options.path)
     observation, = observe([path])
-    runs = observation.runs
+    runs, elsewhere = _own(observation)
     wanted = set(options.state or states.RETRIED)
     lines = [f"retries    {path}"]
     hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
@@ -194,6 +238,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
         more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
     plan = cut(plan_next(runs, wanted), options.max_runs)
+    plan.kept.update(elsewhere)
     if deleted := plan.kept.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
                      "deleted ones again")

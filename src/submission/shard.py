@@ -1,0 +1,45 @@
+"""Shards: several sites get parts of one batch that have no run in common, by the numbers of the runs"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from src.errors import JobSpecError
+
+
+class Shard(NamedTuple):
+    """Part `number`, from 1 on, of `of`: every run whose index is number - 1 modulo `of`. So the parts are alike, since
+    neighbours in a grid are, and stay the same when a grid grows at its end."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def has(self, name: str) -> bool:
+        """Whether a run is in it, by the index in front of its name."""
+        index = name.partition("_")[0]
+        return index.isdecimal() and int(index) % self.of == self.number - 1
+
+    def cut(self, names: Sequence[str], specs: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+        """Its runs of a grid. JobSpecError if there are none."""
+        pairs = [(name, spec) for name, spec in zip(names, specs, strict=True) if self.has(name)]
+        if not pairs:
+            raise JobSpecError(f"shard {self} of {len(names)} runs has none of them", where="--shard",
+                               hint="cut the batch into fewer parts")
+        return [name for name, _ in pairs], [spec for _, spec in pairs]
+
+    def line(self, mine: int, total: int, date: str) -> str:
+        """What a submission says of it; date: of the batch, which the other sites give if it is not theirs."""
+        return f"shard      {self}: {mine:,} of {total:,} runs; other sites add --date {date} on another day"
+
+
+def parse(text: str) -> Shard:
+    """k/n. JobSpecError if it is none."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise JobSpecError(f"'{text}' is no part of a batch", where="--shard", allowed="k/n with k from 1 to n",
+                           hint="--shard 1/2 at one site, --shard 2/2 at the other")
+    return Shard(int(match[1]), int(match[2]))
