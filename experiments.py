@@ -17,7 +17,7 @@ from src.submission.observe import Observation, Run, observe
 from src.submission.plan import count
 from src.submission.show import ask, table
 
-RESULTS = "results"
+PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), "results"
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
 
@@ -96,7 +96,8 @@ def _add_reading(add: Add) -> None:
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
     command.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
     command = add("sync", fetch_results, "fetch results from another machine by rsync, again for what is new")
-    command.add_argument("source", metavar="HOST[:FOLDER]", help="default FOLDER: this project's name/results")
+    command.add_argument("source", metavar="HOST[:FOLDER]", help="a host of hosts.toml or of ssh's configuration; "
+                         "FOLDER in the home folder there (default: the project's results)")
     command.add_argument("--into", metavar="FOLDER", default=RESULTS, help="default: results")
     command.add_argument("--checkpoints", action="store_true", help="checkpoints and snapshots of code too")
     command = add("compare", compare_batches, "two batches: which settings changed, which metrics moved and how surely")
@@ -193,9 +194,12 @@ def print_efficiency(observations: list[Observation]) -> None:
 def wait(options: argparse.Namespace) -> int:
     """0 once every run is done, early stopped or diverged; 1 if some are not and nothing that could end is left."""
     batches = [find.batch_path(path, RESULTS) for path in options.batches]
+    for path in batches:
+        refuse_copy(path, "wait")
     going = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)  # but not stuck: that never ends
     observations = observe(batches)
-    while any(observation.count(going) for observation in observations):
+    while any(run.state.name in going and not run.host for observation in observations
+              for run in observation.runs.values()):
         time.sleep(options.every)
         observations = observe(batches)
     for observation in observations:
@@ -204,6 +208,17 @@ def wait(options: argparse.Namespace) -> int:
         for group in failures.group(observation.runs.values()):
             print(f"  {group.line()}")
     return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
+
+
+def refuse_copy(path: str, command: str) -> None:
+    """BatchError if all of a batch was fetched from another machine: there alone is known what runs."""
+    from src.submission import journal
+
+    history = journal.read_history(path)
+    if history.copies and not history.plans:
+        host = history.copies[0].host
+        again = to_type("python", "experiments.py", command, path, "--on", host)
+        raise BatchError(f"this is a copy of what is on {host}", where=path, hint=f"`{again}` does it there")
 
 
 def print_missing(options: argparse.Namespace) -> int:
@@ -285,6 +300,9 @@ def follow(folder: str, shown: dict[str, int]) -> None:
             for path in log_files(folder):
                 shown[path] = print_from(path, shown.get(path, 0))
             sys.stdout.flush()
+            if run.host:
+                print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")
+                return
             if run.state.name not in states.ALIVE and run.state.name not in (states.NEW, states.UNKNOWN):
                 print(f"state: {run.state.name}")
                 return
@@ -307,6 +325,9 @@ def cancel(options: argparse.Namespace) -> None:
     canaries = [first for observation in wholes for first in observation.canaries.values()
                 if first.state.name in states.ALIVE]
     if not runs and not canaries:
+        for observation in observations:
+            if any(run.host and run.state.name == states.UNKNOWN for run in observation.runs.values()):
+                refuse_copy(observation.path, "cancel")
         print("nothing is pending or running")
         return
     jobs = {job for run in (*runs, *canaries) for job in run.slurm_jobs}
@@ -383,21 +404,23 @@ def report(options: argparse.Namespace) -> None:
     print(f"report: {os.path.abspath(path)}")
 
 
-def fetch_results(options: argparse.Namespace) -> None:
-    """Fetch, read, and say how much there is."""
+def fetch_results(options: argparse.Namespace) -> int:
+    """Fetch, read, and say how much there is; 1 if a batch cannot be brought together with the one here."""
     from src.analysis.results import read_results
     from src.submission import sync
 
-    sync.fetch(options.source, options.into, os.path.basename(os.getcwd()), options.checkpoints)
+    fetched = sync.from_host(options.source, options.into, PROJECT, options.checkpoints)
+    print("".join(f"{line}\n" for line in sync.lines(fetched, options.into)), end="")
     batches = batch.all_batches(options.into)
     if not batches:
         print(f"no batch is in {options.into}")
-        return
+        return int(bool(fetched.told))
     results = read_results(batches)
     ended = int(results.config["end"].notna().sum())
     left_out = f", {len(results.skipped)} left out or mended" if results.skipped else ""
     print(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, {count(len(results.config), 'run')}, "
           f"{ended:,} ended{left_out}")
+    return int(bool(fetched.told))
 
 
 def compare_batches(options: argparse.Namespace) -> None:
@@ -450,7 +473,7 @@ def note(options: argparse.Namespace) -> None:
         raise BatchError("there is nothing to note", where=path, hint="write it in quotes")
     from src.submission import provenance
 
-    code = provenance.look(os.path.dirname(os.path.abspath(__file__)))
+    code = provenance.look(PROJECT)
     commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
     print(notes.add(path, options.text.strip(), commit).line())
 
@@ -537,7 +560,7 @@ def doctor(options: argparse.Namespace) -> int:
     from src.submission import doctor as checks
     from src.submission import doctor_facts
 
-    found = doctor_facts.findings(os.path.dirname(os.path.abspath(__file__)), RESULTS, options.deep)
+    found = doctor_facts.findings(PROJECT, RESULTS, options.deep)
     if options.json:
         import json
 

@@ -31,5 +31,14 @@ def add(batch: str, text: str, commit: str | None) -> Note:
 
 def read(batch: str) -> list[Note]:
     """The notes of a batch, the oldest first."""
-    return [Note(line.get("time", 0.0), line.get("commit"), str(line.get("text", "")))
-            for line in files.read_json_lines(os.path.join(batch, run_folder.NOTES)) if isinstance(line, dict)]
+    return sorted((Note(line.get("time", 0.0), line.get("commit"), str(line.get("text", "")))
+                   for line in files.read_json_lines(os.path.join(batch, run_folder.NOTES)) if isinstance(line, dict)),
+                  key=lambda note: note.time)
+
+
+def merge(batch: str, other: str) -> None:
+    """Append the notes of another copy of a batch that this one lacks."""
+    here = set(read(batch))
+    for note in read(other):
+        if note not in here:
+            files.append_line(os.path.join(batch, run_folder.NOTES), json.dumps(note._asdict(), ensure_ascii=False))

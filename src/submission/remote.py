@@ -22,6 +22,7 @@ _RSYNC_BROKEN = frozenset((10, 12, 30, 35, BROKEN))
 # never a question, a hung connection is given up after half a minute, and nothing of ours is forwarded
 _OPTIONS = ("-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=10", "-oServerAliveCountMax=3",
             "-oClearAllForwardings=yes", "-oForwardAgent=no", "-oForwardX11=no", "-oRemoteCommand=none")
+_VANISHED = 24  # rsync's exit status if files that it had listed were gone when their turn came
 _PERSIST = 600  # seconds for which a connection stays open without a command
 _Made = TypeVar("_Made")
 
@@ -85,9 +86,11 @@ class Remote:
 
         return self.patiently(once)
 
-    def rsync(self, *words: str, data: bytes = b"", show: bool = False) -> str:
+    def rsync(self, *words: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
         """Run rsync with these words, and what it prints (shown as it comes, with `show`, and then not given). Partial
-        files are kept, and it is tried again if the connection breaks. RemoteError, with its words, if it fails."""
+        files are kept, and it is tried again if the connection breaks. RemoteError, with its words, if it fails.
+
+        living: some of the files may be removed while they are copied, which is no failure."""
         command = ["rsync", "--protect-args", f"--rsh={rsync_shell(self.ssh()[:-2])}", *words]
 
         def once() -> str:
@@ -100,7 +103,7 @@ class Remote:
             said = last_line(done.stderr)
             if done.returncode in _RSYNC_BROKEN:
                 raise Broken(said)
-            if done.returncode:
+            if done.returncode and not (living and done.returncode == _VANISHED):
                 raise RemoteError(f"rsync failed: {_first_line(done.stderr) or done.returncode}", where=self.host.name)
             return "" if show else done.stdout.decode(errors="surrogateescape")
 

@@ -1,38 +1,219 @@
-"""Results fetched from another machine by rsync: stats, configs and logs, and what is large only if it is asked for."""
+"""Results of another machine brought beside those here: by rsync, again for what is new; notes and sites are merged"""
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import subprocess
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from src.errors import BatchError
+from src import files, notes, run_folder, yaml_io
+from src.errors import JobSpecError, RemoteError
+from src.submission import batch, copies, hosts, remote
+from src.submission.plan import count
+from src.submission.remote import Remote
 
 # hidden files are half written, or caches of that machine
 _NEVER, _LARGE = (".*",), ("*.pt", "*.safetensors", "snapshot/")
+# what tells batches from one another and says who has which run: a few small files, looked at before the others come
+_HOMES = (f"/*/{run_folder.SUBMISSIONS}/", f"/*/{run_folder.CANARY}/{run_folder.SUBMISSIONS}/")
+_BOOKS = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{run_folder.CANARY}/", *_HOMES,
+          *(f"{home}*.jsonl" for home in _HOMES))
+_OURS = (f"/*/{run_folder.NOTES}", *(home + run_folder.copy_name("*") for home in _HOMES))
+_COPY = ("--archive", "--compress")
 
 
-def rsync_command(source: str, to: str, project: str, checkpoints: bool = False) -> list[str]:
-    """The words of the rsync that brings `source`, HOST or HOST:FOLDER, into the folder `to`. Nothing is ever deleted.
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """batches: by name, those that came; told: why others did not; ours: those that were submitted here anyway."""
 
-    project: the name of the project's folder: HOST alone means HOST:project/results. BatchError for what is no host.
+    batches: list[str]
+    told: list[str]
+    ours: list[str]
+
+
+def from_host(source: str, into: str, project: str, checkpoints: bool = False) -> Fetched:
+    """`sync` from HOST, whose results are where hosts.toml says, or HOST:FOLDER. RemoteError if it cannot be reached.
+
+    project: the folder of this project here.
     """
-    host, _, folder = source.partition(":")
-    if not host or host.startswith("-") or any(c.isspace() for c in host):
-        raise BatchError(f"'{source}' names no machine", where="sync", allowed="HOST or HOST:FOLDER",
-                         hint="as ssh knows it: cluster:gridiron/results")
-    excluded = _NEVER if checkpoints else (*_NEVER, *_LARGE)
-    folder = (folder or f"{project}/results").rstrip("/")
-    return ["rsync", "--archive", "--compress", "--partial", "--protect-args", "--info=progress2", "--human-readable",
-            *(f"--exclude={pattern}" for pattern in excluded), "--", f"{host}:{folder}/", os.path.join(to, "")]
+    name, _, given = source.partition(":")
+    host = hosts.find(name, project)
+    if given:
+        host = dataclasses.replace(host, folder=given.removeprefix("~/"))
+    far = remote.connect(host, known=hosts.read(project))
+    folder = "" if given else _results(far)
+    fetched = sync(far, folder, into, checkpoints)
+    told: dict[str, dict[str, Any]] = {}
+    if not given:
+        try:
+            told = _states_there(far, folder, into, fetched.batches)
+        except RemoteError as error:  # all files are here; what lives there is unknown then
+            print(f"note: {error}")
+    _date(into, fetched.batches, host.name, told)
+    return fetched
 
 
-def fetch(source: str, to: str, project: str, checkpoints: bool = False) -> None:
-    """Run it, with its progress on the terminal. BatchError if it fails, or there is no rsync."""
-    command = rsync_command(source, to, project, checkpoints)
-    os.makedirs(to, exist_ok=True)
+def _results(far: Remote) -> str:
+    """The folder of its batches, with `~` and variables as that machine knows them."""
+    folder = far.host.output_dir or "results"
+    if "$" not in folder and folder[0] != "~":
+        return folder
+    return far.ask(["python", "-c", "import os, sys; print(os.path.expanduser(os.path.expandvars(sys.argv[1])))",
+                    folder]).rstrip("\n")
+
+
+def sync(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Fetched:
+    """Bring the batches in a folder of another machine into a folder here; nothing is deleted, and what is newer here
+    stays. Cut off at any instant, the same again goes on. RemoteError if the connection is lost for good.
+    """
+    books = os.path.join(into, f".from-{far.host.name}")
+    os.makedirs(books, exist_ok=True)
+    far.rsync(*_COPY, "--checksum", "--delete", "--prune-empty-dirs", *(f"--exclude={pattern}" for pattern in _NEVER),
+              *(f"--include={pattern}" for pattern in _BOOKS), "--exclude=*", "--", _inside(far.path(folder)),
+              _inside(books), living=True)
+    found = Fetched([], [], [])
+    for name in sorted(map(os.path.basename, batch.all_batches(books))):
+        here, there = os.path.join(into, name), os.path.join(books, name)
+        theirs = _journals(there) - (_journals(here) - _marked(here))
+        if _journals(there) and not theirs:
+            found.ours.append(name)
+        elif why := conflict(here, there, far.host.name, theirs):
+            found.told.append(f"{here}: {why}")
+        else:
+            found.batches.append(name)
+            _mark(here, there, far.host.name, theirs)  # before their runs come, which nobody here shall begin
+    left_out = [f"/{_pattern(name)}/" for name in [os.path.basename(path) for path in batch.all_batches(books)]
+                if name not in found.batches]
+    left_out += [f"/{_pattern(name)}/{run_folder.CANARY}/" for name in found.batches
+                 if _has_own_canaries(os.path.join(into, name), os.path.join(books, name))]
+    far.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
+              *(f"--exclude={pattern}" for pattern in (*_NEVER, *(() if checkpoints else _LARGE), *_OURS)),
+              *(f"--exclude={pattern}" for pattern in left_out), "--", _inside(far.path(folder)),
+              _inside(into), living=True, show=True)
+    for name in found.batches:
+        notes.merge(os.path.join(into, name), os.path.join(books, name))
+    return found
+
+
+def conflict(here: str, there: str, host: str, theirs: frozenset[str]) -> str | None:
+    """Why a batch here and one of the same name there cannot be one; None if they can, or there is none here.
+
+    theirs: the journals that are not this machine's own.
+    """
+    if not run_folder.is_batch_folder(here):
+        return None
+    if gone := copies.of(here, host).journals - _journals(there):
+        return (f"not fetched: it was made anew on {host} since it was fetched ({sorted(gone)[0]} is gone there); move "
+                "this copy away and sync again")
+    others = _journals(here) - theirs - copies.of(here, host).journals
+    if not others:
+        return None
+    ours = [plan for token in sorted(others) if (plan := _plan(here, token))]
+    new = [plan for token in sorted(theirs) if (plan := _plan(there, token))]
+    if differing := _differences(here, there) + [
+            word for plan in new[:1] for first in ours[:1] for word in batch.differences(_asked(first), _asked(plan))]:
+        return (f"not fetched: the one on {host} was made from another job spec ({'; '.join(differing[:3])}); --into "
+                "another folder keeps them apart")
+    both = {name for plan in ours for name in plan["tickets"]} & {name for plan in new for name in plan["tickets"]}
+    if both:
+        return (f"not fetched: {count(len(both), 'run')} of it, {min(both)} first, were submitted both on {host} "
+                "and elsewhere; --into another folder keeps them apart (sites that share a batch submit with --shard)")
+    return None
+
+
+def _states_there(far: Remote, folder: str, into: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What that machine says of the batches that have runs that have not ended. RemoteError if it says nothing."""
+    going = [name for name in names if _has_open_runs(os.path.join(into, name))]
+    if not going:
+        return {}
+    words = far.ask(["python", "experiments.py", "status", "--json", *(os.path.join(folder, name) for name in going)])
     try:
-        code = subprocess.run(command, check=False).returncode
-    except FileNotFoundError:
-        raise BatchError("rsync is not installed here", where="sync", hint="install it on both machines") from None
-    if code:
-        raise BatchError(f"rsync ended with {code}; its own words are above", where=source,
-                         hint=f"does `ssh {source.partition(':')[0]} ls` work? Run it again: it goes on where it was")
+        return {os.path.basename(found["batch"]): found for found in json.loads(words)}
+    except (ValueError, KeyError, TypeError):
+        raise RemoteError("its `experiments.py status --json` is not understood", where=far.host.name,
+                          hint="is the project there as new as this one?") from None
+
+
+def _date(into: str, names: Iterable[str], host: str, told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Mark the batches as fetched whole, now, with what was told of their runs."""
+    for name in names:
+        path = os.path.join(into, name)
+        for place, kind in ((path, "runs"), (os.path.join(path, run_folder.CANARY), "canaries")):
+            mark = copies.of(place, host)
+            if mark.journals or kind == "runs":
+                states = {row["run"]: (row["state"], row["why"]) for row in told.get(name, {}).get(kind, ())}
+                copies.write(place, mark._replace(time=time.time(), states=states))
+
+
+def _has_open_runs(path: str) -> bool:
+    return any(not os.path.exists(os.path.join(path, name, run_folder.DONE)) for name in run_folder.run_names(path))
+
+
+def _mark(here: str, there: str, host: str, theirs: frozenset[str]) -> None:
+    """Whose these journals are, for the batch and its canaries."""
+    canaries = frozenset() if _has_own_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
+    for place, tokens in ((here, theirs), (os.path.join(here, run_folder.CANARY), canaries)):
+        if tokens or place == here:
+            copies.write(place, copies.of(place, host)._replace(journals=tokens))
+
+
+def _has_own_canaries(here: str, there: str) -> bool:
+    """Whether canaries were tried elsewhere too: those of two sites have the same names, and stay where they are."""
+    return bool(_journals(os.path.join(here, run_folder.CANARY)) - _journals(os.path.join(there, run_folder.CANARY)))
+
+
+def _journals(path: str) -> frozenset[str]:
+    """The tokens of a batch's submissions."""
+    folder = os.path.join(path, run_folder.SUBMISSIONS)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return frozenset(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+
+
+def _marked(path: str) -> frozenset[str]:
+    """Those of them that came from other machines, whichever."""
+    folder = os.path.join(path, run_folder.SUBMISSIONS)
+    found = copies.read(folder, os.listdir(folder) if os.path.isdir(folder) else [])
+    return frozenset().union(*(copy.journals for copy in found))
+
+
+def _plan(path: str, token: str) -> dict[str, Any] | None:
+    """The plan of a submission."""
+    records = files.read_json_lines(os.path.join(path, run_folder.SUBMISSIONS, f"{token}.jsonl"))
+    return next((record for record in records if isinstance(record, dict) and record.get("kind") == "plan"
+                 and isinstance(record.get("tickets"), dict)), None)
+
+
+def _asked(plan: dict[str, Any]) -> dict[str, Any]:
+    """What a submission asked for beside its job spec, whichever part of it; what was not given is left out."""
+    return {key: value for key, value in (plan.get("identity") or {}).items() if key != "shard" and value is not None}
+
+
+def _differences(here: str, there: str) -> list[str]:
+    """What differs between the job specs of two batches."""
+    paths = [os.path.join(path, run_folder.JOB_SPEC) for path in (here, there)]
+    if files.read_text(paths[0]) == files.read_text(paths[1]):
+        return []
+    try:
+        return batch.differences(*map(yaml_io.load_file, paths))
+    except JobSpecError as error:
+        return [error.what]
+
+
+def _inside(path: str) -> str:
+    """A folder as rsync takes it for what is in it."""
+    return f"{path.rstrip('/')}/"
+
+
+def _pattern(name: str) -> str:
+    """A name as a pattern of rsync that nothing else matches; a backslash is special only beside other signs."""
+    return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
+
+
+def lines(fetched: Fetched, into: str) -> Iterable[str]:
+    """What a sync says beside its totals."""
+    yield from fetched.told
+    for name in fetched.ours:
+        yield f"{os.path.join(into, name)}: submitted from here, and left as it is"
