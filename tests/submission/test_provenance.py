@@ -245,7 +245,7 @@ def test_what_cannot_be_repeated_is_told(repository: Project, lost: str, message
 def test_notes_are_kept_with_the_commit_and_shown(repository: Project, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
-    monkeypatch.setattr(experiments, "__file__", str(repository.folder / "experiments.py"))
+    monkeypatch.setattr(experiments, "PROJECT", str(repository.folder))
     capsys.readouterr()
     batch = str(repository.batch)
     assert experiments.main(["note", batch, "the larger\nrate wins <b>"]) == 0
