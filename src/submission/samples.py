@@ -130,7 +130,7 @@ def _choice(tagged: Tagged, where: str) -> Quantile:
     if weights is None:
         return lambda share: values[int(share * len(values))]
     if not isinstance(weights, list) or len(weights) != len(values) or not all(
-            _is_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
+            is_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
         raise JobSpecError(f"{weights!r} are not the probabilities of {len(values)} values", where=where,
                            allowed="a number from 0 on for each value, with the sum 1")
     limits = list(itertools.accumulate(weights))
@@ -152,7 +152,7 @@ def _numbers(tagged: Tagged, where: str) -> dict[str, Any]:
         if name not in (*names, *optional):
             raise JobSpecError(f"!{tagged.tag} has no '{name}'", where=where, allowed=form,
                                hint=did_you_mean(str(name), (*names, *optional)))
-        if not _is_number(value):
+        if not is_number(value):
             raise JobSpecError(f"{name} of !{tagged.tag} is {value!r}", where=where, allowed="a number")
     if wrong := _wrong(tagged.tag, raw):
         raise JobSpecError(f"{tagged!r} cannot be drawn from: {wrong}", where=where)
@@ -174,7 +174,7 @@ def _wrong(tag: str, numbers: Mapping[str, float]) -> str | None:
     return "q is not above 0" if not numbers.get("q", 1) > 0 else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from src.errors import JobSpecError
 
 KEYS = ("SUBTESTS", "subtests")
-_WORKERS = ("WORKERS", "workers", "_num_nodes")  # how many workers a subtest wants; the last two if a number follows
+WORKERS = ("WORKERS", "workers", "_num_nodes")  # how many workers a subtest wants; the last two if a number follows
 
 
 class Part(NamedTuple):
@@ -41,7 +41,7 @@ def _part(base: Mapping[str, Any], name: Any, own: Any, where: str) -> Part:
     own = {} if own is None else own
     if not isinstance(own, dict):
         raise JobSpecError("a subtest is a mapping of parameters", where=where, hint=f'as "{name}": {{base_lr: 0.1}}')
-    numbers = {word: own[word] for word in _WORKERS if word in own and (word.isupper() or type(own[word]) is int)}
+    numbers = {word: own[word] for word in WORKERS if word in own and (word.isupper() or type(own[word]) is int)}
     if len(numbers) > 1:
         raise JobSpecError(f"{' and '.join(numbers)} are the same", where=where, hint="keep one of them")
     own = {key: value for key, value in own.items() if key not in numbers}

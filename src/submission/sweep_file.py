@@ -9,9 +9,10 @@ from typing import Any
 
 from src import metrics, yaml_io
 from src.errors import JobSpecError, did_you_mean
-from src.submission import expressions, foreign
+from src.submission import expressions, foreign, subtests
 from src.submission.grid import MAX_POINTS, WORDS, identity
 from src.submission.job_spec import JobSpec, safe_name
+from src.submission.samples import is_number
 from src.yaml_io import Tagged
 
 GRID, RANDOM = "grid", "random"
@@ -38,7 +39,7 @@ _OF_OURS = frozenset((*_DEFAULT_COMMAND, "${args_no_hyphens}", "${args_no_boolea
 # The distributions and the tags that draw from them, with the keys that each takes beside q, which q_… takes.
 # "inv" is the reciprocal of a log-uniform number, and so log-uniform itself.
 _LIMITS = ("min", "max")
-_DISTRIBUTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+DISTRIBUTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "uniform": ("uniform", _LIMITS), "int_uniform": ("int_uniform", _LIMITS),
     "log_uniform": ("loguniform", _LIMITS), "inv_log_uniform": ("loguniform", _LIMITS),
     "log_uniform_values": ("loguniform", _LIMITS), "inv_log_uniform_values": ("loguniform", _LIMITS),
@@ -47,7 +48,7 @@ _DISTRIBUTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 _QUANTIZED = ("uniform", "log_uniform", "log_uniform_values", "normal", "log_normal", "beta")
 _LISTED = {"constant": ("value",), "categorical": ("values",), "categorical_w_probabilities": ("values",
                                                                                               "probabilities")}
-_NAMES = (*_LISTED, *_DISTRIBUTIONS, *(f"q_{name}" for name in _QUANTIZED))
+_NAMES = (*_LISTED, *DISTRIBUTIONS, *(f"q_{name}" for name in _QUANTIZED))
 _DEFAULTS = {"mu": 0.0, "sigma": 1.0, "a": 1, "b": 1, "q": 1.0}
 
 
@@ -55,15 +56,15 @@ def read(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     """The job spec that a sweep file stands for. document: its YAML; text, source: the file and its name.
 
     grid: axes in the order of W&B, which sorts the names; at most run_cap runs. random: an axis is drawn, run_cap times
-    unless --samples is given. A program other than our train.py becomes a foreign command. JobSpecError for what cannot
-    be done; what is left out is in `warnings`.
+    (in each subtest) unless --samples is given. A program other than our train.py becomes a foreign command.
+    JobSpecError for what cannot be done; what is left out is in `warnings`.
     """
     warnings = [*_left_out(document, source), *_read_otherwise(text, document, source)]
     method = _method(document, source)
     cap = document.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise JobSpecError(f"{cap!r} is no number of runs", where=f"{source}, run_cap", allowed="1 or more")
-    parameters = _parameters(document.get("parameters"), method == RANDOM, f"{source}, parameters", warnings)
+    parameters = _composite(document.get("parameters"), method == RANDOM, f"{source}, parameters", warnings)
     command = _command(document, source)
     project, entity = (_name_of(document, key, source) for key in ("project", "entity"))
     if command is None:
@@ -122,6 +123,23 @@ def _metric(document: Mapping[str, Any], where: str) -> metrics.Metric | None:
     return None if raw is None else metrics.read(raw, where)
 
 
+def _composite(raw: Any, draws: bool, where: str, warnings: list[str]) -> dict[str, Any]:
+    """The parameters; or, if `subtests` are among them, these, each with all of its parameters, so that each has the
+    order of a sweep of its own."""
+    key = next((key for key in subtests.KEYS if isinstance(raw, dict) and isinstance(raw.get(key), dict) and raw[key]
+                and all(isinstance(own, dict | None) for own in raw[key].values())), None)
+    if key is None:
+        return _parameters(raw, draws, where, warnings)
+    base = {name: value for name, value in raw.items() if name != key}
+    found = {}
+    for name, own in raw[key].items():
+        numbers = {word: value for word, value in (own or {}).items()
+                   if word in subtests.WORKERS and type(value) is int}
+        own = {word: value for word, value in (own or {}).items() if word not in numbers}
+        found[name] = {**_parameters({**base, **own}, draws, f"{where}, {key}, {name}", warnings), **numbers}
+    return {key: found}
+
+
 def _parameters(raw: Any, draws: bool, where: str, warnings: list[str]) -> dict[str, list[Any]]:
     """An axis for each parameter, in the order of their names: its values, or one that is drawn."""
     if not isinstance(raw, dict) or not raw:
@@ -146,7 +164,7 @@ def _values(raw: Any, draws: bool, where: str, warnings: list[str]) -> list[Any]
         raise JobSpecError(f"unknown distribution {distribution!r}", where=where, allowed=_NAMES,
                            hint=did_you_mean(str(distribution), _NAMES))
     base = distribution.removeprefix("q_")
-    keys = _LISTED.get(distribution) or (*_DISTRIBUTIONS[base][1], *(("q",) if base != distribution else ()))
+    keys = _LISTED.get(distribution) or (*DISTRIBUTIONS[base][1], *(("q",) if base != distribution else ()))
     _check_keys(raw, keys, distribution, where)
     numbers = {key: raw.get(key, _DEFAULTS.get(key)) for key in keys}
     if distribution == "constant":
@@ -158,7 +176,7 @@ def _values(raw: Any, draws: bool, where: str, warnings: list[str]) -> list[Any]
         return _all_of(distribution, numbers, where)
     if distribution == "categorical_w_probabilities":
         return [Tagged("choice", numbers)]
-    return [Tagged(_DISTRIBUTIONS[base][0], _in_values(base, numbers, where, warnings))]
+    return [Tagged(DISTRIBUTIONS[base][0], _in_values(base, numbers, where, warnings))]
 
 
 def _implied(raw: Mapping[str, Any], where: str) -> str:
@@ -180,6 +198,8 @@ def _check_keys(raw: Mapping[str, Any], keys: tuple[str, ...], distribution: str
     for key in keys:
         if key not in raw and key not in _DEFAULTS:
             raise JobSpecError(f"{distribution} needs '{key}'", where=where, allowed=keys)
+        if distribution not in _LISTED and not is_number(raw.get(key, 0)):
+            raise JobSpecError(f"{key} is {raw[key]!r}", where=where, allowed="a number")
 
 
 def _different(values: Any, where: str) -> list[Any]:

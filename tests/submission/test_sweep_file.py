@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from src import metrics, yaml_io
 from src.errors import JobSpecError
-from src.submission import foreign, grid, samples
+from src.submission import foreign, grid, samples, sweep_file
 from src.submission.job_spec import JobSpec, is_job_spec, parse_job_spec
 from tests.submission.conftest import Project, project
 
@@ -32,10 +32,10 @@ SHARES = (0.003, 0.24, 0.48, 0.731, 0.999)
 with_library = pytest.mark.skipif(importlib.util.find_spec("sweeps") is None, reason="W&B's library sweeps is not here")
 
 
-def library() -> Any:
+def library(module: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("sweeps")
+        return pytest.importorskip(f"sweeps.{module}")
 
 
 def read(document: dict[str, Any] | str) -> JobSpec:
@@ -59,7 +59,7 @@ def our_points(parameters: dict[str, Any]) -> list[str]:
 
 
 def their_points(parameters: dict[str, Any]) -> list[str]:
-    search = library().grid_search.grid_search_next_runs
+    search = library("grid_search").grid_search_next_runs
     found = search([], {"method": "grid", "parameters": parameters}, n=10_000)
     return [text_of({key: value["value"] for key, value in run.config.items()}) for run in found if run]
 
@@ -71,7 +71,7 @@ def our_value(parameter: dict[str, Any], share: float) -> Any:
 
 
 def their_value(parameter: dict[str, Any], share: float) -> Any:
-    value = library().params.HyperParameter("x", parameter).ppf(share)
+    value = library("params").HyperParameter("x", parameter).ppf(share)
     return value.item() if hasattr(value, "item") else value
 
 
@@ -150,13 +150,12 @@ def test_any_grid_has_the_points_of_the_library_in_its_order(parameters: dict[st
 
 
 @settings(max_examples=30)
-@given(sweeps_of_grids)
-def test_the_order_is_that_of_the_names_the_first_the_slowest(parameters: dict[str, Any]) -> None:
-    flat = {key: value["values"] for key, value in parameters.items() if "values" in value}
-    assume(flat)
-    axes = {key: list(dict.fromkeys(map(text_of_value, flat[key]))) for key in sorted(flat)}
+@given(st.dictionaries(names, st.lists(scalars, min_size=1, max_size=3), min_size=1, max_size=4))
+def test_the_order_is_that_of_the_names_the_first_the_slowest(values: dict[str, list[Any]]) -> None:
+    axes = {key: list(dict.fromkeys(map(text_of_value, values[key]))) for key in sorted(values)}
     expected = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
-    specs = grid.of_job_spec(read({"method": "grid", "parameters": {key: parameters[key] for key in flat}})).specs
+    parameters = {key: {"values": listed} for key, listed in values.items()}
+    specs = grid.of_job_spec(read({"method": "grid", "parameters": parameters})).specs
     assert [{key: text_of_value(value) for key, value in spec.items()} for spec in specs] == expected
 
 
@@ -200,6 +199,35 @@ def test_a_capped_grid_has_its_first_runs(project: Project, capsys: pytest.Captu
     assert "note: only the first 3 of 5 runs, as run_cap says" in out and "3 runs: 3 to submit" in out
     assert project.submit("s.yaml", "--local", "-d", "--max-runs", "4") == 0
     assert "4 runs: 4 to submit" in capsys.readouterr().out
+
+
+COMPOSITE = """
+method: grid
+parameters:
+  size: {values: [8, 16]}
+  model: {value: base}
+  subtests:
+    "adam,small": {lr: {values: [1, 2]}, _num_nodes: 3}
+    big: {size: 16, model: {values: [base, big]}, lr: 1, workers: 2}
+    plain:
+"""
+
+
+def test_subtests_are_sweeps_of_their_own_over_a_base() -> None:
+    specs = grid.of_job_spec(read(COMPOSITE)).specs
+    assert [(spec.get("lr"), spec["model"], spec["size"], spec["TAGS"], spec.get("WORKERS")) for spec in specs] == [
+        (1, "base", 8, ["adam", "small"], 3), (1, "base", 16, ["adam", "small", "big"], 3),
+        (2, "base", 8, ["adam", "small"], 3), (2, "base", 16, ["adam", "small"], 3), (1, "big", 16, ["big"], 2),
+        (None, "base", 8, ["plain"], None), (None, "base", 16, ["plain"], None)]
+    drawn = read(COMPOSITE.replace("grid", "random").replace("size:", "size: {min: 0.0, max: 1.0}\n  rest:", 1))
+    assert [spec["TAGS"][0] for spec in grid.of_job_spec(drawn, samples=2).specs] == [
+        "adam", "adam", "big", "big", "plain", "plain"]
+    overridden = grid.of_job_spec(read(COMPOSITE), {"lr": 5})
+    assert {spec["lr"] for spec in overridden.specs} == {5}
+    listed = read("{method: grid, parameters: {subtests: {values: [1, 2]}}}")
+    assert [spec["subtests"] for spec in grid.of_job_spec(listed).specs] == [1, 2]
+    with pytest.raises(JobSpecError, match="parameters, subtests, a, lr: it has neither"):
+        read("{method: grid, parameters: {subtests: {a: {lr: {}}}}}")
 
 
 def test_names_projects_and_metrics() -> None:
@@ -266,6 +294,31 @@ def test_what_cannot_be_read_is_told(text: str, words: str) -> None:
     with pytest.raises(JobSpecError) as error:
         read(text)
     assert words in str(error.value) and str(error.value).startswith("my sweep.yaml")
+
+
+leaves = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(-3, 3, allow_nan=False), st.sampled_from(
+    [1e300, 2**70, "", "x", "uniform", "range(3)", "dict(a=1)", "${args}", "${env}", "train.py"]))
+keys = st.sampled_from(["value", "values", "min", "max", "distribution", "q", "mu", "sigma", "parameters", "subtests",
+                        "probabilities", "a", "b", "LIST", "TAGS", "workers"])
+anything = st.recursive(leaves, lambda inner: st.one_of(
+    st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=4)), max_leaves=6)
+a_draw = st.fixed_dictionaries({"distribution": st.sampled_from([*sweep_file.DISTRIBUTIONS, "q_beta", "q_normal"])},
+                               optional=dict.fromkeys(("min", "max", "q", "mu", "sigma", "a", "b"), leaves))
+
+
+@settings(max_examples=200)
+@given(st.fixed_dictionaries({"method": st.sampled_from(["grid", "random"]),
+                              "parameters": st.dictionaries(keys, st.one_of(anything, a_draw), max_size=3)},
+                             optional=dict.fromkeys(("name", "project", "program", "command", "metric",
+                                                     "run_cap", "early_terminate", "mine"), anything)))
+def test_whatever_stands_in_a_sweep_is_expanded_or_told_in_one_line(document: dict[str, Any]) -> None:
+    told = "my sweep.yaml"
+    try:
+        specs = grid.of_job_spec(read(document), samples=3).specs
+        assert all(grid.spec_texts(specs))
+    except JobSpecError as error:
+        told = str(error)
+    assert "\n" not in told and told.startswith("my sweep.yaml")
 
 
 def test_a_sweep_is_told_from_other_files() -> None:
