@@ -20,6 +20,7 @@ from src.submission.ways import (
     put_canaries_first,
     slurm_submission,
     wants_canaries,
+    wants_container,
     wants_messages,
     wants_snapshot,
 )
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options, PROJECT) if spec is None else plan_grid(spec, options, PROJECT)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
+    work.container = wants_container(options, spec, work, mode, slurm_options)
     if options.require_clean or not options.dry_run:
         from src.submission import provenance  # a dry run does without: git takes its time
 
@@ -58,11 +60,11 @@ def main(argv: Sequence[str]) -> int:
                   if slurm_options and work.plan.tickets else None)
     commands = submission.commands() if submission else local_commands(work)
     if options.json:
-        return print_json(work, commands)
+        return print_json(work, commands, contained(work, slurm_options, submission))
     show_plan(work, mode, slurm_options, options)
     if options.dry_run:
         return print_dry_run(work, canary_calls(work, slurm_options, token) + (submission.calls if submission else []),
-                             commands, mode)
+                             commands, mode, contained(work, slurm_options, submission))
     if not work.plan.tickets:
         print("nothing to submit")
         return 0
@@ -94,7 +96,7 @@ def smoke_first(work: Work) -> None:
     chosen = [specs[name] for name in work.plan.tickets]
     if any("COMMAND" in spec for spec in chosen):
         raise BatchError("--smoke knows train.py alone, and this batch runs a program of its own", where=work.path)
-    for line in smoke.run(chosen, work.project):
+    for line in smoke.run(chosen, work.project, work.container):
         print(line, flush=True)
 
 
@@ -107,14 +109,30 @@ def _by_hand(folder: str, name: str) -> list[str]:
     return [sys.executable, "train.py", os.path.join(folder, name, run_folder.SPEC)]
 
 
-def print_json(work: Work, commands: dict[str, list[str]]) -> int:
-    """One JSON object per run that would be submitted."""
+def contained(work: Work, slurm_options: SlurmOptions | None, submission: submit.Submission | None) -> list[str]:
+    """The command that starts the first of the runs, or workers, in its container; none without one."""
+    if work.container is None or not work.plan.tickets:
+        return []
+    from src.submission import container
+
+    batch = os.path.abspath(work.path)
+    path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.gpus_asked(os.environ)
+    if submission and slurm_options:
+        from src.submission import costs
+
+        call = submission.calls[0]
+        path, gpus = call.command[-1], costs.cpus_and_gpus(submit.requested(call, slurm_options))[1] > 0
+    return container.shown(work.container, batch, work.start_in, path, gpus)
+
+
+def print_json(work: Work, commands: dict[str, list[str]], inside: list[str]) -> int:
+    """One JSON object per run that would be submitted. inside: the command in a container of the first."""
     import json
 
     by_name = dict(zip(work.names, work.specs, strict=True))
     for name, command in commands.items():
         print(json.dumps({"name": name, "folder": os.path.join(work.path, name), "spec": by_name[name],
-                          "command": command}))
+                          "command": command, **({"container": inside} if inside else {})}))
     return 0
 
 
@@ -133,6 +151,10 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
             print(f"           {line}")
         if slurm_options.text and options.dry_run:
             print("".join(f"    {line}\n" for line in slurm_options.text.splitlines()), end="")
+    if work.container:
+        from src.submission import container
+
+        print(f"container  {container.line(work.container)}")
     if mode == LOCAL:
         print(f"workers    {show.workers(local_teams(options, work))} on this machine")
     elif slurm_options and slurm_options.shape["workers"]:
@@ -142,13 +164,16 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
     print(work.plan.summary())
 
 
-def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str) -> int:
-    """The exact commands, those of canaries first, and the assurance that nothing happened."""
+def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str,
+                  inside: list[str]) -> int:
+    """The exact commands, those of canaries first, and the assurance that nothing happened. inside: as print_json."""
     import shlex
 
     if mode != WRITE_ONLY:
         first = [_by_hand(work.first.path, name) for name in work.first.plan.tickets] if work.first else []
         print("\n".join(map(shlex.join, [call.command for call in calls] or [*first, *commands.values()])))
+    if inside:
+        print(f"which starts, in its container (the first of them):\n{shlex.join(inside)}")
     print("dry run: nothing was written or submitted")
     return 0
 

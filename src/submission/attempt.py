@@ -1,6 +1,7 @@
 """The job side: claims a run, records the attempt, runs it once, and says how it ended. Before torch is imported."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.run_folder import RunFolder
-from src.submission import foreign, handover, journal, process, ranks, worker
+from src.submission import container, foreign, handover, journal, process, ranks, worker
 from src.submission.signals import STOPPING, Stopped, signals
 
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
@@ -50,9 +51,26 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
 
 @exits_on_user_error
 def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None, fresh: bool) -> int:
+    if asked := container.asked_for(path, ticket):
+        return _run_inside(asked, path, ticket, fresh)
     if path.endswith(run_folder.TASKS_SUFFIX):
         return worker.run_tasks(path, train, warm_up, run_spec)
     return run_spec(path, train, ticket, fresh=fresh) or 0
+
+
+def _run_inside(asked: container.Asked, path: str, ticket: int | None, fresh: bool) -> int:
+    """All of it once more in a container, where it claims its run. What keeps it from that is the attempt's failure."""
+    from src.submission import outside  # few runs have one
+
+    try:
+        return outside.start(asked.container, asked.batch, [*(["--fresh"] if fresh else []), path], ticket)
+    except UserError as error:
+        if asked.name and process.rank() == 0:
+            with contextlib.suppress(UserError):
+                folder = os.path.join(asked.batch, asked.name)
+                if attempt := Attempt.begin(folder, asked.ticket, in_worker=True):
+                    attempt.fail(one_line(str(error)))
+        raise
 
 
 def _own_ticket() -> int | None:
@@ -268,6 +286,10 @@ class Attempt:
         except handover.Refused as refused:
             self._refused(f"{why}; {refused}", otherwise)
         return foreign.SAVED
+
+    def fail(self, words: str) -> None:
+        """Record that it could not be begun."""
+        self._close(run_folder.FAILED, words)
 
     def _refused(self, words: str, how: str) -> None:
         self._close(how, words)

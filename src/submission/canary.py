@@ -272,13 +272,13 @@ def token_of(token: str) -> str:
     return f"{token}-canary"
 
 
-def write(canaries: Canaries, batch: str, token: str, mode: str) -> None:
-    """The canaries' run folders and their plan, in the batch (or what will be it)."""
+def write(canaries: Canaries, batch: str, token: str, mode: str, container: Mapping[str, Any] | None) -> None:
+    """The canaries' run folders and their plan, in the batch (or what will be it). container: that of its runs."""
     path = home(batch)
     os.makedirs(os.path.join(path, run_folder.SUBMISSIONS), exist_ok=True)
     names = list(canaries.plan.tickets)
     mend_specs(path, names, spec_texts([canaries.specs[name] for name in names]))
-    Journal(path, token_of(token)).plan(mode, canaries.plan.tickets)
+    Journal(path, token_of(token)).plan(mode, canaries.plan.tickets, container=container)
 
 
 def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:

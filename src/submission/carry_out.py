@@ -33,6 +33,8 @@ def plan_record(work: Work, token: str, mode: str, slurm_options: SlurmOptions |
         details["units"] = submission.units
     if (wanted := wants_canaries(options, work)) or options.canary is not None:
         details["canary"] = wanted
+    if work.container:
+        details["container"] = vars(work.container)
     if work.first:
         details["canaries"] = work.first.record(submission.tickets if submission else work.plan.tickets)
     identity = work.history.first_plan().get("identity") if work.history.plans else work.identity
@@ -56,7 +58,7 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
         if work.first and work.first.plan.tickets:
             from src.submission import canary
 
-            canary.write(work.first, folder, token, record["mode"])
+            canary.write(work.first, folder, token, record["mode"], record.get("container"))
         slurm = None if slurm_options is None else {
             "script": slurm_options.script, "options": {**slurm_options.batch, **slurm_options.command_line},
             "shape": dict(slurm_options.shape)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_SUCCESSORS = 1000  # of one submission: an end to a chain that makes no progress
 # what a plan hands on to those that come after it
-_REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "code")
+_REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "code", "container")
 _MARGIN = 1.2  # a run fits if the time left is that many times the longest earlier duration
 _LOOKED_AT = 200  # runs whose durations are looked up when a worker starts
 _PAUSES = (5, 10, 20, 40)  # seconds between tries while a limit of queued jobs is reached

@@ -12,6 +12,7 @@ from src.config import WATCHING
 from src.errors import JobSpecError, nearest
 
 if TYPE_CHECKING:
+    from src.submission.container import Container
     from src.metrics import Metric
     from src.submission.notify import Notify
     from src.submission.resources import Resources
@@ -21,7 +22,7 @@ DRAWS = ("per_point", "shared")
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
 _KNOWN = ("name", "output_dir", "command", "script", "sbatch", "resources", "tags", "description", "snapshot",
-          "notify", "metric", "samples", "seed", "draw")
+          "notify", "metric", "samples", "seed", "draw", "container")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 
 
@@ -33,8 +34,8 @@ class JobSpec:
     for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
     sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
     where messages go; metric: what runs are ranked by; samples, seed, draw: how many random points, and how they are
-    drawn; max_runs: only the first; extra: a group's own keys of job_details; text, source: the file and its name;
-    warnings: sentences for the user.
+    drawn; max_runs: only the first; container: what runs start in; extra: a group's own keys of job_details; text,
+    source: the file and its name; warnings: sentences for the user.
     """
 
     name: str
@@ -53,6 +54,7 @@ class JobSpec:
     seed: int = 0
     draw: str = "per_point"
     max_runs: int | None = None
+    container: Container | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""
@@ -101,7 +103,8 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     readers: dict[str, Callable[[Any, str], Any]] = {
         "name": check_name, "output_dir": check_output_dir, "command": _command, "script": _text,
         "sbatch": _sbatch, "resources": _resources, "tags": _tags, "description": _text, "snapshot": _bool,
-        "notify": _notify, "metric": _metric, "samples": _samples, "seed": _seed, "draw": _draw}
+        "notify": _notify, "metric": _metric, "samples": _samples, "seed": _seed, "draw": _draw,
+        "container": _container}
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources both say what a job gets", where=where, hint="give one of them")
     known = {key: readers[key](details[key], f"{where}, {key}") for key in _KNOWN if details.get(key) is not None}
@@ -231,6 +234,12 @@ def _metric(value: Any, where: str) -> Metric:
     from src import metrics  # likewise
 
     return metrics.read(value, where)
+
+
+def _container(value: Any, where: str) -> Container:
+    from src.submission import container  # likewise
+
+    return container.check(value, where)
 
 
 def _tags(value: Any, where: str) -> list[str]:

@@ -172,6 +172,24 @@ def read_history(batch: str) -> History:
     return history
 
 
+def detail(key: str, batch: str, name: str, ticket: int | None = None) -> Any:
+    """What the plan of a run's ticket (by default its newest) says under `key`, a mapping; None if it says nothing.
+
+    Of each journal the first line alone is read, and no more than that unless some plan has such a mapping.
+    """
+    folder, found, words = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
+    journals = sorted(journal for journal in os.listdir(folder) if journal.endswith(".jsonl")) if os.path.isdir(
+        folder) else []
+    for journal in journals:
+        with open(os.path.join(folder, journal), "rb") as file:
+            found.append(file.readline())
+    if not any(words in line for line in found):
+        return None
+    plans = [plan for line in found if line.endswith(b"\n") and _is_whole(plan := json.loads(line))
+             and plan["kind"] == "plan" and name in plan["tickets"] and ticket in (None, plan["tickets"][name])]
+    return max(plans, key=lambda plan: (plan["tickets"][name], plan["time"])).get(key) if plans else None
+
+
 def _is_whole(record: Any) -> bool:
     needed = _KEYS.get(record.get("kind", "")) if isinstance(record, dict) else None
     return needed is not None and needed <= record.keys()

@@ -1,9 +1,11 @@
 """Telling a living process from a dead one, also after a reboot and when its number was given to another."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from src import files
@@ -16,12 +18,34 @@ CALL = "GRIDIRON_CALL"  # set in a command that was given on another machine: th
 _NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", CALL, ON)
 
 
+# In a container: who started what started that, as `described`; the parent there is the container's runtime.
+STARTER = "GRIDIRON_STARTER"
+
+
 def identity() -> dict[str, Any]:
-    """This process: host, boot_id, pid_space, pid, pid_start (clock ticks since boot), slurm_job, restart, time (unix
-    seconds)."""
-    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": os.getpid(),
-            "pid_start": _start(os.getpid()), "slurm_job": slurm_job(),
+    """This process, `described`, with slurm_job, restart and time (unix seconds)."""
+    return {**described(os.getpid()), "slurm_job": slurm_job(),
             "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
+
+
+def described(pid: int) -> dict[str, Any]:
+    """A process of this machine: host, boot_id, pid_space, pid, pid_start (clock ticks since boot)."""
+    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": pid,
+            "pid_start": _start(pid)}
+
+
+def starter() -> int:
+    """The number of the process that started this one."""
+    return int(json.loads(os.environ[STARTER])["pid"]) if STARTER in os.environ else os.getppid()
+
+
+def watch_starter() -> Callable[[], bool]:
+    """What tells, from now on, whether the process that started this one still lives, as far as can be seen."""
+    if told := os.environ.get(STARTER):
+        who = json.loads(told)
+        return lambda: is_alive(who) is not False
+    parent = os.getppid()
+    return lambda: os.getppid() == parent
 
 
 def slurm_job() -> str | None:

@@ -166,10 +166,15 @@ def packages() -> list[str]:
     return sorted(found, key=str.lower)
 
 
+def is_private(name: str) -> bool:
+    """Whether the name of a variable says that its value is nobody's business."""
+    return _PRIVATE_VARIABLE.search(name) is not None
+
+
 def secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """The values of variables whose names say that they are nobody's business, and those names; the longest first."""
     found = {value: name for name, value in environment.items()
-             if len(value) >= _SHORT and _PRIVATE_VARIABLE.search(name)}
+             if len(value) >= _SHORT and is_private(name)}
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 

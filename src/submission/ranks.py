@@ -24,7 +24,7 @@ def this_start() -> str:
     said = [os.environ.get(name, "") for name in (
         "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        said.append(str(os.getppid()))  # of one node; the others must be told apart by --rdzv-id
+        said.append(str(process.starter()))  # of one node; the others must be told apart by --rdzv-id
     return re.sub(r"[^\w.-]", "-", ".".join([start, *said]))
 
 

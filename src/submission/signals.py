@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+OUTSIDE = "GRIDIRON_OUTSIDE"  # the variable that tells a process in a container where its outside listens
 
 
 class Stopped(BaseException):
@@ -34,7 +35,15 @@ class Signals:
         for number in STOPPING:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGUSR1, self._warn)
+        self.tell_outside()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def tell_outside(self) -> None:
+        """In a container: from now on signals may be handed to this process. Elsewhere nothing."""
+        if OUTSIDE in os.environ:
+            from src.submission import outside
+
+            outside.listening()
 
     def time_is_short(self) -> bool:
         """Whether Slurm has said so: a run that can go on later saves itself and returns `requeued`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
+from src.submission.signals import OUTSIDE
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -297,6 +298,10 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
     import subprocess  # a dry run calls nothing, and need not wait for it
 
     try:
+        if OUTSIDE in os.environ:  # a container has no Slurm
+            from src.submission import outside
+
+            return outside.call(command, env, timeout, read or "")
         return subprocess.run(command, capture_output=True, text=True, errors="replace", input=read or "", env=env,
                               timeout=timeout, check=False)
     except subprocess.TimeoutExpired:

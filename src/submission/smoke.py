@@ -7,15 +7,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder, yaml_io
 from src.errors import BatchError
+from src.submission.journal import WRITE_ONLY, Journal
+
+if TYPE_CHECKING:
+    from src.submission.container import Container
 
 # what decides which code runs; rates, lengths and seeds do not
 BUILDS = ("task", "model", "model_kwargs", "model_pretrained", "model_head_init", "dataset", "data_dir",
           "data_splits_map", "eval_datasets", "eval_class_maps", "loss", "targets", "tokenizer", "max_length",
           "text_column", "label_column")
+_RUN = "run"
 _ON_CPU = {"fp16": "bf16", "tf32": "float32"}
 
 
@@ -32,12 +37,18 @@ def distinct(specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def run(specs: Iterable[Mapping[str, Any]], project: str) -> Iterator[str]:
-    """Run each of them; a line for each that works. BatchError, with what it said last, at the first that does not."""
+def run(specs: Iterable[Mapping[str, Any]], project: str, container: Container | None = None) -> Iterator[str]:
+    """Run each of them; a line for each that works. BatchError, with what it said last, at the first that does not.
+    container: that of the batch, which they run in too.
+    """
     for spec in distinct(specs):
         name = f"{spec.get('model', 'the default model')} on {spec.get('dataset', 'the default data set')}"
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, run_folder.SPEC)
+            os.mkdir(os.path.join(folder, _RUN))
+            path = os.path.join(folder, _RUN, run_folder.SPEC)
+            if container:  # train.py finds it as that of any batch
+                os.mkdir(os.path.join(folder, run_folder.SUBMISSIONS))
+                Journal(folder, "smoke").plan(WRITE_ONLY, {_RUN: 1}, container=vars(container))
             files.write_atomic(path, yaml_io.dump_flat(spec), sync=False)
             done = subprocess.run([sys.executable, os.path.join(project, "train.py"), path], cwd=project, text=True,
                                   capture_output=True, check=False)

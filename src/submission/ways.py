@@ -18,6 +18,7 @@ from src.submission.submit import SlurmOptions, Submission, check_script
 from src.submission.tasks import Team
 
 if TYPE_CHECKING:
+    from src.submission.container import Container
     from src.submission.notify import Notify
     from src.submission.work import Work
 
@@ -111,6 +112,19 @@ def wants_messages(spec: JobSpec | None, work: Work) -> Notify | None:
     from src.submission import notify
 
     return notify.Notify(**kept)
+
+
+def wants_container(options: argparse.Namespace, spec: JobSpec | None, work: Work, mode: str,
+                    asked: SlurmOptions | None) -> Container | None:
+    """As the command line says, else as the job spec does; a retry, as the batch's last submission did. UserError if
+    something of it is not here that must be."""
+    kept = work.history.plans[-1].get("container") if spec is None and work.history.plans else None
+    if not (options.container or kept or spec and spec.container):
+        return None
+    from src.submission import container
+
+    folders = [work.project, *container.data_folders(work.specs), *([os.path.dirname(asked.script)] if asked else [])]
+    return container.chosen(options.container, spec.container if spec else None, kept, folders, here=mode == LOCAL)
 
 
 def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:

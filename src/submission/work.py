@@ -30,6 +30,7 @@ from src.submission.submit import read_specs
 
 if TYPE_CHECKING:
     from src.submission.canary import Canaries
+    from src.submission.container import Container
     from src.submission.notify import Notify
     from src.submission.provenance import Code
 
@@ -39,7 +40,7 @@ class Work:
     """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
     those that there are; first: those that the runs wait for; project: the folder of train.py; snapshot: the copy of
     it that runs start from, if they do; code: what git says of it, unless nobody asked; notify: where
-    messages go, if any.
+    messages go, if any; container: what the runs start in, if not in the node itself.
     """
 
     project: str
@@ -59,6 +60,7 @@ class Work:
     snapshot: str | None = None
     code: Code | None = None
     notify: Notify | None = None
+    container: Container | None = None
 
     @property
     def start_in(self) -> str:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from src import machine, run_folder
 from src.errors import BatchError, UserError, one_line
 from src.submission import foreign, handover, process, tasks, time_limit
-from src.submission.signals import STOPPING
+from src.submission.signals import STOPPING, signals
 from src.submission.tasks import Tasks
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
@@ -83,7 +83,7 @@ class _Worker:
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
-        starter, stopping = os.getppid(), False
+        starter_lives, stopping = process.watch_starter(), False
         self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
         waker = self._listen()
         self.end = time_limit.end_of_job()
@@ -106,7 +106,7 @@ class _Worker:
             if self.asked:
                 self._end_runs()
             # when the starter was killed, what runs goes on and nothing new begins
-            stopping = self.asked > 0 or os.getppid() != starter and not process.slurm_job()
+            stopping = self.asked > 0 or not process.slurm_job() and not starter_lives()
 
     def _listen(self) -> int:
         """Have signals and ends of runs wake `select`: the descriptor to wait for."""
@@ -118,6 +118,7 @@ class _Worker:
         signal.signal(signal.SIGUSR1, self._warn)
         for number in STOPPING:
             signal.signal(number, self._stop)
+        signals.tell_outside()
         return waker
 
     def _stop(self, _number: int, _frame: object) -> None:

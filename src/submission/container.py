@@ -1,0 +1,284 @@
+"""Containers: what a job spec asks for, checked, and how Apptainer or Singularity is to start train.py in one"""
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+from src import files, run_folder
+from src.config import Config
+from src.errors import JobSpecError, UserError, nearest
+from src.submission import journal, tasks
+from src.submission.signals import OUTSIDE
+
+RUNTIMES = ("apptainer", "singularity")
+NONE = "none"  # as --container: without one, whatever was asked for before
+
+# what a run, its libraries and its trackers are told by their environment; all else of the node's stays outside. No
+# pattern is compiled before it is wanted, since most runs have no container
+_PASSED = (
+    r"(SLURM|GRIDIRON|WANDB|COMET|MLFLOW|HF|TORCH|TORCHELASTIC|NCCL|GLOO|CUBLAS)_\w+|((LOCAL|GROUP|ROLE)_)?RANK|"
+    r"((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING)|"
+    r"(NVIDIA|ROCR|HIP)_VISIBLE_DEVICES|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|LIBSVMDATA_HOME|XDG_CACHE_HOME|TMPDIR|TZ|"
+    r"PYTHON(HASHSEED|UNBUFFERED|DONTWRITEBYTECODE)|MPLBACKEND")
+_FOLDER = r"\w+_(HOME|CACHE|DIR)|TMPDIR"  # of these, what names a folder that is to be seen inside too
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_OWN = ("HOME", "PATH", "PREPEND_PATH", "APPEND_PATH")  # which the runtime makes itself
+_VARIABLE = r"\$\{?(\w+)"
+_SYSTEM = ("/", "/usr", "/usr/local")  # the container has its own
+
+
+@dataclass(frozen=True)
+class Container:
+    """image: its file, or the folder of a sandbox; binds: SOURCE[:DESTINATION[:ro]]; env: variables, None for one that
+    is passed on from outside; python: a program in the container, None for that of the environment outside, where there
+    is one; options: further words for the runtime; folders: of the project and its data, seen inside as outside.
+
+    `~` and `$VAR` in binds and folders are filled in where the run runs.
+    """
+
+    image: str
+    binds: list[str] = field(default_factory=list)
+    env: dict[str, str | None] = field(default_factory=dict)
+    python: str | None = None
+    options: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+def check(value: Any, where: str) -> Container:
+    """The container in a job spec: a string, or a mapping. JobSpecError, at `where`, if a key or a value is wrong."""
+    known = [name.name for name in fields(Container) if name.name != "folders"]
+    asked = {"image": value} if isinstance(value, str) else value
+    if not isinstance(asked, dict):
+        raise JobSpecError(f"{value!r} is no container", where=where, allowed=f"an image, or a mapping of "
+                           f"{', '.join(known)}", hint="as container: image.sif")
+    for key in asked:
+        if key not in known:
+            meant = nearest(str(key), known)
+            raise JobSpecError(f"unknown key '{key}'", where=where, allowed=None if meant else known,
+                               hint=f"did you mean '{meant}'?" if meant else None)
+    if "image" not in asked:
+        raise JobSpecError("there is no image", where=where, hint="as {image: image.sif}")
+    return Container(check_image(asked["image"], where), _words(asked.get("binds"), f"{where}, binds"),
+                     _env(asked.get("env"), f"{where}, env"),
+                     _word(asked["python"], f"{where}, python") if asked.get("python") else None,
+                     _words(asked.get("options"), f"{where}, options"))
+
+
+def check_image(value: Any, where: str) -> str:
+    """The image as it is written. JobSpecError if it is no path."""
+    image = _word(value, where)
+    if re.match(r"[a-z]+://", image):
+        raise JobSpecError(f"{image} would be fetched again on each node", where=where,
+                           hint=f"fetch it once, `apptainer pull image.sif {image}`, and name that file")
+    return image
+
+
+def _word(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise JobSpecError(f"{value!r} is not a string", where=where)
+    return value
+
+
+def _words(value: Any, where: str) -> list[str]:
+    return [_word(word, where) for word in (value if isinstance(value, list) else [] if value is None else [value])]
+
+
+def _env(value: Any, where: str) -> dict[str, str | None]:
+    """Variables as a mapping; of a list, all are passed on. A key is passed on too, and never written down."""
+    asked = dict.fromkeys(_words(value, where)) if isinstance(value, list) else {} if value is None else value
+    if not isinstance(asked, dict):
+        raise JobSpecError(f"{value!r} is no environment", where=where,
+                           allowed="a list of names, or a mapping of names to values, null to pass one on")
+    from src.submission.provenance import is_private  # runs need none of it
+
+    for name, text in asked.items():
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name) or name in _OWN:
+            raise JobSpecError(f"{name!r} is no variable that can be set", where=where,
+                               allowed="letters, digits and _; the runtime itself sets HOME and PATH")
+        if text is not None and is_private(name):
+            raise JobSpecError(f"the value of {name} would be written into the batch", where=where,
+                               hint=f"export it where you submit, and write `{name}: null`, which passes it on")
+        if isinstance(text, (bool, list, dict)):
+            raise JobSpecError(f"the value of {name} is {text!r}", where=where, allowed="a string, a number or null")
+    return {name: text if text is None else str(text) for name, text in asked.items()}
+
+
+def data_folders(specs: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Where the grid points have their data, as they say it."""
+    return {str(spec.get("data_dir", Config.data_dir)) for spec in specs}
+
+
+def chosen(given: str | None, asked: Container | None, kept: Mapping[str, Any] | None, folders: Iterable[str],
+           here: bool) -> Container | None:
+    """The container of a submission: --container over that of the job spec, or of the last submission; None if there is
+    none. UserError if this machine has no such image, or lacks what it binds.
+
+    folders: that the runs need, as the job spec has them; here: they run on this machine.
+    """
+    container = asked or (Container(**kept) if kept else None)
+    if given == NONE:
+        return None
+    if given:
+        image = check_image(given, "--container")
+        container = replace(container, image=image) if container else Container(image)
+    if container is None:
+        return None
+    if here and runtime_here() is None:
+        raise UserError(f"neither {' nor '.join(RUNTIMES)} is on this machine", where="container",
+                        hint=f"put one on the PATH, as by `module load apptainer`, or give --container {NONE}")
+    image = os.path.abspath(files.expand(container.image, "container"))
+    if not os.path.exists(image):
+        raise JobSpecError("there is no such image", where=image,
+                           hint="`apptainer build image.sif container.def` makes one; docs/containers.md tells how")
+    binds = [_absolute(bind) for bind in container.binds]
+    for bind in binds:
+        source = bind.partition(":")[0]
+        if source[0] == "/" and not os.path.exists(source):
+            raise JobSpecError(f"{source} is not there, and a container is to see it", where="container, binds", hint=(
+                "what nodes alone have is looked at there if it is written with a variable, as $TMPDIR"))
+    return replace(container, image=image, binds=binds, folders=sorted(set(folders)))
+
+
+def _absolute(bind: str) -> str:
+    """The bind with an absolute source, unless that begins with what the node fills in."""
+    source, colon, rest = bind.partition(":")
+    return bind if source[:1] in ("$", "~") else f"{os.path.abspath(source)}{colon}{rest}"
+
+
+def runtime_here() -> str | None:
+    """The path of Apptainer or Singularity, whichever is here."""
+    from shutil import which
+
+    return next(filter(None, map(which, RUNTIMES)), None)
+
+
+class Asked(NamedTuple):
+    """A container for the run `name` of a batch; of a worker's, None."""
+
+    container: Container
+    batch: str
+    name: str | None
+    ticket: int | None
+
+
+def asked_for(path: str, ticket: int | None) -> Asked | None:
+    """The container that the runs of a spec or task file were submitted with; None in a container, or without one."""
+    if OUTSIDE in os.environ:
+        return None
+    name: str | None = None
+    if path.endswith(run_folder.TASKS_SUFFIX):
+        listed = tasks.read(path)
+        batch, names = listed.batch, list(listed.tickets)
+        task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+        if listed.kind == tasks.ARRAY and task.isdecimal() and int(task) < len(names):
+            name = names[int(task)]
+        ticket = listed.tickets[name or names[0]]
+        kept = journal.detail("container", batch, name or names[0], ticket)
+    elif os.path.basename(path) == run_folder.SPEC:
+        batch, name = os.path.split(os.path.dirname(os.path.abspath(path)))
+        kept = journal.detail("container", batch, name, ticket)
+    else:
+        return None
+    return Asked(Container(**kept), batch, name, ticket) if kept else None
+
+
+def gpus_asked(environment: Mapping[str, str]) -> bool:
+    """Whether this process may use a GPU: Slurm says so, or, without Slurm, there is one."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if "SLURM_JOB_ID" not in environment and visible is None:
+        return os.path.exists("/dev/nvidiactl")
+    listed = (visible, environment.get("SLURM_JOB_GPUS"), environment.get("SLURM_STEP_GPUS"))
+    return any(gpus not in (None, "", "-1", "NoDevFiles") for gpus in listed)
+
+
+def variables(container: Container, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a run has inside: those that it is known by, and those that the job spec names."""
+    wanted = {name for text in container.folders for name in re.findall(_VARIABLE, text)}
+    passed = {name: value for name, value in environment.items()
+              if name in wanted or name in container.env or re.fullmatch(_PASSED, name)}
+    told = {name: value for name, value in container.env.items() if value is not None}
+    # packages in ~/.local/lib were made for the Python outside
+    return {"PYTHONNOUSERSITE": "1", **passed, **told}
+
+
+def environment_for(runtime: str, inside: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the runtime itself, which hands on what has its prefix: neither its arguments nor a file has
+    any of it. NO_EVAL: it takes values as they are, and does not read them as a shell does.
+    """
+    prefix = RUNTIMES[os.path.basename(runtime) != RUNTIMES[0]].upper()
+    return {**environment, **{f"{prefix}ENV_{name}": value for name, value in inside.items()}, f"{prefix}_NO_EVAL": "1"}
+
+
+def environment_folders() -> list[str]:
+    """The folder of the Python environment that this process is of, and that of the Python that it was made from; none
+    if it is of the system's."""
+    if sys.prefix == sys.base_prefix and not os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
+        return []
+    return [folder for folder in dict.fromkeys((sys.prefix, sys.base_prefix)) if folder not in _SYSTEM]
+
+
+def python_inside(container: Container) -> str:
+    """The Python that starts train.py: as asked for, else that of the environment outside, else the image's."""
+    return container.python or (sys.executable if environment_folders() else "python3")
+
+
+def seen_as_outside(folders: Iterable[str]) -> list[str]:
+    """The folders to bind so that all of these are seen at their paths, whatever links lead there; none in another."""
+    paths = {path for folder in folders for path in (os.path.abspath(folder), os.path.realpath(folder))} - set(_SYSTEM)
+    topmost: list[str] = []
+    for path in sorted(paths, key=lambda path: path.split("/")):
+        if not topmost or not path.startswith(f"{topmost[-1]}/"):
+            topmost.append(path)
+    return topmost
+
+
+def mounts(container: Container, batch: str, program: str, inside: Mapping[str, str], start_in: str) -> list[str]:
+    """The --mount options of a run, where it runs. UserError if the node lacks what is to be bound, or a variable.
+
+    batch: its folder; program: the path of train.py; start_in: the folder in which it starts.
+    """
+    needed = [batch, os.path.dirname(program), start_in, *environment_folders(),
+              *(os.path.join(start_in, files.expand(folder, "data_dir")) for folder in container.folders),
+              *(value for name, value in inside.items() if re.fullmatch(_FOLDER, name) and value.startswith("/"))]
+    made = [mount(path, path) for path in seen_as_outside(folder for folder in needed if os.path.exists(folder))]
+    for bind in container.binds:
+        source, _, rest = files.expand(bind, "container, binds").partition(":")
+        destination, _, how = rest.partition(":")
+        if not os.path.exists(source):
+            raise UserError(f"{source} is not on {os.uname().nodename}, and the container is to see it",
+                            where="container, binds", hint="correct `binds`, or leave out this node")
+        made.append(mount(source, destination or source, how))
+    return made
+
+
+def mount(source: str, destination: str, how: str = "") -> str:
+    """A --mount option, which takes any path: it is a row of CSV. how: ro, or nothing."""
+    parts = ("type=bind", f"source={source}", f"destination={destination}", *filter(None, (how,)))
+    return "--mount=" + ",".join('"' + part.replace('"', '""') + '"' if set(part) & set(',"\r\n') else part
+                                 for part in parts)
+
+
+def line(container: Container) -> str:
+    """`/images/x.sif, by apptainer`, and what is not known yet."""
+    here = runtime_here()
+    return f"{container.image}, by {os.path.basename(here)}" if here else (
+        f"{container.image}; neither {' nor '.join(RUNTIMES)} is here, so nodes must have one")
+
+
+def shown(container: Container, batch: str, project: str, path: str, gpus: bool) -> list[str]:
+    """The command that a node will give, as far as this machine knows it. path: of the spec or task file."""
+    program = os.path.join(project, "train.py")
+    runtime = os.path.basename(runtime_here() or RUNTIMES[0])
+    return command(container, runtime, mounts(container, batch, program, variables(container, os.environ), project),
+                   gpus, [python_inside(container), program, path], project)
+
+
+def command(container: Container, runtime: str, mounted: Iterable[str], gpus: bool, words: Iterable[str],
+            start_in: str) -> list[str]:
+    """The runtime's argument list that starts `words` in the container, in the folder `start_in`."""
+    return [runtime, "exec", "--cleanenv", *(["--nv"] if gpus else []), f"--pwd={start_in}", *mounted,
+            *container.options, container.image, *words]
