@@ -12,7 +12,7 @@ from src import files, run_folder
 from src.config import Config
 from src.errors import JobSpecError, UserError, nearest
 from src.submission import journal, tasks
-from src.submission.signals import OUTSIDE
+from src.submission.process import OUTSIDE
 
 RUNTIMES = ("apptainer", "singularity")
 NONE = "none"  # as --container: without one, whatever was asked for before
@@ -242,9 +242,9 @@ def mounts(container: Container, batch: str, program: str, inside: Mapping[str, 
     batch: its folder; program: the path of train.py; start_in: the folder in which it starts.
     """
     needed = [batch, os.path.dirname(program), start_in, *environment_folders(),
-              *(os.path.join(start_in, files.expand(folder, "data_dir")) for folder in container.folders),
-              *(value for name, value in inside.items() if re.fullmatch(_FOLDER, name) and value.startswith("/"))]
-    made = [mount(path, path) for path in seen_as_outside(folder for folder in needed if os.path.exists(folder))]
+              *(_existing(os.path.join(start_in, files.expand(folder, "data_dir"))) for folder in container.folders),
+              *(value for name, value in inside.items() if re.fullmatch(_FOLDER, name) and os.path.isdir(value))]
+    made = [mount(path, path) for path in seen_as_outside(needed)]
     for bind in container.binds:
         source, _, rest = files.expand(bind, "container, binds").partition(":")
         destination, _, how = rest.partition(":")
@@ -253,6 +253,13 @@ def mounts(container: Container, batch: str, program: str, inside: Mapping[str, 
                             where="container, binds", hint="correct `binds`, or leave out this node")
         made.append(mount(source, destination or source, how))
     return made
+
+
+def _existing(folder: str) -> str:
+    """The folder, or the one above in which the run will make it."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def mount(source: str, destination: str, how: str = "") -> str:

@@ -12,8 +12,8 @@ from src.config import WATCHING
 from src.errors import JobSpecError, nearest
 
 if TYPE_CHECKING:
-    from src.submission.container import Container
     from src.metrics import Metric
+    from src.submission.container import Container
     from src.submission.notify import Notify
     from src.submission.resources import Resources
 

@@ -17,7 +17,7 @@ from typing import Any
 from src.errors import UserError
 from src.submission import container, process
 from src.submission.container import Container
-from src.submission.signals import OUTSIDE
+from src.submission.process import OUTSIDE
 
 # what may be called for the inside, and the variables that it may set for them
 _COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")

@@ -18,8 +18,8 @@ CALL = "GRIDIRON_CALL"  # set in a command that was given on another machine: th
 _NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", CALL, ON)
 
 
-# In a container: who started what started that, as `described`; the parent there is the container's runtime.
-STARTER = "GRIDIRON_STARTER"
+# In a container: where its outside listens, and who started what started that, as `described`; the parent there is the container's runtime.
+OUTSIDE, STARTER = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
 
 
 def identity() -> dict[str, Any]:

@@ -6,8 +6,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
+from src.submission.process import OUTSIDE
+
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-OUTSIDE = "GRIDIRON_OUTSIDE"  # the variable that tells a process in a container where its outside listens
 
 
 class Stopped(BaseException):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.submission import process
-from src.submission.signals import OUTSIDE
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -298,7 +297,7 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
     import subprocess  # a dry run calls nothing, and need not wait for it
 
     try:
-        if OUTSIDE in os.environ:  # a container has no Slurm
+        if process.OUTSIDE in os.environ:  # a container has no Slurm
             from src.submission import outside
 
             return outside.call(command, env, timeout, read or "")

@@ -1,0 +1,106 @@
+"""On a real Slurm, in containers that see none of it: the stand-in for Apptainer hides its commands from the inside."""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import submit_multiple
+from src import yaml_io
+from tests.conftest import Slurm
+from tests.fake_apptainer.fixture import Apptainer, apptainer
+from tests.submission.conftest import Project, project
+from tests.test_interrupted import SPEC, assert_same, attempts, calm
+from tests.test_slurm_resume import SCRIPT as TRAIN
+from tests.test_slurm_ways import SCRIPT, counts, wait_for
+
+__all__ = ["apptainer", "calm", "project"]  # the fixtures
+SECRET = "not-for-anybodys-eyes"
+
+
+def submitted(folder: Path, image: Path) -> Path:
+    """The spec of a run that is training on Slurm, in a container."""
+    (folder / "s.sh").write_text(TRAIN)
+    details = {"name": "contained", "output_dir": str(folder / "results"), "container": str(image)}
+    parameters = {key: [value] if isinstance(value, list) else value for key, value in SPEC.items()}
+    (folder / "job.yaml").write_text(yaml_io.dump_flat({
+        "job_details": details, "parameters": {**parameters, "data_dir": str(folder / "data")}}))
+    assert submit_multiple.main([str(folder / "job.yaml"), "-s", str(folder / "s.sh"), "-y"]) == 0
+    spec, = folder.glob("results/*/0*/spec.yaml")
+    stats = spec.parent / "stats.csv"
+    wait_for(lambda: stats.exists() and len(stats.read_text().splitlines()) >= 2)
+    return spec
+
+
+def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
+        slurm: Slurm, apptainer: Apptainer, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    spec = submitted(tmp_path, apptainer.image)
+    first, = attempts(spec)
+    job = first["slurm_job"]
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    slurm.restart(job, (spec.parent / "done").exists)
+    slurm.wait(job, "COMPLETED")
+    assert [attempt["how"] for attempt in attempts(spec)] == ["requeued", "completed"]
+    assert {attempt["slurm_job"] for attempt in attempts(spec)} == {job}
+    assert yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]["resumed_at_step"] > 0
+    starts = apptainer.starts()
+    assert len(starts) == 2
+    assert all("slurm" not in start.inside["PATH"] and "/usr/bin" not in start.inside["PATH"] for start in starts)
+    assert all(start.inside["SLURM_JOB_ID"] == job and start.inside["WANDB_API_KEY"] == SECRET for start in starts)
+    assert SECRET not in json.dumps([start.argv for start in starts])
+    assert not [path for path in spec.parents[1].rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    (spec.parent / f"{job}.out").unlink()
+    assert_same(spec, calm)
+
+
+def test_who_is_cancelled_saves_itself(slurm: Slurm, apptainer: Apptainer, tmp_path: Path) -> None:
+    spec = submitted(tmp_path, apptainer.image)
+    job = attempts(spec)[0]["slurm_job"]
+    slurm.run("scancel", job)
+    assert slurm.wait(job) == "CANCELLED"
+    assert [attempt["how"] for attempt in attempts(spec)] == ["cancelled"]
+    assert list(spec.parent.glob("resume-*.pt"))
+
+
+@pytest.mark.parametrize("way", [[], ["--array"], ["--workers", "2"]], ids=["one each", "array", "workers"])
+def test_every_way_runs_each_run_once(way: list[str], slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+    project.write_spec("[1, 13]")
+    script = project.folder / "s.sh"
+    script.write_text(SCRIPT.format(python=sys.executable))
+    assert project.submit(project.spec, "-s", script, "-y", "--container", apptainer.image, *way) == 0
+    wait_for(lambda: counts(project) == {"done": 2, "failed": 2})
+    assert project.executed() == [1, 1, 0, 0]
+    assert len(apptainer.starts()) == (2 if way == ["--workers", "2"] else 4)
+    (project.batch / "mended").touch()
+    assert project.submit("-r", project.batch, "-y") == 0  # in the same way, in the same container
+    wait_for(lambda: counts(project) == {"done": 4})
+    assert project.executed() == [1] * 4
+    assert len(apptainer.starts()) == (4 if way == ["--workers", "2"] else 6)
+
+
+def test_processes_that_srun_starts_have_a_container_each(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+    project.write_spec("17")
+    script = project.folder / "s.sh"
+    script.write_text("#!/bin/bash\n#SBATCH --ntasks=2 --cpus-per-task=1 --mem=100\n"
+                      f"exec srun --kill-on-bad-exit=1 {sys.executable} train.py \"$@\"\n")
+    assert project.submit(project.spec, "-s", script, "-y", "--max-runs", "1", "--container", apptainer.image) == 0
+    wait_for(lambda: counts(project) == {"done": 1})
+    assert sorted(start.inside["SLURM_PROCID"] for start in apptainer.starts()) == ["0", "1"]
+
+
+def test_a_successor_is_submitted_from_outside(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+    """Where Slurm refuses to requeue: sbatch is called outside, and the new job has the container too."""
+    project.write_spec("16")
+    script = project.folder / "s.sh"
+    script.write_text(f'#!/bin/bash\n#SBATCH --mem=100 --no-requeue\nexec {sys.executable} train.py "$@"\n')
+    assert project.submit(project.spec, "-s", script, "-y", "--max-runs", "1", "--container", apptainer.image) == 0
+    run, = project.runs()
+    for start in (1, 2):
+        wait_for(lambda start=start: (run / "steps").exists() and len((run / "steps").read_text().split()) == start)
+        slurm.run("scancel", "--batch", "--signal=USR1", (run / "steps").read_text().split()[-1])
+    wait_for(lambda: counts(project) == {"done": 1})
+    assert len(set((run / "steps").read_text().split())) == 3  # Slurm jobs
+    assert len(apptainer.starts()) == 3
