@@ -45,7 +45,8 @@ def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
     slurm.wait(job, "COMPLETED")
     assert [attempt["how"] for attempt in attempts(spec)] == ["requeued", "completed"]
     assert {attempt["slurm_job"] for attempt in attempts(spec)} == {job}
-    assert yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]["resumed_at_step"] > 0
+    facts = yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]
+    assert (facts["resumed_at_step"] > 0, facts["container"]) == (True, str(apptainer.image))
     starts = apptainer.starts()
     assert len(starts) == 2
     assert all("slurm" not in start.inside["PATH"] and "/usr/bin" not in start.inside["PATH"] for start in starts)

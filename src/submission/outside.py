@@ -86,6 +86,8 @@ class _Outside:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # whoever waits for the next to ask waits no more
         self._listener.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -18,7 +18,7 @@ CALL = "GRIDIRON_CALL"  # set in a command that was given on another machine: th
 _NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", CALL, ON)
 
 
-# In a container: where its outside listens, and who started what started that, as `described`; the parent there is the container's runtime.
+# In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).
 OUTSIDE, STARTER = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
 
 

@@ -98,6 +98,8 @@ def _notes(record: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     if facts.get("commit") and record["commit"] and facts["commit"] != record["commit"]:
         notes.append(f"submitted at commit {record['commit'][:10]}, begun at {facts['commit'][:10]}: the code was "
                      "changed in between, and this is what was submitted (job_details.snapshot: true prevents that)")
+    if facts.get("container"):
+        notes.append(f"it ran in the container {facts['container']}, and this repeats it outside")
     notes += [f"{name} was not kept: {why}" for name, why in record["left_out"].items()]
     for fact, now in (("host", os.uname().nodename), ("python", ".".join(map(str, sys.version_info[:3])))):
         if facts.get(fact) not in (None, now):

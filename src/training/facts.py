@@ -43,6 +43,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "threads": torch.get_num_threads(),
         "host": platform.node(),
         "slurm_job": slurm_job(os.environ),
+        **container(os.environ),
         "commit": commit(Path(__file__).parents[2]),
         "defaults": defaults_version(),
         "python": platform.python_version(),
@@ -65,6 +66,11 @@ def slurm_job(environment: Mapping[str, str]) -> str | None:
     """The Slurm job that this is, 123, or 123_4 for a task of an array; None outside Slurm."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else environment.get("SLURM_JOB_ID")
+
+
+def container(environment: Mapping[str, str]) -> dict[str, str]:
+    """The image that this process runs in, as Apptainer and Singularity both say it."""
+    return {"container": environment["SINGULARITY_CONTAINER"]} if environment.get("SINGULARITY_CONTAINER") else {}
 
 
 def allotted_threads() -> int | None:

@@ -1,0 +1,213 @@
+"""What is said of containers, and the command that comes of it: any path, nothing by accident, no key that shows."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import UserError
+from src.submission import container, outside, process
+from src.submission.container import Container
+
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=60)
+
+
+@given(PATHS, PATHS, st.sampled_from(["", "ro"]))
+def test_a_mount_is_a_row_of_csv_whatever_the_path(source: str, destination: str, how: str) -> None:
+    name, _, value = container.mount(source, destination, how).partition("=")
+    row, = csv.reader([value], strict=True) if not set("\r\n") & set(value) else csv.reader(iter([value]), strict=True)
+    assert name == "--mount"
+    assert row == ["type=bind", f"source={source}", f"destination={destination}", *filter(None, [how])]
+
+
+def test_the_command() -> None:
+    asked = Container("/i/x.sif", options=["--no-home"])
+    words = container.command(asked, "/usr/bin/apptainer", ["--mount=type=bind,source=/a,destination=/a"], True,
+                              ["python", "train.py", "a b"], "/my project")
+    assert words == ["/usr/bin/apptainer", "exec", "--cleanenv", "--nv", "--pwd=/my project",
+                     "--mount=type=bind,source=/a,destination=/a", "--no-home", "/i/x.sif", "python", "train.py", "a b"]
+    assert "--nv" not in container.command(asked, "apptainer", [], False, ["x"], "/")
+
+
+def test_folders_are_seen_where_they_are_and_where_links_lead(tmp_path: Path) -> None:
+    project, disk = tmp_path / "project", tmp_path / "disk"
+    (project / "results").mkdir(parents=True)
+    (disk / "data").mkdir(parents=True)
+    (project / "data").symlink_to(disk / "data")
+    seen = container.seen_as_outside([str(project / "results"), str(project), str(project / "data"), "/", "/usr"])
+    assert seen == [str(disk / "data"), str(project)]
+    assert container.seen_as_outside(["/a/b", "/a-b", "/a/b/c", "/a"]) == ["/a", "/a-b"]
+
+
+def test_what_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project, the results, the data, the environment, caches, and what is asked for."""
+    for name in ("project", "results/batch", "scratch", "cache", "own: no"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCAL", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    asked = Container("x", binds=["$LOCAL:/fast", f"{tmp_path}/project:/again:ro"],
+                      folders=["$SCRATCH/data/set", "data"])
+    inside = container.variables(asked, os.environ)
+    made = container.mounts(asked, str(tmp_path / "results/batch"), f"{tmp_path}/project/train.py", inside,
+                            str(tmp_path / "project"))
+    bound = [dict(part.partition("=")[::2] for part in word.removeprefix("--mount=").split(",")) for word in made]
+    there = {mount["destination"]: (mount["source"], "ro" in mount) for mount in bound}
+    for name in ("project", "results/batch", "scratch", "cache"):
+        path = str(tmp_path / name)
+        assert there.pop(path) == (path, False), name
+    assert there.pop("/fast") == (str(tmp_path / "own"), False)
+    assert there.pop("/again") == (str(tmp_path / "project"), True)
+    for folder in container.environment_folders():
+        assert any(path in (folder, os.path.realpath(folder)) for path in there)
+    assert inside["SCRATCH"] == str(tmp_path / "scratch"), "data_dir says it"
+
+
+def test_only_what_is_meant_is_passed_on() -> None:
+    node = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "1", "WANDB_API_KEY": "k", "COMET_API_KEY": "k", "RANK": "0",
+            "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "n", "OMP_NUM_THREADS": "1", "HF_HOME": "/h", "MINE": "m", "B": "b",
+            "LD_LIBRARY_PATH": "/opt", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "PATH": "/usr/bin", "CUDA_HOME": "/c",
+            "AWS_SECRET_ACCESS_KEY": "no", "FRANK": "no", "SSH_AUTH_SOCK": "no", "SCRATCH": "/s"}
+    asked = Container("x", env={"MINE": None, "MODE": "fast", "GONE": None}, folders=["${SCRATCH}/data", "$B"])
+    passed = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "COMET_API_KEY", "RANK", "LOCAL_WORLD_SIZE",
+              "MASTER_ADDR", "OMP_NUM_THREADS", "HF_HOME", "MINE", "SCRATCH", "B")
+    assert container.variables(asked, node) == {"PYTHONNOUSERSITE": "1", "MODE": "fast",
+                                                **{name: node[name] for name in passed}}
+
+
+@pytest.mark.parametrize(("runtime", "prefix"), [("/opt/bin/apptainer", "APPTAINER"), ("singularity", "SINGULARITY")])
+def test_values_go_by_the_environment_of_the_runtime_which_takes_them_as_they_are(runtime: str, prefix: str) -> None:
+    made = container.environment_for(runtime, {"KEY": "a $HOME `b`"}, {"HOME": "/h"})
+    assert made == {"HOME": "/h", f"{prefix}ENV_KEY": "a $HOME `b`", f"{prefix}_NO_EVAL": "1"}
+
+
+@pytest.mark.parametrize(("environment", "asked"), [
+    ({"SLURM_JOB_ID": "1"}, False), ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "0"}, True),
+    ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, False), ({"CUDA_VISIBLE_DEVICES": ""}, False),
+    ({"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "0"}, True), ({"CUDA_VISIBLE_DEVICES": "GPU-1a"}, True)])
+def test_gpus_are_for_who_asked_for_them(environment: dict[str, str], asked: bool) -> None:
+    assert container.gpus_asked(environment) is asked
+
+
+def test_what_a_job_spec_may_say() -> None:
+    assert container.check("x.sif", "job") == Container("x.sif")
+    full = {"image": "x.sif", "binds": "/a:/b", "env": ["A", "B"], "python": "python", "options": ["--no-home"]}
+    passed_on = {"A": None, "B": None}
+    assert container.check(full, "job") == Container("x.sif", ["/a:/b"], passed_on, "python", ["--no-home"])
+    assert container.check({"image": "x", "env": {"N": 3, "P": None}}, "job").env == {"N": "3", "P": None}
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (3, "3 is no container"), ({}, "there is no image"), ({"image": 3}, "3 is not a string"),
+    ({"image": "x", "bind": "/a"}, "did you mean 'binds'"), ("docker://some/image", "apptainer pull"),
+    ({"image": "x", "env": {"WANDB_API_KEY": "k"}}, "`WANDB_API_KEY: null`"),
+    ({"image": "x", "env": {"A=B": "k"}}, "no variable"), ({"image": "x", "env": ["PATH"]}, "no variable"),
+    ({"image": "x", "env": {"A": [1]}}, "a string, a number or null"), ({"image": "x", "env": "A"}, "no environment")])
+def test_what_it_may_not(value: object, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        container.check(value, "job_details, container")
+    assert words in str(error.value)
+    assert str(error.value).startswith("job_details, container")
+
+
+def test_what_is_missing_is_told_before_anything_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "x.sif"
+    with pytest.raises(UserError, match=r"x\.sif: there is no such image.*container\.def"):
+        container.chosen(str(image), None, None, [], here=False)
+    image.touch()
+    bound = Container(str(image), binds=[f"{tmp_path}/no:/data"])
+    with pytest.raises(UserError, match="no is not there.*TMPDIR"):
+        container.chosen(None, bound, None, [], here=False)
+    on_nodes = Container(str(image), binds=["$TMPDIR/fast:/fast"])
+    assert container.chosen(None, on_nodes, None, [], here=False) == on_nodes
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="neither apptainer nor singularity is on this machine.*--container none"):
+        container.chosen(str(image), None, None, [], here=True)
+    assert "nodes must have one" in container.line(on_nodes)
+
+
+def test_the_command_line_is_over_the_job_spec_and_a_retry_keeps_the_rest(tmp_path: Path) -> None:
+    one, other = tmp_path / "1.sif", tmp_path / "2.sif"
+    one.touch()
+    other.touch()
+    asked = Container(str(one), env={"A": "1"})
+    chosen = container.chosen(None, asked, None, ["/p"], here=False)
+    assert chosen == Container(str(one), env={"A": "1"}, folders=["/p"])
+    kept = vars(chosen)
+    assert container.chosen(str(other), None, kept, ["/p"], here=False) == Container(str(other), env={"A": "1"},
+                                                                                    folders=["/p"])
+    assert container.chosen(container.NONE, asked, kept, ["/p"], here=True) is None
+
+
+def test_the_outside_calls_slurms_commands_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scontrol").write_text('#!/bin/sh\nread line\necho "$line $*"; echo "$SLURM_TIME_FORMAT" >&2; exit 3\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with outside._Outside(str(tmp_path / "slurm")):
+        monkeypatch.setenv(process.OUTSIDE, str(tmp_path / "slurm"))
+        done = outside.call(["scontrol", "a b", "$(x)"], {"SLURM_TIME_FORMAT": "%s", "LD_PRELOAD": "x"}, 5, "read")
+        assert (done.returncode, done.stdout, done.stderr) == (3, "read a b $(x)\n", "%s\n")
+        for command in (["sh", "-c", "true"], ["squeue"]):
+            with pytest.raises(FileNotFoundError):
+                outside.call(command, None, 5, "")
+    with pytest.raises(ConnectionRefusedError):  # nobody is outside any more
+        outside.call(["scontrol"], None, 5, "")
+
+
+TRAIN = """import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from src.submission import outside
+print("began", flush=True)
+time.sleep(float(sys.argv[2]))
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+outside.listening()
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(("sleep", "number", "code"), [
+    (0, "USR1", 75), (0, "TERM", 3), (0, "INT", 3), (0.5, "USR1", 75), (20, "TERM", 143)],
+    ids=["time is short", "stop", "Ctrl-C", "it waits until somebody listens", "a stop does not"])
+def test_signals_reach_the_process_inside(sleep: float, number: str, code: int, tmp_path: Path) -> None:
+    """Even if the runtime, here a shell, keeps them to itself."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    start = ("import os, sys; sys.path.insert(0, sys.argv[1]); from src.submission import outside, process\n"
+             "os.environ[process.OUTSIDE] = sys.argv[2]\n"
+             "with outside._Outside(sys.argv[2]) as one: sys.exit(one.run(sys.argv[3:], os.environ))")
+    root = str(Path(__file__).parents[2])
+    runtime = [] if code == 143 else ["sh", "-c", '"$@"; exit $?', "sh"]
+    with subprocess.Popen([sys.executable, "-c", start, root, str(tmp_path / "slurm"), *runtime, sys.executable,
+                           str(tmp_path / "train.py"), root, str(sleep)], stdout=subprocess.PIPE, text=True) as begun:
+        assert begun.stdout and begun.stdout.readline() == "began\n"
+        if sleep == 0:
+            _until(lambda: _handles(begun.pid))
+        begun.send_signal(signal.Signals[f"SIG{number}"])
+        assert begun.wait(30) == code
+
+
+def _handles(pid: int) -> bool:
+    """Whether a process below this one takes USR1 and sleeps."""
+    below = [pid]
+    for parent in below:
+        tasks = Path(f"/proc/{parent}/task/{parent}/children")
+        below += map(int, tasks.read_text().split()) if tasks.exists() else []
+    return any(process.catches(each, signal.SIGUSR1) for each in below[1:])
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(0.2)  # listening() follows the handlers
