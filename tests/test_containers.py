@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -99,6 +100,16 @@ def test_the_command_of_a_dry_run_is_the_one_that_is_given(project: Project, app
     assert (shown[-1], given[-1][-11:]) == (str(project.runs()[0] / "spec.yaml"), ".tasks.json")
 
 
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_gpus_that_are_asked_for_are_there_inside(gpus: int, project: Project, apptainer: Apptainer,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    describe(project, container=str(apptainer.image), resources={"gpus": gpus})
+    assert project.submit(project.spec, "-d", "--array") == 0
+    words = shlex.split(capsys.readouterr().out.split("(the first of them):\n")[1].splitlines()[0])
+    assert words.count("--nv") == min(gpus, 1)
+    assert words[-1].endswith(".0.tasks.json")
+
+
 def test_a_retry_keeps_the_container_unless_another_is_given(project: Project, apptainer: Apptainer) -> None:
     project.write_spec("13")
     words = ["-y", "--local", "--workers", "1"]
@@ -193,6 +204,20 @@ def test_a_file_that_is_no_run_of_a_batch_needs_no_container(project: Project, a
     (project.folder / "alone.yaml").write_text("batch_size: 1\n")
     assert train(project.folder / "alone.yaml").returncode == 0
     assert not apptainer.starts()
+
+
+def test_the_definition_has_what_the_lock_says_and_names_no_host() -> None:
+    text = (ROOT / "container.def").read_text()
+    assert {"%files", "%post", "%environment", "%runscript", "%test", "%labels", "%help"} == set(
+        re.findall(r"^%\w+", text, re.M))
+    assert "://" not in text
+    source = re.search(r"^From: (\S+)", text, re.M)
+    assert source and re.fullmatch(r"python:\d+\.\d+-slim-\w+", source[1])  # a host would have a / or a dot in front
+    assert (ROOT / re.search(r"%files\n    (\S+) ", text)[1]).name == "requirements.lock"  # type: ignore[index]
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.M)
+    imported = re.search(r"%test\n.*?import ([\w, ]+);", text, re.S)[1].split(", ")  # type: ignore[index]
+    names = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+    assert {names.get(name, name) for name in imported} <= set(locked)
 
 
 @pytest.mark.skipif(not (any(map(shutil.which, NAMES)) and os.environ.get("GRIDIRON_IMAGE")),

@@ -28,9 +28,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 WRITTEN_LATER = ROOT / "docs" / "benchmarks.md"  # by make bench
 BATCH = "26-11-20-digits-quickstart"  # as the pages call it
 # programs that are not ours, which pages may name
-OTHERS = {"cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr", "sbatch",
-          "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
-OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id"}
+OTHERS = {"apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr",
+          "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
+OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id", "--cleanenv", "--nv"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 
@@ -209,6 +209,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heavy = shutil.ignore_patterns(".*", "results", "data", "__pycache__", "tests", "core")
     shutil.copytree(ROOT, folder, ignore=heavy)
     (folder / "data").mkdir()
+    (folder / "gridiron.sif").touch()  # a dry run looks whether the image is there
     run(["submit_multiple.py", "jobs/digits-quickstart.yaml", "--local", "--workers", "2", "-y", "--max-runs", "14"],
         folder)
     made, = (folder / "results").iterdir()

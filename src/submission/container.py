@@ -1,4 +1,4 @@
-"""Containers: what a job spec asks for, checked, and how Apptainer or Singularity is to start train.py in one"""
+"""Containers: what a job spec asks for, checked, and the command of Apptainer or Singularity that starts a run"""
 from __future__ import annotations
 
 import os

@@ -1,6 +1,7 @@
 """A dead process is told from a living one, also when its number lives on."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,19 @@ def test_what_cannot_be_seen_from_here_is_not_known() -> None:
     assert process.is_alive({**me, "host": "elsewhere", "boot_id": "another boot"}) is None
     assert process.is_alive({**me, "pid_space": "a container's"}) is None
     assert process.is_alive({}) is None
+
+
+def test_the_starter_of_a_container_counts_as_that_of_what_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process.starter() == os.getppid()
+    assert process.watch_starter()()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        monkeypatch.setenv(process.STARTER, json.dumps(process.described(child.pid)))
+        assert process.starter() == child.pid
+        lives = process.watch_starter()
+        assert lives()
+        child.kill()
+        child.wait()
+        assert not lives()
 
 
 def test_a_new_host_name_hides_no_process() -> None:
