@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from src import choices, config, files, run_folder, yaml_io
+from src import choices, config, files, logs, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
 from src.submission import batch, failures, find, process, slurm, states, status
 from src.submission.journal import LOCAL
@@ -183,12 +183,8 @@ def print_efficiency(observations: list[Observation]) -> None:
     """What the Slurm jobs of each batch used, by one sacct."""
     from src.submission import efficiency
 
-    plans = [plan["time"] for observation in observations for plan in observation.history.plans]
-    rows = slurm.usage(min(plans, default=time.time()))
-    for observation in observations:
-        jobs = {job for ticket in observation.history.tickets.values() for job in ticket.slurm_jobs}
-        lines = efficiency.of_jobs(rows, jobs).lines() or ["sacct knows no Slurm job of it that has ended"]
-        print("\n".join(["", observation.path, *lines]))
+    for path, usage in efficiency.of_batches(observations).items():
+        print("\n".join(["", path, *(usage.lines() or ["sacct knows no Slurm job of it that has ended"])]))
 
 
 def wait(options: argparse.Namespace) -> int:
@@ -266,22 +262,16 @@ def find_run(word: str) -> Run:
 def print_logs(options: argparse.Namespace) -> None:
     """training.log and what its attempts printed, the file that was written last at the end."""
     run = find_run(options.run_word)
-    logs = sorted(log_files(run.path), key=os.path.getmtime)
-    if not logs and not options.follow:
+    paths = logs.of(run.path)
+    if not paths and not options.follow:
         raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
                          hint="-f waits for it")
     shown: dict[str, int] = {}
-    for path in logs:
+    for path in paths:
         print(f"==> {path} <==")
         shown[path] = print_from(path, 0)
     if options.follow:
         follow(run.path, shown)
-
-
-def log_files(folder: str) -> list[str]:
-    """The paths of a run's logs."""
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
-            if (name == run_folder.LOG or name.endswith(".out")) and os.path.getsize(os.path.join(folder, name))]
 
 
 def print_from(path: str, start: int) -> int:
@@ -297,7 +287,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
     try:
         while True:
             run = find_run(folder)
-            for path in log_files(folder):
+            for path in logs.of(folder):
                 shown[path] = print_from(path, shown.get(path, 0))
             sys.stdout.flush()
             if run.host:
@@ -397,10 +387,13 @@ def stop_local(observation: Observation) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the page and say where it is."""
     from src.analysis.report import write_report  # matplotlib and pandas, which status does not need
+    from src.submission import efficiency
 
     batches = [batch.check(path) for path in options.batches]
+    observations = observe(batches)
     path = write_report(batches, options.to, status=[
-        {**row, "batch": found["batch"]} for found in map(status.as_json, observe(batches)) for row in found["runs"]])
+        {**row, "batch": found["batch"]} for found in map(status.as_json, observations) for row in found["runs"]],
+        resources={path: usage.resources() for path, usage in efficiency.of_batches(observations).items()})
     print(f"report: {os.path.abspath(path)}")
 
 

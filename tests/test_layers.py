@@ -137,6 +137,7 @@ def tree() -> dict[str, str]:
     for line in block[1].splitlines():
         indent, name, description = re.fullmatch(r"((?:  )*)(\S+)\s*(.*)", line).groups()  # type: ignore[union-attr]
         folders[len(indent) // 2:] = [name.rstrip("/")]
+        assert "/".join(folders) not in found, f"two lines for {'/'.join(folders)}"
         found["/".join(folders)] = description
     return found
 

@@ -12,47 +12,47 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def encode(values: list[Any]) -> tuple[bool, pa.Array]:
+def encode(values: np.ndarray) -> tuple[bool, pa.Array]:
     """Values of one type, or None, as they are; all else as JSON, which the first result says."""
     import pyarrow as pa
 
-    kinds = set(map(type, values)) - {type(None)}
+    if values.dtype != object:
+        return False, pa.array(values)
+    cells = values.tolist()
+    kinds = set(map(type, cells)) - {type(None)}
     kind = kinds.pop() if len(kinds) == 1 else str if not kinds else list
     arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
     with contextlib.suppress(OverflowError, UnicodeEncodeError):
         if kind in arrow:
-            return False, pa.array(values, arrow[kind])
-    return True, pa.array(map(json.dumps, values), pa.string())
+            return False, pa.array(cells, arrow[kind])
+    return True, pa.array(map(json.dumps, cells), pa.string())
 
 
 def numbers(column: Any) -> np.ndarray:
-    """A column without nulls; not copied, and so not to be written to, where that can be."""
-    found: np.ndarray = (column.chunk(0) if column.num_chunks == 1 else column).to_numpy()
-    return found
+    """A column of whole bytes without nulls, to be written to. Its own memory where that can be: a copy takes as long
+    as the reading."""
+    part = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    values = part.buffers()[1]
+    if values is None or not values.is_mutable:
+        return np.array(part)
+    return np.frombuffer(values, part.type.to_pandas_dtype(), len(part), part.offset * part.type.bit_width // 8)
 
 
-class Known(list[Any]):
-    """Python values of one type, and the same as an array."""
-
-    array: np.ndarray
-
-
-def decode(column: Any) -> list[Any]:
-    """The Python values of a column; equal strings are one object."""
+def decode(column: Any) -> np.ndarray:
+    """The Python values of a column; equal strings are one object. Numbers, and true and false, without a None among
+    them as an array of theirs."""
     import pyarrow as pa
 
-    if column.null_count == 0 and not pa.types.is_string(column.type):
-        array = column.to_numpy() if pa.types.is_boolean(column.type) else numbers(column)
-        found = Known(array.tolist())
-        found.array = array
-        return found
     if pa.types.is_string(column.type):
-        coded = column.dictionary_encode().combine_chunks()
+        column = column.dictionary_encode()
+    if pa.types.is_dictionary(column.type):
+        coded = column.unify_dictionaries().combine_chunks()
         coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
         words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-        codes = coded.indices.fill_null(len(words) - 1).to_numpy()
-        return words[codes].tolist()
-    return column.to_pylist()
+        return words[coded.indices.fill_null(len(words) - 1).to_numpy()]
+    if column.null_count:
+        return np.fromiter(column.to_pylist(), object, len(column))
+    return np.array(column.to_numpy()) if pa.types.is_boolean(column.type) else numbers(column)
 
 
 def table(frame: pd.DataFrame) -> pa.Table:
@@ -77,7 +77,7 @@ def _of_series(values: pd.Series) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(values.cat.codes.to_numpy(), pa.int32()), labels)
     if values.dtype != object:
         return pa.array(values.to_numpy())
-    as_json, column = encode(values.tolist())
+    as_json, column = encode(values.to_numpy())
     if as_json:
         return pa.array([None if text == "null" else text for text in column.to_pylist()], pa.string())
     return column

@@ -1,6 +1,7 @@
 """What was read of many runs, in columns: parsed together, picked by run, put one after another."""
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,6 +16,8 @@ import pandas as pd
 from src import run_folder
 from src.analysis.run_texts import STAMP, RunText
 
+SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
+
 
 @dataclass
 class Columns:
@@ -23,7 +26,8 @@ class Columns:
 
     layouts: [whole, config keys, fact keys, columns of its stats] of each run as JSON; most runs share one.
     notes: what of a run's stats was left out, a line for each reason.
-    config, facts: a list of n values for each key, None where a run has no such key.
+    config, facts: (n,) values for each key, None where a run has no such key: as objects, or where all of them are
+        numbers of one type, or true and false, perhaps as an array of these.
     counts: rows of each run; stats: (r,) float64, or objects where a run has words there.
     """
 
@@ -32,8 +36,8 @@ class Columns:
     ends: list[str | None]
     notes: list[str]
     layouts: list[str]
-    config: dict[str, list[Any]]
-    facts: dict[str, list[Any]]
+    config: dict[str, np.ndarray]
+    facts: dict[str, np.ndarray]
     counts: np.ndarray  # (n,) int64
     stats: dict[str, np.ndarray]
 
@@ -72,9 +76,11 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
         each = list(map(of_part, parts))
         return list(itertools.chain.from_iterable(each[number][start:stop] for number, start, stop in spans))
 
-    def table(of_part: Callable[[Columns], dict[str, list[Any]]]) -> dict[str, list[Any]]:
-        def values(key: str) -> list[Any]:
-            return lists(lambda part: of_part(part).get(key) or [None] * len(part))
+    def table(of_part: Callable[[Columns], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        def values(key: str) -> np.ndarray:
+            each = [of_part(part).get(key) for part in parts]
+            return one_after_another([np.full(stop - start, None) if (found := each[number]) is None
+                                      else found[start:stop] for number, start, stop in spans])
 
         return {key: values(key) for key in dict.fromkeys(itertools.chain.from_iterable(map(of_part, used)))}
 
@@ -85,6 +91,23 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
                    lists(lambda part: part.ends), lists(lambda part: part.notes), lists(lambda part: part.layouts),
                    table(lambda part: part.config), table(lambda part: part.facts),
                    array(lambda part: part.counts, np.zeros(0, np.int64)), _assemble_stats(parts, spans))
+
+
+def one_after_another(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays put together, as objects where their types differ: 1 stays 1, and does not become 1.0."""
+    if len({array.dtype for array in arrays}) > 1:
+        arrays = [array.astype(object) for array in arrays]
+    return np.concatenate(arrays)
+
+
+def of_values(values: Sequence[Any]) -> np.ndarray:
+    """(n,) Python values; as numbers, or as true and false, where all are of one type."""
+    kinds = set(map(type, values))
+    kind = SCALARS.get(kinds.pop()) if len(kinds) == 1 else None
+    with contextlib.suppress(OverflowError):  # an integer of many digits stays an object
+        if kind:
+            return np.array(values, kind)
+    return np.fromiter(values, object, len(values))  # lists among them stay lists
 
 
 def _assemble_stats(parts: Sequence[Columns], spans: list[Span]) -> dict[str, np.ndarray]:
@@ -129,12 +152,12 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + str(key), item
 
 
-def _transposed(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def _transposed(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Mappings as columns: the union of the keys, None where a row has no such key."""
     keys = list(rows[0]) if rows else []
     if all(list(row) == keys for row in rows):  # as in most batches, and ten times as fast
-        return dict(zip(keys, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True))
-    return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+        return dict(zip(keys, map(of_values, zip(*(row.values() for row in rows), strict=True)), strict=True))
+    return {key: of_values([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
 
 
 def _names(header: str) -> list[str]:

@@ -42,12 +42,12 @@ def drift(config: pd.DataFrame) -> list[Drift]:
     found: dict[tuple[str, str], Drift] = {}
     for (batch, _), runs in config[versions != today].groupby([config["batch"], versions], dropna=False, sort=False):
         for position in np.unique(np.linspace(0, len(runs) - 1, _MOST_LOOKED_AT).astype(int)):
-            for name, then, now in _differences(runs.iloc[position]):
+            for name, then, now in _differences(runs.iloc[position].to_dict()):
                 found.setdefault((name, f"{batch} {then!r}"), Drift(name, then, now, batch, len(runs)))
     return list(found.values())
 
 
-def _differences(run: pd.Series) -> list[tuple[str, Any, Any]]:
+def _differences(run: dict[Any, Any]) -> list[tuple[str, Any, Any]]:
     """(parameter, default then, default now) of the parameters that the run's spec leaves out."""
     try:
         spec = run_folder.read_spec(os.path.join(run["folder"], run_folder.SPEC))

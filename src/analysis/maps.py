@@ -19,7 +19,7 @@ from src.analysis.filters import column, key, levels
 from src.analysis.importance import by_permutation
 from src.errors import ResultsError
 
-_MOST_CELLS = 30  # of a heat map, in a row or column
+MOST_CELLS = 30  # of a heat map, in a row or column
 _MOST_NUMBERS = 12  # of them with a number in each
 _MOST_COORDINATES = 10
 _MOST_CLASSES = 100
@@ -72,9 +72,9 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
 def _cells_of(df: pd.DataFrame, name: str) -> list[object]:
     """The values of a parameter, if a heat map can show them."""
     values = levels(column(df, name))
-    if not 2 <= len(values) <= _MOST_CELLS:
-        can = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= _MOST_CELLS]
-        raise ResultsError(f"{name} has {counted(len(values), 'value')}, and a heat map shows 2 to {_MOST_CELLS}",
+    if not 2 <= len(values) <= MOST_CELLS:
+        can = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= MOST_CELLS]
+        raise ResultsError(f"{name} has {counted(len(values), 'value')}, and a heat map shows 2 to {MOST_CELLS}",
                            allowed=can or "none of the parameters that vary",
                            hint=f"plots.metric_against(df, '{name}') shows many" if len(values) > 1 else None)
     return values

@@ -1,56 +1,71 @@
-"""One self-contained HTML file about some batches: ends, best runs, pictures, every run, what failed and why."""
+"""One self-contained HTML file about some batches: state, failures and their logs, best runs, pictures, every run."""
 from __future__ import annotations
 
 import base64
 import html
 import io
+import itertools
 import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import busy, files, metrics, notes, run_folder
-from src.analysis import plots, tables
+from src import busy, files, logs, metrics, notes, run_folder
+from src.analysis import maps, plots, tables
+from src.analysis.filters import is_number
 from src.analysis.results import Results, Skipped, read_results
 from src.errors import ResultsError
 
 _HERE = os.path.dirname(__file__)
 _MOST_PARAMETERS = 8  # pictures of a metric against one
 _MOST_LINES = 12  # of one picture
+_MOST_IN_MAPS = 3  # parameters of which each pair has a heat map
+_MOST_GROUPS, _MOST_OPEN, _MOST_NAMES = 20, 3, 30  # failures: shown, unfolded, and runs of each that are named
 _ENDED = ("done", *run_folder.ENDS)  # states of which there is no more to say
+_GOING = ("new", "submitted", "pending", "running", "unknown")  # and those that are no failure
+
+
+class _Failure(NamedTuple):
+    """Runs that went wrong alike: why, of the first of them."""
+
+    state: str
+    why: str
+    folders: list[str]
 
 
 def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
                  path: str | os.PathLike[str] | None = None,
-                 status: Sequence[Mapping[str, Any]] | None = None) -> str:
+                 status: Sequence[Mapping[str, Any]] | None = None,
+                 resources: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
     """Write the report on some batches and return its path.
 
-    batches: as in `read_results`. path: default report.html in the (first) batch. status: rows of the status table,
-    mappings with at least run and state, if the caller has asked Slurm. The file needs no network; every text from
-    outside is escaped. Raises ResultsError as `read_results` does.
+    batches: as in `read_results`. path: default report.html in the (first) batch. status, if the caller has asked
+    Slurm: rows of the status table, mappings with at least run, batch, state and why. resources: of each batch, what,
+    used, asked for, the share, what would do. The file needs no network; every text from outside is escaped. Raises
+    ResultsError as `read_results` does.
     """
     given = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
     results = read_results(given)
     path = os.fspath(path) if path is not None else os.path.join(_first_batch(results, given), "report.html")
-    files.write_atomic(path, build_report(results, status), sync=False)
+    files.write_atomic(path, build_report(results, status, resources), sync=False)
     return path
 
 
-def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """The HTML of the report."""
+def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = None,
+                 resources: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
+    """The HTML of the report. status, resources: as in `write_report`."""
     df = results.big_df()
-    failed = _failed(results)
+    failures = _failures(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
-    sections = [_header(names, df, results, failed, status), _notes(results), _drift(results), _unended(status),
-                _parameters(df), *_judged(df), _machines(df), _runs(df),
-                "" if status else _problems("Failed runs", "The last words of runs that stopped too early.", failed),
-                _problems("Left out", "Folders, or rows, that could not be read.", results.skipped)]
+    sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _failed(failures),
+                _unended(status), _parameters(df), *_judged(df), _machines(df), _resources(resources or {}), _runs(df),
+                _left_out(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
         page = file.read()
     head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
@@ -63,24 +78,35 @@ def _first_batch(results: Results, given: Sequence[str | os.PathLike[str]]) -> s
     return os.path.dirname(os.path.abspath(folders[0])) if folders else os.fspath(given[0])
 
 
-def _failed(results: Results) -> list[Skipped]:
+def _failures(results: Results, status: Sequence[Mapping[str, Any]] | None) -> list[_Failure]:
+    """What went wrong, by state and last line but for paths and numbers; the largest group first."""
+    if status:
+        found = [(os.path.join(row.get("batch", ""), row["run"]), row["state"], str(row.get("why") or ""))
+                 for row in status if row["state"] not in (*_ENDED, *_GOING)]
+    else:
+        found = [(folder, "failed", why) for folder, why in _with_errors(results)]
+    groups: dict[tuple[str, str], _Failure] = {}
+    for folder, state, why in found:
+        groups.setdefault((state, logs.alike(why)), _Failure(state, why, [])).folders.append(folder)
+    return sorted(groups.values(), key=lambda group: -len(group.folders))
+
+
+def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
     """Runs that have not ended and whose latest attempt left an error, with its last line."""
     folders = [*results.config["folder"][results.config["end"].isna()],
                *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
-    found = []
     for folder in dict.fromkeys(folders):
         attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
         if attempt.get("error"):
-            found.append(Skipped(folder, str(attempt["error"]).strip().splitlines()[-1]))
-    return found
+            yield folder, str(attempt["error"]).strip().splitlines()[-1]
 
 
-def _header(names: list[str], df: pd.DataFrame, results: Results, failed: list[Skipped],
+def _header(names: list[str], df: pd.DataFrame, results: Results, failures: list[_Failure],
             status: Sequence[Mapping[str, Any]] | None) -> str:
     """Which batches, when, and how many runs of each state (of each end, where nobody asked Slurm)."""
     counts = Counter(row["state"] for row in status) if status else Counter(end or "not ended" for end in df["end"])
-    tiles = [("runs read", len(df)), *counts.most_common(), ("failed", 0 if status else len(failed)),
-             ("left out", len(results.skipped))]
+    failed = 0 if status else sum(len(group.folders) for group in failures)
+    tiles = [("runs read", len(df)), *counts.most_common(), ("failed", failed), ("left out", len(results.skipped))]
     items = "".join(f'<li class="{html.escape(what)}"><b>{count}</b> {html.escape(what.replace("_", " "))}</li>'
                     for what, count in tiles if count)
     written = time.strftime("%Y-%m-%d %H:%M %Z")
@@ -104,9 +130,39 @@ def _drift(results: Results) -> str:
     return _section("Defaults that have changed", f"<ul>{items}</ul>") if items else ""
 
 
+def _failed(failures: list[_Failure]) -> str:
+    """The failures, each with its runs and the end of a log; the first ones open."""
+    if not failures:
+        return ""
+    items = "".join(f"<details{' open' if number < _MOST_OPEN else ''}>{_summary(group)}{_named_runs(group.folders)}"
+                    f"{_log_tail(group)}</details>" for number, group in enumerate(failures[:_MOST_GROUPS]))
+    if len(failures) > _MOST_GROUPS:
+        items += f"<p>… and {len(failures) - _MOST_GROUPS} more kinds</p>"
+    note = "Runs that failed alike, with the last lines of a log of the first of them that has one."
+    return _section(f"Failed runs ({sum(len(group.folders) for group in failures):,})", f"<p>{note}</p>{items}")
+
+
+def _summary(group: _Failure) -> str:
+    why = f": <code>{html.escape(group.why)}</code>" if group.why else ""
+    return f"<summary><b>{len(group.folders):,}</b> {html.escape(group.state.replace('_', ' '))}{why}</summary>"
+
+
+def _named_runs(folders: list[str]) -> str:
+    names = ", ".join(f"<code>{html.escape(os.path.basename(folder))}</code>" for folder in folders[:_MOST_NAMES])
+    return f"<p>{names}{f' … and {len(folders) - _MOST_NAMES:,} more' if len(folders) > _MOST_NAMES else ''}</p>"
+
+
+def _log_tail(group: _Failure) -> str:
+    """The end of the newest log of the first run that has one."""
+    for folder in group.folders[:_MOST_NAMES]:
+        for path in logs.of(folder)[-1:]:
+            return f"<p><code>{html.escape(path)}</code></p><pre>{html.escape(logs.tail(path))}</pre>"
+    return "<p>There is no log.</p>"
+
+
 def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:
-    """The status rows of runs that have not ended, the failed ones among them."""
-    rows = [row for row in status or () if row["state"] not in _ENDED]
+    """The status rows of runs that wait or run."""
+    rows = [row for row in status or () if row["state"] in _GOING]
     if not rows:
         return ""
     table = pd.DataFrame(rows).dropna(axis=1, how="all")
@@ -130,7 +186,7 @@ def _judged(df: pd.DataFrame) -> list[str]:
     columns = metrics.judging_columns(tables.stats_columns(df), tables.named_metric(df))
     if not columns:
         return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
-    return [_best_runs(df, columns), _curves(df), _against(df)]
+    return [_best_runs(df, columns), _curves(df), _against(df), _heat_maps(df)]
 
 
 def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
@@ -174,6 +230,16 @@ def _against(df: pd.DataFrame) -> str:
         pictures.append(_picture(f"metric against {parameter}", plots.metric_against, df, parameter, columns=columns,
                                  legend=legend))
     return _section("Metric against each parameter", "".join(pictures)) if pictures else ""
+
+
+def _heat_maps(df: pd.DataFrame) -> str:
+    """The parameters with the most values against each other: numbers first."""
+    values = {name: found for name in tables.varying_columns(df)
+              if 1 < len(found := plots.levels(df[name])) <= maps.MOST_CELLS}
+    names = sorted(values, key=lambda name: (not all(map(is_number, values[name])), -len(values[name])))
+    pictures = [_picture(f"{x} and {y}", plots.heat_map, df, x, y)
+                for x, y in itertools.combinations(names[:_MOST_IN_MAPS], 2)]
+    return _section("Two parameters at once", "".join(pictures)) if pictures else ""
 
 
 def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str | None]:
@@ -222,11 +288,23 @@ def _machines(df: pd.DataFrame) -> str:
     return _section("GPUs", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>") if lines else ""
 
 
-def _problems(title: str, note: str, found: list[Skipped]) -> str:
-    if not found:
+def _resources(resources: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """What Slurm jobs used, beside what they had asked for."""
+    rows = [(os.path.basename(path), *row) for path, several in resources.items() for row in several]
+    table = pd.DataFrame(rows, columns=["batch", "resource", "used", "asked for", "share", "would do"])
+    if table.empty:
         return ""
-    table = pd.DataFrame({"folder": [one.folder for one in found], "why": [one.reason for one in found]})
-    return _section(f"{title} ({len(found)})", f"<p>{note}</p>{_table(table, code=('folder', 'why'))}")
+    note = "Of the Slurm jobs that have ended, by sacct. What would do leaves a margin; less starts sooner."
+    table = table if len(resources) > 1 else table.drop(columns="batch")
+    return _section("Resources used against asked for", f"<p>{note}</p>{_table(table, code=('batch', 'would do'))}")
+
+
+def _left_out(skipped: list[Skipped]) -> str:
+    if not skipped:
+        return ""
+    table = pd.DataFrame({"folder": [one.folder for one in skipped], "why": [one.reason for one in skipped]})
+    return _section(f"Left out ({len(skipped)})", "<p>Folders, or rows, that could not be read.</p>"
+                    + _table(table, code=("folder", "why")))
 
 
 def _section(title: str, content: str) -> str:

@@ -22,7 +22,6 @@ import pandas as pd
 from src import files, metrics, run_folder
 from src.analysis import cache as caching
 from src.analysis import columns, run_texts
-from src.analysis.arrow_columns import Known
 from src.analysis.columns import Columns
 from src.analysis.curves import Curves
 from src.analysis.drift import Drift, drift
@@ -146,7 +145,7 @@ class _Cells:
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """No garbage collection inside: it would visit each of a hundred thousand new Series again and again."""
+    """No garbage collection inside: it would visit each of a hundred thousand new objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -178,11 +177,12 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     changed since they were last read, and keep those (in the batch, or where it cannot be written, in ~/.cache).
     Raises ResultsError if a path is neither batch nor run.
     """
-    asked = _run_folders(batches)
-    found, paths, skipped = _gather(asked, only_done, cache)
-    folders = [asked.folders[path] for path in paths]
-    config = _config_frame(found, paths, folders)
-    long = _long_frame(found, config["run"], folders, skipped)
+    with _without_collection():
+        asked = _run_folders(batches)
+        found, paths, skipped = _gather(asked, only_done, cache)
+        folders = [asked.folders[path] for path in paths]
+        config = _config_frame(found, paths, folders)
+        long = _long_frame(found, config["run"], folders, skipped)
     if metric := _named_metric(paths):
         config.attrs[METRIC] = metric
         if problem := metrics.unknown(metric, long.columns):
@@ -242,14 +242,13 @@ def _add_runs(path: str, asked: _Asked) -> None:
     if not os.path.isdir(path):
         raise ResultsError("this is no folder", where=path, allowed="batch folders and run folders")
     names = run_folder.run_names(path)
-    runs = [os.path.join(path, name) for name in names]
-    if not run_folder.is_batch_folder(path) and not any(map(run_folder.is_run_folder, runs)):
-        inner = [run for run in runs if run_folder.is_batch_folder(run)]
+    if not run_folder.is_batch_folder(path) and not any(run_folder.is_run_folder(f"{path}/{name}") for name in names):
+        inner = [name for name in names if run_folder.is_batch_folder(f"{path}/{name}")]
         raise ResultsError(f"this is neither a batch folder (it has no {run_folder.JOB_SPEC}) nor a run folder",
                            where=path, hint=f"name one of its batches, or all as '{path}/*'" if inner else None)
     asked.wholes.add(absolute)
-    for name, run in zip(names, runs, strict=True):
-        asked.folders.setdefault(f"{absolute}/{name}", run)
+    asked.folders.update({run: os.path.join(path, name) for name in names
+                          if (run := f"{absolute}/{name}") not in asked.folders})
 
 
 def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[str], list[Skipped]]:
@@ -342,21 +341,24 @@ def _config_frame(found: Columns, paths: list[str], folders: list[str]) -> pd.Da
     frame |= _with_defaults(found, layouts, frame)
     facts = dict.fromkeys(key for _, _, keys, _ in layouts.values() for key in keys)
     frame |= {key: found.facts[key] for key in facts if key not in frame}
-    return pd.DataFrame({key: _column(values) for key, values in frame.items()}, columns=list(frame))
+    index = pd.RangeIndex(len(found))  # one for all columns: else each is compared
+    return pd.DataFrame({key: _column(values, index) for key, values in frame.items()}, index, list(frame))
 
 
 def _with_defaults(found: Columns, layouts: Mapping[str, tuple[bool, list[str], list[str], list[str]]],
-                   frame: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+                   frame: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The parameters that some config.yaml was written without, since they are newer: a default means "as it was"."""
     lacking = {layout: set(_DEFAULTS).difference(keys) for layout, (whole, keys, _, _) in layouts.items() if whole}
-    filled: dict[str, list[Any]] = {}
+    filled: dict[str, np.ndarray] = {}
     for key, default in _DEFAULTS.items():
         without = {layout for layout, keys in lacking.items() if key in keys}
-        if without and len(without) == len(layouts) and not isinstance(default, (list, dict)):  # quick
-            filled[key] = [default] * len(found)
+        if without and len(without) == len(layouts):  # quick
+            filled[key] = columns.of_values([default.copy() for _ in found.layouts]) if isinstance(
+                default, (list, dict)) else np.full(len(found), default, columns.SCALARS.get(type(default), object))
         elif without:
-            filled[key] = [copy.copy(default) if layout in without else value for layout, value in zip(
-                found.layouts, frame.get(key) or itertools.repeat(None, len(found)), strict=True)]
+            values = frame[key].tolist() if key in frame else itertools.repeat(None)
+            filled[key] = columns.of_values([copy.copy(default) if layout in without else value
+                                             for layout, value in zip(found.layouts, values, strict=False)])
     return filled
 
 
@@ -373,27 +375,38 @@ def _number(name: str) -> int | None:
     return int(number) if number.isascii() and number.isdigit() else None
 
 
-def _column(values: Sequence[Any]) -> pd.Series:
+def _column(values: np.ndarray | Sequence[Any], index: pd.Index) -> pd.Series:
     """Numbers as numbers (None among them: NaN) where that is exact; all else as the Python values that they are."""
-    if isinstance(values, Known):  # as the cache has it
-        return pd.Series(values.array.copy())
-    kinds = set(map(type, values))
+    if not isinstance(values, np.ndarray):
+        values = columns.of_values(values)
+    kind = values.dtype if len(values) else np.dtype(object)
+    if kind.hasobject:
+        kind = _kind_of(values.tolist())
+        values = values.astype(kind)  # None becomes NaN
+    return pd.Series(values, index, kind, copy=False)  # told its type: else pandas would choose one for words
+
+
+def _kind_of(cells: list[Any]) -> Any:
+    """The type of a column of Python values."""
+    if not cells or type(cells[0]) is str or cells.count(None) == len(cells):
+        return object  # as most columns are: quick
+    kinds = set(map(type, cells))
     if kinds == {bool}:
-        return pd.Series(values, dtype=bool)
-    if kinds == {int} and min(values) >= -2**63 and max(values) < 2**63:
-        return pd.Series(values, dtype=np.int64)
+        return bool
+    if kinds == {int} and min(cells) >= -2**63 and max(cells) < 2**63:
+        return np.int64
     if kinds & {int, float} and kinds <= {int, float, type(None)} and (int not in kinds or all(
-            abs(value) <= 2**53 for value in values if type(value) is int)):
-        return pd.Series(values, dtype=np.float64)
-    return pd.Series(values, dtype=object)
+            abs(value) <= 2**53 for value in cells if type(value) is int)):
+        return np.float64
+    return object
 
 
 def _long_frame(found: Columns, labels: pd.Series, folders: list[str], skipped: list[Skipped]) -> pd.DataFrame:
     """All stats, rows in the order of the runs."""
     run_of_row = np.repeat(np.arange(len(found)), found.counts)
     names = dict.fromkeys(name for _, _, _, names in _layouts(found).values() for name in names)
-    nothing = np.full(len(run_of_row), np.nan)  # of a column of runs without a row
-    stats = {name: found.stats.get(name, nothing) for name in ("epoch", *names)}
+    stats = {name: found.stats[name] if name in found.stats else np.full(len(run_of_row), np.nan)  # runs without a row
+             for name in ("epoch", *names)}
     bad = np.zeros(len(run_of_row), bool)
     for values in stats.values():
         if values.dtype == object:

@@ -4,11 +4,10 @@ from __future__ import annotations
 import os
 import time
 
-from src import files, run_folder
+from src import files, logs, run_folder
 from src.errors import BatchError, one_line, to_type
 from src.run_folder import RunFolder
 from src.submission import slurm
-from src.submission.failures import normalise
 
 _LOOK_AFTER = ("python", "experiments.py")
 _PAUSE = 3.0  # seconds between looks
@@ -68,7 +67,7 @@ class Breaker:
     def _count(self, name: str, how: str, error: str) -> None:
         if self._off:
             return
-        alike = normalise(f"{how}: {error}")
+        alike = logs.alike(f"{how}: {error}")
         no_failure = how in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
         self._off = no_failure or self._failed != [] and alike != self._error
         if self._off:

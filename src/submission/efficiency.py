@@ -3,12 +3,26 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from src.submission import slurm
+from src.submission.observe import Observation
 from src.submission.show import clock
 
 _SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
+
+
+class Resource(NamedTuple):
+    """What was used of something, what was asked for, the share, and what to ask for; empty where it is not known."""
+
+    what: str
+    used: str
+    asked: str
+    share: str
+    enough: str
 
 
 @dataclass
@@ -27,22 +41,38 @@ class Usage:
     asked_memory: str = ""
     asked_time: str = ""
 
+    def resources(self) -> list[Resource]:
+        """Memory, time, CPUs, and GPUs if there were any. Empty if no job has ended."""
+        if not self.jobs:
+            return []
+        asked, limit = _kib(self.asked_memory), 60 * float(self.asked_time if self.asked_time.isdecimal() else 0)
+        found = [Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
+                          f"{asked / 1024:,.0f} MB" if asked else "none", _percent(self.memory, asked),
+                          f"--sbatch mem={megabytes(self.memory)}M" if self.memory else ""),
+                 Resource("time, at most", clock(self.longest), clock(limit) if limit else "none",
+                          _percent(self.longest, limit), f"--sbatch time={minutes(self.longest)}"),
+                 Resource("CPUs' time", clock(self.cpu), clock(self.allocated), _percent(self.cpu, self.allocated), "")]
+        if self.gpus:
+            used, share = ("no books are kept", "") if self.gpu is None else (
+                clock(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
+            found.append(Resource("GPUs' time", used, clock(self.gpus), share, ""))
+        return found
+
     def lines(self) -> list[str]:
         """A line of what was used, and one of what to ask for. Empty if no job has ended."""
         if not self.jobs:
             return []
-        share = f", {100 * self.cpu / self.allocated:.0f} % of its CPUs' time" if self.allocated else ""
-        if self.gpus:
-            share += (" (of its GPUs' this cluster keeps no books)" if self.gpu is None else
-                      f", {100 * min(1, self.gpu / self.gpus):.0f} % of its GPUs'")
-        memory = f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown"
-        limit = clock(60 * float(self.asked_time)) if self.asked_time.isdecimal() else "none"
-        asked = f"{_kib(self.asked_memory) / 1024:,.0f} MB" if _kib(self.asked_memory) else "none"
-        lines = [f"{self.jobs:,} ended: at most {memory} of memory (asked: {asked}) and {clock(self.longest)} (limit: "
-                 f"{limit}){share}"]
-        words = [f"--sbatch mem={megabytes(self.memory)}M"] if self.memory else []
-        lines.append(f"would do: {' '.join([*words, f'--sbatch time={minutes(self.longest)}'])}")
-        return lines
+        memory, took, cpus, *gpus = self.resources()
+        share = f", {cpus.share} of its CPUs' time" if cpus.share else ""
+        if gpus:
+            share += f", {gpus[0].share} of its GPUs'" if gpus[0].share else (
+                " (of its GPUs' this cluster keeps no books)")
+        return [f"{self.jobs:,} ended: at most {memory.used} of memory (asked: {memory.asked}) and {took.used} "
+                f"(limit: {took.asked}){share}", f"would do: {' '.join(filter(None, (memory.enough, took.enough)))}"]
+
+
+def _percent(used: float, of: float) -> str:
+    return f"{100 * used / of:.0f} %" if of else ""
 
 
 def megabytes(kib: float) -> int:
@@ -53,6 +83,15 @@ def megabytes(kib: float) -> int:
 def minutes(seconds: float) -> int:
     """What to ask for: half as much again as the longest run, in steps of 5 minutes."""
     return 5 * math.ceil(max(seconds * _SPARE_TIME / 60, 1) / 5)
+
+
+def of_batches(observations: Iterable[Observation]) -> dict[str, Usage]:
+    """The usage of each batch, by its path; by one sacct, and by none if Slurm was given nothing of them."""
+    found = list(observations)
+    jobs = {one.path: {job for ticket in one.history.tickets.values() for job in ticket.slurm_jobs} for one in found}
+    since = min((plan["time"] for one in found for plan in one.history.plans), default=time.time())
+    rows = slurm.usage(since) if any(jobs.values()) else []
+    return {path: of_jobs(rows, given) for path, given in jobs.items()}
 
 
 def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:

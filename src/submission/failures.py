@@ -1,12 +1,11 @@
 """What went wrong, told shortly: failures by their last line with a log to read, and nodes that are better avoided."""
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from src import run_folder
+from src import logs
 from src.errors import one_line
 from src.submission import states
 from src.submission.observe import Run
@@ -38,7 +37,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
         if run.state.name in BAD:
             why = run.state.why
             if why not in normalised:
-                normalised[why] = normalise(why)
+                normalised[why] = logs.alike(why)
             groups.setdefault((run.state.name, normalised[why]), []).append(run)
     return [Group(state, members[0].state.why, members, log_of(members[0])) for (state, _), members
             in sorted(groups.items(), key=lambda item: -len(item[1]))]
@@ -49,18 +48,9 @@ def asks_for_memory(options: Iterable[str]) -> bool:
     return any(re.match(r"mem(?:[-_]per[-_](?:cpu|gpu))?=", option) for option in options)
 
 
-def normalise(line: str) -> str:
-    """The line without what differs between runs that failed alike: paths and numbers."""
-    line = re.sub(r"(?<![\w.])[\w.~+=-]*(?:/[^\s'\",:;()\[\]]+)+", "PATH", line)
-    return re.sub(r"0x[0-9a-fA-F]+|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "N", line)
-
-
 def log_of(run: Run) -> str:
     """The newest log of a run; its folder if there is none."""
-    logs = [os.path.join(run.path, name) for name in (run.folder.names if run.folder else ())
-            if name == run_folder.LOG or name.endswith(".out")]
-    logs = [path for path in logs if os.path.isfile(path) and os.path.getsize(path)]
-    return max(logs, key=os.path.getmtime, default=run.path)
+    return (logs.of(run.path) or [run.path])[-1]
 
 
 def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:

@@ -272,8 +272,8 @@ def test_columns_are_put_together_by_run() -> None:
     parts = [part("abc", 10), part("de", 20)]
     found = columns.assemble(parts, np.array([1, 0, 0, 0, 1]), np.array([1, 2, 0, 1, 0]))
     assert found.names == ["e", "c", "a", "b", "d"]
-    assert found.config["rate"] == [21, 12, 10, 11, 20]
-    assert found.config["c"] == [None, 2, None, None, None]
+    assert found.config["rate"].tolist() == [21, 12, 10, 11, 20]
+    assert found.config["c"].tolist() == [None, 2, None, None, None]
     assert found.counts.tolist() == [1, 2, 0, 1, 0]
     np.testing.assert_array_equal(found.stats["c"], [np.nan, 12.0, 12.125, np.nan])
     np.testing.assert_array_equal(found.stats["e"], [21.0, np.nan, np.nan, np.nan])

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from src import run_folder
+from src.analysis import report
 from src.analysis.report import build_report, write_report
 from src.analysis.results import read_results
 from src.errors import ResultsError
+from src.submission import efficiency, failures, states
 from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 EVIL = '"><script>alert(1)</script>'
@@ -74,7 +77,7 @@ def test_a_report_on_a_grid(tmp_path: Path) -> None:
         assert text in page.text
     assert f"python train.py '{batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml'" in page.text \
         or f"python train.py {batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml" in page.text
-    assert page.count("img") == 2 + 3  # curves, then model, base_lr and averaging
+    assert page.count("img") == 2 + 3 + 3  # curves; model, base_lr and averaging; the pairs of these
     assert page.count("tr") >= 12 + 10
     assert "Failed" not in page.text and "Left out" not in page.text
 
@@ -116,14 +119,53 @@ def test_failed_and_left_out_runs_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> None:
+    batch = make_batch(tmp_path, TWO)
+    folders = [make_run(batch, index, {}, end=None, error=f"RuntimeError: no memory for {index} MiB")
+               for index in range(20, 60)]
+    Path(folders[3], run_folder.LOCAL_LOG).write_text("  0%|\r 10%|   \nTraceback (most recent …):\n<b>RuntimeError")
+    other = make_run(batch, 60, {}, end=None, error="ValueError: no")
+    page = Page(write_report(batch))
+    assert re.search("40 +failed: +RuntimeError: no memory for 20 MiB.* 1 +failed: +ValueError: no", page.text, re.S)
+    assert "… and 10 more" in page.text and "There is no log" in page.text
+    status = [{"run": os.path.basename(one), "batch": batch, "state": state, "why": "no"} for one, state in (
+        (folders[3], "failed"), (other, "timeout"), (f"{batch}/070_x", "running"))]
+    page = Page(write_report(batch, status=status))
+    assert "10%|\nTraceback (most recent …):\n<b>RuntimeError" in page.text
+    assert "Failed runs (2)" in page.text and "Not ended (1)" in page.text
+
+
+def test_the_states_are_those_of_status() -> None:
+    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - failures.BAD
+
+
+def test_resources_used_against_asked_for(tmp_path: Path) -> None:
+    batch = make_batch(tmp_path, TWO)
+    assert "Resources" not in Page(write_report(batch, resources={batch: []})).text
+    used = efficiency.Usage(jobs=2, memory=1 << 20, longest=600, cpu=600, allocated=1200, asked_memory="8G",
+                            asked_time="60")
+    text = Page(write_report(batch, resources={batch: used.resources()})).text
+    for part in ("Resources used against asked for", "1,024 MB", "8,192 MB", "12 %", "--sbatch mem=1300M", "50 %"):
+        assert part in text
+
+
+def test_heat_maps_of_the_parameters_with_the_most_values(tmp_path: Path) -> None:
+    specs = grid({"base_lr": [0.1, 0.2, 0.3], "momentum": [0.0, 0.5, 0.8, 0.9], "model": ["linear", "tiny/lenet"],
+                  "averaging": [None, "poly_8"]}, **DIGITS)
+    page = Page(write_report(make_batch(tmp_path, specs, epochs=2)))
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert alts[-3:] == ["momentum and base_lr", "momentum and model", "base_lr and model"]
+    assert "Two parameters at once" not in Page(write_report(make_batch(tmp_path, TWO, name="26-11-20-two"))).text
+
+
 def test_the_caller_s_status_is_shown(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
-    status = [{"run": f"run{i}", "state": state, "why": why, "left": None} for i, (state, why) in enumerate(
-        [("done", ""), ("running", ""), ("out_of_memory", "killed by Slurm")])]
+    status = [{"run": f"run{i}", "batch": batch, "state": state, "why": why, "left": None} for i, (state, why) in
+              enumerate([("done", ""), ("running", ""), ("out_of_memory", "killed by Slurm")])]
     text = Page(write_report(batch, status=status)).text
-    assert "Not ended (2)" in text
+    assert "Not ended (1)" in text and "Failed runs (1)" in text
     assert "killed by Slurm" in text and "out of memory" in text
-    assert "run0" not in text
+    assert "run0" not in text and "run1" in text and "run2" in text
 
 
 def test_a_path_and_several_batches(tmp_path: Path) -> None:

@@ -17,21 +17,6 @@ def run(name: str, state: str, why: str = "", node: str | None = None, folder: P
     return Run(name, str(folder or name), found, 1, attempt, State(state, why))
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("ValueError: 3 is not 4", "ValueError: 12 is not -1e5"),
-    ("FileNotFoundError: '/data/a9a/x 1'", "FileNotFoundError: '/scratch/b/x 2'"),
-    ("OSError: results/a/000_x/stats.csv: full", "OSError: results/b/001_y/stats.csv: full"),
-    ("RuntimeError: 0x7f1 at 0.5", "RuntimeError: 0xa02 at 3.25")])
-def test_paths_and_numbers_do_not_tell_failures_apart(one: str, other: str) -> None:
-    assert failures.normalise(one) == failures.normalise(other)
-
-
-@pytest.mark.parametrize(("one", "other"), [
-    ("ValueError: no", "TypeError: no"), ("KeyError: 'conv1'", "KeyError: 'conv2'")])
-def test_words_do(one: str, other: str) -> None:
-    assert failures.normalise(one) != failures.normalise(other)
-
-
 def test_groups_with_a_log_each(tmp_path: Path) -> None:
     folder = tmp_path / "002_a"
     folder.mkdir()
