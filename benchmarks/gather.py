@@ -1,6 +1,7 @@
 """Gathering runs into frames against reading their bytes, and big_df's cells against making bare Series."""
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -9,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
 from src import run_folder, yaml_io
 from src.analysis import cache, tables
 from src.analysis.results import Results, read_results
-from src.config import Config
+from src.config import Config, defaults_version
 from tests.analysis.make_batch import make_empty_batch, make_run
 
 EPOCHS = 50
@@ -26,7 +28,7 @@ MEASURES = ("train/loss", "train/accuracy", "train/time", "train/data_time", "tr
 KEYS = 50
 
 
-def measure(sizes: tuple[int, ...] = (200, 2_000)) -> list[tuple[str, float, float | None]]:
+def measure(sizes: tuple[int, ...] = (200, 2_000, 10_000)) -> list[tuple[str, float, float | None]]:
     """(what, ratio, the most it may be) for batches of `sizes` runs, files in the page cache; MiB per MiB of frames."""
     return [row for size in sizes for row in _measure(size)] + _against_mlflow()
 
@@ -35,19 +37,18 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
     with tempfile.TemporaryDirectory() as root:
         batch = _make(root, size)
         _read_all(batch)  # into the page cache
-        raw = _best(lambda: _read_all(batch))
-        read = _best(lambda: _cold(batch))
-        results = read_results(batch)
-        cached = _best(lambda: read_results(batch))
-        changed = min(_after_changes(batch, number) for number in range(3))
-        memory = _memory(batch)
-    bare = _best(lambda: _bare_series(results))
-    cells = _best(lambda: _all_cells(results))
-    large = size >= 2_000  # a few hundred runs cost less than the frames' own overhead
-    return [(f"gather {size:,} runs, and keep them / read their bytes", read / raw, 6.0 if large else None),
+        read, change = partial(read_results, batch), partial(_change, batch, itertools.count())
+        results = read()
+        raw, cold, cached, changed = _shortest([(_nothing, partial(_read_all, batch)), (partial(_forget, batch), read),
+                                                (_nothing, read), (change, read)])
+        memory = _memory(batch, cache=False), _memory(batch, cache=True)
+    bare, cells = _shortest([(_nothing, partial(_bare_series, results)), (_nothing, partial(_all_cells, results))])
+    large = size >= 10_000  # fewer runs cost less than what pandas takes for a frame of any size
+    return [(f"gather {size:,} runs, and keep them / read their bytes", cold / raw, 6.0 if large else None),
             (f"gather {size:,} runs again / read their bytes", cached / raw, 1.0 if large else None),
             (f"gather {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
-            (f"memory to gather {size:,} runs / size of the frames", memory, 3.0 if size >= 10_000 else None),
+            (f"memory to gather {size:,} runs / size of the frames", memory[0], 3.0 if large else None),
+            (f"memory to gather {size:,} runs again / size of the frames", memory[1], 3.0 if large else None),
             (f"Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2)]
 
 
@@ -61,7 +62,8 @@ def _make(root: str, size: int) -> str:
         config = Config.from_dict(spec).to_dict() | {
             "seed_model": rng.getrandbits(31), "seed_training": rng.getrandbits(31), "output_dir": f"results/{index}"}
         config = dict(list(config.items())[:KEYS - 1])
-        config["facts"] = {"host": "node1", "device": "cpu", "classes": 10, "examples": {"train": 1257, "test": 540}}
+        config["facts"] = {"host": "node1", "device": "cpu", "classes": 10, "examples": {"train": 1257, "test": 540},
+                           "defaults": defaults_version()}
         lines = [header] + [",".join(map(repr, (epoch, 13 * epoch, 1.8e9 + epoch + rng.random(),
                                                 *(rng.random() for _ in MEASURES)))) for epoch in range(1, EPOCHS + 1)]
         folder = make_run(batch, index, spec, config=yaml_io.dump_flat(config), stats="\n".join(lines) + "\n")
@@ -80,24 +82,28 @@ def _read_all(batch: str) -> int:
     return total
 
 
-def _cold(batch: str) -> Results:
-    yaml_io._loaded.clear()  # lines that an earlier round has read
+def _nothing() -> None:
+    pass
+
+
+def _forget(batch: str) -> None:
+    """What an earlier round has kept of a batch."""
+    yaml_io._loaded.clear()
     shutil.rmtree(cache.place(batch), ignore_errors=True)
-    return read_results(batch)
 
 
-def _after_changes(batch: str, number: int) -> float:
-    """Seconds of a read after ten runs got a row more."""
+def _change(batch: str, numbers: Iterator[int]) -> None:
+    """Ten runs get a row more."""
+    number = next(numbers)
     for name in run_folder.run_names(batch)[number::17][:10]:
         path = os.path.join(batch, name, run_folder.STATS)
         with open(path, "a", encoding="utf-8") as file:
             file.write(",".join(map(str, range(EPOCHS + 1 + number, EPOCHS + 16 + number))) + "\n")
         os.utime(path, (1.7e9, 1.7e9 + number))
-    return _best(lambda: read_results(batch), 1)
 
 
-def _memory(batch: str) -> float:
-    """How much memory a cold read in a fresh process takes at its peak, over the size of its frames."""
+def _memory(batch: str, cache: bool) -> float:
+    """How much memory a read in a fresh process takes at its peak, over the size of its frames."""
     program = f"""
 import pyarrow.parquet
 from src.analysis.results import read_results
@@ -106,7 +112,7 @@ def mebibytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
 
 before = mebibytes("VmRSS")
-results = read_results({batch!r}, cache=False)
+results = read_results({batch!r}, cache={cache})
 frames = sum(frame.memory_usage(deep=True).sum() for frame in (results.config, results.long)) / 2**20
 print((mebibytes("VmHWM") - before) / frames)
 """
@@ -139,9 +145,9 @@ def _against_mlflow(size: int = 200) -> list[tuple[str, float, float | None]]:
                 for name in MEASURES:
                     client.get_metric_history(run_id, name)
 
-        read = _best(lambda: _cold(batch).big_df())
-        return [(f"gather {size} runs into big_df / mlflow.search_runs and metric histories", read / _best(search, 1),
-                 0.01)]
+        read, searched = _shortest([
+            (partial(_forget, batch), lambda: read_results(batch).big_df()), (_nothing, search)], rounds=3)
+        return [(f"gather {size} runs into big_df / mlflow.search_runs and metric histories", read / searched, 0.01)]
 
 
 def _all_cells(results: Results) -> None:
@@ -157,16 +163,18 @@ def _bare_series(results: Results) -> list[pd.Series]:
             for start in range(0, len(results.long), EPOCHS) for column in columns]
 
 
-def _best(function: Callable[[], object], rounds: int = 3) -> float:
-    """The shortest of some rounds, in seconds."""
-    times = []
+def _shortest(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], rounds: int = 7) -> list[float]:
+    """Of each (preparation, function) the least seconds of the function in some rounds, in which they take turns."""
+    times: list[list[float]] = [[] for _ in pairs]
     for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for (prepare, function), found in zip(pairs, times, strict=True):
+            prepare()
+            start = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - start)
+    return list(map(min, times))
 
 
 if __name__ == "__main__":  # python -m benchmarks.gather 10000
-    for what, value, most in measure(tuple(map(int, sys.argv[1:])) or (200, 2_000)):
+    for what, value, most in measure(tuple(map(int, sys.argv[1:])) or (200, 2_000, 10_000)):
         print(f"{what:75} {value:6.2f}" + (f"   (at most {most:g})" if most else ""))

@@ -269,14 +269,15 @@ def is_batch_folder(path: str | os.PathLike[str]) -> bool:
 def run_names(batch: str | os.PathLike[str]) -> list[str]:
     """The names of a batch's run folders, in order. Files, hidden folders and the batch's own folders are left out."""
     with os.scandir(batch) as entries:
-        return sorted((entry.name for entry in entries
-                       if entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.name[0] != "." and entry.is_dir()),
-                      key=_run_order)
+        names = sorted(entry.name for entry in entries
+                       if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.is_dir())
+    names.sort(key=_index)  # stable; quicker than pairs
+    return names
 
 
-def _run_order(name: str) -> tuple[int, str]:
+def _index(name: str) -> int:
     index = name.partition("_")[0]
-    return (int(index) if index.isascii() and index.isdigit() else -1, name)
+    return int(index) if index.isascii() and index.isdigit() else -1
 
 
 def stats_tail(path: str, block: int = 8192) -> tuple[list[str], list[str]]:

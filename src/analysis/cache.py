@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -31,34 +32,39 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
 _RUNS, _STATS = ".runs.parquet", ".stats.parquet"
 
 
-def load(batch: str) -> Columns:
-    """All that is kept of the runs right in a folder, stamps included; later parts come later. Empty if there is none,
-    or it was written by other code, or cannot be read."""
+def load(batch: str) -> list[Columns]:
+    """All that is kept of the runs right in a folder, stamps included, in the parts in which it was written; of a run
+    that is in several the last counts. Nothing if there is none, it was written by other code, or cannot be read."""
     parts = []
     with contextlib.suppress(ImportError):
         for path in _parts(place(batch)):
             with contextlib.suppress(*_DAMAGE):
                 if (part := _load_part(path)) is not None:
                     parts.append(part)
-    return columns.join(parts)
+    return parts
 
 
-def matching(kept: Columns, names: Sequence[str], stamps: np.ndarray) -> np.ndarray:
-    """Where in `kept` each run is whose files are as they were then, (runs,) int; -1: it has to be read.
+def matching(kept: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in `kept` each run is whose files are as they were then: the part and the place in it, (runs,) int each;
+    part -1: it has to be read.
 
     stamps: (runs, STAMP) int64, zeros where none could be taken.
     """
-    places = {name: position for position, name in enumerate(kept.names)}
+    places = dict(zip(itertools.chain.from_iterable(part.names for part in kept), itertools.count(), strict=False))
     found = np.array([places.get(name, -1) for name in names], int)
-    if len(kept):
-        found[(kept.stamps[found] != stamps).any(axis=1) | ~stamps.any(axis=1)] = -1
-    return found
+    if not places:
+        return found, found
+    found[(np.concatenate([part.stamps for part in kept])[found] != stamps).any(axis=1) | ~stamps.any(axis=1)] = -1
+    starts = np.cumsum([0, *map(len, kept)])
+    part = np.searchsorted(starts, found, side="right") - 1
+    return part, found - starts[part]
 
 
-def keep(batch: str, kept: Columns, current: np.ndarray, fresh: Columns, read_at: int) -> None:
+def keep(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndarray], fresh: Columns, read_at: int
+         ) -> None:
     """Write what was read anew, beside what is kept; or all of it as one part, where much of what is kept is outdated.
 
-    current: the positions in `kept` that still hold. read_at: ns, before the stamps were taken. Nothing is written
+    current: parts and places in `kept` that still hold. read_at: ns, before the stamps were taken. Nothing is written
     where nothing can be.
     """
     times = fresh.stamps[:, 2::3]
@@ -66,15 +72,16 @@ def keep(batch: str, kept: Columns, current: np.ndarray, fresh: Columns, read_at
                                       & _can_be_kept(fresh)))
     folder = place(batch)
     paths = _parts(folder)
-    outdated = len(kept) - len(current)
-    if not len(fresh) and outdated <= len(current):
+    still = len(current[0])
+    outdated = sum(map(len, kept)) - still
+    if not len(fresh) and outdated <= still:
         return
     with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
         os.makedirs(folder, exist_ok=True)
-        if len(paths) < _MOST_PARTS and outdated + len(fresh) <= len(current) // 2:
+        if len(paths) < _MOST_PARTS and outdated + len(fresh) <= still // 2:
             _write_part(folder, fresh)
             return
-        _write_part(folder, columns.join([kept.pick(current), fresh]) if len(current) else fresh)
+        _write_part(folder, columns.join([columns.assemble(kept, *current), fresh]) if still else fresh)
         for path in paths:
             for old in (path + _RUNS, _stats_path(path)):
                 with contextlib.suppress(FileNotFoundError):

@@ -38,22 +38,22 @@ def drift(config: pd.DataFrame) -> list[Drift]:
     looked at; of others, a parameter that spec.yaml leaves out and config.yaml has tells its default of then.
     """
     versions = config.get(VERSION, pd.Series([None] * len(config), index=config.index, dtype=object))
-    today = defaults_version()
+    today, defaults = defaults_version(), Config().to_dict()
     found: dict[tuple[str, str], Drift] = {}
     for (batch, _), runs in config[versions != today].groupby([config["batch"], versions], dropna=False, sort=False):
         for position in np.unique(np.linspace(0, len(runs) - 1, _MOST_LOOKED_AT).astype(int)):
-            for name, then, now in _differences(runs.iloc[position].to_dict()):
+            for name, then, now in _differences(runs.iloc[position].to_dict(), defaults):
                 found.setdefault((name, f"{batch} {then!r}"), Drift(name, then, now, batch, len(runs)))
     return list(found.values())
 
 
-def _differences(run: dict[Any, Any]) -> list[tuple[str, Any, Any]]:
-    """(parameter, default then, default now) of the parameters that the run's spec leaves out."""
+def _differences(run: dict[Any, Any], defaults: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(parameter, default then, default now) of the parameters that the run's spec leaves out. defaults: today's."""
     try:
         spec = run_folder.read_spec(os.path.join(run["folder"], run_folder.SPEC))
     except UserError:  # a spec that was lost tells nothing
         return []
     if not os.path.exists(os.path.join(run["folder"], run_folder.CONFIG)):
         return []  # a foreign program: there are no defaults
-    return [(name, None if is_missing(run[name]) else plain(run[name]), now) for name, now in Config().to_dict().items()
+    return [(name, None if is_missing(run[name]) else plain(run[name]), now) for name, now in defaults.items()
             if name not in spec and name not in _NEVER_DEFAULTS and name in run and not same(plain(run[name]), now)]

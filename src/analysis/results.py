@@ -247,8 +247,8 @@ def _add_runs(path: str, asked: _Asked) -> None:
         raise ResultsError(f"this is neither a batch folder (it has no {run_folder.JOB_SPEC}) nor a run folder",
                            where=path, hint=f"name one of its batches, or all as '{path}/*'" if inner else None)
     asked.wholes.add(absolute)
-    asked.folders.update({run: os.path.join(path, name) for name in names
-                          if (run := f"{absolute}/{name}") not in asked.folders})
+    prefix = os.path.join(path, "")
+    asked.folders.update({run: prefix + name for name in names if (run := f"{absolute}/{name}") not in asked.folders})
 
 
 def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[str], list[Skipped]]:
@@ -293,14 +293,18 @@ def _read_group(parent: str, names: list[str], only_done: bool, cached: bool, ke
         stamps = np.array([stamp or (0,) * run_texts.STAMP for stamp in run_texts.mapped(run_texts.stamp, folders)],
                           dtype=np.int64)
         kept = loading.result()
-    found = caching.matching(kept, names, stamps)
-    known = np.flatnonzero(found >= 0)
-    done = np.array([not only_done or kept.ends[position] is not None for position in found[known].tolist()], bool)
-    yield kept, found[known[done]], known[done], dict.fromkeys(known[~done].tolist(), run_texts.NOT_DONE)
-    fresh = _read(folders, np.flatnonzero(found < 0), stamps, only_done)
+    part, place = caching.matching(kept, names, stamps)
+    known = np.flatnonzero(part >= 0)
+    wanted = np.array([not only_done or kept[number].ends[position] is not None for number, position
+                       in zip(part[known].tolist(), place[known].tolist(), strict=True)], bool)
+    left_out = dict.fromkeys(known[~wanted].tolist(), run_texts.NOT_DONE)
+    for number, of_part in enumerate(kept):
+        runs = known[wanted & (part[known] == number)]
+        yield of_part, place[runs], runs, left_out
+    fresh = _read(folders, np.flatnonzero(part < 0), stamps, only_done)
     yield fresh
     if keep:  # of all runs: else what was not asked for would look as if it were gone
-        caching.keep(parent, kept, found[known], fresh[0], read_at)
+        caching.keep(parent, kept, (part[known], place[known]), fresh[0], read_at)
 
 
 def _read(folders: list[str], todo: np.ndarray, stamps: np.ndarray | None, only_done: bool) -> _Part:

@@ -13,6 +13,8 @@ from src.errors import UserError
 SLOW = 0.4e-3  # seconds a call: beyond it several at a time are quicker, below it threads only wait for each other
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
 STAMP = 9  # numbers of a stamp: inode, size and mtime_ns of each of three files, zeros where there is none
+_CONFIG, _STATS, _DONE = (f"/{name}" for name in (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
+_MOST = 2**63  # of an inode, in a column of int64
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -55,13 +57,23 @@ def stamp(folder: str) -> tuple[int, ...] | None:
     config has its inode below zero. None if a file cannot be looked at.
     """
     try:
-        config = _stamp(f"{folder}/{run_folder.CONFIG}")
-        if not config[0]:
-            inode, size, time_ns = _stamp(f"{folder}/{run_folder.SPEC}")
-            config = (-inode, size, time_ns)
-        return (*config, *_stamp(f"{folder}/{run_folder.STATS}"), *_stamp(f"{folder}/{run_folder.DONE}"))
+        try:
+            config, stats, done = os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE)
+        except FileNotFoundError:
+            return _stamp_of_some(folder)
+        return (config.st_ino % _MOST, config.st_size, config.st_mtime_ns, stats.st_ino % _MOST, stats.st_size,
+                stats.st_mtime_ns, done.st_ino % _MOST, done.st_size, done.st_mtime_ns)
     except OSError:
         return None
+
+
+def _stamp_of_some(folder: str) -> tuple[int, ...]:
+    """Where not all three files are there."""
+    config = _stamp(folder + _CONFIG)
+    if not config[0]:
+        inode, size, time_ns = _stamp(f"{folder}/{run_folder.SPEC}")
+        config = (-inode, size, time_ns)
+    return (*config, *_stamp(folder + _STATS), *_stamp(folder + _DONE))
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
@@ -69,7 +81,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
         found = os.stat(path)
     except FileNotFoundError:
         return (0, 0, 0)
-    return (found.st_ino % 2**63, found.st_size, found.st_mtime_ns)
+    return (found.st_ino % _MOST, found.st_size, found.st_mtime_ns)
 
 
 def read_run(folder: str, only_done: bool = False) -> RunText | str:
