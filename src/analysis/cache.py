@@ -220,7 +220,7 @@ def _load_part(path: str) -> Columns | None:
 def _load_stats(path: str) -> dict[str, np.ndarray]:
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(path).read()
+    table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False).read()  # the file is never whole in memory
     stats = {}
     for name in table.column_names:
         kind, _, key = name.partition(":")
