@@ -205,7 +205,7 @@ def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
 
 def _named_metric(paths: list[str]) -> Metric | None:
     """The metric that the job specs of all these runs name; None if one names none, or another."""
-    found = {metrics.of_batch(batch) for batch in dict.fromkeys(os.path.dirname(path) for path in paths)}
+    found = {metrics.of_batch(batch) for batch in {path.rpartition("/")[0] for path in paths}}
     return found.pop() if len(found) == 1 else None
 
 
