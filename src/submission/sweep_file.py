@@ -170,8 +170,9 @@ def _values(raw: Any, draws: bool, where: str, warnings: list[str]) -> list[Any]
     if distribution == "constant":
         return [raw["value"]]
     if distribution == "categorical":
-        values = _different(raw["values"], where)
-        return [Tagged("choice", values)] if draws and len(values) > 1 else values
+        different = _different(raw["values"], where)
+        # what stands twice is drawn twice as often
+        return [Tagged("choice", raw["values"])] if draws and len(different) > 1 else different
     if not draws:
         return _all_of(distribution, numbers, where)
     if distribution == "categorical_w_probabilities":

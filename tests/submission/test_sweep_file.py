@@ -28,7 +28,7 @@ from tests.submission.conftest import Project, project
 __all__ = ["project"]  # the fixture
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wandb-sweeps.json"
-SHARES = (0.003, 0.24, 0.48, 0.731, 0.999)
+SHARES = (0.003, 0.24, 0.48, 0.6, 0.731, 0.999)
 with_library = pytest.mark.skipif(importlib.util.find_spec("sweeps") is None, reason="W&B's library sweeps is not here")
 
 
@@ -98,7 +98,7 @@ DRAWN: list[dict[str, Any]] = [
     {"distribution": "q_normal", "mu": 10, "sigma": 4, "q": 1}, {"distribution": "log_normal", "mu": -1, "sigma": 2},
     {"distribution": "q_log_normal", "mu": 2, "sigma": 1, "q": 0.5},
     {"distribution": "beta", "a": 2, "b": 5}, {"distribution": "q_beta", "a": 2, "b": 5, "q": 0.2},
-    {"values": [3, 1, 2]}, {"values": ["a", "b"], "probabilities": [0.9, 0.1]},
+    {"values": [3, 1, 2]}, {"values": [1, 1, 2]}, {"values": ["a", "b"], "probabilities": [0.9, 0.1]},
     {"distribution": "categorical_w_probabilities", "values": [1, 2, 3], "probabilities": [0.2, 0.5, 0.3]},
 ]
 
@@ -380,6 +380,19 @@ class AgentRun:
 def test_a_variable_that_is_not_set_fails_the_run() -> None:
     with pytest.raises(foreign.Failed, match="no variable GRIDIRON_NOT_SET here"):
         foreign.arguments(["${envvar:GRIDIRON_NOT_SET}"], {}, "f")
+
+
+def test_a_program_finds_its_parameters_in_wandb_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    (tmp_path / "x.py").write_text("import json, wandb\nrun = wandb.init(config={'lr': 1, 'more': 2})\n"
+                                   "json.dump([dict(run.config), run.project], open('seen', 'w'))\n")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    sweep = read("{method: grid, program: x.py, project: p, parameters: {lr: 1e-5, opt: {parameters: {k: [v]}}}}")
+    spec, = grid.of_job_spec(sweep).specs
+    assert foreign.run({**spec, "COMMAND": sweep.command}, str(tmp_path), lambda: None) == "completed"
+    assert json.loads((tmp_path / "seen").read_text()) == [{"lr": 1e-5, "more": 2, "opt": {"k": "v"}}, "p"]
 
 
 PROGRAM = """
