@@ -235,6 +235,8 @@ def is_harmless(arguments: list[str]) -> bool:
             or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)
+    if options.on:
+        return False  # tests/submission/test_on_host.py has a machine to reach
     small = options.max_runs or options.retry or not options.path.startswith("jobs/")
     return options.dry_run or options.local and small and (options.yes or options.retry)
 

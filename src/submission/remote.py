@@ -151,23 +151,28 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     that there is not; absent: the folder need not be there.
     """
     remote = Remote(host, None if _shares_already(host) else _socket(host))
-    if words := _open(host, remote.socket):
-        raise _explained(host, words, known)
     folders = shlex.join(os.path.join(host.folder, name) for name in make)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
              f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}"
-    done = subprocess.run([*remote.ssh(), in_bash(script)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    said = last_line(done.stderr)
+
+    def once() -> tuple[int, str]:
+        if words := _open(host, remote.socket):
+            raise _explained(host, words, known) or Broken(words)
+        done = subprocess.run([*remote.ssh(), in_bash(script)], stdin=subprocess.DEVNULL, capture_output=True,
+                              check=False)
+        said = last_line(done.stderr)
+        if done.returncode == BROKEN:
+            raise _explained(host, said, known) or Broken(said)
+        return done.returncode, said
+
+    code, said = remote.patiently(once)
     problems = {
-        BROKEN: (said, None),
         3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
         4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
         5: (f"there is no folder {host.folder} there",
             f"`{to_type('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` makes it")}
-    if done.returncode == BROKEN:
-        raise _explained(host, said, known)
-    if done.returncode:
-        what, hint = problems.get(done.returncode, (f"its shell failed: {said or done.returncode}", None))
+    if code:
+        what, hint = problems.get(code, (f"its shell failed: {said or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)
     return remote
 
@@ -262,11 +267,11 @@ _MEANINGS = (
     ("unreachable", "'{ssh}' cannot be reached from here", "is a VPN needed?"))
 
 
-def _explained(host: Host, words: str, known: Iterable[str]) -> RemoteError:
-    """ssh's words as a sentence, with what to do."""
+def _explained(host: Host, words: str, known: Iterable[str]) -> RemoteError | None:
+    """ssh's words as a sentence, with what to do; None if the next try may well succeed."""
     for sign, what, hint in _MEANINGS:
         if sign.lower() in words.lower():
             hosts = list(known) if sign == "resolve hostname" else []
             return RemoteError(f"{what.format(ssh=host.ssh)} ({words})", where=host.name, allowed=hosts or None,
                                hint=hint.format(ssh=host.ssh))
-    return RemoteError(f"no connection: {words}", where=host.name, hint=f"`{to_type('ssh', host.ssh)}` must work")
+    return None

@@ -62,7 +62,9 @@ def steps(run: str) -> Steps:
     if os.path.isdir(untracked := os.path.join(folder, run_folder.UNTRACKED)):
         commands.append(["cp", "-R", f"{untracked}/.", project])
     begin[1] = os.path.join(project, begin[1])
-    return Steps(record["project"], [*(({}, words) for words in commands), (variables, begin)], notes)
+    sent_from = (record.get("sent_from") or {}).get("project")  # which has the history, if that is this machine
+    home = sent_from if sent_from and os.path.isdir(sent_from) else record["project"]
+    return Steps(home, [*(({}, words) for words in commands), (variables, begin)], notes)
 
 
 def _typed(variables: dict[str, str], words: list[str]) -> str:

@@ -3,90 +3,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from src.submission import hosts
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
+from tests.sshd.laptop import JOB_SPEC, Laptop, wait_until
 
 __all__ = ["sshd"]  # the fixture
-
-JOB_SPEC = "job_details: {{name: {name}}}\nparameters: {{{parameters}}}\n"
-
-
-class Laptop:
-    """`folder` is a project of this machine in git, with a train.py without torch; `there` its folder on `cluster`."""
-
-    def __init__(self, folder: Path, there: Path, sshd: Sshd, setup: tuple[str, ...] = ()) -> None:
-        self.folder, self.there, self.sshd = folder, there, sshd
-        folder.mkdir(parents=True)
-        for name in ("submit_multiple.py", "experiments.py", ".gitignore", "submit_cpu.sh"):
-            shutil.copy(ROOT / name, folder)
-        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "train.py").write_text((ROOT / "tests" / "submission" / "entry.py").read_text())
-        (folder / "jobs").mkdir()
-        self.write_spec("tiny", "batch_size: [1, 2], base_lr: [0.1, 1]")
-        # results, data and the environment, as links or not, stay where they are
-        (folder.parent / "large disk").mkdir()
-        (folder.parent / "large disk" / "huge.bin").write_bytes(b"0" * 1000)
-        for name in ("results", "data", ".venv"):
-            (folder / name).symlink_to(folder.parent / "large disk")
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.git("config", "user.email", "me@example.org")
-        self.git("config", "user.name", "me")
-        self.commit()
-        sshd.write_hosts(folder, there, (f"export GRIDIRON_TEST_ROOT='{there}' OMP_NUM_THREADS=1", *setup))
-
-    def git(self, *words: str) -> str:
-        return subprocess.run(["git", *words], cwd=self.folder, check=True, capture_output=True, text=True
-                              ).stdout.strip()
-
-    def commit(self) -> str:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "--message", "all")
-        return self.git("rev-parse", "HEAD")
-
-    def write_spec(self, name: str, parameters: str) -> str:
-        (self.folder / "jobs" / f"{name}.yaml").write_text(JOB_SPEC.format(name=name, parameters=parameters))
-        return f"jobs/{name}.yaml"
-
-    def start(self, *words: str | Path, program: str = "submit_multiple.py") -> subprocess.Popen[str]:
-        """The command with --on cluster, at work, in a session of its own."""
-        return subprocess.Popen([sys.executable, program, *words, "--on", "cluster"], cwd=self.folder, text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                start_new_session=True)
-
-    def submit(self, *words: str | Path, code: int = 0, stdin: str = "", program: str = "submit_multiple.py") -> str:
-        """The same to its end, which is `code`; what it says."""
-        process = self.start(*words, program=program)
-        said, _ = process.communicate(stdin, timeout=300)
-        assert process.returncode == code, said
-        return said
-
-    def batch(self, name: str = "tiny") -> Path:
-        """The batch of that name, there."""
-        only, = (self.there / "results").glob(f"*-{name}")
-        return only
-
-    def executed(self, name: str = "tiny") -> list[int]:
-        """How often each run there was executed to its end."""
-        return [len((run / "executed").read_text().split()) if (run / "executed").exists() else 0
-                for run in sorted(self.batch(name).iterdir()) if run.name[0].isdigit()]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
 
 @pytest.fixture
 def laptop(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Laptop:
@@ -95,10 +26,11 @@ def laptop(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Lapto
     return Laptop(tmp_path / "my $laptop" / "pro 'ject'", tmp_path / "the `cluster`" / "pro ject; (1)", sshd)
 
 
-def test_it_is_sent_submitted_and_followed(laptop: Laptop) -> None:
+def test_it_is_sent_submitted_and_followed(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = laptop.git("rev-parse", "HEAD")
+    monkeypatch.setenv("MY_TOKEN", "q7-planted-secret-q7")
     with open(laptop.folder / "train.py", "a") as file:
-        file.write("# mended\n")
+        file.write("# mended q7-planted-secret-q7\n")
     (laptop.folder / "src" / "new ä.py").write_text("new = 1\n")
     said = laptop.submit("jobs/tiny.yaml", "--local", "--workers", "2", "-y")
     assert "4 configurations" in said
@@ -111,9 +43,25 @@ def test_it_is_sent_submitted_and_followed(laptop: Laptop) -> None:
     code = json.loads((folder / "code.json").read_text())
     assert (code["commit"], code["branch"], code["dirty"]) == (commit, "main", True)
     assert code["sent_from"] == {"host": os.uname().nodename, "project": str(laptop.folder)}
-    assert "+# mended" in (folder / "uncommitted.diff").read_text()
+    assert "+# mended ***" in (folder / "uncommitted.diff").read_text()
     assert (folder / "untracked" / "src" / "new ä.py").read_text() == "new = 1\n"
     assert f"experiments.py status {laptop.batch().relative_to(laptop.there)} --on cluster" in said
+
+
+def test_a_snapshot_and_a_clean_commit_there(laptop: Laptop) -> None:
+    commit = laptop.commit()
+    (laptop.folder / "jobs" / "tiny.yaml").write_text(
+        "job_details: {name: tiny, snapshot: true}\nparameters: {batch_size: 1}\n")
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert f"{commit[:10]} on main, 1 uncommitted file, no remote to push to, runs start from a snapshot" in said
+    snapshot, = laptop.batch().glob("code/*/snapshot")
+    assert (snapshot / "COMMIT").read_text() == f"{commit}\n"
+    assert (snapshot / "src" / "config.py").is_file()
+    assert not (snapshot / "src" / "config.py").is_symlink()
+    assert laptop.executed() == [1]
+    said = laptop.submit("jobs/tiny.yaml", "--local", "-y", "-o", "--require-clean", code=2)
+    assert "the code is not clean" in said
+    assert laptop.executed() == [1]
 
 
 def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> None:
@@ -295,3 +243,24 @@ def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
     assert "trying again" in said
     assert said.count("Run 4 runs?") == 1
     assert laptop.executed() == [1] * 4
+
+
+def test_the_pages_commands(laptop: Laptop) -> None:
+    """Those of docs/laptop.md, with `cluster` as the page has it; nothing is submitted, for want of a Slurm."""
+    page = (ROOT / "docs" / "laptop.md").read_text("utf-8")
+    lines = re.findall(r"^python submit_multiple.py (.*) --on cluster( -d)?$", page, re.M)
+    assert len(lines) == 3
+    for name in ("jobs/cifar10-example.yaml", "submit_2080.sh"):
+        shutil.copy(ROOT / name, laptop.folder / name)
+    assert "wrote" in laptop.submit(*shlex.split(lines[0][0]), "--no-submit", "-y")
+    assert "would send nothing: it is all there" in laptop.submit(*shlex.split(lines[1][0]), "-d")
+    laptop.batch("cifar10-example").rename(laptop.there / "results" / "26-11-20-cifar10-example")
+    assert "submit_2080.sh" in laptop.submit(*shlex.split(lines[2][0]), "-d")
+    table, = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    (laptop.folder / "hosts.toml").write_text(table)
+    found = hosts.read(str(laptop.folder))
+    assert found["box"] == hosts.Host("box", "box", laptop.folder.name, "/opt/envs/gridiron/bin/python", (),
+                                      ("-p", "2222"))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.M))
+    assert list(rows) == ["ssh", "options", "folder", "setup", "python", "output_dir"]
+    assert rows["setup"] == f"`{json.dumps(list(hosts.Host('a', 'a', 'a').setup))}`"
