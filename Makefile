@@ -24,9 +24,9 @@ pictures: $(ENVIRONMENT) ## draw those of the README anew: 144 runs of digits, s
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
 	@$(RUN) -m pytest -q --numprocesses=2
 
-chaos: $(ENVIRONMENT) ## kill, stop and crowd runs and a real Slurm, some hundred times: each run once, the numbers the same
+chaos: $(ENVIRONMENT) ## kill, stop and crowd runs, connections and a real Slurm, some hundred times: each run once, the numbers the same
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
-		tests/chaos_training.py tests/test_chaos.py
+		tests/chaos_training.py tests/test_chaos.py tests/test_slurm_remote.py
 
 environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 

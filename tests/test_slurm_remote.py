@@ -136,7 +136,7 @@ def test_a_composite_by_workers_and_its_results_here(laptop: Laptop, slurm: Slur
     assert list(big_df["TAGS"]) == [rates, both, batches, seeds, seeds, seeds]
     assert list(big_df["base_lr"]) == [0.1, 0.5, 0.5, 0.2, 0.2, 0.2]
     assert [len(stats) for stats in big_df["train/loss"]] == [2] * 6
-    assert set(big_df["commit"]) == {commit}
+    assert set(big_df["facts/commit"]) == {commit}
     workers = {ticket for path in laptop.batch("composite").glob("submissions/*.jsonl")
                for ticket in re.findall(r'"slurm_job": "(\d+)"', path.read_text())}
     assert len(workers) == 3
