@@ -17,7 +17,8 @@ from src.submission.observe import Observation, Run, observe
 from src.submission.plan import count
 from src.submission.show import ask, table
 
-PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), "results"
+PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch.results()
+ON_HOST = ("status", "watch", "wait", "missing", "logs", "cancel", "clean", "report", "note", "doctor", "prefetch")
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
 
@@ -26,6 +27,10 @@ ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
 def main(argv: Sequence[str]) -> int | None:
     """One subcommand."""
     options = parse(argv)
+    if getattr(options, "on", None):
+        from src.submission import there
+
+        return there.run(argv[0], argv, options, PROJECT, RESULTS)
     return options.run(options)
 
 
@@ -37,6 +42,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if name in ON_HOST:
+            command.add_argument("--on", metavar="HOST", help="do it on another machine: a host of hosts.toml, or of "
+                                 "ssh's own configuration")
         return command
 
     for group in (_add_watching, _add_ending, _add_reading, _add_books, _add_machines):
@@ -98,7 +106,7 @@ def _add_reading(add: Add) -> None:
     command = add("sync", fetch_results, "fetch results from another machine by rsync, again for what is new")
     command.add_argument("source", metavar="HOST[:FOLDER]", help="a host of hosts.toml or of ssh's configuration; "
                          "FOLDER in the home folder there (default: the project's results)")
-    command.add_argument("--into", metavar="FOLDER", default=RESULTS, help="default: results")
+    command.add_argument("--into", metavar="FOLDER", default=RESULTS, help=f"default: {RESULTS}")
     command.add_argument("--checkpoints", action="store_true", help="checkpoints and snapshots of code too")
     command = add("compare", compare_batches, "two batches: which settings changed, which metrics moved and how surely")
     command.add_argument("before", metavar="BATCH_A", help="a batch folder")
@@ -144,6 +152,9 @@ def _add_machines(add: Add) -> None:
     command = add("doctor", doctor, "what this machine lacks for the project, and what to do; exit code 1 if it does")
     command.add_argument("--deep", action="store_true", help="load torch too, and see whether it finds the GPUs")
     command.add_argument("--json", action="store_true", help="plain values for scripts")
+    command = add("push-env", push_environment, "send this environment to another machine, to the same path")
+    command.add_argument("on_host", metavar="HOST", help="a host of hosts.toml, or of ssh's own configuration")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command = add("prefetch", prefetch, "fetch every data set and pretrained model of a job spec once")
     command.add_argument("path", metavar="JOB_SPEC", help="as jobs/x.yaml")
     command = add("probe", probe, "the largest batch that this machine takes, and the loaders that feed it best")
@@ -561,6 +572,20 @@ def doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(checks.lines(found)))
     return int(any(finding.verdict == checks.ERROR for finding in found))
+
+
+def push_environment(options: argparse.Namespace) -> None:
+    """Send the environment of this Python, and say what it will lack there."""
+    from src.submission import hosts, push_env, remote
+
+    folder = push_env.check(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
+    far = remote.connect(hosts.find(options.on_host, PROJECT), make=(".",), known=hosts.read(PROJECT))
+    question = f"Make {folder} on {far.host.name} what it is here? [y/N] "
+    if not options.yes and ask(question).lower() not in ("y", "yes"):
+        raise BatchError("stopped: nothing was sent", hint="the answer was not y")
+    notes = push_env.push(far, folder, push_env.base_python())
+    print("\n".join([f"sent       {folder}", *notes]))
+    print(f"  {to_type('python', 'experiments.py', 'doctor', '--on', far.host.name)}  sees whether it works there")
 
 
 def prefetch(options: argparse.Namespace) -> None:

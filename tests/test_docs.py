@@ -105,7 +105,7 @@ def test_files_and_options_in_backticks_exist(page: Path, capsys: pytest.Capture
     known = set(OTHER_OPTIONS)
     for parse, words in ((submit_multiple.parse, []), *((experiments.parse, [name]) for name in (
             "status", "watch", "logs", "cancel", "clean", "report", "note", "reproduce", "export",
-            "register", "sync-wandb", "query", "compare", "sync", "prefetch", "doctor"))):
+            "register", "sync-wandb", "query", "compare", "sync", "prefetch", "doctor", "push-env"))):
         with pytest.raises(SystemExit):
             parse([*words, "--help"])
         known |= set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))

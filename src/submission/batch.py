@@ -14,6 +14,7 @@ from typing import Any
 from src import files, run_folder, yaml_io
 from src.errors import BatchError
 
+RESULTS = "GRIDIRON_RESULTS"  # the variable that says where this machine has its batches, if not in results/
 _HALF_MADE = re.compile(r"\.\d\d-\d\d-\d\d-.+\.(tmp|removed)\Z")
 
 
@@ -25,6 +26,11 @@ def find(output_dir: str, name: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
+
+
+def results() -> str:
+    """The folder in which commands look for batches, unless they are told of others."""
+    return os.environ.get(RESULTS) or "results"
 
 
 def all_batches(output_dir: str) -> list[str]:

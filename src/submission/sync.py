@@ -44,7 +44,7 @@ def from_host(source: str, into: str, project: str, checkpoints: bool = False) -
     if given:
         host = dataclasses.replace(host, folder=given.removeprefix("~/"))
     far = remote.connect(host, known=hosts.read(project))
-    folder = "" if given else _results(far)
+    folder = "" if given else results_there(far)
     fetched = sync(far, folder, into, checkpoints)
     told: dict[str, dict[str, Any]] = {}
     if not given:
@@ -56,7 +56,7 @@ def from_host(source: str, into: str, project: str, checkpoints: bool = False) -
     return fetched
 
 
-def _results(far: Remote) -> str:
+def results_there(far: Remote) -> str:
     """The folder of its batches, with `~` and variables as that machine knows them."""
     folder = far.host.output_dir or "results"
     if "$" not in folder and folder[0] != "~":
