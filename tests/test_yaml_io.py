@@ -44,6 +44,20 @@ def test_flat_files_are_read_back_equal_by_every_reader(mapping: dict[str, Any])
     assert text.count("\n") == max(len(mapping), 1)
 
 
+@given(st.sampled_from(yaml_io.TAGS), st.lists(VALUE, max_size=3) | st.dictionaries(TEXT, VALUE, max_size=3))
+def test_what_has_a_tag_of_ours_is_read_back_equal(tag: str, value: Any) -> None:
+    tagged = yaml_io.load(f"!{tag} {yaml_io.dump_value(value)}", "x")
+    assert tagged.tag == tag and same(tagged.value, value)
+    again = yaml_io.load(f"key: {tagged!r}", "x")["key"]
+    assert again.tag == tag and same(again.value, value)
+
+
+def test_tags_of_others_are_refused() -> None:
+    for text in ("!include x.yaml", "!!python/object/apply:os.system [ls]", "!Uniform [0, 1]", "a: !<uniform> [0, 1]"):
+        with pytest.raises(JobSpecError, match="tag"):
+            yaml_io.load(text, "x")
+
+
 @given(st.dictionaries(KEY, VALUE, max_size=6), st.data())
 def test_the_fast_path_never_reads_an_edited_file_otherwise_than_yaml(mapping: dict[str, Any],
                                                                       data: st.DataObject) -> None:
