@@ -74,10 +74,11 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
         raise JobSpecError("EXCLUDE removes every grid point", where=where)
     axes = [axis for of_grid, _ in grids for axis in of_grid]
     sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1 and not parts]
-    drawn: set[str] = set()
-    if expansion.draws:
-        for number, (of_grid, points) in enumerate(grids):
-            grids[number] = of_grid, expansion.drawn(points, of_grid, samples, seed, draw, where, drawn)
+    # a LIST may hide all that is to be drawn
+    drawn = {key for _, points in grids for point in points for key, value in point.items()
+             if holds_draws(value)} if expansion.draws else set()
+    if drawn:
+        grids = [(of_grid, expansion.drawn(points, of_grid, samples, seed, draw, where)) for of_grid, points in grids]
         sizes.insert(0, ("samples", samples or 0))
     elif samples is not None:
         expansion.warnings.append(f"{where}: samples have no effect: nothing is drawn, as by !uniform [0, 1]")
@@ -247,17 +248,16 @@ class _Expansion:
         return self.known.setdefault(identity(value), value)
 
     def drawn(self, points: list[Spec], axes: list[_Axis], number: int | None, seed: int, draw: str,
-              where: str, keys: set[str]) -> list[Spec]:
-        """The points with what is to be drawn drawn, `number` of each. keys: the keys of which something is are added.
-        """
+              where: str) -> list[Spec]:
+        """The points with what is to be drawn drawn, `number` of each of those where something is."""
         from src.submission import samples
 
         if number is None:
             raise JobSpecError("how many random points?", where=where,
                                hint="--samples 20, or `samples: 20` in job_details (run_cap in a sweep file)")
-        keys |= {key for point in points for key, value in point.items() if holds_draws(value)}
-        if number * len(points) > MAX_POINTS:
-            raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {len(points)}", where=where,
+        random = sum(any(map(holds_draws, point.values())) for point in points)
+        if number * random > MAX_POINTS:
+            raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {random}", where=where,
                                hint="ask for fewer samples")
         first: Spec = {}
         for axis, merge in _with_merges(axes):

@@ -215,6 +215,12 @@ def test_in_a_list_each_item_has_its_own_and_points_without_draws_stand_once() -
     assert len({spec["lr"] for spec in grid.specs}) == 7
 
 
+def test_what_is_hidden_everywhere_is_not_drawn() -> None:
+    grid = grid_of("{lr: !uniform [0, 1], LIST: [{lr: 1}, {lr: 2}]}", None)
+    assert grid.specs == [{"lr": 1}, {"lr": 2}]
+    assert grid.axes == [("LIST", 2)]
+
+
 def test_in_a_zip_and_in_an_axis_and_in_a_mapping() -> None:
     grid = grid_of("{ZIP: {a: [1, 2], b: [!uniform [0, 1], !uniform [5, 6]]}, c: {d: !uniform [0, 1], "
                    "e: [1, !choice [2]]}}", 2)
