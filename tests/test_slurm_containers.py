@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import submit_multiple
 from src import yaml_io
-from tests.conftest import Slurm
+from tests.conftest import ROOT, Slurm
 from tests.fake_apptainer.fixture import Apptainer, apptainer
 from tests.submission.conftest import Project, project
 from tests.test_interrupted import SPEC, assert_same, attempts, calm
@@ -47,6 +48,8 @@ def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
     assert {attempt["slurm_job"] for attempt in attempts(spec)} == {job}
     facts = yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]
     assert (facts["resumed_at_step"] > 0, facts["container"]) == (True, str(apptainer.image))
+    nodes = slurm.run("sacct", "-nXP", f"--jobs={job}", "--duplicates", "-oNodeList").split()
+    assert attempts(spec)[0]["node"] == nodes[0]
     starts = apptainer.starts()
     assert len(starts) == 2
     assert all("slurm" not in start.inside["PATH"] and "/usr/bin" not in start.inside["PATH"] for start in starts)
@@ -105,3 +108,22 @@ def test_a_successor_is_submitted_from_outside(slurm: Slurm, project: Project, a
     wait_for(lambda: counts(project) == {"done": 1})
     assert len(set((run / "steps").read_text().split())) == 3  # Slurm jobs
     assert len(apptainer.starts()) == 3
+
+
+def test_a_wrapper_that_starts_a_container_itself_is_told_by_75(slurm: Slurm, project: Project) -> None:
+    """The script of docs/containers.md, around a train.py that finds no scontrol."""
+    wrapper, = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "containers.md").read_text("utf-8"), re.S)
+    assert wrapper.count("apptainer exec gridiron.sif python") == 1
+    project.write_spec("16")
+    script = project.folder / "s.sh"
+    script.write_text("#!/bin/bash\n#SBATCH --mem=100 --requeue --open-mode=append\n" + wrapper.replace(
+        "apptainer exec gridiron.sif python", f"PATH=/nowhere {sys.executable}"))
+    assert project.submit(project.spec, "-s", script, "-y", "--max-runs", "1") == 0
+    run, = project.runs()
+    (run / "steps").write_text("as if it had been there before\n".replace(" ", "-"))
+    wait_for(lambda: len((run / "steps").read_text().split()) == 2)
+    job = (run / "steps").read_text().split()[-1]
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    slurm.restart(job, (run / "done").exists)
+    assert project.executed() == [1]
+    assert {path.name for path in run.glob("attempt-*")} == {"attempt-1-0.json", "attempt-1-1.json"}

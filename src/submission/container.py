@@ -20,14 +20,15 @@ NONE = "none"  # as --container: without one, whatever was asked for before
 # what a run, its libraries and its trackers are told by their environment; all else of the node's stays outside. No
 # pattern is compiled before it is wanted, since most runs have no container
 _PASSED = (
-    r"(SLURM|GRIDIRON|WANDB|COMET|MLFLOW|HF|TORCH|TORCHELASTIC|NCCL|GLOO|CUBLAS)_\w+|((LOCAL|GROUP|ROLE)_)?RANK|"
-    r"((LOCAL|GROUP|ROLE)_)?WORLD_SIZE|MASTER_(ADDR|PORT)|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING)|"
+    r"(SLURMD?|GRIDIRON|WANDB|COMET|MLFLOW|HF|TORCH(ELASTIC|INDUCTOR)?|TRITON|NCCL|GLOO|CUBLAS)_\w+|"
+    r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING)|"
     r"(NVIDIA|ROCR|HIP)_VISIBLE_DEVICES|(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|LIBSVMDATA_HOME|XDG_CACHE_HOME|TMPDIR|TZ|"
     r"PYTHON(HASHSEED|UNBUFFERED|DONTWRITEBYTECODE)|MPLBACKEND")
 _FOLDER = r"\w+_(HOME|CACHE|DIR)|TMPDIR"  # of these, what names a folder that is to be seen inside too
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _OWN = ("HOME", "PATH", "PREPEND_PATH", "APPEND_PATH")  # which the runtime makes itself
 _VARIABLE = r"\$\{?(\w+)"
+_BIND = r"[^:]+(:/[^:]*(:(ro|rw))?)?"
 _SYSTEM = ("/", "/usr", "/usr/local")  # the container has its own
 
 
@@ -62,7 +63,12 @@ def check(value: Any, where: str) -> Container:
                                hint=f"did you mean '{meant}'?" if meant else None)
     if "image" not in asked:
         raise JobSpecError("there is no image", where=where, hint="as {image: image.sif}")
-    return Container(check_image(asked["image"], where), _words(asked.get("binds"), f"{where}, binds"),
+    binds = _words(asked.get("binds"), f"{where}, binds")
+    for bind in binds:
+        if not re.fullmatch(_BIND, bind):
+            raise JobSpecError(f"{bind!r} is nothing to bind", where=f"{where}, binds",
+                               allowed="SOURCE, SOURCE:/DESTINATION or SOURCE:/DESTINATION:ro")
+    return Container(check_image(asked["image"], where), binds,
                      _env(asked.get("env"), f"{where}, env"),
                      _word(asked["python"], f"{where}, python") if asked.get("python") else None,
                      _words(asked.get("options"), f"{where}, options"))
@@ -169,21 +175,20 @@ def asked_for(path: str, ticket: int | None) -> Asked | None:
     """The container that the runs of a spec or task file were submitted with; None in a container, or without one."""
     if OUTSIDE in os.environ:
         return None
-    name: str | None = None
-    if path.endswith(run_folder.TASKS_SUFFIX):
-        listed = tasks.read(path)
-        batch, names = listed.batch, list(listed.tickets)
-        task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
-        if listed.kind == tasks.ARRAY and task.isdecimal() and int(task) < len(names):
-            name = names[int(task)]
-        ticket = listed.tickets[name or names[0]]
-        kept = journal.detail("container", batch, name or names[0], ticket)
-    elif os.path.basename(path) == run_folder.SPEC:
-        batch, name = os.path.split(os.path.dirname(os.path.abspath(path)))
-        kept = journal.detail("container", batch, name, ticket)
-    else:
+    folder, file = os.path.split(os.path.abspath(path))
+    batch, name = os.path.split(folder)
+    is_list = file.endswith(run_folder.TASKS_SUFFIX)
+    if not (is_list or file == run_folder.SPEC) or not (plans := journal.plans_if_any_has("container", batch)):
         return None
-    return Asked(Container(**kept), batch, name, ticket) if kept else None
+    alone = True
+    if is_list:
+        listed = tasks.read(path)
+        names, task = list(listed.tickets), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+        alone = listed.kind == tasks.ARRAY and task.isdecimal() and int(task) < len(names)
+        name = names[int(task) if alone else 0]
+        ticket = listed.tickets[name]
+    kept = journal.plan_of(plans, name, ticket).get("container")
+    return Asked(Container(**kept), batch, name if alone else None, ticket) if kept else None
 
 
 def gpus_asked(environment: Mapping[str, str]) -> bool:
@@ -237,20 +242,18 @@ def seen_as_outside(folders: Iterable[str]) -> list[str]:
 
 
 def mounts(container: Container, batch: str, program: str, inside: Mapping[str, str], start_in: str) -> list[str]:
-    """The --mount options of a run, where it runs. UserError if the node lacks what is to be bound, or a variable.
+    """The --mount options of a run, with what is known where this is called; see `filled_in`.
 
     batch: its folder; program: the path of train.py; start_in: the folder in which it starts.
     """
     needed = [batch, os.path.dirname(program), start_in, *environment_folders(),
-              *(_existing(os.path.join(start_in, files.expand(folder, "data_dir"))) for folder in container.folders),
+              *(_existing(os.path.join(start_in, folder)) for folder in container.folders if "$" not in folder),
               *(value for name, value in inside.items() if re.fullmatch(_FOLDER, name) and os.path.isdir(value))]
-    made = [mount(path, path) for path in seen_as_outside(needed)]
+    made = [mount(path, path) for path in [*seen_as_outside(needed), *(
+        folder for folder in container.folders if "$" in folder)]]
     for bind in container.binds:
-        source, _, rest = files.expand(bind, "container, binds").partition(":")
+        source, _, rest = bind.partition(":")
         destination, _, how = rest.partition(":")
-        if not os.path.exists(source):
-            raise UserError(f"{source} is not on {os.uname().nodename}, and the container is to see it",
-                            where="container, binds", hint="correct `binds`, or leave out this node")
         made.append(mount(source, destination or source, how))
     return made
 
@@ -262,9 +265,20 @@ def _existing(folder: str) -> str:
     return folder
 
 
+def filled_in(container: Container) -> Container:
+    """The container with what `~` and variables stand for on this node. UserError if a variable is not set, or if the
+    source of a bind is not there."""
+    binds = [files.expand(bind, "container, binds") for bind in container.binds]
+    for source in (bind.partition(":")[0] for bind in binds):
+        if not os.path.exists(source):
+            raise UserError(f"{source} is not on {os.uname().nodename}, and the container is to see it",
+                            where="container, binds", hint="correct `binds`, or leave out this node")
+    return replace(container, binds=binds, folders=[files.expand(name, "data_dir") for name in container.folders])
+
+
 def mount(source: str, destination: str, how: str = "") -> str:
-    """A --mount option, which takes any path: it is a row of CSV. how: ro, or nothing."""
-    parts = ("type=bind", f"source={source}", f"destination={destination}", *filter(None, (how,)))
+    """A --mount option, which takes any path: it is a row of CSV. how: ro, or anything else."""
+    parts = ("type=bind", f"source={source}", f"destination={destination}", *(["ro"] if how == "ro" else []))
     return "--mount=" + ",".join('"' + part.replace('"', '""') + '"' if set(part) & set(',"\r\n') else part
                                  for part in parts)
 
@@ -277,11 +291,18 @@ def line(container: Container) -> str:
 
 
 def shown(container: Container, batch: str, project: str, path: str, gpus: bool) -> list[str]:
-    """The command that a node will give, as far as this machine knows it. path: of the spec or task file."""
-    program = os.path.join(project, "train.py")
-    runtime = os.path.basename(runtime_here() or RUNTIMES[0])
-    return command(container, runtime, mounts(container, batch, program, variables(container, os.environ), project),
-                   gpus, [python_inside(container), program, path], project)
+    """The command that a node will give, as far as this machine knows it: variables that only nodes have stay as they
+    are. path: of the spec or task file."""
+    program, inside = os.path.join(project, "train.py"), variables(container, os.environ)
+    known = replace(container, binds=list(map(_as_known, container.binds)),
+                    folders=list(map(_as_known, container.folders)))
+    return command(container, os.path.basename(runtime_here() or RUNTIMES[0]),
+                   mounts(known, batch, program, inside, project), gpus, [python_inside(container), program, path],
+                   project)
+
+
+def _as_known(path: str) -> str:
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 def command(container: Container, runtime: str, mounted: Iterable[str], gpus: bool, words: Iterable[str],

@@ -172,22 +172,23 @@ def read_history(batch: str) -> History:
     return history
 
 
-def detail(key: str, batch: str, name: str, ticket: int | None = None) -> Any:
-    """What the plan of a run's ticket (by default its newest) says under `key`, a mapping; None if it says nothing.
+def plans_if_any_has(key: str, batch: str) -> list[dict[str, Any]]:
+    """All plans of a batch, if one of them has a mapping under `key`; else none, and no line is parsed for that."""
+    folder, lines, words = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name.endswith(".jsonl"):
+            with open(os.path.join(folder, name), "rb") as file:
+                lines.append(file.readline())
+    if not any(words in line for line in lines):
+        return []
+    records = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [record for record in records if _is_whole(record) and record["kind"] == "plan"]
 
-    Of each journal the first line alone is read, and no more than that unless some plan has such a mapping.
-    """
-    folder, found, words = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
-    journals = sorted(journal for journal in os.listdir(folder) if journal.endswith(".jsonl")) if os.path.isdir(
-        folder) else []
-    for journal in journals:
-        with open(os.path.join(folder, journal), "rb") as file:
-            found.append(file.readline())
-    if not any(words in line for line in found):
-        return None
-    plans = [plan for line in found if line.endswith(b"\n") and _is_whole(plan := json.loads(line))
-             and plan["kind"] == "plan" and name in plan["tickets"] and ticket in (None, plan["tickets"][name])]
-    return max(plans, key=lambda plan: (plan["tickets"][name], plan["time"])).get(key) if plans else None
+
+def plan_of(plans: Iterable[dict[str, Any]], name: str, ticket: int | None) -> dict[str, Any]:
+    """The newest plan for a run's ticket, or for its newest ticket; empty if there is none."""
+    of_run = (plan for plan in plans if name in plan["tickets"] and ticket in (None, plan["tickets"][name]))
+    return max(of_run, key=lambda plan: (plan["tickets"][name], plan["time"]), default={})
 
 
 def _is_whole(record: Any) -> bool:

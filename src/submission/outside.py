@@ -47,9 +47,11 @@ def start(asked: Container, batch: str, words: Sequence[str], ticket: int | None
         python = container.python_inside(asked)
         if python == sys.executable:
             inside["PREPEND_PATH"] = os.path.dirname(python)
-        mounted = [*container.mounts(asked, batch, program, inside, os.getcwd()), container.mount(folder, folder)]
+        here = os.getcwd()
+        mounted = [*container.mounts(container.filled_in(asked), batch, program, inside, here),
+                   container.mount(folder, folder)]
         command = container.command(asked, runtime, mounted, container.gpus_asked(os.environ),
-                                    [python, program, *words], os.getcwd())
+                                    [python, program, *words], here)
         with _Outside(told[OUTSIDE]) as outside:
             code = outside.run(command, container.environment_for(runtime, inside, os.environ))
     if code not in (0, 2) and not outside.heard_of and not outside.stopped:
@@ -115,7 +117,7 @@ class _Outside:
         while self._waiting:
             number = self._waiting.pop(0)
             if self._inside is not None:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError):  # it has ended
                     os.kill(self._inside, number)
             elif self._child is not None and number == signal.SIGTERM:
                 self._child.send_signal(number)
@@ -164,11 +166,14 @@ def _call(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def call(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
          read: str) -> subprocess.CompletedProcess[str]:
-    """Inside a container: what the outside says that the command did. OSError if it is not there, or nobody is
-    outside; subprocess.TimeoutExpired as from subprocess.run.
+    """Inside a container: what the outside says that the command did. FileNotFoundError if it is not there, or nobody
+    is outside any more; subprocess.TimeoutExpired as from subprocess.run.
     """
-    answer = _ask({"command": list(command), "input": read, "timeout": timeout,
-                   "set": {name: environment[name] for name in _SET if environment and name in environment}})
+    try:
+        answer = _ask({"command": list(command), "input": read, "timeout": timeout,
+                       "set": {name: environment[name] for name in _SET if environment and name in environment}})
+    except (OSError, ValueError):
+        answer = {}
     if answer.get("failed") == "timeout":
         raise subprocess.TimeoutExpired(list(command), timeout or 0)
     if "code" not in answer:
