@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if options.dry_run:
         return print_dry_run(work, canary_calls(work, slurm_options, token) + (submission.calls if submission else []),
                              commands, mode, contained(work, slurm_options, submission))
-    if not work.plan.tickets:
+    if not work.plan.tickets and not work.extension:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
@@ -155,7 +155,7 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         from src.submission import container
 
         print(f"container  {container.line(work.container)}")
-    if mode == LOCAL:
+    if mode == LOCAL and work.plan.tickets:
         print(f"workers    {show.workers(local_teams(options, work))} on this machine")
     elif slurm_options and slurm_options.shape["workers"]:
         specs = dict(zip(work.names, work.specs, strict=True))
@@ -207,7 +207,9 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
         question, wanted = f"Type {name} to remove it with all its results: ", [name]
     else:
         doing = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
-        question, wanted = f"{doing} {count(len(work.plan.tickets), 'run')}? [y/N] ", ["y", "yes"]
+        runs = f"{doing} {count(len(work.plan.tickets), 'run')}"
+        question = f"{runs if work.plan.tickets else 'Keep the job spec as it is now'}? [y/N] "
+        wanted = ["y", "yes"]
     if show.ask(question).lower() not in (word.lower() for word in wanted):
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 

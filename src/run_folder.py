@@ -12,6 +12,7 @@ from src.errors import BatchError, UserError
 # in a batch folder
 JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
+EXTENSION = "extension.json"  # in a folder of submissions/: the name of each grid point's run, since that extension
 TASKS_SUFFIX = ".tasks.json"
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
 CODE = "code"  # a folder for each submission: what it was submitted from
@@ -54,6 +55,16 @@ _NOT_BEGUN = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
 _RESUME = re.compile(r"resume-\d+\.pt\Z")
+
+
+def extension_name(number: int) -> str:
+    """The folder of an extension of a batch: its job spec, and what is not yet moved in."""
+    return f"{SUBMISSIONS}/extension-{number}"
+
+
+def old_job_spec_name(number: int) -> str:
+    """The job spec as it was before an extension."""
+    return f"job.old.{number}.yaml"
 
 
 def checkpoint_name(epoch: int) -> str:

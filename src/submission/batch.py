@@ -15,7 +15,7 @@ from src import files, run_folder, yaml_io
 from src.errors import BatchError
 
 RESULTS = "GRIDIRON_RESULTS"  # the variable that says where this machine has its batches, if not in results/
-_HALF_MADE = re.compile(r"\.\d\d-\d\d-\d\d-.+\.(tmp|removed)\Z")
+_HALF_MADE = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
 
 
 def find(output_dir: str, name: str) -> list[str]:
@@ -73,7 +73,7 @@ def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[s
     os.makedirs(output_dir or ".", exist_ok=True)
     staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
     doomed = f"{staging.removesuffix('.tmp')}.removed"
-    _sweep(output_dir or ".")
+    sweep(output_dir or ".")
     _remove(staging)
     os.mkdir(staging)
     try:
@@ -90,7 +90,7 @@ def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[s
         _remove(staging)
         if replaces and os.path.isdir(doomed):
             os.rename(doomed, replaces)
-        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if is_taken(error):
             return False
         raise
     files.sync_folder(output_dir or ".")
@@ -128,7 +128,12 @@ def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     return mended
 
 
-def _sweep(output_dir: str) -> None:
+def is_taken(error: BaseException) -> bool:
+    """Whether a folder could not be renamed since another process has made one of that name."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+
+
+def sweep(output_dir: str) -> None:
     """Remove what was half made, or half removed, by a process that was killed a day ago or longer."""
     with os.scandir(output_dir) as entries:
         for entry in entries:

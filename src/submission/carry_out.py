@@ -18,6 +18,7 @@ from src.submission.ways import local_teams, wants_canaries
 from src.submission.work import retry_command
 
 if TYPE_CHECKING:
+    from src.submission.extend import Extension
     from src.submission.notify import Notices
     from src.submission.work import Work
 
@@ -52,6 +53,10 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
     texts = grid.spec_texts(work.specs)
 
     def write_plan(folder: str) -> None:
+        write_books(folder)
+        Journal(folder, token).plan(**record)
+
+    def write_books(folder: str) -> None:
         if slurm_options and slurm_options.text:
             files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
                                slurm_options.text)
@@ -64,9 +69,10 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
             "shape": dict(slurm_options.shape)}
         provenance.write(os.path.join(folder, run_folder.CODE, token), provenance.look(work.project), record["argv"],
                          slurm, work.snapshot is not None)
-        Journal(folder, token).plan(**record)
 
-    if not work.new:
+    if work.extension:
+        _extend(work, work.extension, write_books, lambda folder: Journal(folder, token).plan(**record))
+    elif not work.new:
         batch.mend_specs(work.path, work.names, texts)
         write_plan(work.path)
     elif not batch.write(work.path, work.job_text, work.names, texts, write_plan, work.overwrites):
@@ -77,10 +83,29 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
     return Journal(work.path, token)
 
 
+def _extend(work: Work, extension: Extension, write_books: Callable[[str], None],
+            write_plan: Callable[[str], None]) -> None:
+    """Make the batch a larger one. BatchError if another process has done so meanwhile."""
+    from src.submission import extend
+
+    points = dict(zip(work.names, work.specs, strict=True))
+    there = [name for name in points if name not in extension.new]
+    made = [name for name in points if name in extension.new]
+    batch.mend_specs(work.path, there, grid.spec_texts([points[name] for name in there]))
+    write_books(work.path)
+    if not extend.join(work.path, extension, work.job_text, made, grid.spec_texts([points[name] for name in made]),
+                       write_plan):
+        raise BatchError("another process extended this batch a moment ago", where=work.path,
+                         hint="the same command again adds what is new now")
+
+
 def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journal,
           submission: Submission | None, options: argparse.Namespace) -> int:
     """Submit to Slurm or run here, what the journal says."""
     try:
+        if not work.plan.tickets:
+            print(f"nothing is new to submit; {work.path}/{run_folder.JOB_SPEC} holds the job spec as it is now")
+            return 0
         if mode == LOCAL:
             return _run_here(work, book.token, options)
         if mode == SLURM and submission and slurm_options:

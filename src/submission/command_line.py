@@ -44,6 +44,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
         "first; what waits for one that fails is not run. Holds for later submissions of the batch too")
     add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
         "done")
+    add("--extend", action="store_true", help="add to the newest batch of that name what is new in the job spec; what "
+        "it has stays as it is")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
     add("--samples", type=_positive, metavar="K", help="so many random points, where values are drawn, as by "
         "!uniform [0, 1]")
@@ -88,6 +90,10 @@ def _contradictions(options: argparse.Namespace) -> list[tuple[object, str]]:
         (options.local and (options.max_queued or options.wait), "--max-queued and --wait are for Slurm's queue, and "
          "--local runs without it"),
         (options.state and not options.retry, "--state goes with -r"),
+        (options.extend and (options.retry or options.overwrite), "--extend adds what is new in a job spec to its "
+         "batch: give it without -r and -o"),
+        (options.extend and options.shard, "--extend numbers its runs by the whole batch, of which --shard is a part: "
+         "give one of them"),
         (options.skip_done and options.retry, "--skip-done goes with a job spec: -r keeps to the runs of its batch"),
         (options.shard and options.retry, "--shard goes with a job spec: -r keeps to the part that this site has"),
         (options.date and not options.shard, "--date goes with --shard: a batch of one site is named after today"),

@@ -15,17 +15,17 @@ def batch_name(name: str, today: datetime.date) -> str:
     return f"{today:%y-%m-%d}-{name}"
 
 
-def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[str]) -> list[str]:
+def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[str], first: int = 0) -> list[str]:
     """The names of runs, `000_name+bat_siz=8+bas_lr=0.1`: they differ and sort like `specs`.
 
-    name: of the job spec, checked already; varying: the keys to show, in order. The values of these keys must stay
-    unchanged during the call.
+    name: of the job spec, checked already; varying: the keys to show, in order; first: the first number. The values of
+    these keys must stay unchanged during the call.
     """
-    width = max(3, len(str(len(specs) - 1)))
+    width = max(3, len(str(first + len(specs) - 1)))
     fragments: list[tuple[str, str, dict[int, str]]] = [
         (key, short, {}) for key, short in zip(varying, _short_keys(varying), strict=True)]
     names = []
-    for index, spec in enumerate(specs):
+    for index, spec in enumerate(specs, first):
         parts = [f"{index:0{width}d}_{name}"]
         for key, short, cache in fragments:
             if key in spec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from src.submission.submit import read_specs
 if TYPE_CHECKING:
     from src.submission.canary import Canaries
     from src.submission.container import Container
+    from src.submission.extend import Extension
     from src.submission.notify import Notify
     from src.submission.provenance import Code
 
@@ -40,7 +42,8 @@ class Work:
     """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
     those that there are; first: those that the runs wait for; project: the folder of train.py; snapshot: the copy of
     it that runs start from, if they do; code: what git says of it, unless nobody asked; notify: where
-    messages go, if any; container: what the runs start in, if not in the node itself.
+    messages go, if any; container: what the runs start in, if not in the node itself; extension: what makes the batch a
+    larger one.
     """
 
     project: str
@@ -61,6 +64,7 @@ class Work:
     code: Code | None = None
     notify: Notify | None = None
     container: Container | None = None
+    extension: Extension | None = None
 
     @property
     def start_in(self) -> str:
@@ -84,7 +88,8 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
         words = foreign.parse_command(command, spec.source)
         specs = [{**point, "COMMAND": words} for point in specs]
     lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
-        f"note: {text}" for text in expanded.notes] + show.grid_lines(specs, expanded.axes, expanded.varying, names)
+        f"note: {text}" for text in expanded.notes] + show.grid_lines(
+            specs, expanded.axes, expanded.varying, [] if options.extend else names)
     if spec.max_runs and not options.max_runs:  # of the whole batch, whichever part of it this is
         if spec.max_runs < len(names):
             lines.append(f"note: only the first {spec.max_runs} of {count(len(names), 'run')}, as run_cap says")
@@ -93,11 +98,12 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
     total = len(names)
     if part:
         names, specs = part.cut(names, specs)
-    work = Work(project, "", names[:options.max_runs], specs[:options.max_runs], Plan({}, {}), spec.text, lines=lines,
+    most = None if options.extend else options.max_runs
+    work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
                 identity={"overrides": {key: yaml_io.dump_value(value) if grid.holds_draws(value) else value
                                         for key, value in overrides.items()}, "command": options.command,
                           "samples": options.samples, "seed": options.seed, "shard": part and str(part)})
-    work = _place(work, spec, options)
+    work = _extend(work, spec, options, expanded.varying) if options.extend else _place(work, spec, options)
     if part:
         work.lines.append(part.line(len(names), total, os.path.basename(work.path)[:len("yy-mm-dd")]))
     return _leave_out_done(work) if options.skip_done else work
@@ -130,10 +136,28 @@ def _leave_out_done(work: Work) -> Work:
     return work
 
 
+def _output_dir(spec: JobSpec, options: argparse.Namespace) -> str:
+    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
+    return os.path.normpath(files.expand(chosen, "output_dir"))
+
+
+def _extend(work: Work, spec: JobSpec, options: argparse.Namespace, varying: Sequence[str]) -> Work:
+    """What this grid adds to the newest batch of its name. BatchError if there is none, or nothing is new."""
+    from src.submission import extend
+
+    output_dir = _output_dir(spec, options)
+    earlier = batch.find(output_dir, spec.name)
+    if not earlier:
+        raise BatchError(f"there is no batch '{spec.name}' in {output_dir} to extend", where=spec.source,
+                         hint="without --extend the command makes it")
+    if not options.dry_run:
+        extend.finish(earlier[-1])
+    return extend.plan(work, earlier[-1], spec.name, varying, options.max_runs)
+
+
 def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
     """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
-    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    output_dir = os.path.normpath(files.expand(chosen, "output_dir"))
+    output_dir = _output_dir(spec, options)
     today = batch.path_for(output_dir, naming.batch_name(spec.name, _date(options)))
     earlier = batch.find(output_dir, spec.name)
     if options.overwrite and earlier:
@@ -143,17 +167,20 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
                           f"{observation.count(states.ENDED_WELL)} ended)")
     elif earlier:
-        history = journal.read_history(earlier[-1])
-        changes = _changed(earlier[-1], history, spec, work)
+        changes = _changed(earlier[-1], spec, work)
         if not changes:
-            return _plan_continue(work, earlier[-1], history)
+            return _plan_continue(work, earlier[-1], options.dry_run)
         if earlier[-1] == today:
             alive = may_be_alive(observe([today])[0])
             exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
-                                where=today, hint=f"use another name{'' if alive else ', or -o to remove it first'}")
+                                where=today, hint="--extend adds to it what is new, or use another name"
+                                f"{'' if alive else ', or -o to remove it first'}")
             if not options.dry_run:
                 raise exists
             work.lines.append(f"note: submitting this would be an error: {exists}")
+        else:
+            work.lines.append(f"note: {earlier[-1]} was made from another job spec; --extend would add to it what is "
+                              "new")
     elif os.path.lexists(today):
         raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
     work.path, work.new, work.plan = today, True, plan_first(work.names)
@@ -165,28 +192,38 @@ def retry_command(path: str, *words: str) -> str:
     return to_type("python", "submit_multiple.py", "-r", path, *words)
 
 
-def _changed(path: str, history: History, spec: JobSpec, work: Work) -> list[str]:
+def _changed(path: str, spec: JobSpec, work: Work) -> list[str]:
     """What differs between the batch on disk and what is asked for now."""
-    source = os.path.join(path, run_folder.JOB_SPEC)
-    first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None,
-             **history.first_plan().get("identity", {})}
+    from src.submission import extend
+
+    history, extension = journal.read_history(path), extend.last(path)
+    identity = extension.identity if extension else history.first_plan().get("identity", {})
+    first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **identity}
     if not history.plans and history.copied_plans:  # another site's, of which this one takes a part that nobody has
         theirs = [plan.get("identity", {}) for plan in history.copied_plans]
         first |= theirs[0]
         if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
             first["shard"] = work.identity["shard"]
     try:
-        made_from = yaml_io.load_file(source)
+        made_from = yaml_io.load_file(extend.job_spec_of(path))
     except JobSpecError as error:
         return [f"its {run_folder.JOB_SPEC}: {error.what}"]
     return batch.differences(made_from, yaml_io.load(spec.text, spec.source)) + batch.differences(first, work.identity)
 
 
-def _plan_continue(work: Work, path: str, history: History) -> Work:
+def _plan_continue(work: Work, path: str, dry_run: bool) -> Work:
     """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
-    work.path, work.history = path, history
+    from src.submission import extend
+
+    if extension := extend.last(path):
+        if not dry_run:
+            extend.finish(path)
+        work.names = extension.names[:len(work.specs)]
+        if len(work.names) < len(work.specs):
+            raise BatchError(f"the job spec has {len(work.specs)} points, and had {len(work.names)} when the batch was "
+                             "extended", where=path, hint="--extend adds what is new")
     observation, = observe([path])
-    work.canaries = observation.canaries
+    work.path, work.history, work.canaries = path, observation.history, observation.canaries
     known: dict[str, Run] = {}
     for name in work.names:
         run = observation.runs.get(name)
@@ -230,6 +267,10 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
             raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
                                hint="submit the job spec under another name instead")
     path = batch.check(options.path)
+    if not options.dry_run:
+        from src.submission import extend
+
+        extend.finish(path)
     observation, = observe([path])
     runs, elsewhere = _own(observation)
     wanted = set(options.state or states.RETRIED)
