@@ -274,6 +274,31 @@ def test_many_submitters_at_once(project: Project) -> None:
     assert_each_once(project, "crowd", RUNS)
 
 
+def test_an_extender_killed_and_many_at_once(project: Project) -> None:
+    """Each extension is cut off at a random instant, and then three terminals go on with it."""
+    chance = random.Random(SEED)
+    print(f"GRIDIRON_CHAOS_SEED={SEED}")
+    words, runs = project.write_spec("grows", "batch_size: 1, seed_model: range(4)"), 4
+    start = time.monotonic()
+    project.submit(words)
+    duration = time.monotonic() - start
+    for _ in range(20 if CHAOS else 3):
+        runs += 4
+        project.write_spec("grows", f"batch_size: 1, seed_model: range({runs})")
+        process = project.start([*words, "--extend"])
+        time.sleep(chance.uniform(0.3, 1) * duration)
+        process.kill()
+        process.communicate()
+        crowd = [project.start([*words, "--extend"]) for _ in range(3)]
+        for process in crowd:
+            said = process.communicate(timeout=300)[0]
+            assert process.returncode == 0 or "has it all" in said or "another process" in said, said
+    settle(project, "grows", runs, words)
+    assert_each_once(project, "grows", runs)
+    numbers = sorted(int(run.name[:3]) for run in project.batch("grows").iterdir() if run.name[0].isdigit())
+    assert numbers == list(range(runs))
+
+
 @pytest.mark.parametrize("after", [0, 1, 7] if CHAOS else [3])
 def test_a_controller_that_hangs_during_a_submission(project: Project, slurm: Slurm, stopped: list[int],
                                                      after: int) -> None:
