@@ -185,7 +185,7 @@ def print_status(options: argparse.Namespace) -> None:
         print("".join(f"{name}\n" for observation in observations
                       for name in status.filtered(observation, only).runs), end="")
     else:
-        print(status.render(observations, None if options.all else 50, not options.batches, only))
+        print(status.render(observations, None if options.all else 50, not options.batches, only, now=time.time()))
         if options.efficiency:
             print_efficiency(observations)
 

@@ -98,6 +98,7 @@ def as_json(observation: Observation) -> dict[str, Any]:
     """A batch as plain values."""
     metric = metrics.of_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
+            "throughput": asdict(throughput(observation, time.time())),
             "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
@@ -204,11 +205,11 @@ def _cells(row: Row, start: float | None = None) -> list[str]:
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
            only: Collection[str] = states.ALL, starts: Mapping[str, float] | None = None,
-           curves: bool = False) -> str:
+           curves: bool = False, now: float | None = None) -> str:
     """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone.
 
     only: the states whose runs are shown; starts: when Slurm expects to start its jobs, unix seconds by id. Failures
-    are told by groups below the runs.
+    are told by groups below the runs. now: unix seconds, to tell how fast a batch goes and how long it will take.
     """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
@@ -223,6 +224,8 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
         groups = [found.line() for found in failures.group(observation.runs.values()) if found.state in only]
         lines += groups[:GROUPS]
         lines += [f"… and {len(groups) - GROUPS} more kinds of failures"] if len(groups) > GROUPS else []
+        if now and (speed := throughput(observation, now)):
+            lines += speed.lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)
 
@@ -237,7 +240,7 @@ def filtered(observation: Observation, only: Collection[str], tags: Collection[s
 def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:
     """`[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left`: of all batches, by the ends of the last hour."""
     runs = [run for observation in observations for run in observation.runs.values()]
-    ends = [end for run in runs if run.state.name in states.ENDED_WELL and (end := _ended_at(run)) is not None]
+    ends = _ends(runs)
     bad = sum(run.state.name in failures.BAD for run in runs)
     ended = sum(run.state.name in states.ENDED_WELL for run in runs)
     line = show.bar(ended, len(runs), width) + f" {ended:,}/{len(runs):,} runs{f'  {bad:,} failed' if bad else ''}"
@@ -248,9 +251,43 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     return line
 
 
-def rate(ends: Iterable[float], now: float) -> float | None:
-    """Runs per hour, from when runs ended (unix seconds) in the last hour; None before two have."""
-    recent = sorted(end for end in ends if now - 3600 <= end <= now)
+@dataclass(frozen=True)
+class Throughput:
+    """How fast a batch goes: runs that end well an hour, in the last hour and over the batch, and the seconds that it
+    will take at that speed. None of what is not known, left of a batch of which nothing is pending or running."""
+
+    now: float | None
+    over_the_batch: float | None
+    left: float | None
+
+    def lines(self) -> list[str]:
+        """`throughput  35 runs an hour now, 28 over the batch, 0:20 left`, of a batch that goes on."""
+        if self.left is None:
+            return []
+        told = [f"{self.now:.3g} runs an hour now" if self.now else "",
+                f"{self.over_the_batch:.3g} over the batch" if self.over_the_batch else "", f"{clock(self.left)} left"]
+        return [f"throughput  {', '.join(filter(None, told))}"]
+
+
+def throughput(observation: Observation, now: float) -> Throughput:
+    """How fast a batch goes, by when its runs ended; whatever they run, and whether they log anything or not."""
+    runs = observation.runs.values()
+    ends = _ends(runs)
+    goes_on = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
+    recent, overall = rate(ends, now), rate(ends, now if goes_on else max(ends, default=now), math.inf)
+    number = sum(run.state.name not in states.ENDED_WELL and run.state.name not in failures.BAD for run in runs)
+    speed = recent or overall
+    return Throughput(recent if goes_on else None, overall, number / speed * 3600 if goes_on and speed else None)
+
+
+def _ends(runs: Iterable[Run]) -> list[float]:
+    return [end for run in runs if run.state.name in states.ENDED_WELL and (end := _ended_at(run)) is not None]
+
+
+def rate(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
+    """Runs per hour, from when runs ended (unix seconds) in the last hour, or in `within` seconds; None before two
+    have."""
+    recent = sorted(end for end in ends if now - within <= end <= now)
     # the first of them begins the time in which the others ended
     return (len(recent) - 1) / (now - recent[0]) * 3600 if len(recent) > 1 and now > recent[0] else None
 

@@ -169,3 +169,35 @@ def test_tags_are_shown_and_chosen_by(tmp_path: Path) -> None:
         ["adam", "small"], ["small"], []]
     assert list(status.filtered(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
     assert list(status.filtered(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
+
+
+def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
+    """Ten an hour in the hours before, one a minute now: what is left takes as long as now."""
+    runs, now = [], 1_000_000.0
+    for index, minutes in enumerate([240, 180, 120, 3, 2, 1]):
+        runs.append(run(tmp_path, f"{index:03d}_a", "done"))
+        (Path(runs[-1].path) / "done").write_text("completed\n")
+        os.utime(Path(runs[-1].path) / "done", (now - 60 * minutes, now - 60 * minutes))
+    runs += [run(tmp_path, f"{index:03d}_a", state) for index, state in enumerate(
+        ("running", "pending", "failed", "new"), start=6)]
+    speed = status.throughput(observation(*runs), now)
+    assert speed.now == pytest.approx(2 / 180 * 3600)
+    assert speed.over_the_batch == pytest.approx(5 / 240 * 60)
+    assert speed.left == pytest.approx(3 / speed.now * 3600)
+    assert speed.lines() == ["throughput  40 runs an hour now, 1.25 over the batch, 4:30 left"]
+    assert "throughput  40 runs an hour now" in status.render([observation(*runs)], now=now)
+    assert "throughput  " not in status.render([observation(*runs)])
+    later = status.throughput(observation(*runs), now + 7200)  # nothing has ended in the last hour
+    assert later.now is None and later.left == pytest.approx(3 / later.over_the_batch * 3600)
+    assert later.over_the_batch == pytest.approx(5 / (240 + 120) * 60)
+
+
+def test_throughput_of_what_has_stopped_or_not_begun(tmp_path: Path) -> None:
+    ended = [run(tmp_path, f"{index:03d}_a", "done") for index in range(2)]
+    for index, item in enumerate(ended):
+        (Path(item.path) / "done").write_text("completed\n")
+        os.utime(Path(item.path) / "done", (1000.0 * index, 1000.0 * index))
+    stopped = status.throughput(observation(*ended, run(tmp_path, "002_a", "new")), 1e6)
+    assert (stopped.now, stopped.over_the_batch, stopped.left, stopped.lines()) == (None, 3.6, None, [])
+    begun = status.throughput(observation(run(tmp_path, "003_a", "running")), 1e6)
+    assert (begun.over_the_batch, begun.lines()) == (None, [])
