@@ -26,7 +26,8 @@ _HERE = os.path.dirname(__file__)
 _MOST_PARAMETERS = 8  # pictures of a metric against one
 _MOST_LINES = 12  # of one picture
 _MOST_IN_MAPS = 3  # parameters of which each pair has a heat map
-_MOST_GROUPS, _MOST_OPEN, _MOST_NAMES = 20, 3, 30  # failures: shown, unfolded, and runs of each that are named
+_MOST_GROUPS, _MOST_OPEN, _MOST_NAMES = 20, 3, 10  # failures: shown, unfolded, and runs of each that are named
+_MOST_LOOKED_AT = 50  # runs that failed alike, for a log
 _ENDED = ("done", *run_folder.ENDS)  # states of which there is no more to say
 _GOING = ("new", "submitted", "pending", "running", "unknown")  # and those that are no failure
 
@@ -81,24 +82,25 @@ def _first_batch(results: Results, given: Sequence[str | os.PathLike[str]]) -> s
 def _failures(results: Results, status: Sequence[Mapping[str, Any]] | None) -> list[_Failure]:
     """What went wrong, by state and last line but for paths and numbers; the largest group first."""
     if status:
-        found = [(os.path.join(row.get("batch", ""), row["run"]), row["state"], str(row.get("why") or ""))
+        found = [(os.path.join(row["batch"], row["run"]), row["state"], str(row["why"] or ""))
                  for row in status if row["state"] not in (*_ENDED, *_GOING)]
     else:
         found = [(folder, "failed", why) for folder, why in _with_errors(results)]
     groups: dict[tuple[str, str], _Failure] = {}
-    for folder, state, why in found:
+    for folder, state, error in found:
+        why = (error.strip().splitlines() or [""])[-1]
         groups.setdefault((state, logs.alike(why)), _Failure(state, why, [])).folders.append(folder)
     return sorted(groups.values(), key=lambda group: -len(group.folders))
 
 
 def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
-    """Runs that have not ended and whose latest attempt left an error, with its last line."""
+    """Runs that have not ended and whose latest attempt left an error, with it."""
     folders = [*results.config["folder"][results.config["end"].isna()],
                *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
     for folder in dict.fromkeys(folders):
         attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
         if attempt.get("error"):
-            yield folder, str(attempt["error"]).strip().splitlines()[-1]
+            yield folder, str(attempt["error"])
 
 
 def _header(names: list[str], df: pd.DataFrame, results: Results, failures: list[_Failure],
@@ -134,8 +136,8 @@ def _failed(failures: list[_Failure]) -> str:
     """The failures, each with its runs and the end of a log; the first ones open."""
     if not failures:
         return ""
-    items = "".join(f"<details{' open' if number < _MOST_OPEN else ''}>{_summary(group)}{_named_runs(group.folders)}"
-                    f"{_log_tail(group)}</details>" for number, group in enumerate(failures[:_MOST_GROUPS]))
+    items = "".join(f"<details{' open' if number < _MOST_OPEN else ''}>{_summary(group)}{_log_tail(group)}"
+                    f"{_named_runs(group.folders)}</details>" for number, group in enumerate(failures[:_MOST_GROUPS]))
     if len(failures) > _MOST_GROUPS:
         items += f"<p>… and {len(failures) - _MOST_GROUPS} more kinds</p>"
     note = "Runs that failed alike, with the last lines of a log of the first of them that has one."
@@ -154,7 +156,7 @@ def _named_runs(folders: list[str]) -> str:
 
 def _log_tail(group: _Failure) -> str:
     """The end of the newest log of the first run that has one."""
-    for folder in group.folders[:_MOST_NAMES]:
+    for folder in group.folders[:_MOST_LOOKED_AT]:
         for path in logs.of(folder)[-1:]:
             return f"<p><code>{html.escape(path)}</code></p><pre>{html.escape(logs.tail(path))}</pre>"
     return "<p>There is no log.</p>"
@@ -165,7 +167,9 @@ def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:
     rows = [row for row in status or () if row["state"] in _GOING]
     if not rows:
         return ""
-    table = pd.DataFrame(rows).dropna(axis=1, how="all")
+    table = pd.DataFrame([{name: "" if value is None else value for name, value in row.items()} for row in rows])
+    said = [name for name in table if any(value not in ("", [], ()) for value in table[name].tolist())]
+    table = table[said if table["batch"].nunique() > 1 else [name for name in said if name != "batch"]]
     return _section(f"Not ended ({len(rows)})", _table(table, code=("run", "batch", "why")))
 
 

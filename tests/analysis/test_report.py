@@ -98,7 +98,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
         make_run(batch, index, {**spec, "wandb_project_name": f"{EVIL}{index}"}, stats=curves(spec, 3, index))
     make_run(batch, 2, {}, end=None, error=f"Traceback\nValueError: {EVIL}")
     make_run(batch, 3, {}, config=f"a: [{EVIL}\n")
-    page = Page(write_report(batch, status=[{"run": EVIL, "state": EVIL, "why": EVIL}]))
+    page = Page(write_report(batch, status=[{"run": EVIL, "batch": batch, "state": EVIL, "why": EVIL}]))
     assert_self_contained(page)
     assert page.source.count("alert(1)") > 4
     assert EVIL not in page.source
@@ -127,7 +127,7 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
     other = make_run(batch, 60, {}, end=None, error="ValueError: no")
     page = Page(write_report(batch))
     assert re.search("40 +failed: +RuntimeError: no memory for 20 MiB.* 1 +failed: +ValueError: no", page.text, re.S)
-    assert "… and 10 more" in page.text and "There is no log" in page.text
+    assert "… and 30 more" in page.text and "There is no log" in page.text
     status = [{"run": os.path.basename(one), "batch": batch, "state": state, "why": "no"} for one, state in (
         (folders[3], "failed"), (other, "timeout"), (f"{batch}/070_x", "running"))]
     page = Page(write_report(batch, status=status))
