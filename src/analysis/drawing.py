@@ -30,6 +30,7 @@ LINE_STYLES = ("-", "--", ":", "-.")
 GREY, BLUE, ORANGE = "#666666", "#0072B2", "#D55E00"
 _PANEL, _ONLY_PANEL = (3.1, 2.4), (4.4, 2.9)  # width and height in inches
 _MOST_PANELS = 48
+_DIGIT = 0.025  # its width as a share of a panel's
 _UNITS = {"time": "s", "data_time": "s"}
 
 
@@ -215,11 +216,25 @@ class ParameterAxis:
             if self.scale != "linear":
                 plain_numbers(axes.xaxis)
             return
-        axes.xaxis.set_major_locator(FixedLocator(self.levels if self.numeric else range(len(self.levels))))
+        named = self._apart() if self.numeric else self.levels
+        places = named if self.numeric else range(len(named))
+        axes.xaxis.set_major_locator(FixedLocator(places))
         axes.xaxis.set_minor_locator(NullLocator())
-        name_ticks(axes, self.levels if self.numeric else range(len(self.levels)), self.levels)
+        name_ticks(axes, places, named)
         if not self.numeric:
             axes.set_xlim(-0.5, len(self.levels) - 0.5)
+
+
+    def _apart(self) -> list[Any]:
+        """The numbers whose labels have room beside each other, from the left."""
+        named: list[Any] = []
+        taken = -1.0  # share of the axis
+        for level, share in zip(self.levels, self.shares(pd.Series(self.levels)), strict=True):
+            half = _DIGIT * (len(show(level, 18)) + 1) / 2
+            if share - half >= taken:
+                named.append(level)
+                taken = share + half
+        return named
 
 
 def name_ticks(axes: Axes, places: Sequence[float], values: Sequence[Any]) -> None:

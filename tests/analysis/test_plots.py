@@ -1,6 +1,7 @@
 """Pictures: the numbers in their lines, and nothing cut off, whatever the grid."""
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def test_the_range_is_least_and_most(digits: pd.DataFrame) -> None:
     corners = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     table = np.array([cell.to_numpy() for cell in runs["train/loss"]])
     assert (corners.min(), corners.max()) == (table.min(), table.max())
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5, 0.9, 0.95, 0.99], [0.1, 0.5, 0.9], [1e-4, 2e-4, 0.5, 0.51]])
+def test_numbers_on_an_axis_do_not_touch(tmp_path: Path, values: list[float]) -> None:
+    specs = grid({"momentum": values, "model": ["linear", "tiny/lenet"]}, **DIGITS)
+    figure = plots.metric_against(read_experiments(make_batch(tmp_path, specs, epochs=2)), "momentum", columns="model")
+    figure.draw_without_rendering()
+    boxes = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels() if tick.get_text()]
+    assert len(boxes) >= 2
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
 
 
 def test_panels_and_legend_are_the_values(digits: pd.DataFrame) -> None:
