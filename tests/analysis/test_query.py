@@ -5,11 +5,10 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
+import polars
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,16 +133,24 @@ def test_export(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -
         results.export(tmp_path, "xlsx")
 
 
-def test_polars_gets_both_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polars_gets_both_frames(tmp_path: Path) -> None:
     results = read_results(make_batch(tmp_path))
-    monkeypatch.setitem(sys.modules, "polars", SimpleNamespace(from_arrow=lambda table: table))
     config, long = results.polars()
-    assert config["base_lr"].to_pylist() == results.config["base_lr"].tolist()
-    assert long["run"].to_pylist() == results.long["run"].tolist()
-    assert long.schema.field("epoch").type == pyarrow.int64()
+    assert config["base_lr"].to_list() == results.config["base_lr"].tolist()
+    assert config["averaging"].to_list() == [None, "poly_8"] * 6
+    assert config.filter(polars.col("facts/input_shape") == "[1, 8, 8]").height == 12
+    assert (long.schema["run"], long.schema["epoch"]) == (polars.Categorical, polars.Int64)
+    assert long["val/av/loss"].to_list()[12:24] == results.long["val/av/loss"].tolist()[12:24]
+    best = long.group_by("run", maintain_order=True).agg(polars.col("val/last/accuracy").max())
+    assert best["run"].to_list() == results.config["run"].tolist()
+    assert best["val/last/accuracy"].to_list() == [
+        cell.max() for cell in results.big_df()["val/last/accuracy"]]
+
+
+def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(ResultsError, match="pip install polars"):
-        results.polars()
+        read_results(make_batch(tmp_path)).polars()
 
 
 def test_mixed_values_as_a_table() -> None:
