@@ -1,8 +1,8 @@
 """W&B sweep files: the same points in the same order as W&B's own library gives, its distributions, its commands.
 
 tests/golden/wandb-sweeps.json has what the library `sweeps` 0.3 gave. It wants an older numpy than the project, so it
-is in no lock file; where it can be imported all is compared with it, and
-`GRIDIRON_REFRESH=1 python -m pytest tests/submission/test_sweep_file.py` writes the file anew.
+is in no lock file. Where it can be imported, as after `pip install --no-deps --target FOLDER sweeps jsonref` and with
+PYTHONPATH=FOLDER, all is compared with it, and with GRIDIRON_REFRESH=1 the file is written anew.
 """
 from __future__ import annotations
 
