@@ -69,4 +69,5 @@ def missing(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, sample
         points = [{**point, "COMMAND": words} for point in points]
     done = done_points(output_dir)
     names = naming.run_names(spec.name, points, expanded.varying)
-    return [name for name, point in zip(names, points, strict=True) if canonical_hash(point) not in done]
+    wanted = list(zip(names, points, strict=True))[:spec.max_runs]
+    return [name for name, point in wanted if canonical_hash(point) not in done]

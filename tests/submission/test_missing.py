@@ -88,3 +88,8 @@ def test_missing_random_points(tmp_path: Path) -> None:
     size = two[0].rpartition("=")[2]
     write(tmp_path / "26-01-01-a", {"000_a": f"batch_size: {size}\nbase_lr: 1\n"}, {"000_a": "completed"})
     assert missing(spec, {}, str(tmp_path)) == two[1:]
+
+
+def test_a_capped_sweep_misses_no_more_than_its_first_points(tmp_path: Path) -> None:
+    text = "{method: grid, run_cap: 2, parameters: {batch_size: [1, 2, 3]}}"
+    assert missing(job_spec.parse_job_spec(text, "s.yaml"), {}, str(tmp_path)) == ["000_s+bat_siz=1", "001_s+bat_siz=2"]
