@@ -88,7 +88,7 @@ def sync(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Fetc
     left_out = [f"/{_pattern(name)}/" for name in [os.path.basename(path) for path in batch.all_batches(books)]
                 if name not in found.batches]
     left_out += [f"/{_pattern(name)}/{run_folder.CANARY}/" for name in found.batches
-                 if _has_own_canaries(os.path.join(into, name), os.path.join(books, name))]
+                 if _keeps_canaries(os.path.join(into, name), os.path.join(books, name))]
     far.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
               *(f"--exclude={pattern}" for pattern in (*_NEVER, *(() if checkpoints else _LARGE), *_OURS)),
               *(f"--exclude={pattern}" for pattern in left_out), "--", _inside(far.path(folder)),
@@ -154,15 +154,17 @@ def _has_open_runs(path: str) -> bool:
 
 def _mark(here: str, there: str, host: str, theirs: frozenset[str]) -> None:
     """Whose these journals are, for the batch and its canaries."""
-    canaries = frozenset() if _has_own_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
+    canaries = frozenset() if _keeps_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
     for place, tokens in ((here, theirs), (os.path.join(here, run_folder.CANARY), canaries)):
         if tokens or place == here:
             copies.write(place, copies.of(place, host)._replace(journals=tokens))
 
 
-def _has_own_canaries(here: str, there: str) -> bool:
-    """Whether canaries were tried elsewhere too: those of two sites have the same names, and stay where they are."""
-    return bool(_journals(os.path.join(here, run_folder.CANARY)) - _journals(os.path.join(there, run_folder.CANARY)))
+def _keeps_canaries(here: str, there: str) -> bool:
+    """Whether the canaries there stay there: those of two sites have the same names, and a site trusts its own alone.
+    """
+    tried = _journals(os.path.join(here, run_folder.CANARY)) - _journals(os.path.join(there, run_folder.CANARY))
+    return bool(tried or _journals(here) - _marked(here) - _journals(there))
 
 
 def _journals(path: str) -> frozenset[str]:

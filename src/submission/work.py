@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, files, run_folder, yaml_io
 from src.errors import BatchError, JobSpecError, to_type
-from src.submission import batch, failures, grid, job_spec, journal, naming, shard, show, states
+from src.submission import batch, failures, grid, job_spec, journal, naming, show, states
 from src.submission.command_line import key_values
 from src.submission.job_spec import JobSpec
 from src.submission.journal import History
@@ -94,9 +94,11 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
         if spec.max_runs < len(names):
             lines.append(f"note: only the first {spec.max_runs} of {count(len(names), 'run')}, as run_cap says")
         names, specs = names[:spec.max_runs], specs[:spec.max_runs]
-    part = shard.parse(options.shard) if options.shard else None
-    total = len(names)
-    if part:
+    part, total = None, len(names)
+    if options.shard:
+        from src.submission import shard  # few batches have several sites
+
+        part = shard.parse(options.shard)
         names, specs = part.cut(names, specs)
     most = None if options.extend else options.max_runs
     work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
@@ -241,8 +243,11 @@ def _plan_continue(work: Work, path: str, dry_run: bool) -> Work:
 
 def _own(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]]:
     """The runs that this site may submit, and those that it may not by where they are. BatchError if it has none."""
-    words = observation.history.first_plan().get("identity", {}).get("shard")
-    part = shard.parse(words) if words else None
+    part = None
+    if words := observation.history.first_plan().get("identity", {}).get("shard"):
+        from src.submission import shard
+
+        part = shard.parse(words)
     runs: dict[str, Run] = {}
     elsewhere: dict[str, list[str]] = {}
     for name, run in observation.runs.items():

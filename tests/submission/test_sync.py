@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,33 @@ def test_fetched_from_a_machine(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.
     assert "there is no host" in capfd.readouterr().err
 
 
+def test_a_cut_connection_is_made_again(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capfd: pytest.CaptureFixture[str]) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "results").mkdir(parents=True)
+    here.mkdir()
+    batch = Path(make_batch(there / "results"))
+    for number in range(20):
+        (batch / f"{number}.bin").write_bytes(os.urandom(2_000_000))
+    sshd.write_hosts(here, there)
+    monkeypatch.setattr(experiments, "PROJECT", str(here))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cuts = []
+
+    def cut() -> None:
+        while not list(here.glob(f"results/{NAME}/*.bin")):
+            time.sleep(0.002)
+        cuts.append(sshd.cut())
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    assert experiments.main(["sync", "cluster"]) == 0
+    thread.join()
+    assert cuts[0] and "the connection broke" in capfd.readouterr().err
+    assert tree(here / "results") == tree(there / "results")
+
+
 def test_two_sites_one_batch(sites: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each trains its shard by the real train.py; brought together, the batch is whole."""
     spec = sites / "x.yaml"
@@ -234,8 +262,8 @@ def test_cut_off_at_any_instant(sites: Path, monkeypatch: pytest.MonkeyPatch) ->
     rng, cut = random.Random(1), 0
     for number in range(8):
         into = f"results {number}"
-        for _ in range(3):
-            Site.life = rng.uniform(0.01, 0.5 * whole)
+        for first in (True, False, False):
+            Site.life = 0.02 if first else rng.uniform(0.02, 0.5 * whole)  # the first is sure to be too short
             cut += experiments.main(["sync", "north", "--into", into]) == 2
             found = tree(Path(into)) if os.path.isdir(into) else {}
             assert not any(wanted[name] != content for name, content in found.items()), "no file is torn"
@@ -314,3 +342,24 @@ def test_a_site_takes_the_part_that_is_left(project: Project, monkeypatch: pytes
                                                ("a\\b", "a\\b"), ("a\\*", r"a\\\*")])
 def test_names_as_patterns(name: str, pattern: str) -> None:
     assert sync._pattern(name) == pattern
+
+
+def test_canaries_come_where_nothing_was_submitted(sites: Path) -> None:
+    """And stay away from a site of its own, which trusts those that it has tried itself."""
+    there = sites / "north" / "results"
+    batch = Path(make_batch(there))
+    submitted(there, dict.fromkeys(run_folder.run_names(batch)[::2], 1), shard="1/2")
+    (batch / "canary" / "first").mkdir(parents=True)
+    (batch / "canary" / "first" / run_folder.SPEC).write_text("{}")
+    (batch / "canary" / "submissions").mkdir()
+    submitted(batch, {"first": 1}, name="canary", token="261120-100000-abcdef-canary")
+    assert experiments.main(["sync", "north"]) == 0
+    observation, = observe([f"results/{NAME}"])
+    assert {name: (run.state.name, run.host) for name, run in observation.canaries.items()} == {
+        "first": ("unknown", "north")}
+    own = Path("own", NAME)
+    (own / run_folder.SUBMISSIONS).mkdir(parents=True)
+    shutil.copy(batch / run_folder.JOB_SPEC, own)
+    submitted(Path("own"), {"001_x": 1}, token="261120-100000-ffffff", shard="2/2")
+    assert experiments.main(["sync", "north", "--into", "own"]) == 0
+    assert len(run_folder.run_names(own)) == 12 and not (own / "canary").exists()
