@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from src import files, run_folder, yaml_io
-from src.errors import BatchError
+from src.errors import BatchError, to_type
 
 RESULTS = "GRIDIRON_RESULTS"  # the variable that says where this machine has its batches, if not in results/
 _HALF_MADE = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
@@ -50,7 +50,8 @@ def check(path: str) -> str:
     if run_folder.is_run_folder(path):
         raise BatchError("this is a run folder, not a batch", where=path, hint=f"its batch is {os.path.dirname(path)}")
     raise BatchError("there is no batch here" if os.path.isdir(path) else "there is no such folder", where=path,
-                     hint="`python experiments.py status` lists the batches; a batch folder holds a job.yaml")
+                     hint=f"`{to_type('python', 'experiments.py', 'status')}` lists the batches; a batch folder "
+                     "holds a job.yaml")
 
 
 def path_for(output_dir: str, folder_name: str) -> str:

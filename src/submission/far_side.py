@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import select
-import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +32,9 @@ _ALONE = 120.0  # seconds without a follower after which a question is taken as 
 # in a call's folder; what it prints, who runs it, its exit status, how far it is, a question and its answer
 _OUT, _ERR, _WHO, _STATUS, _DONE, _WORDS = "out", "err", "who.json", "status", "done.json", "words.json"
 _QUESTION, _ANSWER, _FOLLOWED, _INTERRUPT = "question", "answer", "followed", "interrupt"
+# for the shell, in the project's folder: prints something if a command has not ended, sooner than Python could
+UNFINISHED = (f"for call in {CALLS}/*/; do "
+              f'if [ -e "$call"{_WORDS} ] && [ ! -e "$call"{_STATUS} ]; then echo "$call"; fi; done')
 
 
 def main(token: str) -> None:
@@ -87,13 +89,14 @@ def _begin(folder: str, request: Mapping[str, Any]) -> None:
     if request["code"]:
         _keep_code(staging, request["code"])
     files.write_json(os.path.join(staging, _WORDS), request["words"])
-    _touch(os.path.join(staging, _FOLLOWED))
+    for name in (_FOLLOWED, _OUT, _ERR):
+        _touch(os.path.join(staging, name))
     try:
         os.rename(staging, folder)
     except OSError:  # another connection has begun it meanwhile
         shutil.rmtree(staging)
         return
-    with open(os.path.join(folder, _OUT), "wb") as out, open(os.path.join(folder, _ERR), "wb") as err:
+    with open(os.path.join(folder, _OUT), "ab") as out, open(os.path.join(folder, _ERR), "ab") as err:
         subprocess.Popen([sys.executable, "-m", "src.submission.far_side", "run", folder], stdin=subprocess.DEVNULL,
                          stdout=out, stderr=err, start_new_session=True,
                          env={**os.environ, process.CALL: folder, ON: request["name"]})
@@ -186,12 +189,6 @@ def _is_alive(folder: str) -> bool:
     return alive
 
 
-def unfinished(folder: str) -> str:
-    """A line of shell that prints something if a command in a project's folder has not ended, as quickly as can be."""
-    return (f"cd -- {shlex.quote(folder)} && for call in {CALLS}/*/; do "
-            f'if [ -e "$call"{_WORDS} ] && [ ! -e "$call"{_STATUS} ]; then echo "$call"; fi; done')
-
-
 # ---- following it ----
 
 def _follow(folder: str, calls: _Lines, out: int, err: int) -> None:
@@ -205,15 +202,15 @@ def _follow(folder: str, calls: _Lines, out: int, err: int) -> None:
         status = files.read_text(os.path.join(folder, _STATUS))
         alive = status is not None or _is_alive(folder)  # looked at before its words are: none are left behind
         quiet = True
-        for stream, start in shown.items():
-            while text := _read(os.path.join(folder, stream), start):
-                _say(**{stream: text.decode("utf-8", "surrogateescape")})
-                start += len(text)
-                quiet = False
-            shown[stream] = start
-        if (now := files.read_json(os.path.join(folder, _DONE))) != done:
+        ends = {stream: os.path.getsize(os.path.join(folder, stream)) for stream in shown}
+        if (now := files.read_json(os.path.join(folder, _DONE))) != done:  # no older than the words up to there
             done, quiet = now, False
             _say(done=done)
+        for stream, end in ends.items():
+            while text := _read(os.path.join(folder, stream), shown[stream], end):
+                _say(**{stream: text.decode("utf-8", "surrogateescape")})
+                shown[stream] += len(text)
+                quiet = False
         question = files.read_json(os.path.join(folder, _QUESTION))
         if question is not None and question > asked and not os.path.exists(_answer(folder, question)):
             asked = question
@@ -231,13 +228,11 @@ def _follow(folder: str, calls: _Lines, out: int, err: int) -> None:
             return
 
 
-def _read(path: str, start: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            return file.read(1 << 16)
-    except FileNotFoundError:
-        return b""
+def _read(path: str, start: int, end: int) -> bytes:
+    """What a file has between two places, or the beginning of it."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(max(0, min(end - start, 1 << 16)))
 
 
 def _answer(folder: str, number: int) -> str:

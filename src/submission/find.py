@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from src import files, run_folder
-from src.errors import BatchError
+from src.errors import BatchError, to_type
 from src.submission import batch
 from src.submission.journal import WORKERS, Units
 
@@ -34,7 +34,7 @@ def run_path(word: str, results: str) -> str:
         word, results, [path for folder in _output_dirs() for path in batch.all_batches(folder)])
     if not found:
         raise BatchError("there is no run here", where=word, allowed=ALLOWED,
-                         hint="`python experiments.py status` lists them")
+                         hint=f"`{to_type('python', 'experiments.py', 'status')}` lists them")
     if len(found) > 1:
         more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise BatchError(f"this may be any of {len(found)} runs", where=word,

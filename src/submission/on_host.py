@@ -35,7 +35,7 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
         print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)
         return Call(far, again, token).follow()
     sent = sending.send(far, project, files).files + sending.send_given(far, list(given.values())).files
-    print(f"sent       {sending.Sent(sent).line()} ({far.path()})", flush=True)
+    print(f"sent       {sending.Sent(sent).line()} ({host.name}:{host.folder})", flush=True)
     code = provenance.carry(provenance.look(project), files)
     return Call(far, again, journal.new_token(), words, {"code": code, "files": files}).follow()
 
@@ -61,7 +61,7 @@ def _dry_run(options: argparse.Namespace, far: Remote, project: str, files: Sequ
     sent = sending.Sent(sending.send(far, project, files, dry_run=True).files
                         + sending.send_given(far, given, dry_run=True).files)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        print("\n".join([f"would send {sent.line()} ({far.path()})", *sent.lines()]), flush=True)
+        print("\n".join([f"would send {sent.line()} ({far.host.name}:{far.host.folder})", *sent.lines()]), flush=True)
         if sent.files:
             print(f"as this machine sees it, since {far.host.name} has not these files yet:", flush=True)
             return None
@@ -70,7 +70,7 @@ def _dry_run(options: argparse.Namespace, far: Remote, project: str, files: Sequ
 
 def going_there(far: Remote, words: Sequence[str]) -> str | None:
     """The token of the same command, if it was begun there and has not ended."""
-    if not far.ask_shell(far_side.unfinished(far.host.folder)).strip():
+    if not far.at_work:
         return None
     said = far.ask(["python", "-m", "src.submission.far_side", "going"],
                    json.dumps({"words": list(words)}).encode() + b"\n")
@@ -179,8 +179,9 @@ class Call:
         return frame.get("exit")
 
     def _show_done(self, done: int, total: int, noun: str, failed: int) -> None:
-        self.came_on = self.came_on or (done, total) != self.done
-        self.done = (done, total)
+        if (done, total) == self.done:  # as before the connection broke
+            return
+        self.came_on, self.done = True, (done, total)
         if self.bar is None or (self.bar.total, self.bar.noun) != (total, noun):
             self._close_bar()
             self.bar = show.Progress(total, noun).__enter__()

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from src.errors import RemoteError, one_line, to_type
+from src.submission import far_side
 from src.submission.hosts import Host
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
@@ -37,16 +38,18 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """A machine that answered. socket: of the shared connection; None where the user's own ssh configuration has one.
+    """A machine that answered. socket: of the shared connection; None where the user's own ssh configuration has one;
+    at_work: whether something that was begun there from here, or elsewhere, may not have ended.
     """
 
     host: Host
     socket: str | None
+    at_work: bool = False
 
     def ssh(self, *options: str) -> list[str]:
         """The words that open a session, without the command."""
-        shared = [f"-oControlPath={self.socket}", "-oControlMaster=no"] if self.socket else []
-        return ["ssh", *_OPTIONS, *shared, *self.host.options, *options, "--", self.host.ssh]
+        shared = [f"-oControlPath={self.socket}"] if self.socket else []
+        return ["ssh", *_OPTIONS, "-oControlMaster=no", *shared, *self.host.options, *options, "--", self.host.ssh]
 
     def path(self, folder: str = "") -> str:
         """A folder there, of the project unless it is absolute, as rsync takes it (with --protect-args)."""
@@ -153,9 +156,9 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     remote = Remote(host, None if _shares_already(host) else _socket(host))
     folders = shlex.join(os.path.join(host.folder, name) for name in make)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
-             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}"
+             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {far_side.UNFINISHED}"
 
-    def once() -> tuple[int, str]:
+    def once() -> tuple[int, str, bool]:
         if words := _open(host, remote.socket):
             raise _explained(host, words, known) or Broken(words)
         done = subprocess.run([*remote.ssh(), in_bash(script)], stdin=subprocess.DEVNULL, capture_output=True,
@@ -163,9 +166,9 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
         said = last_line(done.stderr)
         if done.returncode == BROKEN:
             raise _explained(host, said, known) or Broken(said)
-        return done.returncode, said
+        return done.returncode, said, bool(done.stdout.strip())
 
-    code, said = remote.patiently(once)
+    code, said, at_work = remote.patiently(once)
     problems = {
         3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
         4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
@@ -174,7 +177,7 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     if code:
         what, hint = problems.get(code, (f"its shell failed: {said or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)
-    return remote
+    return replace(remote, at_work=at_work)
 
 
 def in_project(host: Host, words: Sequence[str]) -> str:

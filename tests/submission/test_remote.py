@@ -85,6 +85,23 @@ def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
     wait_until(lambda: not sshd.sessions())
 
 
+def test_the_users_own_sharing_is_used(here: Path, there: Path, sshd: Sshd, tmp_path: Path) -> None:
+    """As where a second factor was asked for once: the user has opened the connection, and ours open none."""
+    reach(here).close()
+    config = tmp_path / "config"
+    config.write_text(f"ControlMaster auto\nControlPath {sshd.folder}/own-%C\n{sshd.config.read_text()}")
+    text = (here / "hosts.toml").read_text()
+    (here / "hosts.toml").write_text(text.replace(str(sshd.config), str(config)))
+    subprocess.run(["ssh", "-F", config, "-MNf", "cluster"], check=True)
+    sessions = sshd.sessions()
+    cluster = reach(here)
+    assert cluster.socket is None
+    cluster.ask(["python", "-c", ""])
+    cluster.rsync("--", str(config), cluster.path())
+    assert sshd.sessions() == sessions
+    subprocess.run(["ssh", "-F", config, "-Oexit", "cluster"], check=True, capture_output=True)
+
+
 def wait_until(condition: object) -> None:
     end = time.monotonic() + 20
     while not condition():  # type: ignore[operator]
