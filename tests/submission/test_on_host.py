@@ -7,12 +7,14 @@ import re
 import shlex
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from src.submission import hosts
+import submit_multiple
+from src.submission import hosts, remote
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import JOB_SPEC, Laptop, wait_until
@@ -219,6 +221,40 @@ def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop
     assert "2/2 runs" in said
     assert laptop.executed("long") == [1, 1]
     assert "nothing of it is left to submit" in laptop.submit(spec, "--local", "--workers", "2", "-y", code=2)
+
+
+def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
+        laptop: Laptop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = laptop.write_spec("long", "batch_size: [1, 18]")
+    config = tmp_path / "config"
+    shutil.copy(laptop.sshd.config, config)
+    text = (laptop.folder / "hosts.toml").read_text()
+    (laptop.folder / "hosts.toml").write_text(text.replace(str(laptop.sshd.config), str(config)))
+    monkeypatch.setattr(submit_multiple, "PROJECT", str(laptop.folder))
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.02))
+    monkeypatch.chdir(laptop.folder)
+    words = [spec, "--local", "--workers", "1", "-y", "--on", "cluster"]
+
+    def network_is_gone() -> None:
+        wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
+        time.sleep(1)  # it is told
+        config.write_text(config.read_text().replace(f"Port {laptop.sshd.port}", "Port 1"))
+        laptop.sshd.cut()
+
+    thread = threading.Thread(target=network_is_gone)
+    thread.start()
+    assert submit_multiple.main(words) == 2
+    thread.join()
+    said = capfd.readouterr().err
+    assert "error: cluster: 1 of 2 done; the connection broke, and 2 more tries failed (" in said
+    assert f"`python submit_multiple.py {' '.join(words)}` goes on" in said
+    shutil.copy(laptop.sshd.config, config)
+    (laptop.batch("long") / "go").touch()
+    said = ""
+    if submit_multiple.main(words) == 2:  # it had ended before it was looked for
+        said = capfd.readouterr().err
+        assert "nothing of it is left to submit" in said
+    assert laptop.executed("long") == [1, 1]
 
 
 def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
