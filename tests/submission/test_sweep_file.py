@@ -23,9 +23,10 @@ from src import metrics, yaml_io
 from src.errors import JobSpecError
 from src.submission import foreign, grid, samples, sweep_file
 from src.submission.job_spec import JobSpec, is_job_spec, parse_job_spec
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
 
-__all__ = ["project"]  # the fixture
+__all__ = ["fake_slurm", "project"]  # the fixtures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wandb-sweeps.json"
 SHARES = (0.003, 0.24, 0.48, 0.6, 0.731, 0.999)
@@ -403,19 +404,23 @@ with open("seen", "a") as file:
 """
 
 
-def test_a_sweep_over_a_foreign_program_runs_as_it_is(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["--local --workers 2", "-s s.sh", "-s s.sh --workers 2", "-s s.sh --array"])
+def test_a_sweep_over_a_foreign_program_runs_as_it_is(way: str, project: Project, fake_slurm: FakeSlurm) -> None:
     (project.folder / "my program.py").write_text(PROGRAM)
+    (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
     (project.folder / "sweep.yaml").write_text(
         "program: my program.py\nmethod: random\nproject: vision\nentity: team\nparameters:\n"
         "  lr: {min: 0.0, max: 1.0}\n  layers: {values: [1, 2, 3]}\n")
-    assert project.submit("sweep.yaml", "--local", "--workers", "2", "-y", "--samples", "3") == 0
+    words = ("sweep.yaml", *way.split(), "-y", "--samples", "3")
+    assert project.submit(*words) == 0
+    fake_slurm.run_all(parallel=2)
     seen = sorted(map(json.loads, (project.folder / "seen").read_text().splitlines()))
     assert len(seen) == 3
-    for words, name, entity, path in seen:
-        assert [word.split("=")[0] for word in words] == ["--layers", "--lr"]
+    for arguments, name, entity, path in seen:
+        assert [argument.split("=")[0] for argument in arguments] == ["--layers", "--lr"]
         assert (name, entity) == ("vision", "team")
         given = yaml_io.load_file(path)
-        assert [f"--{key}={given[key]['value']}" for key in ("layers", "lr")] == words
+        assert [f"--{key}={given[key]['value']}" for key in ("layers", "lr")] == arguments
     project.results = project.folder / "results"
-    assert all((run / "done").read_text().strip() == "completed" for run in project.runs())
-    assert project.submit("sweep.yaml", "--local", "-y", "--samples", "3") == 2  # nothing runs twice
+    assert [(run / "done").read_text().strip() for run in project.runs()] == ["completed"] * 3
+    assert project.submit(*words) == 2  # nothing runs twice
