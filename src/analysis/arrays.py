@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 
 import numpy as np
 
@@ -27,13 +28,18 @@ def read_array(folder: str | os.PathLike[str], name: str, epoch: int | None = No
         raise ResultsError("this run has no arrays" + ("" if epoch is None else f" of epoch {epoch}"),
                            where=os.fspath(folder), hint="set metrics, as [f1, confusion_matrix], in its job spec"
                            if not there else f"it has those of {there[0]} to {there[-1]}")
-    with np.load(os.path.join(folder, run_folder.arrays_name(there[-1] if epoch is None else epoch)),
-                 allow_pickle=False) as arrays:
-        if name not in arrays:
-            raise ResultsError(f"there is no array '{name}'", where=os.fspath(folder), allowed=arrays.files,
-                               hint=did_you_mean(name, arrays.files))
-        found: np.ndarray = arrays[name]
-        return found
+    path = os.path.join(folder, run_folder.arrays_name(there[-1] if epoch is None else epoch))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays.files
+            found: np.ndarray | None = arrays[name] if name in names else None
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        raise ResultsError(f"{os.path.basename(path)} cannot be read: it is torn, or holds no arrays",
+                           where=os.fspath(folder), hint="another epoch may do: epoch=…") from None
+    if found is None:
+        raise ResultsError(f"there is no array '{name}'", where=os.fspath(folder), allowed=names,
+                           hint=did_you_mean(name, names))
+    return found
 
 
 def read_arrays(folder: str | os.PathLike[str], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src import run_folder
+from src.analysis.arrays import read_array
 from src.analysis.filters import filt
 from src.analysis.results import IDENTITY, newest_batch, read_experiments, read_results
 from src.analysis.tables import varying_columns
@@ -173,6 +174,57 @@ def test_a_run_without_stats_is_a_row_with_empty_curves(batch: str, stats: str |
     assert df["train/loss"][0].empty
     assert df["end"].tolist() == [None, "completed"]
     assert read_results(batch).skipped == []
+
+
+def test_a_run_that_is_still_going_is_a_row_with_the_epochs_so_far(batch: str) -> None:
+    make_run(batch, 0, {}, stats=HEADER + ROWS)
+    going = make_run(batch, 1, {}, stats=HEADER + ROWS[:18] + "2,20,2.", end=None)
+    results = read_results(batch)
+    assert results.skipped == []
+    assert results.config["end"].tolist() == ["completed", None]
+    assert results.big_df()["train/loss"][1].to_dict() == {1: 0.5}
+    with open(os.path.join(going, run_folder.STATS), "a", encoding="utf-8") as file:
+        file.write("5,0.25,0.75\n3,30,3.5,0.125,0.5\n")
+    assert read_experiments(batch)["train/loss"][1].to_dict() == {1: 0.5, 2: 0.25, 3: 0.125}
+
+
+@pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.SPEC, run_folder.STATS, run_folder.DONE])
+def test_an_empty_file(batch: str, name: str) -> None:
+    folder = make_run(batch, 0, {"base_lr": 0.5}, stats=HEADER + ROWS)
+    make_run(batch, 1, {"base_lr": 0.25}, stats=HEADER + ROWS)
+    Path(folder, name).write_bytes(b"")
+    results = read_results(batch)
+    if name == run_folder.CONFIG:
+        assert [tuple(one) for one in results.skipped] == [(folder, "config.yaml is empty")]
+        assert results.config["index"].tolist() == [1]
+    else:
+        assert results.skipped == []
+        assert results.config[["end", "base_lr"]].values.tolist() == [["completed", 0.5], ["completed", 0.25]]
+        assert [len(cell) for cell in results.big_df()["train/loss"]] == [2 * (name != run_folder.STATS), 2]
+
+
+def test_several_batches_with_different_columns(tmp_path: Path) -> None:
+    """Of parameters, facts and stats: what one does not have is missing there, and what it has keeps its type."""
+    one, other = (make_empty_batch(tmp_path, name) for name in ("26-01-01-a", "26-01-02-b"))
+    make_run(one, 0, {}, config="width: 3\nfacts: {classes: 10}\n", stats="epoch,train/loss\n1,0.5\n")
+    make_run(other, 0, {}, config="depth: [1, 2]\nwidth: x\nfacts: {gpu: h100}\n", stats="epoch,train/mae\n7,0.25\n")
+    results = read_results([other, one])
+    df = results.big_df()
+    assert df["batch"].tolist() == ["26-01-02-b", "26-01-01-a"]
+    assert df["width"].tolist() == ["x", 3] and df["depth"].tolist() == [[1, 2], None]
+    assert df["facts/gpu"].tolist() == ["h100", None] and df["facts/classes"].tolist()[1] == 10
+    assert df["train/loss"][1].to_dict() == {1: 0.5} and df["train/loss"][0].isna().tolist() == [True]
+    assert df["train/mae"][0].to_dict() == {7: 0.25}
+    assert results.long[["run", "epoch"]].values.tolist() == [[df["run"][0], 7], [df["run"][1], 1]]
+
+
+def test_arrays_are_not_opened_with_the_stats(batch: str) -> None:
+    folder = make_run(batch, 0, {}, stats=HEADER + ROWS)
+    os.mkdir(os.path.join(folder, run_folder.ARRAYS))
+    Path(folder, run_folder.arrays_name(1)).write_bytes(b"no arrays")
+    assert read_results(batch).skipped == []
+    with pytest.raises(ResultsError, match=r"epoch-00001.npz cannot be read"):
+        read_array(folder, "val/last/confusion_matrix")
 
 
 def test_stats_without_epochs_are_listed(batch: str) -> None:
