@@ -17,6 +17,7 @@ import pandas as pd
 
 from src import run_folder, yaml_io
 from src.analysis import cache, tables
+from src.analysis.report import write_report
 from src.analysis.results import Results, read_results
 from src.config import Config, defaults_version
 from tests.analysis.make_batch import make_empty_batch, make_run
@@ -26,6 +27,7 @@ MEASURES = ("train/loss", "train/accuracy", "train/time", "train/data_time", "tr
             "train/learning_rate", "val/last/loss", "val/last/accuracy", "val/last/time", "test/last/loss",
             "test/last/accuracy", "test/last/time")  # with epoch, step and timestamp: 15 columns
 KEYS = 50
+REPORTED = 2_000
 
 
 def measure(sizes: tuple[int, ...] = (200, 2_000, 10_000)) -> list[tuple[str, float, float | None]]:
@@ -42,6 +44,7 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
         raw, cold, cached, changed = _shortest([(_nothing, partial(_read_all, batch)), (partial(_forget, batch), read),
                                                 (_nothing, read), (change, read)])
         memory = _memory(batch, cache=False), _memory(batch, cache=True)
+        report = _report(batch) if size == REPORTED else []
     bare, cells = _shortest([(_nothing, partial(_bare_series, results)), (_nothing, partial(_all_cells, results))])
     large = size >= 10_000  # fewer runs cost less than what pandas takes for a frame of any size
     return [(f"gather {size:,} runs, and keep them / read their bytes", cold / raw, 6.0 if large else None),
@@ -49,7 +52,14 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
             (f"gather {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
             (f"memory to gather {size:,} runs / size of the frames", memory[0], 3.0 if large else None),
             (f"memory to gather {size:,} runs again / size of the frames", memory[1], 3.0 if large else None),
-            (f"Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2)]
+            (f"Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2), *report]
+
+
+def _report(batch: str) -> list[tuple[str, float, float | None]]:
+    start = time.perf_counter()
+    path = write_report(batch)
+    return [(f"seconds to write the report of {REPORTED:,} runs", time.perf_counter() - start, 15.0),
+            (f"MiB of the report of {REPORTED:,} runs", os.path.getsize(path) / 2**20, 8.0)]
 
 
 def _make(root: str, size: int) -> str:
