@@ -81,7 +81,7 @@ def to_type(*words: str) -> str:
     another machine."""
     import shlex  # likewise
 
-    if words[0] == "python" and ON in os.environ:
+    if ON in os.environ and words[0] == "python" and words[1] != "train.py" and "--on" not in words:
         words += ("--on", os.environ[ON])
     return shlex.join(words)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src import files, run_folder
-from src.errors import ON, BatchError
+from src.errors import BatchError
 from src.submission import process
 
 MARK = "gridiron: the far side speaks"
@@ -84,7 +84,7 @@ def _begin(folder: str, request: Mapping[str, Any]) -> None:
     _forget_old()
     if request["files"] is not None:
         _remove_what_is_gone(request["files"])
-    staging = f"{folder}.{os.uname().nodename}.{os.getpid()}"
+    staging = os.path.join(os.path.dirname(CALLS), f".{os.path.basename(folder)}.{os.uname().nodename}.{os.getpid()}")
     os.makedirs(staging)
     if request["code"]:
         _keep_code(staging, request["code"])
@@ -99,7 +99,7 @@ def _begin(folder: str, request: Mapping[str, Any]) -> None:
     with open(os.path.join(folder, _OUT), "ab") as out, open(os.path.join(folder, _ERR), "ab") as err:
         subprocess.Popen([sys.executable, "-m", "src.submission.far_side", "run", folder], stdin=subprocess.DEVNULL,
                          stdout=out, stderr=err, start_new_session=True,
-                         env={**os.environ, process.CALL: folder, ON: request["name"]})
+                         env={**os.environ, process.CALL: folder})
 
 
 def run(folder: str) -> None:
@@ -126,7 +126,7 @@ def _keep_code(folder: str, code: Mapping[str, Any]) -> None:
         key: value for key, value in code.items() if key != "diff"})
     if diff is not None:
         files.write_atomic(os.path.join(folder, run_folder.DIFF), base64.b64decode(diff))
-    if not os.path.exists(".git"):  # what a run's facts name as its commit
+    if not os.path.exists(".git") and run_folder.COMMIT not in code["files"]:  # what a run's facts name as its commit
         if code["commit"]:
             files.write_atomic(run_folder.COMMIT, f"{code['commit']}\n")
         else:

@@ -48,10 +48,13 @@ def words_there(argv: Sequence[str], given: Mapping[str, sending.Given], output_
         if word == "--on":
             rest.pop(0)
         elif not word.startswith("--on="):
-            option, equals, value = word.partition("=")
-            named = given.get(value if equals and option == "--script" else word)
-            kept.append(word if named is None else f"{option}={named.there}" if equals and word not in given
-                        else named.there)
+            option, _, value = (word[:2], "", word[2:]) if word[:2] == "-s" else word.partition("=")
+            if word in given:
+                kept.append(given[word].there)
+            elif value in given and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
+                kept += ["--script", given[value].there]
+            else:
+                kept.append(word)
     return ["submit_multiple.py", *kept, *(["--output-dir", output_dir] if output_dir else [])]
 
 
@@ -98,11 +101,17 @@ class Call:
         """Its exit status; 130 if the user leaves it alone there. RemoteError if it, or the connection, is lost."""
         try:
             return self.far.patiently(self._once, self._how_far, self.again)
+        except KeyboardInterrupt:  # while there is no connection
+            return self._left_alone()
         finally:
             self._close_bar()
 
     def _how_far(self) -> str:
         return "" if self.done is None else f"{self.done[0]} of {self.done[1]} done"
+
+    def _left_alone(self) -> int:
+        print(f"\nleft alone on {self.far.host.name}; `{self.again}` follows it", file=sys.stderr)
+        return 130
 
     def _once(self) -> int:
         """Over one connection. Broken if that is lost."""
@@ -115,7 +124,7 @@ class Call:
             assert process.stdout
             try:
                 self._say(process.stdin, **{"code": None, "files": None, **(self.request if self.words else {}),
-                                            "name": self.far.host.name, **self.shown, "words": self.words})
+                                            **self.shown, "words": self.words})
                 code = self._listen(process.stdin, process.stdout)
                 if code is not None:
                     return code
@@ -149,11 +158,10 @@ class Call:
                 return None
             except KeyboardInterrupt:
                 if self.interrupted:
-                    print(f"\nleft alone; `{self.again}` follows it", file=sys.stderr)
-                    return 130
-                self.interrupted = True
+                    return self._left_alone()
                 print("\nstopping it there; Ctrl-C again leaves it alone", file=sys.stderr)
                 self._say(to, interrupt=True)
+                self.interrupted = True
 
     def _hear(self, to: IO[bytes], frame: Mapping[str, Any]) -> int | None:
         """One frame of the far side; the exit status, if it is that."""

@@ -133,11 +133,14 @@ def carry(code: Code, sent: Sequence[str]) -> dict[str, Any]:
 
 
 def listed(project: str) -> list[str] | None:
-    """The files that git has, those of submodules too, and those that it neither has nor ignores. None without git."""
+    """The files that git has, those of submodules too, and those that it neither has nor ignores. None outside of git.
+    BatchError if it should know and does not say."""
     try:
         return _names(_git(project, "ls-files", "--recurse-submodules", "-z", "--", ".") + _git(
             project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
-    except _NoGit:
+    except _NoGit as error:
+        if os.path.lexists(os.path.join(project, ".git")):
+            raise BatchError(f"which files there are is not known: {error}", where=project) from None
         return None
 
 

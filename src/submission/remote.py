@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from src.errors import RemoteError, one_line, to_type
+from src.errors import ON, RemoteError, one_line, to_type
 from src.submission import far_side
 from src.submission.hosts import Host
 
@@ -183,7 +183,8 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
 def in_project(host: Host, words: Sequence[str]) -> str:
     """The far shell's line for a command, given as words: in the project's folder, in the configured environment."""
     words = [host.python, *words[1:]] if words[0] == "python" else words
-    return in_bash(" && ".join((f"cd -- {shlex.quote(host.folder)}", *host.setup, f"exec {shlex.join(words)}")))
+    return in_bash(" && ".join((f"cd -- {shlex.quote(host.folder)}", f"export {ON}={shlex.quote(host.name)}",
+                                *host.setup, f"exec {shlex.join(words)}")))
 
 
 def in_bash(script: str) -> str:

@@ -15,6 +15,8 @@ import pytest
 
 import submit_multiple
 from src.submission import hosts, remote
+from src.submission.on_host import words_there
+from src.submission.sending import Given
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import JOB_SPEC, Laptop, wait_until
@@ -279,6 +281,29 @@ def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
     assert "trying again" in said
     assert said.count("Run 4 runs?") == 1
     assert laptop.executed() == [1] * 4
+
+
+def test_words_are_given_on_with_the_names_that_files_have_there() -> None:
+    given = {"/a/x.yaml": Given("G/x.yaml", "/a/x.yaml"), "/b/s.sh": Given("G/s.sh", "/b/s.sh"),
+             "jobs/y": Given("jobs/y")}
+    for words, there in (
+            ("--on h /a/x.yaml -s /b/s.sh -y", "G/x.yaml -s G/s.sh -y"), ("/a/x.yaml --on=h -s/b/s.sh", "G/x.yaml "
+             "--script G/s.sh"), ("jobs/y --script=/b/s.sh --on h", "jobs/y --script G/s.sh"),
+            ("jobs/y --scr=/b/s.sh", "jobs/y --script G/s.sh"), ("jobs/y --set=/b/s.sh --sbatch a=/b/s.sh",
+                                                                "jobs/y --set=/b/s.sh --sbatch a=/b/s.sh")):
+        assert words_there(words.split(), given, None) == ["submit_multiple.py", *there.split()]
+    assert words_there(["jobs/y"], given, "/o $o")[-2:] == ["--output-dir", "/o $o"]
+
+
+def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop: Laptop) -> None:
+    shutil.rmtree(laptop.folder / ".git" / "refs")
+    assert "which files there are is not known" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
+    shutil.rmtree(laptop.folder / ".git")
+    laptop.submit("jobs/tiny.yaml", "--local", "-y")
+    assert laptop.executed() == [1] * 4
+    record, = laptop.batch().glob("code/*/code.json")
+    assert json.loads(record.read_text())["commit"] is None
+    assert not (laptop.there / "COMMIT").exists()
 
 
 def test_the_pages_commands(laptop: Laptop) -> None:
