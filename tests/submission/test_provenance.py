@@ -181,9 +181,9 @@ def test_a_run_is_repeated_though_the_code_has_changed(repository: Project, caps
     subprocess.run(["bash", "-ec", "\n".join(lines).replace(f"{tree}-1", f"{tree}-9")], check=True, capture_output=True)
     assert result(run.with_name(f"{run.name}-repeat-3")) == [3, 4, "3"]
     # of a batch that was sent elsewhere and fetched again, the history is here
-    record = json.loads((kept(repository) / "code.json").read_text())
-    (kept(repository) / "code.json").write_text(json.dumps(
-        {**record, "project": "/there", "sent_from": {"host": "here", "project": record["project"]}}))
+    path, = (repository.batch / "code").glob("*/code.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "project": "/there", "sent_from": {"project": record["project"]}}))
     capsys.readouterr()
     assert experiments.main(["reproduce", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == lines[0]
