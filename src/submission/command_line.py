@@ -63,7 +63,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     add("--no-submit", action="store_true", help="write the run folders and stop; -r submits them later")
     add("--container", metavar="IMAGE", help="run in this image, by Apptainer or Singularity, instead of "
         "job_details.container; none: without one. Holds for later submissions of the batch by -r too")
-    add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder} and {args}")
+    add("--command", metavar="WORDS", help="a program other than train.py; fills in {spec}, {folder}, {args} and "
+        "the {NAME} of a parameter")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an sbatch option, as mem=32G (repeatable)")
     options = parser.parse_args(argv)
     for wrong, text in _contradictions(options):

@@ -42,29 +42,32 @@ def parse_command(command: object, where: str) -> list[str]:
     if not isinstance(words, list) or not words or not all(
             isinstance(word, str) and "\0" not in word for word in words):
         raise JobSpecError(f"{command!r} is no command", where=where, hint="as: command: python tool.py {args}",
-                           allowed=f"a program and its words; {', '.join(_PLACEHOLDERS)} are filled in for each run")
+                           allowed=f"a program and its words; {', '.join(_PLACEHOLDERS)} and the {{NAME}} of a "
+                           "parameter are filled in for each run")
     return words
 
 
 def arguments(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
-    """The argument list for one run: {spec} and {folder} are paths, {args} a `--key=value` for each parameter.
+    """The argument list for one run: {spec} and {folder} are paths, {args} a `--key=value` for each parameter, and
+    {NAME} the value of one.
 
     Values stand as they are if they are strings, else in JSON form; those of W&B's words as Python shows them. Nothing
     is ever split again.
     """
     parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
-    paths = {"{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder,
+    texts = {key: value if isinstance(value, str) else yaml_io.dump_value(value) for key, value in parameters.items()}
+    known = {**{f"{{{key}}}": text for key, text in texts.items()},
+             "{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder,
              SWEEP_CONFIG: os.path.join(folder, run_folder.SWEEP_CONFIG)}
     filled = []
     for word in words:
         if word == "{args}":
-            filled += [f"--{key}={value if isinstance(value, str) else yaml_io.dump_value(value)}"
-                       for key, value in parameters.items()]
+            filled += [f"--{key}={text}" for key, text in texts.items()]
         elif word in MACROS:
             filled += _as_wandb(word, parameters, folder)
         else:
             word = VARIABLE.sub(_variable, word)
-            filled.append(re.sub(r"\{(?:spec|folder|sweep)\}", lambda match: paths[match[0]], word))
+            filled.append(re.sub(r"\{[^{}]+\}", lambda match: known.get(match[0], match[0]), word))
     return filled
 
 

@@ -247,7 +247,7 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     per_hour = rate(ends, now)
     left = len(runs) - ended - bad
     if per_hour and left:
-        line += f"  {per_hour:.3g} runs an hour, {clock(left / per_hour * 3600)} left"
+        line += f"  {_short(per_hour)} runs an hour, {clock(left / per_hour * 3600)} left"
     return line
 
 
@@ -264,8 +264,9 @@ class Throughput:
         """`throughput  35 runs an hour now, 28 over the batch, 0:20 left`, of a batch that goes on."""
         if self.left is None:
             return []
-        told = [f"{self.now:.3g} runs an hour now" if self.now else "",
-                f"{self.over_the_batch:.3g} over the batch" if self.over_the_batch else "", f"{clock(self.left)} left"]
+        told = [f"{_short(self.now)} runs an hour now" if self.now else "",
+                f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
+                f"{clock(self.left)} left"]
         return [f"throughput  {', '.join(filter(None, told))}"]
 
 
@@ -278,6 +279,10 @@ def throughput(observation: Observation, now: float) -> Throughput:
     number = sum(run.state.name not in states.ENDED_WELL and run.state.name not in failures.BAD for run in runs)
     speed = recent or overall
     return Throughput(recent if goes_on else None, overall, number / speed * 3600 if goes_on and speed else None)
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _ends(runs: Iterable[Run]) -> list[float]:

@@ -73,3 +73,17 @@ def test_a_program_with_a_handler_is_told_that_its_time_is_up_and_another_is_lef
     for program, how in ((told, "requeued"), (untold, "completed")):
         spec = {"COMMAND": [sys.executable, "-c", program]}
         assert foreign.run(spec, str(tmp_path), lambda: None, lambda: True) == how
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), NASTY, max_size=5), NASTY)
+def test_a_parameters_name_in_braces_is_its_value_and_nothing_is_filled_in_twice(spec: dict[str, str],
+                                                                                 other: str) -> None:
+    spec = {key: value for key, value in spec.items() if key not in ("spec", "folder", "sweep", "args")}
+    words = ["tool", *(f"-{key}={{{key}}}.x" for key in spec), "{NONE}", "{", "}{", "{}", other.replace("{", "")]
+    assert foreign.arguments(words, spec, "/r") == [
+        "tool", *(f"-{key}={value}.x" for key, value in spec.items()), *words[len(spec) + 1:]]
+
+
+def test_a_path_of_the_run_is_no_parameter() -> None:
+    spec = {"folder": "mine", "a": 1e-5, "b": "{a}"}
+    assert foreign.arguments(["{folder}/{a}-{b}"], spec, "/r") == ["/r/1.0e-05-{a}"]
