@@ -38,7 +38,7 @@ def test_three_subtests_by_workers_here(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(varying_columns(big_df)) == {"base_lr", "optim_alg", "momentum"}
     assert named_metric(big_df) == ("val/last/accuracy", "maximize")
     assert set(best_runs(big_df)["metric"]) == {"val/last/accuracy"}
-    assert experiments.main(["status", "--json", "--tag", "adam", str(batch)]) is None
+    assert not experiments.main(["status", "--json", "--tag", "adam", str(batch)])
     rows = json.loads(capsys.readouterr().out)[0]["runs"]
     assert [(row["run"][:3], row["tags"], row["state"]) for row in rows] == [
         (f"{index:03d}", ["adam"], "done") for index in range(10, 16)]
