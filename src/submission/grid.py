@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from src import yaml_io
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
-from src.submission import expressions, subtests
-from src.submission.subtests import Part
+from src.submission import expressions
 from src.yaml_io import Tagged
 
 if TYPE_CHECKING:
     from src.submission.job_spec import JobSpec
+    from src.submission.subtests import Part
 
 Spec = dict[str, Any]
 
@@ -65,8 +65,12 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
     overrides = overrides or {}
     expansion = _Expansion(overridden=frozenset(overrides))
     try:
-        parameters = subtests.overridden(parameters, overrides)
-        parts = subtests.split(parameters, where)
+        parts: list[Part] = []
+        if overrides or "SUBTESTS" in parameters or "subtests" in parameters:
+            from src.submission import subtests  # few job specs have them
+
+            parameters = subtests.overridden(parameters, overrides)
+            parts = subtests.split(parameters, where)
         grids = expansion.composite(parts, parameters, where) if parts else [expansion.grid(parameters, where)]
     except RecursionError:
         raise JobSpecError("nested too deeply, or an anchor that holds itself", where=where) from None
