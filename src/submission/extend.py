@@ -47,8 +47,8 @@ def last(path: str) -> Extension | None:
 def job_spec_of(path: str) -> str:
     """The file that holds the job spec of a batch: of its last extension, which a crash may have kept from job.yaml."""
     extension = last(path)
-    return os.path.join(path, *([run_folder.extension_name(extension.number)] if extension else []),
-                        run_folder.JOB_SPEC)
+    found = os.path.join(path, run_folder.extension_name(extension.number), run_folder.JOB_SPEC) if extension else ""
+    return found if os.path.exists(found) else os.path.join(path, run_folder.JOB_SPEC)
 
 
 def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | None) -> Work:
@@ -194,7 +194,8 @@ def finish(path: str) -> None:
     """
     for number in _numbers(path):
         place = os.path.join(path, run_folder.extension_name(number))
-        if os.path.exists(os.path.join(place, run_folder.DONE)):
+        if os.path.exists(os.path.join(place, run_folder.DONE)) or not os.path.exists(
+                os.path.join(place, run_folder.JOB_SPEC)):  # the latter in a copy that has not all of it
             continue
         for source, target in _moves(place, path):
             with contextlib.suppress(FileNotFoundError):  # another process has just moved it
