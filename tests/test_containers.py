@@ -23,6 +23,7 @@ from src.submission.observe import observe
 from tests.conftest import ROOT
 from tests.fake_apptainer.fixture import NAMES, Apptainer, apptainer, make
 from tests.submission.conftest import Project, project
+from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
 
 __all__ = ["apptainer", "project"]  # the fixtures
 SECRET = "not-for-anybodys-eyes"
@@ -197,6 +198,31 @@ def test_who_is_stopped_says_so(project: Project, apptainer: Apptainer) -> None:
     spec = written(project)
     assert stopped(spec, signal.SIGTERM) == 1
     assert attempt(spec)["how"] == "cancelled"
+
+
+def test_ctrl_c_stops_workers_in_containers_cleanly(project: Project, apptainer: Apptainer) -> None:
+    project.write_spec("[15, 8]")
+    describe(project, container=str(apptainer.image))
+    command = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    command.send_signal(signal.SIGINT)
+    assert command.wait(30) == 130
+    assert states_of(project) == ["cancelled", "cancelled", "new", "new"]
+
+
+def test_workers_in_containers_begin_nothing_new_when_the_command_was_killed(project: Project,
+                                                                            apptainer: Apptainer) -> None:
+    project.write_spec("[18, 8]")
+    describe(project, container=str(apptainer.image))
+    command = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    command.kill()
+    command.wait()
+    time.sleep(2)  # longer than a worker takes to see it
+    (project.batch / "go").touch()
+    wait_for(lambda: states_of(project)[:2] == ["done", "done"])
+    time.sleep(0.5)
+    assert states_of(project)[2:] == ["new", "new"]
 
 
 def test_a_file_that_is_no_run_of_a_batch_needs_no_container(project: Project, apptainer: Apptainer) -> None:
