@@ -1,6 +1,7 @@
 """Shards: several sites get parts of one batch that have no run in common, by the numbers of the runs"""
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,8 +10,11 @@ from src.errors import JobSpecError
 
 
 class Shard(NamedTuple):
-    """Part `number`, from 1 on, of `of`: every run whose index is number - 1 modulo `of`. So the parts are alike, since
-    neighbours in a grid are, and stay the same when a grid grows at its end."""
+    """Part `number`, from 1 on, of `of`: one run of each `of` that follow one another, by their index alone.
+
+    Which one it is depends on a hash of the block's number: were it always the first, a last axis of `of` values would
+    be torn apart, one value for each site.
+    """
 
     number: int
     of: int
@@ -21,7 +25,10 @@ class Shard(NamedTuple):
     def has(self, name: str) -> bool:
         """Whether a run is in it, by the index in front of its name."""
         index = name.partition("_")[0]
-        return index.isdecimal() and int(index) % self.of == self.number - 1
+        if not index.isdecimal():
+            return False
+        block = hashlib.blake2b(b"%d" % (int(index) // self.of), digest_size=8).digest()
+        return (int(index) + int.from_bytes(block, "big")) % self.of == self.number - 1
 
     def cut(self, names: Sequence[str], specs: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
         """Its runs of a grid. JobSpecError if there are none."""
