@@ -21,7 +21,9 @@ _NEVER, _LARGE = (".*",), ("*.pt", "*.safetensors", "snapshot/")
 _HOMES = (f"/*/{run_folder.SUBMISSIONS}/", f"/*/{run_folder.CANARY}/{run_folder.SUBMISSIONS}/")
 _BOOKS = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{run_folder.CANARY}/", *_HOMES,
           *(f"{home}*.jsonl" for home in _HOMES))
-_OURS = (f"/*/{run_folder.NOTES}", *(home + run_folder.copy_name("*") for home in _HOMES))
+# and what of it comes by those alone: journals that are written meanwhile have no mark yet
+_APART = (f"/*/{run_folder.NOTES}", *(f"{home}*.jsonl" for home in _HOMES),
+          *(home + run_folder.copy_name("*") for home in _HOMES))
 _COPY = ("--archive", "--compress")
 
 
@@ -85,14 +87,13 @@ def sync(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Fetc
         else:
             found.batches.append(name)
             _mark(here, there, far.host.name, theirs)  # before their runs come, which nobody here shall begin
-    left_out = [f"/{_pattern(name)}/" for name in [os.path.basename(path) for path in batch.all_batches(books)]
-                if name not in found.batches]
-    left_out += [f"/{_pattern(name)}/{run_folder.CANARY}/" for name in found.batches
-                 if _keeps_canaries(os.path.join(into, name), os.path.join(books, name))]
+    canaries = [f"/{_pattern(name)}/{run_folder.CANARY}/" for name in found.batches
+                if _keeps_canaries(os.path.join(into, name), os.path.join(books, name))]
+    left_out = (*_NEVER, *(() if checkpoints else _LARGE), *_APART, *canaries)
     far.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
-              *(f"--exclude={pattern}" for pattern in (*_NEVER, *(() if checkpoints else _LARGE), *_OURS)),
-              *(f"--exclude={pattern}" for pattern in left_out), "--", _inside(far.path(folder)),
-              _inside(into), living=True, show=True)
+              *(f"--exclude={pattern}" for pattern in left_out),
+              *(f"--include=/{_pattern(name)}/" for name in found.batches), "--exclude=/*/", "--",
+              _inside(far.path(folder)), _inside(into), living=True, show=True)
     for name in found.batches:
         notes.merge(os.path.join(into, name), os.path.join(books, name))
     return found
@@ -153,11 +154,16 @@ def _has_open_runs(path: str) -> bool:
 
 
 def _mark(here: str, there: str, host: str, theirs: frozenset[str]) -> None:
-    """Whose these journals are, for the batch and its canaries."""
+    """Bring these journals of the batch, and those of its canaries, and say before whose they are."""
     canaries = frozenset() if _keeps_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
     for place, tokens in ((here, theirs), (os.path.join(here, run_folder.CANARY), canaries)):
         if tokens or place == here:
             copies.write(place, copies.of(place, host)._replace(journals=tokens))
+        for token in tokens:
+            name = os.path.join(run_folder.SUBMISSIONS, f"{token}.jsonl")
+            text = files.read_text(os.path.join(there, os.path.relpath(place, here), name)) or ""
+            if text != files.read_text(os.path.join(place, name)):
+                files.write_atomic(os.path.join(place, name), text)
 
 
 def _keeps_canaries(here: str, there: str) -> bool:

@@ -233,6 +233,34 @@ def test_what_runs_there_is_not_lost_here(sites: Path, capsys: pytest.CaptureFix
     assert "running on north, as of" in capsys.readouterr().out
 
 
+def test_what_is_submitted_there_meanwhile_is_left_for_the_next(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = sites / "north" / "results"
+    names = run_folder.run_names(make_batch(there))
+    submitted(there, dict.fromkeys(names, 1))
+    copy, number = Site.rsync, 0
+
+    def meanwhile(self: Site, *words: str, **options: bool) -> str:
+        nonlocal number
+        said, number = copy(self, *words, **options), number + 1  # type: ignore[arg-type]
+        if number == 1:  # the journals are here, and the runs still to come
+            submitted(there, {names[0]: 2}, token="261120-120000-eeeeee")
+            (there / "26-11-21-later" / "submissions").mkdir(parents=True)
+            (there / "26-11-21-later" / names[1]).mkdir()
+            submitted(there, {names[1]: 1}, name="26-11-21-later")
+            (there / "26-11-21-later" / "job.yaml").write_text("job_details: {name: later}\n")
+        return said
+
+    monkeypatch.setattr(Site, "rsync", meanwhile)
+    assert experiments.main(["sync", "north"]) == 0
+    assert os.listdir("results") == [".from-north", NAME] or os.listdir("results") == [NAME, ".from-north"]
+    assert {run.host for run in observe([f"results/{NAME}"])[0].runs.values()} == {"north"}
+    assert experiments.main(["sync", "north"]) == 0
+    for name in (NAME, "26-11-21-later"):
+        observation, = observe([f"results/{name}"])
+        assert {run.host for run in observation.runs.values()} == {"north"} and not observation.history.plans
+    assert tree(Path("results")) == tree(there)
+
+
 def test_newer_notes_and_files_stay(sites: Path) -> None:
     there = sites / "north" / "results"
     batch = Path(make_batch(there))
