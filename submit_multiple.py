@@ -10,9 +10,10 @@ from src import files, run_folder, yaml_io
 from src.errors import BatchError, exits_on_user_error
 from src.submission import job_spec, journal, show, submit, tasks
 from src.submission.command_line import parse
+from src.submission.job_spec import JobSpec
 from src.submission.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.plan import count
-from src.submission.submit import SlurmOptions
+from src.submission.submit import SlurmOptions, Submission
 from src.submission.ways import (
     canary_calls,
     choose_way,
@@ -42,20 +43,7 @@ def main(argv: Sequence[str]) -> int:
     work = plan_retry(options, PROJECT) if spec is None else plan_grid(spec, options, PROJECT)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
-    work.container = wants_container(options, spec, work, mode, slurm_options)
-    if options.require_clean or not options.dry_run:
-        from src.submission import provenance  # a dry run does without: git takes its time
-
-        work.code = provenance.look(PROJECT)
-        if options.require_clean:
-            work.code.require_clean()
-    work.notify = wants_messages(spec, work)
-    if work.notify and not options.dry_run:
-        work.notify.addresses()  # that there are none is told before anything is written
-    if wants_snapshot(options, spec, work):
-        work.snapshot = os.path.join(os.path.abspath(work.path), run_folder.CODE, token, run_folder.SNAPSHOT)
-    if mode != WRITE_ONLY and wants_canaries(options, work):
-        slurm_options = put_canaries_first(work, slurm_options, options)
+    slurm_options = complete(work, spec, options, mode, slurm_options, token)
     submission = (slurm_submission(work, slurm_options, token, options.max_queued)
                   if slurm_options and work.plan.tickets else None)
     commands = submission.commands() if submission else local_commands(work)
@@ -69,12 +57,7 @@ def main(argv: Sequence[str]) -> int:
         print("nothing to submit")
         return 0
     if mode == SLURM and submission and slurm_options:
-        calls = submission.calls
-        if work.first:
-            from src.submission import canary
-
-            calls = canary.to_try(canary_calls(work, slurm_options, token) + calls)
-        ask_slurm_first(work, calls, slurm_options)
+        ask_slurm_first(work, submission, slurm_options, token)
     else:
         submission = None  # what is written now is submitted later, with another plan
     if options.smoke:
@@ -86,6 +69,27 @@ def main(argv: Sequence[str]) -> int:
         record = carry_out.plan_record(work, token, mode, slurm_options, submission, options, argv)
         book = carry_out.write(work, token, record, submission, slurm_options)
         return carry_out.start(work, mode, slurm_options, book, submission, options)
+
+
+def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode: str,
+             slurm_options: SlurmOptions | None, token: str) -> SlurmOptions | None:
+    """What goes with the runs, as far as it is asked for: a container, the state of the code, messages, a snapshot,
+    and canaries, for which the options of the others are changed."""
+    work.container = wants_container(options, spec, work, mode, slurm_options)
+    if options.require_clean or not options.dry_run:
+        from src.submission import provenance  # a dry run does without: git takes its time
+
+        work.code = provenance.look(PROJECT)
+        if options.require_clean:
+            work.code.require_clean()
+    work.notify = wants_messages(spec, work)
+    if work.notify and not options.dry_run:
+        work.notify.addresses()  # that there are none is told before anything is written
+    if wants_snapshot(options, spec, work):
+        work.snapshot = os.path.join(os.path.abspath(work.path), run_folder.CODE, token, run_folder.SNAPSHOT)
+    if mode != WRITE_ONLY and wants_canaries(options, work):
+        return put_canaries_first(work, slurm_options, options)
+    return slurm_options
 
 
 def smoke_first(work: Work) -> None:
@@ -178,11 +182,16 @@ def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, 
     return 0
 
 
-def ask_slurm_first(work: Work, calls: Sequence[submit.Call], options: SlurmOptions) -> None:
+def ask_slurm_first(work: Work, submission: Submission, options: SlurmOptions, token: str) -> None:
     """What sbatch would refuse is refused before anything is written, in its words; else when it starts, limits, hours.
     """
     from src.submission import costs, limits, slurm
 
+    calls: Sequence[submit.Call] = submission.calls
+    if work.first:
+        from src.submission import canary
+
+        calls = canary.to_try(canary_calls(work, options, token) + submission.calls)
     slurm.require()
     for start in submit.try_all(calls, options):
         print(f"starts     {start}, says Slurm")
