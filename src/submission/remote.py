@@ -90,8 +90,8 @@ class Remote:
         return self.patiently(once)
 
     def rsync(self, *words: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
-        """Run rsync with these words, and what it prints (shown as it comes, with `show`, and then not given). Partial
-        files are kept, and it is tried again if the connection breaks. RemoteError, with its words, if it fails.
+        """Run rsync with these words, and what it prints (shown as it comes, with `show`, and then not given). It
+        is tried again if the connection breaks. RemoteError, with its words, if it fails.
 
         living: some of the files may be removed while they are copied, which is no failure."""
         command = ["rsync", "--protect-args", f"--rsh={rsync_shell(self.ssh()[:-2])}", *words]

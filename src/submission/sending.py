@@ -15,8 +15,8 @@ from src.submission.remote import Remote
 
 _STAYS = frozenset(("results", "data", ".venv", ".git", ".gridiron"))  # at the top, links too
 _ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # what the folder of one has
-# folders that are links there stay links, and a file is whole at every instant
-_RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--out-format=%i %l %n")
+# folders that are links there stay links; a file is whole at every instant, and all take their places at the end
+_RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--delay-updates", "--out-format=%i %l %n")
 _ITEM = re.compile(r"[<c.][fLdDS]\S* (\d+) (.*)")
 _SHOWN = 12  # files that a dry run names
 
