@@ -44,25 +44,28 @@ def last(path: str) -> Extension | None:
     return None
 
 
-def job_spec_of(path: str) -> str:
-    """The file that holds the job spec of a batch: of its last extension, which a crash may have kept from job.yaml."""
-    extension = last(path)
+def job_spec_of(path: str, extension: Extension | None) -> str:
+    """The file that holds the job spec of a batch since an extension, the last: a crash may have kept it from job.yaml.
+    """
     found = os.path.join(path, run_folder.extension_name(extension.number), run_folder.JOB_SPEC) if extension else ""
     return found if os.path.exists(found) else os.path.join(path, run_folder.JOB_SPEC)
 
 
-def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | None) -> Work:
+def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | None, dry_run: bool) -> Work:
     """What of a grid is to be added to the batch at `path`, and submitted together with what was never submitted.
 
     name, varying: as for naming.run_names; most: submit so many runs at most.
     """
+    # looked up before all else: an extension that comes while we look takes the number that we shall ask for
+    before = last(path)
+    if not dry_run:
+        finish(path)
     observation, = observe([path])
     if observation.history.copies or observation.history.first_plan().get("identity", {}).get("shard"):
         raise BatchError("this batch is on several machines, and each numbers its runs by the whole of it", where=path,
                          hint="give what is new another name, and read both together")
     known = _specs(path, observation.runs)
     found = match(work.specs, known)
-    before = last(path)
     highest = max(map(_number, [*observation.runs, *(before.names if before else [])]), default=-1)
     new = [position for position, run in enumerate(found) if run is None]
     named = naming.run_names(name, [work.specs[position] for position in new], varying, highest + 1)
@@ -76,9 +79,7 @@ def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | N
     work.lines += [f"extends    {path}", *_told(work, names, named, known)]
     points = dict(zip(names, work.specs, strict=True))
     work.names, work.specs = list(work.plan.tickets), [points[run] for run in work.plan.tickets]
-    with open(job_spec_of(path), encoding="utf-8") as file:
-        same = file.read() == work.job_text
-    if made or not same:
+    if made or files.read_text(job_spec_of(path, before)) != work.job_text:
         work.extension = Extension(before.number + 1 if before else 0, names, work.identity, made)
     elif not work.plan.tickets:
         raise BatchError(f"nothing in the job spec is new: {path} has it all", hint="`" + to_type(
@@ -88,7 +89,8 @@ def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | N
 
 def _told(work: Work, names: Sequence[str], new: Sequence[str], known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How many points are new, and which runs have no point any more."""
-    left = [run for run in known if run not in set(names)]
+    still = set(names)
+    left = [run for run in known if run not in still]
     lines = [f"           {count(len(new), 'point')} new, {len(names) - len(new)} in it already"]
     if new:
         lines.append(f"           the new ones: {_some(new)}")
@@ -124,7 +126,8 @@ def match(points: Sequence[Mapping[str, Any]], known: Mapping[str, Mapping[str, 
         for position, point in enumerate(points):
             if found[position] is None and (same := runs.get(identity(point))):
                 found[position] = same.pop(0)
-        left = {name: spec for name, spec in left.items() if name not in set(filter(None, found))}
+        taken = set(found)
+        left = {name: spec for name, spec in left.items() if name not in taken}
     return found
 
 
@@ -205,7 +208,7 @@ def finish(path: str) -> None:
             before = run_folder.extension_name(number - 1) if number else ""
             files.create_exclusive(old, files.read_text(os.path.join(path, before, run_folder.JOB_SPEC)) or "")
         newest = ""
-        while newest != (newest := job_spec_of(path)):  # a later extension may have come meanwhile
+        while newest != (newest := job_spec_of(path, last(path))):  # a later extension may have come meanwhile
             files.write_atomic(os.path.join(path, run_folder.JOB_SPEC), files.read_text(newest) or "")
         files.write_atomic(os.path.join(place, run_folder.DONE), "")
 

@@ -152,9 +152,7 @@ def _extend(work: Work, spec: JobSpec, options: argparse.Namespace, varying: Seq
     if not earlier:
         raise BatchError(f"there is no batch '{spec.name}' in {output_dir} to extend", where=spec.source,
                          hint="without --extend the command makes it")
-    if not options.dry_run:
-        extend.finish(earlier[-1])
-    return extend.plan(work, earlier[-1], spec.name, varying, options.max_runs)
+    return extend.plan(work, earlier[-1], spec.name, varying, options.max_runs, options.dry_run)
 
 
 def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
@@ -169,9 +167,12 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
                           f"{observation.count(states.ENDED_WELL)} ended)")
     elif earlier:
-        changes = _changed(earlier[-1], spec, work)
+        from src.submission import extend
+
+        extension = extend.last(earlier[-1])
+        changes = _changed(earlier[-1], extension, spec, work)
         if not changes:
-            return _plan_continue(work, earlier[-1], options.dry_run)
+            return _plan_continue(work, earlier[-1], extension, options.dry_run)
         if earlier[-1] == today:
             alive = may_be_alive(observe([today])[0])
             exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
@@ -194,11 +195,11 @@ def retry_command(path: str, *words: str) -> str:
     return to_type("python", "submit_multiple.py", "-r", path, *words)
 
 
-def _changed(path: str, spec: JobSpec, work: Work) -> list[str]:
-    """What differs between the batch on disk and what is asked for now."""
+def _changed(path: str, extension: Extension | None, spec: JobSpec, work: Work) -> list[str]:
+    """What differs between the batch on disk, since its last extension, and what is asked for now."""
     from src.submission import extend
 
-    history, extension = journal.read_history(path), extend.last(path)
+    history = journal.read_history(path)
     identity = extension.identity if extension else history.first_plan().get("identity", {})
     first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **identity}
     if not history.plans and history.copied_plans:  # another site's, of which this one takes a part that nobody has
@@ -207,17 +208,17 @@ def _changed(path: str, spec: JobSpec, work: Work) -> list[str]:
         if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
             first["shard"] = work.identity["shard"]
     try:
-        made_from = yaml_io.load_file(extend.job_spec_of(path))
+        made_from = yaml_io.load_file(extend.job_spec_of(path, extension))
     except JobSpecError as error:
         return [f"its {run_folder.JOB_SPEC}: {error.what}"]
     return batch.differences(made_from, yaml_io.load(spec.text, spec.source)) + batch.differences(first, work.identity)
 
 
-def _plan_continue(work: Work, path: str, dry_run: bool) -> Work:
+def _plan_continue(work: Work, path: str, extension: Extension | None, dry_run: bool) -> Work:
     """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
-    from src.submission import extend
+    if extension:
+        from src.submission import extend
 
-    if extension := extend.last(path):
         if not dry_run:
             extend.finish(path)
         work.names = extension.names[:len(work.specs)]

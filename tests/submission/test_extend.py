@@ -262,3 +262,24 @@ def test_several_terminals_extend_at_once(project: Project, counted: Path) -> No
     numbers = [name[:3] for name, _ in contents(project)]
     assert len(set(numbers)) == len(numbers)
     assert not list(project.batch.glob(".extension*"))
+
+
+def test_an_extension_that_comes_while_another_is_planned(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "base_lr: 1, batch_size: 1")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    words = (project.spec, "--local", "-y", "--extend", "--set", "batch_size=[1,2]")
+    real = extend.observe
+
+    def overtaken(paths: list[str]) -> Any:
+        found = real(paths)
+        monkeypatch.setattr(extend, "observe", real)
+        assert project.submit(*words) == 0
+        return found
+
+    monkeypatch.setattr(extend, "observe", overtaken)
+    assert project.submit(*words) == 2
+    assert "another process extended this batch a moment ago" in capsys.readouterr().err
+    assert project.submit(*words) == 2 and "nothing in the job spec is new" in capsys.readouterr().err
+    assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
+    assert project.executed() == [1, 1]
