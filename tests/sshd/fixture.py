@@ -133,8 +133,10 @@ def sshd() -> Iterator[Sshd]:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # the server insists, where nothing has made it
         _write_keys_and_configuration(folder, port)
         with open(folder / "log", "w") as log:
-            server = subprocess.Popen([SERVER, "-D", "-e", "-f", folder / "sshd_config"], stdin=subprocess.DEVNULL,
-                                      stdout=log, stderr=log, start_new_session=True)
+            # the kernel ends it, should the tests be killed themselves
+            dies_with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+            server = subprocess.Popen([*dies_with_us, SERVER, "-D", "-e", "-f", folder / "sshd_config"],
+                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + 30
         while not _answers(port):
             assert server.poll() is None and time.monotonic() < end, (folder / "log").read_text()
@@ -146,6 +148,7 @@ def sshd() -> Iterator[Sshd]:
         else:
             os.environ["XDG_RUNTIME_DIR"] = before
         if server:
+            server.send_signal(signal.SIGSTOP)  # it takes no connection any more
             Sshd(folder, port, server.pid).cut()
             server.kill()
             server.wait()
