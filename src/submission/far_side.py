@@ -147,7 +147,7 @@ def _remove_what_is_gone(names: list[str]) -> None:
     top = os.path.realpath(".")
     for name in before - set(names) - {""}:
         parent = os.path.dirname(name)
-        if os.path.realpath(parent or ".") != os.path.normpath(os.path.join(top, parent)) or ".." in name.split("/"):
+        if ".." in name.split("/") or os.path.realpath(parent or ".") != os.path.normpath(f"{top}/{parent}"):
             continue
         if os.path.islink(name) or os.path.isfile(name):
             os.unlink(name)
