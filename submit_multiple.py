@@ -161,7 +161,7 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         print(f"container  {container.line(work.container)}")
     if mode == LOCAL and work.plan.tickets:
         print(f"workers    {show.workers(local_teams(options, work))} on this machine")
-    elif slurm_options and slurm_options.shape["workers"]:
+    elif slurm_options and slurm_options.shape["workers"] and work.plan.tickets:
         specs = dict(zip(work.names, work.specs, strict=True))
         teams = tasks.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
         print(f"workers    {show.workers(teams)}")

@@ -22,7 +22,9 @@ def split(parameters: Mapping[str, Any], where: str) -> list[Part]:
 
     Its points carry the words of a subtest's name as TAGS, the name in SUBTESTS, and WORKERS if it says how many.
     """
-    keys = [key for key in KEYS if isinstance(parameters.get(key), dict)]
+    # in lower case, a mapping of other things is a parameter of somebody's program
+    keys = [key for key in KEYS if isinstance(raw := parameters.get(key), dict) and (
+        key.isupper() or all(isinstance(own, dict | None) for own in raw.values()))]
     if not keys:
         return []
     if len(keys) > 1:

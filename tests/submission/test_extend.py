@@ -283,3 +283,21 @@ def test_an_extension_that_comes_while_another_is_planned(project: Project, monk
     assert project.submit(*words) == 2 and "nothing in the job spec is new" in capsys.readouterr().err
     assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
     assert project.executed() == [1, 1]
+
+
+def test_on_slurm_a_larger_composite_asks_for_workers_for_what_is_new(project: Project, counted: Path,
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}}")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}, b: {batch_size: [2, 3], WORKERS: 1}}")
+    capsys.readouterr()
+    assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend") == 0
+    out = capsys.readouterr().out
+    assert "1 point new, 2 in it already" in out and "workers    1 for b\n" in out
+    assert "note: with other tags in the job spec, and left as they are: 1 run, 001_tiny+bat_siz=2" in out
+    assert sum(submitted(counted).values()) == 3  # Slurm jobs: two workers, and one
+    project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: psnr"))
+    assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend") == 0
+    out = capsys.readouterr().out
+    assert "nothing is new to submit" in out and "workers" not in out
+    assert sum(submitted(counted).values()) == 3

@@ -91,6 +91,7 @@ def test_how_many_workers_is_no_parameter(text: str, number: int) -> None:
 def test_a_parameter_of_that_name_stands_in_a_list() -> None:
     assert expand(yaml("SUBTESTS: {x: {workers: [4]}}"), "test").specs == [
         {"workers": 4, "TAGS": ["x"], "SUBTESTS": ["x"]}]
+    assert expand(yaml("{a: 1, subtests: {x: 1, y: [2]}}"), "test").specs == [{"a": 1, "subtests": {"x": 1, "y": [2]}}]
 
 
 @pytest.mark.parametrize(("text", "words"), [
