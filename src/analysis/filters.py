@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,16 +34,21 @@ def filt(df: pd.DataFrame, where: Mapping[str, Any] | None = None, /, **conditio
     """
     keep = np.ones(len(df), dtype=bool)
     for name, condition in {**(where or {}), **conditions}.items():
-        keep &= np.fromiter((_holds(condition, cell) for cell in column(df, name).tolist()), bool, len(df))
+        keep &= np.fromiter((holds(condition, cell) for cell in column(df, name).tolist()), bool, len(df))
     return df[keep]
 
 
 def column(df: pd.DataFrame, name: str) -> pd.Series:
     """The column `name`. ResultsError with the nearest name if there is none."""
     if name not in df.columns:
-        raise ResultsError(f"there is no column '{name}'", hint=did_you_mean(name, map(str, df.columns))
-                           or "list(big_df.columns) shows all of them")
+        raise no_column(name, map(str, df.columns))
     return df[name]
+
+
+def no_column(name: str, columns: Iterable[str]) -> ResultsError:
+    """The error that says so, and names the nearest of those that there are."""
+    return ResultsError(f"there is no column '{name}'", hint=did_you_mean(name, columns)
+                        or "list(big_df.columns) shows all of them")
 
 
 def is_missing(value: object) -> bool:
@@ -88,9 +93,10 @@ def levels(values: pd.Series) -> list[Any]:
     return missing + (sorted(there) if all(map(is_number, there)) else there)
 
 
-def _holds(condition: Any, cell: Any) -> bool:
+def holds(condition: Any, cell: Any) -> bool:
+    """Whether a cell meets a condition of `filt`."""
     if isinstance(condition, (list, tuple, set, frozenset, range)) and not isinstance(condition, Interval):
-        return any(_holds(one, cell) for one in condition)
+        return any(holds(one, cell) for one in condition)
     if isinstance(condition, re.Pattern):
         return isinstance(cell, str) and condition.search(cell) is not None
     if callable(condition):

@@ -193,6 +193,15 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     return Results(config, long, skipped, found_drift)
 
 
+def read_runs(parent: str, names: Sequence[str], whole: bool) -> Columns:
+    """Those of the runs `names`, right in the folder `parent` (an absolute path), that can be read.
+
+    whole: these are all runs in it, so that what is read may be kept for the next time.
+    """
+    asked = _Asked({f"{parent}/{name}": name for name in names}, {parent} if whole else set())
+    return _gather(asked, only_done=False, cache=True)[0]
+
+
 def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
     """The path of the batch in `folder` whose job spec is the youngest. Raises ResultsError if there is none."""
     batches = [path for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*"))
@@ -336,17 +345,30 @@ def _layouts(found: Columns) -> dict[str, tuple[bool, list[str], list[str], list
 def _config_frame(found: Columns, paths: list[str], folders: list[str]) -> pd.DataFrame:
     """paths: of the runs, absolute; folders: as they were given."""
     batches = [path.rpartition("/")[0].rpartition("/")[2] for path in paths]
-    frame: dict[str, Any] = {
-        "run": _labels(found.names, batches, folders), "batch": batches,
-        "index": [_number(name) for name in found.names], "end": found.ends, "folder": folders}
+    return as_frame({**identity(found.names, batches, folders, found.ends), **cells(found)})
+
+
+def identity(names: list[str], batches: list[str], folders: list[str], ends: Sequence[str | None]
+             ) -> dict[str, Sequence[Any]]:
+    """The columns that say which runs they are."""
+    return dict(zip(IDENTITY, (_labels(names, batches, folders), batches, list(map(_number, names)), ends, folders),
+                    strict=True))
+
+
+def cells(found: Columns) -> dict[str, np.ndarray]:
+    """The columns of parameters, defaults filled in, and of facts, (runs,) each."""
     layouts = _layouts(found)
     config = dict.fromkeys(key for _, keys, _, _ in layouts.values() for key in keys)
-    frame |= {key: found.config[key] for key in config if key not in frame}
-    frame |= _with_defaults(found, layouts, frame)
+    table = {key: found.config[key] for key in config if key not in IDENTITY}
+    table |= _with_defaults(found, layouts, table)
     facts = dict.fromkeys(key for _, _, keys, _ in layouts.values() for key in keys)
-    frame |= {key: found.facts[key] for key in facts if key not in frame}
-    index = pd.RangeIndex(len(found))  # one for all columns: else each is compared
-    return pd.DataFrame({key: _column(values, index) for key, values in frame.items()}, index, list(frame))
+    return table | {key: found.facts[key] for key in facts if key not in table}
+
+
+def as_frame(table: Mapping[str, np.ndarray | Sequence[Any]]) -> pd.DataFrame:
+    """Columns of Python values, all of them equally long, as a frame."""
+    index = pd.RangeIndex(len(next(iter(table.values()))))  # one for all columns: else each is compared
+    return pd.DataFrame({key: _column(values, index) for key, values in table.items()}, index, list(table))
 
 
 def _with_defaults(found: Columns, layouts: Mapping[str, tuple[bool, list[str], list[str], list[str]]],

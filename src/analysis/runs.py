@@ -1,18 +1,22 @@
 """Runs by their parameters, of all batches: which there are, the one that is meant, whether one is done; artifacts"""
 from __future__ import annotations
 
+import copy
+import functools
 import io
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from src import files, run_folder
-from src.analysis.filters import filt
-from src.analysis.results import read_results
+from src.analysis import known
+from src.analysis.filters import holds, no_column
+from src.analysis.results import IDENTITY, as_frame, identity
 from src.errors import ResultsError
 
 
@@ -21,11 +25,10 @@ def find_runs(params: Mapping[str, Any] | None = None, results: str | os.PathLik
 
     params: conditions as in `filt`; a value, a list of which one holds, an Interval, a pattern, a function. results: a
     folder of batches, or a batch. Without curves, so that thousands are found in a moment; `read_experiments` has them.
+    What was read is remembered as long as its files stay as they are.
     """
-    batches = _batches(results)
-    if not batches:
-        return pd.DataFrame(columns=["run", "batch", "index", "end", "folder"])
-    return filt(read_results(batches).config, params or {})
+    runs, found = _find(params or {}, results)
+    return runs.frame(found)
 
 
 def find_one(params: Mapping[str, Any], results: str | os.PathLike[str] = "results") -> pd.Series:
@@ -40,8 +43,97 @@ def find_one(params: Mapping[str, Any], results: str | os.PathLike[str] = "resul
 
 def is_done(params: Mapping[str, Any], results: str | os.PathLike[str] = "results") -> bool:
     """Whether some run with these parameters has ended: completed, early stopped or diverged."""
-    found = find_runs(None, results)
-    return bool(len(found)) and bool(filt(found, params)["end"].notna().any())
+    before = _Runs([(batch, there) for batch in _batches(results) if (there := known.remembered(batch))])
+    if before.has(params) and any(before.has_ended(run) and before.is_sure(run) for run in before.that_meet(params)):
+        return True  # by a look at one run
+    runs, found = _find(params, results)
+    return any(runs.has_ended(run) for run in found)
+
+
+def _find(conditions: Mapping[str, Any], results: str | os.PathLike[str]) -> tuple[_Runs, list[int]]:
+    """All runs, and those of them that meet the conditions."""
+    batches = _batches(results)
+    while True:
+        runs = _Runs([(batch, known.look(batch)) for batch in batches])
+        found = runs.that_meet(conditions)
+        changed = [run for run in (range(len(runs)) if "end" in conditions else found) if not runs.is_as_it_was(run)]
+        if not changed:
+            return runs, found
+
+
+class _Runs:
+    """The runs of some batches, in columns that are put together when somebody asks for them."""
+
+    def __init__(self, batches: Sequence[tuple[str, known.Known]]) -> None:
+        self._batches = batches
+        self._places = [(batch, runs, position) for batch, runs in batches for position in range(len(runs.names))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def frame(self, found: Sequence[int]) -> pd.DataFrame:
+        """A row for each of these runs: what says which it is, then the parameters of all batches, then facts."""
+        cells = dict.fromkeys(name for _, runs in self._batches for name in runs.cells)
+        table = {name: [self._identity[name][run] for run in found] for name in IDENTITY}
+        for name in sorted(cells, key=lambda name: name.startswith("facts/")):
+            column = self._column(name)
+            # what is remembered must not change when somebody changes a list or a mapping of the frame
+            table[name] = [copy.deepcopy(column[run]) if isinstance(column[run], (list, dict)) else column[run]
+                           for run in found]
+        return as_frame(table)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Sequence[Any]]:
+        batches = {batch: os.path.basename(os.path.abspath(batch)) for batch, _ in self._batches}
+        names = [name for _, runs in self._batches for name in runs.names]
+        places = [batch for batch, _, _ in self._places]
+        return identity(names, [batches[batch] for batch in places],
+                        [f"{batch}/{name}" for batch, name in zip(places, names, strict=True)],
+                        [end for _, runs in self._batches for end in runs.ends])
+
+    def _column(self, name: str) -> Sequence[Any]:
+        """A value for each run, None where it has none."""
+        if name in IDENTITY:
+            return self._identity[name]
+        parts = [runs.cells.get(name) or [None] * len(runs.names) for _, runs in self._batches]
+        return parts[0] if len(parts) == 1 else list(itertools.chain.from_iterable(parts))
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether there are such columns."""
+        return all(name in IDENTITY or any(name in runs.cells for _, runs in self._batches) for name in names)
+
+    def that_meet(self, conditions: Mapping[str, Any]) -> list[int]:
+        """The positions of the runs that meet all conditions. ResultsError for an unknown column."""
+        found = set(range(len(self)))
+        for name, condition in conditions.items() if found else ():
+            if not self.has([name]):
+                raise no_column(name, self.frame([]).columns)
+            found &= self._that_meet(name, condition)
+        return sorted(found)
+
+    def _that_meet(self, name: str, condition: Any) -> set[int]:
+        if name in IDENTITY or callable(condition):  # which is asked what a frame has
+            values = as_frame({name: self._column(name)})[name].tolist()
+            return {run for run, value in enumerate(values) if holds(condition, value)}
+        starts = itertools.accumulate((len(runs.names) for _, runs in self._batches), initial=0)
+        return {start + run for start, (_, runs) in zip(starts, self._batches, strict=False)
+                for run in runs.that_meet(name, condition)}
+
+    def has_ended(self, run: int) -> bool:
+        """Whether it has, as far as is remembered."""
+        _, runs, position = self._places[run]
+        return runs.ends[position] is not None
+
+    def is_as_it_was(self, run: int) -> bool:
+        """Whether nothing has changed since what is remembered was read; what is doubted was read just now."""
+        batch, runs, position = self._places[run]
+        name = runs.names[position]
+        return runs.stamps[name] is None or known.is_as_it_was(batch, name)
+
+    def is_sure(self, run: int) -> bool:
+        """Whether what is remembered holds."""
+        _, runs, position = self._places[run]
+        return runs.stamps[runs.names[position]] is not None and self.is_as_it_was(run)
 
 
 def save_artifact(value: Any, run: str | os.PathLike[str] | pd.Series, name: str) -> str:
