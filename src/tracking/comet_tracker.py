@@ -23,14 +23,17 @@ class CometTracker(Tracker):
         """Begin, or go on."""
         if folder is None:
             raise Refused("there is no run folder")
-        for name, value in (("COMET_LOGGING_CONSOLE", "CRITICAL"), ("COMET_DISABLE_AUTO_LOGGING", "1")):
+        for name, value in (("COMET_LOGGING_CONSOLE", "CRITICAL"), ("COMET_DISABLE_AUTO_LOGGING", "1"),
+                            ("COMET_ERROR_TRACKING_ENABLE", "0"), ("COMET_DISABLE_ANNOUNCEMENT", "1")):
             os.environ.setdefault(name, value)
         import comet_ml
 
         key = 2 * run_folder.identity(folder)  # Comet wants 32 characters or more
         place = os.path.join(folder, run_folder.COMET)
         home = {"project_name": config.comet_project, "workspace": config.comet_workspace}
-        quiet = {"display_summary_level": 0, "log_code": False, "log_git_patch": False, "auto_output_logging": False}
+        # what a run is stands in its config; of its machine Comet would ask three clouds, where nobody may answer
+        quiet = {"display_summary_level": 0, "auto_output_logging": False, **dict.fromkeys((
+            "log_code", "log_git_metadata", "log_git_patch", "log_env_details", "parse_args"), False)}
         if os.environ.get("COMET_API_KEY"):
             self._experiment = comet_ml.start(
                 **home, experiment_key=key, mode="get_or_create", experiment_config=comet_ml.ExperimentConfig(**quiet))

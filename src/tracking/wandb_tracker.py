@@ -24,7 +24,8 @@ class WandbTracker(Tracker):
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Raises Refused if there is no key."""
-        os.environ.setdefault("WANDB_CONSOLE", "off")  # what a run prints is its own affair
+        for name, value in (("WANDB_CONSOLE", "off"), ("WANDB_ERROR_REPORTING", "false")):  # that is its own affair
+            os.environ.setdefault(name, value)
         import wandb
 
         mode = wandb.setup().settings.mode  # of WANDB_MODE, or a file that `wandb offline` wrote

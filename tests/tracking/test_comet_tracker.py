@@ -1,7 +1,9 @@
 """Comet: what it is told, and, where it is installed, the archive that it leaves."""
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import types
 import zipfile
@@ -71,14 +73,36 @@ def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
     assert params["base_lr"] == 0.1 and params["facts/classes"] == 3
 
 
-def test_the_archive_has_the_metrics(folder: Path) -> None:
-    pytest.importorskip("comet_ml")
-    train(parts(comet=True, comet_project="p"), str(folder))
-    path, = (folder / "comet").glob("*.zip")
-    archive = zipfile.ZipFile(path)
-    assert json.loads(archive.read("experiment.json"))["offline_id"] == 2 * run_folder.identity(folder)
-    messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
-    told = [(message["payload"]["metric"]["metricValue"], message["payload"]["metric"]["step"]) for message in messages
-            if message["payload"].get("metric", {}).get("metricName") == "train/loss"]
+def test_the_archives_have_it_all_and_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comet itself: a run that is stopped and goes on leaves two archives of one experiment, and opens no connection."""
+    monkeypatch.setenv("SOME_TOKEN", "a-planted-key-123")
+    asked: list[Any] = []
+
+    def connect(_: Any, address: Any) -> None:
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **_: connect(None, words))
+
+    def stop() -> None:
+        if (folder / "stats.csv").exists() and len((folder / "stats.csv").read_text().splitlines()) == 3:
+            raise KeyboardInterrupt
+
+    for check in (stop, lambda: None):
+        with contextlib.suppress(KeyboardInterrupt):
+            train(parts(comet=True, comet_project="p", checkpoint_every="1epoch"), str(folder), check)
+    assert asked == [] and "WARNING" not in (folder / "training.log").read_text()
+    messages: list[dict[str, Any]] = []
+    ends = []
+    for path in sorted((folder / "comet").glob("*.zip"), key=lambda path: path.stat().st_mtime):
+        archive = zipfile.ZipFile(path)
+        assert json.loads(archive.read("experiment.json"))["offline_id"] == 2 * run_folder.identity(folder)
+        messages += [json.loads(line)["payload"] for line in archive.read("messages.json").splitlines()]
+        assert not [name for name in archive.namelist() if b"a-planted-key-123" in archive.read(name)]
+        ends.append([item["value"] for item in messages if item.get("key") == "end"])
+    assert ends[-1] == [None, "completed"]
+    told = {item["metric"]["step"]: item["metric"]["metricValue"] for item in messages
+            if item.get("metric", {}).get("metricName") == "train/loss"}
     header, *lines = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
-    assert told == [(float(line[header.index("train/loss")]), int(line[1])) for line in lines]
+    assert told == {int(line[1]): float(line[header.index("train/loss")]) for line in lines}
