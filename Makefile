@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
-.PHONY: help demo pictures test chaos environment lint lock cluster cluster-down bench
+.PHONY: help demo pictures test chaos environment mlflow lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -30,6 +30,8 @@ chaos: $(ENVIRONMENT) ## kill, stop and crowd runs, connections and a real Slurm
 
 environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 
+mlflow: .venv-mlflow/.installed ## .venv-mlflow, with MLflow's server and pages, which its tests and `mlflow ui` want
+
 lint: $(ENVIRONMENT) ## ruff, mypy on the layers without torch, shellcheck
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
@@ -47,6 +49,8 @@ bench: $(ENVIRONMENT) ## measure against hand-written minima and write the table
 lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group dev --group optional --no-annotate $(UPGRADE) \
 		--custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group mlflow-server --no-annotate $(UPGRADE) \
+		--custom-compile-command 'make lock' --output-file requirements-mlflow.lock
 
 # pip and not a faster installer: it obeys the mirrors, certificates and proxies that a machine is set up with
 $(ENVIRONMENT): requirements.lock
@@ -55,4 +59,9 @@ $(ENVIRONMENT): requirements.lock
 	@echo "Installing requirements.lock into .venv: about 8 GB, once, some minutes"
 	@test -x .venv/bin/python || $(PYTHON) -m venv "$$(readlink .venv || echo .venv)" # venv itself refuses a link
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+.venv-mlflow/.installed: requirements-mlflow.lock | $(ENVIRONMENT)
+	@$(RUN) -m venv .venv-mlflow
+	@.venv-mlflow/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements-mlflow.lock
 	@touch $@

@@ -22,6 +22,7 @@ DECLARED = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
 DEVELOPMENT, OPTIONAL = ([Requirement(line) for line in PYPROJECT["dependency-groups"][group]]
                          for group in ("dev", "optional"))
 LOCK = (ROOT / "requirements.lock").read_text()
+SERVER_LOCK = (ROOT / "requirements-mlflow.lock").read_text()
 LOCKED = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
 
 
@@ -44,10 +45,16 @@ def test_the_lock_pins_all_that_is_declared() -> None:
 
 
 def test_the_lock_can_be_installed_from_any_mirror() -> None:
-    for line in LOCK.splitlines():
+    for line in (LOCK + SERVER_LOCK).splitlines():
         assert re.fullmatch(r"#.*|[\w.-]+==[\w.+!]+( ; .*)?", line), f"{line!r}: nothing but pins"
-    for text in (LOCK, (ROOT / "pyproject.toml").read_text(), (ROOT / "environment.yml").read_text()):
+    for text in (LOCK, SERVER_LOCK, (ROOT / "pyproject.toml").read_text(), (ROOT / "environment.yml").read_text()):
         assert "://" not in text, "no host names: where packages come from is the machine's affair"
+
+
+def test_mlflows_server_is_of_its_clients_version() -> None:
+    assert PYPROJECT["dependency-groups"]["mlflow-server"] == ["mlflow"]
+    client, = (pinned(line) for line in LOCKED if line.name == "mlflow-skinny")
+    assert f"\nmlflow=={client}\n" in SERVER_LOCK, "make lock UPGRADE=--upgrade"
 
 
 def test_conda_installs_the_same() -> None:

@@ -320,6 +320,10 @@ class Attempt:
         except OSError as failure:
             print(f"error: {self._path()}: {failure.strerror}: the end of this attempt is not recorded ({how})",
                   file=sys.stderr)
+        if how in (run_folder.FAILED, run_folder.TIMEOUT) and process.slurm_job():
+            from src.submission import notify
+
+            notify.tell_of_failure(self.folder, self.ticket)
 
 
 def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:

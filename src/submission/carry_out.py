@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +159,8 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
         print(f"{len(jobs)} of {count(number, 'Slurm job')} submitted: {options.max_queued} of this "
               "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
         return 3
-    if work.notify:
-        from src.submission import notify
-
-        notify.follow(work.notify, work.path, book.token, jobs, work.project,
-                      submit.requested(submission.calls[0], slurm_options))
+    finally:  # what was submitted runs, however this ends
+        _have_messages_sent(work, book.token, jobs, submission, slurm_options)
     if waits and waits.held:
         raise BatchError(f"{len(waits.held)} of {count(number, 'Slurm job')} not submitted, {waits.held[0]} first: the "
                          "canary has failed meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
@@ -235,10 +233,20 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     return max(_tell_how_it_ended(work, log, again), int(bool(held)))
 
 
+def _have_messages_sent(work: Work, token: str, jobs: list[str], submission: Submission, options: SlurmOptions
+                        ) -> None:
+    if work.notify and jobs:
+        from src.submission import notify  # few batches want messages
+
+        asked = submit.requested(submission.calls[0], options)
+        if words := notify.follow(work.notify, work.path, token, jobs, work.project, asked):
+            print(words, file=sys.stderr)
+
+
 def _notices(work: Work, token: str) -> Notices | None:
     if work.notify is None:
         return None
-    from src.submission import notify  # few batches want messages
+    from src.submission import notify
 
     return notify.Notices(work.notify, work.path, token)
 

@@ -1,22 +1,27 @@
 """Messages about a batch, through apprise: when a run fails first, when all have ended, and a digest now and then"""
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from src import files, metrics, run_folder
 from src.errors import JobSpecError, UserError, to_type
-from src.submission import failures, slurm, states, status
+from src.submission import failures, journal, slurm, states, status
 from src.submission.observe import Observation, observe
 
 FAILED, ENDED, DIGEST = "failed", "ended", "digest"
 VARIABLE, FILE = "GRIDIRON_NOTIFY", "~/.gridiron-notify"  # where the addresses are, unless the job spec says
 _ALLOWED = f"true (${VARIABLE}, or {FILE}), the name of a variable as $SLACK, a file, or {{to: …, digest: hours}}"
+_MOST_JOBS = 1000  # that one message waits for; after the last of them it looks for others
+_MOST_SECONDS = 60.0  # that a run which has failed waits for its message
+_PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCRIPT = """#!/usr/bin/env bash
 # Sends a message about its batch; submitted with it.
 #SBATCH --ntasks=1
@@ -92,9 +97,8 @@ class Notices:
 
 def send(notify: Notify, batch: str, token: str, kind: str, why: str = "") -> str | None:
     """Send a message, unless one of its kind was sent for this submission; what went wrong, without the addresses."""
-    mark = os.path.join(batch, run_folder.SUBMISSIONS, run_folder.notified_name(token, kind))
     try:
-        if kind != DIGEST and not files.create_exclusive(mark, "", sync=False):
+        if kind != DIGEST and not files.create_exclusive(_mark(batch, token, kind), "", sync=False):
             return None
         import apprise
 
@@ -111,6 +115,11 @@ def send(notify: Notify, batch: str, token: str, kind: str, why: str = "") -> st
     except Exception as error:
         return f"note: no message was sent: {type(error).__name__}"  # its words may hold an address
     return None
+
+
+def _mark(batch: str, token: str, kind: str) -> str:
+    """The file that says that a message of this kind was sent."""
+    return os.path.join(batch, run_folder.SUBMISSIONS, run_folder.notified_name(token, kind))
 
 
 def message(observation: Observation, kind: str, why: str = "") -> tuple[str, str]:
@@ -135,22 +144,49 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
     return title, "\n".join(lines)
 
 
-def follow(notify: Notify, batch: str, token: str, jobs: Iterable[str], project: str, asked: Mapping[str, str]) -> None:
+def tell_of_failure(folder: str, ticket: int) -> None:
+    """A run of a Slurm job has failed: have the message sent, if its batch wants one and has had none.
+
+    Of an array or of workers, Slurm itself tells only at their end. Another process sends it, as what has just failed
+    may be in no state to; it has a minute. Nothing of it is an error.
+    """
+    batch, name = os.path.split(folder)
+    with contextlib.suppress(OSError, subprocess.SubprocessError, UserError):
+        plan = next((plan for plan in reversed(journal.read_history(batch).plans)
+                     if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
+        if plan and not os.path.exists(_mark(batch, plan["code"], FAILED)):
+            command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], FAILED]
+            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=_MOST_SECONDS)
+
+
+def follow(notify: Notify, batch: str, token: str, jobs: Sequence[str], project: str, asked: Mapping[str, str]) -> str:
     """Submit the small Slurm jobs that send messages: one waits for any job to fail, one for all to end, and one for
-    the time of a digest. asked: what the runs ask for, of which partition, account and qos hold for these too.
+    the time of a digest. asked: what the runs ask for, of which partition, account and qos hold for these too. What
+    went wrong, or "".
     """
     script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
-    files.write_atomic(script, SCRIPT)
-    jobs = list(jobs)
-    kinds = {FAILED: [f"--dependency={'?'.join(f'afternotok:{job}' for job in jobs)}", "--kill-on-invalid-dep=yes"],
-             ENDED: [f"--dependency=afterany:{':'.join(jobs)}"]}
+    some = (f"afternotok:{job}" for job in jobs[:_MOST_JOBS])
+    kinds = {FAILED: [f"--dependency={'?'.join(some)}", "--kill-on-invalid-dep=yes"], ENDED: _after(jobs)}
     if notify.digest:
-        kinds[DIGEST] = [f"--begin=now+{max(1, round(60 * notify.digest))}minutes"]
-    for kind, options in kinds.items():
-        _submit(script, batch, token, kind, options, project, asked)
+        kinds[DIGEST] = [_in_minutes(60 * notify.digest)]
+    try:
+        files.write_atomic(script, SCRIPT)
+        for kind, options in kinds.items():
+            _submit(script, batch, token, kind, options, project, asked)
+    except (OSError, slurm.Refusal) as error:
+        return f"note: not all messages will come: {getattr(error, 'words', error)}"
+    return ""
 
 
-def _submit(script: str, batch: str, token: str, kind: str, options: list[str], project: str,
+def _after(jobs: Sequence[str]) -> list[str]:
+    return [f"--dependency=afterany:{':'.join(jobs[-_MOST_JOBS:])}"]
+
+
+def _in_minutes(minutes: float) -> str:
+    return f"--begin=now+{max(1, round(minutes))}minutes"
+
+
+def _submit(script: str, batch: str, token: str, kind: str, options: Iterable[str], project: str,
             asked: Mapping[str, str]) -> None:
     taken = [f"--{name}={asked[name]}" for name in ("partition", "account", "qos") if asked.get(name)]
     log = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notified_name(token, f"{kind}.%j"))
@@ -160,13 +196,32 @@ def _submit(script: str, batch: str, token: str, kind: str, options: list[str], 
 
 
 def in_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
-    """What such a Slurm job does: send, and have the next digest sent while there are runs. What went wrong, if so."""
+    """What such a Slurm job does: send, or have another wait for what still runs. What went wrong, if so.
+
+    A batch has ended when nothing of it is pending or running, also of what was put back or went on in successors; and
+    the last submission tells of it.
+    """
+    if kind == FAILED:
+        return send(notify, batch, token, kind)
+    observation, = observe([batch])
+    jobs = list(dict.fromkeys(run.state.slurm_job.partition("_")[0] for run in observation.runs.values()
+                              if run.state.name in states.ALIVE and run.state.slurm_job))
     if kind == DIGEST:
-        observation, = observe([batch])
-        if not observation.count((states.PENDING, states.RUNNING)):
-            return None
-        script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
-        asked = {name: os.environ.get(f"SLURM_JOB_{name.upper()}", "") for name in ("partition", "account", "qos")}
-        _submit(script, batch, token, DIGEST, [f"--begin=now+{max(1, round(60 * (notify.digest or 1)))}minutes"],
-                os.getcwd(), asked)
+        later = _again(batch, token, kind, [_in_minutes(60 * (notify.digest or 1))]) if jobs else None
+        return (send(notify, batch, token, kind) if jobs else None) or later
+    if any(plan.get("notify") and plan.get("code", "") > token for plan in observation.history.plans):
+        return None
+    if jobs:  # in a minute, as Slurm may say for a moment that what has ended still runs
+        return _again(batch, token, kind, [_in_minutes(1), *_after(jobs)])
     return send(notify, batch, token, kind)
+
+
+def _again(batch: str, token: str, kind: str, options: Iterable[str]) -> str | None:
+    """Submit such a Slurm job as this is one."""
+    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
+    asked = {name: os.environ.get(f"SLURM_JOB_{name.upper()}", "") for name in ("partition", "account", "qos")}
+    try:
+        _submit(script, batch, token, kind, options, os.getcwd(), asked)
+    except slurm.Refusal as refusal:
+        return f"note: no more messages will come: {refusal.words}"
+    return None

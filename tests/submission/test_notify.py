@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +52,28 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
 def want_messages(project: Project, batch_sizes: str = "[8, 13]", notify: str = "true") -> None:
     project.write_spec(batch_sizes)
     project.spec.write_text(project.spec.read_text().replace("sults}", f"sults, notify: {notify}}}"))
+
+
+# the look-after program of a project whose code lies elsewhere
+EXPERIMENTS = """\
+import os, runpy, sys
+sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
+sys.argv[0] = "experiments.py"
+runpy.run_path(os.environ["GRIDIRON_TEST_ROOT"] + "/experiments.py", run_name="__main__")
+"""
+
+
+def for_slurm(project: Project) -> str:
+    """What the Slurm jobs of the project need; its submit script."""
+    (project.folder / "activate.sh").write_text(f"PATH={os.path.dirname(sys.executable)}:$PATH\n")
+    (project.folder / "experiments.py").write_text(EXPERIMENTS)
+    (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
+    return "s.sh"
+
+
+def titles(received: list[dict[str, str]]) -> list[str]:
+    """The titles of the messages, without the name of the batch."""
+    return [message["title"].partition(" ")[2] for message in received]
 
 
 def test_a_failure_and_the_end_are_told_once(project: Project, received: list[dict[str, str]]) -> None:
@@ -114,13 +137,7 @@ def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[s
                                          ) -> None:
     """One waits for a failure, one for the end; both in the partition of the runs."""
     want_messages(project)
-    (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
-    (project.folder / "activate.sh").write_text(f"PATH={os.path.dirname(sys.executable)}:$PATH\n")
-    (project.folder / "experiments.py").write_text(
-        "import os, sys\nsys.path.insert(0, os.environ['GRIDIRON_TEST_ROOT'])\nsys.argv[0] = 'experiments.py'\n"
-        "import importlib.util as u\ns = u.spec_from_file_location('e', os.environ['GRIDIRON_TEST_ROOT'] + "
-        "'/experiments.py')\nm = u.module_from_spec(s)\ns.loader.exec_module(m)\nsys.exit(m.main(sys.argv[1:]))\n")
-    assert project.submit(project.spec, "-s", "s.sh", "-y", "--sbatch", "account=root") == 0
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--sbatch", "account=root") == 0
     words = [call.argv for call in fake_slurm.calls("sbatch")][-2:]
     jobs = fake_slurm.jobs("PENDING")[:4]
     assert f"--dependency={'?'.join(f'afternotok:{job}' for job in jobs)}" in words[0]
@@ -129,6 +146,82 @@ def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[s
     fake_slurm.run_all()
     assert sorted(message["title"].split(maxsplit=1)[1] for message in received) == ["a run failed", "has ended"]
     assert all("2 failed" in message["message"] for message in received if "ended" in message["title"])
+
+
+@pytest.mark.parametrize("way", [[], ["--array"], ["--workers", "1"]], ids=" ".join)
+def test_of_a_failure_is_told_while_others_wait(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm,
+                                                way: list[str]) -> None:
+    """By the run itself: of arrays and workers Slurm says nothing before their end. Not again by the next one."""
+    want_messages(project, "[13, 18]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", *way) == 0
+    *jobs, _failed, _ended = fake_slurm.jobs("PENDING")
+    fake_slurm.start(jobs[0])
+    end = time.monotonic() + 60
+    while not received:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert titles(received) == ["a run failed"] and "RuntimeError: unlucky" in received[0]["message"]
+    (project.batch / "go").touch()
+    for job in jobs[1:]:
+        fake_slurm.start(job)
+    for job in jobs:
+        fake_slurm.wait(job)
+    fake_slurm.run_all()
+    assert titles(received) == ["a run failed", "has ended"]
+    assert "2 done, 2 failed" in received[1]["message"]
+
+
+def test_the_end_waits_for_what_went_on(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
+                                        ) -> None:
+    """The job that tells of it finds runs pending or running: another waits for these. A later submission tells."""
+    want_messages(project, "[8]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
+    token, = (path.name.removesuffix(".jsonl") for path in (project.batch / "submissions").glob("*.jsonl"))
+    assert experiments.main(["notify", str(project.batch), token, "ended"]) == 0
+    assert received == []
+    words, jobs = fake_slurm.calls("sbatch")[-1].argv, fake_slurm.jobs("PENDING")[:2]
+    assert {f"--dependency=afterany:{':'.join(jobs)}", "--begin=now+1minutes"} <= set(words)
+    assert words[-2:] == [token, "ended"]
+    plan = project.batch / "submissions" / f"{token}.jsonl"
+    first = json.loads(plan.read_text().splitlines()[0])
+    (project.batch / "submissions" / "99.jsonl").write_text(json.dumps({**first, "code": "99"}) + "\n")
+    for job in jobs:
+        fake_slurm.set_state(job, "CANCELLED")
+    assert experiments.main(["notify", str(project.batch), token, "ended"]) == 0
+    assert received == []
+    assert experiments.main(["notify", str(project.batch), "99", "ended"]) == 0
+    assert titles(received) == ["has ended"]
+
+
+@pytest.mark.usefixtures("received")
+def test_a_submission_that_stops_has_its_messages_too(project: Project, fake_slurm: FakeSlurm) -> None:
+    """At --max-queued, as at a refusal or Ctrl-C: what was submitted runs all the same."""
+    want_messages(project, "[8]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--max-queued", "1") == 3
+    job = fake_slurm.jobs("PENDING")[0]
+    assert [word for call in fake_slurm.calls("sbatch") for word in call.argv if word.startswith("--dep")] == [
+        f"--dependency=afternotok:{job}", f"--dependency=afterany:{job}"]
+
+
+@pytest.mark.usefixtures("received")
+def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: FakeSlurm,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    want_messages(project, "[8]")
+    fake_slurm.set(MaxSubmitJobs=2)
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
+    out, error = capsys.readouterr()
+    assert "submitted 2 runs" in out and "\nnote: not all messages will come: sbatch: error: AssocMaxSubmit" in error
+
+
+def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> None:
+    """An argument of a command has an end, at 128 KiB."""
+    (project.results / "x" / "submissions").mkdir(parents=True)
+    assert notify.follow(Notify(), str(project.results / "x"), "t", [f"1{number:07d}" for number in range(20_000)],
+                         str(project.folder), {}) == ""
+    failed, ended = (call.argv for call in fake_slurm.calls("sbatch"))
+    assert max(map(len, failed + ended)) < 2**15
+    assert any("=afternotok:10000000?" in word for word in failed)
+    assert any(word.endswith(":10019999") for word in ended)
 
 
 def test_the_address_is_nowhere(project: Project, received: list[dict[str, str]], capfd: pytest.CaptureFixture[str]

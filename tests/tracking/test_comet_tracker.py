@@ -74,7 +74,7 @@ def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
 
 
 def test_the_archives_have_it_all_and_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comet itself: a run that is stopped and goes on leaves two archives of one experiment, and opens no connection."""
+    """Comet itself: a run that is stopped and goes on leaves two archives of one experiment; nothing is connected."""
     monkeypatch.setenv("SOME_TOKEN", "a-planted-key-123")
     asked: list[Any] = []
 
