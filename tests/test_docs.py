@@ -28,8 +28,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 WRITTEN_LATER = ROOT / "docs" / "benchmarks.md"  # by make bench
 BATCH = "26-11-20-digits-quickstart"  # as the pages call it
 # programs that are not ours, which pages may name
-OTHERS = {"apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir", "mlflow", "rsync", "sacctmgr",
-          "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen", "tensorboard", "tmux"}
+OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir",
+          "rsync", "sacctmgr", "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen",
+          "tensorboard", "tmux"}
 OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id", "--cleanenv", "--nv"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 

@@ -45,7 +45,8 @@ def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process = subprocess.Popen(
             [PROGRAM, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri",
              f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")], cwd=folder,
-            stdout=log, stderr=log, start_new_session=True, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+            stdout=log, stderr=log, start_new_session=True, env={
+                **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     try:
         end = time.monotonic() + 180
         while True:
