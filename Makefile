@@ -43,7 +43,7 @@ cluster: ## a four-node Slurm on this machine, to try things out (root; slurm-wl
 cluster-down: ## stop it and remove what it left
 	@tests/cluster/down.sh
 
-bench: $(ENVIRONMENT) ## measure against hand-written minima and write the table to docs/
+bench: $(ENVIRONMENT) mlflow ## measure against hand-written minima and write the table to docs/
 	@$(RUN) -m benchmarks
 
 lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions

@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import os
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -21,11 +22,13 @@ from src.analysis import known, runs
 from src.config import Config
 from src.tracking import mlflow_run, system
 from tests.analysis.make_batch import curves, make_empty_batch, make_run
+from tests.tracking.test_mlflow_server import serving
 from tests.training.toys import classes, parts, train
 
 SECONDS = 5.0  # between samples, as the docs advise
 LOADERS = 8
 RUNS = 3_000
+GRID = 4  # runs
 EPOCHS = 150  # the first hundred go by with loading libraries
 
 
@@ -34,10 +37,13 @@ def measure() -> list[tuple[str, float, float | None]]:
     rows: list[tuple[str, float, float | None]] = [
         (f"percent of one core for a sample every {SECONDS:.0f} s of a run with {LOADERS} loaders", _percent(), 0.5)]
     bare = _epoch({})
-    for name, options in (("TensorBoard", {"tensorboard": True}), ("W&B, offline", {"wandb": True}),
-                          ("system metrics", {"system_metrics": SECONDS})):
-        rows.append((f"an epoch with {name} / without ({1e3 * bare:.1f} ms)", _epoch(options) / bare, 1.25))
-    return [*rows, *_found()]
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, _):
+        for name, options in (("TensorBoard", {"tensorboard": True}), ("W&B, offline", {"wandb": True}),
+                              ("Comet, offline", {"comet": True}),
+                              ("MLflow and its server", {"mlflow": True, "mlflow_tracking_uri": address}),
+                              ("system metrics", {"system_metrics": SECONDS})):
+            rows.append((f"an epoch with {name} / without ({1e3 * bare:.1f} ms)", _epoch(options) / bare, 1.25))
+    return [*rows, *_without_its_server(), *_found()]
 
 
 def _percent() -> float:
@@ -67,6 +73,39 @@ def _epoch(options: dict[str, Any]) -> float:
         rows, _ = train(parts(splits, batch_size=100, train_length=EPOCHS, **options), folder)
     times = [float(row["timestamp"] or 0) for row in rows]
     return statistics.median(after - before for before, after in itertools.pairwise(times[100:]))
+
+
+def _without_its_server() -> Iterator[tuple[str, float, float | None]]:
+    """What a run is longer than without MLflow, of a grid in whose second run the server is killed, or stopped."""
+    bare = _grid(None, lambda: None)
+    for what, number in (("killed", signal.SIGKILL), ("stopped, and so answers nobody", signal.SIGSTOP)):
+        with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, process):
+            _grid(address, lambda: None)  # loads the library
+            longer = _grid(address, lambda: os.killpg(process.pid, number)) - bare  # noqa: B023  # it is called here
+            yield f"seconds more for a run, of a grid in whose mid the server of MLflow is {what}", longer / GRID, 2.0
+
+
+def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
+    """Seconds of some small trainings, one after another."""
+    spent = 0.0
+    splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        for index in range(GRID):
+            run = Path(make_empty_batch(folder, f"26-11-20-b{index}")) / "000_b"
+            run.mkdir()
+            rows = 0
+
+            def check() -> None:
+                nonlocal rows
+                rows += 1
+                if index == 1 and rows == EPOCHS // 2:  # noqa: B023  # it is called here
+                    in_the_middle()
+
+            start = time.perf_counter()
+            train(parts(splits, batch_size=100, train_length=EPOCHS, mlflow=address is not None,
+                        mlflow_tracking_uri=address), str(run), check)
+            spent += time.perf_counter() - start
+    return spent
 
 
 def _found() -> Iterator[tuple[str, float, float | None]]:

@@ -12,7 +12,7 @@ from typing import Any
 from src import files, run_folder, yaml_io
 from src.errors import UserError
 
-_AT_ONCE = {"params": 100, "metrics": 1000, "tags": 100}  # the most that MLflow takes in a call
+_AT_ONCE = {"params": 100, "metrics": 800, "tags": 100}  # the most that MLflow takes in a call, which is 1000 in all
 _LONGEST = {"params": 6000, "tags": 5000}
 _ID, _STEP, MODEL = "gridiron.id", "gridiron.step", "gridiron.model"  # tags of ours
 
@@ -189,10 +189,15 @@ class MlflowRun:
               tags: Mapping[str, str] | None = None) -> None:
         from mlflow.entities import Param, RunTag
 
-        for kind, items in (("params", [Param(*item) for item in (params or {}).items()]), ("metrics", list(metrics)),
-                            ("tags", [RunTag(*item) for item in (tags or {}).items()])):
-            for start in range(0, len(items), _AT_ONCE[kind]):
-                self.client.log_batch(self.id, **{kind: items[start:start + _AT_ONCE[kind]]})
+        left: dict[str, list[Any]] = {
+            "params": [Param(*item) for item in (params or {}).items()], "metrics": list(metrics),
+            "tags": [RunTag(*item) for item in (tags or {}).items()]}
+        while any(left.values()):
+            now = {kind: items[:_AT_ONCE[kind]] for kind, items in left.items()}
+            if len(left["metrics"]) > len(now["metrics"]):
+                now["tags"] = []  # which say what is there
+            self.client.log_batch(self.id, **now)
+            left = {kind: items[len(now[kind]):] for kind, items in left.items()}
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

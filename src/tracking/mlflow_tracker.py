@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import ssl
 import subprocess
-import urllib.parse
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from src import files, run_folder
@@ -15,6 +16,8 @@ from src.config import Config
 from src.tracking import mlflow_run
 from src.tracking.tracker import Action, Refused, Seen, Tracker
 
+_EVERY = 1.0  # seconds between calls of the server, however short the epochs are
+_ANSWERS = 1.5  # seconds in which a server does, or is taken for one that is down
 NOT_LIVE = ("MLflow is shown the files of this run later, by `python experiments.py export BATCH --to mlflow --uri "
             "sqlite:///mlflow.db`: no server is named by mlflow_tracking_uri or MLFLOW_TRACKING_URI")
 
@@ -26,7 +29,8 @@ class MlflowTracker(Tracker):
         self._example: Any = None  # input of the model, if it is shown
         self._wants_example = with_model
         self._run: mlflow_run.MlflowRun | None = None
-        self._rows: list[dict[str, float]] = []
+        self._rows: dict[float, Mapping[str, float]] = {}  # by step
+        self._sent = 0.0  # when rows were, by time.monotonic
 
     @staticmethod
     def uri(config: Config) -> str | None:
@@ -42,8 +46,9 @@ class MlflowTracker(Tracker):
         self._folder, self._config, self._facts = folder, config.to_dict(), facts
         _knock(uri)
         if "resumed_at_step" in facts:
-            self._rows = mlflow_run.read_rows(folder)
-        book = mlflow_run.Book(mlflow_run.connect(uri), uri, mlflow_run.experiment_name(folder, self._config))
+            self._rows = {row["step"]: row for row in mlflow_run.read_rows(folder)}
+        client = _Watched(mlflow_run.connect(uri), self.lives)
+        book = mlflow_run.Book(client, uri, mlflow_run.experiment_name(folder, self._config))
         self._run = book.run(folder, self._config, facts)
         self._run.begin()
         self._run.artifact(os.path.join(folder, run_folder.CONFIG))
@@ -59,18 +64,41 @@ class MlflowTracker(Tracker):
         return None
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """The cells of an epoch."""
+        """The cells of an epoch, and of those before that have come at short intervals."""
+        self._rows[row["step"]] = row
+        if time.monotonic() > self._sent + _EVERY:
+            self._send_rows()
+
+    def _send_rows(self) -> None:
         assert self._run
-        self._rows.append(dict(row))
-        self._run.rows([row])
+        self._run.rows(self._rows.values())
+        self._sent = time.monotonic()
 
     def finish(self, end: str | None) -> None:
         """The best model, if it was saved, and how the run ended; a run that may go on is KILLED."""
         assert self._run
+        self._send_rows()
         if end in run_folder.ENDS:
             self._run.best_model(self._folder, self._config, self._facts, self._example)
-            self._run.summary(self._facts, self._rows, end)
+            self._run.summary(self._facts, list(self._rows.values()), end)
         self._run.end(mlflow_run.status_of(end))
+
+
+class _Watched:
+    """A client that shows a sign of life whenever the server has answered."""
+
+    def __init__(self, client: Any, lives: Callable[[], None]) -> None:
+        self._client, self._lives = client, lives
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+
+        def call(*words: Any, **options: Any) -> Any:
+            answer = found(*words, **options)
+            self._lives()
+            return answer
+
+        return call if callable(found) else found
 
 
 def _gpu_info(folder: str) -> str:
@@ -83,8 +111,14 @@ def _gpu_info(folder: str) -> str:
 
 
 def _knock(uri: str) -> None:
-    """OSError if nobody is there, before MLflow is loaded, which takes seconds. Behind a proxy that cannot be told."""
-    address = urllib.parse.urlsplit(uri)
-    if address.hostname and not urllib.request.getproxies():
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname, port), timeout=1.0).close()
+    """OSError if nobody answers soon, before MLflow is loaded, which takes seconds and has more patience."""
+    if not uri.startswith("http"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWERS).close()
+    except urllib.error.HTTPError:
+        pass  # somebody is there
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):  # MLflow has settings for that
+            return
+        raise error.reason if isinstance(error.reason, OSError) else error from None

@@ -13,7 +13,7 @@ from src.config import Config
 if TYPE_CHECKING:
     from loguru import Logger
 
-_PATIENCE = 2.0  # seconds that the end of a run waits for a tracker that shows no sign of life
+_PATIENCE = 1.5  # seconds that the end of a run waits for a tracker that shows no sign of life
 _AT_WORK = 60.0  # and for one that is starting, whose library may take long to load, or sending a model at the end
 
 # what leaves a training that goes on elsewhere; of src.training.resume and src.submission.attempt
@@ -26,7 +26,11 @@ class Tracker:
     """Somewhere to show a run. Any method may raise: there is a warning, and it is tried once more at the end.
 
     All but `take` are called in a thread of the tracker's own, one after another.
+
+    lives: may be called whenever somebody has answered; the end of a run then waits for the next answer, not for long.
     """
+
+    lives: Action = staticmethod(lambda: None)
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Begin; folder: the run folder, None if nothing is written."""
@@ -101,6 +105,8 @@ class _Beside:
         self._told = self._refused = False
         self._alive = time.monotonic()  # when it last showed a sign of life
         self._limit = _AT_WORK
+        self._finishing = self._answered = False
+        tracker.lives = self._lives
         self._thread = threading.Thread(target=self._run, name=type(tracker).__name__, daemon=True)
         self._thread.start()
 
@@ -121,12 +127,16 @@ class _Beside:
     def started(self) -> None:
         self._limit = _PATIENCE
 
+    def _lives(self) -> None:
+        self._alive, self._answered = time.monotonic(), True
+        self._limit = _AT_WORK if self._finishing else _PATIENCE  # a model may be sent
+
     def end(self, how: str | None) -> None:
         """Have it finish, and wait as long as it is at work."""
         self._alive = time.monotonic()
 
         def finish() -> None:
-            self._limit = _AT_WORK
+            self._finishing, self._limit = True, _PATIENCE if self._answered else _AT_WORK
             self.tracker.finish(how)
 
         self.give(finish)

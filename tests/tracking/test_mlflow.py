@@ -1,8 +1,10 @@
 """MLflow, in a database of its own: a live run and an export of its files are the same there, once."""
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,38 @@ def test_a_run_that_goes_on_is_one_run(batch: Path, uri: str, tmp_path: Path, mo
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
     history = mlflow_run.connect(uri).get_metric_history(run.info.run_id, "epoch")
     assert [point.value for point in history] == [1, 2, 3]
+
+
+def test_short_epochs_are_sent_together_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call a second; what failed is sent with the next."""
+    sent: list[list[float]] = []
+    now = [0.0]
+
+    def rows(found: Any) -> None:
+        steps = [row["step"] for row in found if row["step"] > max([-1, *(step for each in sent for step in each)])]
+        if now[0] == 20:
+            raise ConnectionError
+        sent.append(steps)
+
+    monkeypatch.setattr("src.tracking.mlflow_tracker.time.monotonic", lambda: now[0])
+    shown = MlflowTracker(False)
+    shown._run = types.SimpleNamespace(rows=rows, end=lambda status: None)  # type: ignore[assignment]
+    for moment, step in ((10, 1), (10.1, 2), (10.2, 3), (15, 4), (20, 5), (20.5, 6), (30, 7), (30.5, 8)):
+        now[0] = moment
+        with contextlib.suppress(ConnectionError):
+            shown.log({"step": step}, step)
+    shown.finish(None)
+    assert sent == [[1], [2, 3, 4], [5, 6], [7], [8]]
+
+
+def test_thousands_of_numbers_are_cut_and_what_is_there_is_told_last() -> None:
+    calls: list[dict[str, list[Any]]] = []
+    client = types.SimpleNamespace(log_batch=lambda run_id, **items: calls.append(items), get_run=lambda run_id: (
+        types.SimpleNamespace(data=types.SimpleNamespace(tags={}))))
+    mlflow_run.MlflowRun(client, "x").rows([{"step": step, "timestamp": 1.0, **{f"m{number}": 1.0 for number in range(
+        100)}} for step in range(20)])
+    assert [len(call["metrics"]) for call in calls] == [800, 800, 400]
+    assert [[tag.value for tag in call["tags"]] for call in calls] == [[], [], ["19"]]
 
 
 def test_what_the_gpu_is_is_kept(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,24 @@ def test_a_tracker_that_stays_away_costs_a_warning_and_no_more(tmp_path: Path, m
     assert numbers == _run(monkeypatch, tmp_path / "b")[0]
 
 
+class _Answers(_Own):
+    """Shows when somebody has answered."""
+
+    def log(self, row: Any, step: int) -> None:
+        super().log(row, step)
+        self.lives()
+
+
+def test_one_that_falls_silent_at_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a minute is for what may be sending a model."""
+    monkeypatch.setattr(tracker, "_PATIENCE", 0.1)
+    monkeypatch.setattr(tracker, "_AT_WORK", 300.0)
+    start, silent = time.monotonic(), _Answers(hangs_at=5)
+    warnings = _run(monkeypatch, tmp_path, silent)[1]
+    assert time.monotonic() - start < 60
+    assert silent.calls == ALL[:-1] and "it is too slow, and the run does not wait for it" in warnings[0]
+
+
 def test_a_key_is_never_in_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a-planted-key-123")
     _track(monkeypatch, tmp_path, _FakeWandb())
