@@ -525,9 +525,9 @@ def sync_wandb(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("wandb") is None:
         raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
     failed = sent = 0
-    for path, code, words in wandb_tracker.sync([batch.check(path) for path in options.batches]):
-        failed, sent = failed + (code != 0), sent + (code == 0)
-        print(f"{path}: {f'failed: {words}' if code else 'sent'}", flush=True)
+    for path, is_sent, words in wandb_tracker.sync([batch.check(path) for path in options.batches]):
+        failed, sent = failed + (not is_sent), sent + is_sent
+        print(f"{path}: {'sent' if is_sent else f'failed: {words}'}", flush=True)
     print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
     return int(failed > 0)
 

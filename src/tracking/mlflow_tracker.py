@@ -3,18 +3,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from src import files, run_folder
 from src.config import Config
 from src.tracking import mlflow_run
-from src.tracking.tracker import Action, Refused, Seen, Tracker
+from src.tracking.tracker import Action, Refused, Seen, Tracker, knock
 
 _EVERY = 1.0  # seconds between calls of the server, however short the epochs are
 _ANSWERS = 1.5  # seconds in which a server does, or is taken for one that is down
@@ -44,7 +41,8 @@ class MlflowTracker(Tracker):
         if folder is None or uri is None:
             raise Refused("there is no run folder" if uri else NOT_LIVE)
         self._folder, self._config, self._facts = folder, config.to_dict(), facts
-        _knock(uri)
+        if uri.startswith("http"):
+            knock(uri, _ANSWERS)  # before MLflow is loaded, which takes seconds and has more patience
         if "resumed_at_step" in facts:
             self._rows = {row["step"]: row for row in mlflow_run.read_rows(folder)}
         client = _Watched(mlflow_run.connect(uri), self.lives)
@@ -108,17 +106,3 @@ def _gpu_info(folder: str) -> str:
         said = subprocess.run(["nvidia-smi"], stdout=subprocess.PIPE, check=False, timeout=30).stdout
         files.write_atomic(path, said, sync=False)
     return path
-
-
-def _knock(uri: str) -> None:
-    """OSError if nobody answers soon, before MLflow is loaded, which takes seconds and has more patience."""
-    if not uri.startswith("http"):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWERS).close()
-    except urllib.error.HTTPError:
-        pass  # somebody is there
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):  # MLflow has settings for that
-            return
-        raise error.reason if isinstance(error.reason, OSError) else error from None

@@ -196,3 +196,18 @@ def _wanted(config: Config, log: Logger) -> list[Tracker]:
 
         trackers.append(WandbTracker())
     return trackers
+
+
+def knock(address: str, seconds: float) -> None:
+    """OSError unless somebody answers at an http address, whatever it is, in so many seconds."""
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(address, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        pass  # somebody is there
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # for which libraries have settings of their own
+            raise error.reason if isinstance(error.reason, OSError) else error from None

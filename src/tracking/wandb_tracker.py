@@ -10,8 +10,11 @@ from typing import Any
 
 from src import metrics, run_folder
 from src.config import Config
+from src.errors import BatchError
 from src.tracking.mlflow_run import read_rows
-from src.tracking.tracker import Refused, Tracker
+from src.tracking.tracker import Refused, Tracker, knock
+
+_ANSWERS = 10.0  # seconds in which a server does
 
 
 class WandbTracker(Tracker):
@@ -68,11 +71,37 @@ def _place(config: Config, folder: str) -> dict[str, Any]:
             "group": os.path.basename(batch) if in_batch else None, "tags": [tag[:64] for tag in tags]}
 
 
-def sync(batches: Sequence[str]) -> Iterator[tuple[str, int, str]]:
-    """Send what offline runs of the batches have left: for each its folder, wandb's exit code and its last words."""
-    for batch in batches:
-        for path in sorted(glob.glob(os.path.join(glob.escape(batch), "*", "wandb", "offline-run-*"))):
-            if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), "*.synced")):
-                done = subprocess.run([sys.executable, "-m", "wandb", "sync", path], stdin=subprocess.DEVNULL,
-                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-                yield path, done.returncode, (done.stdout.strip().splitlines() or [""])[-1]
+def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
+    """Send what offline runs of the batches have left: for each its folder, whether it was sent, wandb's last words.
+
+    BatchError if W&B does not answer: `wandb sync` would try again for hours.
+    """
+    paths = [path for batch in batches
+             for path in sorted(glob.glob(os.path.join(glob.escape(batch), "*", "wandb", "offline-run-*")))
+             if os.path.isdir(path) and not _is_sent(path)]
+    if paths:
+        _look_for_server()
+    for path in paths:
+        place = os.path.dirname(os.path.dirname(os.path.abspath(path)))  # of its logs, else where one stands
+        done = subprocess.run([sys.executable, "-m", "wandb", "sync", path], stdin=subprocess.DEVNULL,
+                              env={**os.environ, "WANDB_DIR": place, "WANDB_ERROR_REPORTING": "false"},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        # it ends with 0 also when the server refuses
+        yield path, done.returncode == 0 and _is_sent(path), (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def _is_sent(path: str) -> bool:
+    """Whether `wandb sync` has left its mark in an offline run's folder."""
+    return bool(glob.glob(os.path.join(glob.escape(path), "*.synced")))
+
+
+def _look_for_server() -> None:
+    import wandb
+
+    address = os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
+    try:
+        knock(address, _ANSWERS)
+    except OSError as error:
+        raise BatchError(f"{address} does not answer ({error}): nothing is sent", where="sync-wandb",
+                         hint="give it on a machine with internet; or set WANDB_BASE_URL, if the server is another"
+                         ) from None

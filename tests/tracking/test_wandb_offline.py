@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 import experiments
 from src import run_folder
-from src.tracking import wandb_tracker
+from src.tracking import tracker, wandb_tracker
 from tests.tracking.test_mlflow import make_batch
 from tests.training.toys import parts, train
 
@@ -45,6 +48,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "mine"]\n')
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_PATIENCE", 60.0)  # a busy machine is no failure
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
@@ -82,6 +86,59 @@ def test_the_key_is_nowhere(offline: Path) -> None:
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
+class _Refuses(BaseHTTPRequestHandler):
+    """A server that knows no key."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"message": "permission denied"}]}')
+
+    do_GET = do_POST
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """It is where W&B's server is said to be, and nobody's own settings and keys are at hand."""
+    served = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{served.server_port}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    yield
+    served.shutdown()
+    served.server_close()
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(("key", "words"), [(None, "No API key configured"), (KEY, "permission denied")])
+def test_what_wandb_does_not_send_is_told(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          key: str | None, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`wandb sync` itself, whose exit code is 0 when the server refuses."""
+    monkeypatch.chdir(tmp_path)
+    (monkeypatch.setenv("WANDB_API_KEY", key) if key else monkeypatch.delenv("WANDB_API_KEY", raising=False))
+    assert experiments.main(["sync-wandb", str(offline.parent)]) == 1
+    said = capsys.readouterr().out
+    assert words in said and said.endswith("0 runs sent, 1 failed\n") and KEY not in said
+    assert list(tmp_path.iterdir()) == []  # it leaves nothing where one stands
+
+
+@pytest.mark.usefixtures("server")
+def test_without_network_it_says_so_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """`wandb sync` would try for hours."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert experiments.main(["sync-wandb", str(offline.parent)]) == 2
+    assert "http://127.0.0.1:9 does not answer ([Errno 111] Connection refused): nothing is sent" in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("server")
 def test_what_is_left_is_sent_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     """`wandb sync` for each offline run, until it has left its mark."""
