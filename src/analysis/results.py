@@ -271,8 +271,8 @@ def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[
     reasons: dict[int, str] = {}
     for parent, positions in groups.items():
         cached = cache and len(positions) >= caching.FEWEST
-        reader = _read_group(parent, [paths[one].rpartition("/")[2] for one in positions], only_done,
-                             cached, cached and parent in asked.wholes)
+        reader = _read_group(parent, [paths[one] for one in positions], only_done, cached,
+                             cached and parent in asked.wholes)
         for part, of_part, which, left_out in reader:
             runs = np.array(positions, int)[which]
             part_of_run[runs], position_of_run[runs] = len(parts), of_part
@@ -290,11 +290,10 @@ def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[
 _Part = tuple[Columns, np.ndarray, np.ndarray, dict[int, str]]
 
 
-def _read_group(parent: str, names: list[str], only_done: bool, cached: bool, keep: bool) -> Iterator[_Part]:
+def _read_group(parent: str, folders: list[str], only_done: bool, cached: bool, keep: bool) -> Iterator[_Part]:
     """The runs of one parent folder, by parts; what is in the cache and has not changed is taken from there."""
-    folders = [f"{parent}/{name}" for name in names]
     if not cached:
-        yield _read(folders, np.arange(len(names)), None, only_done)
+        yield _read(folders, np.arange(len(folders)), None, only_done)
         return
     read_at = time.time_ns()
     with ThreadPoolExecutor(1) as beside:  # while this thread asks for files, that one decodes
@@ -302,7 +301,7 @@ def _read_group(parent: str, names: list[str], only_done: bool, cached: bool, ke
         stamps = np.array([stamp or (0,) * run_texts.STAMP for stamp in run_texts.mapped(run_texts.stamp, folders)],
                           dtype=np.int64)
         kept = loading.result()
-    part, place = caching.matching(kept, names, stamps)
+    part, place = caching.matching(kept, [folder[len(parent) + 1:] for folder in folders], stamps)
     known = np.flatnonzero(part >= 0)
     wanted = np.array([not only_done or kept[number].ends[position] is not None for number, position
                        in zip(part[known].tolist(), place[known].tolist(), strict=True)], bool)
