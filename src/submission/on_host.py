@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from src.errors import RemoteError, to_type
-from src.submission import far_side, hosts, journal, provenance, remote, sending, show
+from src.submission import errands, far_side, hosts, journal, provenance, remote, sending, show
 from src.submission.remote import Broken, Remote
 
 
@@ -29,7 +29,7 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
     if options.dry_run:
         far = remote.connect(host, known=known, absent=True)
         return _dry_run(options, far, project, files, list(given.values()), words)
-    far = remote.connect(host, make=(far_side.CALLS, far_side.GIVEN), known=known)
+    far = remote.connect(host, make=(errands.ERRANDS, far_side.GIVEN), known=known)
     again = to_type("python", "submit_multiple.py", *argv)
     if token := going_there(far, words):
         print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)

@@ -14,8 +14,8 @@ from src.errors import ON
 # What a Slurm command needs to find its cluster; every other SLURM_* variable describes the Slurm job that we are in.
 _SLURM_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
-CALL = "GRIDIRON_CALL"  # set in a command that was given on another machine: the folder with all that it knows of that
-_NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", CALL, ON)
+ERRAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
+_NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", ERRAND, ON)
 
 
 # In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).

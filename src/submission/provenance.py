@@ -102,7 +102,7 @@ def _names(output: bytes) -> list[str]:
 def look(project: str) -> Code:
     """What git says of the project, by some calls of it that change nothing; of one that was sent here, what it said
     there."""
-    if (folder := os.environ.get(process.CALL)) and (record := files.read_json(
+    if (folder := os.environ.get(process.ERRAND)) and (record := files.read_json(
             os.path.join(folder, run_folder.CODE_RECORD))):
         return Code(**{**record, "project": project, "carried": folder})
     try:

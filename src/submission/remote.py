@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from src.errors import ON, RemoteError, one_line, to_type
-from src.submission import far_side
+from src.submission import errands
 from src.submission.hosts import Host
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
@@ -156,7 +156,7 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     remote = Remote(host, None if _shares_already(host) else _socket(host))
     folders = shlex.join(os.path.join(host.folder, name) for name in make)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
-             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {far_side.UNFINISHED}"
+             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {errands.UNFINISHED}"
 
     def once() -> tuple[int, str, bool]:
         if words := _open(host, remote.socket):

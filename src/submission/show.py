@@ -95,10 +95,10 @@ def point_options(specs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def ask(question: str) -> str:
     """What the user answers. BatchError if nobody is there."""
-    if call := os.environ.get(process.CALL):
-        from src.submission import far_side
+    if errand := os.environ.get(process.ERRAND):
+        from src.submission import errands
 
-        return far_side.ask(call, question)
+        return errands.ask(errand, question)
     try:
         return input(question).strip()
     except EOFError:
@@ -119,8 +119,8 @@ class Progress:
     def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
         self.total, self.noun, self.done, self.failed = total, noun, 0, 0
         self._stream = stream or sys.stderr
-        self._call = os.environ.get(process.CALL)
-        self._on_terminal = self._stream.isatty() and not self._call
+        self._errand = os.environ.get(process.ERRAND)
+        self._on_terminal = self._stream.isatty() and not self._errand
         self._start = self._shown = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -134,7 +134,7 @@ class Progress:
         """One more is done."""
         self.done += 1
         self.failed += failed
-        if self._on_terminal or self._call or time.monotonic() - self._shown > 10:
+        if self._on_terminal or self._errand or time.monotonic() - self._shown > 10:
             self._show()
 
     def at(self, done: int, failed: int) -> None:
@@ -145,10 +145,10 @@ class Progress:
 
     def _show(self, last: bool = False) -> None:
         self._shown = time.monotonic()
-        if self._call:
-            from src.submission import far_side
+        if self._errand:
+            from src.submission import errands
 
-            far_side.tell(self._call, self.done, self.total, self.noun, self.failed)
+            errands.tell(self._errand, self.done, self.total, self.noun, self.failed)
             return
         if self._on_terminal:
             self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")

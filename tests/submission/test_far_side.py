@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from src.errors import BatchError
-from src.submission import far_side, process
+from src.submission import errands, far_side, process
 
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    (folder / ".gridiron" / "calls").mkdir(parents=True)
+    (folder / ".gridiron" / "errands").mkdir(parents=True)
     monkeypatch.chdir(folder)
     return folder
 
 
 def call(there: Path, token: str, words: list[str], who: dict[str, object] | None = None) -> Path:
-    folder = there / ".gridiron" / "calls" / token
+    folder = there / ".gridiron" / "errands" / token
     folder.mkdir()
     (folder / "words.json").write_text(json.dumps(words))
     if who is not None:
@@ -51,17 +51,17 @@ def test_the_same_command_is_found_while_it_is_at_work(there: Path) -> None:
     words = ["submit_multiple.py", "x.yaml"]
     me = process.identity()
     call(there, "1-other", ["submit_multiple.py", "y.yaml"], me)
-    assert far_side._going(words) is None
+    assert errands.going(words) is None
     ended = call(there, "2-ended", words, me)
     (ended / "status").write_text("0")
     call(there, "3-dead", words, {**me, "pid_start": 1})
-    assert far_side._going(words) is None
+    assert errands.going(words) is None
     elsewhere = call(there, "4-on-another-login-node", words, {**me, "boot_id": "other", "host": "login2"})
-    assert far_side._going(words) == elsewhere.name
+    assert errands.going(words) == elsewhere.name
     os.utime(elsewhere / "who.json", (0, 0))  # it has given no sign of life for long
-    assert far_side._going(words) is None
+    assert errands.going(words) is None
     call(there, "5", words, me)
-    assert far_side._going(words) == "5"
+    assert errands.going(words) == "5"
 
 
 def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
     new = call(there, "3", [])
     for folder in (old, alive):
         os.utime(folder, (0, 0))
-    far_side._forget_old()
+    errands.forget_old()
     assert (old.exists(), alive.exists(), new.exists()) == (False, True, True)
 
 
@@ -78,17 +78,17 @@ def test_a_question_is_answered_or_ends_when_nobody_is_there(there: Path, capsys
     folder = call(there, "1", [])
     (folder / "followed").touch()
     (folder / "answer-1").write_text(json.dumps({"text": "y\n"}))
-    assert far_side.ask(str(folder), "Submit? ") == "y"
+    assert errands.ask(str(folder), "Submit? ") == "y"
     (folder / "answer-2").write_text(json.dumps({"text": None}))
     with pytest.raises(BatchError, match="nobody is there to ask"):
-        far_side.ask(str(folder), "Really? ")
+        errands.ask(str(folder), "Really? ")
     os.utime(folder / "followed", (time.time() - 200,) * 2)
     with pytest.raises(BatchError, match="nobody is there to ask"):
-        far_side.ask(str(folder), "Surely? ")
+        errands.ask(str(folder), "Surely? ")
     assert capsys.readouterr().out == "Submit? Really? \nSurely? \n"
 
 
 def test_jobs_and_workers_do_not_take_themselves_for_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(process.CALL, "x")
+    monkeypatch.setenv(process.ERRAND, "x")
     monkeypatch.setenv("GRIDIRON_ON", "cluster")
-    assert not {process.CALL, "GRIDIRON_ON"} & process.environment_outside_slurm().keys()
+    assert not {process.ERRAND, "GRIDIRON_ON"} & process.environment_outside_slurm().keys()

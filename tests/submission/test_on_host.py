@@ -274,7 +274,7 @@ def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
 
 def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
     process = laptop.start("jobs/tiny.yaml", "--local")
-    wait_until(lambda: list(laptop.there.glob(".gridiron/calls/*/question")))
+    wait_until(lambda: list(laptop.there.glob(".gridiron/errands/*/question")))
     laptop.sshd.cut()
     said, _ = process.communicate("y\n", timeout=60)
     assert process.returncode == 0, said
