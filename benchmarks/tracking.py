@@ -29,7 +29,9 @@ SECONDS = 5.0  # between samples, as the docs advise
 LOADERS = 8
 RUNS = 3_000
 GRID = 4  # runs
-EPOCHS = 150  # the first hundred go by with loading libraries
+EPOCHS = 150  # of a run of a grid
+LONG = 2_000  # of one alone: most of them go by with loading libraries,
+TIMED = 500  # and these are timed
 
 
 def measure() -> list[tuple[str, float, float | None]]:
@@ -70,9 +72,9 @@ def _epoch(options: dict[str, Any]) -> float:
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        rows, _ = train(parts(splits, batch_size=100, train_length=EPOCHS, **options), folder)
+        rows, _ = train(parts(splits, batch_size=100, train_length=LONG, **options), folder)
     times = [float(row["timestamp"] or 0) for row in rows]
-    return statistics.median(after - before for before, after in itertools.pairwise(times[100:]))
+    return statistics.median(after - before for before, after in itertools.pairwise(times[-TIMED:]))
 
 
 def _without_its_server() -> Iterator[tuple[str, float, float | None]]:
