@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import files, run_folder
@@ -19,6 +21,7 @@ from src.submission.ways import local_teams, wants_canaries
 from src.submission.work import retry_command
 
 if TYPE_CHECKING:
+    from src.submission.canary import Waits
     from src.submission.extend import Extension
     from src.submission.notify import Notices
     from src.submission.work import Work
@@ -131,39 +134,43 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
     from src.submission.breaker import Breaker
 
     jobs: list[str] = []
-    again, number = retry_command(work.path), len(submission.calls)
+    again, total = retry_command(work.path), count(len(submission.calls), "Slurm job")
     waits = None
     room = limits.Room(work.path, options.max_queued, options.wait)
     breaker = Breaker(work.path, options.max_failures)
     try:
-        if work.first:
-            from src.submission import canary
+        with _stop_is_told(_notices(work, book.token)):
+            if work.first:
+                from src.submission import canary
 
-            waits = canary.Waits(work.first)
-            waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.start_in), again, room)
-        with show.Progress(number, "submitted") as progress:
-            for job in submit.submit_all(submission, book, again, room, breaker, waits):
-                jobs.append(job)
-                progress.step()
+                waits = canary.Waits(work.first)
+                waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.start_in), again, room)
+            with show.Progress(len(submission.calls), "submitted") as progress:
+                for job in submit.submit_all(submission, book, again, room, breaker, waits):
+                    jobs.append(job)
+                    progress.step()
     except KeyboardInterrupt:
-        total = count(number, "Slurm job")
         print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
         print(_next_steps((again, "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
-    except BatchError as error:
-        if notices := _notices(work, book.token):
-            notices.send("failed", error.what)
-        raise
     except limits.Full:
-        print(f"{len(jobs)} of {count(number, 'Slurm job')} submitted: {options.max_queued} of this "
-              "batch are queued, as --max-queued allows; the same command goes on, --wait does so by itself")
+        print(f"{len(jobs)} of {total} submitted: {options.max_queued} of this batch are queued, as --max-queued "
+              "allows; the same command goes on, --wait does so by itself")
         return 3
     finally:  # what was submitted runs, however this ends
         _have_messages_sent(work, book.token, jobs, submission, slurm_options)
+    _tell_what_is_submitted(work, waits, jobs, submission)
+    return 0
+
+
+def _tell_what_is_submitted(work: Work, waits: Waits | None, jobs: list[str], submission: Submission) -> None:
+    """The Slurm jobs, and what to type next. BatchError if runs are held back, as a canary has failed."""
+    again = retry_command(work.path)
     if waits and waits.held:
-        raise BatchError(f"{len(waits.held)} of {count(number, 'Slurm job')} not submitted, {waits.held[0]} first: the "
-                         "canary has failed meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
+        total = count(len(submission.calls), "Slurm job")
+        raise BatchError(f"{len(waits.held)} of {total} not submitted, {waits.held[0]} first: the canary has failed "
+                         "meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
                          f"{to_type('python', 'experiments.py', 'status', work.path)}` says why it failed")
     if waits and waits.submitted:
         print(f"canaries: Slurm job{'s' if len(waits.submitted) > 1 else ''} {', '.join(waits.submitted)}")
@@ -171,66 +178,89 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(_next_steps(("squeue --me", "what Slurm has queued and running"),
                      (to_type("python", "experiments.py", "status", work.path), "how far each run is"),
-                     (retry_command(work.path), "submits again what failed")))
-    return 0
+                     (again, "submits again what failed")))
 
 
 def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
-    from src.submission import local
     from src.submission.breaker import Breaker
 
-    pinned: list[str] = []
-    if options.gpus:
-        from src.submission import gpus
+    run = functools.partial(_run_by_workers, work.start_in, token, options.slots or 1, _pinned(options.gpus))
+    notices, breaker = _notices(work, token), Breaker(work.path, options.max_failures)
 
-        pinned, busy = gpus.choose(options.gpus)
-        print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
-
-    notices = _notices(work, token)
-
-    def on_end(name: str, code: int) -> None:
-        progress.step(failed=code != 0)
+    def told(name: str, code: int) -> None:
         if notices:
             notices.run_ended(code not in (0, 75))
         breaker.ended(name)
 
-    progress: show.Progress
-
-    def run(path: str, teams: Sequence[Team], noun: str, told: Callable[[str, int], None]) -> bool:
-        nonlocal progress
-        with show.Progress(sum(len(team.tickets) for team in teams), noun) as progress:
-            return local.run(path, token, teams,
-                             os.path.join(work.start_in, "train.py"), told, options.slots or 1, pinned)
-
-    breaker = Breaker(work.path, options.max_failures)
-    log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
     again = retry_command(work.path, "--local")
-    finished, held = True, []
-    if work.first and work.first.plan.tickets:
-        from src.submission import canary
-
-        most = sum(team.workers for team in local_teams(options, work))
-        finished = run(work.first.path, tasks.teams(work.first.plan.tickets, work.first.specs, most), "canaries",
-                       lambda _, code: progress.step(failed=code != 0))
-        held = canary.leave_out_held(work.first, work.plan) if finished else []
-        print("".join(f"{line}\n" for line in held), end="")
-        if finished and not work.plan.tickets:
-            raise BatchError("no run was begun: every canary failed", where=work.path,
-                             hint=f"when that is mended, `{again}` tries them again")
-    try:
-        finished = finished and run(work.path, local_teams(options, work), "runs", on_end)
-    except BatchError as error:
-        if notices:
-            notices.send("failed", error.what)
-        raise
-    if notices and finished:
-        notices.send("ended")
+    held = _try_canaries(work, options, run, again)
+    finished = held is not None
+    if finished:
+        with _stop_is_told(notices):
+            finished = run(work.path, local_teams(options, work), "runs", told)
     if not finished:
         print("stopped; what was finished is kept")
         print(_next_steps((again, "goes on")))
         return 130
+    if notices:
+        notices.send("ended")
+    log = os.path.join(work.path, run_folder.SUBMISSIONS, f"{token}.workers.log")
     return max(_tell_how_it_ended(work, log, again), int(bool(held)))
+
+
+def _run_by_workers(project: str, token: str, slots: int, pinned: list[str], path: str, teams: Sequence[Team],
+                    noun: str, told: Callable[[str, int], None] = lambda name, code: None) -> bool:
+    """Run what the teams have of the batch at `path`; whether all of it ended. told: of each run's exit status."""
+    from src.submission import local
+
+    with show.Progress(sum(len(team.tickets) for team in teams), noun) as progress:
+        def on_end(name: str, code: int) -> None:
+            progress.step(failed=code != 0)
+            told(name, code)
+
+        return local.run(path, token, teams, os.path.join(project, "train.py"), on_end, slots, pinned)
+
+
+def _pinned(asked: str | None) -> list[str]:
+    """The GPUs that --gpus asks for."""
+    if not asked:
+        return []
+    from src.submission import gpus
+
+    pinned, busy = gpus.choose(asked)
+    print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
+    return pinned
+
+
+def _try_canaries(work: Work, options: argparse.Namespace, run: Callable[..., bool], again: str) -> list[str] | None:
+    """Run the canaries that this submission needs: a line for each that holds runs back, which leave the plan. None if
+    the user has stopped them; BatchError if no run is left.
+    """
+    if not work.first or not work.first.plan.tickets:
+        return []
+    from src.submission import canary
+
+    most = sum(team.workers for team in local_teams(options, work))
+    if not run(work.first.path, tasks.teams(work.first.plan.tickets, work.first.specs, most), "canaries"):
+        return None
+    held = canary.leave_out_held(work.first, work.plan)
+    print("".join(f"{line}\n" for line in held), end="")
+    if not work.plan.tickets:
+        raise BatchError("no run was begun: every canary failed", where=work.path,
+                         hint=f"when that is mended, `{again}` tries them again")
+    return held
+
+
+@contextlib.contextmanager
+def _stop_is_told(notices: Notices | None) -> Iterator[None]:
+    """What stops a submission for good is sent as a message, too, if messages are wanted."""
+    try:
+        yield
+    except BatchError as error:
+        if notices:
+            notices.send("failed", error.what)
+        raise
 
 
 def _have_messages_sent(work: Work, token: str, jobs: list[str], submission: Submission, options: SlurmOptions
