@@ -42,19 +42,15 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
 
 def words_there(argv: Sequence[str], given: Mapping[str, sending.Given], output_dir: str | None) -> list[str]:
     """The command there: without --on, and with what named files are called there."""
-    kept, rest = [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "--on":
-            rest.pop(0)
-        elif not word.startswith("--on="):
-            option, _, value = (word[:2], "", word[2:]) if word[:2] == "-s" else word.partition("=")
-            if word in given:
-                kept.append(given[word].there)
-            elif value in given and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
-                kept += ["--script", given[value].there]
-            else:
-                kept.append(word)
+    kept = []
+    for word in remote.without_on(argv):
+        option, _, value = (word[:2], "", word[2:]) if word[:2] == "-s" else word.partition("=")
+        if word in given:
+            kept.append(given[word].there)
+        elif value in given and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
+            kept += ["--script", given[value].there]
+        else:
+            kept.append(word)
     return ["submit_multiple.py", *kept, *(["--output-dir", output_dir] if output_dir else [])]
 
 

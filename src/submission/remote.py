@@ -180,6 +180,18 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     return replace(remote, at_work=at_work)
 
 
+def without_on(argv: Sequence[str]) -> list[str]:
+    """A command line without --on HOST or --on=HOST."""
+    kept, rest = [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--on":
+            rest.pop(0)
+        elif not word.startswith("--on="):
+            kept.append(word)
+    return kept
+
+
 def in_project(host: Host, words: Sequence[str]) -> str:
     """The far shell's line for a command, given as words: in the project's folder, in the configured environment."""
     words = [host.python, *words[1:]] if words[0] == "python" else words

@@ -24,7 +24,7 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
     sends = command in _SENT_FIRST
     host, known = hosts.find(options.on, project), hosts.read(project)
     far = remote.connect(host, make=(far_side.GIVEN,) if sends else (), known=known)
-    words = without_on(argv)
+    words = remote.without_on(argv)
     if sends:
         words = _send(far, project, words, getattr(options, "path", None))
     place = sync.results_there(far)
@@ -34,18 +34,6 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
     if command == "report":
         return _report(far, words, options, results)
     return _follow(far, words, again=command not in _ONCE)
-
-
-def without_on(argv: Sequence[str]) -> list[str]:
-    """The command line without --on HOST or --on=HOST."""
-    kept, rest = [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "--on":
-            rest.pop(0)
-        elif not word.startswith("--on="):
-            kept.append(word)
-    return kept
 
 
 def _moved(word: str, results: str, place: str) -> str:

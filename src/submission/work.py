@@ -176,14 +176,14 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         if earlier[-1] == today:
             alive = may_be_alive(observe([today])[0])
             exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
-                                where=today, hint="--extend adds to it what is new, or use another name"
-                                f"{'' if alive else ', or -o to remove it first'}")
+                                where=today, hint=f"{'' if options.shard else '--extend adds to it what is new, or '}"
+                                f"use another name{'' if alive else ', or -o to remove it first'}")
             if not options.dry_run:
                 raise exists
             work.lines.append(f"note: submitting this would be an error: {exists}")
         else:
-            work.lines.append(f"note: {earlier[-1]} was made from another job spec; --extend would add to it what is "
-                              "new")
+            work.lines.append(f"note: {earlier[-1]} was made from another job spec"
+                              f"{'' if options.shard else '; --extend would add to it what is new'}")
     elif os.path.lexists(today):
         raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
     work.path, work.new, work.plan = today, True, plan_first(work.names)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import experiments
-from src.submission import remote, there
+from src.submission import remote
 from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
@@ -42,7 +42,7 @@ def far(project: Project, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.Monkey
     (["status", "--on", "x", "b"], ["status", "b"]), (["status", "b", "--on=x"], ["status", "b"]),
     (["note", "b", "--on", "x", "a --on b"], ["note", "b", "a --on b"])])
 def test_words_without_the_host(words: list[str], kept: list[str]) -> None:
-    assert there.without_on(words) == kept
+    assert remote.without_on(words) == kept
 
 
 def test_looking_on(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
