@@ -117,7 +117,8 @@ def test_a_grid_is_shown_with_its_charts_and_its_model(tmp_path: Path) -> None:
         pages = {runs_page: (batch.name,),  # its runs are folded below it
                  f"{runs_page}/{run_id}": (best.name, "val/last/accuracy"),
                  f"{runs_page}/{run_id}/model-metrics": ("train (8) Add chart", "val/last (4)"),
-                 f"{runs_page}/{run_id}/system-metrics": ("System metrics (2) Add chart", "(system/cpu)", "(system/memory)"),
+                 f"{runs_page}/{run_id}/system-metrics": ("System metrics (2) Add chart", "(system/cpu)",
+                                                          "(system/memory)"),
                  "models/digits": ("digits", "production")}
         with ThreadPoolExecutor(2) as pool:
             texts = pool.map(lambda path: page(f"{address}/#/{path}"), pages)
