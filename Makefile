@@ -18,7 +18,7 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 pictures: $(ENVIRONMENT) ## draw those of the README anew: 144 runs of digits, some minutes
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/pictures \
 		--set 'momentum=[0.5, 0.9]' --set 'seed_training=range(3)' --set 'metrics=[[confusion_matrix]]' \
-		--set system_metrics=0.3
+		--set system_metrics=0.03
 	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
 
 test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
