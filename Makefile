@@ -56,7 +56,7 @@ lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves t
 $(ENVIRONMENT): requirements.lock
 	@test -n "$(PYTHON)" || \
 		{ echo "error: no Python 3.11 or newer with venv; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Installing requirements.lock into .venv: about 8 GB, once, some minutes"
+	@echo "Installing requirements.lock into .venv: about 9 GB, once, some minutes"
 	@test -x .venv/bin/python || $(PYTHON) -m venv "$$(readlink .venv || echo .venv)" # venv itself refuses a link
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@touch $@
