@@ -25,7 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # a busy machine is no failure; the examples themselves are bounded by their number
-hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, deadline=None)
+hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, deadline=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("gridiron")
 
 

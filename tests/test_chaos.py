@@ -50,6 +50,14 @@ if [ {when} = late ]; then sleep 1 && exec {sbatch} "$@"; fi
 """
 
 
+def instants(chance: random.Random, number: int) -> list[float]:
+    """So many random parts of a whole, one in each of as many equal pieces of it, in random order: chance cannot have
+    all of them in the beginning, or all in the end."""
+    spread = [(piece + chance.random()) / number for piece in range(number)]
+    chance.shuffle(spread)
+    return spread
+
+
 class Project:
     """A folder with the real entry points, started as their users start them, and a train.py without torch."""
 
@@ -227,11 +235,11 @@ def test_a_submitter_killed_at_any_instant_loses_nothing(project: Project, slurm
     project.submit(commands["calm"])
     duration = time.monotonic() - start
     broken_off = 0
-    for words in list(commands.values())[1:]:
+    for words, part in zip(list(commands.values())[1:], instants(chance, KILLS), strict=True):
         while len(slurm.run("squeue", "--noheader").splitlines()) > QUEUE:
             time.sleep(0.5)
         process = project.start(words)
-        time.sleep(chance.uniform(0, duration))
+        time.sleep(part * duration)
         if chance.random() < 0.5:
             os.killpg(process.pid, signal.SIGKILL)
         else:
