@@ -18,11 +18,13 @@ from src.errors import UserError
 from src.submission import container, process
 from src.submission.container import Container
 from src.submission.process import OUTSIDE
+from src.submission.signals import Waker
 
 # what may be called for the inside, and the variables that it may set for them
 _COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
 _SET = ("GRIDIRON_TICKET", "SLURM_TIME_FORMAT")
 _HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_LOOK = 10.0  # seconds, at most, between looks at whether the container has ended
 _LONGEST = 90  # bytes of a socket's path, of at most 107
 
 
@@ -96,12 +98,14 @@ class _Outside:
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start the container and wait for its end."""
-        try:
-            self._child = subprocess.Popen(command, env=environment)
-        except OSError as error:
-            raise UserError(f"{command[0]}: {error.strerror}") from None
-        self._hand_on()
-        code = self._child.wait()
+        with Waker() as waker:
+            try:
+                self._child = subprocess.Popen(command, env=environment)
+            except OSError as error:
+                raise UserError(f"{command[0]}: {error.strerror}") from None
+            self._hand_on()
+            while (code := self._child.poll()) is None:
+                waker.wait(_LOOK)
         return 128 - code if code < 0 else code
 
     def _tell(self, number: int, _frame: object) -> None:
@@ -112,18 +116,15 @@ class _Outside:
 
     def _hand_on(self) -> None:
         """Signals go straight to the process inside, once it listens, whatever the runtime does with its own. A stop
-        before that ends the start; the warning that time is short waits, for it would end it too."""
-        keep = []
-        while self._waiting:
-            number = self._waiting.pop(0)
-            if self._inside is not None:
-                with contextlib.suppress(ProcessLookupError):  # it has ended
-                    os.kill(self._inside, number)
-            elif self._child is not None and number == signal.SIGTERM:
-                self._child.send_signal(number)
-            else:
-                keep.append(number)
-        self._waiting += keep
+        before that ends the start, if the runtime hands it on, and else is told too when somebody listens; the warning
+        that time is short waits, for it would end the start as well."""
+        if self._inside is not None:
+            # another thread may be at it too; or the process has ended
+            with contextlib.suppress(IndexError, ProcessLookupError):
+                while True:
+                    os.kill(self._inside, self._waiting.pop(0))
+        elif self._child is not None and signal.SIGTERM in self._waiting:
+            self._child.send_signal(signal.SIGTERM)
 
     def _listen(self) -> None:
         while True:

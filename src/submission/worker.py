@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import select
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import NoReturn
 from src import machine, run_folder
 from src.errors import BatchError, UserError, one_line
 from src.submission import foreign, handover, process, tasks, time_limit
-from src.submission.signals import STOPPING, signals
+from src.submission.signals import STOPPING, Waker, signals
 from src.submission.tasks import Tasks
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
@@ -83,9 +82,15 @@ class _Worker:
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
-        starter_lives, stopping = process.watch_starter(), False
+        starter_lives = process.watch_starter()
         self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
-        waker = self._listen()
+        with Waker() as waker:
+            self._listen()
+            return self._loop(waker, starter_lives)
+
+    def _loop(self, waker: Waker, starter_lives: Callable[[], bool]) -> int:
+        """Start what there is a slot for, sleep until something happens, and see what."""
+        stopping = self.asked > 0
         self.end = time_limit.end_of_job()
         self.took = handover.durations(self.tasks) if self.end else []
         runs = deque(self.tasks.tickets)
@@ -100,26 +105,18 @@ class _Worker:
             if not self.children and (stopping or leaving or not runs):
                 self._hand_over_saved()
                 return int(self.failed or stopping)
-            select.select([waker], [], [], _LOOK)
-            _drain(waker)
+            waker.wait(_LOOK)
             self._reap()
             if self.asked:
                 self._end_runs()
             # when the starter was killed, what runs goes on and nothing new begins
             stopping = self.asked > 0 or not process.slurm_job() and not starter_lives()
 
-    def _listen(self) -> int:
-        """Have signals and ends of runs wake `select`: the descriptor to wait for."""
-        waker, wake = os.pipe()
-        os.set_blocking(wake, False)
-        os.set_blocking(waker, False)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+    def _listen(self) -> None:
         signal.signal(signal.SIGUSR1, self._warn)
         for number in STOPPING:
             signal.signal(number, self._stop)
         signals.tell_outside()
-        return waker
 
     def _stop(self, _number: int, _frame: object) -> None:
         self.asked += 1
@@ -267,9 +264,3 @@ def _signal_all(pids: dict[int, _Child], number: int) -> None:
             os.killpg(pid, number)
         except ProcessLookupError:  # not a session of its own yet; unreaped, so its number is not another's
             os.kill(pid, number)
-
-
-def _drain(descriptor: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(descriptor, 4096):
-            pass

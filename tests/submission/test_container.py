@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -194,21 +196,54 @@ time.sleep(20)
 """
 
 
-@pytest.mark.parametrize(("sleep", "number", "code"), [
-    (0, "USR1", 75), (0, "TERM", 3), (0, "INT", 3), (0.5, "USR1", 75), (20, "TERM", 143)],
-    ids=["time is short", "stop", "Ctrl-C", "it waits until somebody listens", "a stop does not"])
-def test_signals_reach_the_process_inside(sleep: float, number: str, code: int, tmp_path: Path) -> None:
-    """Even if the runtime, here a shell, keeps them to itself."""
-    (tmp_path / "train.py").write_text(TRAIN)
-    start = ("import os, sys; sys.path.insert(0, sys.argv[1]); from src.submission import outside, process\n"
-             "os.environ[process.OUTSIDE] = sys.argv[2]\n"
-             "with outside._Outside(sys.argv[2]) as one: sys.exit(one.run(sys.argv[3:], os.environ))")
+BEGIN = """import os, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+from src.submission import outside, process
+os.environ[process.OUTSIDE] = sys.argv[2]
+def take():
+    for line in sys.stdin:
+        signal.pthread_kill(threading.get_ident(), int(line))
+with outside._Outside(sys.argv[2]) as one:
+    threading.Thread(target=take, daemon=True).start()
+    sys.exit(one.run(sys.argv[3:], os.environ))
+"""
+ITSELF: list[str] = []
+SHELL = ["sh", "-c", '"$@"; exit $?', "sh"]
+DEAF = ["sh", "-c", 'trap "" TERM; "$@"; exit $?', "sh"]
+
+
+def begin(folder: Path, sleep: float, runtime: Sequence[str]) -> subprocess.Popen[str]:
+    """The outside of a train.py that takes so many seconds to listen, by a runtime that is one, or a shell that keeps
+    signals to itself; a number on its stdin is a signal that another thread of it takes."""
+    (folder / "train.py").write_text(TRAIN)
     root = str(Path(__file__).parents[2])
-    runtime = [] if code == 143 else ["sh", "-c", '"$@"; exit $?', "sh"]
-    with subprocess.Popen([sys.executable, "-c", start, root, str(tmp_path / "slurm"), *runtime, sys.executable,
-                           str(tmp_path / "train.py"), root, str(sleep)], stdout=subprocess.PIPE, text=True) as begun:
+    return subprocess.Popen([sys.executable, "-c", BEGIN, root, str(folder / "slurm"), *runtime, sys.executable,
+                             str(folder / "train.py"), root, str(sleep)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True)
+
+
+@pytest.mark.parametrize(("sleep", "number", "runtime", "code"), [
+    (0, "USR1", SHELL, 75), (0, "TERM", SHELL, 3), (0, "INT", SHELL, 3), (0.5, "USR1", SHELL, 75),
+    (20, "TERM", ITSELF, 143), (0.5, "TERM", DEAF, 3)],
+    ids=["time is short", "stop", "Ctrl-C", "it waits until somebody listens", "a stop does not",
+         "or does, if the runtime is deaf"])
+def test_signals_reach_the_process_inside(sleep: float, number: str, runtime: Sequence[str], code: int,
+                                          tmp_path: Path) -> None:
+    with begin(tmp_path, sleep, runtime) as begun:
         assert begun.stdout and begun.stdout.readline() == "began\n"
         if sleep == 0:
             assert begun.stdout.readline() == "listens\n"
         begun.send_signal(signal.Signals[f"SIG{number}"])
         assert begun.wait(30) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 3), (signal.SIGUSR1, 75)])
+def test_a_signal_that_another_thread_takes_reaches_it_too(number: int, code: int, tmp_path: Path) -> None:
+    """As happens on a busy machine, when a thread begins while the main one waits for the container."""
+    with begin(tmp_path, 0, SHELL) as begun:
+        assert begun.stdin and begun.stdout and begun.stdout.readline() == "began\n"
+        assert begun.stdout.readline() == "listens\n"
+        time.sleep(0.2)  # the main thread waits
+        begun.stdin.write(f"{number:d}\n")
+        begun.stdin.flush()
+        assert begun.wait(15) == code

@@ -4,10 +4,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from src.submission.signals import Signals
+from src.submission.signals import Signals, Waker
 from tests.conftest import ROOT
 
 LOOKS_OUT = """
@@ -60,3 +62,23 @@ def test_a_signal_that_is_repeated_counts_once(number: signal.Signals) -> None:
         process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=10)
     assert said == ("told\n" if number == signal.SIGUSR1 else "")  # by TERM
+
+
+def test_a_sleeper_is_woken_by_a_signal_whichever_thread_takes_it_and_by_a_child() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    try:
+        with Waker() as waker:
+            threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)).start()
+            start = time.monotonic()
+            while not heard:
+                waker.wait(60)
+            assert time.monotonic() - start < 30
+        with Waker() as waker, subprocess.Popen(["sleep", "0.2"]) as child:
+            start = time.monotonic()
+            while child.poll() is None:
+                waker.wait(60)
+            assert time.monotonic() - start < 30
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert signal.set_wakeup_fd(-1) == -1 and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
