@@ -89,8 +89,11 @@ def _without_collector() -> Iterator[None]:
 
 
 def _observe(batches: Iterable[str]) -> list[Observation]:
-    found = [(path, journal.read_history(path)) for path in batches]
-    evidence = [[_look(path, name, history) for name in _names(path, history)] for path, history in found]
+    # folders before journals: of a run that joins a batch the plan comes first, and it would seem to have none else
+    listed = [(path, _listed(path)) for path in batches]
+    found = [(path, journal.read_history(path)) for path, _ in listed]
+    evidence = [[_look(path, name, history) for name in _with_deleted(names, history)]
+                for (_, names), (path, history) in zip(listed, found, strict=True)]
     open_runs = [item for items in evidence for item in items if _concerns_slurm(item)]
     queue = slurm.squeue() if open_runs else Queue()
     # A run that squeue shows needs no sacct.
@@ -111,12 +114,16 @@ def _observe(batches: Iterable[str]) -> list[Observation]:
             for (path, history), items in zip(found, evidence, strict=True)]
 
 
-def _names(path: str, history: History) -> list[str]:
-    # a folder of plots that somebody put there is no run
-    names = [name for name in run_folder.run_names(path)
-             if name[0].isdigit() or run_folder.is_run_folder(os.path.join(path, name))]
+def _listed(path: str) -> list[str]:
+    """The runs that have a folder; a folder of plots that somebody put there is none."""
+    return [name for name in run_folder.run_names(path)
+            if name[0].isdigit() or run_folder.is_run_folder(os.path.join(path, name))]
+
+
+def _with_deleted(names: list[str], history: History) -> list[str]:
+    """And those whose folder was deleted."""
     present = frozenset(names)
-    return names + [name for name in history.tickets if name not in present]  # folders that were deleted
+    return names + [name for name in history.tickets if name not in present]
 
 
 def _look(batch: str, name: str, history: History) -> _Evidence:

@@ -279,6 +279,27 @@ def test_an_extension_that_comes_while_another_is_planned(project: Project, monk
     assert project.executed() == [1, 1]
 
 
+def test_an_extension_that_comes_while_the_batch_is_read(project: Project, counted: Path,
+                                                         capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its journals and its folders: what it brought is not taken for forgotten, and submitted once more."""
+    write(project, "base_lr: 1, batch_size: 1")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    words = (project.spec, "-s", "s.sh", "-y", "--extend", "--set", "batch_size=[1,2]")
+    real = journal.read_history
+
+    def overtaken(path: str) -> journal.History:
+        monkeypatch.setattr(journal, "read_history", real)
+        found = real(path)
+        assert project.submit(*words) == 0
+        return found
+
+    monkeypatch.setattr(journal, "read_history", overtaken)
+    assert project.submit(*words) == 2
+    assert "another process extended this batch a moment ago" in capsys.readouterr().err
+    assert submitted(counted) == {"000_tiny": 1, "001_tiny+bat_siz=2": 1}
+
+
 def test_on_slurm_a_larger_composite_asks_for_workers_for_what_is_new(project: Project, counted: Path,
                                                                       capsys: pytest.CaptureFixture[str]) -> None:
     write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}}")
