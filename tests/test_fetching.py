@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,71 +14,9 @@ from src import fetching, hub
 from src.config import Config
 from src.errors import DataError
 from tests.conftest import ROOT
-from tests.texts import make_folder
+from tests.hub_server import Hub, hub_server
 
-COMMIT = "c" * 40
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """A hub on loopback with one model, that counts what is fetched and takes its time."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-        self.fetched: Counter[str] = Counter()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if re.fullmatch(r"/api/models/me/tiny(/revision/\w+)?", path):
-            self._send(json.dumps({"id": "me/tiny", "sha": COMMIT, "siblings": [
-                {"rfilename": name} for name in self.server.files]}).encode())
-        elif path.startswith("/api/models/me/tiny/tree/"):
-            self._send(json.dumps([{"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
-                                   for name, content in self.server.files.items()]).encode())
-        elif match := re.fullmatch(r"/me/tiny/resolve/\w+/(\S+)", path):
-            content = self.server.files[match[1]]
-            if self.command == "GET":
-                self.server.fetched[match[1]] += 1
-                time.sleep(0.3)  # long enough for the others to ask too
-            self._send(content, ETag=f'"{_etag(content)}"', **{"X-Repo-Commit": COMMIT})
-        else:
-            self.send_error(404)
-
-    def _send(self, content: bytes, **headers: str) -> None:
-        self.send_response(200)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _etag(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Hub]:
-    pytest.importorskip("transformers")
-    make_folder(tmp_path / "served")
-    made = Hub(tmp_path / "served")
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+__all__ = ["hub_server"]  # the fixture
 
 
 def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -104,14 +36,14 @@ sys.exit(main())
 """
 
 
-def test_parallel_starts_fetch_once_and_then_nothing(server: Hub, tmp_path: Path) -> None:
+def test_parallel_starts_fetch_once_and_then_nothing(hub_server: Hub, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1"}
+    environment = hub_server.environment(tmp_path / "cache")
     ran = [start(TOKENIZE, "true", **environment) for _ in range(2)]
     for one in ran:
         out, err = one.communicate(timeout=120)
         assert (one.returncode, out) == (0, "[2, 8, 9, 3]\n"), err
-    assert server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
+    assert hub_server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
     gone = {**environment, "HF_ENDPOINT": "http://127.0.0.1:1"}
     for download in ("true", "false"):
         out, err = start(TOKENIZE, download, **gone).communicate(timeout=120)
@@ -162,10 +94,10 @@ print(fetching.once(folder / "lock", "it", lambda: (folder / "it").exists() or N
 """
 
 
-def test_one_of_many_processes_fetches(server: Hub, tmp_path: Path) -> None:
-    ran = [start(FETCH, tmp_path, server.url) for _ in range(4)]
+def test_one_of_many_processes_fetches(hub_server: Hub, tmp_path: Path) -> None:
+    ran = [start(FETCH, tmp_path, hub_server.url) for _ in range(4)]
     said = [one.communicate(timeout=60) for one in ran]
-    assert [out for out, _ in said] == ["True\n"] * 4 and server.fetched == {"config.json": 1}
+    assert [out for out, _ in said] == ["True\n"] * 4 and hub_server.fetched == {"config.json": 1}
     assert "waiting for another process, which fetches it" in "".join(err for _, err in said)
     assert not (tmp_path / "lock").exists()
 

@@ -1,8 +1,10 @@
 """experiments.py --on HOST over a real sshd, with a far project in a folder of a nasty name."""
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import threading
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import experiments
 from src.submission import remote
 from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT
+from tests.hub_server import Hub, hub_server
 from tests.sshd.fixture import Sshd, sshd
 from tests.submission.conftest import Project, project
 from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
+from tests.texts import reviews, write_csv
 
-__all__ = ["project", "sshd"]  # the fixtures
+__all__ = ["hub_server", "project", "sshd"]  # the fixtures
 
 NAME = "26-11-20-digits"
 NASTY = "my $(touch x) `touch y`; 'job'.yaml"
@@ -142,6 +146,25 @@ def test_prefetch_takes_the_job_spec_along(far: Project, tmp_path: Path, capfd: 
     assert not list(far.folder.rglob("[xy]")) and not out
     assert experiments.main(["prefetch", "no such.yaml", "--on", "cluster"]) == 2
     assert "there is no such job spec here" in capfd.readouterr().err
+
+
+def test_prefetch_fetches_on_the_machine_that_has_internet(far: Project, hub_server: Hub, tmp_path: Path,
+                                                           capfd: pytest.CaptureFixture[str]) -> None:
+    """Into its cache, from a hub that this process knows nothing of; the second time from the cache."""
+    cache = tmp_path / "cache there"
+    setup = [f"export {key}={shlex.quote(value)}" for key, value in hub_server.environment(cache).items()]
+    text = Path("hosts.toml").read_text("utf-8").replace("setup = []\n", f"setup = {json.dumps(setup)}\n")
+    Path("hosts.toml").write_text(text, "utf-8")
+    write_csv(far.folder / "data" / "reviews.csv", reviews(20))
+    Path("job.yaml").write_text("job_details: {name: t}\nparameters: {dataset: hf/reviews.csv, model: hf/me/tiny, "
+                                "model_pretrained: false, data_splits_map: {train: train}, data_download: false, "
+                                "base_lr: [0.1, 1]}\n")
+    for _ in range(2):
+        assert experiments.main(["prefetch", "job.yaml", "--on", "cluster"]) == 0
+        out, err = capfd.readouterr()
+        assert out == "hf/reviews.csv: present already\nhf/me/tiny: settings are in the cache\n", err
+        assert hub_server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
+    assert {path.name for path in cache.rglob("*.json")} >= set(hub_server.fetched)
 
 
 def test_doctor(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
