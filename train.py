@@ -266,4 +266,4 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))
+    process.leave(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from src.submission import process
+from tests.conftest import ROOT
 
 
 def test_this_process_is_alive() -> None:
@@ -77,3 +79,14 @@ def test_slurm_job_names_array_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert process.slurm_job() == "10_3"
+
+
+@pytest.mark.parametrize(("ranks", "code"), [("1", -signal.SIGABRT), ("2", 3)])
+def test_one_of_several_processes_leaves_before_python_ends(ranks: str, code: int) -> None:
+    """With what it has printed, and whatever a library would do then."""
+    program = ("import atexit, os; from src.submission import process; atexit.register(os.abort); print('all of it'); "
+               "process.leave(3)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "SLURM_STEP_NUM_TASKS": ranks})
+    assert done.returncode == code
+    assert done.stdout == "all of it\n" or code < 0
