@@ -15,7 +15,7 @@ demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in plac
 	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
-pictures: $(ENVIRONMENT) ## draw those of the README anew: 144 runs of digits, some minutes
+pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs on digits, a few minutes
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/pictures \
 		--set 'momentum=[0.5, 0.9]' --set 'seed_training=range(3)' --set 'metrics=[[confusion_matrix]]' \
 		--set system_metrics=0.03

@@ -120,19 +120,19 @@ def docstring(path: Path) -> str:
 
 def test_every_module_says_what_it_is_for() -> None:
     silent = [str(path.relative_to(ROOT)) for path in SOURCES if path.stat().st_size and not docstring(path)]
-    assert not silent, "a docstring's first line becomes the module's line in the README's tree"
+    assert not silent, "a docstring's first line is the module's line in the file tree of docs/architecture.md"
 
 
-README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 
 def tree() -> dict[str, str]:
-    """Path and description of each line of the README's tree: the fenced block under `<!-- tree -->`.
+    """Return path and description of each line of the file tree: the fenced block under `<!-- tree -->`.
 
     A line is a name, two blanks or more, and a description; a folder's lines stand two blanks further in.
     """
-    block = re.search(r"<!-- tree -->\n+```\w*\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert block, "README.md has no fenced block under a line <!-- tree -->"
+    block = re.search(r"<!-- tree -->\n+```\w*\n(.*?)\n```", ARCHITECTURE.read_text(), re.DOTALL)
+    assert block, "docs/architecture.md has no fenced block under a line <!-- tree -->"
     found, folders = {}, []
     for line in block[1].splitlines():
         indent, name, description = re.fullmatch(r"((?:  )*)(\S+)\s*(.*)", line).groups()  # type: ignore[union-attr]
@@ -142,11 +142,11 @@ def tree() -> dict[str, str]:
     return found
 
 
-@pytest.mark.skipif(not README.exists(), reason="the README is still to be written")
-def test_readme_tree() -> None:
+def test_file_tree() -> None:
     told = tree()
     assert [path for path in told if not (ROOT / path).exists()] == [], "these are in the tree and nowhere else"
     ours = [path for path in SOURCES if path.parent == ROOT or path.is_relative_to(ROOT / "src")]
     truth = {str(path.relative_to(ROOT)): docstring(path) for path in ours if path.name != "__init__.py"}
     wrong = {path: line for path, line in truth.items() if told.get(path, "").removesuffix(".") != line}
-    assert not wrong, "README.md's tree should have:\n" + "\n".join(f"{path:30} {wrong[path]}" for path in wrong)
+    lines = [f"{path:30} {line}" for path, line in wrong.items()]
+    assert not wrong, "the file tree in docs/architecture.md should have:\n" + "\n".join(lines)

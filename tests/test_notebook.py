@@ -1,4 +1,4 @@
-"""The notebook and the pictures of the README, on the results of a real grid, from any working directory."""
+"""The notebook and the pictures of the gallery, on the results of a real grid, from any working directory."""
 from __future__ import annotations
 
 import os
@@ -120,18 +120,18 @@ def is_picture(name: str) -> bool:
     return getattr(getattr(plots, name), "__annotations__", {}).get("return") == "Figure"
 
 
-def test_each_picture_has_its_place_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_gallery_shows_each_picture() -> None:
+    gallery = (ROOT / "docs" / "gallery.md").read_text("utf-8")
     assert {path.stem for path in DRAWN} == set(PICTURES), "make pictures draws them"
     for path in DRAWN:
-        assert f"(docs/pictures/{path.name})" in readme
+        assert f"(pictures/{path.name})" in gallery
         assert path.stat().st_size < 60_000
     for name in filter(is_picture, plots.__all__):
-        assert f"`plots.{name}`" in readme and name in {path.stem.partition("-")[0] for path in DRAWN}, name
+        assert f"`plots.{name}`" in gallery and name in {path.stem.partition("-")[0] for path in DRAWN}, name
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_readmes_pictures_are_drawn_from_a_real_grid(name: str, digits_df: pd.DataFrame) -> None:
+def test_gallery_pictures_are_drawn_from_a_real_grid(name: str, digits_df: pd.DataFrame) -> None:
     figure = PICTURES[name](digits_df)
     assert_nothing_is_cut_off(figure)
     assert small_png(figure).startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The pictures of the README, drawn by src/analysis/plots.py from the batch that `make pictures` trains."""
+"""The pictures of docs/gallery.md, drawn by src/analysis/plots.py from the batch that `make pictures` trains."""
 from __future__ import annotations
 
 import io
