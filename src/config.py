@@ -18,126 +18,158 @@ scalar = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Config:
-    """All parameters of a run. A default never changes once released: tests/golden/config_defaults.yaml locks them."""
+    """All parameters of a run. A released default never changes: tests/golden/config_defaults.yaml pins them.
 
-    # what is logged and kept
+    The comments are the source of docs/reference/config.md (`make reference`): a comment between dashes opens a
+    section; a field is described beside it, or in the lines above it where that is too long.
+    """
+
+    # --- Logging and checkpoints ---
     log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
-    log_interval_eval: float | None = None  # the same within an evaluation; null: as log_interval
-    checkpoint_every: str | None = "10min"  # how often to save what a later start goes on from: 10min, 1epoch, 500steps
-    checkpoints_kept: int = 2  # of these
-    max_requeues: int = 100  # so often one submission of a run is started again because its time was up
-    save_freq: int = 0  # a checkpoint of the model every so many epochs; 0: none
-    save_best_checkpoint: bool = False
-    best_checkpoint_metric: str = "test/.*/accuracy"  # pattern of stats columns; early stopping uses it too
-    output_dir: str | None = None  # the run folder; null writes nothing
-    log_to_stdout: bool = False  # training.log on stdout too
-    # where it runs
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    multi_gpu: bool = True  # all GPUs that train.py sees, or that srun or torchrun start a process for; false: one
-    sync_batch_norm: bool = True  # with several processes: statistics of the whole batch, and not of a process's part
-    num_workers: int = 2  # loader processes of data sets that are not in memory
-    # when it ends early
-    eval_batch_size: int | None = None  # null: batch_size
+    log_interval_eval: float | None = None  # the same within an evaluation; null: the value of log_interval
+    # Interval between resume checkpoints, from which an interrupted run continues: 10min, 0.5epochs, 500steps; null:
+    # only when the run is told to stop.
+    checkpoint_every: str | None = "10min"
+    checkpoints_kept: int = 2  # number of resume checkpoints kept; all are removed once the run is done
+    max_requeues: int = 100  # maximum number of requeues of one submission of a run after a time limit; 0: none
+    save_freq: int = 0  # epochs between model checkpoints (checkpoint-EPOCH.pt), which are kept; 0: none
+    save_best_checkpoint: bool = False  # keep the model of the best epoch in best_checkpoint.pt
+    # Regular expression for the columns of stats.csv that define the best epoch. If several match, the best of them
+    # counts. Early stopping uses it too.
+    best_checkpoint_metric: str = "test/.*/accuracy"
+    output_dir: str | None = None  # run folder; null: write nothing. Runs of a batch get theirs at submission
+    log_to_stdout: bool = False  # print training.log on stdout too
+
+    # --- Devices and processes ---
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto: the first available of cuda, mps, cpu
+    multi_gpu: bool = True  # train on every visible GPU, one process each; false: on one GPU
+    sync_batch_norm: bool = True  # with several processes: batch statistics of the whole batch instead of each part
+    num_workers: int = 2  # data-loader processes, for data sets that are not held in memory
+
+    # --- Evaluation and early end ---
+    eval_batch_size: int | None = None  # samples per batch in evaluations; null: batch_size
     max_allowed_loss: float = 1e6  # a larger training loss, or NaN, ends the run as diverged
-    early_stopping_patience: int | None = None  # epochs without a better best_checkpoint_metric; null: never
-    # randomness; a null seed is drawn and recorded
-    seed_model: int | None = None
-    seed_training: int | None = None
-    seed_split: int = 0  # of the permutation behind splits such as train[:80%]
-    # data
+    # Number of epochs without a new best value of best_checkpoint_metric after which the run stops; null: never.
+    early_stopping_patience: int | None = None
+
+    # --- Seeds ---
+    seed_model: int | None = None  # for the initial weights; null: drawn, and recorded in config.yaml
+    seed_training: int | None = None  # for the order of the data, augmentation and dropout; null: drawn and recorded
+    seed_split: int = 0  # for the permutation behind splits such as train[:80%]
+
+    # --- Data ---
+    # libsvm/NAME, sklearn/NAME, hf/NAME, folder/PATH, timm/{torch,hfds,tfds,wds}/NAME or my_module:make_dataset
+    # (docs/data.md).
     dataset: str = "libsvm/a9a"
-    data_dir: str = "data"
-    data_download: bool = True
+    data_dir: str = "data"  # folder of the data; ~ and $VAR are expanded where the run runs
+    data_download: bool = True  # download data that is missing; false: never use the network
+    # Name -> part of the data set, as {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on `train`
+    # and evaluates all others after each epoch.
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
-    eval_datasets: dict[str, str] | None = None  # further ones: name -> data set[@split], as libsvm/a9a@test
-    eval_class_maps: dict[str, str] | None = None  # of these, name -> '3, 0, 7' or a file: the training class of each
+    eval_datasets: dict[str, str] | None = None  # more data sets to evaluate: name -> data set[@split]
+    # For those with classes of their own: name -> the training class of each class, as '3, 0, 7', or a file of them.
+    eval_class_maps: dict[str, str] | None = None
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
-    eval_models: list[str] | None = None  # of last and av; null: both, where there is an average
-    metrics: list[str] | None = None  # of evaluations, as [top5, f1, auroc, my_module:my_metric]
-    # images, and what training does to them at random
-    data_on_device: bool = False  # they live on the training device, as bytes
-    crop_padding: int | None = None  # takes a window of the image's size, of it with so many black pixels around
-    scale: list[float] | None = None  # takes a part with a share of the area from this range, as [0.08, 1.0], resized
-    ratio: list[float] | None = None  # its width / height comes from this range; null: [0.75, 1.3333]
-    hflip: float = 0.0  # the probability that left and right change places
-    vflip: float = 0.0  # likewise top and bottom
-    interpolation: str | None = None  # of what is resized: bilinear (null), bicubic, or random (in training, either)
-    crop_pct: float | None = None  # evaluation resizes images to their size / crop_pct and takes the centre; null: 1
-    color_jitter: float | None = None  # brightness, contrast and saturation change by up to this share
-    auto_augment: str | None = None  # as timm writes them: rand-m9-mstd0.5 (RandAugment), original, augmix-m3-w3
-    random_erasing: float = 0.0  # the probability that a box of noise covers a part
-    aug_repeats: int | None = None  # each image comes so many times in a batch, each with noise of its own
-    # texts; the model and the data set are named hf/…
-    tokenizer: str | None = None  # a name of the hub, or a folder, as ./tokenizer; null: the model's
-    max_length: int = 512  # tokens of a text, of which the rest is cut; fewer where the model takes fewer
-    text_column: str | None = None  # or two, as 'premise,hypothesis'; null: as such columns are usually called
-    label_column: str | None = None  # likewise
-    group_by_length: bool = False  # training batches of texts of like lengths, which need less padding
-    # mixing of training batches; evaluations see neither
-    mixup: float = 0.0  # alpha: samples are blended in pairs, by lam from Beta(alpha, alpha); 0: not
-    cutmix: float = 0.0  # alpha: a box of each image comes from its partner; with mixup, each for half of the batches
-    label_smoothing: float = 0.0  # the part of a label that goes to all classes alike, in training
-    # model
+    eval_models: list[str] | None = None  # last, av or both; null: last, and av if the weights are averaged
+    metrics: list[str] | None = None  # additional evaluation metrics, as [top5, f1, auroc, my_module:my_metric]
+
+    # --- Images ---
+    data_on_device: bool = False  # keep the images on the training device as bytes, and transform whole batches there
+    crop_padding: int | None = None  # random crop after padding by this number of black pixels
+    scale: list[float] | None = None  # random resized crop: range of its area, as [0.08, 1.0], a share of the image's
+    ratio: list[float] | None = None  # range of its width / height; null: [0.75, 1.3333]
+    hflip: float = 0.0  # probability of a horizontal flip
+    vflip: float = 0.0  # probability of a vertical flip
+    interpolation: str | None = None  # for resizing: bilinear (null), bicubic, or random (either, in training only)
+    # Evaluation resizes the shorter side to the input size / crop_pct and takes a centre crop of the input size; null:
+    # the model's own value, or 1.
+    crop_pct: float | None = None
+    color_jitter: float | None = None  # maximum relative change of brightness, contrast and saturation, as 0.4
+    auto_augment: str | None = None  # in timm's notation: rand-m9-mstd0.5 (RandAugment), original, augmix-m3-w3
+    random_erasing: float = 0.0  # probability that a random box is replaced by noise
+    aug_repeats: int | None = None  # copies of each image in a batch, each augmented differently; null: 1
+
+    # --- Texts ---
+    tokenizer: str | None = None  # a name on the Hugging Face hub, or a folder such as ./tokenizer; null: the model's
+    max_length: int = 512  # maximum number of tokens; longer texts are truncated, also to what the model allows
+    text_column: str | None = None  # the column, or two as 'premise,hypothesis'; null: found by its usual names
+    label_column: str | None = None  # null: found by its usual names
+    group_by_length: bool = False  # batch texts of similar length, which needs less padding
+
+    # --- Mixed batches ---
+    mixup: float = 0.0  # alpha of mixup: blend pairs of samples with a weight from Beta(alpha, alpha); 0: off
+    cutmix: float = 0.0  # alpha of CutMix; 0: off. With mixup, each batch uses one of the two, with probability 1/2
+    label_smoothing: float = 0.0  # share of each training label that is spread evenly over all classes
+
+    # --- Model ---
+    # linear, linear/no_bias, tiny/{lenet,resnet_D,vgg_D,wrn_D_W}, {timm,torchvision,clip,hf}/NAME or
+    # my_module:make_model (docs/models.md).
     model: str = "linear/no_bias"
     model_kwargs: dict[str, scalar] | None = None  # further options of the model, as {drop_path_rate: 0.1}
-    model_pretrained: bool = False
-    model_head_init: str | None = None  # null (as the model has it), zero, rand, or of clip/… zero_shot
-    class_names: str | list[str] | None = None  # for zero_shot, or a file of them, one in a line; null: the data set's
-    zero_shot_templates: list[str] = field(default_factory=lambda: list(choices.TEMPLATES))  # {} is a class's name
-    model_output_dim: int | None = None  # null: the number of classes, or 1
-    model_input_shape: list[int] | None = None  # null: that of a sample
-    # training
-    task: str | None = None  # my_module:MyTask, steps and optimizers of one's own; null: a loss of output and targets
-    loss: str = "log"  # log = xentropy; mse = square; torch/L1Loss; my_module:my_loss
-    targets: str | None = None  # classes, numbers or next_token; null: what the loss is for (one's own: classes)
+    model_pretrained: bool = False  # start from pretrained weights
+    model_head_init: str | None = None  # zero, rand, or zero_shot (of clip/NAME); null: the model's own initialization
+    # For zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set.
+    class_names: str | list[str] | None = None
+    zero_shot_templates: list[str] = field(default_factory=lambda: list(choices.TEMPLATES))  # {}: the class name
+    model_output_dim: int | None = None  # null: the number of classes, or 1 for regression
+    model_input_shape: list[int] | None = None  # shape of a sample, as [3, 32, 32]; null: that of the data
+
+    # --- Training ---
+    task: str | None = None  # my_module:MyTask, with training steps of its own; null: a loss of output and targets
+    loss: str = "log"  # log (= xentropy), mse (= square), torch/NAME such as torch/L1Loss, or my_module:my_loss
+    targets: str | None = None  # classes, numbers or next_token; null: what the loss expects (your own: classes)
     batch_size: int = 100  # samples per optimizer step
-    train_length: int = 100  # 0: evaluate only
-    train_length_unit: str = "epoch"  # epoch, step or sample (samples round up to steps)
-    steps_per_epoch: int | None = None  # null: an epoch is a pass over the data
-    samples_per_epoch: int | None = None
-    grad_accum_steps: int = 1  # micro-batches per step
-    # optimization
-    optim_alg: str = "sgd"  # sgd, adam, adamw, amsgrad, amsgradw, or one of timm.optim, as timm/lion
+    train_length: int = 100  # length of the training in units of train_length_unit; 0: only evaluate
+    train_length_unit: str = "epoch"  # epoch, step or sample; samples are rounded up to whole steps
+    steps_per_epoch: int | None = None  # optimizer steps per epoch; null: an epoch is one pass over the data
+    samples_per_epoch: int | None = None  # the same in samples
+    grad_accum_steps: int = 1  # micro-batches per optimizer step
+
+    # --- Optimization ---
+    optim_alg: str = "sgd"  # sgd, adam, adamw, amsgrad, amsgradw, or timm/NAME such as timm/lion
     optim_kwargs: dict[str, scalar] | None = None  # further options of a timm optimizer, as {caution: true}
-    lr_schedule: str = "constant"
-    base_lr: float = 1.0
-    weight_decay: float = 0.0
-    weight_decay_biases: float = 0.0
-    momentum: float | str = 0.9  # sgd (Nesterov where > 0); 'beta1,beta2' for the Adams
-    ada_eps: float = 1e-8
-    warmup_steps: int = 0
-    cooldown_steps: int = 0  # the last steps, in which the rate goes down a line to zero
-    layer_decay: float | None = None  # the rate of each layer is so much that of the next one; null: all alike
-    clip_grad_norm: float | None = None  # the most that the norm of all gradients may be; adds train/grad_norm
-    clip_grad_value: float | None = None  # the most that a gradient may be
-    freeze: str | None = None  # backbone: train the head alone
-    unfreeze_epoch: int | None = None  # the epoch from which all is trained; null: never
-    unfreeze_lr: float | None = None  # base_lr from then on; null: the same
-    averaging: str | None = None
-    recompute_batch_norm: bool = False  # of the averaged model, over train, before it is evaluated; else as the model's
-    # speed
-    precision: str = "float32"  # float32, tf32, bf16, fp16 (with a scaled loss); weights stay float32
-    grad_checkpointing: bool = False  # keep less for the backward pass, and compute it again there: memory for time
-    channels_last: bool = False  # images in the memory order that tensor cores like
-    compile: str | None = None  # by torch.compile: default, reduce-overhead or max-autotune
-    # looking inside
-    limit_train_batches: int | float | None = None  # of an epoch: 10 are ten batches, 0.1 is a tenth; null: all
-    limit_eval_batches: int | float | None = None  # of each evaluation, likewise
-    fast_dev_run: bool = False  # one batch of everything, to see that it runs
-    overfit_batches: int | None = None  # train on so many batches of train, the same in each pass; null: on all
-    profile: bool = False  # profile.txt, where the time goes, and a trace of some steps
-    # how busy the machine is
-    system_metrics: float | None = None  # seconds between samples, as 5, for system.csv and stats.csv; null: none
-    # trackers, beside the files
+    lr_schedule: str = "constant"  # constant, linear, poly, step, cosine, onecycle or wsd (docs/optimization.md)
+    base_lr: float = 1.0  # learning rate that the schedule multiplies
+    weight_decay: float = 0.0  # of weights
+    weight_decay_biases: float = 0.0  # of biases and normalization layers
+    momentum: float | str = 0.9  # sgd: Nesterov momentum; Adam variants: 'beta1,beta2', or beta1 alone
+    ada_eps: float = 1e-8  # epsilon of the Adam variants
+    warmup_steps: int = 0  # first steps, in which the learning rate rises linearly to its value
+    cooldown_steps: int = 0  # last steps, in which the learning rate falls linearly to 0
+    layer_decay: float | None = None  # learning rate of each layer as a share of the next layer's; null: all equal
+    clip_grad_norm: float | None = None  # maximum norm of the gradient; adds the column train/grad_norm
+    clip_grad_value: float | None = None  # maximum absolute value of each gradient component
+    freeze: str | None = None  # backbone: train only the head
+    unfreeze_epoch: int | None = None  # epoch from which all parameters are trained; null: never
+    unfreeze_lr: float | None = None  # base_lr from that epoch on; null: unchanged
+    averaging: str | None = None  # weight averaging: poly_ETA (poly: poly_8) or ema_DECAY (ema: ema_0.999)
+    recompute_batch_norm: bool = False  # recompute the averaged model's batch-norm statistics before each evaluation
+
+    # --- Speed and memory ---
+    precision: str = "float32"  # float32, tf32, bf16, or fp16 (with loss scaling); weights stay in float32
+    grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
+    channels_last: bool = False  # store images and convolutions in channels-last order, which tensor cores prefer
+    compile: str | None = None  # mode of torch.compile: default, reduce-overhead or max-autotune; null: off
+
+    # --- Debugging and profiling ---
+    limit_train_batches: int | float | None = None  # per epoch: 10 is ten batches, 0.1 a tenth of them; null: all
+    limit_eval_batches: int | float | None = None  # the same for each evaluation
+    fast_dev_run: bool = False  # one batch of training and of each evaluation, to see that everything runs
+    overfit_batches: int | None = None  # train on this number of fixed batches; null: on all data
+    profile: bool = False  # write profile.txt, a table of where time goes, and a trace of ten steps
+
+    # --- System metrics ---
+    system_metrics: float | None = None  # seconds between samples for system.csv, as 5; null: none
+
+    # --- Trackers ---
     tensorboard: bool = False
     mlflow: bool = False
-    mlflow_tracking_uri: str | None = None  # of a server; null: $MLFLOW_TRACKING_URI; keys do not belong here
-    mlflow_experiment: str | None = None  # null: the job's name
-    comet: bool = False  # online with $COMET_API_KEY, else an archive
+    mlflow_tracking_uri: str | None = None  # address of the server, without credentials; null: $MLFLOW_TRACKING_URI
+    mlflow_experiment: str | None = None  # null: the name of the job spec
+    comet: bool = False  # online if $COMET_API_KEY is set, else into an archive in the run folder
     comet_project: str | None = None
     comet_workspace: str | None = None
-    # Weights & Biases
-    wandb: bool = False
+    wandb: bool = False  # Weights & Biases
     wandb_entity: str | None = None
     wandb_project_name: str | None = None
     wandb_run_name: str | None = None
