@@ -73,9 +73,9 @@ class Remote:
         twice. RemoteError, with its last words, if it fails."""
         return self._ask(in_project(self.host, words), data)
 
-    def ask_shell(self, script: str) -> str:
+    def ask_shell(self, script: str, data: bytes = b"") -> str:
         """The same for a line of the far shell, in the home folder and without the environment."""
-        return self._ask(in_bash(script), b"")
+        return self._ask(in_bash(script), data)
 
     def _ask(self, line: str, data: bytes) -> str:
         def once() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ from src.submission.remote import Remote
 
 _STAYS = frozenset(("results", "data", ".venv", ".git", ".gridiron"))  # at the top, links too
 _ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # what the folder of one has
-# folders that are links there stay links; a file is whole at every instant, and all take their places at the end
+# --delay-updates: a file is whole at every instant, and all of them are moved into place at the end; --keep-dirlinks:
+# a link that `_linked_folders` has missed is not replaced by a folder
 _RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--delay-updates", "--out-format=%i %l %n")
 _ITEM = re.compile(r"[<c.][fLdDS]\S* (\d+) (.*)")
+_LINKED = "gridiron: linked folder "
 _SHOWN = 12  # files that a dry run names
 
 
@@ -74,12 +77,42 @@ def _is_of_project(project: str, folder: str) -> bool:
 
 
 def send(to: Remote, project: str, files: Sequence[str], dry_run: bool = False) -> Sent:
-    """Bring the project's files into its folder there: those that changed. Nothing is removed by this."""
-    said = to.rsync(*_RSYNC, *["--dry-run"] * dry_run, "--files-from=-", "--from0", "--", os.path.join(project, ""),
-                    to.path() + "/", data=b"".join(os.fsencode(name) + b"\0" for name in files))
-    found = [(match[2], int(match[1])) for line in said.splitlines()
-             if line[:1] in "<c" and line[1:2] in "fL" and (match := _ITEM.match(line))]
-    return Sent(found)
+    """Upload the project's files into its folder on the remote machine: those that changed. Nothing is removed by this.
+
+    A folder that is a symbolic link there stays one, and its files are written where it leads. Each such folder is the
+    destination of an rsync of its own: newer versions of rsync do not write through links, even with --keep-dirlinks.
+    """
+    groups: dict[str, list[str]] = {}
+    linked_folders = _linked_folders(to, files)
+    for name in files:
+        groups.setdefault(next((folder for folder in _parents(name) if folder in linked_folders), ""), []).append(name)
+    uploaded: list[tuple[str, int]] = []
+    for folder in sorted(groups, reverse=True):  # the project's own folder is last
+        names_inside = [name.removeprefix(f"{folder}/") for name in groups[folder]]
+        output = to.rsync(*_RSYNC, *["--dry-run"] * dry_run, "--files-from=-", "--from0", "--",
+                          os.path.join(project, folder, ""), os.path.join(to.path(folder), ""),
+                          data=b"".join(os.fsencode(name) + b"\0" for name in names_inside))
+        uploaded += [(os.path.join(folder, match[2]), int(match[1])) for line in output.splitlines()
+                     if line[:1] in "<c" and line[1:2] in "fL" and (match := _ITEM.match(line))]
+    return Sent(uploaded)
+
+
+def _linked_folders(to: Remote, files: Sequence[str]) -> frozenset[str]:
+    """Return those of the files' folders that are symbolic links to folders on the remote machine."""
+    folders = sorted({folder for name in files for folder in _parents(name)})
+    # bash prints positions, not names: a login shell may print lines too, and names may hold newlines
+    script = (f"cd -- {shlex.quote(to.host.folder)} 2>/dev/null || exit 0; position=0; "
+              "while IFS= read -r -d '' folder; do if [ -L \"$folder\" ] && [ -d \"$folder\" ]; then "
+              f"printf '\\n{_LINKED}%d\\n' \"$position\"; fi; position=$((position + 1)); done")
+    output = to.ask_shell(script, data=b"".join(os.fsencode(folder) + b"\0" for folder in folders))
+    return frozenset(folders[int(line.removeprefix(_LINKED))] for line in output.splitlines()
+                     if line.startswith(_LINKED))
+
+
+def _parents(name: str) -> list[str]:
+    """Return the folders that a file lies in, relative to the project, the innermost first."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 @dataclass(frozen=True)

@@ -109,26 +109,35 @@ def test_a_second_submission_sends_what_changed_and_removes_what_is_gone(laptop:
     assert "sent       nothing: it is all there" in said
 
 
-def test_a_link_there_stays_a_link(laptop: Laptop, tmp_path: Path) -> None:
-    (tmp_path / "scratch" / "jobs").mkdir(parents=True)
-    (tmp_path / "scratch" / "results").mkdir()
+def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    for name in ("jobs", "results", "deep \n$er"):
+        (scratch / name).mkdir(parents=True)
     laptop.there.mkdir(parents=True)
     for name in ("jobs", "results"):
-        (laptop.there / name).symlink_to(tmp_path / "scratch" / name)
-    process = laptop.start("jobs/tiny.yaml", "--local", "-y")
-    said, _ = process.communicate()  # newer versions of rsync do not write through links
-    assert process.returncode == 0 or "Too many levels of symbolic links" in said
-    assert (laptop.there / "jobs").is_symlink()
-    os.unlink(laptop.there / "jobs")
+        (laptop.there / name).symlink_to(scratch / name)
+    (scratch / "jobs" / "a" / "b").mkdir(parents=True)
+    (scratch / "jobs" / "a" / "b" / "c").symlink_to("../../../deep \n$er")
+    (laptop.folder / "jobs" / "a" / "b" / "c").mkdir(parents=True)
+    (laptop.folder / "jobs" / "a" / "b" / "c" / "notes.txt").write_text("1")
+    (laptop.folder / "jobs" / "a" / "notes.txt").write_text("1")
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
-    assert (laptop.there / "results").is_symlink()
-    assert len(list((tmp_path / "scratch" / "results").iterdir())) == 1
-    os.rename(laptop.there / "jobs", tmp_path / "scratch" / "moved")
-    (laptop.there / "jobs").symlink_to(tmp_path / "scratch" / "moved")
-    os.unlink(laptop.folder / "jobs" / "tiny.yaml")
-    (laptop.folder / "x.yaml").write_text(JOB_SPEC.format(name="second", parameters="batch_size: 1"))
-    laptop.submit("x.yaml", "--local", "-y")
-    assert (tmp_path / "scratch" / "moved" / "tiny.yaml").exists(), "nothing is removed through a link"
+    assert len(list((scratch / "results").iterdir())) == 1
+    (laptop.folder / "jobs" / "a" / "b" / "c" / "notes.txt").write_text("changed")
+    laptop.write_spec("tiny", "batch_size: 3")
+    (laptop.folder / "jobs" / "tiny.yaml").rename(laptop.folder / "jobs" / "other.yaml")
+    output = laptop.submit("jobs/other.yaml", "--local", "-d")
+    assert "would send 2 files" in output
+    assert "jobs/a/b/c/notes.txt" in output
+    assert not (scratch / "jobs" / "other.yaml").exists()
+    assert "sent       2 files" in laptop.submit("jobs/other.yaml", "--local", "-y", "-o")
+    assert (scratch / "deep \n$er" / "notes.txt").read_text() == "changed"
+    assert (scratch / "jobs" / "a" / "notes.txt").read_text() == "1"
+    assert (scratch / "jobs" / "tiny.yaml").exists(), "nothing is removed through a link"
+    assert "batch_size: 3" in (scratch / "jobs" / "other.yaml").read_text()
+    for link in (laptop.there / "jobs", laptop.there / "results", scratch / "jobs" / "a" / "b" / "c"):
+        assert link.is_symlink()
+    assert len(laptop.executed()) == 1
 
 
 def test_a_job_spec_and_a_script_from_elsewhere_go_along(laptop: Laptop, tmp_path: Path) -> None:
