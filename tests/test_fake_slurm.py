@@ -16,7 +16,7 @@ import pytest
 
 from src.submission import slurm as submission_slurm
 from tests.conftest import ROOT, Slurm, slurm
-from tests.fake_slurm import program
+from tests.fake_slurm import errors, formats
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
 
@@ -158,7 +158,7 @@ def test_not_set_up(fake_slurm: FakeSlurm) -> None:
 def test_what_it_does_not_know_it_refuses(words: tuple[str, ...], fake_slurm: FakeSlurm) -> None:
     code, _, err = say(*words)
     assert code == 97
-    assert "does not know" in err
+    assert "does not support" in err
 
 
 def test_many_submitters_at_once(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_options_of_the_script_yield_to_those_of_the_command(fake_slurm: FakeSlu
 @pytest.mark.parametrize(("text", "seconds"), [("90", "5400"), ("1:10", "120"), ("2:00:00", "7200"), ("1-2", "93600"),
                                                ("1-2:3:4", "93840"), ("UNLIMITED", "")])
 def test_time_limits(text: str, seconds: str) -> None:
-    assert program.seconds_of(text) == seconds
+    assert formats.parse_time_limit(text) == seconds
 
 
 def test_jobs_run_in_order_of_their_dependencies(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_forgotten_lost_and_reused(fake_slurm: FakeSlurm, tmp_path: Path) -> Non
 
 
 def test_every_refusal_has_slurms_words_and_takes_no_job(fake_slurm: FakeSlurm) -> None:
-    for name, words in program.WORDS.items():
+    for name, words in errors.MESSAGES.items():
         fake_slurm.refuse(name, nth=1)
         assert say("sbatch", "--wrap=true") == (1, "", words), name
     assert not fake_slurm.jobs()
@@ -335,7 +335,7 @@ def test_trying_out_is_a_kind_of_its_own(fake_slurm: FakeSlurm, scripts: Path) -
     code, _, err = say("sbatch", "--test-only", "ok.sh", folder=scripts)
     assert (code, err) == (1, "allocation failure: Invalid account or account/partition combination specified")
     assert [say("sbatch", "--parsable", "ok.sh", folder=scripts) for _ in range(2)] == [
-        (1, "", program.WORDS["policy"]), (0, "2", "")]
+        (1, "", errors.MESSAGES["policy"]), (0, "2", "")]
     assert (len(fake_slurm.calls("sbatch")), len(fake_slurm.calls("sbatch --test-only"))) == (2, 2)
 
 
@@ -343,7 +343,7 @@ def test_an_answer_is_lost(fake_slurm: FakeSlurm) -> None:
     fake_slurm.lose_answer(nth=1)
     fake_slurm.on("sbatch", nth=2, kill=True)
     fake_slurm.on("sbatch", nth=3, hang=30)
-    assert say("sbatch", "--wrap=true") == (1, "", program.WORDS["socket_timed_out"])
+    assert say("sbatch", "--wrap=true") == (1, "", errors.MESSAGES["socket_timed_out"])
     assert say("sbatch", "--wrap=true") == (-signal.SIGKILL, "", "")
     with subprocess.Popen(["sbatch", "--wrap=true"]) as caller:
         wait_for(lambda: fake_slurm.jobs() == ["1", "2", "3"])
@@ -377,10 +377,10 @@ def test_limits_hold_whoever_submits(fake_slurm: FakeSlurm) -> None:
     fake_slurm.set(MaxSubmitJobs=5, MaxArraySize=4)
     assert "MaxArraySize            = 4\n" in say("scontrol", "show", "config")[1]
     assert say("sacctmgr", "-nP", "show", "associations", "format=account,maxsubmit")[1] == "root|5"
-    assert say("sbatch", "--array=0-4", "--wrap=true")[2] == program.WORDS["array_spec"]
+    assert say("sbatch", "--array=0-4", "--wrap=true")[2] == errors.MESSAGES["array_spec"]
     sbatch("--array=0-3", "--wrap=true")
     sbatch("--wrap=true")
-    assert say("sbatch", "--wrap=true")[2] == program.WORDS["assoc_limit"]
+    assert say("sbatch", "--wrap=true")[2] == errors.MESSAGES["assoc_limit"]
     say("scancel", "1_1")
     assert say("sbatch", "--wrap=true")[0] == 0
 
@@ -453,9 +453,9 @@ def test_a_grid_with_faults_is_done_exactly_once(project: Project, fake_slurm: F
     fake_slurm.on("squeue", nth=2, code=1, stdout="")
     fake_slurm.refuse("assoc_limit", nth=15)
     assert project.submit(*command) == 2
-    assert program.WORDS["assoc_limit"].split("\n", maxsplit=1)[0] in capsys.readouterr().err
+    assert errors.MESSAGES["assoc_limit"].split("\n", maxsplit=1)[0] in capsys.readouterr().err
     fake_slurm.mend()
-    fake_slurm.lose_answer(nth=2, name="zero_bytes")
+    fake_slurm.lose_answer(nth=2, error="zero_bytes")
     assert project.submit(*command) == 0
     with fake_slurm.running(parallel=4):
         wait_for(lambda: not fake_slurm.jobs("PENDING"))

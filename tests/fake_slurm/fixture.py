@@ -1,38 +1,36 @@
-"""The fixture `fake_slurm`: Slurm's commands as stand-ins first on the PATH, with knobs for their faults.
+"""The fixture `fake_slurm`: fake Slurm commands first on the PATH, and a FakeSlurm that controls them.
 
     from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
-docs/testing.md tells how it is used.
+docs/testing.md describes how to use it.
 """
 from __future__ import annotations
 
-import functools
 import os
-import py_compile
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.fake_slurm import program
+from tests.fake_slurm import errors, faults, lifecycle
+from tests.fake_slurm.cluster import DEFAULT_SETTINGS, Cluster
+from tests.fake_slurm.commands.main import CALL_KINDS, NAMES
+from tests.fake_slurm.jobs import ENDED, Job, job_id_of
+from tests.fake_slurm.records import read_record, write_file, write_record
+from tests.fake_slurm.runner import JobRunner
 
-KINDS = (*program.NAMES, program.TEST_ONLY)  # of calls
-KILL_WAIT = 2.0  # seconds between TERM and KILL
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a command. argv: as it was given, the command's name first; time: unix seconds."""
+    """One call of a command. argv starts with the command's name; time is in Unix seconds."""
 
     number: int
     argv: list[str]
@@ -41,33 +39,20 @@ class Call:
     time: float
 
 
-@functools.cache
-def _compiled() -> bytes:
-    """The program as byte code: a call then costs little more than a Python start."""
-    with tempfile.TemporaryDirectory() as folder:
-        py_compile.compile(program.__file__, path := f"{folder}/program.pyc", doraise=True)
-        return Path(path).read_bytes()
-
-
-def set_up(folder: Path) -> None:
-    """Make the state folder, and in its bin/ the commands."""
-    for name in ("bin", "jobs", "scripts", "rules", "rate", *(f"calls/{kind}" for kind in KINDS)):
+def create_cluster(folder: Path) -> None:
+    """Make the folder of a cluster, with the commands in its bin/."""
+    for name in ("bin", "jobs", "scripts", "rules", "rate", *(f"calls/{kind}" for kind in CALL_KINDS)):
         (folder / name).mkdir(parents=True)
-    (folder / "bin" / ".program.pyc").write_bytes(_compiled())
-    python = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's starts later
-    words = shlex.join([python, "-ISE", "-X", "utf8", f"{folder}/bin/.program.pyc"])
-    wrapper = folder / "bin" / ".slurm"
-    wrapper.write_text(f'#!/bin/sh\nexec {words} "$0" "$@"\n')
-    wrapper.chmod(0o755)
-    for name in program.NAMES:
-        (folder / "bin" / name).symlink_to(".slurm")
-    program.write(f"{folder}/settings", program.dump(program.SETTINGS))
-
-
-@dataclass
-class _Started:
-    process: subprocess.Popen[bytes]
-    told: float | None = None  # when it was told to end, by the clock of `time.monotonic`
+    write_record(f"{folder}/settings", DEFAULT_SETTINGS)
+    # what makes Python start faster: no environment variables, no site packages, and not that of a virtual environment
+    python = [getattr(sys, "_base_executable", sys.executable), "-ISE", "-X", "utf8"]
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.fake_slurm.commands.main import main; "
+               "main(sys.argv[1:])")
+    launcher = folder / "bin" / ".launcher"
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.join([*python, "-c", program])} "$0" "$@"\n')
+    launcher.chmod(0o755)
+    for name in NAMES:
+        (folder / "bin" / name).symlink_to(launcher.name)
 
 
 class FakeSlurm:
@@ -75,326 +60,155 @@ class FakeSlurm:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._running: dict[str, _Started] = {}
-        self._twins: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.RLock()
+        self._cluster = Cluster(str(folder))
+        self._runner = JobRunner(self._cluster)
 
-    @property
-    def _cluster(self) -> program.Cluster:
-        return program.Cluster(str(self.folder))  # with the settings of this moment
-
-    # knobs
+    # settings and faults
 
     def set(self, **settings: object) -> None:
-        """Change the cluster: MaxArraySize=10, MaxSubmitJobs=5 … (all are in program.SETTINGS)."""
-        assert settings.keys() <= program.SETTINGS.keys(), f"a setting is one of {', '.join(program.SETTINGS)}"
+        """Change settings: MaxArraySize=10, MaxSubmitJobs=5 … All are in DEFAULT_SETTINGS of cluster.py."""
+        assert settings.keys() <= DEFAULT_SETTINGS.keys(), f"the settings are {', '.join(DEFAULT_SETTINGS)}"
         values = {key: str(value) for key, value in settings.items()}
-        program.write(f"{self.folder}/settings", program.dump({**self._cluster.settings, **values}))
+        write_record(f"{self.folder}/settings", {**self._cluster.settings, **values})
 
     def on(self, command: str, nth: int | Iterable[int] | None = None, *, accept: bool = True,
            stdout: str | None = None, stderr: str | None = None, code: int | None = None, delay: float = 0,
            hang: float = 0, kill: bool = False) -> None:
-        """Have calls of a command go wrong: the nth from now on (from 1), several, or all of them.
+        """Inject a fault into calls of a command: the nth from now on (from 1), several of them, or all.
 
-        accept: whether the command does its work; stdout: instead of what it prints; stderr: a line on top of its own;
-        code: its exit status; delay, hang: seconds before and after its work; kill: it dies then, with no answer.
+        accept: whether the command does its work; stdout: what it prints instead; stderr: a line that it prints in
+        addition; code: its exit code; delay, hang: seconds to sleep before and after its work; kill: the process dies
+        after its work, without an answer.
         """
-        assert command in KINDS
-        wanted = [] if nth is None else [nth] if isinstance(nth, int) else list(nth)
-        calls = self._cluster.numbers(f"calls/{command}")
-        rule = {"Command": command, "Nth": ",".join(map(str, wanted)), "Base": str(calls[-1] if calls else 0),
-                "Accept": "1" if accept else "0", "Delay": str(delay), "Hang": str(hang)}
+        assert command in CALL_KINDS, f"command is one of {', '.join(CALL_KINDS)}"
+        numbers = [] if nth is None else [nth] if isinstance(nth, int) else list(nth)
         optional = {"Stdout": stdout, "Stderr": stderr, "Code": code, "Kill": "1" if kill else None}
-        rule.update({key: str(value) for key, value in optional.items() if value is not None})
-        self._cluster.take("rules", program.dump(rule))
+        faults.inject(self._cluster, command, numbers, Accept="1" if accept else "0", Delay=str(delay), Hang=str(hang),
+                      **{key: str(value) for key, value in optional.items() if value is not None})
 
-    def refuse(self, name: str, nth: int | Iterable[int] | None = None, command: str = "sbatch") -> None:
-        """Refuse in Slurm's own words: a name of program.WORDS, or sacct's accounting_away and accounting_disabled."""
-        words = program.words_for(name, command)
-        self.on(command, nth, accept=False, stdout="", stderr=words, code=1)
+    def refuse(self, error: str, nth: int | Iterable[int] | None = None, command: str = "sbatch") -> None:
+        """Let calls fail with one of Slurm's errors: a key of MESSAGES or SACCT_MESSAGES in errors.py."""
+        self.on(command, nth, accept=False, stdout="", stderr=errors.message_of(error, command), code=1)
 
-    def lose_answer(self, nth: int | Iterable[int] | None = None, name: str = "socket_timed_out") -> None:
-        """sbatch makes the job and says that it failed."""
-        self.on("sbatch", nth, stdout="", stderr=program.words_for(name), code=1)
+    def lose_answer(self, nth: int | Iterable[int] | None = None, error: str = "socket_timed_out") -> None:
+        """Let sbatch create the job but report an error."""
+        self.on("sbatch", nth, stdout="", stderr=errors.message_of(error), code=1)
 
     def sacct_is_late(self, seconds: float = 0, calls: int = 0) -> None:
-        """sacct shows what was so many seconds ago; and nothing at all for so many calls from now on."""
+        """Let sacct show the jobs as they were some seconds ago, and no jobs at all in the next calls."""
         self.set(AccountingDelay=seconds)
         if calls:
             self.on("sacct", range(1, calls + 1), stdout="", code=0)
 
     def mend(self) -> None:
-        """Forget all that `on`, `refuse`, `lose_answer` and `sacct_is_late` asked for."""
+        """Remove all faults of `on`, `refuse`, `lose_answer` and `sacct_is_late`."""
         shutil.rmtree(self.folder / "rules")
         (self.folder / "rules").mkdir()
         self.set(AccountingDelay=0)
 
-    # books
+    # calls and jobs
 
     def calls(self, command: str) -> list[Call]:
-        """The calls of a command, in order."""
-        found = []
+        """Return the calls of a command in order."""
+        calls = []
         for number in self._cluster.numbers(f"calls/{command}"):
-            record = program.load(program.read(f"{self.folder}/calls/{command}/{number}"))
-            pairs = (pair.partition("=") for pair in record["Environ"].split("\0"))
-            found.append(Call(number, record["Argv"].split("\0"), {key: value for key, _, value in pairs},
-                              record["Cwd"], float(record["Time"])))
-        return found
+            record = read_record(f"{self.folder}/calls/{command}/{number}")
+            environment = dict(pair.partition("=")[::2] for pair in record["Environ"].split("\0"))
+            calls.append(Call(number, record["Argv"].split("\0"), environment, record["Cwd"], float(record["Time"])))
+        return calls
 
-    def job(self, job: str | int) -> dict[str, str]:
-        """The record of a Slurm job or of an array's task: State, ExitCode, Comment, Restarts …"""
-        record = self._cluster.job(str(job))
-        assert record is not None, f"there is no Slurm job {job}"
-        return record
+    def job(self, job_id: str | int) -> Job:
+        """Return the record of a job or of an array's task: State, ExitCode, Comment, Restarts …"""
+        job = self._cluster.job(str(job_id))
+        assert job is not None, f"no Slurm job {job_id}"
+        return job
 
     def jobs(self, state: str | None = None) -> list[str]:
-        """The ids of all Slurm jobs, or of those in a state; arrays as their tasks."""
-        return [program.name_of(job) for job in self._cluster.jobs() if state in (None, job["State"])]
+        """Return the ids of all jobs, or of those in a state; arrays as their tasks."""
+        return [job_id_of(job) for job in self._cluster.jobs() if state in (None, job["State"])]
 
-    # what becomes of jobs
+    # state changes
 
-    def set_state(self, job: str | int, state: str, reason: str = "", **record: str) -> None:
-        """Put a job into a state (TIMEOUT, PREEMPTED …; a pending one with a reason: PartitionTimeLimit …).
+    def set_state(self, job_id: str | int, state: str, reason: str = "", **record: str) -> None:
+        """Set the state of a job: TIMEOUT, PREEMPTED …, or PENDING with a reason such as PartitionTimeLimit.
 
-        If it runs, it is told to end, or killed where it ran out of memory or lost its node. record: other values,
-        such as ExitCode="0:9".
+        The process of a running job is terminated, or killed for states such as OUT_OF_MEMORY and NODE_FAIL.
+        record: other values, such as ExitCode="0:9".
         """
-        now = str(time.time())
-        with self._lock:
-            old = self.job(job)
-            times = {"End": old["End"] or now, "Start": old["Start"] or now} if state in program.ENDED else {}
-            self._cluster.update(program.name_of(old), **{"State": state, "Reason": reason, **times, **record})
-            if old["Pid"] and state in ("OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL"):  # these ask nobody
-                os.killpg(int(old["Pid"]), signal.SIGKILL)
-            elif old["Pid"] and state != "RUNNING":
-                program.end_process(int(old["Pid"]))
+        with self._runner.lock:
+            lifecycle.set_state(self._cluster, self.job(job_id), state, reason, **record)
 
-    def forget(self, job: str | int) -> None:
-        """The controller knows the job no more (squeue, scontrol), as minutes after its end; sacct does."""
-        self._cluster.update(program.name_of(self.job(job)), Forgotten="1")
+    def forget(self, job_id: str | int) -> None:
+        """Remove an ended job from squeue and scontrol, as real Slurm does after minutes; sacct still shows it."""
+        self._cluster.update(job_id_of(self.job(job_id)), Purged="1")
 
-    def lose(self, job: str | int) -> None:
-        """Nobody knows the job any more."""
-        name = program.name_of(self.job(job))
+    def lose(self, job_id: str | int) -> None:
+        """Remove a job from the controller and from accounting."""
+        name = job_id_of(self.job(job_id))
         for path in [self.folder / "jobs" / name, *(self.folder / "jobs").glob(f"{name}_*")]:
             path.unlink(missing_ok=True)
 
     def reuse_ids_from(self, number: int) -> None:
-        """The next job gets this id, and so on. Jobs that ended with such an id are forgotten; living ones keep it."""
-        for job in self.jobs():
-            record = self.job(job)
-            if int(record["JobId"]) >= number and record["State"] in program.ENDED:
-                self.lose(job)
+        """Let the next job have this id, and so on. Ended jobs with such ids are removed; others keep theirs."""
+        for job_id in self.jobs():
+            job = self.job(job_id)
+            if int(job["JobId"]) >= number and job["State"] in ENDED:
+                self.lose(job_id)
         for path in (self.folder / "jobs").iterdir():
             if path.name.isdigit() and int(path.name) >= number and not self._cluster.tasks(path.name):
                 path.unlink()
-        program.write(f"{self.folder}/jobs.next", str(number))
+        write_file(f"{self.folder}/jobs.next", str(number))
 
-    def requeue(self, job: str | int, kill: bool = True) -> None:
-        """Back into the queue. kill=False: the old process goes on, as when its node was only cut off."""
-        name = program.name_of(self.job(job))
-        with self._lock:
-            program.requeue(self._cluster, name, kill=kill)
-            if not kill and (old := self._running.pop(name, None)):
-                self._twins.append(old.process)
+    def requeue(self, job_id: str | int, kill: bool = True) -> None:
+        """Requeue a job. With kill=False its process runs on, as on a node that has only lost its connection."""
+        with self._runner.lock:
+            job = self.job(job_id)
+            lifecycle.requeue(self._cluster, job, kill=kill)
+            if not kill:
+                self._runner.detach(job_id_of(job))
 
-    def preempt(self, job: str | int) -> None:
-        """End a job for another, as PreemptMode=CANCEL does; `requeue` is what PreemptMode=REQUEUE does."""
-        record = self.job(job)
-        with self._lock:
-            now = str(time.time())
-            self._cluster.update(program.name_of(record), State="PREEMPTED", PreemptTime=now, End=now)
-            program.end_process(int(record["Pid"]))
+    def preempt(self, job_id: str | int) -> None:
+        """End a running job in favor of another, as PreemptMode=CANCEL does; for PreemptMode=REQUEUE use `requeue`."""
+        with self._runner.lock:
+            lifecycle.preempt(self._cluster, self.job(job_id))
 
-    def signal(self, job: str | int, number: int = signal.SIGUSR1) -> None:
-        """A signal to the batch script, as --signal=B:… sends it."""
-        os.kill(int(self.job(job)["Pid"]), number)
+    def signal(self, job_id: str | int, number: int = signal.SIGUSR1) -> None:
+        """Send a signal to the batch script, as --signal=B:… does."""
+        os.kill(int(self.job(job_id)["Pid"]), number)
 
-    # running them
+    # running jobs
 
-    def start(self, job: str | int) -> int | None:
-        """Run a pending job's script now. Its process id; None if it could not be started, which is a state too."""
-        name = program.name_of(self.job(job))
-        with self._lock:
-            self._finish(name)
-            record = self._begin(name)
-            script = self.folder / "scripts" / record["Call"] / "slurm_script"
-            script.chmod(0o755)
-            try:
-                with ExitStack() as files:
-                    out, err = (files.enter_context(open(self._log(record, which), "ab")) for which in (
-                        "Output", "Error"))
-                    process = subprocess.Popen([script, *filter(None, record["Args"].split("\0"))],
-                                               cwd=record["WorkDir"], env=self._environment(record), stdout=out,
-                                               stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
-            except OSError:  # no such folder, as a rule
-                self.set_state(name, "FAILED", "JobLaunchFailure", ExitCode="0:53")
-                return None
-            self._cluster.update(name, Pid=str(process.pid))
-            self._running[name] = _Started(process)
-            return process.pid
+    def start(self, job_id: str | int) -> int | None:
+        """Start a pending job. Returns its process id, or None if its script cannot be started: the job has failed."""
+        return self._runner.start(job_id_of(self.job(job_id)))
 
-    def _finish(self, name: str) -> None:
-        """Wait for the process of a job that was put back into the queue."""
-        while name in self._running:
-            self._reap()
-            time.sleep(0.005)
-
-    def _begin(self, name: str) -> dict[str, str]:
-        """Mark a job as running. A task of an array takes an id of its own, the last one the array's."""
-        record = self.job(name)
-        assert record["State"] == "PENDING", f"Slurm job {name} is {record['State']}, not pending"
-        raw = record.get("RawId") or record["JobId"]
-        if record["Tasks"] and "RawId" not in record:
-            waiting = [row for row in self._cluster.tasks(record["JobId"]) if row["State"] == "PENDING"]
-            raw = str(self._cluster.take("jobs", program.dump({"TaskOf": name}))) if len(waiting) > 1 else raw
-        wanted = set(filter(None, record["Features"].split(",")))
-        node = next((row[0] for row in self._cluster.nodes() if wanted <= set(row[4].split(","))), "node1")
-        self._cluster.update(name, State="RUNNING", Reason="", Start=str(time.time()), End="", NodeList=node, RawId=raw)
-        return self.job(name)
-
-    def _log(self, record: dict[str, str], which: str) -> str:
-        path = program.output_path(record, which)
-        if record["OpenMode"] == "truncate" and os.path.isfile(path):
-            os.truncate(path, 0)
-        return path
-
-    def _environment(self, record: dict[str, str]) -> dict[str, str]:
-        """What sbatch was called with (SLURM_… too: an array's task that submits hands its own on), then the job's."""
-        sent = program.load(program.read(f"{self.folder}/calls/sbatch/{record['Call']}"))["Environ"]
-        given = dict(pair.partition("=")[::2] for pair in sent.split("\0"))
-        words = record["Export"].split(",")
-        wanted = {word for word in words if "=" not in word} | {"PATH", "HOME", "USER", "SHELL"}
-        env = given if "ALL" in words else {key: value for key, value in given.items() if key in wanted or (
-            key.startswith("SLURM_"))}
-        env |= dict(word.partition("=")[::2] for word in words if "=" in word)
-        raw, start, limit = record["RawId"], int(float(record["Start"])), int(record["TimeLimit"] or 365 * 86400)
-        env |= {"FAKE_SLURM": str(self.folder), "SLURM_JOB_ID": raw, "SLURM_JOBID": raw, "SLURM_PROCID": "0",
-                "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": record["JobName"],
-                "SLURM_JOB_PARTITION": record["Partition"], "SLURM_JOB_NODELIST": record["NodeList"],
-                "SLURM_NODELIST": record["NodeList"], "SLURMD_NODENAME": record["NodeList"],
-                "SLURM_JOB_NUM_NODES": record["Nodes"], "SLURM_NNODES": record["Nodes"],
-                "SLURM_CPUS_ON_NODE": record["CPUs"], "SLURM_JOB_CPUS_PER_NODE": record["CPUs"],
-                "SLURM_SUBMIT_DIR": record["SubmitDir"], "SLURM_CLUSTER_NAME": "fake",
-                "SLURM_JOB_USER": record["User"], "SLURM_JOB_START_TIME": str(start),
-                "SLURM_JOB_END_TIME": str(start + limit)}
-        if record["CPUsPerTask"]:
-            env["SLURM_CPUS_PER_TASK"] = record["CPUsPerTask"]
-        if record["NumTasks"]:
-            env["SLURM_NTASKS"] = record["NumTasks"]
-        if record["Restarts"] != "0":
-            env["SLURM_RESTART_COUNT"] = record["Restarts"]
-        if record["Tasks"]:
-            numbers = [int(task) for task in record["Tasks"].split(",")]
-            env |= {"SLURM_ARRAY_JOB_ID": record["JobId"], "SLURM_ARRAY_TASK_ID": record["Task"],
-                    "SLURM_ARRAY_TASK_COUNT": str(len(numbers)), "SLURM_ARRAY_TASK_MIN": str(min(numbers)),
-                    "SLURM_ARRAY_TASK_MAX": str(max(numbers))}
-        return env
-
-    def wait(self, job: str | int, seconds: float = 60) -> str:
-        """Wait until a job that `start` began has ended; its state."""
-        end = time.monotonic() + seconds
-        name = program.name_of(self.job(job))
-        while name in self._running:
-            assert time.monotonic() < end, f"Slurm job {name} still runs after {seconds} s"
-            self._reap()
-            time.sleep(0.005)
-        return self.job(job)["State"]
+    def wait(self, job_id: str | int, seconds: float = 60) -> str:
+        """Wait until a job that was started has ended. Returns its state."""
+        self._runner.wait(job_id_of(self.job(job_id)), seconds)
+        return self.job(job_id)["State"]
 
     def run_all(self, parallel: int = 1, seconds: float = 60) -> None:
-        """Run all jobs that may start, with those that they submit, `parallel` at a time, until none is left."""
-        end = time.monotonic() + seconds
-        queue: list[str] = []
-        while self._tick(parallel, queue) or self._running:
-            assert time.monotonic() < end, f"Slurm jobs still run after {seconds} s: {', '.join(self._running)}"
-            time.sleep(0.005)
+        """Run all jobs that may start, also those that they submit, `parallel` at a time, until none is left."""
+        self._runner.run_all(parallel, seconds)
 
-    @contextmanager
-    def running(self, parallel: int = 1) -> Iterator[None]:
-        """Run jobs in the background, as they come, for as long as the block lasts."""
-        stop = threading.Event()
-
-        def work() -> None:
-            queue: list[str] = []
-            while not stop.wait(0.01):
-                self._tick(parallel, queue)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def _tick(self, parallel: int, queue: list[str]) -> bool:
-        """Note what has ended, and start what may start. queue: pending jobs seen earlier. Whether it started any."""
-        with self._lock:
-            self._reap()
-            started = False
-            if len(self._running) < parallel and not queue:
-                queue += self.jobs("PENDING")
-            while queue and len(self._running) < parallel:
-                if self._may_start(name := queue.pop(0)):
-                    self.start(name)
-                    started = True
-            return started or bool(queue)
-
-    def _may_start(self, name: str) -> bool:
-        job = self._cluster.job(name)
-        if job is None or job["State"] != "PENDING" or job.get("Forgotten") or job["Reason"] not in ("", "BeginTime"):
-            return False
-        if name in self._running:  # its earlier process has still to end
-            return False
-        forecast = self._cluster.forecast(job)
-        if forecast == "never" and job["KillOnInvalid"]:
-            self.set_state(name, "CANCELLED", "DependencyNeverSatisfied")
-        siblings = sum(other.startswith(f"{job['JobId']}_") for other in self._running)
-        return forecast == "met" and siblings < int(job["Throttle"] or siblings + 1)
-
-    def _reap(self) -> None:
-        with self._lock:
-            for name, started in list(self._running.items()):
-                record, code = self._cluster.job(name), started.process.poll()
-                current = record is not None and record["Pid"] == str(started.process.pid)
-                ours = record is not None and current and record["State"] == "RUNNING"
-                if code is None:
-                    started.told = None if ours else started.told or time.monotonic()
-                    if started.told and time.monotonic() > started.told + KILL_WAIT:
-                        _kill(started.process)
-                    continue
-                _kill(started.process)  # what it left behind
-                del self._running[name]
-                if ours:
-                    state = "COMPLETED" if code == 0 else "FAILED"
-                    exit_code = f"0:{-code}" if code < 0 else f"{code}:0"
-                    self._cluster.update(name, State=state, ExitCode=exit_code, End=str(time.time()), Pid="")
-                elif current:
-                    self._cluster.update(name, Pid="")
+    def running(self, parallel: int = 1) -> AbstractContextManager[None]:
+        """Run jobs in the background, also those that are submitted meanwhile, while the block lasts."""
+        return self._runner.running(parallel)
 
     def stop(self) -> None:
-        """Kill what still runs."""
-        with self._lock:
-            for process in [started.process for started in self._running.values()] + self._twins:
-                _kill(process)
-                process.wait()
-            self._running.clear()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        """Kill the jobs that still run."""
+        self._runner.stop()
 
 
 @pytest.fixture
 def fake_slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlurm]:
-    """Stand-ins for Slurm's commands, first on the PATH, with an empty queue."""
+    """Fake Slurm commands, first on the PATH, and an empty queue."""
     folder = tmp_path_factory.mktemp("fake-slurm")
-    set_up(folder)
+    create_cluster(folder)
     monkeypatch.setenv("FAKE_SLURM", str(folder))
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
         monkeypatch.delenv(name)
-    fake = FakeSlurm(folder)
-    yield fake
-    fake.stop()
+    slurm = FakeSlurm(folder)
+    yield slurm
+    slurm.stop()
