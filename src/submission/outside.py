@@ -135,7 +135,7 @@ class _Outside:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rwb") as file, contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as file:
             asked = json.loads(file.readline())
             if "command" in asked:
                 answer = _call(asked)
@@ -145,7 +145,7 @@ class _Outside:
                     self._inside = struct.unpack("3i", credentials)[0]
                     self._hand_on()
                 answer = {}
-            file.write(json.dumps(answer).encode() + b"\n")
+            connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _call(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,10 +189,14 @@ def listening() -> None:
 
 
 def _ask(words: Mapping[str, Any]) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(os.environ[OUTSIDE])
-        with line.makefile("rwb") as file:
-            file.write(json.dumps(words).encode() + b"\n")
-            file.flush()
-            said = file.readline()
-    return json.loads(said) if said else {}
+    """Send a request to the outside and return the answer; empty if the connection was closed without one.
+
+    No buffered writer: if a signal handler raises while one writes, closing it writes again. That fails if the outside
+    has answered and closed the connection meanwhile, and the OSError would replace the handler's exception.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ[OUTSIDE])
+        connection.sendall(json.dumps(words).encode() + b"\n")
+        with connection.makefile("rb") as reader:
+            answer = reader.readline()
+    return json.loads(answer) if answer else {}

@@ -3,12 +3,17 @@ from __future__ import annotations
 
 import csv
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +22,7 @@ from hypothesis import strategies as st
 from src.errors import UserError
 from src.submission import container, outside, process
 from src.submission.container import Container
+from src.submission.signals import Stopped
 
 PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=60)
 
@@ -247,3 +253,53 @@ def test_a_signal_that_another_thread_takes_reaches_it_too(number: int, code: in
         begun.stdin.write(f"{number:d}\n")
         begun.stdin.flush()
         assert begun.wait(15) == code
+
+
+class PreemptedSocket(socket.socket):
+    """A client that is descheduled while it sends: the call returns after the server has sent TERM to this process and
+    closed the connection."""
+
+    def send(self, *arguments: Any) -> int:
+        sent = super().send(*arguments)
+        self._stop()
+        return sent
+
+    def sendall(self, *arguments: Any) -> None:
+        super().sendall(*arguments)
+        self._stop()
+
+    def _stop(self) -> None:
+        hang_up = select.poll()
+        hang_up.register(self, 0)  # POLLHUP is always reported
+        assert hang_up.poll(10_000)
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("request_outside", [
+    outside.listening, lambda: outside.call(["scontrol"], None, 5, "")], ids=["listening", "call"])
+def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Callable[[], object], tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine: the server's signal and answer come before the client's send returns."""
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"{}\n")
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(number)
+
+    monkeypatch.setenv(process.OUTSIDE, str(tmp_path / "slurm"))
+    monkeypatch.setattr(outside, "socket", SimpleNamespace(**{**vars(socket), "socket": PreemptedSocket}))
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(tmp_path / "slurm"))
+            server.listen()
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with pytest.raises(Stopped):
+                request_outside()
+            thread.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
