@@ -296,8 +296,8 @@ def test_forgotten_lost_and_reused(fake_slurm: FakeSlurm, tmp_path: Path) -> Non
     for job in ("1", "2", "4"):
         fake_slurm.start(job)
         fake_slurm.wait(job)
-    fake_slurm.forget(1)
-    fake_slurm.lose(4)
+    fake_slurm.purge(1)
+    fake_slurm.delete(4)
     assert say("squeue", "-h", "-t", "all", "-o", "%i")[1].split() == ["2", "3"]
     assert say("sacct", "-XnP", "--format=JobID")[1].split() == ["1", "2", "3"]
     fake_slurm.reuse_ids_from(2)
@@ -310,7 +310,7 @@ def test_forgotten_lost_and_reused(fake_slurm: FakeSlurm, tmp_path: Path) -> Non
 
 def test_every_refusal_has_slurms_words_and_takes_no_job(fake_slurm: FakeSlurm) -> None:
     for name, words in errors.MESSAGES.items():
-        fake_slurm.refuse(name, nth=1)
+        fake_slurm.reject(name, nth=1)
         assert say("sbatch", "--wrap=true") == (1, "", words), name
     assert not fake_slurm.jobs()
     assert sbatch("--wrap=true") == "1"
@@ -318,17 +318,17 @@ def test_every_refusal_has_slurms_words_and_takes_no_job(fake_slurm: FakeSlurm) 
 
 def test_faults_hit_the_calls_that_they_name(fake_slurm: FakeSlurm) -> None:
     sbatch("--wrap=true")
-    fake_slurm.refuse("policy", nth=[2, 3])
+    fake_slurm.reject("policy", nth=[2, 3])
     assert [say("sbatch", "--wrap=true")[0] for _ in range(4)] == [0, 1, 1, 0]
-    fake_slurm.refuse("queue_full")
+    fake_slurm.reject("queue_full")
     assert [say("sbatch", "--wrap=true")[0] for _ in range(2)] == [1, 1]
-    fake_slurm.mend()
+    fake_slurm.clear_faults()
     sbatch("--wrap=true")
 
 
 def test_trying_out_is_a_kind_of_its_own(fake_slurm: FakeSlurm, scripts: Path) -> None:
-    fake_slurm.refuse("policy", nth=1)
-    fake_slurm.refuse("invalid_account", nth=2, command="sbatch --test-only")
+    fake_slurm.reject("policy", nth=1)
+    fake_slurm.reject("invalid_account", nth=2, command="sbatch --test-only")
     code, out, err = say("sbatch", "--test-only", "ok.sh", folder=scripts)
     assert (code, out) == (0, "")
     assert err.startswith("sbatch: Job 1 to start at ")
@@ -340,16 +340,16 @@ def test_trying_out_is_a_kind_of_its_own(fake_slurm: FakeSlurm, scripts: Path) -
 
 
 def test_an_answer_is_lost(fake_slurm: FakeSlurm) -> None:
-    fake_slurm.lose_answer(nth=1)
-    fake_slurm.on("sbatch", nth=2, kill=True)
-    fake_slurm.on("sbatch", nth=3, hang=30)
+    fake_slurm.lose_reply(nth=1)
+    fake_slurm.inject_fault("sbatch", nth=2, kill=True)
+    fake_slurm.inject_fault("sbatch", nth=3, hang=30)
     assert say("sbatch", "--wrap=true") == (1, "", errors.MESSAGES["socket_timed_out"])
     assert say("sbatch", "--wrap=true") == (-signal.SIGKILL, "", "")
     with subprocess.Popen(["sbatch", "--wrap=true"]) as caller:
         wait_for(lambda: fake_slurm.jobs() == ["1", "2", "3"])
         assert caller.poll() is None
         caller.kill()
-    fake_slurm.on("sbatch", nth=1, delay=30)
+    fake_slurm.inject_fault("sbatch", nth=1, delay=30)
     with subprocess.Popen(["sbatch", "--wrap=true"]) as caller:
         wait_for(lambda: len(fake_slurm.calls("sbatch")) == 4)
         caller.kill()
@@ -357,9 +357,9 @@ def test_an_answer_is_lost(fake_slurm: FakeSlurm) -> None:
 
 
 def test_strange_answers(fake_slurm: FakeSlurm) -> None:
-    fake_slurm.on("sbatch", nth=1, stderr="sbatch: warning: \x00\x1b[31m garbage".replace("\0", ""))
-    fake_slurm.on("sbatch", nth=2, stdout="Welcome to the cluster!\n")
-    fake_slurm.on("squeue", nth=1, code=1, stdout="")
+    fake_slurm.inject_fault("sbatch", nth=1, stderr="sbatch: warning: \x00\x1b[31m garbage".replace("\0", ""))
+    fake_slurm.inject_fault("sbatch", nth=2, stdout="Welcome to the cluster!\n")
+    fake_slurm.inject_fault("squeue", nth=1, code=1, stdout="")
     assert say("sbatch", "--parsable", "--wrap=true") == (0, "1", "sbatch: warning: \x1b[31m garbage")
     assert say("sbatch", "--parsable", "--wrap=true") == (0, "Welcome to the cluster!", "")
     assert [say("squeue")[0] for _ in range(2)] == [1, 0]
@@ -390,21 +390,21 @@ def test_accounting_is_late_away_or_not_there(fake_slurm: FakeSlurm) -> None:
         return say("sacct", "-XnP", "--format=State")[1]
 
     sbatch("--wrap=true")
-    fake_slurm.sacct_is_late(calls=2)
+    fake_slurm.delay_sacct(calls=2)
     assert [rows(), rows(), rows()] == ["", "", "PENDING"]
     fake_slurm.set_state(1, "COMPLETED", Submit=str(time.time() - 100), Start=str(time.time() - 50))
     for seconds, state in ((200, ""), (70, "PENDING"), (20, "RUNNING"), (0, "COMPLETED")):
-        fake_slurm.sacct_is_late(seconds=seconds)
+        fake_slurm.delay_sacct(seconds=seconds)
         assert rows() == state
-    fake_slurm.refuse("accounting_disabled", command="sacct", nth=1)
+    fake_slurm.reject("accounting_disabled", command="sacct", nth=1)
     assert say("sacct") == (1, "", "Slurm accounting storage is disabled")
-    fake_slurm.refuse("accounting_away", command="sacct", nth=1)
+    fake_slurm.reject("accounting_away", command="sacct", nth=1)
     assert "Connection refused" in say("sacct")[2]
 
 
 def test_the_controller_is_away_for_all(fake_slurm: FakeSlurm) -> None:
     for command in ("sbatch", "squeue", "sinfo", "scancel", "scontrol"):
-        fake_slurm.refuse("unable_to_contact", command=command)
+        fake_slurm.reject("unable_to_contact", command=command)
         code, out, err = say(command)
         assert (code, out) == (1, "")
         assert err.endswith("Unable to contact slurm controller (connect failure)")
@@ -447,15 +447,15 @@ def test_a_grid_with_faults_is_done_exactly_once(project: Project, fake_slurm: F
     project.write_spec("[" + ", ".join(map(str, range(100, 115))) + "]")
     script = put(project.folder / "s.sh", f"#!/bin/bash\n#SBATCH --mem=1G\nexec '{sys.executable}' train.py \"$@\"\n")
     command = [project.spec, "-s", script, "-y"]
-    fake_slurm.lose_answer(nth=3)
-    fake_slurm.refuse("unable_to_contact", nth=[7, 8])
-    fake_slurm.on("sbatch", nth=10, stderr="sbatch: warning: a word in between")
-    fake_slurm.on("squeue", nth=2, code=1, stdout="")
-    fake_slurm.refuse("assoc_limit", nth=15)
+    fake_slurm.lose_reply(nth=3)
+    fake_slurm.reject("unable_to_contact", nth=[7, 8])
+    fake_slurm.inject_fault("sbatch", nth=10, stderr="sbatch: warning: a word in between")
+    fake_slurm.inject_fault("squeue", nth=2, code=1, stdout="")
+    fake_slurm.reject("assoc_limit", nth=15)
     assert project.submit(*command) == 2
     assert errors.MESSAGES["assoc_limit"].split("\n", maxsplit=1)[0] in capsys.readouterr().err
-    fake_slurm.mend()
-    fake_slurm.lose_answer(nth=2, error="zero_bytes")
+    fake_slurm.clear_faults()
+    fake_slurm.lose_reply(nth=2, error="zero_bytes")
     assert project.submit(*command) == 0
     with fake_slurm.running(parallel=4):
         wait_for(lambda: not fake_slurm.jobs("PENDING"))

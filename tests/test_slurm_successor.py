@@ -134,7 +134,7 @@ def test_a_successor_is_cancelled_and_retried_as_others(project: Project, fake_s
 def test_a_successor_whose_answer_was_lost_is_found(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
-    fake_slurm.lose_answer(1)
+    fake_slurm.lose_reply(1)
     run_out_of_time(project, fake_slurm, 1)
     assert counts(project) == {"pending": 1}
     assert len(fake_slurm.jobs("PENDING")) == 1
@@ -143,7 +143,7 @@ def test_a_successor_whose_answer_was_lost_is_found(project: Project, fake_slurm
 def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
-    fake_slurm.refuse("invalid_partition")
+    fake_slurm.reject("invalid_partition")
     run_out_of_time(project, fake_slurm, 1)
     state = only_run(project).state
     assert state.name == "timeout"

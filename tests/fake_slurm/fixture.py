@@ -71,7 +71,7 @@ class FakeSlurm:
         values = {key: str(value) for key, value in settings.items()}
         write_record(f"{self.folder}/settings", {**self._cluster.settings, **values})
 
-    def on(self, command: str, nth: int | Iterable[int] | None = None, *, accept: bool = True,
+    def inject_fault(self, command: str, nth: int | Iterable[int] | None = None, *, accept: bool = True,
            stdout: str | None = None, stderr: str | None = None, code: int | None = None, delay: float = 0,
            hang: float = 0, kill: bool = False) -> None:
         """Inject a fault into calls of a command: the nth from now on (from 1), several of them, or all.
@@ -86,22 +86,22 @@ class FakeSlurm:
         faults.inject(self._cluster, command, numbers, Accept="1" if accept else "0", Delay=str(delay), Hang=str(hang),
                       **{key: str(value) for key, value in optional.items() if value is not None})
 
-    def refuse(self, error: str, nth: int | Iterable[int] | None = None, command: str = "sbatch") -> None:
+    def reject(self, error: str, nth: int | Iterable[int] | None = None, command: str = "sbatch") -> None:
         """Let calls fail with one of Slurm's errors: a key of MESSAGES or SACCT_MESSAGES in errors.py."""
-        self.on(command, nth, accept=False, stdout="", stderr=errors.message_of(error, command), code=1)
+        self.inject_fault(command, nth, accept=False, stdout="", stderr=errors.message_of(error, command), code=1)
 
-    def lose_answer(self, nth: int | Iterable[int] | None = None, error: str = "socket_timed_out") -> None:
+    def lose_reply(self, nth: int | Iterable[int] | None = None, error: str = "socket_timed_out") -> None:
         """Let sbatch create the job but report an error."""
-        self.on("sbatch", nth, stdout="", stderr=errors.message_of(error), code=1)
+        self.inject_fault("sbatch", nth, stdout="", stderr=errors.message_of(error), code=1)
 
-    def sacct_is_late(self, seconds: float = 0, calls: int = 0) -> None:
+    def delay_sacct(self, seconds: float = 0, calls: int = 0) -> None:
         """Let sacct show the jobs as they were some seconds ago, and no jobs at all in the next calls."""
         self.set(AccountingDelay=seconds)
         if calls:
-            self.on("sacct", range(1, calls + 1), stdout="", code=0)
+            self.inject_fault("sacct", range(1, calls + 1), stdout="", code=0)
 
-    def mend(self) -> None:
-        """Remove all faults of `on`, `refuse`, `lose_answer` and `sacct_is_late`."""
+    def clear_faults(self) -> None:
+        """Remove all faults of `inject_fault`, `reject`, `lose_reply` and `delay_sacct`."""
         shutil.rmtree(self.folder / "rules")
         (self.folder / "rules").mkdir()
         self.set(AccountingDelay=0)
@@ -138,11 +138,11 @@ class FakeSlurm:
         with self._runner.lock:
             lifecycle.set_state(self._cluster, self.job(job_id), state, reason, **record)
 
-    def forget(self, job_id: str | int) -> None:
+    def purge(self, job_id: str | int) -> None:
         """Remove an ended job from squeue and scontrol, as real Slurm does after minutes; sacct still shows it."""
         self._cluster.update(job_id_of(self.job(job_id)), Purged="1")
 
-    def lose(self, job_id: str | int) -> None:
+    def delete(self, job_id: str | int) -> None:
         """Remove a job from the controller and from accounting."""
         name = job_id_of(self.job(job_id))
         for path in [self.folder / "jobs" / name, *(self.folder / "jobs").glob(f"{name}_*")]:
@@ -153,7 +153,7 @@ class FakeSlurm:
         for job_id in self.jobs():
             job = self.job(job_id)
             if int(job["JobId"]) >= number and job["State"] in ENDED:
-                self.lose(job_id)
+                self.delete(job_id)
         for path in (self.folder / "jobs").iterdir():
             if path.name.isdigit() and int(path.name) >= number and not self._cluster.tasks(path.name):
                 path.unlink()

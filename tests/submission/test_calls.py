@@ -58,7 +58,7 @@ def test_ids_that_slurm_gives_again_are_not_taken_for_ours(project: Project, fak
     first = project.batch
     ids = fake_slurm.jobs()
     for job in ids:
-        fake_slurm.lose(job)
+        fake_slurm.delete(job)
     fake_slurm.reuse_ids_from(int(ids[0]) - 1)  # trying a job out uses up an id
     other = project.folder / "other.yaml"
     other.write_text(project.spec.read_text().replace("name: tiny", "name: other"))

@@ -195,7 +195,7 @@ def test_slurm_knows_no_job_that_was_cancelled_before_it_could_start(grid: Proje
     """Without sacct the canary's own files tell why."""
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     fake_slurm.run_all()
-    fake_slurm.refuse("accounting_disabled", command="sacct")
+    fake_slurm.reject("accounting_disabled", command="sacct")
     assert counts(grid) == {"done": 4, "cancelled": 4}
 
 
@@ -240,7 +240,7 @@ def test_a_canary_that_ended_before_the_rest_was_submitted(grid: Project, fake_s
     assert len(fake_slurm.jobs()) == 2
     fake_slurm.run_all(parallel=2)
     for job in fake_slurm.jobs():
-        fake_slurm.lose(job)
+        fake_slurm.delete(job)
     capsys.readouterr()
     assert grid.submit(*words[:-2]) == 0
     out = capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_max_queued_counts_canaries(grid: Project, fake_slurm: FakeSlurm) -> Non
 def test_a_lost_answer_for_a_canary(grid: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.slurm._PAUSES", (0, 0))
     monkeypatch.setattr("src.submission.slurm.submit_patiently.__defaults__", ((0, 0),))
-    fake_slurm.lose_answer(nth=1)
+    fake_slurm.lose_reply(nth=1)
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     assert len(fake_slurm.jobs()) == 10
     fake_slurm.run_all(parallel=2)

@@ -21,9 +21,9 @@ cpu=00:40:00,energy=0,fs/disk=1048576,gres/gpumem=9216M,gres/gpuutil=150,mem=209
 
 
 def lines(fake_slurm: FakeSlurm, text: str, *jobs: str) -> list[str]:
-    fake_slurm.on("sacct", stdout=text)
+    fake_slurm.inject_fault("sacct", stdout=text)
     found = efficiency.of_jobs(slurm.usage(0.0), jobs).lines()
-    fake_slurm.mend()
+    fake_slurm.clear_faults()
     return found
 
 
