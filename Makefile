@@ -26,7 +26,7 @@ test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctl
 
 chaos: $(ENVIRONMENT) ## kill, stop and crowd runs, connections and a real Slurm, some hundred times: each run once, the numbers the same
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
-		tests/chaos_training.py tests/submission/test_extend.py tests/test_chaos.py tests/test_slurm_remote.py
+		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_remote.py
 
 environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
 

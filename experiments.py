@@ -9,15 +9,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from src import choices, config, files, logs, run_folder, yaml_io
+from src import config, logs, run_folder
+from src.checks import registered_names
 from src.errors import BatchError, JobSpecError, exits_on_user_error, to_type
-from src.submission import batch, failures, find, process, slurm, states, status
-from src.submission.journal import LOCAL
-from src.submission.observe import Observation, Run, observe
-from src.submission.plan import count
-from src.submission.show import ask, table
+from src.io import files, yaml_io
+from src.submission.batch import batch_folder
+from src.submission.batch.journal import LOCAL
+from src.submission.slurm import client
+from src.submission.spec import notify_spec, reader
+from src.submission.status import failures, run_lookup, states, status
+from src.submission.status.observation import Observation, Run
+from src.submission.status.observe import observe
+from src.submission.system import process
+from src.submission.system.terminal import ask, count, table
 
-PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch.results()
+PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch_folder.results()
 ON_HOST = ("status", "watch", "wait", "missing", "logs", "cancel", "clean", "report", "note", "doctor", "prefetch")
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
@@ -28,9 +34,9 @@ def main(argv: Sequence[str]) -> int | None:
     """One subcommand."""
     options = parse(argv)
     if getattr(options, "on", None):
-        from src.submission import there
+        from src.submission.remote import remote_command
 
-        return there.run(argv[0], argv, options, PROJECT, RESULTS)
+        return remote_command.run(argv[0], argv, options, PROJECT, RESULTS)
     return options.run(options)
 
 
@@ -80,14 +86,14 @@ def _add_watching(add: Add) -> None:
     command.add_argument("--samples", type=int, metavar="K", help="likewise")
     command.add_argument("--seed", type=int, metavar="S", help="likewise")
     command = add("logs", print_logs, "what a run has logged")
-    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
 
 
 def _add_ending(add: Add) -> None:
     """The subcommands that end what runs, and remove what it leaves."""
     command = add("cancel", cancel, "end what is pending or running of batches, or single runs")
-    command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {find.ALLOWED}")
+    command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {run_lookup.ALLOWED}")
     command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
                          help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -126,7 +132,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("batch", metavar="BATCH", help="a batch folder")
     command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
     command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
-    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
     command.add_argument("--run", action="store_true", dest="do", help="do them")
     command = add("export", export, "bring batches into MLflow, at once or what is new, or into two files")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -135,7 +141,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("--into", metavar="FOLDER", help="of the files (default: the first batch)")
     command.add_argument("--uri", help="as sqlite:///mlflow.db or http://host:5000 (default: $MLFLOW_TRACKING_URI)")
     command = add("register", register, "make a run's best model a version of a registered model of MLflow")
-    command.add_argument("run_word", metavar="RUN", help=find.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
     command.add_argument("--name", required=True, help="of the registered model")
     command.add_argument("--alias", help="as staging or production")
     command.add_argument("--uri", help="as for export")
@@ -164,7 +170,7 @@ def _add_machines(add: Add) -> None:
 
 def look(batches: Sequence[str]) -> list[Observation]:
     """The batches that were named, or all under results/."""
-    paths = [batch.check(path) for path in batches] or batch.all_batches(RESULTS)
+    paths = [batch_folder.check(path) for path in batches] or batch_folder.all_batches(RESULTS)
     if not paths:
         raise BatchError(f"there is no batch under {RESULTS}/", hint="submit one: `python submit_multiple.py "
                          "jobs/digits-quickstart.yaml --local`; or name a batch folder")
@@ -192,7 +198,7 @@ def print_status(options: argparse.Namespace) -> None:
 
 def print_efficiency(observations: list[Observation]) -> None:
     """What the Slurm jobs of each batch used, by one sacct."""
-    from src.submission import efficiency
+    from src.submission.status import efficiency
 
     for path, usage in efficiency.of_batches(observations).items():
         print("\n".join(["", path, *(usage.lines() or ["sacct knows no Slurm job of it that has ended"])]))
@@ -200,7 +206,7 @@ def print_efficiency(observations: list[Observation]) -> None:
 
 def wait(options: argparse.Namespace) -> int:
     """0 once every run is done, early stopped or diverged; 1 if some are not and nothing that could end is left."""
-    batches = [find.batch_path(path, RESULTS) for path in options.batches]
+    batches = [run_lookup.batch_path(path, RESULTS) for path in options.batches]
     for path in batches:
         refuse_copy(path, "wait")
     going = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)  # but not stuck: that never ends
@@ -219,7 +225,7 @@ def wait(options: argparse.Namespace) -> int:
 
 def refuse_copy(path: str, command: str) -> None:
     """BatchError if all of a batch was fetched from another machine: there alone is known what runs."""
-    from src.submission import journal
+    from src.submission.batch import journal
 
     history = journal.read_history(path)
     if history.copies and not history.plans:
@@ -230,12 +236,13 @@ def refuse_copy(path: str, command: str) -> None:
 
 def print_missing(options: argparse.Namespace) -> int:
     """The names of the points of a job spec that are done nowhere under its output_dir, one on each line."""
-    from src.submission import job_spec, missing
-    from src.submission.command_line import key_values
+    from src.submission.batch import done_points
+    from src.submission.planning.command_line import key_values
+    from src.submission.spec import job_spec
 
-    spec = job_spec.read_job_spec(options.path)
+    spec = reader.read_job_spec(options.path)
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    names = missing.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
+    names = done_points.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
                             options.samples, options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))
@@ -249,7 +256,7 @@ def watch(options: argparse.Namespace) -> None:
             clear, tables = "\x1b[H\x1b[2J", len(options.batches) or 1
             told = sum(min(len(failures.group(item.runs.values())), status.GROUPS + 1) for item in observations)
             limit = max(3, (os.get_terminal_size().lines - len(observations) - told - 3) // tables - 4)
-        starts = slurm.expected_starts() if any(
+        starts = client.expected_starts() if any(
             run.slurm_jobs and run.state.name == states.PENDING
             for observation in observations for run in observation.runs.values()) else {}
         text = status.render(observations, None if options.all else limit, not options.batches, starts=starts,
@@ -265,7 +272,7 @@ def watch(options: argparse.Namespace) -> None:
 
 def find_run(word: str) -> Run:
     """The run that the user named. BatchError if it is none, or may be one of several."""
-    path = find.run_path(word, RESULTS)
+    path = run_lookup.run_path(word, RESULTS)
     observation, = observe([os.path.dirname(path) or "."])
     return observation.runs[os.path.basename(os.path.abspath(path))]
 
@@ -315,7 +322,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
 def cancel(options: argparse.Namespace) -> None:
     """End Slurm jobs by scancel, local runs and their workers by TERM."""
     batches = [os.path.normpath(word) for word in options.targets if run_folder.is_batch_folder(word)]
-    singles = {find.run_path(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
+    singles = {run_lookup.run_path(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(singles))]))
     wholes = [] if options.state else [observation for observation in observations if observation.path in batches]
     alive = [(observation, run) for observation in observations for run in observation.runs.values()
@@ -343,7 +350,7 @@ def cancel(options: argparse.Namespace) -> None:
     if not options.yes and ask(f"Cancel {told}? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was cancelled", hint="the answer was not y")
     if jobs:
-        slurm.scancel(sorted(jobs))
+        client.scancel(sorted(jobs))
     for observation in wholes:
         stop_local(observation)
     for run in (*runs, *canaries):
@@ -398,9 +405,9 @@ def stop_local(observation: Observation) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the page and say where it is."""
     from src.analysis.report import write_report  # matplotlib and pandas, which status does not need
-    from src.submission import efficiency
+    from src.submission.status import efficiency
 
-    batches = [batch.check(path) for path in options.batches]
+    batches = [batch_folder.check(path) for path in options.batches]
     observations = observe(batches)
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observations) for row in found["runs"]],
@@ -410,12 +417,12 @@ def report(options: argparse.Namespace) -> None:
 
 def fetch_results(options: argparse.Namespace) -> int:
     """Fetch, read, and say how much there is; 1 if a batch cannot be brought together with the one here."""
-    from src.analysis.results import read_results
-    from src.submission import sync
+    from src.analysis.reading.results import read_results
+    from src.submission.remote import download
 
-    fetched = sync.from_host(options.source, options.into, PROJECT, options.checkpoints)
-    print("".join(f"{line}\n" for line in sync.lines(fetched, options.into)), end="")
-    batches = batch.all_batches(options.into)
+    fetched = download.from_host(options.source, options.into, PROJECT, options.checkpoints)
+    print("".join(f"{line}\n" for line in download.lines(fetched, options.into)), end="")
+    batches = batch_folder.all_batches(options.into)
     if not batches:
         print(f"no batch is in {options.into}")
         return int(bool(fetched.told))
@@ -430,9 +437,9 @@ def fetch_results(options: argparse.Namespace) -> int:
 def compare_batches(options: argparse.Namespace) -> None:
     """A table of settings and a table of metrics."""
     from src.analysis.compare import compare
-    from src.analysis.results import read_results
+    from src.analysis.reading.results import read_results
 
-    before, after = (batch.check(path) for path in (options.before, options.after))
+    before, after = (batch_folder.check(path) for path in (options.before, options.after))
     found = compare(read_results(before), read_results(after))
     lines = table([["setting", "before", "after"], *map(list, found.changes)]) if found.changes else [
         "both have the same settings"]
@@ -447,12 +454,13 @@ def compare_batches(options: argparse.Namespace) -> None:
 
 def query(options: argparse.Namespace) -> None:
     """A line per run, or the names alone."""
-    from src.analysis import plots, tables
-    from src.analysis.filters import column, is_missing
-    from src.analysis.query import query as matching
-    from src.analysis.results import read_results
+    from src.analysis.plotting import plots
+    from src.analysis.reading.filters import column, is_missing
+    from src.analysis.reading.results import read_results
+    from src.analysis.tables import tables
+    from src.analysis.tables.query import query as matching
 
-    results = read_results([batch.check(path) for path in options.batches])
+    results = read_results([batch_folder.check(path) for path in options.batches])
     values = tables.values_table(results.config, results.long)
     found = matching(values, options.expression)
     if options.names:
@@ -469,13 +477,13 @@ def note(options: argparse.Namespace) -> None:
     """Append a note to a batch's log, or print the log."""
     from src import notes
 
-    path = batch.check(options.batch)
+    path = batch_folder.check(options.batch)
     if options.text is None:
         print("".join(f"{one.line()}\n" for one in notes.read(path)), end="")
         return
     if not options.text.strip():
         raise BatchError("there is nothing to note", where=path, hint="write it in quotes")
-    from src.submission import provenance
+    from src.submission.batch import provenance
 
     code = provenance.look(PROJECT)
     commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
@@ -484,9 +492,9 @@ def note(options: argparse.Namespace) -> None:
 
 def reproduce_run(options: argparse.Namespace) -> int:
     """Print what repeats a run, or do it."""
-    from src.submission import reproduce
+    from src.submission.batch import reproduce
 
-    steps = reproduce.steps(find.run_path(options.run_word, RESULTS))
+    steps = reproduce.steps(run_lookup.run_path(options.run_word, RESULTS))
     if options.do:
         print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
         return steps.run()
@@ -497,14 +505,14 @@ def reproduce_run(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> None:
     """Bring batches into MLflow, or into files."""
     if options.to != "mlflow":
-        from src.analysis.results import read_results
+        from src.analysis.reading.results import read_results
 
-        batches = [batch.check(path) for path in options.batches]
+        batches = [batch_folder.check(path) for path in options.batches]
         print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
         return
     from src.tracking import mlflow_export
 
-    for line in mlflow_export.export([batch.check(path) for path in options.batches], mlflow_uri(options)):
+    for line in mlflow_export.export([batch_folder.check(path) for path in options.batches], mlflow_uri(options)):
         print(line, flush=True)
 
 
@@ -512,7 +520,7 @@ def register(options: argparse.Namespace) -> None:
     """Make a version of a registered model."""
     from src.tracking import mlflow_export
 
-    folder = find.run_path(options.run_word, RESULTS)
+    folder = run_lookup.run_path(options.run_word, RESULTS)
     print(mlflow_export.register(folder, mlflow_uri(options), options.name, options.alias))
 
 
@@ -525,7 +533,7 @@ def sync_wandb(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("wandb") is None:
         raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
     failed = sent = 0
-    for path, is_sent, words in wandb_tracker.sync([batch.check(path) for path in options.batches]):
+    for path, is_sent, words in wandb_tracker.sync([batch_folder.check(path) for path in options.batches]):
         failed, sent = failed + (not is_sent), sent + is_sent
         print(f"{path}: {'sent' if is_sent else f'failed: {words}'}", flush=True)
     print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
@@ -534,16 +542,16 @@ def sync_wandb(options: argparse.Namespace) -> int:
 
 def notify(options: argparse.Namespace) -> int:
     """Send a message; 1 if it cannot be sent."""
-    from src.submission import journal
-    from src.submission import notify as messages
+    from src.submission.batch import journal
+    from src.submission.status import notify as messages
 
-    path = batch.check(options.batch)
+    path = batch_folder.check(options.batch)
     plans = journal.read_history(path).plans
     plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
                 None)
     if plan is None:
         raise BatchError("this batch asks for no messages", where=path, hint="job_details.notify: true does")
-    how = messages.Notify(**plan["notify"])
+    how = notify_spec.Notify(**plan["notify"])
     words = messages.in_job(path, plan["code"], options.kind, how) if options.token else messages.send(
         how, path, plan["code"], options.kind)
     print(words or "sent")
@@ -561,10 +569,9 @@ def mlflow_uri(options: argparse.Namespace) -> str:
 
 def doctor(options: argparse.Namespace) -> int:
     """A line for each check, or plain values; 1 if there is an error."""
-    from src.submission import doctor as checks
-    from src.submission import doctor_facts
+    from src.submission.doctor import checks, probes
 
-    found = doctor_facts.findings(PROJECT, RESULTS, options.deep)
+    found = probes.findings(PROJECT, RESULTS, options.deep)
     if options.json:
         import json
 
@@ -576,10 +583,10 @@ def doctor(options: argparse.Namespace) -> int:
 
 def push_environment(options: argparse.Namespace) -> None:
     """Send the environment of this Python, and say what it will lack there."""
-    from src.submission import hosts, push_env, remote
+    from src.submission.remote import hosts, push_env, ssh
 
     folder = push_env.check(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
-    far = remote.connect(hosts.find(options.on_host, PROJECT), make=(".",), known=hosts.read(PROJECT))
+    far = ssh.connect(hosts.find(options.on_host, PROJECT), make=(".",), known=hosts.read(PROJECT))
     question = f"Make {folder} on {far.host.name} what it is here? [y/N] "
     if not options.yes and ask(question).lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was sent", hint="the answer was not y")
@@ -590,9 +597,9 @@ def push_environment(options: argparse.Namespace) -> None:
 
 def prefetch(options: argparse.Namespace) -> None:
     """Fetch each distinct data set and pretrained model of a job spec, on a node that has internet."""
-    from src.submission import grid, job_spec
+    from src.submission.spec import grid
 
-    spec = job_spec.read_job_spec(options.path)
+    spec = reader.read_job_spec(options.path)
     if spec.command:
         raise JobSpecError("a job spec with its own command has no data sets of ours", where=options.path)
     specs = grid.of_job_spec(spec, None, config.check_parameters, ALL_CHOICES).specs
@@ -606,7 +613,7 @@ def prefetch(options: argparse.Namespace) -> None:
              item.tokenizer or item.model if item.dataset.startswith("hf/") else None,
              tuple((item.eval_datasets or {}).values())): item for item in configs}
     models = {(item.model, item.model_pretrained, item.model_head_init): item for item in configs
-              if item.model.partition("/")[0] in choices.PUBLISHED}
+              if item.model.partition("/")[0] in registered_names.PUBLISHED}
     for item in data.values():
         print(fetch_data(item))
     for item in models.values():
@@ -615,10 +622,10 @@ def prefetch(options: argparse.Namespace) -> None:
 
 def probe(options: argparse.Namespace) -> None:
     """Try batches of growing size in steps of a real training, then loaders, and say what to write into the spec."""
-    from src.submission import grid, job_spec
+    from src.submission.spec import grid
 
-    if job_spec.is_job_spec(yaml_io.load_file(options.path)):
-        spec = job_spec.read_job_spec(options.path)
+    if reader.is_job_spec(yaml_io.load_file(options.path)):
+        spec = reader.read_job_spec(options.path)
         if spec.command:
             raise JobSpecError("a job spec with its own command has no models of ours", where=options.path)
         points = grid.of_job_spec(spec, None, config.check_parameters, ALL_CHOICES).specs

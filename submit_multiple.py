@@ -6,15 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src import files, run_folder, yaml_io
+from src import run_folder
 from src.errors import BatchError, exits_on_user_error
-from src.submission import job_spec, journal, show, submit, tasks
-from src.submission.command_line import parse
-from src.submission.job_spec import JobSpec
-from src.submission.journal import LOCAL, SLURM, WRITE_ONLY
-from src.submission.plan import count
-from src.submission.submit import SlurmOptions, Submission
-from src.submission.ways import (
+from src.io import files, yaml_io
+from src.submission.batch import journal, task_files
+from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
+from src.submission.planning import preview
+from src.submission.planning.command_line import parse
+from src.submission.planning.modes import (
     canary_calls,
     choose_way,
     local_teams,
@@ -25,7 +24,13 @@ from src.submission.ways import (
     wants_messages,
     wants_snapshot,
 )
-from src.submission.work import Work, plan_grid, plan_retry
+from src.submission.planning.planner import Work, plan_grid, plan_retry
+from src.submission.slurm import submit
+from src.submission.slurm.submit import SlurmOptions, Submission
+from src.submission.spec import reader
+from src.submission.spec.job_spec import JobSpec
+from src.submission.system import terminal
+from src.submission.system.terminal import count
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
@@ -35,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
     """Read, expand, validate, plan, show, confirm, write, submit. A dry run stops before it writes."""
     options = parse(argv, __doc__)
     if options.on:
-        from src.submission import on_host  # ssh and rsync
+        from src.submission.remote import remote_submit  # ssh and rsync
 
-        if (code := on_host.submit(options, argv, PROJECT)) is not None:
+        if (code := remote_submit.submit(options, argv, PROJECT)) is not None:
             return code
-    spec = None if options.retry else job_spec.read_job_spec(options.path)
+    spec = None if options.retry else reader.read_job_spec(options.path)
     work = plan_retry(options, PROJECT) if spec is None else plan_grid(spec, options, PROJECT)
     token = journal.new_token()
     mode, slurm_options = choose_way(options, spec, work, token)
@@ -64,11 +69,11 @@ def main(argv: Sequence[str]) -> int:
         smoke_first(work)
     confirm(work, mode, options)
     with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
-        from src.submission import carry_out  # a dry run does without
+        from src.submission.planning import execute  # a dry run does without
 
-        record = carry_out.plan_record(work, token, mode, slurm_options, submission, options, argv)
-        book = carry_out.write(work, token, record, submission, slurm_options)
-        return carry_out.start(work, mode, slurm_options, book, submission, options)
+        record = execute.plan_record(work, token, mode, slurm_options, submission, options, argv)
+        book = execute.write(work, token, record, submission, slurm_options)
+        return execute.start(work, mode, slurm_options, book, submission, options)
 
 
 def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode: str,
@@ -77,7 +82,7 @@ def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode
     and canaries, for which the options of the others are changed."""
     work.container = wants_container(options, spec, work, mode, slurm_options)
     if options.require_clean or not options.dry_run:
-        from src.submission import provenance  # a dry run does without: git takes its time
+        from src.submission.batch import provenance  # a dry run does without: git takes its time
 
         work.code = provenance.look(PROJECT)
         if options.require_clean:
@@ -94,7 +99,7 @@ def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode
 
 def smoke_first(work: Work) -> None:
     """A batch of each distinct model and data set, here. BatchError if one fails, or if the program is not ours."""
-    from src.submission import smoke
+    from src.submission.planning import smoke
 
     specs = dict(zip(work.names, work.specs, strict=True))
     chosen = [specs[name] for name in work.plan.tickets]
@@ -117,12 +122,12 @@ def contained(work: Work, slurm_options: SlurmOptions | None, submission: submit
     """The command that starts the first of the runs, or workers, in its container; none without one."""
     if work.container is None or not work.plan.tickets:
         return []
-    from src.submission import container
+    from src.submission.job import container
 
     batch = os.path.abspath(work.path)
     path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.gpus_asked(os.environ)
     if submission and slurm_options:
-        from src.submission import costs
+        from src.submission.slurm import costs
 
         call = submission.calls[0]
         path, gpus = call.command[-1], costs.cpus_and_gpus(submit.requested(call, slurm_options))[1] > 0
@@ -150,21 +155,21 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         script = os.path.relpath(slurm_options.script)
         text = slurm_options.text or yaml_io.read_user_file(slurm_options.script)
         extra = {**slurm_options.batch, **slurm_options.command_line}
-        print(f"resources  {show.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
-        for line in show.point_options(work.specs):
+        print(f"resources  {preview.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
+        for line in preview.point_options(work.specs):
             print(f"           {line}")
         if slurm_options.text and options.dry_run:
             print("".join(f"    {line}\n" for line in slurm_options.text.splitlines()), end="")
     if work.container:
-        from src.submission import container
+        from src.submission.job import container
 
         print(f"container  {container.line(work.container)}")
     if mode == LOCAL and work.plan.tickets:
-        print(f"workers    {show.workers(local_teams(options, work))} on this machine")
+        print(f"workers    {preview.workers(local_teams(options, work))} on this machine")
     elif slurm_options and slurm_options.shape["workers"] and work.plan.tickets:
         specs = dict(zip(work.names, work.specs, strict=True))
-        teams = tasks.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
-        print(f"workers    {show.workers(teams)}")
+        teams = task_files.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
+        print(f"workers    {preview.workers(teams)}")
     print(work.plan.summary())
 
 
@@ -185,19 +190,19 @@ def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, 
 def ask_slurm_first(work: Work, submission: Submission, options: SlurmOptions, token: str) -> None:
     """What sbatch would refuse is refused before anything is written, in its words; else when it starts, limits, hours.
     """
-    from src.submission import costs, limits, slurm
+    from src.submission.slurm import client, costs, queue_limits
 
     calls: Sequence[submit.Call] = submission.calls
     if work.first:
-        from src.submission import canary
+        from src.submission.planning import canary
 
         calls = canary.to_try(canary_calls(work, options, token) + submission.calls)
-    slurm.require()
+    client.require()
     for start in submit.try_all(calls, options):
         print(f"starts     {start}, says Slurm")
     asked = [(sum(call.tasks for call in alike), submit.requested(alike[0], options)) for alike in submit.kinds(calls)]
     total = sum(number for number, _ in asked)
-    if limit := limits.tightest(asked[0][1], total):
+    if limit := queue_limits.tightest(asked[0][1], total):
         print(f"limit      {limit.line(total)}")
     cpus, gpus = costs.cpus_and_gpus(asked[0][1])
     slots = options.shape["slots"] if options.shape["workers"] else 1
@@ -219,7 +224,7 @@ def confirm(work: Work, mode: str, options: argparse.Namespace) -> None:
         runs = f"{doing} {count(len(work.plan.tickets), 'run')}"
         question = f"{runs if work.plan.tickets else 'Keep the job spec as it is now'}? [y/N] "
         wanted = ["y", "yes"]
-    if show.ask(question).lower() not in (word.lower() for word in wanted):
+    if terminal.ask(question).lower() not in (word.lower() for word in wanted):
         raise BatchError("stopped: nothing was written or submitted", hint=f"the answer was not {' or '.join(wanted)}")
 
 

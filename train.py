@@ -6,20 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from src import files, run_folder, yaml_io
+from src import run_folder
 from src.config import Config
 from src.errors import BatchError, ConfigError
-from src.submission import attempt, launch, process, ranks  # a run is claimed before the heavy imports in functions
-from src.submission.signals import Stopped, signals
+from src.io import files, yaml_io
+from src.submission.job import attempt, multi_gpu, ranks
+from src.submission.system import process  # a run is claimed before the heavy imports in functions
+from src.submission.system.signals import Stopped, signals
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
     from src.datasets.data import Data
-    from src.training.distributed import Alone, Place
     from src.training.experiment import Parts
-    from src.training.shares import Share
+    from src.training.parallel.data_shards import Share
+    from src.training.parallel.distributed import Alone, Place
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -30,14 +32,14 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     several GPUs a process for each is started here, unless srun or torchrun have done so.
     """
     count = processes(Config.from_dict(spec))
-    return launch.run(count, train_here, (spec, folder, check)) if count > 1 else train_here(spec, folder, check)
+    return multi_gpu.run(count, train_here, (spec, folder, check)) if count > 1 else train_here(spec, folder, check)
 
 
 def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     """The same in this process, together with the others of its start."""
-    from src.training.distributed import is_loss_of_others, joined
     from src.training.experiment import epochs
-    from src.training.resume import Left
+    from src.training.output.resume import Left
+    from src.training.parallel.distributed import is_loss_of_others, joined
 
     config = Config.from_dict(spec)
     try:
@@ -52,15 +54,15 @@ def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], Non
     except RuntimeError as error:
         if process.ranks() == 1 or not is_loss_of_others(error):
             raise
-        raise launch.Lost("another process of this run is gone; if it could, it said why") from None
+        raise multi_gpu.Lost("another process of this run is gone; if it could, it said why") from None
     return ends[-1] or ""
 
 
 def processes(config: Config) -> int:
     """How many to start here for a run: one for each GPU that this process sees, or $GRIDIRON_PROCESSES; one where the
     config or its task is for one."""
-    from src.training.distributed import most_processes
-    from src.training.facts import visible_gpus
+    from src.training.parallel.distributed import most_processes
+    from src.training.setup.facts import visible_gpus
 
     if process.ranks() > 1:
         return 1
@@ -73,10 +75,10 @@ def processes(config: Config) -> int:
 
 def _place(folder: str | None) -> Place:
     """This process among those of its start."""
-    from src.training.distributed import Place
+    from src.training.parallel.distributed import Place
 
     mine = process.rank(), process.ranks(), process.local_rank()
-    if here := os.environ.get(launch.MEETING):
+    if here := os.environ.get(multi_gpu.MEETING):
         return Place(*mine, here, of_one_node=True)
     return Place(*mine, folder, run_folder.meeting_name(ranks.this_start()))
 
@@ -90,8 +92,8 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
     BatchError if that folder has a run already.
     """
     from src.training.experiment import epochs
-    from src.training.seeds import noise_kept
-    from src.training.table import StatsTable
+    from src.training.output.table import StatsTable
+    from src.training.setup.seeds import noise_kept
 
     parts = build(config, None)
     folder = _new_run(config)
@@ -126,19 +128,19 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
 
     import torch
 
-    from src.choices import parse_averaging
+    from src.checks.registered_names import parse_averaging
     from src.datasets.factory import make_data
     from src.models.factory import beside_backbone, make_model
     from src.optimizers.averaging import AveragedModel
     from src.optimizers.factory import make_optimizer
     from src.optimizers.layers import Freeze
-    from src.training import forward
-    from src.training.distributed import ALONE
     from src.training.experiment import Parts
-    from src.training.facts import allotted_threads, choose_device, output_dim
-    from src.training.placing import placed
-    from src.training.seeds import seed_noise, with_seeds
-    from src.training.task import make_task
+    from src.training.parallel.distributed import ALONE
+    from src.training.setup.facts import allotted_threads, choose_device, output_dim
+    from src.training.setup.seeds import seed_noise, with_seeds
+    from src.training.setup.to_device import placed
+    from src.training.steps import forward
+    from src.training.steps.task import make_task
 
     if threads := allotted_threads():
         torch.set_num_threads(threads)
@@ -171,9 +173,9 @@ def _share(config: Config, model: nn.Module, team: Alone) -> Share | None:
     """This process's part of each batch, and the model's batch norms as all processes see them; None for one alone."""
     if team.size == 1:
         return None
-    from src.training.facts import micro_batch_size
-    from src.training.shares import Share
-    from src.training.sync_norm import synchronise
+    from src.training.parallel.data_shards import Share
+    from src.training.parallel.sync_norm import synchronise
+    from src.training.setup.facts import micro_batch_size
 
     if config.sync_batch_norm:
         synchronise(model, team)
@@ -228,8 +230,8 @@ def _model_of(folder: str, config: Config, facts: dict[str, Any], data: Data | N
     import torch
 
     from src.models.factory import make_model
-    from src.training import checkpoint
-    from src.training.task import make_task
+    from src.training.output import checkpoint
+    from src.training.steps.task import make_task
 
     found = sorted(name for name in os.listdir(folder) if name.startswith("checkpoint-") and name.endswith(".pt"))
     path = os.path.join(folder, run_folder.BEST_CHECKPOINT)
@@ -257,12 +259,12 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
     import src.optimizers.factory
     import src.training.experiment  # noqa: F401
     from src.datasets import factory
-    from src.training import measures
+    from src.training.steps import torchmetrics_adapter
 
     torch.set_num_threads(1)
     configs = [Config.from_dict(spec) for spec in specs]
     factory.warm_up(configs)
-    measures.warm_up(name for config in configs for name in config.metrics or ())
+    torchmetrics_adapter.warm_up(name for config in configs for name in config.metrics or ())
 
 
 if __name__ == "__main__":

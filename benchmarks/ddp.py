@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import Config
-from src.submission import launch
+from src.submission.job import multi_gpu
 from train import train_here
 
 STEPS, TURNS = 3, 3
@@ -47,7 +47,7 @@ def measure() -> list[tuple[str, float, float | None]]:
 def _rate(processes: int, **settings: Any) -> float:
     """Samples a second, of all processes together, in the second epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        launch.run(processes, train_here, ({**SPEC, **settings}, folder, _nobody))
+        multi_gpu.run(processes, train_here, ({**SPEC, **settings}, folder, _nobody))
         with open(Path(folder) / "stats.csv", newline="") as file:
             return float([*csv.DictReader(file)][-1]["train/examples_per_second"])
 

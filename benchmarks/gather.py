@@ -15,11 +15,13 @@ from functools import partial
 
 import pandas as pd
 
-from src import run_folder, yaml_io
-from src.analysis import cache, tables
+from src import run_folder
+from src.analysis.reading import cache
+from src.analysis.reading.results import Results, read_results
 from src.analysis.report import write_report
-from src.analysis.results import Results, read_results
+from src.analysis.tables import tables
 from src.config import Config, defaults_version
+from src.io import yaml_io
 from tests.analysis.make_batch import make_empty_batch, make_run
 
 EPOCHS = 50
@@ -116,7 +118,7 @@ def _memory(batch: str, cache: bool) -> float:
     """How much memory a read in a fresh process takes at its peak, over the size of its frames."""
     program = f"""
 import pyarrow.parquet
-from src.analysis.results import read_results
+from src.analysis.reading.results import read_results
 
 def mebibytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from src.config import check_parameters
-from src.submission import batch
-from src.submission.grid import Grid, expand, spec_texts
-from src.submission.job_spec import parse_job_spec
-from src.submission.naming import run_names
+from src.submission.batch import batch_folder
+from src.submission.spec.grid import Grid, expand, spec_texts
+from src.submission.spec.naming import run_names
+from src.submission.spec.reader import parse_job_spec
 
 JOB_SPEC = """
 job_details:
@@ -83,7 +83,7 @@ def stages(size: int, root: str) -> dict[str, float]:
     grid: Grid = timed("expand", lambda: expand(parse_job_spec(text, "benchmark").parameters, "benchmark"))
     timed("check", lambda: [check_parameters(spec) for spec in grid.specs])
     names = timed("name", lambda: run_names("benchmark", grid.specs, grid.varying))
-    timed("render and write", lambda: batch.write(f"{root}/batch", text, names, spec_texts(grid.specs)))
+    timed("render and write", lambda: batch_folder.write(f"{root}/batch", text, names, spec_texts(grid.specs)))
     seconds["memory"] = _peak_memory() - before
     timed("bare", lambda: _bare(f"{root}/bare", len(names)))
     return seconds

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 
-from src.choices import Averaging
+from src.checks.registered_names import Averaging
 from src.config import Config
 from src.datasets.data import Data, Split
 from src.models.linear import Linear
@@ -20,12 +20,12 @@ from src.optimizers.factory import make_optimizer
 from src.optimizers.fused import SGD
 from src.training.epoch import evaluate
 from src.training.experiment import Parts, epochs
-from src.training.log import Progress, epoch_line, open_log
-from src.training.meters import Meter
-from src.training.recorder import Recorder, stats_columns
-from src.training.resume import never
-from src.training.table import StatsTable
-from src.training.task import Supervised
+from src.training.output.log import Progress, epoch_line, open_log
+from src.training.output.recorder import Recorder, stats_columns
+from src.training.output.resume import never
+from src.training.output.table import StatsTable
+from src.training.steps.meters import Meter
+from src.training.steps.task import Supervised
 
 SAMPLES, FEATURES, CLASSES = 50_000, 54, 7
 EVALUATED = 200_000

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 TRAIN = """\
 import sys
 
-from src.submission import attempt
+from src.submission.job import attempt
 
 
 def warm_up(specs):

@@ -14,8 +14,8 @@ from src import run_folder
 from src.config import Config
 from src.datasets.data import Data, Split
 from src.optimizers.factory import make_optimizer
-from src.submission.attempt import Attempt
-from src.submission.signals import Signals
+from src.submission.job.attempt import Attempt
+from src.submission.system.signals import Signals
 from src.training.experiment import Parts, epochs
 
 WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; how often they are saved

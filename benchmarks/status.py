@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.cluster import is_possible, one_machine_slurm
-from src import run_folder, yaml_io
-from src.submission import batch, failures, journal, slurm, states, status
-from src.submission.observe import observe
-from src.submission.plan import plan_next
+from src import run_folder
+from src.io import yaml_io
+from src.submission.batch import batch_folder, journal
+from src.submission.planning.plan import plan_next
+from src.submission.slurm import client
+from src.submission.status import failures, states, status
+from src.submission.status.observe import observe
 
 HEADER = "epoch,step,timestamp,train/loss,train/accuracy,val/last/loss,val/last/accuracy\n"
 ARRAY = 1000  # tasks in each held job array
@@ -44,7 +47,7 @@ def make(root: Path, size: int) -> Path:
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
     texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
              for index in range(size)]
-    batch.write(str(path), "job_details: {name: benchmark}\n", names, texts)
+    batch_folder.write(str(path), "job_details: {name: benchmark}\n", names, texts)
     jobs = hold(size)
     now = time.time() - 1000
     records = [{"kind": "plan", "time": now, "mode": journal.SLURM, "who": {}, "way": journal.ONE_EACH, "bounds": [],
@@ -115,12 +118,12 @@ def seconds(path: Path) -> dict[str, float]:
 def calls() -> Iterator[list[list[str]]]:
     """The commands by which Slurm is asked within the block."""
     made: list[list[str]] = []
-    ask = slurm.ask
-    slurm.ask = lambda command: (made.append(command), ask(command))[1]
+    ask = client.ask
+    client.ask = lambda command: (made.append(command), ask(command))[1]
     try:
         yield made
     finally:
-        slurm.ask = ask
+        client.ask = ask
 
 
 def main(size: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from loguru import logger
 
-from src.analysis import known, runs
+from src.analysis.reading import run_index, runs
 from src.config import Config
 from src.tracking import mlflow_run, system
 from tests.analysis.make_batch import curves, make_empty_batch, make_run
@@ -134,13 +134,13 @@ def _found() -> Iterator[tuple[str, float, float | None]]:
 
 
 def _again(params: dict[str, Any], folder: str) -> None:
-    for batch in known._batches.values():
+    for batch in run_index._batches.values():
         batch.looked = 0.0
     runs.find_runs(params, folder)
 
 
 def _first(params: dict[str, Any], folder: str) -> None:
-    known._batches.clear()
+    run_index._batches.clear()
     runs.find_runs(params, folder)
 
 

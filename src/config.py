@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import choices, combinations
+from src.checks import config_rules, registered_names
 from src.errors import ConfigError, did_you_mean
 
 # Grammar and bookkeeping that spec.yaml keeps beside the parameters; facts are the last key of config.yaml.
@@ -110,7 +110,7 @@ class Config:
     model_head_init: str | None = None  # zero, rand, or zero_shot (of clip/NAME); null: the model's own initialization
     # For zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set.
     class_names: str | list[str] | None = None
-    zero_shot_templates: list[str] = field(default_factory=lambda: list(choices.TEMPLATES))  # {}: the class name
+    zero_shot_templates: list[str] = field(default_factory=lambda: list(registered_names.TEMPLATES))  # {}: the class name
     model_output_dim: int | None = None  # null: the number of classes, or 1 for regression
     model_input_shape: list[int] | None = None  # shape of a sample, as [3, 32, 32]; null: that of the data
 
@@ -306,37 +306,37 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
                      "seed_training", "seed_split", "max_allowed_loss", "crop_padding", "max_requeues"), _at_least(0)),
-    **dict.fromkeys(("scale", "ratio"), choices.check_range),
-    "interpolation": _one_of(choices.INTERPOLATIONS),
-    "crop_pct": choices.check_crop_pct,
-    **dict.fromkeys(("hflip", "vflip", "random_erasing"), choices.check_probability),
+    **dict.fromkeys(("scale", "ratio"), registered_names.check_range),
+    "interpolation": _one_of(registered_names.INTERPOLATIONS),
+    "crop_pct": registered_names.check_crop_pct,
+    **dict.fromkeys(("hflip", "vflip", "random_erasing"), registered_names.check_probability),
     "color_jitter": _above_zero,
-    "auto_augment": choices.check_auto_augment,
-    **dict.fromkeys(("mixup", "cutmix"), choices.check_alpha),
-    "label_smoothing": choices.check_smoothing,
+    "auto_augment": registered_names.check_auto_augment,
+    **dict.fromkeys(("mixup", "cutmix"), registered_names.check_alpha),
+    "label_smoothing": registered_names.check_smoothing,
     "best_checkpoint_metric": _check_pattern,
-    "checkpoint_every": choices.parse_interval,
+    "checkpoint_every": registered_names.parse_interval,
     "device": _check_device,
     "mlflow_tracking_uri": _check_address,
-    "dataset": choices.check_dataset,
-    "model": choices.check_model,
-    "model_head_init": _one_of(choices.HEAD_INITS),
-    "zero_shot_templates": choices.check_templates,
+    "dataset": registered_names.check_dataset,
+    "model": registered_names.check_model,
+    "model_head_init": _one_of(registered_names.HEAD_INITS),
+    "zero_shot_templates": registered_names.check_templates,
     "model_input_shape": _check_shape,
-    "loss": choices.check_loss,
-    "targets": _one_of(choices.TARGETS),
-    "task": choices.check_own,
-    "precision": _one_of(choices.PRECISIONS),
-    "compile": _one_of(choices.COMPILE_MODES),
+    "loss": registered_names.check_loss,
+    "targets": _one_of(registered_names.TARGETS),
+    "task": registered_names.check_own,
+    "precision": _one_of(registered_names.PRECISIONS),
+    "compile": _one_of(registered_names.COMPILE_MODES),
     "eval_models": _check_models,
     **dict.fromkeys(("limit_train_batches", "limit_eval_batches"), _check_limit),
-    "metrics": choices.check_metrics,
-    "train_length_unit": _one_of(choices.TRAIN_LENGTH_UNITS),
-    "optim_alg": choices.check_optimizer,
+    "metrics": registered_names.check_metrics,
+    "train_length_unit": _one_of(registered_names.TRAIN_LENGTH_UNITS),
+    "optim_alg": registered_names.check_optimizer,
     "freeze": _one_of(("backbone",)),
     **dict.fromkeys(("layer_decay", "clip_grad_norm", "clip_grad_value", "unfreeze_lr", "system_metrics"), _above_zero),
-    "lr_schedule": choices.parse_schedule,
-    "averaging": choices.parse_averaging,
+    "lr_schedule": registered_names.parse_schedule,
+    "averaging": registered_names.parse_averaging,
 }
 
 
@@ -378,6 +378,6 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_value(key, value)
             else:
                 _check_scalar(key, value, kind.__name__)
-        combinations.check(spec, _DEFAULTS)
+        config_rules.check(spec, _DEFAULTS)
     except ConfigError as error:
         raise error.at(where) from None

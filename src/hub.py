@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src import fetching, files
-from src.choices import is_path
+from src.checks.registered_names import is_path
 from src.config import Config
 from src.errors import ConfigError, DataError, UserError
+from src.io import download, files
 
 Found = TypeVar("Found")
 
@@ -60,7 +60,7 @@ def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None]
     constants = _library().constants
     forbidden = ("data_download is false" if not config.data_download else
                  "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else None)
-    return fetching.once_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
+    return download.once_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
                                  "see whether the hub has it under this name, and whether it needs `hf auth login`")
 
 

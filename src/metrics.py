@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from src import run_folder, yaml_io
+from src import run_folder
 from src.errors import JobSpecError, UserError
+from src.io import yaml_io
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
 
@@ -15,7 +16,7 @@ _DESCENDING = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)
 _PREFERENCE = ("accuracy", "r2", "loss")
 
 
-_OF_SWEEPS = ("target", "impute", "impute_while_running")  # which W&B's sweeps have too; src/submission/sweep_file.py
+_OF_SWEEPS = ("target", "impute", "impute_while_running")  # W&B sweeps have them too
 
 
 class Metric(NamedTuple):

@@ -6,7 +6,8 @@ import os
 import time
 from typing import NamedTuple
 
-from src import files, run_folder
+from src import run_folder
+from src.io import files
 
 
 class Note(NamedTuple):

@@ -6,8 +6,8 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from src import files, yaml_io
 from src.errors import BatchError, UserError
+from src.io import files, yaml_io
 
 # in a batch folder
 JOB_SPEC = "job.yaml"

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import submit_multiple
-from src import yaml_io
-from src.submission import process, status
-from src.submission.observe import Observation, observe
+from src.io import yaml_io
+from src.submission.status import status
+from src.submission.status.observation import Observation
+from src.submission.status.observe import observe
+from src.submission.system import process
 from tests.conftest import ROOT, Slurm
 from tests.test_chaos import SEED, daemons, mend_cluster, start_daemon
 from tests.test_interrupted import SPEC, assert_same

@@ -22,7 +22,7 @@ import src.models.factory
 import src.optimizers.factory
 import src.training.experiment  # noqa: F401  # once, for all starts
 from src import run_folder
-from src.submission import attempt
+from src.submission.job import attempt
 from train import train, warm_up
 
 LONGEST = 0.6  # seconds before a signal

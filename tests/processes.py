@@ -12,7 +12,7 @@ import torch
 import torch._dynamo  # DistributedDataParallel imports it: once here, and not in each process
 
 from src.config import Config
-from src.training.distributed import Alone, Place, joined
+from src.training.parallel.distributed import Alone, Place, joined
 
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import status
-from src.submission.observe import observe
+from src.submission.status import status
+from src.submission.status.observe import observe
 from tests.conftest import ROOT, Slurm
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 

@@ -8,9 +8,9 @@ import pytest
 
 import experiments
 import submit_multiple
-from src.analysis.filters import filt
-from src.analysis.results import read_results
-from src.analysis.tables import best_runs, named_metric, varying_columns
+from src.analysis.reading.filters import filt
+from src.analysis.reading.results import read_results
+from src.analysis.tables.tables import best_runs, named_metric, varying_columns
 from tests.conftest import ROOT
 
 

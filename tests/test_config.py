@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from src import yaml_io
 from src.config import Config
 from src.errors import ConfigError
+from src.io import yaml_io
 
 GOLDEN = Path(__file__).parent / "golden" / "config_defaults.yaml"
-REFRESH = ("python -c 'from src.config import Config; from src import yaml_io; "
+REFRESH = ("python -c 'from src.config import Config; from src.io import yaml_io; "
            "print(yaml_io.dump_flat(Config().to_dict()), end=\"\")' > tests/golden/config_defaults.yaml")
 
 

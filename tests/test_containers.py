@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 import experiments
-from src import yaml_io
-from src.submission import status
-from src.submission.observe import observe
+from src.io import yaml_io
+from src.submission.status import status
+from src.submission.status.observe import observe
 from tests.conftest import ROOT
 from tests.fake_apptainer.fixture import NAMES, Apptainer, apptainer, make
 from tests.submission.conftest import Project, project
-from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
+from tests.submission.job.test_worker import both_run, states_of, submit_in_background, wait_for
 
 __all__ = ["apptainer", "project"]  # the fixtures
 SECRET = "not-for-anybodys-eyes"

@@ -19,9 +19,10 @@ import pytest
 
 import experiments
 import submit_multiple
-from src import config, yaml_io
+from src import config
 from src.errors import UserError
-from src.submission import grid, job_spec
+from src.io import yaml_io
+from src.submission.spec import grid, reader
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,7 +157,7 @@ def test_job_specs_have_as_many_runs_as_they_say(page: Path) -> None:
             continue  # the page itself runs it
         if "job_details" not in value:
             value = {"job_details": {"name": "t"}, "parameters": value}
-        parsed = job_spec.parse_job_spec(yaml_io.dump_flat(value), page.name)
+        parsed = reader.parse_job_spec(yaml_io.dump_flat(value), page.name)
         found = grid.of_job_spec(parsed, None, config.check_parameters)
         if said := re.match(r"# (\d+) runs?\n", block.text):
             assert len(found.specs) == int(said[1]), block.text
@@ -233,13 +234,13 @@ def is_harmless(arguments: list[str]) -> bool:
         return True
     if script == "experiments.py":
         if "--on" in rest:
-            return False  # likewise tests/submission/test_there.py
+            return False  # likewise tests/submission/remote/test_remote_command.py
         return rest[0] in ("status", "report", "query", "compare", "cancel", "note") \
             or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)
     if options.on:
-        return False  # tests/submission/test_on_host.py has a machine to reach
+        return False  # tests/submission/remote/test_remote_submit.py has a machine to reach
     small = options.max_runs or options.retry or not options.path.startswith("jobs/")
     return options.dry_run or options.local and small and (options.yes or options.retry)
 

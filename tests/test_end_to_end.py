@@ -14,9 +14,11 @@ import pytest
 
 import experiments
 import submit_multiple
-from src.analysis.results import read_experiments
-from src.submission import journal, process, status
-from src.submission.observe import observe
+from src.analysis.reading.results import read_experiments
+from src.submission.batch import journal
+from src.submission.status import status
+from src.submission.status.observe import observe
+from src.submission.system import process
 from tests.conftest import ROOT, Slurm
 
 pytestmark = pytest.mark.usefixtures("slurm")

@@ -15,7 +15,7 @@ import experiments
 from tests.analysis.make_batch import DIGITS, make_batch
 from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
-from tests.submission.test_worker import both_run, states_of, submit_in_background, wait_for
+from tests.submission.job.test_worker import both_run, states_of, submit_in_background, wait_for
 
 __all__ = ["project"]  # the fixture
 

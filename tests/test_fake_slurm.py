@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import slurm as submission_slurm
+from src.submission.slurm import client as submission_slurm
 from tests.conftest import ROOT, Slurm, slurm
 from tests.fake_slurm import errors, formats
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from src import run_folder, yaml_io
+from src import run_folder
+from src.io import yaml_io
 from tests.conftest import ROOT
 
 CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # all of it, by `make chaos`

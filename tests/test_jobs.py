@@ -8,9 +8,9 @@ import pytest
 
 from src.config import Config, check_parameters
 from src.run_folder import read_spec
-from src.submission.grid import Grid, expand, of_job_spec
-from src.submission.job_spec import read_job_spec
-from src.submission.naming import run_names
+from src.submission.spec.grid import Grid, expand, of_job_spec
+from src.submission.spec.naming import run_names
+from src.submission.spec.reader import read_job_spec
 
 JOBS = pathlib.Path(__file__).parents[1] / "jobs"
 GRIDS = {

@@ -1,7 +1,7 @@
-"""Who may import whom: login nodes never wait for torch, and a part can be read and replaced without the others.
+"""Import rules: no cycles, an explicit list of allowed imports per folder, and no heavy library at start-up.
 
-Two looks, since each misses something: what a fresh interpreter has loaded after importing a layer, through others too;
-and which parts of src the source names anywhere, in a function too.
+Two checks complement each other: what a fresh interpreter loads when it imports a folder's modules, indirectly too; and
+which modules of `src` the source names anywhere, inside functions and under TYPE_CHECKING as well.
 """
 from __future__ import annotations
 
@@ -16,22 +16,52 @@ import pytest
 
 from tests.conftest import ROOT
 
-# layer: the layers beside itself and the ground that it may name, and the libraries that it may load as it is imported,
-# with all that those bring along; further ones inside the branch that needs them. Ground: the modules right in src.
-LAYERS: dict[str, tuple[set[str], set[str]]] = {
-    "ground": (set(), {"yaml"}),
-    "submission": (set(), {"yaml"}),
-    "analysis": (set(), {"yaml", "numpy", "pandas", "matplotlib.pyplot"}),
-    "datasets": (set(), {"yaml", "torch"}),
-    "models": (set(), {"yaml", "torch"}),
-    "optimizers": (set(), {"yaml", "torch"}),
-    "tracking": (set(), {"yaml", "loguru"}),
-    # it is given built objects, and names their types
-    "training": ({"datasets", "optimizers", "tracking"}, {"yaml", "torch", "pandas", "loguru"}),
+# Folder of src: the other folders of src that its modules may import. Modules directly in src are the common ground:
+# `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
+BASE = {"", "io", "checks"}
+SUBMISSION = ["system", "spec", "batch", "slurm", "status", "job", "planning"]
+ALLOWED: dict[str, set[str]] = {
+    "io": {""},
+    "checks": {"", "io"},
+    "": {"io", "checks"},
+    # each of these may import those before it
+    **{f"submission/{name}": BASE | {f"submission/{below}" for below in SUBMISSION[:index]}
+       for index, name in enumerate(SUBMISSION)},
+    "submission/remote": BASE | {"submission/system", "submission/spec", "submission/batch"},
+    "submission/doctor": BASE | {"submission/system", "submission/slurm"},
+    "analysis/reading": BASE,
+    "analysis/tables": BASE | {"analysis/reading"},
+    "analysis/plotting": BASE | {"analysis/reading", "analysis/tables"},
+    "analysis": BASE | {"analysis/reading", "analysis/tables", "analysis/plotting"},
+    "datasets": BASE,
+    "models": BASE,
+    "optimizers": BASE,
+    "tracking": BASE,
+    # training is given built objects, and names their types
+    "training/setup": BASE | {"datasets", "optimizers"},
+    "training/parallel": BASE | {"datasets", "training/setup"},
+    "training/steps": BASE | {"datasets", "optimizers", "training/setup", "training/parallel"},
+    "training/output": BASE | {"datasets", "training/setup", "training/parallel"},
+    "training": BASE | {"datasets", "optimizers", "tracking", "training/setup", "training/parallel", "training/steps",
+                        "training/output"},
 }
-FOLDERS = sorted(folder.name for folder in (ROOT / "src").iterdir() if any(folder.glob("*.py")))
-ENTRY_POINTS = sorted(path.stem for path in ROOT.glob("*.py"))
+# Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
+LIBRARIES: dict[str, set[str]] = {
+    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "submission": {"yaml"},
+    "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},
+    "datasets": {"yaml", "torch"}, "models": {"yaml", "torch"}, "optimizers": {"yaml", "torch"},
+    "tracking": {"yaml", "loguru"},
+    "training": {"yaml", "torch", "pandas", "loguru"},
+}
+# (importing module, imported module): why this import may point upward or close a cycle
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+           for path in sorted((ROOT / "src").rglob("*.py"))}
+FOLDERS = sorted({path.parent.relative_to(ROOT / "src").as_posix().removeprefix(".") for path in MODULES.values()
+                  if path.name != "__init__.py"})
+ENTRY_POINTS = sorted(path.stem for path in ROOT.glob("*.py"))
 
 LOADED = """
 import importlib, json, sys
@@ -45,21 +75,84 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
-def modules_of(layer: str) -> list[str]:
-    """Dotted names of the layer's modules."""
-    folder = ROOT / "src"
-    paths = folder.glob("*.py") if layer == "ground" else (folder / layer).rglob("*.py")
-    return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths)
+def folder_of(module: str) -> str:
+    """The folder of a module of src, relative to src."""
+    return MODULES[module].parent.relative_to(ROOT / "src").as_posix().removeprefix(".")
 
 
-def layer_of(module: str) -> str:
-    """The layer of `src.…`: a folder of src, or the ground."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else "ground"
+def imported_by(path: Path) -> set[str]:
+    """The modules of src that a source file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write from src.… import"
+            if node.module and node.module.split(".")[0] == "src":
+                # `from src.io import files` imports src.io.files
+                names |= {full if (full := f"{node.module}.{alias.name}") in MODULES else node.module
+                          for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "src"}
+    return names
+
+
+GRAPH = {module: imported_by(path) - {module} for module, path in MODULES.items()}
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one import cycle in order; empty if there is none."""
+    finished: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> list[str]:
+        if module in trail:
+            return [*trail[trail.index(module):], module]
+        if module not in finished:
+            for other in sorted(graph.get(module, ())):
+                if cycle := visit(other, [*trail, module]):
+                    return cycle
+            finished.add(module)
+        return []
+
+    return next(filter(None, (visit(module, []) for module in graph)), [])
+
+
+def test_cycle_in_finds_a_cycle() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: {other for other in others if (module, other) not in EXCEPTIONS}
+             for module, others in GRAPH.items()}
+    assert cycle_in(graph) == []
+
+
+def test_every_folder_is_listed() -> None:
+    assert set(FOLDERS) == set(ALLOWED), "a new folder of src: add to ALLOWED which folders it may import"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_allowed_folders(module: str) -> None:
+    folder = folder_of(module)
+    others = {other: folder_of(other) for other in GRAPH[module]
+              if other in MODULES and other != "src.errors" and (module, other) not in EXCEPTIONS}
+    below_ground = folder in ("io", "checks")
+    wrong = {other for other, place in others.items()
+             if place != folder and place not in ALLOWED[folder] or below_ground and place == ""}
+    assert not wrong, f"{module} may not import {sorted(wrong)}; see ALLOWED"
+
+
+def test_exceptions_exist() -> None:
+    assert [pair for pair in EXCEPTIONS if pair[1] not in GRAPH[pair[0]]] == [], "remove these from EXCEPTIONS"
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder])
+def test_folders_stay_small(folder: str) -> None:
+    modules = [module for module in MODULES if folder_of(module) == folder]
+    assert len(modules) <= 15, "split the folder: one reason each, about 13 modules at most"
 
 
 def loaded_by(modules: list[str], libraries: set[str]) -> list[str]:
-    """What importing `modules` loads in a fresh interpreter, beyond what `libraries` load."""
+    """The modules that importing `modules` loads in a fresh interpreter, beyond those that `libraries` load."""
     done = subprocess.run([sys.executable, "-c", LOADED, json.dumps([sorted(libraries), modules])], cwd=ROOT, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -67,50 +160,22 @@ def loaded_by(modules: list[str], libraries: set[str]) -> list[str]:
     return loaded
 
 
-def strangers(loaded: list[str]) -> set[str]:
+def third_party(loaded: list[str]) -> set[str]:
     """The top-level packages among `loaded` that are neither Python's nor ours."""
     return {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"src", "_yaml", *ENTRY_POINTS}
 
 
-def test_every_folder_is_a_layer() -> None:
-    assert set(FOLDERS) <= set(LAYERS), "a new folder in src: say in LAYERS what it may import"
-
-
-@pytest.mark.parametrize("layer", ["ground", *FOLDERS])
-def test_layer_loads_only_what_it_may(layer: str) -> None:
-    friends, libraries = LAYERS[layer]
-    loaded = loaded_by(modules_of(layer), libraries)
-    assert not strangers(loaded), f"src/{layer} loads {strangers(loaded)}: import it inside the branch that needs it"
-    ours = {layer_of(name) for name in loaded if name.startswith("src.")}
-    assert ours <= {"ground", layer} | friends
+@pytest.mark.parametrize("top", LIBRARIES)
+def test_folder_loads_only_its_libraries(top: str) -> None:
+    modules = [module for module in MODULES if folder_of(module).split("/")[0] == top]
+    extra = third_party(loaded_by(modules, LIBRARIES[top]))
+    assert not extra, f"src/{top} loads {extra}: import it inside the function that needs it"
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 def test_entry_point_starts_light(entry: str) -> None:
-    # a dry run on a login node, and the claim of a run before torch is loaded, take what `import yaml` takes
-    assert not strangers(loaded_by([entry], {"yaml"}))
-
-
-def named_in(path: Path) -> set[str]:
-    """The modules of src that a source file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            # `from src import files` names src.files
-            names |= {f"src.{alias.name}" for alias in node.names} if node.module == "src" else {node.module}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        else:
-            assert not isinstance(node, ast.ImportFrom), f"{path}: relative import; write from src.… import"
-    return {name for name in names if name.startswith("src.")}
-
-
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.is_relative_to(ROOT / "src")],
-                         ids=lambda path: str(path.relative_to(ROOT)))
-def test_source_names_only_its_layers(path: Path) -> None:
-    parts = path.relative_to(ROOT / "src").parts
-    layer = parts[0] if len(parts) > 1 else "ground"
-    assert {layer_of(name) for name in named_in(path)} <= {"ground", layer} | LAYERS[layer][0]
+    # a dry run on a login node, and the claim of a run before torch is loaded, cost what `import yaml` costs
+    assert not third_party(loaded_by([entry], {"yaml"}))
 
 
 def docstring(path: Path) -> str:
@@ -118,35 +183,39 @@ def docstring(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0].removesuffix(".")
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     silent = [str(path.relative_to(ROOT)) for path in SOURCES if path.stat().st_size and not docstring(path)]
-    assert not silent, "a docstring's first line is the module's line in the file tree of docs/architecture.md"
+    assert not silent, "a docstring's first line becomes the module's line in the tree of docs/architecture.md"
 
 
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
+def test_every_folder_has_a_docstring() -> None:
+    packages = [path for path in MODULES.values() if path.name == "__init__.py"]
+    assert [str(path.relative_to(ROOT)) for path in packages if not docstring(path)] == []
+
+
+TREE = ROOT / "docs" / "architecture.md"
 
 
 def tree() -> dict[str, str]:
-    """Return path and description of each line of the file tree: the fenced block under `<!-- tree -->`.
+    """Path and description of each line of the tree in TREE: the fenced block under `<!-- tree -->`.
 
-    A line is a name, two blanks or more, and a description; a folder's lines stand two blanks further in.
+    A line is a name, two blanks or more, and a description; a folder's lines are indented by two further blanks.
     """
-    block = re.search(r"<!-- tree -->\n+```\w*\n(.*?)\n```", ARCHITECTURE.read_text(), re.DOTALL)
-    assert block, "docs/architecture.md has no fenced block under a line <!-- tree -->"
-    found, folders = {}, []
+    block = re.search(r"<!-- tree -->\n+```\w*\n(.*?)\n```", TREE.read_text(), re.DOTALL)
+    assert block, f"{TREE.name} has no fenced block under a line <!-- tree -->"
+    lines, folders = {}, []
     for line in block[1].splitlines():
         indent, name, description = re.fullmatch(r"((?:  )*)(\S+)\s*(.*)", line).groups()  # type: ignore[union-attr]
         folders[len(indent) // 2:] = [name.rstrip("/")]
-        assert "/".join(folders) not in found, f"two lines for {'/'.join(folders)}"
-        found["/".join(folders)] = description
-    return found
+        assert "/".join(folders) not in lines, f"two lines for {'/'.join(folders)}"
+        lines["/".join(folders)] = description
+    return lines
 
 
-def test_file_tree() -> None:
-    told = tree()
-    assert [path for path in told if not (ROOT / path).exists()] == [], "these are in the tree and nowhere else"
+def test_tree_of_the_docs_is_complete() -> None:
+    described = tree()
+    assert [path for path in described if not (ROOT / path).exists()] == [], "these lines have no file"
     ours = [path for path in SOURCES if path.parent == ROOT or path.is_relative_to(ROOT / "src")]
-    truth = {str(path.relative_to(ROOT)): docstring(path) for path in ours if path.name != "__init__.py"}
-    wrong = {path: line for path, line in truth.items() if told.get(path, "").removesuffix(".") != line}
-    lines = [f"{path:30} {line}" for path, line in wrong.items()]
-    assert not wrong, "the file tree in docs/architecture.md should have:\n" + "\n".join(lines)
+    actual = {str(path.relative_to(ROOT)): docstring(path) for path in ours if path.name != "__init__.py"}
+    wrong = {path: line for path, line in actual.items() if described.get(path, "").removesuffix(".") != line}
+    assert not wrong, f"{TREE.name}'s tree should have:\n" + "\n".join(f"{path:30} {wrong[path]}" for path in wrong)

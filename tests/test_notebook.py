@@ -15,8 +15,8 @@ import pytest
 from jupyter_client import AsyncKernelManager
 
 from docs.pictures.draw import PICTURES, small_png
-from src.analysis import plots
-from src.analysis.results import read_experiments
+from src.analysis.plotting import plots
+from src.analysis.reading.results import read_experiments
 from tests.analysis.looking import assert_nothing_is_cut_off
 from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT

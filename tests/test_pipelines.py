@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 import experiments
-from src.submission import journal
-from src.submission.observe import observe
+from src.submission.batch import journal
+from src.submission.status.observe import observe
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
-from tests.submission.test_worker import both_run, submit_in_background, wait_for
+from tests.submission.job.test_worker import both_run, submit_in_background, wait_for
 from tests.test_submit_multiple import fake_slurm
 
 __all__ = ["fake_slurm", "project"]  # fixtures
@@ -281,7 +281,7 @@ def test_expected_starts_and_a_failed_dependency_on_a_real_cluster(slurm: Slurm,
     project.spec.write_text(project.spec.read_text().replace("tiny", "second").replace("13", "8"))
     assert project.submit(project.spec, "-s", "s.sh", "-y", "--after", first) == 0
     second, = project.results.glob("*-second")
-    from src.submission import slurm as commands
+    from src.submission.slurm import client as commands
 
     observation, = observe([str(first)])
     jobs = [run.state.slurm_job for run in observation.runs.values()]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import experiments
-from src.submission import submit
-from src.submission.observe import observe
+from src.submission.slurm import submit
+from src.submission.status.observe import observe
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
-from tests.submission.test_canary import GRID, WAYS, canaries, executions, forget_submitters, mend
+from tests.submission.planning.test_canary import GRID, WAYS, canaries, executions, forget_submitters, mend
 from tests.test_slurm_ways import counts, script, wait_for
 
 __all__ = ["project", "script"]  # the fixtures
@@ -67,7 +67,7 @@ def test_a_crash_between_and_a_canary_that_slurm_has_forgotten(project: Project,
 
 def test_sacct_lists_what_could_never_start(slurm: Slurm, tmp_path: Path) -> None:
     """By one call, tasks of an array one by one; without canaries, as for --after."""
-    from src.submission import slurm as commands
+    from src.submission.slurm import client as commands
 
     start = time.time()
     bad = slurm.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=exit 1")

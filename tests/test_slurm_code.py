@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
-from tests.submission.test_notify import for_slurm, received, titles, want_messages
+from tests.submission.status.test_notify import for_slurm, received, titles, want_messages
 from tests.test_slurm_ways import counts, script, wait_for
 
 __all__ = ["project", "received", "script"]  # fixtures

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import submit_multiple
-from src import yaml_io
+from src.io import yaml_io
 from tests.conftest import ROOT, Slurm
 from tests.fake_apptainer.fixture import Apptainer, apptainer
 from tests.submission.conftest import Project, project

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import submit_multiple
-from src import yaml_io
+from src.io import yaml_io
 from tests.conftest import ROOT, Slurm
 from tests.test_interrupted import CHAOS, attempts
 from train import train_here

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import breaker, doctor_facts, limits
+from src.submission.doctor import probes
+from src.submission.slurm import circuit_breaker, queue_limits
 from tests.conftest import ROOT, Slurm
 from tests.submission.conftest import Project, project
 from tests.test_slurm_ways import all_jobs, counts, script, wait_for
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("slurm")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PAUSES", (0.2,))
-    monkeypatch.setattr(breaker, "_PAUSE", 0.2)
+    monkeypatch.setattr(queue_limits, "PAUSES", (0.2,))
+    monkeypatch.setattr(circuit_breaker, "_PAUSE", 0.2)
 
 
 @pytest.mark.parametrize("way", [[], ["--array"]], ids=" ".join)
@@ -41,8 +42,8 @@ def test_the_same_command_goes_on_at_the_limit(way: list[str], project: Project,
 def test_wait_keeps_at_most_so_many_queued(way: list[str], project: Project, script: str, slurm: Slurm, quick: None,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     queued: list[int | None] = []
-    count = limits.count_queued
-    monkeypatch.setattr(limits, "count_queued", lambda *words: queued.append(count(*words)) or queued[-1])
+    count = queue_limits.count_queued
+    monkeypatch.setattr(queue_limits, "count_queued", lambda *words: queued.append(count(*words)) or queued[-1])
     project.write_spec("[1, 2, 3, 4]")
     assert project.submit(project.spec, "-s", script, "-y", "--wait", "--max-queued", "3", *way) == 0
     wait_for(lambda: counts(project) == {"done": 8})
@@ -89,7 +90,7 @@ def test_doctor_asks_slurm(slurm: Slurm, tmp_path: Path) -> None:
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "submit_2080.sh").write_text((ROOT / "submit_2080.sh").read_text().replace(
         "--partition=", "--partition=no-such-"))
-    found = {one.check: one for one in doctor_facts.findings(str(tmp_path))}
+    found = {one.check: one for one in probes.findings(str(tmp_path))}
     assert found["slurm"].found == "the controller answers" and found["accounting"].found == "sacct answers"
     assert found["submit_cpu.sh"].found == "Slurm would take it"
     assert found["submit_2080.sh"].verdict == "warning"

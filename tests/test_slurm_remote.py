@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from src.analysis.results import read_experiments
-from src.submission import status
-from src.submission.observe import observe
+from src.analysis.reading.results import read_experiments
+from src.submission.status import status
+from src.submission.status.observe import observe
 from tests.conftest import ROOT, Slurm
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import Laptop, wait_until

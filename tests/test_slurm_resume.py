@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import submit_multiple
-from src import yaml_io
+from src.io import yaml_io
 from tests.conftest import ROOT, Slurm
 from tests.test_interrupted import SPEC, assert_same, attempts, calm
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import experiments
-from src.submission import handover, worker
-from src.submission.observe import Run, observe
-from src.submission.tasks import Tasks
+from src.submission.batch.task_files import Tasks
+from src.submission.job import requeue, worker
+from src.submission.status.observation import Run
+from src.submission.status.observe import observe
 from tests.conftest import Slurm
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
@@ -112,8 +113,8 @@ def test_a_preempted_run_that_slurm_does_not_put_back_goes_on_in_a_successor(way
 def test_a_preempted_worker_without_a_saved_run_is_succeeded_for_the_others(
         meant: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
-    monkeypatch.setattr(handover, "why_stopped", lambda: meant)
-    monkeypatch.setattr(handover, "succeed", lambda path, tasks: submitted.append(path))
+    monkeypatch.setattr(requeue, "why_stopped", lambda: meant)
+    monkeypatch.setattr(requeue, "succeed", lambda path, tasks: submitted.append(path))
     stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, asked=1)
     stopped._hand_over_saved()
     assert len(submitted) == asked

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from src.submission import journal, status
-from src.submission.observe import observe
+from src.submission.batch import journal
+from src.submission.status import status
+from src.submission.status.observe import observe
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
 
@@ -76,7 +77,7 @@ parameters:
     - {batch_size: [1, 2, 3]}
     - {batch_size: [4, 5], SBATCH: {mem: 200}}
 """)
-    monkeypatch.setattr("src.submission.slurm.max_array_size", lambda: 4)
+    monkeypatch.setattr("src.submission.slurm.client.max_array_size", lambda: 4)
     assert project.submit(project.spec, "-s", script, "-y", "--array") == 0
     wait_for(lambda: counts(project) == {"done": 10})
     assert project.executed() == [1] * 10
@@ -88,7 +89,7 @@ parameters:
 
 
 def test_max_array_size_is_the_clusters(slurm: Slurm) -> None:
-    from src.submission.slurm import max_array_size
+    from src.submission.slurm.client import max_array_size
 
     assert f"MaxArraySize            = {max_array_size()}" in slurm.run("scontrol", "show", "config")
 

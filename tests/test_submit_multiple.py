@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 import submit_multiple
-from src.submission import batch as batch_module
-from src.submission import carry_out, journal, process, slurm
+from src.submission.batch import batch_folder as batch_module
+from src.submission.batch import journal
+from src.submission.planning import execute
+from src.submission.slurm import client
+from src.submission.system import process
 from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
 
@@ -77,7 +80,7 @@ def test_the_dry_run_shows_the_exact_commands(project: Project, fake_slurm: Path
                                               capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(journal, "new_token", lambda: "t-1")
     called: list[list[str]] = []
-    monkeypatch.setattr("src.submission.slurm.submit", lambda command, _: called.append(command) or "1")
+    monkeypatch.setattr("src.submission.slurm.client.submit", lambda command, _: called.append(command) or "1")
     project.submit(project.spec, "-s", "s.sh", "-d", "--json")
     shown = [json.loads(line)["command"] for line in capsys.readouterr().out.splitlines()]
     project.submit(project.spec, "-s", "s.sh", "-y")
@@ -145,14 +148,14 @@ def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
 def test_ctrl_c_keeps_what_was_submitted(
         project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
-    submit = slurm.submit
+    submit = client.submit
 
     def interrupted(command: list[str], ticket: int) -> str:
         if (fake_slurm / "n").exists() and (fake_slurm / "n").read_text() == "2\n":
             raise KeyboardInterrupt
         return submit(command, ticket)
     with monkeypatch.context() as patch:
-        patch.setattr(slurm, "submit", interrupted)
+        patch.setattr(client, "submit", interrupted)
         assert project.submit(project.spec, "-s", "s.sh", "-y") == 130
     assert "2 of 4 Slurm jobs submitted" in capsys.readouterr().out
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
@@ -450,7 +453,7 @@ def test_a_plan_with_overrides_that_was_killed_before_it_submitted_goes_on(
     def killed(*_: object) -> int:
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(carry_out, "start", killed)
+        patch.setattr(execute, "start", killed)
         assert project.submit(*words) == 130
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(*words) == 0
@@ -525,6 +528,6 @@ def test_a_journal_that_must_not_be_read_is_told(project: Project, monkeypatch: 
 
     def refuse(path: str) -> list[object]:
         raise PermissionError(errno.EACCES, "Permission denied", path)
-    monkeypatch.setattr("src.files.read_json_lines", refuse)
+    monkeypatch.setattr("src.io.files.read_json_lines", refuse)
     assert project.submit("-r", project.batch, "--local", "-y") == 2
     assert capsys.readouterr().err.endswith(".jsonl: Permission denied\n")

@@ -17,12 +17,12 @@ import experiments
 import train
 from src import run_folder
 from src.config import Config
-from src.training.batches import by_length, in_order, shuffled
 from src.training.experiment import epochs
-from src.training.few import few
-from src.training.resume import Left
+from src.training.output.resume import Left
+from src.training.steps.batches import by_length, in_order, shuffled
+from src.training.steps.overfit_subset import few
 from tests.texts import make_folder, reviews, write_csv
-from tests.training.test_resume import assert_same
+from tests.training.output.test_resume import assert_same
 
 pytest.importorskip("datasets")
 pytest.importorskip("transformers")

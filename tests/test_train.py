@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from src import run_folder, yaml_io
+from src import run_folder
 from src.config import Config
 from src.errors import BatchError, ConfigError, DataError
+from src.io import yaml_io
 from tests.datasets.test_images import make_folder
 from train import experiment_generator, train, warm_up
 

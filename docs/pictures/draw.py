@@ -1,4 +1,4 @@
-"""The pictures of docs/gallery.md, drawn by src/analysis/plots.py from the batch that `make pictures` trains."""
+"""The pictures of docs/gallery.md, drawn by src/analysis/plotting/plots.py from the batch that `make pictures` trains."""
 from __future__ import annotations
 
 import io
@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from src import files
-from src.analysis import plots
-from src.analysis.filters import filt
-from src.analysis.results import read_experiments
+from src.analysis.plotting import plots
+from src.analysis.reading.filters import filt
+from src.analysis.reading.results import read_experiments
 from src.errors import exits_on_user_error
+from src.io import files
 
 _FOLDER = os.path.dirname(__file__)
 _DOTS = 120  # per inch

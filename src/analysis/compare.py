@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from src import metrics
-from src.analysis.filters import key
-from src.analysis.plots import levels, show
-from src.analysis.results import Results
-from src.analysis.tables import setting_columns, values_table, varying_columns
+from src.analysis.plotting.plots import levels, show
+from src.analysis.reading.filters import key
+from src.analysis.reading.results import Results
+from src.analysis.tables.tables import setting_columns, values_table, varying_columns
 from src.errors import ResultsError
 
 _MEASURES = ("loss", "accuracy", "mae", "r2", "perplexity", "time")

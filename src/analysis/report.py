@@ -16,11 +16,13 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import busy, files, logs, metrics, notes, run_folder
-from src.analysis import maps, plots, tables
-from src.analysis.filters import is_number
-from src.analysis.results import Results, Skipped, read_results
+from src import gpu_idle, logs, metrics, notes, run_folder
+from src.analysis.plotting import heat_maps, plots
+from src.analysis.reading.filters import is_number
+from src.analysis.reading.results import Results, Skipped, read_results
+from src.analysis.tables import tables
 from src.errors import ResultsError
+from src.io import files
 
 _HERE = os.path.dirname(__file__)
 _MOST_PARAMETERS = 8  # pictures of a metric against one
@@ -239,7 +241,7 @@ def _against(df: pd.DataFrame) -> str:
 def _heat_maps(df: pd.DataFrame) -> str:
     """The parameters with the most values against each other: numbers first."""
     values = {name: found for name in tables.varying_columns(df)
-              if 1 < len(found := plots.levels(df[name])) <= maps.MOST_CELLS}
+              if 1 < len(found := plots.levels(df[name])) <= heat_maps.MOST_CELLS}
     names = sorted(values, key=lambda name: (not all(map(is_number, values[name])), -len(values[name])))
     pictures = [_picture(f"{x} and {y}", plots.heat_map, df, x, y)
                 for x, y in itertools.combinations(names[:_MOST_IN_MAPS], 2)]
@@ -283,12 +285,12 @@ def _runs(df: pd.DataFrame) -> str:
 
 def _machines(df: pd.DataFrame) -> str:
     """GPUs that had little to do, and what to try."""
-    if busy.COLUMN not in df:
+    if gpu_idle.COLUMN not in df:
         return ""
-    columns = [busy.COLUMN, "train/time", "train/data_time"]
-    found = [busy.judged(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
+    columns = [gpu_idle.COLUMN, "train/time", "train/data_time"]
+    found = [gpu_idle.judged(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
                          {**row, "facts": {"threads": row.get("facts/threads")}}) for row in df.to_dict("records")]
-    lines = busy.lines(found)
+    lines = gpu_idle.lines(found)
     return _section("GPUs", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>") if lines else ""
 
 

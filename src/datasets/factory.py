@@ -10,13 +10,14 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from src import files, own
-from src.choices import CLASS_LIST, split_of, task_of
+from src.checks import user_code
+from src.checks.registered_names import CLASS_LIST, split_of, task_of
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
 from src.datasets.splits import Slice, parse_split
 from src.errors import DataError, UserError
+from src.io import files
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # of each feature: its mean, and its standard deviation
 READERS: dict[str, ModuleType] = {
@@ -84,7 +85,7 @@ def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:
 
 def _finished(config: Config, data: Data) -> Data:
     """Finished splits, with those of eval_datasets, in the classes of the model."""
-    if own.is_own(config.dataset) and (config.data_on_device or config.eval_datasets):
+    if user_code.is_own(config.dataset) and (config.data_on_device or config.eval_datasets):
         raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
                         where="data_on_device" if config.data_on_device else "eval_datasets", hint="leave it out")
     splits, columns = dict(data.splits), {}
@@ -151,7 +152,8 @@ def warm_up(configs: Iterable[Config]) -> None:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         # a parent of many runs must neither run one's own code nor load what timm reads with
-        if key not in seen and not own.is_own(config.dataset) and not config.dataset.startswith(("timm/", "folder/")):
+        if key not in seen and not user_code.is_own(config.dataset) and not config.dataset.startswith(
+                ("timm/", "folder/")):
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(dataclasses.replace(config, data_download=False))
@@ -164,7 +166,7 @@ def data_folder(config: Config) -> Path:
 
 def _reader(config: Config) -> ModuleType:
     family = config.dataset.partition("/")[0]
-    if own.is_own(config.dataset):
+    if user_code.is_own(config.dataset):
         return own_data
     if family not in READERS:
         raise DataError(f"there is no reader for '{config.dataset}'", where="dataset",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from src import hub
-from src.choices import TEXT_FILES, task_of
+from src.checks.registered_names import TEXT_FILES, task_of
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.splits import parse_split

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from src import fetching, files, machine
-from src.choices import task_of
+from src.checks.registered_names import task_of
 from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.datasets.image_splits import UNREADABLE, IndexedSplit, StreamedSplit
@@ -20,6 +19,7 @@ from src.datasets.on_device import kept
 from src.datasets.splits import Slice, parse_split
 from src.datasets.transforms import Transforms, transforms_of
 from src.errors import DataError, UserError
+from src.io import download, files, machine
 
 _PACKAGES = {"torch": "torchvision", "tfds": "tensorflow-datasets tensorflow-cpu", "hfds": "datasets",
              "wds": "webdataset", "": "timm"}  # what pip installs for each kind of source
@@ -97,17 +97,17 @@ def _open(config: Config, folder: Path, split: str) -> Source:
         name = _local(name, folder)
     elif kind == "wds":
         root = str(folder / name.removeprefix("wds/"))
-    def create(download: bool = False) -> Any:
+    def create(may_download: bool = False) -> Any:
         return create_dataset(name, root=root, split=split, search_split=False, **(
-            {"download": download} if kind in ("torch", "tfds") else {}))
+            {"download": may_download} if kind in ("torch", "tfds") else {}))
 
     def find() -> Any:
         with contextlib.suppress(Exception):  # each library has its own kinds for what is not there
             return create()
 
     try:
-        made = create() if not config.data_download or kind not in ("torch", "tfds") else fetching.once(
-            folder / f".{name.replace('/', '-')}.fetching", config.dataset, find, lambda: create(download=True))
+        made = create() if not config.data_download or kind not in ("torch", "tfds") else download.once(
+            folder / f".{name.replace('/', '-')}.fetching", config.dataset, find, lambda: create(may_download=True))
     except (ImportError, NameError, AttributeError) as error:
         raise DataError(f"{config.dataset} needs a package that is not installed: {error}",
                         hint=f"pip install {_PACKAGES[kind]}") from None
@@ -115,7 +115,7 @@ def _open(config: Config, folder: Path, split: str) -> Source:
         raise
     except Exception as error:
         raise DataError(f"{what} cannot be opened: {' '.join(str(error).split())[:300] or type(error).__name__}",
-                        where="dataset", hint=fetching.PREFETCH if kind else None) from None
+                        where="dataset", hint=download.PREFETCH if kind else None) from None
     return _streamed(what, made) if kind in _STREAMED else _indexed(what, made)
 
 

@@ -16,10 +16,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
-from src import fetching, files
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError, did_you_mean
+from src.io import download, files
 
 # the splits of a source, and how the names of their files end at LIBSVM's site and in libsvmdata
 RAW_ENDINGS = {"train": "", "test": ".t", "val": ".val", "tr": ".tr"}
@@ -93,7 +93,7 @@ def _locate(config: Config, folder: Path, split: str) -> tuple[Path, bool]:
 
     lock = folder / "libsvm" / f".{name}-{split}.lock"
     try:
-        return fetching.once(lock, f"split '{split}' of {config.dataset}", lambda: _find(folder, name, split),
+        return download.once(lock, f"split '{split}' of {config.dataset}", lambda: _find(folder, name, split),
                              fetch), bool(fetched)
     except OSError as error:
         raise _missing(config, folder, split, f"and cannot be put there: {error.strerror or error}") from error
@@ -121,7 +121,7 @@ def _download(config: Config, folder: Path, name: str, split: str, dataset: Any)
     It works in a new folder of its own: it deletes raw files in its folder, which may be a user's, and nobody may see
     half a file.
     """
-    if reason := fetching.unreachable(dataset.dataset_url):
+    if reason := download.unreachable(dataset.dataset_url):
         raise _missing(config, folder, split, f"and {reason}")
     home = folder / "libsvm"
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src import own
-from src.choices import task_of
+from src.checks import user_code
+from src.checks.registered_names import task_of
 from src.config import Config
 from src.datasets.data import Data, Source
 from src.errors import DataError
@@ -23,7 +23,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
     x: [n, ...], y: [n], arrays or tensors; a Dataset of pairs is read into memory. DataError for anything else; what
     the function raises itself keeps its traceback.
     """
-    made = own.load(config.dataset, "dataset")(config)
+    made = user_code.load(config.dataset, "dataset")(config)
     if isinstance(made, Data):
         return _chosen(config, made)
     if not isinstance(made, Mapping):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.choices import SKLEARN_DATASETS, task_of
+from src.checks.registered_names import SKLEARN_DATASETS, task_of
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError

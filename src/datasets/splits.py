@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from src import choices
+from src.checks import registered_names
 from src.errors import DataError
 
 
@@ -60,9 +60,9 @@ def parse_split(text: str) -> tuple[Slice, ...]:
     """The slices that `text` puts one after another. DataError if it is no split expression."""
     slices = []
     for part in text.split("+"):
-        match = choices.SLICE.fullmatch(part)
+        match = registered_names.SLICE.fullmatch(part)
         if not match:
-            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=choices.SPLITS)
+            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=registered_names.SPLITS)
         slices.append(Slice(match[1], match[3], match[4], whole=match[2] is None))
     return tuple(slices)
 

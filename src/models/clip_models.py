@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from src import files, hub
+from src import hub
 from src.config import Config
 from src.errors import ConfigError, did_you_mean
+from src.io import files
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
 

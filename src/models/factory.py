@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from src import own
-from src.choices import parse_tiny
-from src.combinations import check_model_options
+from src.checks import user_code
+from src.checks.config_rules import check_model_options
+from src.checks.registered_names import parse_tiny
 from src.config import Config
 from src.errors import ConfigError
 from src.models import clip_models, hf_models, own_model, timm_models, torchvision_models
@@ -56,7 +56,7 @@ def fetch(config: Config) -> str:
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
     as_it_is = config if weights else dataclasses.replace(config, model_pretrained=False)
-    if own.is_own(config.model):
+    if user_code.is_own(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
         return timm_models.make(as_it_is, input_shape, output_dim)

@@ -5,7 +5,7 @@ import inspect
 
 from torch import nn
 
-from src import own
+from src.checks import user_code
 from src.config import Config
 from src.errors import ConfigError
 from src.models import options
@@ -14,7 +14,7 @@ from src.models import options
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
     """Call it with input_shape, output_dim and model_kwargs by their names. ConfigError if it does not take these, or
     makes no torch.nn.Module; what it raises itself keeps its traceback."""
-    maker = own.load(config.model, "model")
+    maker = user_code.load(config.model, "model")
     if not callable(maker):
         raise ConfigError(f"{config.model} is a {type(maker).__name__}", where="model",
                           allowed="a function or a class, given input_shape and output_dim")

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from src import fetching
 from src.config import Config
 from src.errors import ConfigError, DataError, did_you_mean
 from src.image_models import own_images
+from src.io import download
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
 
@@ -66,7 +66,7 @@ def present(config: Config, weights: Any) -> str:
     def fetched() -> None:
         torch.hub.load_state_dict_from_url(weights.url, progress=False, check_hash=True, weights_only=True)
 
-    return fetching.once_allowed(
+    return download.once_allowed(
         os.path.join(os.path.dirname(place), f".fetching-{os.path.basename(place)}"), f"the pretrained {config.model}",
         lambda: place if os.path.exists(place) else None, fetched, weights.url,
         None if config.data_download else "data_download is false", f"the file is {weights.url}")

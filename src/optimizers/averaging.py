@@ -6,7 +6,7 @@ import copy
 import torch
 from torch import nn
 
-from src.choices import Averaging
+from src.checks.registered_names import Averaging
 
 
 def weight(averaging: Averaging, step: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src import choices
+from src.checks import registered_names
 from src.config import Config
 from src.errors import ConfigError
 from src.optimizers.fused import SGD, Adam, FusedOptimizer, Group
@@ -22,7 +22,7 @@ def make_optimizer(config: Config, model: nn.Module, head: nn.Module | None = No
     """
     scales = layer_scales(model, config.layer_decay, head) if config.layer_decay else None
     groups = parameter_groups(model, config.weight_decay, config.weight_decay_biases, config.base_lr, scales)
-    momentum = choices.parse_momentum(config.momentum, config.optim_alg)
+    momentum = registered_names.parse_momentum(config.momentum, config.optim_alg)
     if config.optim_alg.startswith("timm/"):
         return _of_timm(config, groups, momentum)
     if config.optim_alg == "sgd":

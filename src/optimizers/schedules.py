@@ -5,7 +5,7 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 
-from src.choices import Schedule
+from src.checks.registered_names import Schedule
 
 Factor = Callable[[int], float]
 

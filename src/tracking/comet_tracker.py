@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from src import run_folder, yaml_io
+from src import run_folder
 from src.config import Config
+from src.io import yaml_io
 from src.tracking.tracker import Refused, Tracker
 
 

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from src import files, run_folder, yaml_io
+from src import run_folder
 from src.errors import UserError
+from src.io import files, yaml_io
 
 _AT_ONCE = {"params": 100, "metrics": 800, "tags": 100}  # the most that MLflow takes in a call, which is 1000 in all
 _LONGEST = {"params": 6000, "tags": 5000}

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from src import files, run_folder
+from src import run_folder
 from src.config import Config
+from src.io import files
 from src.tracking import mlflow_run
 from src.tracking.tracker import Action, Refused, Seen, Tracker, knock
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from src import busy, files, run_folder
+from src import gpu_idle, run_folder
 from src.config import Config
+from src.io import files
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -26,7 +27,7 @@ def columns(config: Config, on_gpu: bool) -> list[str]:
     gpu_power, watts (mean); gpu_temperature, °C (most). None unless it is asked for."""
     if not config.system_metrics:
         return []
-    gpu = [busy.COLUMN, *(f"{busy.COLUMN}_{name}" for name in _GPU[1:])] if on_gpu else []
+    gpu = [gpu_idle.COLUMN, *(f"{gpu_idle.COLUMN}_{name}" for name in _GPU[1:])] if on_gpu else []
     return ["system/cpu", "system/memory", *gpu]
 
 
@@ -96,7 +97,7 @@ class System:
 def _summary(column: str, samples: list[_Sample]) -> float | None:
     """Of a column of stats.csv: the most of memory and temperature, the mean of all else."""
     name = column.partition("/")[2]
-    key = f"gpu/{name[4:] or 'busy'}" if column.startswith(busy.COLUMN) else name
+    key = f"gpu/{name[4:] or 'busy'}" if column.startswith(gpu_idle.COLUMN) else name
     values = [sample[key] for sample in samples if key in sample]
     if not values:
         return None

@@ -11,13 +11,13 @@ from torch import nn
 from src.datasets.data import Batch, Lazy, Split
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
-from src.training.batches import in_order
-from src.training.forward import Forward
-from src.training.log import Progress
-from src.training.meters import MeanMeter, Meter
-from src.training.resume import Saver
-from src.training.shares import Share
-from src.training.task import Steps
+from src.training.output.log import Progress
+from src.training.output.resume import Saver
+from src.training.parallel.data_shards import Share
+from src.training.steps.batches import in_order
+from src.training.steps.forward import Forward
+from src.training.steps.meters import MeanMeter, Meter
+from src.training.steps.task import Steps
 
 CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each waits for the device
 

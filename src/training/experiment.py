@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from src import run_folder
-from src.choices import parse_interval, parse_schedule
+from src.checks.registered_names import parse_interval, parse_schedule
 from src.config import Config
 from src.datasets.data import Batch, Data, Lazy, Split
 from src.datasets.texts import Texts
@@ -23,27 +23,29 @@ from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.optimizers.schedules import make_schedule
 from src.tracking import system
-from src.tracking.tracker import Seen, Trackers
-from src.training import facts, resume, summary
-from src.training.batches import in_order, shuffled
-from src.training.clipping import Clipping
-from src.training.distributed import ALONE, Alone
+from src.tracking.tracker import Seen
+from src.tracking.trackers import Trackers
 from src.training.epoch import Spent, Trainer, evaluate
-from src.training.few import few
-from src.training.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
-from src.training.length import Length, limited
-from src.training.log import Progress, bottleneck, epoch_line, header, open_log
-from src.training.losses import make_loss
-from src.training.measures import Arrays, Measures, MeasuringMeter, columns
-from src.training.memory import lack_told
-from src.training.meters import METRICS, MeanMeter, Meter, TokenMeter
-from src.training.mixing import make_mixing
-from src.training.profile import Profile, ProfiledOwn, ProfiledSupervised
-from src.training.recorder import Recorder, Row, stats_columns
-from src.training.seeds import mixed, noise_kept
-from src.training.shares import Share
+from src.training.output import resume
+from src.training.output.log import Progress, bottleneck, epoch_line, header, open_log
+from src.training.output.recorder import Recorder, Row, stats_columns
+from src.training.parallel.data_shards import Share
+from src.training.parallel.distributed import ALONE, Alone
+from src.training.setup import facts, summary
+from src.training.setup.length import Length, limited
+from src.training.setup.out_of_memory import lack_told
+from src.training.setup.seeds import mixed, noise_kept
+from src.training.steps.batches import in_order, shuffled
+from src.training.steps.clipping import Clipping
+from src.training.steps.forward import Forward, make_forward, matmul_precision, recompute_batch_norm
+from src.training.steps.losses import make_loss
+from src.training.steps.meters import METRICS, MeanMeter, Meter, TokenMeter
+from src.training.steps.mixing import make_mixing
+from src.training.steps.overfit_subset import few
+from src.training.steps.profile import Profile, ProfiledOwn, ProfiledSupervised
+from src.training.steps.task import Optimizer, Own, Steps, Supervised, Task
+from src.training.steps.torchmetrics_adapter import Arrays, Measures, MeasuringMeter, columns
 from src.training.stopping import Best
-from src.training.task import Optimizer, Own, Steps, Supervised, Task
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -413,7 +415,7 @@ class Experiment:
         loss = make_loss(config.loss, config.targets)
         arguments = loss, parts.optimizers[0], facts.micro_batch_size(config), self._scaler, self._clipping
         if self._share and self._evaluated:
-            from src.training.shared_steps import SharedOwn, SharedSupervised
+            from src.training.steps.shared_steps import SharedOwn, SharedSupervised
 
             shared = self._team, self._share, self._evaluated
             if parts.task:

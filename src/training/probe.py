@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src import machine
 from src.config import Config
 from src.datasets.data import Batch, Lazy, Split
 from src.datasets.on_device import OnDevice
 from src.datasets.texts import Texts
 from src.errors import ConfigError
-from src.training.batches import shuffled
+from src.io import machine
 from src.training.experiment import Experiment, Parts
+from src.training.steps.batches import shuffled
 
 # An estimate: what is kept for the backward pass, the gradients of it, and what single operations need.
 _TIMES_SAVED, _SHARE_OF_MEMORY = 3, 0.8

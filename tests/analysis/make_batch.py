@@ -8,8 +8,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from src import files, run_folder, yaml_io
+from src import run_folder
 from src.config import Config
+from src.io import files, yaml_io
 
 DIGITS = {"dataset": "sklearn/digits", "train_length": 12, "seed_training": 1,
           "data_splits_map": {"train": "train[:70%]", "val": "train[70%:85%]", "test": "train[85%:]"}}

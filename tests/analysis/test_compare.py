@@ -9,7 +9,7 @@ import pytest
 import experiments
 from src import run_folder
 from src.analysis.compare import Change, compare
-from src.analysis.results import read_results
+from src.analysis.reading.results import read_results
 from src.config import Config
 from src.errors import ResultsError
 from tests.analysis.make_batch import DIGITS, make_batch, make_empty_batch, make_run

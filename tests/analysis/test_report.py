@@ -11,10 +11,10 @@ import pytest
 
 from src import run_folder
 from src.analysis import report
+from src.analysis.reading.results import read_results
 from src.analysis.report import build_report, write_report
-from src.analysis.results import read_results
 from src.errors import ResultsError
-from src.submission import efficiency, failures, states
+from src.submission.status import efficiency, failures, states
 from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 EVIL = '"><script>alert(1)</script>'

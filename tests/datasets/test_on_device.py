@@ -21,15 +21,15 @@ from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
-from src import yaml_io
 from src.config import Config
 from src.datasets import on_device
 from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.resampling import ATTEMPTS, parts, windows
 from src.errors import ConfigError, DataError
-from src.training.batches import shuffled
-from src.training.memory import check_room
+from src.io import yaml_io
+from src.training.setup.out_of_memory import check_room
+from src.training.steps.batches import shuffled
 from train import train as run_training
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

@@ -13,7 +13,7 @@ from src.datasets.texts import Texts
 from src.errors import ConfigError, DataError
 from src.models.factory import beside_backbone, fetch, make_model
 from src.optimizers.layers import Freeze, layer_scales
-from src.training.losses import make_loss
+from src.training.steps.losses import make_loss
 from tests.texts import WORDS, make_folder, reviews, write_csv
 
 pytest.importorskip("transformers")

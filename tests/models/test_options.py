@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.choices import OPTIONS_OF_OURS
+from src.checks.registered_names import OPTIONS_OF_OURS
 from src.config import Config, check_parameters
 from src.errors import ConfigError
 from src.models.factory import make_model

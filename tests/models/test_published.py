@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.choices import RESNET_DEPTHS, VGG_DEPTHS
+from src.checks.registered_names import RESNET_DEPTHS, VGG_DEPTHS
 from src.config import Config
 from src.models.factory import make_model
 

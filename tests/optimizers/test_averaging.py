@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import swa_utils
 
-from src.choices import Averaging, parse_averaging
+from src.checks.registered_names import Averaging, parse_averaging
 from src.optimizers.averaging import AveragedModel, weight
 
 VALUES = st.lists(st.floats(-10, 10), min_size=1, max_size=30)

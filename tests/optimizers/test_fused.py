@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src import choices
+from src.checks import registered_names
 from src.config import Config
 from src.optimizers.factory import make_optimizer, parameter_groups
 from src.optimizers.fused import SGD, Adam
@@ -26,7 +26,7 @@ def _reference(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": config.weight_decay},
               {"params": others, "weight_decay": config.weight_decay_biases}]
-    momentum = choices.parse_momentum(config.momentum, config.optim_alg)
+    momentum = registered_names.parse_momentum(config.momentum, config.optim_alg)
     if config.optim_alg == "sgd":
         return torch.optim.SGD(groups, config.base_lr, momentum=momentum[0], nesterov=momentum[0] > 0, foreach=False)
     kind = torch.optim.AdamW if config.optim_alg.endswith("w") else torch.optim.Adam
@@ -46,7 +46,7 @@ def _take_steps(model: nn.Module, optimizer: Any, steps: int = 6) -> list[Tensor
 
 
 @pytest.mark.parametrize(("alg", "decays"), list(itertools.product(
-    choices.OPTIMIZERS, [(0.0, 0.0), (0.1, 0.1), (0.1, 0.0)])))
+    registered_names.OPTIMIZERS, [(0.0, 0.0), (0.1, 0.1), (0.1, 0.0)])))
 def test_every_algorithm_takes_the_steps_of_torch_optim(alg: str, decays: tuple[float, float]) -> None:
     for momentum in (0.0, 0.9) if alg == "sgd" else (0.9, "0.8,0.95"):
         config = Config(optim_alg=alg, momentum=momentum, base_lr=0.05, weight_decay=decays[0],

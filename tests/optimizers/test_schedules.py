@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from src.choices import parse_schedule
+from src.checks.registered_names import parse_schedule
 from src.optimizers.schedules import even_milestones, make_schedule
 
 T = 40

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.choices import TIMM_OPTIMIZERS
+from src.checks.registered_names import TIMM_OPTIMIZERS
 from src.config import Config
 from src.errors import ConfigError
 from src.optimizers.factory import make_optimizer

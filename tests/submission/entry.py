@@ -9,8 +9,9 @@ from typing import Any
 
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 
-from src.submission import attempt, process
-from src.submission.signals import signals
+from src.submission.job import attempt
+from src.submission.system import process
+from src.submission.system.signals import signals
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:

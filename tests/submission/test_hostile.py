@@ -10,8 +10,10 @@ import pytest
 
 from src import run_folder
 from src.errors import JobSpecError
-from src.submission import batch, foreign, grid, job_spec, naming, slurm, submit
-from src.submission.submit import Place, SlurmOptions
+from src.submission.batch import batch_folder
+from src.submission.slurm import client, submit
+from src.submission.slurm.submit import Place, SlurmOptions
+from src.submission.spec import command_template, grid, job_spec, naming
 
 NUMBER = 10_000
 PIECES = ("$(touch pwned)", "`touch pwned`", ";touch pwned;", "|touch pwned", "&& touch pwned", "> pwned", "\n", "\r",
@@ -65,18 +67,19 @@ def test_each_run_has_a_safe_name_and_one_call_of_as_many_words(specs: list[dict
 
 
 def test_values_of_options_stay_one_word_of_their_option(texts: list[str]) -> None:
-    words = slurm.option_list({f"option-{chr(97 + index % 26)}": text for index, text in enumerate(texts)}, "x.yaml")
+    words = client.option_list({f"option-{chr(97 + index % 26)}": text for index, text in enumerate(texts)}, "x.yaml")
     assert all(re.match(r"--option-[a-z]=", word) for word in words)
     for text in texts:
-        assert slurm.option_list({"constraint": text}, "x.yaml") == [f"--constraint={text}"]
+        assert client.option_list({"constraint": text}, "x.yaml") == [f"--constraint={text}"]
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", text):
             with pytest.raises(JobSpecError):
-                slurm.option_list({text: 1}, "x.yaml")
+                client.option_list({text: 1}, "x.yaml")
 
 
 def test_a_foreign_program_gets_each_value_as_a_part_of_one_word(texts: list[str]) -> None:
     for text in texts:
-        words = foreign.arguments(["prog", "{args}", "--at={folder}"], {"model": text, "base_lr": 0.1}, "/r/a b")
+        words = command_template.arguments(["prog", "{args}", "--at={folder}"], {"model": text, "base_lr": 0.1},
+                                           "/r/a b")
         assert words == ["prog", f"--model={text}", "--base_lr=0.1", "--at=/r/a b"]
 
 
@@ -92,11 +95,11 @@ def test_what_is_written_stays_in_the_batch_and_what_is_called_is_no_shell(
     chosen = random.Random(2).sample(specs, 1000)
     names = naming.run_names("tiny", chosen, ["model"])
     path = project / "$(touch pwned) %j"
-    assert batch.write(str(path), "job_details: {}", names, grid.spec_texts(chosen))
+    assert batch_folder.write(str(path), "job_details: {}", names, grid.spec_texts(chosen))
     made = submit.one_each(dict.fromkeys(names, 1), dict(zip(names, chosen, strict=True)), SlurmOptions(
         "s.sh", {"constraint": chosen[0]["model"]}), Place(str(path), "token", str(project)))
     for call in made.calls:
-        assert slurm.submit(call.command, 1) == "1"
+        assert client.submit(call.command, 1) == "1"
     called = [[*words.split("\0")] for words in record.read_bytes().decode().removesuffix("\0\0").split("\0\0")]
     assert called == [call.command[1:] for call in made.calls]
     assert [run_folder.read_spec(path / name / "spec.yaml") for name in names] == chosen

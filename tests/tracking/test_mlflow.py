@@ -15,9 +15,10 @@ import torch
 
 import experiments
 import train as entry
-from src import run_folder, yaml_io
+from src import run_folder
 from src.errors import BatchError, ConfigError
-from src.submission import attempt
+from src.io import yaml_io
+from src.submission.job import attempt
 from src.tracking import mlflow_export, mlflow_run, tracker
 from src.tracking.mlflow_tracker import MlflowTracker
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from src import yaml_io
+from src.io import yaml_io
 from src.tracking import mlflow_run
 from tests.conftest import ROOT
 

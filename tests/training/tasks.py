@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.datasets.data import Batch, Data
-from src.training.task import Optimizer, Task
+from src.training.steps.task import Optimizer, Task
 
 
 class Autoencoder(Task):

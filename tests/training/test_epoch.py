@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.optimizers.fused import SGD
 from src.training import epoch
-from src.training.batches import in_order, shuffled
 from src.training.epoch import Spent, Trainer, evaluate
-from src.training.log import Progress
-from src.training.meters import Meter
-from src.training.resume import Saver, never
-from src.training.task import Supervised
+from src.training.output.log import Progress
+from src.training.output.resume import Saver, never
+from src.training.steps.batches import in_order, shuffled
+from src.training.steps.meters import Meter
+from src.training.steps.task import Supervised
 from tests.training.toys import CPU, classes, parts
 
 SILENT = Progress(None, "", 0.0)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from src.errors import ConfigError
-from src.training import checkpoint
 from src.training.experiment import epochs
+from src.training.output import checkpoint
 from tests.training.toys import classes, parts, targets, train
 
 SPLITS = {"train": classes(), "val": classes(30, seed=2), "test": classes(40, seed=1)}

@@ -17,10 +17,10 @@ from src import run_folder
 from src.config import Config
 from src.datasets.data import Batch
 from src.errors import ConfigError
-from src.training.few import Few, few
-from src.training.length import limited
-from src.training.log import bottleneck
-from src.training.memory import remedies
+from src.training.output.log import bottleneck
+from src.training.setup.length import limited
+from src.training.setup.out_of_memory import remedies
+from src.training.steps.overfit_subset import Few, few
 from tests.training.toys import classes, parts, train
 
 SPLITS = {"train": classes(60), "val": classes(40, seed=2), "test": classes(40, seed=1)}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
-from src import machine
+from src.io import machine
 from src.training import probe
 from tests.training.test_looking_inside import _Read
 from tests.training.toys import CPU, classes

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from src.errors import ConfigError
-from src.training.recorder import stats_columns
+from src.training.output.recorder import stats_columns
 from src.training.stopping import Best
 
 COLUMNS = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))

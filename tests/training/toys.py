@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.choices import parse_averaging
+from src.checks.registered_names import parse_averaging
 from src.config import Config
 from src.datasets.data import Data, Split
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
 from src.training.experiment import Parts, epochs
-from src.training.recorder import Row
+from src.training.output.recorder import Row
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""From data frames to figures. Imports `reading` and `tables`. Begin with `plots.py`."""

@@ -1,0 +1,180 @@
+"""Tables as pictures: columns of words, small curves, and dots: an overview of a grid, and its ranking"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from src.analysis.plotting import figure_layout
+from src.analysis.plotting.figure_layout import (
+    BLUE,
+    GREY,
+    ORANGE,
+    add_caption,
+    at_epoch,
+    common_label,
+    counted,
+    label,
+    show,
+    styled,
+)
+from src.analysis.tables import tables
+from src.errors import ResultsError
+
+_MARGIN, _GAP, _LINE = 0.1, 0.16, 0.16  # inches
+_WIDEST = 24.0  # inches: more is no picture
+
+
+@styled
+def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Figure:
+    """A table with a row per setting, best first: what varies, how many runs ended, and small curves of all its runs.
+
+    df: big_df, a row per run. metric: as in `learning_curves`; the training loss stands beside it. Curves of a column
+    share one scale. Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
+    """
+    names = figure_layout.with_numbers(df, metric)
+    table = tables.ranking(df, metric)
+    shown = table.head(n)
+    members = [df.loc[labels] for labels in shown["members"]]
+    sheet = _Sheet(len(shown), head_lines=2)
+    for name in tables.varying_columns(df):
+        sheet.words(name, [show(value) for value in shown[name]])
+    sheet.words("ended", [f"{runs['end'].notna().sum()}/{len(runs)}" for runs in members], numbers=True)
+    for name in dict.fromkeys([*names, "train/loss"]):
+        if name in tables.stats_columns(df) and any(np.isfinite(curve).any() for curve in df[name]):
+            _small_curves(sheet, name, members)
+    sheet.words(f"best {common_label(names)}", _with_deviation(shown), numbers=True)
+    return sheet.finished([f"{len(shown)} of {counted(len(table), 'setting')}, best first" if len(table) > n else "",
+                           "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
+                           + ", each run at its best epoch", *figure_layout.unended(df, "not in the mean")])
+
+
+def _small_curves(sheet: _Sheet, name: str, members: list[pd.DataFrame]) -> None:
+    """A column with the curves of each row's runs, all on one scale: that between 1 % and 99 % of the values."""
+    curves = [[curve[np.isfinite(curve)] for curve in runs[name]] for runs in members]
+    values = np.concatenate([curve for row in curves for curve in row] or [np.zeros(1)])
+    low, high = np.quantile(values, [0.01, 0.99]) if len(values) else (0.0, 1.0)
+    last = max((curve.index.max() for row in curves for curve in row if len(curve)), default=1)
+    log = bool(low > 0 and high > 30 * low)
+    left, right = sheet.room(f"{label(name)}\n{low:.3g} to {high:.3g}" + ", log" * log, 1.3)
+    scale: Normalize = (LogNorm if log else Normalize)(low, high if high > low else low + 1, clip=True)
+    for number, row in enumerate(curves):
+        for curve in row:
+            share = np.asarray(scale(curve.to_numpy()))
+            sheet.axes.plot(left + (right - left) * (curve.index - 1) / max(last - 1, 1),
+                            sheet.middle(number) + 0.16 * (0.5 - share), color=BLUE, alpha=0.7, linewidth=0.8,
+                            marker="." if len(curve) == 1 else "")
+
+
+def _with_deviation(table: pd.DataFrame) -> list[str]:
+    """The mean of each row and the deviation of its runs, all to the second digit of the median deviation."""
+    known = table["deviation"][table["deviation"] > 1e-9 * table["value"].abs()]
+    digits = int(np.clip(1 - np.floor(np.log10(known.median())), 0, 8)) if len(known) else None
+    return ["–" if value != value else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+            + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+            for value, deviation in zip(table["value"], table["deviation"], strict=True)]
+
+
+@styled
+def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "best", n: int = 15) -> Figure:
+    """The best settings as a table: rank, what varies, a dot for each run, and the mean with its standard error.
+
+    df: big_df, a row per run. metric, epoch: as in `metric_against`. Settings that seeds cannot tell apart share a
+    rank, marked by = (tables.ranking has the same as numbers, and says how); those of the first rank are orange.
+    Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
+    """
+    drawn = figure_layout.with_numbers(df, metric)
+    whole = tables.ranking(df, metric, epoch)
+    table = whole[np.isfinite(whole["value"])].head(n)
+    if table.empty:
+        raise ResultsError(f"none of {counted(len(df), 'run')} has a value to rank: all diverged")
+    ties = whole["rank"].value_counts()
+    sheet = _Sheet(len(table))
+    sheet.words("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" for rank in table["rank"]])
+    for name in tables.varying_columns(df):
+        sheet.words(name, [show(value) for value in table[name]])
+    _dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
+    sheet.words("mean", _with_deviation(table), numbers=True)
+    sheet.words("runs", [str(runs) for runs in table["runs"]], numbers=True)
+    seeds = (table["runs"] > 1).any()
+    return sheet.finished([
+        f"the best {len(table)} of {counted(len(whole), 'setting')}" if len(whole) > len(table) else "",
+        at_epoch(drawn, epoch), "mean ± standard deviation; bar: standard error" if seeds else "",
+        "= not told apart from the first of its rank (Welch's t-test at 5 %)" if seeds else
+        "one run each: nothing is known of the noise of seeds", *figure_layout.unended(df, "left out")], below=0.2)
+
+
+def _dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Series) -> None:
+    """A column with a dot for each run, the mean and its standard error, and an axis below."""
+    left, right = sheet.room(header, 2.6)
+    values = [scores[members].dropna().to_numpy() for members in table["members"]]
+    low, high = min(map(np.min, values)), max(map(np.max, values))
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    low, high = low - margin, high + margin
+
+    def place(value: float | np.ndarray) -> float | np.ndarray:
+        return left + (right - left) * (value - low) / (high - low)
+
+    bottom = sheet.middle(len(table) - 0.5)
+    for tick in MaxNLocator(4).tick_values(low, high):
+        if low <= tick <= high:
+            sheet.axes.plot([place(tick)] * 2, [sheet.middle(-0.5), bottom], color="#e4e4e4", linewidth=0.6, zorder=0)
+            sheet.axes.text(place(tick), bottom + 0.04, f"{tick:.6g}", fontsize=7, ha="center", va="top")
+    for row, (of_row, rank, mean) in enumerate(zip(values, table["rank"], table["value"], strict=True)):
+        colour, height = ORANGE if rank == 1 else BLUE, sheet.middle(row)
+        sheet.axes.plot(place(of_row), np.full(len(of_row), height), "o", color=colour, alpha=0.4, markersize=4.5,
+                        markeredgewidth=0)
+        error = of_row.std(ddof=1) / np.sqrt(len(of_row)) if len(of_row) > 1 else 0.0
+        sheet.axes.plot([place(mean - error), place(mean + error)], [height] * 2, color=colour, linewidth=1.4)
+        sheet.axes.plot(place(mean), height, "|", color=colour, markersize=9, markeredgewidth=1.8)
+
+
+class _Sheet:
+    """Columns are added from left to right. Lengths are in inches, from the upper left corner; rows count from 0."""
+
+    def __init__(self, rows: int, head_lines: int = 1, row_height: float = 0.24) -> None:
+        self._rows, self._height, self._right, self._head = rows, row_height, _MARGIN, _MARGIN + head_lines * _LINE
+        self.figure = Figure()
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+
+    def middle(self, row: float) -> float:
+        """The height at which a row has its middle."""
+        return self._head + (row + 0.5) * self._height
+
+    def words(self, header: str, cells: Sequence[str], numbers: bool = False) -> None:
+        """A column of words; numbers stand at its right edge."""
+        edge = "right" if numbers else "left"
+        texts = [self.axes.text(0, self.middle(row), cell, fontsize=8, ha=edge, va="center")
+                 for row, cell in enumerate(cells)]
+        head = self.axes.text(0, self._head - 0.06, header, fontsize=8, fontweight="bold", ha=edge, va="bottom")
+        longest = sorted(texts, key=lambda text: len(text.get_text()))[-5:]  # to measure all takes long
+        width = max(text.get_window_extent().width for text in (head, *longest)) / self.figure.dpi
+        for text in (head, *texts):
+            text.set_x(self._right + (width if numbers else 0))
+        self._right += width + _GAP
+        if self._right > _WIDEST:
+            raise ResultsError(f"a table wider than {_WIDEST:.0f} inches: too many parameters vary",
+                               hint="choose runs that differ in fewer with filt")
+
+    def room(self, header: str, width: float) -> tuple[float, float]:
+        """A column to draw into: its left and right edge."""
+        head = self.axes.text(self._right, self._head - 0.06, header, fontsize=8, fontweight="bold", va="bottom")
+        width = max(width, head.get_window_extent().width / self.figure.dpi)
+        left, self._right = self._right, self._right + width + _GAP
+        return left, left + width
+
+    def finished(self, caption: Sequence[str], below: float = 0.0) -> Figure:
+        """The figure, as large as its columns. below: room under the rows, for an axis."""
+        width = max(self._right - _GAP + _MARGIN, 4.0)
+        lines = figure_layout.wrapped("; ".join(filter(None, caption)), int(width * 17)).count("\n") + 1
+        height = self.middle(self._rows) - self._height / 2 + below + lines * _LINE + _MARGIN
+        self.figure.set_size_inches(width, height)
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.plot([_MARGIN, width - _MARGIN], [self._head] * 2, color=GREY, linewidth=0.7)
+        add_caption(self.figure, caption)
+        return self.figure

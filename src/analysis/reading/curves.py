@@ -1,0 +1,150 @@
+"""Columns of curves: a Series for each run, made when somebody looks at the column, and never for the others."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
+
+from src.analysis.reading.filters import is_missing
+
+Make = Callable[[], np.ndarray]  # gives the (n,) Series of a column
+
+
+class CurveType(ExtensionDtype):
+    """The type of a column of curves."""
+
+    name = "curve"
+    kind = "O"
+    na_value = np.nan
+
+    @property
+    def type(self) -> Any:
+        return pd.Series
+
+    @classmethod
+    def construct_array_type(cls) -> Any:
+        return Curves
+
+
+class _Column:
+    """The cells of a whole column, made once, for all the arrays that are parts of it."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        return self._make()
+
+    @property
+    def is_made(self) -> bool:
+        return "cells" in self.__dict__
+
+
+class Curves(ExtensionArray):
+    """Cells like those of a column of objects. Choosing, sorting and copying runs makes none of them."""
+
+    def __init__(self, source: _Column, at: np.ndarray) -> None:
+        self._source, self._at = source, at  # cell i is the cell at[i] of the source
+
+    @classmethod
+    def later(cls, make: Make, length: int) -> Curves:
+        """`length` cells that `make` makes when one of them is asked for."""
+        return cls(_Column(make), np.arange(length))
+
+    @classmethod
+    def of(cls, cells: Sequence[Any] | np.ndarray) -> Curves:
+        """Cells that are there: Series, or NaN where there is none."""
+        values = np.empty(len(cells), dtype=object)
+        for position, cell in enumerate(cells):
+            values[position] = cell
+        found = cls.later(lambda: values, len(values))
+        found._source.cells  # noqa: B018  # they are there
+        return found
+
+    @classmethod
+    def _from_sequence(cls, scalars: Any, *, dtype: Any = None, copy: bool = False) -> Curves:
+        cells = list(scalars)
+        if not all(isinstance(cell, pd.Series) or is_missing(cell) for cell in cells):
+            raise TypeError("a column of curves holds Series")
+        return cls.of(cells)
+
+    def _cast_pointwise_result(self, values: Any) -> Any:
+        """What a function made of each cell: curves, or numbers and words like those of any column."""
+        cells = list(values)
+        if any(isinstance(cell, pd.Series) for cell in cells):
+            return Curves.of(cells)
+        return pd.Series(cells, dtype=None if cells else object).array
+
+    @classmethod
+    def _from_factorized(cls, values: Any, original: Any) -> Curves:
+        return cls.of(values)
+
+    @classmethod
+    def _concat_same_type(cls, to_concat: Sequence[Curves]) -> Curves:
+        return cls.of([cell for part in to_concat for cell in part])
+
+    def _cells(self) -> np.ndarray:
+        return self._source.cells[self._at]
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cells())
+
+    def __getitem__(self, item: Any) -> Any:
+        item = pd.api.indexers.check_array_indexer(self, item)
+        at = self._at[item]
+        return Curves(self._source, at) if isinstance(at, np.ndarray) else self._source.cells[at]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        cells = self._cells()
+        if isinstance(value, Curves):
+            value = value._cells()
+        positions = np.atleast_1d(np.arange(len(self))[pd.api.indexers.check_array_indexer(self, key)])
+        many = isinstance(value, (list, np.ndarray))
+        for number, position in enumerate(positions):
+            cells[position] = value[number] if many else value
+        changed = Curves.of(cells)
+        self._source, self._at = changed._source, changed._at
+
+    def __eq__(self, other: object) -> Any:
+        return self._cells() == other
+
+    __hash__ = None  # type: ignore[assignment]  # as of every array
+
+    @property
+    def dtype(self) -> CurveType:
+        return CurveType()
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._at.nbytes)
+
+    def isna(self) -> np.ndarray:
+        if not self._source.is_made:  # curves, all of them
+            return np.zeros(len(self), bool)
+        return np.fromiter((not isinstance(cell, pd.Series) for cell in self._cells()), bool, len(self))
+
+    def take(self, indices: Any, *, allow_fill: bool = False, fill_value: Any = None) -> Curves:
+        indices = np.asarray(indices)
+        if allow_fill and (indices < 0).any():
+            return Curves.of(take(self._cells(), indices, allow_fill=True, fill_value=np.nan))
+        return Curves(self._source, take(self._at, indices))
+
+    def copy(self) -> Curves:
+        return Curves(self._source, self._at.copy())
+
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        return self.copy() if isinstance(dtype, CurveType) or dtype == "curve" else self._cells().astype(dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._cells()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Curves.of, (list(self._cells()),)

@@ -1,0 +1,1 @@
+"""From data frames to tables: rankings, summaries over seeds, queries. Imports `reading`. Begin with `tables.py`."""

@@ -1,0 +1,268 @@
+"""Safe YAML as people mean it (1e-3 is a number, dates are strings), and flat files at the speed of plain bytes."""
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from src.errors import JobSpecError
+
+try:
+    from yaml import CSafeLoader as _Base
+except ImportError:  # PyYAML built without libyaml: the same, slower
+    from yaml import SafeLoader as _Base  # type: ignore[assignment]
+
+
+# Tags of ours, as in `base_lr: !uniform [0, 1]`; src/submission/spec/sampling.py draws from what they stand for.
+TAGS = ("uniform", "loguniform", "int_uniform", "normal", "lognormal", "beta", "choice")
+
+
+class Tagged:
+    """A value with one of TAGS in front. Its repr is what stands in a file."""
+
+    __slots__ = ("tag", "value")  # no dataclass: to make one costs each start half a millisecond
+
+    def __init__(self, tag: str, value: Any) -> None:
+        self.tag, self.value = tag, value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and (self.tag, self.value) == (other.tag, other.value)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"!{self.tag} {dump_value(self.value)}"
+
+
+class _Loader(_Base):
+    """PyYAML's safe loader with YAML 1.2's idea of a number or boolean, and duplicate keys as errors."""
+
+    # PyYAML declares it on instances and reads it on classes; add_implicit_resolver below fills this copy
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[object, yaml.Node] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
+                continue
+            key = self.construct_object(key_node)
+            if key in seen:
+                line = seen[key].start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice (first on line {line}); keep one", key_node.start_mark)
+            seen[key] = key_node
+        return super().construct_mapping(node, deep=deep)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value.replace("_", ""), 0)
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def _construct_tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Tagged:
+    if suffix not in TAGS:
+        allowed = ", ".join(f"!{tag}" for tag in TAGS)
+        raise yaml.constructor.ConstructorError(None, None, f"the tag '!{suffix}' is unknown; allowed: {allowed}",
+                                                node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        return Tagged(suffix, loader.construct_mapping(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        return Tagged(suffix, loader.construct_sequence(node, deep=True))
+    return Tagged(suffix, node.value)
+
+
+# A number with leading zeros (007) stays a string: YAML 1.1 would read it as octal, YAML 1.2 as decimal.
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+", "-+0123456789"),
+    ("float", r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?"
+              r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+0123456789."),
+    ("merge", r"<<", "<"),
+):
+    _regexp = re.compile(rf"(?:{_pattern})\Z")
+    if _tag == "float":  # but not an integer, and not 00.5 or 12:30
+        _regexp = re.compile(rf"(?=.*[.eE])(?!-?0[0-9])(?:{_pattern})\Z")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_multi_constructor("!", _construct_tagged)
+
+
+def load(text: str, source: str) -> Any:
+    """The YAML value of `text`. JobSpecError with `source`, line and column if it is not YAML or a key stands twice."""
+    try:
+        return yaml.load(text, _Loader)  # _Loader is a safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise JobSpecError(f"not valid YAML: {error.problem or error.context}", where=where,
+                           hint="mend that line; docs/job-spec.md has examples") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise JobSpecError(f"not valid YAML: {_first_line(error)}", where=source,
+                           hint="is it a text file in UTF-8?") from None
+
+
+def load_1_1(text: str) -> Any:
+    """What other programs, which mostly read YAML 1.1, make of a text: yes is true, 1:30 is 90. None if it is none."""
+    try:
+        return yaml.load(text, _Base)  # a safe loader, too
+    except (yaml.YAMLError, ValueError):
+        return None
+
+
+def load_file(path: str | os.PathLike[str]) -> Any:
+    """The YAML value of a file. JobSpecError if there is no such file, it is no text, or not YAML."""
+    return load(read_user_file(path), os.fspath(path))
+
+
+def read_user_file(path: str | os.PathLike[str]) -> str:
+    """The text of a file that the user named. JobSpecError says why it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:  # line breaks as they are
+            return file.read()
+    except OSError as error:
+        raise JobSpecError(f"cannot be read: {error.strerror}", where=os.fspath(path),
+                           hint="check the path: job specs are in jobs/, submit scripts beside it") from None
+    except UnicodeDecodeError as error:
+        raise JobSpecError(f"not a text file in UTF-8 (byte {error.start})", where=os.fspath(path)) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# Words that some YAML reader takes for a boolean or null, and so cannot stand as plain keys.
+_RESERVED = frozenset("y n yes no on off true false null".split())
+# What JSON leaves as it is but YAML readers refuse or take for a line break: DEL, C1 controls, line and paragraph
+# separators, byte order mark, surrogates, non-characters.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+
+
+def dump_value(value: Any) -> str:
+    """One value on one line, in JSON form wherever every YAML reader agrees with JSON.
+
+    Raises TypeError for anything but None, bool, int, float, str, list, tuple, dict and Tagged.
+    """
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return _dump_float(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(dump_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_dump_inner_key(key)}: {dump_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Tagged):
+        return repr(value)
+    raise TypeError(f"cannot write a {type(value).__name__} to a flat YAML file")
+
+
+def _dump_float(value: float) -> str:
+    text = float.__repr__(value)
+    if text in ("inf", "-inf", "nan"):
+        return text.replace("inf", ".inf").replace("nan", ".nan")
+    mantissa, exponent, power = text.partition("e")
+    # YAML 1.1 wants a point in the mantissa: 1e-05 is a string there
+    return text if not exponent or "." in mantissa else f"{mantissa}.0e{power}"
+
+
+def _dump_inner_key(key: object) -> str:
+    return dump_value(key)  # always quoted if it is a string: JSON readers want that
+
+
+def _dump_key(key: str) -> str:
+    return key if _PLAIN_KEY.match(key) and key.lower() not in _RESERVED else dump_value(key)
+
+
+_dumped: dict[tuple[str, type, object], str] = {}  # (key, type, scalar) -> its line
+_CACHE_SIZE = 100_000
+
+
+def dump_flat(mapping: Mapping[str, Any]) -> str:
+    """The text of a flat file: a line `key: value` for each key. Any YAML reader reads it back equal."""
+    lines = []
+    for key, value in mapping.items():
+        kind = type(value)
+        if kind is list or kind is dict or kind is tuple:
+            lines.append(f"{_dump_key(key)}: {dump_value(value)}\n")
+            continue
+        if kind is float and value == 0:  # 0.0 and -0.0 are equal, as cache keys too
+            lines.append(f"{_dump_key(key)}: {_dump_float(value)}\n")
+            continue
+        line = _dumped.get((key, kind, value))
+        if line is None:
+            line = f"{_dump_key(key)}: {dump_value(value)}\n"
+            if len(_dumped) < _CACHE_SIZE:
+                _dumped[key, kind, value] = line
+        lines.append(line)
+    return "".join(lines) or "{}\n"  # an empty file is one that was lost
+
+
+_loaded: dict[str, tuple[str, Any]] = {}  # a line -> its key and scalar
+_SPECIAL = {".nan": float("nan"), ".inf": float("inf"), "-.inf": float("-inf")}
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity are JSON to Python, but strings to YAML
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+def load_flat(text: str, source: str = "spec") -> dict[str, Any]:
+    """The mapping in a flat file. Lines in JSON form take a fast path; a file that someone edited goes through `load`.
+
+    JobSpecError if the text is not a YAML mapping with string keys.
+    """
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    pairs: list[Any] = list(map(_loaded.get, lines))  # twice as quick as a loop: most lines have been seen
+    for at in [at for at, pair in enumerate(pairs) if pair is None]:
+        pairs[at] = pair = _parse_line(lines[at])
+        if pair is None:
+            return _load_edited(text, source)
+        if len(_loaded) < _CACHE_SIZE and type(pair[1]) not in (list, dict):
+            _loaded[lines[at]] = pair
+    result = dict(pairs)
+    return result if len(result) == len(lines) else _load_edited(text, source)
+
+
+def _parse_line(line: str) -> tuple[str, Any] | None:
+    """Key and value of a line that reads the same as JSON and as YAML; None for any other line."""
+    key, colon, value = line.partition(": ")
+    if not colon or not value or value[0] == " " or value[-1] == " " or not line.isprintable():
+        return None
+    try:
+        if key[0] == '"':
+            key, end = json.JSONDecoder().raw_decode(line)
+            if line[end:end + 2] != ": ":
+                return None
+            value = line[end + 2:]
+        elif not _PLAIN_KEY.match(key) or key.lower() in _RESERVED:
+            return None
+        return (key, _SPECIAL[value]) if value in _SPECIAL else (key, _decode(value))
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _load_edited(text: str, source: str) -> dict[str, Any]:
+    value = load(text, source)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise JobSpecError("a spec is a mapping: one `key: value` on each line", where=source)
+    return value

@@ -1,0 +1,76 @@
+"""Runs a program other than train.py for a grid point: an argument list, never a shell."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from src import run_folder
+from src.config import NOT_PARAMETERS
+from src.io import files, yaml_io
+from src.submission.spec.command_template import SWEEP_CONFIG, Failed, arguments
+from src.submission.system import process
+
+SAVED = 75  # exit status of a program that has saved what it needs and wants to be started again
+_LOOK = 10.0  # seconds between looks at whether the run is still this attempt's
+_TICK = 1.0  # seconds between looks at whether its time is up
+
+
+def write_parameters(words: list[str], spec: dict[str, Any], folder: str) -> None:
+    """The files of parameters that a command reads."""
+    parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
+    if "${args_json_file}" in words:
+        files.write_atomic(os.path.join(folder, run_folder.ARGUMENTS), json.dumps(parameters))
+    if any(SWEEP_CONFIG in word for word in words):
+        config = {"wandb_version": 1, **{key: {"value": value} for key, value in parameters.items()}}
+        files.write_atomic(os.path.join(folder, run_folder.SWEEP_CONFIG), yaml_io.dump_flat(config))
+
+
+def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
+        time_is_short: Callable[[], bool] = lambda: False) -> str:
+    """Run the spec's COMMAND in the current folder to its end: completed, or requeued if it exits with 75.
+
+    check: as in train; the program is ended when it raises. time_is_short: once it is true the program is sent USR1,
+    if it has a handler for that. Failed if it exits otherwise.
+    """
+    command = arguments(spec["COMMAND"], spec, folder)
+    check()
+    write_parameters(spec["COMMAND"], spec, folder)
+    try:
+        program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise Failed(f"{command[0]}: {error.strerror}") from None
+    try:
+        code = _wait(program, check, time_is_short)
+    except BaseException:
+        program.terminate()  # Slurm's signals reach it too; a worker's reach only us
+        try:
+            program.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+        raise
+    if code == SAVED:
+        return run_folder.REQUEUED
+    if code != 0:
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        raise Failed(f"{os.path.basename(command[0])} ended with {how}")
+    return run_folder.COMPLETED
+
+
+def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_short: Callable[[], bool]) -> int:
+    told, looked = False, time.monotonic()
+    while True:
+        try:
+            return program.wait(_TICK)
+        except subprocess.TimeoutExpired:
+            if not told and time_is_short() and process.catches(program.pid, signal.SIGUSR1):
+                program.send_signal(signal.SIGUSR1)
+                told = True
+            if time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                check()

@@ -1,0 +1,31 @@
+"""A batch that waits for another: what it asks of Slurm."""
+from __future__ import annotations
+
+from src.errors import BatchError, to_type
+from src.submission.status import states
+from src.submission.status.observation import Observation
+from src.submission.system.terminal import count
+
+_WAITS = frozenset((states.PENDING, states.RUNNING))
+
+
+def dependency(observation: Observation) -> dict[str, str]:
+    """The sbatch options that hold jobs back until every run of a batch has ended well; none if all have.
+
+    BatchError if a run failed, is not submitted, or runs where Slurm does not know when it has ended: locally, or in
+    a worker, whose Slurm job may end well with runs left to its successor.
+    """
+    left = [run for run in observation.runs.values() if run.state.name not in states.ENDED_WELL]
+    path = observation.path
+    wrong = [run for run in left if run.state.name not in _WAITS]
+    if wrong:
+        raise BatchError(f"{count(len(wrong), 'run')} of this batch will not end by waiting ({wrong[0].name}: "
+                         f"{wrong[0].state.name.replace('_', ' ')})", where=f"--after {path}",
+                         hint=f"`{to_type('python', 'submit_multiple.py', '-r', path)}` submits again what failed")
+    tickets = observation.history.tickets
+    if any(not run.state.slurm_job or run.name in tickets and tickets[run.name].shared for run in left):
+        raise BatchError("its runs are run by workers, for which Slurm cannot wait", where=f"--after {path}",
+                         hint=f"`{to_type('python', 'experiments.py', 'wait', path)} && python submit_multiple.py …` "
+                         "does")
+    jobs = dict.fromkeys(run.state.slurm_job for run in left if run.state.slurm_job)
+    return {"dependency": f"afterok:{':'.join(jobs)}", "kill-on-invalid-dep": "yes"} if jobs else {}

@@ -1,0 +1,147 @@
+"""What travels to another machine: the files that git has or would take, without results, data and environments"""
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from src import run_folder
+from src.errors import RemoteError
+from src.submission.batch import provenance
+from src.submission.remote import remote_server
+from src.submission.remote.ssh import Remote
+from src.submission.system.terminal import count
+
+_STAYS = frozenset(("results", "data", ".venv", ".git", ".gridiron"))  # at the top, links too
+_ENVIRONMENT = ("pyvenv.cfg", "conda-meta")  # what the folder of one has
+# --delay-updates: a file is whole at every instant, and all of them are moved into place at the end; --keep-dirlinks:
+# a link that `_linked_folders` has missed is not replaced by a folder
+_RSYNC = ("--links", "--perms", "--times", "--compress", "--keep-dirlinks", "--delay-updates", "--out-format=%i %l %n")
+_ITEM = re.compile(r"[<c.][fLdDS]\S* (\d+) (.*)")
+_LINKED = "gridiron: linked folder "
+_SHOWN = 12  # files that a dry run names
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What rsync sends, or would: (name, bytes) of each file that is new or changed."""
+
+    files: list[tuple[str, int]]
+
+    def line(self) -> str:
+        """`3 files, 12.3 KiB`"""
+        if not self.files:
+            return "nothing: it is all there"
+        return f"{count(len(self.files), 'file')}, {size(sum(number for _, number in self.files))}"
+
+    def lines(self) -> list[str]:
+        """A line for each, the largest first; if they are many, for some."""
+        rows = sorted(self.files, key=lambda item: (-item[1], item[0]))
+        more = rows[_SHOWN:]
+        return [f"    {size(number):>10}  {name}" for name, number in rows[:_SHOWN]] + [
+            f"    {size(sum(number for _, number in more)):>10}  {count(len(more), 'other file')}"] * bool(more)
+
+
+def size(number: float) -> str:
+    """`12.3 KiB`"""
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:,.{0 if unit == 'bytes' else 1}f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} GiB"
+
+
+def names(project: str) -> list[str]:
+    """The files of a project, links as links: tracked ones, and those that git neither has nor ignores. Without git,
+    all sources."""
+    found = provenance.listed(project)
+    if found is None:
+        return provenance.sources(provenance.Code(project))
+    inside = functools.cache(lambda folder: _is_of_project(project, folder))
+    kept = [name for name in found if name.split("/")[0] not in _STAYS and inside(os.path.dirname(name))]
+    return [name for name in dict.fromkeys(kept) if os.path.islink(path := os.path.join(project, name))
+            or os.path.isfile(path)]
+
+
+def _is_of_project(project: str, folder: str) -> bool:
+    """Whether a folder is neither in a batch nor in an environment that lies in the project and is not ignored."""
+    while folder:
+        path = os.path.join(project, folder)
+        if any(os.path.exists(os.path.join(path, name)) for name in _ENVIRONMENT) or run_folder.is_batch_folder(
+                path) and os.path.isdir(os.path.join(path, run_folder.SUBMISSIONS)):
+            return False
+        folder = os.path.dirname(folder)
+    return True
+
+
+def send(to: Remote, project: str, files: Sequence[str], dry_run: bool = False) -> Sent:
+    """Upload the project's files into its folder on the remote machine: those that changed. Nothing is removed by this.
+
+    A folder that is a symbolic link there stays one, and its files are written where it leads. Each such folder is the
+    destination of an rsync of its own: newer versions of rsync do not write through links, even with --keep-dirlinks.
+    """
+    groups: dict[str, list[str]] = {}
+    linked_folders = _linked_folders(to, files)
+    for name in files:
+        groups.setdefault(next((folder for folder in _parents(name) if folder in linked_folders), ""), []).append(name)
+    uploaded: list[tuple[str, int]] = []
+    for folder in sorted(groups, reverse=True):  # the project's own folder is last
+        names_inside = [name.removeprefix(f"{folder}/") for name in groups[folder]]
+        output = to.rsync(*_RSYNC, *["--dry-run"] * dry_run, "--files-from=-", "--from0", "--",
+                          os.path.join(project, folder, ""), os.path.join(to.path(folder), ""),
+                          data=b"".join(os.fsencode(name) + b"\0" for name in names_inside))
+        uploaded += [(os.path.join(folder, match[2]), int(match[1])) for line in output.splitlines()
+                     if line[:1] in "<c" and line[1:2] in "fL" and (match := _ITEM.match(line))]
+    return Sent(uploaded)
+
+
+def _linked_folders(to: Remote, files: Sequence[str]) -> frozenset[str]:
+    """Return those of the files' folders that are symbolic links to folders on the remote machine."""
+    folders = sorted({folder for name in files for folder in _parents(name)})
+    # bash prints positions, not names: a login shell may print lines too, and names may hold newlines
+    script = (f"cd -- {shlex.quote(to.host.folder)} 2>/dev/null || exit 0; position=0; "
+              "while IFS= read -r -d '' folder; do if [ -L \"$folder\" ] && [ -d \"$folder\" ]; then "
+              f"printf '\\n{_LINKED}%d\\n' \"$position\"; fi; position=$((position + 1)); done")
+    output = to.ask_shell(script, data=b"".join(os.fsencode(folder) + b"\0" for folder in folders))
+    return frozenset(folders[int(line.removeprefix(_LINKED))] for line in output.splitlines()
+                     if line.startswith(_LINKED))
+
+
+def _parents(name: str) -> list[str]:
+    """Return the folders that a file lies in, relative to the project, the innermost first."""
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[:length]) for length in range(len(parts), 0, -1)]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file that the user named. there: how it is called in the project's folder there; path: where it is here, if it
+    is none of the project's files and so is sent by itself.
+    """
+
+    there: str
+    path: str | None = None
+
+
+def given(path: str, project: str, files: Sequence[str], what: str) -> Given:
+    """How a file that the user named is called there. RemoteError if there is none."""
+    if not os.path.isfile(path):
+        raise RemoteError(f"there is no such {what} here", where=path, hint="files are read here, and sent")
+    inside = os.path.relpath(os.path.abspath(path), os.path.abspath(project))
+    if inside in files and not os.path.islink(path):
+        return Given(inside)
+    return Given(f"{remote_server.GIVEN}/{os.path.basename(path)}", path)
+
+
+def send_given(to: Remote, items: Sequence[Given], dry_run: bool = False) -> Sent:
+    """Bring what is none of the project's files, into a hidden folder of it."""
+    outside = {item.there: item.path for item in items if item.path}
+    if not outside or dry_run:
+        return Sent([(there, os.path.getsize(path)) for there, path in outside.items()])
+    said = to.rsync("--copy-links", "--perms", "--times", "--compress", "--out-format=%i %l %n", "--",
+                    *map(os.path.abspath, outside.values()), to.path(remote_server.GIVEN) + "/")
+    return Sent([(f"{remote_server.GIVEN}/{match[2]}", int(match[1])) for line in said.splitlines()
+                 if line[:2] == "<f" and (match := _ITEM.match(line))])

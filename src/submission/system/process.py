@@ -1,0 +1,148 @@
+"""Telling a living process from a dead one, also after a reboot and when its number was given to another."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from src.errors import ON
+from src.io import files
+
+# What a Slurm command needs to find its cluster; every other SLURM_* variable describes the Slurm job that we are in.
+_SLURM_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+
+ERRAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
+_NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", ERRAND, ON)
+
+
+# In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).
+OUTSIDE, STARTER = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
+
+
+def identity() -> dict[str, Any]:
+    """This process, `described`, with slurm_job, restart and time (unix seconds)."""
+    return {**described(os.getpid()), "slurm_job": slurm_job(),
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
+
+
+def described(pid: int) -> dict[str, Any]:
+    """A process of this machine: host, boot_id, pid_space, pid, pid_start (clock ticks since boot)."""
+    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": pid,
+            "pid_start": _start(pid)}
+
+
+def starter() -> int:
+    """The number of the process that started this one."""
+    return int(json.loads(os.environ[STARTER])["pid"]) if STARTER in os.environ else os.getppid()
+
+
+def watch_starter() -> Callable[[], bool]:
+    """What tells, from now on, whether the process that started this one still lives, as far as can be seen."""
+    if told := os.environ.get(STARTER):
+        who = json.loads(told)
+        return lambda: is_alive(who) is not False
+    parent = os.getppid()
+    return lambda: os.getppid() == parent
+
+
+def slurm_job() -> str | None:
+    """The id of the Slurm job that this process is part of: 123, or 123_4 for an array task; None outside Slurm."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process, or another that tells places as it does: that is closer than srun."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+
+
+def rank() -> int:
+    """The number of this process among those that were started together for a run; 0 for one that is alone."""
+    return int(os.environ["RANK"] if by_torchrun() else os.environ.get("SLURM_PROCID", "0"))
+
+
+def ranks() -> int:
+    """How many processes were started together with this one; 1 in a batch script, which srun did not start."""
+    return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def local_rank() -> int:
+    """The number of this process among those of them on this node."""
+    return int(os.environ["LOCAL_RANK"] if by_torchrun() else os.environ.get("SLURM_LOCALID", "0"))
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, which would end it otherwise. False where /proc does not say."""
+    mask = re.search(r"^SigCgt:\s*([0-9a-f]+)", files.read_text(f"/proc/{pid}/status") or "", re.MULTILINE)
+    return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
+
+
+def environment_outside_slurm() -> dict[str, str]:
+    """This environment for a process that is to be no part of the Slurm job that we may be in, nor of its run."""
+    return {key: value for key, value in os.environ.items()
+            if key in _SLURM_SETTINGS or not key.startswith(_NOT_OUTSIDE)}
+
+
+def is_alive(who: dict[str, Any]) -> bool | None:
+    """Whether the process that `identity` described still runs; None if it cannot be seen from here.
+
+    A machine is known by its boot and its space of process numbers (a container has its own), so that a new host name
+    does not hide a process; after a reboot, the host's name says that all of its processes are gone.
+    """
+    if "pid" not in who:
+        return None
+    boot = _boot_id()
+    if who.get("boot_id") != boot:
+        return False if who.get("host") == os.uname().nodename else None
+    if who.get("pid_space") != _pid_space() or not boot and who.get("host") != os.uname().nodename:
+        return None
+    start = _start(who["pid"])
+    if start == 0 != who.get("pid_start"):
+        return None  # a process has that number, but /proc hides when it started
+    return start is not None and start == who.get("pid_start")
+
+
+def describe(who: dict[str, Any]) -> str:
+    """Words for messages: `Slurm job 12 on node3`, or `process 4711 on host`."""
+    what = f"Slurm job {who['slurm_job']}" if who.get("slurm_job") else f"process {who.get('pid', '?')}"
+    return f"{what} on {who.get('host', 'an unknown host')}"
+
+
+def _boot_id() -> str:
+    return (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; 0 where /proc does not say; None for a dead process."""
+    stat = files.read_text(f"/proc/{pid}/stat")
+    if stat is not None:
+        state, *rest = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else int(rest[18])
+    try:  # no /proc (macOS), or it hides the processes of others
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. One of several that were started together does so at once: a thread of theirs that lets go of
+    a tensor while Python ends would abort it, after all was done."""
+    if ranks() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,114 @@
+"""Terminal output: tables, counts, durations, progress bars and questions."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from src.errors import BatchError
+from src.submission.system import process
+
+
+def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows]
+
+
+def ask(question: str) -> str:
+    """What the user answers. BatchError if nobody is there."""
+    if errand := os.environ.get(process.ERRAND):
+        from src.submission.system import detached
+
+        return detached.ask(errand, question)
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        raise BatchError("nobody is there to ask", where="standard input",
+                         hint="-y goes on without a question") from None
+
+
+def bar(done: int, total: int, width: int) -> str:
+    """`[####    ]`: `width` characters between its brackets."""
+    filled = width * done // max(total, 1)
+    return f"[{'#' * filled}{' ' * (width - filled)}]"
+
+
+class Progress:
+    """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
+
+    def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
+        self.total, self.noun, self.done, self.failed = total, noun, 0, 0
+        self._stream = stream or sys.stderr
+        self._errand = os.environ.get(process.ERRAND)
+        self._on_terminal = self._stream.isatty() and not self._errand
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show(last=True)
+
+    def step(self, failed: bool = False) -> None:
+        """One more is done."""
+        self.done += 1
+        self.failed += failed
+        if self._on_terminal or self._errand or time.monotonic() - self._shown > 10:
+            self._show()
+
+    def at(self, done: int, failed: int) -> None:
+        """So many are done, as another process says."""
+        if (done, failed) != (self.done, self.failed):
+            self.done, self.failed = done - 1, failed
+            self.step()
+
+    def _show(self, last: bool = False) -> None:
+        self._shown = time.monotonic()
+        if self._errand:
+            from src.submission.system import detached
+
+            detached.tell(self._errand, self.done, self.total, self.noun, self.failed)
+            return
+        if self._on_terminal:
+            self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
+        elif self.done or last:
+            self._stream.write(f"{self.line()}\n")
+        self._stream.flush()
+
+    def line(self, columns: int = 80) -> str:
+        """`[####    ] 12/24 runs  1 failed  0:21, 0:20 left`, in one row of a terminal that is `columns` wide."""
+        passed = time.monotonic() - self._start
+        left = passed / self.done * (self.total - self.done) if self.done else None
+        text = (f" {self.done}/{self.total} {self.noun}{f'  {self.failed} failed' if self.failed else ''}"
+                f"  {clock(passed)}"
+                f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
+        width = max(0, min(30, columns - len(text) - 3))
+        return (bar(self.done, self.total, width) + text)[:max(columns - 1, 1)]
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def clock(seconds: float) -> str:
+    """0:07, 12:30, 3:05:00, 2d 03:00."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24:02d}:{minute:02d}"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,28 @@
+"""Checkpoints: the model and its average in a file that appears whole, readable without running code from it."""
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.config import Config
+from src.io import files
+
+
+def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, averaged: nn.Module | None) -> None:
+    """Write {model, averaged, epoch, step, config}: two state dicts (the second None without averaging), two counts
+    and the parameters of the run. A crash leaves the old file or the new one.
+    """
+    content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
+               "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
+    packed = io.BytesIO()  # torch cannot say what is wrong with a file: a full disk, say
+    torch.save(content, packed)
+    with files.replacing(path) as file:
+        file.write(packed.getbuffer())
+
+
+def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save` wrote, with its tensors on `device`."""
+    return torch.load(path, map_location=device, weights_only=True)

@@ -1,0 +1,176 @@
+"""Meters: mean loss and metrics over many batches, summed on the device and read once."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.datasets.data import IGNORED
+from src.errors import ConfigError
+from src.training.parallel.distributed import ALONE, Alone
+
+METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
+           "next_token": ("loss", "accuracy", "perplexity")}
+# Batches are kept, and reduced some at a time: a reduction for each would cost a small model half of its step.
+_KEPT_BATCHES = 256
+_KEPT_NUMBERS = 65_536
+
+
+class Meter:
+    """Means over the samples that were added, in all processes of the team. Nothing is read from the device before
+    `means`.
+
+    Classification: loss, accuracy, by the largest share where targets are shares of classes. Regression: loss, mae,
+    r2 = 1 - (mean squared error) / (variance of the targets).
+    """
+
+    whole = False  # whether it wants each batch as it would be in one process
+
+    def __init__(self, task: str, device: torch.device, team: Alone = ALONE) -> None:
+        self._task, self._team = task, team
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
+        self._origin: Tensor | None = None  # a target, from which targets are counted: exact where all are equal
+        self._count = 0
+        self.samples = 0  # of all processes, as `means` saw them last
+        self._size = 0  # of each kept batch: all have the same
+        self._room = 0  # for so many more
+        self._losses: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Take in a batch: its mean loss [], output [n, k] and targets [n], or shares [n, k]."""
+        size = target.shape[0]
+        if not self._room or size != self._size:
+            self._reduce()
+            self._size, self._room = size, max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // output.numel()))
+        self._losses.append(loss.detach())
+        self._outputs.append(output.detach())
+        self._targets.append(target)
+        self._count += size
+        self._room -= 1
+
+    def means(self) -> dict[str, float]:
+        """The means so far, by name; NaN before any sample. Waits for the device."""
+        self._reduce()
+        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
+        if not self.samples:
+            return dict.fromkeys(METRICS[self._task], math.nan)
+        loss, *sums = (total / self.samples).tolist()
+        if self._task == "classification":
+            return {"loss": loss, "accuracy": sums[0]}
+        absolute, squared, shifted, shifted_squared = sums
+        variance = shifted_squared - shifted**2
+        return {"loss": loss, "mae": absolute, "r2": 1 - squared / variance if variance > 0 else math.nan}
+
+    def state(self) -> dict[str, Any]:
+        """All that was added. Batches that are kept stay apart: another order of summing gives another last digit."""
+        return {"sums": self._sums, "origin": self._origin, "samples": self._count, "size": self._size,
+                "room": self._room, "kept": [self._losses, self._outputs, self._targets]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as from when `state` was called."""
+        device = self._sums.device
+        self._sums = state["sums"].to(device)
+        self._origin = None if state["origin"] is None else state["origin"].to(device)
+        self._count, self._size, self._room = state["samples"], state["size"], state["room"]
+        self._losses, self._outputs, self._targets = ([tensor.to(device) for tensor in kept] for kept in state["kept"])
+
+    def _total(self) -> tuple[Tensor, int]:
+        """The sums and samples of all processes, counted from the origin of the first."""
+        origin = self._sums.new_zeros(()) if self._origin is None else self._origin.to(self._dtype)
+        mine = torch.cat([self._sums, torch.stack([origin, self._sums.new_tensor(self._count)])])
+        rows = torch.stack(self._team.all_rows(mine))
+        sums, origins, counts = rows[:, :-2], rows[:, -2], rows[:, -1]
+        if self._task == "regression":
+            shift, shifted = origins - origins[0], sums[:, 3].clone()
+            sums[:, 3] += counts * shift
+            sums[:, 4] += 2 * shift * shifted + counts * shift**2
+        return sums.sum(0), int(counts.sum())
+
+    def _reduce(self) -> None:
+        if not self._losses:
+            return
+        loss = torch.stack(self._losses).to(self._dtype).sum() * self._size
+        output, target = _joined(self._outputs), _joined(self._targets)
+        if self._task == "classification":
+            target = target.max(1).indices if target.dim() == 2 else target
+            self._sums += torch.stack([loss, (output.max(1).indices == target).sum().to(self._dtype)])
+        else:
+            target = target.to(self._dtype)
+            error = output.squeeze(-1).to(self._dtype) - target
+            self._origin = target[0] if self._origin is None else self._origin
+            shifted = target - self._origin
+            self._sums += torch.stack([loss, error.abs().sum(), error.square().sum(), shifted.sum(),
+                                       shifted.square().sum()])
+        self._losses, self._outputs, self._targets, self._room = [], [], [], 0
+
+
+class TokenMeter(Meter):
+    """Means over tokens: loss, accuracy, and perplexity, which is exp of the loss."""
+
+    def __init__(self, device: torch.device, team: Alone = ALONE) -> None:
+        super().__init__("next_token", device, team)
+        self._sums = torch.zeros(3, dtype=self._dtype, device=device)
+
+    def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
+        """Take in a batch: its mean loss [] over the tokens that are not IGNORED, output [n, t, vocabulary] and targets
+        [n, t]. Of outputs that large none is kept."""
+        right = (output.detach().argmax(-1) == target).sum()
+        tokens = (target != IGNORED).sum().to(self._dtype)
+        self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, right.to(self._dtype), tokens])
+        self._count += target.shape[0]
+
+    def means(self) -> dict[str, float]:
+        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
+        loss, right, tokens = total.tolist()
+        if not tokens:
+            return dict.fromkeys(METRICS["next_token"], math.nan)
+        mean = loss / tokens
+        return {"loss": mean, "accuracy": right / tokens, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+
+
+class MeanMeter:
+    """The means over samples, in all processes, of what a task of one's own returns for each batch. Waits for the
+    device in `means`."""
+
+    def __init__(self, names: Sequence[str], device: torch.device, team: Alone = ALONE) -> None:
+        self._names, self._device, self._team = tuple(names), device, team
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
+        self._count = 0
+        self.samples = 0  # of all processes, as `means` saw them last
+
+    def add(self, values: Mapping[str, Tensor | float], samples: int) -> None:
+        """Take in the means over a batch. ConfigError if they are not those that were announced."""
+        if values.keys() != set(self._names):
+            raise ConfigError(f"a step returned {', '.join(values) or 'nothing'}", where="task", allowed=self._names,
+                              hint="return a value for each name in metrics, and no other")
+        row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
+        self._sums += torch.stack(row) * samples
+        self._count += samples
+
+    def state(self) -> dict[str, Any]:
+        """All that was added."""
+        return {"sums": self._sums, "samples": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as from when `state` was called."""
+        self._sums, self._count = state["sums"].to(self._device), state["samples"]
+
+    def means(self) -> dict[str, float]:
+        """The means so far, by name; NaN before any sample."""
+        total, self.samples = self._sums, self._count
+        if self._team.size > 1:
+            *sums, count = self._team.summed(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+            total, self.samples = torch.stack(sums), int(count)
+        values = (total / self.samples).tolist() if self.samples else [math.nan] * len(self._names)
+        return dict(zip(self._names, values, strict=True))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

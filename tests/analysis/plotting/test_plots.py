@@ -1,0 +1,329 @@
+"""Pictures: the numbers in their lines, and nothing cut off, whatever the grid."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from src import run_folder
+from src.analysis.plotting import figure_layout, plots
+from src.analysis.reading.results import read_experiments
+from src.errors import ResultsError
+from tests.analysis.looking import assert_nothing_is_cut_off, says, texts
+from tests.analysis.make_batch import AXES, DIGITS, curves, grid, make_batch, make_empty_batch, make_run
+
+SEEDS = {**AXES, "seed_model": [1, 2, 3]}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """36 runs: the digits grid, three seeds each; one diverged, one still going."""
+    batch = make_empty_batch(tmp_path_factory.mktemp("plots"))
+    for index, spec in enumerate(grid(SEEDS, **DIGITS)):
+        end = {0: run_folder.DIVERGED, 1: None}.get(index, run_folder.COMPLETED)
+        make_run(batch, index, spec, stats=curves(spec, 2 if end is None else 6, index), end=end)
+    return read_experiments(batch)
+
+
+def test_lines_are_means_and_bands_standard_errors(digits: pd.DataFrame) -> None:
+    runs = digits[(digits["model"] == "tiny/lenet") & (digits["base_lr"] == 0.1) & digits["averaging"].isna()]
+    assert len(runs) == 3
+    figure = plots.learning_curves(runs, "val/last/accuracy")
+    (line,) = figure.axes[0].lines
+    table = np.array([cell.to_numpy() for cell in runs["val/last/accuracy"]])
+    np.testing.assert_allclose(line.get_ydata(), table.mean(axis=0))
+    assert line.get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+    corners = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    error = table.std(axis=0, ddof=1) / np.sqrt(3)
+    assert corners.max() == pytest.approx((table.mean(axis=0) + error).max())
+    assert any("Mean of 3 runs that differ in seeds; band: standard error" in text for text in texts(figure))
+
+
+def test_the_range_is_least_and_most(digits: pd.DataFrame) -> None:
+    runs = digits[(digits["model"] == "linear") & (digits["base_lr"] == 1.0)]
+    figure = plots.learning_curves(runs, "train/loss", spread="range")
+    corners = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    table = np.array([cell.to_numpy() for cell in runs["train/loss"]])
+    assert (corners.min(), corners.max()) == (table.min(), table.max())
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5, 0.9, 0.95, 0.99], [0.1, 0.5, 0.9], [1e-4, 2e-4, 0.5, 0.51]])
+def test_numbers_on_an_axis_do_not_touch(tmp_path: Path, values: list[float]) -> None:
+    specs = grid({"momentum": values, "model": ["linear", "tiny/lenet"]}, **DIGITS)
+    figure = plots.metric_against(read_experiments(make_batch(tmp_path, specs, epochs=2)), "momentum", columns="model")
+    figure.draw_without_rendering()
+    boxes = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels() if tick.get_text()]
+    assert len(boxes) >= 2
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
+def test_panels_and_legend_are_the_values(digits: pd.DataFrame) -> None:
+    figure = plots.learning_curves(digits, "val/last/loss", rows="averaging", columns="model", legend="base_lr")
+    assert len(figure.axes) == 4
+    assert figure.axes[1].get_title() == "averaging = none\nmodel = tiny/lenet"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["0.01", "0.1", "1"]
+    assert legend.get_title().get_text() == "base_lr"
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3, 3]
+    assert any("1 diverged run left out; 1 run not ended" in text for text in texts(figure))
+    assert_nothing_is_cut_off(figure)
+
+
+def test_last_and_averaged_have_line_styles(digits: pd.DataFrame) -> None:
+    figure = plots.learning_curves(digits, legend="model")
+    assert {line.get_linestyle() for line in figure.axes[0].lines} == {"-", "--"}
+    assert "val accuracy (averaged)" in texts(figure)
+    plain = plots.learning_curves(digits[digits["averaging"].isna()], legend="model")
+    assert "val accuracy (averaged)" not in texts(plain)
+
+
+def test_against_a_number(digits: pd.DataFrame) -> None:
+    runs = digits[(digits["model"] == "tiny/lenet") & digits["averaging"].isna()]
+    figure = plots.metric_against(runs, "base_lr", "val/last/accuracy", epoch="last")
+    dots, means = figure.axes[0].lines
+    assert figure.axes[0].get_xscale() == "log"
+    assert list(means.get_xdata()) == [0.01, 0.1, 1.0]
+    last = runs["val/last/accuracy"].map(lambda curve: curve.iloc[-1])
+    np.testing.assert_allclose(means.get_ydata(), last.groupby(runs["base_lr"]).mean())
+    np.testing.assert_allclose(dots.get_ydata(), last)
+    assert_nothing_is_cut_off(figure)
+
+
+@pytest.mark.parametrize(("metric", "edge"), [("val/last/accuracy", 0.03), ("val/last/loss", 0.97)])
+def test_diverged_runs_are_crosses_at_the_worse_edge(digits: pd.DataFrame, metric: str, edge: float) -> None:
+    figure = plots.metric_against(digits, "base_lr", metric)
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert [line.get_ydata().tolist() for line in crosses] == [[edge]]
+    assert [line.get_xdata().tolist() for line in crosses] == [[0.01]]
+
+
+def test_against_words_and_missing_values(digits: pd.DataFrame) -> None:
+    figure = plots.metric_against(digits, "averaging", legend="model", columns="base_lr", spread="range")
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == ["none", "poly_8"]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_zero_has_its_place_beside_a_logarithmic_axis(tmp_path: Path) -> None:
+    df = read_experiments(make_batch(tmp_path, grid({"weight_decay": [0.0, 1e-4, 1e-2]}, **DIGITS)))
+    figure = plots.metric_against(df, "weight_decay")
+    assert figure.axes[0].get_xscale() == "symlog"
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0", "0.0001", "0.01"]
+
+
+def test_one_run_with_one_epoch(digits: pd.DataFrame) -> None:
+    run = digits.iloc[[5]].copy()
+    run["val/last/loss"] = pd.Series([run["val/last/loss"].iloc[0].iloc[:1]], index=run.index, dtype=object)
+    for figure in (plots.learning_curves(run, "val/last/loss", log_x=True, log_y=True),
+                   plots.metric_against(run, "base_lr", "val/last/loss")):
+        assert_nothing_is_cut_off(figure)
+
+
+def test_hundreds_of_runs(digits: pd.DataFrame) -> None:
+    many = pd.concat([digits] * 12, ignore_index=True)
+    many["run"] = [f"{index:04d}_a_rather_long_name_of_a_run+bas={index}" for index in range(len(many))]
+    many["base_lr"] = np.geomspace(1e-4, 10, len(many))
+    for figure in (plots.learning_curves(many, legend="run", columns="model"),
+                   plots.metric_against(many, "base_lr", legend="averaging")):
+        assert len(figure.legends[0].get_texts()) <= 14
+        assert_nothing_is_cut_off(figure)
+
+
+def test_names_with_formulas_and_great_length(digits: pd.DataFrame) -> None:
+    odd = digits.copy()
+    odd["model"] = ["$x^{", "a" * 300, "<b>&\n"] * 12
+    for figure in (plots.learning_curves(odd, columns="model", legend="model"),
+                   plots.metric_against(odd, "model", legend="model", rows="averaging")):
+        assert any("$x^{" in text for text in texts(figure))
+        assert_nothing_is_cut_off(figure)
+
+
+def test_only_diverged_runs(digits: pd.DataFrame) -> None:
+    gone = digits[digits["end"] == run_folder.DIVERGED]
+    assert len(plots.learning_curves(gone).axes[0].lines) == 0
+    assert len(plots.metric_against(gone, "base_lr").axes[0].lines) == 2
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"columns": "modle"}, "did you mean 'model'"), ({"spread": "std"}, "95% confidence, standard deviation, range"),
+    ({"metric": "nothing"}, "no stats column"), ({"rows": "run", "columns": "model"}, "too many")])
+def test_what_cannot_be_drawn_is_an_error(digits: pd.DataFrame, arguments: dict[str, str], says: str) -> None:
+    with pytest.raises(ResultsError, match=says):
+        plots.learning_curves(digits, **arguments)
+
+
+def test_no_runs_is_an_error(digits: pd.DataFrame) -> None:
+    with pytest.raises(ResultsError, match="no runs"):
+        plots.learning_curves(digits.iloc[:0], "val/last/loss")
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("val/av/accuracy", "val accuracy (averaged)"), ("train/time", "train time (s)"), ("step", "step"),
+    ("train/seen_examples", "train seen examples"), ("a/b/c/d", "a/b/c/d")])
+def test_labels(name: str, text: str) -> None:
+    assert plots.label(name) == text
+
+
+def test_confidence_is_students(digits: pd.DataFrame) -> None:
+    table = pd.DataFrame([[0.9, 0.92, 0.97], [0.5, np.nan, np.nan]])
+    low, high = figure_layout.band(table, "95% confidence")
+    half = 4.302653 * np.std([0.9, 0.92, 0.97], ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom, from a table
+    assert (low[0], high[0]) == pytest.approx((0.93 - half, 0.93 + half))
+    assert (low[1], high[1]) == (0.5, 0.5)
+
+
+def test_best_so_far_never_gets_worse_and_stays(digits: pd.DataFrame) -> None:
+    runs = digits[digits["model"] == "linear"].iloc[[5, 6]].copy()
+    curves = [pd.Series([0.1, 0.5, 0.3], index=[1, 2, 3]), pd.Series([0.2, np.nan], index=[1, 2])]
+    runs["val/last/accuracy"] = pd.Series(curves, index=runs.index, dtype=object)
+    (line,) = plots.learning_curves(runs, "val/last/accuracy", best_so_far=True).axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([0.15, 0.35, 0.35])
+    runs["val/last/loss"] = runs["val/last/accuracy"]
+    (line,) = plots.learning_curves(runs, "val/last/loss", best_so_far=True).axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([0.15, 0.15, 0.15])
+
+
+def test_styles_are_a_parameter(digits: pd.DataFrame) -> None:
+    figure = plots.learning_curves(digits, "val/last/loss", columns="base_lr", legend="model", style="averaging")
+    assert [line.get_linestyle() for line in figure.axes[1].lines] == ["-", "--", "-", "--"]
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert entries == ["linear", "tiny/lenet", "averaging", "none", "poly_8"]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_averaged_against_last(digits: pd.DataFrame) -> None:
+    figure = plots.averaged_against_last(digits, columns="model", legend="base_lr")
+    dots = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+    x, y = (np.concatenate([getattr(line, f"get_{side}data")() for line in dots]) for side in "xy")
+    runs = digits[(digits["averaging"] == "poly_8") & (digits["end"] != run_folder.DIVERGED)]
+    assert sorted(x) == sorted(runs["val/last/accuracy"].map(max))
+    assert sorted(y) == sorted(runs["val/av/accuracy"].map(max))
+    gain = runs["val/av/accuracy"].map(max) - runs["val/last/accuracy"].map(max)
+    assert any(f"by {gain.mean():.2g} ±" in text and f"in {(gain > 0).sum()} of 18 runs" in text
+               for text in texts(figure))
+    assert_nothing_is_cut_off(figure)
+    losses = plots.averaged_against_last(digits, "val/.*/loss", log=True)
+    assert any("below the diagonal averaging is better" in text for text in texts(losses))
+
+
+def test_the_front_is_what_none_beats_in_both(digits: pd.DataFrame) -> None:
+    runs = digits.iloc[12:36:3].copy()  # eight settings
+    costs, values = [1, 2, 3, 4, 5, 6, 7, 8], [0.2, 0.1, 0.5, 0.5, 0.4, 0.9, 0.8, 0.3]
+    runs["facts/parameters"] = costs
+    runs["val/last/accuracy"] = pd.Series([pd.Series([v], index=[1]) for v in values], index=runs.index, dtype=object)
+    figure = plots.pareto(runs, "facts/parameters", "val/last/accuracy", legend="model")
+    front = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
+    assert (front.get_xdata().tolist(), front.get_ydata().tolist()) == ([1, 3, 6], [0.2, 0.5, 0.9])
+    assert "front: model, base_lr," in texts(figure)[-4]
+    assert_nothing_is_cut_off(figure)
+
+
+def test_costs(digits: pd.DataFrame) -> None:
+    seconds = plots.pareto(digits, legend="averaging")
+    assert seconds.axes[0].get_xlabel() == "training (s)"
+    runs = digits.copy()
+    runs["system/memory"] = pd.Series([pd.Series([2.0**29, 2.0**30], index=[1, 2])] * len(runs), index=runs.index)
+    memory = plots.pareto(runs, "memory")
+    assert memory.axes[0].get_xlabel() == "memory at most (GiB)"
+    assert set(memory.axes[0].lines[0].get_xdata()) == {1.0}
+    for figure in (seconds, memory):
+        assert_nothing_is_cut_off(figure)
+
+
+def test_saved_as_png_and_pdf_the_same_each_time(digits: pd.DataFrame, tmp_path: Path) -> None:
+    figure = plots.learning_curves(digits.iloc[[5]], "val/last/loss")
+    assert plots.save(figure, tmp_path / "v1.2") == [f"{tmp_path}/v1.2.png", f"{tmp_path}/v1.2.pdf"]
+    pdf = (tmp_path / "v1.2.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/Type0" in pdf, "fonts as text: Type 3 is refused by some journals"
+    assert (tmp_path / "v1.2.png").read_bytes().startswith(b"\x89PNG")
+    plots.save(plots.learning_curves(digits.iloc[[5]], "val/last/loss"), tmp_path / "v1.2.pdf")
+    assert (tmp_path / "v1.2.pdf").read_bytes() == pdf
+
+
+PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "overview": plots.overview, "learning_curves": plots.learning_curves, "ranking": plots.ranking,
+    "metric_against": lambda df: plots.metric_against(df, "base_lr"),
+    "heat_map": lambda df: plots.heat_map(df, "base_lr", "model"),
+    "parallel_coordinates": plots.parallel_coordinates, "importance": plots.importance,
+    "averaged_against_last": plots.averaged_against_last, "pareto": plots.pareto, "confusion": plots.confusion,
+}
+each_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+
+
+def drawn_or_told(draw: Callable[[pd.DataFrame], Figure], df: pd.DataFrame) -> None:
+    """A picture without a flaw, or a sentence of one line."""
+    try:
+        figure = draw(df)
+    except ResultsError as error:
+        sentence = str(error)
+    else:
+        assert_nothing_is_cut_off(figure)
+        sentence = "there is a picture, which needs no words"
+    assert "\n" not in sentence and len(sentence) > 30
+
+
+def test_every_picture_is_tried() -> None:
+    assert set(PICTURES) == {name for name in plots.__all__ if getattr(
+        getattr(plots, name), "__annotations__", {}).get("return") == "Figure"}
+
+
+@each_picture
+def test_awkward_runs_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+    no_numbers = digits.copy()
+    for name in ("val/last/accuracy", "val/av/accuracy"):
+        no_numbers[name] = pd.Series([cell * np.nan for cell in digits[name]], index=digits.index, dtype=object)
+    mixed = digits.iloc[::3].copy()
+    mixed["base_lr"] = pd.Series([0.1, "auto", None, [1, 2]] * 3, index=mixed.index, dtype=object)
+    for df in (digits.iloc[[5]], digits[digits["end"] == run_folder.DIVERGED], digits.iloc[::3], mixed,
+               digits.drop(columns=["averaging"])):
+        drawn_or_told(draw, df)
+    if draw is not plots.confusion:
+        with pytest.raises(ResultsError, match="not a number in any of 36 runs; allowed: train/loss"):
+            draw(no_numbers)
+    with pytest.raises(ResultsError, match="there are no runs"):
+        draw(digits.iloc[:0])
+
+
+@each_picture
+def test_two_hundred_values_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+    many = pd.concat([digits] * 6, ignore_index=True).iloc[:200]
+    many["run"] = [str(number) for number in range(200)]
+    many["base_lr"] = np.geomspace(1e-4, 10, 200)
+    drawn_or_told(draw, many)
+
+
+@pytest.mark.parametrize(("draw", "says"), [
+    (lambda df: plots.metric_against(df.assign(word=[f"w{i}" for i in range(36)]), "word"), "36 values .* too many"),
+    (lambda df: plots.learning_curves(df, style="base_lr"), "so one column can be drawn; allowed: val/last/accuracy"),
+    (lambda df: plots.learning_curves(df, "val/last/loss", style="run"), "too many for line styles; allowed: 4"),
+    (lambda df: plots.averaged_against_last(df[df["averaging"].isna()]), "`averaging: poly_8` in the job spec"),
+    (lambda df: plots.pareto(df, "memory"), "no run has measured system/memory; `system_metrics: 5`"),
+    (lambda df: plots.pareto(df, "model"), "model is a number in no run; allowed: time, memory"),
+    (lambda df: plots.pareto(df, "tiem"), "there is no cost 'tiem'; allowed: time, memory, .*; did you mean 'time'"),
+    (lambda df: plots.pareto(df, legend="modle"), "did you mean 'model'"),
+])
+def test_what_is_missing_is_named(draw: Callable[[pd.DataFrame], Figure], says: str, digits: pd.DataFrame) -> None:
+    with pytest.raises(ResultsError, match=says):
+        draw(digits)
+
+
+def test_bands_on_a_logarithmic_axis_stay_above_zero(digits: pd.DataFrame) -> None:
+    low, high = figure_layout.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence", log=True)
+    assert low[0] == 0.1
+    assert high[0] == figure_layout.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence")[1][0]
+    figure = plots.metric_against(digits, "base_lr", "val/last/loss", spread="95% confidence", log_y=True)
+    assert says(figure, "bars (cut at the lowest run): 95% confidence")
+
+
+def test_dots_of_a_front_that_are_close_share_a_label(digits: pd.DataFrame) -> None:
+    runs = digits.iloc[12:36:3].copy()
+    runs["facts/parameters"] = [1, 50, 50.01, 50.02, 99, 99, 99, 99]
+    values = [0.1, 0.5, 0.5001, 0.5002, 0.9, 0.2, 0.2, 0.2]
+    runs["val/last/accuracy"] = pd.Series([pd.Series([v], index=[1]) for v in values], index=runs.index, dtype=object)
+    figure = plots.pareto(runs, "facts/parameters", "val/last/accuracy", log_x=False)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2–4", "5"]

@@ -1,0 +1,92 @@
+"""filt against a plain loop over rows, and what each kind of condition matches."""
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.analysis.reading.filters import Interval, filt, key, same
+from src.errors import ResultsError
+
+DF = pd.DataFrame({
+    "run": list("abcde"),
+    "base_lr": [0.1, 0.2, 0.1 + 0.2, 1.0, np.nan],
+    "batch_size": [8, 8, 16, 32, 64],
+    "averaging": pd.Series([None, "poly_8", "ema_0.9", None, "poly"], dtype=object),
+    "wandb": [True, False, True, False, True],
+    "mixed": pd.Series([1, 1.0, True, "1", None], dtype=object),
+    "splits": pd.Series([{"train": "train"}, {"train": "x"}, [1, 2], (1, 2), None], dtype=object),
+    "facts/host": list("xxyyz"),
+    "val/loss": pd.Series([pd.Series([i, 2.0], index=[1, 2]) for i in range(5)], dtype=object),
+})
+
+
+def runs(*args: Any, **conditions: Any) -> str:
+    return "".join(filt(DF, *args, **conditions)["run"])
+
+
+@pytest.mark.parametrize(("conditions", "kept"), [
+    ({}, "abcde"),
+    ({"batch_size": 8}, "ab"),
+    ({"batch_size": 8.0}, "ab"),
+    ({"batch_size": np.int64(16)}, "c"),
+    ({"batch_size": [8, 64]}, "abe"),
+    ({"batch_size": range(8, 33)}, "abcd"),
+    ({"batch_size": []}, ""),
+    ({"base_lr": 0.3}, "c"),
+    ({"base_lr": None}, "e"),
+    ({"base_lr": math.nan}, "e"),
+    ({"base_lr": Interval(0.1, 0.2)}, "ab"),
+    ({"base_lr": Interval(0.2)}, "bcd"),
+    ({"base_lr": Interval(high=0.2)}, "ab"),
+    ({"base_lr": [Interval(high=0.1), None]}, "ae"),
+    ({"averaging": None}, "ad"),
+    ({"averaging": [None, "poly"]}, "ade"),
+    ({"averaging": re.compile("^poly")}, "be"),
+    ({"wandb": True}, "ace"),
+    ({"wandb": 1}, ""),
+    ({"mixed": 1}, "ab"),
+    ({"mixed": True}, "c"),
+    ({"mixed": "1"}, "d"),
+    ({"mixed": Interval(0, 2)}, "ab"),
+    ({"splits": {"train": "train"}}, "a"),
+    ({"splits": [[1, 2]]}, ""),
+    ({"batch_size": lambda size: size % 3 == 1}, "ce"),
+    ({"val/loss": lambda curve: curve.min() < 1}, "a"),
+    ({"facts/host": "y", "wandb": False}, "d"),
+])
+def test_conditions(conditions: dict[str, Any], kept: str) -> None:
+    assert runs(conditions) == kept
+
+
+def test_keywords_and_mapping_must_both_hold() -> None:
+    assert runs({"facts/host": "x"}, base_lr=0.1) == "a"
+    assert filt(DF, batch_size=64).index.tolist() == [4]
+
+
+def test_an_unknown_column_names_the_nearest() -> None:
+    with pytest.raises(ResultsError, match="did you mean 'batch_size'"):
+        runs(batchsize=8)
+
+
+def test_a_curve_equals_no_value() -> None:
+    with pytest.raises(ResultsError, match="function of the curve"):
+        runs({"val/loss": 1.0})
+
+
+settings_of_runs = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.text("ab", max_size=2)
+
+
+@given(st.lists(settings_of_runs, min_size=1, max_size=8), settings_of_runs)
+def test_a_value_and_all_others_share_out_the_rows(values: list[Any], wanted: Any) -> None:
+    df = pd.DataFrame({"x": pd.Series(values, dtype=object)})
+    kept = filt(df, x=wanted)
+    rest = filt(df, x=lambda cell: not same(wanted, cell))
+    assert sorted([*kept.index, *rest.index]) == list(range(len(values)))
+    assert all(key(cell) == key(wanted) or math.isclose(cell, wanted, rel_tol=1e-12) for cell in kept["x"])

@@ -1,0 +1,96 @@
+"""Which points are done: the hash that knows a config, and the batches that hold it."""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.config import Config
+from src.errors import ConfigError
+from src.submission.batch import batch_folder
+from src.submission.batch.done_points import LEFT_OUT, canonical_hash, done_points, missing
+from src.submission.spec import reader
+
+POINT: dict[str, Any] = {"batch_size": 8, "base_lr": 1, "dataset": "sklearn/digits", "data_splits_map": {
+    "train": "train", "val": "test"}, "averaging": None}
+
+
+@pytest.mark.parametrize("change", [
+    {"base_lr": 1.0}, {"batch_size": 8.0}, {"weight_decay": 0}, {"weight_decay": -0.0}, {"momentum": 0.9},
+    {"log_interval": 3}, {"profile": True}, {"wandb": True, "wandb_tags": ["a"]}, {"output_dir": "x"}, {"TAGS": ["a"]},
+    {"SBATCH": {"mem": "8G"}, "SCRIPT": "x.sh"}, {"data_splits_map": {"val": "test", "train": "train"}}])
+def test_what_does_not_matter(change: dict[str, Any]) -> None:
+    assert canonical_hash({**POINT, **change}) == canonical_hash(POINT)
+
+
+@pytest.mark.parametrize("change", [
+    {"base_lr": 1.5}, {"batch_size": 9}, {"momentum": "0.9"}, {"averaging": "poly_8"}, {"seed_training": 1},
+    {"limit_eval_batches": 1}, {"fast_dev_run": True}, {"precision": "bf16"},
+    {"best_checkpoint_metric": "val/.*/loss"}, {"data_splits_map": {"train": "train", "test": "test"}},
+    {"COMMAND": ["true"]}])
+def test_what_matters(change: dict[str, Any]) -> None:
+    assert canonical_hash({**POINT, **change}) != canonical_hash(POINT)
+
+
+@given(st.randoms())
+def test_the_order_of_keys_does_not_matter(random_: random.Random) -> None:
+    items = list(Config().to_dict().items())
+    random_.shuffle(items)
+    assert canonical_hash(dict(items)) == canonical_hash({})
+
+
+def test_keys_that_are_left_out_exist() -> None:
+    assert not LEFT_OUT - Config().to_dict().keys()
+
+
+def test_a_foreign_program_has_parameters_of_its_own() -> None:
+    with pytest.raises(ConfigError):
+        canonical_hash({"anything": 1})
+    assert canonical_hash({"anything": 1, "COMMAND": ["a"]}) != canonical_hash({"anything": 1, "COMMAND": ["b"]})
+    assert canonical_hash({"b": 1, "a": 2, "COMMAND": ["a"], "TAGS": ["x"]}) == canonical_hash(
+        {"a": 2, "b": 1, "COMMAND": ["a"]})
+
+
+def write(path: Path, specs: dict[str, str], done: dict[str, str]) -> None:
+    batch_folder.write(str(path), "job_details: {name: a}\n", list(specs), list(specs.values()))
+    for name, how in done.items():
+        (path / name / "done").write_text(how)
+
+
+def test_done_points_of_all_batches_but_some(tmp_path: Path) -> None:
+    write(tmp_path / "26-01-01-a", {"000_a": "batch_size: 1\n", "001_a": "batch_size: 2\n", "002_a": "gone: 1\n"},
+          {"000_a": "completed", "002_a": "completed"})
+    write(tmp_path / "26-01-02-b", {"000_b": "batch_size: 3\n"}, {"000_b": "diverged"})
+    assert done_points(str(tmp_path)) == {canonical_hash({"batch_size": 1}): f"{tmp_path}/26-01-01-a/000_a",
+                                          canonical_hash({"batch_size": 3}): f"{tmp_path}/26-01-02-b/000_b"}
+    assert done_points(str(tmp_path), but=[f"{tmp_path}/26-01-01-a/"]).keys() == {canonical_hash({"batch_size": 3})}
+    assert done_points(str(tmp_path / "nowhere")) == {}
+
+
+def test_missing_points_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "26-01-01-a", {"000_a": "batch_size: 2\nlog_interval: 1\n"}, {"000_a": "early_stopped"})
+    spec = reader.parse_job_spec("job_details: {name: b}\nparameters: {batch_size: [1, 2], base_lr: 1}", "x.yaml")
+    assert missing(spec, {}, str(tmp_path)) == ["000_b+bat_siz=1"]
+    assert missing(spec, {"batch_size": 2}, str(tmp_path)) == []
+    foreign = reader.parse_job_spec("job_details: {name: b, command: tool}\nparameters: {x: [1, 2]}", "x.yaml")
+    write(tmp_path / "26-01-02-b", {"000_b+x=1": 'x: 1\nCOMMAND: ["tool"]\n'}, {"000_b+x=1": "completed"})
+    assert missing(foreign, {}, str(tmp_path)) == ["001_b+x=2"]
+
+
+def test_missing_random_points(tmp_path: Path) -> None:
+    text = "job_details: {name: b, samples: 2}\nparameters: {batch_size: !int_uniform [1, 999], base_lr: 1}"
+    spec = reader.parse_job_spec(text, "x.yaml")
+    two = missing(spec, {}, str(tmp_path))
+    assert len(two) == 2 and missing(spec, {}, str(tmp_path), 5)[:2] == two != missing(spec, {}, str(tmp_path), 2, 1)
+    size = two[0].rpartition("=")[2]
+    write(tmp_path / "26-01-01-a", {"000_a": f"batch_size: {size}\nbase_lr: 1\n"}, {"000_a": "completed"})
+    assert missing(spec, {}, str(tmp_path)) == two[1:]
+
+
+def test_a_capped_sweep_misses_no_more_than_its_first_points(tmp_path: Path) -> None:
+    text = "{method: grid, run_cap: 2, parameters: {batch_size: [1, 2, 3]}}"
+    assert missing(reader.parse_job_spec(text, "s.yaml"), {}, str(tmp_path)) == ["000_s+bat_siz=1", "001_s+bat_siz=2"]

@@ -1,0 +1,196 @@
+"""What doctor makes of facts, and how it gathers them: nothing that hangs may hold it."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import experiments
+from src.submission.doctor import checks, probes
+from src.submission.doctor.checks import ERROR, OK, WARNING, Finding, Place, Said
+from src.submission.slurm import client
+from tests.conftest import ROOT
+
+LATE, MISSING = Said(None, late=True), Said(None)
+SCRIPT = '#!/bin/bash\n#SBATCH --time=1\nset -e\n# why\nexec python train.py "$@"\n'
+
+
+def test_a_line_for_each_check() -> None:
+    assert checks.lines([Finding("python", OK, "3.11.2"), Finding("gpu", ERROR, "broken", "ask"),
+                         Finding("clock", WARNING, "late", "ask")]) == [
+        "ok       python  3.11.2", "error    gpu     broken; ask", "warning  clock   late; ask",
+        "1 error, 1 warning, 1 ok"]
+
+
+@pytest.mark.parametrize(("version", "jobs", "same", "verdicts"), [
+    ((3, 11, 2), {"version": "3.11.2", "executable": "/e/python"}, True, [OK, OK]),
+    ((3, 10, 1), {"version": "3.9.0", "executable": "/f/python"}, False, [ERROR, ERROR]),
+    ((3, 12, 0), {"version": "3.12.0", "executable": "/f/python"}, False, [OK, WARNING]),
+    ((3, 12, 0), None, False, [OK, ERROR])])
+def test_python(version: tuple[int, ...], jobs: dict[str, str] | None, same: bool, verdicts: list[str]) -> None:
+    found = checks.python(version, "/e/python", jobs, Said(2, words="error: no .venv here"), same)
+    assert [one.verdict for one in found] == verdicts
+    assert jobs is not None or "no .venv here" in found[1].found
+
+
+def test_packages() -> None:
+    wanted = checks.pinned("# by hand\nscikit_learn==1.9\ntorch==2.14.1\nappnope==1.0 ; sys_platform == 'darwin'\nx==1")
+    assert wanted == {"scikit-learn": "1.9", "torch": "2.14.1", "x": "1"}
+    needed = checks.named(["torch~=2.14.1", "scikit-learn"])
+    there = {"Scikit.Learn": "1.9", "torch": "2.14.1+cu128", "x": "1"}
+    assert checks.packages(wanted, needed, there, "p").verdict == OK
+    assert checks.packages(wanted, needed, {**there, "x": "2"}, "p") == Finding(
+        "packages", WARNING, "1 of another version than pinned: x 2 (1)", "`p -m pip install -r requirements.lock`")
+    assert checks.packages(wanted, needed, {"torch": "2.14.1", "scikit-learn": "1.9"}, "p").verdict == WARNING
+    found = checks.packages(wanted, needed, {}, "p")
+    assert found.verdict == ERROR and found.found == "3 missing: scikit-learn, torch, x"
+    assert checks.packages({}, needed, {}, "p").verdict == WARNING
+
+
+def test_slurm() -> None:
+    def verdicts(*facts: object) -> list[tuple[str, str]]:
+        return [(one.check, one.verdict) for one in checks.slurm(*facts)]  # type: ignore[arg-type]
+
+    assert checks.commands_missing(["sbatch", "squeue", "scontrol", "sinfo"]) == ["scancel", "sacct"]
+    assert verdicts(["sbatch"], MISSING, MISSING) == [("slurm", WARNING)]
+    assert verdicts([], Said(0), Said(0)) == [("slurm", OK), ("accounting", OK)]
+    assert verdicts(["sinfo"], Said(0), Said(1)) == [("slurm", WARNING), ("accounting", WARNING)]
+    hanging, = checks.slurm([], LATE, Said(0))
+    assert hanging.verdict == ERROR and hanging.found == "squeue does not answer"
+
+
+@pytest.mark.parametrize(("text", "refusal", "verdict", "words"), [
+    (SCRIPT, "", OK, "Slurm would take it"), (SCRIPT, None, OK, "as it should be"),
+    (SCRIPT, "invalid partition; allowed: cpu", WARNING, "allowed: cpu"),
+    (SCRIPT.replace("#!/bin/bash\n", ""), "", ERROR, "interpreter"),
+    (SCRIPT.replace("\n", "\r\n"), "", ERROR, "DOS"),
+    (SCRIPT.replace(' "$@"', ""), "", ERROR, "nothing on"),
+    (SCRIPT.replace("exec ", ""), "", WARNING, "no exec"), ("#!/bin/bash\n", "", WARNING, "no exec")])
+def test_submit_scripts(text: str, refusal: str | None, verdict: str, words: str) -> None:
+    found = checks.script("submit_x.sh", text, refusal)
+    assert found.verdict == verdict and words in found.found
+
+
+def test_a_script_that_slurm_takes_is_enough() -> None:
+    bad, good = Finding("a", WARNING, "no such partition"), Finding("b", OK, "")
+    assert checks.scripts([bad, good]) == [bad, good]
+    assert [one.verdict for one in checks.scripts([bad, bad])] == [ERROR, ERROR]
+
+
+@pytest.mark.parametrize(("smi", "torch", "verdict"), [
+    (MISSING, None, OK), (LATE, None, ERROR), (Said(9, words="no communication with the driver"), None, ERROR),
+    (Said(0, "A, 1 MiB, 5\nA, 1 MiB, 5\n"), None, OK), (Said(0, "A\nA\n"), Said(0, "2.14.1 2\n"), OK),
+    (Said(0, "A\nA\n"), Said(0, "2.14.1+cpu 0\n"), ERROR), (Said(0, "A\n"), Said(1, words="ImportError"), ERROR)])
+def test_gpus(smi: Said, torch: Said | None, verdict: str) -> None:
+    assert checks.gpus(smi, torch).verdict == verdict
+
+
+@pytest.mark.parametrize(("place", "verdict", "words"), [
+    (Place("results", "/r", free=2**40, nodes=10**7), OK, "/r: can be written, 1 TiB free"),
+    (Place("results", "/r", False, 2**40), OK, "still to be made"),
+    (Place("results", "/r", free=2**33), WARNING, "8 GiB free"), (Place("results", "/r", free=2**29), ERROR, "512 MiB"),
+    (Place("results", "/r", free=2**40, nodes=7), WARNING, "room for 7 files"),
+    (Place("results", "/r", refusal="cannot be written: Permission denied"), ERROR, "Permission denied"),
+    (None, ERROR, "does not answer")])
+def test_places(place: Place | None, verdict: str, words: str) -> None:
+    found = checks.place(place, "results")
+    assert found.verdict == verdict and words in found.found and (verdict == OK) == (not found.do)
+
+
+def test_clock() -> None:
+    assert checks.clock([None, Place("a", "/a", ahead=0.3)]).verdict == OK
+    found = checks.clock([Place("a", "/a", ahead=1), Place("b", "/b", ahead=-61.2)])
+    assert found.verdict == WARNING and "the disk of /b is 61 s behind" in found.found
+
+
+@pytest.mark.parametrize(("used", "files", "verdict"), [
+    ("50", "5", OK), ("95", "5", WARNING), ("50", "1001*", ERROR), ("110*", "5", ERROR)])
+def test_quotas(used: str, files: str, verdict: str) -> None:
+    text = ("Disk quotas for user me (uid 1000): \n     Filesystem  blocks   quota   limit   grace   files   quota   "
+            f"limit   grace\nserver:/home   {used}     100     120       0   {files}       0    1000       0\n")
+    assert checks.quotas([MISSING, Said(0, text)]).verdict == verdict
+    assert checks.quotas([MISSING, LATE]) == Finding("quota", OK, "none is told")
+
+
+def test_internet() -> None:
+    assert checks.internet(None, 1).found.endswith("has 1 repository")
+    assert checks.internet("hub cannot be reached", 3).verdict == WARNING
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with an environment and a submit script, on a machine whose programs are in `bin`."""
+    folder = tmp_path / "my 'project'"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (folder / "activate.sh").write_text(f"echo welcome\n{(ROOT / 'activate.sh').read_text()}")
+    (folder / "submit_cpu.sh").write_text(SCRIPT)
+    program(folder / "bin", "nvidia-smi", "echo 'A100, 80 GiB, 570'")
+    program(folder / "bin", "sbatch", "exit 0")
+    for name in ("quota", "lfs"):
+        program(folder / "bin", name, "exit 1")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def test_nothing_that_hangs_holds_it(machine: Path) -> None:
+    for name in ("squeue", "sacct", "nvidia-smi"):
+        program(machine / "bin", name, "sleep 600 & wait")  # a child of its own, which has the pipe
+    before = {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
+    start = time.monotonic()
+    found = {one.check: one for one in probes.findings(str(machine), seconds=5)}
+    assert time.monotonic() - start < 60, "not the ten minutes"
+    assert [found[name].verdict for name in ("slurm", "gpu", "jobs", "submit_cpu.sh", "results")] == [
+        ERROR, ERROR, WARNING, OK, OK]
+    assert found["jobs"].found.endswith("another than this one") and "packages" in found
+    assert before == {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
+
+
+def test_what_is_refused_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / ".venv" / "bin" / "python").unlink()
+    (machine / "results").symlink_to("/nowhere/at/all")
+    for name in ("squeue", "sacct"):
+        program(machine / "bin", name, "exit 0")
+    program(machine / "bin", "sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
+    monkeypatch.setattr(client, "ask", lambda command: "cpu\nlong\n")
+    found = {one.check: one for one in probes.findings(str(machine), seconds=20)}
+    assert "make environment" in found["jobs"].found and found["jobs"].verdict == ERROR
+    assert found["results"].found.endswith("results: a link to /nowhere/at/all, which is not there")
+    assert found["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in found["submit_cpu.sh"].found
+    assert found["accounting"].verdict == OK and found["gpu"].found.startswith("1: A100, 80 GiB, 570")
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    found = probes.look("results", "/proc/not/made")  # nor by root
+    assert found.refusal and found.refusal.startswith("cannot be written: ")
+
+
+def test_a_disk_that_hangs_has_no_answer() -> None:
+    answers = probes.all_at_once({"disk": lambda: time.sleep(30), "refused": lambda: os.stat("/no/such"),
+                                        "good": lambda: 1}, 0.3)
+    assert answers == {"disk": None, "refused": None, "good": 1}
+
+
+def test_the_command(machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [Finding("python", OK, "3.11"), Finding("gpu", WARNING, "few", "buy")]
+    monkeypatch.setattr(probes, "findings", lambda *_: found)
+    assert experiments.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "ok       python  3.11\nwarning  gpu     few; buy\n1 warning, 1 ok\n"
+    found.append(Finding("results", ERROR, "full", "make room"))
+    assert experiments.main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[2] == {"check": "results", "verdict": "error", "found": "full",
+                                                      "do": "make room"}

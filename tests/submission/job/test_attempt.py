@@ -1,0 +1,539 @@
+"""The job side: who may run a run, what is recorded, and what each ending leaves behind."""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import run_folder
+from src.errors import BatchError, ConfigError
+from src.io import yaml_io
+from src.run_folder import RunFolder
+from src.submission.job import attempt, ranks
+from src.submission.slurm import client
+from src.submission.system import process
+from src.submission.system.signals import Stopped
+from tests.conftest import ROOT
+
+
+def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    check()
+    if folder:
+        with open(os.path.join(folder, "executed"), "a") as file:
+            file.write("once\n")
+    return "completed"
+
+
+def requeue(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    return "requeued"
+
+
+def stopped(*_: Any, number: int = signal.SIGTERM) -> str:
+    raise Stopped(number)
+
+
+def crash(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    raise ZeroDivisionError("first\nsecond")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name == "GRIDIRON_TICKET":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    folder = tmp_path / "batch" / "000_x"
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text("batch_size: 8\n")
+    return folder
+
+
+def start(run: Path, how: attempt.Train = train, ticket: int | None = None) -> int | None:
+    return attempt.run_spec(str(run / "spec.yaml"), how, ticket)
+
+
+def as_slurm_job(monkeypatch: pytest.MonkeyPatch, job: str, restart: int = 0) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+
+
+def record(run: Path, name: str = "attempt-1-0.json") -> dict[str, Any]:
+    return json.loads((run / name).read_text())
+
+
+def test_a_run_is_claimed_recorded_and_done(run: Path) -> None:
+    assert start(run) == 0
+    assert {path.name for path in run.iterdir()} == {"attempt-1-0.json", "claim-1", "done", "executed", "spec.yaml"}
+    assert (run / "done").read_text() == "completed\n"
+    found = record(run)
+    assert found["how"] == "completed"
+    assert found["start"] <= found["end"]
+    assert found["who"]["pid"] == os.getpid()
+
+
+def test_a_done_run_is_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(run)
+    assert start(run) is None
+    assert "ended already (completed)" in capsys.readouterr().out
+    assert (run / "executed").read_text() == "once\n"
+
+
+def test_a_crash_is_recorded_on_one_line_and_may_be_started_again(run: Path) -> None:
+    assert start(run, crash) == 1
+    assert not (run / "done").exists()
+    assert (record(run)["how"], record(run)["error"]) == ("failed", "ZeroDivisionError: first\\nsecond")
+    assert start(run) == 0  # by hand: the claim's attempt has ended
+    assert RunFolder.read(run).attempts == ((1, 0), (2, 0))
+
+
+def test_a_user_error_is_recorded_too(run: Path) -> None:
+    def refuse(*_: object) -> str:
+        raise ConfigError("no such thing")
+    with pytest.raises(ConfigError):
+        start(run, refuse)
+    assert record(run)["error"] == "no such thing"
+
+
+def test_of_two_slurm_jobs_with_one_ticket_one_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    assert attempt.Attempt.begin(str(run), 4) is not None
+    as_slurm_job(monkeypatch, "8")
+    assert start(run, ticket=4) is None
+    assert RunFolder.read(run).claims == (4,)
+    assert not (run / "executed").exists()
+
+
+def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
+        run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    first.check()
+    as_slurm_job(monkeypatch, "7", restart=1)
+    assert start(run) == 0
+    with pytest.raises(attempt.Fenced):
+        first.check()
+    assert first.run({}, train) == 0  # notices before it writes
+    assert (run / "executed").read_text() == "once\n"
+    assert record(run)["how"] is None
+
+
+def test_a_job_that_comes_late_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "8")
+    later = attempt.Attempt.begin(str(run), 2)
+    assert later is not None
+    as_slurm_job(monkeypatch, "7")  # it was thought lost
+    assert start(run, ticket=1) == 0
+    assert not (run / "executed").exists()
+    later.check()
+
+
+def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    early = attempt.Attempt.begin(str(run), 1)
+    assert early is not None
+    as_slurm_job(monkeypatch, "8")
+    assert start(run, ticket=2) == 0
+    with pytest.raises(attempt.Fenced):
+        early.check()
+    assert (run / "executed").read_text() == "once\n"
+
+
+def test_the_same_job_does_not_run_twice_at_once_but_may_try_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    attempt.Attempt.begin(str(run))
+    assert start(run) is None  # that attempt is this living process
+    (run / "attempt-1-0.json").write_text(json.dumps({**record(run), "how": "failed"}))
+    assert start(run) == 0
+
+
+def test_by_hand_a_running_run_is_refused_and_a_dead_one_taken(run: Path) -> None:
+    attempt.Attempt.begin(str(run))
+    with pytest.raises(BatchError, match=f"process {os.getpid()}"):
+        start(run)
+    dead = {**process.identity(), "pid_start": 1}
+    (run / "claim-1").write_text(json.dumps(dead))
+    (run / "attempt-1-0.json").write_text(json.dumps({**record(run), "who": dead}))
+    assert start(run) == 0
+    assert RunFolder.read(run).claims == (1, 2)
+
+
+def test_the_ticket_is_for_this_process_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def look(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        seen.append(os.environ.get("GRIDIRON_TICKET"))  # what a nested submission or a foreign program would inherit
+        return "completed"
+    monkeypatch.setenv("GRIDIRON_TICKET", "4")
+    as_slurm_job(monkeypatch, "7")
+    assert attempt.main([str(run / "spec.yaml")], train=look, warm_up=lambda _: None) == 0
+    assert RunFolder.read(run).claims == (4,)
+    assert seen == [None]
+
+
+def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run)
+    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    error = capsys.readouterr().err
+    assert "is gone, or its run folder: nothing is run" in error
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+def test_an_empty_spec_is_not_run_with_defaults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "spec.yaml").write_text("")
+    assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    assert "empty" in capsys.readouterr().err
+    assert os.listdir(run) == ["spec.yaml"]
+
+
+@pytest.mark.parametrize("deleted", ["folder", "record"])
+def test_a_run_folder_deleted_while_it_runs_ends_the_run_with_a_word(
+        deleted: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose_folder(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        if deleted == "folder":
+            shutil.rmtree(run)
+        else:
+            (run / "attempt-1-0.json").unlink()
+        check()
+        raise AssertionError("the check passed")
+    assert start(run, lose_folder) == 1
+    error = capsys.readouterr().err
+    assert "deleted or moved; nothing more is written" in error
+    assert "Traceback" not in error
+    assert run.exists() == (deleted == "record")
+    assert not (run / "done").exists()
+
+
+def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def train_on(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        full()
+        return ""
+    monkeypatch.setattr("src.io.files.write_atomic", full)
+    assert start(run, train_on) == 1
+    assert record(run)["how"] == "failed"
+    assert record(run)["error"].startswith("disk full: ")  # the record takes no new block
+    assert "make room, then" in capsys.readouterr().err
+    monkeypatch.setattr("src.io.files.overwrite", full)
+    assert start(run, train_on) == 1
+    assert "No space left on device: the end of this attempt is not recorded (failed)" in capsys.readouterr().err
+
+
+def test_done_is_not_written_when_fenced_at_the_end(run: Path) -> None:
+    def overtaken(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        (run / "attempt-1-1.json").write_text("{}")
+        return "completed"
+    assert start(run, overtaken) == 0
+    assert not (run / "done").exists()
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, step: int = 0) -> None:
+    for name, value in (("PROCID", rank), ("STEP_NUM_TASKS", 2), ("STEP_ID", step)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+
+def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
+        run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    before = record(run)
+    as_rank(monkeypatch, 1)
+    assert start(run) == 0
+    assert (run / "executed").read_text() == "once\n"
+    assert not (run / "done").exists()
+    assert record(run) == before
+    assert start(run, crash) == 1
+    assert start(run, requeue) == 0  # another code would have srun end the first, which asks for another start
+    assert record(run) == before
+
+
+def test_the_first_to_fail_is_what_the_run_failed_of(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def miss(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        raise RuntimeError("Connection closed by peer")
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    as_rank(monkeypatch, 1)
+    assert start(run, crash) == 1
+    as_rank(monkeypatch, 0)
+    assert first.run({}, miss) == 1
+    assert record(run)["error"] == f"process 1 on {os.uname().nodename}: ZeroDivisionError: first\\nsecond"
+
+
+def test_starts_of_torchrun_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"),
+                        ("TORCHELASTIC_RUN_ID", "a/b"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
+    earlier = ranks.this_start()
+    assert re.fullmatch(r"[\w.-]+", earlier), "part of a file's name"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert ranks.this_start() != earlier
+
+
+def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    as_slurm_job(monkeypatch, "7")
+    attempt.Attempt.begin(str(run))  # another Slurm job has it
+    as_slurm_job(monkeypatch, "8")
+    as_rank(monkeypatch, 0)
+    assert start(run, ticket=1) is None
+    as_rank(monkeypatch, 1)
+    assert start(run, ticket=1) is None
+    assert "the first of 2 processes does not run this run" in capsys.readouterr().out
+    assert not (run / "executed").exists()
+
+
+def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.submission.job.ranks.PATIENCE", 0.3)
+    as_slurm_job(monkeypatch, "7")
+    as_rank(monkeypatch, 0)
+    start(run, crash)
+    as_rank(monkeypatch, 1)
+    assert start(run) is None  # that attempt has ended
+    as_rank(monkeypatch, 1, step=1)
+    with pytest.raises(BatchError, match="heard nothing of the first"):
+        start(run)
+
+
+def test_several_ranks_need_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch, 0)
+    (tmp_path / "mine.yaml").write_text("batch_size: 8\n")
+    with pytest.raises(BatchError, match="2 processes were started"):
+        attempt.run_spec(str(tmp_path / "mine.yaml"), train)
+
+
+def test_a_spec_without_output_dir_writes_nothing(tmp_path: Path) -> None:
+    spec = tmp_path / "linear.yaml"
+    spec.write_text("batch_size: 8\n")
+    assert attempt.run_spec(str(spec), train) == 0
+    assert list(tmp_path.iterdir()) == [spec]
+
+
+def test_a_spec_with_output_dir_makes_its_run_folder_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = run.parent / "mine.yaml"
+    monkeypatch.setenv("WHERE", str(run.parent))
+    spec.write_text('batch_size: 8\noutput_dir: "$WHERE/mine"\n')
+    assert attempt.run_spec(str(spec), train) == 0
+    assert attempt.run_spec(str(spec), train) is None
+    spec.write_text('batch_size: 16\noutput_dir: "$WHERE/mine"\n')
+    with pytest.raises(BatchError, match="batch_size"):
+        attempt.run_spec(str(spec), train)
+    spec.write_text('output_dir: "$NO_SUCH_VARIABLE/mine"\n')
+    with pytest.raises(ConfigError, match="variable"):
+        attempt.run_spec(str(spec), train)
+
+
+def test_config_yaml_repeats_the_run_in_a_new_folder(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(yaml_io.dump_flat({"batch_size": 8, "output_dir": str(run), "facts": {"host": "x"}}))
+    assert attempt.run_spec(str(config), train) == 0
+    assert attempt.run_spec(str(config), train) == 0
+    for number in (1, 2):
+        repeat = run.parent / f"000_x-repeat-{number}"
+        assert run_folder.read_spec(repeat / "spec.yaml") == {"batch_size": 8}
+        assert (repeat / "done").exists()
+
+
+@pytest.mark.parametrize(("numbers", "how"), [
+    ([signal.SIGTERM], "cancelled"), ([signal.SIGINT], "cancelled"), ([signal.SIGUSR1, signal.SIGTERM], "timeout")])
+def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signals], how: str) -> None:
+    (run / "spec.yaml").write_text("batch_size: 15\n")
+    entry = Path(__file__).parents[1] / "entry.py"
+    environment = {**os.environ, "GRIDIRON_TEST_ROOT": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-u", entry, run / "spec.yaml"], env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()  # it trains
+    for number in numbers:
+        child.send_signal(number)
+        if number == signal.SIGUSR1:
+            assert "time limit" in child.stderr.readline()
+    child.communicate(timeout=10)
+    assert child.returncode == 1
+    assert record(run)["how"] == how
+    assert numbers[-1].name in record(run)["error"]
+
+
+def test_a_stop_when_the_run_is_over_comes_too_late(tmp_path: Path) -> None:
+    """Also between `done` and the rest: states must not stay."""
+    (tmp_path / "spec.yaml").write_text("batch_size: 8\n")
+    (tmp_path / "resume-0000000001.pt").touch()
+    stopping = """import os, signal, sys
+from src import run_folder
+from src.submission.job import attempt
+remove = run_folder.remove_states
+def stopped(folder):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return remove(folder)
+run_folder.remove_states = stopped
+sys.exit(attempt.main(sys.argv[1:], lambda *_: "completed", lambda _: None))"""
+    done = subprocess.run([sys.executable, "-c", stopping, tmp_path / "spec.yaml"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path)["how"] == "completed"
+    assert not list(tmp_path.glob("resume*"))
+
+
+def test_of_several_specs_a_bad_one_does_not_stop_the_others(run: Path, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("batchsize: 8\n")
+    assert attempt.main([str(bad), str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
+    assert (run / "done").exists()
+    assert capsys.readouterr().err.startswith(f"error: {bad}: unknown parameter 'batchsize'")
+
+
+def test_an_output_dir_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    spec = tmp_path / "x.yaml"
+    spec.write_text(f"batch_size: 8\noutput_dir: {tmp_path}/file/run\n")
+    assert attempt.main([str(spec)], train=train, warm_up=lambda _: None) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert attempt.main([], train=train, warm_up=lambda _: None) == 2
+    assert attempt.main(["-h"], train=train, warm_up=lambda _: None) == 0
+    assert "usage: python train.py [--fresh] SPEC" in capsys.readouterr().out
+    assert attempt.main(["/no/such/spec.yaml"], train=train, warm_up=lambda _: None) == 2
+
+
+def requeue_is(monkeypatch: pytest.MonkeyPatch, words: str | None) -> list[str]:
+    """What Slurm says when it is asked to requeue; the jobs that it is asked for."""
+    asked: list[str] = []
+    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: (asked.append(job), words)[1])
+    return asked
+
+
+def test_a_run_that_saved_itself_is_requeued_after_its_end_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: asked.append((job, record(run)["how"])))
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75
+    assert asked == [("7", "requeued")]
+    assert "Slurm job 7 goes back into the queue" in capsys.readouterr().out
+    as_slurm_job(monkeypatch, "7", restart=1)
+    assert start(run) == 0
+    assert RunFolder.read(run).attempts == ((1, 0), (1, 1))
+
+
+def test_only_one_of_many_takes_up_a_run_that_saved_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requeue_is(monkeypatch, None)
+    as_slurm_job(monkeypatch, "7")
+    start(run, requeue)
+    as_slurm_job(monkeypatch, "8")
+    claims = [attempt._claim(str(run), 1, in_worker=False) for _ in range(2)]
+    assert claims == [(1, 1), (1, 1)]  # whoever makes that record has the run
+    first = attempt.Attempt.begin(str(run), 1)
+    assert first is not None
+    monkeypatch.setattr(attempt, "_claim", lambda *_: (1, 1))
+    as_slurm_job(monkeypatch, "9")
+    assert attempt.Attempt.begin(str(run), 1) is None
+    first.check()
+    monkeypatch.undo()
+    as_slurm_job(monkeypatch, "7", restart=1)  # requeued after all: the successor has it
+    assert start(run, ticket=1) is None
+    first.check()
+
+
+def test_without_a_successor_the_run_has_timed_out_and_says_why(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    requeue_is(monkeypatch, "Requested operation is presently disabled for job 7")
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75  # for a script of one's own that can do what Slurm refused here
+    assert record(run)["how"] == "timeout"
+    assert "presently disabled for job 7; and no other job goes on: " in record(run)["error"]
+    assert "was not submitted by submit_multiple.py" in capsys.readouterr().err
+
+
+def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "spec.yaml").write_text("batch_size: 8\nmax_requeues: 2\n")
+    asked = requeue_is(monkeypatch, None)
+    for restart, code in enumerate((75, 75, 1)):
+        as_slurm_job(monkeypatch, "7", restart)
+        assert start(run, requeue) == code
+    assert asked == ["7", "7"]
+    assert record(run, "attempt-1-2.json")["how"] == "timeout"
+    assert "it was started again 2 times, the most for one submission (max_requeues); -r goes on" in record(
+        run, "attempt-1-2.json")["error"]
+    as_slurm_job(monkeypatch, "8")
+    assert start(run, requeue, ticket=2) == 75
+    assert asked == ["7", "7", "8"]
+
+
+@pytest.mark.parametrize(("told", "how", "code"), [
+    ({"Restarts": "0", "PreemptTime": "None"}, "cancelled", 1), ({}, "cancelled", 1),
+    ({"Restarts": "1", "PreemptTime": "None"}, "preempted", 1),
+    ({"Restarts": "0", "PreemptTime": "2026-11-21T08:13:33"}, "requeued", 75)],
+    ids=["cancelled", "slurm is silent", "put back", "not put back"])
+def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how: str, code: int, run: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = requeue_is(monkeypatch, None)
+    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: told)
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, stopped) == code
+    assert record(run)["how"] == how
+    assert asked == ["7"] * (how == "requeued")
+
+
+def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun would end the first for the exit status of any other, while that asks for another start."""
+    first = attempt.Attempt.begin(str(run))
+    assert first is not None
+    monkeypatch.setattr(process, "rank", lambda: 1)
+    assert first.run({}, stopped) == 0
+    assert record(run)["how"] is None
+
+
+def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: pytest.fail("Slurm is asked"))
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, lambda *_: stopped(*_, number=signal.SIGINT)) == 1
+    assert record(run)["how"] == "cancelled"
+
+
+@pytest.mark.parametrize(("may", "how"), [("1", "requeued"), ("0", "preempted")])
+def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      ) -> None:
+    (run / "spec.yaml").write_text("COMMAND: [sleep, '9']\n")
+    requeue_is(monkeypatch, None)
+    monkeypatch.setattr("src.submission.job.external_program.run", stopped)
+    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: {
+        "PreemptTime": "2026-11-21", "Requeue": may})
+    as_slurm_job(monkeypatch, "7")
+    start(run)
+    assert record(run)["how"] == how
+
+
+def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
+    assert start(run, requeue) == 75
+    assert record(run)["how"] == "timeout"
+    assert "which only Slurm gives" in record(run)["error"]
+
+
+def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object) -> str:
+        raise client.Refusal("ambiguous", "Socket timed out")
+    monkeypatch.setattr("src.submission.job.requeue._submit_successor", lose)
+    requeue_is(monkeypatch, "disabled")
+    as_slurm_job(monkeypatch, "7")
+    assert start(run, requeue) == 75
+    assert record(run)["how"] == "requeued"  # so that the successor, if there is one, may take it up

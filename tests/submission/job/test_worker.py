@@ -1,0 +1,217 @@
+"""Workers without Slurm: every run once, crashes stay in their run, stopping loses nothing."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.submission.batch import task_files
+from src.submission.batch.task_files import Tasks
+from src.submission.status import states
+from src.submission.status.observe import observe
+from tests.conftest import ROOT
+from tests.submission.conftest import Project
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def submit_in_background(project: Project) -> subprocess.Popen[bytes]:
+    """The same as project.submit, as a process of its own."""
+    program = f"import submit_multiple as s, sys; s.PROJECT = {str(project.folder)!r}; sys.exit(s.main(sys.argv[1:]))"
+    return subprocess.Popen([sys.executable, "-c", program, str(project.spec), "--local", "--workers", "2", "-y"],
+                            cwd=project.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def both_run(project: Project) -> bool:
+    made = list(project.results.glob("*-tiny"))
+    return bool(made) and len(list(made[0].glob("*/attempt-1-0.json"))) == 2
+
+
+def states_of(project: Project) -> list[str]:
+    return [run.state.name for run in observe([str(project.batch)])[0].runs.values()]
+
+
+def test_each_run_is_executed_once(project: Project) -> None:
+    project.write_spec("[1, 2, 3, 4, 5, 6]")
+    assert project.submit(project.spec, "--local", "--workers", "3", "-y") == 0
+    assert project.executed() == [1] * 12
+    assert set(states_of(project)) == {"done"}
+    log = (project.runs()[0] / "local.out").read_text()
+    assert log.startswith("training 1 with ")
+
+
+def test_a_crash_stays_in_its_run_and_retry_mends_just_that(project: Project) -> None:
+    project.write_spec("[8, 13, 14]")
+    assert project.submit(project.spec, "--local", "-y") == 1
+    assert states_of(project) == ["done", "done", "failed", "failed", "diverged", "diverged"]
+    (project.batch / "mended").touch()
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1] * 6
+    assert states_of(project)[2:4] == ["done", "done"]
+    assert [(run / "attempt-2-0.json").exists() for run in project.runs()] == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_term_or_ctrl_c_stops_cleanly_and_retry_goes_on(project: Project, number: signal.Signals) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    pids = [json.loads(path.read_text())["who"]["pid"] for path in project.batch.glob("*/attempt-1-0.json")]
+    assert [os.getsid(pid) for pid in pids] == pids  # each a session of its own, which the signal reaches by the worker
+    process.send_signal(number)
+    assert process.wait(20) == 130
+    assert states_of(project) == ["cancelled", "cancelled", "new", "new"]
+    record = json.loads((project.runs()[0] / "attempt-1-0.json").read_text())
+    assert "SIGTERM" in record["error"]
+    for run in project.runs()[:2]:
+        (run / "spec.yaml").write_text("batch_size: 1\n")
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+
+
+def test_after_kill_9_of_everything_the_runs_are_lost_and_retry_goes_on(project: Project) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    pids = [json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"] for run in project.runs()[:2]]
+    process.kill()  # as if the power went: nobody gets to write a word
+    process.wait()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: states_of(project) == ["lost", "lost", "new", "new"])
+    for run in project.runs()[:2]:
+        (run / "spec.yaml").write_text("batch_size: 1\n")
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1] * 4
+    assert set(states_of(project)) == {states.DONE}
+
+
+def test_a_run_whose_worker_was_killed_is_no_success(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[1]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace(
+        "    check()\n", "    os.kill(os.getppid(), 9)\n    os.kill(os.getpid(), 9)\n" ))
+    assert project.submit(project.spec, "--local", "--workers", "2", "-y") == 1
+    assert states_of(project) == ["lost", "lost"]
+    assert "2 runs failed" in capsys.readouterr().out
+
+
+def test_when_no_process_can_be_started_runs_wait_for_those_that_run(
+        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write_spec("[1, 2, 3]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("import sys\n", """import sys
+real_fork, forks = os.fork, []
+def fork():
+    forks.append(1)
+    if len(forks) % 2 == 0:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return real_fork()
+os.fork = fork
+""", 1))
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    path = project.batch / "submissions" / "1-a.tasks.json"
+    task_files.write(str(path), Tasks(task_files.WORKER, str(project.batch), {run.name: 1 for run in project.runs()},
+                                      slots=2))
+    assert subprocess.run([sys.executable, "train.py", path], cwd=project.folder, timeout=60).returncode == 0
+    assert project.executed() == [1] * 6
+
+
+def test_when_no_process_can_be_started_at_all_it_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("import sys\n", """import sys
+def fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = fork
+""", 1))
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "the workers ended before 4 runs began" in capsys.readouterr().err
+    log, = (project.batch / "submissions").glob("*.workers.log")
+    assert "no process can be started: Resource temporarily unavailable" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
+    project.write_spec("[15]")
+    entry = (project.folder / "train.py").read_text()
+    (project.folder / "train.py").write_text(entry.replace("            time.sleep(0.1)\n", """\
+            try:
+                time.sleep(0.1)
+            except BaseException:
+                pass
+""").replace("import sys\n", "import sys, signal\n", 1).replace(
+        '    if spec["batch_size"] == 15:', '    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+        '    open(os.path.join(folder, "deaf"), "w")\n    if spec["batch_size"] == 15:'))
+    process = submit_in_background(project)
+    wait_for(lambda: len(list(project.results.glob("*-tiny/*/deaf"))) == 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert states_of(project) == ["lost", "lost"]
+
+
+def test_workers_of_a_killed_command_begin_nothing_new(project: Project) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    process.kill()
+    process.wait()
+    time.sleep(1.5)  # workers look once a second
+    for run in project.runs()[:2]:
+        os.kill(json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"], signal.SIGKILL)
+    time.sleep(0.5)
+    assert project.executed() == [0] * 4
+
+
+def test_a_worker_that_cannot_start_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "train.py").write_text("raise SystemExit('broken')\n")
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "the workers ended before 4 runs began" in capsys.readouterr().err
+    log, = (project.batch / "submissions").glob("*.workers.log")
+    assert log.read_text() == "broken\n"
+
+
+def test_a_foreign_program(project: Project, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    program = f"import sys; open({str(out)!r}, 'a').write(repr(sys.argv[1:]) + chr(10)); print('hello')"
+    command = f'{sys.executable} -c "{program}" {{args}} "a b; $(echo no)"'
+    assert project.submit(project.spec, "--local", "-y", "--command", command) == 0
+    lines = sorted(out.read_text().splitlines())
+    assert lines[0] == repr(["--batch_size=32", "--base_lr=0.1", "a b; $(echo no)"])
+    assert len(lines) == 4
+    assert set(states_of(project)) == {"done"}
+    assert (project.runs()[0] / "local.out").read_text() == "hello\n"
+
+
+def test_a_task_of_a_job_array_runs_its_run_with_output_in_its_folder(project: Project) -> None:
+    assert project.submit(project.spec, "--no-submit", "-y") == 0
+    names = [run.name for run in project.runs()]
+    path = project.batch / "submissions" / "1-a.tasks.json"
+    task_files.write(str(path), Tasks(task_files.ARRAY, str(project.batch), dict.fromkeys(names, 1)))
+    environment = {**os.environ, "SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run([sys.executable, "train.py", str(path)], env=environment, cwd=project.folder)
+    assert done.returncode == 0
+    assert project.executed() == [0, 0, 1, 0]
+    assert (project.runs()[2] / "10_2.out").read_text().startswith("training 32")
+
+
+def test_a_file_that_is_no_task_file(project: Project) -> None:
+    path = project.folder / "x.tasks.json"
+    path.write_text("[]")
+    done = subprocess.run([sys.executable, "train.py", str(path)], cwd=project.folder, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {path}: this is no task file; submit_multiple.py writes them\n"

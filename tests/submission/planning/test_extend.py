@@ -1,0 +1,319 @@
+"""Extending a batch: only what is new, under names that go on, once, whatever is killed or typed twice meanwhile."""
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src import run_folder
+from src.submission.batch import journal
+from src.submission.planning import extend
+from src.submission.planning.extend import match
+from src.submission.status.observe import observe
+from tests.submission.conftest import Project
+from tests.test_submit_multiple import fake_slurm
+
+__all__ = ["fake_slurm"]  # the fixture
+
+CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"
+
+JOB_SPEC = """\
+job_details: {{name: tiny, output_dir: re sults}}
+parameters: {{{parameters}}}
+"""
+points = st.fixed_dictionaries({}, optional={"batch_size": st.integers(1, 3), "base_lr": st.sampled_from([0.1, 1]),
+                                             "save_freq": st.integers(0, 1), "TAGS": st.just(["t"])})
+
+
+def write(project: Project, parameters: str) -> None:
+    project.spec.write_text(JOB_SPEC.format(parameters=parameters))
+
+
+def contents(project: Project) -> list[tuple[str, dict[str, Any]]]:
+    return [(run.name, run_folder.read_spec(run / "spec.yaml")) for run in project.runs()]
+
+
+@given(st.lists(points, max_size=6, unique_by=lambda spec: json.dumps(spec, sort_keys=True)), st.data())
+def test_each_point_is_found_once_by_what_it_says(specs: list[dict[str, Any]], data: st.DataObject) -> None:
+    known = {f"{index:03d}_x": spec for index, spec in enumerate(specs)}
+    chosen = data.draw(st.permutations(specs))[:4]
+    found = match(chosen, known)
+    assert None not in found and len(set(found)) == len(chosen)  # none is taken for new, and no run for two points
+    for spec, name in zip(chosen, found, strict=True):
+        assert {**known[name], "TAGS": 0} == {**spec, "TAGS": 0}
+    assert match([{"batch_size": 4}, *chosen], known) == [None, *found]
+
+
+def test_defaults_and_what_is_merely_logged_make_no_new_point() -> None:
+    known = {"0_x": {"batch_size": 8}, "1_x": {"batch_size": 9, "unknown": 1}}
+    assert match([{"momentum": 0.9, "batch_size": 8, "log_interval": 3}, {"batch_size": 9}], known) == ["0_x", None]
+    assert match([{"batch_size": 8, "save_freq": 1}, {"batch_size": 8, "save_freq": 0}], known) == ["0_x", None]
+    program = {"COMMAND": ["x"], "a": 1}
+    assert match([program, {**program, "a": 1.0}, {**program, "COMMAND": ["y"]}], {"0_x": program}) == [
+        "0_x", None, None]
+
+
+def test_only_what_is_new_is_run_and_numbers_go_on(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    before = contents(project)
+    old_text = project.spec.read_text()
+    capsys.readouterr()
+    write(project, "batch_size: [4, 32, 6], base_lr: [0.1, 1], momentum: [0, 0.9]")
+    assert project.submit(project.spec, "--local", "--extend", "-d") == 0  # shows all, and changes nothing
+    assert contents(project) == before
+    assert project.submit(project.spec, "--local", "--extend", "-y") == 0
+    out = capsys.readouterr().out
+    assert out.count("10 points new, 2 in it already") == 2
+    assert "the new ones: 004_tiny+bat_siz=4+bas_lr=0.1+mom=0, " in out and "… (7 more)" in out
+    assert "note: no longer in the job spec, and left as they are: 2 runs, 000_tiny+bat_siz=8+bas_lr=0.1, " in out
+    after = contents(project)
+    assert after[:4] == before
+    assert [int(name[:3]) for name, _ in after] == list(range(14))
+    assert [(spec["batch_size"], spec["base_lr"], spec["momentum"]) for _, spec in after[4:]] == [
+        (size, rate, momentum) for size in (4, 32, 6) for rate in (0.1, 1) for momentum in (0, 0.9)
+        if (size, momentum) != (32, 0.9)]  # 0.9 is the default, which the earlier runs have
+    assert project.executed() == [1] * 14
+    assert (project.batch / "job.old.0.yaml").read_text() == old_text
+    assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
+
+
+def test_an_extended_batch_is_continued_and_retried(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "base_lr: 1, batch_size: [13]")
+    assert project.submit(project.spec, "--local", "-y") == 1
+    write(project, "base_lr: 1, batch_size: [1, 13, 2]")
+    assert project.submit(project.spec, "--local", "--extend", "--max-runs", "1", "-y") == 0
+    assert project.executed() == [0, 1]
+    assert project.submit(project.spec, "--local", "-y") == 0  # the same command goes on with what is left
+    assert project.executed() == [0, 1, 1]
+    assert [name for name, _ in contents(project)] == [
+        "000_tiny", "001_tiny+bat_siz=1", "002_tiny+bat_siz=2"]
+    (project.batch / "mended").touch()
+    assert project.submit("-r", project.batch, "--local", "-y") == 0
+    assert project.executed() == [1, 1, 1]
+    capsys.readouterr()
+    for words in ([], ["--extend"]):
+        assert project.submit(project.spec, "--local", "-y", *words) == 2
+    assert "nothing of it is left to submit" in (error := capsys.readouterr().err)
+    assert "nothing in the job spec is new" in error
+    (project.runs()[1] / "spec.yaml").unlink()
+    assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # else its point would be run again
+    assert "this spec is gone" in capsys.readouterr().err
+
+
+def test_with_other_overrides_and_again(project: Project) -> None:
+    write(project, "base_lr: 1, batch_size: 1")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    for number, sizes in enumerate(("[1,2]", "[3,1]", "[4,3]")):
+        words = (project.spec, "--local", "-y", "--set", f"batch_size={sizes}")
+        assert project.submit(*words) == 2  # not what the batch was made from
+        assert project.submit(*words, "--extend") == 0
+        assert project.submit(*words) == 2  # now it is, and nothing is left
+        assert len(project.runs()) == number + 2
+    assert [spec["batch_size"] for _, spec in contents(project)] == [1, 2, 3, 4]
+    assert project.executed() == [1] * 4
+    assert [extend.last(str(project.batch)).number, sorted(path.name for path in project.batch.glob("job.*"))] == [
+        2, ["job.old.0.yaml", "job.old.1.yaml", "job.old.2.yaml", "job.yaml"]]
+
+
+def test_random_points_are_extended_by_more_of_them(project: Project) -> None:
+    write(project, "base_lr: !loguniform [1e-4, 1], batch_size: [1, 2]")
+    assert project.submit(project.spec, "--local", "-y", "--samples", "2") == 0
+    before = contents(project)
+    assert project.submit(project.spec, "--local", "-y", "--samples", "3", "--extend") == 0
+    assert contents(project)[:4] == before
+    assert project.executed() == [1] * 6
+
+
+def test_points_that_another_batch_has_done_are_left_out(project: Project) -> None:
+    write(project, "base_lr: 1, batch_size: [1, 2]")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    project.batch.rename(project.results / "26-01-01-other")
+    write(project, "base_lr: 1, batch_size: 3")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    write(project, "base_lr: 1, batch_size: [2, 3, 4]")
+    assert project.submit(project.spec, "--local", "-y", "--extend", "--skip-done") == 0
+    mine, = project.results.glob("*-tiny")
+    assert sorted(path.name for path in mine.glob("0*")) == ["000_tiny", "002_tiny+bat_siz=4"]
+
+
+def test_what_may_be_typed_wrong(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (((project.spec, "--extend", "--local"), "there is no batch 'tiny' in re sults to extend"),
+                        ((project.spec, "--extend", "-o", "--local"), "without -r and -o"),
+                        ((project.results, "--extend", "-r"), "without -r and -o")):
+        assert project.submit(*words) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_job_spec_that_only_says_more_is_kept(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: val/last/loss"))
+    capsys.readouterr()
+    assert project.submit(project.spec, "--local", "-y", "--extend") == 0
+    assert "nothing is new to submit; " in capsys.readouterr().out
+    assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
+    assert len(journal.read_history(str(project.batch)).tickets) == 4
+    assert project.executed() == [1] * 4
+
+
+def killed_at(project: Project, number: int, *words: str | Path) -> int:
+    """submit_multiple.py in a process of its own that is killed before its change number `number` to the disk; its exit
+    code, 137 if it was."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        left = [number]
+
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def act(*given: Any, **options: Any) -> Any:
+                if left[0] == 0:
+                    os._exit(137)
+                left[0] -= 1
+                return real(*given, **options)
+            return act
+
+        for name in ("rename", "replace", "link", "mkdir", "unlink", "write"):
+            setattr(os, name, dying(getattr(os, name)))
+        os._exit(project.submit(*words))
+    finally:
+        os._exit(1)
+
+
+@pytest.fixture
+def counted(fake_slurm: Path) -> Path:
+    program = (fake_slurm / "sbatch").read_text()
+    noted = f'  for last; do :; done; basename "$(dirname "$last")" >> "{fake_slurm}/calls"\n'
+    (fake_slurm / "sbatch").write_text(program.replace("  for word; do", noted + "  for word; do"))
+    (fake_slurm / "calls").touch()
+    return fake_slurm
+
+
+def submitted(counted: Path) -> Counter[str]:
+    return Counter((counted / "calls").read_text().splitlines())
+
+
+@pytest.mark.parametrize("again", ["--extend", "the same command", "-r"])
+def test_an_extender_killed_at_each_instant_loses_nothing(project: Project, counted: Path, again: str) -> None:
+    """Before each of its changes to the disk, in turn. Whoever goes on: each point has one run, each run one Slurm
+    job."""
+    project.write_spec("[1]")
+    slurm = ("-s", "s.sh", "-y")
+    assert project.submit(project.spec, *slurm) == 0
+    sizes, number, code = [1], -1, 137
+    while code == 137:
+        number += 1
+        sizes.append(number + 20)
+        project.write_spec(str(sizes))
+        code = killed_at(project, number, project.spec, *slurm, "--extend")
+        was_made = extend.last(str(project.batch)) and len(extend.last(str(project.batch)).names) == 2 * len(sizes)
+        if again == "-r" and was_made:
+            assert project.submit("-r", project.batch, *slurm) == 0
+        elif again == "the same command" and was_made:
+            assert project.submit(project.spec, *slurm) in (0, 2)  # 2 if nothing was left
+        else:  # it was killed before it had made anything: only the same command can know what was wanted
+            assert project.submit(project.spec, *slurm, "--extend") in (0, 2)
+        specs = [(spec["batch_size"], spec["base_lr"]) for _, spec in contents(project)]
+        assert sorted(specs) == [(size, rate) for size in sizes for rate in (0.1, 1)], f"change {number}"
+        assert submitted(counted) == {name: 1 for name, _ in contents(project)}, f"change {number}"
+        assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
+    assert code == 0 and number > 10  # the last had fewer changes to make than it was allowed
+    assert [name[:3] for name, _ in contents(project)] == [f"{index:03d}" for index in range(2 * len(sizes))]
+    states = {run.state.name for run in observe([str(project.batch)])[0].runs.values()}
+    assert states == {"pending"}
+
+
+def test_several_terminals_extend_at_once(project: Project, counted: Path) -> None:
+    """Each by values of its own and some that others add too: nothing is lost, nothing is there twice."""
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    wanted = {8, 32}
+    for turn in range(6 if CHAOS else 2):
+        crowd = []
+        for terminal in range(4):
+            sizes = [8, 32, 100 + turn, 200 + 4 * turn + terminal // 2]
+            wanted.update(sizes)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os._exit(project.submit(project.spec, "-s", "s.sh", "-y", "--extend", "--set",
+                                            f"batch_size={sizes}"))
+                finally:
+                    os._exit(1)
+            crowd.append((pid, sizes))
+        for pid, _ in crowd:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, 2)
+        for _, sizes in crowd:  # who was too late tries again
+            words = ("--set", f"batch_size={sizes}")
+            assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend", *words) in (0, 2)
+    specs = [(spec["batch_size"], spec["base_lr"]) for _, spec in contents(project)]
+    assert sorted(specs) == sorted((size, rate) for size in wanted for rate in (0.1, 1))
+    assert submitted(counted) == {name: 1 for name, _ in contents(project)}
+    numbers = [name[:3] for name, _ in contents(project)]
+    assert len(set(numbers)) == len(numbers)
+    assert not list(project.batch.glob(".extension*"))
+
+
+def test_an_extension_that_comes_while_another_is_planned(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "base_lr: 1, batch_size: 1")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    words = (project.spec, "--local", "-y", "--extend", "--set", "batch_size=[1,2]")
+    real = extend.observe
+
+    def overtaken(paths: list[str]) -> Any:
+        found = real(paths)
+        monkeypatch.setattr(extend, "observe", real)
+        assert project.submit(*words) == 0
+        return found
+
+    monkeypatch.setattr(extend, "observe", overtaken)
+    assert project.submit(*words) == 2
+    assert "another process extended this batch a moment ago" in capsys.readouterr().err
+    assert project.submit(*words) == 2 and "nothing in the job spec is new" in capsys.readouterr().err
+    assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
+    assert project.executed() == [1, 1]
+
+
+def test_an_extension_that_comes_while_the_batch_is_read(project: Project, counted: Path,
+                                                         capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its journals and its folders: what it brought is not taken for forgotten, and submitted once more."""
+    write(project, "base_lr: 1, batch_size: 1")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    words = (project.spec, "-s", "s.sh", "-y", "--extend", "--set", "batch_size=[1,2]")
+    real = journal.read_history
+
+    def overtaken(path: str) -> journal.History:
+        monkeypatch.setattr(journal, "read_history", real)
+        found = real(path)
+        assert project.submit(*words) == 0
+        return found
+
+    monkeypatch.setattr(journal, "read_history", overtaken)
+    assert project.submit(*words) == 2
+    assert "another process extended this batch a moment ago" in capsys.readouterr().err
+    assert submitted(counted) == {"000_tiny": 1, "001_tiny+bat_siz=2": 1}
+
+
+def test_on_slurm_a_larger_composite_asks_for_workers_for_what_is_new(project: Project, counted: Path,
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}}")
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}, b: {batch_size: [2, 3], WORKERS: 1}}")
+    capsys.readouterr()
+    assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend") == 0
+    out = capsys.readouterr().out
+    assert "1 point new, 2 in it already" in out and "workers    1 for b\n" in out
+    assert "note: with other tags in the job spec, and left as they are: 1 run, 001_tiny+bat_siz=2" in out
+    assert sum(submitted(counted).values()) == 3  # Slurm jobs: two workers, and one
+    project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: psnr"))
+    assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend") == 0
+    out = capsys.readouterr().out
+    assert "nothing is new to submit" in out and "workers" not in out
+    assert sum(submitted(counted).values()) == 3

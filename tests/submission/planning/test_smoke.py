@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import submit_multiple
+from src.submission.planning import smoke
+
+JOB = """
+job_details: {{name: smoked, output_dir: {out}}}
+parameters:
+  dataset: sklearn/digits
+  data_splits_map: {{train: "train[:80%]", val: "train[80%:]"}}
+  model: [linear, {model}]
+  base_lr: [0.1, 0.2]
+  train_length: 1000
+"""
+
+
+def test_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True}
+             for model in ("a", "b") for data in ("x", "y") for rate in (1, 2)]
+    chosen = smoke.distinct(specs)
+    assert [(spec["model"], spec["dataset"], spec["base_lr"]) for spec in chosen] == [
+        (model, data, 1) for model in ("a", "b") for data in ("x", "y")]
+    assert all((spec["fast_dev_run"], spec["precision"], spec["device"]) == (True, "bf16", "auto") for spec in chosen)
+    assert not any("wandb" in spec for spec in chosen)
+    assert "fast_dev_run" not in specs[0]
+
+
+def test_smoke_before_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, out = tmp_path / "job.yaml", tmp_path / "results"
+    job.write_text(JOB.format(out=out, model="tiny/lenet"))
+    assert submit_multiple.main([str(job), "--smoke", "-s", "submit_cpu.sh", "--no-submit"]) == 2
+    job.write_text(JOB.format(out=out, model="tiny/vgg_11"))  # whose images are too small: only a run can tell
+    assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2
+    told = capsys.readouterr()
+    assert "smoke      linear on sklearn/digits: one batch works" in told.out
+    assert "smoke: tiny/vgg_11 on sklearn/digits fails in its first batch: " in told.err
+    assert "Traceback" not in told.err
+    assert not out.exists()
+
+
+def test_a_program_of_its_own_is_not_ours_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(f"job_details: {{name: own, command: echo, output_dir: {tmp_path}}}\nparameters: {{a: 1}}\n")
+    assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2
+    assert "--smoke knows train.py alone" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""Hosts by name: from the user's file and the project's, with errors that say what there is."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src.errors import RemoteError
+from src.submission.remote import hosts
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".config").mkdir(parents=True)
+    (tmp_path / "my project").mkdir()
+    return tmp_path / "my project"
+
+
+def test_both_files_and_the_projects_wins(project: Path) -> None:
+    (project.parent / "home" / ".config" / "gridiron.toml").write_text("""\
+[cluster]
+ssh = "me@login.example.org"
+folder = "~/code/grid"
+output_dir = "/scratch/me/results"
+[other]
+""")
+    (project / "hosts.toml").write_text("""\
+["gpu box"]
+ssh = "box"
+options = ["-p", "2222"]
+folder = "/data/a 'nice' folder/"
+python = "/opt/envs/mine/bin/python"
+[other]
+setup = ["module load cuda", "conda activate mine"]
+""")
+    assert hosts.find("cluster", str(project)) == hosts.Host(
+        "cluster", "me@login.example.org", "code/grid", output_dir="/scratch/me/results")
+    assert hosts.find("gpu box", str(project)) == hosts.Host(
+        "gpu box", "box", "/data/a 'nice' folder", "/opt/envs/mine/bin/python", (), ("-p", "2222"))
+    assert hosts.find("other", str(project)) == hosts.Host(
+        "other", "other", "my project", "python", ("module load cuda", "conda activate mine"))
+
+
+def test_a_name_that_no_file_has_is_sshs(project: Path) -> None:
+    assert hosts.find("me@node7", str(project)) == hosts.Host("me@node7", "me@node7", "my project")
+
+
+@pytest.mark.parametrize("name", ["-oProxyCommand=touch x", "a b", "", "a;b", "$(x)", "a\nb", "host:folder", "ä"])
+def test_a_name_that_ssh_must_not_see_is_refused(name: str, project: Path) -> None:
+    (project / "hosts.toml").write_text("[known]\n[known2]\n")
+    with pytest.raises(RemoteError) as error:
+        hosts.find(name, str(project))
+    assert "known, known2" in str(error.value)
+
+
+def test_a_near_miss_is_an_error(project: Path) -> None:
+    (project / "hosts.toml").write_text("[cluster]\n")
+    with pytest.raises(RemoteError, match=r"there is no host 'clutser'") as error:
+        hosts.find("clutser", str(project))
+    assert "did you mean 'cluster'?" in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[a]\nfodler = 'x'", "unknown key 'fodler'; allowed: ssh, options, folder, python, setup, output_dir; did you"),
+    ("[a]\npassword = 'x'", "unknown key 'password'"),
+    ("folder = 'x'", "'folder' stands outside of a table"),
+    ("[a\n", "this is no TOML"),
+    ("[a]\nssh = '-oProxyCommand=x'", "ssh cannot be given the name"),
+    ("[a]\nssh = 'a;b'", "ssh cannot be given the name"),
+    ("['a b']\n", "ssh cannot be given the name"),
+    ("[a]\nfolder = ''", "is not a word or path"),
+    ("[a]\nfolder = '~'", "not one of the project's own"),
+    ("[a]\nfolder = '/'", "not one of the project's own"),
+    ("[a]\nfolder = '../x'", "not one of the project's own"),
+    ("[a]\nfolder = \"a\\nb\"", "is not a word or path"),
+    ("[a]\nsetup = 'module load x'", "is not a list"),
+    ("[a]\noptions = [1]", "is not a word or path")])
+def test_errors_say_what_is_wrong_and_where(text: str, words: str, project: Path) -> None:
+    (project / "hosts.toml").write_text(text)
+    with pytest.raises(RemoteError) as error:
+        hosts.find("a", str(project))
+    assert words in str(error.value)
+    assert "hosts.toml" in str(error.value)

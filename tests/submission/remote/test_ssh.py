@@ -1,0 +1,196 @@
+"""ssh and rsync to a real sshd: what is quoted, what is told when something is missing, and what is tried again."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from src.errors import RemoteError
+from src.submission.remote import hosts, ssh
+from tests.conftest import ROOT
+from tests.sshd.fixture import Sshd, sshd
+
+__all__ = ["sshd"]  # the fixture
+
+NASTY = "a $HOME 'far' `touch x`; (1) \"2\" ~ * ä"
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """The project's folder on the other machine."""
+    folder = tmp_path / "there" / NASTY
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, there: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's folder on this one, with a hosts.toml."""
+    folder = tmp_path / "here" / NASTY
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sshd.write_hosts(folder, there)
+    return folder
+
+
+def reach(here: Path, make: tuple[str, ...] = ()) -> ssh.Remote:
+    return ssh.connect(hosts.find("cluster", str(here)), make)
+
+
+def test_words_arrive_as_they_are(here: Path, there: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [NASTY, "", "-x", "$(touch y)", "a\nb", "\\", "!!", "%h", "''"]
+    cluster = reach(here)
+    shown = cluster.ask(["python", "-c", "import os, sys; print((os.getcwd(), sys.argv[1:]))", *words])
+    assert shown == f"{(str(there), words)}\n"
+    assert cluster.call(["python", "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"]) == 3
+    assert capfd.readouterr() == ("out\n", "err\n")
+    assert list(there.iterdir()) == []
+
+
+def test_files_arrive_in_the_folder(here: Path, there: Path) -> None:
+    (here / NASTY).write_text("x")
+    cluster = reach(here)
+    said = cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.path())
+    assert NASTY in said
+    assert (there / NASTY).read_text() == "x"
+    assert cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.path()) == ""
+    with pytest.raises(RemoteError, match="rsync failed: .*No such file"):
+        cluster.rsync("--", str(here / "nothing"), cluster.path())
+
+
+def test_the_setup_comes_before(here: Path, there: Path, sshd: Sshd) -> None:
+    (there / "environment.sh").write_text("export HELLO='from there'\n")
+    sshd.write_hosts(here, there, ("source ./environment.sh",))
+    assert reach(here).ask(["python", "-c", "import os; print(os.environ['HELLO'])"]) == "from there\n"
+    sshd.write_hosts(here, there, ("source ./nothing.sh",))
+    with pytest.raises(RemoteError, match=r"cluster: .*nothing\.sh"):
+        reach(here).ask(["python", "-c", "print()"])
+
+
+def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
+    reach(here).close()
+    wait_until(lambda: not sshd.sessions())
+    first = reach(here)
+    sessions = sshd.sessions()
+    assert len(sessions) == 1
+    first.ask(["python", "-c", ""])
+    reach(here).ask(["python", "-c", ""])
+    assert sshd.sessions() == sessions
+    first.close()
+    wait_until(lambda: not sshd.sessions())
+
+
+def test_the_users_own_sharing_is_used(here: Path, there: Path, sshd: Sshd, tmp_path: Path) -> None:
+    """As where a second factor was asked for once: the user has opened the connection, and ours open none."""
+    reach(here).close()
+    config = tmp_path / "config"
+    config.write_text(f"ControlMaster auto\nControlPath {sshd.folder}/own-%C\n{sshd.config.read_text()}")
+    text = (here / "hosts.toml").read_text()
+    (here / "hosts.toml").write_text(text.replace(str(sshd.config), str(config)))
+    subprocess.run(["ssh", "-F", config, "-MNf", "cluster"], check=True)
+    sessions = sshd.sessions()
+    cluster = reach(here)
+    assert cluster.socket is None
+    cluster.ask(["python", "-c", ""])
+    cluster.rsync("--", str(config), cluster.path())
+    assert sshd.sessions() == sessions
+    subprocess.run(["ssh", "-F", config, "-Oexit", "cluster"], check=True, capture_output=True)
+
+
+def wait_until(condition: object) -> None:
+    end = time.monotonic() + 20
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("    HostName no-such-machine.invalid\n", ["ssh knows no machine 'cluster'", "allowed: cluster"]),
+    ("    Port 1\n", ["'cluster' refuses the connection", "is its sshd running"]),
+    ("    IdentityFile {folder}/other_key\n    IdentitiesOnly yes\n", ["'cluster' does not accept our key"]),
+    ("    UserKnownHostsFile /dev/null\n", ["'cluster' is not known here"])])
+def test_each_failure_has_a_sentence(text: str, words: list[str], here: Path, there: Path, sshd: Sshd,
+                                     tmp_path: Path) -> None:
+    rest = sshd.config.read_text()
+    if "other_key" in text:
+        rest = rest.replace(f"IdentityFile {sshd.folder}/user_key\n", "")
+    config = tmp_path / "config"
+    config.write_text(f"Host cluster\n{text.format(folder=sshd.folder)}{rest}")
+    (here / "hosts.toml").write_text(f"[cluster]\noptions = ['-F', '{config}']\n")
+    with pytest.raises(RemoteError) as error:
+        ssh.connect(hosts.find("cluster", str(here)), known=hosts.read(str(here)))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_what_is_missing_there_is_told(here: Path, there: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    sshd.write_hosts(here, there / "not" / "there")
+    with pytest.raises(RemoteError, match="there is no folder .*not/there"):
+        reach(here)
+    reach(here, make=("a b",))
+    assert (there / "not" / "there" / "a b").is_dir()
+    (there / "file").touch()
+    sshd.write_hosts(here, there / "file" / "x")
+    with pytest.raises(RemoteError, match="cannot be made there: .*Not a directory"):
+        reach(here, make=("x",))
+    monkeypatch.setattr(ssh, "in_bash", lambda script: f"PATH=/nowhere; {script}")
+    with pytest.raises(RemoteError, match="there is no rsync there"):
+        reach(here)
+
+
+def test_a_broken_connection_is_tried_again(here: Path, sshd: Sshd, tmp_path: Path) -> None:
+    """The first try is cut in its midst; the second one finds the mark of the first."""
+    cluster, mark = reach(here), tmp_path / "mark"
+    script = ("import os, sys, time\nif not os.path.exists(sys.argv[1]):\n    open(sys.argv[1], 'w').close()\n"
+              "    time.sleep(60)\nprint('again')")
+
+    def cut() -> None:
+        wait_until(mark.exists)
+        sshd.cut()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    assert cluster.ask(["python", "-c", script, str(mark)]) == "again\n"
+    thread.join()
+
+
+def test_patience_ends(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(ssh.time, "sleep", pauses.append)
+    cluster = reach(here)
+    monkeypatch.setattr(ssh.Remote, "ssh", lambda *_: ["false"])
+
+    def once() -> None:
+        raise ssh.Broken("Connection reset by peer")
+
+    with pytest.raises(RemoteError, match="3 of 60 done; the connection broke, and 6 more tries failed .Conn"):
+        cluster.patiently(once, lambda: "3 of 60 done")
+    assert pauses == sorted(pauses) and len(pauses) == 6
+
+
+def test_a_socket_is_kept_where_nobody_else_writes(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    folder = tmp_path / f"gridiron-ssh-{os.getuid()}"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with pytest.raises(RemoteError, match="open to others"):
+        reach(here)
+
+
+def test_rsyncs_shell_is_quoted_as_rsync_takes_it_apart() -> None:
+    assert ssh.rsync_shell(["ssh", "-o", "it's \"x\""]) == "'ssh' '-o' 'it''s \"x\"'"
+
+
+def test_nothing_stays_open_to_our_streams(here: Path) -> None:
+    """The process of the shared connection must not hold the pipe of whoever reads what we print."""
+    program = ("import sys; sys.path.insert(0, sys.argv[2])\nfrom src.submission.remote import hosts, ssh\n"
+               "ssh.connect(hosts.find('cluster', sys.argv[1])); print('done')")
+    reach(here).close()
+    done = subprocess.run([sys.executable, "-c", program, str(here), str(ROOT)], capture_output=True, text=True,
+                          timeout=30)
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -1,0 +1,92 @@
+"""The circuit breaker: trips when the first runs all fail alike, and otherwise never again looks."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src.errors import BatchError
+from src.submission.slurm import circuit_breaker, client
+from src.submission.slurm.circuit_breaker import Breaker
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_breaker, "_PAUSE", 0)
+
+
+def end(batch: Path, name: str, how: str = "failed", error: str | None = "OSError: no /a/b7") -> None:
+    (batch / name).mkdir(exist_ok=True)
+    (batch / name / "spec.yaml").touch()
+    (batch / name / "attempt-1-0.json").write_text(json.dumps({"ticket": 1, "how": how, "error": error}))
+
+
+def look(batch: Path, most: int, *ends: tuple[str, str | None]) -> Breaker:
+    """A breaker that looks after each end."""
+    found = Breaker(str(batch), most)
+    for number, (how, error) in enumerate(ends):
+        end(batch, str(number), how, error)
+        found.submitted(str(number), 1)
+        found.look()
+    return found
+
+
+def test_failures_alike_trip_it(tmp_path: Path) -> None:
+    with pytest.raises(BatchError) as error:
+        look(tmp_path, 3, *(("failed", f"OSError: no /data/{number}") for number in range(3)))
+    for words in ("first 3 runs", "OSError: no /data/2", f"logs {tmp_path}/0", f"cancel {tmp_path}", f"-r {tmp_path}"):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("ends", [
+    [("completed", None), *[("failed", "x")] * 5],
+    [("failed", "x"), ("diverged", None), *[("failed", "x")] * 5],
+    [("failed", "x"), ("failed", "y"), *[("failed", "x")] * 5],
+    [("failed", "x"), ("timeout", "x"), *[("failed", "x")] * 5],
+    [("failed", "x")] * 2])
+def test_anything_else_does_not(tmp_path: Path, ends: list[tuple[str, str | None]]) -> None:
+    look(tmp_path, 3, *ends)
+
+
+def test_zero_never_trips(tmp_path: Path) -> None:
+    look(tmp_path, 0, *[("failed", "x")] * 9)
+
+
+def test_the_end_of_an_earlier_ticket_is_no_end(tmp_path: Path) -> None:
+    end(tmp_path, "0")
+    found = Breaker(str(tmp_path), 1)
+    found.submitted("0", 2)
+    found.look()
+
+
+def test_a_job_that_dies_before_python_begins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = client.Queue(True, {"8": client.Job("8", "RUNNING")})
+    monkeypatch.setattr(client, "squeue", lambda: queue)
+    found = Breaker(str(tmp_path), 1)
+    for job in ("7", "8", "9"):
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "spec.yaml").touch()
+        found.submitted(job, 1, job)
+    (tmp_path / "8" / "8.out").write_text("it begins\n")
+    found.look()
+    (tmp_path / "7" / "7.out").write_text("hello\nactivate.sh: no conda\n")
+    queue.answered = False
+    found.look()
+    queue.answered = True
+    with pytest.raises(BatchError, match=r"activate\.sh: no conda"):
+        found.look()
+
+
+def test_local_runs_are_told_as_they_end(tmp_path: Path) -> None:
+    found = Breaker(str(tmp_path), 2)
+    (tmp_path / "0").mkdir()  # ended before its attempt
+    found.ended("0")
+    end(tmp_path, "1")
+    found.ended("1")
+    end(tmp_path, "2")
+    found.ended("2")
+    other = Breaker(str(tmp_path), 2)
+    other.ended("1")
+    with pytest.raises(BatchError):
+        other.ended("2")

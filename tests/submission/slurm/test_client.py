@@ -1,0 +1,166 @@
+"""sbatch calls are built purely; refusals in Slurm's own words are sorted; nothing meets a shell."""
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import JobSpecError
+from src.submission.slurm import client, sbatch_errors
+
+# each was seen on a real Slurm, or stands in its source
+WORDS = [
+    ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "ambiguous"),
+    # a controller that was killed: the connection was made, and nobody knows what it had read
+    ("sbatch: error: Batch job submission failed: Connection reset by peer", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (receive failure)", "ambiguous"),
+    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", "away"),
+    ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "away"),
+    ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+     "accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
+    ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
+    ("sbatch: error: slurm_msg_sendto: address:port=10.0.0.1:6817 msg_type=4003: Unexpected missing socket error\n"
+     "sbatch: error: Batch job submission failed: Unexpected missing socket error", "ambiguous"),
+    ("sbatch: error: invalid partition specified: nope", "permanent"),
+    ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "permanent"),
+    ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "permanent"),
+    ("sbatch: unrecognized option '--memm=3'", "permanent"),
+]
+
+
+@pytest.fixture
+def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on the PATH; `answer` writes an sbatch into it."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def answer(folder: Path, script: str, name: str = "sbatch") -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize(("words", "kind"), WORDS)
+def test_refusals_are_sorted_and_keep_slurms_words(words: str, kind: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(words)
+    answer(fake_sbatch, f"cat {fake_sbatch}/words >&2; exit 1")
+    with pytest.raises(client.Refusal) as refusal:
+        client.submit(["sbatch", "script"], 1)
+    assert refusal.value.kind == kind
+    error = sbatch_errors.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
+    assert " ".join(words.split()) in str(error)
+    assert "3 of 9 submitted" in str(error)
+    assert "`again` goes on" in str(error)
+
+
+def test_the_job_id_is_read_and_the_ticket_handed_on(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "echo sbatch: a warning >&2; echo \"12$GRIDIRON_TICKET;cluster\"")
+    assert client.submit(["sbatch", "script"], 3) == "123"
+
+
+@pytest.mark.parametrize("words", ["Welcome to cluster 9!\n 17\n", "17;cluster9\n", "3 jobs are queued\n17"])
+def test_a_site_may_greet_its_users(words: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(words)
+    answer(fake_sbatch, f"cat {fake_sbatch}/words")
+    assert client.submit(["sbatch", "script"], 1) == "17"
+
+
+def test_an_answer_that_may_hide_a_job_is_ambiguous(fake_sbatch: Path) -> None:
+    for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch ended with -9")):
+        answer(fake_sbatch, script)
+        with pytest.raises(client.Refusal) as refusal:
+            client.submit(["sbatch", "script"], 1)
+        assert refusal.value.kind == "ambiguous"
+        assert words in refusal.value.words
+
+
+def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
+        fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_PROCID",
+                 "SLURM_CONF", "GRIDIRON_TICKET"):
+        monkeypatch.setenv(name, "5")
+    answer(fake_sbatch, f"env | grep -E '^(SLURM|GRIDIRON_TICKET)' | sort > {fake_sbatch}/seen; echo 1")
+    client.submit(["sbatch", "script"], 3)
+    assert (fake_sbatch / "seen").read_text() == "GRIDIRON_TICKET=3\nSLURM_CONF=5\n"
+
+
+def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
+           "echo Unable to contact slurm controller >&2; exit 1")
+    assert client.submit_patiently(["sbatch"], 1, "c", pauses=(0,)) == "5"
+
+
+def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
+    assert client.submit_patiently(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_after_a_lost_answer_nothing_is_sent_while_squeue_is_silent(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "exit 1", "squeue")
+    with pytest.raises(client.Refusal) as refusal:
+        client.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    assert refusal.value.kind == "ambiguous"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_a_refusal_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo Invalid account >&2 && exit 1; "
+           f"touch {fake_sbatch}/tried; echo Socket timed out >&2; exit 1")
+    answer(fake_sbatch, "exit 0", "squeue")
+    with pytest.raises(client.Refusal) as refusal:
+        client.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    assert (refusal.value.kind, refusal.value.words) == ("ambiguous", "Socket timed out; then: Invalid account")
+
+
+def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
+    with pytest.raises(client.Refusal) as refusal:
+        client.submit_patiently(["sbatch"], 1, "c", pauses=(0, 0))
+    assert refusal.value.kind == "away"
+    assert (fake_sbatch / "calls").read_text() == "x\n" * 3
+
+
+def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "printf '1|RUNNING|1700000000|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
+    answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:0\\n'", "sacct")
+    queue = client.squeue()
+    assert queue.answered
+    assert queue.jobs["1"].comment == "a|b"
+    assert queue.jobs["1"].submitted == 1.7e9
+    assert queue.jobs["2_3"].submitted is None
+    assert client.sacct(0)["1"].state == "CANCELLED"
+    answer(fake_sbatch, "exit 1", "squeue")
+    assert not client.squeue().answered
+
+
+@given(folder=st.text(st.characters(exclude_characters="\0/", exclude_categories=("Cs",)), min_size=1))
+def test_whatever_the_folder_each_argument_stays_one(folder: str) -> None:
+    command = client.sbatch_command("name", f"/r/{folder}/%j.out", "c", ["--mem=8G"], "s.sh", f"/r/{folder}/spec", "/p")
+    assert command[-1] == f"/r/{folder}/spec"
+    assert len(command) == 9
+    assert command[4].count("%") % 2 == 1  # the %j, and pairs
+
+
+def test_options() -> None:
+    assert client.option_list({"mem": "8G", "requeue": True, "nice": None, "cpus_per_task": 4, "hold": False}, "x") == [
+        "--mem=8G", "--requeue", "--cpus-per-task=4"]
+
+
+@pytest.mark.parametrize("options", [{"output": "x"}, {"comment": "x"}, {"me m": 1}, {"mem": [1]}, {"-p": "x"}])
+def test_bad_options_are_told(options: dict[str, object]) -> None:
+    with pytest.raises(JobSpecError, match="job.yaml"):
+        client.option_list(options, "job.yaml")
+
+
+def test_directives_end_at_the_first_command() -> None:
+    text = "#!/bin/bash\n# note\n#SBATCH --mem=8G  # memory\n\n#SBATCH -p x\necho\n#SBATCH --time=1\n"
+    assert list(client.script_directives(text)) == ["--mem=8G", "-p x"]

@@ -1,0 +1,121 @@
+"""Room in the queue, and limits that the cluster tells before they are hit."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src.errors import SlurmError
+from src.submission.slurm import client, queue_limits
+from src.submission.slurm.queue_limits import Full, Limit, Room
+
+CONFIG = "AccountingStorageEnforce = {}\nMaxJobCount             = 10000\n"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What Slurm's commands answer, by what they begin with, after the program's options."""
+    answers = {"scontrol show config": CONFIG.format("associations,limits,qos"), "id": "me\n"}
+
+    def ask(command: list[str]) -> str | None:
+        words = " ".join(word for word in command if not word.startswith("--"))
+        return next((text for key, text in answers.items() if words.startswith(key)), None)
+
+    monkeypatch.setattr(client, "ask", ask)
+    return answers
+
+
+def test_the_account_that_leaves_least_room(cluster: dict[str, str]) -> None:
+    cluster["squeue"] = "lab|normal\n" * 12 + "other|normal\n" * 50
+    cluster["sacctmgr show associations"] = "lab||normal|100|\nlab|special|normal|1|\nother||normal|60|500\n"
+    assert queue_limits.tightest({"account": "lab"}, 88) is None
+    found = queue_limits.tightest({"account": "lab"}, 108)
+    assert found == Limit(100, "your account's (lab)", 12)
+    assert found.line(108).startswith("your account's (lab) limit: 100 queued, 12 in use; 88 of 108 can be queued now;")
+    cluster["sacctmgr show user me"] = "other\n"
+    assert queue_limits.tightest({}, 20) == Limit(60, "your account's (other)", 50)
+    assert queue_limits.tightest({"account": "lab", "partition": "special"}, 5) == Limit(1, "your account's (lab)", 12)
+    assert Limit(100, "x", 120).line(8).startswith("x limit: 100 queued, 120 in use; 0 of 8 ")
+
+
+def test_the_qos_and_that_of_the_partition(cluster: dict[str, str]) -> None:
+    cluster["squeue"] = "lab|normal\n" * 2 + "lab|low\n" * 3
+    cluster["sacctmgr show associations"] = "lab||low||\n"
+    cluster["sacctmgr show qos"] = "normal|1||\nlow|10|20|\nhigh|4||\npartition|6||\n"
+    assert queue_limits.tightest({}, 8) == Limit(10, "the QOS's (low)", 3)
+    assert queue_limits.tightest({"qos": "high"}, 8) == Limit(4, "the QOS's (high)", 0)
+    cluster["scontrol show partition p"] = "PartitionName=p\n   AllowNodes=ALL QoS=partition\n"
+    assert queue_limits.tightest({"partition": "p"}, 8) == Limit(6, "the QOS's (partition)", 5)
+
+
+@pytest.mark.parametrize("enforced", ["none", "associations"])
+def test_what_is_not_enforced_is_no_limit(cluster: dict[str, str], enforced: str) -> None:
+    cluster["scontrol show config"] = CONFIG.format(enforced)
+    cluster["sacctmgr show associations"] = "lab||normal|1|\n"
+    assert queue_limits.tightest({}, 108) is None
+    assert queue_limits.tightest({}, 10001) == Limit(10000, "the cluster's", 0)
+
+
+def test_a_silent_cluster_has_no_limits(cluster: dict[str, str]) -> None:
+    cluster.clear()
+    assert queue_limits.tightest({"partition": "p"}, 10**6) is None
+
+
+def queue(*comments: str) -> client.Queue:
+    return client.Queue(True, {str(number): client.Job(str(number), "PENDING", comment=comment)
+                              for number, comment in enumerate(comments)})
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> str:
+    (tmp_path / "submissions").mkdir()
+    for token in ("260101-101010-aaaaaa", "260101-101010-aaaaaa.7-0"):
+        (tmp_path / "submissions" / f"{token}.jsonl").touch()
+    return str(tmp_path)
+
+
+OURS = ("gridiron-260101-101010-aaaaaa-0", "gridiron-260101-101010-aaaaaa.7-0-0")
+
+
+def test_only_this_batch_counts(batch: str) -> None:
+    others = ("gridiron-260101-101010-bbbbbb-0", "mine", "")
+    assert queue_limits.count_queued(batch, queue(*OURS, *others)) == 2
+    assert queue_limits.count_queued(batch, client.Queue()) is None
+
+
+def test_room_is_looked_for_once_for_as_many_as_there_is(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(client, "squeue", lambda: looks.append(1) or queue(*OURS, *OURS[:1] * len(looks)))
+    room = Room(batch, 5, wait=False)
+    for _ in range(2):
+        assert room.enter(1)
+        room.entered(1)
+    assert len(looks) == 1
+    assert room.enter(1)
+    room.entered(1)
+    with pytest.raises(Full):
+        room.enter(2)
+
+
+def test_waiting_pauses_longer_each_time_and_starts_anew(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    answers = [client.Queue(), queue(*OURS), queue(*OURS), queue(OURS[0]), queue(*OURS), queue()]
+    monkeypatch.setattr(client, "squeue", lambda: answers.pop(0))
+    monkeypatch.setattr("time.sleep", pauses.append)
+    room = Room(batch, 2, wait=True)
+    for _ in range(2):
+        while not room.enter(1):
+            pass
+        room.entered(1)
+    assert pauses == [2, 4, 8, 2]
+
+
+def test_without_an_answer_nothing_is_said_of_the_queue(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "squeue", client.Queue)
+    with pytest.raises(SlurmError, match="squeue does not answer"):
+        Room(batch, 2, wait=False).enter(1)
+
+
+def test_no_bound_asks_nothing(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "squeue", None)
+    assert Room(batch, None, wait=False).enter(10**6)

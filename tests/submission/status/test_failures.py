@@ -1,0 +1,53 @@
+"""Failures told by groups, and the nodes that a retry avoids."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from src.run_folder import RunFolder
+from src.submission.status import failures
+from src.submission.status.observation import Run
+from src.submission.status.states import State
+
+
+def run(name: str, state: str, why: str = "", node: str | None = None, folder: Path | None = None) -> Run:
+    attempt = {"slurm_job": "7", "node": node, "host": "h"} if node else None
+    found = RunFolder.read(folder) if folder else RunFolder(name, frozenset())
+    return Run(name, str(folder or name), found, 1, attempt, State(state, why))
+
+
+def test_groups_with_a_log_each(tmp_path: Path) -> None:
+    folder = tmp_path / "002_a"
+    folder.mkdir()
+    for name in ("spec.yaml", "training.log", "7.out", "8.out"):
+        (folder / name).write_text("x" if name != "8.out" else "")
+    runs = [run("000_a", "done"), run("001_a", "timeout"), run("002_a", "failed", "ValueError: 1", folder=folder),
+            run("003_a", "failed", "ValueError: 2"), run("004_a", "new"), run("005_a", "failed", "OSError: 2")]
+    groups = failures.group(runs)
+    assert [(found.state, len(found.runs)) for found in groups] == [("failed", 2), ("timeout", 1), ("failed", 1)]
+    assert groups[0].log in (f"{folder}/training.log", f"{folder}/7.out")
+    assert groups[0].line() == f"2 failed: ValueError: 1 ({groups[0].log})"
+    assert groups[1].line() == "1 timeout (001_a)"
+
+
+def test_a_node_that_went_down_is_avoided() -> None:
+    assert failures.nodes_to_avoid([run("0", "node_failed", node="n1"), run("1", "node_failed")]) == {
+        "n1": "it failed"}
+
+
+def test_a_node_where_all_fails_is_avoided_if_others_are_fine() -> None:
+    bad = [run(str(index), "failed", node="n1") for index in range(3)]
+    fine = [run("8", "done", node="n2")]
+    assert list(failures.nodes_to_avoid(bad + fine)) == ["n1"]
+    assert failures.nodes_to_avoid(bad[:2] + fine) == {}  # too few
+    assert failures.nodes_to_avoid(bad) == {}  # nothing says that it is the node
+    assert failures.nodes_to_avoid([*bad, *fine, run("9", "done", node="n1")]) == {}  # the runs are to blame
+    assert failures.nodes_to_avoid([*bad, run("9", "done")]) == {}
+
+
+@pytest.mark.parametrize(("options", "asks"), [
+    (["mem=32G"], True), (["time=5", "mem-per-cpu=4G"], True), (["mem_per_gpu=4G"], True), (["time=5"], False),
+    (["mem-bind=local"], False), ([], False)])
+def test_asking_for_memory(options: list[str], asks: bool) -> None:
+    assert failures.asks_for_memory(options) is asks

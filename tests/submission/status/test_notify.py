@@ -1,0 +1,297 @@
+"""Messages about a batch, as a receiver on this machine gets them."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import experiments
+from src.errors import JobSpecError
+from src.submission.spec.notify_spec import Notify
+from src.submission.status import notify
+from src.submission.status.notify import Notices
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.submission.conftest import Project, project
+from tests.submission.spec.test_job_spec import with_details
+
+__all__ = ["fake_slurm", "project"]  # fixtures
+pytest.importorskip("apprise")
+
+KEY = "a-key-of-the-receiver"
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+    """What a server on this machine gets, whose address is in $GRIDIRON_NOTIFY."""
+    got: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("GRIDIRON_NOTIFY", f"json://127.0.0.1:{server.server_port}/{KEY}")
+    yield got
+    server.shutdown()
+    server.server_close()
+
+
+def want_messages(project: Project, batch_sizes: str = "[8, 13]", notify: str = "true") -> None:
+    project.write_spec(batch_sizes)
+    project.spec.write_text(project.spec.read_text().replace("sults}", f"sults, notify: {notify}}}"))
+
+
+# the look-after program of a project whose code lies elsewhere
+EXPERIMENTS = """\
+import os, runpy, sys
+sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
+sys.argv[0] = "experiments.py"
+runpy.run_path(os.environ["GRIDIRON_TEST_ROOT"] + "/experiments.py", run_name="__main__")
+"""
+
+
+def for_slurm(project: Project) -> str:
+    """What the Slurm jobs of the project need; its submit script."""
+    (project.folder / "activate.sh").write_text(f"PATH={os.path.dirname(sys.executable)}:$PATH\n")
+    (project.folder / "experiments.py").write_text(EXPERIMENTS)
+    (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
+    return "s.sh"
+
+
+def titles(received: list[dict[str, str]]) -> list[str]:
+    """The titles of the messages, without the name of the batch."""
+    return [message["title"].partition(" ")[2] for message in received]
+
+
+def test_a_failure_and_the_end_are_told_once(project: Project, received: list[dict[str, str]]) -> None:
+    want_messages(project)
+    assert project.submit(project.spec, "--local", "-y") == 1
+    first, last = received
+    assert first["title"] == f"{project.batch.name}: a run failed"
+    assert last["title"] == f"{project.batch.name} has ended"
+    lines = last["message"].splitlines()
+    assert lines[0] == "4 runs: 2 done, 2 failed"
+    assert any("RuntimeError: unlucky" in line for line in lines)
+    assert lines[-1] == f"python submit_multiple.py -r 're sults/{project.batch.name}'"
+
+
+def test_a_retry_tells_again_and_needs_no_job_spec(project: Project, received: list[dict[str, str]]) -> None:
+    want_messages(project)
+    project.submit(project.spec, "--local", "-y")
+    received.clear()
+    (project.batch / "mended").touch()
+    for run in project.runs():
+        (run / "stats.csv").write_text("epoch,val/last/accuracy\n1,0.5\n2,0.75\n")
+    assert project.submit("-r", project.batch, "-y") == 0
+    only, = received
+    assert only["title"].endswith("has ended")
+    assert only["message"].splitlines() == [
+        "4 runs: 4 done", f"best: 0.75 val/last/accuracy of {project.runs()[0].name}"]
+
+
+def test_the_breaker_is_told(project: Project, received: list[dict[str, str]]) -> None:
+    want_messages(project, "[13]")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "[1, 2, 3, 4, 5, 6, 7, 8]"))
+    assert project.submit(project.spec, "--local", "--workers", "1", "-y", "--max-failures", "2") == 2
+    assert len(received) == 1 and received[0]["title"].endswith("a run failed")
+
+
+def test_many_runs_send_few_messages(project: Project, received: list[dict[str, str]]) -> None:
+    want_messages(project, "range(13, 15)")
+    project.submit(project.spec, "--local", "-y")
+    notices = Notices(Notify(), str(project.batch), "other")
+    for _ in range(500):
+        notices.run_ended(True)
+    notices.send("ended")
+    assert len(received) == 2 + 2  # of two submissions
+
+
+def test_a_digest_comes_when_it_is_time(project: Project, received: list[dict[str, str]],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    want_messages(project, "[8]", "{digest: 2}")
+    project.submit(project.spec, "--local", "-y")
+    received.clear()
+    now = [0.0]
+    monkeypatch.setattr(notify.time, "monotonic", lambda: now[0])
+    notices = Notices(Notify(digest=2), str(project.batch), "other")
+    for hour in range(9):
+        now[0] = hour * 3600 + 1
+        notices.run_ended(False)
+    assert [message["title"] for message in received] == [f"{project.batch.name} goes on"] * 4
+
+
+def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
+                                         ) -> None:
+    """One waits for a failure, one for the end; both in the partition of the runs."""
+    want_messages(project)
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--sbatch", "account=root") == 0
+    words = [call.argv for call in fake_slurm.calls("sbatch")][-2:]
+    jobs = fake_slurm.jobs("PENDING")[:4]
+    assert f"--dependency={'?'.join(f'afternotok:{job}' for job in jobs)}" in words[0]
+    assert f"--dependency=afterany:{':'.join(jobs)}" in words[1]
+    assert all("--account=root" in line for line in words)
+    fake_slurm.run_all()
+    assert sorted(message["title"].split(maxsplit=1)[1] for message in received) == ["a run failed", "has ended"]
+    assert all("2 failed" in message["message"] for message in received if "ended" in message["title"])
+
+
+@pytest.mark.parametrize("way", [[], ["--array"], ["--workers", "1"]], ids=" ".join)
+def test_of_a_failure_is_told_while_others_wait(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm,
+                                                way: list[str]) -> None:
+    """By the run itself: of arrays and workers Slurm says nothing before their end. Not again by the next one."""
+    want_messages(project, "[13, 18]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", *way) == 0
+    *jobs, _failed, _ended = fake_slurm.jobs("PENDING")
+    fake_slurm.start(jobs[0])
+    end = time.monotonic() + 60
+    while not received:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert titles(received) == ["a run failed"] and "RuntimeError: unlucky" in received[0]["message"]
+    (project.batch / "go").touch()
+    for job in jobs[1:]:
+        fake_slurm.start(job)
+    for job in jobs:
+        fake_slurm.wait(job)
+    fake_slurm.run_all()
+    assert titles(received) == ["a run failed", "has ended"]
+    assert "2 done, 2 failed" in received[1]["message"]
+
+
+def test_the_end_waits_for_what_went_on(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
+                                        ) -> None:
+    """The job that tells of it finds runs pending or running: another waits for these. A later submission tells."""
+    want_messages(project, "[8]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
+    token, = (path.name.removesuffix(".jsonl") for path in (project.batch / "submissions").glob("*.jsonl"))
+    assert experiments.main(["notify", str(project.batch), token, "ended"]) == 0
+    assert received == []
+    words, jobs = fake_slurm.calls("sbatch")[-1].argv, fake_slurm.jobs("PENDING")[:2]
+    assert {f"--dependency=afterany:{':'.join(jobs)}", "--begin=now+1minutes"} <= set(words)
+    assert words[-2:] == [token, "ended"]
+    plan = project.batch / "submissions" / f"{token}.jsonl"
+    first = json.loads(plan.read_text().splitlines()[0])
+    (project.batch / "submissions" / "99.jsonl").write_text(json.dumps({**first, "code": "99"}) + "\n")
+    for job in jobs:
+        fake_slurm.set_state(job, "CANCELLED")
+    assert experiments.main(["notify", str(project.batch), token, "ended"]) == 0
+    assert received == []
+    assert experiments.main(["notify", str(project.batch), "99", "ended"]) == 0
+    assert titles(received) == ["has ended"]
+
+
+@pytest.mark.usefixtures("received")
+def test_a_submission_that_stops_has_its_messages_too(project: Project, fake_slurm: FakeSlurm) -> None:
+    """At --max-queued, as at a refusal or Ctrl-C: what was submitted runs all the same."""
+    want_messages(project, "[8]")
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--max-queued", "1") == 3
+    job = fake_slurm.jobs("PENDING")[0]
+    assert [word for call in fake_slurm.calls("sbatch") for word in call.argv if word.startswith("--dep")] == [
+        f"--dependency=afternotok:{job}", f"--dependency=afterany:{job}"]
+
+
+@pytest.mark.usefixtures("received")
+def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: FakeSlurm,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    want_messages(project, "[8]")
+    fake_slurm.set(MaxSubmitJobs=2)
+    assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
+    out, error = capsys.readouterr()
+    assert "submitted 2 runs" in out and "\nnote: not all messages will come: sbatch: error: AssocMaxSubmit" in error
+
+
+def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> None:
+    """An argument of a command has an end, at 128 KiB."""
+    (project.results / "x" / "submissions").mkdir(parents=True)
+    assert notify.follow(Notify(), str(project.results / "x"), "t", [f"1{number:07d}" for number in range(20_000)],
+                         str(project.folder), {}) == ""
+    failed, ended = (call.argv for call in fake_slurm.calls("sbatch"))
+    assert max(map(len, failed + ended)) < 2**15
+    assert any("=afternotok:10000000?" in word for word in failed)
+    assert any(word.endswith(":10019999") for word in ended)
+
+
+def test_the_address_is_nowhere(project: Project, received: list[dict[str, str]], capfd: pytest.CaptureFixture[str]
+                                ) -> None:
+    want_messages(project)
+    project.submit(project.spec, "--local", "-y")
+    assert received
+    assert KEY not in "".join(capfd.readouterr())
+    for path in project.folder.rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("address", ["json://127.0.0.1:9/x", "nonsense://x"])
+def test_a_receiver_that_is_away_costs_a_line(project: Project, monkeypatch: pytest.MonkeyPatch, address: str,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MY_CHANNEL", address)
+    want_messages(project, "[8]", "$MY_CHANNEL")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert "note: a message could not be sent to every address of notify" in capsys.readouterr().err
+
+
+def test_without_apprise_a_line_says_so(project: Project, received: list[dict[str, str]],
+                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    want_messages(project, "[8]")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert "apprise is not installed" in capsys.readouterr().err
+
+
+def test_a_batch_without_messages_and_one_by_hand(project: Project, received: list[dict[str, str]],
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert experiments.main(["notify", str(project.batch)]) == 2
+    assert "asks for no messages" in capsys.readouterr().err
+    want_messages(project, "[9]")
+    assert project.submit(project.spec, "--local", "-y", "-o") == 0
+    assert experiments.main(["notify", str(project.batch)]) == 0
+    assert received[-1]["title"].endswith("goes on")
+
+
+def test_addresses_come_from_where_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRIDIRON_NOTIFY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(JobSpecError, match=r"no addresses in ~/.gridiron-notify; write them into"):
+        Notify().addresses()
+    (tmp_path / ".gridiron-notify").write_text("slack://a/b/c\nmailto://me:x@example.org\n")
+    os.chmod(tmp_path / ".gridiron-notify", 0o644)
+    with pytest.raises(JobSpecError, match="others can read this file"):
+        Notify().addresses()
+    os.chmod(tmp_path / ".gridiron-notify", 0o600)
+    assert Notify().addresses() == ["slack://a/b/c", "mailto://me:x@example.org"]
+    with pytest.raises(JobSpecError, match=r"no addresses in \$NONE; export NONE"):
+        Notify("$NONE").addresses()
+
+
+def test_what_a_job_spec_may_say() -> None:
+    assert with_details("notify: true").notify == Notify()
+    assert with_details("notify: false").notify is None
+    assert with_details("notify: $SLACK").notify == Notify("$SLACK")
+    assert with_details("notify: {to: ~/x, digest: 6}").notify == Notify("~/x", 6)
+    for wrong, message in (("'slack://a/b'", "an address is a key"), ("{digest: 0}", "says nothing"),
+                           ("{too: x}", "says nothing"), ("3", "says nothing")):
+        with pytest.raises(JobSpecError, match=message):
+            with_details(f"notify: {wrong}")
+
+
+def test_missing_addresses_are_told_before_anything_is_written(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    want_messages(project, "[8]", "$NOT_SET")
+    assert project.submit(project.spec, "--local", "-y") == 2
+    assert "there are no addresses in $NOT_SET" in capsys.readouterr().err
+    assert not project.results.exists()

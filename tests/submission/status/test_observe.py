@@ -1,0 +1,98 @@
+"""What is seen of a batch while others change it."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from src import run_folder
+from src.submission.batch import journal
+from src.submission.batch.journal import LOCAL, SLURM, Journal
+from src.submission.slurm import client
+from src.submission.slurm.client import Queue
+from src.submission.status.observe import observe
+from src.submission.system import process
+
+RUNS = ("000_a", "001_a")
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    (tmp_path / run_folder.SUBMISSIONS).mkdir()
+    (tmp_path / run_folder.JOB_SPEC).touch()
+    for name in RUNS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / run_folder.SPEC).write_text("batch_size: 1\n")
+    return tmp_path
+
+
+def states(batch: Path) -> list[str]:
+    return [run.state.name for run in observe([str(batch)])[0].runs.values()]
+
+
+def test_a_run_that_ends_between_two_looks_is_not_lost(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = Journal(str(batch), "1-a")
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    book.plan(SLURM, dict.fromkeys(RUNS, 1))
+    for unit in range(len(RUNS)):
+        book.accepted(unit, "7")
+    book.ended()
+    monkeypatch.undo()
+
+    def squeue() -> Queue:  # by now the first run has ended and its job is gone
+        (batch / RUNS[0] / "done").write_text("completed\n")
+        return Queue(True)
+    monkeypatch.setattr(client, "squeue", squeue)
+    monkeypatch.setattr(client, "sacct", lambda since: {})
+    assert states(batch) == ["done", "lost"]
+
+
+def test_a_torn_attempt_leaves_the_word_to_the_claim(batch: Path) -> None:
+    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    dead = {**process.identity(), "pid_start": 1}
+    for name, who in zip(RUNS, (dead, process.identity()), strict=True):
+        (batch / name / "claim-1").write_text(json.dumps(who))
+        (batch / name / "attempt-1-0.json").write_text('{"ticket": 1, "who')
+    assert states(batch) == ["lost", "running"]
+
+
+def test_an_empty_claim_does_not_hold_a_run_for_ever(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    (batch / RUNS[0] / "claim-1").touch()
+    monkeypatch.setattr(process, "is_alive", lambda who: False)
+    assert states(batch) == ["new", "new"]
+
+
+def test_a_folder_of_plots_is_no_run_and_a_deleted_run_is_shown(batch: Path) -> None:
+    (batch / "plots").mkdir()
+    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys((*RUNS, "002_gone"), 1))
+    runs = observe([str(batch)])[0].runs
+    assert list(runs) == [*RUNS, "002_gone"]
+    assert runs["002_gone"].folder is None
+
+
+def test_slurm_is_asked_once_whatever_the_number_of_runs(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = Journal(str(batch), "1-a")
+    book.plan(SLURM, dict.fromkeys(RUNS, 1))
+    for unit in range(len(RUNS)):
+        book.accepted(unit, "7")
+    asked: list[str] = []
+    monkeypatch.setattr(client, "squeue", lambda: asked.append("squeue") or Queue(True))
+    monkeypatch.setattr(client, "sacct", lambda since: asked.append("sacct") or {})
+    states(batch)
+    assert asked == ["squeue", "sacct"]
+    for name in RUNS:
+        (batch / name / "done").touch()
+    states(batch)
+    assert asked == ["squeue", "sacct"]
+
+
+def test_the_history_of_a_batch_reached_by_a_link(batch: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("x") / "link"
+    link.symlink_to(batch)
+    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    assert list(observe([str(link)])[0].runs) == list(RUNS)
+    assert os.path.samefile(observe([str(link)])[0].runs[RUNS[0]].path, batch / RUNS[0])
+    assert list(journal.read_history(str(link)).tickets) == list(RUNS)

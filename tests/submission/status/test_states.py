@@ -1,0 +1,163 @@
+"""The state of a run from every combination of evidence that was seen on a real cluster."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from src import run_folder
+from src.run_folder import RunFolder
+from src.submission.batch.journal import LOCAL, SLURM, Ticket
+from src.submission.slurm.client import Job, Queue
+from src.submission.status import states
+
+NOW = 1_000_000.0
+
+
+def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None,
+          accounting: dict[str, Job] | None = None, claim: dict[str, Any] | None = None,
+          claim_alive: bool | None = None, submitter_alive: bool | None = False,
+          attempt: dict[str, Any] | None = None, tmp: Any = None) -> states.State:
+    folder = RunFolder("run", frozenset())
+    if end is not None:
+        (tmp / run_folder.DONE).write_text(f"{end}\n")
+        folder = RunFolder.read(tmp)
+    return states.state_of(folder, ticket, queue or Queue(True), accounting or {}, claim or {}, claim_alive,
+                           submitter_alive, attempt, NOW)
+
+
+def slurm_ticket(age: float = 1000.0, jobs: list[str] | None = None, sent: bool = True) -> Ticket:
+    return Ticket(1, NOW - age, SLURM, {}, [("c-1", "")], ["7"] if jobs is None else jobs, sent)
+
+
+def queue_with(state: str, reason: str = "", job: str = "7", comment: str = "") -> Queue:
+    return Queue(True, {job: Job(job, state, reason, comment)})
+
+
+@pytest.mark.parametrize(("end", "expected"), [("completed", "done"), ("early_stopped", "early_stopped"),
+                                               ("diverged", "diverged"), ("", "done")])
+def test_done_speaks_for_itself(end: str, expected: str, tmp_path: Any) -> None:
+    assert state(end, slurm_ticket(), queue_with("RUNNING"), tmp=tmp_path).name == expected
+
+
+def test_no_ticket_is_new() -> None:
+    assert state().name == "new"
+
+
+@pytest.mark.parametrize(("row", "reason", "expected"), [
+    ("PENDING", "(Priority)", "pending"), ("PENDING", "(PartitionTimeLimit)", "stuck"),
+    ("PENDING", "launch failed requeued held", "stuck"),
+    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
+    ("TIMEOUT", "TimeLimit", "timeout"), ("NODE_FAIL", "", "node_failed"), ("OUT_OF_MEMORY", "", "out_of_memory")])
+def test_squeue_knows_it(row: str, reason: str, expected: str) -> None:
+    found = state(ticket=slurm_ticket(), queue=queue_with(row, reason))
+    assert (found.name, found.slurm_job) == (expected, "7")
+    assert found.why == reason.strip("()")
+
+
+def test_a_lost_answer_is_found_by_its_comment() -> None:
+    ticket = slurm_ticket(jobs=[])
+    assert state(ticket=ticket, queue=queue_with("PENDING", job="9", comment="c-1")).slurm_job == "9"
+    assert state(ticket=ticket, queue=queue_with("PENDING", job="9", comment="other")).name == "new"
+    assert state(ticket=ticket, queue=Queue(False)).name == "unknown"
+    assert state(ticket=ticket, submitter_alive=True).name == "submitted"
+    assert state(ticket=slurm_ticket(jobs=[], sent=False), queue=Queue(False)).name == "new"
+
+
+@pytest.mark.parametrize(("row", "expected"), [
+    ("TIMEOUT", "timeout"), ("OUT_OF_MEMORY", "out_of_memory"), ("CANCELLED", "cancelled"), ("PREEMPTED", "preempted"),
+    ("NODE_FAIL", "node_failed"), ("FAILED", "failed"), ("BOOT_FAIL", "node_failed"), ("DEADLINE", "timeout")])
+def test_sacct_knows_how_it_ended(row: str, expected: str) -> None:
+    job = Job("7", row, submitted=NOW - 1000)
+    assert state(ticket=slurm_ticket(), accounting={"7": job}).name == expected
+
+
+def test_a_reused_job_id_is_not_believed() -> None:
+    long_ago = Job("7", "FAILED", submitted=NOW - 1e6)
+    assert state(ticket=slurm_ticket(), accounting={"7": long_ago}).name == "lost"
+
+
+def test_without_sacct_the_attempts_record_serves_and_then_time() -> None:
+    record = {"ticket": 1, "how": "failed", "error": "ValueError: no"}
+    found = state(ticket=slurm_ticket(), attempt=record)
+    assert (found.name, found.why) == ("failed", "ValueError: no")
+    assert state(ticket=slurm_ticket(age=10)).name == "unknown"
+    assert state(ticket=slurm_ticket()).name == "lost"
+    assert state(ticket=slurm_ticket(), queue=Queue(False)).name == "unknown"
+
+
+@pytest.mark.parametrize(("how", "expected"), [("failed", "failed"), ("cancelled", "unknown"), ("timeout", "unknown")])
+def test_without_squeue_what_may_have_been_requeued_is_unknown(how: str, expected: str) -> None:
+    """A preempted job gets TERM, records `cancelled`, and waits in the queue again: a retry would run it twice."""
+    record = {"ticket": 1, "how": how}
+    assert state(ticket=slurm_ticket(), queue=Queue(False), attempt=record).name == expected
+    assert state(ticket=slurm_ticket(), attempt=record).name == how
+    for row, found in (("PREEMPTED", "unknown"), ("NODE_FAIL", "unknown"), ("FAILED", "failed")):
+        accounting = {"7": Job("7", row, submitted=NOW - 1000)}
+        assert state(ticket=slurm_ticket(), queue=Queue(False), accounting=accounting).name == found
+
+
+@pytest.mark.parametrize(("age", "expected"), [(10, "unknown"), (-10, "unknown"), (1e6, "lost"), (-1e6, "lost")])
+def test_a_ticket_from_the_future_is_not_waited_for(age: float, expected: str) -> None:
+    assert state(ticket=slurm_ticket(age=age)).name == expected
+
+
+def test_an_id_that_slurm_gave_to_another_of_our_jobs_is_not_ours() -> None:
+    ticket = slurm_ticket()
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="gridiron-other-003-1")).name == "lost"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="c-1")).name == "running"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", comment="the site's own words")).name == "running"
+
+
+def test_the_record_of_an_earlier_ticket_says_nothing() -> None:
+    ticket = Ticket(2, NOW - 10, SLURM, {}, [("c-2", "")], ["8"], True)
+    record = {"ticket": 1, "how": "failed"}
+    assert state(ticket=ticket, queue=queue_with("PENDING", job="8"), attempt=record).name == "pending"
+    assert state(ticket=ticket, attempt=record).name == "unknown"
+
+
+def test_of_duplicates_the_one_that_claimed_counts() -> None:
+    ticket = slurm_ticket(jobs=["7", "8"])
+    queue = Queue(True, {"7": Job("7", "PENDING"), "8": Job("8", "RUNNING")})
+    assert state(ticket=ticket, queue=queue, claim={"slurm_job": "8"}).slurm_job == "8"
+
+
+def test_a_run_that_failed_in_a_worker_has_failed_though_the_workers_job_goes_on() -> None:
+    record = {"ticket": 1, "how": "failed", "error": "boom"}
+    assert state(ticket=slurm_ticket(), queue=queue_with("RUNNING"), claim={"slurm_job": "7"},
+                 attempt=record).name == "failed"
+    assert state(ticket=slurm_ticket(), queue=queue_with("PENDING"), attempt=record).name == "pending"  # requeued
+
+
+def test_runs_that_share_workers() -> None:
+    ticket = Ticket(1, NOW - 1000, SLURM, {}, [], ["7", "8"], True, shared=True)
+    assert state(ticket=ticket, queue=queue_with("RUNNING")).name == "pending"
+    assert state(ticket=ticket).name == "new"  # the workers have ended: it may be submitted again
+    assert state(ticket=ticket, queue=Queue(False)).name == "unknown"
+    assert state(ticket=ticket, queue=queue_with("RUNNING", job="8"), claim={"slurm_job": "8"}).name == "running"
+
+
+def test_a_task_of_an_array_is_found_by_comment_and_task() -> None:
+    ticket = Ticket(1, NOW, SLURM, {}, [("c-1", "3")], [], True)
+    queue = Queue(True, {job: Job(job, "PENDING", comment="c-1") for job in ("9_2", "9_3")})
+    assert state(ticket=ticket, queue=queue).slurm_job == "9_3"
+
+
+def test_local_runs() -> None:
+    ticket = Ticket(1, NOW, LOCAL, {})
+    claim = {"pid": 1}
+    assert state(ticket=ticket, submitter_alive=True).name == "pending"
+    assert state(ticket=ticket, submitter_alive=False).name == "new"
+    assert state(ticket=ticket, claim=claim, claim_alive=True).name == "running"
+    assert state(ticket=ticket, claim=claim, claim_alive=False).name == "lost"
+    elsewhere = state(ticket=ticket, claim={**claim, "host": "node7"}, claim_alive=None)
+    assert elsewhere.name == "unknown"
+    assert "node7" in elsewhere.why
+    assert "remove" in elsewhere.why
+    for how, expected in (("failed", "failed"), ("cancelled", "cancelled"), ("a word of later", "failed")):
+        assert state(ticket=ticket, claim=claim, claim_alive=False, attempt={"ticket": 1, "how": how}).name == expected
+
+
+def test_every_state_is_ended_alive_retried_or_unknown() -> None:
+    groups = [states.ENDED_WELL, states.ALIVE, states.RETRIED, {states.UNKNOWN}]
+    assert sorted(name for group in groups for name in group) == sorted(states.ALL)

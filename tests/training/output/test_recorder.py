@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src import run_folder
+from src.config import Config
+from src.training.output.recorder import Recorder, stats_columns
+from src.training.output.table import StatsTable
+from src.training.steps.meters import METRICS
+from tests.training.toys import parts
+
+COLUMNS = stats_columns(("loss", "accuracy"), ("test",), ("last",))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _row(epoch: int, **cells: float | None) -> dict[str, float | None]:
+    return {**dict.fromkeys(COLUMNS, 1 / 3), "epoch": epoch, "step": 10 * epoch, **cells}
+
+
+def test_columns() -> None:
+    assert ",".join(stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))) == (
+        "epoch,step,timestamp,train/loss,train/accuracy,train/time,train/data_time,train/examples_per_second,train/seen_examples,"
+        "train/learning_rate,train/trainable_parameters,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
+        "val/av/accuracy,val/av/time,val/av/data_time,test/last/loss,test/last/accuracy,test/last/time,"
+        "test/last/data_time,test/av/loss,test/av/accuracy,test/av/time,test/av/data_time")
+    assert stats_columns(METRICS["regression"], ("test",), ("last",))[3:6] == ["train/loss", "train/mae", "train/r2"]
+
+
+def test_rows_read_back_equal(tmp_path: Path) -> None:
+    rows = [_row(1), _row(2, **{"train/loss": math.nan, "test/last/loss": None}), _row(3, **{"train/loss": math.inf})]
+    table = StatsTable(COLUMNS)
+    with Recorder(str(tmp_path), COLUMNS, _nothing) as recorder:
+        for row in rows:
+            recorder.row(row)
+            frame = table.add(row)
+            read = pd.read_csv(tmp_path / run_folder.STATS)  # at any time: each line is flushed
+            pd.testing.assert_frame_equal(read, frame, check_dtype=False, check_exact=True)
+    assert read["epoch"].dtype == "int64"
+    assert ",nan," in (tmp_path / run_folder.STATS).read_text()  # not a number, unlike not evaluated
+
+
+def test_a_new_attempt_starts_afresh(tmp_path: Path) -> None:
+    (tmp_path / run_folder.STATS).write_text("epoch,step\n1,2\n3,")
+    with Recorder(str(tmp_path), COLUMNS, _nothing) as recorder:
+        assert (tmp_path / run_folder.STATS).read_text() == ",".join(COLUMNS) + "\n"
+        recorder.row(_row(1))
+    assert len(pd.read_csv(tmp_path / run_folder.STATS)) == 1
+
+
+class _Fenced(Exception):
+    pass
+
+
+def test_nothing_is_written_once_a_later_attempt_has_taken_over(tmp_path: Path) -> None:
+    fenced = False
+
+    def check() -> None:
+        if fenced:
+            raise _Fenced
+
+    made = parts()
+    with Recorder(str(tmp_path), COLUMNS, check) as recorder:
+        recorder.row(_row(1))
+        fenced = True
+        with pytest.raises(_Fenced):
+            recorder.row(_row(2))
+        with pytest.raises(_Fenced):
+            recorder.checkpoint("best_checkpoint.pt", made.config, _row(2), made.model, None)
+    with pytest.raises(_Fenced), Recorder(str(tmp_path), COLUMNS, check):
+        pass
+    assert len(pd.read_csv(tmp_path / run_folder.STATS)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [run_folder.STATS]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = parts()
+    with Recorder(None, COLUMNS, _nothing) as recorder:
+        recorder.config(made.config, {})
+        recorder.row(_row(1))
+        recorder.checkpoint("x.pt", made.config, _row(1), made.model, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_config_yaml_can_be_given_to_train_again(tmp_path: Path) -> None:
+    config = Config(seed_model=3, averaging="poly", data_splits_map={"train": "train[:90%]", "val": "train[90%:]"})
+    Recorder(str(tmp_path), COLUMNS, _nothing).config(config, {"classes": 2, "host": None})
+    spec = run_folder.read_spec(tmp_path / run_folder.CONFIG)
+    assert list(spec)[-1] == "facts"
+    assert spec["facts"] == {"classes": 2, "host": None}
+    assert Config.from_dict(spec).to_dict() == {**config.to_dict(), "output_dir": str(tmp_path)}
+
+
+def test_frames_share_memory_and_cannot_be_changed() -> None:
+    table = StatsTable(COLUMNS)
+    frames = [table.add(_row(epoch)) for epoch in range(1, 200)]
+    assert [len(frame) for frame in frames] == list(range(1, 200))
+    assert frames[40]["epoch"].tolist() == list(range(1, 42))
+    with pytest.raises(ValueError, match="read-only"):
+        frames[-1].loc[0, "epoch"] = 7
+    copy = frames[-1].copy()
+    copy.loc[0, "epoch"] = 7
+    assert table.add(_row(200)).loc[0, "epoch"] == 1
+
+
+@pytest.mark.parametrize(("spec", "tags"), [
+    ('TAGS: ["a", "b c"]\n', ["a", "b c"]), ("base_lr: 1\n", None), (None, None)])
+def test_the_config_has_the_tags_of_the_spec(tmp_path: Path, spec: str | None, tags: list[str] | None) -> None:
+    if spec:
+        (tmp_path / run_folder.SPEC).write_text(spec)
+    Recorder(str(tmp_path), COLUMNS, _nothing).config(Config(base_lr=0.5), {"classes": 2})
+    written = run_folder.read_spec(tmp_path / run_folder.CONFIG)
+    assert (written.get("TAGS"), list(written)[-1]) == (tags, "facts")
+    assert Config.from_dict(written).base_lr == 0.5
