@@ -24,7 +24,8 @@ from src.submission.planning.modes import (
     wants_messages,
     wants_snapshot,
 )
-from src.submission.planning.planner import Work, plan_grid, plan_retry
+from src.submission.planning.planner import plan_grid, plan_retry
+from src.submission.planning.work import Work
 from src.submission.slurm import submit
 from src.submission.slurm.submit import SlurmOptions, Submission
 from src.submission.spec import reader

@@ -110,7 +110,7 @@ class Config:
     model_head_init: str | None = None  # zero, rand, or zero_shot (of clip/NAME); null: the model's own initialization
     # For zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set.
     class_names: str | list[str] | None = None
-    zero_shot_templates: list[str] = field(default_factory=lambda: list(registered_names.TEMPLATES))  # {}: the class name
+    zero_shot_templates: list[str] = field(default_factory=lambda: list(registered_names.TEMPLATES))  # {}: class name
     model_output_dim: int | None = None  # null: the number of classes, or 1 for regression
     model_input_shape: list[int] | None = None  # shape of a sample, as [3, 32, 32]; null: that of the data
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/gallery.md, drawn by src/analysis/plotting/plots.py from the batch that `make pictures` trains."""
+"""The pictures of docs/gallery.md, drawn by plots.py from the batch that `make pictures` trains."""
 from __future__ import annotations
 
 import io

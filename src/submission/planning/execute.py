@@ -28,8 +28,7 @@ from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.submission.planning.canary import Waits
-    from src.submission.planning.extend import Extension
-    from src.submission.planning.planner import Work
+    from src.submission.planning.work import Extension, Work
     from src.submission.status.notify import Notices
 
 
@@ -152,7 +151,8 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
                 waits = canary.Waits(work.first)
                 waits.submit(canary.submission_of(work.first, slurm_options, book.token, work.start_in), again, room)
             with terminal.Progress(len(submission.calls), "submitted") as progress:
-                for job in submit.submit_all(submission, book, again, room, breaker, waits.filled_in if waits else None):
+                for job in submit.submit_all(submission, book, again, room, breaker,
+                                             waits.filled_in if waits else None):
                     jobs.append(job)
                     progress.step()
     except KeyboardInterrupt:

@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src import run_folder
 from src.config import NOT_PARAMETERS
@@ -16,27 +15,13 @@ from src.errors import BatchError, UserError, to_type
 from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.planning.plan import cut, not_made, plan_next
+from src.submission.planning.work import Extension, Work
 from src.submission.spec import naming
 from src.submission.status import states
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
-if TYPE_CHECKING:
-    from src.submission.planning.planner import Work
-
 _SHOWN = 3  # runs that are named in a line
-
-
-@dataclass(frozen=True)
-class Extension:
-    """What an extended batch is made from, beside its job spec. number: of the extension; names: of the run of each
-    grid point, in the order of the grid; identity: the overrides; new: the names of the runs that it makes.
-    """
-
-    number: int
-    names: list[str]
-    identity: dict[str, Any]
-    new: frozenset[str] = frozenset()
 
 
 def last(path: str) -> Extension | None:

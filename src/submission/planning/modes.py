@@ -20,7 +20,7 @@ from src.submission.spec.job_spec import JobSpec
 from src.submission.status.observe import observe
 
 if TYPE_CHECKING:
-    from src.submission.planning.planner import Work
+    from src.submission.planning.work import Work
     from src.submission.spec.container_spec import Container
     from src.submission.spec.notify_spec import Notify
 

@@ -5,14 +5,11 @@ import argparse
 import datetime
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, to_type
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
-from src.submission.batch.journal import History
 from src.submission.planning import preview
 from src.submission.planning.command_line import key_values
 from src.submission.planning.plan import (
@@ -26,6 +23,7 @@ from src.submission.planning.plan import (
     plan_next,
     refuse_if_alive,
 )
+from src.submission.planning.work import Extension, Work
 from src.submission.slurm.submit import read_specs
 from src.submission.spec import grammar, grid, job_spec, naming
 from src.submission.spec.job_spec import JobSpec
@@ -33,48 +31,6 @@ from src.submission.status import failures, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
-
-if TYPE_CHECKING:
-    from src.submission.batch.provenance import Code
-    from src.submission.planning.canary import Canaries
-    from src.submission.planning.extend import Extension
-    from src.submission.spec.container_spec import Container
-    from src.submission.spec.notify_spec import Notify
-
-
-@dataclass
-class Work:
-    """A batch and what is to be done with it. new: it is not on disk yet; avoid: nodes to leave out, and why; canaries:
-    those that there are; first: those that the runs wait for; project: the folder of train.py; snapshot: the copy of
-    it that runs start from, if they do; code: what git says of it, unless nobody asked; notify: where
-    messages go, if any; container: what the runs start in, if not in the node itself; extension: what makes the batch a
-    larger one.
-    """
-
-    project: str
-    path: str
-    names: list[str]
-    specs: list[dict[str, Any]]
-    plan: Plan
-    job_text: str = ""
-    new: bool = False
-    overwrites: str | None = None
-    lines: list[str] = field(default_factory=list)
-    history: History = field(default_factory=History)
-    identity: dict[str, Any] = field(default_factory=dict)
-    avoid: dict[str, str] = field(default_factory=dict)
-    canaries: dict[str, Run] = field(default_factory=dict)
-    first: Canaries | None = None
-    snapshot: str | None = None
-    code: Code | None = None
-    notify: Notify | None = None
-    container: Container | None = None
-    extension: Extension | None = None
-
-    @property
-    def start_in(self) -> str:
-        """The folder of the train.py that runs start."""
-        return self.snapshot or self.project
 
 
 def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:

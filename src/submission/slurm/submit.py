@@ -246,9 +246,9 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Room,
                fill_in: Callable[[Call], list[str] | None] | None = None) -> Iterator[str]:
     """Call sbatch for each unit, in order, when there is room, and give the Slurm job ids one by one.
 
-    again: the command that goes on after a failure; fill_in: returns the command of a call with the Slurm job ids
-    of the canaries that it depends on, None if it must not be submitted. SlurmError, with sbatch's words and how many were submitted, as
-    soon as one is refused for good; BatchError if the breaker trips; limits.Full if there is no room.
+    again: the command that continues after a failure; fill_in: returns the command of a call with the Slurm job ids of
+    the canaries that it depends on, None if it must not be submitted. SlurmError, with sbatch's message and the number
+    of submitted jobs, as soon as one is refused for good; BatchError if the breaker trips; Full if there is no room.
     """
     names = list(submission.tickets)
     for unit, call in enumerate(submission.calls):

@@ -84,7 +84,8 @@ def test_slurm_job_names_array_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("ranks", "code"), [("1", -signal.SIGABRT), ("2", 3)])
 def test_one_of_several_processes_leaves_before_python_ends(ranks: str, code: int) -> None:
     """With what it has printed, and whatever a library would do then."""
-    program = ("import atexit, os; from src.submission.system import process; atexit.register(os.abort); print('all of it'); "
+    program = ("import atexit, os; from src.submission.system import process; "
+               "atexit.register(os.abort); print('all of it'); "
                "process.leave(3)")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "SLURM_STEP_NUM_TASKS": ranks})
