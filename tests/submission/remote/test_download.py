@@ -78,7 +78,7 @@ def sites(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def no_slurm() -> client.Queue:
         raise AssertionError("what is on another machine is nothing for this one's Slurm")
 
-    monkeypatch.setattr(download.remote, "connect", connect)
+    monkeypatch.setattr(download.ssh, "connect", connect)
     monkeypatch.setattr(client, "squeue", no_slurm)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "home").mkdir()
