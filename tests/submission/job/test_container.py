@@ -294,7 +294,7 @@ def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Cal
         raise Stopped(number)
 
     monkeypatch.setenv(process.OUTSIDE, str(tmp_path / "slurm"))
-    monkeypatch.setattr(outside, "socket", SimpleNamespace(**{**vars(socket), "socket": PreemptedSocket}))
+    monkeypatch.setattr(container_relay, "socket", SimpleNamespace(**{**vars(socket), "socket": PreemptedSocket}))
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with socket.socket(socket.AF_UNIX) as server:
