@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback, from which things are really fetched."""
+"""The fixture `hub_server`: a Hugging Face hub on loopback that real downloads go to."""
 from __future__ import annotations
 
 import hashlib
@@ -19,16 +19,16 @@ COMMIT = "c" * 40
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """It has one model, `me/tiny`, counts what is fetched and takes its time."""
+    """A hub with one model, `me/tiny`. Downloads are slow, and counted by file in `downloads`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-        self.fetched: Counter[str] = Counter()
+        self.downloads: Counter[str] = Counter()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, cache: Path) -> dict[str, str]:
-        """For a process that is to fetch from here into a cache of its own."""
+        """Return environment variables with which a process downloads from this hub into the folder `cache`."""
         return {"HF_HOME": str(cache), "HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1"}
 
 
@@ -49,8 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif match := re.fullmatch(r"/me/tiny/resolve/\w+/(\S+)", path):
             content = self.server.files[match[1]]
             if self.command == "GET":
-                self.server.fetched[match[1]] += 1
-                time.sleep(0.3)  # long enough for the others to ask too
+                self.server.downloads[match[1]] += 1
+                time.sleep(0.3)  # long enough for concurrent requests to overlap
             self._send(content, ETag=f'"{_etag(content)}"', **{"X-Repo-Commit": COMMIT})
         else:
             self.send_error(404)
@@ -75,10 +75,10 @@ def _etag(content: bytes) -> str:
 def hub_server(tmp_path: Path) -> Iterator[Hub]:
     pytest.importorskip("transformers")
     make_folder(tmp_path / "served")
-    made = Hub(tmp_path / "served")
-    thread = threading.Thread(target=made.serve_forever)
+    server = Hub(tmp_path / "served")
+    thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield made
-    made.shutdown()
+    yield server
+    server.shutdown()
     thread.join()
-    made.server_close()
+    server.server_close()

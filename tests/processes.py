@@ -1,4 +1,4 @@
-"""Several processes that train together, forked from this one and joined through Gloo: they begin in milliseconds."""
+"""Processes that train together, forked from this one and connected by Gloo, so that they start in milliseconds."""
 from __future__ import annotations
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # DistributedDataParallel imports it: once here, and not in each process
+import torch._dynamo  # DistributedDataParallel imports it: once here instead of in each process
 
 from src.config import Config
 from src.training.parallel.distributed import Alone, Place, joined
@@ -17,34 +17,37 @@ from src.training.parallel.distributed import Alone, Place, joined
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
+def run_processes(world_size: int, folder: Path, work: Callable[[Alone], Any],
+                  config: Config | None = None) -> list[Any]:
+    """Call `work` in each process of a group. Returns the results by rank: tensors, numbers and strings.
 
-def together(size: int, folder: Path, work: Callable[[Alone], Any], config: Config | None = None) -> list[Any]:
-    """What `work` gave in each of so many processes; tensors, numbers and strings. Fails with the first traceback."""
+    Fails with the traceback of the first process that fails.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    children = [_fork(rank, size, folder, work, config or Config()) for rank in range(size)]
-    end = time.monotonic() + 120
-    left = dict(enumerate(children))
+    running = {rank: _fork(rank, world_size, folder, work, config or Config()) for rank in range(world_size)}
+    deadline = time.monotonic() + 120
     try:
-        while left:
-            for rank, pid in list(left.items()):
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
-                    del left[rank]
+        while running:
+            for rank, pid in list(running.items()):
+                ended_pid, status = os.waitpid(pid, os.WNOHANG)
+                if ended_pid:
+                    del running[rank]
                     assert status == 0, (folder / f"error-{rank}").read_text()
-            assert time.monotonic() < end, f"processes {list(left)} do not end"
+            assert time.monotonic() < deadline, f"processes {list(running)} still run after 120 s"
             time.sleep(0.005)
     finally:
-        for pid in left.values():
+        for pid in running.values():
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-    return [torch.load(folder / f"result-{rank}", weights_only=True) for rank in range(size)]
+    return [torch.load(folder / f"result-{rank}", weights_only=True) for rank in range(world_size)]
 
 
-def _fork(rank: int, size: int, folder: Path, work: Callable[[Alone], Any], config: Config) -> int:
+def _fork(rank: int, world_size: int, folder: Path, work: Callable[[Alone], Any], config: Config) -> int:
+    """Start the process of a rank. Returns its process id."""
     if pid := os.fork():
         return pid
     try:
-        with joined(config, Place(rank, size, rank, str(folder), of_one_node=True)) as team:
+        with joined(config, Place(rank, world_size, rank, str(folder), of_one_node=True)) as team:
             torch.save(work(team), folder / f"result-{rank}")
         os._exit(0)
     except BaseException:

@@ -21,7 +21,7 @@ from src.io import yaml_io
 from src.submission.status import status
 from src.submission.status.observe import observe
 from tests.conftest import ROOT
-from tests.fake_apptainer.fixture import NAMES, Apptainer, apptainer, make
+from tests.fake_apptainer.fixture import NAMES, Apptainer, apptainer, install_runtime
 from tests.submission.conftest import Project, project
 from tests.submission.job.test_worker import both_run, states_of, submit_in_background, wait_for
 
@@ -65,7 +65,7 @@ def holding(folder: Path, secret: str) -> list[Path]:
 @pytest.mark.parametrize("name", NAMES)
 def test_workers_here_run_a_grid_in_containers(name: str, project: Project, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = make(tmp_path, monkeypatch, name)
+    runtime = install_runtime(tmp_path, monkeypatch, name)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/leak")
     project.write_spec("[1, 2, 13]")
@@ -75,9 +75,9 @@ def test_workers_here_run_a_grid_in_containers(name: str, project: Project, tmp_
     assert (counts(project), project.executed()) == ({"done": 4, "failed": 2}, [1, 1, 1, 1, 0, 0])
     one, other = runtime.starts()  # workers, each of which forks its runs inside
     told = {"GREETING": "a $HOME `x` 'q' \\", "MINE": "passed on", "WANDB_API_KEY": SECRET}
-    assert told.items() <= one.inside.items()
-    assert "LD_LIBRARY_PATH" not in one.inside
-    assert {one.inside["GRIDIRON_WORKER"], other.inside["GRIDIRON_WORKER"]} == {"0", "1"}
+    assert told.items() <= one.container_env.items()
+    assert "LD_LIBRARY_PATH" not in one.container_env
+    assert {one.container_env["GRIDIRON_WORKER"], other.container_env["GRIDIRON_WORKER"]} == {"0", "1"}
     assert SECRET not in json.dumps([one.argv, other.argv])
     assert not holding(project.folder, SECRET)
 
@@ -140,7 +140,7 @@ def test_from_a_snapshot(project: Project, apptainer: Apptainer) -> None:
     assert project.submit(project.spec, "--local", "--workers", "1", "-y", "--max-runs", "1") == 0
     assert counts(project) == {"done": 1}
     only, = apptainer.starts()
-    assert only.words[1] == str(*project.batch.glob("code/*/snapshot/train.py"))
+    assert only.command[1] == str(*project.batch.glob("code/*/snapshot/train.py"))
 
 
 def test_canaries_and_smoke_are_in_it_too(project: Project, apptainer: Apptainer,
@@ -149,9 +149,9 @@ def test_canaries_and_smoke_are_in_it_too(project: Project, apptainer: Apptainer
     describe(project, container=str(apptainer.image))
     assert project.submit(project.spec, "--local", "--workers", "1", "-y", "--canary", "--smoke") == 0
     smoke, canary, worker = apptainer.starts()
-    assert smoke.words[-1].endswith("/run/spec.yaml")
-    assert "/canary/submissions/" in canary.words[-1]
-    assert "/canary/" not in worker.words[-1]
+    assert smoke.command[-1].endswith("/run/spec.yaml")
+    assert "/canary/submissions/" in canary.command[-1]
+    assert "/canary/" not in worker.command[-1]
     assert "one batch works" in capsys.readouterr().out
 
 

@@ -52,8 +52,9 @@ def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
     assert attempts(spec)[0]["node"] == nodes[0]
     starts = apptainer.starts()
     assert len(starts) == 2
-    assert all("slurm" not in start.inside["PATH"] and "/usr/bin" not in start.inside["PATH"] for start in starts)
-    assert all(start.inside["SLURM_JOB_ID"] == job and start.inside["WANDB_API_KEY"] == SECRET for start in starts)
+    for environment in (start.container_env for start in starts):
+        assert "slurm" not in environment["PATH"] and "/usr/bin" not in environment["PATH"]
+        assert (environment["SLURM_JOB_ID"], environment["WANDB_API_KEY"]) == (job, SECRET)
     assert SECRET not in json.dumps([start.argv for start in starts])
     assert not [path for path in spec.parents[1].rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     (spec.parent / f"{job}.out").unlink()
@@ -92,7 +93,7 @@ def test_processes_that_srun_starts_have_a_container_each(slurm: Slurm, project:
                       f"exec srun --kill-on-bad-exit=1 {sys.executable} train.py \"$@\"\n")
     assert project.submit(project.spec, "-s", script, "-y", "--max-runs", "1", "--container", apptainer.image) == 0
     wait_for(lambda: counts(project) == {"done": 1})
-    assert sorted(start.inside["SLURM_PROCID"] for start in apptainer.starts()) == ["0", "1"]
+    assert sorted(start.container_env["SLURM_PROCID"] for start in apptainer.starts()) == ["0", "1"]
 
 
 def test_a_successor_is_submitted_from_outside(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:

@@ -62,7 +62,7 @@ def test_a_connection_that_is_cut_at_any_instant_loses_nothing(laptop: Laptop, s
         wait_until(lambda: len(slurm.run("squeue", "--noheader").splitlines()) < 400, 300)
         process = laptop.start(*words[name])
         time.sleep(part * duration)
-        cut += laptop.sshd.cut() > 0
+        cut += laptop.sshd.drop_connections() > 0
         if killed := chance.randrange(3):
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -80,7 +80,7 @@ def test_a_connection_that_is_cut_at_any_instant_loses_nothing(laptop: Laptop, s
 
 def kill_there(laptop: Laptop) -> None:
     """Kill the commands that the cluster has begun for the laptop, with their sbatch, as its login node's end would."""
-    for folder in (laptop.there / ".gridiron" / "errands").iterdir():
+    for folder in (laptop.remote_dir / ".gridiron" / "errands").iterdir():
         who = folder / "who.json"
         if who.exists() and not (folder / "status").exists():
             with contextlib.suppress(ProcessLookupError):

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A real four-node Slurm on this machine, for tests: accounting, fake GPUs, partitions that are preempted and one that
-# preempts.
+# Start a real four-node Slurm on this machine, for tests: with accounting, fake GPUs, two partitions whose jobs are
+# preempted, and one whose jobs preempt.
 #
 #   tests/cluster/up.sh [FOLDER]        then: export SLURM_CONF=FOLDER/slurm.conf
 #
-# Needs root and Debian's slurm-wlm, slurmdbd, munge and mariadb-server; no systemd, and nothing of /etc: every daemon
-# has its socket, key and logs in FOLDER, and ports that were free. A cluster that answers there is left as it is;
-# what is left of one that does not is removed first. Jobs run as root, so keep it on a machine of your own.
+# Requires root and Debian's slurm-wlm, slurmdbd, munge and mariadb-server, but neither systemd nor files in /etc: every
+# daemon has its socket, key and logs in FOLDER, and listens on a free port. A running cluster in FOLDER is kept; a broken
+# one is removed first. Jobs run as root, so use it only on a machine that nobody else uses.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,7 +22,7 @@ fail() {
     exit 2
 }
 
-# wait_for NAME COMMAND…: until COMMAND says that the daemon works, at most a minute
+# wait_for NAME COMMAND…: wait until COMMAND succeeds, at most a minute
 wait_for() {
     local name=$1 end=$((SECONDS + 60))
     shift
@@ -35,8 +35,8 @@ wait_for() {
     done
 }
 
-# start NAME COMMAND…: in a session of its own, so that Ctrl-C in the terminal does not reach it. The variable is what
-# down.sh knows our daemons by: neither jobs nor the shells that use the cluster have it.
+# start NAME COMMAND…: start a daemon in a session of its own, so that Ctrl-C in the terminal does not reach it. down.sh
+# finds the daemons by the variable, which neither jobs nor the shells that use the cluster have.
 start() {
     local name=$1
     shift
@@ -51,7 +51,7 @@ is_up() {
     [[ -f $SLURM_CONF ]] && timeout 3 sacctmgr --noheader list cluster >/dev/null 2>&1 && all_nodes_answer 2>/dev/null
 }
 
-# The first of six ports in a row that nothing listens on; below the range that the kernel gives to clients.
+# Print the first of six consecutive free ports, below the range of ephemeral ports.
 free_ports() {
     local base port
     for base in $(seq $((20000 + $$ % 1000 * 10)) 10 32000); do
@@ -61,13 +61,13 @@ free_ports() {
         echo "$base"
         return
     done
-    fail "no six free ports in a row"
+    fail "no six consecutive free ports"
 }
 
 write_configuration() {
     local base listen='# on every address'
     base=$(free_ports)
-    # Slurm listens everywhere, or where this machine's name points: on loopback alone wherever that is the same
+    # Slurm listens on every address, or on that of the host name: on loopback alone where the host name resolves to it
     if getent ahostsv4 "$HOSTNAME" | grep --quiet '^127\.0\.0\.1 '; then
         listen=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
     fi
@@ -102,20 +102,20 @@ StateSaveLocation=$folder/state
 SlurmdPidFile=$folder/run/slurmd-%n.pid
 SlurmdLogFile=$folder/log/slurmd-%n.log
 SlurmdSpoolDir=$folder/spool/%n
-# a job's output goes where the job says, and no cgroup is needed or touched
+# no MPI and no cgroups
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
-# nodes are as large as they say, whatever this machine is; a node that was gone comes back by itself
+# nodes have the resources configured below, whatever this machine has; nodes that were down return by themselves
 SlurmdParameters=config_overrides
 ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=1000
 GresTypes=gpu
-# short waits, but a finished job stays known to squeue as long as on real clusters
+# short scheduling intervals, but finished jobs stay in squeue as long as on real clusters
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=2,defer_batch
 MinJobAge=300
@@ -143,7 +143,7 @@ PartitionName=owner PriorityTier=10 PreemptMode=OFF
 EOF
     printf 'Name=gpu File=%s/gpu[0-1]\n' "$folder" >"$folder/gres.conf"
     printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$folder/cgroup.conf"
-    ln -s /dev/null "$folder/gpu0" # Slurm wants devices; it only counts and numbers them
+    ln -s /dev/null "$folder/gpu0" # Slurm requires device files, but only counts them
     ln -s /dev/null "$folder/gpu1"
 }
 
@@ -156,21 +156,21 @@ start_munge() {
 start_database() {
     mariadb-install-db --no-defaults --user=root --datadir="$folder/mariadb" --skip-test-db \
         >"$folder/log/mariadb-install.out" 2>&1 ||
-        fail "no database could be made: $(grep --ignore-case --max-count=3 error "$folder/log/mariadb-install.out")"
+        fail "cannot create the database: $(grep --ignore-case --max-count=3 error "$folder/log/mariadb-install.out")"
     start mariadbd mariadbd --no-defaults --user=root --datadir="$folder/mariadb" --socket="$MYSQL_UNIX_PORT" \
         --pid-file="$folder/run/mariadbd.pid" --skip-networking --innodb-flush-log-at-trx-commit=0
 }
 
-if ((EUID != 0)); then fail "the cluster's daemons need root"; fi
+if ((EUID != 0)); then fail "the daemons of the cluster must run as root"; fi
 for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
-    command -v "$program" >/dev/null || fail "no $program; apt-get install slurm-wlm slurmdbd munge mariadb-server"
+    command -v "$program" >/dev/null || fail "$program not found: apt-get install slurm-wlm slurmdbd munge mariadb-server"
 done
 if ((${#MYSQL_UNIX_PORT} > 100)); then fail "the path of $folder is too long for a socket (100 bytes)"; fi
 
 if ! is_up; then
     "$here/down.sh" "$folder"
     mkdir -p "$folder"/{log,run,state,mariadb}
-    chmod 755 "$folder" # munged insists that everyone can reach its socket
+    chmod 755 "$folder" # munged requires that everyone can access its socket
     for node in $(seq "$nodes"); do mkdir -p "$folder/spool/node$node"; done
     write_configuration
     start_munge

@@ -1,11 +1,10 @@
-"""The fixture `apptainer`: a stand-in for Apptainer, as strict about what it is given, but what runs inside sees
-the whole machine.
+"""The fixture `apptainer`: a fake Apptainer, first on the PATH, whose containers see the whole machine.
 
     from tests.fake_apptainer.fixture import Apptainer, apptainer
 
-It is first on the PATH. Each start leaves its arguments and environments in a file of JSON. As
-the real one it starts the command with a clean environment, stays beside it, hands signals on and gives its exit code;
-and neither Slurm's commands nor any others are on the PATH inside.
+It checks its arguments as strictly as the real one, starts the command with a clean environment, forwards signals and
+returns the command's exit code. The PATH in the container has neither Slurm's commands nor any others. Each start is
+recorded in a JSON file.
 """
 from __future__ import annotations
 
@@ -26,47 +25,47 @@ NAMES = ("apptainer", "singularity")
 
 
 class Start(NamedTuple):
-    """argv: of the runtime; outside: its environment; inside: that of the words; mounts: (source, destination, ro)."""
+    """One start of a container."""
 
-    argv: list[str]
-    outside: dict[str, str]
-    inside: dict[str, str]
-    mounts: list[tuple[str, str, bool]]
-    words: list[str]
+    argv: list[str]  # of the runtime
+    host_env: dict[str, str]
+    container_env: dict[str, str]
+    mounts: list[tuple[str, str, bool]]  # source, destination, whether it is read-only
+    command: list[str]  # in the container
 
 
 class Apptainer:
-    """bin: the folder of the executable; image: one that there is."""
+    """A fake runtime. `bin` is the folder of its executable; `image` is an image that exists."""
 
     def __init__(self, folder: Path, name: str = "apptainer") -> None:
         self.bin, self.records, self.image = folder / "bin", folder / "records", folder / "an image, it's.sif"
         self.bin.mkdir()
         self.records.mkdir()
         self.image.write_text("no image")
-        python = getattr(sys, "_base_executable", sys.executable)  # a virtual environment's starts later
-        words = shlex.join([python, "-ISE", program.__file__, str(self.records)])
+        python = getattr(sys, "_base_executable", sys.executable)  # starts faster than that of a virtual environment
+        command = shlex.join([python, "-ISE", program.__file__, str(self.records)])
         executable = self.bin / name
-        executable.write_text(f'#!/bin/sh\nexec {words} "$0" "$@"\n')
+        executable.write_text(f'#!/bin/sh\nexec {command} "$0" "$@"\n')
         executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
 
     def starts(self) -> list[Start]:
-        """In the order of time."""
+        """Return all starts, oldest first."""
         paths = sorted(self.records.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        return [Start(**{**value, "mounts": [tuple(row) for row in value["mounts"]]})
-                for value in (json.loads(path.read_text()) for path in paths)]
+        return [Start(**{**record, "mounts": [tuple(mount) for mount in record["mounts"]]})
+                for record in (json.loads(path.read_text()) for path in paths)]
 
 
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "apptainer") -> Apptainer:
-    """The stand-in, first on the PATH; skips the test where a real runtime would be taken instead."""
+def install_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "apptainer") -> Apptainer:
+    """Put a fake runtime first on the PATH. Skips the test if a real Apptainer would take precedence over it."""
     if name != NAMES[0] and shutil.which(NAMES[0]):
-        pytest.skip(f"{NAMES[0]} is installed, and would be taken")
+        pytest.skip(f"{NAMES[0]} is installed and takes precedence over {name}")
     folder = tmp_path / f"the {name}"
     folder.mkdir()
-    made = Apptainer(folder, name)
-    monkeypatch.setenv("PATH", f"{made.bin}:{os.environ['PATH']}")
-    return made
+    runtime = Apptainer(folder, name)
+    monkeypatch.setenv("PATH", f"{runtime.bin}:{os.environ['PATH']}")
+    return runtime
 
 
 @pytest.fixture
 def apptainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apptainer:
-    return make(tmp_path, monkeypatch)
+    return install_runtime(tmp_path, monkeypatch)

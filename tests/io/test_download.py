@@ -44,7 +44,7 @@ def test_parallel_starts_fetch_once_and_then_nothing(hub_server: Hub, tmp_path: 
     for one in ran:
         out, err = one.communicate(timeout=120)
         assert (one.returncode, out) == (0, "[2, 8, 9, 3]\n"), err
-    assert hub_server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
+    assert hub_server.downloads == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
     gone = {**environment, "HF_ENDPOINT": "http://127.0.0.1:1"}
     for data_download in ("true", "false"):
         out, err = start(TOKENIZE, data_download, **gone).communicate(timeout=120)
@@ -98,7 +98,7 @@ print(download.once(folder / "lock", "it", lambda: (folder / "it").exists() or N
 def test_one_of_many_processes_fetches(hub_server: Hub, tmp_path: Path) -> None:
     ran = [start(FETCH, tmp_path, hub_server.url) for _ in range(4)]
     said = [one.communicate(timeout=60) for one in ran]
-    assert [out for out, _ in said] == ["True\n"] * 4 and hub_server.fetched == {"config.json": 1}
+    assert [out for out, _ in said] == ["True\n"] * 4 and hub_server.downloads == {"config.json": 1}
     assert "waiting for another process, which fetches it" in "".join(err for _, err in said)
     assert not (tmp_path / "lock").exists()
 

@@ -1,8 +1,9 @@
-"""A real sshd on loopback, with host and user keys of its own: the way to a "cluster" that is this machine."""
+"""The fixture `sshd`: a real sshd on loopback with its own keys, for tests of remote clusters."""
 from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -17,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-SERVER = shutil.which("sshd") or "/usr/sbin/sshd"  # which must be called by its whole path
+SERVER = shutil.which("sshd") or "/usr/sbin/sshd"  # sshd requires that it is started by its absolute path
 
-_SERVER = """\
+_SERVER_CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
@@ -33,7 +34,7 @@ MaxStartups 200
 MaxSessions 100
 PrintMotd no
 """
-_CLIENT = """\
+_CLIENT_CONFIG = """\
 Host *
     HostName 127.0.0.1
     Port {port}
@@ -49,7 +50,7 @@ Host *
 
 @dataclass(frozen=True)
 class Sshd:
-    """A server that runs. `ssh -F CONFIG anything` reaches it by its keys; nothing of the user's own is read."""
+    """A running server. `ssh -F CONFIG ANY_NAME` connects to it; the user's own configuration is not read."""
 
     folder: Path
     port: int
@@ -59,36 +60,32 @@ class Sshd:
     def config(self) -> Path:
         return self.folder / "config"
 
-    def write_hosts(self, project: Path, there: Path, setup: tuple[str, ...] = (), name: str = "cluster") -> None:
-        """A hosts.toml beside a project: its folder on the host `cluster` is `there`, its Python the one of the tests.
-        """
+    def write_hosts(self, project: Path, remote_dir: Path, setup: tuple[str, ...] = (), name: str = "cluster") -> None:
+        """Write a hosts.toml into a project, with a host on this server that runs the Python of the tests."""
         (project / "hosts.toml").write_text(f"""\
 [{name}]
 ssh = "cluster"
-options = {_toml("-F", str(self.config))}
-folder = {_toml(str(there))[1:-1]}
-python = {_toml(sys.executable)[1:-1]}
-setup = {_toml(*setup)}
+options = {_toml_array("-F", str(self.config))}
+folder = {json.dumps(str(remote_dir), ensure_ascii=False)}
+python = {json.dumps(sys.executable, ensure_ascii=False)}
+setup = {_toml_array(*setup)}
 """)
 
     def sessions(self) -> list[int]:
-        """The server's processes for connections."""
+        """Return the ids of the server's processes, one per connection."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
-    def cut(self) -> int:
-        """End every connection at once, as a network does; how many there were."""
-        found = self.sessions()
-        for pid in found:
+    def drop_connections(self) -> int:
+        """Kill all connections at once, as a network failure does. Returns how many there were."""
+        pids = self.sessions()
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return len(found)
+        return len(pids)
 
 
-def _toml(*words: str) -> str:
-    """An array of strings in TOML."""
-    import json
-
-    return json.dumps(list(words), ensure_ascii=False)
+def _toml_array(*strings: str) -> str:
+    return json.dumps(list(strings), ensure_ascii=False)
 
 
 def _free_port() -> int:
@@ -97,7 +94,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
+def _accepts_connections(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
             return client.recv(4) == b"SSH-"
@@ -109,9 +106,10 @@ def _write_keys_and_configuration(folder: Path, port: int) -> None:
     for name in ("host_key", "user_key", "other_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name], check=True)
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
-    (folder / "config").write_text(_CLIENT.format(folder=folder, port=port, user=getpass.getuser()))
-    text = _SERVER.format(folder=folder, port=port)
-    # newer servers shut out for a while whose connections ended badly, as tests have them end
+    (folder / "config").write_text(_CLIENT_CONFIG.format(folder=folder, port=port, user=getpass.getuser()))
+    text = _SERVER_CONFIG.format(folder=folder, port=port)
+    # newer servers reject clients for a while after failed connections, which are part of the tests; older ones do not
+    # have the option
     (folder / "sshd_config").write_text(f"{text}PerSourcePenalties no\n")
     if subprocess.run([SERVER, "-t", "-f", folder / "sshd_config"], capture_output=True).returncode:
         (folder / "sshd_config").write_text(text)
@@ -119,37 +117,37 @@ def _write_keys_and_configuration(folder: Path, port: int) -> None:
 
 @pytest.fixture(scope="session")
 def sshd() -> Iterator[Sshd]:
-    """Skips the test where there is no sshd; fails it instead if $GRIDIRON_REQUIRE_SLURM is 1."""
+    """A running sshd. Without sshd, ssh or rsync tests are skipped, or fail if $GRIDIRON_REQUIRE_SLURM is 1."""
     missing = [name for name in (SERVER, "ssh", "ssh-keygen", "rsync") if not shutil.which(name)]
     if missing:
-        reason = f"tests of a machine that is reached by ssh need {', '.join(missing)}"
+        reason = f"tests over ssh need {', '.join(missing)}"
         (pytest.fail if os.environ.get("GRIDIRON_REQUIRE_SLURM") == "1" else pytest.skip)(reason)
     folder, port = Path(tempfile.mkdtemp(prefix="gridiron-sshd-")), _free_port()
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # where the sockets of shared connections are
+    previous = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # for the sockets of shared connections
     server = None
     try:
         if os.geteuid() == 0:
-            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # the server insists, where nothing has made it
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd requires it; nothing may have created it
         _write_keys_and_configuration(folder, port)
         with open(folder / "log", "w") as log:
-            # the kernel ends it, should the tests be killed themselves
-            dies_with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-            server = subprocess.Popen([*dies_with_us, SERVER, "-D", "-e", "-f", folder / "sshd_config"],
+            # let the kernel kill it if the tests are killed
+            wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+            server = subprocess.Popen([*wrapper, SERVER, "-D", "-e", "-f", folder / "sshd_config"],
                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 30
-        while not _answers(port):
-            assert server.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+        deadline = time.monotonic() + 30
+        while not _accepts_connections(port):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         yield Sshd(folder, port, server.pid)
     finally:
-        if before is None:
+        if previous is None:
             os.environ.pop("XDG_RUNTIME_DIR", None)
         else:
-            os.environ["XDG_RUNTIME_DIR"] = before
+            os.environ["XDG_RUNTIME_DIR"] = previous
         if server:
-            server.send_signal(signal.SIGSTOP)  # it takes no connection any more
-            Sshd(folder, port, server.pid).cut()
+            server.send_signal(signal.SIGSTOP)  # it accepts no further connections
+            Sshd(folder, port, server.pid).drop_connections()
             server.kill()
             server.wait()
         shutil.rmtree(folder, ignore_errors=True)

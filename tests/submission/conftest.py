@@ -1,4 +1,4 @@
-"""A project whose train.py needs no torch, with its results in a temporary folder of a nasty name."""
+"""The fixture `project`: a project in a temporary folder whose train.py does not need torch."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +17,7 @@ parameters:
 
 
 class Project:
-    """`folder` holds train.py and x.yaml; `results` its batches."""
+    """A project. `folder` holds train.py and the job spec x.yaml; `results` holds the batches."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.spec = folder, folder / "re sults", folder / "x.yaml"
@@ -27,27 +27,29 @@ class Project:
     def write_spec(self, batch_size: str = "[8, 32]") -> None:
         self.spec.write_text(JOB_SPEC.format(batch_size=batch_size))
 
-    def submit(self, *words: str | Path) -> int:
-        """submit_multiple.py with these words; its exit code."""
-        return submit_multiple.main([str(word) for word in words])
+    def submit(self, *arguments: str | Path) -> int:
+        """Run submit_multiple.py. Returns its exit code."""
+        return submit_multiple.main([str(argument) for argument in arguments])
 
     @property
     def batch(self) -> Path:
-        """The only batch."""
-        only, = (path for path in self.results.iterdir() if not path.name.startswith("."))
-        return only
+        """The folder of the only batch."""
+        folder, = (path for path in self.results.iterdir() if not path.name.startswith("."))
+        return folder
 
     def runs(self) -> list[Path]:
+        """Return the folders of all runs."""
         return sorted(path for path in self.batch.iterdir() if path.name[0].isdigit())
 
     def executed(self) -> list[int]:
-        """How often each run was executed to its end."""
+        """Return how many times each run was executed to its end."""
         return [len((run / "executed").read_text().split()) if (run / "executed").exists() else 0
                 for run in self.runs()]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project, which is the working directory too, in a folder whose name has to be quoted."""
     folder = tmp_path / "a $HOME 'project' (1)"
     folder.mkdir()
     monkeypatch.setenv("GRIDIRON_TEST_ROOT", str(ROOT))

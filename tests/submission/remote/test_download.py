@@ -152,7 +152,7 @@ def test_a_cut_connection_is_made_again(sshd: Sshd, tmp_path: Path, monkeypatch:
     def cut() -> None:
         while not list(here.glob(f"results/{NAME}/*.bin")):
             time.sleep(0.002)
-        cuts.append(sshd.cut())
+        cuts.append(sshd.drop_connections())
 
     thread = threading.Thread(target=cut)
     thread.start()

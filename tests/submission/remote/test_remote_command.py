@@ -125,7 +125,7 @@ def test_a_broken_connection_is_tried_again(far: Project, sshd: Sshd, capfd: pyt
 
     def cut() -> None:
         wait_for(looked.exists)
-        sshd.cut()
+        sshd.drop_connections()
         wait_for(lambda: looked.read_text() == "xx")
         done.write_text("completed\n")
 
@@ -163,8 +163,8 @@ def test_prefetch_fetches_on_the_machine_that_has_internet(far: Project, hub_ser
         assert experiments.main(["prefetch", "job.yaml", "--on", "cluster"]) == 0
         out, err = capfd.readouterr()
         assert out == "hf/reviews.csv: present already\nhf/me/tiny: settings are in the cache\n", err
-        assert hub_server.fetched == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
-    assert {path.name for path in cache.rglob("*.json")} >= set(hub_server.fetched)
+        assert hub_server.downloads == dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"), 1)
+    assert {path.name for path in cache.rglob("*.json")} >= set(hub_server.downloads)
 
 
 def test_doctor(far: Project, capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,16 +40,16 @@ def test_it_is_sent_submitted_and_followed(laptop: Laptop, monkeypatch: pytest.M
     assert "4 configurations" in said
     assert "4/4 runs" in said
     assert laptop.executed() == [1] * 4
-    assert not (laptop.there / "hosts.toml").is_symlink()
-    assert {path.name for path in laptop.there.iterdir()} & {"results", "data", ".venv", ".git"} == {"results"}
-    assert not (laptop.there / "results").is_symlink()
+    assert not (laptop.remote_dir / "hosts.toml").is_symlink()
+    assert {path.name for path in laptop.remote_dir.iterdir()} & {"results", "data", ".venv", ".git"} == {"results"}
+    assert not (laptop.remote_dir / "results").is_symlink()
     folder, = (laptop.batch() / "code").iterdir()
     code = json.loads((folder / "code.json").read_text())
     assert (code["commit"], code["branch"], code["dirty"]) == (commit, "main", True)
     assert code["sent_from"] == {"host": os.uname().nodename, "project": str(laptop.folder)}
     assert "+# mended ***" in (folder / "uncommitted.diff").read_text()
     assert (folder / "untracked" / "src" / "new ä.py").read_text() == "new = 1\n"
-    assert f"experiments.py status {laptop.batch().relative_to(laptop.there)} --on cluster" in said
+    assert f"experiments.py status {laptop.batch().relative_to(laptop.remote_dir)} --on cluster" in said
 
 
 def test_a_snapshot_and_a_clean_commit_there(laptop: Laptop) -> None:
@@ -76,7 +76,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> 
     assert "huge.bin" not in said
     assert " results" not in said.partition("as this machine sees it")[0]
     assert "4 configurations" in said
-    assert not laptop.there.exists()
+    assert not laptop.remote_dir.exists()
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
     (laptop.folder / "notes.txt").write_text("y" * 6000)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3")
@@ -85,7 +85,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> 
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3", "--output-dir", "other")
     assert "would send nothing: it is all there" in said
     assert "dry run: nothing was written or submitted" in said
-    assert not (laptop.there / "other").exists()
+    assert not (laptop.remote_dir / "other").exists()
     rows = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--json", "--output-dir", "other").splitlines()
     assert [json.loads(row)["spec"]["batch_size"] for row in rows if row[0] == "{"] == [1, 1, 2, 2]
 
@@ -94,16 +94,16 @@ def test_a_second_submission_sends_what_changed_and_removes_what_is_gone(laptop:
     (laptop.folder / "src" / "old" / "deep").mkdir(parents=True)
     (laptop.folder / "src" / "old" / "deep" / "gone.py").write_text("x")
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
-    assert (laptop.there / "src" / "old" / "deep" / "gone.py").exists()
+    assert (laptop.remote_dir / "src" / "old" / "deep" / "gone.py").exists()
     shutil.rmtree(laptop.folder / "src" / "old")
-    (laptop.there / "results" / "mine.txt").write_text("kept")
-    (laptop.there / "src" / "theirs.py").write_text("somebody's own file there is kept")
+    (laptop.remote_dir / "results" / "mine.txt").write_text("kept")
+    (laptop.remote_dir / "src" / "theirs.py").write_text("somebody's own file there is kept")
     spec = laptop.write_spec("second", "batch_size: 1")
     said = laptop.submit(spec, "--local", "-y")
     assert "sent       1 file, 56 bytes" in said
-    assert not (laptop.there / "src" / "old").exists()
-    assert (laptop.there / "results" / "mine.txt").exists()
-    assert (laptop.there / "src" / "theirs.py").exists()
+    assert not (laptop.remote_dir / "src" / "old").exists()
+    assert (laptop.remote_dir / "results" / "mine.txt").exists()
+    assert (laptop.remote_dir / "src" / "theirs.py").exists()
     assert laptop.executed() == [1] * 4
     said = laptop.submit(spec, "--local", "-y", "-o")
     assert "sent       nothing: it is all there" in said
@@ -113,9 +113,9 @@ def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop,
     scratch = tmp_path / "scratch"
     for name in ("jobs", "results", "deep \n$er"):
         (scratch / name).mkdir(parents=True)
-    laptop.there.mkdir(parents=True)
+    laptop.remote_dir.mkdir(parents=True)
     for name in ("jobs", "results"):
-        (laptop.there / name).symlink_to(scratch / name)
+        (laptop.remote_dir / name).symlink_to(scratch / name)
     (scratch / "jobs" / "a" / "b").mkdir(parents=True)
     (scratch / "jobs" / "a" / "b" / "c").symlink_to("../../../deep \n$er")
     (laptop.folder / "jobs" / "a" / "b" / "c").mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop,
     assert (scratch / "jobs" / "a" / "notes.txt").read_text() == "1"
     assert (scratch / "jobs" / "tiny.yaml").exists(), "nothing is removed through a link"
     assert "batch_size: 3" in (scratch / "jobs" / "other.yaml").read_text()
-    for link in (laptop.there / "jobs", laptop.there / "results", scratch / "jobs" / "a" / "b" / "c"):
+    for link in (laptop.remote_dir / "jobs", laptop.remote_dir / "results", scratch / "jobs" / "a" / "b" / "c"):
         assert link.is_symlink()
     assert len(laptop.executed()) == 1
 
@@ -155,7 +155,7 @@ def test_a_job_spec_and_a_script_from_elsewhere_go_along(laptop: Laptop, tmp_pat
     script.write_text("#!/bin/bash\nexec python train.py\n")
     said = laptop.submit(outside, f"--script={script}", "--no-submit", "-y", "--output-dir", "again")
     assert "wrote 1 run folder" in said
-    assert (laptop.there / ".gridiron" / "given" / "s.sh").exists()
+    assert (laptop.remote_dir / ".gridiron" / "given" / "s.sh").exists()
     assert "no such job spec here" in laptop.submit("jobs/nothing.yaml", "--local", code=2)
 
 
@@ -168,18 +168,18 @@ def test_batches_and_environments_that_are_not_ignored_stay_here(laptop: Laptop)
     (laptop.folder / "my env" / "pyvenv.cfg").write_text("x")
     (laptop.folder / "my env" / "lib" / "large.py").write_text("x")
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
-    assert not (laptop.there / "out").exists()
-    assert not (laptop.there / "my env").exists()
+    assert not (laptop.remote_dir / "out").exists()
+    assert not (laptop.remote_dir / "my env").exists()
 
 
 def test_the_question_is_asked_here(laptop: Laptop) -> None:
     said = laptop.submit("jobs/tiny.yaml", "--local", stdin="no\n", code=2)
     assert "Run 4 runs? [y/N] " in said
     assert "the answer was not y" in said
-    assert not (laptop.there / "results").exists()
+    assert not (laptop.remote_dir / "results").exists()
     said = laptop.submit("jobs/tiny.yaml", "--local", code=2)
     assert "nobody is there to ask" in said
-    assert not (laptop.there / "results").exists()
+    assert not (laptop.remote_dir / "results").exists()
     laptop.submit("jobs/tiny.yaml", "--local", stdin="y\n")
     assert laptop.executed() == [1] * 4
     name = laptop.batch().name
@@ -193,7 +193,7 @@ def test_errors_and_exit_codes_come_back(laptop: Laptop) -> None:
     unlucky = laptop.write_spec("unlucky", "batch_size: [13, 1]")
     said = laptop.submit(unlucky, "--local", "-y", code=1)
     assert "1 run failed" in said
-    batch = str(laptop.batch("unlucky").relative_to(laptop.there))
+    batch = str(laptop.batch("unlucky").relative_to(laptop.remote_dir))
     assert f"python submit_multiple.py -r {batch} --local --on cluster" in said
     (laptop.batch("unlucky") / "mended").touch()
     laptop.submit("-r", batch, "-y")
@@ -201,15 +201,15 @@ def test_errors_and_exit_codes_come_back(laptop: Laptop) -> None:
 
 
 def test_an_environment_that_fails_is_told(laptop: Laptop) -> None:
-    laptop.sshd.write_hosts(laptop.folder, laptop.there, ("source nothing.sh",))
+    laptop.sshd.write_hosts(laptop.folder, laptop.remote_dir, ("source nothing.sh",))
     said = laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
     assert "could not be begun there" in said
     assert "nothing.sh" in said
 
 
 def test_what_a_login_shell_prints_does_no_harm(laptop: Laptop) -> None:
-    laptop.sshd.write_hosts(laptop.folder, laptop.there, (
-        "echo 'Welcome! {\"exit\": 7}'", "echo careful >&2", f"export GRIDIRON_TEST_ROOT='{laptop.there}'"))
+    laptop.sshd.write_hosts(laptop.folder, laptop.remote_dir, (
+        "echo 'Welcome! {\"exit\": 7}'", "echo careful >&2", f"export GRIDIRON_TEST_ROOT='{laptop.remote_dir}'"))
     assert "Welcome" not in laptop.submit("jobs/tiny.yaml", "--local", "-y")
     assert laptop.executed() == [1] * 4
 
@@ -218,8 +218,8 @@ def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop
     """One cut is mended by the command itself; then the laptop's command is killed, and given again."""
     spec = laptop.write_spec("long", "batch_size: [18, 1]")
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
-    wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
-    assert laptop.sshd.cut()
+    wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
+    assert laptop.sshd.drop_connections()
     time.sleep(1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -247,10 +247,10 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
     words = [spec, "--local", "--workers", "1", "-y", "--on", "cluster"]
 
     def network_is_gone() -> None:
-        wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
+        wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
         time.sleep(1)  # it is told
         config.write_text(config.read_text().replace(f"Port {laptop.sshd.port}", "Port 1"))
-        laptop.sshd.cut()
+        laptop.sshd.drop_connections()
 
     thread = threading.Thread(target=network_is_gone)
     thread.start()
@@ -271,7 +271,7 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
 def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
     spec = laptop.write_spec("long", "batch_size: [18, 1]")
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
-    wait_until(lambda: list((laptop.there / "results").glob("*-long/*/executed")))
+    wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -283,8 +283,8 @@ def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
 
 def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
     process = laptop.start("jobs/tiny.yaml", "--local")
-    wait_until(lambda: list(laptop.there.glob(".gridiron/errands/*/question")))
-    laptop.sshd.cut()
+    wait_until(lambda: list(laptop.remote_dir.glob(".gridiron/errands/*/question")))
+    laptop.sshd.drop_connections()
     said, _ = process.communicate("y\n", timeout=60)
     assert process.returncode == 0, said
     assert "trying again" in said
@@ -312,7 +312,7 @@ def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop
     assert laptop.executed() == [1] * 4
     record, = laptop.batch().glob("code/*/code.json")
     assert json.loads(record.read_text())["commit"] is None
-    assert not (laptop.there / "COMMIT").exists()
+    assert not (laptop.remote_dir / "COMMIT").exists()
 
 
 def test_the_pages_commands(laptop: Laptop) -> None:
@@ -324,7 +324,7 @@ def test_the_pages_commands(laptop: Laptop) -> None:
         shutil.copy(ROOT / name, laptop.folder / name)
     assert "wrote" in laptop.submit(*shlex.split(lines[0][0]), "--no-submit", "-y")
     assert "would send nothing: it is all there" in laptop.submit(*shlex.split(lines[1][0]), "-d")
-    laptop.batch("cifar10-example").rename(laptop.there / "results" / "26-11-20-cifar10-example")
+    laptop.batch("cifar10-example").rename(laptop.remote_dir / "results" / "26-11-20-cifar10-example")
     assert "submit_2080.sh" in laptop.submit(*shlex.split(lines[2][0]), "-d")
     table, = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
     (laptop.folder / "hosts.toml").write_text(table)

@@ -151,7 +151,7 @@ def test_a_broken_connection_is_tried_again(here: Path, sshd: Sshd, tmp_path: Pa
 
     def cut() -> None:
         wait_until(mark.exists)
-        sshd.cut()
+        sshd.drop_connections()
 
     thread = threading.Thread(target=cut)
     thread.start()

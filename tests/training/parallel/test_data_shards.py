@@ -137,10 +137,10 @@ def test_the_seed_of_a_pass_is_that_of_one_process() -> None:
 
 def test_batches_put_together(tmp_path: Path) -> None:
     """What each process measured of its part comes in the order of the batch."""
-    from tests.processes import together
+    from tests.processes import run_processes
 
     def gathered(team: Any) -> list[Tensor]:
         share = Share(team, BATCH, BATCH)
         return [share.together(y[:, None]) for _, y in in_order(Unwilling(), BATCH, share)]  # type: ignore[arg-type]
-    for found in together(PROCESSES, tmp_path, gathered):
+    for found in run_processes(PROCESSES, tmp_path, gathered):
         assert torch.cat(found)[:, 0].tolist() == list(range(N))

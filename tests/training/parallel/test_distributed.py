@@ -33,7 +33,7 @@ from src.training.setup.facts import micro_batch_size
 from src.training.steps.batches import in_order, shuffled
 from src.training.steps.task import Task
 from tests.conftest import ROOT
-from tests.processes import together
+from tests.processes import run_processes
 from tests.training.output.test_resume import assert_same
 from tests.training.toys import CPU, classes, parts, targets
 from train import processes, train
@@ -112,7 +112,7 @@ def test_three_processes_have_the_numbers_of_one(name: str, tmp_path: Path) -> N
         kind = targets if options.get("loss") == "mse" else classes
         model = net(1 if options.get("loss") == "mse" else 3, norm=name != "bf16")
         return trained(make(team, model, {"train": kind(50), "test": kind(41, seed=1)}, **options))
-    alone, found = train(ALONE), together(3, tmp_path, train)
+    alone, found = train(ALONE), run_processes(3, tmp_path, train)
     for mine in found:
         assert_close(mine, alone, 2e-2 if name == "bf16" else 2e-4)
     torch.testing.assert_close(found[2][1], found[0][1], rtol=0, atol=0)
@@ -133,7 +133,7 @@ def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
         return trained(dataclasses.replace(
             made, config=dataclasses.replace(made.config, targets="next_token"),
             data=dataclasses.replace(made.data, task="next_token", classes=())))
-    alone, found = train(ALONE), together(3, tmp_path, train)
+    alone, found = train(ALONE), run_processes(3, tmp_path, train)
     assert "test/last/perplexity" in alone[0][0]
     for mine in found:
         assert_close(mine, alone)
@@ -142,7 +142,7 @@ def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
 def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
     def train(team: Alone) -> Any:
         return trained(make(team, net(3), {"train": classes(50), "test": classes(41, seed=1)}, profile=True), tmp_path)
-    found = together(2, tmp_path / "work", train)
+    found = run_processes(2, tmp_path / "work", train)
     assert found[0][0] == found[1][0]
     for part in ("data", "training step", "evaluation", "logging"):
         assert part in (tmp_path / "profile.txt").read_text()
@@ -152,7 +152,7 @@ def test_batch_norms_of_their_own_differ_from_those_of_all(tmp_path: Path) -> No
     """The control: without synchronising the numbers are others, and all processes have those of the first."""
     def train(team: Alone) -> Any:
         return trained(make(team, net(3), {"train": classes(48), "test": classes(41, seed=1)}, sync_batch_norm=False))
-    alone, found = train(ALONE), together(2, tmp_path, train)
+    alone, found = train(ALONE), run_processes(2, tmp_path, train)
     assert found[0][0] == found[1][0]
     with pytest.raises(AssertionError):
         assert_close(found[0], alone)
@@ -163,7 +163,7 @@ def test_a_part_that_is_freed_is_trained_by_all(tmp_path: Path) -> None:
         model = net(3)
         made = make(team, model, {"train": classes(50), "test": classes(41, seed=1)}, train_length=4)
         return trained(dataclasses.replace(made, freeze=Freeze(model, model[3], until=3)))
-    assert_close(together(2, tmp_path, train)[0], train(ALONE))
+    assert_close(run_processes(2, tmp_path, train)[0], train(ALONE))
 
 
 class Spare(nn.Linear):
@@ -179,7 +179,7 @@ def test_parameters_of_no_use_are_told(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="the loss does not depend on all parameters"):
             trained(make(team, Spare(), {"train": classes(50)}))
         return "told"
-    assert together(2, tmp_path, train) == ["told"] * 2
+    assert run_processes(2, tmp_path, train) == ["told"] * 2
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -259,7 +259,7 @@ def with_task(team: Alone, kind: type[Task]) -> Any:
 
 
 def test_a_task_of_ones_own_shares_its_gradients(tmp_path: Path) -> None:
-    found = together(3, tmp_path, lambda team: trained(with_task(team, Shared)))
+    found = run_processes(3, tmp_path, lambda team: trained(with_task(team, Shared)))
     assert_close(found[0], trained(with_task(ALONE, Shared)))
 
 
@@ -294,8 +294,9 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
         return "done"
     for folder in ("calm", "run"):
         (tmp_path / folder).mkdir()
-    assert together(2, tmp_path / "meet", lambda team: train(team, tmp_path / "calm", False)) == ["done"] * 2
-    ends = [together(2, tmp_path / f"meet{start}", lambda team, start=start: train(team, tmp_path / "run", start < 2))
+    assert run_processes(2, tmp_path / "meet", lambda team: train(team, tmp_path / "calm", False)) == ["done"] * 2
+    ends = [run_processes(2, tmp_path / f"meet{start}",
+                          lambda team, start=start: train(team, tmp_path / "run", start < 2))
             for start in range(3)]
     assert ends == [["left"] * 2, ["left"] * 2, ["done"] * 2]
     assert_same(tmp_path / "run", tmp_path / "calm")
@@ -311,7 +312,7 @@ def test_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
 def test_what_one_wants_all_are_told_and_once(tmp_path: Path) -> None:
     def ask(team: Alone) -> list[int]:
         return [team.wanted(level if team.rank == 1 else 0) for level in (0, 1, 1, 0, 0, 2, 0, 0)]
-    assert together(3, tmp_path, ask) == [[0, 0, 1, 0, 0, 0, 2, 0]] * 3
+    assert run_processes(3, tmp_path, ask) == [[0, 0, 1, 0, 0, 0, 2, 0]] * 3
 
 
 def test_an_error_of_the_first_is_no_decision(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_an_error_of_the_first_is_no_decision(tmp_path: Path) -> None:
         assert isinstance(team, Team)
         return [team.decided(lambda: [team.rank, 0.1, "a", None]), team.gathered({"rank": team.rank}),
                 team.most(team.rank)]
-    assert together(2, tmp_path, decide) == [[[0, 0.1, "a", None], [{"rank": 0}, {"rank": 1}], 1]] * 2
+    assert run_processes(2, tmp_path, decide) == [[[0, 0.1, "a", None], [{"rank": 0}, {"rank": 1}], 1]] * 2
 
 
 sizes = st.integers(1, 40)
