@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from src.errors import UserError, exits_on_user_error
+from src.io import slurm_environment
 
 _LOOPBACK = "127.0.0.1"
 _NOTEBOOK = "notebooks/view_results.ipynb"
@@ -43,7 +44,7 @@ def options(arguments: Sequence[str], port: int, token: str) -> list[str]:
 
 def how_to_reach(port: int, token: str, user: str, node: str, environment: Mapping[str, str]) -> str:
     """What to type on one's own machine. environment: Slurm's, if this is a Slurm job."""
-    job, login = environment.get("SLURM_JOB_ID"), environment.get("SLURM_SUBMIT_HOST")
+    job, login = slurm_environment.raw_job_id(environment), slurm_environment.submit_host(environment)
     through = f"-J {user}@{login} " if login and login != node else ""
     lines = [f"JupyterLab on {node}, in some seconds. On your own machine, leave this running:",
              f"  ssh -N {through}-L {port}:{_LOOPBACK}:{port} {user}@{node}"]

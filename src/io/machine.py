@@ -4,13 +4,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from src.io import files
+from src.io import files, slurm_environment
 
 
 def allotted_cpus() -> int:
     """CPUs that this process may use: its share of a worker's, or those of its task of a Slurm job, or all it sees."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = os.environ.get("GRIDIRON_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    share = os.environ.get("GRIDIRON_THREADS") or slurm_environment.cpus_per_task()
     return max(1, min(seen, int(share or seen)))
 
 
@@ -23,6 +23,6 @@ def available_memory() -> int:
     limit, used = (files.read_text(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current"))
     if limit and used and limit.strip().isdigit():
         found.append(int(limit) - int(used))
-    if job := os.environ.get("SLURM_MEM_PER_NODE"):
-        found.append(int(job) * 2**20)
+    if job := slurm_environment.memory_per_node():
+        found.append(job)
     return min(found)

@@ -13,7 +13,7 @@ from typing import Any
 
 from src import config, run_folder
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
-from src.io import files, yaml_io
+from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
 from src.submission.batch import journal
 from src.submission.job import container, external_program, ranks, requeue, worker
@@ -174,9 +174,9 @@ class Attempt:
         self.folder, self.ticket, self.number = folder, ticket, number
         self._is_foreign, self._most_requeues = False, config.Config.max_requeues
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
-                        "host": os.uname().nodename, "node": os.environ.get("SLURMD_NODENAME"),
-                        "slurm_job": process.slurm_job(), "started_by": ranks.this_start(), "end": None, "how": None,
-                        "error": None}
+                        "host": os.uname().nodename, "node": slurm_environment.node_name(),
+                        "slurm_job": slurm_environment.job_id(), "started_by": ranks.this_start(), "end": None,
+                        "how": None, "error": None}
 
     @classmethod
     def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:
@@ -283,7 +283,7 @@ class Attempt:
                           "(max_requeues); -r goes on", otherwise)
             return 1
         self._close(run_folder.REQUEUED)
-        if not alone and process.slurm_job():
+        if not alone and slurm_environment.job_id():
             return external_program.SAVED
         try:
             print(f"{self.folder}: {why}: {requeue.go_on(self.folder, self.ticket)}", flush=True)
@@ -324,7 +324,7 @@ class Attempt:
         except OSError as failure:
             print(f"error: {self._path()}: {failure.strerror}: the end of this attempt is not recorded ({how})",
                   file=sys.stderr)
-        if how in (run_folder.FAILED, run_folder.TIMEOUT) and process.slurm_job():
+        if how in (run_folder.FAILED, run_folder.TIMEOUT) and slurm_environment.job_id():
             from src.submission.status import notify
 
             notify.tell_of_failure(self.folder, self.ticket)
@@ -335,7 +335,7 @@ def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] 
 
     Of processes that are given the same, the one that creates the attempt's record has the run.
     """
-    by_hand = ticket is None and process.slurm_job() is None
+    by_hand = ticket is None and slurm_environment.job_id() is None
     if ticket is None:
         ticket = _newest_ticket(folder)
     me = process.identity()

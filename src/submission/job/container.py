@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.config import Config
 from src.errors import JobSpecError, UserError
-from src.io import files
+from src.io import files, slurm_environment
 from src.submission.batch import journal, task_files
 from src.submission.spec.container_spec import Container, check_image
 from src.submission.system.process import OUTSIDE
@@ -101,9 +101,9 @@ def asked_for(path: str, ticket: int | None) -> Asked | None:
     alone = True
     if is_list:
         listed = task_files.read(path)
-        names, task = list(listed.tickets), os.environ.get("SLURM_ARRAY_TASK_ID", "")
-        alone = listed.kind == task_files.ARRAY and task.isdecimal() and int(task) < len(names)
-        name = names[int(task) if alone else 0]
+        names, task = list(listed.tickets), slurm_environment.array_task()
+        alone = listed.kind == task_files.ARRAY and task is not None and task < len(names)
+        name = names[task if task is not None and alone else 0]
         ticket = listed.tickets[name]
     kept = journal.plan_of(plans, name, ticket).get("container")
     return Asked(Container(**kept), batch, name if alone else None, ticket) if kept else None
@@ -112,9 +112,9 @@ def asked_for(path: str, ticket: int | None) -> Asked | None:
 def gpus_asked(environment: Mapping[str, str]) -> bool:
     """Whether this process may use a GPU: Slurm says so, or, without Slurm, there is one."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if "SLURM_JOB_ID" not in environment and visible is None:
+    if slurm_environment.raw_job_id(environment) is None and visible is None:
         return os.path.exists("/dev/nvidiactl")
-    listed = (visible, environment.get("SLURM_JOB_GPUS"), environment.get("SLURM_STEP_GPUS"))
+    listed = (visible, *slurm_environment.gpus(environment))
     return any(gpus not in (None, "", "-1", "NoDevFiles") for gpus in listed)
 
 

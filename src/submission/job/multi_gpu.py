@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError, one_line
+from src.io import slurm_environment
 from src.submission.spec import command_template
 from src.submission.system.signals import Stopped, signals
 
@@ -144,7 +145,7 @@ def _live(number: int, count: int, meeting: str, word: Connection, work: Callabl
 def _cpus() -> int:
     """The CPUs of the run."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("GRIDIRON_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or seen)
+    return int(os.environ.get("GRIDIRON_THREADS") or slurm_environment.cpus_per_task() or seen)
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ import time
 
 from src import run_folder
 from src.errors import BatchError
-from src.io import files
+from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.system import process
 
@@ -18,8 +18,8 @@ _PAUSE = 0.2  # seconds between looks
 def this_start() -> str:
     """What all processes that were started together share, and no others: Slurm job, restart and step, and those of
     torchrun also where and how often it began."""
-    start = (f"{process.slurm_job()}.{os.environ.get('SLURM_RESTART_COUNT', '0')}."
-             f"{os.environ.get('SLURM_STEP_ID', 'batch')}")
+    start = (f"{slurm_environment.job_id()}.{slurm_environment.restart_count()}."
+             f"{slurm_environment.step_id() or 'batch'}")
     if not process.by_torchrun():
         return start
     said = [os.environ.get(name, "") for name in (

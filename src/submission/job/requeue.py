@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
-from src.io import files
+from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.batch import journal
 from src.submission.batch.journal import Journal, Units
 from src.submission.batch.task_files import Tasks
 from src.submission.slurm import client
-from src.submission.system import process
 
 if TYPE_CHECKING:
     from src.submission.slurm.submit import Call
@@ -40,9 +39,9 @@ def why_stopped(can_go_on: bool = True) -> str:
 
     can_go_on: where it was; what would begin anew is left at preempted if sbatch's option no-requeue says so.
     """
-    job = process.slurm_job()
+    job = slurm_environment.job_id()
     told = client.details(job) if job else {}
-    if int(told.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+    if int(told.get("Restarts", "0")) > slurm_environment.restart_count():
         return run_folder.PREEMPTED
     if told.get("PreemptTime", "None") == "None":
         return run_folder.CANCELLED
@@ -75,7 +74,7 @@ def go_on(folder: str, ticket: int) -> str:
     Slurm is asked to put this job back into the queue, and where it refuses, to take another job for the run, with
     the same ticket. Refused if neither is to be had.
     """
-    job = process.slurm_job()
+    job = slurm_environment.job_id()
     if job is None:
         raise Refused("the run saved itself and wants another start, which only Slurm gives")
     words = client.requeue(job)
@@ -145,8 +144,8 @@ def succeed(path: str, tasks: Tasks, begun: Collection[str] = (), last: bool = F
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
     if not left or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
         return None
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    book = Journal(tasks.batch, f"{token}.{process.slurm_job()}-{restart}{'-last' if last else ''}")
+    restart = slurm_environment.restart_count()
+    book = Journal(tasks.batch, f"{token}.{slurm_environment.job_id()}-{restart}{'-last' if last else ''}")
     if os.path.exists(book.path):
         return None  # this job has one already
     parent = json.loads((files.read_text(os.path.join(folder, f"{token}.jsonl")) or "{}").partition("\n")[0] or "{}")

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
-from src.io import machine
+from src.io import machine, slurm_environment
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
@@ -40,11 +40,11 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         if held := sum(not listed.is_cleared(name) for name in listed.tickets):
             print(f"left alone: {held} of {len(listed.tickets)} runs, whose canary has not ended well", flush=True)
         return _Worker(path, listed, train, run_spec).work(warm_up)
-    try:
-        name = list(listed.tickets)[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-    except (KeyError, IndexError):
+    names, task = list(listed.tickets), slurm_environment.array_task()
+    if task is None or task >= len(names):
         raise BatchError("this task file is for a Slurm job array", where=path,
-                         hint="`-r BATCH` submits what is left of a batch") from None
+                         hint="`-r BATCH` submits what is left of a batch")
+    name = names[task]
     return run_spec(listed.spec(name), train, listed.tickets[name], in_worker=True) or 0
 
 
@@ -52,7 +52,7 @@ def send_output_to(folder: str) -> None:
     """What this process prints, from now on, goes to the run's folder."""
     sys.stdout.flush()
     sys.stderr.flush()
-    job = process.slurm_job()
+    job = slurm_environment.job_id()
     name = run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG
     descriptor = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
@@ -114,7 +114,7 @@ class _Worker:
             if self.asked:
                 self._end_runs()
             # when the starter was killed, what runs goes on and nothing new begins
-            stopping = self.asked > 0 or not process.slurm_job() and not starter_lives()
+            stopping = self.asked > 0 or not slurm_environment.job_id() and not starter_lives()
 
     def _listen(self) -> None:
         signal.signal(signal.SIGUSR1, self._warn)
@@ -259,7 +259,7 @@ def share(gpus: list[str], position: int, places: int) -> list[str]:
 
 def _requeued_job() -> str | None:
     """This Slurm job, if it was started before: what it had claimed and not ended is its to take again."""
-    return process.slurm_job() if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
+    return slurm_environment.job_id() if slurm_environment.restart_count() > 0 else None
 
 
 def _signal_all(pids: dict[int, _Child], number: int) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
+from src.io import slurm_environment
 from src.submission.system import container_relay, process
 
 if TYPE_CHECKING:
@@ -193,7 +194,6 @@ def submit_patiently(command: list[str], ticket: int | None, comment: str, pause
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
                 "AllocTRES", "TRESUsageInTot")
-_UNIX_TIME = {"SLURM_TIME_FORMAT": "%s"}  # squeue and sacct then give seconds, whatever the time zone
 
 
 def squeue() -> Queue:
@@ -284,7 +284,7 @@ def scancel(jobs: Iterable[str]) -> None:
 def ask(command: list[str]) -> str | None:
     """What a command prints; None if it is missing, fails, or takes more than a minute."""
     try:
-        answer = _call(command, env={**os.environ, **_UNIX_TIME}, timeout=60)
+        answer = _call(command, env={**os.environ, **slurm_environment.UNIX_TIMES}, timeout=60)
     except OSError:
         return None
     return answer.stdout if answer.returncode == 0 else None

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 
+from src.io import slurm_environment
 from src.submission.slurm import client
 
 
@@ -21,11 +21,11 @@ def remaining_time() -> float:
 def end_of_job() -> float | None:
     """When the time limit ends this Slurm job, in unix seconds; None outside Slurm, without a limit, or if Slurm is
     silent."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return _end(job, os.environ.get("SLURM_JOB_END_TIME", "")) if job else None
+    job = slurm_environment.raw_job_id()
+    return _end(job, slurm_environment.end_time()) if job else None
 
 
 @functools.cache
-def _end(job: str, told: str) -> float | None:
+def _end(job: str, told: float | None) -> float | None:
     """told: Slurm 23.02 and newer say it in the job's environment."""
-    return float(told) if told.isdecimal() else client.end_time(job)
+    return told if told is not None else client.end_time(job)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from src import metrics, run_folder
 from src.errors import UserError, to_type
-from src.io import files
+from src.io import files, slurm_environment
 from src.submission.batch import journal
 from src.submission.slurm import client
 from src.submission.spec.notify_spec import Notify
@@ -181,7 +181,7 @@ def in_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
 def _again(batch: str, token: str, kind: str, options: Iterable[str]) -> str | None:
     """Submit such a Slurm job as this is one."""
     script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
-    asked = {name: os.environ.get(f"SLURM_JOB_{name.upper()}", "") for name in ("partition", "account", "qos")}
+    asked = slurm_environment.partition_account_and_qos()
     try:
         _submit(script, batch, token, kind, options, os.getcwd(), asked)
     except client.Refusal as refusal:

@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from src.io import slurm_environment
 from src.submission.system.process import OUTSIDE
 
-_SET = ("GRIDIRON_TICKET", "SLURM_TIME_FORMAT")
+_SET = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
 
 
 def call(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,

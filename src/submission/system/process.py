@@ -10,13 +10,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from src.errors import ON
-from src.io import files
-
-# What a Slurm command needs to find its cluster; every other SLURM_* variable describes the Slurm job that we are in.
-_SLURM_SETTINGS = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+from src.io import files, slurm_environment
 
 ERRAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
-_NOT_OUTSIDE = ("SLURM_", "GRIDIRON_TICKET", ERRAND, ON)
+_NOT_OUTSIDE = ("GRIDIRON_TICKET", ERRAND, ON)
 
 
 # In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).
@@ -25,8 +22,8 @@ OUTSIDE, STARTER = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
 
 def identity() -> dict[str, Any]:
     """This process, `described`, with slurm_job, restart and time (unix seconds)."""
-    return {**described(os.getpid()), "slurm_job": slurm_job(),
-            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "time": time.time()}
+    return {**described(os.getpid()), "slurm_job": slurm_environment.job_id(),
+            "restart": slurm_environment.restart_count(), "time": time.time()}
 
 
 def described(pid: int) -> dict[str, Any]:
@@ -49,12 +46,6 @@ def watch_starter() -> Callable[[], bool]:
     return lambda: os.getppid() == parent
 
 
-def slurm_job() -> str | None:
-    """The id of the Slurm job that this process is part of: 123, or 123_4 for an array task; None outside Slurm."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
 def by_torchrun() -> bool:
     """Whether torchrun started this process, or another that tells places as it does: that is closer than srun."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -62,17 +53,17 @@ def by_torchrun() -> bool:
 
 def rank() -> int:
     """The number of this process among those that were started together for a run; 0 for one that is alone."""
-    return int(os.environ["RANK"] if by_torchrun() else os.environ.get("SLURM_PROCID", "0"))
+    return int(os.environ["RANK"]) if by_torchrun() else slurm_environment.rank()
 
 
 def ranks() -> int:
     """How many processes were started together with this one; 1 in a batch script, which srun did not start."""
-    return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return int(os.environ["WORLD_SIZE"]) if by_torchrun() else slurm_environment.world_size()
 
 
 def local_rank() -> int:
     """The number of this process among those of them on this node."""
-    return int(os.environ["LOCAL_RANK"] if by_torchrun() else os.environ.get("SLURM_LOCALID", "0"))
+    return int(os.environ["LOCAL_RANK"]) if by_torchrun() else slurm_environment.local_rank()
 
 
 def catches(pid: int, number: int) -> bool:
@@ -84,7 +75,7 @@ def catches(pid: int, number: int) -> bool:
 def environment_outside_slurm() -> dict[str, str]:
     """This environment for a process that is to be no part of the Slurm job that we may be in, nor of its run."""
     return {key: value for key, value in os.environ.items()
-            if key in _SLURM_SETTINGS or not key.startswith(_NOT_OUTSIDE)}
+            if not slurm_environment.is_of_job(key) and not key.startswith(_NOT_OUTSIDE)}
 
 
 def is_alive(who: dict[str, Any]) -> bool | None:

@@ -15,7 +15,7 @@ from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
 from src.image_models import is_pretrained, own_images
-from src.io import files
+from src.io import files, slurm_environment
 from src.training.setup import summary
 from src.training.setup.length import Length
 
@@ -43,7 +43,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
-        "slurm_job": slurm_job(os.environ),
+        "slurm_job": slurm_environment.job_id(),
         **container(os.environ),
         "commit": commit(Path(__file__).parents[3]),
         "defaults": defaults_version(),
@@ -63,12 +63,6 @@ def trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def slurm_job(environment: Mapping[str, str]) -> str | None:
-    """The Slurm job that this is, 123, or 123_4 for a task of an array; None outside Slurm."""
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else environment.get("SLURM_JOB_ID")
-
-
 def container(environment: Mapping[str, str]) -> dict[str, str]:
     """The image that this process runs in, as Apptainer and Singularity both say it."""
     return {"container": environment["SINGULARITY_CONTAINER"]} if environment.get("SINGULARITY_CONTAINER") else {}
@@ -81,9 +75,7 @@ def allotted_threads() -> int | None:
     """
     if share := os.environ.get("GRIDIRON_THREADS"):
         return int(share)
-    if "OMP_NUM_THREADS" not in os.environ and (given := os.environ.get("SLURM_CPUS_PER_TASK")):
-        return int(given)
-    return None
+    return None if "OMP_NUM_THREADS" in os.environ else slurm_environment.cpus_per_task()
 
 
 def choose_device(name: str) -> torch.device:

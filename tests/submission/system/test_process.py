@@ -73,14 +73,6 @@ def test_a_process_outside_knows_its_cluster_but_not_our_job(monkeypatch: pytest
     assert found["PATH"] == os.environ["PATH"]
 
 
-def test_slurm_job_names_array_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert process.slurm_job() == "12"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert process.slurm_job() == "10_3"
-
-
 @pytest.mark.parametrize(("ranks", "code"), [("1", -signal.SIGABRT), ("2", 3)])
 def test_one_of_several_processes_leaves_before_python_ends(ranks: str, code: int) -> None:
     """With what it has printed, and whatever a library would do then."""

@@ -82,10 +82,3 @@ def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert facts.choose_device("auto").type == "cuda"
-
-
-@pytest.mark.parametrize(("environment", "job"), [
-    ({}, None), ({"SLURM_JOB_ID": "7"}, "7"),
-    ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}, "7_2")])
-def test_a_slurm_job_as_squeue_writes_it(environment: dict[str, str], job: str | None) -> None:
-    assert facts.slurm_job(environment) == job

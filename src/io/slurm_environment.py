@@ -1,0 +1,101 @@
+"""Environment variables of Slurm: the only module that names them.
+
+It lies in `src/io` because training and the machine's facts read them too, not only the submission.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+_PREFIX = "SLURM_"
+# These locate the cluster; every other SLURM_* variable describes the Slurm job that this process is part of.
+_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+TIME_FORMAT = "SLURM_TIME_FORMAT"
+UNIX_TIMES = {TIME_FORMAT: "%s"}  # makes squeue and sacct print unix seconds, whatever the time zone
+
+
+def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the id of this Slurm job: 123, or 123_4 for an array task; None outside Slurm."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else raw_job_id(environment)
+
+
+def raw_job_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the number of this Slurm job, also of an array task, which has one of its own; None outside Slurm."""
+    return environment.get("SLURM_JOB_ID")
+
+
+def array_task(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return the index of this array task; None if this is not one."""
+    return _number(environment, "SLURM_ARRAY_TASK_ID")
+
+
+def restart_count() -> int:
+    """Return how many times Slurm has requeued this job and started it again."""
+    return _number(os.environ, "SLURM_RESTART_COUNT") or 0
+
+
+def end_time() -> float | None:
+    """Return when the time limit ends this job, in unix seconds; set by Slurm 23.02 and newer."""
+    return _number(os.environ, "SLURM_JOB_END_TIME")
+
+
+def step_id() -> str | None:
+    """Return the id of this job step; None in a batch script."""
+    return os.environ.get("SLURM_STEP_ID")
+
+
+def rank() -> int:
+    """Return the rank of this process within its job step."""
+    return _number(os.environ, "SLURM_PROCID") or 0
+
+
+def world_size() -> int:
+    """Return the number of processes of this job step; 1 in a batch script, which srun did not start."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def local_rank() -> int:
+    """Return the rank of this process among those of its job step on the same node."""
+    return _number(os.environ, "SLURM_LOCALID") or 0
+
+
+def cpus_per_task(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return the CPUs that each task of this job was given; None if the job did not request a number."""
+    return _number(environment, "SLURM_CPUS_PER_TASK")
+
+
+def memory_per_node() -> int | None:
+    """Return the memory that this job was given on each node, in bytes; None if it is not limited."""
+    mebibytes = _number(os.environ, "SLURM_MEM_PER_NODE")
+    return mebibytes * 2**20 if mebibytes else None
+
+
+def gpus(environment: Mapping[str, str] = os.environ) -> tuple[str | None, ...]:
+    """Return the GPUs that Slurm gave to this job and to this job step, as it writes them; None where it does not."""
+    return environment.get("SLURM_JOB_GPUS"), environment.get("SLURM_STEP_GPUS")
+
+
+def submit_host(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the host that this job was submitted from; None outside Slurm."""
+    return environment.get("SLURM_SUBMIT_HOST")
+
+
+def node_name() -> str | None:
+    """Return this node as Slurm calls it, which may differ from its host name; None outside Slurm."""
+    return os.environ.get("SLURMD_NODENAME")
+
+
+def partition_account_and_qos() -> dict[str, str]:
+    """Return where this job runs, as sbatch options by name; an empty value where Slurm sets none."""
+    return {name: os.environ.get(f"SLURM_JOB_{name.upper()}", "") for name in ("partition", "account", "qos")}
+
+
+def is_of_job(variable: str) -> bool:
+    """Return whether a variable describes the Slurm job that this process is part of."""
+    return variable.startswith(_PREFIX) and variable not in _CLUSTER
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() else None
