@@ -1,7 +1,7 @@
-"""What README and docs say is true: commands run, diffs apply, outputs are as shown, links lead somewhere.
+"""Tests of README and docs: commands run, diffs apply, outputs are as shown, and links have a target.
 
-Each page is followed from top to bottom in a copy of the project that holds a finished digits grid: diffs are applied,
-files written, Python and harmless commands run. Commands for a cluster or a network are only checked word by word.
+Each page is followed from top to bottom in a copy of the project that contains a finished digits grid: diffs are
+applied, files written, Python and harmless commands run. Commands for a cluster or a network are only parsed.
 """
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,38 +20,41 @@ import pytest
 
 import experiments
 import submit_multiple
+from docs.reference import generate
 from src import config
 from src.errors import UserError
 from src.io import yaml_io
 from src.submission.spec import grid, reader
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN_LATER = ROOT / "docs" / "benchmarks.md"  # by make bench
-BATCH = "26-11-20-digits-quickstart"  # as the pages call it
-# programs that are not ours, which pages may name
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"  # missing until `make bench` has written it
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # followed by tests/test_tutorial.py
+BATCH = "26-11-20-digits-quickstart"  # the batch that the pages refer to
+# external programs that pages may use
 OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir",
           "rsync", "sacctmgr", "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen",
           "tensorboard", "tmux"}
-OTHER_OPTIONS = {"--no-cache-dir", "--requeue", "--test-only", "--ip", "-L", "--key", "--rdzv-id", "--cleanenv", "--nv"}
+OTHER_OPTIONS = {"--cleanenv", "--ip", "--key", "--learning_rate", "--no-cache-dir", "--no-requeue", "--nv",
+                 "--rdzv-id", "--requeue", "--test-only", "-L"}
 _PATH = re.compile(r"(jobs|src|tests|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 
 class Block(NamedTuple):
-    """A fenced block: its language and text."""
+    """A fenced code block."""
 
     language: str
     text: str
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """The fenced blocks of a page, of these languages or of all."""
-    found = [Block(*match) for match in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)]
-    return [block for block in found if not languages or block.language in languages]
+    """Return the fenced code blocks of a page, of these languages or of all."""
+    matches = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    return [Block(*match) for match in matches if not languages or match[0] in languages]
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command in a bash block, without variables set in front."""
+    """Yield the words of each command in a bash block, without leading variable assignments."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()")
         lexer.whitespace_split = True
@@ -67,9 +71,9 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def file_of(block: Block) -> str | None:
-    """The name of the file that a YAML block is, as its first line says."""
-    match = re.match(r"# (\S+\.yaml)\n", block.text)
-    return match[1] if match else None
+    """Return the name of the file that a block contains, from its first line; None if it is not a file."""
+    match = re.match(r"# (\S+\.(?:yaml|py))\n", block.text)
+    return match[1] if match and block.language in ("yaml", "python") else None
 
 
 def ids(pages: list[Path]) -> list[str]:
@@ -81,64 +85,63 @@ def with_blocks(*languages: str) -> list[Path]:
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as GitHub makes it."""
+    """Return the anchor that GitHub generates for a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def prose(page: Path) -> str:
+    """Return the text of a page without code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith("https://"):
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        assert path.exists() or path == WRITTEN_LATER, target
+        assert path.exists() or path == BENCHMARKS, target
         if anchor:
             headings = re.findall(r"^#+ (.*)", prose(path), re.M)
             assert anchor in map(slug, headings), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
-def test_files_and_options_in_backticks_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_options_in_backticks_exist(page: Path) -> None:
     known = set(OTHER_OPTIONS)
-    for parse, words in ((submit_multiple.parse, []), *((experiments.parse, [name]) for name in (
-            "status", "watch", "logs", "cancel", "clean", "report", "note", "reproduce", "export",
-            "register", "sync-wandb", "query", "compare", "sync", "prefetch", "doctor", "push-env"))):
-        with pytest.raises(SystemExit):
-            parse([*words, "--help"])
-        known |= set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))
+    parsers = [generate.parser_of(submit_multiple.parse), *generate.subcommands(
+        generate.parser_of(experiments.parse)).values()]
+    for parser in parsers:
+        known |= {option for action in parser._actions for option in action.option_strings}
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         if _PATH.fullmatch(code):
-            assert (ROOT / code).exists() or ROOT / code == WRITTEN_LATER, code
+            assert (ROOT / code).exists() or ROOT / code == BENCHMARKS or code == "jobs/x.yaml", code
         if code.startswith("-"):
             assert re.split(r"[ =]", code)[0] in known, code
 
 
 def check_ours(script: str, arguments: list[str], made: set[str]) -> None:
-    """A command of ours must parse, and name what is there or what the page made before."""
-    def there(path: str) -> bool:
+    """Parse one of the project's commands, and check that its files exist or were made by the page."""
+    def exists(path: str) -> bool:
         return path.startswith("results/") or path in made or (ROOT / path).exists()
 
     if script == "submit_multiple.py":
         options = submit_multiple.parse(arguments)
-        assert there(options.path) and (not options.script or there(options.script)), arguments
+        assert exists(options.path) and (not options.script or exists(options.script)), arguments
         assert options.retry == options.path.startswith("results/")
     elif script == "experiments.py":
         options = experiments.parse(arguments)
         named = [getattr(options, name, None) for name in ("folder", "path")] + getattr(options, "batches", [])
-        assert all(map(there, filter(None, named))), arguments
+        assert all(map(exists, filter(None, named))), arguments
     else:
-        assert script == "train.py" and arguments and all(map(there, arguments)), (script, arguments)
+        assert script in made or script == "train.py" and arguments and all(map(exists, arguments)), (script, arguments)
 
 
 @pytest.mark.parametrize("page", with_blocks("bash"), ids=ids(with_blocks("bash")))
 def test_commands_are_well_formed(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    made = {name for block in blocks(page, "yaml") if (name := file_of(block))}
+    made = {name for block in blocks(page, "yaml", "python") if (name := file_of(block))}
     for block in blocks(page, "bash"):
         for program, *arguments in commands(block.text):
             if program == "python":
@@ -146,7 +149,7 @@ def test_commands_are_well_formed(page: Path) -> None:
             elif program == "make":
                 assert {word for word in arguments if word[0] != "-" and "=" not in word} <= targets, arguments
             else:
-                assert program in OTHERS, f"{program}: a typing error, or to be made known in OTHERS"
+                assert program in OTHERS, f"{program}: a typing error, or missing in OTHERS"
 
 
 @pytest.mark.parametrize("page", with_blocks("yaml"), ids=ids(with_blocks("yaml")))
@@ -154,17 +157,17 @@ def test_job_specs_have_as_many_runs_as_they_say(page: Path) -> None:
     for block in blocks(page, "yaml"):
         value = yaml_io.load(block.text, page.name)
         if file_of(block):
-            continue  # the page itself runs it
+            continue  # the page runs it
         if "job_details" not in value:
             value = {"job_details": {"name": "t"}, "parameters": value}
         parsed = reader.parse_job_spec(yaml_io.dump_flat(value), page.name)
-        found = grid.of_job_spec(parsed, None, config.check_parameters)
-        if said := re.match(r"# (\d+) runs?\n", block.text):
-            assert len(found.specs) == int(said[1]), block.text
+        expanded = grid.of_job_spec(parsed, None, config.check_parameters)
+        if number := re.match(r"# (\d+) runs?\n", block.text):
+            assert len(expanded.specs) == int(number[1]), block.text
 
 
 def rows_of_table(heading: str) -> list[list[str]]:
-    """The cells, without backticks, of the table under a heading of docs/job-spec.md."""
+    """Return the cells, without backticks, of the table under a heading of docs/job-spec.md."""
     section = (ROOT / "docs" / "job-spec.md").read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.*?) \| (.*?) \|$", section, re.M)[1:]
     assert rows
@@ -195,23 +198,29 @@ def test_errors_are_worded_as_the_table_says(tmp_path: Path, capsys: pytest.Capt
         assert any(wording in error for error in errors), wording
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run this Python in a copy of the project; fails the test, with what was printed, if that fails."""
+def run(arguments: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run this Python in a copy of the project; the test fails, with the output, on another exit code."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GRIDIRON_"))}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
-                          stdin=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
-    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
-    return done
+    expanded = [path for word in arguments for path in sorted(glob(word, root_dir=folder)) or [word]]  # as a shell does
+    result = subprocess.run([sys.executable, *expanded], cwd=folder, capture_output=True, text=True, timeout=120,
+                            stdin=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
+    assert result.returncode == code, f"{shlex.join(arguments)}\n{result.stdout}{result.stderr}"
+    return result
+
+
+def copy_project(folder: Path) -> None:
+    """Copy the project without tests, results and hidden files."""
+    heavy = shutil.ignore_patterns(".*", "results", "data", "__pycache__", "tests", "core")
+    shutil.copytree(ROOT, folder, ignore=heavy)
+    (folder / "data").mkdir()
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with a finished digits grid, under the name that the pages give it."""
+    """A copy of the project with a finished digits grid, under the name that the pages use."""
     folder = tmp_path_factory.mktemp("docs") / "project"
-    heavy = shutil.ignore_patterns(".*", "results", "data", "__pycache__", "tests", "core")
-    shutil.copytree(ROOT, folder, ignore=heavy)
-    (folder / "data").mkdir()
-    (folder / "gridiron.sif").touch()  # a dry run looks whether the image is there
+    copy_project(folder)
+    (folder / "gridiron.sif").touch()  # a dry run checks that the image exists
     run(["submit_multiple.py", "jobs/digits-quickstart.yaml", "--local", "--workers", "2", "-y", "--max-runs", "14"],
         folder)
     made, = (folder / "results").iterdir()
@@ -228,25 +237,25 @@ def copy(prepared: Path, tmp_path: Path) -> Path:
 
 
 def is_harmless(arguments: list[str]) -> bool:
-    """Whether a command of ours is quick and touches neither Slurm, nor the network, nor a keyboard."""
+    """Return whether one of the project's commands is quick and needs no Slurm, network or keyboard."""
     script, *rest = arguments
     if script == "train.py":
         return True
     if script == "experiments.py":
         if "--on" in rest:
-            return False  # likewise tests/submission/remote/test_remote_command.py
+            return False  # see tests/submission/remote/test_remote_command.py
         return rest[0] in ("status", "report", "query", "compare", "cancel", "note") \
             or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)
     if options.on:
-        return False  # tests/submission/remote/test_remote_submit.py has a machine to reach
+        return False  # see tests/submission/remote/test_remote_submit.py
     small = options.max_runs or options.retry or not options.path.startswith("jobs/")
     return options.dry_run or options.local and small and (options.yes or options.retry)
 
 
 def apply_diff(text: str, folder: Path) -> list[str]:
-    """Apply hunks of whole lines: what stands there with a blank or - must be in the file, once. The files changed."""
+    """Apply hunks whose context and removed lines occur exactly once in the file. Return the changed files."""
     names = []
     for part in re.split(r"^\+\+\+ ", text, flags=re.M)[1:]:
         name, *hunks = re.split(r"^@@\n", part, flags=re.M)
@@ -259,24 +268,41 @@ def apply_diff(text: str, folder: Path) -> list[str]:
             new = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "-")
             before = path.read_text("utf-8") if path.exists() else ""
             if not old:
-                assert not before, f"{name}: a hunk that says nothing of where it belongs"
+                assert not before, f"{name}: a hunk without context"
             else:
-                assert f"\n{before}".count(f"\n{old}") == 1, f"{name} has this not once:\n{old}"
+                assert f"\n{before}".count(f"\n{old}") == 1, f"{name} must contain this once:\n{old}"
             path.write_text(f"\n{before}".replace(f"\n{old}", f"\n{new}", 1)[1:] if old else new, "utf-8")
     return names
 
 
 def check_console(text: str, folder: Path) -> None:
-    """`$ command` and its whole output, where … stands for anything."""
+    """Run `$ command` and compare its whole output, where … matches anything."""
     first, _, expected = text.partition("\n")
     program, script, *arguments = shlex.split(first.removeprefix("$ "))
     assert program == "python" and is_harmless([script, *arguments])
-    done = run([script, *arguments], folder)
+    result = run([script, *arguments], folder)
     pattern = ".*?".join(map(re.escape, expected.strip().split("…")))
-    assert re.fullmatch(pattern, (done.stdout + done.stderr).strip(), re.S), done.stdout
+    assert re.fullmatch(pattern, (result.stdout + result.stderr).strip(), re.S), result.stdout
 
 
-RUNNABLE = with_blocks("python", "bash", "diff", "console")
+def write_file(block: Block, folder: Path) -> str | None:
+    """Write a block that is a file. Return its name, or None."""
+    name = file_of(block)
+    if name and block.language == "python":
+        (folder / name).write_text(block.text.partition("\n")[2], "utf-8")
+    elif name:
+        (folder / name).write_text(block.text, "utf-8")
+    return name
+
+
+def lint(names: Iterable[str], folder: Path) -> None:
+    """Check that ruff accepts Python files of a page."""
+    if scripts := sorted({name for name in names if name.endswith(".py")}):
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        run(["-m", "ruff", "check", "--no-cache", *scripts], folder)
+
+
+RUNNABLE = [page for page in with_blocks("python", "bash", "diff", "console") if page != TUTORIAL]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=ids(RUNNABLE))
@@ -285,8 +311,8 @@ def test_page_can_be_followed(page: Path, copy: Path) -> None:
     for block in blocks(page):
         if block.language == "diff":
             changed += apply_diff(block.text, copy)
-        elif block.language == "yaml" and (name := file_of(block)):
-            (copy / name).write_text(block.text, "utf-8")
+        elif name := write_file(block, copy):
+            changed.append(name)
         elif block.language == "python":
             run(["-c", block.text], copy)
         elif block.language == "console":
@@ -295,9 +321,7 @@ def test_page_can_be_followed(page: Path, copy: Path) -> None:
             for program, *arguments in commands(block.text):
                 if program == "python" and is_harmless(arguments):
                     run(arguments, copy)
-    if changed:
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        run(["-m", "ruff", "check", "--no-cache", *sorted(set(changed))], copy)
+    lint(changed, copy)
 
 
 def test_a_page_that_is_wrong_would_fail(tmp_path: Path) -> None:
@@ -308,6 +332,6 @@ def test_a_page_that_is_wrong_would_fail(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         check_ours("train.py", ["jobs/no-such.yaml"], set())
     (tmp_path / "a.py").write_text("one\ntwo\n")
-    with pytest.raises(AssertionError, match="not once"):
+    with pytest.raises(AssertionError, match="must contain this once"):
         apply_diff("+++ a.py\n@@\n tw\n+three\n", tmp_path)
     assert list(commands("A=1 make x && b c | d  # e\n")) == [["make", "x"], ["b", "c"], ["d"]]
