@@ -27,15 +27,15 @@ class Config:
     # --- Logging and checkpoints ---
     log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
     log_interval_eval: float | None = None  # the same within an evaluation; null: the value of log_interval
-    # Interval between resume checkpoints, from which an interrupted run continues: 10min, 0.5epochs, 500steps; null:
-    # only when the run is told to stop.
+    # interval between resume checkpoints, from which an interrupted run continues: 10min, 0.5epochs, 500steps; null:
+    # only when the run is told to stop
     checkpoint_every: str | None = "10min"
     checkpoints_kept: int = 2  # number of resume checkpoints kept; all are removed once the run is done
     max_requeues: int = 100  # maximum number of requeues of one submission of a run after a time limit; 0: none
     save_freq: int = 0  # epochs between model checkpoints (checkpoint-EPOCH.pt), which are kept; 0: none
     save_best_checkpoint: bool = False  # keep the model of the best epoch in best_checkpoint.pt
-    # Regular expression for the columns of stats.csv that define the best epoch. If several match, the best of them
-    # counts. Early stopping uses it too.
+    # regular expression for the columns of stats.csv that define the best epoch. If several match, the best of them
+    # counts. Early stopping uses it too
     best_checkpoint_metric: str = "test/.*/accuracy"
     output_dir: str | None = None  # run folder; null: write nothing. Runs of a batch get theirs at submission
     log_to_stdout: bool = False  # print training.log on stdout too
@@ -49,7 +49,7 @@ class Config:
     # --- Evaluation and early end ---
     eval_batch_size: int | None = None  # samples per batch in evaluations; null: batch_size
     max_allowed_loss: float = 1e6  # a larger training loss, or NaN, ends the run as diverged
-    # Number of epochs without a new best value of best_checkpoint_metric after which the run stops; null: never.
+    # number of epochs without a new best value of best_checkpoint_metric after which the run stops; null: never
     early_stopping_patience: int | None = None
 
     # --- Seeds ---
@@ -59,15 +59,15 @@ class Config:
 
     # --- Data ---
     # libsvm/NAME, sklearn/NAME, hf/NAME, folder/PATH, timm/{torch,hfds,tfds,wds}/NAME or my_module:make_dataset
-    # (docs/data.md).
+    # (docs/data.md)
     dataset: str = "libsvm/a9a"
     data_dir: str = "data"  # folder of the data; ~ and $VAR are expanded where the run runs
     data_download: bool = True  # download data that is missing; false: never use the network
-    # Name -> part of the data set, as {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on `train`
-    # and evaluates all others after each epoch.
+    # name -> part of the data set, as {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on `train`
+    # and evaluates all others after each epoch
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
-    eval_datasets: dict[str, str] | None = None  # more data sets to evaluate: name -> data set[@split]
-    # For those with classes of their own: name -> the training class of each class, as '3, 0, 7', or a file of them.
+    eval_datasets: dict[str, str] | None = None  # further data sets to evaluate: name -> DATASET[@SPLIT]
+    # for those with classes of their own: name -> the training class of each class, as '3, 0, 7', or a file of them
     eval_class_maps: dict[str, str] | None = None
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # last, av or both; null: last, and av if the weights are averaged
@@ -81,8 +81,8 @@ class Config:
     hflip: float = 0.0  # probability of a horizontal flip
     vflip: float = 0.0  # probability of a vertical flip
     interpolation: str | None = None  # for resizing: bilinear (null), bicubic, or random (either, in training only)
-    # Evaluation resizes the shorter side to the input size / crop_pct and takes a centre crop of the input size; null:
-    # the model's own value, or 1.
+    # evaluation resizes the shorter side to the input size / crop_pct and takes a centre crop of the input size; null:
+    # the model's own value, or 1
     crop_pct: float | None = None
     color_jitter: float | None = None  # maximum relative change of brightness, contrast and saturation, as 0.4
     auto_augment: str | None = None  # in timm's notation: rand-m9-mstd0.5 (RandAugment), original, augmix-m3-w3
@@ -103,12 +103,12 @@ class Config:
 
     # --- Model ---
     # linear, linear/no_bias, tiny/{lenet,resnet_D,vgg_D,wrn_D_W}, {timm,torchvision,clip,hf}/NAME or
-    # my_module:make_model (docs/models.md).
+    # my_module:make_model (docs/models.md)
     model: str = "linear/no_bias"
     model_kwargs: dict[str, scalar] | None = None  # further options of the model, as {drop_path_rate: 0.1}
     model_pretrained: bool = False  # start from pretrained weights
     model_head_init: str | None = None  # zero, rand, or zero_shot (of clip/NAME); null: the model's own initialization
-    # For zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set.
+    # for zero_shot: the class names, a list or the path of a file with one per line; null: those of the data set
     class_names: str | list[str] | None = None
     zero_shot_templates: list[str] = field(default_factory=lambda: list(registered_names.TEMPLATES))  # {}: class name
     model_output_dim: int | None = None  # null: the number of classes, or 1 for regression

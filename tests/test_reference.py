@@ -1,0 +1,97 @@
+"""The pages of docs/reference agree with the code, and docs/index.md lists every page."""
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+
+import pytest
+
+from docs.reference import generate
+from src import run_folder
+from src.config import FIELDS
+from src.submission import foreign, job_spec, resources
+from tests.conftest import ROOT
+
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_generated_page_is_current(name: str) -> None:
+    page = generate.FOLDER / name
+    assert page.read_text("utf-8") == generate.PAGES[name](), f"{page.relative_to(ROOT)} is stale: run `make reference`"
+
+
+def test_every_config_field_has_a_section_and_most_a_description() -> None:
+    entries = list(generate.config_entries((ROOT / "src" / "config.py").read_text("utf-8")))
+    assert [entry.name for entry in entries] == list(FIELDS)
+    undescribed = [entry.name for entry in entries if not entry.description and entry.section != "Trackers"]
+    assert not undescribed, "describe these fields in src/config.py, beside or above them"
+
+
+def test_config_field_without_a_section_is_an_error() -> None:
+    with pytest.raises(ValueError, match="first section"):
+        list(generate.config_entries("\nclass Config:\n    batch_size: int = 100\n"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("a value from Beta(a, b); 0: off", "a value from Beta(a, b); 0: off"),
+    ("as [top5, f1] or {key: value}", "as `[top5, f1]` or `{key: value}`"),
+    ("'beta1,beta2', or num_workers", "`beta1,beta2`, or `num_workers`"),
+    ("sgd | adam (docs/optimization.md)", "sgd \\| adam ([optimization](../optimization.md))"),
+    ("with --local: as http://host:5000", "with `--local`: as `http://host:5000`")])
+def test_values_in_descriptions_become_code(text: str, expected: str) -> None:
+    assert generate.markdown(text) == expected
+
+
+def names_of_files() -> set[str]:
+    """The constants and patterns of file names that src/run_folder.py defines, as `claim-{ticket}`."""
+    tree = ast.parse((ROOT / "src" / "run_folder.py").read_text("utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            names.add(node.value.value)
+        if isinstance(node, ast.FunctionDef):
+            pattern = node.body[-1].value if isinstance(node.body[-1], ast.Return) else None
+            if isinstance(pattern, ast.JoinedStr) and node.returns and ast.unparse(node.returns) == "str":
+                names.add(ast.unparse(pattern)[2:-1])
+    return names
+
+
+def test_reference_of_files_has_every_file_name() -> None:
+    page = (DOCS / "reference" / "files.md").read_text("utf-8")
+    missing = []
+    for name in names_of_files():
+        text = re.sub(r"\{(\w+)[^}]*\}", lambda match: str(getattr(run_folder, match[1], "{*}")), name)
+        pattern = re.escape(text.removeprefix("submissions/")).replace(re.escape("{*}"), r"\{\w+\}")
+        if not re.search(pattern, page):
+            missing.append(name)
+    assert not missing, "add these to docs/reference/files.md"
+
+
+def test_reference_of_files_has_every_stats_column() -> None:
+    page = (DOCS / "reference" / "files.md").read_text("utf-8")
+    for column in ("epoch", "step", "timestamp", "loss", "accuracy", "mae", "r2", "time", "data_time",
+                   "train/examples_per_second", "train/seen_examples", "train/learning_rate",
+                   "train/trainable_parameters", "train/grad_norm"):
+        assert f"{column}`" in page, column
+
+
+def test_job_spec_page_has_every_key() -> None:
+    page = (DOCS / "job-spec.md").read_text("utf-8")
+    assert [key for key in job_spec._KNOWN if f"`{key}`" not in page and f"\n  {key}: " not in page] == []
+    submission = (DOCS / "submission.md").read_text("utf-8")
+    keys = [field.name for field in dataclasses.fields(resources.Resources)]
+    assert [key for key in keys if f"`{key}`" not in submission] == []
+
+
+def test_exit_code_of_requeue_is_documented() -> None:
+    assert f"| {foreign.SAVED} |" in (DOCS / "reference" / "exit-codes.md").read_text("utf-8")
+
+
+def test_index_lists_every_page_once() -> None:
+    index = DOCS / "index.md"
+    pages = {page.resolve() for page in DOCS.rglob("*.md") if page != index}
+    listed = [(DOCS / target).resolve() for target in re.findall(r"^- \[[^]]+\]\(([^)#]+)\)", index.read_text("utf-8"),
+                                                                 re.M)]
+    assert sorted(listed) == sorted(pages), "docs/index.md lists each page of docs/ once, with what it is for"
