@@ -10,7 +10,8 @@ import pytest
 from docs.reference import generate
 from src import run_folder
 from src.config import FIELDS
-from src.submission import foreign, job_spec, resources
+from src.submission.job import external_program
+from src.submission.spec import reader, resources
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -79,14 +80,14 @@ def test_reference_of_files_has_every_stats_column() -> None:
 
 def test_job_spec_page_has_every_key() -> None:
     page = (DOCS / "job-spec.md").read_text("utf-8")
-    assert [key for key in job_spec._KNOWN if f"`{key}`" not in page and f"\n  {key}: " not in page] == []
+    assert [key for key in reader._KNOWN if f"`{key}`" not in page and f"\n  {key}: " not in page] == []
     submission = (DOCS / "submission.md").read_text("utf-8")
     keys = [field.name for field in dataclasses.fields(resources.Resources)]
     assert [key for key in keys if f"`{key}`" not in submission] == []
 
 
 def test_exit_code_of_requeue_is_documented() -> None:
-    assert f"| {foreign.SAVED} |" in (DOCS / "reference" / "exit-codes.md").read_text("utf-8")
+    assert f"| {external_program.SAVED} |" in (DOCS / "reference" / "exit-codes.md").read_text("utf-8")
 
 
 def test_index_lists_every_page_once() -> None:

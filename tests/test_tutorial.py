@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.analysis.results import read_experiments
+from src.analysis.reading.results import read_experiments
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.test_docs import (
     TUTORIAL,

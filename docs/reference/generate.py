@@ -42,7 +42,7 @@ prints the same text with `--help`. [Exit codes](exit-codes.md) are the same for
 # shown as code in a description: `code`, 'quoted', "quoted", addresses, {…} and […] with what adjoins them, $NAME,
 # --options, joined_words and a/b
 _CODE = re.compile(r"`[^`]+`|(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|\w+://\S+[\w}]"
-                   r"|[\w./:]*(?:\{[^}]*\}|\[[^\]]*\])[\w/:%]*(?:(?<=[}\]])[\w/]+)?|\$\w+"
+                   r"|[\w./:]*(?:\{[^}]*\}|\[[^\]]*\])[\w/%]*(?::\w+)*|\$\w+"
                    r"|(?<![\w-])-{1,2}[a-z][a-z-]*|[\w-]+(?:[/:_.][\w*-]+)+")
 _LINK = re.compile(r"\(?docs/([\w-]+)\.md\)?")
 TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "None": "null",
