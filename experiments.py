@@ -23,7 +23,7 @@ from src.submission.status.observe import observe
 from src.submission.system import process
 from src.submission.system.terminal import ask, count, table
 
-PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch_folder.results()
+PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch_folder.results_folder()
 ON_HOST = ("status", "watch", "wait", "missing", "logs", "cancel", "clean", "report", "note", "doctor", "prefetch")
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
@@ -170,7 +170,7 @@ def _add_machines(add: Add) -> None:
 
 def look(batches: Sequence[str]) -> list[Observation]:
     """The batches that were named, or all under results/."""
-    paths = [batch_folder.check(path) for path in batches] or batch_folder.all_batches(RESULTS)
+    paths = [batch_folder.require_batch(path) for path in batches] or batch_folder.all_batches(RESULTS)
     if not paths:
         raise BatchError(f"there is no batch under {RESULTS}/", hint="submit one: `python submit_multiple.py "
                          "jobs/digits-quickstart.yaml --local`; or name a batch folder")
@@ -228,8 +228,8 @@ def refuse_copy(path: str, command: str) -> None:
     from src.submission.batch import journal
 
     history = journal.read_history(path)
-    if history.copies and not history.plans:
-        host = history.copies[0].host
+    if history.sync_markers and not history.plans:
+        host = history.sync_markers[0].host
         again = to_type("python", "experiments.py", command, path, "--on", host)
         raise BatchError(f"this is a copy of what is on {host}", where=path, hint=f"`{again}` does it there")
 
@@ -242,7 +242,7 @@ def print_missing(options: argparse.Namespace) -> int:
 
     spec = reader.read_job_spec(options.path)
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    names = done_points.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
+    names = done_points.missing_points(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
                             options.samples, options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))
@@ -280,7 +280,7 @@ def find_run(word: str) -> Run:
 def print_logs(options: argparse.Namespace) -> None:
     """training.log and what its attempts printed, the file that was written last at the end."""
     run = find_run(options.run_word)
-    paths = logs.of(run.path)
+    paths = logs.log_paths(run.path)
     if not paths and not options.follow:
         raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
                          hint="-f waits for it")
@@ -305,7 +305,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
     try:
         while True:
             run = find_run(folder)
-            for path in logs.of(folder):
+            for path in logs.log_paths(folder):
                 shown[path] = print_from(path, shown.get(path, 0))
             sys.stdout.flush()
             if run.host:
@@ -369,7 +369,7 @@ def clean(options: argparse.Namespace) -> None:
     found: list[tuple[str, str]] = []
     total = 0
     for observation in look(options.batches):
-        sizes = [(run.path, run_folder.size_of_states(run.path)) for run in observation.runs.values()
+        sizes = [(run.path, run_folder.resume_checkpoints_size(run.path)) for run in observation.runs.values()
                  if run.state.name not in stay]
         if taken := sum(size for _, size in sizes):
             number = sum(size > 0 for _, size in sizes)
@@ -381,7 +381,7 @@ def clean(options: argparse.Namespace) -> None:
     print("\n".join(table(found)))
     if not options.yes and ask(f"Remove {total / 2**20:,.1f} MiB? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was removed", hint="the answer was not y")
-    freed = sum(run_folder.remove_states(run.path) for observation in look(options.batches)
+    freed = sum(run_folder.remove_resume_checkpoints(run.path) for observation in look(options.batches)
                 for run in observation.runs.values() if run.state.name not in stay)
     print(f"removed {freed / 2**20:,.1f} MiB")
 
@@ -393,8 +393,8 @@ def can_end_alone(run: Run) -> bool:
 
 def stop_local(observation: Observation) -> None:
     """Have the processes that run a batch on this machine stop their workers, and wait for it (30 s at most)."""
-    submitters = {ticket.who["pid"]: ticket.who for ticket in observation.history.tickets.values()
-                  if ticket.mode == LOCAL and process.is_alive(ticket.who)}
+    submitters = {ticket.submitter["pid"]: ticket.submitter for ticket in observation.history.tickets.values()
+                  if ticket.mode == LOCAL and process.is_alive(ticket.submitter)}
     for pid in submitters:
         os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + 30
@@ -407,7 +407,7 @@ def report(options: argparse.Namespace) -> None:
     from src.analysis.report import write_report  # matplotlib and pandas, which status does not need
     from src.submission.status import efficiency
 
-    batches = [batch_folder.check(path) for path in options.batches]
+    batches = [batch_folder.require_batch(path) for path in options.batches]
     observations = observe(batches)
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observations) for row in found["runs"]],
@@ -439,7 +439,7 @@ def compare_batches(options: argparse.Namespace) -> None:
     from src.analysis.compare import compare
     from src.analysis.reading.results import read_results
 
-    before, after = (batch_folder.check(path) for path in (options.before, options.after))
+    before, after = (batch_folder.require_batch(path) for path in (options.before, options.after))
     found = compare(read_results(before), read_results(after))
     lines = table([["setting", "before", "after"], *map(list, found.changes)]) if found.changes else [
         "both have the same settings"]
@@ -460,7 +460,7 @@ def query(options: argparse.Namespace) -> None:
     from src.analysis.tables import tables
     from src.analysis.tables.query import query as matching
 
-    results = read_results([batch_folder.check(path) for path in options.batches])
+    results = read_results([batch_folder.require_batch(path) for path in options.batches])
     values = tables.values_table(results.config, results.long)
     found = matching(values, options.expression)
     if options.names:
@@ -477,7 +477,7 @@ def note(options: argparse.Namespace) -> None:
     """Append a note to a batch's log, or print the log."""
     from src import notes
 
-    path = batch_folder.check(options.batch)
+    path = batch_folder.require_batch(options.batch)
     if options.text is None:
         print("".join(f"{one.line()}\n" for one in notes.read(path)), end="")
         return
@@ -485,7 +485,7 @@ def note(options: argparse.Namespace) -> None:
         raise BatchError("there is nothing to note", where=path, hint="write it in quotes")
     from src.submission.batch import provenance
 
-    code = provenance.look(PROJECT)
+    code = provenance.inspect_code(PROJECT)
     commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
     print(notes.add(path, options.text.strip(), commit).line())
 
@@ -494,7 +494,7 @@ def reproduce_run(options: argparse.Namespace) -> int:
     """Print what repeats a run, or do it."""
     from src.submission.batch import reproduce
 
-    steps = reproduce.steps(run_lookup.run_path(options.run_word, RESULTS))
+    steps = reproduce.plan_steps(run_lookup.run_path(options.run_word, RESULTS))
     if options.do:
         print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
         return steps.run()
@@ -507,12 +507,13 @@ def export(options: argparse.Namespace) -> None:
     if options.to != "mlflow":
         from src.analysis.reading.results import read_results
 
-        batches = [batch_folder.check(path) for path in options.batches]
+        batches = [batch_folder.require_batch(path) for path in options.batches]
         print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
         return
     from src.tracking import mlflow_export
 
-    for line in mlflow_export.export([batch_folder.check(path) for path in options.batches], mlflow_uri(options)):
+    for line in mlflow_export.export([batch_folder.require_batch(path) for path in options.batches],
+                                     mlflow_uri(options)):
         print(line, flush=True)
 
 
@@ -533,7 +534,7 @@ def sync_wandb(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("wandb") is None:
         raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
     failed = sent = 0
-    for path, is_sent, words in wandb_tracker.sync([batch_folder.check(path) for path in options.batches]):
+    for path, is_sent, words in wandb_tracker.sync([batch_folder.require_batch(path) for path in options.batches]):
         failed, sent = failed + (not is_sent), sent + is_sent
         print(f"{path}: {'sent' if is_sent else f'failed: {words}'}", flush=True)
     print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
@@ -545,7 +546,7 @@ def notify(options: argparse.Namespace) -> int:
     from src.submission.batch import journal
     from src.submission.status import notify as messages
 
-    path = batch_folder.check(options.batch)
+    path = batch_folder.require_batch(options.batch)
     plans = journal.read_history(path).plans
     plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
                 None)

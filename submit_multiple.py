@@ -85,7 +85,7 @@ def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode
     if options.require_clean or not options.dry_run:
         from src.submission.batch import provenance  # a dry run does without: git takes its time
 
-        work.code = provenance.look(PROJECT)
+        work.code = provenance.inspect_code(PROJECT)
         if options.require_clean:
             work.code.require_clean()
     work.notify = wants_messages(spec, work)
@@ -126,13 +126,13 @@ def contained(work: Work, slurm_options: SlurmOptions | None, submission: submit
     from src.submission.job import container
 
     batch = os.path.abspath(work.path)
-    path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.gpus_asked(os.environ)
+    path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.may_use_gpus(os.environ)
     if submission and slurm_options:
         from src.submission.slurm import costs
 
         call = submission.calls[0]
         path, gpus = call.command[-1], costs.cpus_and_gpus(submit.requested(call, slurm_options))[1] > 0
-    return container.shown(work.container, batch, work.start_in, path, gpus)
+    return container.preview_command(work.container, batch, work.start_in, path, gpus)
 
 
 def print_json(work: Work, commands: dict[str, list[str]], inside: list[str]) -> int:
@@ -164,12 +164,12 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
     if work.container:
         from src.submission.job import container
 
-        print(f"container  {container.line(work.container)}")
+        print(f"container  {container.summary(work.container)}")
     if mode == LOCAL and work.plan.tickets:
         print(f"workers    {preview.workers(local_teams(options, work))} on this machine")
     elif slurm_options and slurm_options.shape["workers"] and work.plan.tickets:
         specs = dict(zip(work.names, work.specs, strict=True))
-        teams = task_files.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
+        teams = task_files.worker_groups(work.plan.tickets, specs, slurm_options.shape["workers"])
         print(f"workers    {preview.workers(teams)}")
     print(work.plan.summary())
 

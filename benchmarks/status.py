@@ -47,7 +47,7 @@ def make(root: Path, size: int) -> Path:
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
     texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
              for index in range(size)]
-    batch_folder.write(str(path), "job_details: {name: benchmark}\n", names, texts)
+    batch_folder.create(str(path), "job_details: {name: benchmark}\n", names, texts)
     jobs = hold(size)
     now = time.time() - 1000
     records = [{"kind": "plan", "time": now, "mode": journal.SLURM, "who": {}, "way": journal.ONE_EACH, "bounds": [],

@@ -95,7 +95,7 @@ def test_what_is_written_stays_in_the_batch_and_what_is_called_is_no_shell(
     chosen = random.Random(2).sample(specs, 1000)
     names = naming.run_names("tiny", chosen, ["model"])
     path = project / "$(touch pwned) %j"
-    assert batch_folder.write(str(path), "job_details: {}", names, grid.spec_texts(chosen))
+    assert batch_folder.create(str(path), "job_details: {}", names, grid.spec_texts(chosen))
     made = submit.one_each(dict.fromkeys(names, 1), dict(zip(names, chosen, strict=True)), SlurmOptions(
         "s.sh", {"constraint": chosen[0]["model"]}), Place(str(path), "token", str(project)))
     for call in made.calls:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, to_type
-from src.submission.batch.batch_folder import mend_specs
-from src.submission.batch.journal import COMMENT, Journal
+from src.submission.batch.batch_folder import repair_specs
+from src.submission.batch.journal import COMMENT_PREFIX, Journal
 from src.submission.planning.plan import Plan, not_made, plan_next
 from src.submission.slurm.circuit_breaker import Breaker
 from src.submission.slurm.submit import Call, Place, SlurmOptions, Submission, one_each, submit_all
@@ -180,14 +180,14 @@ class Waits:
         if not submission.calls:
             return
         place = self.canaries.path
-        book = Journal(place, submission.calls[0].comment.removeprefix(COMMENT).rpartition("-")[0])
+        book = Journal(place, submission.calls[0].comment.removeprefix(COMMENT_PREFIX).rpartition("-")[0])
         try:
             jobs = submit_all(submission, book, again, room, Breaker(place, 0))
             for name, job in zip(submission.tickets, jobs, strict=True):
                 self.jobs[name] = job
                 self.submitted.append(job)
         finally:
-            book.ended()
+            book.record_end()
 
     def filled_in(self, call: Call) -> list[str] | None:
         """The call's command with Slurm jobs in the place of canaries; None if none of its runs may run any more.
@@ -279,8 +279,8 @@ def write(canaries: Canaries, batch: str, token: str, mode: str, container: Mapp
     path = home(batch)
     os.makedirs(os.path.join(path, run_folder.SUBMISSIONS), exist_ok=True)
     names = list(canaries.plan.tickets)
-    mend_specs(path, names, spec_texts([canaries.specs[name] for name in names]))
-    Journal(path, token_of(token)).plan(mode, canaries.plan.tickets, container=container)
+    repair_specs(path, names, spec_texts([canaries.specs[name] for name in names]))
+    Journal(path, token_of(token)).record_plan(mode, canaries.plan.tickets, container=container)
 
 
 def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
-from src.submission.batch.task_files import Team
+from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning.command_line import key_values
 from src.submission.slurm import submit
 from src.submission.slurm.submit import SlurmOptions, Submission, check_script
@@ -84,7 +84,7 @@ def _added_options(options: argparse.Namespace, work: Work, asked: SlurmOptions)
     if options.after:
         from src.submission.planning import dependency
 
-        observation, = observe([batch_folder.check(options.after)])
+        observation, = observe([batch_folder.require_batch(options.after)])
         found |= (waits := dependency.dependency(observation))
         work.lines.append(f"after      {observation.path}{'' if waits else ' (all of it has ended)'}")
     return found
@@ -125,7 +125,8 @@ def wants_container(options: argparse.Namespace, spec: JobSpec | None, work: Wor
     from src.submission.job import container
 
     folders = [work.project, *container.data_folders(work.specs), *([os.path.dirname(asked.script)] if asked else [])]
-    return container.chosen(options.container, spec.container if spec else None, kept, folders, here=mode == LOCAL)
+    return container.choose_container(options.container, spec.container if spec else None, kept, folders,
+                                      here=mode == LOCAL)
 
 
 def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:
@@ -158,14 +159,15 @@ def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int 
         size = min(client.max_array_size(), queued or sys.maxsize)
         return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
-        return submit.workers(task_files.teams(work.plan.tickets, specs, shape["workers"]), specs, options, place,
+        return submit.workers(task_files.worker_groups(work.plan.tickets, specs, shape["workers"]), specs, options,
+                              place,
                               shape["slots"], work.first.of if work.first else {})
     return submit.one_each(work.plan.tickets, specs, options, place)
 
 
-def local_teams(options: argparse.Namespace, work: Work) -> list[Team]:
+def local_teams(options: argparse.Namespace, work: Work) -> list[WorkerGroup]:
     """The local workers, by who takes which runs."""
     from src.submission.job import local_workers
 
-    return task_files.teams(work.plan.tickets, dict(zip(work.names, work.specs, strict=True)),
+    return task_files.worker_groups(work.plan.tickets, dict(zip(work.names, work.specs, strict=True)),
                        options.workers or local_workers.default_workers())

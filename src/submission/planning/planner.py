@@ -163,8 +163,8 @@ def _changed(path: str, extension: Extension | None, spec: JobSpec, work: Work) 
     history = journal.read_history(path)
     identity = extension.identity if extension else history.first_plan().get("identity", {})
     first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **identity}
-    if not history.plans and history.copied_plans:  # another site's, of which this one takes a part that nobody has
-        theirs = [plan.get("identity", {}) for plan in history.copied_plans]
+    if not history.plans and history.remote_plans:  # another site's, of which this one takes a part that nobody has
+        theirs = [plan.get("identity", {}) for plan in history.remote_plans]
         first |= theirs[0]
         if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
             first["shard"] = work.identity["shard"]
@@ -216,12 +216,12 @@ def _own(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]
     for name, run in observation.runs.items():
         if run.host:
             elsewhere.setdefault(f"on {run.host}", []).append(name)
-        elif part and not part.has(name):
+        elif part and not part.contains(name):
             elsewhere.setdefault("in another shard", []).append(name)
         else:
             runs[name] = run
-    if not runs and observation.history.copies:
-        host = observation.history.copies[0].host
+    if not runs and observation.history.sync_markers:
+        host = observation.history.sync_markers[0].host
         raise BatchError(f"this is a copy of a batch that is on {host}", where=observation.path,
                          hint=f"`{retry_command(observation.path, '--on', host)}` goes on with it there")
     return runs, elsewhere
@@ -234,7 +234,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
         if given:
             raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
                                hint="submit the job spec under another name instead")
-    path = batch_folder.check(options.path)
+    path = batch_folder.require_batch(options.path)
     if not options.dry_run:
         from src.submission.planning import extend
 

@@ -68,7 +68,7 @@ class Breaker:
     def _count(self, name: str, how: str, error: str) -> None:
         if self._off:
             return
-        alike = logs.alike(f"{how}: {error}")
+        alike = logs.normalize_error(f"{how}: {error}")
         no_failure = how in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
         self._off = no_failure or self._failed != [] and alike != self._error
         if self._off:

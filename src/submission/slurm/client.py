@@ -297,9 +297,9 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
     import subprocess  # a dry run calls nothing, and need not wait for it
 
     try:
-        if process.OUTSIDE in os.environ:  # a container has no Slurm
+        if process.RELAY_SOCKET in os.environ:  # a container has no Slurm
 
-            return container_relay.call(command, env, timeout, read or "")
+            return container_relay.run(command, env, timeout, read or "")
         return subprocess.run(command, capture_output=True, text=True, errors="replace", input=read or "", env=env,
                               timeout=timeout, check=False)
     except subprocess.TimeoutExpired:

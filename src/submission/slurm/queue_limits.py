@@ -63,8 +63,8 @@ def count_queued(batch: str, queue: client.Queue) -> int | None:
         return None
     tokens = {name.removesuffix(".jsonl") for path in (batch, os.path.join(batch, run_folder.CANARY))
               for name in _listing(os.path.join(path, run_folder.SUBMISSIONS))}
-    return sum(job.comment.startswith(journal.COMMENT)
-               and job.comment.removeprefix(journal.COMMENT).rpartition("-")[0] in tokens
+    return sum(job.comment.startswith(journal.COMMENT_PREFIX)
+               and job.comment.removeprefix(journal.COMMENT_PREFIX).rpartition("-")[0] in tokens
                for job in queue.jobs.values())
 
 

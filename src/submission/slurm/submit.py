@@ -10,8 +10,8 @@ from src import run_folder
 from src.errors import BatchError, JobSpecError
 from src.io import yaml_io
 from src.submission.batch import task_files
-from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
-from src.submission.batch.task_files import Tasks, Team
+from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
+from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.slurm import client
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def one_each(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]],
     for unit, (name, ticket) in enumerate(tickets.items()):
         folder = os.path.join(place.batch, name)
         script, words = options.of(specs[name], name)
-        tag = comment(place.token, unit)
+        tag = job_comment(place.token, unit)
         calls.append(Call(name, client.sbatch_command(
             name, os.path.join(folder, run_folder.slurm_log_name("%j")), tag, words, script,
             os.path.join(folder, run_folder.SPEC), place.project), tag, ticket))
@@ -136,7 +136,7 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
     for (script, *words), names in groups.items():
         for start in range(0, len(names), size):
             chunk = names[start:start + size]
-            tag = comment(place.token, len(calls))
+            tag = job_comment(place.token, len(calls))
             path = place.submissions(f"{place.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
             span = f"--array=0-{len(chunk) - 1}{f'%{running}' if running else ''}"
             calls.append(Call(f"array {len(calls)} ({len(chunk)} runs)", client.sbatch_command(
@@ -148,7 +148,7 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
     return Submission(ordered, Units(ARRAY, bounds), calls, tasks)
 
 
-def workers(teams: Sequence[Team], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
+def workers(teams: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
             slots: int, canaries: Mapping[str, str]) -> Submission:
     """Slurm jobs that share the runs of their team, `slots` at a time each. JobSpecError if runs of one team ask for
     different jobs.
@@ -165,11 +165,11 @@ def workers(teams: Sequence[Team], specs: Mapping[str, Mapping[str, Any]], optio
                                "(SBATCH or SCRIPT)", where=f"workers of {team.name}" if team.name else "--workers",
                                hint="use --array, or leave both out: one job per run")
         (script, *words), = asked
-        path = place.submissions(task_files.name(place.token, number, len(teams)))
+        path = place.submissions(task_files.file_name(place.token, number, len(teams)))
         begin, first = len(tickets), len(calls)
         tickets |= team.tickets
         for unit in range(first, first + team.workers):
-            tag = comment(place.token, unit)
+            tag = job_comment(place.token, unit)
             calls.append(Call(f"worker {unit}", client.sbatch_command(
                 f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag,
                 words, script, path, place.project), tag))
@@ -273,19 +273,19 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Room,
 
 def _submit(unit: int, call: Call, journal: Journal, room: Room, where: str, again: str) -> str | None:
     """The id of the unit's Slurm job; None if a limit of the cluster was reached and waited for."""
-    journal.sending(unit)
+    journal.record_sending(unit)
     try:
         job = client.submit_patiently(call.command, call.ticket, call.comment)
     except client.Refusal as refusal:
         if refusal.kind != "ambiguous":
-            journal.refused(unit, refusal.words)
+            journal.record_refusal(unit, refusal.words)
         if refusal.kind == "limit" and room.wait:
             room.pause()
             return None
         from src.submission.slurm import sbatch_errors
 
         raise sbatch_errors.explain(refusal, where, f"`{again}` goes on where it stopped") from None
-    journal.accepted(unit, job)
+    journal.record_job(unit, job)
     room.entered(call.tasks)
     return job
 

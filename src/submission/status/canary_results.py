@@ -38,7 +38,7 @@ def _told(state: str) -> str:
 def waiting(history: History) -> dict[str, str]:
     """The canary that each run waits for, or waited for, under its newest ticket."""
     found: dict[str, str] = {}
-    for plan in history.every_plan():
+    for plan in history.all_plans():
         names = list(plan["tickets"])
         ours = {names[position]: first for first, positions in plan.get("canaries", {}).items()
                 for position in positions}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from src.submission.slurm import client
 from src.submission.status.observation import Observation
-from src.submission.system.terminal import clock
+from src.submission.system.terminal import format_duration
 
 _SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
 
@@ -49,13 +49,14 @@ class Usage:
         found = [Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
                           f"{asked / 1024:,.0f} MB" if asked else "none", _percent(self.memory, asked),
                           f"--sbatch mem={megabytes(self.memory)}M" if self.memory else ""),
-                 Resource("time, at most", clock(self.longest), clock(limit) if limit else "none",
+                 Resource("time, at most", format_duration(self.longest), format_duration(limit) if limit else "none",
                           _percent(self.longest, limit), f"--sbatch time={minutes(self.longest)}"),
-                 Resource("CPUs' time", clock(self.cpu), clock(self.allocated), _percent(self.cpu, self.allocated), "")]
+                 Resource("CPUs' time", format_duration(self.cpu), format_duration(self.allocated),
+                          _percent(self.cpu, self.allocated), "")]
         if self.gpus:
             used, share = ("no books are kept", "") if self.gpu is None else (
-                clock(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
-            found.append(Resource("GPUs' time", used, clock(self.gpus), share, ""))
+                format_duration(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
+            found.append(Resource("GPUs' time", used, format_duration(self.gpus), share, ""))
         return found
 
     def lines(self) -> list[str]:

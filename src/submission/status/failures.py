@@ -37,7 +37,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
         if run.state.name in BAD:
             why = run.state.why
             if why not in normalised:
-                normalised[why] = logs.alike(why)
+                normalised[why] = logs.normalize_error(why)
             groups.setdefault((run.state.name, normalised[why]), []).append(run)
     return [Group(state, members[0].state.why, members, log_of(members[0])) for (state, _), members
             in sorted(groups.items(), key=lambda item: -len(item[1]))]
@@ -50,7 +50,7 @@ def asks_for_memory(options: Iterable[str]) -> bool:
 
 def log_of(run: Run) -> str:
     """The newest log of a run; its folder if there is none."""
-    return (logs.of(run.path) or [run.path])[-1]
+    return (logs.log_paths(run.path) or [run.path])[-1]
 
 
 def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:

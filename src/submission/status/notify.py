@@ -126,7 +126,7 @@ def follow(notify: Notify, batch: str, token: str, jobs: Sequence[str], project:
     the time of a digest. asked: what the runs ask for, of which partition, account and qos hold for these too. What
     went wrong, or "".
     """
-    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
+    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
     some = (f"afternotok:{job}" for job in jobs[:_MOST_JOBS])
     kinds = {FAILED: [f"--dependency={'?'.join(some)}", "--kill-on-invalid-dep=yes"], ENDED: _after(jobs)}
     if notify.digest:
@@ -180,7 +180,7 @@ def in_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
 
 def _again(batch: str, token: str, kind: str, options: Iterable[str]) -> str | None:
     """Submit such a Slurm job as this is one."""
-    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
+    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
     asked = slurm_environment.partition_account_and_qos()
     try:
         _submit(script, batch, token, kind, options, os.getcwd(), asked)

@@ -21,7 +21,7 @@ def batch_path(word: str, results: str) -> str:
     inside = os.path.join(results, word)
     if not run_folder.is_batch_folder(word) and run_folder.is_batch_folder(inside):
         return inside
-    return batch_folder.check(word)
+    return batch_folder.require_batch(word)
 
 
 def run_path(word: str, results: str) -> str:
@@ -108,7 +108,7 @@ def _of_slurm_job(path: str, job: str) -> list[str]:
         for unit, given in jobs.items():
             runs = units.runs(unit, names)
             found += [name for name, task in zip(runs, units.job_ids(given, runs), strict=True)
-                      if job in (task, base) and (units.way != WORKERS or _claimed(path, name, base))]
+                      if job in (task, base) and (units.kind != WORKERS or _claimed(path, name, base))]
     return [folder for name in dict.fromkeys(found) if run_folder.is_run_folder(folder := os.path.join(path, name))]
 
 

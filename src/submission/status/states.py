@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.submission.batch.journal import COMMENT, LOCAL, Ticket
-from src.submission.batch.sync_markers import Copy
+from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
+from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm.client import Job, Queue
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
@@ -84,7 +84,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
                        queue.answered, attempt, why, abs(now - ticket.time))
 
 
-def of_copy(copy: Copy, name: str, attempt: Mapping[str, Any] | None) -> State:
+def of_copy(copy: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:
     """What has become of a run that another machine has and that had not ended well when it was fetched.
 
     Neither our Slurm nor our processes know it, so that what may live there is unknown here, and is never begun here.
@@ -132,7 +132,7 @@ def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
     """Whether Slurm gave the id to another submission of ours: its numbers begin anew when its state is lost."""
-    return ticket is not None and job.comment.startswith(COMMENT) and job.comment not in [
+    return ticket is not None and job.comment.startswith(COMMENT_PREFIX) and job.comment not in [
         known for known, _ in ticket.comments]
 
 

@@ -15,7 +15,7 @@ from src.metrics import Metric
 from src.submission.status import failures, run_lookup, states
 from src.submission.status.observation import Observation, Run
 from src.submission.system import terminal
-from src.submission.system.terminal import clock, table
+from src.submission.system.terminal import format_duration, table
 
 _BARS = "▁▂▃▄▅▆▇█"
 GROUPS = 5  # of failures that are told below the runs
@@ -202,7 +202,8 @@ def _cells(row: Row, start: float | None = None) -> list[str]:
     why = row.why[:100]
     if start is not None and row.state == states.PENDING:
         why += f"{', ' if why else ''}starts {time.strftime('%a %H:%M', time.localtime(start))}"
-    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else clock(row.left), best, why]
+    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else format_duration(row.left), best,
+            why]
 
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
@@ -249,7 +250,7 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     per_hour = rate(ends, now)
     left = len(runs) - ended - bad
     if per_hour and left:
-        line += f"  {_short(per_hour)} runs an hour, {clock(left / per_hour * 3600)} left"
+        line += f"  {_short(per_hour)} runs an hour, {format_duration(left / per_hour * 3600)} left"
     return line
 
 
@@ -268,7 +269,7 @@ class Throughput:
             return []
         told = [f"{_short(self.now)} runs an hour now" if self.now else "",
                 f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
-                f"{clock(self.left)} left"]
+                f"{format_duration(self.left)} left"]
         return [f"throughput  {', '.join(filter(None, told))}"]
 
 

@@ -382,10 +382,10 @@ def test_a_worker_looks_at_canaries_itself_and_its_successor_waits_for_no_job(gr
     path, = (grid.batch / "submissions").glob("*.tasks.json")
     listed = task_files.read(str(path))
     assert not any(word.startswith("--dependency") for word in listed.command)
-    assert list(listed.unclaimed()) == []
+    assert list(listed.startable()) == []
     linear = next(first(grid).glob("s+linear*"))
     (linear / "done").write_text("completed")
-    assert sorted(listed.unclaimed()) == sorted(run.name for run in grid.runs() if "mod=linear" in run.name)
+    assert sorted(listed.startable()) == sorted(run.name for run in grid.runs() if "mod=linear" in run.name)
 
 
 def test_never_asked_of_sbatch_in_advance(grid: Project, fake_slurm: FakeSlurm) -> None:

@@ -41,7 +41,7 @@ def test_each_kind_is_tried_once_and_its_start_told(tmp_path: Path, monkeypatch:
 def book(tmp_path: Path) -> Journal:
     (tmp_path / "submissions").mkdir()
     book = Journal(str(tmp_path), "t")
-    book.plan(SLURM, dict.fromkeys(NAMES, 1))
+    book.record_plan(SLURM, dict.fromkeys(NAMES, 1))
     return book
 
 

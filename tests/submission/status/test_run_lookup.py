@@ -28,12 +28,12 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                                      ("26-01-01-z", "260102-3", Units(WORKERS), ["90", "91"])):
         path = tmp_path / name
         runs = [f"{index:03d}_{name[-1]}" for index in range(3)]
-        batch_folder.write(str(path), "job_details: {name: a}\n", runs, ["batch_size: 8\n"] * 3)
+        batch_folder.create(str(path), "job_details: {name: a}\n", runs, ["batch_size: 8\n"] * 3)
         book = Journal(str(path), token)
-        book.plan(SLURM, dict.fromkeys(runs, 1), units)
+        book.record_plan(SLURM, dict.fromkeys(runs, 1), units)
         for unit, job in enumerate(jobs):
-            book.sending(unit)
-            book.accepted(unit, job)
+            book.record_sending(unit)
+            book.record_job(unit, job)
     (tmp_path / "26-01-01-z" / "002_z" / "claim-1").write_text(json.dumps({"slurm_job": "91"}))
     return tmp_path
 

@@ -89,10 +89,10 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
     from src.submission.batch.journal import LOCAL, Journal
 
     path = tmp_path / "26-01-02-a"
-    batch_folder.write(str(path), "job_details: {name: a}\n", ["000_a"], ["batch_size: 8\n"])
+    batch_folder.create(str(path), "job_details: {name: a}\n", ["000_a"], ["batch_size: 8\n"])
     book = Journal(str(path), "1-a")
-    book.plan(LOCAL, {"000_a": 1, "001_a": 1})
-    book.ended()
+    book.record_plan(LOCAL, {"000_a": 1, "001_a": 1})
+    book.record_end()
     found, = observe([str(path)])
     assert [item.state.name for item in found.runs.values()] == [states.NEW, states.NEW]
     assert found.runs["001_a"].folder is None
