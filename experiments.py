@@ -86,14 +86,15 @@ def _add_watching(add: Add) -> None:
     command.add_argument("--samples", type=int, metavar="K", help="likewise")
     command.add_argument("--seed", type=int, metavar="S", help="likewise")
     command = add("logs", print_logs, "what a run has logged")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
 
 
 def _add_ending(add: Add) -> None:
     """The subcommands that end what runs, and remove what it leaves."""
     command = add("cancel", cancel, "end what is pending or running of batches, or single runs")
-    command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {run_lookup.ALLOWED}")
+    command.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                         help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
     command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
                          help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -132,7 +133,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("batch", metavar="BATCH", help="a batch folder")
     command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
     command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("--run", action="store_true", dest="do", help="do them")
     command = add("export", export, "bring batches into MLflow, at once or what is new, or into two files")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -141,7 +142,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("--into", metavar="FOLDER", help="of the files (default: the first batch)")
     command.add_argument("--uri", help="as sqlite:///mlflow.db or http://host:5000 (default: $MLFLOW_TRACKING_URI)")
     command = add("register", register, "make a run's best model a version of a registered model of MLflow")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("--name", required=True, help="of the registered model")
     command.add_argument("--alias", help="as staging or production")
     command.add_argument("--uri", help="as for export")
@@ -182,14 +183,14 @@ def print_status(options: argparse.Namespace) -> None:
     observations = look(options.batches)
     only = options.state or states.ALL
     if options.tag:
-        observations = [status.filtered(observation, states.ALL, options.tag) for observation in observations]
+        observations = [status.filter_runs(observation, states.ALL, options.tag) for observation in observations]
     if options.json:
         import json
 
-        print(json.dumps([status.as_json(status.filtered(observation, only)) for observation in observations]))
+        print(json.dumps([status.as_json(status.filter_runs(observation, only)) for observation in observations]))
     elif options.names:
         print("".join(f"{name}\n" for observation in observations
-                      for name in status.filtered(observation, only).runs), end="")
+                      for name in status.filter_runs(observation, only).runs), end="")
     else:
         print(status.render(observations, None if options.all else 50, not options.batches, only, now=time.time()))
         if options.efficiency:
@@ -200,13 +201,13 @@ def print_efficiency(observations: list[Observation]) -> None:
     """What the Slurm jobs of each batch used, by one sacct."""
     from src.submission.status import efficiency
 
-    for path, usage in efficiency.of_batches(observations).items():
+    for path, usage in efficiency.usage_by_batch(observations).items():
         print("\n".join(["", path, *(usage.lines() or ["sacct knows no Slurm job of it that has ended"])]))
 
 
 def wait(options: argparse.Namespace) -> int:
     """0 once every run is done, early stopped or diverged; 1 if some are not and nothing that could end is left."""
-    batches = [run_lookup.batch_path(path, RESULTS) for path in options.batches]
+    batches = [run_lookup.find_batch(path, RESULTS) for path in options.batches]
     for path in batches:
         refuse_copy(path, "wait")
     going = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)  # but not stuck: that never ends
@@ -218,7 +219,7 @@ def wait(options: argparse.Namespace) -> int:
     for observation in observations:
         found = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
         print(f"{observation.path}: {found}")
-        for group in failures.group(observation.runs.values()):
+        for group in failures.group_failures(observation.runs.values()):
             print(f"  {group.line()}")
     return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
 
@@ -254,7 +255,8 @@ def watch(options: argparse.Namespace) -> None:
         clear, limit = "", 50
         if sys.stdout.isatty():
             clear, tables = "\x1b[H\x1b[2J", len(options.batches) or 1
-            told = sum(min(len(failures.group(item.runs.values())), status.GROUPS + 1) for item in observations)
+            told = sum(min(len(failures.group_failures(item.runs.values())), status.MAX_GROUPS + 1)
+                       for item in observations)
             limit = max(3, (os.get_terminal_size().lines - len(observations) - told - 3) // tables - 4)
         starts = client.expected_starts() if any(
             run.slurm_jobs and run.state.name == states.PENDING
@@ -272,7 +274,7 @@ def watch(options: argparse.Namespace) -> None:
 
 def find_run(word: str) -> Run:
     """The run that the user named. BatchError if it is none, or may be one of several."""
-    path = run_lookup.run_path(word, RESULTS)
+    path = run_lookup.find_run(word, RESULTS)
     observation, = observe([os.path.dirname(path) or "."])
     return observation.runs[os.path.basename(os.path.abspath(path))]
 
@@ -322,7 +324,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
 def cancel(options: argparse.Namespace) -> None:
     """End Slurm jobs by scancel, local runs and their workers by TERM."""
     batches = [os.path.normpath(word) for word in options.targets if run_folder.is_batch_folder(word)]
-    singles = {run_lookup.run_path(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
+    singles = {run_lookup.find_run(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(singles))]))
     wholes = [] if options.state else [observation for observation in observations if observation.path in batches]
     alive = [(observation, run) for observation in observations for run in observation.runs.values()
@@ -411,7 +413,7 @@ def report(options: argparse.Namespace) -> None:
     observations = observe(batches)
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observations) for row in found["runs"]],
-        resources={path: usage.resources() for path, usage in efficiency.of_batches(observations).items()})
+        resources={path: usage.resources() for path, usage in efficiency.usage_by_batch(observations).items()})
     print(f"report: {os.path.abspath(path)}")
 
 
@@ -494,7 +496,7 @@ def reproduce_run(options: argparse.Namespace) -> int:
     """Print what repeats a run, or do it."""
     from src.submission.batch import reproduce
 
-    steps = reproduce.plan_steps(run_lookup.run_path(options.run_word, RESULTS))
+    steps = reproduce.plan_steps(run_lookup.find_run(options.run_word, RESULTS))
     if options.do:
         print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
         return steps.run()
@@ -521,7 +523,7 @@ def register(options: argparse.Namespace) -> None:
     """Make a version of a registered model."""
     from src.tracking import mlflow_export
 
-    folder = run_lookup.run_path(options.run_word, RESULTS)
+    folder = run_lookup.find_run(options.run_word, RESULTS)
     print(mlflow_export.register(folder, mlflow_uri(options), options.name, options.alias))
 
 
@@ -553,7 +555,7 @@ def notify(options: argparse.Namespace) -> int:
     if plan is None:
         raise BatchError("this batch asks for no messages", where=path, hint="job_details.notify: true does")
     how = notify_spec.Notify(**plan["notify"])
-    words = messages.in_job(path, plan["code"], options.kind, how) if options.token else messages.send(
+    words = messages.run_notify_job(path, plan["code"], options.kind, how) if options.token else messages.send(
         how, path, plan["code"], options.kind)
     print(words or "sent")
     return int(words is not None)
@@ -572,13 +574,13 @@ def doctor(options: argparse.Namespace) -> int:
     """A line for each check, or plain values; 1 if there is an error."""
     from src.submission.doctor import checks, probes
 
-    found = probes.findings(PROJECT, RESULTS, options.deep)
+    found = probes.examine(PROJECT, RESULTS, options.deep)
     if options.json:
         import json
 
-        print(json.dumps([finding._asdict() for finding in found]))
+        print(json.dumps(checks.as_json(found)))
     else:
-        print("\n".join(checks.lines(found)))
+        print("\n".join(checks.report_lines(found)))
     return int(any(finding.verdict == checks.ERROR for finding in found))
 
 

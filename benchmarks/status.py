@@ -108,7 +108,7 @@ def seconds(path: Path) -> dict[str, float]:
         start = lap(command[0], start)
     observation, = observe([str(path)])
     plan_next(observation.runs, states.RETRIED)
-    failures.group(observation.runs.values())
+    failures.group_failures(observation.runs.values())
     failures.nodes_to_avoid(observation.runs.values())
     lap("retry", start)
     return took
@@ -118,12 +118,12 @@ def seconds(path: Path) -> dict[str, float]:
 def calls() -> Iterator[list[list[str]]]:
     """The commands by which Slurm is asked within the block."""
     made: list[list[str]] = []
-    ask = client.ask
-    client.ask = lambda command: (made.append(command), ask(command))[1]
+    ask = client.query
+    client.query = lambda command: (made.append(command), ask(command))[1]
     try:
         yield made
     finally:
-        client.ask = ask
+        client.query = ask
 
 
 def main(size: int) -> None:

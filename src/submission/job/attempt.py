@@ -328,7 +328,7 @@ class Attempt:
         if how in (run_folder.FAILED, run_folder.TIMEOUT) and slurm_environment.job_id():
             from src.submission.status import notify
 
-            notify.tell_of_failure(self.folder, self.ticket)
+            notify.notify_failure(self.folder, self.ticket)
 
 
 def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:

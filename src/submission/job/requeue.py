@@ -18,7 +18,7 @@ from src.submission.batch.task_files import Tasks
 from src.submission.slurm import client
 
 if TYPE_CHECKING:
-    from src.submission.slurm.submit import Call
+    from src.submission.slurm.submit import SbatchCall
 
 MAX_SUCCESSORS = 1000  # of one submission: an end to a chain that makes no progress
 # what a plan hands on to those that come after it
@@ -40,7 +40,7 @@ def classify_stop(can_go_on: bool = True) -> str:
     can_go_on: where it was; what would begin anew is left at preempted if sbatch's option no-requeue says so.
     """
     job = slurm_environment.job_id()
-    told = client.details(job) if job else {}
+    told = client.show_job(job) if job else {}
     if int(told.get("Restarts", "0")) > slurm_environment.restart_count():
         return run_folder.PREEMPTED
     if told.get("PreemptTime", "None") == "None":
@@ -82,10 +82,10 @@ def requeue_run(folder: str, ticket: int) -> str:
         return f"Slurm job {job} goes back into the queue"
     try:
         return f"Slurm job {_submit_successor(folder, ticket)} goes on ({words})"
-    except (client.Refusal, UserError) as error:
-        if isinstance(error, client.Refusal) and error.kind == "ambiguous":
-            return f"Slurm may have taken another job for it, and its answer was lost: {error.words} ({words})"
-        why = error.words if isinstance(error, client.Refusal) else one_line(str(error))
+    except (client.SbatchError, UserError) as error:
+        if isinstance(error, client.SbatchError) and error.kind == "ambiguous":
+            return f"Slurm may have taken another job for it, and its answer was lost: {error.message} ({words})"
+        why = error.message if isinstance(error, client.SbatchError) else one_line(str(error))
         raise RequeueRefused(f"{words}; and no other job goes on: {why}") from None
 
 
@@ -98,10 +98,10 @@ def _submit_successor(folder: str, ticket: int) -> str:
                  if plan.get("script") and plan["tickets"].get(name) == ticket), None)
     if plan is None:
         raise BatchError("the job was not submitted by submit_multiple.py", where=folder)
-    options = submit.SlurmOptions(submit.earlier_script(plan, batch) or "", plan.get("sbatch") or {},
+    options = submit.SlurmOptions(submit.script_of_plan(plan, batch) or "", plan.get("sbatch") or {},
                                   plan.get("command_line") or {})
-    place = submit.Place(batch, journal.new_token(), plan.get("project") or os.getcwd())
-    submission = submit.one_each({name: ticket}, submit.read_specs(batch, [name]), options, place)
+    place = submit.SubmissionContext(batch, journal.new_token(), plan.get("project") or os.getcwd())
+    submission = submit.plan_single_jobs({name: ticket}, submit.read_specs(batch, [name]), options, place)
     book = Journal(batch, place.token)
     book.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))
     try:
@@ -110,15 +110,15 @@ def _submit_successor(folder: str, ticket: int) -> str:
         book.record_end()
 
 
-def _submit(call: Call, book: Journal) -> str:
+def _submit(call: SbatchCall, book: Journal) -> str:
     """The id of the call's Slurm job; Refusal if there is none. A limit is waited for, while this job has time."""
     for pause in (*_PAUSES, None):
         book.record_sending(0)
         try:
-            job = client.submit_patiently(call.command, call.ticket, call.comment)
-        except client.Refusal as refusal:
+            job = client.submit_with_retries(call.command, call.ticket, call.comment)
+        except client.SbatchError as refusal:
             if refusal.kind != "ambiguous":
-                book.record_refusal(0, refusal.words)
+                book.record_refusal(0, refusal.message)
             if refusal.kind != "limit" or pause is None:
                 raise
             time.sleep(pause)
@@ -155,9 +155,9 @@ def submit_successor(path: str, tasks: Tasks, begun: Collection[str] = (), last:
     command = [f"--comment={tag}" if word.startswith("--comment=") else word for word in tasks.command]
     book.record_sending(0)
     try:
-        job = client.submit_patiently(command, None, tag)
-    except client.Refusal as refusal:
-        book.record_refusal(0, refusal.words)
+        job = client.submit_with_retries(command, None, tag)
+    except client.SbatchError as refusal:
+        book.record_refusal(0, refusal.message)
         return None
     else:
         book.record_job(0, job)

@@ -29,7 +29,7 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.submission.planning.canary import Waits
     from src.submission.planning.work import Extension, Work
-    from src.submission.status.notify import Notices
+    from src.submission.status.notify import Notifier
 
 
 def plan_record(work: Work, token: str, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
@@ -66,9 +66,9 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
         Journal(folder, token).record_plan(**record)
 
     def write_books(folder: str) -> None:
-        if slurm_options and slurm_options.text:
+        if slurm_options and slurm_options.script_text:
             files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
-                               slurm_options.text)
+                               slurm_options.script_text)
         if work.first and work.first.plan.tickets:
             from src.submission.planning import canary
 
@@ -137,13 +137,13 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
                  options: argparse.Namespace) -> int:
     """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
     from src.submission.slurm import queue_limits
-    from src.submission.slurm.circuit_breaker import Breaker
+    from src.submission.slurm.circuit_breaker import CircuitBreaker
 
     jobs: list[str] = []
     again, total = retry_command(work.path), count(len(submission.calls), "Slurm job")
     waits = None
-    room = queue_limits.Room(work.path, options.max_queued, options.wait)
-    breaker = Breaker(work.path, options.max_failures)
+    room = queue_limits.QueueLimiter(work.path, options.max_queued, options.wait)
+    breaker = CircuitBreaker(work.path, options.max_failures)
     try:
         with _stop_is_told(_notices(work, book.token)):
             if work.first:
@@ -161,7 +161,7 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
         print(_next_steps((again, "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
-    except queue_limits.Full:
+    except queue_limits.QueueFull:
         print(f"{len(jobs)} of {total} submitted: {options.max_queued} of this batch are queued, as --max-queued "
               "allows; the same command goes on, --wait does so by itself")
         return 3
@@ -190,15 +190,15 @@ def _tell_what_is_submitted(work: Work, waits: Waits | None, jobs: list[str], su
 
 def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
-    from src.submission.slurm.circuit_breaker import Breaker
+    from src.submission.slurm.circuit_breaker import CircuitBreaker
 
     run = functools.partial(_run_by_workers, work.start_in, token, options.slots or 1, _pinned(options.gpus))
-    notices, breaker = _notices(work, token), Breaker(work.path, options.max_failures)
+    notices, breaker = _notices(work, token), CircuitBreaker(work.path, options.max_failures)
 
     def told(name: str, code: int) -> None:
         if notices:
             notices.run_ended(code not in (0, 75))
-        breaker.ended(name)
+        breaker.record_end(name)
 
     again = retry_command(work.path, "--local")
     held = _try_canaries(work, options, run, again)
@@ -260,7 +260,7 @@ def _try_canaries(work: Work, options: argparse.Namespace, run: Callable[..., bo
 
 
 @contextlib.contextmanager
-def _stop_is_told(notices: Notices | None) -> Iterator[None]:
+def _stop_is_told(notices: Notifier | None) -> Iterator[None]:
     """What stops a submission for good is sent as a message, too, if messages are wanted."""
     try:
         yield
@@ -275,17 +275,17 @@ def _have_messages_sent(work: Work, token: str, jobs: list[str], submission: Sub
     if work.notify and jobs:
         from src.submission.status import notify  # few batches want messages
 
-        asked = submit.requested(submission.calls[0], options)
-        if words := notify.follow(work.notify, work.path, token, jobs, work.project, asked):
+        asked = submit.requested_options(submission.calls[0], options)
+        if words := notify.submit_notify_jobs(work.notify, work.path, token, jobs, work.project, asked):
             print(words, file=sys.stderr)
 
 
-def _notices(work: Work, token: str) -> Notices | None:
+def _notices(work: Work, token: str) -> Notifier | None:
     if work.notify is None:
         return None
     from src.submission.status import notify
 
-    return notify.Notices(work.notify, work.path, token)
+    return notify.Notifier(work.notify, work.path, token)
 
 
 def _tell_how_it_ended(work: Work, log: str, again: str) -> int:

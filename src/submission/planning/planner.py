@@ -244,7 +244,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
     wanted = set(options.state or states.RETRIED)
     lines = [f"retries    {path}"]
     hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
-    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.asks_for_memory(options.sbatch)):
+    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.requests_memory(options.sbatch)):
         wanted.discard(states.OUT_OF_MEMORY)
         more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
@@ -253,7 +253,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
     if deleted := plan.kept.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
                      "deleted ones again")
-    lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
+    lines += [f"  {found.line()}" for found in failures.group_failures(runs[name] for name in plan.tickets)]
     return Work(project, path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
                 history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()),
                 canaries=observation.canaries)

@@ -487,7 +487,7 @@ def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch:
 def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how: str, code: int, run: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     asked = requeue_is(monkeypatch, None)
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: told)
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: told)
     as_slurm_job(monkeypatch, "7")
     assert start(run, stopped) == code
     assert record(run)["how"] == how
@@ -504,7 +504,7 @@ def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeyp
 
 
 def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: pytest.fail("Slurm is asked"))
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: pytest.fail("Slurm is asked"))
     as_slurm_job(monkeypatch, "7")
     assert start(run, lambda *_: stopped(*_, number=signal.SIGINT)) == 1
     assert record(run)["how"] == "cancelled"
@@ -516,7 +516,7 @@ def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: P
     (run / "spec.yaml").write_text("COMMAND: [sleep, '9']\n")
     requeue_is(monkeypatch, None)
     monkeypatch.setattr("src.submission.job.external_program.run", stopped)
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: {
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: {
         "PreemptTime": "2026-11-21", "Requeue": may})
     as_slurm_job(monkeypatch, "7")
     start(run)
@@ -531,7 +531,7 @@ def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
 
 def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(*_: object) -> str:
-        raise client.Refusal("ambiguous", "Socket timed out")
+        raise client.SbatchError("ambiguous", "Socket timed out")
     monkeypatch.setattr("src.submission.job.requeue._submit_successor", lose)
     requeue_is(monkeypatch, "disabled")
     as_slurm_job(monkeypatch, "7")

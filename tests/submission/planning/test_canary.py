@@ -284,7 +284,7 @@ def test_max_queued_counts_canaries(grid: Project, fake_slurm: FakeSlurm) -> Non
 
 def test_a_lost_answer_for_a_canary(grid: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.slurm.client._PAUSES", (0, 0))
-    monkeypatch.setattr("src.submission.slurm.client.submit_patiently.__defaults__", ((0, 0),))
+    monkeypatch.setattr("src.submission.slurm.client.submit_with_retries.__defaults__", ((0, 0),))
     fake_slurm.lose_reply(nth=1)
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     assert len(fake_slurm.jobs()) == 10

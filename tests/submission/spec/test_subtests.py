@@ -13,7 +13,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.batch import journal, task_files
-from src.submission.slurm.submit import Place, SlurmOptions, workers
+from src.submission.slurm.submit import SlurmOptions, SubmissionContext, plan_workers
 from src.submission.spec.grid import expand
 from src.submission.status.observe import observe
 from tests.submission.conftest import Project
@@ -134,7 +134,7 @@ def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> 
              for name, spec in SPECS.items()}
     teams = task_files.worker_groups(dict.fromkeys(specs, 1), specs, 1)
     options = SlurmOptions(str(script), shape={"workers": 1, "slots": 1})
-    found = workers(teams, specs, options, Place(str(tmp_path), "t-1", "/p"), 1, {"3": "canary"})
+    found = plan_workers(teams, specs, options, SubmissionContext(str(tmp_path), "t-1", "/p"), 1, {"3": "canary"})
     assert [call.command[-1].rpartition("/")[2] for call in found.calls] == [
         "t-1.0.tasks.json", "t-1.0.tasks.json", "t-1.1.tasks.json", "t-1.2.tasks.json"]
     assert ["--gpus=1" in call.command for call in found.calls] == [True, True, False, False]

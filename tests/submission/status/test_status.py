@@ -100,9 +100,9 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
 
 def test_rate_by_the_ends_of_the_last_hour() -> None:
     now = 10_000.0
-    assert status.rate([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
-    assert status.rate([now - 60], now) is None
-    assert status.rate([], now) is None
+    assert status.runs_per_hour([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
+    assert status.runs_per_hour([now - 60], now) is None
+    assert status.runs_per_hour([], now) is None
 
 
 def test_the_line_above_the_table(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_tags_are_shown_and_chosen_by(tmp_path: Path) -> None:
         ["001_a", "done", "small", "a", "reason"], ["002_a", "done", "a", "reason"]]
     assert [row["tags"] for row in json.loads(json.dumps(status.as_json(found)))["runs"]] == [
         ["adam", "small"], ["small"], []]
-    assert list(status.filtered(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
-    assert list(status.filtered(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
+    assert list(status.filter_runs(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
+    assert list(status.filter_runs(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
 
 
 def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
