@@ -10,9 +10,9 @@ RUN := .venv/bin/python
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
-demo: $(ENVIRONMENT) ## train the digits quickstart here, without Slurm, in place of an earlier one, and report on it
-	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes
-	@batch=$$(ls -d results/*-digits-quickstart | tail -n 1); \
+demo: $(ENVIRONMENT) ## train the digits quickstart without Slurm and report on it, in results/demo, replacing an earlier demo
+	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/demo
+	@batch=$$(ls -d results/demo/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
 pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs on digits, a few minutes

@@ -209,7 +209,8 @@ def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
                if run_folder.is_batch_folder(path)]
     if not batches:
         raise ResultsError("there is no batch here yet", where=os.fspath(folder),
-                           hint="make one with `make demo` or submit_multiple.py, or name the folder that holds yours")
+                           hint="submit one with submit_multiple.py, or name the folder that holds yours; "
+                                "`make demo` writes to results/demo")
     return max(batches, key=lambda path: os.path.getmtime(os.path.join(path, run_folder.JOB_SPEC)))
 
 
