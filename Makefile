@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ENVIRONMENT := .venv/.installed
 RUN := .venv/bin/python
+INSTALLER ?= uv
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -50,21 +51,21 @@ bench: $(ENVIRONMENT) mlflow ## measure against hand-written minima and write th
 	@$(RUN) -m benchmarks
 
 lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group dev --group optional --no-annotate $(UPGRADE) \
-		--custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --group mlflow-server --no-annotate $(UPGRADE) \
-		--custom-compile-command 'make lock' --output-file requirements-mlflow.lock
+	@$(RUN) tools/packages.py uv pip compile --quiet --universal --python-version 3.11 --group dev --group optional \
+		--no-annotate $(UPGRADE) --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+	@$(RUN) tools/packages.py uv pip compile --quiet --universal --python-version 3.11 --group mlflow-server \
+		--no-annotate $(UPGRADE) --custom-compile-command 'make lock' --output-file requirements-mlflow.lock
 
-# pip and not a faster installer: it obeys the mirrors, certificates and proxies that a machine is set up with
+# uv, configured as pip is, or else pip; INSTALLER=pip does without uv
 $(ENVIRONMENT): requirements.lock
 	@test -n "$(PYTHON)" || \
 		{ echo "error: no Python 3.11 or newer with venv; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Installing requirements.lock into .venv: about 9 GB, once, some minutes"
-	@test -x .venv/bin/python || $(PYTHON) -m venv "$$(readlink .venv || echo .venv)" # venv itself refuses a link
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@test -x .venv/bin/pip || { echo "Creating .venv with $$($(PYTHON) --version): about 9 GB, once"; \
+		$(PYTHON) -m venv "$$(readlink .venv || echo .venv)"; } # venv itself refuses a link
+	@$(RUN) tools/packages.py install --installer $(INSTALLER) requirements.lock .venv
 	@touch $@
 
 .venv-mlflow/.installed: requirements-mlflow.lock | $(ENVIRONMENT)
-	@$(RUN) -m venv .venv-mlflow
-	@.venv-mlflow/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements-mlflow.lock
+	@test -x .venv-mlflow/bin/pip || { echo "Creating .venv-mlflow: about 0.6 GB, once"; $(RUN) -m venv .venv-mlflow; }
+	@$(RUN) tools/packages.py install --installer $(INSTALLER) requirements-mlflow.lock .venv-mlflow
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -105,6 +106,8 @@ def test_what_is_imported_is_declared() -> None:
 def test_the_environment_may_lie_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "requirements.lock").write_text("")
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools/packages.py", tmp_path / "tools")
     (tmp_path / "large disk").mkdir()
     (tmp_path / ".venv").symlink_to("large disk")
     subprocess.run(["make", f"PYTHON={sys.executable}", "environment"], cwd=tmp_path, check=True)

@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.io import slurm_environment
-from src.submission.system.process import RELAY_SOCKET
+from src.submission.system.process import OUTSIDE
 
-FORWARDED_VARIABLES = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
+_SET = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
 
 
-def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
+def call(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
          read: str) -> subprocess.CompletedProcess[str]:
     """Inside a container: what the outside says that the command did. FileNotFoundError if it is not there, or nobody
     is outside any more; subprocess.TimeoutExpired as from subprocess.run.
     """
     try:
         answer = _ask({"command": list(command), "input": read, "timeout": timeout,
-                       "set": {name: environment[name] for name in FORWARDED_VARIABLES
-                               if environment and name in environment}})
+                       "set": {name: environment[name] for name in _SET if environment and name in environment}})
     except (OSError, ValueError):
         answer = {}
     if answer.get("failed") == "timeout":
@@ -33,7 +32,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: 
     return subprocess.CompletedProcess(list(command), answer["code"], answer["stdout"], answer["stderr"])
 
 
-def register_for_signals() -> None:
+def listening() -> None:
     """Inside a container: from now on this process takes the signals, or one that told so before."""
     with contextlib.suppress(OSError, ValueError):
         _ask({})
@@ -46,7 +45,7 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
     has answered and closed the connection meanwhile, and the OSError would replace the handler's exception.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ[RELAY_SOCKET])
+        connection.connect(os.environ[OUTSIDE])
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as reader:
             answer = reader.readline()
