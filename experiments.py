@@ -23,7 +23,7 @@ from src.submission.status.observe import observe
 from src.submission.system import process
 from src.submission.system.terminal import ask, count, table
 
-PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch_folder.results()
+PROJECT, RESULTS = os.path.dirname(os.path.abspath(__file__)), batch_folder.results_folder()
 ON_HOST = ("status", "watch", "wait", "missing", "logs", "cancel", "clean", "report", "note", "doctor", "prefetch")
 Add = Callable[[str, object, str], argparse.ArgumentParser]  # name, function, help: a subcommand to be filled
 ALL_CHOICES = 1_000  # random points: each value that may be drawn is among them
@@ -86,14 +86,15 @@ def _add_watching(add: Add) -> None:
     command.add_argument("--samples", type=int, metavar="K", help="likewise")
     command.add_argument("--seed", type=int, metavar="S", help="likewise")
     command = add("logs", print_logs, "what a run has logged")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
 
 
 def _add_ending(add: Add) -> None:
     """The subcommands that end what runs, and remove what it leaves."""
     command = add("cancel", cancel, "end what is pending or running of batches, or single runs")
-    command.add_argument("targets", nargs="+", metavar="BATCH|RUN", help=f"a batch folder; or {run_lookup.ALLOWED}")
+    command.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                         help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
     command.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
                          help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -132,7 +133,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("batch", metavar="BATCH", help="a batch folder")
     command.add_argument("text", nargs="?", metavar="TEXT", help="in quotes")
     command = add("reproduce", reproduce_run, "the steps that repeat a run exactly, by the code that it ran with")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("--run", action="store_true", dest="do", help="do them")
     command = add("export", export, "bring batches into MLflow, at once or what is new, or into two files")
     command.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
@@ -141,7 +142,7 @@ def _add_books(add: Add) -> None:
     command.add_argument("--into", metavar="FOLDER", help="of the files (default: the first batch)")
     command.add_argument("--uri", help="as sqlite:///mlflow.db or http://host:5000 (default: $MLFLOW_TRACKING_URI)")
     command = add("register", register, "make a run's best model a version of a registered model of MLflow")
-    command.add_argument("run_word", metavar="RUN", help=run_lookup.ALLOWED)
+    command.add_argument("run_word", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     command.add_argument("--name", required=True, help="of the registered model")
     command.add_argument("--alias", help="as staging or production")
     command.add_argument("--uri", help="as for export")
@@ -170,7 +171,7 @@ def _add_machines(add: Add) -> None:
 
 def look(batches: Sequence[str]) -> list[Observation]:
     """The batches that were named, or all under results/."""
-    paths = [batch_folder.check(path) for path in batches] or batch_folder.all_batches(RESULTS)
+    paths = [batch_folder.require_batch(path) for path in batches] or batch_folder.all_batches(RESULTS)
     if not paths:
         raise BatchError(f"there is no batch under {RESULTS}/", hint="submit one: `python submit_multiple.py "
                          "jobs/digits-quickstart.yaml --local`; or name a batch folder")
@@ -182,14 +183,14 @@ def print_status(options: argparse.Namespace) -> None:
     observations = look(options.batches)
     only = options.state or states.ALL
     if options.tag:
-        observations = [status.filtered(observation, states.ALL, options.tag) for observation in observations]
+        observations = [status.filter_runs(observation, states.ALL, options.tag) for observation in observations]
     if options.json:
         import json
 
-        print(json.dumps([status.as_json(status.filtered(observation, only)) for observation in observations]))
+        print(json.dumps([status.as_json(status.filter_runs(observation, only)) for observation in observations]))
     elif options.names:
         print("".join(f"{name}\n" for observation in observations
-                      for name in status.filtered(observation, only).runs), end="")
+                      for name in status.filter_runs(observation, only).runs), end="")
     else:
         print(status.render(observations, None if options.all else 50, not options.batches, only, now=time.time()))
         if options.efficiency:
@@ -200,13 +201,13 @@ def print_efficiency(observations: list[Observation]) -> None:
     """What the Slurm jobs of each batch used, by one sacct."""
     from src.submission.status import efficiency
 
-    for path, usage in efficiency.of_batches(observations).items():
+    for path, usage in efficiency.usage_by_batch(observations).items():
         print("\n".join(["", path, *(usage.lines() or ["sacct knows no Slurm job of it that has ended"])]))
 
 
 def wait(options: argparse.Namespace) -> int:
     """0 once every run is done, early stopped or diverged; 1 if some are not and nothing that could end is left."""
-    batches = [run_lookup.batch_path(path, RESULTS) for path in options.batches]
+    batches = [run_lookup.find_batch(path, RESULTS) for path in options.batches]
     for path in batches:
         refuse_copy(path, "wait")
     going = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)  # but not stuck: that never ends
@@ -218,7 +219,7 @@ def wait(options: argparse.Namespace) -> int:
     for observation in observations:
         found = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
         print(f"{observation.path}: {found}")
-        for group in failures.group(observation.runs.values()):
+        for group in failures.group_failures(observation.runs.values()):
             print(f"  {group.line()}")
     return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
 
@@ -228,8 +229,8 @@ def refuse_copy(path: str, command: str) -> None:
     from src.submission.batch import journal
 
     history = journal.read_history(path)
-    if history.copies and not history.plans:
-        host = history.copies[0].host
+    if history.sync_markers and not history.plans:
+        host = history.sync_markers[0].host
         again = to_type("python", "experiments.py", command, path, "--on", host)
         raise BatchError(f"this is a copy of what is on {host}", where=path, hint=f"`{again}` does it there")
 
@@ -242,7 +243,7 @@ def print_missing(options: argparse.Namespace) -> int:
 
     spec = reader.read_job_spec(options.path)
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    names = done_points.missing(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
+    names = done_points.missing_points(spec, key_values(options.set, "--set"), files.expand(chosen, "output_dir"),
                             options.samples, options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))
@@ -254,7 +255,8 @@ def watch(options: argparse.Namespace) -> None:
         clear, limit = "", 50
         if sys.stdout.isatty():
             clear, tables = "\x1b[H\x1b[2J", len(options.batches) or 1
-            told = sum(min(len(failures.group(item.runs.values())), status.GROUPS + 1) for item in observations)
+            told = sum(min(len(failures.group_failures(item.runs.values())), status.MAX_GROUPS + 1)
+                       for item in observations)
             limit = max(3, (os.get_terminal_size().lines - len(observations) - told - 3) // tables - 4)
         starts = client.expected_starts() if any(
             run.slurm_jobs and run.state.name == states.PENDING
@@ -272,7 +274,7 @@ def watch(options: argparse.Namespace) -> None:
 
 def find_run(word: str) -> Run:
     """The run that the user named. BatchError if it is none, or may be one of several."""
-    path = run_lookup.run_path(word, RESULTS)
+    path = run_lookup.find_run(word, RESULTS)
     observation, = observe([os.path.dirname(path) or "."])
     return observation.runs[os.path.basename(os.path.abspath(path))]
 
@@ -280,7 +282,7 @@ def find_run(word: str) -> Run:
 def print_logs(options: argparse.Namespace) -> None:
     """training.log and what its attempts printed, the file that was written last at the end."""
     run = find_run(options.run_word)
-    paths = logs.of(run.path)
+    paths = logs.log_paths(run.path)
     if not paths and not options.follow:
         raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
                          hint="-f waits for it")
@@ -305,7 +307,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
     try:
         while True:
             run = find_run(folder)
-            for path in logs.of(folder):
+            for path in logs.log_paths(folder):
                 shown[path] = print_from(path, shown.get(path, 0))
             sys.stdout.flush()
             if run.host:
@@ -322,7 +324,7 @@ def follow(folder: str, shown: dict[str, int]) -> None:
 def cancel(options: argparse.Namespace) -> None:
     """End Slurm jobs by scancel, local runs and their workers by TERM."""
     batches = [os.path.normpath(word) for word in options.targets if run_folder.is_batch_folder(word)]
-    singles = {run_lookup.run_path(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
+    singles = {run_lookup.find_run(word, RESULTS) for word in options.targets if not run_folder.is_batch_folder(word)}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(singles))]))
     wholes = [] if options.state else [observation for observation in observations if observation.path in batches]
     alive = [(observation, run) for observation in observations for run in observation.runs.values()
@@ -369,7 +371,7 @@ def clean(options: argparse.Namespace) -> None:
     found: list[tuple[str, str]] = []
     total = 0
     for observation in look(options.batches):
-        sizes = [(run.path, run_folder.size_of_states(run.path)) for run in observation.runs.values()
+        sizes = [(run.path, run_folder.resume_checkpoints_size(run.path)) for run in observation.runs.values()
                  if run.state.name not in stay]
         if taken := sum(size for _, size in sizes):
             number = sum(size > 0 for _, size in sizes)
@@ -381,7 +383,7 @@ def clean(options: argparse.Namespace) -> None:
     print("\n".join(table(found)))
     if not options.yes and ask(f"Remove {total / 2**20:,.1f} MiB? [y/N] ").lower() not in ("y", "yes"):
         raise BatchError("stopped: nothing was removed", hint="the answer was not y")
-    freed = sum(run_folder.remove_states(run.path) for observation in look(options.batches)
+    freed = sum(run_folder.remove_resume_checkpoints(run.path) for observation in look(options.batches)
                 for run in observation.runs.values() if run.state.name not in stay)
     print(f"removed {freed / 2**20:,.1f} MiB")
 
@@ -393,8 +395,8 @@ def can_end_alone(run: Run) -> bool:
 
 def stop_local(observation: Observation) -> None:
     """Have the processes that run a batch on this machine stop their workers, and wait for it (30 s at most)."""
-    submitters = {ticket.who["pid"]: ticket.who for ticket in observation.history.tickets.values()
-                  if ticket.mode == LOCAL and process.is_alive(ticket.who)}
+    submitters = {ticket.submitter["pid"]: ticket.submitter for ticket in observation.history.tickets.values()
+                  if ticket.mode == LOCAL and process.is_alive(ticket.submitter)}
     for pid in submitters:
         os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + 30
@@ -407,11 +409,11 @@ def report(options: argparse.Namespace) -> None:
     from src.analysis.report import write_report  # matplotlib and pandas, which status does not need
     from src.submission.status import efficiency
 
-    batches = [batch_folder.check(path) for path in options.batches]
+    batches = [batch_folder.require_batch(path) for path in options.batches]
     observations = observe(batches)
     path = write_report(batches, options.to, status=[
         {**row, "batch": found["batch"]} for found in map(status.as_json, observations) for row in found["runs"]],
-        resources={path: usage.resources() for path, usage in efficiency.of_batches(observations).items()})
+        resources={path: usage.resources() for path, usage in efficiency.usage_by_batch(observations).items()})
     print(f"report: {os.path.abspath(path)}")
 
 
@@ -439,7 +441,7 @@ def compare_batches(options: argparse.Namespace) -> None:
     from src.analysis.compare import compare
     from src.analysis.reading.results import read_results
 
-    before, after = (batch_folder.check(path) for path in (options.before, options.after))
+    before, after = (batch_folder.require_batch(path) for path in (options.before, options.after))
     found = compare(read_results(before), read_results(after))
     lines = table([["setting", "before", "after"], *map(list, found.changes)]) if found.changes else [
         "both have the same settings"]
@@ -460,7 +462,7 @@ def query(options: argparse.Namespace) -> None:
     from src.analysis.tables import tables
     from src.analysis.tables.query import query as matching
 
-    results = read_results([batch_folder.check(path) for path in options.batches])
+    results = read_results([batch_folder.require_batch(path) for path in options.batches])
     values = tables.values_table(results.config, results.long)
     found = matching(values, options.expression)
     if options.names:
@@ -477,7 +479,7 @@ def note(options: argparse.Namespace) -> None:
     """Append a note to a batch's log, or print the log."""
     from src import notes
 
-    path = batch_folder.check(options.batch)
+    path = batch_folder.require_batch(options.batch)
     if options.text is None:
         print("".join(f"{one.line()}\n" for one in notes.read(path)), end="")
         return
@@ -485,7 +487,7 @@ def note(options: argparse.Namespace) -> None:
         raise BatchError("there is nothing to note", where=path, hint="write it in quotes")
     from src.submission.batch import provenance
 
-    code = provenance.look(PROJECT)
+    code = provenance.inspect_code(PROJECT)
     commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
     print(notes.add(path, options.text.strip(), commit).line())
 
@@ -494,7 +496,7 @@ def reproduce_run(options: argparse.Namespace) -> int:
     """Print what repeats a run, or do it."""
     from src.submission.batch import reproduce
 
-    steps = reproduce.steps(run_lookup.run_path(options.run_word, RESULTS))
+    steps = reproduce.plan_steps(run_lookup.find_run(options.run_word, RESULTS))
     if options.do:
         print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
         return steps.run()
@@ -507,12 +509,13 @@ def export(options: argparse.Namespace) -> None:
     if options.to != "mlflow":
         from src.analysis.reading.results import read_results
 
-        batches = [batch_folder.check(path) for path in options.batches]
+        batches = [batch_folder.require_batch(path) for path in options.batches]
         print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
         return
     from src.tracking import mlflow_export
 
-    for line in mlflow_export.export([batch_folder.check(path) for path in options.batches], mlflow_uri(options)):
+    for line in mlflow_export.export([batch_folder.require_batch(path) for path in options.batches],
+                                     mlflow_uri(options)):
         print(line, flush=True)
 
 
@@ -520,7 +523,7 @@ def register(options: argparse.Namespace) -> None:
     """Make a version of a registered model."""
     from src.tracking import mlflow_export
 
-    folder = run_lookup.run_path(options.run_word, RESULTS)
+    folder = run_lookup.find_run(options.run_word, RESULTS)
     print(mlflow_export.register(folder, mlflow_uri(options), options.name, options.alias))
 
 
@@ -533,7 +536,7 @@ def sync_wandb(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("wandb") is None:
         raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
     failed = sent = 0
-    for path, is_sent, words in wandb_tracker.sync([batch_folder.check(path) for path in options.batches]):
+    for path, is_sent, words in wandb_tracker.sync([batch_folder.require_batch(path) for path in options.batches]):
         failed, sent = failed + (not is_sent), sent + is_sent
         print(f"{path}: {'sent' if is_sent else f'failed: {words}'}", flush=True)
     print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
@@ -545,14 +548,14 @@ def notify(options: argparse.Namespace) -> int:
     from src.submission.batch import journal
     from src.submission.status import notify as messages
 
-    path = batch_folder.check(options.batch)
+    path = batch_folder.require_batch(options.batch)
     plans = journal.read_history(path).plans
     plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
                 None)
     if plan is None:
         raise BatchError("this batch asks for no messages", where=path, hint="job_details.notify: true does")
     how = notify_spec.Notify(**plan["notify"])
-    words = messages.in_job(path, plan["code"], options.kind, how) if options.token else messages.send(
+    words = messages.run_notify_job(path, plan["code"], options.kind, how) if options.token else messages.send(
         how, path, plan["code"], options.kind)
     print(words or "sent")
     return int(words is not None)
@@ -571,13 +574,13 @@ def doctor(options: argparse.Namespace) -> int:
     """A line for each check, or plain values; 1 if there is an error."""
     from src.submission.doctor import checks, probes
 
-    found = probes.findings(PROJECT, RESULTS, options.deep)
+    found = probes.examine(PROJECT, RESULTS, options.deep)
     if options.json:
         import json
 
-        print(json.dumps([finding._asdict() for finding in found]))
+        print(json.dumps(checks.as_json(found)))
     else:
-        print("\n".join(checks.lines(found)))
+        print("\n".join(checks.report_lines(found)))
     return int(any(finding.verdict == checks.ERROR for finding in found))
 
 

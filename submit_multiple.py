@@ -85,7 +85,7 @@ def complete(work: Work, spec: JobSpec | None, options: argparse.Namespace, mode
     if options.require_clean or not options.dry_run:
         from src.submission.batch import provenance  # a dry run does without: git takes its time
 
-        work.code = provenance.look(PROJECT)
+        work.code = provenance.inspect_code(PROJECT)
         if options.require_clean:
             work.code.require_clean()
     work.notify = wants_messages(spec, work)
@@ -126,13 +126,13 @@ def contained(work: Work, slurm_options: SlurmOptions | None, submission: submit
     from src.submission.job import container
 
     batch = os.path.abspath(work.path)
-    path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.gpus_asked(os.environ)
+    path, gpus = os.path.join(batch, next(iter(work.plan.tickets)), run_folder.SPEC), container.may_use_gpus(os.environ)
     if submission and slurm_options:
         from src.submission.slurm import costs
 
         call = submission.calls[0]
-        path, gpus = call.command[-1], costs.cpus_and_gpus(submit.requested(call, slurm_options))[1] > 0
-    return container.shown(work.container, batch, work.start_in, path, gpus)
+        path, gpus = call.command[-1], costs.cpus_and_gpus(submit.requested_options(call, slurm_options))[1] > 0
+    return container.preview_command(work.container, batch, work.start_in, path, gpus)
 
 
 def print_json(work: Work, commands: dict[str, list[str]], inside: list[str]) -> int:
@@ -154,27 +154,27 @@ def show_plan(work: Work, mode: str, slurm_options: SlurmOptions | None, options
         print(f"code       {work.code.line()}{', runs start from a snapshot' if work.snapshot else ''}")
     if slurm_options:
         script = os.path.relpath(slurm_options.script)
-        text = slurm_options.text or yaml_io.read_user_file(slurm_options.script)
+        text = slurm_options.script_text or yaml_io.read_user_file(slurm_options.script)
         extra = {**slurm_options.batch, **slurm_options.command_line}
         print(f"resources  {preview.resources(script, text, [f'--{key}={value}' for key, value in extra.items()])}")
         for line in preview.point_options(work.specs):
             print(f"           {line}")
-        if slurm_options.text and options.dry_run:
-            print("".join(f"    {line}\n" for line in slurm_options.text.splitlines()), end="")
+        if slurm_options.script_text and options.dry_run:
+            print("".join(f"    {line}\n" for line in slurm_options.script_text.splitlines()), end="")
     if work.container:
         from src.submission.job import container
 
-        print(f"container  {container.line(work.container)}")
+        print(f"container  {container.summary(work.container)}")
     if mode == LOCAL and work.plan.tickets:
         print(f"workers    {preview.workers(local_teams(options, work))} on this machine")
     elif slurm_options and slurm_options.shape["workers"] and work.plan.tickets:
         specs = dict(zip(work.names, work.specs, strict=True))
-        teams = task_files.teams(work.plan.tickets, specs, slurm_options.shape["workers"])
+        teams = task_files.worker_groups(work.plan.tickets, specs, slurm_options.shape["workers"])
         print(f"workers    {preview.workers(teams)}")
     print(work.plan.summary())
 
 
-def print_dry_run(work: Work, calls: Sequence[submit.Call], commands: dict[str, list[str]], mode: str,
+def print_dry_run(work: Work, calls: Sequence[submit.SbatchCall], commands: dict[str, list[str]], mode: str,
                   inside: list[str]) -> int:
     """The exact commands, those of canaries first, and the assurance that nothing happened. inside: as print_json."""
     import shlex
@@ -193,22 +193,24 @@ def ask_slurm_first(work: Work, submission: Submission, options: SlurmOptions, t
     """
     from src.submission.slurm import client, costs, queue_limits
 
-    calls: Sequence[submit.Call] = submission.calls
+    calls: Sequence[submit.SbatchCall] = submission.calls
     if work.first:
         from src.submission.planning import canary
 
         calls = canary.to_try(canary_calls(work, options, token) + submission.calls)
-    client.require()
-    for start in submit.try_all(calls, options):
+    client.require_sbatch()
+    for start in submit.validate_calls(calls, options):
         print(f"starts     {start}, says Slurm")
-    asked = [(sum(call.tasks for call in alike), submit.requested(alike[0], options)) for alike in submit.kinds(calls)]
+    asked = [(sum(call.tasks for call in alike), submit.requested_options(alike[0], options))
+             for alike in submit.group_by_options(calls)]
     total = sum(number for number, _ in asked)
     if limit := queue_limits.tightest(asked[0][1], total):
         print(f"limit      {limit.line(total)}")
     cpus, gpus = costs.cpus_and_gpus(asked[0][1])
     slots = options.shape["slots"] if options.shape["workers"] else 1
     todo = [spec for name, spec in zip(work.names, work.specs, strict=True) if name in work.plan.tickets]
-    for line in (costs.at_most(asked), costs.probably(todo, os.path.dirname(work.path), cpus / slots, gpus / slots)):
+    for line in (costs.upper_bound(asked),
+                 costs.estimate(todo, os.path.dirname(work.path), cpus / slots, gpus / slots)):
         if line:
             print(f"costs      {line}")
 

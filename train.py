@@ -38,7 +38,7 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
 def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     """The same in this process, together with the others of its start."""
     from src.training.experiment import epochs
-    from src.training.output.resume import Left
+    from src.training.output.resume import SavedAndExit
     from src.training.parallel.distributed import is_loss_of_others, joined
 
     config = Config.from_dict(spec)
@@ -46,15 +46,15 @@ def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], Non
         with joined(config, _place(folder)) as team:
             try:
                 parts = build(config, folder, team)
-                ends = [end for _row, _model, end in epochs(parts, folder, check, signals.told_to)]
-            except Left:  # it has saved itself
-                if stopped := team.most(signals.stopped or 0):  # a signal need not reach all
+                ends = [end for _row, _model, end in epochs(parts, folder, check, signals.on_stop)]
+            except SavedAndExit:  # it has saved itself
+                if stopped := team.most(signals.stop_signal or 0):  # a signal need not reach all
                     raise Stopped(stopped) from None
                 return run_folder.REQUEUED
     except RuntimeError as error:
-        if process.ranks() == 1 or not is_loss_of_others(error):
+        if process.world_size() == 1 or not is_loss_of_others(error):
             raise
-        raise multi_gpu.Lost("another process of this run is gone; if it could, it said why") from None
+        raise multi_gpu.PeerLost("another process of this run is gone; if it could, it said why") from None
     return ends[-1] or ""
 
 
@@ -64,7 +64,7 @@ def processes(config: Config) -> int:
     from src.training.parallel.distributed import most_processes
     from src.training.setup.facts import visible_gpus
 
-    if process.ranks() > 1:
+    if process.world_size() > 1:
         return 1
     asked = os.environ.get("GRIDIRON_PROCESSES")
     if asked and not asked.isdecimal():
@@ -77,10 +77,10 @@ def _place(folder: str | None) -> Place:
     """This process among those of its start."""
     from src.training.parallel.distributed import Place
 
-    mine = process.rank(), process.ranks(), process.local_rank()
-    if here := os.environ.get(multi_gpu.MEETING):
+    mine = process.rank(), process.world_size(), process.local_rank()
+    if here := os.environ.get(multi_gpu.RENDEZVOUS):
         return Place(*mine, here, of_one_node=True)
-    return Place(*mine, folder, run_folder.meeting_name(ranks.this_start()))
+    return Place(*mine, folder, run_folder.rendezvous_name(ranks.start_id()))
 
 
 def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
@@ -268,4 +268,4 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    process.leave(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))
+    process.exit_process(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))

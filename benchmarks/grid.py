@@ -83,7 +83,7 @@ def stages(size: int, root: str) -> dict[str, float]:
     grid: Grid = timed("expand", lambda: expand(parse_job_spec(text, "benchmark").parameters, "benchmark"))
     timed("check", lambda: [check_parameters(spec) for spec in grid.specs])
     names = timed("name", lambda: run_names("benchmark", grid.specs, grid.varying))
-    timed("render and write", lambda: batch_folder.write(f"{root}/batch", text, names, spec_texts(grid.specs)))
+    timed("render and write", lambda: batch_folder.create(f"{root}/batch", text, names, spec_texts(grid.specs)))
     seconds["memory"] = _peak_memory() - before
     timed("bare", lambda: _bare(f"{root}/bare", len(names)))
     return seconds

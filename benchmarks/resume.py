@@ -62,7 +62,7 @@ def _linear_training(looks: bool) -> float:
         attempt = Attempt.begin(folder)
         assert attempt is not None
         start = time.thread_time()
-        for _ in epochs(parts, folder, attempt.check if looks else lambda: None, Signals().told_to if looks else None):
+        for _ in epochs(parts, folder, attempt.check if looks else lambda: None, Signals().on_stop if looks else None):
             pass
         return time.thread_time() - start
 

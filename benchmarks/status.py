@@ -47,7 +47,7 @@ def make(root: Path, size: int) -> Path:
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
     texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
              for index in range(size)]
-    batch_folder.write(str(path), "job_details: {name: benchmark}\n", names, texts)
+    batch_folder.create(str(path), "job_details: {name: benchmark}\n", names, texts)
     jobs = hold(size)
     now = time.time() - 1000
     records = [{"kind": "plan", "time": now, "mode": journal.SLURM, "who": {}, "way": journal.ONE_EACH, "bounds": [],
@@ -108,7 +108,7 @@ def seconds(path: Path) -> dict[str, float]:
         start = lap(command[0], start)
     observation, = observe([str(path)])
     plan_next(observation.runs, states.RETRIED)
-    failures.group(observation.runs.values())
+    failures.group_failures(observation.runs.values())
     failures.nodes_to_avoid(observation.runs.values())
     lap("retry", start)
     return took
@@ -118,12 +118,12 @@ def seconds(path: Path) -> dict[str, float]:
 def calls() -> Iterator[list[list[str]]]:
     """The commands by which Slurm is asked within the block."""
     made: list[list[str]] = []
-    ask = client.ask
-    client.ask = lambda command: (made.append(command), ask(command))[1]
+    ask = client.query
+    client.query = lambda command: (made.append(command), ask(command))[1]
     try:
         yield made
     finally:
-        client.ask = ask
+        client.query = ask
 
 
 def main(size: int) -> None:

@@ -10,7 +10,7 @@ _MOST_BYTES = 16_384  # that are read of a log's end
 _ESCAPE = r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # colours and moves of a terminal's cursor
 
 
-def of(folder: str) -> list[str]:
+def log_paths(folder: str) -> list[str]:
     """The paths of a run's logs that hold something, the one that was written last at the end. None if it is gone."""
     try:
         paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
@@ -35,7 +35,7 @@ def tail(path: str, lines: int = 12, width: int = 300) -> str:
     return "\n".join(line if len(line) <= width else f"{line[:width]} …" for line in shown[-lines:])
 
 
-def alike(line: str) -> str:
+def normalize_error(line: str) -> str:
     """The line without what differs between runs that failed alike: paths and numbers."""
     line = re.sub(r"(?<![\w.])[\w.~+=-]*(?:/[^\s'\",:;()\[\]]+)+", "PATH", line)
     return re.sub(r"0x[0-9a-fA-F]+|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "N", line)

@@ -77,25 +77,25 @@ def resume_name(step: int) -> str:
     return f"resume-{step:010d}.pt"
 
 
-def is_resume_name(name: str) -> bool:
+def is_resume_checkpoint(name: str) -> bool:
     """Whether a file is such a state; their names sort by step."""
     return _RESUME.match(name) is not None
 
 
-def size_of_states(folder: str) -> int:
+def resume_checkpoints_size(folder: str) -> int:
     """How many bytes the states in a run folder take."""
-    return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder) if is_resume_name(name))
+    return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder) if is_resume_checkpoint(name))
 
 
-def remove_states(folder: str) -> int:
+def remove_resume_checkpoints(folder: str) -> int:
     """Remove the states of a run that has ended; how many bytes that frees."""
-    freed = size_of_states(folder)
-    for name in filter(is_resume_name, os.listdir(folder)):
+    freed = resume_checkpoints_size(folder)
+    for name in filter(is_resume_checkpoint, os.listdir(folder)):
         os.unlink(os.path.join(folder, name))
     return freed
 
 
-def remove_torn(folder: str) -> None:
+def remove_partial_files(folder: str) -> None:
     """Remove what starts that were killed while they wrote have left of their artefacts."""
     for name in os.listdir(folder):
         if name.endswith(".tmp") and name.startswith((".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.",
@@ -127,17 +127,17 @@ def notified_name(token: str, kind: str) -> str:
     return f"{token}.{kind}.notified"
 
 
-def copy_name(host: str) -> str:
+def sync_marker_name(host: str) -> str:
     """The mark in submissions/ of what was fetched from another machine."""
     return f"from-{host}.json"
 
 
-def is_copy_name(name: str) -> bool:
+def is_sync_marker(name: str) -> bool:
     """Whether a file is such a mark."""
     return name.startswith("from-") and name.endswith(".json")
 
 
-def notify_script(token: str) -> str:
+def notify_script_name(token: str) -> str:
     """The script of the Slurm jobs that send messages."""
     return f"{token}.notify{SCRIPT_SUFFIX}"
 
@@ -181,7 +181,7 @@ def attempt_name(ticket: int, number: int) -> str:
     return f"attempt-{ticket}-{number}.json"
 
 
-def left_name(start: str) -> str:
+def no_attempt_name(start: str) -> str:
     """The sign of a start of several processes that found the run taken; only then is it made."""
     return f"left-{start}"
 
@@ -191,7 +191,7 @@ def failed_name(start: str) -> str:
     return f"failed-{start}"
 
 
-def meeting_name(start: str) -> str:
+def rendezvous_name(start: str) -> str:
     """Where the processes of a start find each other; gone once they have."""
     return f"meeting-{start}"
 
@@ -291,7 +291,7 @@ def _index(name: str) -> int:
     return int(index) if index.isascii() and index.isdigit() else -1
 
 
-def stats_tail(path: str, block: int = 8192) -> tuple[list[str], list[str]]:
+def last_stats_row(path: str, block: int = 8192) -> tuple[list[str], list[str]]:
     """Header and last whole row of a stats.csv as lists of cells; both empty if there is no row yet.
 
     Reads the head and the tail of the file only, so that status is quick whatever the number of epochs.

@@ -51,7 +51,7 @@ def main(spec: Path, number: signal.Signals, kills: int, seed: int) -> None:
         if is_done(spec) and number == signal.SIGKILL:
             # the signal may have come after `done` was written and before the checkpoints were removed; `experiments.py
             # clean` removes them as well
-            run_folder.remove_states(str(spec.parent))
+            run_folder.remove_resume_checkpoints(str(spec.parent))
         interruptions += not is_last and not is_done(spec)
     print(interruptions, runs)
 

@@ -15,13 +15,13 @@ from src import logs
     ("OSError: results/a/000_x/stats.csv: full", "OSError: results/b/001_y/stats.csv: full"),
     ("RuntimeError: 0x7f1 at 0.5", "RuntimeError: 0xa02 at 3.25")])
 def test_paths_and_numbers_do_not_tell_failures_apart(one: str, other: str) -> None:
-    assert logs.alike(one) == logs.alike(other)
+    assert logs.normalize_error(one) == logs.normalize_error(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [
     ("ValueError: no", "TypeError: no"), ("KeyError: 'conv1'", "KeyError: 'conv2'")])
 def test_words_do(one: str, other: str) -> None:
-    assert logs.alike(one) != logs.alike(other)
+    assert logs.normalize_error(one) != logs.normalize_error(other)
 
 
 def test_logs_stand_in_the_order_of_their_writing(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_logs_stand_in_the_order_of_their_writing(tmp_path: Path) -> None:
                                          ("spec.yaml", "x")]):
         (tmp_path / name).write_text(text)
         os.utime(tmp_path / name, (10 - time, 10 - time))
-    assert [os.path.basename(path) for path in logs.of(str(tmp_path))] == ["7.out", "training.log", "local.out"]
-    assert logs.of(str(tmp_path / "gone")) == []
+    assert [os.path.basename(path) for path in logs.log_paths(str(tmp_path))] == ["7.out", "training.log", "local.out"]
+    assert logs.log_paths(str(tmp_path / "gone")) == []
 
 
 @pytest.mark.parametrize(("text", "shown"), [

@@ -114,7 +114,7 @@ def test_a_preempted_worker_without_a_saved_run_is_succeeded_for_the_others(
         meant: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
     monkeypatch.setattr(requeue, "why_stopped", lambda: meant)
-    monkeypatch.setattr(requeue, "succeed", lambda path, tasks: submitted.append(path))
+    monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
     stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, asked=1)
     stopped._hand_over_saved()
     assert len(submitted) == asked

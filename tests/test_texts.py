@@ -18,7 +18,7 @@ import train
 from src import run_folder
 from src.config import Config
 from src.training.experiment import epochs
-from src.training.output.resume import Left
+from src.training.output.resume import SavedAndExit
 from src.training.steps.batches import by_length, in_order, shuffled
 from src.training.steps.overfit_subset import few
 from tests.texts import make_folder, reviews, write_csv
@@ -168,7 +168,7 @@ def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str,
         calls = 0
 
         @contextmanager
-        def told_to(leave: Any) -> Iterator[None]:
+        def on_stop(leave: Any) -> Iterator[None]:
             def called(*_: Any) -> None:
                 nonlocal calls
                 calls += 1
@@ -176,7 +176,7 @@ def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str,
                     leave()
             parts.model.register_forward_pre_hook(called)
             yield
-        for _ in epochs(parts, str(tmp_path / name), lambda: None, told_to):
+        for _ in epochs(parts, str(tmp_path / name), lambda: None, on_stop):
             pass
 
     start("calm")
@@ -184,6 +184,6 @@ def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str,
         try:
             start("stopped", stop_at=6)
             break
-        except Left:
+        except SavedAndExit:
             pass
     assert_same(tmp_path / "stopped", tmp_path / "calm")

@@ -91,7 +91,7 @@ def _failures(results: Results, status: Sequence[Mapping[str, Any]] | None) -> l
     groups: dict[tuple[str, str], _Failure] = {}
     for folder, state, error in found:
         why = (error.strip().splitlines() or [""])[-1]
-        groups.setdefault((state, logs.alike(why)), _Failure(state, why, [])).folders.append(folder)
+        groups.setdefault((state, logs.normalize_error(why)), _Failure(state, why, [])).folders.append(folder)
     return sorted(groups.values(), key=lambda group: -len(group.folders))
 
 
@@ -159,7 +159,7 @@ def _named_runs(folders: list[str]) -> str:
 def _log_tail(group: _Failure) -> str:
     """The end of the newest log of the first run that has one."""
     for folder in group.folders[:_MOST_LOOKED_AT]:
-        for path in logs.of(folder)[-1:]:
+        for path in logs.log_paths(folder)[-1:]:
             return f"<p><code>{html.escape(path)}</code></p><pre>{html.escape(logs.tail(path))}</pre>"
     return "<p>There is no log.</p>"
 

@@ -89,8 +89,8 @@ def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | La
              share: Share | None = None) -> dict[str, float]:
     """The model's metrics on a split, in eval mode, with the time and data_time in seconds.
 
-    forward: calls the model. most: so many batches at most. share: of a process among several. Left if the training is
-    to stop; it evaluates again.
+    forward: calls the model. most: so many batches at most. share: of a process among several. SavedAndExit if the
+    training is to stop; it evaluates again.
     """
     model.eval()
     start, waited, seen = perf_counter(), 0.0, 0

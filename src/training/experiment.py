@@ -69,13 +69,13 @@ class Parts:
 
 
 def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
-           told_to: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None
+           on_stop: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None
            ) -> Iterator[tuple[Row, nn.Module, str | None]]:
     """Train, from where an earlier start has saved itself, if one has. After each epoch: its row of stats, the model,
     and how the training ended, or None while it goes on.
 
-    folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over. told_to: has a
-    function called when the training is to stop, in a `with`; it saves itself then, and resume.Left is raised.
+    folder: where the artefacts go; None: nowhere. check: raises once a later attempt has taken over. on_stop: has a
+    function called when the training is to stop, in a `with`; it saves itself then, and resume.SavedAndExit is raised.
     Of several processes the first writes, and the others go along.
     """
     config, model, first = parts.config, parts.model, parts.team.first
@@ -90,7 +90,7 @@ def epochs(parts: Parts, folder: str | None, check: Callable[[], None],
           system.System(config, str(parts.device), folder if first else None, log) as samples,
           matmul_precision(config.precision),
           run.profile or contextlib.nullcontext(), contextlib.closing(run),
-          told_to(run.saver.leave) if told_to and folder else contextlib.nullcontext()):
+          on_stop(run.saver.leave) if on_stop and folder else contextlib.nullcontext()):
         for line in words:
             log.warning(line)
         recorder.config(config, run.facts)

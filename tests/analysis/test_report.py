@@ -136,7 +136,7 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
 
 
 def test_the_states_are_those_of_status() -> None:
-    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - failures.BAD
+    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - failures.UNSUCCESSFUL
 
 
 def test_resources_used_against_asked_for(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
         with open(os.path.join(folder or ".", "present"), "a+") as file:
             file.write("here\n")
             file.flush()
-            while file.seek(0) or len(file.readlines()) < process.ranks():
+            while file.seek(0) or len(file.readlines()) < process.world_size():
                 time.sleep(0.05)
     while spec["batch_size"] == 18 and not os.path.exists(os.path.join(os.path.dirname(folder or "."), "go")):
         time.sleep(0.1)

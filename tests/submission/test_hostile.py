@@ -12,7 +12,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder
 from src.submission.slurm import client, submit
-from src.submission.slurm.submit import Place, SlurmOptions
+from src.submission.slurm.submit import SlurmOptions, SubmissionContext
 from src.submission.spec import command_template, grid, job_spec, naming
 
 NUMBER = 10_000
@@ -57,9 +57,9 @@ def test_each_run_has_a_safe_name_and_one_call_of_as_many_words(specs: list[dict
     names = naming.run_names("tiny", specs, ["model"])
     assert len(set(names)) == NUMBER
     assert all(re.fullmatch(r"\d{4,}_tiny\+mod=[A-Za-z0-9._,@-]*", name) and len(name) <= 200 for name in names)
-    place = Place("/r/26-01-01-tiny", "token", "/p")
+    place = SubmissionContext("/r/26-01-01-tiny", "token", "/p")
     options = SlurmOptions("/p/s.sh")
-    made = submit.one_each(dict.fromkeys(names, 1), dict(zip(names, specs, strict=True)), options, place)
+    made = submit.plan_single_jobs(dict.fromkeys(names, 1), dict(zip(names, specs, strict=True)), options, place)
     for name, call in zip(names, made.calls, strict=True):
         assert call.command == ["sbatch", "--parsable", "--chdir=/p", f"--job-name={name}",
                                 f"--output={place.batch}/{name}/%j.out", f"--comment={call.comment}", "/p/s.sh",
@@ -67,13 +67,14 @@ def test_each_run_has_a_safe_name_and_one_call_of_as_many_words(specs: list[dict
 
 
 def test_values_of_options_stay_one_word_of_their_option(texts: list[str]) -> None:
-    words = client.option_list({f"option-{chr(97 + index % 26)}": text for index, text in enumerate(texts)}, "x.yaml")
+    options = {f"option-{chr(97 + index % 26)}": text for index, text in enumerate(texts)}
+    words = client.option_arguments(options, "x.yaml")
     assert all(re.match(r"--option-[a-z]=", word) for word in words)
     for text in texts:
-        assert client.option_list({"constraint": text}, "x.yaml") == [f"--constraint={text}"]
+        assert client.option_arguments({"constraint": text}, "x.yaml") == [f"--constraint={text}"]
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", text):
             with pytest.raises(JobSpecError):
-                client.option_list({text: 1}, "x.yaml")
+                client.option_arguments({text: 1}, "x.yaml")
 
 
 def test_a_foreign_program_gets_each_value_as_a_part_of_one_word(texts: list[str]) -> None:
@@ -95,9 +96,9 @@ def test_what_is_written_stays_in_the_batch_and_what_is_called_is_no_shell(
     chosen = random.Random(2).sample(specs, 1000)
     names = naming.run_names("tiny", chosen, ["model"])
     path = project / "$(touch pwned) %j"
-    assert batch_folder.write(str(path), "job_details: {}", names, grid.spec_texts(chosen))
-    made = submit.one_each(dict.fromkeys(names, 1), dict(zip(names, chosen, strict=True)), SlurmOptions(
-        "s.sh", {"constraint": chosen[0]["model"]}), Place(str(path), "token", str(project)))
+    assert batch_folder.create(str(path), "job_details: {}", names, grid.spec_texts(chosen))
+    made = submit.plan_single_jobs(dict.fromkeys(names, 1), dict(zip(names, chosen, strict=True)), SlurmOptions(
+        "s.sh", {"constraint": chosen[0]["model"]}), SubmissionContext(str(path), "token", str(project)))
     for call in made.calls:
         assert client.submit(call.command, 1) == "1"
     called = [[*words.split("\0")] for words in record.read_bytes().decode().removesuffix("\0\0").split("\0\0")]

@@ -15,7 +15,7 @@ from src import run_folder
 from src.errors import BatchError, to_type
 from src.io import files, yaml_io
 
-RESULTS = "GRIDIRON_RESULTS"  # the variable that says where this machine has its batches, if not in results/
+RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the variable that says where this machine has its batches, if not in results/
 _HALF_MADE = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
 
 
@@ -29,9 +29,9 @@ def find(output_dir: str, name: str) -> list[str]:
     return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
 
 
-def results() -> str:
+def results_folder() -> str:
     """The folder in which commands look for batches, unless they are told of others."""
-    return os.environ.get(RESULTS) or "results"
+    return os.environ.get(RESULTS_VARIABLE) or "results"
 
 
 def all_batches(output_dir: str) -> list[str]:
@@ -43,7 +43,7 @@ def all_batches(output_dir: str) -> list[str]:
     return [path for path in (os.path.join(output_dir, name) for name in names) if run_folder.is_batch_folder(path)]
 
 
-def check(path: str) -> str:
+def require_batch(path: str) -> str:
     """The path of a batch folder that the user named, without a trailing slash. BatchError if it is none."""
     path = path.rstrip("/") or path
     if run_folder.is_batch_folder(path):
@@ -60,7 +60,7 @@ def path_for(output_dir: str, folder_name: str) -> str:
     return os.path.join(output_dir, folder_name)
 
 
-def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],
+def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],
           plan: Callable[[str], None] | None = None, replaces: str | None = None) -> bool:
     """Make a batch with all its run folders: everything appears at once under its name, or nothing does.
 
@@ -75,7 +75,7 @@ def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[s
     os.makedirs(output_dir or ".", exist_ok=True)
     staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
     doomed = f"{staging.removesuffix('.tmp')}.removed"
-    sweep(output_dir or ".")
+    remove_leftovers(output_dir or ".")
     _remove(staging)
     os.mkdir(staging)
     try:
@@ -92,7 +92,7 @@ def write(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[s
         _remove(staging)
         if replaces and os.path.isdir(doomed):
             os.rename(doomed, replaces)
-        if is_taken(error):
+        if is_name_taken(error):
             return False
         raise
     files.sync_folder(output_dir or ".")
@@ -118,7 +118,7 @@ def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
             os.close(descriptor)
 
 
-def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
+def repair_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     """Write again each spec.yaml that is missing or empty, by a power cut or a hand; its folder too. How many were."""
     mended = 0
     for name, text in zip(names, texts, strict=True):
@@ -130,12 +130,12 @@ def mend_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     return mended
 
 
-def is_taken(error: BaseException) -> bool:
+def is_name_taken(error: BaseException) -> bool:
     """Whether a folder could not be renamed since another process has made one of that name."""
     return isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
 
 
-def sweep(output_dir: str) -> None:
+def remove_leftovers(output_dir: str) -> None:
     """Remove what was half made, or half removed, by a process that was killed a day ago or longer."""
     with os.scandir(output_dir) as entries:
         for entry in entries:

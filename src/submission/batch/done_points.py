@@ -15,7 +15,7 @@ from src.submission.spec import command_template, grid, naming
 from src.submission.spec.job_spec import JobSpec
 
 # Keys of Config that say what is logged and kept, and where: they do not change what is trained.
-LEFT_OUT = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
+NOT_HASHED = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
                       "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile",
                       *WATCHING))
 
@@ -30,7 +30,7 @@ def canonical_hash(spec: Mapping[str, Any]) -> str:
         values = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS or key == "COMMAND"}
     else:
         values = {key: value + 0.0 if isinstance(value, float) else value  # -0.0 is 0.0
-                  for key, value in Config.from_dict(spec).to_dict().items() if key not in LEFT_OUT}
+                  for key, value in Config.from_dict(spec).to_dict().items() if key not in NOT_HASHED}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -59,7 +59,7 @@ def _ended(path: str) -> Iterator[str]:
             yield folder
 
 
-def missing(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
+def missing_points(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
             seed: int | None = None) -> list[str]:
     """The names of the points of a job spec that no batch under `output_dir` has done. samples and seed: of the random
     ones, instead of the job spec's own."""

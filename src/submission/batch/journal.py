@@ -13,7 +13,7 @@ from typing import Any
 from src import run_folder
 from src.io import files
 from src.submission.batch import sync_markers
-from src.submission.batch.sync_markers import Copy
+from src.submission.batch.sync_markers import SyncMarker
 from src.submission.system import process
 
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"
@@ -30,12 +30,12 @@ def new_token(now: float | None = None) -> str:
     return f"{time.strftime('%y%m%d-%H%M%S', time.localtime(now))}-{os.urandom(3).hex()}"
 
 
-COMMENT = "gridiron-"  # what the comments of our Slurm jobs begin with
+COMMENT_PREFIX = "gridiron-"  # what the comments of our Slurm jobs begin with
 
 
-def comment(token: str, unit: int) -> str:
+def job_comment(token: str, unit: int) -> str:
     """What squeue and sacct find the Slurm job of a plan's unit by when sbatch's answer was lost."""
-    return f"{COMMENT}{token}-{unit}"
+    return f"{COMMENT_PREFIX}{token}-{unit}"
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,28 @@ class Units:
     bounds: of ARRAY, the positions at which chunks begin, and the end; of WORKERS in teams, begin and end for each.
     """
 
-    way: str = ONE_EACH
+    kind: str = ONE_EACH
     bounds: list[int] = field(default_factory=list)
 
     def runs(self, unit: int, names: Sequence[str]) -> Sequence[str]:
         """The runs that the unit's Slurm job may run."""
-        if self.way == WORKERS:
+        if self.kind == WORKERS:
             return names[self.bounds[2 * unit]:self.bounds[2 * unit + 1]] if self.bounds else names
-        return names[self.bounds[unit]:self.bounds[unit + 1]] if self.way == ARRAY else names[unit:unit + 1]
+        return names[self.bounds[unit]:self.bounds[unit + 1]] if self.kind == ARRAY else names[unit:unit + 1]
 
     def unit_of(self, position: int) -> int:
         """The unit whose job may run the run at `position`; of workers, the first of the team."""
-        if self.way == WORKERS:
+        if self.kind == WORKERS:
             return next((unit for unit, end in enumerate(self.bounds[1::2]) if position < end), 0)
-        return bisect.bisect_right(self.bounds, position) - 1 if self.way == ARRAY else position
+        return bisect.bisect_right(self.bounds, position) - 1 if self.kind == ARRAY else position
 
-    def known(self, names: Sequence[str]) -> int:
+    def planned_count(self, names: Sequence[str]) -> int:
         """How many units there are, as far as the plan says; of workers, their own records tell."""
-        return {ONE_EACH: len(names), ARRAY: len(self.bounds) - 1, WORKERS: 0}[self.way]
+        return {ONE_EACH: len(names), ARRAY: len(self.bounds) - 1, WORKERS: 0}[self.kind]
 
     def job_ids(self, slurm_job: str, runs: Sequence[str]) -> list[str]:
         """The Slurm job of each of a unit's runs: an array's task, or the job itself."""
-        return [f"{slurm_job}_{task}" for task in range(len(runs))] if self.way == ARRAY else [slurm_job] * len(runs)
+        return [f"{slurm_job}_{task}" for task in range(len(runs))] if self.kind == ARRAY else [slurm_job] * len(runs)
 
 
 class Journal:
@@ -77,26 +77,26 @@ class Journal:
         self.token = token
         self.path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.jsonl")
 
-    def plan(self, mode: str, tickets: Mapping[str, int], units: Units | None = None, **details: Any) -> None:
+    def record_plan(self, mode: str, tickets: Mapping[str, int], units: Units | None = None, **details: Any) -> None:
         """Write the plan record: mode, the ticket of each run, and whatever repeats this submission."""
         units = units or Units()
         record = {"kind": "plan", "time": time.time(), "mode": mode, "who": process.identity(), **details,
-                  "way": units.way, "bounds": units.bounds, "tickets": tickets}
+                  "way": units.kind, "bounds": units.bounds, "tickets": tickets}
         files.create_exclusive(self.path, json.dumps(record) + "\n")
 
-    def sending(self, unit: int) -> None:
+    def record_sending(self, unit: int) -> None:
         """About to call sbatch: without an answer after this line, Slurm may or may not have the job."""
         self._append(kind="sending", unit=unit)
 
-    def accepted(self, unit: int, slurm_job: str) -> None:
+    def record_job(self, unit: int, slurm_job: str) -> None:
         """sbatch gave this job id."""
         self._append(kind="job", unit=unit, slurm_job=slurm_job)
 
-    def refused(self, unit: int, words: str) -> None:
+    def record_refusal(self, unit: int, words: str) -> None:
         """sbatch certainly did not take it, in its own words."""
         self._append(kind="refused", unit=unit, words=words)
 
-    def ended(self) -> None:
+    def record_end(self) -> None:
         """This process submits no more: what has no answer by now gets none from it."""
         self._append(kind="ended")
 
@@ -115,37 +115,37 @@ class Ticket:
     number: int
     time: float  # of the newest record, unix seconds
     mode: str
-    who: dict[str, Any]  # the submitting process; empty when it has ended its submission
+    submitter: dict[str, Any]  # the submitting process; empty when it has ended its submission
     comments: list[tuple[str, str]] = field(default_factory=list)
     slurm_jobs: list[str] = field(default_factory=list)
     sent: bool = False  # sbatch was called, so that an answer may have been lost
     shared: bool = False  # its Slurm jobs are workers, which have other runs too
-    copy: Copy | None = None
+    synced_from: SyncMarker | None = None
 
 
 @dataclass
 class History:
     """All journals of a batch together: the newest ticket of each run, and the plans in order of time.
 
-    copies: what was fetched from other machines, newest first; copied_plans: the plans of those.
+    sync_markers: what was fetched from other machines, newest first; remote_plans: the plans of those.
     """
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
     plans: list[dict[str, Any]] = field(default_factory=list)
-    copies: list[Copy] = field(default_factory=list)
-    copied_plans: list[dict[str, Any]] = field(default_factory=list)
+    sync_markers: list[SyncMarker] = field(default_factory=list)
+    remote_plans: list[dict[str, Any]] = field(default_factory=list)
 
-    def every_plan(self) -> list[dict[str, Any]]:
+    def all_plans(self) -> list[dict[str, Any]]:
         """The plans of this machine and of others, in order of time."""
-        return sorted(self.plans + self.copied_plans, key=lambda plan: plan["time"])
+        return sorted(self.plans + self.remote_plans, key=lambda plan: plan["time"])
 
-    def copy_of(self, name: str) -> Copy | None:
+    def sync_marker_of(self, name: str) -> SyncMarker | None:
         """The copy that a run is part of, if it is another machine's. Its journal may be yet to come."""
         ticket = self.tickets.get(name)
         if ticket is not None:
-            return ticket.copy
-        ours = any(name in plan["tickets"] for plan in self.plans) if self.copies else True
-        return None if ours else self.copies[0]
+            return ticket.synced_from
+        ours = any(name in plan["tickets"] for plan in self.plans) if self.sync_markers else True
+        return None if ours else self.sync_markers[0]
 
     def first_plan(self) -> dict[str, Any]:
         return self.plans[0] if self.plans else {}
@@ -160,21 +160,21 @@ def read_history(batch: str) -> History:
     history = History()
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     found = os.listdir(folder) if os.path.isdir(folder) else []
-    history.copies = sync_markers.read(folder, found)
+    history.sync_markers = sync_markers.read_all(folder, found)
     for name in sorted(name for name in found if name.endswith(".jsonl")):
         token = name.removesuffix(".jsonl")
-        copy = next((copy for copy in history.copies if token in copy.journals), None)
+        copy = next((copy for copy in history.sync_markers if token in copy.journals), None)
         plan, *records = [record for record in files.read_json_lines(os.path.join(folder, name))
                           if _is_whole(record)] or [{}]
         if plan.get("kind") == "plan":
-            (history.copied_plans if copy else history.plans).append(plan)
+            (history.remote_plans if copy else history.plans).append(plan)
             if plan["mode"] != WRITE_ONLY:
                 _add(history, token, plan, records, copy)
     history.plans.sort(key=lambda plan: plan["time"])
     return history
 
 
-def plans_if_any_has(key: str, batch: str) -> list[dict[str, Any]]:
+def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
     """All plans of a batch, if one of them has a mapping under `key`; else none, and no line is parsed for that."""
     folder, lines, words = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -199,22 +199,22 @@ def _is_whole(record: Any) -> bool:
 
 
 def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]],
-         copy: Copy | None) -> None:
+         copy: SyncMarker | None) -> None:
     """One journal's tickets, and what became of them."""
     units, names = Units(plan["way"], plan["bounds"]), list(plan["tickets"])
     own = {name: ticket for name in names if (ticket := _open_ticket(history, name, plan))}
     for ticket in own.values():
-        ticket.copy = copy
-    for unit in range(units.known(names)):
-        tag = comment(token, unit)
+        ticket.synced_from = copy
+    for unit in range(units.planned_count(names)):
+        tag = job_comment(token, unit)
         for task, name in enumerate(units.runs(unit, names)):
             if name in own:
-                own[name].comments.append((tag, str(task) if units.way == ARRAY else ""))
+                own[name].comments.append((tag, str(task) if units.kind == ARRAY else ""))
     for record in records:
         kind = record["kind"]
         if kind == "ended":
             for ticket in own.values():
-                ticket.who = {}
+                ticket.submitter = {}
             continue
         if kind == "plan":
             continue
@@ -225,12 +225,12 @@ def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[d
             if ticket is None:
                 continue
             ticket.time = max(ticket.time, record["time"])
-            ticket.shared = units.way == WORKERS
+            ticket.shared = units.kind == WORKERS
             ticket.sent = kind != "refused"
             if job is not None:
                 ticket.slurm_jobs.append(job)
             elif ticket.shared and kind == "sending":
-                ticket.comments.append((comment(token, record["unit"]), ""))
+                ticket.comments.append((job_comment(token, record["unit"]), ""))
 
 
 def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | None:
@@ -242,5 +242,5 @@ def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | 
     if ticket is None or number > ticket.number:
         ticket = history.tickets[name] = Ticket(number, plan["time"], plan["mode"], plan["who"])
     else:
-        ticket.time, ticket.who, ticket.mode = plan["time"], plan["who"], plan["mode"]
+        ticket.time, ticket.submitter, ticket.mode = plan["time"], plan["who"], plan["mode"]
     return ticket

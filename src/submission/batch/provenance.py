@@ -17,7 +17,7 @@ from src import run_folder
 from src.errors import BatchError
 from src.io import files
 from src.submission.system import process
-from src.submission.system.secrets import _tree, redacted, secrets
+from src.submission.system.secrets import redact, redact_json, secret_values
 from src.submission.system.terminal import count
 
 _GIT_SECONDS = 60.0  # that a git command may take, on a slow disk too
@@ -98,10 +98,10 @@ def _names(output: bytes) -> list[str]:
     return [os.fsdecode(name) for name in output.split(b"\0") if name]
 
 
-def look(project: str) -> Code:
+def inspect_code(project: str) -> Code:
     """What git says of the project, by some calls of it that change nothing; of one that was sent here, what it said
     there."""
-    if (folder := os.environ.get(process.ERRAND)) and (record := files.read_json(
+    if (folder := os.environ.get(process.DETACHED_COMMAND)) and (record := files.read_json(
             os.path.join(folder, run_folder.CODE_RECORD))):
         return Code(**{**record, "project": project, "carried": folder})
     try:
@@ -116,22 +116,23 @@ def look(project: str) -> Code:
             ).strip() if remotes else None
     except _NoGit as error:
         return Code(project, words=str(error) or "there is no commit yet")
-    return Code(project, commit, None if branch == "HEAD" else branch, remote and without_user(remote), prefix, changed,
+    return Code(project, commit, None if branch == "HEAD" else branch, remote and strip_credentials(remote), prefix,
+                changed,
                 untracked, unpushed)
 
 
-def carry(code: Code, sent: Sequence[str]) -> dict[str, Any]:
+def portable_record(code: Code, sent: Sequence[str]) -> dict[str, Any]:
     """What a machine that is sent these files, without their history, has to know of the code: JSON values, as Code has
     them, and `diff` in base64. Values of variables that look like keys are left out."""
     import base64
 
-    private = secrets(os.environ)
-    diff = base64.b64encode(redacted(_diff(code), private)).decode() if code.changed else None
-    return _tree({**vars(code), "files": list(sent), "diff": diff, "untracked": _all_untracked(code),
+    private = secret_values(os.environ)
+    diff = base64.b64encode(redact(_diff(code), private)).decode() if code.changed else None
+    return redact_json({**vars(code), "files": list(sent), "diff": diff, "untracked": _all_untracked(code),
                   "sent_from": {"host": platform.node(), "project": code.project}}, private)
 
 
-def listed(project: str) -> list[str] | None:
+def project_files(project: str) -> list[str] | None:
     """The files that git has, those of submodules too, and those that it neither has nor ignores. None outside of git.
     BatchError if it should know and does not say."""
     try:
@@ -149,12 +150,12 @@ def _all_untracked(code: Code) -> list[str]:
     return _names(_git(code.project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
 
 
-def without_user(url: str) -> str:
+def strip_credentials(url: str) -> str:
     """A URL without the name and password, or token, in front of its host."""
     return re.sub(r"(?<=://)[^/@\s]*@", "", url)
 
 
-def packages() -> list[str]:
+def installed_packages() -> list[str]:
     """What is installed for this Python, as `name==version`, sorted; by the names of folders, as no file need be read.
     """
     found = set()
@@ -168,14 +169,14 @@ def packages() -> list[str]:
     return sorted(found, key=str.lower)
 
 
-def write(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any] | None,
+def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any] | None,
           snapshot: bool = False) -> None:
     """Keep in `folder`, which is made, all that tells what is submitted.
 
     argv: of the command; slurm: script and options, None without it; snapshot: keep the sources themselves too.
     Values of environment variables that look like keys are left out wherever they stand.
     """
-    private = secrets(os.environ)
+    private = secret_values(os.environ)
     os.makedirs(folder)
     left_out: dict[str, str] = {}
     if code.changed:
@@ -185,17 +186,18 @@ def write(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any]
         if len(diff) > _MOST_DIFF:
             left_out["the diff"] = f"{len(diff) / 2**20:.0f} MiB"
         else:
-            files.write_atomic(os.path.join(folder, run_folder.DIFF), redacted(diff, private), sync=False)
+            files.write_atomic(os.path.join(folder, run_folder.DIFF), redact(diff, private), sync=False)
     for name, data in _untracked(code, left_out):
         path = os.path.join(folder, run_folder.UNTRACKED, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        files.write_atomic(path, redacted(data, private), sync=False)
+        files.write_atomic(path, redact(data, private), sync=False)
         os.chmod(path, os.stat(os.path.join(code.project, name)).st_mode & 0o777 | 0o600)
-    files.write_atomic(os.path.join(folder, run_folder.ENVIRONMENT), "".join(f"{line}\n" for line in packages()),
+    files.write_atomic(os.path.join(folder, run_folder.ENVIRONMENT),
+                       "".join(f"{line}\n" for line in installed_packages()),
                        sync=False)
     if snapshot:
         _copy(code, os.path.join(folder, run_folder.SNAPSHOT), private)
-    files.write_json(os.path.join(folder, run_folder.CODE_RECORD), _tree({
+    files.write_json(os.path.join(folder, run_folder.CODE_RECORD), redact_json({
         "time": time.time(), "commit": code.commit, "branch": code.branch, "remote": code.remote,
         "dirty": bool(code.uncommitted), "changed": code.changed, "untracked": code.untracked,
         "unpushed": code.unpushed, "left_out": left_out, "git": code.words, "prefix": code.prefix,
@@ -247,7 +249,7 @@ def _in_batch(path: str) -> bool:
     return False
 
 
-def sources(code: Code) -> list[str]:
+def snapshot_sources(code: Code) -> list[str]:
     """The files that a snapshot takes: those that git has, and untracked sources; without git, all sources."""
     if code.carried:
         return [name for name in code.files if os.path.lexists(os.path.join(code.project, name))]
@@ -270,7 +272,7 @@ def _copy(code: Code, target: str, private: Mapping[str, str]) -> None:
 
     BatchError if a source has a secret in it, which would be kept with the results.
     """
-    for name in sources(code):
+    for name in snapshot_sources(code):
         source, copy = os.path.join(code.project, name), os.path.join(target, name)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
         if not os.path.islink(source):
@@ -287,7 +289,7 @@ def _copy(code: Code, target: str, private: Mapping[str, str]) -> None:
         files.write_atomic(os.path.join(target, run_folder.COMMIT), code.commit + "\n", sync=False)
 
 
-def record_of(folder: str) -> dict[str, Any]:
+def read_record(folder: str) -> dict[str, Any]:
     """What `write` recorded in a folder. BatchError if there is nothing."""
     record = files.read_json(os.path.join(folder, run_folder.CODE_RECORD))
     if not isinstance(record, dict):

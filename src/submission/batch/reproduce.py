@@ -38,13 +38,13 @@ class Steps:
         return 0
 
 
-def steps(run: str) -> Steps:
+def plan_steps(run: str) -> Steps:
     """What repeats the run in the folder `run`, in a new folder beside it, by the code that its last start was
     submitted with. BatchError if that is not known.
     """
     run = os.path.abspath(run)
     folder = _code_folder(run)
-    record = provenance.record_of(folder)
+    record = provenance.read_record(folder)
     facts = _facts(run)
     notes = _notes(record, facts)
     variables = {"GRIDIRON_THREADS": str(facts["threads"])} if facts.get("threads") else {}
@@ -76,7 +76,7 @@ def _code_folder(run: str) -> str:
     """The folder in code/ of the submission that the run's last start was of."""
     batch, name = os.path.split(run)
     attempt = run_folder.RunFolder.read(run).last_attempt() or {}
-    plans = [plan for plan in journal.read_history(batch).every_plan() if plan.get("code") and name in plan["tickets"]]
+    plans = [plan for plan in journal.read_history(batch).all_plans() if plan.get("code") and name in plan["tickets"]]
     plans = [plan for plan in plans if plan["tickets"][name] == attempt.get("ticket")] or plans
     if not plans:
         raise BatchError("it is not known what this run was submitted from", where=run,

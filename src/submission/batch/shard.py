@@ -22,7 +22,7 @@ class Shard(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def has(self, name: str) -> bool:
+    def contains(self, name: str) -> bool:
         """Whether a run is in it, by the index in front of its name."""
         index = name.partition("_")[0]
         if not index.isdecimal():
@@ -32,7 +32,7 @@ class Shard(NamedTuple):
 
     def cut(self, names: Sequence[str], specs: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
         """Its runs of a grid. JobSpecError if there are none."""
-        pairs = [(name, spec) for name, spec in zip(names, specs, strict=True) if self.has(name)]
+        pairs = [(name, spec) for name, spec in zip(names, specs, strict=True) if self.contains(name)]
         if not pairs:
             raise JobSpecError(f"shard {self} of {len(names)} runs has none of them", where="--shard",
                                hint="cut the batch into fewer parts")

@@ -14,7 +14,7 @@ from src.io import files
 ARRAY, WORKER = "array", "worker"
 
 
-class Team(NamedTuple):
+class WorkerGroup(NamedTuple):
     """Workers that take the same runs, and no others. name: of their subtest, empty for those that take the rest."""
 
     name: str
@@ -22,7 +22,7 @@ class Team(NamedTuple):
     tickets: dict[str, int]
 
 
-def teams(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], others: int) -> list[Team]:
+def worker_groups(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], others: int) -> list[WorkerGroup]:
     """Who takes which runs: for each subtest as many workers as its WORKERS say, and `others` for what says nothing;
     never more than there are runs."""
     found: dict[tuple[str, int], dict[str, int]] = {}
@@ -31,7 +31,7 @@ def teams(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], ot
         number = spec.get("WORKERS")
         label = "" if number is None else (spec.get("SUBTESTS") or [",".join(spec.get("TAGS", ()))])[0]
         found.setdefault((label, number or others), {})[name] = ticket
-    return [Team(label, min(number, len(of_team)), of_team) for (label, number), of_team in
+    return [WorkerGroup(label, min(number, len(of_team)), of_team) for (label, number), of_team in
             sorted(found.items(), key=lambda item: not item[0][0])]  # what says nothing comes last
 
 
@@ -59,16 +59,16 @@ class Tasks:
     def spec(self, name: str) -> str:
         return os.path.join(self.batch, name, run_folder.SPEC)
 
-    def unclaimed(self) -> Iterator[str]:
+    def startable(self) -> Iterator[str]:
         """The runs that nobody has under their ticket, looked up one by one."""
-        return filter(self.is_free, self.tickets)
+        return filter(self.can_start, self.tickets)
 
-    def is_free(self, name: str, requeued: str | None = None) -> bool:
+    def can_start(self, name: str, requeued: str | None = None) -> bool:
         """Whether nobody has the run (it is unclaimed, or saved itself and wants another start) and its canary is done.
 
         requeued: a Slurm job that was started again; what it had claimed and not ended is free for it.
         """
-        if not self.is_cleared(name):
+        if not self.is_canary_done(name):
             return False
         claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
         if not os.path.exists(claim):
@@ -81,13 +81,13 @@ class Tasks:
             return True
         return requeued is not None and run.claim(self.tickets[name]).get("slurm_job") == requeued
 
-    def is_cleared(self, name: str) -> bool:
+    def is_canary_done(self, name: str) -> bool:
         """Whether the run waits for no canary, or for one that ended well."""
         first = self.canaries.get(name)
         return first is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, first, run_folder.DONE))
 
 
-def name(token: str, team: int = 0, teams: int = 1) -> str:
+def file_name(token: str, team: int = 0, teams: int = 1) -> str:
     """The task file of a submission's workers, in submissions/: begins with its token, up to the first dot."""
     return f"{token}{f'.{team}' if teams > 1 else ''}{run_folder.TASKS_SUFFIX}"
 

@@ -22,7 +22,7 @@ class Finding(NamedTuple):
     do: str = ""
 
 
-class Said(NamedTuple):
+class CommandResult(NamedTuple):
     """What came of a command. code: None if it is missing; late: it was ended after its time."""
 
     code: int | None
@@ -37,7 +37,7 @@ class Said(NamedTuple):
         return "is missing" if self.code is None else f"failed: {self.words or f'exit code {self.code}'}"
 
 
-class Place(NamedTuple):
+class FolderFacts(NamedTuple):
     """A folder that is written to. there: it exists; free: bytes, nodes: files that it may still take, both None where
     the disk does not say; refusal: why nothing can be written there; ahead: seconds that its disk's clock is."""
 
@@ -50,7 +50,7 @@ class Place(NamedTuple):
     ahead: float = 0.0
 
 
-def lines(findings: Sequence[Finding]) -> list[str]:
+def report_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each check, and one that counts them."""
     width = max((len(finding.check) for finding in findings), default=0)
     numbers = [(sum(finding.verdict == verdict for finding in findings), verdict) for verdict in (ERROR, WARNING, OK)]
@@ -60,7 +60,13 @@ def lines(findings: Sequence[Finding]) -> list[str]:
                       if number)]
 
 
-def python(version: Sequence[int], executable: str, jobs: Mapping[str, Any] | None, said: Said,
+def as_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    """Return the findings as `doctor --json` prints them."""
+    return [{"check": finding.check, "verdict": finding.verdict, "found": finding.found, "do": finding.do}
+            for finding in findings]
+
+
+def check_python(version: Sequence[int], executable: str, jobs: Mapping[str, Any] | None, said: CommandResult,
            same: bool) -> list[Finding]:
     """This Python, and the one that activate.sh gives to jobs: its version and executable, or None and what it said.
     same: both are of one environment."""
@@ -83,12 +89,12 @@ def _python(check: str, version: Sequence[int], executable: str) -> Finding:
     return Finding(check, ERROR, text, f"make the environment with Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
 
 
-def pinned(lock: str) -> dict[str, str]:
+def pinned_versions(lock: str) -> dict[str, str]:
     """The versions of requirements.lock by package, of those alone that every machine needs."""
     return {_same(match[1]): match[2] for match in re.finditer(r"^([\w.-]+)==([^\s;]+)\s*$", lock, re.MULTILINE)}
 
 
-def named(requirements: Iterable[str]) -> set[str]:
+def package_names(requirements: Iterable[str]) -> set[str]:
     """The packages of requirements such as `torch~=2.14.1`."""
     return {_same(match[0]) for text in requirements if (match := re.match(r"[\w.-]+", text))}
 
@@ -97,7 +103,7 @@ def _same(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def packages(wanted: Mapping[str, str], needed: set[str], installed: Mapping[str, str], python: str) -> Finding:
+def check_packages(wanted: Mapping[str, str], needed: set[str], installed: Mapping[str, str], python: str) -> Finding:
     """wanted: pinned versions; needed: what the project cannot do without; installed: by whatever spelling."""
     there = {_same(name): version.partition("+")[0] for name, version in installed.items()}
     missing = [name for name in wanted if name not in there]
@@ -114,7 +120,7 @@ def packages(wanted: Mapping[str, str], needed: set[str], installed: Mapping[str
                    f"`{python} -m pip install -r requirements.lock`")
 
 
-def slurm(missing: Sequence[str], squeue: Said, sacct: Said) -> list[Finding]:
+def check_slurm(missing: Sequence[str], squeue: CommandResult, sacct: CommandResult) -> list[Finding]:
     """missing: Slurm's commands that are not on the PATH; the rest: what they said when they were asked."""
     if "sbatch" in missing:
         return [Finding("slurm", WARNING, "sbatch is not on the PATH: no Slurm here", "--local runs without; else log "
@@ -133,12 +139,12 @@ def slurm(missing: Sequence[str], squeue: Said, sacct: Said) -> list[Finding]:
                            "files then, and --efficiency has nothing to show")]
 
 
-def commands_missing(there: Iterable[str]) -> list[str]:
+def missing_commands(there: Iterable[str]) -> list[str]:
     """Slurm's commands that we call, without those that are there."""
     return [name for name in _COMMANDS if name not in set(there)]
 
 
-def script(name: str, text: str, refusal: str | None) -> Finding:
+def check_script(name: str, text: str, refusal: str | None) -> Finding:
     """A submit script, as it is written. refusal: why Slurm would not take it, in one line; empty if it would, None if
     it was not asked."""
     commands = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -157,13 +163,13 @@ def script(name: str, text: str, refusal: str | None) -> Finding:
     return Finding(name, OK, "as it should be" if refusal is None else "Slurm would take it")
 
 
-def scripts(found: Sequence[Finding]) -> list[Finding]:
+def require_usable_script(found: Sequence[Finding]) -> list[Finding]:
     """The same; if not one of them can be used, nothing can be submitted, and that is an error."""
     usable = any(finding.verdict == OK for finding in found)
     return [finding if usable or finding.verdict != WARNING else finding._replace(verdict=ERROR) for finding in found]
 
 
-def gpus(smi: Said, torch: Said | None) -> Finding:
+def check_gpus(smi: CommandResult, torch: CommandResult | None) -> Finding:
     """smi: a line per GPU; torch: a number of GPUs that it sees after its version, if it was asked."""
     if smi.code is None and not smi.late:
         return Finding("gpu", OK, "none here, as on most login nodes (nvidia-smi is missing)")
@@ -182,7 +188,7 @@ def gpus(smi: Said, torch: Said | None) -> Finding:
     return Finding("gpu", OK, f"{text}; torch {version} sees {sees}")
 
 
-def place(found: Place | None, name: str) -> Finding:
+def check_folder(found: FolderFacts | None, name: str) -> Finding:
     """A folder that is written to; None if its disk did not answer."""
     if found is None:
         return Finding(name, ERROR, "its disk does not answer", "wait, or use another: `findmnt` lists them")
@@ -190,7 +196,7 @@ def place(found: Place | None, name: str) -> Finding:
         return Finding(name, ERROR, f"{found.path}: {found.refusal}", f"{_MEND.get(name, 'mend its permissions')}")
     text = f"{found.path}: {'' if found.there else 'still to be made, '}can be written"
     if found.free is not None:
-        text += f", {size(found.free)} free"
+        text += f", {format_size(found.free)} free"
     if found.nodes is not None and found.nodes < 10_000:
         return Finding(name, WARNING, f"{text}, and room for {found.nodes} files", "remove files: each run takes ten")
     if found.free is not None and found.free < _LITTLE:
@@ -205,7 +211,7 @@ _MEND = {"results": "`results` may be a link to a folder of yours on a large dis
          "torch cache": "export TORCH_HOME=FOLDER, one of yours on a large disk"}
 
 
-def clock(places: Iterable[Place | None]) -> Finding:
+def check_clock(places: Iterable[FolderFacts | None]) -> Finding:
     """Whether the disks agree with this machine on what time it is."""
     worst = max((found for found in places if found), key=lambda found: abs(found.ahead), default=None)
     if worst is None or abs(worst.ahead) < _SKEW:
@@ -215,7 +221,7 @@ def clock(places: Iterable[Place | None]) -> Finding:
                    "and who waits for another's download may think it dead: ask for NTP on both")
 
 
-def quotas(said: Iterable[Said]) -> Finding:
+def check_quotas(said: Iterable[CommandResult]) -> Finding:
     """What `quota -w -p` and `lfs quota` print: rows of a file system, then used, soft and hard limit of blocks (KiB)
     and of files, each with a grace time. A used number with a star is over its limit."""
     heard, found = False, []
@@ -237,7 +243,7 @@ def quotas(said: Iterable[Said]) -> Finding:
         found, reverse=True)), "make room (`python experiments.py clean`), or move caches and results to another disk")
 
 
-def internet(reason: str | None, kept: int) -> Finding:
+def check_internet(reason: str | None, kept: int) -> Finding:
     """reason: why the hub cannot be reached; kept: models and data sets that the hub's cache has."""
     has = f"the hub's cache has {kept} repositor{'y' if kept == 1 else 'ies'}"
     if reason is None:
@@ -246,7 +252,7 @@ def internet(reason: str | None, kept: int) -> Finding:
                    "`python experiments.py prefetch JOB_SPEC`")
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """`1.5 TiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:

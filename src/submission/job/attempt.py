@@ -19,7 +19,7 @@ from src.submission.batch import journal
 from src.submission.job import container, external_program, ranks, requeue, worker
 from src.submission.spec import command_template
 from src.submission.system import process
-from src.submission.system.signals import STOPPING, Stopped, signals
+from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
 
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
 WarmUp = Callable[[list[dict[str, Any]]], None]
@@ -33,11 +33,11 @@ anew, also if it has ended, and what there was is kept in a folder `before-N` in
 crashed, 2 user error, 75 saved itself and wants another start (which it asked Slurm for)."""
 
 
-class Fenced(Exception):
+class Superseded(Exception):
     """A later attempt has taken the run over: this one must not write any more."""
 
 
-class Deleted(Exception):
+class RunDeleted(Exception):
     """The run's folder is gone: nothing can be written, and it must not be made again."""
 
 
@@ -55,19 +55,20 @@ def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
 
 @exits_on_user_error
 def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None, fresh: bool) -> int:
-    if asked := container.asked_for(path, ticket):
+    if asked := container.requested_container(path, ticket):
         return _run_inside(asked, path, ticket, fresh)
     if path.endswith(run_folder.TASKS_SUFFIX):
         return worker.run_tasks(path, train, warm_up, run_spec)
     return run_spec(path, train, ticket, fresh=fresh) or 0
 
 
-def _run_inside(asked: container.Asked, path: str, ticket: int | None, fresh: bool) -> int:
+def _run_inside(asked: container.ContainerRequest, path: str, ticket: int | None, fresh: bool) -> int:
     """All of it once more in a container, where it claims its run. What keeps it from that is the attempt's failure."""
     from src.submission.job import container_host  # few runs have one
 
     try:
-        return container_host.start(asked.container, asked.batch, [*(["--fresh"] if fresh else []), path], ticket)
+        return container_host.run_in_container(asked.container, asked.batch, [*(["--fresh"] if fresh else []), path],
+                                               ticket)
     except UserError as error:
         if asked.name and process.rank() == 0:
             with contextlib.suppress(UserError):
@@ -90,9 +91,9 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     file, and from the claim on what it prints goes to the run's folder. alone: the Slurm job has no other run at the
     same time, so that it may be requeued for this one. fresh: set aside what there is, and begin anew.
     """
-    if process.ranks() > 1 and os.path.basename(path) != run_folder.SPEC:
-        raise BatchError(f"{process.ranks()} processes were started for it, and only a run folder can tell them what "
-                         "the first decides", where=path, hint="give the spec.yaml of a run folder, or start one")
+    if process.world_size() > 1 and os.path.basename(path) != run_folder.SPEC:
+        raise BatchError(f"{process.world_size()} processes were started for it, and only a run folder can tell them "
+                         "what the first decides", where=path, hint="give the spec.yaml of a run folder, or start one")
     folder, spec = _resolve(path, run_folder.read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
@@ -101,26 +102,26 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
         print(f"{folder}: this run has ended already ({end}); nothing to do")
         return None
     if process.rank():
-        begun = ranks.follow(folder)
+        begun = ranks.wait_for_attempt(folder)
         if begun is None:
-            print(f"{folder}: the first of {process.ranks()} processes does not run this run; this one leaves too")
+            print(f"{folder}: the first of {process.world_size()} processes does not run this run; this one leaves too")
             return None
         if in_worker:
-            worker.send_output_to(folder)
+            worker.redirect_output(folder)
         return Attempt(folder, *begun).run(spec, train, alone)
     # a signal between the claim and the record of its attempt waits until it can be recorded
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         attempt = _begin(folder, ticket, in_worker)
         if attempt is None:
             return None
         if in_worker:
-            worker.send_output_to(folder)
+            worker.redirect_output(folder)
         if fresh:
             print(f"{folder}: what there was is in {run_folder.set_aside(folder)}/")
         return attempt.run(spec, train, alone)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _begin(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
@@ -130,7 +131,7 @@ def _begin(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
         attempt = Attempt.begin(folder, ticket, in_worker)
     finally:
         if attempt is None:
-            ranks.tell_that_first_leaves(folder)
+            ranks.announce_no_attempt(folder)
     return attempt
 
 
@@ -175,7 +176,7 @@ class Attempt:
         self._is_foreign, self._most_requeues = False, config.Config.max_requeues
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": slurm_environment.node_name(),
-                        "slurm_job": slurm_environment.job_id(), "started_by": ranks.this_start(), "end": None,
+                        "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(), "end": None,
                         "how": None, "error": None}
 
     @classmethod
@@ -197,15 +198,15 @@ class Attempt:
         return os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
 
     def check(self) -> None:
-        """Raise Fenced if a later attempt exists, or Deleted. Called before every row, checkpoint and `done`."""
+        """Raise Superseded if a later attempt exists, or RunDeleted. Called before every row, checkpoint and `done`."""
         try:
             attempts = RunFolder.read(self.folder).attempts
         except FileNotFoundError:
             attempts = ()
         if (self.ticket, self.number) not in attempts:
-            raise Deleted(f"{self.folder}: this run's folder, or this attempt's record in it, was deleted or moved")
+            raise RunDeleted(f"{self.folder}: this run's folder, or this attempt's record in it, was deleted or moved")
         if attempts[-1] != (self.ticket, self.number):
-            raise Fenced(f"{self.folder}: a later attempt has taken this run over")
+            raise Superseded(f"{self.folder}: a later attempt has taken this run over")
 
     def run(self, spec: dict[str, Any], train: Train, alone: bool = True) -> int:
         """Train, or run the foreign program, and record the end. The exit code. alone: as for run_spec."""
@@ -219,18 +220,18 @@ class Attempt:
             self.check()
             if how == run_folder.REQUEUED:
                 return self._go_on(alone)
-            with signals.unheard():  # the run is over
+            with signals.ignore_stops():  # the run is over
                 if process.rank() == 0:
                     files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
-                    run_folder.remove_states(self.folder)
+                    run_folder.remove_resume_checkpoints(self.folder)
                 self._close(how)
             return 0
-        except Fenced as fenced:
+        except Superseded as fenced:
             print(fenced, file=sys.stderr)
             return 0
         except Stopped as stopped:
             return self._stopped(stopped, alone)
-        except Deleted as deleted:
+        except RunDeleted as deleted:
             print(f"error: {deleted}; nothing more is written", file=sys.stderr)
             return 1
         except command_template.Failed as failed:
@@ -263,7 +264,7 @@ class Attempt:
         if process.rank():
             return 0  # as in _go_on; the first tells how it ends
         asked = stopped.number == signal.SIGTERM
-        how = requeue.why_stopped(can_go_on=not self._is_foreign) if asked else run_folder.CANCELLED
+        how = requeue.classify_stop(can_go_on=not self._is_foreign) if asked else run_folder.CANCELLED
         if how == run_folder.REQUEUED:
             return self._go_on(alone, "preempted", run_folder.PREEMPTED)
         self._close(run_folder.TIMEOUT if signals.warned and how == run_folder.CANCELLED else how, str(stopped))
@@ -273,7 +274,7 @@ class Attempt:
     def _go_on(self, alone: bool, why: str = "the time is up", otherwise: str = run_folder.TIMEOUT) -> int:
         """The run wants another start: ask for one. 75, or 1 if it had its most. A worker asks for all of its runs
         together (alone is False). why: it stops; otherwise: how the attempt ended if nobody starts the run again."""
-        for number in STOPPING:  # requeueing sends TERM, and all is written
+        for number in STOP_SIGNALS:  # requeueing sends TERM, and all is written
             signal.signal(number, signal.SIG_IGN)
         if process.rank():
             return 0  # srun would end the first for any other, while that asks for another start
@@ -286,8 +287,8 @@ class Attempt:
         if not alone and slurm_environment.job_id():
             return external_program.SAVED
         try:
-            print(f"{self.folder}: {why}: {requeue.go_on(self.folder, self.ticket)}", flush=True)
-        except requeue.Refused as refused:
+            print(f"{self.folder}: {why}: {requeue.requeue_run(self.folder, self.ticket)}", flush=True)
+        except requeue.RequeueRefused as refused:
             self._refused(f"{why}; {refused}", otherwise)
         return external_program.SAVED
 
@@ -310,10 +311,10 @@ class Attempt:
         """Record the end. Without the record (a full disk), the state of the process or Slurm job must do."""
         if process.rank():
             if how == "failed" and error:
-                ranks.tell_failure(self.folder, error)
+                ranks.record_failure(self.folder, error)
             return
-        if how == "failed" and process.ranks() > 1:
-            error = ranks.told_failure(self.folder) or error
+        if how == "failed" and process.world_size() > 1:
+            error = ranks.read_failure(self.folder) or error
         self._record.update(end=time.time(), how=how, error=error)
         text = json.dumps(self._record) + "\n"
         try:
@@ -327,7 +328,7 @@ class Attempt:
         if how in (run_folder.FAILED, run_folder.TIMEOUT) and slurm_environment.job_id():
             from src.submission.status import notify
 
-            notify.tell_of_failure(self.folder, self.ticket)
+            notify.notify_failure(self.folder, self.ticket)
 
 
 def _claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from src.errors import JobSpecError, UserError
 from src.io import files, slurm_environment
 from src.submission.batch import journal, task_files
 from src.submission.spec.container_spec import Container, check_image
-from src.submission.system.process import OUTSIDE
+from src.submission.system.process import RELAY_SOCKET
 
 RUNTIMES = ("apptainer", "singularity")
 NONE = "none"  # as --container: without one, whatever was asked for before
@@ -36,7 +36,7 @@ def data_folders(specs: Iterable[Mapping[str, Any]]) -> set[str]:
     return {str(spec.get("data_dir", Config.data_dir)) for spec in specs}
 
 
-def chosen(given: str | None, asked: Container | None, kept: Mapping[str, Any] | None, folders: Iterable[str],
+def choose_container(given: str | None, asked: Container | None, kept: Mapping[str, Any] | None, folders: Iterable[str],
            here: bool) -> Container | None:
     """The container of a submission: --container over that of the job spec, or of the last submission; None if there is
     none. UserError if this machine has no such image, or lacks what it binds.
@@ -51,7 +51,7 @@ def chosen(given: str | None, asked: Container | None, kept: Mapping[str, Any] |
         container = replace(container, image=image) if container else Container(image)
     if container is None:
         return None
-    if here and runtime_here() is None:
+    if here and find_runtime() is None:
         raise UserError(f"neither {' nor '.join(RUNTIMES)} is on this machine", where="container",
                         hint=f"put one on the PATH, as by `module load apptainer`, or give --container {NONE}")
     image = os.path.abspath(files.expand(container.image, "container"))
@@ -73,14 +73,14 @@ def _absolute(bind: str) -> str:
     return bind if source[:1] in ("$", "~") else f"{os.path.abspath(source)}{colon}{rest}"
 
 
-def runtime_here() -> str | None:
+def find_runtime() -> str | None:
     """The path of Apptainer or Singularity, whichever is here."""
     from shutil import which
 
     return next(filter(None, map(which, RUNTIMES)), None)
 
 
-class Asked(NamedTuple):
+class ContainerRequest(NamedTuple):
     """A container for the run `name` of a batch; of a worker's, None."""
 
     container: Container
@@ -89,14 +89,14 @@ class Asked(NamedTuple):
     ticket: int | None
 
 
-def asked_for(path: str, ticket: int | None) -> Asked | None:
+def requested_container(path: str, ticket: int | None) -> ContainerRequest | None:
     """The container that the runs of a spec or task file were submitted with; None in a container, or without one."""
-    if OUTSIDE in os.environ:
+    if RELAY_SOCKET in os.environ:
         return None
     folder, file = os.path.split(os.path.abspath(path))
     batch, name = os.path.split(folder)
     is_list = file.endswith(run_folder.TASKS_SUFFIX)
-    if not (is_list or file == run_folder.SPEC) or not (plans := journal.plans_if_any_has("container", batch)):
+    if not (is_list or file == run_folder.SPEC) or not (plans := journal.plans_with_mapping("container", batch)):
         return None
     alone = True
     if is_list:
@@ -106,10 +106,10 @@ def asked_for(path: str, ticket: int | None) -> Asked | None:
         name = names[task if task is not None and alone else 0]
         ticket = listed.tickets[name]
     kept = journal.plan_of(plans, name, ticket).get("container")
-    return Asked(Container(**kept), batch, name if alone else None, ticket) if kept else None
+    return ContainerRequest(Container(**kept), batch, name if alone else None, ticket) if kept else None
 
 
-def gpus_asked(environment: Mapping[str, str]) -> bool:
+def may_use_gpus(environment: Mapping[str, str]) -> bool:
     """Whether this process may use a GPU: Slurm says so, or, without Slurm, there is one."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if slurm_environment.raw_job_id(environment) is None and visible is None:
@@ -118,7 +118,7 @@ def gpus_asked(environment: Mapping[str, str]) -> bool:
     return any(gpus not in (None, "", "-1", "NoDevFiles") for gpus in listed)
 
 
-def variables(container: Container, environment: Mapping[str, str]) -> dict[str, str]:
+def inside_environment(container: Container, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that a run has inside: those that it is known by, and those that the job spec names."""
     wanted = {name for text in container.folders for name in re.findall(_VARIABLE, text)}
     passed = {name: value for name, value in environment.items()
@@ -128,7 +128,7 @@ def variables(container: Container, environment: Mapping[str, str]) -> dict[str,
     return {"PYTHONNOUSERSITE": "1", **passed, **told}
 
 
-def environment_for(runtime: str, inside: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+def runtime_environment(runtime: str, inside: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of the runtime itself, which hands on what has its prefix: neither its arguments nor a file has
     any of it. NO_EVAL: it takes values as they are, and does not read them as a shell does.
     """
@@ -136,7 +136,7 @@ def environment_for(runtime: str, inside: Mapping[str, str], environment: Mappin
     return {**environment, **{f"{prefix}ENV_{name}": value for name, value in inside.items()}, f"{prefix}_NO_EVAL": "1"}
 
 
-def environment_folders() -> list[str]:
+def python_environment_folders() -> list[str]:
     """The folder of the Python environment that this process is of, and that of the Python that it was made from; none
     if it is of the system's."""
     if sys.prefix == sys.base_prefix and not os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
@@ -146,10 +146,10 @@ def environment_folders() -> list[str]:
 
 def python_inside(container: Container) -> str:
     """The Python that starts train.py: as asked for, else that of the environment outside, else the image's."""
-    return container.python or (sys.executable if environment_folders() else "python3")
+    return container.python or (sys.executable if python_environment_folders() else "python3")
 
 
-def seen_as_outside(folders: Iterable[str]) -> list[str]:
+def topmost_folders(folders: Iterable[str]) -> list[str]:
     """The folders to bind so that all of these are seen at their paths, whatever links lead there; none in another."""
     paths = {path for folder in folders for path in (os.path.abspath(folder), os.path.realpath(folder))} - set(_SYSTEM)
     topmost: list[str] = []
@@ -159,20 +159,21 @@ def seen_as_outside(folders: Iterable[str]) -> list[str]:
     return topmost
 
 
-def mounts(container: Container, batch: str, program: str, inside: Mapping[str, str], start_in: str) -> list[str]:
+def mount_options(container: Container, batch: str, program: str, inside: Mapping[str, str],
+                  start_in: str) -> list[str]:
     """The --mount options of a run, with what is known where this is called; see `filled_in`.
 
     batch: its folder; program: the path of train.py; start_in: the folder in which it starts.
     """
-    needed = [batch, os.path.dirname(program), start_in, *environment_folders(),
+    needed = [batch, os.path.dirname(program), start_in, *python_environment_folders(),
               *(_existing(os.path.join(start_in, folder)) for folder in container.folders if "$" not in folder),
               *(value for name, value in inside.items() if re.fullmatch(_FOLDER, name) and os.path.isdir(value))]
-    made = [mount(path, path) for path in [*seen_as_outside(needed), *(
+    made = [mount_option(path, path) for path in [*topmost_folders(needed), *(
         folder for folder in container.folders if "$" in folder)]]
     for bind in container.binds:
         source, _, rest = bind.partition(":")
         destination, _, how = rest.partition(":")
-        made.append(mount(source, destination or source, how))
+        made.append(mount_option(source, destination or source, how))
     return made
 
 
@@ -183,7 +184,7 @@ def _existing(folder: str) -> str:
     return folder
 
 
-def filled_in(container: Container) -> Container:
+def expand_on_node(container: Container) -> Container:
     """The container with what `~` and variables stand for on this node. UserError if a variable is not set, or if the
     source of a bind is not there."""
     binds = [files.expand(bind, "container, binds") for bind in container.binds]
@@ -194,28 +195,29 @@ def filled_in(container: Container) -> Container:
     return replace(container, binds=binds, folders=[files.expand(name, "data_dir") for name in container.folders])
 
 
-def mount(source: str, destination: str, how: str = "") -> str:
+def mount_option(source: str, destination: str, how: str = "") -> str:
     """A --mount option, which takes any path: it is a row of CSV. how: ro, or anything else."""
     parts = ("type=bind", f"source={source}", f"destination={destination}", *(["ro"] if how == "ro" else []))
     return "--mount=" + ",".join('"' + part.replace('"', '""') + '"' if set(part) & set(',"\r\n') else part
                                  for part in parts)
 
 
-def line(container: Container) -> str:
+def summary(container: Container) -> str:
     """`/images/x.sif, by apptainer`, and what is not known yet."""
-    here = runtime_here()
+    here = find_runtime()
     return f"{container.image}, by {os.path.basename(here)}" if here else (
         f"{container.image}; neither {' nor '.join(RUNTIMES)} is here, so nodes must have one")
 
 
-def shown(container: Container, batch: str, project: str, path: str, gpus: bool) -> list[str]:
+def preview_command(container: Container, batch: str, project: str, path: str, gpus: bool) -> list[str]:
     """The command that a node will give, as far as this machine knows it: variables that only nodes have stay as they
     are. path: of the spec or task file."""
-    program, inside = os.path.join(project, "train.py"), variables(container, os.environ)
+    program, inside = os.path.join(project, "train.py"), inside_environment(container, os.environ)
     known = replace(container, binds=list(map(_as_known, container.binds)),
                     folders=list(map(_as_known, container.folders)))
-    return command(container, os.path.basename(runtime_here() or RUNTIMES[0]),
-                   mounts(known, batch, program, inside, project), gpus, [python_inside(container), program, path],
+    return exec_command(container, os.path.basename(find_runtime() or RUNTIMES[0]),
+                   mount_options(known, batch, program, inside, project), gpus, [python_inside(container), program,
+                                                                                 path],
                    project)
 
 
@@ -223,7 +225,7 @@ def _as_known(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
-def command(container: Container, runtime: str, mounted: Iterable[str], gpus: bool, words: Iterable[str],
+def exec_command(container: Container, runtime: str, mounted: Iterable[str], gpus: bool, words: Iterable[str],
             start_in: str) -> list[str]:
     """The runtime's argument list that starts `words` in the container, in the folder `start_in`."""
     return [runtime, "exec", "--cleanenv", *(["--nv"] if gpus else []), f"--pwd={start_in}", *mounted,

@@ -18,8 +18,8 @@ from src.errors import UserError
 from src.submission.job import container
 from src.submission.spec.container_spec import Container
 from src.submission.system import process
-from src.submission.system.container_relay import _SET
-from src.submission.system.process import OUTSIDE
+from src.submission.system.container_relay import FORWARDED_VARIABLES
+from src.submission.system.process import RELAY_SOCKET
 from src.submission.system.signals import Waker
 
 # what may be called for the inside, and the variables that it may set for them
@@ -29,12 +29,12 @@ _LOOK = 10.0  # seconds, at most, between looks at whether the container has end
 _LONGEST = 90  # bytes of a socket's path, of at most 107
 
 
-def start(asked: Container, batch: str, words: Sequence[str], ticket: int | None = None) -> int:
+def run_in_container(asked: Container, batch: str, words: Sequence[str], ticket: int | None = None) -> int:
     """Run train.py, with these words, in the container. Its exit code; UserError if it cannot be begun.
 
     batch: the folder of the batch; ticket: as it came with the Slurm job.
     """
-    runtime = container.runtime_here()
+    runtime = container.find_runtime()
     if runtime is None:
         raise UserError(f"neither {' nor '.join(container.RUNTIMES)} is on {os.uname().nodename}", where=asked.image,
                         hint="a submit script, or activate.sh, can put one on the PATH, as by `module load apptainer`")
@@ -43,20 +43,21 @@ def start(asked: Container, batch: str, words: Sequence[str], ticket: int | None
                         hint="nodes and login node must see it at the same path")
     program = os.path.abspath(sys.argv[0])
     with tempfile.TemporaryDirectory(prefix="gridiron-", dir=_short(tempfile.gettempdir())) as folder:
-        told = {OUTSIDE: os.path.join(folder, "slurm"), process.STARTER: json.dumps(process.described(os.getppid()))}
-        inside = {**container.variables(asked, os.environ), **told}
+        told = {RELAY_SOCKET: os.path.join(folder, "slurm"),
+                process.PARENT: json.dumps(process.identity_of(os.getppid()))}
+        inside = {**container.inside_environment(asked, os.environ), **told}
         if ticket is not None:
             inside["GRIDIRON_TICKET"] = str(ticket)
         python = container.python_inside(asked)
         if python == sys.executable:
             inside["PREPEND_PATH"] = os.path.dirname(python)
         here = os.getcwd()
-        mounted = [*container.mounts(container.filled_in(asked), batch, program, inside, here),
-                   container.mount(folder, folder)]
-        command = container.command(asked, runtime, mounted, container.gpus_asked(os.environ),
+        mounted = [*container.mount_options(container.expand_on_node(asked), batch, program, inside, here),
+                   container.mount_option(folder, folder)]
+        command = container.exec_command(asked, runtime, mounted, container.may_use_gpus(os.environ),
                                     [python, program, *words], here)
-        with _Outside(told[OUTSIDE]) as outside:
-            code = outside.run(command, container.environment_for(runtime, inside, os.environ))
+        with _Outside(told[RELAY_SOCKET]) as outside:
+            code = outside.run(command, container.runtime_environment(runtime, inside, os.environ))
     if code not in (0, 2) and not outside.heard_of and not outside.stopped:
         raise UserError(f"train.py did not begin in the container: {os.path.basename(runtime)} ended with exit code "
                         f"{code}, and its words are above", where=asked.image, hint=f"{python} must start there, and "
@@ -155,7 +156,7 @@ def _call(asked: Mapping[str, Any]) -> dict[str, Any]:
     if not command or command[0] not in _COMMANDS:
         return {"failed": "missing"}
     environment = process.environment_outside_slurm() if command[0] == "sbatch" else dict(os.environ)
-    environment |= {name: str(value) for name, value in asked["set"].items() if name in _SET}
+    environment |= {name: str(value) for name, value in asked["set"].items() if name in FORWARDED_VARIABLES}
     try:
         done = subprocess.run(command, input=asked["input"], capture_output=True, text=True, errors="replace",
                               env=environment, timeout=asked["timeout"], check=False)

@@ -68,7 +68,7 @@ def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_s
         try:
             return program.wait(_TICK)
         except subprocess.TimeoutExpired:
-            if not told and time_is_short() and process.catches(program.pid, signal.SIGUSR1):
+            if not told and time_is_short() and process.handles_signal(program.pid, signal.SIGUSR1):
                 program.send_signal(signal.SIGUSR1)
                 told = True
             if time.monotonic() - looked >= _LOOK:

@@ -12,7 +12,7 @@ from src import run_folder
 from src.errors import one_line
 from src.io import machine
 from src.submission.batch import task_files
-from src.submission.batch.task_files import Tasks, Team
+from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.system.process import environment_outside_slurm
 
 _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
@@ -23,7 +23,8 @@ def default_workers() -> int:
     return max(1, machine.allotted_cpus() // 2)
 
 
-def run(batch: str, token: str, teams: Sequence[Team], entry: str, on_end: Callable[[str, int], None], slots: int = 1,
+def run(batch: str, token: str, teams: Sequence[WorkerGroup], entry: str, on_end: Callable[[str, int], None],
+        slots: int = 1,
         gpus: Sequence[str] = ()) -> bool:
     """Run the tickets of all teams by their workers, processes of the entry script with `slots` runs at a time in each,
     pinned to `gpus`.
@@ -34,7 +35,7 @@ def run(batch: str, token: str, teams: Sequence[Team], entry: str, on_end: Calla
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
     commands = []
     for number, team in enumerate(teams):
-        path = os.path.join(submissions, task_files.name(token, number, len(teams)))
+        path = os.path.join(submissions, task_files.file_name(token, number, len(teams)))
         task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), team.tickets, slots, workers,
                                      list(gpus)))
         commands += [[sys.executable, entry, path]] * team.workers

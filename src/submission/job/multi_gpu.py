@@ -20,11 +20,11 @@ from src.submission.system.signals import Stopped, signals
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-MEETING = "GRIDIRON_MEETING"  # the variable that tells the processes in which folder they find each other
+RENDEZVOUS = "GRIDIRON_MEETING"  # the variable that tells the processes in which folder they find each other
 GRACE = 10.0  # seconds that the others have to end by themselves, when one has failed
 
 
-class Lost(command_template.Failed):
+class PeerLost(command_template.Failed):
     """The others of this start are gone: one of them has failed, and says why itself."""
 
 
@@ -46,14 +46,14 @@ def run(count: int, work: Callable[..., str], arguments: tuple[Any, ...]) -> str
         try:
             for number in range(count):
                 started.append(_start(number, count, meeting, work, arguments))
-            with signals.told_to(lambda: _pass_on(started[0])):
+            with signals.on_stop(lambda: _pass_on(started[0])):
                 words = _wait(started)
         finally:
             for one in started:
                 if one.process.is_alive():
                     one.process.kill()
                 one.process.join()
-    signals.leave()
+    signals.raise_if_stopped()
     kind, word = words[0]
     assert kind == "ended", words
     return str(word)
@@ -73,7 +73,7 @@ def _start(number: int, count: int, meeting: str, work: Callable[..., str], argu
 def _pass_on(first: _Process) -> None:
     """TERM stands for Ctrl-C too: the terminal has told the process of that, and the second would end it at once."""
     if first.process.is_alive():
-        os.kill(first.process.pid, signal.SIGTERM if signals.stopped else signal.SIGUSR1)
+        os.kill(first.process.pid, signal.SIGTERM if signals.stop_signal else signal.SIGUSR1)
 
 
 def _wait(started: list[_Process]) -> dict[int, tuple[str, Any]]:
@@ -111,7 +111,7 @@ def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
     """Those who miss the others know least, so the first of the rest counts."""
     kind, word, number = min(failures, key=lambda failure: failure[0] == "lost")
     if kind == "stopped":
-        signals.leave()  # as this process was told
+        signals.raise_if_stopped()  # as this process was told
         raise Stopped(word)
     if kind == "mistaken":
         raise UserError(word)
@@ -121,7 +121,7 @@ def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
 def _live(number: int, count: int, meeting: str, word: Connection, work: Callable[..., str],
           arguments: tuple[Any, ...]) -> None:
     """The life of a process."""
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number), MEETING: meeting}
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number), RENDEZVOUS: meeting}
     if (cpus := _cpus()) and "OMP_NUM_THREADS" not in os.environ:
         os.environ["GRIDIRON_THREADS"] = str(max(1, cpus // count))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -130,7 +130,7 @@ def _live(number: int, count: int, meeting: str, word: Connection, work: Callabl
         said: tuple[str, Any] = "ended", work(*arguments)
     except Stopped as stopped:
         said = "stopped", stopped.number
-    except Lost as lost:
+    except PeerLost as lost:
         said = "lost", str(lost)
     except UserError as error:
         said = "mistaken", str(error)

@@ -21,7 +21,7 @@ from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
 from src.submission.slurm import time_limit
 from src.submission.system import process
-from src.submission.system.signals import STOPPING, Waker, signals
+from src.submission.system.signals import STOP_SIGNALS, Waker, signals
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
 _LOOK = 1.0  # seconds between looks at whether the starting process still lives
@@ -37,7 +37,7 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         if process.rank():
             print("one process is the worker: the first task of this Slurm job is, this one leaves")
             return 0
-        if held := sum(not listed.is_cleared(name) for name in listed.tickets):
+        if held := sum(not listed.is_canary_done(name) for name in listed.tickets):
             print(f"left alone: {held} of {len(listed.tickets)} runs, whose canary has not ended well", flush=True)
         return _Worker(path, listed, train, run_spec).work(warm_up)
     names, task = list(listed.tickets), slurm_environment.array_task()
@@ -48,7 +48,7 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     return run_spec(listed.spec(name), train, listed.tickets[name], in_worker=True) or 0
 
 
-def send_output_to(folder: str) -> None:
+def redirect_output(folder: str) -> None:
     """What this process prints, from now on, goes to the run's folder."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -86,7 +86,7 @@ class _Worker:
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
-        starter_lives = process.watch_starter()
+        starter_lives = process.watch_parent()
         self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
         with Waker() as waker:
             self._listen()
@@ -96,7 +96,7 @@ class _Worker:
         """Start what there is a slot for, sleep until something happens, and see what."""
         stopping = self.asked > 0
         self.end = time_limit.end_of_job()
-        self.took = requeue.durations(self.tasks) if self.end else []
+        self.took = requeue.run_durations(self.tasks) if self.end else []
         runs = deque(self.tasks.tickets)
         while True:
             leaving = self._lacks_time()
@@ -118,9 +118,9 @@ class _Worker:
 
     def _listen(self) -> None:
         signal.signal(signal.SIGUSR1, self._warn)
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
-        signals.tell_outside()
+        signals.register_with_host()
 
     def _stop(self, _number: int, _frame: object) -> None:
         self.asked += 1
@@ -142,7 +142,7 @@ class _Worker:
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
         """Import what the runs need; with foreign programs alone there is nothing to import."""
         specs = []
-        for name in self.tasks.unclaimed():
+        for name in self.tasks.startable():
             with contextlib.suppress(UserError):  # the run itself will say so
                 specs.append(run_folder.read_spec(self.tasks.spec(name)))
         specs = [spec for spec in specs if "COMMAND" not in spec]
@@ -154,21 +154,21 @@ class _Worker:
 
     def _lacks_time(self) -> bool:
         """Whether another run would not end before the time limit."""
-        return self.warned or not requeue.fits(self.end, self.took)
+        return self.warned or not requeue.fits_in_time(self.end, self.took)
 
     def _hand_over(self) -> None:
         """Once: another worker for what is left, while there is time to ask for it."""
         begun = [child.name for child in self.children.values()]
-        if self.end is not None and (job := requeue.succeed(self.path, self.tasks, begun)):
+        if self.end is not None and (job := requeue.submit_successor(self.path, self.tasks, begun)):
             print(f"time is short: Slurm job {job} goes on", flush=True)
         self.end, self.warned = None, True
 
     def _hand_over_saved(self) -> None:
         """Another worker for runs that saved themselves; the one that was submitted may have looked at them before."""
-        if self.saved and (job := requeue.succeed(self.path, self.tasks, self.saved, last=True)):
+        if self.saved and (job := requeue.submit_successor(self.path, self.tasks, self.saved, last=True)):
             print(f"Slurm job {job} goes on with {', '.join(self.saved)}", flush=True)
-        elif self.asked and requeue.why_stopped() == run_folder.REQUEUED and (
-                job := requeue.succeed(self.path, self.tasks)):
+        elif self.asked and requeue.classify_stop() == run_folder.REQUEUED and (
+                job := requeue.submit_successor(self.path, self.tasks)):
             print(f"preempted: Slurm job {job} goes on", flush=True)
 
     def _free_slot(self) -> int | None:
@@ -177,12 +177,12 @@ class _Worker:
 
     def _start(self, name: str, slot: int) -> bool:
         """Run it in a child, unless it is claimed. False if there can be no more processes until one of ours ends."""
-        if not self.tasks.is_free(name, _requeued_job()):
+        if not self.tasks.can_start(name, _requeued_job()):
             return True
         sys.stdout.flush()
         sys.stderr.flush()
         # in the child a signal waits until its attempt can record it
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -194,7 +194,7 @@ class _Worker:
                 raise BatchError(f"no process can be started: {error.strerror}", where=name) from None
             return False
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _run(self, name: str, slot: int) -> NoReturn:
         """The child's life."""
@@ -206,7 +206,7 @@ class _Worker:
             code = _NOT_OURS if result is None else result
         except UserError as error:
             with contextlib.suppress(OSError):  # its folder may be what is wrong
-                send_output_to(self.tasks.folder(name))
+                redirect_output(self.tasks.folder(name))
             os.write(2, f"error: {one_line(str(error))}\n".encode())
             code = 2
         except OSError as error:
@@ -234,7 +234,7 @@ class _Worker:
         """The GPUs of a slot, by the ids that CUDA_VISIBLE_DEVICES takes; empty if there is nothing to share out."""
         visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         position = int(os.environ.get("GRIDIRON_WORKER", "0")) * self.tasks.slots + slot
-        return share(self.tasks.gpus or visible, position, self.tasks.workers * self.tasks.slots)
+        return gpu_share(self.tasks.gpus or visible, position, self.tasks.workers * self.tasks.slots)
 
     def _reap(self) -> None:
         while self.children:
@@ -250,7 +250,7 @@ class _Worker:
                 print(f"ended {code} {child.name}", flush=True)
 
 
-def share(gpus: list[str], position: int, places: int) -> list[str]:
+def gpu_share(gpus: list[str], position: int, places: int) -> list[str]:
     """What the place `position` of `places` gets: GPUs of its own while there are enough, else one with others."""
     if not gpus or places == 1:
         return gpus

@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, to_type
-from src.submission.batch.batch_folder import mend_specs
-from src.submission.batch.journal import COMMENT, Journal
+from src.submission.batch.batch_folder import repair_specs
+from src.submission.batch.journal import COMMENT_PREFIX, Journal
 from src.submission.planning.plan import Plan, not_made, plan_next
-from src.submission.slurm.circuit_breaker import Breaker
-from src.submission.slurm.submit import Call, Place, SlurmOptions, Submission, one_each, submit_all
+from src.submission.slurm.circuit_breaker import CircuitBreaker
+from src.submission.slurm.submit import (
+    SbatchCall,
+    SlurmOptions,
+    Submission,
+    SubmissionContext,
+    plan_single_jobs,
+    submit_all,
+)
 from src.submission.spec.grid import spec_texts
 from src.submission.status import states
-from src.submission.status.canary_results import BAD, home, why
+from src.submission.status.canary_results import UNSUCCESSFUL, canary_folder, explain_failure
 from src.submission.status.observation import Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
-    from src.submission.slurm.queue_limits import Room
+    from src.submission.slurm.queue_limits import QueueLimiter
 
 JOB_OF = "JOB_OF_"  # in a command: the Slurm job of the canary named after it, once it is known
 HELD = "held back by a canary"  # in Plan.kept: runs that are not submitted
@@ -51,7 +58,7 @@ class Canaries:
 
     @property
     def path(self) -> str:
-        return home(self.batch)
+        return canary_folder(self.batch)
 
     def record(self, tickets: Iterable[str]) -> dict[str, list[int]]:
         """For the journal: by canary, the positions among `tickets` of the runs that wait for it."""
@@ -124,8 +131,8 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
         elif state.name in (states.NEW, states.LOST) or again and state.name in states.RETRIED:
             open_runs[name] = first
             found.specs[name] = spec_of(canary_of[runs[0]][1])
-        elif state.name in BAD:
-            lines.append(f"canary     {shown[name]}: {why(first)}; {count(len(runs), 'run')} held back, "
+        elif state.name in UNSUCCESSFUL:
+            lines.append(f"canary     {shown[name]}: {explain_failure(first)}; {count(len(runs), 'run')} held back, "
                          f"`{_retry(batch)}` tries it again")
             for run in runs:
                 del found.of[run], plan.tickets[run]
@@ -175,21 +182,21 @@ class Waits:
         self._over: dict[str, bool] = {}  # canaries that have ended: whether well
         self.held: list[str] = []  # labels of the calls that were left out
 
-    def submit(self, submission: Submission, again: str, room: Room) -> None:
+    def submit(self, submission: Submission, again: str, room: QueueLimiter) -> None:
         """Call sbatch for the canaries. SlurmError, limits.Full and KeyboardInterrupt as from submit_all."""
         if not submission.calls:
             return
         place = self.canaries.path
-        book = Journal(place, submission.calls[0].comment.removeprefix(COMMENT).rpartition("-")[0])
+        book = Journal(place, submission.calls[0].comment.removeprefix(COMMENT_PREFIX).rpartition("-")[0])
         try:
-            jobs = submit_all(submission, book, again, room, Breaker(place, 0))
+            jobs = submit_all(submission, book, again, room, CircuitBreaker(place, 0))
             for name, job in zip(submission.tickets, jobs, strict=True):
                 self.jobs[name] = job
                 self.submitted.append(job)
         finally:
-            book.ended()
+            book.record_end()
 
-    def filled_in(self, call: Call) -> list[str] | None:
+    def filled_in(self, call: SbatchCall) -> list[str] | None:
         """The call's command with Slurm jobs in the place of canaries; None if none of its runs may run any more.
 
         Slurm may have forgotten a job that has ended, so such a canary's own files say how it ended.
@@ -237,7 +244,7 @@ def fill_in(command: list[str], jobs: Mapping[str, str]) -> list[str]:
     return filled
 
 
-def to_try(calls: Iterable[Call]) -> list[Call]:
+def to_try(calls: Iterable[SbatchCall]) -> list[SbatchCall]:
     """The calls without canaries, for `sbatch --test-only`: there are no jobs yet that could be waited for."""
     return [replace(call, command=[word for word in fill_in(call.command, {}) if word != "--kill-on-invalid-dep=yes"])
             for call in calls]
@@ -259,14 +266,14 @@ def of_submission(batch: str, plan: Plan, points: Mapping[str, dict[str, Any]], 
         canary_of[run] = name_of(script, points[run], batch), points[run]
     found, lines = plan_canaries(batch, plan, canary_of, known, again, local=options is None)
     if options:
-        options = replace(options, waits=found.dependencies(plan.tickets, shared=bool(options.shape["workers"])))
+        options = replace(options, dependencies=found.dependencies(plan.tickets, shared=bool(options.shape["workers"])))
     return found, lines, options
 
 
 def submission_of(canaries: Canaries, options: SlurmOptions, token: str, project: str) -> Submission:
     """A Slurm job for each canary that is to be submitted."""
-    place = Place(os.path.abspath(canaries.path), token_of(token), project)
-    return one_each(canaries.plan.tickets, canaries.specs, replace(options, waits={}), place)
+    place = SubmissionContext(os.path.abspath(canaries.path), token_of(token), project)
+    return plan_single_jobs(canaries.plan.tickets, canaries.specs, replace(options, dependencies={}), place)
 
 
 def token_of(token: str) -> str:
@@ -276,11 +283,11 @@ def token_of(token: str) -> str:
 
 def write(canaries: Canaries, batch: str, token: str, mode: str, container: Mapping[str, Any] | None) -> None:
     """The canaries' run folders and their plan, in the batch (or what will be it). container: that of its runs."""
-    path = home(batch)
+    path = canary_folder(batch)
     os.makedirs(os.path.join(path, run_folder.SUBMISSIONS), exist_ok=True)
     names = list(canaries.plan.tickets)
-    mend_specs(path, names, spec_texts([canaries.specs[name] for name in names]))
-    Journal(path, token_of(token)).plan(mode, canaries.plan.tickets, container=container)
+    repair_specs(path, names, spec_texts([canaries.specs[name] for name in names]))
+    Journal(path, token_of(token)).record_plan(mode, canaries.plan.tickets, container=container)
 
 
 def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:
@@ -290,7 +297,7 @@ def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:
     for name, first in observation.runs.items():
         held = [run for run in plan.tickets if canaries.of.get(run) == name]
         if held and first.state.name not in states.ENDED_WELL:
-            lines.append(f"{count(len(held), 'run')} held back, {why(first)}")
+            lines.append(f"{count(len(held), 'run')} held back, {explain_failure(first)}")
             for run in held:
                 del plan.tickets[run]
     return lines

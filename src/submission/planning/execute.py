@@ -14,7 +14,7 @@ from src.errors import BatchError, to_type
 from src.io import files
 from src.submission.batch import batch_folder, provenance, task_files
 from src.submission.batch.journal import LOCAL, SLURM, Journal
-from src.submission.batch.task_files import Team
+from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning.modes import local_teams, wants_canaries
 from src.submission.planning.plan import refuse_if_alive
 from src.submission.planning.planner import retry_command
@@ -29,7 +29,7 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.submission.planning.canary import Waits
     from src.submission.planning.work import Extension, Work
-    from src.submission.status.notify import Notices
+    from src.submission.status.notify import Notifier
 
 
 def plan_record(work: Work, token: str, mode: str, slurm_options: SlurmOptions | None, submission: Submission | None,
@@ -63,12 +63,12 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
 
     def write_plan(folder: str) -> None:
         write_books(folder)
-        Journal(folder, token).plan(**record)
+        Journal(folder, token).record_plan(**record)
 
     def write_books(folder: str) -> None:
-        if slurm_options and slurm_options.text:
+        if slurm_options and slurm_options.script_text:
             files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX),
-                               slurm_options.text)
+                               slurm_options.script_text)
         if work.first and work.first.plan.tickets:
             from src.submission.planning import canary
 
@@ -76,15 +76,16 @@ def write(work: Work, token: str, record: dict[str, Any], submission: Submission
         slurm = None if slurm_options is None else {
             "script": slurm_options.script, "options": {**slurm_options.batch, **slurm_options.command_line},
             "shape": dict(slurm_options.shape)}
-        provenance.write(os.path.join(folder, run_folder.CODE, token), provenance.look(work.project), record["argv"],
+        provenance.write_record(os.path.join(folder, run_folder.CODE, token), provenance.inspect_code(work.project),
+                                record["argv"],
                          slurm, work.snapshot is not None)
 
     if work.extension:
-        _extend(work, work.extension, write_books, lambda folder: Journal(folder, token).plan(**record))
+        _extend(work, work.extension, write_books, lambda folder: Journal(folder, token).record_plan(**record))
     elif not work.new:
-        batch_folder.mend_specs(work.path, work.names, texts)
+        batch_folder.repair_specs(work.path, work.names, texts)
         write_plan(work.path)
-    elif not batch_folder.write(work.path, work.job_text, work.names, texts, write_plan, work.overwrites):
+    elif not batch_folder.create(work.path, work.job_text, work.names, texts, write_plan, work.overwrites):
         raise BatchError("another process made this batch a moment ago", where=work.path,
                          hint="the same command again continues it")
     for path, listed in (submission.tasks if submission else {}).items():
@@ -100,7 +101,7 @@ def _extend(work: Work, extension: Extension, write_books: Callable[[str], None]
     points = dict(zip(work.names, work.specs, strict=True))
     there = [name for name in points if name not in extension.new]
     made = [name for name in points if name in extension.new]
-    batch_folder.mend_specs(work.path, there, grid.spec_texts([points[name] for name in there]))
+    batch_folder.repair_specs(work.path, there, grid.spec_texts([points[name] for name in there]))
     write_books(work.path)
     if not extend.join(work.path, extension, work.job_text, made, grid.spec_texts([points[name] for name in made]),
                        write_plan):
@@ -124,7 +125,7 @@ def start(work: Work, mode: str, slurm_options: SlurmOptions | None, book: Journ
         print(_next_steps((retry_command(work.path, *way), "runs them" if options.local else "submits them")))
         return 0
     finally:
-        book.ended()
+        book.record_end()
 
 
 def _next_steps(*steps: tuple[str, str]) -> str:
@@ -136,13 +137,13 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
                  options: argparse.Namespace) -> int:
     """The calls of sbatch, and what to type next. 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C."""
     from src.submission.slurm import queue_limits
-    from src.submission.slurm.circuit_breaker import Breaker
+    from src.submission.slurm.circuit_breaker import CircuitBreaker
 
     jobs: list[str] = []
     again, total = retry_command(work.path), count(len(submission.calls), "Slurm job")
     waits = None
-    room = queue_limits.Room(work.path, options.max_queued, options.wait)
-    breaker = Breaker(work.path, options.max_failures)
+    room = queue_limits.QueueLimiter(work.path, options.max_queued, options.wait)
+    breaker = CircuitBreaker(work.path, options.max_failures)
     try:
         with _stop_is_told(_notices(work, book.token)):
             if work.first:
@@ -160,7 +161,7 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
         print(_next_steps((again, "submits the rest"),
                          (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
         return 130
-    except queue_limits.Full:
+    except queue_limits.QueueFull:
         print(f"{len(jobs)} of {total} submitted: {options.max_queued} of this batch are queued, as --max-queued "
               "allows; the same command goes on, --wait does so by itself")
         return 3
@@ -189,15 +190,15 @@ def _tell_what_is_submitted(work: Work, waits: Waits | None, jobs: list[str], su
 
 def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     """Run the plan by local workers, with one progress bar. 0 if all runs ended, 1 if one failed, 130 after Ctrl-C."""
-    from src.submission.slurm.circuit_breaker import Breaker
+    from src.submission.slurm.circuit_breaker import CircuitBreaker
 
     run = functools.partial(_run_by_workers, work.start_in, token, options.slots or 1, _pinned(options.gpus))
-    notices, breaker = _notices(work, token), Breaker(work.path, options.max_failures)
+    notices, breaker = _notices(work, token), CircuitBreaker(work.path, options.max_failures)
 
     def told(name: str, code: int) -> None:
         if notices:
             notices.run_ended(code not in (0, 75))
-        breaker.ended(name)
+        breaker.record_end(name)
 
     again = retry_command(work.path, "--local")
     held = _try_canaries(work, options, run, again)
@@ -215,7 +216,7 @@ def _run_here(work: Work, token: str, options: argparse.Namespace) -> int:
     return max(_tell_how_it_ended(work, log, again), int(bool(held)))
 
 
-def _run_by_workers(project: str, token: str, slots: int, pinned: list[str], path: str, teams: Sequence[Team],
+def _run_by_workers(project: str, token: str, slots: int, pinned: list[str], path: str, teams: Sequence[WorkerGroup],
                     noun: str, told: Callable[[str, int], None] = lambda name, code: None) -> bool:
     """Run what the teams have of the batch at `path`; whether all of it ended. told: of each run's exit status."""
     from src.submission.job import local_workers
@@ -234,7 +235,7 @@ def _pinned(asked: str | None) -> list[str]:
         return []
     from src.submission.system import gpus
 
-    pinned, busy = gpus.choose(asked)
+    pinned, busy = gpus.choose_gpus(asked)
     print("\n".join([*busy, f"GPUs       {', '.join(pinned)}"]))
     return pinned
 
@@ -248,7 +249,7 @@ def _try_canaries(work: Work, options: argparse.Namespace, run: Callable[..., bo
     from src.submission.planning import canary
 
     most = sum(team.workers for team in local_teams(options, work))
-    if not run(work.first.path, task_files.teams(work.first.plan.tickets, work.first.specs, most), "canaries"):
+    if not run(work.first.path, task_files.worker_groups(work.first.plan.tickets, work.first.specs, most), "canaries"):
         return None
     held = canary.leave_out_held(work.first, work.plan)
     print("".join(f"{line}\n" for line in held), end="")
@@ -259,7 +260,7 @@ def _try_canaries(work: Work, options: argparse.Namespace, run: Callable[..., bo
 
 
 @contextlib.contextmanager
-def _stop_is_told(notices: Notices | None) -> Iterator[None]:
+def _stop_is_told(notices: Notifier | None) -> Iterator[None]:
     """What stops a submission for good is sent as a message, too, if messages are wanted."""
     try:
         yield
@@ -274,17 +275,17 @@ def _have_messages_sent(work: Work, token: str, jobs: list[str], submission: Sub
     if work.notify and jobs:
         from src.submission.status import notify  # few batches want messages
 
-        asked = submit.requested(submission.calls[0], options)
-        if words := notify.follow(work.notify, work.path, token, jobs, work.project, asked):
+        asked = submit.requested_options(submission.calls[0], options)
+        if words := notify.submit_notify_jobs(work.notify, work.path, token, jobs, work.project, asked):
             print(words, file=sys.stderr)
 
 
-def _notices(work: Work, token: str) -> Notices | None:
+def _notices(work: Work, token: str) -> Notifier | None:
     if work.notify is None:
         return None
     from src.submission.status import notify
 
-    return notify.Notices(work.notify, work.path, token)
+    return notify.Notifier(work.notify, work.path, token)
 
 
 def _tell_how_it_ended(work: Work, log: str, again: str) -> int:

@@ -50,7 +50,7 @@ def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | N
     if not dry_run:
         finish(path)
     observation, = observe([path])
-    if observation.history.copies or observation.history.first_plan().get("identity", {}).get("shard"):
+    if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
         raise BatchError("this batch is on several machines, and each numbers its runs by the whole of it", where=path,
                          hint="give what is new another name, and read both together")
     known = _specs(path, observation.runs)
@@ -158,7 +158,7 @@ def join(path: str, extension: Extension, job_text: str, names: Sequence[str], t
     False if another process has made one meanwhile: what this one knows of the batch is out of date.
     """
     staging = os.path.join(path, f".extension-{extension.number}.{os.uname().nodename}.{os.getpid()}.tmp")
-    batch_folder.sweep(path)
+    batch_folder.remove_leftovers(path)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         os.makedirs(os.path.join(staging, run_folder.SUBMISSIONS))
@@ -171,7 +171,7 @@ def join(path: str, extension: Extension, job_text: str, names: Sequence[str], t
         os.rename(staging, os.path.join(path, run_folder.extension_name(extension.number)))
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if batch_folder.is_taken(error):
+        if batch_folder.is_name_taken(error):
             return False
         raise
     files.sync_folder(os.path.join(path, run_folder.SUBMISSIONS))

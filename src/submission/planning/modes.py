@@ -11,7 +11,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
-from src.submission.batch.task_files import Team
+from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning.command_line import key_values
 from src.submission.slurm import submit
 from src.submission.slurm.submit import SlurmOptions, Submission, check_script
@@ -35,7 +35,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
     if options.retry and not (options.script or options.sbatch or options.no_submit) and last.get("mode") == LOCAL:
         return LOCAL, None
     previous = history.last_slurm_plan() if options.retry else {}
-    script = options.script or (spec.script if spec else None) or submit.earlier_script(previous, work.path)
+    script = options.script or (spec.script if spec else None) or submit.script_of_plan(previous, work.path)
     made = None
     if spec and spec.resources and not options.script:
         from src.submission.spec import resources
@@ -49,7 +49,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
         asked = _slurm_options(options, spec, script, previous, made)
         if _by_workers(options, work):
             asked = replace(asked, shape={**asked.shape, "array": False, "workers": asked.shape["workers"] or 1})
-        return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, added=_added_options(options, work, asked))
+        return (WRITE_ONLY if options.no_submit else SLURM), replace(asked, extra=_added_options(options, work, asked))
     if options.no_submit:
         return WRITE_ONLY, None
     raise JobSpecError("where shall the runs run?", where="command line", hint="on a Slurm cluster: -s SCRIPT, as "
@@ -84,7 +84,7 @@ def _added_options(options: argparse.Namespace, work: Work, asked: SlurmOptions)
     if options.after:
         from src.submission.planning import dependency
 
-        observation, = observe([batch_folder.check(options.after)])
+        observation, = observe([batch_folder.require_batch(options.after)])
         found |= (waits := dependency.dependency(observation))
         work.lines.append(f"after      {observation.path}{'' if waits else ' (all of it has ended)'}")
     return found
@@ -125,7 +125,8 @@ def wants_container(options: argparse.Namespace, spec: JobSpec | None, work: Wor
     from src.submission.job import container
 
     folders = [work.project, *container.data_folders(work.specs), *([os.path.dirname(asked.script)] if asked else [])]
-    return container.chosen(options.container, spec.container if spec else None, kept, folders, here=mode == LOCAL)
+    return container.choose_container(options.container, spec.container if spec else None, kept, folders,
+                                      here=mode == LOCAL)
 
 
 def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse.Namespace) -> SlurmOptions | None:
@@ -138,7 +139,7 @@ def put_canaries_first(work: Work, asked: SlurmOptions | None, options: argparse
     return asked
 
 
-def canary_calls(work: Work, options: SlurmOptions | None, token: str) -> list[submit.Call]:
+def canary_calls(work: Work, options: SlurmOptions | None, token: str) -> list[submit.SbatchCall]:
     """The calls of sbatch for the canaries that are to be submitted."""
     if work.first is None or options is None:
         return []
@@ -152,20 +153,21 @@ def slurm_submission(work: Work, options: SlurmOptions, token: str, queued: int 
     from src.submission.slurm import client
 
     specs = dict(zip(work.names, work.specs, strict=True))
-    place = submit.Place(os.path.abspath(work.path), token, work.start_in)
+    place = submit.SubmissionContext(os.path.abspath(work.path), token, work.start_in)
     shape = options.shape
     if shape["array"]:
         size = min(client.max_array_size(), queued or sys.maxsize)
-        return submit.arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
+        return submit.plan_arrays(work.plan.tickets, specs, options, place, size, shape["max_running"])
     if shape["workers"]:
-        return submit.workers(task_files.teams(work.plan.tickets, specs, shape["workers"]), specs, options, place,
+        return submit.plan_workers(task_files.worker_groups(work.plan.tickets, specs, shape["workers"]), specs, options,
+                              place,
                               shape["slots"], work.first.of if work.first else {})
-    return submit.one_each(work.plan.tickets, specs, options, place)
+    return submit.plan_single_jobs(work.plan.tickets, specs, options, place)
 
 
-def local_teams(options: argparse.Namespace, work: Work) -> list[Team]:
+def local_teams(options: argparse.Namespace, work: Work) -> list[WorkerGroup]:
     """The local workers, by who takes which runs."""
     from src.submission.job import local_workers
 
-    return task_files.teams(work.plan.tickets, dict(zip(work.names, work.specs, strict=True)),
+    return task_files.worker_groups(work.plan.tickets, dict(zip(work.names, work.specs, strict=True)),
                        options.workers or local_workers.default_workers())

@@ -163,8 +163,8 @@ def _changed(path: str, extension: Extension | None, spec: JobSpec, work: Work) 
     history = journal.read_history(path)
     identity = extension.identity if extension else history.first_plan().get("identity", {})
     first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **identity}
-    if not history.plans and history.copied_plans:  # another site's, of which this one takes a part that nobody has
-        theirs = [plan.get("identity", {}) for plan in history.copied_plans]
+    if not history.plans and history.remote_plans:  # another site's, of which this one takes a part that nobody has
+        theirs = [plan.get("identity", {}) for plan in history.remote_plans]
         first |= theirs[0]
         if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
             first["shard"] = work.identity["shard"]
@@ -216,12 +216,12 @@ def _own(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]
     for name, run in observation.runs.items():
         if run.host:
             elsewhere.setdefault(f"on {run.host}", []).append(name)
-        elif part and not part.has(name):
+        elif part and not part.contains(name):
             elsewhere.setdefault("in another shard", []).append(name)
         else:
             runs[name] = run
-    if not runs and observation.history.copies:
-        host = observation.history.copies[0].host
+    if not runs and observation.history.sync_markers:
+        host = observation.history.sync_markers[0].host
         raise BatchError(f"this is a copy of a batch that is on {host}", where=observation.path,
                          hint=f"`{retry_command(observation.path, '--on', host)}` goes on with it there")
     return runs, elsewhere
@@ -234,7 +234,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
         if given:
             raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
                                hint="submit the job spec under another name instead")
-    path = batch_folder.check(options.path)
+    path = batch_folder.require_batch(options.path)
     if not options.dry_run:
         from src.submission.planning import extend
 
@@ -244,7 +244,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
     wanted = set(options.state or states.RETRIED)
     lines = [f"retries    {path}"]
     hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
-    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.asks_for_memory(options.sbatch)):
+    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.requests_memory(options.sbatch)):
         wanted.discard(states.OUT_OF_MEMORY)
         more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
@@ -253,7 +253,7 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
     if deleted := plan.kept.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
                      "deleted ones again")
-    lines += [f"  {found.line()}" for found in failures.group(runs[name] for name in plan.tickets)]
+    lines += [f"  {found.line()}" for found in failures.group_failures(runs[name] for name in plan.tickets)]
     return Work(project, path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
                 history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()),
                 canaries=observation.canaries)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from src.submission.batch.task_files import Team
+from src.submission.batch.task_files import WorkerGroup
 from src.submission.slurm import client
 from src.submission.spec.naming import show as short
 from src.submission.system.terminal import count, table
@@ -33,7 +33,7 @@ def subtests(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     return table([("subtest", name, count(number, "run")) for name, number in numbers.items()], indent="  ")
 
 
-def workers(teams: Sequence[Team]) -> str:
+def workers(teams: Sequence[WorkerGroup]) -> str:
     """`2 for adam small, 1 for sgd, 4 for the rest`, or `4`."""
     if len(teams) < 2 and not any(team.name for team in teams):
         return str(sum(team.workers for team in teams))

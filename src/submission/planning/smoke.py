@@ -49,7 +49,7 @@ def run(specs: Iterable[Mapping[str, Any]], project: str, container: Container |
             path = os.path.join(folder, _RUN, run_folder.SPEC)
             if container:  # train.py finds it as that of any batch
                 os.mkdir(os.path.join(folder, run_folder.SUBMISSIONS))
-                Journal(folder, "smoke").plan(WRITE_ONLY, {_RUN: 1}, container=vars(container))
+                Journal(folder, "smoke").record_plan(WRITE_ONLY, {_RUN: 1}, container=vars(container))
             files.write_atomic(path, yaml_io.dump_flat(spec), sync=False)
             done = subprocess.run([sys.executable, os.path.join(project, "train.py"), path], cwd=project, text=True,
                                   capture_output=True, check=False)

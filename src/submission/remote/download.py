@@ -25,7 +25,7 @@ _BOOKS = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{ru
           *(f"{home}*.jsonl" for home in _HOMES))
 # and what of it comes by those alone: journals that are written meanwhile have no mark yet
 _APART = (f"/*/{run_folder.NOTES}", *(f"{home}*.jsonl" for home in _HOMES),
-          *(home + run_folder.copy_name("*") for home in _HOMES))
+          *(home + run_folder.sync_marker_name("*") for home in _HOMES))
 _COPY = ("--archive", "--compress")
 
 
@@ -108,10 +108,10 @@ def conflict(here: str, there: str, host: str, theirs: frozenset[str]) -> str | 
     """
     if not run_folder.is_batch_folder(here):
         return None
-    if gone := sync_markers.of(here, host).journals - _journals(there):
+    if gone := sync_markers.read_host(here, host).journals - _journals(there):
         return (f"not fetched: it was made anew on {host} since it was fetched ({sorted(gone)[0]} is gone there); move "
                 "this copy away and sync again")
-    others = _journals(here) - theirs - sync_markers.of(here, host).journals
+    others = _journals(here) - theirs - sync_markers.read_host(here, host).journals
     if not others:
         return None
     ours = [plan for token in sorted(others) if (plan := _plan(here, token))]
@@ -146,7 +146,7 @@ def _date(into: str, names: Iterable[str], host: str, told: Mapping[str, Mapping
     for name in names:
         path = os.path.join(into, name)
         for place, kind in ((path, "runs"), (os.path.join(path, run_folder.CANARY), "canaries")):
-            mark = sync_markers.of(place, host)
+            mark = sync_markers.read_host(place, host)
             if mark.journals or kind == "runs":
                 states = {row["run"]: (row["state"], row["why"]) for row in told.get(name, {}).get(kind, ())}
                 sync_markers.write(place, mark._replace(time=time.time(), states=states))
@@ -161,7 +161,7 @@ def _mark(here: str, there: str, host: str, theirs: frozenset[str]) -> None:
     canaries = frozenset() if _keeps_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
     for place, tokens in ((here, theirs), (os.path.join(here, run_folder.CANARY), canaries)):
         if tokens or place == here:
-            sync_markers.write(place, sync_markers.of(place, host)._replace(journals=tokens))
+            sync_markers.write(place, sync_markers.read_host(place, host)._replace(journals=tokens))
         for token in tokens:
             name = os.path.join(run_folder.SUBMISSIONS, f"{token}.jsonl")
             text = files.read_text(os.path.join(there, os.path.relpath(place, here), name)) or ""
@@ -186,7 +186,7 @@ def _journals(path: str) -> frozenset[str]:
 def _marked(path: str) -> frozenset[str]:
     """Those of them that came from other machines, whichever."""
     folder = os.path.join(path, run_folder.SUBMISSIONS)
-    found = sync_markers.read(folder, os.listdir(folder) if os.path.isdir(folder) else [])
+    found = sync_markers.read_all(folder, os.listdir(folder) if os.path.isdir(folder) else [])
     return frozenset().union(*(copy.journals for copy in found))
 
 

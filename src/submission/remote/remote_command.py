@@ -31,7 +31,8 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
     place = download.results_there(far)
     if place != results:
         words = [_moved(word, results, place) for word in words]
-    words = ["env", f"{ON}={far.host.name}", f"{batch_folder.RESULTS}={place}", far.host.python, "experiments.py",
+    words = ["env", f"{ON}={far.host.name}", f"{batch_folder.RESULTS_VARIABLE}={place}", far.host.python,
+             "experiments.py",
              *words]
     if command == "report":
         return _report(far, words, options, results)

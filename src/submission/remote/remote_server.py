@@ -31,9 +31,9 @@ def main(token: str) -> None:
     request = json.loads(lines.wait())
     print(f"\n{MARK}", flush=True)
     if token == "going":
-        _say(going=detached.going(request["words"]))
+        _say(going=detached.running_token(request["words"]))
         return
-    folder = os.path.abspath(os.path.join(detached.ERRANDS, token))
+    folder = os.path.abspath(os.path.join(detached.FOLDER, token))
     if request["words"] is not None and not os.path.isdir(folder):
         _begin(folder, request)
     _follow(folder, lines, request["out"], request["err"])
@@ -67,15 +67,15 @@ class _Lines:
 
 def _begin(folder: str, request: Mapping[str, Any]) -> None:
     """Make the errand's folder, whole, and start the command in a session of its own, which no lost connection ends."""
-    detached.forget_old()
+    detached.remove_old()
     if request["files"] is not None:
         _remove_what_is_gone(request["files"])
-    staging = os.path.join(os.path.dirname(detached.ERRANDS),
+    staging = os.path.join(os.path.dirname(detached.FOLDER),
                            f".{os.path.basename(folder)}.{os.uname().nodename}.{os.getpid()}")
     os.makedirs(staging)
     if request["code"]:
         _keep_code(staging, request["code"])
-    files.write_json(os.path.join(staging, detached.WORDS), request["words"])
+    files.write_json(os.path.join(staging, detached.ARGUMENTS), request["words"])
     for name in (detached.FOLLOWED, detached.OUT, detached.ERR):
         detached.touch(os.path.join(staging, name))
     try:
@@ -87,16 +87,16 @@ def _begin(folder: str, request: Mapping[str, Any]) -> None:
         subprocess.Popen([sys.executable, "-m", "src.submission.remote.remote_server", "run", folder],
                          stdin=subprocess.DEVNULL,
                          stdout=out, stderr=err, start_new_session=True,
-                         env={**os.environ, process.ERRAND: folder})
+                         env={**os.environ, process.DETACHED_COMMAND: folder})
 
 
 def run(folder: str) -> None:
     """Run the errand's command, and write its exit status. Ctrl-C, from whatever login node, comes as a file."""
-    who, interrupt = os.path.join(folder, detached.WHO), os.path.join(folder, detached.INTERRUPT)
+    who, interrupt = os.path.join(folder, detached.RUNNER), os.path.join(folder, detached.INTERRUPT)
     files.write_json(who, process.identity())
     # Ctrl-C is for the command; a handler, and not SIG_IGN, which it would inherit
     signal.signal(signal.SIGINT, lambda *_: None)
-    child, code = subprocess.Popen([sys.executable, *files.read_json(os.path.join(folder, detached.WORDS))]), None
+    child, code = subprocess.Popen([sys.executable, *files.read_json(os.path.join(folder, detached.ARGUMENTS))]), None
     while code is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = child.wait(0.5)
@@ -104,7 +104,7 @@ def run(folder: str) -> None:
         if os.path.exists(interrupt):
             os.unlink(interrupt)
             os.killpg(0, signal.SIGINT)
-    files.write_atomic(os.path.join(folder, detached.STATUS), str(128 - code if code < 0 else code))
+    files.write_atomic(os.path.join(folder, detached.EXIT_STATUS), str(128 - code if code < 0 else code))
 
 
 def _keep_code(folder: str, code: Mapping[str, Any]) -> None:
@@ -154,11 +154,12 @@ def _follow(folder: str, lines: _Lines, out: int, err: int) -> None:
         return
     while True:
         detached.touch(os.path.join(folder, detached.FOLLOWED))
-        status = files.read_text(os.path.join(folder, detached.STATUS))
+        status = files.read_text(os.path.join(folder, detached.EXIT_STATUS))
         alive = status is not None or detached.is_alive(folder)  # looked at before its words are: none are left behind
         quiet = True
         ends = {stream: os.path.getsize(os.path.join(folder, stream)) for stream in shown}
-        if (now := files.read_json(os.path.join(folder, detached.DONE))) != done:  # no older than the words up to there
+        if (now := files.read_json(os.path.join(folder,
+                                                detached.PROGRESS))) != done:  # no older than the words up to there
             done, quiet = now, False
             _say(done=done)
         for stream, end in ends.items():
@@ -173,7 +174,7 @@ def _follow(folder: str, lines: _Lines, out: int, err: int) -> None:
         if status is not None:
             _say(exit=int(status))
             return
-        if not alive and not os.path.exists(os.path.join(folder, detached.STATUS)):
+        if not alive and not os.path.exists(os.path.join(folder, detached.EXIT_STATUS)):
             _say(lost=True)
             return
         pause = min(pause * 1.3, 0.25) if quiet else 0.02

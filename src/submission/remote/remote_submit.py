@@ -31,14 +31,14 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
     if options.dry_run:
         far = ssh.connect(host, known=known, absent=True)
         return _dry_run(options, far, project, files, list(given.values()), words)
-    far = ssh.connect(host, make=(detached.ERRANDS, remote_server.GIVEN), known=known)
+    far = ssh.connect(host, make=(detached.FOLDER, remote_server.GIVEN), known=known)
     again = to_type("python", "submit_multiple.py", *argv)
     if token := going_there(far, words):
         print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)
         return Call(far, again, token).follow()
     sent = upload.send(far, project, files).files + upload.send_given(far, list(given.values())).files
     print(f"sent       {upload.Sent(sent).line()} ({host.name}:{host.folder})", flush=True)
-    code = provenance.carry(provenance.look(project), files)
+    code = provenance.portable_record(provenance.inspect_code(project), files)
     return Call(far, again, journal.new_token(), words, {"code": code, "files": files}).follow()
 
 

@@ -156,7 +156,7 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     remote = Remote(host, None if _shares_already(host) else _socket(host))
     folders = shlex.join(os.path.join(host.folder, name) for name in make)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
-             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {detached.UNFINISHED}"
+             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {detached.LIST_RUNNING}"
 
     def once() -> tuple[int, str, bool]:
         if words := _open(host, remote.socket):

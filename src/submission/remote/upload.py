@@ -57,9 +57,9 @@ def size(number: float) -> str:
 def names(project: str) -> list[str]:
     """The files of a project, links as links: tracked ones, and those that git neither has nor ignores. Without git,
     all sources."""
-    found = provenance.listed(project)
+    found = provenance.project_files(project)
     if found is None:
-        return provenance.sources(provenance.Code(project))
+        return provenance.snapshot_sources(provenance.Code(project))
     inside = functools.cache(lambda folder: _is_of_project(project, folder))
     kept = [name for name in found if name.split("/")[0] not in _STAYS and inside(os.path.dirname(name))]
     return [name for name in dict.fromkeys(kept) if os.path.islink(path := os.path.join(project, name))

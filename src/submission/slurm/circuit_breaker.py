@@ -15,24 +15,24 @@ _PAUSE = 3.0  # seconds between looks
 _LOOKED_AT = 200  # of the runs that were submitted: the first that end are among these
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts how runs of one submission end, until one ends otherwise than the first: then it never trips."""
 
-    def __init__(self, batch: str, most: int) -> None:
-        """most: that many failures alike, with nothing else, trip it; 0 never does."""
-        self.batch, self.most = batch, most
+    def __init__(self, batch: str, max_failures: int) -> None:
+        """max_failures: that many failures alike, with nothing else, trip it; 0 never does."""
+        self.batch, self.max_failures = batch, max_failures
         self._open: dict[str, tuple[int, str]] = {}  # runs that have not ended: ticket and Slurm job
         self._failed: list[str] = []
         self._error: str | None = None
-        self._off = most == 0
+        self._off = max_failures == 0
         self._next_look = time.monotonic() + _PAUSE
 
-    def submitted(self, name: str, ticket: int, slurm_job: str = "") -> None:
+    def add(self, name: str, ticket: int, slurm_job: str = "") -> None:
         """A run to be looked at."""
         if not self._off and len(self._open) + len(self._failed) < _LOOKED_AT:
             self._open[name] = ticket, slurm_job
 
-    def ended(self, name: str) -> None:
+    def record_end(self, name: str) -> None:
         """A run has ended. BatchError if it trips the breaker."""
         if self._off:
             return
@@ -42,7 +42,7 @@ class Breaker:
             return
         self._count(name, attempt.get("how") or "failed", str(attempt.get("error") or ""))
 
-    def look(self) -> None:
+    def check(self) -> None:
         """At the runs, if it is time to. BatchError if they trip the breaker."""
         if self._off or not self._open or time.monotonic() < self._next_look:
             return
@@ -68,16 +68,16 @@ class Breaker:
     def _count(self, name: str, how: str, error: str) -> None:
         if self._off:
             return
-        alike = logs.alike(f"{how}: {error}")
+        alike = logs.normalize_error(f"{how}: {error}")
         no_failure = how in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
         self._off = no_failure or self._failed != [] and alike != self._error
         if self._off:
             return
         self._error = alike
         self._failed.append(name)
-        if len(self._failed) >= self.most:
+        if len(self._failed) >= self.max_failures:
             raise BatchError(
-                f"the first {self.most} runs that ended all failed alike: {one_line(error[:300]) or how}",
+                f"the first {self.max_failures} runs that ended all failed alike: {one_line(error[:300]) or how}",
                 where=self.batch, hint=f"`{to_type(*_LOOK_AFTER, 'logs', os.path.join(self.batch, self._failed[0]))}` "
                 f"shows one of them, `{to_type(*_LOOK_AFTER, 'cancel', self.batch)}` cancels what is left; when it is "
                 f"mended, `{to_type('python', 'submit_multiple.py', '-r', self.batch)}`, or the same with "

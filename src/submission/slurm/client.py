@@ -31,11 +31,11 @@ _PAUSES = (1, 4, 15, 45)  # seconds between tries while the controller is away
 
 
 @dataclass(frozen=True)
-class Refusal(Exception):
+class SbatchError(Exception):
     """sbatch's own words and what they mean: permanent, limit, away (not taken), or ambiguous (perhaps taken)."""
 
     kind: str
-    words: str
+    message: str
 
 
 class Job(NamedTuple):
@@ -63,14 +63,14 @@ class Queue:
                 found.setdefault((job.comment, job.id.partition("_")[2]), []).append(job.id)
         return found
 
-    def by_comment(self, comments: Sequence[tuple[str, str]]) -> list[str]:
+    def job_ids(self, comments: Sequence[tuple[str, str]]) -> list[str]:
         """The ids of the jobs that carry one of the comments; beside each, the array's task, or '' for no array."""
         ids = self._ids
         if len(comments) == 1:  # as of most runs, and there may be many
             return ids.get(comments[0], [])
         return [job for key in dict.fromkeys(comments) if key in ids for job in ids[key]]
 
-    def with_comment(self, comment: str) -> str | None:
+    def newest_with_comment(self, comment: str) -> str | None:
         """The id of the newest job, or array, that carries the comment."""
         found = [job.id.partition("_")[0] for job in self.jobs.values() if job.comment == comment]
         return max(found, key=int) if found else None
@@ -78,11 +78,11 @@ class Queue:
 
 def max_array_size() -> int:
     """The cluster's MaxArraySize: an array's highest task is one less. 1001, Slurm's default, if it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", query(["scontrol", "show", "config"]) or "", re.MULTILINE)
     return int(match[1]) if match else 1001
 
 
-def require() -> None:
+def require_sbatch() -> None:
     """SlurmError unless sbatch is on the PATH."""
     from shutil import which  # a dry run without squeue need not wait for it
 
@@ -91,7 +91,7 @@ def require() -> None:
                          "--local (`--local --workers 4` for four runs at a time), or log in to the cluster")
 
 
-def option_list(options: Mapping[str, Any], where: str) -> list[str]:
+def option_arguments(options: Mapping[str, Any], where: str) -> list[str]:
     """sbatch options of a mapping: {mem: 8G, requeue: true} -> [--mem=8G, --requeue]. false and null leave one out."""
     arguments = []
     for key, value in options.items():
@@ -134,17 +134,17 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     try:
         answer = _call(command, env=environment)
     except FileNotFoundError:
-        raise Refusal("permanent", "sbatch is not on the PATH") from None
+        raise SbatchError("permanent", "sbatch is not on the PATH") from None
     # ID, or ID;CLUSTER, on a line of its own: some sites' sbatch greets its users first
     ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
     if answer.returncode == 0 and ids:
         return ids[-1]
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
     # a success without an id, or an sbatch that was killed, may have left a job behind
-    raise Refusal("ambiguous" if answer.returncode <= 0 else _sort(words), words)
+    raise SbatchError("ambiguous" if answer.returncode <= 0 else _sort(words), words)
 
 
-def try_out(command: list[str], script: str | None = None) -> str | None:
+def validate(command: list[str], script: str | None = None) -> str | None:
     """Ask sbatch whether it would take this job. When it would start, as `2026-11-20T12:00:00`, if Slurm says so.
 
     script: the text of the script, if its file is yet to be written. Refusal if sbatch would never take the job; a
@@ -154,7 +154,7 @@ def try_out(command: list[str], script: str | None = None) -> str | None:
     answer = _call(["sbatch", "--test-only", *arguments], env=process.environment_outside_slurm(), read=script)
     words = " ".join((answer.stderr or answer.stdout).split()) or f"sbatch ended with {answer.returncode} and no words"
     if answer.returncode and _sort(words) == "permanent":
-        raise Refusal("permanent", words)
+        raise SbatchError("permanent", words)
     start = re.search(r" to start at (\d[\dT:-]+)", words)
     return start[1] if start and not answer.returncode else None
 
@@ -166,27 +166,28 @@ def _sort(words: str) -> str:
     return "permanent"
 
 
-def submit_patiently(command: list[str], ticket: int | None, comment: str, pauses: Iterable[float] = _PAUSES) -> str:
+def submit_with_retries(command: list[str], ticket: int | None, comment: str, pauses: Iterable[float] = _PAUSES) -> str:
     """`submit`, tried again while the controller is away or its answer was lost, with the same ticket.
 
     After a lost answer squeue must say first that it has no job with such a comment. Refusal when it is permanent, a
     limit, or patience ends.
     """
-    lost: Refusal | None = None  # the latest answer that may hide a job
+    lost: SbatchError | None = None  # the latest answer that may hide a job
     for pause in (*pauses, None):
         queue = squeue() if lost else Queue(True)
-        if found := queue.with_comment(comment):
+        if found := queue.newest_with_comment(comment):
             return found
         refusal = lost
         if queue.answered:
             try:
                 return submit(command, ticket)
-            except Refusal as error:
+            except SbatchError as error:
                 refusal = error
         assert refusal is not None
         lost = refusal if refusal.kind == "ambiguous" else lost
         if refusal.kind in ("permanent", "limit") or pause is None:
-            raise refusal if lost in (None, refusal) else Refusal("ambiguous", f"{lost.words}; then: {refusal.words}")
+            raise refusal if lost in (None, refusal) else SbatchError(
+                "ambiguous", f"{lost.message}; then: {refusal.message}")
         time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -198,7 +199,7 @@ USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS
 
 def squeue() -> Queue:
     """All of this user's Slurm jobs, by one call. `answered` is False if squeue is missing or did not answer."""
-    output = ask(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
+    output = query(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
     if output is None:
         return Queue()
     rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
@@ -217,7 +218,7 @@ def sacct(since: float) -> dict[str, Job]:
     """
     # sacct refuses a start in the future, which a clock that jumped would ask for
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
-    output = ask(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}", "--endtime=now",
+    output = query(["sacct", "--allocations", "--noheader", "--parsable2", f"--starttime={start}", "--endtime=now",
                   f"--state={','.join(_ENDED)}", "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
     return {job: Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]
@@ -237,26 +238,26 @@ def _tasks(job: str) -> list[str]:
 
 def expected_starts() -> dict[str, float]:
     """When Slurm expects to start this user's pending jobs, unix seconds by id; those that it cannot tell left out."""
-    output = ask(["squeue", "--me", "--noheader", "--array", "--start", "--format=%i|%S"]) or ""
+    output = query(["squeue", "--me", "--noheader", "--array", "--start", "--format=%i|%S"]) or ""
     pairs = (line.partition("|") for line in output.splitlines())
     return {job: start for job, _, text in pairs if (start := _seconds(text.strip())) is not None}
 
 
 def end_time(job: str) -> float | None:
     """When the time limit ends a running Slurm job, in unix seconds; None without a limit, or if Slurm is silent."""
-    return _seconds((ask(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+    return _seconds((query(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
 
 
-def details(job: str) -> dict[str, str]:
+def show_job(job: str) -> dict[str, str]:
     """What scontrol shows of a Slurm job, as {"Restarts": "0", "PreemptTime": "None", …}; empty if it is silent."""
-    words = (ask(["scontrol", "--oneliner", "show", "job", job]) or "").split()
+    words = (query(["scontrol", "--oneliner", "show", "job", job]) or "").split()
     return {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
 
 
 def usage(since: float) -> list[list[str]]:
     """sacct's rows of this user's jobs and their steps since a time (unix seconds), by one call, as USAGE_FIELDS."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
-    output = ask(["sacct", "--noheader", "--parsable2", "--units=K", f"--starttime={start}",
+    output = query(["sacct", "--noheader", "--parsable2", "--units=K", f"--starttime={start}",
                   f"--format={','.join(USAGE_FIELDS)}"])
     rows = (line.split("|") for line in (output or "").splitlines())
     return [row for row in rows if len(row) == len(USAGE_FIELDS)]
@@ -281,7 +282,7 @@ def scancel(jobs: Iterable[str]) -> None:
         raise SlurmError(words if words.startswith("scancel:") else f"scancel: {words}")
 
 
-def ask(command: list[str]) -> str | None:
+def query(command: list[str]) -> str | None:
     """What a command prints; None if it is missing, fails, or takes more than a minute."""
     try:
         answer = _call(command, env={**os.environ, **slurm_environment.UNIX_TIMES}, timeout=60)
@@ -297,9 +298,9 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
     import subprocess  # a dry run calls nothing, and need not wait for it
 
     try:
-        if process.OUTSIDE in os.environ:  # a container has no Slurm
+        if process.RELAY_SOCKET in os.environ:  # a container has no Slurm
 
-            return container_relay.call(command, env, timeout, read or "")
+            return container_relay.run(command, env, timeout, read or "")
         return subprocess.run(command, capture_output=True, text=True, errors="replace", input=read or "", env=env,
                               timeout=timeout, check=False)
     except subprocess.TimeoutExpired:

@@ -37,7 +37,7 @@ def requested(script: str, words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def hours_of(limit: str) -> float | None:
+def parse_hours(limit: str) -> float | None:
     """Hours of a time limit as Slurm writes it: minutes, h:m:s, d-h:m:s …; None if it is none."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return None
@@ -71,11 +71,11 @@ def _gpus(text: str) -> int:
     return int(last) if last.isdecimal() else int(bool(text))
 
 
-def at_most(jobs: Iterable[tuple[int, Mapping[str, str]]]) -> str | None:
+def upper_bound(jobs: Iterable[tuple[int, Mapping[str, str]]]) -> str | None:
     """`at most 96 GPU-hours, 384 CPU-hours (time limits)` of (number, options) of Slurm jobs; None without a limit."""
     cpu, gpu = 0.0, 0.0
     for number, asked in jobs:
-        hours = hours_of(asked.get("time", ""))
+        hours = parse_hours(asked.get("time", ""))
         if hours is None:
             return None
         cpus, gpus = cpus_and_gpus(asked)
@@ -92,7 +92,7 @@ def _kind(spec: Mapping[str, Any]) -> tuple[str, str]:
     return str(spec.get("model")), str(spec.get("dataset"))
 
 
-def probably(specs: Sequence[Mapping[str, Any]], output_dir: str, cpus: float, gpus: float) -> str | None:
+def estimate(specs: Sequence[Mapping[str, Any]], output_dir: str, cpus: float, gpus: float) -> str | None:
     """`probably 4.8 GPU-hours, 19 CPU-hours (30 earlier runs of the same model and data)`; None if there are none.
 
     cpus, gpus: of each run. The newest batches under output_dir are looked at, for half a second.

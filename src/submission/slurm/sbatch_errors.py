@@ -11,7 +11,7 @@ from src.submission.slurm import client
 def _listed(*command: str) -> Callable[[], str]:
     """The distinct words that a Slurm command lists, a line or a comma apart."""
     def find() -> str:
-        words = re.sub(r"\([^)]*\)", "", client.ask(list(command)) or "").replace(",", "\n").split("\n")
+        words = re.sub(r"\([^)]*\)", "", client.query(list(command)) or "").replace(",", "\n").split("\n")
         return ", ".join(sorted({word.strip() for word in words} - {"", "(null)"}))
     return find
 
@@ -19,7 +19,7 @@ def _listed(*command: str) -> Callable[[], str]:
 def _mine(column: str) -> Callable[[], str]:
     """What this user's associations allow."""
     def find() -> str:
-        user = (client.ask(["id", "-un"]) or "").strip()
+        user = (client.query(["id", "-un"]) or "").strip()
         return _listed("sacctmgr", "--noheader", "--parsable2", "show", "associations", "where", f"user={user}",
                        f"format={column}")()
     return find
@@ -27,7 +27,7 @@ def _mine(column: str) -> Callable[[], str]:
 
 def _largest_nodes() -> str:
     """`8 CPUs with 64000 MB and gpu:2`, of the nodes that no other exceeds in every respect."""
-    lines = (client.ask(["sinfo", "--noheader", "--Node", "--format=%c|%m|%G"]) or "").splitlines()
+    lines = (client.query(["sinfo", "--noheader", "--Node", "--format=%c|%m|%G"]) or "").splitlines()
     nodes = {(int(cpus), int(memory), re.sub(r"\([^)]*\)", "", gres)) for line in lines if line.count("|") == 2
              for cpus, memory, gres in [line.replace("+", "").split("|")] if cpus.isdecimal() and memory.isdecimal()}
     best = [node for node in nodes if not any(
@@ -62,12 +62,12 @@ _PERMANENT: tuple[tuple[str, str, Callable[[], str] | None], ...] = (  # what sb
 )
 
 
-def explain(refusal: client.Refusal, where: str, hint: str) -> SlurmError:
+def explain(refusal: client.SbatchError, where: str, hint: str) -> SlurmError:
     """The user's error for a refusal: sbatch's exact words, their class, what there is, and the next command.
 
     where: what was and what was not submitted; hint: what to do when the cause is gone.
     """
-    what = refusal.words if refusal.words.startswith("sbatch:") else f"sbatch: {refusal.words}"
+    what = refusal.message if refusal.message.startswith("sbatch:") else f"sbatch: {refusal.message}"
     if refusal.kind == "limit":
         return SlurmError(what, where=where, hint="a limit of queued Slurm jobs is reached (`sacctmgr show assoc "
                           f"user=$USER`, `sacctmgr show qos` have it); --wait waits for room; else, later, {hint}")
@@ -75,11 +75,11 @@ def explain(refusal: client.Refusal, where: str, hint: str) -> SlurmError:
         return SlurmError(what, where=where, hint="the answer was lost, and Slurm may have the job all the same: the "
                           f"queue is looked through before it is sent again; later, {hint}")
     if refusal.kind == "away":
-        full = any(text.lower() in refusal.words.lower() for text in client.QUEUE_FULL)
+        full = any(text.lower() in refusal.message.lower() for text in client.QUEUE_FULL)
         who = "the queue of the whole cluster is full" if full else "Slurm's controller does not answer"
         return SlurmError(what, where=where, hint=f"{who}, and did not take this job; later, {hint}")
     for text, advice, there in _PERMANENT:
-        if text in refusal.words.lower():
+        if text in refusal.message.lower():
             return SlurmError(what, where=where, allowed=(there and there()) or None,
                               hint=f"it will never be taken as it is: {advice}; then {hint}")
     return SlurmError(what, where=where, hint=f"it will never be taken as it is: mend the script or the options; then "

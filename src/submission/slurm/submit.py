@@ -10,13 +10,13 @@ from src import run_folder
 from src.errors import BatchError, JobSpecError
 from src.io import yaml_io
 from src.submission.batch import task_files
-from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, comment
-from src.submission.batch.task_files import Tasks, Team
+from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
+from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.slurm import client
 
 if TYPE_CHECKING:
-    from src.submission.slurm.circuit_breaker import Breaker
-    from src.submission.slurm.queue_limits import Room
+    from src.submission.slurm.circuit_breaker import CircuitBreaker
+    from src.submission.slurm.queue_limits import QueueLimiter
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class SlurmOptions:
     batch: Mapping[str, Any] = field(default_factory=dict)
     command_line: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
-    text: str | None = None
-    added: Mapping[str, str] = field(default_factory=dict)
-    waits: Mapping[str, str] = field(default_factory=dict)
+    script_text: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    dependencies: Mapping[str, str] = field(default_factory=dict)
     _listed: dict[str, dict[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def script_of(self, spec: Mapping[str, Any]) -> str:
         """The absolute path of a grid point's script."""
         return check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
 
-    def of(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
+    def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
         """The script and the sbatch options of a grid point, of the run `name`. JobSpecError if one cannot be used."""
         merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
         script = self.script_of(spec)
-        added = dict(self.added)
-        if wait := self.waits.get(name):
+        added = dict(self.extra)
+        if wait := self.dependencies.get(name):
             added |= {"dependency": ",".join(filter(None, (added.get("dependency"), wait))),
                       "kill-on-invalid-dep": "yes"}
-        return script, client.option_list({**merged, **self._in_front(added, merged, script)}, "sbatch options")
+        return script, client.option_arguments({**merged, **self._in_front(added, merged, script)}, "sbatch options")
 
     def _in_front(self, added: Mapping[str, str], asked: Mapping[str, Any], script: str) -> dict[str, str]:
         """The added options, with the lists that were asked for already in front."""
@@ -64,7 +64,7 @@ class SlurmOptions:
 
     def _lists_of(self, script: str) -> dict[str, str]:
         """What a script's directives ask for, by the long names of those options that take lists."""
-        made = self.text if script == self.script else None
+        made = self.script_text if script == self.script else None
         directives = [line.lstrip("-").replace("=", " ", 1).split(None, 1) for line in client.script_directives(
             made or yaml_io.read_user_file(script))]
         return {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
@@ -72,7 +72,7 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True)
-class Call:
+class SbatchCall:
     """One call of sbatch. label: what messages name; ticket: of the only run that it may run, if it is one;
     tasks: of an array.
     """
@@ -90,7 +90,7 @@ class Submission:
 
     tickets: dict[str, int]
     units: Units
-    calls: list[Call]
+    calls: list[SbatchCall]
     tasks: dict[str, Tasks] = field(default_factory=dict)
 
     def commands(self) -> dict[str, list[str]]:
@@ -99,48 +99,48 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Place:
+class SubmissionContext:
     """Where a submission happens: the batch's absolute path, the submission's token, the project's folder."""
 
     batch: str
     token: str
     project: str
 
-    def submissions(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
         return os.path.join(self.batch, run_folder.SUBMISSIONS, name)
 
 
-def one_each(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-             place: Place) -> Submission:
+def plan_single_jobs(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
+             place: SubmissionContext) -> Submission:
     """A Slurm job for each run, with the run's name, and its output in the run's folder."""
     calls = []
     for unit, (name, ticket) in enumerate(tickets.items()):
         folder = os.path.join(place.batch, name)
-        script, words = options.of(specs[name], name)
-        tag = comment(place.token, unit)
-        calls.append(Call(name, client.sbatch_command(
+        script, words = options.resolve(specs[name], name)
+        tag = job_comment(place.token, unit)
+        calls.append(SbatchCall(name, client.sbatch_command(
             name, os.path.join(folder, run_folder.slurm_log_name("%j")), tag, words, script,
             os.path.join(folder, run_folder.SPEC), place.project), tag, ticket))
     return Submission(dict(tickets), Units(ONE_EACH), calls)
 
 
-def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
-           size: int, running: int | None) -> Submission:
+def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
+                place: SubmissionContext, size: int, running: int | None) -> Submission:
     """Job arrays of at most `size` runs, each for runs that ask for the same; at most `running` tasks run at a time."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in tickets:
-        script, words = options.of(specs[name], name)
+        script, words = options.resolve(specs[name], name)
         groups.setdefault((script, *words), []).append(name)
-    calls: list[Call] = []
+    calls: list[SbatchCall] = []
     bounds, tasks = [0], {}
     for (script, *words), names in groups.items():
         for start in range(0, len(names), size):
             chunk = names[start:start + size]
-            tag = comment(place.token, len(calls))
-            path = place.submissions(f"{place.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
+            tag = job_comment(place.token, len(calls))
+            path = place.path_of(f"{place.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
             span = f"--array=0-{len(chunk) - 1}{f'%{running}' if running else ''}"
-            calls.append(Call(f"array {len(calls)} ({len(chunk)} runs)", client.sbatch_command(
-                os.path.basename(place.batch), place.submissions("%A.out"), tag,
+            calls.append(SbatchCall(f"array {len(calls)} ({len(chunk)} runs)", client.sbatch_command(
+                os.path.basename(place.batch), place.path_of("%A.out"), tag,
                 [span, "--open-mode=append", *words], script, path, place.project), tag, tasks=len(chunk)))
             tasks[path] = Tasks(task_files.ARRAY, place.batch, {name: tickets[name] for name in chunk})
             bounds.append(bounds[-1] + len(chunk))
@@ -148,30 +148,30 @@ def arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], o
     return Submission(ordered, Units(ARRAY, bounds), calls, tasks)
 
 
-def workers(teams: Sequence[Team], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions, place: Place,
-            slots: int, canaries: Mapping[str, str]) -> Submission:
+def plan_workers(teams: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
+                 place: SubmissionContext, slots: int, canaries: Mapping[str, str]) -> Submission:
     """Slurm jobs that share the runs of their team, `slots` at a time each. JobSpecError if runs of one team ask for
     different jobs.
 
     canaries: by run, the one that a worker looks at before it takes the run.
     """
-    calls: list[Call] = []
+    calls: list[SbatchCall] = []
     tickets: dict[str, int] = {}
     bounds, tasks = [], {}
     for number, team in enumerate(teams):
-        asked = {(script, *words) for script, words in (options.of(specs[name], name) for name in team.tickets)}
+        asked = {(script, *words) for script, words in (options.resolve(specs[name], name) for name in team.tickets)}
         if len(asked) > 1:
             raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones "
                                "(SBATCH or SCRIPT)", where=f"workers of {team.name}" if team.name else "--workers",
                                hint="use --array, or leave both out: one job per run")
         (script, *words), = asked
-        path = place.submissions(task_files.name(place.token, number, len(teams)))
+        path = place.path_of(task_files.file_name(place.token, number, len(teams)))
         begin, first = len(tickets), len(calls)
         tickets |= team.tickets
         for unit in range(first, first + team.workers):
-            tag = comment(place.token, unit)
-            calls.append(Call(f"worker {unit}", client.sbatch_command(
-                f"{os.path.basename(place.batch)}-worker", place.submissions(run_folder.slurm_log_name("%j")), tag,
+            tag = job_comment(place.token, unit)
+            calls.append(SbatchCall(f"worker {unit}", client.sbatch_command(
+                f"{os.path.basename(place.batch)}-worker", place.path_of(run_folder.slurm_log_name("%j")), tag,
                 words, script, path, place.project), tag))
             bounds += [begin, len(tickets)]
         tasks[path] = Tasks(
@@ -182,7 +182,7 @@ def workers(teams: Sequence[Team], specs: Mapping[str, Mapping[str, Any]], optio
     return Submission(tickets, Units(WORKERS, bounds if len(teams) > 1 else []), calls, tasks)
 
 
-def earlier_script(plan: Mapping[str, Any], batch: str) -> str | None:
+def script_of_plan(plan: Mapping[str, Any], batch: str) -> str | None:
     """The submit script of an earlier plan; one that was made from resources moves with its batch."""
     script = plan.get("script")
     kept = os.path.join(batch, run_folder.SUBMISSIONS, os.path.basename(script or ""))
@@ -204,34 +204,34 @@ def check_script(path: str) -> str:
 _UNLIKE = ("--job-name=", "--output=", "--comment=", "--array=")  # what differs between jobs that ask for the same
 
 
-def kinds(calls: Sequence[Call]) -> list[list[Call]]:
+def group_by_options(calls: Sequence[SbatchCall]) -> list[list[SbatchCall]]:
     """The calls, those together that ask for the same."""
-    found: dict[tuple[str, ...], list[Call]] = {}
+    found: dict[tuple[str, ...], list[SbatchCall]] = {}
     for call in calls:
         found.setdefault(tuple(word for word in call.command[:-1] if not word.startswith(_UNLIKE)), []).append(call)
     return list(found.values())
 
 
-def requested(call: Call, options: SlurmOptions) -> dict[str, str]:
+def requested_options(call: SbatchCall, options: SlurmOptions) -> dict[str, str]:
     """What the Slurm job of a call asks for, by the long names of options: its script's directives, then its words."""
     from src.submission.slurm import costs
 
     *words, script, _ = call.command
-    made = options.text if script == options.script else None
+    made = options.script_text if script == options.script else None
     return costs.requested(made or yaml_io.read_user_file(script), words[1:])
 
 
-def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
+def validate_calls(calls: Sequence[SbatchCall], options: SlurmOptions) -> list[str]:
     """Have sbatch try each set of options once, without a job: a line for each, of when it would start.
 
     SlurmError in sbatch's words if it refuses one for good.
     """
     lines = []
-    alike = kinds(calls)
+    alike = group_by_options(calls)
     for call, *others in alike:
         try:
-            start = client.try_out(call.command, options.text if call.command[-2] == options.script else None)
-        except client.Refusal as refusal:
+            start = client.validate(call.command, options.script_text if call.command[-2] == options.script else None)
+        except client.SbatchError as refusal:
             from src.submission.slurm import sbatch_errors
 
             raise sbatch_errors.explain(refusal, call.label, "give the same command again; nothing was written or "
@@ -242,13 +242,14 @@ def try_all(calls: Sequence[Call], options: SlurmOptions) -> list[str]:
     return lines
 
 
-def submit_all(submission: Submission, journal: Journal, again: str, room: Room, breaker: Breaker,
-               fill_in: Callable[[Call], list[str] | None] | None = None) -> Iterator[str]:
+def submit_all(submission: Submission, journal: Journal, again: str, room: QueueLimiter, breaker: CircuitBreaker,
+               resolve_command: Callable[[SbatchCall], list[str] | None] | None = None) -> Iterator[str]:
     """Call sbatch for each unit, in order, when there is room, and give the Slurm job ids one by one.
 
-    again: the command that continues after a failure; fill_in: returns the command of a call with the Slurm job ids of
-    the canaries that it depends on, None if it must not be submitted. SlurmError, with sbatch's message and the number
-    of submitted jobs, as soon as one is refused for good; BatchError if the breaker trips; Full if there is no room.
+    again: the command that continues after a failure; resolve_command: returns the command of a call with the Slurm
+    job ids of the canaries that it depends on, None if it must not be submitted.
+    SlurmError, with the message of sbatch and the number of submitted jobs, as soon as one is refused for good;
+    BatchError if the breaker trips; QueueFull if there is no room.
     """
     names = list(submission.tickets)
     for unit, call in enumerate(submission.calls):
@@ -256,37 +257,37 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Room,
         job = None
         while job is None:
             try:
-                breaker.look()
+                breaker.check()
             except BatchError as error:
                 raise error.at(where) from None
-            if room.enter(call.tasks):
-                command = fill_in(call) if fill_in else call.command
+            if room.acquire(call.tasks):
+                command = resolve_command(call) if resolve_command else call.command
                 if command is None:
                     break
                 job = _submit(unit, replace(call, command=command), journal, room, where, again)
         if job is None:
             continue
         for name in submission.units.runs(unit, names):
-            breaker.submitted(name, submission.tickets[name], job)
+            breaker.add(name, submission.tickets[name], job)
         yield job
 
 
-def _submit(unit: int, call: Call, journal: Journal, room: Room, where: str, again: str) -> str | None:
+def _submit(unit: int, call: SbatchCall, journal: Journal, room: QueueLimiter, where: str, again: str) -> str | None:
     """The id of the unit's Slurm job; None if a limit of the cluster was reached and waited for."""
-    journal.sending(unit)
+    journal.record_sending(unit)
     try:
-        job = client.submit_patiently(call.command, call.ticket, call.comment)
-    except client.Refusal as refusal:
+        job = client.submit_with_retries(call.command, call.ticket, call.comment)
+    except client.SbatchError as refusal:
         if refusal.kind != "ambiguous":
-            journal.refused(unit, refusal.words)
-        if refusal.kind == "limit" and room.wait:
-            room.pause()
+            journal.record_refusal(unit, refusal.message)
+        if refusal.kind == "limit" and room.should_wait:
+            room.back_off()
             return None
         from src.submission.slurm import sbatch_errors
 
         raise sbatch_errors.explain(refusal, where, f"`{again}` goes on where it stopped") from None
-    journal.accepted(unit, job)
-    room.entered(call.tasks)
+    journal.record_job(unit, job)
+    room.submitted(call.tasks)
     return job
 
 

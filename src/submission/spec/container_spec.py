@@ -81,13 +81,13 @@ def _env(value: Any, where: str) -> dict[str, str | None]:
     if not isinstance(asked, dict):
         raise JobSpecError(f"{value!r} is no environment", where=where,
                            allowed="a list of names, or a mapping of names to values, null to pass one on")
-    from src.submission.system.secrets import is_private  # runs need none of it
+    from src.submission.system.secrets import is_secret_name  # runs need none of it
 
     for name, text in asked.items():
         if not isinstance(name, str) or not re.fullmatch(_NAME, name) or name in _OWN:
             raise JobSpecError(f"{name!r} is no variable that can be set", where=where,
                                allowed="letters, digits and _; the runtime itself sets HOME and PATH")
-        if text is not None and is_private(name):
+        if text is not None and is_secret_name(name):
             raise JobSpecError(f"the value of {name} would be written into the batch", where=where,
                                hint=f"export it where you submit, and write `{name}: null`, which passes it on")
         if isinstance(text, (bool, list, dict)):

@@ -12,21 +12,21 @@ from src.submission.status import failures, states
 from src.submission.status.observation import Observation, Run
 
 # a canary in one of these has ended otherwise than well: the runs that wait for it do not run
-BAD = failures.BAD - {states.STUCK}
+UNSUCCESSFUL = failures.UNSUCCESSFUL - {states.STUCK}
 _WIDTH = 80  # of an error in a reason: a log comes after it
 _NEVER_BEGAN = (states.NEW, states.CANCELLED, states.LOST, states.STUCK)
 
 
-def home(batch: str) -> str:
+def canary_folder(batch: str) -> str:
     """The folder of a batch's canaries: run folders and journals, as in a batch."""
     return os.path.join(batch, run_folder.CANARY)
 
 
-def why(first: Run) -> str:
+def explain_failure(first: Run) -> str:
     """`its canary failed: ValueError: no; see results/x/canary/y/training.log`."""
     line = one_line(first.state.why)
     line = line if len(line) <= _WIDTH else f"{line[:_WIDTH - 1]}…"
-    return f"its canary {_told(first.state.name)}{f': {line}' if line else ''}; see {failures.log_of(first)}"
+    return f"its canary {_told(first.state.name)}{f': {line}' if line else ''}; see {failures.newest_log(first)}"
 
 
 def _told(state: str) -> str:
@@ -35,10 +35,10 @@ def _told(state: str) -> str:
         "failed" if state == states.FAILED else f"ended: {words}"
 
 
-def waiting(history: History) -> dict[str, str]:
+def canary_by_run(history: History) -> dict[str, str]:
     """The canary that each run waits for, or waited for, under its newest ticket."""
     found: dict[str, str] = {}
-    for plan in history.every_plan():
+    for plan in history.all_plans():
         names = list(plan["tickets"])
         ours = {names[position]: first for first, positions in plan.get("canaries", {}).items()
                 for position in positions}
@@ -51,12 +51,12 @@ def waiting(history: History) -> dict[str, str]:
     return found
 
 
-def explained(observation: Observation, canaries: Mapping[str, Run]) -> Observation:
+def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Observation:
     """The batch with its canaries, and why runs whose canary ended badly never began: Slurm has cancelled them, or it
     was left to nobody to start them."""
     runs = dict(observation.runs)
-    bad = {name: why(first) for name, first in canaries.items() if first.state.name in BAD}
-    for name, first in (waiting(observation.history) if bad else {}).items():
+    bad = {name: explain_failure(first) for name, first in canaries.items() if first.state.name in UNSUCCESSFUL}
+    for name, first in (canary_by_run(observation.history) if bad else {}).items():
         run = runs.get(name)
         if run and first in bad and _never_began(run, observation.queue_answered):
             stuck = run.state.name == states.STUCK
@@ -78,4 +78,4 @@ def status_lines(canaries: Iterable[Run]) -> list[str]:
         return []
     numbers = {name: sum(run.state.name == name for run in runs) for name in states.ALL}
     told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in numbers.items() if number)
-    return [f"canaries   {told}", *(f"  {group.line()}" for group in failures.group(runs))]
+    return [f"canaries   {told}", *(f"  {group.line()}" for group in failures.group_failures(runs))]

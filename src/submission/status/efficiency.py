@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from src.submission.slurm import client
 from src.submission.status.observation import Observation
-from src.submission.system.terminal import clock
+from src.submission.system.terminal import format_duration
 
 _SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
 
@@ -48,14 +48,15 @@ class Usage:
         asked, limit = _kib(self.asked_memory), 60 * float(self.asked_time if self.asked_time.isdecimal() else 0)
         found = [Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
                           f"{asked / 1024:,.0f} MB" if asked else "none", _percent(self.memory, asked),
-                          f"--sbatch mem={megabytes(self.memory)}M" if self.memory else ""),
-                 Resource("time, at most", clock(self.longest), clock(limit) if limit else "none",
-                          _percent(self.longest, limit), f"--sbatch time={minutes(self.longest)}"),
-                 Resource("CPUs' time", clock(self.cpu), clock(self.allocated), _percent(self.cpu, self.allocated), "")]
+                          f"--sbatch mem={suggested_megabytes(self.memory)}M" if self.memory else ""),
+                 Resource("time, at most", format_duration(self.longest), format_duration(limit) if limit else "none",
+                          _percent(self.longest, limit), f"--sbatch time={suggested_minutes(self.longest)}"),
+                 Resource("CPUs' time", format_duration(self.cpu), format_duration(self.allocated),
+                          _percent(self.cpu, self.allocated), "")]
         if self.gpus:
             used, share = ("no books are kept", "") if self.gpu is None else (
-                clock(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
-            found.append(Resource("GPUs' time", used, clock(self.gpus), share, ""))
+                format_duration(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
+            found.append(Resource("GPUs' time", used, format_duration(self.gpus), share, ""))
         return found
 
     def lines(self) -> list[str]:
@@ -75,26 +76,26 @@ def _percent(used: float, of: float) -> str:
     return f"{100 * used / of:.0f} %" if of else ""
 
 
-def megabytes(kib: float) -> int:
+def suggested_megabytes(kib: float) -> int:
     """What to ask for: a quarter more than the most that was used, in steps of 100 MB."""
     return 100 * math.ceil(max(kib * _SPARE_MEMORY / 1024, 1) / 100)
 
 
-def minutes(seconds: float) -> int:
+def suggested_minutes(seconds: float) -> int:
     """What to ask for: half as much again as the longest run, in steps of 5 minutes."""
     return 5 * math.ceil(max(seconds * _SPARE_TIME / 60, 1) / 5)
 
 
-def of_batches(observations: Iterable[Observation]) -> dict[str, Usage]:
+def usage_by_batch(observations: Iterable[Observation]) -> dict[str, Usage]:
     """The usage of each batch, by its path; by one sacct, and by none if Slurm was given nothing of them."""
     found = list(observations)
     jobs = {one.path: {job for ticket in one.history.tickets.values() for job in ticket.slurm_jobs} for one in found}
     since = min((plan["time"] for one in found for plan in one.history.plans), default=time.time())
     rows = client.usage(since) if any(jobs.values()) else []
-    return {path: of_jobs(rows, given) for path, given in jobs.items()}
+    return {path: usage_of_jobs(rows, given) for path, given in jobs.items()}
 
 
-def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
+def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
     """The usage of those of `jobs` that ended. rows: sacct's, of jobs and of their steps, as slurm.USAGE_FIELDS.
 
     A step's id is its job's with `.batch` or a number; memory and GPU use are known of steps alone.
@@ -110,20 +111,20 @@ def of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
             took = float(elapsed or 0)
             usage.jobs += 1
             usage.longest = max(usage.longest, took)
-            usage.cpu += cpu_seconds(cpu)
+            usage.cpu += parse_cpu_time(cpu)
             usage.allocated += took * float(cpus or 0)
-            usage.gpus += took * _gpus(tres(had))
+            usage.gpus += took * _gpus(parse_tres(had))
             usage.asked_memory, usage.asked_time = memory or usage.asked_memory, limit or usage.asked_time
         elif step and job in ended:
-            total = tres(used)  # of all tasks together, and MaxRSS of the largest
-            nodes = float(tres(had).get("node", 1))
+            total = parse_tres(used)  # of all tasks together, and MaxRSS of the largest
+            nodes = float(parse_tres(had).get("node", 1))
             usage.memory = max(usage.memory, _kib(rss), _kib(total.get("mem", "")) / nodes)
             if "gres/gpuutil" in total:  # percent, of all GPUs together
                 usage.gpu = (usage.gpu or 0.0) + float(total["gres/gpuutil"]) / 100 * float(elapsed or 0)
     return usage
 
 
-def tres(text: str) -> dict[str, str]:
+def parse_tres(text: str) -> dict[str, str]:
     """Slurm's `cpu=4,gres/gpu=1,mem=8G` as a mapping."""
     return {key: value for key, equals, value in (part.partition("=") for part in text.split(",")) if equals}
 
@@ -139,7 +140,7 @@ def _kib(text: str) -> float:
     return float(match[1]) * 1024 ** " KMGT".index(match[2] or "K") / 1024 if match else 0.0
 
 
-def cpu_seconds(text: str) -> float:
+def parse_cpu_time(text: str) -> float:
     """Slurm's `[days-][hours:]minutes:seconds[.fraction]` in seconds."""
     days, _, rest = text.rpartition("-")
     parts = [float(part) for part in rest.split(":")] if rest else [0.0]

@@ -10,12 +10,12 @@ from src.errors import one_line
 from src.submission.status import states
 from src.submission.status.observation import Run
 
-BAD = frozenset((*states.RETRIED - {states.NEW}, states.STUCK))  # states that say that something went wrong
+UNSUCCESSFUL = frozenset((*states.RETRIED - {states.NEW}, states.STUCK))  # states that say that something went wrong
 _SUSPECT = 3  # failed attempts on a node, and none that ended there, before it is avoided
 
 
 @dataclass(frozen=True)
-class Group:
+class FailureGroup:
     """Runs in one state with like last lines. error: the line of the first of them; log: a file to read, or a run."""
 
     state: str
@@ -29,28 +29,28 @@ class Group:
         return f"{len(self.runs):,} {self.state.replace('_', ' ')}{error} ({self.log})"
 
 
-def group(runs: Iterable[Run]) -> list[Group]:
+def group_failures(runs: Iterable[Run]) -> list[FailureGroup]:
     """The runs that went wrong, by state and normalised last line; the largest group first."""
     normalised: dict[str, str] = {}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run.state.name in BAD:
+        if run.state.name in UNSUCCESSFUL:
             why = run.state.why
             if why not in normalised:
-                normalised[why] = logs.alike(why)
+                normalised[why] = logs.normalize_error(why)
             groups.setdefault((run.state.name, normalised[why]), []).append(run)
-    return [Group(state, members[0].state.why, members, log_of(members[0])) for (state, _), members
+    return [FailureGroup(state, members[0].state.why, members, newest_log(members[0])) for (state, _), members
             in sorted(groups.items(), key=lambda item: -len(item[1]))]
 
 
-def asks_for_memory(options: Iterable[str]) -> bool:
+def requests_memory(options: Iterable[str]) -> bool:
     """Whether sbatch options, as KEY=VALUE, say how much memory a Slurm job gets."""
     return any(re.match(r"mem(?:[-_]per[-_](?:cpu|gpu))?=", option) for option in options)
 
 
-def log_of(run: Run) -> str:
+def newest_log(run: Run) -> str:
     """The newest log of a run; its folder if there is none."""
-    return (logs.of(run.path) or [run.path])[-1]
+    return (logs.log_paths(run.path) or [run.path])[-1]
 
 
 def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:

@@ -34,7 +34,7 @@ exec python experiments.py notify "$@"
 """
 
 
-class Notices:
+class Notifier:
     """Sends what there is to say about a submission that this process follows. Nothing of it may fail it."""
 
     def __init__(self, notify: Notify | None, batch: str, token: str) -> None:
@@ -100,13 +100,13 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
                     row.metric or "", row.best, best.best, metric):
                 best = row
         lines.append(f"best: {best.best:.4g} {best.metric} of {best.run}")
-    lines += [found.line() for found in failures.group(observation.runs.values())][:status.GROUPS]
+    lines += [found.line() for found in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(states.RETRIED):
         lines.append(to_type("python", "submit_multiple.py", "-r", observation.path))
     return title, "\n".join(lines)
 
 
-def tell_of_failure(folder: str, ticket: int) -> None:
+def notify_failure(folder: str, ticket: int) -> None:
     """A run of a Slurm job has failed: have the message sent, if its batch wants one and has had none.
 
     Of an array or of workers, Slurm itself tells only at their end. Another process sends it, as what has just failed
@@ -121,12 +121,13 @@ def tell_of_failure(folder: str, ticket: int) -> None:
             subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=_MOST_SECONDS)
 
 
-def follow(notify: Notify, batch: str, token: str, jobs: Sequence[str], project: str, asked: Mapping[str, str]) -> str:
+def submit_notify_jobs(notify: Notify, batch: str, token: str, jobs: Sequence[str], project: str,
+                       asked: Mapping[str, str]) -> str:
     """Submit the small Slurm jobs that send messages: one waits for any job to fail, one for all to end, and one for
     the time of a digest. asked: what the runs ask for, of which partition, account and qos hold for these too. What
     went wrong, or "".
     """
-    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
+    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
     some = (f"afternotok:{job}" for job in jobs[:_MOST_JOBS])
     kinds = {FAILED: [f"--dependency={'?'.join(some)}", "--kill-on-invalid-dep=yes"], ENDED: _after(jobs)}
     if notify.digest:
@@ -135,8 +136,8 @@ def follow(notify: Notify, batch: str, token: str, jobs: Sequence[str], project:
         files.write_atomic(script, SCRIPT)
         for kind, options in kinds.items():
             _submit(script, batch, token, kind, options, project, asked)
-    except (OSError, client.Refusal) as error:
-        return f"note: not all messages will come: {getattr(error, 'words', error)}"
+    except (OSError, client.SbatchError) as error:
+        return f"note: not all messages will come: {getattr(error, 'message', error)}"
     return ""
 
 
@@ -157,7 +158,7 @@ def _submit(script: str, batch: str, token: str, kind: str, options: Iterable[st
     client.submit([*command, path, token, kind])
 
 
-def in_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
+def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
     """What such a Slurm job does: send, or have another wait for what still runs. What went wrong, if so.
 
     A batch has ended when nothing of it is pending or running, also of what was put back or went on in successors; and
@@ -180,10 +181,10 @@ def in_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
 
 def _again(batch: str, token: str, kind: str, options: Iterable[str]) -> str | None:
     """Submit such a Slurm job as this is one."""
-    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script(token))
+    script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
     asked = slurm_environment.partition_account_and_qos()
     try:
         _submit(script, batch, token, kind, options, os.getcwd(), asked)
-    except client.Refusal as refusal:
-        return f"note: no more messages will come: {refusal.words}"
+    except client.SbatchError as refusal:
+        return f"note: no more messages will come: {refusal.message}"
     return None

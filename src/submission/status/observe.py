@@ -12,7 +12,7 @@ from src import run_folder
 from src.run_folder import RunFolder
 from src.submission.batch import journal
 from src.submission.batch.journal import History, Ticket
-from src.submission.batch.sync_markers import Copy
+from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm import client
 from src.submission.slurm.client import Job, Queue
 from src.submission.status import states
@@ -30,7 +30,7 @@ class _Evidence(NamedTuple):
     highest: int
     claim: dict[str, Any]
     attempt: dict[str, Any] | None
-    copy: Copy | None
+    copy: SyncMarker | None
 
 
 def observe(batches: Iterable[str]) -> list[Observation]:
@@ -44,7 +44,7 @@ def observe(batches: Iterable[str]) -> list[Observation]:
     from src.submission.status import canary_results  # few batches have them
 
     canaries = {path: item.runs for path, item in zip(homes, found[len(paths):], strict=True)}
-    return [canary_results.explained(item, canaries.get(item.path, {})) for item in found[:len(paths)]]
+    return [canary_results.with_canaries(item, canaries.get(item.path, {})) for item in found[:len(paths)]]
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
     path = f"{batch}/{name}"
     ticket = history.tickets.get(name)
     planned = ticket.number if ticket else 0
-    copy = history.copy_of(name)
+    copy = history.sync_marker_of(name)
     try:
         folder = RunFolder.read(path)
     except OSError:
@@ -159,12 +159,13 @@ def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: 
     host = item.copy.host if item.copy else None
     if item.copy and (item.folder is None or item.folder.ended is None):
         return Run(item.name, item.path, item.folder, item.highest, item.attempt,
-                   states.of_copy(item.copy, item.name, item.attempt), host=host)
+                   states.state_of_copy(item.copy, item.name, item.attempt), host=host)
     local = bool(item.claim) and not item.claim.get("slurm_job")
     claim_alive = alive(item.claim) if local else None  # of others, Slurm knows
-    submitter_alive = alive(item.ticket.who) if item.ticket and item.ticket.who else None
+    submitter_alive = alive(item.ticket.submitter) if item.ticket and item.ticket.submitter else None
     state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
                             item.attempt, now)
-    queued = states.jobs_of(item.ticket, item.claim, queue) if state.slurm_job and state.name in states.ALIVE else ()
+    queued = states.candidate_jobs(item.ticket, item.claim, queue) if (
+        state.slurm_job and state.name in states.ALIVE) else ()
     return Run(item.name, item.path, item.folder, item.highest, item.attempt, state,
                tuple([job for job in queued if job in queue.jobs]), host)

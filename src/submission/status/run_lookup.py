@@ -12,19 +12,19 @@ from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.batch.journal import WORKERS, Units
 
-ALLOWED = "a run's folder, its name, BATCH:12 (or 12 in the newest batch), or its Slurm job id (123 or 123_4)"
+ACCEPTED_FORMS = "a run's folder, its name, BATCH:12 (or 12 in the newest batch), or its Slurm job id (123 or 123_4)"
 _LISTED = 10  # candidates in a message
 
 
-def batch_path(word: str, results: str) -> str:
+def find_batch(word: str, results: str) -> str:
     """A batch by its folder, or by its name under `results`. BatchError if there is none."""
     inside = os.path.join(results, word)
     if not run_folder.is_batch_folder(word) and run_folder.is_batch_folder(inside):
         return inside
-    return batch_folder.check(word)
+    return batch_folder.require_batch(word)
 
 
-def run_path(word: str, results: str) -> str:
+def find_run(word: str, results: str) -> str:
     """The folder of the one run that `word` means; all but folders are looked up in the batches under `results`, and if
     nothing is found there in those under the output_dir of each job spec in jobs/.
 
@@ -36,7 +36,7 @@ def run_path(word: str, results: str) -> str:
     found = _candidates(word, results, batch_folder.all_batches(results)) or _candidates(
         word, results, [path for folder in _output_dirs() for path in batch_folder.all_batches(folder)])
     if not found:
-        raise BatchError("there is no run here", where=word, allowed=ALLOWED,
+        raise BatchError("there is no run here", where=word, allowed=ACCEPTED_FORMS,
                          hint=f"`{to_type('python', 'experiments.py', 'status')}` lists them")
     if len(found) > 1:
         more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
@@ -45,7 +45,7 @@ def run_path(word: str, results: str) -> str:
     return found[0]
 
 
-def newest(batches: Iterable[str]) -> str | None:
+def newest_batch(batches: Iterable[str]) -> str | None:
     """The batch that was submitted to last; None if there is no batch."""
     return max(batches, key=lambda path: (max(_journals(path), default=""), os.path.basename(path)), default=None)
 
@@ -63,12 +63,12 @@ def _candidates(word: str, results: str, batches: Sequence[str]) -> list[str]:
     """The folders of all runs that `word` may mean."""
     name, colon, last = word.rpartition(":")
     if colon and name:
-        path = batch_path(name, results)
+        path = find_batch(name, results)
         return _in_batch(path, last)
     if not re.fullmatch(r"\d+(_\d+)?", word):
         return [path for path in (os.path.join(folder, word) for folder in batches)
                 if os.path.basename(word) == word and run_folder.is_run_folder(path)]
-    latest = newest(batches)
+    latest = newest_batch(batches)
     by_index = _in_batch(latest, word) if latest and word.isdecimal() else []
     of_job = [path for folder in batches for place in (folder, os.path.join(folder, run_folder.CANARY))
               for path in _of_slurm_job(place, word)]
@@ -81,7 +81,7 @@ def _batches_of_slurm_job(job: str) -> list[str]:
     """The batch, wherever it lies, of a job that Slurm still knows: its output goes into it, or into a run of it."""
     from src.submission.slurm import client
 
-    shown = client.ask(["scontrol", "show", "job", job]) or ""
+    shown = client.query(["scontrol", "show", "job", job]) or ""
     logs = {os.path.dirname(path) for path in re.findall(r"^ *StdOut=(.+)$", shown, re.MULTILINE)}
     return [path for path in dict.fromkeys(map(os.path.dirname, logs)) if run_folder.is_batch_folder(path)]
 
@@ -108,7 +108,7 @@ def _of_slurm_job(path: str, job: str) -> list[str]:
         for unit, given in jobs.items():
             runs = units.runs(unit, names)
             found += [name for name, task in zip(runs, units.job_ids(given, runs), strict=True)
-                      if job in (task, base) and (units.way != WORKERS or _claimed(path, name, base))]
+                      if job in (task, base) and (units.kind != WORKERS or _claimed(path, name, base))]
     return [folder for name in dict.fromkeys(found) if run_folder.is_run_folder(folder := os.path.join(path, name))]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.submission.batch.journal import COMMENT, LOCAL, Ticket
-from src.submission.batch.sync_markers import Copy
+from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
+from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm.client import Job, Queue
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
@@ -61,7 +61,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
     if ticket and attempt and attempt.get("ticket") != ticket.number:
         attempt = None  # of an earlier ticket: it says nothing of this one
     why = str((attempt or {}).get("error") or "")
-    jobs = jobs_of(ticket, claim, queue)
+    jobs = candidate_jobs(ticket, claim, queue)
     for job in reversed(jobs):  # of a run that goes on in a successor, the latest
         row = queue.jobs.get(job)
         if row and not _is_anothers(row, ticket) and (state := _queued(row)):
@@ -84,7 +84,7 @@ def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Que
                        queue.answered, attempt, why, abs(now - ticket.time))
 
 
-def of_copy(copy: Copy, name: str, attempt: Mapping[str, Any] | None) -> State:
+def state_of_copy(copy: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:
     """What has become of a run that another machine has and that had not ended well when it was fetched.
 
     Neither our Slurm nor our processes know it, so that what may live there is unknown here, and is never begun here.
@@ -114,13 +114,13 @@ def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[
     return State(LOST, why or "squeue does not know it", job)
 
 
-def jobs_of(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
+def candidate_jobs(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
     """The Slurm jobs that may run it: the one that claimed, or all that were submitted for the ticket."""
     if claim.get("slurm_job"):
         return [claim["slurm_job"]]
     if ticket is None:
         return []
-    found = queue.by_comment(ticket.comments)
+    found = queue.job_ids(ticket.comments)
     return ticket.slurm_jobs if found in ([], ticket.slurm_jobs) else list(dict.fromkeys([*ticket.slurm_jobs, *found]))
 
 
@@ -132,7 +132,7 @@ def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
 
 def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
     """Whether Slurm gave the id to another submission of ours: its numbers begin anew when its state is lost."""
-    return ticket is not None and job.comment.startswith(COMMENT) and job.comment not in [
+    return ticket is not None and job.comment.startswith(COMMENT_PREFIX) and job.comment not in [
         known for known, _ in ticket.comments]
 
 

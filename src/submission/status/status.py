@@ -15,10 +15,10 @@ from src.metrics import Metric
 from src.submission.status import failures, run_lookup, states
 from src.submission.status.observation import Observation, Run
 from src.submission.system import terminal
-from src.submission.system.terminal import clock, table
+from src.submission.system.terminal import format_duration, table
 
 _BARS = "▁▂▃▄▅▆▇█"
-GROUPS = 5  # of failures that are told below the runs
+MAX_GROUPS = 5  # of failures that are told below the runs
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ def _cells(row: Row, start: float | None = None) -> list[str]:
     why = row.why[:100]
     if start is not None and row.state == states.PENDING:
         why += f"{', ' if why else ''}starts {time.strftime('%a %H:%M', time.localtime(start))}"
-    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else clock(row.left), best, why]
+    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else format_duration(row.left), best,
+            why]
 
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
@@ -215,24 +216,24 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
     """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
-        latest = run_lookup.newest(observation.path for observation in observations)
+        latest = run_lookup.newest_batch(observation.path for observation in observations)
         observations = [observation for observation in observations if observation.path == latest]
     for observation in observations:
-        lines = run_table(filtered(observation, only), limit, starts or {}, curves)
+        lines = run_table(filter_runs(observation, only), limit, starts or {}, curves)
         if observation.canaries:
             from src.submission.status import canary_results  # few batches have them
 
             lines += canary_results.status_lines(observation.canaries.values())
-        groups = [found.line() for found in failures.group(observation.runs.values()) if found.state in only]
-        lines += groups[:GROUPS]
-        lines += [f"… and {len(groups) - GROUPS} more kinds of failures"] if len(groups) > GROUPS else []
+        groups = [found.line() for found in failures.group_failures(observation.runs.values()) if found.state in only]
+        lines += groups[:MAX_GROUPS]
+        lines += [f"… and {len(groups) - MAX_GROUPS} more kinds of failures"] if len(groups) > MAX_GROUPS else []
         if now and (speed := throughput(observation, now)):
             lines += speed.lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)
 
 
-def filtered(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:
+def filter_runs(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:
     """The batch with its runs in some states alone, of those that have all of these tags."""
     return replace(observation, runs={
         name: run for name, run in observation.runs.items()
@@ -243,13 +244,13 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     """`[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left`: of all batches, by the ends of the last hour."""
     runs = [run for observation in observations for run in observation.runs.values()]
     ends = _ends(runs)
-    bad = sum(run.state.name in failures.BAD for run in runs)
+    bad = sum(run.state.name in failures.UNSUCCESSFUL for run in runs)
     ended = sum(run.state.name in states.ENDED_WELL for run in runs)
     line = terminal.bar(ended, len(runs), width) + f" {ended:,}/{len(runs):,} runs{f'  {bad:,} failed' if bad else ''}"
-    per_hour = rate(ends, now)
+    per_hour = runs_per_hour(ends, now)
     left = len(runs) - ended - bad
     if per_hour and left:
-        line += f"  {_short(per_hour)} runs an hour, {clock(left / per_hour * 3600)} left"
+        line += f"  {_short(per_hour)} runs an hour, {format_duration(left / per_hour * 3600)} left"
     return line
 
 
@@ -268,7 +269,7 @@ class Throughput:
             return []
         told = [f"{_short(self.now)} runs an hour now" if self.now else "",
                 f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
-                f"{clock(self.left)} left"]
+                f"{format_duration(self.left)} left"]
         return [f"throughput  {', '.join(filter(None, told))}"]
 
 
@@ -277,8 +278,9 @@ def throughput(observation: Observation, now: float) -> Throughput:
     runs = observation.runs.values()
     ends = _ends(runs)
     goes_on = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
-    recent, overall = rate(ends, now), rate(ends, now if goes_on else max(ends, default=now), math.inf)
-    number = sum(run.state.name not in states.ENDED_WELL and run.state.name not in failures.BAD for run in runs)
+    recent = runs_per_hour(ends, now)
+    overall = runs_per_hour(ends, now if goes_on else max(ends, default=now), math.inf)
+    number = sum(run.state.name not in states.ENDED_WELL | failures.UNSUCCESSFUL for run in runs)
     speed = recent or overall
     return Throughput(recent if goes_on else None, overall, number / speed * 3600 if goes_on and speed else None)
 
@@ -291,7 +293,7 @@ def _ends(runs: Iterable[Run]) -> list[float]:
     return [end for run in runs if run.state.name in states.ENDED_WELL and (end := _ended_at(run)) is not None]
 
 
-def rate(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
+def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
     """Runs per hour, from when runs ended (unix seconds) in the last hour, or in `within` seconds; None before two
     have."""
     recent = sorted(end for end in ends if now - within <= end <= now)

@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.io import slurm_environment
-from src.submission.system.process import OUTSIDE
+from src.submission.system.process import RELAY_SOCKET
 
-_SET = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
+FORWARDED_VARIABLES = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
 
 
-def call(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
+def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
          read: str) -> subprocess.CompletedProcess[str]:
     """Inside a container: what the outside says that the command did. FileNotFoundError if it is not there, or nobody
     is outside any more; subprocess.TimeoutExpired as from subprocess.run.
     """
     try:
         answer = _ask({"command": list(command), "input": read, "timeout": timeout,
-                       "set": {name: environment[name] for name in _SET if environment and name in environment}})
+                       "set": {name: environment[name] for name in FORWARDED_VARIABLES
+                               if environment and name in environment}})
     except (OSError, ValueError):
         answer = {}
     if answer.get("failed") == "timeout":
@@ -32,7 +33,7 @@ def call(command: Sequence[str], environment: Mapping[str, str] | None, timeout:
     return subprocess.CompletedProcess(list(command), answer["code"], answer["stdout"], answer["stderr"])
 
 
-def listening() -> None:
+def register_for_signals() -> None:
     """Inside a container: from now on this process takes the signals, or one that told so before."""
     with contextlib.suppress(OSError, ValueError):
         _ask({})
@@ -45,7 +46,7 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
     has answered and closed the connection meanwhile, and the OSError would replace the handler's exception.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(os.environ[OUTSIDE])
+        connection.connect(os.environ[RELAY_SOCKET])
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as reader:
             answer = reader.readline()

@@ -9,7 +9,7 @@ from src.errors import JobSpecError
 _FREE = 500  # MiB: a GPU with less memory in use, and no process on it, counts as free
 
 
-def choose(text: str) -> tuple[list[str], list[str]]:
+def choose_gpus(text: str) -> tuple[list[str], list[str]]:
     """The GPUs that `--gpus` names (`1,3`), or that are free (`free`); and a line for each that is left out as busy.
 
     JobSpecError if the text is neither, a GPU is not there, or none is free.

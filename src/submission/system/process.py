@@ -12,61 +12,61 @@ from typing import Any, NoReturn
 from src.errors import ON
 from src.io import files, slurm_environment
 
-ERRAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
-_NOT_OUTSIDE = ("GRIDIRON_TICKET", ERRAND, ON)
+DETACHED_COMMAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
+_NOT_OUTSIDE = ("GRIDIRON_TICKET", DETACHED_COMMAND, ON)
 
 
 # In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).
-OUTSIDE, STARTER = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
+RELAY_SOCKET, PARENT = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
 
 
 def identity() -> dict[str, Any]:
     """This process, `described`, with slurm_job, restart and time (unix seconds)."""
-    return {**described(os.getpid()), "slurm_job": slurm_environment.job_id(),
+    return {**identity_of(os.getpid()), "slurm_job": slurm_environment.job_id(),
             "restart": slurm_environment.restart_count(), "time": time.time()}
 
 
-def described(pid: int) -> dict[str, Any]:
+def identity_of(pid: int) -> dict[str, Any]:
     """A process of this machine: host, boot_id, pid_space, pid, pid_start (clock ticks since boot)."""
     return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": pid,
             "pid_start": _start(pid)}
 
 
-def starter() -> int:
+def parent_pid() -> int:
     """The number of the process that started this one."""
-    return int(json.loads(os.environ[STARTER])["pid"]) if STARTER in os.environ else os.getppid()
+    return int(json.loads(os.environ[PARENT])["pid"]) if PARENT in os.environ else os.getppid()
 
 
-def watch_starter() -> Callable[[], bool]:
+def watch_parent() -> Callable[[], bool]:
     """What tells, from now on, whether the process that started this one still lives, as far as can be seen."""
-    if told := os.environ.get(STARTER):
+    if told := os.environ.get(PARENT):
         who = json.loads(told)
         return lambda: is_alive(who) is not False
     parent = os.getppid()
     return lambda: os.getppid() == parent
 
 
-def by_torchrun() -> bool:
+def started_by_torchrun() -> bool:
     """Whether torchrun started this process, or another that tells places as it does: that is closer than srun."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
 def rank() -> int:
     """The number of this process among those that were started together for a run; 0 for one that is alone."""
-    return int(os.environ["RANK"]) if by_torchrun() else slurm_environment.rank()
+    return int(os.environ["RANK"]) if started_by_torchrun() else slurm_environment.rank()
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes were started together with this one; 1 in a batch script, which srun did not start."""
-    return int(os.environ["WORLD_SIZE"]) if by_torchrun() else slurm_environment.world_size()
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else slurm_environment.world_size()
 
 
 def local_rank() -> int:
     """The number of this process among those of them on this node."""
-    return int(os.environ["LOCAL_RANK"]) if by_torchrun() else slurm_environment.local_rank()
+    return int(os.environ["LOCAL_RANK"]) if started_by_torchrun() else slurm_environment.local_rank()
 
 
-def catches(pid: int, number: int) -> bool:
+def handles_signal(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal, which would end it otherwise. False where /proc does not say."""
     mask = re.search(r"^SigCgt:\s*([0-9a-f]+)", files.read_text(f"/proc/{pid}/status") or "", re.MULTILINE)
     return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
@@ -129,10 +129,10 @@ def _start(pid: int) -> int | None:
     return 0
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process. One of several that were started together does so at once: a thread of theirs that lets go of
     a tensor while Python ends would abort it, after all was done."""
-    if ranks() == 1:
+    if world_size() == 1:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,30 +12,30 @@ _PRIVATE_VARIABLE = re.compile(
 _SHORT = 8  # a value of fewer characters is no secret, and would be found in innocent words
 
 
-def is_private(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Whether the name of a variable says that its value is nobody's business."""
     return _PRIVATE_VARIABLE.search(name) is not None
 
 
-def secrets(environment: Mapping[str, str]) -> dict[str, str]:
+def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
     """The values of variables whose names say that they are nobody's business, and those names; the longest first."""
     found = {value: name for name, value in environment.items()
-             if len(value) >= _SHORT and is_private(name)}
+             if len(value) >= _SHORT and is_secret_name(name)}
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
-def redacted(data: bytes, private: Iterable[str]) -> bytes:
+def redact(data: bytes, private: Iterable[str]) -> bytes:
     """The same with `***` for each secret."""
     for secret in private:
         data = data.replace(os.fsencode(secret), b"***")
     return data
 
 
-def _tree(value: Any, private: Iterable[str]) -> Any:
+def redact_json(value: Any, private: Iterable[str]) -> Any:
     """A JSON value with `***` for each secret in its strings."""
     if isinstance(value, dict):
-        return {key: _tree(item, private) for key, item in value.items()}
+        return {key: redact_json(item, private) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_tree(item, private) for item in value]
-    return redacted(value.encode(errors="surrogateescape"), private).decode(errors="replace") if isinstance(
+        return [redact_json(item, private) for item in value]
+    return redact(value.encode(errors="surrogateescape"), private).decode(errors="replace") if isinstance(
         value, str) else value

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable, Iterator
 
 from src.submission.system import container_relay
-from src.submission.system.process import OUTSIDE
+from src.submission.system.process import RELAY_SOCKET
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
@@ -58,30 +58,30 @@ class Signals:
 
     def __init__(self) -> None:
         self.warned = False  # the time limit is near
-        self.stopped: int | None = None  # the first signal that said stop
+        self.stop_signal: int | None = None  # the first signal that said stop
         self._tell: Callable[[], None] | None = None
 
     def listen(self) -> None:
         """TERM and INT end the run with a record; USR1 (the time limit is near) is for the run to ask about."""
-        self.warned, self.stopped, self._tell = False, None, None
-        for number in STOPPING:
+        self.warned, self.stop_signal, self._tell = False, None, None
+        for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGUSR1, self._warn)
-        self.tell_outside()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        self.register_with_host()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def tell_outside(self) -> None:
+    def register_with_host(self) -> None:
         """In a container: from now on signals may be handed to this process. Elsewhere nothing."""
-        if OUTSIDE in os.environ:
+        if RELAY_SOCKET in os.environ:
 
-            container_relay.listening()
+            container_relay.register_for_signals()
 
     def time_is_short(self) -> bool:
         """Whether Slurm has said so: a run that can go on later saves itself and returns `requeued`."""
         return self.warned
 
     @contextlib.contextmanager
-    def told_to(self, tell: Callable[[], None]) -> Iterator[None]:
+    def on_stop(self, tell: Callable[[], None]) -> Iterator[None]:
         """In the block a signal calls `tell` and lets the work go on to where it can be left: see `leave`."""
         self._tell = tell
         if self.warned:  # while the training was being built
@@ -92,24 +92,24 @@ class Signals:
             self._tell = None
 
     @contextlib.contextmanager
-    def unheard(self) -> Iterator[None]:
+    def ignore_stops(self) -> Iterator[None]:
         """A stop in the block comes too late."""
-        kept = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+        kept = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
         try:
             yield
         finally:
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
-    def leave(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Stopped if it was a stop that `tell` was called for."""
-        if self.stopped is not None:
-            raise Stopped(self.stopped)
+        if self.stop_signal is not None:
+            raise Stopped(self.stop_signal)
 
     def _stop(self, number: int, _frame: object) -> None:
         # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
-        self.stopped = self.stopped or number
+        self.stop_signal = self.stop_signal or number
         if self._tell is None:
             raise Stopped(number)
         self._tell()

@@ -21,7 +21,7 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
 
 def ask(question: str) -> str:
     """What the user answers. BatchError if nobody is there."""
-    if errand := os.environ.get(process.ERRAND):
+    if errand := os.environ.get(process.DETACHED_COMMAND):
         from src.submission.system import detached
 
         return detached.ask(errand, question)
@@ -45,7 +45,7 @@ class Progress:
     def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
         self.total, self.noun, self.done, self.failed = total, noun, 0, 0
         self._stream = stream or sys.stderr
-        self._errand = os.environ.get(process.ERRAND)
+        self._errand = os.environ.get(process.DETACHED_COMMAND)
         self._on_terminal = self._stream.isatty() and not self._errand
         self._start = self._shown = time.monotonic()
 
@@ -74,7 +74,7 @@ class Progress:
         if self._errand:
             from src.submission.system import detached
 
-            detached.tell(self._errand, self.done, self.total, self.noun, self.failed)
+            detached.write_progress(self._errand, self.done, self.total, self.noun, self.failed)
             return
         if self._on_terminal:
             self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
@@ -87,8 +87,8 @@ class Progress:
         passed = time.monotonic() - self._start
         left = passed / self.done * (self.total - self.done) if self.done else None
         text = (f" {self.done}/{self.total} {self.noun}{f'  {self.failed} failed' if self.failed else ''}"
-                f"  {clock(passed)}"
-                f"{f', {clock(left)} left' if left is not None and self.done < self.total else ''}")
+                f"  {format_duration(passed)}"
+                f"{f', {format_duration(left)} left' if left is not None and self.done < self.total else ''}")
         width = max(0, min(30, columns - len(text) - 3))
         return (bar(self.done, self.total, width) + text)[:max(columns - 1, 1)]
 
@@ -100,7 +100,7 @@ def _columns(stream: TextIO) -> int:
         return 80
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """0:07, 12:30, 3:05:00, 2d 03:00."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)

@@ -34,7 +34,7 @@ _FREE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir
                    *WATCHING)) - {"system_metrics"}  # which has columns in stats.csv
 
 
-class Left(Exception):
+class SavedAndExit(Exception):
     """The training saved itself, since it was asked to, and stops here."""
 
 
@@ -67,7 +67,7 @@ class Saver:
         self._plan()
 
     def leave(self) -> None:
-        """Be wanted at once, save, and raise Left. A signal handler calls it."""
+        """Be wanted at once, save, and raise SavedAndExit. A signal handler calls it."""
         self.told = True
 
     def wanted(self, now: float, step: int) -> bool:
@@ -82,7 +82,7 @@ class Saver:
         return self.leaving
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps. Left if the training is to stop; OSError if the disk is full."""
+        """Save the state after `step` steps. SavedAndExit if the training is to stop; OSError if the disk is full."""
         self._wait()
         if self.folder is not None:
             self.check()
@@ -95,7 +95,7 @@ class Saver:
             self._writer.start()
         if self.leaving:
             self._wait()
-            raise Left
+            raise SavedAndExit
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -136,7 +136,7 @@ def never() -> Saver:
 
 def states(folder: str) -> list[str]:
     """The names of the states in a run folder, the newest first."""
-    return sorted(filter(run_folder.is_resume_name, os.listdir(folder)), reverse=True)
+    return sorted(filter(run_folder.is_resume_checkpoint, os.listdir(folder)), reverse=True)
 
 
 def write(path: str, content: State, check: Callable[[], None] = lambda: None) -> None:
@@ -191,7 +191,7 @@ def newest(folder: str | None, config: Config, team: Alone = ALONE) -> tuple[Sta
 
 
 def _newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
-    run_folder.remove_torn(folder)
+    run_folder.remove_partial_files(folder)
     words = []
     for name in states(folder):
         path = os.path.join(folder, name)

@@ -14,7 +14,7 @@ from src.submission.batch import batch_folder
 
 def test_a_batch_is_written_whole_and_found(tmp_path: Path) -> None:
     path = str(tmp_path / "results" / "26-01-02-a.b")
-    assert batch_folder.write(path, "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
+    assert batch_folder.create(path, "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
     assert (tmp_path / "results" / "26-01-02-a.b" / "001_a" / "spec.yaml").read_text() == "x: 2\n"
     for other in ("26-01-02-aXb", "26-01-02-a.b-2", "a.b"):
         (tmp_path / "results" / other).mkdir()
@@ -28,7 +28,7 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
         yield "x: 1\n"
         raise OSError("disk full")
     with pytest.raises(OSError, match="disk full"):
-        batch_folder.write(str(tmp_path / "26-01-02-a"), "text", ["000_a", "001_a"], texts())  # type: ignore[arg-type]
+        batch_folder.create(str(tmp_path / "26-01-02-a"), "text", ["000_a", "001_a"], texts())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -36,7 +36,7 @@ def test_of_several_processes_one_makes_the_batch(tmp_path: Path, monkeypatch: p
     path, made = str(tmp_path / "26-01-02-a"), []
 
     def write(number: int) -> None:
-        made.append(batch_folder.write(path, f"by {number}", ["000_a"], ["x: 1\n"]))
+        made.append(batch_folder.create(path, f"by {number}", ["000_a"], ["x: 1\n"]))
     numbers = iter(range(100, 200))
     monkeypatch.setattr(os, "getpid", lambda: next(numbers))  # threads stand for processes
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
@@ -50,13 +50,13 @@ def test_of_several_processes_one_makes_the_batch(tmp_path: Path, monkeypatch: p
 
 def test_mending_writes_what_is_gone_and_touches_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
-    batch_folder.write(str(path), "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
+    batch_folder.create(str(path), "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
     (path / "000_a" / "spec.yaml").write_text("x: edited\n")
     (path / "001_a" / "spec.yaml").unlink()
     (path / "003_a").mkdir()
     (path / "003_a" / "spec.yaml").touch()
     names, texts = [f"00{number}_a" for number in range(4)], [f"x: {number + 1}\n" for number in range(4)]
-    assert batch_folder.mend_specs(str(path), names, texts) == 3
+    assert batch_folder.repair_specs(str(path), names, texts) == 3
     assert [(path / name / "spec.yaml").read_text() for name in names] == ["x: edited\n", *texts[1:]]
 
 
@@ -65,11 +65,11 @@ def test_a_replaced_batch_is_removed_but_for_what_its_links_point_to(tmp_path: P
     precious.mkdir()
     (precious / "file").touch()
     old, new = tmp_path / "26-01-02-a", tmp_path / "26-01-03-a"
-    batch_folder.write(str(old), "text", ["000_a"], ["x: 1\n"])
+    batch_folder.create(str(old), "text", ["000_a"], ["x: 1\n"])
     (old / "000_a" / "link").symlink_to(precious)
-    assert batch_folder.write(str(old), "text", ["000_b"], ["x: 1\n"], replaces=str(old))
+    assert batch_folder.create(str(old), "text", ["000_b"], ["x: 1\n"], replaces=str(old))
     assert os.listdir(old / "000_b") == ["spec.yaml"]
-    assert batch_folder.write(str(new), "text", ["000_a"], ["x: 1\n"], replaces=str(old))
+    assert batch_folder.create(str(new), "text", ["000_a"], ["x: 1\n"], replaces=str(old))
     assert sorted(tmp_path.iterdir()) == [new, precious]
     assert (precious / "file").exists()
 
@@ -80,32 +80,32 @@ def test_what_a_killed_process_left_half_made_is_swept_a_day_later(tmp_path: Pat
         (tmp_path / name / "000_a").mkdir(parents=True)
         if "new" not in name:
             os.utime(tmp_path / name, (0, 0))
-    batch_folder.write(str(tmp_path / "26-01-02-a"), "text", ["000_a"], ["x: 1\n"])
+    batch_folder.create(str(tmp_path / "26-01-02-a"), "text", ["000_a"], ["x: 1\n"])
     assert sorted(os.listdir(tmp_path)) == sorted([".mine.tmp", ".26-01-01-new.host.8.tmp", "26-01-02-a"])
 
 
 def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
-    batch_folder.write(str(path), "text", ["000_a"], ["x: 1\n"])
+    batch_folder.create(str(path), "text", ["000_a"], ["x: 1\n"])
 
     def full(_: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space"):
-        batch_folder.write(str(path), "new", ["000_a"], ["x: 2\n"], plan=full, replaces=str(path))
+        batch_folder.create(str(path), "new", ["000_a"], ["x: 2\n"], plan=full, replaces=str(path))
     assert list(tmp_path.iterdir()) == [path]
     assert (path / "000_a" / "spec.yaml").read_text() == "x: 1\n"
 
 
 def test_the_folders_a_user_may_name(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
-    batch_folder.write(str(path), "text", ["000_a"], ["x: 1\n"])
-    assert batch_folder.check(f"{path}/") == str(path)
+    batch_folder.create(str(path), "text", ["000_a"], ["x: 1\n"])
+    assert batch_folder.require_batch(f"{path}/") == str(path)
     with pytest.raises(BatchError, match=f"its batch is {path}"):
-        batch_folder.check(str(path / "000_a"))
+        batch_folder.require_batch(str(path / "000_a"))
     with pytest.raises(BatchError, match="no such folder"):
-        batch_folder.check(str(tmp_path / "x"))
+        batch_folder.require_batch(str(tmp_path / "x"))
     with pytest.raises(BatchError, match="no batch here"):
-        batch_folder.check(str(tmp_path))
+        batch_folder.require_batch(str(tmp_path))
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from src.config import Config
 from src.errors import ConfigError
 from src.submission.batch import batch_folder
-from src.submission.batch.done_points import LEFT_OUT, canonical_hash, done_points, missing
+from src.submission.batch.done_points import NOT_HASHED, canonical_hash, done_points, missing_points
 from src.submission.spec import reader
 
 POINT: dict[str, Any] = {"batch_size": 8, "base_lr": 1, "dataset": "sklearn/digits", "data_splits_map": {
@@ -44,7 +44,7 @@ def test_the_order_of_keys_does_not_matter(random_: random.Random) -> None:
 
 
 def test_keys_that_are_left_out_exist() -> None:
-    assert not LEFT_OUT - Config().to_dict().keys()
+    assert not NOT_HASHED - Config().to_dict().keys()
 
 
 def test_a_foreign_program_has_parameters_of_its_own() -> None:
@@ -56,7 +56,7 @@ def test_a_foreign_program_has_parameters_of_its_own() -> None:
 
 
 def write(path: Path, specs: dict[str, str], done: dict[str, str]) -> None:
-    batch_folder.write(str(path), "job_details: {name: a}\n", list(specs), list(specs.values()))
+    batch_folder.create(str(path), "job_details: {name: a}\n", list(specs), list(specs.values()))
     for name, how in done.items():
         (path / name / "done").write_text(how)
 
@@ -74,23 +74,25 @@ def test_done_points_of_all_batches_but_some(tmp_path: Path) -> None:
 def test_missing_points_by_name(tmp_path: Path) -> None:
     write(tmp_path / "26-01-01-a", {"000_a": "batch_size: 2\nlog_interval: 1\n"}, {"000_a": "early_stopped"})
     spec = reader.parse_job_spec("job_details: {name: b}\nparameters: {batch_size: [1, 2], base_lr: 1}", "x.yaml")
-    assert missing(spec, {}, str(tmp_path)) == ["000_b+bat_siz=1"]
-    assert missing(spec, {"batch_size": 2}, str(tmp_path)) == []
+    assert missing_points(spec, {}, str(tmp_path)) == ["000_b+bat_siz=1"]
+    assert missing_points(spec, {"batch_size": 2}, str(tmp_path)) == []
     foreign = reader.parse_job_spec("job_details: {name: b, command: tool}\nparameters: {x: [1, 2]}", "x.yaml")
     write(tmp_path / "26-01-02-b", {"000_b+x=1": 'x: 1\nCOMMAND: ["tool"]\n'}, {"000_b+x=1": "completed"})
-    assert missing(foreign, {}, str(tmp_path)) == ["001_b+x=2"]
+    assert missing_points(foreign, {}, str(tmp_path)) == ["001_b+x=2"]
 
 
 def test_missing_random_points(tmp_path: Path) -> None:
     text = "job_details: {name: b, samples: 2}\nparameters: {batch_size: !int_uniform [1, 999], base_lr: 1}"
     spec = reader.parse_job_spec(text, "x.yaml")
-    two = missing(spec, {}, str(tmp_path))
-    assert len(two) == 2 and missing(spec, {}, str(tmp_path), 5)[:2] == two != missing(spec, {}, str(tmp_path), 2, 1)
+    two = missing_points(spec, {}, str(tmp_path))
+    assert len(two) == 2 and missing_points(spec, {}, str(tmp_path), 5)[:2] == two
+    assert two != missing_points(spec, {}, str(tmp_path), 2, 1)
     size = two[0].rpartition("=")[2]
     write(tmp_path / "26-01-01-a", {"000_a": f"batch_size: {size}\nbase_lr: 1\n"}, {"000_a": "completed"})
-    assert missing(spec, {}, str(tmp_path)) == two[1:]
+    assert missing_points(spec, {}, str(tmp_path)) == two[1:]
 
 
 def test_a_capped_sweep_misses_no_more_than_its_first_points(tmp_path: Path) -> None:
     text = "{method: grid, run_cap: 2, parameters: {batch_size: [1, 2, 3]}}"
-    assert missing(reader.parse_job_spec(text, "s.yaml"), {}, str(tmp_path)) == ["000_s+bat_siz=1", "001_s+bat_siz=2"]
+    assert missing_points(reader.parse_job_spec(text, "s.yaml"), {}, str(tmp_path)) == ["000_s+bat_siz=1",
+                                                                                        "001_s+bat_siz=2"]

@@ -25,12 +25,12 @@ def test_no_journal_is_an_empty_history(tmp_path: Path) -> None:
 
 def test_answers_and_lost_answers(batch: str) -> None:
     book = Journal(batch, "240101-000000-aaaaaa")
-    book.plan(SLURM, {"000_a": 1, "001_a": 1, "002_a": 1, "003_a": 1})
-    book.sending(0)
-    book.accepted(0, "17")
-    book.sending(1)
-    book.refused(1, "invalid partition")
-    book.sending(2)
+    book.record_plan(SLURM, {"000_a": 1, "001_a": 1, "002_a": 1, "003_a": 1})
+    book.record_sending(0)
+    book.record_job(0, "17")
+    book.record_sending(1)
+    book.record_refusal(1, "invalid partition")
+    book.record_sending(2)
     tickets = journal.read_history(batch).tickets
     assert tickets["000_a"].slurm_jobs == ["17"]
     assert [tickets[name].sent for name in tickets] == [True, False, True, False]
@@ -40,18 +40,18 @@ def test_answers_and_lost_answers(batch: str) -> None:
 def test_arrays_and_workers(batch: str) -> None:
     names = [f"{index:03d}_a" for index in range(5)]
     book = Journal(batch, "1-a")
-    book.plan(SLURM, dict.fromkeys(names, 1), Units(journal.ARRAY, [0, 3, 5]))
-    book.sending(0)
-    book.accepted(0, "20")
-    book.sending(1)
+    book.record_plan(SLURM, dict.fromkeys(names, 1), Units(journal.ARRAY, [0, 3, 5]))
+    book.record_sending(0)
+    book.record_job(0, "20")
+    book.record_sending(1)
     tickets = journal.read_history(batch).tickets
     assert [tickets[name].slurm_jobs for name in names] == [["20_0"], ["20_1"], ["20_2"], [], []]
     assert tickets["004_a"].comments == [("gridiron-1-a-1", "1")]
     book = Journal(batch, "2-b")
-    book.plan(SLURM, dict.fromkeys(names[3:], 1), Units(journal.WORKERS))
+    book.record_plan(SLURM, dict.fromkeys(names[3:], 1), Units(journal.WORKERS))
     for unit, job in enumerate(("30", "31")):
-        book.sending(unit)
-        book.accepted(unit, job)
+        book.record_sending(unit)
+        book.record_job(unit, job)
     ticket = journal.read_history(batch).tickets["003_a"]
     assert ticket.shared
     assert ticket.slurm_jobs == ["30", "31"]
@@ -62,26 +62,26 @@ def test_arrays_and_workers(batch: str) -> None:
 def test_each_run_belongs_to_one_chunk_of_an_array(sizes: list[int]) -> None:
     names = [str(position) for position in range(sum(sizes))]
     units = Units(journal.ARRAY, [sum(sizes[:unit]) for unit in range(len(sizes) + 1)])
-    assert [name for unit in range(units.known(names)) for name in units.runs(unit, names)] == names
+    assert [name for unit in range(units.planned_count(names)) for name in units.runs(unit, names)] == names
     assert all(name in units.runs(units.unit_of(position), names) for position, name in enumerate(names))
 
 
 def test_a_ticket_tried_again_gathers_the_jobs_of_both_and_a_higher_one_replaces_it(batch: str) -> None:
     for token, job in (("1-a", "5"), ("2-b", "6")):
         book = Journal(batch, token)
-        book.plan(SLURM, {"000_a": 1})
-        book.accepted(0, job)
+        book.record_plan(SLURM, {"000_a": 1})
+        book.record_job(0, job)
     assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["5", "6"]
-    Journal(batch, "3-c").plan(LOCAL, {"000_a": 2})
+    Journal(batch, "3-c").record_plan(LOCAL, {"000_a": 2})
     ticket = journal.read_history(batch).tickets["000_a"]
     assert (ticket.number, ticket.mode, ticket.slurm_jobs) == (2, LOCAL, [])
-    Journal(batch, "4-d").plan(WRITE_ONLY, {"000_a": 3})
+    Journal(batch, "4-d").record_plan(WRITE_ONLY, {"000_a": 3})
     assert journal.read_history(batch).tickets["000_a"].number == 2
 
 
 def test_a_torn_last_line_is_left_out(batch: str) -> None:
     book = Journal(batch, "1-a")
-    book.plan(SLURM, {"000_a": 1}, script="s.sh")
+    book.record_plan(SLURM, {"000_a": 1}, script="s.sh")
     with open(book.path, "a") as file:
         file.write('{"kind": "job", "run": "000_a", "tick')
     history = journal.read_history(batch)
@@ -93,10 +93,10 @@ def test_a_torn_last_line_is_left_out(batch: str) -> None:
                                   '{"kind": "of a later version"}', '{"run": "000_a"}', "\0\udcff"])
 def test_lines_that_are_no_records_are_left_out(line: str, batch: str) -> None:
     book = Journal(batch, "1-a")
-    book.plan(SLURM, {"000_a": 1})
+    book.record_plan(SLURM, {"000_a": 1})
     with open(book.path, "a", errors="surrogateescape") as file:
         file.write(f"{line}\n")
-    book.accepted(0, "17")
+    book.record_job(0, "17")
     assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["17"]
 
 

@@ -152,7 +152,7 @@ def test_a_clean_tree_may_be_required(repository: Project, capsys: pytest.Captur
 
 
 def test_a_dry_run_asks_git_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "look", None)
+    monkeypatch.setattr(provenance, "inspect_code", None)
     assert project.submit(project.spec, "--local", "-d") == 0
 
 
@@ -277,15 +277,15 @@ def test_notes_are_kept_with_the_commit_and_shown(repository: Project, monkeypat
 def test_names_and_values_that_are_taken_for_secrets() -> None:
     environment = {"WANDB_API_KEY": "a" * 40, "HF_TOKEN": "b" * 9, "SHORT_KEY": "abc", "KEYBOARD": "c" * 9,
                    "COMET_APIKEY": "d" * 9, "HOME": "/root/home", "AWS_SECRET_ACCESS_KEY": "e" * 9}
-    found = secrets.secrets(environment)
+    found = secrets.secret_values(environment)
     assert set(found.values()) == {"WANDB_API_KEY", "HF_TOKEN", "COMET_APIKEY", "AWS_SECRET_ACCESS_KEY"}
-    assert provenance.without_user("https://me:pass@host/x.git") == "https://host/x.git"
-    assert provenance.without_user("git@host:me/x.git") == "git@host:me/x.git"
+    assert provenance.strip_credentials("https://me:pass@host/x.git") == "https://host/x.git"
+    assert provenance.strip_credentials("git@host:me/x.git") == "git@host:me/x.git"
 
 
 def test_without_git_itself(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project.folder))
-    code = provenance.look(str(project.folder))
+    code = provenance.inspect_code(str(project.folder))
     assert code.commit is None and code.line() == "its version is not known: git rev-parse: FileNotFoundError"
     with pytest.raises(BatchError, match="not clean"):
         code.require_clean()

@@ -25,7 +25,8 @@ def test_parts_are_disjoint_complete_and_alike(runs: int, of: int) -> None:
             kept, points = Shard(number, of).cut(names, specs)
         except JobSpecError:
             kept, points = [], []
-        assert [names[point["x"]] for point in points] == kept == [one for one in names if Shard(number, of).has(one)]
+        assert [names[point["x"]] for point in points] == kept == [
+            name for name in names if Shard(number, of).contains(name)]
         parts.append(kept)
     assert sorted(name for part in parts for name in part) == names
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -35,7 +36,7 @@ def test_parts_are_disjoint_complete_and_alike(runs: int, of: int) -> None:
 @pytest.mark.parametrize("of", [2, 3, 4, 5])
 def test_no_value_of_an_axis_is_left_to_one_part(values: int, of: int) -> None:
     for number in range(1, of + 1):
-        mine = [index for index in range(60 * values) if Shard(number, of).has(f"{index:03d}_t")]
+        mine = [index for index in range(60 * values) if Shard(number, of).contains(f"{index:03d}_t")]
         for axis in (1, values):
             found = [index // axis % values for index in mine]
             assert min(map(found.count, range(values))) > 0.3 * len(mine) / values
@@ -59,7 +60,8 @@ def test_two_sites(project: Project, capsys: pytest.CaptureFixture[str]) -> None
     first = numbers(project)
     assert project.executed() == [1, 1, 1]
     assert project.batch.name == "26-01-02-tiny"
-    empty = next(f"{number}/9" for number in range(1, 10) if not any(Shard(number, 9).has(str(k)) for k in range(6)))
+    empty = next(f"{number}/9" for number in range(1, 10) if not any(Shard(number, 9).contains(str(k))
+                                                           for k in range(6)))
     for given_words, error in ((("--shard", "2/2", "--date", "26-01-02"), "shard"), (("--date", "26-01-02"), "--shard"),
                                (("--shard", empty), "has none of them"), (("--shard", "1/2", "--date", "x"), "no date"),
                                (("--shard", "1/2", "--date", "26-01-02"), "nothing of it is left to submit")):

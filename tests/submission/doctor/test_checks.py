@@ -11,16 +11,16 @@ import pytest
 
 import experiments
 from src.submission.doctor import checks, probes
-from src.submission.doctor.checks import ERROR, OK, WARNING, Finding, Place, Said
+from src.submission.doctor.checks import ERROR, OK, WARNING, CommandResult, Finding, FolderFacts
 from src.submission.slurm import client
 from tests.conftest import ROOT
 
-LATE, MISSING = Said(None, late=True), Said(None)
+LATE, MISSING = CommandResult(None, late=True), CommandResult(None)
 SCRIPT = '#!/bin/bash\n#SBATCH --time=1\nset -e\n# why\nexec python train.py "$@"\n'
 
 
 def test_a_line_for_each_check() -> None:
-    assert checks.lines([Finding("python", OK, "3.11.2"), Finding("gpu", ERROR, "broken", "ask"),
+    assert checks.report_lines([Finding("python", OK, "3.11.2"), Finding("gpu", ERROR, "broken", "ask"),
                          Finding("clock", WARNING, "late", "ask")]) == [
         "ok       python  3.11.2", "error    gpu     broken; ask", "warning  clock   late; ask",
         "1 error, 1 warning, 1 ok"]
@@ -32,34 +32,35 @@ def test_a_line_for_each_check() -> None:
     ((3, 12, 0), {"version": "3.12.0", "executable": "/f/python"}, False, [OK, WARNING]),
     ((3, 12, 0), None, False, [OK, ERROR])])
 def test_python(version: tuple[int, ...], jobs: dict[str, str] | None, same: bool, verdicts: list[str]) -> None:
-    found = checks.python(version, "/e/python", jobs, Said(2, words="error: no .venv here"), same)
+    found = checks.check_python(version, "/e/python", jobs, CommandResult(2, words="error: no .venv here"), same)
     assert [one.verdict for one in found] == verdicts
     assert jobs is not None or "no .venv here" in found[1].found
 
 
 def test_packages() -> None:
-    wanted = checks.pinned("# by hand\nscikit_learn==1.9\ntorch==2.14.1\nappnope==1.0 ; sys_platform == 'darwin'\nx==1")
+    wanted = checks.pinned_versions("# by hand\nscikit_learn==1.9\n"
+                                     "torch==2.14.1\nappnope==1.0 ; sys_platform == 'darwin'\nx==1")
     assert wanted == {"scikit-learn": "1.9", "torch": "2.14.1", "x": "1"}
-    needed = checks.named(["torch~=2.14.1", "scikit-learn"])
+    needed = checks.package_names(["torch~=2.14.1", "scikit-learn"])
     there = {"Scikit.Learn": "1.9", "torch": "2.14.1+cu128", "x": "1"}
-    assert checks.packages(wanted, needed, there, "p").verdict == OK
-    assert checks.packages(wanted, needed, {**there, "x": "2"}, "p") == Finding(
+    assert checks.check_packages(wanted, needed, there, "p").verdict == OK
+    assert checks.check_packages(wanted, needed, {**there, "x": "2"}, "p") == Finding(
         "packages", WARNING, "1 of another version than pinned: x 2 (1)", "`p -m pip install -r requirements.lock`")
-    assert checks.packages(wanted, needed, {"torch": "2.14.1", "scikit-learn": "1.9"}, "p").verdict == WARNING
-    found = checks.packages(wanted, needed, {}, "p")
+    assert checks.check_packages(wanted, needed, {"torch": "2.14.1", "scikit-learn": "1.9"}, "p").verdict == WARNING
+    found = checks.check_packages(wanted, needed, {}, "p")
     assert found.verdict == ERROR and found.found == "3 missing: scikit-learn, torch, x"
-    assert checks.packages({}, needed, {}, "p").verdict == WARNING
+    assert checks.check_packages({}, needed, {}, "p").verdict == WARNING
 
 
 def test_slurm() -> None:
     def verdicts(*facts: object) -> list[tuple[str, str]]:
-        return [(one.check, one.verdict) for one in checks.slurm(*facts)]  # type: ignore[arg-type]
+        return [(one.check, one.verdict) for one in checks.check_slurm(*facts)]  # type: ignore[arg-type]
 
-    assert checks.commands_missing(["sbatch", "squeue", "scontrol", "sinfo"]) == ["scancel", "sacct"]
+    assert checks.missing_commands(["sbatch", "squeue", "scontrol", "sinfo"]) == ["scancel", "sacct"]
     assert verdicts(["sbatch"], MISSING, MISSING) == [("slurm", WARNING)]
-    assert verdicts([], Said(0), Said(0)) == [("slurm", OK), ("accounting", OK)]
-    assert verdicts(["sinfo"], Said(0), Said(1)) == [("slurm", WARNING), ("accounting", WARNING)]
-    hanging, = checks.slurm([], LATE, Said(0))
+    assert verdicts([], CommandResult(0), CommandResult(0)) == [("slurm", OK), ("accounting", OK)]
+    assert verdicts(["sinfo"], CommandResult(0), CommandResult(1)) == [("slurm", WARNING), ("accounting", WARNING)]
+    hanging, = checks.check_slurm([], LATE, CommandResult(0))
     assert hanging.verdict == ERROR and hanging.found == "squeue does not answer"
 
 
@@ -71,39 +72,42 @@ def test_slurm() -> None:
     (SCRIPT.replace(' "$@"', ""), "", ERROR, "nothing on"),
     (SCRIPT.replace("exec ", ""), "", WARNING, "no exec"), ("#!/bin/bash\n", "", WARNING, "no exec")])
 def test_submit_scripts(text: str, refusal: str | None, verdict: str, words: str) -> None:
-    found = checks.script("submit_x.sh", text, refusal)
+    found = checks.check_script("submit_x.sh", text, refusal)
     assert found.verdict == verdict and words in found.found
 
 
 def test_a_script_that_slurm_takes_is_enough() -> None:
     bad, good = Finding("a", WARNING, "no such partition"), Finding("b", OK, "")
-    assert checks.scripts([bad, good]) == [bad, good]
-    assert [one.verdict for one in checks.scripts([bad, bad])] == [ERROR, ERROR]
+    assert checks.require_usable_script([bad, good]) == [bad, good]
+    assert [one.verdict for one in checks.require_usable_script([bad, bad])] == [ERROR, ERROR]
 
 
 @pytest.mark.parametrize(("smi", "torch", "verdict"), [
-    (MISSING, None, OK), (LATE, None, ERROR), (Said(9, words="no communication with the driver"), None, ERROR),
-    (Said(0, "A, 1 MiB, 5\nA, 1 MiB, 5\n"), None, OK), (Said(0, "A\nA\n"), Said(0, "2.14.1 2\n"), OK),
-    (Said(0, "A\nA\n"), Said(0, "2.14.1+cpu 0\n"), ERROR), (Said(0, "A\n"), Said(1, words="ImportError"), ERROR)])
-def test_gpus(smi: Said, torch: Said | None, verdict: str) -> None:
-    assert checks.gpus(smi, torch).verdict == verdict
+    (MISSING, None, OK), (LATE, None, ERROR), (CommandResult(9, words="no communication with the driver"), None, ERROR),
+    (CommandResult(0, "A, 1 MiB, 5\nA, 1 MiB, 5\n"), None, OK),
+    (CommandResult(0, "A\nA\n"), CommandResult(0, "2.14.1 2\n"), OK),
+    (CommandResult(0, "A\nA\n"), CommandResult(0, "2.14.1+cpu 0\n"), ERROR),
+    (CommandResult(0, "A\n"), CommandResult(1, words="ImportError"), ERROR)])
+def test_gpus(smi: CommandResult, torch: CommandResult | None, verdict: str) -> None:
+    assert checks.check_gpus(smi, torch).verdict == verdict
 
 
 @pytest.mark.parametrize(("place", "verdict", "words"), [
-    (Place("results", "/r", free=2**40, nodes=10**7), OK, "/r: can be written, 1 TiB free"),
-    (Place("results", "/r", False, 2**40), OK, "still to be made"),
-    (Place("results", "/r", free=2**33), WARNING, "8 GiB free"), (Place("results", "/r", free=2**29), ERROR, "512 MiB"),
-    (Place("results", "/r", free=2**40, nodes=7), WARNING, "room for 7 files"),
-    (Place("results", "/r", refusal="cannot be written: Permission denied"), ERROR, "Permission denied"),
+    (FolderFacts("results", "/r", free=2**40, nodes=10**7), OK, "/r: can be written, 1 TiB free"),
+    (FolderFacts("results", "/r", False, 2**40), OK, "still to be made"),
+    (FolderFacts("results", "/r", free=2**33), WARNING, "8 GiB free"),
+    (FolderFacts("results", "/r", free=2**29), ERROR, "512 MiB"),
+    (FolderFacts("results", "/r", free=2**40, nodes=7), WARNING, "room for 7 files"),
+    (FolderFacts("results", "/r", refusal="cannot be written: Permission denied"), ERROR, "Permission denied"),
     (None, ERROR, "does not answer")])
-def test_places(place: Place | None, verdict: str, words: str) -> None:
-    found = checks.place(place, "results")
+def test_places(place: FolderFacts | None, verdict: str, words: str) -> None:
+    found = checks.check_folder(place, "results")
     assert found.verdict == verdict and words in found.found and (verdict == OK) == (not found.do)
 
 
 def test_clock() -> None:
-    assert checks.clock([None, Place("a", "/a", ahead=0.3)]).verdict == OK
-    found = checks.clock([Place("a", "/a", ahead=1), Place("b", "/b", ahead=-61.2)])
+    assert checks.check_clock([None, FolderFacts("a", "/a", ahead=0.3)]).verdict == OK
+    found = checks.check_clock([FolderFacts("a", "/a", ahead=1), FolderFacts("b", "/b", ahead=-61.2)])
     assert found.verdict == WARNING and "the disk of /b is 61 s behind" in found.found
 
 
@@ -112,13 +116,13 @@ def test_clock() -> None:
 def test_quotas(used: str, files: str, verdict: str) -> None:
     text = ("Disk quotas for user me (uid 1000): \n     Filesystem  blocks   quota   limit   grace   files   quota   "
             f"limit   grace\nserver:/home   {used}     100     120       0   {files}       0    1000       0\n")
-    assert checks.quotas([MISSING, Said(0, text)]).verdict == verdict
-    assert checks.quotas([MISSING, LATE]) == Finding("quota", OK, "none is told")
+    assert checks.check_quotas([MISSING, CommandResult(0, text)]).verdict == verdict
+    assert checks.check_quotas([MISSING, LATE]) == Finding("quota", OK, "none is told")
 
 
 def test_internet() -> None:
-    assert checks.internet(None, 1).found.endswith("has 1 repository")
-    assert checks.internet("hub cannot be reached", 3).verdict == WARNING
+    assert checks.check_internet(None, 1).found.endswith("has 1 repository")
+    assert checks.check_internet("hub cannot be reached", 3).verdict == WARNING
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -152,7 +156,7 @@ def test_nothing_that_hangs_holds_it(machine: Path) -> None:
         program(machine / "bin", name, "sleep 600 & wait")  # a child of its own, which has the pipe
     before = {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
     start = time.monotonic()
-    found = {one.check: one for one in probes.findings(str(machine), seconds=5)}
+    found = {one.check: one for one in probes.examine(str(machine), seconds=5)}
     assert time.monotonic() - start < 60, "not the ten minutes"
     assert [found[name].verdict for name in ("slurm", "gpu", "jobs", "submit_cpu.sh", "results")] == [
         ERROR, ERROR, WARNING, OK, OK]
@@ -166,8 +170,8 @@ def test_what_is_refused_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("squeue", "sacct"):
         program(machine / "bin", name, "exit 0")
     program(machine / "bin", "sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
-    monkeypatch.setattr(client, "ask", lambda command: "cpu\nlong\n")
-    found = {one.check: one for one in probes.findings(str(machine), seconds=20)}
+    monkeypatch.setattr(client, "query", lambda command: "cpu\nlong\n")
+    found = {one.check: one for one in probes.examine(str(machine), seconds=20)}
     assert "make environment" in found["jobs"].found and found["jobs"].verdict == ERROR
     assert found["results"].found.endswith("results: a link to /nowhere/at/all, which is not there")
     assert found["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in found["submit_cpu.sh"].found
@@ -175,19 +179,19 @@ def test_what_is_refused_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_that_cannot_be_written() -> None:
-    found = probes.look("results", "/proc/not/made")  # nor by root
+    found = probes.inspect_folder("results", "/proc/not/made")  # nor by root
     assert found.refusal and found.refusal.startswith("cannot be written: ")
 
 
 def test_a_disk_that_hangs_has_no_answer() -> None:
-    answers = probes.all_at_once({"disk": lambda: time.sleep(30), "refused": lambda: os.stat("/no/such"),
+    answers = probes.run_concurrently({"disk": lambda: time.sleep(30), "refused": lambda: os.stat("/no/such"),
                                         "good": lambda: 1}, 0.3)
     assert answers == {"disk": None, "refused": None, "good": 1}
 
 
 def test_the_command(machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [Finding("python", OK, "3.11"), Finding("gpu", WARNING, "few", "buy")]
-    monkeypatch.setattr(probes, "findings", lambda *_: found)
+    monkeypatch.setattr(probes, "examine", lambda *_: found)
     assert experiments.main(["doctor"]) == 0
     assert capsys.readouterr().out == "ok       python  3.11\nwarning  gpu     few; buy\n1 warning, 1 ok\n"
     found.append(Finding("results", ERROR, "full", "make room"))

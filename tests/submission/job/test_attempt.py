@@ -121,7 +121,7 @@ def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
     first.check()
     as_slurm_job(monkeypatch, "7", restart=1)
     assert start(run) == 0
-    with pytest.raises(attempt.Fenced):
+    with pytest.raises(attempt.Superseded):
         first.check()
     assert first.run({}, train) == 0  # notices before it writes
     assert (run / "executed").read_text() == "once\n"
@@ -144,7 +144,7 @@ def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pyt
     assert early is not None
     as_slurm_job(monkeypatch, "8")
     assert start(run, ticket=2) == 0
-    with pytest.raises(attempt.Fenced):
+    with pytest.raises(attempt.Superseded):
         early.check()
     assert (run / "executed").read_text() == "once\n"
 
@@ -281,10 +281,10 @@ def test_starts_of_torchrun_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"),
                         ("TORCHELASTIC_RUN_ID", "a/b"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", "29500")):
         monkeypatch.setenv(name, value)
-    earlier = ranks.this_start()
+    earlier = ranks.start_id()
     assert re.fullmatch(r"[\w.-]+", earlier), "part of a file's name"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert ranks.this_start() != earlier
+    assert ranks.start_id() != earlier
 
 
 def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch,
@@ -301,7 +301,7 @@ def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: 
 
 
 def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.submission.job.ranks.PATIENCE", 0.3)
+    monkeypatch.setattr("src.submission.job.ranks.FOLLOW_TIMEOUT", 0.3)
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
     start(run, crash)
@@ -379,11 +379,11 @@ def test_a_stop_when_the_run_is_over_comes_too_late(tmp_path: Path) -> None:
     stopping = """import os, signal, sys
 from src import run_folder
 from src.submission.job import attempt
-remove = run_folder.remove_states
+remove = run_folder.remove_resume_checkpoints
 def stopped(folder):
     os.kill(os.getpid(), signal.SIGTERM)
     return remove(folder)
-run_folder.remove_states = stopped
+run_folder.remove_resume_checkpoints = stopped
 sys.exit(attempt.main(sys.argv[1:], lambda *_: "completed", lambda _: None))"""
     done = subprocess.run([sys.executable, "-c", stopping, tmp_path / "spec.yaml"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -487,7 +487,7 @@ def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch:
 def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how: str, code: int, run: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     asked = requeue_is(monkeypatch, None)
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: told)
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: told)
     as_slurm_job(monkeypatch, "7")
     assert start(run, stopped) == code
     assert record(run)["how"] == how
@@ -504,7 +504,7 @@ def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeyp
 
 
 def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: pytest.fail("Slurm is asked"))
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: pytest.fail("Slurm is asked"))
     as_slurm_job(monkeypatch, "7")
     assert start(run, lambda *_: stopped(*_, number=signal.SIGINT)) == 1
     assert record(run)["how"] == "cancelled"
@@ -516,7 +516,7 @@ def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: P
     (run / "spec.yaml").write_text("COMMAND: [sleep, '9']\n")
     requeue_is(monkeypatch, None)
     monkeypatch.setattr("src.submission.job.external_program.run", stopped)
-    monkeypatch.setattr("src.submission.slurm.client.details", lambda job: {
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: {
         "PreemptTime": "2026-11-21", "Requeue": may})
     as_slurm_job(monkeypatch, "7")
     start(run)
@@ -531,7 +531,7 @@ def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
 
 def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(*_: object) -> str:
-        raise client.Refusal("ambiguous", "Socket timed out")
+        raise client.SbatchError("ambiguous", "Socket timed out")
     monkeypatch.setattr("src.submission.job.requeue._submit_successor", lose)
     requeue_is(monkeypatch, "disabled")
     as_slurm_job(monkeypatch, "7")

@@ -31,7 +31,7 @@ PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 
 @given(PATHS, PATHS, st.sampled_from(["", "ro"]))
 def test_a_mount_is_a_row_of_csv_whatever_the_path(source: str, destination: str, how: str) -> None:
-    name, _, value = container.mount(source, destination, how).partition("=")
+    name, _, value = container.mount_option(source, destination, how).partition("=")
     row, = csv.reader([value], strict=True) if not set("\r\n") & set(value) else csv.reader(iter([value]), strict=True)
     assert name == "--mount"
     assert row == ["type=bind", f"source={source}", f"destination={destination}", *filter(None, [how])]
@@ -39,11 +39,11 @@ def test_a_mount_is_a_row_of_csv_whatever_the_path(source: str, destination: str
 
 def test_the_command() -> None:
     asked = Container("/i/x.sif", options=["--no-home"])
-    words = container.command(asked, "/usr/bin/apptainer", ["--mount=type=bind,source=/a,destination=/a"], True,
+    words = container.exec_command(asked, "/usr/bin/apptainer", ["--mount=type=bind,source=/a,destination=/a"], True,
                               ["python", "train.py", "a b"], "/my project")
     assert words == ["/usr/bin/apptainer", "exec", "--cleanenv", "--nv", "--pwd=/my project",
                      "--mount=type=bind,source=/a,destination=/a", "--no-home", "/i/x.sif", "python", "train.py", "a b"]
-    assert "--nv" not in container.command(asked, "apptainer", [], False, ["x"], "/")
+    assert "--nv" not in container.exec_command(asked, "apptainer", [], False, ["x"], "/")
 
 
 def test_folders_are_seen_where_they_are_and_where_links_lead(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_folders_are_seen_where_they_are_and_where_links_lead(tmp_path: Path) ->
     (project / "results").mkdir(parents=True)
     (disk / "data").mkdir(parents=True)
     (project / "data").symlink_to(disk / "data")
-    seen = container.seen_as_outside([str(project / "results"), str(project), str(project / "data"), "/", "/usr"])
+    seen = container.topmost_folders([str(project / "results"), str(project), str(project / "data"), "/", "/usr"])
     assert seen == [str(disk / "data"), str(project)]
-    assert container.seen_as_outside(["/a/b", "/a-b", "/a/b/c", "/a"]) == ["/a", "/a-b"]
+    assert container.topmost_folders(["/a/b", "/a-b", "/a/b/c", "/a"]) == ["/a", "/a-b"]
 
 
 def test_what_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +66,8 @@ def test_what_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     asked = Container("x", binds=["$LOCAL:/fast", f"{tmp_path}/project:/again:ro"],
                       folders=["$SCRATCH/data/set", "data"])
-    inside = container.variables(asked, os.environ)
-    made = container.mounts(container.filled_in(asked), str(tmp_path / "results/batch"),
+    inside = container.inside_environment(asked, os.environ)
+    made = container.mount_options(container.expand_on_node(asked), str(tmp_path / "results/batch"),
                             f"{tmp_path}/project/train.py", inside, str(tmp_path / "project"))
     bound = [dict(part.partition("=")[::2] for part in word.removeprefix("--mount=").split(",")) for word in made]
     there = {mount["destination"]: (mount["source"], "ro" in mount) for mount in bound}
@@ -76,7 +76,7 @@ def test_what_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert there.pop(path) == (path, False), name
     assert there.pop("/fast") == (str(tmp_path / "own"), False)
     assert there.pop("/again") == (str(tmp_path / "project"), True)
-    for folder in container.environment_folders():
+    for folder in container.python_environment_folders():
         assert any(path in (folder, os.path.realpath(folder)) for path in there)
     assert inside["SCRATCH"] == str(tmp_path / "scratch"), "data_dir says it"
 
@@ -85,16 +85,16 @@ def test_what_only_nodes_know_is_shown_as_it_is_and_asked_for_there(tmp_path: Pa
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL", raising=False)
     asked = Container("/x.sif", binds=["$LOCAL/fast:/fast:rw"], folders=["$LOCAL/data"])
-    shown = container.shown(asked, str(tmp_path), str(tmp_path), f"{tmp_path}/run/spec.yaml", gpus=False)
+    shown = container.preview_command(asked, str(tmp_path), str(tmp_path), f"{tmp_path}/run/spec.yaml", gpus=False)
     assert "--mount=type=bind,source=$LOCAL/fast,destination=/fast" in shown
     assert "--mount=type=bind,source=$LOCAL/data,destination=$LOCAL/data" in shown
     with pytest.raises(UserError, match=r"\$LOCAL in '\$LOCAL/fast:/fast:rw' is not set here"):
-        container.filled_in(asked)
+        container.expand_on_node(asked)
     monkeypatch.setenv("LOCAL", str(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path}/fast is not on .*, and the container is to see it"):
-        container.filled_in(asked)
+        container.expand_on_node(asked)
     (tmp_path / "fast").mkdir()
-    assert container.filled_in(asked).binds == [f"{tmp_path}/fast:/fast:rw"]
+    assert container.expand_on_node(asked).binds == [f"{tmp_path}/fast:/fast:rw"]
 
 
 def test_only_what_is_meant_is_passed_on() -> None:
@@ -106,13 +106,13 @@ def test_only_what_is_meant_is_passed_on() -> None:
     asked = Container("x", env={"MINE": None, "MODE": "fast", "GONE": None}, folders=["${SCRATCH}/data", "$B"])
     passed = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "COMET_API_KEY", "RANK",
               "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS", "HF_HOME", "MINE", "SCRATCH", "B")
-    assert container.variables(asked, node) == {"PYTHONNOUSERSITE": "1", "MODE": "fast",
+    assert container.inside_environment(asked, node) == {"PYTHONNOUSERSITE": "1", "MODE": "fast",
                                                 **{name: node[name] for name in passed}}
 
 
 @pytest.mark.parametrize(("runtime", "prefix"), [("/opt/bin/apptainer", "APPTAINER"), ("singularity", "SINGULARITY")])
 def test_values_go_by_the_environment_of_the_runtime_which_takes_them_as_they_are(runtime: str, prefix: str) -> None:
-    made = container.environment_for(runtime, {"KEY": "a $HOME `b`"}, {"HOME": "/h"})
+    made = container.runtime_environment(runtime, {"KEY": "a $HOME `b`"}, {"HOME": "/h"})
     assert made == {"HOME": "/h", f"{prefix}ENV_KEY": "a $HOME `b`", f"{prefix}_NO_EVAL": "1"}
 
 
@@ -121,7 +121,7 @@ def test_values_go_by_the_environment_of_the_runtime_which_takes_them_as_they_ar
     ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, False), ({"CUDA_VISIBLE_DEVICES": ""}, False),
     ({"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "0"}, True), ({"CUDA_VISIBLE_DEVICES": "GPU-1a"}, True)])
 def test_gpus_are_for_who_asked_for_them(environment: dict[str, str], asked: bool) -> None:
-    assert container.gpus_asked(environment) is asked
+    assert container.may_use_gpus(environment) is asked
 
 
 def test_what_a_job_spec_may_say() -> None:
@@ -150,17 +150,17 @@ def test_what_it_may_not(value: object, words: str) -> None:
 def test_what_is_missing_is_told_before_anything_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "x.sif"
     with pytest.raises(UserError, match=r"x\.sif: there is no such image.*container\.def"):
-        container.chosen(str(image), None, None, [], here=False)
+        container.choose_container(str(image), None, None, [], here=False)
     image.touch()
     bound = Container(str(image), binds=[f"{tmp_path}/no:/data"])
     with pytest.raises(UserError, match="no is not there.*TMPDIR"):
-        container.chosen(None, bound, None, [], here=False)
+        container.choose_container(None, bound, None, [], here=False)
     on_nodes = Container(str(image), binds=["$TMPDIR/fast:/fast"])
-    assert container.chosen(None, on_nodes, None, [], here=False) == on_nodes
+    assert container.choose_container(None, on_nodes, None, [], here=False) == on_nodes
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="neither apptainer nor singularity is on this machine.*--container none"):
-        container.chosen(str(image), None, None, [], here=True)
-    assert "nodes must have one" in container.line(on_nodes)
+        container.choose_container(str(image), None, None, [], here=True)
+    assert "nodes must have one" in container.summary(on_nodes)
 
 
 def test_the_command_line_is_over_the_job_spec_and_a_retry_keeps_the_rest(tmp_path: Path) -> None:
@@ -168,12 +168,13 @@ def test_the_command_line_is_over_the_job_spec_and_a_retry_keeps_the_rest(tmp_pa
     one.touch()
     other.touch()
     asked = Container(str(one), env={"A": "1"})
-    chosen = container.chosen(None, asked, None, ["/p"], here=False)
+    chosen = container.choose_container(None, asked, None, ["/p"], here=False)
     assert chosen == Container(str(one), env={"A": "1"}, folders=["/p"])
     kept = vars(chosen)
-    assert container.chosen(str(other), None, kept, ["/p"], here=False) == Container(str(other), env={"A": "1"},
+    assert container.choose_container(str(other), None, kept, ["/p"], here=False) == Container(str(other),
+                                                                                               env={"A": "1"},
                                                                                     folders=["/p"])
-    assert container.chosen(container.NONE, asked, kept, ["/p"], here=True) is None
+    assert container.choose_container(container.NONE, asked, kept, ["/p"], here=True) is None
 
 
 def test_the_outside_calls_slurms_commands_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,15 +182,15 @@ def test_the_outside_calls_slurms_commands_and_no_others(tmp_path: Path, monkeyp
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with container_host._Outside(str(tmp_path / "slurm")):
-        monkeypatch.setenv(process.OUTSIDE, str(tmp_path / "slurm"))
-        done = container_relay.call(["scontrol", "a b", "$(x)"], {"SLURM_TIME_FORMAT": "%s", "LD_PRELOAD": "x"}, 5,
+        monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
+        done = container_relay.run(["scontrol", "a b", "$(x)"], {"SLURM_TIME_FORMAT": "%s", "LD_PRELOAD": "x"}, 5,
                                     "read")
         assert (done.returncode, done.stdout, done.stderr) == (3, "read a b $(x)\n", "%s\n")
         for command in (["sh", "-c", "true"], ["squeue"]):
             with pytest.raises(FileNotFoundError):
-                container_relay.call(command, None, 5, "")
+                container_relay.run(command, None, 5, "")
     with pytest.raises(FileNotFoundError):  # nobody is outside any more
-        container_relay.call(["scontrol"], None, 5, "")
+        container_relay.run(["scontrol"], None, 5, "")
 
 
 TRAIN = """import os, signal, sys, time
@@ -199,7 +200,7 @@ print("began", flush=True)
 time.sleep(float(sys.argv[2]))
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-container_relay.listening()
+container_relay.register_for_signals()
 print("listens", flush=True)
 time.sleep(20)
 """
@@ -209,7 +210,7 @@ BEGIN = """import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 from src.submission.job import container_host
 from src.submission.system import process
-os.environ[process.OUTSIDE] = sys.argv[2]
+os.environ[process.RELAY_SOCKET] = sys.argv[2]
 def take():
     for line in sys.stdin:
         signal.pthread_kill(threading.get_ident(), int(line))
@@ -280,7 +281,8 @@ class PreemptedSocket(socket.socket):
 
 
 @pytest.mark.parametrize("request_outside", [
-    container_relay.listening, lambda: container_relay.call(["scontrol"], None, 5, "")], ids=["listening", "call"])
+    container_relay.register_for_signals, lambda: container_relay.run(["scontrol"], None, 5, "")], ids=["listening",
+                                                                                                        "call"])
 def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Callable[[], object], tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine: the server's signal and answer come before the client's send returns."""
@@ -293,7 +295,7 @@ def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Cal
     def stop(number: int, _frame: object) -> None:
         raise Stopped(number)
 
-    monkeypatch.setenv(process.OUTSIDE, str(tmp_path / "slurm"))
+    monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
     monkeypatch.setattr(container_relay, "socket", SimpleNamespace(**{**vars(socket), "socket": PreemptedSocket}))
     before = signal.signal(signal.SIGTERM, stop)
     try:

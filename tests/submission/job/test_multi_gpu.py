@@ -26,21 +26,21 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Signals]:
     yield signals
     for number, handler in kept.items():
         signal.signal(number, handler)
-    signals.warned, signals.stopped = False, None
+    signals.warned, signals.stop_signal = False, None
 
 
 def work(folder: Path, how: str) -> str:
     """What a process does; the second has a fate, and the others wait for it."""
     rank = process.rank()
-    (folder / f"{rank} of {process.ranks()}, here {process.local_rank()}").touch()
-    assert Path(os.environ[multi_gpu.MEETING]).is_dir()
+    (folder / f"{rank} of {process.world_size()}, here {process.local_rank()}").touch()
+    assert Path(os.environ[multi_gpu.RENDEZVOUS]).is_dir()
     if how == "end":
         return f"completed by {rank}"
     if how == "tell":
-        while not (signals.warned or signals.stopped):
+        while not (signals.warned or signals.stop_signal):
             time.sleep(0.01)
-        if signals.stopped:
-            raise Stopped(signals.stopped)
+        if signals.stop_signal:
+            raise Stopped(signals.stop_signal)
         return "requeued"
     if rank == 1:
         if how == "kill":
@@ -50,7 +50,7 @@ def work(folder: Path, how: str) -> str:
         raise ZeroDivisionError("first\nsecond")
     if how == "miss":
         time.sleep(1)
-        raise multi_gpu.Lost("another process is gone")
+        raise multi_gpu.PeerLost("another process is gone")
     time.sleep(60)
     return "completed"
 
@@ -58,7 +58,7 @@ def work(folder: Path, how: str) -> str:
 def test_each_has_its_place_and_the_first_is_heard(tmp_path: Path) -> None:
     assert multi_gpu.run(3, work, (tmp_path, "end")) == "completed by 0"
     assert {path.name for path in tmp_path.iterdir()} == {f"{rank} of 3, here {rank}" for rank in range(3)}
-    assert process.ranks() == 1
+    assert process.world_size() == 1
 
 
 @pytest.mark.parametrize("how", ["crash", "miss"])
@@ -123,4 +123,4 @@ def test_places(environment: dict[str, str], place: tuple[int, int, int], monkey
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (process.rank(), process.ranks(), process.local_rank()) == place
+    assert (process.rank(), process.world_size(), process.local_rank()) == place

@@ -284,7 +284,7 @@ def test_max_queued_counts_canaries(grid: Project, fake_slurm: FakeSlurm) -> Non
 
 def test_a_lost_answer_for_a_canary(grid: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.slurm.client._PAUSES", (0, 0))
-    monkeypatch.setattr("src.submission.slurm.client.submit_patiently.__defaults__", ((0, 0),))
+    monkeypatch.setattr("src.submission.slurm.client.submit_with_retries.__defaults__", ((0, 0),))
     fake_slurm.lose_reply(nth=1)
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 0
     assert len(fake_slurm.jobs()) == 10
@@ -382,10 +382,10 @@ def test_a_worker_looks_at_canaries_itself_and_its_successor_waits_for_no_job(gr
     path, = (grid.batch / "submissions").glob("*.tasks.json")
     listed = task_files.read(str(path))
     assert not any(word.startswith("--dependency") for word in listed.command)
-    assert list(listed.unclaimed()) == []
+    assert list(listed.startable()) == []
     linear = next(first(grid).glob("s+linear*"))
     (linear / "done").write_text("completed")
-    assert sorted(listed.unclaimed()) == sorted(run.name for run in grid.runs() if "mod=linear" in run.name)
+    assert sorted(listed.startable()) == sorted(run.name for run in grid.runs() if "mod=linear" in run.name)
 
 
 def test_never_asked_of_sbatch_in_advance(grid: Project, fake_slurm: FakeSlurm) -> None:

@@ -99,10 +99,10 @@ def submitted(results: Path, tickets: dict[str, int], name: str = NAME, token: s
               **identity: object) -> str:
     """A journal of a batch whose runs were given to Slurm."""
     book = Journal(str(results / name), token)
-    book.plan(SLURM, tickets, identity={"overrides": {}, "command": None, **identity}, code=token)
+    book.record_plan(SLURM, tickets, identity={"overrides": {}, "command": None, **identity}, code=token)
     for unit in range(len(tickets)):
-        book.accepted(unit, str(70 + unit))
-    book.ended()
+        book.record_job(unit, str(70 + unit))
+    book.record_end()
     return token
 
 
@@ -184,7 +184,7 @@ def test_two_sites_one_batch(sites: Path, monkeypatch: pytest.MonkeyPatch, capsy
     observation, = observe([str(batch)])
     assert status.counts(observation) == {"done": 5}
     assert [run.host for run in observation.runs.values()] == [
-        "north" if Shard(1, 2).has(name) else "south" for name in observation.runs]
+        "north" if Shard(1, 2).contains(name) else "south" for name in observation.runs]
     results = read_results([str(batch)])
     assert sorted(results.config["base_lr"]) == [0.1, 0.2, 0.3, 0.4, 0.5] and not results.skipped
     capsys.readouterr()
@@ -192,7 +192,7 @@ def test_two_sites_one_batch(sites: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(sites / "south")
     assert experiments.main(["sync", "north"]) == 0
     assert tree(Path("results", NAME)) == whole
-    mine, other = (next(name for name in observation.runs if Shard(part, 2).has(name)) for part in (2, 1))
+    mine, other = (next(name for name in observation.runs if Shard(part, 2).contains(name)) for part in (2, 1))
     for name in (mine, other):
         Path("results", NAME, name, run_folder.DONE).unlink()
     assert submit_multiple.main(["-r", f"results/{NAME}", "--local", "-d"]) == 0
@@ -367,7 +367,7 @@ def test_a_site_takes_the_part_that_is_left(project: Project, monkeypatch: pytes
     assert project.submit(*words, "--shard", "2/2") == 0
     project.results = project.folder / "results"
     assert project.executed() == [1, 1, 1, 1]
-    assert [bool(copy.journals) for copy in [sync_markers.of(str(project.batch), "north")]] == [True]
+    assert [bool(copy.journals) for copy in [sync_markers.read_host(str(project.batch), "north")]] == [True]
     capsys.readouterr()
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     assert "nothing to submit" in capsys.readouterr().out

@@ -52,17 +52,17 @@ def test_the_same_command_is_found_while_it_is_at_work(there: Path) -> None:
     words = ["submit_multiple.py", "x.yaml"]
     me = process.identity()
     call(there, "1-other", ["submit_multiple.py", "y.yaml"], me)
-    assert detached.going(words) is None
+    assert detached.running_token(words) is None
     ended = call(there, "2-ended", words, me)
     (ended / "status").write_text("0")
     call(there, "3-dead", words, {**me, "pid_start": 1})
-    assert detached.going(words) is None
+    assert detached.running_token(words) is None
     elsewhere = call(there, "4-on-another-login-node", words, {**me, "boot_id": "other", "host": "login2"})
-    assert detached.going(words) == elsewhere.name
+    assert detached.running_token(words) == elsewhere.name
     os.utime(elsewhere / "who.json", (0, 0))  # it has given no sign of life for long
-    assert detached.going(words) is None
+    assert detached.running_token(words) is None
     call(there, "5", words, me)
-    assert detached.going(words) == "5"
+    assert detached.running_token(words) == "5"
 
 
 def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
     new = call(there, "3", [])
     for folder in (old, alive):
         os.utime(folder, (0, 0))
-    detached.forget_old()
+    detached.remove_old()
     assert (old.exists(), alive.exists(), new.exists()) == (False, True, True)
 
 
@@ -90,6 +90,6 @@ def test_a_question_is_answered_or_ends_when_nobody_is_there(there: Path, capsys
 
 
 def test_jobs_and_workers_do_not_take_themselves_for_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(process.ERRAND, "x")
+    monkeypatch.setenv(process.DETACHED_COMMAND, "x")
     monkeypatch.setenv("GRIDIRON_ON", "cluster")
-    assert not {process.ERRAND, "GRIDIRON_ON"} & process.environment_outside_slurm().keys()
+    assert not {process.DETACHED_COMMAND, "GRIDIRON_ON"} & process.environment_outside_slurm().keys()

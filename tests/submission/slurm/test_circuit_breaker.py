@@ -8,7 +8,7 @@ import pytest
 
 from src.errors import BatchError
 from src.submission.slurm import circuit_breaker, client
-from src.submission.slurm.circuit_breaker import Breaker
+from src.submission.slurm.circuit_breaker import CircuitBreaker
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +22,13 @@ def end(batch: Path, name: str, how: str = "failed", error: str | None = "OSErro
     (batch / name / "attempt-1-0.json").write_text(json.dumps({"ticket": 1, "how": how, "error": error}))
 
 
-def look(batch: Path, most: int, *ends: tuple[str, str | None]) -> Breaker:
+def look(batch: Path, most: int, *ends: tuple[str, str | None]) -> CircuitBreaker:
     """A breaker that looks after each end."""
-    found = Breaker(str(batch), most)
+    found = CircuitBreaker(str(batch), most)
     for number, (how, error) in enumerate(ends):
         end(batch, str(number), how, error)
-        found.submitted(str(number), 1)
-        found.look()
+        found.add(str(number), 1)
+        found.check()
     return found
 
 
@@ -55,38 +55,38 @@ def test_zero_never_trips(tmp_path: Path) -> None:
 
 def test_the_end_of_an_earlier_ticket_is_no_end(tmp_path: Path) -> None:
     end(tmp_path, "0")
-    found = Breaker(str(tmp_path), 1)
-    found.submitted("0", 2)
-    found.look()
+    found = CircuitBreaker(str(tmp_path), 1)
+    found.add("0", 2)
+    found.check()
 
 
 def test_a_job_that_dies_before_python_begins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = client.Queue(True, {"8": client.Job("8", "RUNNING")})
     monkeypatch.setattr(client, "squeue", lambda: queue)
-    found = Breaker(str(tmp_path), 1)
+    found = CircuitBreaker(str(tmp_path), 1)
     for job in ("7", "8", "9"):
         (tmp_path / job).mkdir()
         (tmp_path / job / "spec.yaml").touch()
-        found.submitted(job, 1, job)
+        found.add(job, 1, job)
     (tmp_path / "8" / "8.out").write_text("it begins\n")
-    found.look()
+    found.check()
     (tmp_path / "7" / "7.out").write_text("hello\nactivate.sh: no conda\n")
     queue.answered = False
-    found.look()
+    found.check()
     queue.answered = True
     with pytest.raises(BatchError, match=r"activate\.sh: no conda"):
-        found.look()
+        found.check()
 
 
 def test_local_runs_are_told_as_they_end(tmp_path: Path) -> None:
-    found = Breaker(str(tmp_path), 2)
+    found = CircuitBreaker(str(tmp_path), 2)
     (tmp_path / "0").mkdir()  # ended before its attempt
-    found.ended("0")
+    found.record_end("0")
     end(tmp_path, "1")
-    found.ended("1")
+    found.record_end("1")
     end(tmp_path, "2")
-    found.ended("2")
-    other = Breaker(str(tmp_path), 2)
-    other.ended("1")
+    found.record_end("2")
+    other = CircuitBreaker(str(tmp_path), 2)
+    other.record_end("1")
     with pytest.raises(BatchError):
-        other.ended("2")
+        other.record_end("2")

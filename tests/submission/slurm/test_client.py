@@ -50,7 +50,7 @@ def answer(folder: Path, script: str, name: str = "sbatch") -> None:
 def test_refusals_are_sorted_and_keep_slurms_words(words: str, kind: str, fake_sbatch: Path) -> None:
     (fake_sbatch / "words").write_text(words)
     answer(fake_sbatch, f"cat {fake_sbatch}/words >&2; exit 1")
-    with pytest.raises(client.Refusal) as refusal:
+    with pytest.raises(client.SbatchError) as refusal:
         client.submit(["sbatch", "script"], 1)
     assert refusal.value.kind == kind
     error = sbatch_errors.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
@@ -74,10 +74,10 @@ def test_a_site_may_greet_its_users(words: str, fake_sbatch: Path) -> None:
 def test_an_answer_that_may_hide_a_job_is_ambiguous(fake_sbatch: Path) -> None:
     for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch ended with -9")):
         answer(fake_sbatch, script)
-        with pytest.raises(client.Refusal) as refusal:
+        with pytest.raises(client.SbatchError) as refusal:
             client.submit(["sbatch", "script"], 1)
         assert refusal.value.kind == "ambiguous"
-        assert words in refusal.value.words
+        assert words in refusal.value.message
 
 
 def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
@@ -93,21 +93,21 @@ def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
 def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
            "echo Unable to contact slurm controller >&2; exit 1")
-    assert client.submit_patiently(["sbatch"], 1, "c", pauses=(0,)) == "5"
+    assert client.submit_with_retries(["sbatch"], 1, "c", pauses=(0,)) == "5"
 
 
 def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
-    assert client.submit_patiently(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
+    assert client.submit_with_retries(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
 
 def test_after_a_lost_answer_nothing_is_sent_while_squeue_is_silent(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "exit 1", "squeue")
-    with pytest.raises(client.Refusal) as refusal:
-        client.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    with pytest.raises(client.SbatchError) as refusal:
+        client.submit_with_retries(["sbatch"], 1, ["c-41"], pauses=(0, 0))
     assert refusal.value.kind == "ambiguous"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
@@ -116,15 +116,15 @@ def test_a_refusal_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> Non
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo Invalid account >&2 && exit 1; "
            f"touch {fake_sbatch}/tried; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "exit 0", "squeue")
-    with pytest.raises(client.Refusal) as refusal:
-        client.submit_patiently(["sbatch"], 1, ["c-41"], pauses=(0, 0))
-    assert (refusal.value.kind, refusal.value.words) == ("ambiguous", "Socket timed out; then: Invalid account")
+    with pytest.raises(client.SbatchError) as refusal:
+        client.submit_with_retries(["sbatch"], 1, ["c-41"], pauses=(0, 0))
+    assert (refusal.value.kind, refusal.value.message) == ("ambiguous", "Socket timed out; then: Invalid account")
 
 
 def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
-    with pytest.raises(client.Refusal) as refusal:
-        client.submit_patiently(["sbatch"], 1, "c", pauses=(0, 0))
+    with pytest.raises(client.SbatchError) as refusal:
+        client.submit_with_retries(["sbatch"], 1, "c", pauses=(0, 0))
     assert refusal.value.kind == "away"
     assert (fake_sbatch / "calls").read_text() == "x\n" * 3
 
@@ -151,14 +151,15 @@ def test_whatever_the_folder_each_argument_stays_one(folder: str) -> None:
 
 
 def test_options() -> None:
-    assert client.option_list({"mem": "8G", "requeue": True, "nice": None, "cpus_per_task": 4, "hold": False}, "x") == [
+    assert client.option_arguments(
+        {"mem": "8G", "requeue": True, "nice": None, "cpus_per_task": 4, "hold": False}, "x") == [
         "--mem=8G", "--requeue", "--cpus-per-task=4"]
 
 
 @pytest.mark.parametrize("options", [{"output": "x"}, {"comment": "x"}, {"me m": 1}, {"mem": [1]}, {"-p": "x"}])
 def test_bad_options_are_told(options: dict[str, object]) -> None:
     with pytest.raises(JobSpecError, match="job.yaml"):
-        client.option_list(options, "job.yaml")
+        client.option_arguments(options, "job.yaml")
 
 
 def test_directives_end_at_the_first_command() -> None:

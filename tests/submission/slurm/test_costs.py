@@ -13,7 +13,7 @@ from src.submission.slurm import costs
     ("90", 1.5), ("30:36", 0.51), ("12:00:00", 12), ("2-0", 48), ("1-12:30", 36.5), ("1-00:00:36", 24.01),
     ("UNLIMITED", None), ("", None), ("1:2:3:4", None)])
 def test_time_limits_as_slurm_reads_them(limit: str, hours: float | None) -> None:
-    assert costs.hours_of(limit) == pytest.approx(hours)
+    assert costs.parse_hours(limit) == pytest.approx(hours)
 
 
 def test_what_is_asked_for() -> None:
@@ -33,8 +33,8 @@ def test_cpus_and_gpus_of_a_job(words: list[str], cpus: int, gpus: int) -> None:
 
 def test_the_sum_of_time_limits() -> None:
     small, large = {"time": "60", "cpus-per-task": "2"}, {"time": "2:00:00", "gres": "gpu:1"}
-    assert costs.at_most([(10, small), (4, large)]) == "at most 8.0 GPU-hours, 28 CPU-hours (time limits)"
-    assert costs.at_most([(10, small), (1, {})]) is None
+    assert costs.upper_bound([(10, small), (4, large)]) == "at most 8.0 GPU-hours, 28 CPU-hours (time limits)"
+    assert costs.upper_bound([(10, small), (1, {})]) is None
 
 
 def earlier_run(folder: Path, model: str, minutes: float, how: str | None = "completed") -> None:
@@ -52,7 +52,7 @@ def test_earlier_runs_of_the_same_model_and_data(tmp_path: Path) -> None:
     earlier_run(tmp_path / "26-01-01-a" / "003_a", "m", 1000, None)
     earlier_run(tmp_path / "26-01-02-b" / "000_b", "other", 1000)
     specs = [{"model": "m", "dataset": "d"}] * 12
-    assert costs.probably(specs, str(tmp_path), 2, 0.5) == (
+    assert costs.estimate(specs, str(tmp_path), 2, 0.5) == (
         "probably 2.0 GPU-hours, 8.0 CPU-hours (3 earlier runs of the same model and data)")
-    assert costs.probably([*specs, {"model": "n", "dataset": "d"}], str(tmp_path), 2, 0) is None
-    assert costs.probably(specs, str(tmp_path / "nowhere"), 2, 0) is None
+    assert costs.estimate([*specs, {"model": "n", "dataset": "d"}], str(tmp_path), 2, 0) is None
+    assert costs.estimate(specs, str(tmp_path / "nowhere"), 2, 0) is None

@@ -7,7 +7,7 @@ import pytest
 
 from src.errors import SlurmError
 from src.submission.slurm import client, queue_limits
-from src.submission.slurm.queue_limits import Full, Limit, Room
+from src.submission.slurm.queue_limits import Limit, QueueFull, QueueLimiter
 
 CONFIG = "AccountingStorageEnforce = {}\nMaxJobCount             = 10000\n"
 
@@ -21,7 +21,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         words = " ".join(word for word in command if not word.startswith("--"))
         return next((text for key, text in answers.items() if words.startswith(key)), None)
 
-    monkeypatch.setattr(client, "ask", ask)
+    monkeypatch.setattr(client, "query", ask)
     return answers
 
 
@@ -86,15 +86,15 @@ def test_only_this_batch_counts(batch: str) -> None:
 def test_room_is_looked_for_once_for_as_many_as_there_is(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     monkeypatch.setattr(client, "squeue", lambda: looks.append(1) or queue(*OURS, *OURS[:1] * len(looks)))
-    room = Room(batch, 5, wait=False)
+    room = QueueLimiter(batch, 5, should_wait=False)
     for _ in range(2):
-        assert room.enter(1)
-        room.entered(1)
+        assert room.acquire(1)
+        room.submitted(1)
     assert len(looks) == 1
-    assert room.enter(1)
-    room.entered(1)
-    with pytest.raises(Full):
-        room.enter(2)
+    assert room.acquire(1)
+    room.submitted(1)
+    with pytest.raises(QueueFull):
+        room.acquire(2)
 
 
 def test_waiting_pauses_longer_each_time_and_starts_anew(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,20 +102,20 @@ def test_waiting_pauses_longer_each_time_and_starts_anew(batch: str, monkeypatch
     answers = [client.Queue(), queue(*OURS), queue(*OURS), queue(OURS[0]), queue(*OURS), queue()]
     monkeypatch.setattr(client, "squeue", lambda: answers.pop(0))
     monkeypatch.setattr("time.sleep", pauses.append)
-    room = Room(batch, 2, wait=True)
+    room = QueueLimiter(batch, 2, should_wait=True)
     for _ in range(2):
-        while not room.enter(1):
+        while not room.acquire(1):
             pass
-        room.entered(1)
+        room.submitted(1)
     assert pauses == [2, 4, 8, 2]
 
 
 def test_without_an_answer_nothing_is_said_of_the_queue(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "squeue", client.Queue)
     with pytest.raises(SlurmError, match="squeue does not answer"):
-        Room(batch, 2, wait=False).enter(1)
+        QueueLimiter(batch, 2, should_wait=False).acquire(1)
 
 
 def test_no_bound_asks_nothing(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "squeue", None)
-    assert Room(batch, None, wait=False).enter(10**6)
+    assert QueueLimiter(batch, None, should_wait=False).acquire(10**6)

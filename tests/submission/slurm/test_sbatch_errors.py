@@ -13,7 +13,7 @@ LEFT = "`again` goes on"
 
 
 def told(kind: str, words: str) -> str:
-    text = str(sbatch_errors.explain(client.Refusal(kind, words), "3 of 9 submitted", LEFT))
+    text = str(sbatch_errors.explain(client.SbatchError(kind, words), "3 of 9 submitted", LEFT))
     assert text.startswith(f"3 of 9 submitted: {words}; " if words.startswith("sbatch:") else
                            f"3 of 9 submitted: sbatch: {words}; ")
     assert text.endswith(LEFT)
@@ -24,7 +24,7 @@ def told(kind: str, words: str) -> str:
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What Slurm's commands answer, by the words that they hold."""
     known = {"id -un": "me\n"}
-    monkeypatch.setattr(client, "ask", lambda command: next(
+    monkeypatch.setattr(client, "query", lambda command: next(
         (text for words, text in known.items() if words in " ".join(command)), None))
     return known
 
@@ -95,11 +95,11 @@ def refuse(option: str, script: str, words: str, expected: str, folder: Path) ->
     """Both when it is tried out and when it is submitted, sbatch says these words, and we what is expected."""
     (folder / "s.sh").write_text(script, newline="")
     command = ["sbatch", "--parsable", "--chdir=/", option, str(folder / "s.sh"), "spec"]
-    for call in (client.submit, client.try_out):
-        with pytest.raises(client.Refusal) as refusal:
+    for call in (client.submit, client.validate):
+        with pytest.raises(client.SbatchError) as refusal:
             call(command)  # type: ignore[operator]
         assert refusal.value.kind == "permanent"
-        text = told("permanent", refusal.value.words)
+        text = told("permanent", refusal.value.message)
         assert expected in text
         assert PERMANENT in text
         if call is client.submit:
@@ -109,5 +109,5 @@ def refuse(option: str, script: str, words: str, expected: str, folder: Path) ->
 def test_sbatch_is_there_or_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(client.SlurmError, match="no Slurm"):
-        client.require()
-    assert client.ask(["sinfo"]) is None
+        client.require_sbatch()
+    assert client.query(["sinfo"]) is None

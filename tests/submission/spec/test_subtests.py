@@ -13,7 +13,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.batch import journal, task_files
-from src.submission.slurm.submit import Place, SlurmOptions, workers
+from src.submission.slurm.submit import SlurmOptions, SubmissionContext, plan_workers
 from src.submission.spec.grid import expand
 from src.submission.status.observe import observe
 from tests.submission.conftest import Project
@@ -120,11 +120,11 @@ SPECS = {"0": {"SUBTESTS": ["a", "b"], "WORKERS": 2}, "1": {"TAGS": ["t", "u"]},
 
 def test_teams() -> None:
     """Of a subtest that says how many, of a LIST item with TAGS that does, and of what says nothing."""
-    found = task_files.teams(dict.fromkeys(SPECS, 7), SPECS, 3)
+    found = task_files.worker_groups(dict.fromkeys(SPECS, 7), SPECS, 3)
     assert [(team.name, team.workers, list(team.tickets)) for team in found] == [
         ("a", 2, ["0", "2"]), ("t,u", 1, ["3"]), ("", 2, ["1", "4"])]
-    assert task_files.teams({"1": 2, "4": 1}, SPECS, 1) == [("", 1, {"1": 2, "4": 1})]
-    assert task_files.teams({}, {}, 4) == []
+    assert task_files.worker_groups({"1": 2, "4": 1}, SPECS, 1) == [("", 1, {"1": 2, "4": 1})]
+    assert task_files.worker_groups({}, {}, 4) == []
 
 
 def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> 
     script.write_text("#!/bin/bash\n")
     specs = {name: {**spec, "SBATCH": {"gpus": 1}} if "a" in spec.get("SUBTESTS", ()) else spec
              for name, spec in SPECS.items()}
-    teams = task_files.teams(dict.fromkeys(specs, 1), specs, 1)
+    teams = task_files.worker_groups(dict.fromkeys(specs, 1), specs, 1)
     options = SlurmOptions(str(script), shape={"workers": 1, "slots": 1})
-    found = workers(teams, specs, options, Place(str(tmp_path), "t-1", "/p"), 1, {"3": "canary"})
+    found = plan_workers(teams, specs, options, SubmissionContext(str(tmp_path), "t-1", "/p"), 1, {"3": "canary"})
     assert [call.command[-1].rpartition("/")[2] for call in found.calls] == [
         "t-1.0.tasks.json", "t-1.0.tasks.json", "t-1.1.tasks.json", "t-1.2.tasks.json"]
     assert ["--gpus=1" in call.command for call in found.calls] == [True, True, False, False]
@@ -148,10 +148,10 @@ def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> 
     # what the journal says of them is read back as it was
     book = journal.Journal(str(tmp_path), "t-1")
     (tmp_path / run_folder.SUBMISSIONS).mkdir()
-    book.plan(journal.SLURM, found.tickets, found.units)
+    book.record_plan(journal.SLURM, found.tickets, found.units)
     for unit in range(4):
-        book.sending(unit)
-        book.accepted(unit, str(unit + 10))
+        book.record_sending(unit)
+        book.record_job(unit, str(unit + 10))
     tickets = journal.read_history(str(tmp_path)).tickets
     assert {name: ticket.slurm_jobs for name, ticket in tickets.items()} == {
         "0": ["10", "11"], "2": ["10", "11"], "3": ["12"], "1": ["13"], "4": ["13"]}

@@ -23,7 +23,7 @@ cpu=00:40:00,energy=0,fs/disk=1048576,gres/gpumem=9216M,gres/gpuutil=150,mem=209
 
 def lines(fake_slurm: FakeSlurm, text: str, *jobs: str) -> list[str]:
     fake_slurm.inject_fault("sacct", stdout=text)
-    found = efficiency.of_jobs(client.usage(0.0), jobs).lines()
+    found = efficiency.usage_of_jobs(client.usage(0.0), jobs).lines()
     fake_slurm.clear_faults()
     return found
 
@@ -51,15 +51,15 @@ ROWS = [["7", "COMPLETED", "600", "10:00", "2", "", "8G", "60"],
 
 def test_the_usage_of_a_batch() -> None:
     rows = [[*row, "", ""] for row in ROWS]  # of a Slurm without TRES
-    usage = efficiency.of_jobs(rows, {"7", "8_1", "9"})
+    usage = efficiency.usage_of_jobs(rows, {"7", "8_1", "9"})
     assert (usage.jobs, usage.memory, usage.longest) == (2, 1048576, 600)
     assert usage.cpu / usage.allocated == pytest.approx(900.5 / 1800)
     assert usage.lines() == [
         "2 ended: at most 1,024 MB of memory (asked: 8,192 MB) and 10:00 (limit: 1:00:00), 50 % of its CPUs' time",
         "would do: --sbatch mem=1300M --sbatch time=15"]
-    assert efficiency.of_jobs(rows, {"9"}).lines() == []
+    assert efficiency.usage_of_jobs(rows, {"9"}).lines() == []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:07.5", 7.5), ("01:02:03", 3723), ("1-00:00:01", 86401), ("", 0)])
 def test_cpu_time(text: str, seconds: float) -> None:
-    assert efficiency.cpu_seconds(text) == seconds
+    assert efficiency.parse_cpu_time(text) == seconds

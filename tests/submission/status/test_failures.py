@@ -24,7 +24,7 @@ def test_groups_with_a_log_each(tmp_path: Path) -> None:
         (folder / name).write_text("x" if name != "8.out" else "")
     runs = [run("000_a", "done"), run("001_a", "timeout"), run("002_a", "failed", "ValueError: 1", folder=folder),
             run("003_a", "failed", "ValueError: 2"), run("004_a", "new"), run("005_a", "failed", "OSError: 2")]
-    groups = failures.group(runs)
+    groups = failures.group_failures(runs)
     assert [(found.state, len(found.runs)) for found in groups] == [("failed", 2), ("timeout", 1), ("failed", 1)]
     assert groups[0].log in (f"{folder}/training.log", f"{folder}/7.out")
     assert groups[0].line() == f"2 failed: ValueError: 1 ({groups[0].log})"
@@ -50,4 +50,4 @@ def test_a_node_where_all_fails_is_avoided_if_others_are_fine() -> None:
     (["mem=32G"], True), (["time=5", "mem-per-cpu=4G"], True), (["mem_per_gpu=4G"], True), (["time=5"], False),
     (["mem-bind=local"], False), ([], False)])
 def test_asking_for_memory(options: list[str], asks: bool) -> None:
-    assert failures.asks_for_memory(options) is asks
+    assert failures.requests_memory(options) is asks

@@ -16,7 +16,7 @@ import experiments
 from src.errors import JobSpecError
 from src.submission.spec.notify_spec import Notify
 from src.submission.status import notify
-from src.submission.status.notify import Notices
+from src.submission.status.notify import Notifier
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
 from tests.submission.spec.test_job_spec import with_details
@@ -113,7 +113,7 @@ def test_the_breaker_is_told(project: Project, received: list[dict[str, str]]) -
 def test_many_runs_send_few_messages(project: Project, received: list[dict[str, str]]) -> None:
     want_messages(project, "range(13, 15)")
     project.submit(project.spec, "--local", "-y")
-    notices = Notices(Notify(), str(project.batch), "other")
+    notices = Notifier(Notify(), str(project.batch), "other")
     for _ in range(500):
         notices.run_ended(True)
     notices.send("ended")
@@ -127,7 +127,7 @@ def test_a_digest_comes_when_it_is_time(project: Project, received: list[dict[st
     received.clear()
     now = [0.0]
     monkeypatch.setattr(notify.time, "monotonic", lambda: now[0])
-    notices = Notices(Notify(digest=2), str(project.batch), "other")
+    notices = Notifier(Notify(digest=2), str(project.batch), "other")
     for hour in range(9):
         now[0] = hour * 3600 + 1
         notices.run_ended(False)
@@ -217,8 +217,9 @@ def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: F
 def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> None:
     """An argument of a command has an end, at 128 KiB."""
     (project.results / "x" / "submissions").mkdir(parents=True)
-    assert notify.follow(Notify(), str(project.results / "x"), "t", [f"1{number:07d}" for number in range(20_000)],
-                         str(project.folder), {}) == ""
+    jobs = [f"1{number:07d}" for number in range(20_000)]
+    batch = str(project.results / "x")
+    assert notify.submit_notify_jobs(Notify(), batch, "t", jobs, str(project.folder), {}) == ""
     failed, ended = (call.argv for call in fake_slurm.calls("sbatch"))
     assert max(map(len, failed + ended)) < 2**15
     assert any("=afternotok:10000000?" in word for word in failed)

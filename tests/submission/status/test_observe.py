@@ -35,10 +35,10 @@ def states(batch: Path) -> list[str]:
 def test_a_run_that_ends_between_two_looks_is_not_lost(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = Journal(str(batch), "1-a")
     monkeypatch.setattr("time.time", lambda: 1e9)
-    book.plan(SLURM, dict.fromkeys(RUNS, 1))
+    book.record_plan(SLURM, dict.fromkeys(RUNS, 1))
     for unit in range(len(RUNS)):
-        book.accepted(unit, "7")
-    book.ended()
+        book.record_job(unit, "7")
+    book.record_end()
     monkeypatch.undo()
 
     def squeue() -> Queue:  # by now the first run has ended and its job is gone
@@ -50,7 +50,7 @@ def test_a_run_that_ends_between_two_looks_is_not_lost(batch: Path, monkeypatch:
 
 
 def test_a_torn_attempt_leaves_the_word_to_the_claim(batch: Path) -> None:
-    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))
     dead = {**process.identity(), "pid_start": 1}
     for name, who in zip(RUNS, (dead, process.identity()), strict=True):
         (batch / name / "claim-1").write_text(json.dumps(who))
@@ -59,7 +59,7 @@ def test_a_torn_attempt_leaves_the_word_to_the_claim(batch: Path) -> None:
 
 
 def test_an_empty_claim_does_not_hold_a_run_for_ever(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))
     (batch / RUNS[0] / "claim-1").touch()
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert states(batch) == ["new", "new"]
@@ -67,7 +67,7 @@ def test_an_empty_claim_does_not_hold_a_run_for_ever(batch: Path, monkeypatch: p
 
 def test_a_folder_of_plots_is_no_run_and_a_deleted_run_is_shown(batch: Path) -> None:
     (batch / "plots").mkdir()
-    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys((*RUNS, "002_gone"), 1))
+    Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys((*RUNS, "002_gone"), 1))
     runs = observe([str(batch)])[0].runs
     assert list(runs) == [*RUNS, "002_gone"]
     assert runs["002_gone"].folder is None
@@ -75,9 +75,9 @@ def test_a_folder_of_plots_is_no_run_and_a_deleted_run_is_shown(batch: Path) -> 
 
 def test_slurm_is_asked_once_whatever_the_number_of_runs(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = Journal(str(batch), "1-a")
-    book.plan(SLURM, dict.fromkeys(RUNS, 1))
+    book.record_plan(SLURM, dict.fromkeys(RUNS, 1))
     for unit in range(len(RUNS)):
-        book.accepted(unit, "7")
+        book.record_job(unit, "7")
     asked: list[str] = []
     monkeypatch.setattr(client, "squeue", lambda: asked.append("squeue") or Queue(True))
     monkeypatch.setattr(client, "sacct", lambda since: asked.append("sacct") or {})
@@ -92,7 +92,7 @@ def test_slurm_is_asked_once_whatever_the_number_of_runs(batch: Path, monkeypatc
 def test_the_history_of_a_batch_reached_by_a_link(batch: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     link = tmp_path_factory.mktemp("x") / "link"
     link.symlink_to(batch)
-    Journal(str(batch), "1-a").plan(LOCAL, dict.fromkeys(RUNS, 1))
+    Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))
     assert list(observe([str(link)])[0].runs) == list(RUNS)
     assert os.path.samefile(observe([str(link)])[0].runs[RUNS[0]].path, batch / RUNS[0])
     assert list(journal.read_history(str(link)).tickets) == list(RUNS)

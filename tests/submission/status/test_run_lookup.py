@@ -22,24 +22,24 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three batches of three runs, submitted in the order of their names' last letters: z is the newest."""
     # neither the project's own results are looked through, nor a Slurm that other tests may have
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.submission.slurm.client.ask", lambda command: None)
+    monkeypatch.setattr("src.submission.slurm.client.query", lambda command: None)
     for name, token, units, jobs in (("26-01-02-x", "260102-1", Units(ONE_EACH), ["70", "71", "72"]),
                                      ("26-01-02-y", "260102-2", Units(ARRAY, [0, 3]), ["80"]),
                                      ("26-01-01-z", "260102-3", Units(WORKERS), ["90", "91"])):
         path = tmp_path / name
         runs = [f"{index:03d}_{name[-1]}" for index in range(3)]
-        batch_folder.write(str(path), "job_details: {name: a}\n", runs, ["batch_size: 8\n"] * 3)
+        batch_folder.create(str(path), "job_details: {name: a}\n", runs, ["batch_size: 8\n"] * 3)
         book = Journal(str(path), token)
-        book.plan(SLURM, dict.fromkeys(runs, 1), units)
+        book.record_plan(SLURM, dict.fromkeys(runs, 1), units)
         for unit, job in enumerate(jobs):
-            book.sending(unit)
-            book.accepted(unit, job)
+            book.record_sending(unit)
+            book.record_job(unit, job)
     (tmp_path / "26-01-01-z" / "002_z" / "claim-1").write_text(json.dumps({"slurm_job": "91"}))
     return tmp_path
 
 
 def found(word: str, results: Path) -> str:
-    return os.path.relpath(run_lookup.run_path(word, str(results)), results)
+    return os.path.relpath(run_lookup.find_run(word, str(results)), results)
 
 
 @pytest.mark.parametrize(("word", "expected"), [
@@ -55,23 +55,23 @@ def test_a_run_by_its_folder_and_a_batch_by_its(results: Path, monkeypatch: pyte
     assert found(f"{folder}/", results) == "26-01-02-x/001_x"
     assert found(f"{folder.parent}:2", results) == "26-01-02-x/002_x"
     monkeypatch.chdir(folder.parent)
-    assert run_lookup.run_path("001_x", "nowhere") == "001_x"
+    assert run_lookup.find_run("001_x", "nowhere") == "001_x"
 
 
 @pytest.mark.parametrize("word", ["3", "70_1", "80_3", "90", "999", "000_q", "../x", "26-01-02-x:7", "x:1:2", ""])
 def test_what_is_no_run_is_told(word: str, results: Path) -> None:
     with pytest.raises(BatchError) as error:
-        run_lookup.run_path(word, str(results))
+        run_lookup.find_run(word, str(results))
     assert "BATCH:12" in str(error.value) or "no such folder" in str(error.value)
 
 
 def test_candidates_are_listed(results: Path) -> None:
     with pytest.raises(BatchError, match="any of 3 runs.*26-01-02-y/000_y.*26-01-02-y/002_y"):
-        run_lookup.run_path("80", str(results))
+        run_lookup.find_run("80", str(results))
     (results / "26-01-02-x" / "000_z").mkdir()
     (results / "26-01-02-x" / "000_z" / "spec.yaml").touch()
     with pytest.raises(BatchError, match="any of 2 runs"):
-        run_lookup.run_path("000_z", str(results))
+        run_lookup.find_run("000_z", str(results))
 
 
 def test_an_index_that_is_a_slurm_job_too(results: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_index_that_is_a_slurm_job_too(results: Path) -> None:
         (newest / name).mkdir()
         (newest / name / "spec.yaml").write_text("batch_size: 8\n")
     with pytest.raises(BatchError, match="26-01-01-z/070_z, .*26-01-02-x/000_x"):
-        run_lookup.run_path("70", str(results))
+        run_lookup.find_run("70", str(results))
 
 
 @pytest.mark.parametrize(("way", "suffix"), [([], ""), (["--array"], "_1")])
@@ -89,7 +89,7 @@ def test_a_slurm_job_of_a_batch_elsewhere(way: list[str], suffix: str, project: 
     project.submit(project.spec, "-s", "s.sh", "-y", *way)
     job = fake_slurm.jobs()[0].partition("_")[0]
     run = project.runs()[1 if suffix else 0]
-    assert run_lookup.run_path(job + suffix, "no-results-here") == str(run)
+    assert run_lookup.find_run(job + suffix, "no-results-here") == str(run)
 
 
 def test_a_run_of_a_job_spec_with_another_output_dir(results: Path, tmp_path_factory: pytest.TempPathFactory,
@@ -99,4 +99,4 @@ def test_a_run_of_a_job_spec_with_another_output_dir(results: Path, tmp_path_fac
     (project / "jobs" / "a.yaml").write_text(f"job_details: {{name: a, output_dir: '{results}'}}\nparameters: [\n")
     monkeypatch.chdir(project)
     for word, expected in (("001_x", "26-01-02-x/001_x"), ("2", "26-01-01-z/002_z"), ("71", "26-01-02-x/001_x")):
-        assert run_lookup.run_path(word, "results") == str(results / expected)
+        assert run_lookup.find_run(word, "results") == str(results / expected)

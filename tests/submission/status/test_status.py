@@ -89,10 +89,10 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
     from src.submission.batch.journal import LOCAL, Journal
 
     path = tmp_path / "26-01-02-a"
-    batch_folder.write(str(path), "job_details: {name: a}\n", ["000_a"], ["batch_size: 8\n"])
+    batch_folder.create(str(path), "job_details: {name: a}\n", ["000_a"], ["batch_size: 8\n"])
     book = Journal(str(path), "1-a")
-    book.plan(LOCAL, {"000_a": 1, "001_a": 1})
-    book.ended()
+    book.record_plan(LOCAL, {"000_a": 1, "001_a": 1})
+    book.record_end()
     found, = observe([str(path)])
     assert [item.state.name for item in found.runs.values()] == [states.NEW, states.NEW]
     assert found.runs["001_a"].folder is None
@@ -100,9 +100,9 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
 
 def test_rate_by_the_ends_of_the_last_hour() -> None:
     now = 10_000.0
-    assert status.rate([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
-    assert status.rate([now - 60], now) is None
-    assert status.rate([], now) is None
+    assert status.runs_per_hour([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
+    assert status.runs_per_hour([now - 60], now) is None
+    assert status.runs_per_hour([], now) is None
 
 
 def test_the_line_above_the_table(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_tags_are_shown_and_chosen_by(tmp_path: Path) -> None:
         ["001_a", "done", "small", "a", "reason"], ["002_a", "done", "a", "reason"]]
     assert [row["tags"] for row in json.loads(json.dumps(status.as_json(found)))["runs"]] == [
         ["adam", "small"], ["small"], []]
-    assert list(status.filtered(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
-    assert list(status.filtered(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
+    assert list(status.filter_runs(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
+    assert list(status.filter_runs(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
 
 
 def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:

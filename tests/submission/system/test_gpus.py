@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import JobSpecError
-from src.submission.job.worker import share
+from src.submission.job.worker import gpu_share
 from src.submission.system import gpus
 
 # what nvidia-smi prints on a machine with three GPUs, of which the second trains something
@@ -30,24 +30,24 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nvidia_smi")
 def test_free_gpus_and_who_occupies_the_others() -> None:
-    free, busy = gpus.choose("free")
+    free, busy = gpus.choose_gpus("free")
     assert free == ["0"]
     assert busy == ["GPU 1 is busy: 20480 MiB in use by python (4711)", "GPU 2 is busy: 0 MiB in use by Xorg (4712)"]
-    assert gpus.choose("2,1") == (["2", "1"], [])
+    assert gpus.choose_gpus("2,1") == (["2", "1"], [])
 
 
 @pytest.mark.usefixtures("nvidia_smi")
 @pytest.mark.parametrize(("text", "words"), [("0,7", "no GPU 7"), ("all", "free"), ("1;2", "free"), ("", "free")])
 def test_gpus_that_are_not_there(text: str, words: str) -> None:
     with pytest.raises(JobSpecError, match=words):
-        gpus.choose(text)
+        gpus.choose_gpus(text)
 
 
 def test_a_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for text in ("free", "0"):
         with pytest.raises(JobSpecError, match="nvidia-smi finds no GPU"):
-            gpus.choose(text)
+            gpus.choose_gpus(text)
 
 
 @pytest.mark.parametrize(("there", "places", "expected"), [
@@ -56,4 +56,4 @@ def test_a_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (["0", "1"], 1, [["0", "1"]]), ([], 2, [[], []])])
 def test_places_get_gpus_of_their_own_while_there_are_enough(there: list[str], places: int,
                                                              expected: list[list[str]]) -> None:
-    assert [share(there, position, places) for position in range(places)] == expected
+    assert [gpu_share(there, position, places) for position in range(places)] == expected

@@ -40,12 +40,12 @@ def test_what_cannot_be_seen_from_here_is_not_known() -> None:
 
 
 def test_the_starter_of_a_container_counts_as_that_of_what_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert process.starter() == os.getppid()
-    assert process.watch_starter()()
+    assert process.parent_pid() == os.getppid()
+    assert process.watch_parent()()
     with subprocess.Popen(["sleep", "60"]) as child:
-        monkeypatch.setenv(process.STARTER, json.dumps(process.described(child.pid)))
-        assert process.starter() == child.pid
-        lives = process.watch_starter()
+        monkeypatch.setenv(process.PARENT, json.dumps(process.identity_of(child.pid)))
+        assert process.parent_pid() == child.pid
+        lives = process.watch_parent()
         assert lives()
         child.kill()
         child.wait()
@@ -78,7 +78,7 @@ def test_one_of_several_processes_leaves_before_python_ends(ranks: str, code: in
     """With what it has printed, and whatever a library would do then."""
     program = ("import atexit, os; from src.submission.system import process; "
                "atexit.register(os.abort); print('all of it'); "
-               "process.leave(3)")
+               "process.exit_process(3)")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "SLURM_STEP_NUM_TASKS": ranks})
     assert done.returncode == code

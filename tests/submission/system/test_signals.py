@@ -16,12 +16,12 @@ LOOKS_OUT = """
 import sys, time
 from src.submission.system.signals import signals
 signals.listen()
-with signals.told_to(lambda: print("told", flush=True)):
+with signals.on_stop(lambda: print("told", flush=True)):
     print("ready", flush=True)
-    while signals.stopped is None or sys.argv[1] == "never":
+    while signals.stop_signal is None or sys.argv[1] == "never":
         time.sleep(0.01)
 time.sleep(0.2)  # a second signal may still come
-signals.leave()
+signals.raise_if_stopped()
 """
 
 
@@ -46,9 +46,9 @@ def test_ctrl_c_lets_the_run_save_itself_and_again_ends_it_at_once() -> None:
 def test_a_signal_from_before_is_told_when_somebody_looks_out() -> None:
     heard, told = Signals(), []
     heard.warned = True
-    with heard.told_to(lambda: told.append("at once")):
+    with heard.on_stop(lambda: told.append("at once")):
         assert told == ["at once"]
-    heard.leave()  # the time limit is near, which is no stop
+    heard.raise_if_stopped()  # the time limit is near, which is no stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

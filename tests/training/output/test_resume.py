@@ -96,10 +96,10 @@ def start(folder: Path, called: Callable[[Callable[[], None]], None] = lambda le
     made = training(net, **{"checkpoint_every": every, "save_freq": 1, "base_lr": 0.1, **options})
 
     @contextmanager
-    def told_to(leave: Callable[[], None]) -> Iterator[None]:
+    def on_stop(leave: Callable[[], None]) -> Iterator[None]:
         net.called = lambda: called(leave)
         yield
-    for _ in epochs(made, str(folder), lambda: None, told_to):
+    for _ in epochs(made, str(folder), lambda: None, on_stop):
         pass
 
 
@@ -125,7 +125,7 @@ def outcome(folder: Path) -> tuple[list[list[str]], dict[str, Any], set[str]]:
     last = max(name for name in names if name.startswith("checkpoint-"))
     content = torch.load(folder / last, weights_only=True)
     return ([[row[index] for index in kept] for row in [header, *rows]], content,
-            {name for name in names if not run_folder.is_resume_name(name)})
+            {name for name in names if not run_folder.is_resume_checkpoint(name)})
 
 
 def assert_same(folder: Path, calm: Path) -> None:
@@ -144,7 +144,7 @@ def interrupted(folder: Path, number: int, what: str, **options: Any) -> None:
         try:
             start(folder, at(number, what), **options)
             return
-        except (Killed, resume.Left):
+        except (Killed, resume.SavedAndExit):
             pass
     raise AssertionError("it makes no progress")
 
@@ -304,7 +304,7 @@ def test_what_is_no_interval(text: str) -> None:
 
 
 def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:
-    with pytest.raises(resume.Left):
+    with pytest.raises(resume.SavedAndExit):
         start(folder, at(forward, "leave"), **options)
 
 

@@ -275,7 +275,7 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
 
     def train(team: Alone, folder: Path, leaves: bool) -> str:
         @contextlib.contextmanager
-        def told_to(leave: Any) -> Iterator[None]:
+        def on_stop(leave: Any) -> Iterator[None]:
             count = 0
 
             def called(*_: Any) -> None:
@@ -288,8 +288,8 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
         model = nn.Sequential(*net(3), nn.Dropout(0.2))
         made = make(team, model, {"train": classes(50), "test": classes(41, seed=1)}, **options)
         try:
-            trained(made, folder, told_to=told_to)
-        except resume.Left:
+            trained(made, folder, on_stop=on_stop)
+        except resume.SavedAndExit:
             return "left"
         return "done"
     for folder in ("calm", "run"):
