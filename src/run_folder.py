@@ -282,13 +282,19 @@ def run_names(batch: str | os.PathLike[str]) -> list[str]:
     with os.scandir(batch) as entries:
         names = sorted(entry.name for entry in entries
                        if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.is_dir())
-    names.sort(key=_index)  # stable; quicker than pairs
+    names.sort(key=_sort_key)  # stable; quicker than pairs
     return names
 
 
-def _index(name: str) -> int:
+def _sort_key(name: str) -> int:
+    index = run_index(name)
+    return -1 if index is None else index
+
+
+def run_index(name: str) -> int | None:
+    """Return the index of a run in its batch: 7 for `007_lr=0.1`; None for a name that does not begin with one."""
     index = name.partition("_")[0]
-    return int(index) if index.isascii() and index.isdigit() else -1
+    return int(index) if index.isascii() and index.isdigit() else None
 
 
 def last_stats_row(path: str, block: int = 8192) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src import run_folder
+from src.config import NOT_PARAMETERS
 from src.errors import UserError
 from src.io import files, yaml_io
 
@@ -207,7 +208,7 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{above}{name}/")
-        elif name not in ("facts", "output_dir", "TAGS"):
+        elif name not in NOT_PARAMETERS and name != "output_dir":
             found[f"{above}{name}"] = value
     return found
 

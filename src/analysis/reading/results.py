@@ -352,7 +352,8 @@ def _config_frame(found: Columns, paths: list[str], folders: list[str]) -> pd.Da
 def identity(names: list[str], batches: list[str], folders: list[str], ends: Sequence[str | None]
              ) -> dict[str, Sequence[Any]]:
     """The columns that say which runs they are."""
-    return dict(zip(IDENTITY, (_labels(names, batches, folders), batches, list(map(_number, names)), ends, folders),
+    return dict(zip(IDENTITY, (_labels(names, batches, folders), batches,
+                               list(map(run_folder.run_index, names)), ends, folders),
                     strict=True))
 
 
@@ -395,11 +396,6 @@ def _labels(names: list[str], batches: list[str], folders: list[str]) -> list[st
         if len(set(labels)) == len(labels):
             return labels
     return folders
-
-
-def _number(name: str) -> int | None:
-    number = name.partition("_")[0]
-    return int(number) if number.isascii() and number.isdigit() else None
 
 
 def _column(values: np.ndarray | Sequence[Any], index: pd.Index) -> pd.Series:

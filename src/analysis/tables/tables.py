@@ -11,11 +11,12 @@ from src import metrics, run_folder
 from src.analysis.reading.curves import CurveType
 from src.analysis.reading.filters import column, key
 from src.analysis.reading.results import IDENTITY, METRIC
+from src.config import PER_POINT
 from src.errors import ResultsError, did_you_mean
 from src.metrics import Metric
 
 # differ from run to run and change nothing
-_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", "TAGS", "SUBTESTS", "WORKERS", "SBATCH", "SCRIPT")
+_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", *(key for key in PER_POINT if key != "COMMAND"))
 _log = logging.getLogger(__name__)
 
 

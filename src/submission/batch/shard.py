@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from src import run_folder
 from src.errors import JobSpecError
 
 
@@ -24,11 +25,11 @@ class Shard(NamedTuple):
 
     def contains(self, name: str) -> bool:
         """Whether a run is in it, by the index in front of its name."""
-        index = name.partition("_")[0]
-        if not index.isdecimal():
+        index = run_folder.run_index(name)
+        if index is None:
             return False
-        block = hashlib.blake2b(b"%d" % (int(index) // self.of), digest_size=8).digest()
-        return (int(index) + int.from_bytes(block, "big")) % self.of == self.number - 1
+        block = hashlib.blake2b(b"%d" % (index // self.of), digest_size=8).digest()
+        return (index + int.from_bytes(block, "big")) % self.of == self.number - 1
 
     def cut(self, names: Sequence[str], specs: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
         """Its runs of a grid. JobSpecError if there are none."""

@@ -37,7 +37,7 @@ JOB_OF = "JOB_OF_"  # in a command: the Slurm job of the canary named after it, 
 HELD = "held back by a canary"  # in Plan.kept: runs that are not submitted
 _LISTED = 6  # canaries in a line
 
-_DROPPED = ("TAGS", "SUBTESTS", "WORKERS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint")
+_DROPPED = (*config.BOOKKEEPING, "WORKERS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint")
 _JOB = re.compile(rf":{JOB_OF}([\w.+-]+)")
 
 

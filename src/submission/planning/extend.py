@@ -55,7 +55,8 @@ def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | N
                          hint="give what is new another name, and read both together")
     known = _specs(path, observation.runs)
     found = match(work.specs, known)
-    highest = max(map(_number, [*observation.runs, *(before.names if before else [])]), default=-1)
+    indices = map(run_folder.run_index, [*observation.runs, *(before.names if before else [])])
+    highest = max((index for index in indices if index is not None), default=-1)
     new = [position for position, run in enumerate(found) if run is None]
     named = naming.run_names(name, [work.specs[position] for position in new], varying, highest + 1)
     for position, run in zip(new, named, strict=True):
@@ -137,11 +138,6 @@ def _specs(path: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
                 raise BatchError(error.what, where=error.where, hint=f"`{again}`, with the options that made the "
                                  "batch, writes it again; then extend it") from None
     return specs
-
-
-def _number(name: str) -> int:
-    digits = re.match(r"\d+", name)
-    return int(digits[0]) if digits else -1
 
 
 def _numbers(path: str) -> list[int]:

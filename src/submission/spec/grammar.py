@@ -3,17 +3,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from src.config import PER_POINT
 from src.errors import JobSpecError, nearest
 from src.io.yaml_io import Tagged
 
 Spec = dict[str, Any]
 
 MAX_POINTS = 1_000_000
-
-BOOKS = ("TAGS", "SUBTESTS")  # of equal points, the union is kept
-
-# for the scheduler and the books: never axes, no identity
-PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", "WORKERS", *BOOKS)
 
 WORDS = ("LIST", "ZIP", "EXCLUDE", *PER_POINT)
 

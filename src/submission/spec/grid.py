@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.config import NOT_PARAMETERS
+from src.config import BOOKKEEPING, NOT_PARAMETERS, PER_POINT
 from src.errors import JobSpecError, nearest
 from src.io import yaml_io
 from src.io.yaml_io import Tagged
 from src.submission.spec import expressions
-from src.submission.spec.grammar import BOOKS, MAX_POINTS, PER_POINT, Spec, _word, holds_draws, identity
+from src.submission.spec.grammar import MAX_POINTS, Spec, _word, holds_draws, identity
 
 if TYPE_CHECKING:
     from src.submission.spec.job_spec import JobSpec
@@ -326,7 +326,7 @@ def _per_point(key: str, raw: Any, where: str) -> Any:
     """The value of a word of PER_POINT as it is kept in a spec: tags as a list."""
     if holds_draws(raw):
         raise JobSpecError(f"nothing is drawn for {key}", where=where, allowed="values as they are")
-    if key in BOOKS:
+    if key in BOOKKEEPING:
         items = raw if isinstance(raw, list) else [raw]
         if not all(isinstance(item, str) for item in items):
             raise JobSpecError(f"{key} are strings", where=where, allowed="a string or a list of strings",
@@ -405,7 +405,7 @@ def _unite(first: Spec, second: Spec, point: Spec, where: str) -> None:
         ours, theirs = first.get(word), second.get(word)
         if ours is theirs or word == "WORKERS":  # the workers of the first take it
             continue
-        if word not in BOOKS:
+        if word not in BOOKKEEPING:
             raise JobSpecError(f"equal grid points differ in {word}: {ours!r} and {theirs!r} for {point}", where=where,
                                hint=f"give them the same {word}, or leave one of the points out")
         first[word] = list(dict.fromkeys([*(ours or []), *(theirs or [])]))

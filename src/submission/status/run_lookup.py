@@ -89,7 +89,7 @@ def _batches_of_slurm_job(job: str) -> list[str]:
 def _in_batch(path: str, word: str) -> list[str]:
     """The runs of a batch with that index, or that name."""
     names = [name for name in run_folder.run_names(path) if name == word or (
-        word.isdecimal() and (index := name.partition("_")[0]).isdecimal() and int(index) == int(word))]
+        word.isdecimal() and run_folder.run_index(name) == int(word))]
     return [os.path.join(path, name) for name in names]
 
 
