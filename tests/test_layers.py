@@ -27,6 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     # each of these may import those before it
     **{f"submission/{name}": BASE | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
+    # the commands of experiments.py: on top of everything
+    "commands": BASE | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor")} | {
+        "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "datasets", "models", "tracking",
+        "training"},
     "submission/remote": BASE | {"submission/system", "submission/spec", "submission/batch"},
     "submission/doctor": BASE | {"submission/system", "submission/slurm"},
     "analysis/reading": BASE,
@@ -47,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
-    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "submission": {"yaml"},
+    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "submission": {"yaml"}, "commands": {"yaml"},
     "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},
     "datasets": {"yaml", "torch"}, "models": {"yaml", "torch"}, "optimizers": {"yaml", "torch"},
     "tracking": {"yaml", "loguru"},

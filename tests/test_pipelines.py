@@ -75,7 +75,7 @@ def test_wait_blocks_while_something_runs(project: Project) -> None:
             process.terminate()
             process.wait(20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.time", SimpleNamespace(sleep=sleep))
+        patch.setattr("src.submission.status.wait.time", SimpleNamespace(sleep=sleep))
         assert experiments.main(["wait", "--every", "0.5", str(project.batch)]) == 1
     assert looks == [0.5] * 3
 

@@ -287,7 +287,8 @@ def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, cap
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["export", "{batch}"], "where is MLflow?"), (["export", "{batch}", "--uri", "mlflow.db"], "no address"),
+    (["export", "{batch}"], "the address of MLflow is required"),
+    (["export", "{batch}", "--uri", "mlflow.db"], "no address"),
     (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:////nowhere/x.db"], "has saved no best model")])
 def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
                            monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_canaries_are_no_runs(grid: Project, fake_slurm: FakeSlurm, capsys: pyte
     assert [run["state"] for run in found["canaries"]] == ["done", "done"]
     assert experiments.main(["missing", str(grid.spec)]) == 0
     name = next(path.name for path in first(grid).iterdir() if path.name.startswith("s+"))
-    monkeypatch.setattr(experiments, "RESULTS", str(grid.results))
+    monkeypatch.setenv("GRIDIRON_RESULTS", str(grid.results))
     for word in (str(first(grid) / name), fake_slurm.jobs()[0]):  # the job id too
         assert experiments.main(["logs", word]) == 0
         assert "training" in capsys.readouterr().out

@@ -142,7 +142,7 @@ def test_prefetch_takes_the_job_spec_along(far: Project, tmp_path: Path, capfd: 
     spec.write_text("job_details: {name: t, command: [echo, hi]}\nparameters: {x: [1]}\n")
     assert experiments.main(["prefetch", str(spec), "--on", "cluster"]) == 2
     out, err = capfd.readouterr()
-    assert "a job spec with its own command has no data sets of ours" in err and err.startswith("sent  ")
+    assert "this job spec runs its own command" in err and err.startswith("sent  ")
     assert not list(far.folder.rglob("[xy]")) and not out
     assert experiments.main(["prefetch", "no such.yaml", "--on", "cluster"]) == 2
     assert "there is no such job spec here" in capfd.readouterr().err

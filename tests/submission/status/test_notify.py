@@ -257,7 +257,7 @@ def test_a_batch_without_messages_and_one_by_hand(project: Project, received: li
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     assert experiments.main(["notify", str(project.batch)]) == 2
-    assert "asks for no messages" in capsys.readouterr().err
+    assert "this batch requests no messages" in capsys.readouterr().err
     want_messages(project, "[9]")
     assert project.submit(project.spec, "--local", "-y", "-o") == 0
     assert experiments.main(["notify", str(project.batch)]) == 0

@@ -1,0 +1,29 @@
+"""What several commands share: the project's folder, the batches that were named, and questions to the user."""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.status.observation import Observation
+from src.submission.status.observe import observe
+from src.submission.system.terminal import ask
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
+
+
+def observe_batches(paths: Sequence[str]) -> list[Observation]:
+    """Observe the named batches, or all batches of the results folder. BatchError if there is none."""
+    results = batch_folder.results_folder()
+    batches = [batch_folder.require_batch(path) for path in paths] or batch_folder.all_batches(results)
+    if not batches:
+        raise BatchError(f"no batch in {results}/", hint="submit one: `python submit_multiple.py "
+                         "jobs/digits-quickstart.yaml --local`; or name a batch folder")
+    return observe(batches)
+
+
+def confirm(question: str, nothing_done: str, skip: bool) -> None:
+    """Ask a yes/no question unless `skip`. BatchError, with `nothing_done` as its message, unless the answer is yes."""
+    if not skip and ask(f"{question} [y/N] ").lower() not in ("y", "yes"):
+        raise BatchError(f"stopped: {nothing_done}", hint="the answer was not y")

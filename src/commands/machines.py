@@ -1,0 +1,115 @@
+"""Commands that check and prepare a machine: doctor, push-env, prefetch, probe."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from src.commands.common import PROJECT, confirm
+from src.config import Config, check_parameters
+from src.errors import JobSpecError
+from src.submission.batch import batch_folder
+
+_ALL_VALUES = 1_000  # random points of a job spec: enough to draw each value of a list of choices at least once
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=doctor)
+    parser.add_argument("--deep", action="store_true", help="also load torch and check that it finds the GPUs")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def add_push_env(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=push_env)
+    parser.add_argument("on_host", metavar="HOST", help="a host of hosts.toml, or of the ssh configuration")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def add_prefetch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=prefetch)
+    parser.add_argument("path", metavar="JOB_SPEC", help="a job spec, for example jobs/x.yaml")
+
+
+def add_probe(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=probe)
+    parser.add_argument("path", metavar="SPEC", help="a spec; or a job spec, of which the largest model is used")
+    parser.add_argument("--most", type=int, default=65_536, metavar="N", help="maximum batch size (default: 65536)")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print a line for each check, or JSON. Return 1 if one of them is an error."""
+    from src.submission.doctor import checks, probes
+
+    findings = probes.examine(PROJECT, batch_folder.results_folder(), options.deep)
+    if options.json:
+        import json
+
+        print(json.dumps(checks.as_json(findings)))
+    else:
+        print("\n".join(checks.report_lines(findings)))
+    return int(any(finding.verdict == checks.ERROR for finding in findings))
+
+
+def push_env(options: argparse.Namespace) -> None:
+    """Upload the environment of this Python, and print what it will lack on the other machine."""
+    import os
+    import sys
+
+    from src.errors import to_type
+    from src.submission.remote import hosts, ssh
+    from src.submission.remote import push_env as pushing
+
+    folder = pushing.check(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
+    remote = ssh.connect(hosts.find(options.on_host, PROJECT), make=(".",), known=hosts.read(PROJECT))
+    confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was sent", options.yes)
+    notes = pushing.push(remote, folder, pushing.base_python())
+    print("\n".join([f"sent       {folder}", *notes]))
+    print(f"  {to_type('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works there")
+
+
+def prefetch(options: argparse.Namespace) -> None:
+    """Download each distinct data set and pretrained model of a job spec, on a node with internet access."""
+    from src.checks import registered_names
+
+    # data_download: false is meant for nodes without internet access
+    configs = [dataclasses.replace(config, data_download=True) for config in _configs_of_job_spec(options.path)]
+    data = {(config.dataset, config.data_dir, tuple(config.data_splits_map.values()), config.loss, config.targets,
+             config.tokenizer or config.model if config.dataset.startswith("hf/") else None,
+             tuple((config.eval_datasets or {}).values())): config for config in configs}
+    models = {(config.model, config.model_pretrained, config.model_head_init): config for config in configs
+              if config.model.partition("/")[0] in registered_names.PUBLISHED}
+    from src.datasets.factory import fetch as fetch_data
+    from src.models.factory import fetch as fetch_model
+
+    for config in data.values():
+        print(fetch_data(config))
+    for config in models.values():
+        print(fetch_model(config))
+
+
+def probe(options: argparse.Namespace) -> None:
+    """Train with growing batch sizes, then with more loader processes, and print what to write into the spec."""
+    from src import run_folder
+    from src.io import yaml_io
+    from src.submission.spec import reader
+
+    if reader.is_job_spec(yaml_io.load_file(options.path)):
+        configs = _configs_of_job_spec(options.path)
+    else:
+        configs = [Config.from_dict(run_folder.read_spec(options.path), options.path)]
+    from src.training.probe import report
+    from train import build
+
+    for line in report(configs, options.most, lambda config: build(config, None)):
+        print(line, flush=True)
+
+
+def _configs_of_job_spec(path: str) -> Sequence[Config]:
+    """Return the config of each point of a job spec. JobSpecError for one with a program of its own."""
+    from src.submission.spec import grid, reader
+
+    spec = reader.read_job_spec(path)
+    if spec.command:
+        raise JobSpecError("this job spec runs its own command, whose data sets and models are unknown", where=path)
+    return [Config.from_dict(point, spec.source)
+            for point in grid.of_job_spec(spec, None, check_parameters, _ALL_VALUES).specs]

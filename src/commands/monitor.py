@@ -1,0 +1,164 @@
+"""Commands that show how far runs are: status, watch, wait, missing, logs."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from src.commands.common import observe_batches
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.slurm import client
+from src.submission.status import failures, run_lookup, states, status
+from src.submission.status.observation import Observation
+
+_MAX_ROWS = 50  # runs in a status table without --all
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=print_status)
+    _add_batches(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument("--state", action="append", choices=sorted(states.ALL), metavar="STATE",
+                        help="only runs in this state (repeatable)")
+    parser.add_argument("--tag", action="append", default=[], metavar="TAG",
+                        help="only runs with this tag (repeatable: with all of them)")
+    parser.add_argument("--names", action="store_true", help="print the names of the runs only, one per line")
+    parser.add_argument("--efficiency", action="store_true", help="print how much of their memory, time and CPUs the "
+                        "ended Slurm jobs used, from sacct, and what to request instead")
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=watch)
+    _add_batches(parser)
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="refresh interval (default: 5)")
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batches", nargs="*", metavar="BATCH", help="a batch folder (default: all under results/)")
+    parser.add_argument("--all", action="store_true", help=f"show every run, not only {_MAX_ROWS} per batch")
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=wait)
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="polling interval (default: 10)")
+
+
+def add_missing(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=print_missing)
+    parser.add_argument("path", metavar="JOB_SPEC", help="a job spec, for example jobs/x.yaml")
+    parser.add_argument("--output-dir", metavar="F", help="folder of the batches, instead of job_details.output_dir")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in submit_multiple.py")
+    parser.add_argument("--samples", type=int, metavar="K", help="as in submit_multiple.py")
+    parser.add_argument("--seed", type=int, metavar="S", help="as in submit_multiple.py")
+
+
+def add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=print_logs)
+    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run has ended")
+
+
+def print_status(options: argparse.Namespace) -> None:
+    """Print the table of batches, and a line per run of the named batches (or of the newest)."""
+    observations = observe_batches(options.batches)
+    shown_states = options.state or states.ALL
+    if options.tag:
+        observations = [status.filter_runs(observation, states.ALL, options.tag) for observation in observations]
+    in_shown_states = [status.filter_runs(observation, shown_states) for observation in observations]
+    if options.json:
+        import json
+
+        print(json.dumps(list(map(status.as_json, in_shown_states))))
+    elif options.names:
+        print("".join(f"{name}\n" for observation in in_shown_states for name in observation.runs), end="")
+    else:
+        print(status.render(observations, None if options.all else _MAX_ROWS, not options.batches, shown_states,
+                            now=time.time()))
+        if options.efficiency:
+            _print_efficiency(observations)
+
+
+def _print_efficiency(observations: list[Observation]) -> None:
+    """Print what the Slurm jobs of each batch used, from one call of sacct."""
+    from src.submission.status import efficiency
+
+    for path, usage in efficiency.usage_by_batch(observations).items():
+        print("\n".join(["", path, *(usage.lines() or ["sacct has no ended Slurm job of this batch"])]))
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Refresh the status on a cleared screen until nothing is pending or running."""
+    def show(observations: list[Observation]) -> None:
+        clear, limit = "", _MAX_ROWS
+        if sys.stdout.isatty():
+            clear, limit = "\x1b[H\x1b[2J", _rows_on_screen(observations, len(options.batches) or 1)
+        is_pending = any(run.slurm_jobs and run.state.name == states.PENDING
+                         for observation in observations for run in observation.runs.values())
+        text = status.render(observations, None if options.all else limit, not options.batches,
+                             starts=client.expected_starts() if is_pending else {}, curves=True)
+        progress = status.progress_line(observations, time.time())
+        print(f"{clear}{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
+
+    try:
+        status.watch(lambda: observe_batches(options.batches), show, options.every)
+    except KeyboardInterrupt:
+        print()
+
+
+def _rows_on_screen(observations: list[Observation], tables: int) -> int:
+    """Return how many rows each table of runs may have so that everything fits on the terminal."""
+    failure_lines = sum(min(len(failures.group_failures(observation.runs.values())), status.MAX_GROUPS + 1)
+                        for observation in observations)
+    return max(3, (os.get_terminal_size().lines - len(observations) - failure_lines - 3) // tables - 4)
+
+
+def wait(options: argparse.Namespace) -> int:
+    """Block until nothing is pending or running. Return 0 if every run ended well, else 1."""
+    from src.submission.status.wait import wait_for_batches
+
+    results = batch_folder.results_folder()
+    observations = wait_for_batches([run_lookup.find_batch(path, results) for path in options.batches], options.every)
+    for observation in observations:
+        counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
+        print(f"{observation.path}: {counts}")
+        for group in failures.group_failures(observation.runs.values()):
+            print(f"  {group.line()}")
+    return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
+
+
+def print_missing(options: argparse.Namespace) -> int:
+    """Print the names of the points of a job spec that no batch in its output_dir has done, one per line."""
+    from src.io import files
+    from src.submission.batch import done_points
+    from src.submission.planning.command_line import key_values
+    from src.submission.spec import job_spec, reader
+
+    spec = reader.read_job_spec(options.path)
+    output_dir = spec.output_dir
+    if options.output_dir:
+        output_dir = job_spec.check_output_dir(options.output_dir, "--output-dir")
+    names = done_points.missing_points(spec, key_values(options.set, "--set"), files.expand(output_dir, "output_dir"),
+                                options.samples, options.seed)
+    print("".join(f"{name}\n" for name in names), end="")
+    return int(bool(names))
+
+
+def print_logs(options: argparse.Namespace) -> None:
+    """Print training.log and the output of all attempts, the file that was written last at the end."""
+    from src import logs
+    from src.submission.status import follow_logs
+
+    run = follow_logs.observe_run(run_lookup.find_run(options.run_name, batch_folder.results_folder()))
+    paths = logs.log_paths(run.path)
+    if not paths and not options.follow:
+        raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
+                         hint="-f waits for it")
+    positions: dict[str, int] = {}
+    for path in paths:
+        print(f"==> {path} <==")
+        positions[path] = follow_logs.print_from(path, 0)
+    if options.follow:
+        follow_logs.follow(run.path, positions)

@@ -1,0 +1,76 @@
+"""Commands that record, repeat and announce what came out: note, reproduce, notify."""
+from __future__ import annotations
+
+import argparse
+
+from src.commands.common import PROJECT
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.status import run_lookup
+
+
+def add_note(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=note)
+    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the note, in quotes (default: print all notes)")
+
+
+def add_reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=reproduce)
+    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    parser.add_argument("--run", action="store_true", dest="execute", help="execute the steps")
+
+
+def add_notify(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=notify)
+    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("token", metavar="TOKEN", nargs="?", help="token of a submission (default: the last one)")
+    parser.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
+
+
+def note(options: argparse.Namespace) -> None:
+    """Append a note to the log of a batch, or print the log."""
+    from src import notes
+
+    path = batch_folder.require_batch(options.batch)
+    if options.text is None:
+        print("".join(f"{entry.line()}\n" for entry in notes.read(path)), end="")
+        return
+    if not options.text.strip():
+        raise BatchError("the note is empty", where=path, hint="write it in quotes")
+    from src.submission.batch import provenance
+
+    code = provenance.inspect_code(PROJECT)
+    commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
+    print(notes.add(path, options.text.strip(), commit).line())
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Print the steps that repeat a run exactly, or execute them."""
+    from src.submission.batch import reproduce as reproducing
+
+    steps = reproducing.plan_steps(run_lookup.find_run(options.run_name, batch_folder.results_folder()))
+    if options.execute:
+        print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
+        return steps.run()
+    print("\n".join(steps.lines()))
+    return 0
+
+
+def notify(options: argparse.Namespace) -> int:
+    """Send a message about a batch. Return 1 if it could not be sent."""
+    from src.submission.batch import journal
+    from src.submission.spec.notify_spec import Notify
+    from src.submission.status import notify as messages
+
+    path = batch_folder.require_batch(options.batch)
+    plans = journal.read_history(path).plans
+    plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
+                None)
+    if plan is None:
+        raise BatchError("this batch requests no messages", where=path, hint="set job_details.notify: true")
+    settings = Notify(**plan["notify"])
+    error = messages.run_notify_job(path, plan["code"], options.kind, settings) if options.token else messages.send(
+        settings, path, plan["code"], options.kind)
+    print(error or "sent")
+    return int(error is not None)

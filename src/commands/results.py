@@ -1,0 +1,198 @@
+"""Commands that read results: report, sync, compare, query, export, register, sync-wandb."""
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from typing import TYPE_CHECKING
+
+from src.commands.common import PROJECT
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.status import run_lookup
+from src.submission.system.terminal import count, table
+
+if TYPE_CHECKING:
+    from src.analysis.compare import Move
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=report)
+    _add_batches(parser)
+    parser.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+
+
+def add_sync(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=sync)
+    parser.add_argument("source", metavar="HOST[:FOLDER]", help="a host of hosts.toml or of the ssh configuration; "
+                        "FOLDER is relative to the home folder there (default: the project's results)")
+    results = batch_folder.results_folder()
+    parser.add_argument("--into", metavar="FOLDER", default=results, help=f"default: {results}")
+    parser.add_argument("--checkpoints", action="store_true", help="include checkpoints and code snapshots")
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=compare)
+    parser.add_argument("before", metavar="BATCH_A", help="a batch folder")
+    parser.add_argument("after", metavar="BATCH_B", help="a batch folder")
+
+
+def add_query(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=query)
+    _add_batches(parser)
+    parser.add_argument("expression", metavar="EXPRESSION", help="for example \"batch_size >= 128 and "
+                        "averaging.isnull()\"; put names of columns such as `facts/host` in backticks")
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help="columns to print (default: the parameters that "
+                        "vary, and the best values)")
+    parser.add_argument("--names", action="store_true", help="print the folders of the runs only, one per line")
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=export)
+    _add_batches(parser)
+    parser.add_argument("--to", choices=["mlflow", "parquet", "csv"], default="mlflow",
+                        help="default: mlflow; the others write a row per run and a row per epoch")
+    parser.add_argument("--into", metavar="FOLDER", help="folder of the files (default: the first batch)")
+    parser.add_argument("--uri", help="for example sqlite:///mlflow.db or http://host:5000 (default: "
+                        "$MLFLOW_TRACKING_URI)")
+
+
+def add_register(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=register)
+    parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
+    parser.add_argument("--name", required=True, help="name of the registered model")
+    parser.add_argument("--alias", help="for example staging or production")
+    parser.add_argument("--uri", help="as in export")
+
+
+def add_sync_wandb(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=sync_wandb)
+    _add_batches(parser)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the HTML report and print its path."""
+    from src.analysis.report import write_report
+    from src.submission.status import efficiency, status
+    from src.submission.status.observe import observe
+
+    batches = [batch_folder.require_batch(path) for path in options.batches]
+    observations = observe(batches)
+    rows = [{**row, "batch": batch["batch"]} for batch in map(status.as_json, observations) for row in batch["runs"]]
+    resources = {path: usage.resources() for path, usage in efficiency.usage_by_batch(observations).items()}
+    print(f"report: {os.path.abspath(write_report(batches, options.to, status=rows, resources=resources))}")
+
+
+def sync(options: argparse.Namespace) -> int:
+    """Download results and count them. Return 1 if a batch conflicts with the one on this machine."""
+    from src.analysis.reading.results import read_results
+    from src.submission.remote import download
+
+    fetched = download.from_host(options.source, options.into, PROJECT, options.checkpoints)
+    print("".join(f"{line}\n" for line in download.lines(fetched, options.into)), end="")
+    batches = batch_folder.all_batches(options.into)
+    if not batches:
+        print(f"no batch in {options.into}")
+        return int(bool(fetched.told))
+    results = read_results(batches)
+    ended = int(results.config["end"].notna().sum())
+    skipped = f", {len(results.skipped)} left out or repaired" if results.skipped else ""
+    print(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, {count(len(results.config), 'run')}, "
+          f"{ended:,} ended{skipped}")
+    return int(bool(fetched.told))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print a table of changed settings and a table of metrics."""
+    from src.analysis import compare as comparing
+    from src.analysis.reading.results import read_results
+
+    before, after = (batch_folder.require_batch(path) for path in (options.before, options.after))
+    comparison = comparing.compare(read_results(before), read_results(after))
+    lines = table([["setting", "before", "after"], *map(list, comparison.changes)]) if comparison.changes else [
+        "both have the same settings"]
+    averaged = f"{count(comparison.points, 'point')} that both have" if comparison.points else (
+        "all runs: no point is in both")
+    lines += ["", f"means over {averaged}; last values, and the best of those that runs are judged by"]
+    lines += table([["metric", "before", "after", "change", "standard errors", ""],
+                    *map(_metric_row, comparison.moves)])
+    print("\n".join(lines))
+
+
+def _metric_row(move: Move) -> list[str]:
+    verdict = {True: "better", False: "worse", None: ""}[move.better]
+    errors = "no repeats" if math.isnan(move.errors) else f"{abs(move.errors):.1f}"
+    return [move.metric, f"{move.before:.4g}", f"{move.after:.4g}", f"{move.change:+.3g}", errors, verdict]
+
+
+def query(options: argparse.Namespace) -> None:
+    """Print a line per matching run, or only the folders."""
+    from src.analysis.plotting import plots
+    from src.analysis.reading.filters import column, is_missing
+    from src.analysis.reading.results import read_results
+    from src.analysis.tables import tables
+    from src.analysis.tables.query import query as matching_rows
+
+    results = read_results([batch_folder.require_batch(path) for path in options.batches])
+    values = tables.values_table(results.config, results.long)
+    matches = matching_rows(values, options.expression)
+    if options.names:
+        print("".join(f"{folder}\n" for folder in matches["folder"]), end="")
+        return
+    names = options.columns or ["run", "end", *tables.varying_columns(results.config, seeds=True),
+                                *(name for name in values if name.startswith("best/"))]
+    cells = [["" if is_missing(value) else plots.show(value, 100) for value in column(matches, name)] for name in names]
+    print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
+    print(f"{len(matches)} of {count(len(values), 'run')}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Copy batches to MLflow, or write them to files."""
+    batches = [batch_folder.require_batch(path) for path in options.batches]
+    if options.to != "mlflow":
+        from src.analysis.reading.results import read_results
+
+        print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
+        return
+    from src.tracking import mlflow_export
+
+    for line in mlflow_export.export(batches, _mlflow_uri(options.uri)):
+        print(line, flush=True)
+
+
+def register(options: argparse.Namespace) -> None:
+    """Make the best checkpoint of a run a version of a registered model of MLflow."""
+    from src.tracking import mlflow_export
+
+    folder = run_lookup.find_run(options.run_name, batch_folder.results_folder())
+    print(mlflow_export.register(folder, _mlflow_uri(options.uri), options.name, options.alias))
+
+
+def _mlflow_uri(uri: str | None) -> str:
+    """Return the address of MLflow from the command line or the environment. BatchError if neither has one."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise BatchError("the address of MLflow is required", where="command line", hint="--uri sqlite:///mlflow.db "
+                         "creates a database that `mlflow ui --backend-store-uri sqlite:///mlflow.db` shows; or --uri "
+                         "http://host:5000")
+    return uri
+
+
+def sync_wandb(options: argparse.Namespace) -> int:
+    """Upload offline runs with `wandb sync`. Return 1 if one of them failed."""
+    import importlib.util
+
+    from src.tracking import wandb_tracker
+
+    if importlib.util.find_spec("wandb") is None:
+        raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
+    failed = sent = 0
+    for path, is_sent, message in wandb_tracker.sync([batch_folder.require_batch(path) for path in options.batches]):
+        failed, sent = failed + (not is_sent), sent + is_sent
+        print(f"{path}: {'sent' if is_sent else f'failed: {message}'}", flush=True)
+    print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
+    return int(failed > 0)

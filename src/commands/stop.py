@@ -1,0 +1,81 @@
+"""Commands that end runs and remove their saved states: cancel, clean."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+
+from src import run_folder
+from src.commands.common import confirm, observe_batches
+from src.submission.batch import batch_folder
+from src.submission.status import run_lookup, states
+from src.submission.status.observation import Observation, Run
+from src.submission.status.observe import observe
+from src.submission.system.terminal import count, table
+
+
+def add_cancel(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=cancel)
+    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                        help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
+    parser.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
+                        help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def add_clean(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=clean)
+    parser.add_argument("batches", nargs="*", metavar="BATCH", help="a batch folder (default: all under results/)")
+    parser.add_argument("--unfinished", action="store_true",
+                        help="also of runs that have not ended and are not running: they would start over")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def cancel(options: argparse.Namespace) -> None:
+    """Cancel batches and single runs, and print how to submit them again."""
+    from src.errors import to_type
+    from src.submission.status import cancel as cancelling
+
+    batches = [os.path.normpath(path) for path in options.targets if run_folder.is_batch_folder(path)]
+    runs = {run_lookup.find_run(name, batch_folder.results_folder())
+            for name in options.targets if not run_folder.is_batch_folder(name)}
+    observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
+    cancellation = cancelling.select(observations, batches, runs, options.state)
+    if cancellation is None:
+        print("nothing is pending or running")
+        return
+    confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options.yes)
+    cancelling.cancel(cancellation)
+    print(f"cancelled {cancellation.summary()}")
+    for path in batches:
+        print(f"  {to_type('python', 'submit_multiple.py', '-r', path)}  submits them again")
+
+
+def clean(options: argparse.Namespace) -> None:
+    """Print how much the saved states of ended runs take, and remove them."""
+    kept_states = (*states.ALIVE, states.UNKNOWN) if options.unfinished else [
+        state for state in states.ALL if state not in states.ENDED_WELL]
+    rows, total = [], 0
+    for observation in observe_batches(options.batches):
+        sizes = [size for run in _without_states(observation, kept_states)
+                 if (size := run_folder.resume_checkpoints_size(run.path))]
+        if sizes:
+            rows.append((observation.path, f"{_mebibytes(sum(sizes))} in {count(len(sizes), 'run')}"))
+            total += sum(sizes)
+    if not total:
+        print("nothing to remove")
+        return
+    print("\n".join(table(rows)))
+    confirm(f"Remove {_mebibytes(total)}?", "nothing was removed", options.yes)
+    # observed again, since a run may have been resumed in the meantime
+    freed = sum(run_folder.remove_resume_checkpoints(run.path) for observation in observe_batches(options.batches)
+                for run in _without_states(observation, kept_states))
+    print(f"removed {_mebibytes(freed)}")
+
+
+def _without_states(observation: Observation, state_names: Iterable[str]) -> Iterator[Run]:
+    return (run for run in observation.runs.values() if run.state.name not in state_names)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

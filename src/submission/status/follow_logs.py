@@ -1,0 +1,51 @@
+"""Print what is appended to the logs of a run until the run has ended."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from src import logs
+from src.submission.status import states
+from src.submission.status.observation import Run
+from src.submission.status.observe import observe
+
+_INTERVAL = 1.0  # seconds between reads
+
+
+def observe_run(folder: str) -> Run:
+    """Observe the run in a run folder."""
+    observation, = observe([os.path.dirname(folder) or "."])
+    return observation.runs[os.path.basename(os.path.abspath(folder))]
+
+
+def print_from(path: str, start: int) -> int:
+    """Print a file from byte `start` on. Return the position of its end."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        sys.stdout.write(file.read().decode(errors="replace"))
+        return file.tell()
+
+
+def follow(folder: str, printed: Mapping[str, int]) -> None:
+    """Print what is appended to the logs of a run until it has ended, or until Ctrl-C.
+
+    printed: number of bytes that were printed already, by path.
+    """
+    positions = dict(printed)
+    try:
+        while True:
+            run = observe_run(folder)
+            for path in logs.log_paths(folder):
+                positions[path] = print_from(path, positions.get(path, 0))
+            sys.stdout.flush()
+            if run.host:  # a copy: the run cannot be followed from here
+                print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")
+                return
+            if run.state.name not in (*states.ALIVE, states.NEW, states.UNKNOWN):
+                print(f"state: {run.state.name}")
+                return
+            time.sleep(_INTERVAL)
+    except KeyboardInterrupt:
+        print()
