@@ -1,5 +1,5 @@
 # `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
-.PHONY: help demo pictures reference test chaos environment mlflow lint lock cluster cluster-down bench
+.PHONY: help demo pictures session reference test chaos environment mlflow lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -21,6 +21,9 @@ pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs
 		--set 'momentum=[0.5, 0.9]' --set 'seed_training=range(3)' --set 'metrics=[[confusion_matrix]]' \
 		--set system_metrics=0.03
 	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
+
+session: $(ENVIRONMENT) ## record the terminal session of the README on the Slurm of `make cluster`, which stays up
+	@eval "$$(tests/cluster/up.sh)" && $(RUN) -m docs.pictures.session
 
 reference: $(ENVIRONMENT) ## generate docs/reference from the code
 	@$(RUN) -m docs.reference.generate

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import BinaryIO
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -46,9 +47,14 @@ def small_png(figure: Figure) -> bytes:
     """The picture as a PNG for a page of documentation."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DOTS)
+    return with_palette(drawn, _COLOURS)
+
+
+def with_palette(image_file: str | BinaryIO, colours: int) -> bytes:
+    """Return an image as a PNG with a palette of so many colours."""
     packed = io.BytesIO()
-    with Image.open(drawn) as image:
-        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    with Image.open(image_file) as image:
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
     return packed.getvalue()
 
 
