@@ -120,7 +120,8 @@ def sample(session: Sequence[Frame], number: int) -> list[Frame]:
 def svg(session: Sequence[Frame], columns: int, lines: int, still: int, title: str) -> str:
     """Return the session as an SVG that plays in a loop.
 
-    still: index of the frame that is shown alone to readers who prefer reduced motion.
+    still: index of the frame that is shown where nothing may move: to readers who prefer reduced motion, and by
+    programs that do not animate.
     """
     width, height = columns * _CELL + 2 * _MARGIN, lines * _LINE + 2 * _MARGIN
     identifiers: dict[str, str] = {}
@@ -133,10 +134,9 @@ def svg(session: Sequence[Frame], columns: int, lines: int, still: int, title: s
     newline = "\n"
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">
 <title>{escape(title)}</title>
-<style>{_STYLE}{_keyframes([frame.seconds for frame in session], height)}
-@media (prefers-reduced-motion: reduce) {{
-.frames {{ animation: none; transform: translateY({-still * height}px) }}
-}}
+<style>{_STYLE}.frames {{ transform: translateY({-still * height}px) }}
+{_keyframes([frame.seconds for frame in session], height)}
+@media (prefers-reduced-motion: reduce) {{ .frames {{ animation: none }} }}
 </style>
 <defs>
 {texts}
