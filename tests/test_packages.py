@@ -211,8 +211,8 @@ def test_pip_options_become_variables_of_uv() -> None:
         "timeout": "7.5", "retries": "9", "cert": "/etc/a.pem", "client-cert": "/etc/b.pem", "proxy": "proxy:3128",
         "pre": "true", "keyring-provider": "subprocess", "disable-pip-version-check": "1", "user": "false",
     }) == {
-        "UV_COMPILE_BYTECODE": "1", "UV_DEFAULT_INDEX": "https://a/simple",
-        "UV_INDEX": "https://b/simple file:///c/simple", "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_DEFAULT_INDEX": "https://a/simple", "UV_INDEX": "https://b/simple file:///c/simple",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_FIND_LINKS": "/wheels,https://d/wheels", "UV_CONSTRAINT": "/etc/pip/constraints.txt",
         "UV_INSECURE_HOST": "a b:8080", "UV_HTTP_TIMEOUT": "8", "UV_HTTP_RETRIES": "9", "SSL_CERT_FILE": "/etc/a.pem",
         "SSL_CLIENT_CERT": "/etc/b.pem", "HTTP_PROXY": "proxy:3128", "HTTPS_PROXY": "proxy:3128",
@@ -221,11 +221,17 @@ def test_pip_options_become_variables_of_uv() -> None:
 
 
 def test_variables_of_uv_that_are_set_stay() -> None:
-    environment = {"UV_DEFAULT_INDEX": "https://mine/simple", "UV_COMPILE_BYTECODE": "0"}
+    environment = {"UV_DEFAULT_INDEX": "https://mine/simple", "UV_COMPILE_BYTECODE": "0",
+                   "PYTHONDONTWRITEBYTECODE": "1"}
     settings = {"index-url": "https://a/simple", "extra-index-url": "https://b/simple"}
     combined = packages.uv_variables(settings, environment)
     assert combined["UV_DEFAULT_INDEX"] == "https://mine/simple" and combined["UV_COMPILE_BYTECODE"] == "0"
     assert combined["UV_INDEX"] == "https://b/simple"
+
+
+def test_bytecode_is_compiled_where_python_would_not_write_it() -> None:
+    assert variables({}, PYTHONDONTWRITEBYTECODE="1", SSL_CERT_FILE="/a.pem") == {"UV_COMPILE_BYTECODE": "1"}
+    assert variables({}, PYTHONDONTWRITEBYTECODE="", SSL_CERT_FILE="/a.pem") == {}
 
 
 def test_certificates_are_those_that_pip_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,12 +312,13 @@ def test_a_real_uv_follows_the_configuration_of_pip(tmp_path: Path) -> None:
     (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\n[install]\nfind-links =\n  {wheels}\n"
                                        f"constraint = {tmp_path / 'constraints.txt'}\n")
     run(sys.executable, ["-m", "venv", "--without-pip", "environment"], tmp_path)
-    printed = run(sys.executable, [PROGRAM, "install", "requirements.lock", "environment"], tmp_path, PIP_FIND_LINKS="",
-                  PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_CONSTRAINT="", PIP_NO_CACHE_DIR="1")
+    printed = run(sys.executable, [PROGRAM, "install", "requirements.lock", "environment"], tmp_path,
+                  PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), PIP_FIND_LINKS="", PIP_CONSTRAINT="",
+                  PIP_NO_CACHE_DIR="1", PYTHONDONTWRITEBYTECODE="1")
     assert "Installed 1 package" in printed and "using pip instead" not in printed
     python = tmp_path / "environment/bin/python"
     assert run(python, ["-c", "import tiny; print(tiny.version)"], tmp_path) == "2.0\n"
-    assert list((tmp_path / "environment").rglob("tiny.*.pyc")), "compiled, as by pip"
+    assert list((tmp_path / "environment").rglob("tiny.*.pyc"))
     assert not (tmp_path / "environment/.uv-cache").exists()
 
 

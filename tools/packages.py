@@ -74,7 +74,9 @@ def uv_variables(settings: Mapping[str, str], environment: Mapping[str, str]) ->
 
     UV_* variables that are already set keep their values.
     """
-    variables = {"UV_COMPILE_BYTECODE": "1"}  # as pip does: environments are often shared, or read-only for jobs
+    variables = {}
+    if environment.get("PYTHONDONTWRITEBYTECODE"):
+        variables["UV_COMPILE_BYTECODE"] = "1"  # otherwise the first import writes bytecode, and only of what is used
     for option, (names, separator) in _VARIABLES.items():
         if value := settings.get(option):
             values = [os.path.expanduser(part) for part in (value.split() if separator else [value])]
