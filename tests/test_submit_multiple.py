@@ -117,7 +117,7 @@ def test_a_refusal_stops_with_slurms_words_and_both_commands_go_on(
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
     for words in ("2 of 4 submitted, stopped at 002_tiny", "invalid partition specified: x", "cpu-killable, killable",
-                  "goes on where it stopped"):
+                  "continues where it stopped"):
         assert words in error
     (fake_slurm / "queue").write_text("".join((fake_slurm / "queue").read_text().splitlines(True)[:2]))
     words = [project.spec, "-s", "s.sh", "-y"] if again == "the same command" else ["-r", project.batch, "-y"]
@@ -135,7 +135,7 @@ def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
     def killed(self: object, unit: int, job: str) -> None:
         raise Killed  # the answer never reaches the journal
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "accepted", killed)
+        patch.setattr(journal.Journal, "record_job", killed)
         patch.setattr(journal.Journal, "ended", lambda self: None)
         with pytest.raises(Killed):
             project.submit(project.spec, "-s", "s.sh", "-y")

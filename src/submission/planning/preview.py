@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src.submission.batch.task_files import WorkerGroup
-from src.submission.slurm import client
+from src.submission.slurm import directives
 from src.submission.spec.naming import show as short
 from src.submission.system.terminal import count, table
 
@@ -63,10 +63,9 @@ def _clip(values: Sequence[str], width: int) -> str:
 def resources(script: str, text: str, options: Iterable[str]) -> str:
     """`submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what its directives and the options ask for."""
     asked: dict[str, str] = {}
-    for option in (*client.script_directives(text), *options):
-        name, _, value = option.strip().lstrip("-").replace("=", " ", 1).partition(" ")
+    for name, value in directives.effective(text, options).items():
         if name not in ("requeue", "open-mode", "signal", "output", "error", "job-name"):
-            asked[name] = value.strip()
+            asked[name] = value
     return f"{script}: {', '.join(f'{name} {value}'.strip() for name, value in asked.items()) or 'no directives'}"
 
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: a batch whose first runs all fail alike is stopped before it wastes the rest."""
+"""The circuit breaker: stop a batch whose first runs all fail alike before it wastes the rest."""
 from __future__ import annotations
 
 import os
@@ -10,43 +10,43 @@ from src.io import files
 from src.run_folder import RunFolder
 from src.submission.slurm import client
 
-_LOOK_AFTER = ("python", "experiments.py")
-_PAUSE = 3.0  # seconds between looks
-_LOOKED_AT = 200  # of the runs that were submitted: the first that end are among these
+_COMMAND = ("python", "experiments.py")
+_PAUSE = 3.0  # seconds between checks
+_MAX_WATCHED = 200  # runs, of those that were submitted first: the first to end are among them
 
 
 class CircuitBreaker:
-    """Counts how runs of one submission end, until one ends otherwise than the first: then it never trips."""
+    """Counts how runs of one submission end, until one ends otherwise than the first did: then it never trips."""
 
     def __init__(self, batch: str, max_failures: int) -> None:
-        """max_failures: that many failures alike, with nothing else, trip it; 0 never does."""
+        """max_failures: like failures, with no other end, that trip the breaker; 0 disables it."""
         self.batch, self.max_failures = batch, max_failures
-        self._open: dict[str, tuple[int, str]] = {}  # runs that have not ended: ticket and Slurm job
+        self._open: dict[str, tuple[int, str]] = {}  # ticket and Slurm job of runs that have not ended
         self._failed: list[str] = []
         self._error: str | None = None
-        self._off = max_failures == 0
-        self._next_look = time.monotonic() + _PAUSE
+        self._disabled = max_failures == 0
+        self._next_check = time.monotonic() + _PAUSE
 
     def add(self, name: str, ticket: int, slurm_job: str = "") -> None:
-        """A run to be looked at."""
-        if not self._off and len(self._open) + len(self._failed) < _LOOKED_AT:
+        """Watch a run that was submitted."""
+        if not self._disabled and len(self._open) + len(self._failed) < _MAX_WATCHED:
             self._open[name] = ticket, slurm_job
 
     def record_end(self, name: str) -> None:
-        """A run has ended. BatchError if it trips the breaker."""
-        if self._off:
+        """Count a run that has ended. BatchError if it trips the breaker."""
+        if self._disabled:
             return
         try:
             attempt = RunFolder.read(os.path.join(self.batch, name)).last_attempt() or {}
-        except FileNotFoundError:  # somebody deleted it
+        except FileNotFoundError:  # the user deleted it
             return
         self._count(name, attempt.get("how") or "failed", str(attempt.get("error") or ""))
 
     def check(self) -> None:
-        """At the runs, if it is time to. BatchError if they trip the breaker."""
-        if self._off or not self._open or time.monotonic() < self._next_look:
+        """Check the watched runs, unless the last check is recent. BatchError if they trip the breaker."""
+        if self._disabled or not self._open or time.monotonic() < self._next_check:
             return
-        dead = {}  # Slurm jobs that may have ended before Python began
+        suspects = {}  # their Slurm jobs may have ended before Python started
         for name, (ticket, job) in list(self._open.items()):
             try:
                 run = RunFolder.read(os.path.join(self.batch, name))
@@ -57,28 +57,29 @@ class CircuitBreaker:
                 del self._open[name]
                 self._count(name, attempt["how"], str(attempt.get("error") or ""))
             elif ticket not in run.claims and (log := run_folder.slurm_log_name(job)) in run.names:
-                dead[name] = job, run.file(log)
-        if dead and (queue := client.squeue()).answered:
-            for name, (job, log) in dead.items():
+                suspects[name] = job, run.file(log)
+        if suspects and (queue := client.squeue()).answered:
+            for name, (job, log) in suspects.items():
                 if job not in queue.jobs and not RunFolder.read(os.path.join(self.batch, name)).claims:
                     del self._open[name]
                     self._count(name, "failed", (files.read_text(log) or "").strip().rpartition("\n")[2])
-        self._next_look = time.monotonic() + _PAUSE
+        self._next_check = time.monotonic() + _PAUSE
 
     def _count(self, name: str, how: str, error: str) -> None:
-        if self._off:
+        if self._disabled:
             return
-        alike = logs.normalize_error(f"{how}: {error}")
-        no_failure = how in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
-        self._off = no_failure or self._failed != [] and alike != self._error
-        if self._off:
+        normalized = logs.normalize_error(f"{how}: {error}")
+        is_failure = how not in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
+        self._disabled = not is_failure or self._failed != [] and normalized != self._error
+        if self._disabled:
             return
-        self._error = alike
+        self._error = normalized
         self._failed.append(name)
         if len(self._failed) >= self.max_failures:
+            logs_command = to_type(*_COMMAND, "logs", os.path.join(self.batch, self._failed[0]))
             raise BatchError(
                 f"the first {self.max_failures} runs that ended all failed alike: {one_line(error[:300]) or how}",
-                where=self.batch, hint=f"`{to_type(*_LOOK_AFTER, 'logs', os.path.join(self.batch, self._failed[0]))}` "
-                f"shows one of them, `{to_type(*_LOOK_AFTER, 'cancel', self.batch)}` cancels what is left; when it is "
-                f"mended, `{to_type('python', 'submit_multiple.py', '-r', self.batch)}`, or the same with "
-                "--max-failures 0 in spite of it")
+                where=self.batch, hint=f"`{logs_command}` shows one of them, "
+                f"`{to_type(*_COMMAND, 'cancel', self.batch)}` cancels the rest; after fixing the cause, "
+                f"`{to_type('python', 'submit_multiple.py', '-r', self.batch)}`; to continue anyway, the same command "
+                "with --max-failures 0")

@@ -1,10 +1,10 @@
-"""How many Slurm jobs may be queued at a time: as asked for, as the cluster says, and waiting until there is room."""
+"""Limits on queued Slurm jobs: --max-queued, the cluster's own, and waiting until there is room."""
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from src import run_folder
@@ -12,126 +12,142 @@ from src.errors import SlurmError
 from src.submission.batch import journal
 from src.submission.slurm import client
 
-PAUSES = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # seconds between looks at a queue that is full; the last goes on
+PAUSES = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # seconds between queries while the queue is full; the last one repeats
 
 
 class QueueFull(Exception):
-    """There is no room for another Slurm job, and nobody wants to wait."""
+    """There is no room for another Slurm job, and the user does not want to wait."""
 
 
 class QueueLimiter:
-    """Lets Slurm jobs of a batch through while fewer than `most` of them are pending or running.
+    """Delays the submission of Slurm jobs while `max_queued` jobs of the batch are pending or running.
 
-    most: None for no bound of our own; wait: for room, instead of raising Full.
+    max_queued: None for no limit; should_wait: wait for room instead of raising QueueFull.
     """
 
     def __init__(self, batch: str, max_queued: int | None, should_wait: bool) -> None:
         self.batch, self.max_queued, self.should_wait = batch, max_queued, should_wait
-        self._left = 0  # that may be submitted before the next look
-        self._full = 0  # looks in a row that found no room
+        self._free = 0  # jobs that may be submitted before the next query
+        self._attempts = 0  # queries in a row that found no room
 
     def acquire(self, jobs: int) -> bool:
-        """Whether so many Slurm jobs may be submitted; if not, after a pause. Full if nobody wants to wait."""
-        if self.max_queued is None or self._left >= jobs:
+        """Return whether this many jobs may be submitted; if not, after a pause. QueueFull without should_wait."""
+        if self.max_queued is None or self._free >= jobs:
             return True
         queued = count_queued(self.batch, client.squeue())
-        self._left = 0 if queued is None else self.max_queued - queued
-        if self._left >= jobs:
+        self._free = 0 if queued is None else self.max_queued - queued
+        if self._free >= jobs:
             return True
         if not self.should_wait and queued is None:
             raise SlurmError("squeue does not answer, and --max-queued needs it", where=self.batch,
-                             hint="give the same command again later, or --wait too")
+                             hint="run the same command again later, or with --wait")
         if not self.should_wait:
             raise QueueFull
         self.back_off()
         return False
 
     def submitted(self, jobs: int) -> None:
-        """So many were submitted."""
-        self._left -= jobs
-        self._full = 0
+        """Record that this many jobs were submitted."""
+        self._free -= jobs
+        self._attempts = 0
 
     def back_off(self) -> None:
-        """Wait before the next look, longer each time until there is room."""
-        time.sleep(PAUSES[min(self._full, len(PAUSES) - 1)])
-        self._full += 1
+        """Sleep before the next query, longer each time until jobs are submitted."""
+        time.sleep(PAUSES[min(self._attempts, len(PAUSES) - 1)])
+        self._attempts += 1
 
 
 def count_queued(batch: str, queue: client.Queue) -> int | None:
-    """How many of the batch's Slurm jobs, array tasks apart, are pending or running; None if squeue did not answer."""
+    """Return how many Slurm jobs of the batch are queued, array tasks separately; None if squeue did not answer."""
     if not queue.answered:
         return None
-    tokens = {name.removesuffix(".jsonl") for path in (batch, os.path.join(batch, run_folder.CANARY))
-              for name in _listing(os.path.join(path, run_folder.SUBMISSIONS))}
+    tokens = {name.removesuffix(".jsonl") for folder in (batch, os.path.join(batch, run_folder.CANARY))
+              for name in _list_folder(os.path.join(folder, run_folder.SUBMISSIONS))}
     return sum(job.comment.startswith(journal.COMMENT_PREFIX)
                and job.comment.removeprefix(journal.COMMENT_PREFIX).rpartition("-")[0] in tokens
                for job in queue.jobs.values())
 
 
-def _listing(folder: str) -> list[str]:
+def _list_folder(folder: str) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound on queued Slurm jobs, whose it is, and how many of this user's count towards it now."""
+    """A limit on queued Slurm jobs.
+
+    owner: whose limit it is, as "your account's"; in_use: this user's jobs that count towards it now.
+    """
 
     maximum: int
     owner: str
     in_use: int
 
-    def line(self, wanted: int) -> str:
-        """`your account's limit: 100 queued, 12 in use; 88 of 108 can be queued now; …`."""
+    def line(self, requested: int) -> str:
+        """Return `your account's limit: 100 queued, 12 in use; 88 of 108 can be queued now; …`."""
         room = max(0, self.maximum - self.in_use)
-        return (f"{self.owner} limit: {self.maximum:,} queued, {self.in_use:,} in use; {min(room, wanted):,} of "
-                f"{wanted:,} can be queued now; --wait goes on by itself, --workers N shares the runs among few jobs")
+        return (f"{self.owner} limit: {self.maximum:,} queued, {self.in_use:,} in use; {min(room, requested):,} of "
+                f"{requested:,} can be queued now; --wait submits the rest as soon as there is room, --workers N "
+                "shares the runs among few jobs")
 
 
-def tightest(asked: Mapping[str, str], wanted: int) -> Limit | None:
-    """The cluster's limit that leaves least room, if `wanted` more Slurm jobs would reach it.
+def tightest(options: Mapping[str, str], jobs: int) -> Limit | None:
+    """Return the cluster's limit that leaves the least room, if this many more Slurm jobs would exceed it.
 
-    asked: the options of the jobs, by long name. None also where Slurm does not say.
+    options: of the jobs, by long name. None also if Slurm does not report its limits.
     """
     settings = client.query(["scontrol", "show", "config"]) or ""
     enforced = re.search(r"^AccountingStorageEnforce\s*=\s*(.*)", settings, re.MULTILINE)
-    mine = [tuple(line.split("|")) for line in (client.query(
+    queued = [tuple(line.split("|")) for line in (client.query(
         ["squeue", "--me", "--noheader", "--array", "--format=%a|%q"]) or "").splitlines()]
-    found = []
-    if jobs := re.search(r"^MaxJobCount\s*=\s*(\d+)", settings, re.MULTILINE):
-        found.append(Limit(int(jobs[1]), "the cluster's", len(mine)))
+    limits = []
+    if max_jobs := re.search(r"^MaxJobCount\s*=\s*(\d+)", settings, re.MULTILINE):
+        limits.append(Limit(int(max_jobs[1]), "the cluster's", len(queued)))
     if enforced and any(word in enforced[1] for word in ("limits", "safe", "all")):
-        found += _of_accounts(asked, mine)
-    binding = [limit for limit in found if limit.in_use + wanted > limit.maximum]
-    return min(binding, key=lambda limit: limit.maximum - limit.in_use, default=None)
+        account_limits, qos = _account_limits(options, queued)
+        limits += account_limits + _qos_limits(options, qos, queued)
+    exceeded = [limit for limit in limits if limit.in_use + jobs > limit.maximum]
+    return min(exceeded, key=lambda limit: limit.maximum - limit.in_use, default=None)
 
 
-def _of_accounts(asked: Mapping[str, str], mine: Iterable[tuple[str, ...]]) -> list[Limit]:
-    """What associations and the QOS allow this user."""
-    mine = list(mine)
-    user = client.query(["id", "-un"]) or ""
-    found, quality = [], asked.get("qos", "")
-    rows = _table(["associations", "where", f"user={user.strip()}"],
-                  "account", "partition", "defaultqos", "maxsubmitjobs", "grpsubmitjobs")
-    chosen = asked.get("account")
-    if not chosen and len({row[0] for row in rows}) > 1:
-        chosen = next((row[0] for row in _table(["user", user.strip()], "defaultaccount")), None)
-    for account, partition, default, *bounds in rows:
-        if account == (chosen or account) and partition in ("", asked.get("partition")):
-            quality = quality or default
-            used = sum(row[0] == account for row in mine)
-            found += [Limit(int(bound), f"your account's ({account})", used) for bound in bounds if bound.isdecimal()]
-    names = {quality or "normal"}
-    if asked.get("partition"):
-        shown = client.query(["scontrol", "show", "partition", asked["partition"]]) or ""
-        names |= {name for name in re.findall(r"\bQoS=(\S+)", shown) if name != "N/A"}
-    for name, *bounds in _table(["qos"], "name", "maxsubmitjobsperuser", "maxsubmitjobsperaccount", "grpsubmitjobs"):
-        if name in names:
-            used = sum(row[-1] == name for row in mine) if name == quality else len(mine)
-            found += [Limit(int(bound), f"the QOS's ({name})", used) for bound in bounds if bound.isdecimal()]
-    return found
+def _account_limits(options: Mapping[str, str], queued: Iterable[Sequence[str]]) -> tuple[list[Limit], str]:
+    """The limits of this user's associations that apply to the jobs, and the QOS of the jobs, empty if unknown.
+
+    queued: account and QOS of each job in the queue.
+    """
+    queued = list(queued)
+    user = (client.query(["id", "-un"]) or "").strip()
+    rows = _sacctmgr_rows(["associations", "where", f"user={user}"],
+                          "account", "partition", "defaultqos", "maxsubmitjobs", "grpsubmitjobs")
+    account = options.get("account")
+    if not account and len({row[0] for row in rows}) > 1:
+        account = next((row[0] for row in _sacctmgr_rows(["user", user], "defaultaccount")), None)
+    limits, qos = [], options.get("qos", "")
+    for row_account, partition, default_qos, *maxima in rows:
+        if row_account == (account or row_account) and partition in ("", options.get("partition")):
+            qos = qos or default_qos
+            in_use = sum(job[0] == row_account for job in queued)
+            limits += [Limit(int(maximum), f"your account's ({row_account})", in_use)
+                       for maximum in maxima if maximum.isdecimal()]
+    return limits, qos
 
 
-def _table(what: list[str], *columns: str) -> list[list[str]]:
-    """Rows of `sacctmgr show`; none if it does not answer."""
-    output = client.query(["sacctmgr", "--noheader", "--parsable2", "show", *what, f"format={','.join(columns)}"]) or ""
+def _qos_limits(options: Mapping[str, str], qos: str, queued: Iterable[Sequence[str]]) -> list[Limit]:
+    """The limits of the jobs' QOS and of their partition's QOS."""
+    queued = list(queued)
+    names = {qos or "normal"}
+    if partition := options.get("partition"):
+        settings = client.query(["scontrol", "show", "partition", partition]) or ""
+        names |= {name for name in re.findall(r"\bQoS=(\S+)", settings) if name != "N/A"}
+    return [Limit(int(maximum), f"the QOS's ({name})",
+                  sum(job[-1] == name for job in queued) if name == qos else len(queued))
+            for name, *maxima in _sacctmgr_rows(
+                ["qos"], "name", "maxsubmitjobsperuser", "maxsubmitjobsperaccount", "grpsubmitjobs")
+            if name in names for maximum in maxima if maximum.isdecimal()]
+
+
+def _sacctmgr_rows(entity: list[str], *columns: str) -> list[list[str]]:
+    """Rows of `sacctmgr show`; empty if it does not answer."""
+    output = client.query(["sacctmgr", "--noheader", "--parsable2", "show", *entity,
+                           f"format={','.join(columns)}"]) or ""
     return [cells for line in output.splitlines() if len(cells := line.split("|")) == len(columns)]

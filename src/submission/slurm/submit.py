@@ -1,9 +1,10 @@
-"""From a plan to calls of sbatch: one per run, arrays, or workers; each step in the journal before it is taken."""
+"""Plan and make the calls of sbatch: one per run, job arrays or workers; each step is journalled before it is made."""
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder
@@ -12,20 +13,31 @@ from src.io import yaml_io
 from src.submission.batch import task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import Tasks, WorkerGroup
-from src.submission.slurm import client
+from src.submission.slurm import client, directives
 
 if TYPE_CHECKING:
     from src.submission.slurm.circuit_breaker import CircuitBreaker
     from src.submission.slurm.queue_limits import QueueLimiter
 
+_KILL_ON_INVALID_DEPENDENCY = "kill-on-invalid-dep"
+# options that differ between jobs with the same resources
+_OPTIONS_OF_ONE_JOB = ("--job-name=", "--output=", "--comment=", "--array=")
+
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """How runs go to Slurm: the submit script and sbatch options, from the command line over the point over the batch.
+    """The submit script and the options of sbatch.
 
-    batch: job_details.sbatch; command_line: --sbatch; shape: array, max_running, workers and slots, as asked for; text:
-    of a script that is made from resources and written with the batch; added: of this submission alone, not kept for a
-    retry, `exclude` and `dependency` beside what is asked for anyway; waits: the dependency of single runs, by name.
+    The command line overrides the grid point, which overrides the batch, which overrides the script.
+
+    script: absolute path;
+    batch: job_details.sbatch;
+    command_line: --sbatch;
+    shape: array, max_running, workers and slots, as requested;
+    script_text: of a script that is generated from resources and not written yet;
+    extra: `exclude` and `dependency` of this submission alone, which a retry does not repeat; they are appended to the
+        values that are requested otherwise;
+    dependencies: of single runs, by name.
     """
 
     script: str
@@ -35,46 +47,55 @@ class SlurmOptions:
     script_text: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     dependencies: Mapping[str, str] = field(default_factory=dict)
-    _listed: dict[str, dict[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def script_of(self, spec: Mapping[str, Any]) -> str:
-        """The absolute path of a grid point's script."""
+        """Return the absolute path of a grid point's script."""
         return check_script(spec["SCRIPT"]) if spec.get("SCRIPT") else self.script
 
+    def text_of(self, script: str) -> str:
+        """Return the text of a script, also if it is not written yet."""
+        return self.unwritten_text(script) or yaml_io.read_user_file(script)
+
+    def unwritten_text(self, script: str) -> str | None:
+        """Return the text of a script that is not written yet; None for a file that exists."""
+        return self.script_text if script == self.script else None
+
     def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
-        """The script and the sbatch options of a grid point, of the run `name`. JobSpecError if one cannot be used."""
-        merged = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
+        """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
         script = self.script_of(spec)
-        added = dict(self.extra)
-        if wait := self.dependencies.get(name):
-            added |= {"dependency": ",".join(filter(None, (added.get("dependency"), wait))),
-                      "kill-on-invalid-dep": "yes"}
-        return script, client.option_arguments({**merged, **self._in_front(added, merged, script)}, "sbatch options")
+        options = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
+        if extra := self._extra_of(name):
+            in_script = self._directives if script == self.script else directives.effective(self.text_of(script))
+            options |= _append(extra, {**in_script, **options})
+        return script, client.option_arguments(options, "sbatch options")
 
-    def _in_front(self, added: Mapping[str, str], asked: Mapping[str, Any], script: str) -> dict[str, str]:
-        """The added options, with the lists that were asked for already in front."""
-        if not added:
-            return {}
-        if script not in self._listed:
-            self._listed[script] = self._lists_of(script)
-        in_script = self._listed[script]
-        return {key: value if key == "kill-on-invalid-dep" else ",".join(
-            str(part) for part in (asked.get(key, in_script.get(key)), value) if part)
-            for key, value in added.items()}
+    def _extra_of(self, name: str) -> dict[str, str]:
+        """The extra options of a run."""
+        extra = dict(self.extra)
+        if dependency := self.dependencies.get(name):
+            extra["dependency"] = ",".join(filter(None, (extra.get("dependency"), dependency)))
+            extra[_KILL_ON_INVALID_DEPENDENCY] = "yes"
+        return extra
 
-    def _lists_of(self, script: str) -> dict[str, str]:
-        """What a script's directives ask for, by the long names of those options that take lists."""
-        made = self.script_text if script == self.script else None
-        directives = [line.lstrip("-").replace("=", " ", 1).split(None, 1) for line in client.script_directives(
-            made or yaml_io.read_user_file(script))]
-        return {"exclude" if words[0] == "x" else "dependency" if words[0] == "d" else words[0]: words[1].strip()
-                for words in directives if len(words) == 2}
+    @cached_property
+    def _directives(self) -> dict[str, str]:
+        return directives.effective(self.text_of(self.script))
+
+
+def _append(extra: Mapping[str, str], requested: Mapping[str, Any]) -> dict[str, str]:
+    """Append each extra value to the list that is requested for the same option."""
+    return {name: value if name == _KILL_ON_INVALID_DEPENDENCY or not requested.get(name) else
+            f"{requested[name]},{value}" for name, value in extra.items()}
 
 
 @dataclass(frozen=True)
 class SbatchCall:
-    """One call of sbatch. label: what messages name; ticket: of the only run that it may run, if it is one;
-    tasks: of an array.
+    """One call of sbatch.
+
+    label: its name in messages;
+    comment: identifies its Slurm job in the queue;
+    ticket: of the run, if it can run only one;
+    tasks: number of array tasks, 1 outside arrays.
     """
 
     label: str
@@ -86,7 +107,7 @@ class SbatchCall:
 
 @dataclass(frozen=True)
 class Submission:
-    """Calls of sbatch that submit a plan; call u is unit u of the journal. tasks: the task files that they name."""
+    """The calls of sbatch that submit a plan; call u is unit u of the journal. tasks: the task files that they name."""
 
     tickets: dict[str, int]
     units: Units
@@ -94,161 +115,165 @@ class Submission:
     tasks: dict[str, Tasks] = field(default_factory=dict)
 
     def commands(self) -> dict[str, list[str]]:
-        """The call that submits each run; of several workers, the first."""
+        """Return the command that submits each run; the first one if several workers share it."""
         return {name: self.calls[self.units.unit_of(position)].command for position, name in enumerate(self.tickets)}
 
 
 @dataclass(frozen=True)
 class SubmissionContext:
-    """Where a submission happens: the batch's absolute path, the submission's token, the project's folder."""
+    """The context of a submission: the batch's absolute path, the token of its journal, the project's folder."""
 
     batch: str
     token: str
     project: str
 
     def path_of(self, name: str) -> str:
+        """Return the path of a file in the batch's submissions folder."""
         return os.path.join(self.batch, run_folder.SUBMISSIONS, name)
 
 
 def plan_single_jobs(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-             place: SubmissionContext) -> Submission:
-    """A Slurm job for each run, with the run's name, and its output in the run's folder."""
+                     context: SubmissionContext) -> Submission:
+    """Plan one Slurm job per run, with the run's name, and its output in the run's folder."""
     calls = []
     for unit, (name, ticket) in enumerate(tickets.items()):
-        folder = os.path.join(place.batch, name)
-        script, words = options.resolve(specs[name], name)
-        tag = job_comment(place.token, unit)
+        folder = os.path.join(context.batch, name)
+        script, arguments = options.resolve(specs[name], name)
+        comment = job_comment(context.token, unit)
         calls.append(SbatchCall(name, client.sbatch_command(
-            name, os.path.join(folder, run_folder.slurm_log_name("%j")), tag, words, script,
-            os.path.join(folder, run_folder.SPEC), place.project), tag, ticket))
+            name, os.path.join(folder, run_folder.slurm_log_name("%j")), comment, arguments, script,
+            os.path.join(folder, run_folder.SPEC), context.project), comment, ticket))
     return Submission(dict(tickets), Units(ONE_EACH), calls)
 
 
 def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-                place: SubmissionContext, size: int, running: int | None) -> Submission:
-    """Job arrays of at most `size` runs, each for runs that ask for the same; at most `running` tasks run at a time."""
+                context: SubmissionContext, size: int, max_running: int | None) -> Submission:
+    """Plan job arrays of at most `size` runs with the same options each; at most `max_running` tasks run at a time."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in tickets:
-        script, words = options.resolve(specs[name], name)
-        groups.setdefault((script, *words), []).append(name)
+        script, arguments = options.resolve(specs[name], name)
+        groups.setdefault((script, *arguments), []).append(name)
     calls: list[SbatchCall] = []
     bounds, tasks = [0], {}
-    for (script, *words), names in groups.items():
+    for (script, *arguments), names in groups.items():
         for start in range(0, len(names), size):
             chunk = names[start:start + size]
-            tag = job_comment(place.token, len(calls))
-            path = place.path_of(f"{place.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
-            span = f"--array=0-{len(chunk) - 1}{f'%{running}' if running else ''}"
+            comment = job_comment(context.token, len(calls))
+            path = context.path_of(f"{context.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
+            indices = f"--array=0-{len(chunk) - 1}{f'%{max_running}' if max_running else ''}"
             calls.append(SbatchCall(f"array {len(calls)} ({len(chunk)} runs)", client.sbatch_command(
-                os.path.basename(place.batch), place.path_of("%A.out"), tag,
-                [span, "--open-mode=append", *words], script, path, place.project), tag, tasks=len(chunk)))
-            tasks[path] = Tasks(task_files.ARRAY, place.batch, {name: tickets[name] for name in chunk})
+                os.path.basename(context.batch), context.path_of("%A.out"), comment,
+                [indices, "--open-mode=append", *arguments], script, path, context.project), comment, tasks=len(chunk)))
+            tasks[path] = Tasks(task_files.ARRAY, context.batch, {name: tickets[name] for name in chunk})
             bounds.append(bounds[-1] + len(chunk))
     ordered = {name: tickets[name] for names in groups.values() for name in names}
     return Submission(ordered, Units(ARRAY, bounds), calls, tasks)
 
 
-def plan_workers(teams: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-                 place: SubmissionContext, slots: int, canaries: Mapping[str, str]) -> Submission:
-    """Slurm jobs that share the runs of their team, `slots` at a time each. JobSpecError if runs of one team ask for
-    different jobs.
+def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
+                 context: SubmissionContext, slots: int, canaries: Mapping[str, str]) -> Submission:
+    """Plan Slurm jobs that share the runs of their group, `slots` at a time each.
 
-    canaries: by run, the one that a worker looks at before it takes the run.
+    canaries: the canary of each run that has one; a worker checks it before it starts the run.
+    JobSpecError if runs of one group request different jobs.
     """
     calls: list[SbatchCall] = []
     tickets: dict[str, int] = {}
     bounds, tasks = [], {}
-    for number, team in enumerate(teams):
-        asked = {(script, *words) for script, words in (options.resolve(specs[name], name) for name in team.tickets)}
-        if len(asked) > 1:
-            raise JobSpecError("workers share their Slurm jobs, and the points of this grid ask for different ones "
-                               "(SBATCH or SCRIPT)", where=f"workers of {team.name}" if team.name else "--workers",
-                               hint="use --array, or leave both out: one job per run")
-        (script, *words), = asked
-        path = place.path_of(task_files.file_name(place.token, number, len(teams)))
+    for number, group in enumerate(groups):
+        script, arguments = _common_options(group, specs, options)
+        path = context.path_of(task_files.file_name(context.token, number, len(groups)))
         begin, first = len(tickets), len(calls)
-        tickets |= team.tickets
-        for unit in range(first, first + team.workers):
-            tag = job_comment(place.token, unit)
+        tickets |= group.tickets
+        for unit in range(first, first + group.workers):
+            comment = job_comment(context.token, unit)
             calls.append(SbatchCall(f"worker {unit}", client.sbatch_command(
-                f"{os.path.basename(place.batch)}-worker", place.path_of(run_folder.slurm_log_name("%j")), tag,
-                words, script, path, place.project), tag))
+                f"{os.path.basename(context.batch)}-worker", context.path_of(run_folder.slurm_log_name("%j")), comment,
+                arguments, script, path, context.project), comment))
             bounds += [begin, len(tickets)]
         tasks[path] = Tasks(
-            task_files.WORKER, place.batch, team.tickets, slots=slots,
-            canaries={name: canaries[name] for name in team.tickets if name in canaries},
+            task_files.WORKER, context.batch, group.tickets, slots=slots,
+            canaries={name: canaries[name] for name in group.tickets if name in canaries},
             # the dependency is met when a worker starts
             command=[word for word in calls[first].command if not word.startswith("--dependency=")])
-    return Submission(tickets, Units(WORKERS, bounds if len(teams) > 1 else []), calls, tasks)
+    return Submission(tickets, Units(WORKERS, bounds if len(groups) > 1 else []), calls, tasks)
+
+
+def _common_options(group: WorkerGroup, specs: Mapping[str, Mapping[str, Any]],
+                    options: SlurmOptions) -> tuple[str, list[str]]:
+    """The script and the options that all runs of a group share. JobSpecError if they differ."""
+    resolved = [options.resolve(specs[name], name) for name in group.tickets]
+    if any(other != resolved[0] for other in resolved):
+        raise JobSpecError("workers share their Slurm jobs, but points of this grid request different ones (SBATCH or "
+                           "SCRIPT)", where=f"workers of {group.name}" if group.name else "--workers",
+                           hint="use --array, or neither: one job per run")
+    return resolved[0]
 
 
 def script_of_plan(plan: Mapping[str, Any], batch: str) -> str | None:
-    """The submit script of an earlier plan; one that was made from resources moves with its batch."""
+    """Return the submit script of an earlier plan; a generated one moves with its batch."""
     script = plan.get("script")
-    kept = os.path.join(batch, run_folder.SUBMISSIONS, os.path.basename(script or ""))
-    return kept if script and os.path.isfile(kept) else script
+    generated = os.path.join(batch, run_folder.SUBMISSIONS, os.path.basename(script or ""))
+    return generated if script and os.path.isfile(generated) else script
 
 
 def check_script(path: str) -> str:
-    """The absolute path of a submit script. JobSpecError unless sbatch will take it for one."""
+    """Return the absolute path of a submit script. JobSpecError if sbatch would reject it as a script."""
     text = yaml_io.read_user_file(path)
     if not text.startswith("#!"):
-        raise JobSpecError("sbatch takes only scripts that name their interpreter", where=f"{path}, line 1",
+        raise JobSpecError("the script does not name its interpreter, which sbatch requires", where=f"{path}, line 1",
                            hint="begin it with the line `#!/bin/bash`")
     if "\r\n" in text:
-        raise JobSpecError("the script has DOS line breaks, which sbatch refuses", where=path,
-                           hint=f"`sed -i 's/\\r$//' {path}` mends it")
+        raise JobSpecError("the script has DOS line breaks, which sbatch rejects", where=path,
+                           hint=f"`sed -i 's/\\r$//' {path}` converts it")
     return os.path.abspath(path)
 
 
-_UNLIKE = ("--job-name=", "--output=", "--comment=", "--array=")  # what differs between jobs that ask for the same
-
-
 def group_by_options(calls: Sequence[SbatchCall]) -> list[list[SbatchCall]]:
-    """The calls, those together that ask for the same."""
-    found: dict[tuple[str, ...], list[SbatchCall]] = {}
+    """Group the calls whose Slurm jobs have the same script and options."""
+    groups: dict[tuple[str, ...], list[SbatchCall]] = {}
     for call in calls:
-        found.setdefault(tuple(word for word in call.command[:-1] if not word.startswith(_UNLIKE)), []).append(call)
-    return list(found.values())
+        key = tuple(word for word in call.command[:-1] if not word.startswith(_OPTIONS_OF_ONE_JOB))
+        groups.setdefault(key, []).append(call)
+    return list(groups.values())
 
 
 def requested_options(call: SbatchCall, options: SlurmOptions) -> dict[str, str]:
-    """What the Slurm job of a call asks for, by the long names of options: its script's directives, then its words."""
-    from src.submission.slurm import costs
-
-    *words, script, _ = call.command
-    made = options.script_text if script == options.script else None
-    return costs.requested(made or yaml_io.read_user_file(script), words[1:])
+    """Return the options of a call's Slurm job, of its script and of its command, by long name."""
+    _, *arguments, script, _ = call.command
+    return directives.effective(options.text_of(script), arguments)
 
 
 def validate_calls(calls: Sequence[SbatchCall], options: SlurmOptions) -> list[str]:
-    """Have sbatch try each set of options once, without a job: a line for each, of when it would start.
+    """Check each distinct set of options once with sbatch, without submitting. Return a line with each expected start.
 
-    SlurmError in sbatch's words if it refuses one for good.
+    SlurmError, with the message of sbatch, if it would never accept one.
     """
     lines = []
-    alike = group_by_options(calls)
-    for call, *others in alike:
+    groups = group_by_options(calls)
+    for call, *others in groups:
         try:
-            start = client.validate(call.command, options.script_text if call.command[-2] == options.script else None)
-        except client.SbatchError as refusal:
+            start = client.validate(call.command, options.unwritten_text(call.command[-2]))
+        except client.SbatchError as error:
             from src.submission.slurm import sbatch_errors
 
-            raise sbatch_errors.explain(refusal, call.label, "give the same command again; nothing was written or "
+            raise sbatch_errors.explain(error, call.label, "run the same command again; nothing was written or "
                                         "submitted") from None
         if start:
-            which = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(alike) > 1 else ""
-            lines.append(start.replace("T", " ") + which)
+            runs = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(groups) > 1 else ""
+            lines.append(start.replace("T", " ") + runs)
     return lines
 
 
-def submit_all(submission: Submission, journal: Journal, again: str, room: QueueLimiter, breaker: CircuitBreaker,
-               resolve_command: Callable[[SbatchCall], list[str] | None] | None = None) -> Iterator[str]:
-    """Call sbatch for each unit, in order, when there is room, and give the Slurm job ids one by one.
+def submit_all(submission: Submission, journal: Journal, resume_command: str, limiter: QueueLimiter,
+               breaker: CircuitBreaker, resolve_command: Callable[[SbatchCall], list[str] | None] | None = None,
+               ) -> Iterator[str]:
+    """Call sbatch for each unit, in order, as soon as there is room. Yield the Slurm job ids.
 
-    again: the command that continues after a failure; resolve_command: returns the command of a call with the Slurm
-    job ids of the canaries that it depends on, None if it must not be submitted.
-    SlurmError, with the message of sbatch and the number of submitted jobs, as soon as one is refused for good;
+    resume_command: continues after an error;
+    resolve_command: returns the command of a call with the Slurm job ids of the canaries that it depends on, None if it
+        must not be submitted.
+    SlurmError, with the message of sbatch and the number of submitted jobs, after an error that cannot be retried;
     BatchError if the breaker trips; QueueFull if there is no room.
     """
     names = list(submission.tickets)
@@ -260,11 +285,11 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Queue
                 breaker.check()
             except BatchError as error:
                 raise error.at(where) from None
-            if room.acquire(call.tasks):
+            if limiter.acquire(call.tasks):
                 command = resolve_command(call) if resolve_command else call.command
                 if command is None:
                     break
-                job = _submit(unit, replace(call, command=command), journal, room, where, again)
+                job = _submit(unit, replace(call, command=command), journal, limiter, where, resume_command)
         if job is None:
             continue
         for name in submission.units.runs(unit, names):
@@ -272,25 +297,26 @@ def submit_all(submission: Submission, journal: Journal, again: str, room: Queue
         yield job
 
 
-def _submit(unit: int, call: SbatchCall, journal: Journal, room: QueueLimiter, where: str, again: str) -> str | None:
-    """The id of the unit's Slurm job; None if a limit of the cluster was reached and waited for."""
+def _submit(unit: int, call: SbatchCall, journal: Journal, limiter: QueueLimiter, where: str,
+            resume_command: str) -> str | None:
+    """Submit a unit. Return the id of its Slurm job; None after waiting because a limit of the cluster was reached."""
     journal.record_sending(unit)
     try:
         job = client.submit_with_retries(call.command, call.ticket, call.comment)
-    except client.SbatchError as refusal:
-        if refusal.kind != "ambiguous":
-            journal.record_refusal(unit, refusal.message)
-        if refusal.kind == "limit" and room.should_wait:
-            room.back_off()
+    except client.SbatchError as error:
+        if error.kind != "ambiguous":
+            journal.record_refusal(unit, error.message)
+        if error.kind == "limit" and limiter.should_wait:
+            limiter.back_off()
             return None
         from src.submission.slurm import sbatch_errors
 
-        raise sbatch_errors.explain(refusal, where, f"`{again}` goes on where it stopped") from None
+        raise sbatch_errors.explain(error, where, f"`{resume_command}` continues where it stopped") from None
     journal.record_job(unit, job)
-    room.submitted(call.tasks)
+    limiter.submitted(call.tasks)
     return job
 
 
 def read_specs(batch: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The specs of runs that are on disk, by name."""
+    """Return the specs of runs that are on disk, by name."""
     return {name: run_folder.read_spec(os.path.join(batch, name, run_folder.SPEC)) for name in names}

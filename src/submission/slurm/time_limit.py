@@ -1,4 +1,4 @@
-"""When the time limit ends this Slurm job: for workers, and for whoever plans by it."""
+"""The time limit of this Slurm job: when it ends the job, and the time that remains."""
 from __future__ import annotations
 
 import functools
@@ -10,22 +10,20 @@ from src.submission.slurm import client
 
 
 def remaining_time() -> float:
-    """Seconds until the time limit ends this Slurm job; inf outside Slurm, or without a limit.
+    """Return the seconds until the time limit ends this Slurm job; inf outside Slurm or without a limit.
 
-    Slurm is asked at most once in a process: a limit that somebody changes later is not seen.
+    Slurm is queried at most once per process, so a limit that is changed later is not noticed.
     """
     end = end_of_job()
     return math.inf if end is None else max(0.0, end - time.time())
 
 
 def end_of_job() -> float | None:
-    """When the time limit ends this Slurm job, in unix seconds; None outside Slurm, without a limit, or if Slurm is
-    silent."""
+    """Return when the time limit ends this Slurm job, in unix seconds; None outside Slurm, or if it is unknown."""
     job = slurm_environment.raw_job_id()
     return _end(job, slurm_environment.end_time()) if job else None
 
 
 @functools.cache
-def _end(job: str, told: float | None) -> float | None:
-    """told: Slurm 23.02 and newer say it in the job's environment."""
-    return told if told is not None else client.end_time(job)
+def _end(job: str, from_environment: float | None) -> float | None:
+    return client.end_time(job) if from_environment is None else from_environment

@@ -19,8 +19,8 @@ WORDS = [
     ("sbatch: error: Batch job submission failed: Connection reset by peer", "ambiguous"),
     ("sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", "ambiguous"),
     ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (receive failure)", "ambiguous"),
-    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", "away"),
-    ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "away"),
+    ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", "unavailable"),
+    ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "unavailable"),
     ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
      "accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "limit"),
@@ -72,7 +72,7 @@ def test_a_site_may_greet_its_users(words: str, fake_sbatch: Path) -> None:
 
 
 def test_an_answer_that_may_hide_a_job_is_ambiguous(fake_sbatch: Path) -> None:
-    for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch ended with -9")):
+    for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch exited with code -9")):
         answer(fake_sbatch, script)
         with pytest.raises(client.SbatchError) as refusal:
             client.submit(["sbatch", "script"], 1)
@@ -125,7 +125,7 @@ def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(client.SbatchError) as refusal:
         client.submit_with_retries(["sbatch"], 1, "c", pauses=(0, 0))
-    assert refusal.value.kind == "away"
+    assert refusal.value.kind == "unavailable"
     assert (fake_sbatch / "calls").read_text() == "x\n" * 3
 
 
@@ -160,8 +160,3 @@ def test_options() -> None:
 def test_bad_options_are_told(options: dict[str, object]) -> None:
     with pytest.raises(JobSpecError, match="job.yaml"):
         client.option_arguments(options, "job.yaml")
-
-
-def test_directives_end_at_the_first_command() -> None:
-    text = "#!/bin/bash\n# note\n#SBATCH --mem=8G  # memory\n\n#SBATCH -p x\necho\n#SBATCH --time=1\n"
-    assert list(client.script_directives(text)) == ["--mem=8G", "-p x"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.submission.slurm import costs
+from src.submission.slurm import costs, directives
 
 
 @pytest.mark.parametrize(("limit", "hours"), [
@@ -16,19 +16,12 @@ def test_time_limits_as_slurm_reads_them(limit: str, hours: float | None) -> Non
     assert costs.parse_hours(limit) == pytest.approx(hours)
 
 
-def test_what_is_asked_for() -> None:
-    script = "#!/bin/bash\n#SBATCH -c4 --time=5 --requeue\n#SBATCH -p x  # note\n" \
-        "#SBATCH --gres gpu:2\nrun\n#SBATCH -n 9\n"
-    assert costs.requested(script, ["--time=10", "--mem=1G"]) == {
-        "cpus-per-task": "4", "time": "10", "requeue": "", "partition": "x", "gres": "gpu:2", "mem": "1G"}
-
-
 @pytest.mark.parametrize(("words", "cpus", "gpus"), [
     ([], 1, 0), (["--cpus-per-task=4"], 4, 0), (["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3"], 24, 0),
     (["--gres=gpu:1"], 1, 1), (["--gres=tape:4,gpu:a100:2", "--nodes=2"], 2, 4), (["--gpus=a100:3"], 1, 3),
     (["--gpus-per-node=2", "--nodes=3"], 3, 6), (["--gpus-per-task=1", "--ntasks=4"], 4, 4), (["--gres=gpu"], 1, 1)])
 def test_cpus_and_gpus_of_a_job(words: list[str], cpus: int, gpus: int) -> None:
-    assert costs.cpus_and_gpus(costs.requested("", words)) == (cpus, gpus)
+    assert costs.cpus_and_gpus(directives.effective("", words)) == (cpus, gpus)
 
 
 def test_the_sum_of_time_limits() -> None:

@@ -8,7 +8,7 @@ import pytest
 from src.submission.slurm import client, sbatch_errors
 
 NODE = "8 CPUs with 64000 MB and gpu:2"
-PERMANENT = "it will never be taken as it is"
+PERMANENT = "sbatch will never accept it as it is"
 LEFT = "`again` goes on"
 
 
@@ -31,14 +31,15 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.mark.parametrize(("kind", "words", "expected"), [
     ("ambiguous", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-     "may have the job all the same"),
-    ("away", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-     "does not answer, and did not take this job"),
-    ("away", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "whole cluster is full"),
+     "may have accepted the job"),
+    ("unavailable", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+     "does not answer, and did not accept this job"),
+    ("unavailable", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+     "whole cluster is full"),
     ("limit", "sbatch: error: QOSMaxSubmitJobPerUserLimit", "sacctmgr show qos"),
     ("limit", "sbatch: error: AssocMaxSubmitJobLimit", "--wait waits for room"),
     ("permanent", "sbatch: unrecognized option '--memm=3'", "sbatch --help"),
-    ("permanent", "sbatch: error: something new", "mend the script or the options"),
+    ("permanent", "sbatch: error: something new", "fix the script or the options"),
     ("permanent", "sbatch: error: fetch_config: DNS SRV lookup failed sbatch: fatal: Could not establish a "
      "configuration source", "run here with --local"),
 ])

@@ -77,5 +77,5 @@ def test_without_wait_it_is_an_error_that_says_how_far_it_went(tmp_path: Path, b
     jobs = submit.submit_all(made(tmp_path), book, "again",
                              QueueLimiter(str(tmp_path), None, False), CircuitBreaker(str(tmp_path), 5))
     assert next(jobs) == "1"
-    with pytest.raises(SlurmError, match=r"1 of 3 submitted, stopped at 001_a: sbatch: QOSMax.*`again` goes on"):
+    with pytest.raises(SlurmError, match=r"1 of 3 submitted, stopped at 001_a: sbatch: QOSMax.*`again` continues"):
         next(jobs)

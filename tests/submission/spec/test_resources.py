@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import JobSpecError
-from src.submission.slurm import client
+from src.submission.slurm.directives import effective
 from src.submission.spec import resources
 from tests.conftest import ROOT
 
@@ -19,7 +19,7 @@ def made(value: Any) -> str:
 
 
 def directives(value: Any) -> dict[str, str]:
-    return dict(line.removeprefix("--").partition("=")[::2] for line in client.script_directives(made(value)))
+    return effective(made(value))
 
 
 def test_the_script_is_the_projects_own_but_for_what_differs() -> None:
