@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Puts the project's Python on the PATH. Every submit script sources it, in the project's folder; a fork edits it once.
-# The .venv that `make` builds is taken where there is one, else a conda environment (environment.yml).
+# Put the project's Python on the PATH. Every submit script sources this file in the project's folder; adapt it once.
+# It uses the .venv that `make` builds if there is one, else a conda environment (environment.yml).
 conda_folder=${CONDA_FOLDER:-$HOME/miniconda3}
 conda_environment=${CONDA_ENVIRONMENT:-gridiron}
 
 if [[ -x .venv/bin/python ]]; then
     PATH=$PWD/.venv/bin:$PATH
 elif [[ -r $conda_folder/etc/profile.d/conda.sh ]]; then
-    set +u # conda's own scripts read variables that are not set
+    set +u # conda's scripts read unset variables
     # shellcheck source=/dev/null
     source "$conda_folder/etc/profile.d/conda.sh"
     conda activate "$conda_environment"

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# One run on one GPU with 16 GB of memory or more.
+# A run on one GPU with at least 16 GB of memory.
 #   python submit_multiple.py jobs/cifar10-example.yaml -s submit_3090plus.sh
-# Options given to submit_multiple.py or in a job spec (sbatch, SBATCH) win over the lines below.
+# Options of submit_multiple.py and of a job spec (sbatch, SBATCH) override the lines below.
 
 # one process on one node
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-# jobs here use idle nodes and are preempted when the owners need them
+# this partition runs jobs on idle nodes and preempts them when their owners need the nodes
 #SBATCH --partition=killable
-# for the num_workers processes that load data: four per GPU or so
+# about four CPUs per GPU, for the num_workers data-loader processes
 #SBATCH --cpus-per-task=4
-# memory of the whole job, not per CPU
+# memory per node, not per CPU
 #SBATCH --mem=32G
-# one GPU, on a node that carries any of these features (`sinfo -o '%N %G %f'` lists them)
+# one GPU, on a node with any of these features (`sinfo -o '%N %G %f'` lists features)
 #SBATCH --gres=gpu:1
 #SBATCH --constraint=tesla_v100|geforce_rtx_3090|a5000
-# days-hours:minutes:seconds; a job that asks for less often starts sooner
+# days-hours:minutes:seconds; shorter jobs often start sooner
 #SBATCH --time=2-00:00:00
-# put back into the queue when it is preempted or its node fails; its output then goes on in the same file
+# requeue the job after a preemption or a node failure, and append to its output file
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# three minutes (up to four) before the time is over: USR1, so that a run knows that its time limit ended it
+# send USR1 three to four minutes before the time limit, so that the run can save its state
 #SBATCH --signal=B:USR1@180
 
 set -euo pipefail
-# sbatch runs a copy of this script elsewhere, in the folder that --chdir names or it was called from: the project's
+# sbatch runs a copy of this script; the working directory is the project's folder
 source ./activate.sh
-# exec: a shell that stays alive keeps the signals to itself
+# exec: a shell that stays alive does not pass signals on
 exec python train.py "$@"

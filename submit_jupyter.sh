@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# JupyterLab on a compute node, on its loopback alone and behind a token.
+# JupyterLab on a compute node, listening only on its loopback interface, with a token.
 #   sbatch submit_jupyter.sh
-# Its output, jupyter-{job}.out, says what to type on your own machine. Further words go to JupyterLab.
+# Its output, jupyter-{job}.out, shows the commands for your own machine. Further arguments are passed to JupyterLab.
 
 # one process on one node
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --job-name=jupyter
-# a partition whose jobs are not preempted, if there is one
+# use a partition without preemption, if there is one
 #SBATCH --partition=cpu-killable
 #SBATCH --cpus-per-task=2
-# memory of the whole job, not per CPU: of all kernels together
+# memory per node, for all kernels together
 #SBATCH --mem=8G
-# days-hours:minutes:seconds; a job that asks for less often starts sooner
+# days-hours:minutes:seconds; shorter jobs often start sooner
 #SBATCH --time=08:00:00
-# a second start would have another node, port and token
+# a second start would use another node, port and token
 #SBATCH --no-requeue
-# only you can read it
+# readable only by you
 #SBATCH --output=jupyter-%j.out
 
 set -euo pipefail
-# sbatch runs a copy of this script elsewhere, in the folder that --chdir names or it was called from: the project's
+# sbatch runs a copy of this script; the working directory is the project's folder
 source ./activate.sh
-# exec: a shell that stays alive keeps the signals to itself
+# exec: a shell that stays alive does not pass signals on
 exec python -m src.analysis.lab "$@"

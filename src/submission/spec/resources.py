@@ -97,12 +97,12 @@ def script(resources: Resources, name: str, one_process: bool = False) -> str:
     directives = [f"#SBATCH --{key}={value}" for key, value in asked.items() if value is not None]
     setup = ["source ./activate.sh"] if resources.setup is None else resources.setup
     return "\n".join([
-        "#!/usr/bin/env bash", f"# Made from job_details.resources of {name}.", "", *directives,
-        "# put back into the queue when it is preempted or its node fails; its output then goes on in the same file",
+        "#!/usr/bin/env bash", f"# Generated from job_details.resources of {name}.", "", *directives,
+        "# requeue the job after a preemption or a node failure, and append to its output file",
         "#SBATCH --requeue", "#SBATCH --open-mode=append",
-        "# three minutes (up to four) before the time is over: USR1, so that a run knows that its time limit ended it",
+        "# send USR1 three to four minutes before the time limit, so that the run can save its state",
         "#SBATCH --signal=B:USR1@180", "", "set -euo pipefail", *setup,
-        # srun takes the number of CPUs from nowhere else, and ends the other processes when one fails
-        "# exec: a shell that stays alive keeps the signals to itself",
+        # srun needs the number of CPUs as an option; it ends all processes when one fails
+        "# exec: a shell that stays alive does not pass signals on",
         f"exec {f'srun --kill-on-bad-exit=1 --cpus-per-task={cpus} ' if together else ''}python train.py" + ' "$@"',
         ""])
