@@ -1,1 +1,1 @@
-"""Each module measures one promise of speed as a ratio within one run: `measure()` gives (what, figure, most)."""
+"""Benchmarks: `measure()` of each module returns (label, value, limit), mostly ratios of two timings in one run."""

@@ -1,4 +1,4 @@
-"""A one-machine Slurm of the benchmark's own, as tests use it."""
+"""A temporary one-machine Slurm, the same as in the tests."""
 from __future__ import annotations
 
 import contextlib
@@ -13,13 +13,13 @@ CLUSTER = Path(__file__).parent.parent / "tests" / "cluster"
 
 
 def is_possible() -> bool:
-    """Whether a cluster can be started here."""
+    """Return whether a cluster can be started on this machine."""
     return os.geteuid() == 0 and all(map(shutil.which, ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")))
 
 
 @contextlib.contextmanager
 def one_machine_slurm() -> Iterator[None]:
-    """Slurm's commands speak to a new cluster within the block."""
+    """Direct Slurm's commands to a new cluster within the block."""
     folder = tempfile.mkdtemp(prefix="gridiron-slurm-")
     try:
         subprocess.run([CLUSTER / "up.sh", folder], check=True, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Feeding tiny/lenet with images of 32 x 32 x 3 pixels at batch 500: what reading, cropping and flipping cost."""
+"""Feeding tiny/lenet with images of 32 x 32 x 3 pixels, batch size 500: the cost of reading, cropping and flipping."""
 from __future__ import annotations
 
 import itertools
@@ -23,7 +23,7 @@ from src.training.experiment import Parts, epochs
 
 SAMPLES, BATCH_SIZE, STEPS, CLASSES = 20_000, 500, 80, 10
 FILES, WORKERS = 10_000, 2  # images in a folder, and the processes that read them
-ROUNDS = 8  # of which the first does not count: processes start
+ROUNDS = 8  # the first does not count, because processes start in it
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
 CONFIG = Config(model="tiny/lenet", batch_size=BATCH_SIZE, train_length=STEPS, train_length_unit="step",
@@ -31,7 +31,7 @@ CONFIG = Config(model="tiny/lenet", batch_size=BATCH_SIZE, train_length=STEPS, t
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be). All take turns in this process, on the cores that torch takes."""
+    """Return (label, ratio, limit). All variants take turns in this process, on the cores that torch uses."""
     return [*_in_memory(), *_read()]
 
 
@@ -41,14 +41,14 @@ def _in_memory() -> list[tuple[str, float, float | None]]:
     fixed = [(torch.randn(BATCH_SIZE, *SHAPE), y[:BATCH_SIZE])]
     plain = Split(images.float() / 255, y)
     turns = [(_bare(itertools.cycle(fixed)), _ours(cropped), _ours(plain)) for _ in range(ROUNDS)][1:]
-    bare, cropping, keeping = map(min, zip(*turns, strict=True))  # the least disturbed of each
-    return [(f"data_on_device with crop and flip / one batch again and again ({1e3 * bare / STEPS:.1f} ms a step)",
+    bare, cropping, keeping = map(min, zip(*turns, strict=True))  # the least disturbed round of each
+    return [(f"data_on_device with crop and flip / a single repeated batch ({1e3 * bare / STEPS:.1f} ms per step)",
              cropping / bare, 1 / 0.9),
-            ("the same images in memory, as they are / one batch again and again", keeping / bare, None)]
+            ("the same images in memory, without augmentation / a single repeated batch", keeping / bare, None)]
 
 
 def _read() -> list[tuple[str, float, float | None]]:
-    """A folder of png files through our loop, and through timm's own loader and a hand-written loop."""
+    """Compare a folder of png files in the training loop with timm's loader and a hand-written loop."""
     from timm.data import create_dataset, create_loader
 
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def _read() -> list[tuple[str, float, float | None]]:
         turns = [(_bare(loader), next(ours)[0]["train/time"]) for _ in range(ROUNDS)][1:]
         ours.close()
     bare, read = map(min, zip(*turns, strict=True))
-    return [(f"a folder of png files / timm's loader and a bare loop ({FILES / bare:,.0f} images a second)",
+    return [(f"a folder of png files / timm's loader and a bare loop ({FILES / bare:,.0f} images per second)",
              read / bare, 1.03)]
 
 
@@ -81,7 +81,7 @@ def _images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _ours(split: Split | Lazy) -> float:
-    """Seconds of an epoch of our loop."""
+    """Return the seconds of an epoch of the training loop."""
     data = Data({"train": split}, "classification", tuple(range(CLASSES)), SHAPE)
     with tempfile.TemporaryDirectory() as folder:
         (row, _, _), = epochs(_parts(CONFIG, data), folder, lambda: None)
@@ -94,7 +94,7 @@ def _parts(config: Config, data: Data) -> Parts:
 
 
 def _bare(batches: Iterable[Batch]) -> float:
-    """Seconds of as many steps of a hand-written loop over `batches`."""
+    """Return the seconds of as many steps of a hand-written loop over `batches`."""
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
     total, correct = torch.zeros(()), torch.zeros((), dtype=torch.long)
@@ -118,5 +118,5 @@ def _model() -> nn.Module:
 
 
 if __name__ == "__main__":
-    for name, value, most in measure():
-        print(f"{name:<90} {value:6.3f}" + (f"   at most {most:.3f}" if most else ""))
+    for label, value, limit in measure():
+        print(f"{label:<90} {value:6.3f}" + (f"   limit {limit:.3f}" if limit else ""))

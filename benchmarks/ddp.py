@@ -1,4 +1,4 @@
-"""Two processes on two cores, which train tiny/resnet_18 together, against one process on one core."""
+"""Two processes on two cores that train tiny/resnet_18 together, compared with one process on one core."""
 from __future__ import annotations
 
 import csv
@@ -19,7 +19,7 @@ SPEC: dict[str, Any] = {
 
 
 def images(_config: Config) -> Any:
-    """Noise of CIFAR-10's shape."""
+    """Return noise with the shape of CIFAR-10."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def images(_config: Config) -> Any:
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio of seconds a sample, the most it may be). All take turns, of which the best count."""
+    """Return (label, ratio of seconds per sample, limit). The variants take turns; the best turn of each counts."""
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME")}
     os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     try:
@@ -37,15 +37,15 @@ def measure() -> list[tuple[str, float, float | None]]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-    one, two, synchronised = (max(rates) for rates in zip(*turns, strict=True))  # what else runs only slows
-    return [(f"a sample of two processes / of one ({one:.3g} samples a second), `sync_batch_norm: false`", one / two,
-             1 / 1.6),
-            ("the same with statistics of the whole batch: 40 times a step the faster one waits for the other",
+    one, two, synchronised = (max(rates) for rates in zip(*turns, strict=True))  # other processes only slow it down
+    return [(f"time per sample, two processes / one ({one:.3g} samples per second), `sync_batch_norm: false`",
+             one / two, 1 / 1.6),
+            ("the same with statistics of the whole batch, which synchronizes 40 times per step",
              one / synchronised, None)]
 
 
 def _rate(processes: int, **settings: Any) -> float:
-    """Samples a second, of all processes together, in the second epoch."""
+    """Return the samples per second of all processes together, in the second epoch."""
     with tempfile.TemporaryDirectory() as folder:
         multi_gpu.run(processes, train_here, ({**SPEC, **settings}, folder, _nobody))
         with open(Path(folder) / "stats.csv", newline="") as file:
@@ -53,4 +53,4 @@ def _rate(processes: int, **settings: Any) -> float:
 
 
 def _nobody() -> None:
-    """Nobody takes the run over."""
+    """Do nothing: no other process claims the run."""

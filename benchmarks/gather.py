@@ -1,4 +1,4 @@
-"""Gathering runs into frames against reading their bytes, and big_df's cells against making bare Series."""
+"""Reading runs into frames compared with reading their bytes, and big_df's cells compared with creating bare Series."""
 from __future__ import annotations
 
 import itertools
@@ -33,7 +33,7 @@ REPORTED = 2_000
 
 
 def measure(sizes: tuple[int, ...] = (200, 2_000, 10_000)) -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be) for batches of `sizes` runs, files in the page cache; MiB per MiB of frames."""
+    """Return (label, ratio, limit) for batches of `sizes` runs with files in the page cache."""
     return [row for size in sizes for row in _measure(size)] + _against_mlflow()
 
 
@@ -48,24 +48,24 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
         memory = _memory(batch, cache=False), _memory(batch, cache=True)
         report = _report(batch) if size == REPORTED else []
     bare, cells = _shortest([(_nothing, partial(_bare_series, results)), (_nothing, partial(_all_cells, results))])
-    large = size >= 10_000  # fewer runs cost less than what pandas takes for a frame of any size
-    return [(f"gather {size:,} runs, and keep them / read their bytes", cold / raw, 6.0 if large else None),
-            (f"gather {size:,} runs again / read their bytes", cached / raw, 1.0 if large else None),
-            (f"gather {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
-            (f"memory to gather {size:,} runs / size of the frames", memory[0], 3.0 if large else None),
-            (f"memory to gather {size:,} runs again / size of the frames", memory[1], 3.0 if large else None),
-            (f"Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2), *report]
+    large = size >= 10_000  # for fewer runs, pandas' overhead per frame dominates
+    return [(f"read {size:,} runs and write the cache / read their bytes", cold / raw, 6.0 if large else None),
+            (f"read {size:,} runs from the cache / read their bytes", cached / raw, 1.0 if large else None),
+            (f"read {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
+            (f"memory to read {size:,} runs / size of the frames", memory[0], 3.0 if large else None),
+            (f"memory to read {size:,} runs from the cache / size of the frames", memory[1], 3.0 if large else None),
+            (f"create the Series cells of {size:,} runs / as many bare Series", cells / bare, 1.2), *report]
 
 
 def _report(batch: str) -> list[tuple[str, float, float | None]]:
     start = time.perf_counter()
     path = write_report(batch)
-    return [(f"seconds to write the report of {REPORTED:,} runs", time.perf_counter() - start, 15.0),
-            (f"MiB of the report of {REPORTED:,} runs", os.path.getsize(path) / 2**20, 8.0)]
+    return [(f"write the report of {REPORTED:,} runs, in seconds", time.perf_counter() - start, 15.0),
+            (f"size of the report of {REPORTED:,} runs, in MiB", os.path.getsize(path) / 2**20, 8.0)]
 
 
 def _make(root: str, size: int) -> str:
-    """A batch of `size` runs: configs of 50 keys that differ in a rate and drawn seeds, 50 rows of 15 columns."""
+    """Make a batch of `size` runs: configs of 50 keys that differ in a rate and seeds, 50 rows of 15 columns."""
     rng = random.Random(0)
     batch = make_empty_batch(root)
     header = ",".join(("epoch", "step", "timestamp", *MEASURES))
@@ -85,7 +85,7 @@ def _make(root: str, size: int) -> str:
 
 
 def _read_all(batch: str) -> int:
-    """The bytes of each run's config and stats: what no reader can do without."""
+    """Read the bytes of each run's config and stats, the minimum for any reader."""
     total = 0
     for name in run_folder.run_names(batch):
         for file_name in (run_folder.CONFIG, run_folder.STATS):
@@ -99,13 +99,13 @@ def _nothing() -> None:
 
 
 def _forget(batch: str) -> None:
-    """What an earlier round has kept of a batch."""
+    """Delete the caches of an earlier round."""
     yaml_io._loaded.clear()
     shutil.rmtree(cache.place(batch), ignore_errors=True)
 
 
 def _change(batch: str, numbers: Iterator[int]) -> None:
-    """Ten runs get a row more."""
+    """Append a row to ten runs."""
     number = next(numbers)
     for name in run_folder.run_names(batch)[number::17][:10]:
         path = os.path.join(batch, name, run_folder.STATS)
@@ -115,7 +115,7 @@ def _change(batch: str, numbers: Iterator[int]) -> None:
 
 
 def _memory(batch: str, cache: bool) -> float:
-    """How much memory a read in a fresh process takes at its peak, over the size of its frames."""
+    """Return the peak memory of a read in a fresh process, relative to the size of its frames."""
     program = f"""
 import pyarrow.parquet
 from src.analysis.reading.results import read_results
@@ -132,7 +132,7 @@ print((mebibytes("VmHWM") - before) / frames)
 
 
 def _against_mlflow(size: int = 200) -> list[tuple[str, float, float | None]]:
-    """mlflow.search_runs and the history of each metric, on sqlite; left out where mlflow is not installed."""
+    """Compare with mlflow.search_runs and the history of each metric, on sqlite, if mlflow is installed."""
     try:
         import mlflow
         from mlflow.entities import Metric, Param
@@ -159,7 +159,7 @@ def _against_mlflow(size: int = 200) -> list[tuple[str, float, float | None]]:
 
         read, searched = _shortest([
             (partial(_forget, batch), lambda: read_results(batch).big_df()), (_nothing, search)], rounds=3)
-        return [(f"gather {size} runs into big_df / mlflow.search_runs and metric histories", read / searched, 0.01)]
+        return [(f"read {size} runs into big_df / mlflow.search_runs and metric histories", read / searched, 0.01)]
 
 
 def _all_cells(results: Results) -> None:
@@ -176,7 +176,7 @@ def _bare_series(results: Results) -> list[pd.Series]:
 
 
 def _shortest(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], rounds: int = 7) -> list[float]:
-    """Of each (preparation, function) the least seconds of the function in some rounds, in which they take turns."""
+    """Return the minimum seconds of each function in rounds in which they take turns, each after its preparation."""
     times: list[list[float]] = [[] for _ in pairs]
     for _ in range(rounds):
         for (prepare, function), found in zip(pairs, times, strict=True):
@@ -188,5 +188,5 @@ def _shortest(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]]
 
 
 if __name__ == "__main__":  # python -m benchmarks.gather 10000
-    for what, value, most in measure(tuple(map(int, sys.argv[1:])) or (200, 2_000, 10_000)):
-        print(f"{what:75} {value:6.2f}" + (f"   (at most {most:g})" if most else ""))
+    for label, value, limit in measure(tuple(map(int, sys.argv[1:])) or (200, 2_000, 10_000)):
+        print(f"{label:75} {value:6.2f}" + (f"   (limit {limit:g})" if limit else ""))

@@ -1,4 +1,4 @@
-"""Throughput on a GPU, as ratios in one run: our loop with bf16, channels_last and compile against bare loops."""
+"""Throughput on a GPU: the training loop with bf16, channels_last and compile, compared with bare loops."""
 from __future__ import annotations
 
 import argparse
@@ -29,13 +29,13 @@ CLASSES, WARM_UP = 100, 10
 
 
 def main(arguments: list[str]) -> int:
-    """A line for each model and options: samples a second, against the bare loop of the same options and float32."""
+    """Print samples per second for each model and options, compared with the bare loop and with float32."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--steps", type=int, default=50, help="timed steps of each turn (default: 50)")
-    parser.add_argument("--turns", type=int, default=3, help="of which the median counts (default: 3)")
+    parser.add_argument("--steps", type=int, default=50, help="timed steps per turn (default: 50)")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns, whose median counts (default: 3)")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("there is no CUDA device: nothing to measure", file=sys.stderr)
+        print("error: no CUDA device", file=sys.stderr)
         return 2
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {platform.node()}")
     print(f"{'model':<16}{'options':<30}{'samples/s':>10}{'/ bare loop':>13}{'/ float32':>11}")
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _rivals(config: Config, size: int, turns: int) -> tuple[float, float]:
-    """The median samples a second of our loop and of the bare one, which take turns."""
+    """Return the median samples per second of the training loop and of the bare loop, which take turns."""
     device = torch.device("cuda")
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(4 * config.batch_size, 3, size, size, generator=generator, device=device)
@@ -69,7 +69,7 @@ def _model(config: Config, split: Split) -> nn.Module:
 
 
 def _ours(config: Config, split: Split) -> float:
-    """A first epoch warms up and compiles; the second is timed."""
+    """Return the samples per second of the second epoch; the first one warms up and compiles."""
     data = Data({"train": split}, "classification", tuple(range(CLASSES)), tuple(split.x.shape[1:]))
     model = _model(config, split)
     parts = Parts(config, data, model, [make_optimizer(config, model)], None, torch.device("cuda"), [])
@@ -79,7 +79,7 @@ def _ours(config: Config, split: Split) -> float:
 
 
 def _bare(config: Config, split: Split) -> float:
-    """What a careful person writes by hand for the same options: loss and accuracy summed on the device."""
+    """Return the samples per second of a hand-written loop that sums loss and accuracy on the device."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     model = _model(config, split)
     call: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model

@@ -1,4 +1,4 @@
-"""Expanding, checking, naming, rendering and writing a grid against a bare mkdir and one small write for each run."""
+"""Expanding, checking, naming, rendering and writing a grid, compared with one mkdir and one small write per run."""
 from __future__ import annotations
 
 import json
@@ -42,13 +42,13 @@ parameters:
   eval_batch_size: 10_000
   num_workers: 2
   seed_training: range({repeats})
-"""  # 18 keys, 1,000 points for each repeat
+"""  # 18 keys, 1,000 points per repeat
 
 
 def measure(sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> list[tuple[str, float, float | None]]:
-    """(what, figure, the most it may be): ratios for grids of `sizes` points, their growth and memory.
+    """Return (label, value, limit): ratios for grids of `sizes` points, their growth and memory.
 
-    Each size runs in a process of its own, with its files on a RAM-backed file system where there is one.
+    Each size runs in a separate process, with its files on a RAM-backed file system if there is one.
     """
     rows: list[tuple[str, float, float | None]] = []
     totals: dict[int, float] = {}
@@ -58,18 +58,18 @@ def measure(sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> list[tuple[str
         bare, memory = stages.pop("bare"), stages.pop("memory")
         totals[size] = sum(stages.values())
         shown = ", ".join(f"{stage} {1e6 * seconds / size:.1f}" for stage, seconds in stages.items())
-        rows.append((f"grid of {size:,} written / bare mkdir and write, {1e6 * bare / size:.1f} us a run ({shown})",
+        rows.append((f"write a grid of {size:,} / bare mkdir and write, {1e6 * bare / size:.1f} us per run ({shown})",
                      totals[size] / bare, 3.0))
     small, large = min(sizes), max(sizes)
     if small < large:
         growth = math.log(totals[large] / totals[small]) / math.log(large / small)
-        rows.append((f"growth exponent from {small:,} to {large:,} runs", growth, 1.05))
-    rows.append((f"MiB over start-up for {large:,} runs", memory, 100.0))
+        rows.append((f"exponent of the growth from {small:,} to {large:,} runs", growth, 1.05))
+    rows.append((f"memory for {large:,} runs beyond start-up, in MiB", memory, 100.0))
     return rows
 
 
 def stages(size: int, root: str) -> dict[str, float]:
-    """Seconds for each stage of a grid of `size` points under the folder `root`, and MiB over start-up."""
+    """Return the seconds of each stage of a grid of `size` points under `root`, and its memory in MiB."""
     seconds: dict[str, float] = {}
 
     def timed(stage: str, work: Callable[[], Any]) -> Any:
@@ -101,13 +101,13 @@ def _bare(root: str, count: int) -> None:
 
 
 def _peak_memory() -> float:
-    """MiB. Unlike ru_maxrss, this knows nothing of the process before exec."""
+    """Return MiB. Unlike ru_maxrss, this excludes the process before exec."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def main(size: int) -> None:
-    """Print the stages of one grid as JSON: the best of three for all but the largest."""
+    """Print the stages of one grid as JSON: the best of three, except for the largest grid."""
     best: dict[str, float] = {}
     for _ in range(3 if size < 100_000 else 1):
         root = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)

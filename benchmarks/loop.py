@@ -1,4 +1,4 @@
-"""The training loop, an evaluation and a row of stats against hand-written PyTorch that does the same and no more."""
+"""The training loop, an evaluation and a row of stats, compared with equivalent hand-written PyTorch."""
 from __future__ import annotations
 
 import statistics
@@ -33,25 +33,25 @@ CPU = torch.device("cpu")
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio or milliseconds, the most it may be). Both sides of a ratio take turns in this process."""
+    """Return (label, ratio or milliseconds, limit). Both sides of a ratio take turns in this process."""
     rows: list[tuple[str, float, float | None]] = []
     split = random_split(SAMPLES)
     for batch_size, speed in ((8, 0.85), (128, 0.9), (2048, 0.9)):
         steps = min(4 * SAMPLES // batch_size, 12_000)
         ours, bare = rivals(lambda b=batch_size, s=steps: _our_training(split, b, s),
                              lambda b=batch_size, s=steps: _bare_training(split, b, s))
-        rows.append((f"training, batch size {batch_size} / bare loop ({1e6 * bare / steps:.0f} us a step)",
+        rows.append((f"training, batch size {batch_size} / bare loop ({1e6 * bare / steps:.0f} us per step)",
                      ours / bare, 1 / speed))
     split = random_split(EVALUATED)
     model = Linear((FEATURES,), CLASSES)
     ours, bare = rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
     rows.append((f"evaluation of {EVALUATED:,} rows / whole-batch matmuls ({1e3 * bare:.1f} ms)", ours / bare, 1 / 0.8))
-    rows.append(("a row of stats, log and frame at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
+    rows.append(("write a row of stats, log and frame at epoch 3,000, in ms", _row_milliseconds(3_000), 0.3))
     return rows
 
 
 def rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7) -> tuple[float, float]:
-    """The median seconds of each, taken in turns after a turn to warm up."""
+    """Return the median seconds of each, taking turns after a warm-up."""
     one(), other()
     pairs = [(one(), other()) for _ in range(turns)]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
@@ -78,7 +78,7 @@ def _our_training(split: Split, batch_size: int, steps: int) -> float:
 
 
 def _bare_training(split: Split, batch_size: int, steps: int) -> float:
-    """What a careful person writes by hand: loss, accuracy and an average, no waiting for the device."""
+    """Return the seconds of a hand-written loop with loss, accuracy and an average, without waiting for the device."""
     model, rates = nn.Linear(FEATURES, CLASSES), [0.01] * steps
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
     params = list(model.parameters())
@@ -126,7 +126,7 @@ def _bare_evaluation(model: nn.Module, split: Split) -> float:
 
 
 def _row_milliseconds(epoch: int) -> float:
-    """A line of stats.csv, one of training.log and the DataFrame that a caller gets, after `epoch` others."""
+    """Time a line of stats.csv, a line of training.log and the caller's DataFrame, after `epoch` others."""
     columns = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))
     row: dict[str, float | None] = {**dict.fromkeys(columns, 1 / 3), "epoch": epoch, "step": 10 * epoch}
     table = StatsTable(columns)
@@ -142,5 +142,5 @@ def _row_milliseconds(epoch: int) -> float:
 
 
 if __name__ == "__main__":
-    for name, value, most in measure():
-        print(f"{name:<70} {value:6.3f}   at most {most:.3f}")
+    for label, value, limit in measure():
+        print(f"{label:<70} {value:6.3f}   limit {limit:.3f}")

@@ -1,4 +1,4 @@
-"""108 short runs: `--local --workers 2`, a fork each, against two warm processes that run them back to back."""
+"""108 short runs: `--local --workers 2`, with a fork per run, compared with two warm processes."""
 from __future__ import annotations
 
 import json
@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# linear-classifier-example at a tenth of its length, on data that comes along
+# linear-classifier-example with a tenth of its length, on data that is included
 JOB_SPEC = """\
 job_details: {{name: makespan, output_dir: {folder}}}
 parameters:
@@ -38,7 +38,7 @@ for run in json.load(open(sys.argv[1])):
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be), start-up included on both sides; of two turns the better one counts."""
+    """Return (label, ratio, limit), with start-up on both sides; the better of two turns counts."""
     with tempfile.TemporaryDirectory() as folder:
         turns = [(_ours(Path(folder, f"ours-{turn}")), _warm(Path(folder, f"warm-{turn}"))) for turn in range(2)]
     ours, warm = (min(seconds) for seconds in zip(*turns, strict=True))
@@ -62,7 +62,7 @@ def _ours(folder: Path) -> float:
 
 
 def _warm(folder: Path) -> float:
-    """Two processes, each with every second run, which import once and train one run after another."""
+    """Run two processes that import once, each with every second run."""
     shown = subprocess.run(_submit(folder, "-d", "--json"), check=True, capture_output=True, text=True).stdout
     runs = [json.loads(line) for line in shown.splitlines()]
     shares = [folder / "0.json", folder / "1.json"]

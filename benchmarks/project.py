@@ -1,4 +1,4 @@
-"""A folder of its own with the real submit_multiple.py and a train.py that does nothing."""
+"""A project folder with the real submit_multiple.py and a train.py that does nothing."""
 from __future__ import annotations
 
 import shutil
@@ -14,7 +14,7 @@ from src.submission.job import attempt
 
 
 def warm_up(specs):
-    import src.training.experiment  # what a worker imports once for real runs
+    import src.training.experiment  # the imports of a worker for real runs
 
 
 if __name__ == "__main__":
@@ -27,7 +27,7 @@ exec {sys.executable} train.py "$@"
 
 
 def make(folder: Path) -> Path:
-    """The folder, ready: `s.sh` is a script whose Slurm jobs stay held."""
+    """Fill the folder. Slurm jobs of its script `s.sh` stay held."""
     shutil.copy(ROOT / "submit_multiple.py", folder)
     (folder / "src").symlink_to(ROOT / "src")
     (folder / "train.py").write_text(TRAIN)
@@ -36,7 +36,7 @@ def make(folder: Path) -> Path:
 
 
 def submit(folder: Path, name: str, runs: int, *words: str) -> None:
-    """`submit_multiple.py` on a grid of so many runs, from the start of Python to its end."""
+    """Run submit_multiple.py on a grid of `runs` runs."""
     (folder / f"{name}.yaml").write_text(
         f"job_details: {{name: {name}, output_dir: results}}\nparameters: {{seed_model: 'range({runs})'}}\n")
     subprocess.run([sys.executable, "submit_multiple.py", f"{name}.yaml", "-y", *words], cwd=folder, check=True,

@@ -1,4 +1,4 @@
-"""What being ready for an interruption costs a training: states that are saved, and looks at signals and claims."""
+"""The cost of being interruptible: saving resume checkpoints, and checking for signals and newer attempts."""
 from __future__ import annotations
 
 import os
@@ -18,22 +18,22 @@ from src.submission.job.attempt import Attempt
 from src.submission.system.signals import Signals
 from src.training.experiment import Parts, epochs
 
-WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; how often they are saved
-LOOKS = 2_000  # steps of a linear model that looks out for signals and for who has the run
+WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; number of saves
+LOOKS = 2_000  # steps of a linear model that checks for signals and newer attempts
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be). Both sides of a ratio take turns in this process, in one thread: several would
-    wait for each other wherever a core is busy, with the write or with something else."""
+    """Return (label, ratio, limit). Both sides of a ratio take turns in this process, in one thread: several threads
+    would wait for each other whenever a core is busy."""
     torch.set_num_threads(1)
     split = Split(torch.randn(2000, WIDTH), torch.randint(10, (2000,)))
     saving, calm = rivals(lambda: _wide_training(split, f"{STEPS // SAVED}steps"),
                           lambda: _wide_training(split, None), turns=3)
     each = (saving - calm) / SAVED
     looking, blind = rivals(lambda: _linear_training(True), lambda: _linear_training(False), turns=25)
-    return [(f"training that saves 108 MB once a minute / one that does not ({1e3 * each:.0f} ms each time)",
+    return [(f"training that saves 108 MB once per minute / without saving ({1e3 * each:.0f} ms per save)",
              1 + each / 60, 1.03),
-            (f"training that looks for signals and claims / one that does not ({1e6 * blind / LOOKS:.0f} us a step)",
+            (f"training that checks for signals and claims / without checks ({1e6 * blind / LOOKS:.0f} us per step)",
              looking / blind, 1.02)]
 
 
@@ -51,7 +51,7 @@ def _wide_training(split: Split, every: str | None) -> float:
 
 
 def _linear_training(looks: bool) -> float:
-    """Seconds of its thread at work, which others on the machine do not lengthen."""
+    """Return the CPU seconds of its thread, which other processes do not affect."""
     config = Config(batch_size=8, train_length=4, steps_per_epoch=LOOKS // 4, base_lr=0.01, seed_training=0,
                     checkpoint_every="10min" if looks else None)
     parts = linear_parts(random_split(5000), config)
@@ -68,5 +68,5 @@ def _linear_training(looks: bool) -> float:
 
 
 if __name__ == "__main__":
-    for name, value, most in measure():
-        print(f"{name:<100} {value:6.3f}   at most {most:.3f}")
+    for label, value, limit in measure():
+        print(f"{label:<100} {value:6.3f}   limit {limit:.3f}")

@@ -1,4 +1,4 @@
-"""What a login node and a short run wait for: a dry run against `import yaml`, train.py against `import torch`."""
+"""Start-up time: a dry run compared with `import yaml`, train.py compared with `import torch`."""
 from __future__ import annotations
 
 import os
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# one of linear-classifier-example's runs, on a small data set of its shape
+# a run of linear-classifier-example, on a small data set of the same shape
 SHORT_RUN = """\
 dataset: libsvm/toy
 data_dir: {folder}
@@ -27,7 +27,7 @@ output_dir: {folder}/run
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, ratio, the most it may be). Both commands of a ratio take turns."""
+    """Return (label, ratio, limit). Both commands of a ratio take turns."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "short.yaml")
         spec.write_text(SHORT_RUN.format(folder=folder))
@@ -36,13 +36,13 @@ def measure() -> list[tuple[str, float, float | None]]:
                "--output-dir", f"{folder}/results"]
         return [
             _row("dry run of 108 points", dry, "import yaml", 3.0, turns=15),
-            _row("python train.py of a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
+            _row("train.py on a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
                  turns=5, remove=f"{folder}/run"),
         ]
 
 
 def toy(samples: int, features: int) -> str:
-    """A LIBSVM file of random numbers with seven classes."""
+    """Return the text of a LIBSVM file of random numbers with seven classes."""
     rng = random.Random(0)
     def sample() -> str:
         values = " ".join(f"{index}:{rng.random():.4f}" for index in range(1, features + 1))
@@ -50,19 +50,19 @@ def toy(samples: int, features: int) -> str:
     return "".join(sample() for _ in range(samples))
 
 
-def _row(what: str, command: list[str], bare: str, most: float, turns: int,
+def _row(label: str, command: list[str], bare: str, limit: float, turns: int,
          remove: str | None = None) -> tuple[str, float, float | None]:
     pairs = []
     for turn in range(turns + 1):
         if remove and os.path.isdir(remove):
             os.rename(remove, f"{remove}-{turn}")
         pairs.append((_seconds(command), _seconds([sys.executable, "-c", bare])))
-    ours, theirs = (statistics.median(seconds) for seconds in zip(*pairs[1:], strict=True))  # the first one warms up
-    return f'{what} / `python -c "{bare}"` ({1e3 * theirs:.0f} ms)', ours / theirs, most
+    ours, theirs = (statistics.median(seconds) for seconds in zip(*pairs[1:], strict=True))  # the first turn warms up
+    return f'{label} / `python -c "{bare}"` ({1e3 * theirs:.0f} ms)', ours / theirs, limit
 
 
 def _seconds(command: list[str]) -> float:
-    """Wall time of a command, with compiled modules kept as users keep them."""
+    """Return the wall time of a command, with cached byte code."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""A status, and the plan of a retry, of 10,000 runs against one stat of each folder plus one squeue plus one sacct."""
+"""A status, and the plan of a retry, of 10,000 runs, compared with one stat per folder, one squeue and one sacct."""
 from __future__ import annotations
 
 import contextlib
@@ -26,23 +26,22 @@ ARRAY = 1000  # tasks in each held job array
 
 
 def measure(size: int = 10_000) -> list[tuple[str, float, float | None]]:
-    """(what, figure, the most it may be): both ratios, and the memory of the process that did it."""
+    """Return (label, value, limit): two ratios, and the memory of the measuring process."""
     if not is_possible():
         return [("not measured: a one-machine Slurm needs root and Debian's packages", float("nan"), None)]
     command = [sys.executable, "-m", "benchmarks.status", str(size)]
     seconds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     bare = seconds["stat"] + seconds["squeue"] + seconds["sacct"]
-    shown = ", ".join(f"{what} {1e3 * seconds[what]:.0f} ms" for what in ("stat", "squeue", "sacct"))
-    return [(f"status of {size:,} runs, {1e3 * seconds['status']:.0f} ms / bare ({shown})", seconds["status"] / bare,
-             10.0),
-            (f"plan of a retry of {size:,} runs, {1e3 * seconds['retry']:.0f} ms / bare", seconds["retry"] / bare,
-             10.0),
-            ("MiB of memory", seconds["memory"], 200.0)]
+    parts = ", ".join(f"{part} {1e3 * seconds[part]:.0f} ms" for part in ("stat", "squeue", "sacct"))
+    return [(f"status of {size:,} runs, {1e3 * seconds['status']:.0f} ms / bare calls ({parts})",
+             seconds["status"] / bare, 10.0),
+            (f"plan of a retry of {size:,} runs, {1e3 * seconds['retry']:.0f} ms / bare calls",
+             seconds["retry"] / bare, 10.0),
+            ("peak memory, in MiB", seconds["memory"], 200.0)]
 
 
 def make(root: Path, size: int) -> Path:
-    """A batch of `size` runs, an eighth each done, failed and begun, the rest waiting; most of them in a real queue.
-    """
+    """Make a batch of `size` runs: an eighth each done, failed and started, the others pending in a real queue."""
     path = root / "26-01-02-benchmark"
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
     texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
@@ -88,7 +87,7 @@ def hold(size: int) -> list[str]:
 
 
 def seconds(path: Path) -> dict[str, float]:
-    """Seconds for each part, once."""
+    """Return the seconds of each part, measured once."""
     took = {}
     folders = [os.path.join(path, name) for name in run_folder.run_names(path)]
 
@@ -116,7 +115,7 @@ def seconds(path: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def calls() -> Iterator[list[list[str]]]:
-    """The commands by which Slurm is asked within the block."""
+    """Record the Slurm commands that are called within the block."""
     made: list[list[str]] = []
     ask = client.query
     client.query = lambda command: (made.append(command), ask(command))[1]
@@ -127,8 +126,8 @@ def calls() -> Iterator[list[list[str]]]:
 
 
 def main(size: int) -> None:
-    """Print the best of three as JSON, and the most memory that this process had, in MiB."""
-    root = Path(tempfile.mkdtemp())  # on a disk, where results are
+    """Print the best of three as JSON, and the peak memory of this process in MiB."""
+    root = Path(tempfile.mkdtemp())  # on a disk, like results
     try:
         with one_machine_slurm():
             path = make(root, size)

@@ -1,4 +1,4 @@
-"""Submitting to a one-machine Slurm: 500 Slurm jobs against a bare loop of sbatch, arrays of 5,000 against submitit."""
+"""Submitting to a one-machine Slurm: 500 jobs compared with a bare loop of sbatch, arrays of 5,000 with submitit."""
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +15,7 @@ import yaml
 from benchmarks import project
 from benchmarks.cluster import is_possible, one_machine_slurm
 
-JOBS, TASKS, ARRAY = 500, 5_000, 1_000  # an array's tasks: the cluster's MaxArraySize is 1,001
+JOBS, TASKS, ARRAY = 500, 5_000, 1_000  # ARRAY: tasks per array; the cluster's MaxArraySize is 1,001
 SUBMITIT = """\
 import sys
 import submitit
@@ -29,7 +29,7 @@ for start in range(0, tasks, size):
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, figure, the most it may be)."""
+    """Return (label, value, limit)."""
     if not is_possible():
         return [("not measured: a one-machine Slurm needs root and Debian's packages", float("nan"), None)]
     with tempfile.TemporaryDirectory() as temporary, one_machine_slurm():
@@ -38,18 +38,18 @@ def measure() -> list[tuple[str, float, float | None]]:
     rows: list[tuple[str, float, float | None]] = [
         (f"{JOBS} Slurm jobs: {took['ours']:.2f} s / bare loop of sbatch {took['bare']:.2f} s",
          took["ours"] / took["bare"], 1.25),
-        (f"the usual loop (shell, folders, yaml.dump): {took['usual']:.2f} s / bare loop",
+        (f"a simple script (shell, folders, yaml.dump): {took['usual']:.2f} s / bare loop",
          took["usual"] / took["bare"], None)]
     if took["submitit"] < float("inf"):
         rows.append((f"arrays of {TASKS:,} runs: {took['array']:.2f} s / submitit's map_array {took['submitit']:.2f} s",
                      took["array"] / took["submitit"], 1.0))
     else:
-        rows.append((f"arrays of {TASKS:,} runs, seconds; submitit cannot be installed here", took["array"], None))
+        rows.append((f"arrays of {TASKS:,} runs, seconds; submitit could not be installed", took["array"], None))
     return rows
 
 
 def best(folder: Path, actions: dict[str, Callable[[Path], None]]) -> dict[str, float]:
-    """Seconds of the best of three rounds, each in a new folder and on a cluster at rest; inf: it cannot be had."""
+    """Return the seconds of the best of three rounds, each in a new folder on an idle cluster; inf: not available."""
     seconds = dict.fromkeys(actions, float("inf"))
     submitit = install_submitit(folder / "packages")
     for number in range(3):
@@ -67,7 +67,7 @@ def best(folder: Path, actions: dict[str, Callable[[Path], None]]) -> dict[str, 
 
 
 def rest() -> None:
-    """Wait until the cluster's daemons have dealt with all that was cancelled: a few seconds, half a minute at most."""
+    """Wait until the cluster's daemons have processed the cancellations: a few seconds, at most half a minute."""
     for _ in range(30):
         before = daemons_cpu()
         time.sleep(1)
@@ -77,7 +77,7 @@ def rest() -> None:
 
 
 def daemons_cpu() -> int:
-    """The CPU time that Slurm's daemons and its database have used, in ticks of the clock."""
+    """Return the CPU time of Slurm's daemons and its database, in clock ticks."""
     used = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -88,30 +88,30 @@ def daemons_cpu() -> int:
 
 
 def install_submitit(packages: Path) -> bool:
-    """Install it for this measurement alone; False if it cannot be had."""
+    """Install submitit for this measurement only. Return whether that succeeded."""
     return not subprocess.run([sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check",
                                f"--target={packages}", "submitit"], capture_output=True, check=False).returncode
 
 
 def one_each(folder: Path) -> None:
-    """Ours, a Slurm job for each run."""
+    """Submit with this project, one Slurm job per run."""
     project.submit(folder, "each", JOBS, "-s", "s.sh")
 
 
 def array(folder: Path) -> None:
-    """Ours, job arrays."""
+    """Submit with this project, job arrays."""
     project.submit(folder, "array", TASKS, "-s", "s.sh", "--array")
 
 
 def bare_loop(folder: Path) -> None:
-    """What any submission costs at least: sbatch, again and again."""
+    """Call sbatch in a loop, the minimum for any submission."""
     for index in range(JOBS):
         subprocess.run(["sbatch", "--parsable", "--output=/dev/null", "s.sh", str(index)], cwd=folder, check=True,
                        stdout=subprocess.DEVNULL)
 
 
 def usual_loop(folder: Path) -> None:
-    """What people write: a folder, PyYAML's dump, and a shell for each run."""
+    """Make a folder, dump YAML and start a shell for each run."""
     for index in range(JOBS):
         run = folder / "usual" / f"{index:03d}"
         run.mkdir(parents=True)
@@ -122,6 +122,6 @@ def usual_loop(folder: Path) -> None:
 
 
 def map_array(folder: Path) -> None:
-    """submitit's arrays."""
+    """Submit with submitit's map_array."""
     subprocess.run([sys.executable, "-c", SUBMITIT, str(TASKS), str(ARRAY)], cwd=folder, check=True,
                    stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(folder.parent / "packages")})

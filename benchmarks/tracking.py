@@ -1,4 +1,4 @@
-"""What it costs to be watched, and to look: system metrics, trackers per epoch, finding runs against MLflow's search"""
+"""The cost of monitoring: system metrics, trackers per epoch, and finding runs compared with MLflow's search."""
 from __future__ import annotations
 
 import contextlib
@@ -25,19 +25,19 @@ from tests.analysis.make_batch import curves, make_empty_batch, make_run
 from tests.tracking.test_mlflow_server import serving
 from tests.training.toys import classes, parts, train
 
-SECONDS = 5.0  # between samples, as the docs advise
+SECONDS = 5.0  # between samples, as in the docs
 LOADERS = 8
 RUNS = 3_000
 GRID = 4  # runs
 EPOCHS = 150  # of a run of a grid
-LONG = 2_000  # of one alone: most of them go by with loading libraries,
-TIMED = 500  # and these are timed
+LONG = 2_000  # epochs of a single run; during most of them, libraries are being imported
+TIMED = 500  # its last epochs, which are timed
 
 
 def measure() -> list[tuple[str, float, float | None]]:
-    """(what, figure, the most it may be)."""
+    """Return (label, value, limit)."""
     rows: list[tuple[str, float, float | None]] = [
-        (f"percent of one core for a sample every {SECONDS:.0f} s of a run with {LOADERS} loaders", _percent(), 0.5)]
+        (f"system metrics every {SECONDS:.0f} s of a run with {LOADERS} loaders, in % of one core", _percent(), 0.5)]
     bare = _epoch({})
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, _):
         for name, options in (("TensorBoard", {"tensorboard": True}), ("W&B, offline", {"wandb": True}),
@@ -49,14 +49,14 @@ def measure() -> list[tuple[str, float, float | None]]:
 
 
 def _percent() -> float:
-    """CPU time, of the median sample and of writing it down, over the time between samples."""
+    """Return the CPU time of the median sample, including writing it, in % of the time between samples."""
     sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(LOADERS)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             samples = system.System(Config(system_metrics=SECONDS), "cpu", folder, logger)
             take, spent = system._machine(), []
             for _ in range(50):
-                time.sleep(0.1)  # others use the caches in between
+                time.sleep(0.1)  # lets other processes use the caches
                 start = time.thread_time()
                 samples._write({"time": time.time(), **take()})
                 spent.append(time.thread_time() - start)
@@ -68,7 +68,7 @@ def _percent() -> float:
 
 
 def _epoch(options: dict[str, Any]) -> float:
-    """Seconds of the median epoch of a small training, from row to row."""
+    """Return the seconds of the median epoch of a small training, from row to row."""
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -78,17 +78,17 @@ def _epoch(options: dict[str, Any]) -> float:
 
 
 def _without_its_server() -> Iterator[tuple[str, float, float | None]]:
-    """What a run is longer than without MLflow, of a grid in whose second run the server is killed, or stopped."""
+    """Measure the additional time per run of a grid when the MLflow server is killed or stopped in its second run."""
     bare = _grid(None, lambda: None)
-    for what, number in (("killed", signal.SIGKILL), ("stopped, and so answers nobody", signal.SIGSTOP)):
+    for what, number in (("is killed", signal.SIGKILL), ("hangs", signal.SIGSTOP)):
         with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, process):
-            _grid(address, lambda: None)  # loads the library
-            longer = _grid(address, lambda: os.killpg(process.pid, number)) - bare  # noqa: B023  # it is called here
-            yield f"seconds more for a run, of a grid in whose mid the server of MLflow is {what}", longer / GRID, 2.0
+            _grid(address, lambda: None)  # imports the library
+            longer = _grid(address, lambda: os.killpg(process.pid, number)) - bare  # noqa: B023  # called in this iteration
+            yield f"additional time per run if the MLflow server {what} during a grid, in s", longer / GRID, 2.0
 
 
 def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
-    """Seconds of some small trainings, one after another."""
+    """Return the seconds of some small trainings in sequence."""
     spent = 0.0
     splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -100,7 +100,7 @@ def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
             def check() -> None:
                 nonlocal rows
                 rows += 1
-                if index == 1 and rows == EPOCHS // 2:  # noqa: B023  # it is called here
+                if index == 1 and rows == EPOCHS // 2:  # noqa: B023  # called in this iteration
                     in_the_middle()
 
             start = time.perf_counter()
@@ -111,7 +111,7 @@ def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
 
 
 def _found() -> Iterator[tuple[str, float, float | None]]:
-    """Of 3,000 runs in files and the same in MLflow's database."""
+    """Compare searches among 3,000 runs in files and the same runs in MLflow's database."""
     specs = [{"base_lr": 0.001 * (index % 300 + 1), "seed_training": index // 300} for index in range(RUNS)]
     with tempfile.TemporaryDirectory() as folder:
         batch = make_empty_batch(folder)
@@ -120,17 +120,17 @@ def _found() -> Iterator[tuple[str, float, float | None]]:
             make_run(batch, index, spec, stats=text)
         search = _database(Path(folder), specs)
         runs.find_runs(None, folder)
-        time.sleep(2.1)  # files that were written a moment ago are looked at again and again
+        time.sleep(2.1)  # recently written files are checked every time
         some, one, none = ({"base_lr": 0.1, **seed} for seed in ({}, {"seed_training": 7}, {"seed_training": 77}))
         for what, ours, theirs in (
-                ("find_runs, ten of", lambda: runs.find_runs(some, folder), lambda: search(some)),
-                ("is_done, of one that is, among", lambda: runs.is_done(one, folder), lambda: search(one, 1)),
-                ("is_done, of one that is not, among", lambda: runs.is_done(none, folder), lambda: search(none, 1)),
-                ("find_runs, a look at each run, ten of", lambda: _again(some, folder), lambda: search(some)),
-                ("find_runs, the first in a process, ten of", lambda: _first(some, folder), lambda: search(some))):
+                ("find_runs, ten of {} runs", lambda: runs.find_runs(some, folder), lambda: search(some)),
+                ("is_done of a finished run among {} runs", lambda: runs.is_done(one, folder), lambda: search(one, 1)),
+                ("is_done of a missing run among {} runs", lambda: runs.is_done(none, folder), lambda: search(none, 1)),
+                ("find_runs with a check of each run, ten of {} runs", lambda: _again(some, folder), lambda: search(some)),
+                ("first find_runs in a process, ten of {} runs", lambda: _first(some, folder), lambda: search(some))):
             mine, other = _least(ours), _least(theirs)
-            yield f"{what} {RUNS:,} runs / mlflow.search_runs on sqlite ({1e3 * other:.0f} ms)", mine / other, (
-                None if "look" in what or "first" in what else 1.0)
+            label = f"{what.format(f'{RUNS:,}')} / mlflow.search_runs on sqlite ({1e3 * other:.0f} ms)"
+            yield label, mine / other, None if "check" in what or "first" in what else 1.0
 
 
 def _again(params: dict[str, Any], folder: str) -> None:
@@ -145,8 +145,8 @@ def _first(params: dict[str, Any], folder: str) -> None:
 
 
 def _database(folder: Path, specs: list[dict[str, Any]]) -> Callable[..., Any]:
-    """The same runs with as many parameters in a database of MLflow's: one that it makes, and copies of its rows. Gives
-    its search for parameters, into a frame, or a list of some."""
+    """Make an MLflow database with the same runs, as copies of the rows of one. Return its search by parameters, which
+    returns a frame, or a list of limited length."""
     import mlflow
     from mlflow.entities import Metric, Param
 
@@ -176,13 +176,13 @@ def _database(folder: Path, specs: list[dict[str, Any]]) -> Callable[..., Any]:
 
 
 def _copy(row: dict[str, Any], run: str, spec: dict[str, Any]) -> list[Any]:
-    """A row of the database, of another run with the parameters of a spec."""
+    """Return a row of the database for another run with the parameters of a spec."""
     return list({**row, "run_uuid": run, **({"value": str(spec[row["key"]])} if row.get("key") in spec else {})
                  }.values())
 
 
 def _least(action: Callable[[], Any]) -> float:
-    """The least seconds of seven, after one to warm up."""
+    """Return the minimum seconds of seven calls, after a warm-up."""
     action()
     spent = []
     for _ in range(7):
