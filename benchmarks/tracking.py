@@ -126,7 +126,7 @@ def _found() -> Iterator[tuple[str, float, float | None]]:
                 ("find_runs, ten of {} runs", lambda: runs.find_runs(some, folder), lambda: search(some)),
                 ("is_done of a finished run among {} runs", lambda: runs.is_done(one, folder), lambda: search(one, 1)),
                 ("is_done of a missing run among {} runs", lambda: runs.is_done(none, folder), lambda: search(none, 1)),
-                ("find_runs with a check of each run, ten of {} runs", lambda: _again(some, folder), lambda: search(some)),
+                ("find_runs, checking each run, ten of {} runs", lambda: _again(some, folder), lambda: search(some)),
                 ("first find_runs in a process, ten of {} runs", lambda: _first(some, folder), lambda: search(some))):
             mine, other = _least(ours), _least(theirs)
             label = f"{what.format(f'{RUNS:,}')} / mlflow.search_runs on sqlite ({1e3 * other:.0f} ms)"
