@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Needed: Python 3.11 or newer with venv, and network for the first time.
+# `make` lists the targets. It needs Python 3.11 or newer with venv, and a network the first time.
 .PHONY: help demo pictures session reference test chaos environment mlflow lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
@@ -11,7 +11,7 @@ INSTALLER ?= uv
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
-demo: $(ENVIRONMENT) ## train the digits quickstart without Slurm and report on it, in results/demo, replacing an earlier demo
+demo: $(ENVIRONMENT) ## run jobs/digits-quickstart.yaml without Slurm and write a report, in results/demo
 	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/demo
 	@batch=$$(ls -d results/demo/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
@@ -22,38 +22,38 @@ pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs
 		--set system_metrics=0.03
 	@$(RUN) -m docs.pictures.draw "$$(ls -d results/pictures/*-digits-quickstart | tail -n 1)"
 
-session: $(ENVIRONMENT) ## record the terminal session of the README on the Slurm of `make cluster`, which stays up
+session: $(ENVIRONMENT) ## record the terminal session of the README on the cluster of `make cluster`, which stays up
 	@eval "$$(tests/cluster/up.sh)" && $(RUN) -m docs.pictures.session
 
-reference: $(ENVIRONMENT) ## generate docs/reference from the code
+reference: $(ENVIRONMENT) ## generate the pages of docs/reference from the code
 	@$(RUN) -m docs.reference.generate
 
-test: $(ENVIRONMENT) ## the whole test suite; on a real Slurm too where slurmctld is installed and we are root
+test: $(ENVIRONMENT) ## run all tests, including those on a real Slurm if it is installed and you are root
 	@$(RUN) -m pytest -q --numprocesses=2
 
-chaos: $(ENVIRONMENT) ## kill, stop and crowd runs, connections and a real Slurm, some hundred times: each run once, the numbers the same
+chaos: $(ENVIRONMENT) ## inject faults into runs, connections and a real Slurm; verify exactly-once execution and results
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
 		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_remote.py
 
-environment: $(ENVIRONMENT) ## .venv, with all that is in requirements.lock, which the other targets make too
+environment: $(ENVIRONMENT) ## install requirements.lock into .venv; the other targets do so too
 
-mlflow: .venv-mlflow/.installed ## .venv-mlflow, with MLflow's server and pages, which its tests and `mlflow ui` want
+mlflow: .venv-mlflow/.installed ## install MLflow's server into .venv-mlflow, for its tests and `mlflow ui`
 
-lint: $(ENVIRONMENT) ## ruff, mypy on the layers without torch, shellcheck
+lint: $(ENVIRONMENT) ## run ruff, mypy (on the layers without torch) and shellcheck
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
 	@.venv/bin/shellcheck --external-sources *.sh .ci/run tests/cluster/*.sh
 
-cluster: ## a four-node Slurm on this machine, to try things out (root; slurm-wlm slurmdbd munge mariadb-server)
+cluster: ## start a four-node Slurm on this machine (needs root, slurm-wlm slurmdbd munge mariadb-server)
 	@tests/cluster/up.sh
 
-cluster-down: ## stop it and remove what it left
+cluster-down: ## stop that Slurm and remove its files
 	@tests/cluster/down.sh
 
-bench: $(ENVIRONMENT) mlflow ## measure against hand-written minima and write the table to docs/
+bench: $(ENVIRONMENT) mlflow ## run all benchmarks and write docs/benchmarks.md
 	@$(RUN) -m benchmarks
 
-lock: $(ENVIRONMENT) ## pin what pyproject.toml names; UPGRADE=--upgrade moves to the newest versions
+lock: $(ENVIRONMENT) ## pin the dependencies of pyproject.toml; UPGRADE=--upgrade takes the newest versions
 	@$(RUN) tools/packages.py uv pip compile --quiet --universal --python-version 3.11 --group dev --group optional \
 		--no-annotate $(UPGRADE) --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
 	@$(RUN) tools/packages.py uv pip compile --quiet --universal --python-version 3.11 --group mlflow-server \
