@@ -136,7 +136,7 @@ def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
         raise Killed  # the answer never reaches the journal
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "record_job", killed)
-        patch.setattr(journal.Journal, "ended", lambda self: None)
+        patch.setattr(journal.Journal, "record_end", lambda self: None)
         with pytest.raises(Killed):
             project.submit(project.spec, "-s", "s.sh", "-y")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # its process lives: it is still at it
