@@ -31,17 +31,17 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
     folder: the run folder, None to write nothing. check: raises once a later attempt has taken over the run. With
     several GPUs a process for each is started here, unless srun or torchrun have done so.
     """
-    count = processes(Config.from_dict(spec))
-    return multi_gpu.run(count, train_here, (spec, folder, check)) if count > 1 else train_here(spec, folder, check)
+    config = Config.from_dict(spec)
+    count = processes(config)
+    return multi_gpu.run(count, train_here, (config, folder, check)) if count > 1 else train_here(config, folder, check)
 
 
-def train_here(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+def train_here(config: Config, folder: str | None, check: Callable[[], None]) -> str:
     """The same in this process, together with the others of its start."""
     from src.training.experiment import epochs
     from src.training.output.resume import SavedAndExit
     from src.training.parallel.distributed import is_loss_of_others, joined
 
-    config = Config.from_dict(spec)
     try:
         with joined(config, _place(folder)) as team:
             try:

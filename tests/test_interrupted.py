@@ -100,7 +100,7 @@ def attempts(spec: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("number", "code", "how", "says"), [
     (signal.SIGTERM, 1, "cancelled", "stopped by SIGTERM"), (signal.SIGINT, 1, "cancelled", "stopped by SIGINT"),
-    (signal.SIGUSR1, 75, "timeout", "wants another start, which only Slurm gives")])
+    (signal.SIGUSR1, 75, "timeout", "but only Slurm can start it again")])
 def test_it_saves_itself_and_goes_on(number: int, code: int, how: str, says: str, calm: Path, tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", checkpoint_every=None)
     process = started(spec)
@@ -123,7 +123,7 @@ def test_fresh_begins_anew_and_keeps_what_there_was(calm: Path, tmp_path: Path) 
     process.communicate(timeout=60)
     again = run(spec, "--fresh")
     assert again.returncode == 0, again.stderr
-    assert "what there was is in" in again.stdout
+    assert "moved the files of earlier starts to" in again.stdout
     kept = spec.parent / "before-1"
     assert {"stats.csv", "config.yaml", "training.log"} < {path.name for path in kept.iterdir()}
     assert list(kept.glob("resume-*.pt"))

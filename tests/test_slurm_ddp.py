@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import submit_multiple
+from src.config import Config
 from src.io import yaml_io
 from tests.conftest import ROOT, Slurm
 from tests.test_interrupted import CHAOS, attempts
@@ -66,7 +67,7 @@ def test_two_nodes_with_two_processes_each(slurm: Slurm, tmp_path: Path) -> None
     assert names == {"claim-1", "config.yaml", "done", "spec.yaml", "stats.csv", "training.log"}
 
     (tmp_path / "one").mkdir()
-    train_here({**SPEC, "data_dir": str(tmp_path / "data")}, str(tmp_path / "one"), lambda: None)
+    train_here(Config.from_dict({**SPEC, "data_dir": str(tmp_path / "data")}), str(tmp_path / "one"), lambda: None)
     for mine, alone in zip(rows(run), rows(tmp_path / "one"), strict=True):
         for name, value in mine.items():
             # another order of summing is 1e-7 at first; each ReLU that it makes change sides multiplies that

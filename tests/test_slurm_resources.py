@@ -95,8 +95,8 @@ def test_of_two_such_jobs_with_one_ticket_only_one_runs(project: Project, slurm:
                      f"--output={project.folder}/twin.out", script, run / "spec.yaml")
     assert slurm.wait(twin) == "COMPLETED"
     twin_log = (project.folder / "twin.out").read_text()
-    assert twin_log.count("has this run; this process has nothing to do") == 1
-    assert twin_log.count("the first of 4 processes does not run this run; this one leaves too") == 3
+    assert twin_log.count("run already claimed by") == 1
+    assert twin_log.count("the first of 4 processes does not run this run; exiting") == 3
     assert counts(project) == {"running": 1}
     slurm.run("scancel", *all_jobs(project))
     wait_for(lambda: counts(project) == {"cancelled": 1})

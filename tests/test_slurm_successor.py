@@ -88,7 +88,7 @@ def test_where_requeue_is_refused_a_successor_goes_on(way: list[str], project: P
     assert len(fake_slurm.calls("sbatch")) == calls == 3
     assert {path.name for path in project.runs()[0].glob("attempt*")} == {f"attempt-1-{n}.json" for n in range(3)}
     experiments.main(["logs", str(project.runs()[0])])
-    assert f"Slurm job {run.slurm_jobs[0]} goes on (Requested operation is presently disabled" in (
+    assert f"Slurm job {run.slurm_jobs[0]} will resume it (Requested operation is presently disabled" in (
         capsys.readouterr().out)
 
 
@@ -148,7 +148,7 @@ def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Proj
     run_out_of_time(project, fake_slurm, 1)
     state = only_run(project).state
     assert state.name == "timeout"
-    assert "no other job goes on: " in state.why
+    assert "no other job could be submitted: " in state.why
     assert "invalid partition" in state.why
 
 
@@ -161,8 +161,8 @@ def test_where_slurms_commands_are_not_to_be_had_a_wrapper_is_told_by_the_exit_s
     project.submit(project.spec, "-s", str(path), "-y")
     run_out_of_time(project, fake_slurm, 1)  # and its exit status is 75
     state = only_run(project).state
-    assert (state.name, state.why) == ("timeout", "the time is up; scontrol is not on the PATH; and no other job goes "
-                                       "on: sbatch is not on the PATH")
+    assert (state.name, state.why) == ("timeout", "time limit reached; scontrol is not on the PATH; and no other job "
+                                       "could be submitted: sbatch is not on the PATH")
 
 
 def test_a_foreign_program_is_told_and_requeued_after_exit_status_75(project: Project, fake_slurm: FakeSlurm) -> None:

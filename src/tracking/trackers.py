@@ -20,7 +20,7 @@ _PATIENCE = 1.5  # seconds that the end of a run waits for a tracker that shows 
 
 _AT_WORK = 60.0  # and for one that is starting, whose library may take long to load, or sending a model at the end
 
-# what leaves a training that goes on elsewhere; of src.training.output.resume and src.submission.job.attempt
+# what leaves a training that goes on elsewhere; of src.training.output.resume and src.submission.batch.claims
 _NO_FAILURES = ("SavedAndExit", "Superseded", "RunDeleted")
 
 

@@ -1,4 +1,4 @@
-"""Task files: what one Slurm job, or one local worker, may run when it is more than one run."""
+"""Task files: the runs that one Slurm job, or one local worker, may run when there are several."""
 from __future__ import annotations
 
 import dataclasses
@@ -10,38 +10,50 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.errors import BatchError
 from src.io import files
+from src.submission.batch import claims
 
 ARRAY, WORKER = "array", "worker"
 
 
 class WorkerGroup(NamedTuple):
-    """Workers that take the same runs, and no others. name: of their subtest, empty for those that take the rest."""
+    """Workers that share the same runs.
+
+    name: the subtest that the runs belong to; empty for runs whose points set no WORKERS.
+    """
 
     name: str
     workers: int
     tickets: dict[str, int]
 
 
-def worker_groups(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], others: int) -> list[WorkerGroup]:
-    """Who takes which runs: for each subtest as many workers as its WORKERS say, and `others` for what says nothing;
-    never more than there are runs."""
-    found: dict[tuple[str, int], dict[str, int]] = {}
+def worker_groups(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]],
+                  default_workers: int) -> list[WorkerGroup]:
+    """Divide runs into groups of workers: by subtest where points set WORKERS, and one group for all other runs.
+
+    No group has more workers than runs. default_workers: for the runs whose points set none.
+    """
+    grouped: dict[tuple[str, int], dict[str, int]] = {}
     for name, ticket in tickets.items():
         spec = specs[name]
-        number = spec.get("WORKERS")
-        label = "" if number is None else (spec.get("SUBTESTS") or [",".join(spec.get("TAGS", ()))])[0]
-        found.setdefault((label, number or others), {})[name] = ticket
-    return [WorkerGroup(label, min(number, len(of_team)), of_team) for (label, number), of_team in
-            sorted(found.items(), key=lambda item: not item[0][0])]  # what says nothing comes last
+        workers = spec.get("WORKERS")
+        label = "" if workers is None else (spec.get("SUBTESTS") or [",".join(spec.get("TAGS", ()))])[0]
+        grouped.setdefault((label, workers or default_workers), {})[name] = ticket
+    return [WorkerGroup(label, min(workers, len(members)), members)
+            for (label, workers), members in sorted(grouped.items(), key=lambda item: not item[0][0])]  # "" comes last
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """kind: task i of an ARRAY runs the i-th run; a WORKER takes unclaimed runs until none is left.
+    """The content of a task file.
 
-    batch: absolute path; tickets: by run name; slots: runs at a time in a worker; workers: how many share a machine
-    (1 under Slurm); gpus: of the machine, shared out among all slots (empty: as Slurm gave them); command: the call of
-    sbatch that makes another worker like this one; canaries: the one that a run waits for, by run name.
+    kind: task i of an ARRAY runs the i-th run; a WORKER starts unclaimed runs until none is left
+    batch: absolute path
+    tickets: by run name
+    slots: runs at a time in one worker
+    workers: number of workers that share this machine (1 under Slurm)
+    gpus: of the machine, divided among all slots; empty: as Slurm assigned them
+    command: the sbatch call that submits another worker like this one
+    canaries: by run name, the canary that must have ended well before the run starts
     """
 
     kind: str
@@ -60,47 +72,33 @@ class Tasks:
         return os.path.join(self.batch, name, run_folder.SPEC)
 
     def startable(self) -> Iterator[str]:
-        """The runs that nobody has under their ticket, looked up one by one."""
+        """Yield the runs that a worker may start, each looked up when it is its turn."""
         return filter(self.can_start, self.tickets)
 
-    def can_start(self, name: str, requeued: str | None = None) -> bool:
-        """Whether nobody has the run (it is unclaimed, or saved itself and wants another start) and its canary is done.
-
-        requeued: a Slurm job that was started again; what it had claimed and not ended is free for it.
-        """
-        if not self.is_canary_done(name):
-            return False
-        claim = os.path.join(self.batch, name, run_folder.claim_name(self.tickets[name]))
-        if not os.path.exists(claim):
-            return True
-        run = run_folder.RunFolder.read(self.folder(name))
-        if run.ended is not None:
-            return False
-        last = run.last_attempt() or {}
-        if last.get("how") == run_folder.REQUEUED and last["ticket"] == self.tickets[name]:
-            return True
-        return requeued is not None and run.claim(self.tickets[name]).get("slurm_job") == requeued
+    def can_start(self, name: str, restarted_job: str | None = None) -> bool:
+        """Return whether a worker may start the run: see claims.can_start. Its canary, if any, must have ended well."""
+        return self.is_canary_done(name) and claims.can_start(self.folder(name), self.tickets[name], restarted_job)
 
     def is_canary_done(self, name: str) -> bool:
-        """Whether the run waits for no canary, or for one that ended well."""
-        first = self.canaries.get(name)
-        return first is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, first, run_folder.DONE))
+        """Return whether the run has no canary, or one that has ended well."""
+        canary = self.canaries.get(name)
+        return canary is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, canary, run_folder.DONE))
 
 
-def file_name(token: str, team: int = 0, teams: int = 1) -> str:
-    """The task file of a submission's workers, in submissions/: begins with its token, up to the first dot."""
-    return f"{token}{f'.{team}' if teams > 1 else ''}{run_folder.TASKS_SUFFIX}"
+def file_name(token: str, group: int = 0, groups: int = 1) -> str:
+    """Return the name of a task file in submissions/. It begins with the submission's token, up to the first dot."""
+    return f"{token}{f'.{group}' if groups > 1 else ''}{run_folder.TASKS_SUFFIX}"
 
 
 def write(path: str, tasks: Tasks) -> None:
-    """Write a task file, whole."""
+    """Write a task file atomically."""
     files.write_json(path, dataclasses.asdict(tasks))
 
 
 def read(path: str) -> Tasks:
-    """The tasks in a file. BatchError if it is no task file."""
-    value = files.read_json(path)
+    """Read a task file. BatchError if the file is not one."""
+    content = files.read_json(path)
     try:
-        return Tasks(**value)
+        return Tasks(**content)
     except TypeError:
-        raise BatchError("this is no task file", where=path, hint="submit_multiple.py writes them") from None
+        raise BatchError("not a task file", where=path, hint="submit_multiple.py writes task files") from None

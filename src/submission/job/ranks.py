@@ -9,62 +9,64 @@ from src import run_folder
 from src.errors import BatchError
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
+from src.submission.batch import claims
 from src.submission.system import process
 
-FOLLOW_TIMEOUT = 600.0  # seconds that the others wait for the first, whose node may be slow to start
-_PAUSE = 0.2  # seconds between looks
+FOLLOW_TIMEOUT = 600.0  # seconds that the others wait for the first process, whose node may be slow to start
+_POLL_INTERVAL = 0.2  # seconds
+_TORCHRUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
 
 def start_id() -> str:
-    """What all processes that were started together share, and no others: Slurm job, restart and step, and those of
-    torchrun also where and how often it began."""
+    """Return an id that all processes started together share, and no others.
+
+    It consists of Slurm job, restart count and step; under torchrun also of its rendezvous and its restart count.
+    """
     start = (f"{slurm_environment.job_id()}.{slurm_environment.restart_count()}."
              f"{slurm_environment.step_id() or 'batch'}")
     if not process.started_by_torchrun():
         return start
-    said = [os.environ.get(name, "") for name in (
-        "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")]
+    values = [os.environ.get(name, "") for name in _TORCHRUN_VARIABLES]
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        said.append(str(process.parent_pid()))  # of one node; the others must be told apart by --rdzv-id
-    return re.sub(r"[^\w.-]", "-", ".".join([start, *said]))
+        # torchrun itself tells starts on one node apart; those on several nodes need a --rdzv-id each
+        values.append(str(process.parent_pid()))
+    return re.sub(r"[^\w.-]", "-", ".".join([start, *values]))
 
 
 def announce_no_attempt(folder: str) -> None:
-    """The first process does not run the run: the others need not wait."""
+    """Record that the first process of this start has begun no attempt, so that the others need not wait."""
     if process.world_size() > 1 and os.path.isdir(folder):
         files.create_exclusive(os.path.join(folder, run_folder.no_attempt_name(start_id())), "")
 
 
-def record_failure(folder: str, words: str) -> None:
-    """A process fails: the first to say so is what the run failed of, since the others then miss it."""
+def record_failure(folder: str, error: str) -> None:
+    """Record the error of this process, unless another one of this start has: the others then only lose a peer."""
     if process.world_size() > 1 and os.path.isdir(folder):
         files.create_exclusive(os.path.join(folder, run_folder.failed_name(start_id())),
-                               f"process {process.rank()} on {os.uname().nodename}: {words}\n")
+                               f"process {process.rank()} on {os.uname().nodename}: {error}\n")
 
 
 def read_failure(folder: str) -> str | None:
-    """What a process of this start has failed of; None if none said so."""
+    """Return the first error that a process of this start has recorded; None if there is none."""
     return (files.read_text(os.path.join(folder, run_folder.failed_name(start_id()))) or "").strip() or None
 
 
 def wait_for_attempt(folder: str) -> tuple[int, int] | None:
-    """The (ticket, number) of the attempt that the first process began; None if it left the run alone, or it is over.
+    """Return the (ticket, number) of the attempt that the first process began; None if it began none, or it is over.
 
-    BatchError if it says nothing for ten minutes.
+    BatchError if neither is recorded within ten minutes.
     """
-    start, end = start_id(), time.monotonic() + FOLLOW_TIMEOUT
-    while time.monotonic() < end:
+    start, deadline = start_id(), time.monotonic() + FOLLOW_TIMEOUT
+    while time.monotonic() < deadline:
         try:
             run = RunFolder.read(folder)
         except FileNotFoundError:
             return None
         if run.ended is not None or run_folder.no_attempt_name(start) in run.names:
             return None
-        for ticket, number in reversed(run.attempts):
-            record = files.read_json(run.file(run_folder.attempt_name(ticket, number))) or {}
-            if record.get("started_by") == start:
-                return None if record.get("how") else (ticket, number)
-        time.sleep(_PAUSE)
-    raise BatchError(f"process {process.rank()} of {process.world_size()} heard nothing of the first for "
-                     f"{FOLLOW_TIMEOUT / 60:.0f} minutes", where=folder,
-                     hint="its log says why; `-r BATCH` submits it again")
+        if attempt := claims.attempt_of_start(run, start):
+            ticket, number, has_ended = attempt
+            return None if has_ended else (ticket, number)
+        time.sleep(_POLL_INTERVAL)
+    raise BatchError(f"process {process.rank()} of {process.world_size()} waited {FOLLOW_TIMEOUT / 60:.0f} minutes for "
+                     "the first process", where=folder, hint="see its log; `-r BATCH` resubmits the run")

@@ -24,32 +24,33 @@ from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Waker, signals
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
-_LOOK = 1.0  # seconds between looks at whether the starting process still lives
-_NOT_OURS = 77  # exit code of a child whose run another worker claimed first
+_POLL_INTERVAL = 1.0  # seconds between checks whether the parent process is alive
+_NOT_STARTED = 77  # exit code of a child whose run another worker has claimed
 
 RunSpec = Callable[..., int | None]
 
 
 def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None], run_spec: RunSpec) -> int:
-    """Do what a task file says: one run in a task of a Slurm job array, else a worker's loop. The exit code."""
-    listed = task_files.read(path)
-    if listed.kind == task_files.WORKER:
+    """Run a task file: one run in a task of a Slurm job array, the loop of a worker otherwise. Return the exit code."""
+    tasks = task_files.read(path)
+    if tasks.kind == task_files.WORKER:
         if process.rank():
-            print("one process is the worker: the first task of this Slurm job is, this one leaves")
+            print("the first task of this Slurm job is the worker; this one exits")
             return 0
-        if held := sum(not listed.is_canary_done(name) for name in listed.tickets):
-            print(f"left alone: {held} of {len(listed.tickets)} runs, whose canary has not ended well", flush=True)
-        return _Worker(path, listed, train, run_spec).work(warm_up)
-    names, task = list(listed.tickets), slurm_environment.array_task()
-    if task is None or task >= len(names):
+        if held_back := sum(not tasks.is_canary_done(name) for name in tasks.tickets):
+            print(f"held back: {held_back} of {len(tasks.tickets)} runs, as their canary has not ended well",
+                  flush=True)
+        return _Worker(path, tasks, train, run_spec).work(warm_up)
+    names, index = list(tasks.tickets), slurm_environment.array_task()
+    if index is None or index >= len(names):
         raise BatchError("this task file is for a Slurm job array", where=path,
-                         hint="`-r BATCH` submits what is left of a batch")
-    name = names[task]
-    return run_spec(listed.spec(name), train, listed.tickets[name], in_worker=True) or 0
+                         hint="`-r BATCH` submits the remaining runs of a batch")
+    name = names[index]
+    return run_spec(tasks.spec(name), train, tasks.tickets[name], in_worker=True) or 0
 
 
 def redirect_output(folder: str) -> None:
-    """What this process prints, from now on, goes to the run's folder."""
+    """Append stdout and stderr of this process to a log in the run's folder from now on."""
     sys.stdout.flush()
     sys.stderr.flush()
     job = slurm_environment.job_id()
@@ -62,7 +63,7 @@ def redirect_output(folder: str) -> None:
 
 @dataclass(frozen=True)
 class _Child:
-    """A run under way."""
+    """A process that executes a run."""
 
     name: str
     slot: int
@@ -76,108 +77,112 @@ class _Worker:
     train: Callable[..., str]
     run_spec: RunSpec
     children: dict[int, _Child] = field(default_factory=dict)  # by process id
-    took: list[float] = field(default_factory=list)  # seconds, of runs that have ended
+    durations: list[float] = field(default_factory=list)  # seconds, of runs that have ended
     end: float | None = None  # when the time limit ends this Slurm job, unix seconds
-    asked: int = 0  # how often a signal asked it to stop
-    warned: bool = False  # a signal said that the time limit is near
-    saved: list[str] = field(default_factory=list)  # runs that want another start
-    deadline: float | None = None  # when runs that were asked to end are killed
-    failed: bool = False
+    stop_count: int = 0  # signals that requested a stop
+    warned: bool = False  # a signal warned that the time limit is near, or a successor was submitted
+    saved: list[str] = field(default_factory=list)  # runs that saved a resume checkpoint and need another start
+    deadline: float | None = None  # time.monotonic() at which runs that were sent TERM are killed
+    failed: bool = False  # a run failed
 
     def work(self, warm_up: Callable[..., None]) -> int:
-        """Run what is unclaimed. 0 if all runs that this worker took ended, 1 if one failed or it was stopped."""
-        starter_lives = process.watch_parent()
-        self._warm_up(warm_up)  # a signal ends it at once: nothing runs yet
+        """Start runs until none is left. Return 0 if all runs of this worker ended, 1 if one failed or it was stopped.
+        """
+        is_parent_alive = process.watch_parent()
+        self._warm_up(warm_up)  # a signal ends the worker at once: no run has started yet
         with Waker() as waker:
-            self._listen()
-            return self._loop(waker, starter_lives)
+            self._install_handlers()
+            return self._loop(waker, is_parent_alive)
 
-    def _loop(self, waker: Waker, starter_lives: Callable[[], bool]) -> int:
-        """Start what there is a slot for, sleep until something happens, and see what."""
-        stopping = self.asked > 0
+    def _loop(self, waker: Waker, is_parent_alive: Callable[[], bool]) -> int:
+        """Start a run in each free slot, sleep until a signal or the end of a child, and handle it."""
+        is_stopping = self.stop_count > 0
         self.end = time_limit.end_of_job()
-        self.took = requeue.run_durations(self.tasks) if self.end else []
-        runs = deque(self.tasks.tickets)
+        self.durations = requeue.run_durations(self.tasks) if self.end else []
+        queue = deque(self.tasks.tickets)
         while True:
-            leaving = self._lacks_time()
-            while not (stopping or leaving) and runs and (slot := self._free_slot()) is not None:
-                if not self._start(runs[0], slot):
+            lacks_time = self._lacks_time()
+            while not (is_stopping or lacks_time) and queue and (slot := self._free_slot()) is not None:
+                if not self._start(queue[0], slot):
                     break
-                runs.popleft()
-            if leaving and not stopping:
-                self._hand_over()
-            if not self.children and (stopping or leaving or not runs):
-                self._hand_over_saved()
-                return int(self.failed or stopping)
-            waker.wait(_LOOK)
+                queue.popleft()
+            if lacks_time and not is_stopping:
+                self._submit_successor()
+            if not self.children and (is_stopping or lacks_time or not queue):
+                self._submit_successor_for_saved()
+                return int(self.failed or is_stopping)
+            waker.wait(_POLL_INTERVAL)
             self._reap()
-            if self.asked:
-                self._end_runs()
-            # when the starter was killed, what runs goes on and nothing new begins
-            stopping = self.asked > 0 or not slurm_environment.job_id() and not starter_lives()
+            if self.stop_count:
+                self._stop_runs()
+            # if the parent was killed, started runs continue and no other is started
+            is_stopping = self.stop_count > 0 or not slurm_environment.job_id() and not is_parent_alive()
 
-    def _listen(self) -> None:
-        signal.signal(signal.SIGUSR1, self._warn)
+    def _install_handlers(self) -> None:
+        signal.signal(signal.SIGUSR1, self._on_warning)
         for number in STOP_SIGNALS:
-            signal.signal(number, self._stop)
+            signal.signal(number, self._on_stop)
         signals.register_with_host()
 
-    def _stop(self, _number: int, _frame: object) -> None:
-        self.asked += 1
+    def _on_stop(self, _number: int, _frame: object) -> None:
+        self.stop_count += 1
 
-    def _warn(self, _number: int, _frame: object) -> None:
-        """The time limit is near: take nothing more, and tell the runs."""
+    def _on_warning(self, _number: int, _frame: object) -> None:
+        """The time limit is near: start no more runs, and pass the signal on to those that run."""
         self.warned = True
         for pid in self.children:
             os.kill(pid, signal.SIGUSR1)
 
-    def _end_runs(self) -> None:
-        """Ask the runs to end; kill them when their time is up, or at the second signal."""
+    def _stop_runs(self) -> None:
+        """Send TERM to the runs; after the grace period, or at the second signal, kill them."""
         if self.deadline is None:
             self.deadline = time.monotonic() + _GRACE
             _signal_all(self.children, signal.SIGTERM)
-        elif self.asked > 1 or time.monotonic() > self.deadline:
+        elif self.stop_count > 1 or time.monotonic() > self.deadline:
             _signal_all(self.children, signal.SIGKILL)
 
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
-        """Import what the runs need; with foreign programs alone there is nothing to import."""
+        """Import what the runs need; external programs need nothing."""
         specs = []
         for name in self.tasks.startable():
-            with contextlib.suppress(UserError):  # the run itself will say so
+            with contextlib.suppress(UserError):  # the run itself reports it
                 specs.append(run_folder.read_spec(self.tasks.spec(name)))
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
-        # a collection in a child would write into every page that it shares with this process, and so copy it
+        # a garbage collection in a child would write into, and so copy, every memory page that it shares with this one
         gc.collect()
         gc.freeze()
 
     def _lacks_time(self) -> bool:
-        """Whether another run would not end before the time limit."""
-        return self.warned or not requeue.fits_in_time(self.end, self.took)
+        """Return whether another run would not end before the time limit."""
+        return self.warned or not requeue.fits_in_time(self.end, self.durations)
 
-    def _hand_over(self) -> None:
-        """Once: another worker for what is left, while there is time to ask for it."""
-        begun = [child.name for child in self.children.values()]
-        if self.end is not None and (job := requeue.submit_successor(self.path, self.tasks, begun)):
-            print(f"time is short: Slurm job {job} goes on", flush=True)
+    def _submit_successor(self) -> None:
+        """Submit another worker for the remaining runs, once."""
+        running = [child.name for child in self.children.values()]
+        if self.end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
+            print(f"time limit is near: Slurm job {job} runs the rest", flush=True)
         self.end, self.warned = None, True
 
-    def _hand_over_saved(self) -> None:
-        """Another worker for runs that saved themselves; the one that was submitted may have looked at them before."""
-        if self.saved and (job := requeue.submit_successor(self.path, self.tasks, self.saved, last=True)):
-            print(f"Slurm job {job} goes on with {', '.join(self.saved)}", flush=True)
-        elif self.asked and requeue.classify_stop() == run_folder.REQUEUED and (
+    def _submit_successor_for_saved(self) -> None:
+        """Submit another worker for runs that saved themselves: an earlier successor may have skipped them before that.
+        """
+        if self.saved and (job := requeue.submit_successor(self.path, self.tasks, self.saved, is_last=True)):
+            print(f"Slurm job {job} resumes {', '.join(self.saved)}", flush=True)
+        elif self.stop_count and requeue.classify_stop() == run_folder.REQUEUED and (
                 job := requeue.submit_successor(self.path, self.tasks)):
-            print(f"preempted: Slurm job {job} goes on", flush=True)
+            print(f"preempted: Slurm job {job} runs the rest", flush=True)
 
     def _free_slot(self) -> int | None:
-        taken = {child.slot for child in self.children.values()}
-        return next((slot for slot in range(self.tasks.slots) if slot not in taken), None)
+        used = {child.slot for child in self.children.values()}
+        return next((slot for slot in range(self.tasks.slots) if slot not in used), None)
 
     def _start(self, name: str, slot: int) -> bool:
-        """Run it in a child, unless it is claimed. False if there can be no more processes until one of ours ends."""
-        if not self.tasks.can_start(name, _requeued_job()):
+        """Start a run in a child process unless it is claimed. Return False if no process can be created until a child
+        ends.
+        """
+        if not self.tasks.can_start(name, _restarted_job()):
             return True
         sys.stdout.flush()
         sys.stderr.flush()
@@ -186,24 +191,24 @@ class _Worker:
         try:
             pid = os.fork()
             if pid == 0:
-                self._run(name, slot)
+                self._run_child(name, slot)
             self.children[pid] = _Child(name, slot, time.monotonic())
             return True
         except OSError as error:
             if not self.children:
-                raise BatchError(f"no process can be started: {error.strerror}", where=name) from None
+                raise BatchError(f"cannot start a process: {error.strerror}", where=name) from None
             return False
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _run(self, name: str, slot: int) -> NoReturn:
-        """The child's life."""
+    def _run_child(self, name: str, slot: int) -> NoReturn:
+        """Execute a run in this child process, and end the process."""
         code = 1
         try:
-            self._become_run(slot)
+            self._prepare_child(slot)
             result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], in_worker=True,
-                                   alone=False)
-            code = _NOT_OURS if result is None else result
+                                   owns_job=False)
+            code = _NOT_STARTED if result is None else result
         except UserError as error:
             with contextlib.suppress(OSError):  # its folder may be what is wrong
                 redirect_output(self.tasks.folder(name))
@@ -217,10 +222,10 @@ class _Worker:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(code)  # the parent's exit handlers are not ours to run
+            os._exit(code)  # the exit handlers are the parent's
 
-    def _become_run(self, slot: int) -> None:
-        """A session of its own, without the worker's signal handlers, with a slot's share of the CPUs and GPUs."""
+    def _prepare_child(self, slot: int) -> None:
+        """Begin a session, drop the worker's signal handlers, and set the slot's share of the CPUs and GPUs."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
@@ -231,40 +236,41 @@ class _Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
     def _gpus(self, slot: int) -> list[str]:
-        """The GPUs of a slot, by the ids that CUDA_VISIBLE_DEVICES takes; empty if there is nothing to share out."""
+        """Return the GPUs of a slot, as CUDA_VISIBLE_DEVICES takes them; empty if there is nothing to divide."""
         visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         position = int(os.environ.get("GRIDIRON_WORKER", "0")) * self.tasks.slots + slot
         return gpu_share(self.tasks.gpus or visible, position, self.tasks.workers * self.tasks.slots)
 
     def _reap(self) -> None:
+        """Collect the children that have ended, and print a line for each."""
         while self.children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             child = self.children.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            if code != _NOT_OURS:
-                self.took.append(time.monotonic() - child.start)
+            if code != _NOT_STARTED:
+                self.durations.append(time.monotonic() - child.start)
                 self.failed |= code not in (0, external_program.SAVED)
                 self.saved += [child.name] * (code == external_program.SAVED)
                 print(f"ended {code} {child.name}", flush=True)
 
 
-def gpu_share(gpus: list[str], position: int, places: int) -> list[str]:
-    """What the place `position` of `places` gets: GPUs of its own while there are enough, else one with others."""
-    if not gpus or places == 1:
+def gpu_share(gpus: list[str], position: int, slots: int) -> list[str]:
+    """Return the GPUs of slot `position` of `slots`: its own while there are enough, otherwise a shared one."""
+    if not gpus or slots == 1:
         return gpus
-    return gpus[position::places] if len(gpus) >= places else [gpus[position % len(gpus)]]
+    return gpus[position::slots] if len(gpus) >= slots else [gpus[position % len(gpus)]]
 
 
-def _requeued_job() -> str | None:
-    """This Slurm job, if it was started before: what it had claimed and not ended is its to take again."""
-    return slurm_environment.job_id() if slurm_environment.restart_count() > 0 else None
+def _restarted_job() -> str | None:
+    """Return this Slurm job if Slurm has restarted it: it may resume what it had claimed before."""
+    return slurm_environment.job_id() if slurm_environment.restart_count() else None
 
 
 def _signal_all(pids: dict[int, _Child], number: int) -> None:
     for pid in pids:
         try:
             os.killpg(pid, number)
-        except ProcessLookupError:  # not a session of its own yet; unreaped, so its number is not another's
+        except ProcessLookupError:  # it has no session yet; it is not reaped, so the number is still its own
             os.kill(pid, number)

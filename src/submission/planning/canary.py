@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, to_type
+from src.submission.batch import claims
 from src.submission.batch.batch_folder import repair_specs
 from src.submission.batch.journal import COMMENT_PREFIX, Journal
 from src.submission.planning.plan import Plan, not_made, plan_next
@@ -215,8 +216,7 @@ class Waits:
                 run = run_folder.RunFolder.read(os.path.join(self.canaries.path, name))
             except FileNotFoundError:
                 return None
-            last = run.last_attempt() or {}
-            failed = last.get("ticket") == self.canaries.tickets.get(name) and last.get("how") == states.FAILED
+            failed = claims.how_ended(run, self.canaries.tickets.get(name)) == states.FAILED
             if run.ended is None and not failed:
                 return None
             self._over[name] = run.ended is not None

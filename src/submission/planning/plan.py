@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from src import run_folder
 from src.errors import BatchError, to_type
+from src.submission.batch import claims
 from src.submission.status import states
 from src.submission.status.observation import Observation, Run
 from src.submission.system.terminal import count
@@ -48,8 +49,7 @@ def plan_next(runs: Mapping[str, Run], submit: Collection[str]) -> Plan:
         if is_missing(run):
             kept.setdefault(DELETED, []).append(name)
         elif run.folder is not None and run.state.name in submit:
-            claimed = bool(run.folder.claims) and run.folder.claims[-1] == run.ticket
-            fresh = run.state.name == states.NEW and not claimed
+            fresh = run.state.name == states.NEW and not claims.is_claimed(run.folder, run.ticket)
             tickets[name] = max(run.ticket, 1) if fresh else run.ticket + 1
         else:
             kept.setdefault(run.state.name, []).append(name)

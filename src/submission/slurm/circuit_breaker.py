@@ -8,6 +8,7 @@ from src import logs, run_folder
 from src.errors import BatchError, one_line, to_type
 from src.io import files
 from src.run_folder import RunFolder
+from src.submission.batch import claims
 from src.submission.slurm import client
 
 _COMMAND = ("python", "experiments.py")
@@ -52,11 +53,10 @@ class CircuitBreaker:
                 run = RunFolder.read(os.path.join(self.batch, name))
             except FileNotFoundError:
                 continue
-            attempt = run.last_attempt() or {}
-            if attempt.get("ticket") == ticket and attempt.get("how"):
+            if how := claims.how_ended(run, ticket):
                 del self._open[name]
-                self._count(name, attempt["how"], str(attempt.get("error") or ""))
-            elif ticket not in run.claims and (log := run_folder.slurm_log_name(job)) in run.names:
+                self._count(name, how, str((run.last_attempt() or {}).get("error") or ""))
+            elif not claims.is_claimed(run, ticket) and (log := run_folder.slurm_log_name(job)) in run.names:
                 suspects[name] = job, run.file(log)
         if suspects and (queue := client.squeue()).answered:
             for name, (job, log) in suspects.items():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from src import run_folder
 from src.errors import one_line
+from src.submission.batch import claims
 from src.submission.batch.journal import History
 from src.submission.status import failures, states
 from src.submission.status.observation import Observation, Run
@@ -66,7 +67,7 @@ def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Obse
 
 
 def _never_began(run: Run, queue_answered: bool) -> bool:
-    if run.folder is None or run.ticket in run.folder.claims:
+    if run.folder is None or claims.is_claimed(run.folder, run.ticket):
         return False
     return run.state.name in _NEVER_BEGAN or run.state.name == states.UNKNOWN and queue_answered
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from src import run_folder
 from src.run_folder import RunFolder
-from src.submission.batch import journal
+from src.submission.batch import claims, journal
 from src.submission.batch.journal import History, Ticket
 from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm import client
@@ -118,13 +118,7 @@ def _look(batch: str, name: str, history: History) -> _Evidence:
         ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if job else journal.LOCAL, who,
                         slurm_jobs=[job] if job else [])
     attempt = folder.last_attempt()
-    if attempt and attempt["ticket"] == number and attempt.get("how") == run_folder.REQUEUED:
-        claim = {}  # nobody has it until a successor starts
-    elif attempt and attempt["ticket"] == number and "who" in attempt:
-        claim = attempt["who"]  # a run is as alive as its latest start; the claim was written just before the first
-    else:
-        claim = folder.claim(number) if number in folder.claims else {}
-    return _Evidence(name, path, folder, ticket, number, claim, attempt, copy)
+    return _Evidence(name, path, folder, ticket, number, claims.holder(folder, number, attempt), attempt, copy)
 
 
 def _concerns_slurm(item: _Evidence) -> bool:

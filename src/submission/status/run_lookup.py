@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from src import run_folder
 from src.errors import BatchError, to_type
 from src.io import files
-from src.submission.batch import batch_folder
+from src.submission.batch import batch_folder, claims
 from src.submission.batch.journal import WORKERS, Units
 
 ACCEPTED_FORMS = "a run's folder, its name, BATCH:12 (or 12 in the newest batch), or its Slurm job id (123 or 123_4)"
@@ -117,7 +117,7 @@ def _claimed(path: str, name: str, job: str) -> bool:
         run = run_folder.RunFolder.read(os.path.join(path, name))
     except OSError:
         return False
-    return any(run.claim(ticket).get("slurm_job") == job for ticket in run.claims)
+    return claims.was_claimed_by(run, job)
 
 
 def _journals(path: str) -> Sequence[str]:

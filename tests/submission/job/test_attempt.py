@@ -19,6 +19,7 @@ from src import run_folder
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.run_folder import RunFolder
+from src.submission.batch import claims
 from src.submission.job import attempt, ranks
 from src.submission.slurm import client
 from src.submission.system import process
@@ -121,7 +122,7 @@ def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
     first.check()
     as_slurm_job(monkeypatch, "7", restart=1)
     assert start(run) == 0
-    with pytest.raises(attempt.Superseded):
+    with pytest.raises(claims.Superseded):
         first.check()
     assert first.run({}, train) == 0  # notices before it writes
     assert (run / "executed").read_text() == "once\n"
@@ -144,7 +145,7 @@ def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pyt
     assert early is not None
     as_slurm_job(monkeypatch, "8")
     assert start(run, ticket=2) == 0
-    with pytest.raises(attempt.Superseded):
+    with pytest.raises(claims.Superseded):
         early.check()
     assert (run / "executed").read_text() == "once\n"
 
@@ -227,7 +228,7 @@ def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPat
     assert start(run, train_on) == 1
     assert record(run)["how"] == "failed"
     assert record(run)["error"].startswith("disk full: ")  # the record takes no new block
-    assert "make room, then" in capsys.readouterr().err
+    assert "Make room, then" in capsys.readouterr().err
     monkeypatch.setattr("src.io.files.overwrite", full)
     assert start(run, train_on) == 1
     assert "No space left on device: the end of this attempt is not recorded (failed)" in capsys.readouterr().err
@@ -308,7 +309,7 @@ def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypat
     as_rank(monkeypatch, 1)
     assert start(run) is None  # that attempt has ended
     as_rank(monkeypatch, 1, step=1)
-    with pytest.raises(BatchError, match="heard nothing of the first"):
+    with pytest.raises(BatchError, match="waited 0 minutes for the first process"):
         start(run)
 
 
@@ -378,6 +379,7 @@ def test_a_stop_when_the_run_is_over_comes_too_late(tmp_path: Path) -> None:
     (tmp_path / "resume-0000000001.pt").touch()
     stopping = """import os, signal, sys
 from src import run_folder
+from src.submission.batch import claims
 from src.submission.job import attempt
 remove = run_folder.remove_resume_checkpoints
 def stopped(folder):
@@ -429,7 +431,7 @@ def test_a_run_that_saved_itself_is_requeued_after_its_end_is_recorded(run: Path
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75
     assert asked == [("7", "requeued")]
-    assert "Slurm job 7 goes back into the queue" in capsys.readouterr().out
+    assert "Slurm job 7 is requeued" in capsys.readouterr().out
     as_slurm_job(monkeypatch, "7", restart=1)
     assert start(run) == 0
     assert RunFolder.read(run).attempts == ((1, 0), (1, 1))
@@ -440,11 +442,11 @@ def test_only_one_of_many_takes_up_a_run_that_saved_itself(run: Path, monkeypatc
     as_slurm_job(monkeypatch, "7")
     start(run, requeue)
     as_slurm_job(monkeypatch, "8")
-    claims = [attempt._claim(str(run), 1, in_worker=False) for _ in range(2)]
-    assert claims == [(1, 1), (1, 1)]  # whoever makes that record has the run
+    claimed = [claims.claim(str(run), 1, in_worker=False) for _ in range(2)]
+    assert claimed == [(1, 1), (1, 1)]  # whoever makes that record has the run
     first = attempt.Attempt.begin(str(run), 1)
     assert first is not None
-    monkeypatch.setattr(attempt, "_claim", lambda *_: (1, 1))
+    monkeypatch.setattr(claims, "claim", lambda *_: (1, 1))
     as_slurm_job(monkeypatch, "9")
     assert attempt.Attempt.begin(str(run), 1) is None
     first.check()
@@ -460,7 +462,7 @@ def test_without_a_successor_the_run_has_timed_out_and_says_why(run: Path, monke
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75  # for a script of one's own that can do what Slurm refused here
     assert record(run)["how"] == "timeout"
-    assert "presently disabled for job 7; and no other job goes on: " in record(run)["error"]
+    assert "presently disabled for job 7; and no other job could be submitted: " in record(run)["error"]
     assert "was not submitted by submit_multiple.py" in capsys.readouterr().err
 
 
@@ -472,7 +474,7 @@ def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch:
         assert start(run, requeue) == code
     assert asked == ["7", "7"]
     assert record(run, "attempt-1-2.json")["how"] == "timeout"
-    assert "it was started again 2 times, the most for one submission (max_requeues); -r goes on" in record(
+    assert "after 2 requeues, the maximum of one submission (max_requeues); -r resumes it" in record(
         run, "attempt-1-2.json")["error"]
     as_slurm_job(monkeypatch, "8")
     assert start(run, requeue, ticket=2) == 75
@@ -526,13 +528,13 @@ def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: P
 def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
     assert start(run, requeue) == 75
     assert record(run)["how"] == "timeout"
-    assert "which only Slurm gives" in record(run)["error"]
+    assert "but only Slurm can start it again" in record(run)["error"]
 
 
 def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(*_: object) -> str:
         raise client.SbatchError("ambiguous", "Socket timed out")
-    monkeypatch.setattr("src.submission.job.requeue._submit_successor", lose)
+    monkeypatch.setattr("src.submission.job.requeue._submit_successor_of_run", lose)
     requeue_is(monkeypatch, "disabled")
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75

@@ -140,7 +140,7 @@ os.fork = fork
     assert project.submit(project.spec, "--local", "-y") == 2
     assert "the workers ended before 4 runs began" in capsys.readouterr().err
     log, = (project.batch / "submissions").glob("*.workers.log")
-    assert "no process can be started: Resource temporarily unavailable" in log.read_text()
+    assert "cannot start a process: Resource temporarily unavailable" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
@@ -214,4 +214,4 @@ def test_a_file_that_is_no_task_file(project: Project) -> None:
     path.write_text("[]")
     done = subprocess.run([sys.executable, "train.py", str(path)], cwd=project.folder, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f"error: {path}: this is no task file; submit_multiple.py writes them\n"
+    assert done.stderr == f"error: {path}: not a task file; submit_multiple.py writes task files\n"

@@ -435,7 +435,7 @@ def test_a_run_that_fills_its_disk_has_failed_and_goes_on_when_there_is_room(
     record = files.read_json(small_disk / "attempt-1-0.json")
     assert record["how"] == "failed"
     assert record["error"].startswith("disk full: ")
-    assert "make room, then `python submit_multiple.py -r BATCH` goes on from it" in capfd.readouterr().err
+    assert "Make room, then `python submit_multiple.py -r BATCH` resumes from it" in capfd.readouterr().err
     assert resume.read(str(small_disk / resume.states(str(small_disk))[0]))["step"] > 4
     subprocess.run(["mount", "-o", "remount,size=2m", small_disk.parent], check=True)
     assert attempt.run_spec(str(small_disk / "spec.yaml"), train) == 0

@@ -1,0 +1,183 @@
+"""The claim protocol: which process may run a run, and which start of it may write.
+
+Every submission of a run has a ticket, a number that the batch's journals hold: 1 at first, one more each time the run
+is submitted again. Several processes may hold the same ticket: a Slurm job before and after a requeue, a second job
+because the answer of sbatch was lost, workers that share a task file, a successor. Files in the run's folder decide
+between them; their names are in `run_folder.py`:
+
+    claim-TICKET           the identity of the first process that tried this ticket; created exclusively
+    attempt-TICKET-N.json  start N = 0, 1, … under this ticket; created exclusively, and its creator runs the run.
+                           Keys: `who` (the identity of the process), `start`, `end`, `how` it ended, `error`
+    done                   the run has ended: completed, early_stopped or diverged
+    left-START             the first process of a START of several (srun, torchrun) began no attempt; the others exit
+    failed-START           the first failure of one of them
+
+The states of a run, and the files that move it from one to the next:
+
+    unclaimed --- claim-T, attempt-T-0 ---> running --- done ---> ended, for good
+        ^                                    |   ^ |
+        |                                    |   | +--- how: requeued, or Slurm restarts the job ---> resumable
+        |    how: failed, timeout, cancelled |   |                                                       |
+        |    or its process died             |   +---------------- attempt-T-(N+1) ----------------------+
+        |                                    v
+        +--- submitted again: ticket T+1 --- broken off
+
+Attempts are ordered by (ticket, N); the last one supersedes all others. Before every row, checkpoint and `done`, an
+attempt checks that it is still the last (`check_current`), and if it is not, writes nothing more. So a Slurm job that
+was thought lost and comes late does no harm.
+
+Which process may start a run whose ticket is claimed already (`claim`):
+
+    holder of the ticket                                  may start the run
+    an attempt that ended as requeued                     any Slurm job with this ticket: attempt N+1
+    the same Slurm job, before Slurm restarted it         this Slurm job: attempt N+1
+    the same Slurm job, if its attempt ended or died      this Slurm job, unless it is a worker: attempt N+1
+    any other whose attempt ended or whose process died   a user who calls train.py by hand: ticket T+1
+    a process that is alive, or on another machine        nobody
+"""
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from src import run_folder
+from src.errors import BatchError
+from src.io import files, slurm_environment
+from src.run_folder import RunFolder
+from src.submission.batch import journal
+from src.submission.system import process
+
+
+class Superseded(Exception):
+    """A later attempt has taken over the run: this one must not write any more."""
+
+
+class RunDeleted(Exception):
+    """The run's folder, or the attempt's record in it, is gone: nothing more is written, and the folder not made again.
+    """
+
+
+def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:
+    """Return the (ticket, number) of the attempt that this process may create; None if it must leave the run alone.
+
+    ticket: None for the newest. in_worker: the process got the run from a task file.
+    Several processes may be given the same pair; the one that creates the attempt's record has the run.
+    BatchError if the run was started by hand and is running.
+    """
+    by_hand = ticket is None and slurm_environment.job_id() is None
+    if ticket is None:
+        ticket = newest_ticket(folder)
+    identity = process.identity()
+    # not synced: the attempt's record, which follows at once, holds the same and is
+    is_first = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(identity) + "\n",
+                                      sync=False)
+    run = RunFolder.read(folder)
+    next_attempt = ticket, 1 + max((number for of, number in run.attempts if of == ticket), default=-1)
+    if is_first:
+        return next_attempt
+    last = run.last_attempt() or {}
+    is_of_ticket = last.get("ticket") == ticket  # if it is of a later one, that supersedes this process anyway
+    holder = last["who"] if is_of_ticket and "who" in last else run.claim(ticket)
+    if identity["slurm_job"] and is_of_ticket and last.get("how") == run_folder.REQUEUED:
+        return next_attempt
+    if identity["slurm_job"] and holder.get("slurm_job") == identity["slurm_job"]:
+        # started again after a requeue, or by a script that calls train.py twice
+        has_ended = last.get("how") or not process.is_alive(holder)
+        if identity["restart"] > holder.get("restart", 0) or has_ended and not in_worker:
+            return next_attempt
+    elif by_hand:
+        if last.get("how") or process.is_alive(holder) is False:
+            return claim(folder, ticket + 1, in_worker=True)
+        raise BatchError(f"this run is being run by {process.describe(holder)}", where=folder,
+                         hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
+    if not in_worker:  # workers try every run; a Slurm job has its log to itself
+        print(f"{folder}: run already claimed by {process.describe(holder)}; exiting")
+    return None
+
+
+def create_attempt(folder: str, ticket: int, number: int, record: dict[str, Any]) -> bool:
+    """Create the record of an attempt; False if another process has created it and so has the run."""
+    path = os.path.join(folder, run_folder.attempt_name(ticket, number))
+    return files.create_exclusive(path, json.dumps(record) + "\n")
+
+
+def check_current(folder: str, ticket: int, number: int) -> None:
+    """Raise Superseded if there is a later attempt, RunDeleted if the attempt's record is gone."""
+    try:
+        attempts = RunFolder.read(folder).attempts
+    except FileNotFoundError:
+        attempts = ()
+    if (ticket, number) not in attempts:
+        raise RunDeleted(f"{folder}: this run's folder, or this attempt's record in it, was deleted or moved")
+    if attempts[-1] != (ticket, number):
+        raise Superseded(f"{folder}: a later attempt has taken over this run; exiting")
+
+
+def newest_ticket(folder: str) -> int:
+    """Return the newest ticket of a run by its batch's journals and the claims in its folder; 1 before any."""
+    batch, name = os.path.split(folder)
+    ticket = journal.read_history(batch).tickets.get(name)
+    return max(1, ticket.number if ticket else 0, *RunFolder.read(folder).claims)
+
+
+def can_start(folder: str, ticket: int, restarted_job: str | None = None) -> bool:
+    """Return whether a worker may start the run: it is unclaimed, or its last attempt asked for another start.
+
+    restarted_job: the worker's Slurm job if Slurm has restarted it; it resumes what it had claimed before.
+    """
+    if not os.path.exists(os.path.join(folder, run_folder.claim_name(ticket))):
+        return True
+    run = RunFolder.read(folder)
+    if run.ended is not None:
+        return False
+    if how_ended(run, ticket) == run_folder.REQUEUED:
+        return True
+    return restarted_job is not None and run.claim(ticket).get("slurm_job") == restarted_job
+
+
+def how_ended(run: RunFolder, ticket: int | None) -> str | None:
+    """Return how the last attempt ended if it is of this ticket: completed, requeued, failed, …; None if it runs."""
+    last = run.last_attempt() or {}
+    return last.get("how") if last.get("ticket") == ticket else None
+
+
+def holder(run: RunFolder, ticket: int, last_attempt: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the identity of the process that holds the ticket; empty if nobody does, or if the run may be resumed.
+
+    It is that of the last attempt; the claim's is older, and is used while no attempt is recorded.
+    """
+    if last_attempt and last_attempt["ticket"] == ticket:
+        if last_attempt.get("how") == run_folder.REQUEUED:
+            return {}
+        if "who" in last_attempt:
+            identity: dict[str, Any] = last_attempt["who"]
+            return identity
+    return run.claim(ticket) if ticket in run.claims else {}
+
+
+def was_claimed_by(run: RunFolder, slurm_job: str) -> bool:
+    """Return whether a Slurm job has claimed the run under any ticket."""
+    return any(run.claim(ticket).get("slurm_job") == slurm_job for ticket in run.claims)
+
+
+def requeue_count(folder: str, ticket: int) -> int:
+    """Return how many attempts under a ticket asked for another start."""
+    run = RunFolder.read(folder)
+    records = (files.read_json(run.file(run_folder.attempt_name(*attempt))) or {} for attempt in run.attempts
+               if attempt[0] == ticket)
+    return sum(record.get("how") == run_folder.REQUEUED for record in records)
+
+
+def attempt_of_start(run: RunFolder, start: str) -> tuple[int, int, bool] | None:
+    """Return ticket and number of the attempt that a start of several processes made, and whether it has ended."""
+    for ticket, number in reversed(run.attempts):
+        record = files.read_json(run.file(run_folder.attempt_name(ticket, number))) or {}
+        if record.get("started_by") == start:
+            return ticket, number, bool(record.get("how"))
+    return None
+
+
+def is_claimed(run: RunFolder, ticket: int) -> bool:
+    """Return whether a process has tried to start the run under this ticket."""
+    return ticket in run.claims
