@@ -15,6 +15,16 @@ parameters:
   base_lr: [0.1, 1]
 """
 
+# lines of a program in which another thread than the main one takes SIGINT, once `file` exists
+INTERRUPT_FROM_A_THREAD = """\
+import os, signal, threading, time
+def interrupt():
+    while not os.path.exists({file!r}):
+        time.sleep(0.02)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+"""
+
 
 class Project:
     """A project. `folder` holds train.py and the job spec x.yaml; `results` holds the batches."""

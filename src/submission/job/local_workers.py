@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from src.io import machine
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.system.process import environment_outside_slurm
+from src.submission.system.signals import Waker
 
 _PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
 
@@ -70,19 +70,14 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:
     """Read the workers' lines `ended CODE NAME` until all have closed their output."""
-    with selectors.DefaultSelector() as selector:
-        for each in processes:
-            assert each.stdout is not None
-            selector.register(each.stdout, selectors.EVENT_READ, bytearray())
-        while selector.get_map():
-            for key, _ in selector.select():
-                chunk = os.read(key.fd, 65536)
+    outputs = {each.stdout.fileno(): b"" for each in processes if each.stdout}
+    with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
+        while outputs:
+            for descriptor in waker.wait(None, *outputs):
+                chunk = os.read(descriptor, 65536)
+                *lines, outputs[descriptor] = (outputs[descriptor] + chunk).split(b"\n")
                 if not chunk:
-                    selector.unregister(key.fileobj)
-                    continue
-                key.data.extend(chunk)
-                *lines, rest = key.data.split(b"\n")
-                key.data[:] = rest
+                    del outputs[descriptor]
                 for line in lines:
                     word, _, tail = line.decode(errors="replace").partition(" ")
                     code, _, name = tail.partition(" ")

@@ -48,15 +48,20 @@ class _Lines:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor, self.rest, self.ended = descriptor, b"", False
+        self.following: list[str] = []  # lines that were read together with the first
 
     def wait(self) -> str:
-        """The first line."""
+        """Return the first line; `take` returns those after it."""
         while not (lines := self.take(None)) and not self.ended:
             pass
-        return lines[0] if lines else "null"
+        first, *self.following = lines or ["null"]
+        return first
 
     def take(self, seconds: float | None) -> list[str]:
         """The whole lines that have come; waits so long for the first one, or for as long as it takes (None)."""
+        if self.following:
+            following, self.following = self.following, []
+            return following
         if not self.ended and select.select([self.descriptor], [], [], seconds)[0]:
             chunk = os.read(self.descriptor, 1 << 20)
             self.ended = not chunk

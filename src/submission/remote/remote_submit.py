@@ -5,9 +5,11 @@ import argparse
 import codecs
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -16,6 +18,7 @@ from src.submission.batch import journal, provenance
 from src.submission.remote import hosts, remote_server, ssh, upload
 from src.submission.remote.ssh import Broken, Remote
 from src.submission.system import detached, terminal
+from src.submission.system.signals import Waker
 
 
 def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> int | None:
@@ -142,24 +145,30 @@ class Call:
 
     def _listen(self, to: IO[bytes], source: IO[bytes]) -> int | None:
         """Obey the far side until it says how the command ended; None if it ends in mid-word."""
-        speaks = False
-        while True:
-            try:
-                for line in source:
-                    if speaks:
-                        code = self._hear(to, json.loads(line))
-                        if code is not None:
-                            return code
-                    speaks = speaks or line.strip() == remote_server.MARK.encode()
-                return None
-            except json.JSONDecodeError:
-                return None
-            except KeyboardInterrupt:
-                if self.interrupted:
-                    return self._left_alone()
-                print("\nstopping it there; Ctrl-C again leaves it alone", file=sys.stderr)
-                self._say(to, interrupt=True)
-                self.interrupted = True
+        speaks, lines, rest = False, deque[bytes](), b""
+        with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
+            while True:
+                try:
+                    while lines:
+                        line = lines.popleft()
+                        if speaks:
+                            code = self._hear(to, json.loads(line))
+                            if code is not None:
+                                return code
+                        speaks = speaks or line.strip() == remote_server.MARK.encode()
+                    if waker.wait(None, source.fileno()):
+                        if not (chunk := os.read(source.fileno(), 65536)):
+                            return None
+                        *whole, rest = (rest + chunk).split(b"\n")
+                        lines.extend(whole)
+                except json.JSONDecodeError:
+                    return None
+                except KeyboardInterrupt:
+                    if self.interrupted:
+                        return self._left_alone()
+                    print("\nstopping it there; Ctrl-C again leaves it alone", file=sys.stderr)
+                    self._say(to, interrupt=True)
+                    self.interrupted = True
 
     def _hear(self, to: IO[bytes], frame: Mapping[str, Any]) -> int | None:
         """One frame of the far side; the exit status, if it is that."""

@@ -42,12 +42,17 @@ class Waker:
         os.close(self._reader)
         os.close(self._writer)
 
-    def wait(self, seconds: float) -> None:
-        """At most so long."""
-        select.select([self._reader], [], [], seconds)
+    def wait(self, seconds: float | None, *descriptors: int) -> list[int]:
+        """Sleep for at most `seconds` (None: without limit); return those of the descriptors that can be read, which
+        end the sleep too."""
+        poll = select.poll()
+        for descriptor in (self._reader, *descriptors):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)]
         with contextlib.suppress(BlockingIOError):
             while os.read(self._reader, 4096):
                 pass
+        return [descriptor for descriptor in ready if descriptor != self._reader]
 
 
 class Signals:

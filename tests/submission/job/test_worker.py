@@ -17,7 +17,7 @@ from src.submission.batch.task_files import Tasks
 from src.submission.status import states
 from src.submission.status.observe import observe
 from tests.conftest import ROOT
-from tests.submission.conftest import Project
+from tests.submission.conftest import INTERRUPT_FROM_A_THREAD, Project
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -27,9 +27,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def submit_in_background(project: Project) -> subprocess.Popen[bytes]:
-    """The same as project.submit, as a process of its own."""
-    program = f"import submit_multiple as s, sys; s.PROJECT = {str(project.folder)!r}; sys.exit(s.main(sys.argv[1:]))"
+def submit_in_background(project: Project, before: str = "") -> subprocess.Popen[bytes]:
+    """The same as project.submit, as a process of its own, which executes the lines `before` first."""
+    program = (f"{before}\nimport submit_multiple as s, sys; s.PROJECT = {str(project.folder)!r}; "
+               "sys.exit(s.main(sys.argv[1:]))")
     return subprocess.Popen([sys.executable, "-c", program, str(project.spec), "--local", "--workers", "2", "-y"],
                             cwd=project.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -80,6 +81,17 @@ def test_term_or_ctrl_c_stops_cleanly_and_retry_goes_on(project: Project, number
         (run / "spec.yaml").write_text("batch_size: 1\n")
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     assert project.executed() == [1] * 4
+
+
+def test_ctrl_c_stops_the_workers_if_another_thread_takes_the_signal(project: Project) -> None:
+    """As if it came right before the main thread sleeps: the signal does not interrupt its system call."""
+    project.write_spec("[15]")
+    process = submit_in_background(project, before=INTERRUPT_FROM_A_THREAD.format(file=str(project.folder / "stop")))
+    wait_for(lambda: both_run(project))
+    time.sleep(0.2)  # the main thread sleeps
+    (project.folder / "stop").touch()
+    assert process.wait(20) == 130
+    assert states_of(project) == ["cancelled", "cancelled"]
 
 
 def test_after_kill_9_of_everything_the_runs_are_lost_and_retry_goes_on(project: Project) -> None:

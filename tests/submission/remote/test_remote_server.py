@@ -48,6 +48,20 @@ def test_only_what_was_sent_is_removed_and_nothing_through_a_link(there: Path, t
     assert (tmp_path / "other").exists()
 
 
+def test_ctrl_c_that_arrives_together_with_the_request_is_kept() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b'{"words": []}\n{"interrupt": true}\n{"ans')
+    lines = remote_server._Lines(reader)
+    assert lines.wait() == '{"words": []}'
+    assert lines.take(0) == ['{"interrupt": true}']
+    os.write(writer, b'wer": 1}\n')
+    os.close(writer)
+    assert lines.take(5) == ['{"answer": 1}']
+    assert lines.take(5) == []
+    assert lines.ended
+    os.close(reader)
+
+
 def test_the_same_command_is_found_while_it_is_at_work(there: Path) -> None:
     words = ["submit_multiple.py", "x.yaml"]
     me = process.identity()

@@ -20,6 +20,7 @@ from src.submission.remote.upload import Given
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import JOB_SPEC, Laptop, wait_until
+from tests.submission.conftest import INTERRUPT_FROM_A_THREAD
 
 __all__ = ["sshd"]  # the fixture
 
@@ -278,6 +279,22 @@ def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
     assert "stopping it there" in said
     assert "what was finished is kept" in said
     assert "--local --on cluster" in said
+    assert laptop.executed("long") == [0, 1]
+
+
+def test_ctrl_c_stops_it_there_if_another_thread_takes_the_signal(laptop: Laptop, tmp_path: Path) -> None:
+    """As if it came right before the main thread sleeps: the signal does not interrupt its system call."""
+    spec = laptop.write_spec("long", "batch_size: [18, 1]")
+    (laptop.folder / "jobs" / "interrupted.py").write_text(
+        INTERRUPT_FROM_A_THREAD.format(file=str(tmp_path / "stop")) + "import sys\nsys.path.insert(0, '.')\n"
+        "import submit_multiple\nsys.exit(submit_multiple.main(sys.argv[1:]))\n")
+    process = laptop.start(spec, "--local", "--workers", "2", "-y", program="jobs/interrupted.py")
+    wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
+    time.sleep(1)  # it is told, and the main thread sleeps
+    (tmp_path / "stop").touch()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopping it there" in output
     assert laptop.executed("long") == [0, 1]
 
 

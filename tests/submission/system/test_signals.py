@@ -1,6 +1,7 @@
 """Signals that a run looks out for: it is told once, and a second Ctrl-C ends it at once."""
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -80,6 +81,15 @@ def test_a_sleeper_is_woken_by_a_signal_whichever_thread_takes_it_and_by_a_child
             while child.poll() is None:
                 waker.wait(60)
             assert time.monotonic() - start < 30
+        with Waker() as waker:
+            reader, writer = os.pipe()
+            os.write(writer, b"x")
+            assert waker.wait(60, reader) == [reader]
+            os.read(reader, 1)
+            assert waker.wait(0, reader) == []
+            os.close(writer)
+            assert waker.wait(None, reader) == [reader]  # its end
+            os.close(reader)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert signal.set_wakeup_fd(-1) == -1
