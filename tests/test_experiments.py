@@ -95,7 +95,7 @@ def test_cancel_asks_somebody(project: Project, monkeypatch: pytest.MonkeyPatch,
     with open(os.devnull, encoding="utf-8") as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
         assert experiments.main(["cancel", str(project.batch)]) == 2
-    assert "-y goes on without a question" in capsys.readouterr().err
+    assert "pass -y to continue without a question" in capsys.readouterr().err
     assert "running" in states_of(project)
     process.send_signal(signal.SIGTERM)
     process.wait(20)

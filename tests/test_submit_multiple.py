@@ -302,7 +302,7 @@ def test_a_question_without_anybody_there(project: Project, monkeypatch: pytest.
                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     assert project.submit(project.spec, "--local") == 2
-    assert "-y goes on without a question" in capsys.readouterr().err
+    assert "pass -y to continue without a question" in capsys.readouterr().err
     assert not project.results.exists()
 
 

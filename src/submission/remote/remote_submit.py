@@ -200,7 +200,7 @@ class Call:
         if self.bar is None or (self.bar.total, self.bar.noun) != (total, noun):
             self._close_bar()
             self.bar = terminal.Progress(total, noun).__enter__()
-        self.bar.at(done, failed)
+        self.bar.set(done, failed)
 
     def _close_bar(self) -> None:
         if self.bar:

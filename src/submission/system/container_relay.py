@@ -1,4 +1,4 @@
-"""Client inside a container: run Slurm commands through the process outside it."""
+"""Client inside a container: run Slurm commands through the host process (`job/container_host.py`)."""
 from __future__ import annotations
 
 import contextlib
@@ -12,18 +12,20 @@ from typing import Any
 from src.io import slurm_environment
 from src.submission.system.process import RELAY_SOCKET
 
-FORWARDED_VARIABLES = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)
+FORWARDED_VARIABLES = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)  # that a caller may set for a Slurm command
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,
-         read: str) -> subprocess.CompletedProcess[str]:
-    """Inside a container: what the outside says that the command did. FileNotFoundError if it is not there, or nobody
-    is outside any more; subprocess.TimeoutExpired as from subprocess.run.
+        stdin: str) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command on the host. FileNotFoundError if the host lacks the command or the host process has ended;
+    subprocess.TimeoutExpired as from subprocess.run.
+
+    environment: of the command; only FORWARDED_VARIABLES are passed on. timeout: seconds.
     """
     try:
-        answer = _ask({"command": list(command), "input": read, "timeout": timeout,
-                       "set": {name: environment[name] for name in FORWARDED_VARIABLES
-                               if environment and name in environment}})
+        answer = _request({"command": list(command), "input": stdin, "timeout": timeout,
+                           "set": {name: environment[name] for name in FORWARDED_VARIABLES
+                                   if environment and name in environment}})
     except (OSError, ValueError):
         answer = {}
     if answer.get("failed") == "timeout":
@@ -34,16 +36,16 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: 
 
 
 def register_for_signals() -> None:
-    """Inside a container: from now on this process takes the signals, or one that told so before."""
+    """Register this process to receive the signals that the host process gets, unless another one has registered."""
     with contextlib.suppress(OSError, ValueError):
-        _ask({})
+        _request({})
 
 
-def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a request to the outside and return the answer; empty if the connection was closed without one.
+def _request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a request to the host process and return the answer; empty if the connection was closed without one.
 
-    No buffered writer: if a signal handler raises while one writes, closing it writes again. That fails if the outside
-    has answered and closed the connection meanwhile, and the OSError would replace the handler's exception.
+    No buffered writer: if a signal handler raises while one writes, closing it writes again. That fails if the host
+    process has answered and closed the connection meanwhile, and the OSError would replace the handler's exception.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ[RELAY_SOCKET])

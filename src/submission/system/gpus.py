@@ -1,4 +1,4 @@
-"""Which GPUs of this machine runs are pinned to: those that were named, or those that nobody uses."""
+"""Select the GPUs of this machine that runs are pinned to: by number, or those that are free."""
 from __future__ import annotations
 
 import re
@@ -10,47 +10,49 @@ _FREE = 500  # MiB: a GPU with less memory in use, and no process on it, counts 
 
 
 def choose_gpus(text: str) -> tuple[list[str], list[str]]:
-    """The GPUs that `--gpus` names (`1,3`), or that are free (`free`); and a line for each that is left out as busy.
+    """Return the GPUs that `--gpus` selects (`1,3`, or `free`), and with `free` a line for each busy one.
 
-    JobSpecError if the text is neither, a GPU is not there, or none is free.
+    JobSpecError if the text is neither, a GPU does not exist, or none is free.
     """
-    wanted = None if text == "free" else text.split(",")
-    if wanted is not None and not all(re.fullmatch(r"\d+", number) for number in wanted):
-        raise JobSpecError(f"'{text}' names no GPUs", where="--gpus", allowed="free, or numbers such as 0,2")
-    there = _memory_in_use()
-    if wanted is not None:
-        missing = [number for number in wanted if number not in there]
+    requested = None if text == "free" else text.split(",")
+    if requested is not None and not all(re.fullmatch(r"\d+", number) for number in requested):
+        raise JobSpecError(f"invalid value '{text}'", where="--gpus", allowed="free, or numbers such as 0,2")
+    memory = _memory_in_use()
+    if requested is not None:
+        missing = [number for number in requested if number not in memory]
         if missing:
-            raise JobSpecError(f"there is no GPU {', '.join(missing)} here", where="--gpus", allowed=", ".join(there) or
-                               "none: nvidia-smi finds no GPU")
-        return wanted, []
-    occupied = _processes()
-    busy = {number: occupied.get(number, []) for number, used in there.items() if used > _FREE or occupied.get(number)}
-    free = [number for number in there if number not in busy]
-    lines = [f"GPU {number} is busy: {there[number]} MiB in use by {', '.join(users) or 'somebody'}"
-             for number, users in busy.items()]
+            raise JobSpecError(f"no GPU {', '.join(missing)} on this machine", where="--gpus",
+                               allowed=", ".join(memory) or "none: nvidia-smi lists no GPU")
+        return requested, []
+    processes = _processes()
+    busy = {number: processes.get(number, []) for number, used in memory.items()
+            if used > _FREE or processes.get(number)}
+    free = [number for number in memory if number not in busy]
+    lines = [f"GPU {number} is busy: {memory[number]} MiB in use by {', '.join(names) or 'unknown processes'}"
+             for number, names in busy.items()]
     if not free:
-        raise JobSpecError("no GPU is free", where="--gpus", hint="; ".join(lines) or "nvidia-smi finds no GPU here")
+        raise JobSpecError("no GPU is free", where="--gpus", hint="; ".join(lines) or "nvidia-smi lists no GPU")
     return free, lines
 
 
 def _memory_in_use() -> dict[str, int]:
-    """MiB in use on each GPU, by its number."""
+    """Return the MiB in use on each GPU, by its number."""
     return {number: int(used) for number, used in _query("--query-gpu=index,memory.used")}
 
 
 def _processes() -> dict[str, list[str]]:
-    """The processes on each GPU, by its number."""
+    """Return the processes on each GPU, by its number."""
     numbers = {uuid: number for number, uuid in _query("--query-gpu=index,uuid")}
-    found: dict[str, list[str]] = {}
+    processes: dict[str, list[str]] = {}
     for uuid, pid, name in _query("--query-compute-apps=gpu_uuid,pid,process_name"):
-        found.setdefault(numbers.get(uuid, uuid), []).append(f"{name} ({pid})")
-    return found
+        processes.setdefault(numbers.get(uuid, uuid), []).append(f"{name} ({pid})")
+    return processes
 
 
-def _query(what: str) -> list[list[str]]:
+def _query(option: str) -> list[list[str]]:
+    """Return the table that nvidia-smi prints, as rows of cells; empty if it is missing or hangs."""
     try:
-        answer = subprocess.run(["nvidia-smi", what, "--format=csv,noheader,nounits"], capture_output=True, text=True,
+        answer = subprocess.run(["nvidia-smi", option, "--format=csv,noheader,nounits"], capture_output=True, text=True,
                                 timeout=30, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return []

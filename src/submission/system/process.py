@@ -1,4 +1,4 @@
-"""Telling a living process from a dead one, also after a reboot and when its number was given to another."""
+"""Identify processes, so that a dead one is recognised after a reboot or if its process id was reused."""
 from __future__ import annotations
 
 import json
@@ -12,115 +12,118 @@ from typing import Any, NoReturn
 from src.errors import ON
 from src.io import files, slurm_environment
 
-DETACHED_COMMAND = "GRIDIRON_ERRAND"  # the folder of the errand, set in a command that was given on another machine
-_NOT_OUTSIDE = ("GRIDIRON_TICKET", DETACHED_COMMAND, ON)
-
-
-# In a container: where its outside listens, and who started that, as `described` (the parent is the runtime, there).
+DETACHED_COMMAND = "GRIDIRON_ERRAND"  # variable of a detached command: its folder
+# Variables in a container: the socket of the relay to the host, and the identity of the process that started the host
+# process, because there the parent of this one is the container runtime.
 RELAY_SOCKET, PARENT = "GRIDIRON_OUTSIDE", "GRIDIRON_STARTER"
+_NOT_INHERITED = ("GRIDIRON_TICKET", DETACHED_COMMAND, ON)
 
 
 def identity() -> dict[str, Any]:
-    """This process, `described`, with slurm_job, restart and time (unix seconds)."""
+    """Return the identity of this process: that of identity_of, with slurm_job, restart count and time (unix seconds).
+    """
     return {**identity_of(os.getpid()), "slurm_job": slurm_environment.job_id(),
             "restart": slurm_environment.restart_count(), "time": time.time()}
 
 
 def identity_of(pid: int) -> dict[str, Any]:
-    """A process of this machine: host, boot_id, pid_space, pid, pid_start (clock ticks since boot)."""
-    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_space(), "pid": pid,
-            "pid_start": _start(pid)}
+    """Return the identity of a process of this machine: host, boot_id, pid_space (the namespace of process ids), pid,
+    pid_start (clock ticks since boot).
+    """
+    return {"host": os.uname().nodename, "boot_id": _boot_id(), "pid_space": _pid_namespace(), "pid": pid,
+            "pid_start": _start_ticks(pid)}
 
 
 def parent_pid() -> int:
-    """The number of the process that started this one."""
+    """Return the id of the process that started this one, or in a container the host process."""
     return int(json.loads(os.environ[PARENT])["pid"]) if PARENT in os.environ else os.getppid()
 
 
 def watch_parent() -> Callable[[], bool]:
-    """What tells, from now on, whether the process that started this one still lives, as far as can be seen."""
-    if told := os.environ.get(PARENT):
-        who = json.loads(told)
-        return lambda: is_alive(who) is not False
-    parent = os.getppid()
-    return lambda: os.getppid() == parent
+    """Return a function that returns whether the parent process is still alive, as far as can be seen."""
+    if text := os.environ.get(PARENT):
+        parent = json.loads(text)
+        return lambda: is_alive(parent) is not False
+    pid = os.getppid()
+    return lambda: os.getppid() == pid
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started this process, or another that tells places as it does: that is closer than srun."""
+    """Return whether torchrun, or a launcher that sets the same variables, started this process. It overrides srun."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
 def rank() -> int:
-    """The number of this process among those that were started together for a run; 0 for one that is alone."""
+    """Return the rank of this process among those that were started together; 0 for a single process."""
     return int(os.environ["RANK"]) if started_by_torchrun() else slurm_environment.rank()
 
 
 def world_size() -> int:
-    """How many processes were started together with this one; 1 in a batch script, which srun did not start."""
+    """Return how many processes were started together; 1 in a batch script, which srun did not start."""
     return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else slurm_environment.world_size()
 
 
 def local_rank() -> int:
-    """The number of this process among those of them on this node."""
+    """Return the rank of this process among those on this node."""
     return int(os.environ["LOCAL_RANK"]) if started_by_torchrun() else slurm_environment.local_rank()
 
 
 def handles_signal(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal, which would end it otherwise. False where /proc does not say."""
+    """Return whether a process has a handler for a signal, which would end it otherwise. False without /proc."""
     mask = re.search(r"^SigCgt:\s*([0-9a-f]+)", files.read_text(f"/proc/{pid}/status") or "", re.MULTILINE)
     return mask is not None and bool(int(mask[1], 16) >> (number - 1) & 1)
 
 
 def environment_outside_slurm() -> dict[str, str]:
-    """This environment for a process that is to be no part of the Slurm job that we may be in, nor of its run."""
+    """Return this environment for a process that is to belong neither to this Slurm job nor to this run."""
     return {key: value for key, value in os.environ.items()
-            if not slurm_environment.is_of_job(key) and not key.startswith(_NOT_OUTSIDE)}
+            if not slurm_environment.is_of_job(key) and not key.startswith(_NOT_INHERITED)}
 
 
-def is_alive(who: dict[str, Any]) -> bool | None:
-    """Whether the process that `identity` described still runs; None if it cannot be seen from here.
+def is_alive(identity: dict[str, Any]) -> bool | None:
+    """Return whether a process is alive, given its identity; None if it cannot be seen from here.
 
-    A machine is known by its boot and its space of process numbers (a container has its own), so that a new host name
-    does not hide a process; after a reboot, the host's name says that all of its processes are gone.
+    A machine is identified by its boot id and its namespace of process ids (a container has its own), so that a new
+    host name does not hide a process. After a reboot, the host name shows that all of its processes are gone.
     """
-    if "pid" not in who:
+    if "pid" not in identity:
         return None
     boot = _boot_id()
-    if who.get("boot_id") != boot:
-        return False if who.get("host") == os.uname().nodename else None
-    if who.get("pid_space") != _pid_space() or not boot and who.get("host") != os.uname().nodename:
+    if identity.get("boot_id") != boot:
+        return False if identity.get("host") == os.uname().nodename else None
+    if identity.get("pid_space") != _pid_namespace() or not boot and identity.get("host") != os.uname().nodename:
         return None
-    start = _start(who["pid"])
-    if start == 0 != who.get("pid_start"):
-        return None  # a process has that number, but /proc hides when it started
-    return start is not None and start == who.get("pid_start")
+    start = _start_ticks(identity["pid"])
+    if start == 0 != identity.get("pid_start"):
+        return None  # a process has that id, but /proc hides when it started
+    return start is not None and start == identity.get("pid_start")
 
 
-def describe(who: dict[str, Any]) -> str:
-    """Words for messages: `Slurm job 12 on node3`, or `process 4711 on host`."""
-    what = f"Slurm job {who['slurm_job']}" if who.get("slurm_job") else f"process {who.get('pid', '?')}"
-    return f"{what} on {who.get('host', 'an unknown host')}"
+def describe(identity: dict[str, Any]) -> str:
+    """Describe a process in messages: `Slurm job 12 on node3`, or `process 4711 on host`."""
+    job = identity.get("slurm_job")
+    name = f"Slurm job {job}" if job else f"process {identity.get('pid', '?')}"
+    return f"{name} on {identity.get('host', 'an unknown host')}"
 
 
 def _boot_id() -> str:
     return (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
 
 
-def _pid_space() -> str:
+def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
 
-def _start(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; 0 where /proc does not say; None for a dead process."""
+def _start_ticks(pid: int) -> int | None:
+    """Return when the process started, in clock ticks since boot; 0 if /proc does not show it; None if it is dead."""
     stat = files.read_text(f"/proc/{pid}/stat")
     if stat is not None:
         state, *rest = stat.rpartition(")")[2].split()
         return None if state in "ZX" else int(rest[18])
-    try:  # no /proc (macOS), or it hides the processes of others
+    try:  # no /proc (macOS), or it hides the processes of other users
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
@@ -130,8 +133,9 @@ def _start(pid: int) -> int | None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process. One of several that were started together does so at once: a thread of theirs that lets go of
-    a tensor while Python ends would abort it, after all was done."""
+    """End this process. One of several that were started together skips the clean-up of Python: a thread that releases
+    a tensor during it would abort the process after all was done.
+    """
     if world_size() == 1:
         sys.exit(code)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What Slurm, the worker and the user say to a run by signals: time is short (USR1), stop (TERM, Ctrl-C)."""
+"""Signals that a run receives: time limit near (USR1), stop (TERM from Slurm and workers, INT from Ctrl-C)."""
 from __future__ import annotations
 
 import contextlib
@@ -14,7 +14,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """A signal asked this process to end."""
+    """A signal requested that this process ends."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -22,29 +22,30 @@ class Stopped(BaseException):
 
 
 class Waker:
-    """Sleeps until a signal comes, or a child ends: in a `with` block, of the main thread.
+    """Context manager that sleeps until a signal arrives or a child process ends. For the main thread.
 
-    A call that blocks may sleep on, for another thread can take a signal, as one does that begins at that moment; and
-    the handlers are for the main thread to run, once it is awake.
+    A blocking call is not enough: another thread may take the signal, and the signal may arrive just before the call.
+    The handlers run in the main thread once it is awake.
     """
 
     def __enter__(self) -> Waker:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self._fd_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._handler_before = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._previous_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._previous_handler = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGCHLD, self._handler_before)
-        signal.set_wakeup_fd(self._fd_before)
+        signal.signal(signal.SIGCHLD, self._previous_handler)
+        signal.set_wakeup_fd(self._previous_fd)
         os.close(self._reader)
         os.close(self._writer)
 
     def wait(self, seconds: float | None, *descriptors: int) -> list[int]:
-        """Sleep for at most `seconds` (None: without limit); return those of the descriptors that can be read, which
-        end the sleep too."""
+        """Sleep until woken, for at most `seconds` (None: no limit). Return the descriptors that are ready to be read,
+        which end the sleep too.
+        """
         poll = select.poll()
         for descriptor in (self._reader, *descriptors):
             poll.register(descriptor, select.POLLIN)
@@ -56,77 +57,78 @@ class Waker:
 
 
 class Signals:
-    """The signals that this process has got since it listens, each told to whoever looks out for them.
+    """The signals that this process has received since `listen`.
 
-    A stop ends the process at once, by Stopped, unless somebody looks out: that may save first, and then leaves.
+    A stop raises Stopped at once, unless a callback is set by `on_stop`: then the run saves itself before it stops.
     """
 
     def __init__(self) -> None:
         self.warned = False  # the time limit is near
-        self.stop_signal: int | None = None  # the first signal that said stop
-        self._tell: Callable[[], None] | None = None
+        self.stop_signal: int | None = None  # the first signal that requested a stop
+        self._callback: Callable[[], None] | None = None
 
     def listen(self) -> None:
-        """TERM and INT end the run with a record; USR1 (the time limit is near) is for the run to ask about."""
-        self.warned, self.stop_signal, self._tell = False, None, None
+        """Install the handlers: TERM and INT stop the run, USR1 sets `warned`."""
+        self.warned, self.stop_signal, self._callback = False, None, None
         for number in STOP_SIGNALS:
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGUSR1, self._warn)
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGUSR1, self._on_warning)
         self.register_with_host()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def register_with_host(self) -> None:
-        """In a container: from now on signals may be handed to this process. Elsewhere nothing."""
+        """In a container, have the host process forward signals to this process. Elsewhere do nothing."""
         if RELAY_SOCKET in os.environ:
-
             container_relay.register_for_signals()
 
     def time_is_short(self) -> bool:
-        """Whether Slurm has said so: a run that can go on later saves itself and returns `requeued`."""
+        """Return whether Slurm has warned that the time limit is near: a run that can resume saves itself then."""
         return self.warned
 
     @contextlib.contextmanager
-    def on_stop(self, tell: Callable[[], None]) -> Iterator[None]:
-        """In the block a signal calls `tell` and lets the work go on to where it can be left: see `leave`."""
-        self._tell = tell
+    def on_stop(self, callback: Callable[[], None]) -> Iterator[None]:
+        """In the block, call `callback` when a signal arrives, and let the run continue to where it can stop; after the
+        block call `raise_if_stopped`.
+        """
+        self._callback = callback
         if self.warned:  # while the training was being built
-            tell()
+            callback()
         try:
             yield
         finally:
-            self._tell = None
+            self._callback = None
 
     @contextlib.contextmanager
     def ignore_stops(self) -> Iterator[None]:
-        """A stop in the block comes too late."""
-        kept = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
+        """Ignore signals that request a stop in the block."""
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
         try:
             yield
         finally:
-            for number, handler in kept.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def raise_if_stopped(self) -> None:
-        """Raise Stopped if it was a stop that `tell` was called for."""
+        """Raise Stopped if a signal has requested a stop."""
         if self.stop_signal is not None:
             raise Stopped(self.stop_signal)
 
-    def _stop(self, number: int, _frame: object) -> None:
-        # a second Ctrl-C ends it at once; TERM comes from Slurm and from the worker, and counts once
+    def _on_stop_signal(self, number: int, _frame: object) -> None:
+        # a second Ctrl-C ends the process at once; TERM comes from both Slurm and the worker, and counts once
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
         self.stop_signal = self.stop_signal or number
-        if self._tell is None:
+        if self._callback is None:
             raise Stopped(number)
-        self._tell()
+        self._callback()
 
-    def _warn(self, _number: int, _frame: object) -> None:
+    def _on_warning(self, _number: int, _frame: object) -> None:
         if self.warned:
             return
-        self.warned = True  # first: a stop may come while this is printed
-        with contextlib.suppress(OSError):  # no print: the signal may have come in the midst of another
+        self.warned = True  # first: a stop may arrive while the message is printed
+        with contextlib.suppress(OSError):  # not print(), which the signal may have interrupted
             os.write(2, b"the time limit of this Slurm job is near (USR1)\n")
-        if self._tell:
-            self._tell()
+        if self._callback:
+            self._callback()
 
 
 signals = Signals()  # of this process

@@ -12,7 +12,7 @@ from src.submission.system import process
 
 
 def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
-    """Rows of cells as lines with aligned columns."""
+    """Format rows of cells as lines with aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -20,34 +20,37 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
 
 
 def ask(question: str) -> str:
-    """What the user answers. BatchError if nobody is there."""
-    if errand := os.environ.get(process.DETACHED_COMMAND):
+    """Ask the user, and return the answer. BatchError if standard input is closed."""
+    if folder := os.environ.get(process.DETACHED_COMMAND):
         from src.submission.system import detached
 
-        return detached.ask(errand, question)
+        return detached.ask(folder, question)
     try:
         return input(question).strip()
     except EOFError:
         print()
-        raise BatchError("nobody is there to ask", where="standard input",
-                         hint="-y goes on without a question") from None
+        raise BatchError("nobody answered the question", where="standard input",
+                         hint="pass -y to continue without a question") from None
 
 
 def bar(done: int, total: int, width: int) -> str:
-    """`[####    ]`: `width` characters between its brackets."""
+    """Format a progress bar, `[####    ]`, with `width` characters between the brackets."""
     filled = width * done // max(total, 1)
     return f"[{'#' * filled}{' ' * (width - filled)}]"
 
 
 class Progress:
-    """One progress bar on a terminal; elsewhere a line now and then. Use as a context manager."""
+    """Context manager that shows a progress bar: on a terminal in place, elsewhere as a line every ten seconds.
+
+    In a detached command it stores the progress for the bar on the other machine.
+    """
 
     def __init__(self, total: int, noun: str, stream: TextIO | None = None) -> None:
         self.total, self.noun, self.done, self.failed = total, noun, 0, 0
         self._stream = stream or sys.stderr
-        self._errand = os.environ.get(process.DETACHED_COMMAND)
-        self._on_terminal = self._stream.isatty() and not self._errand
-        self._start = self._shown = time.monotonic()
+        self._detached_folder = os.environ.get(process.DETACHED_COMMAND)
+        self._on_terminal = self._stream.isatty() and not self._detached_folder
+        self._start = self._last_shown = time.monotonic()
 
     def __enter__(self) -> Progress:
         self._show()
@@ -57,24 +60,24 @@ class Progress:
         self._show(last=True)
 
     def step(self, failed: bool = False) -> None:
-        """One more is done."""
+        """Count one more as done."""
         self.done += 1
         self.failed += failed
-        if self._on_terminal or self._errand or time.monotonic() - self._shown > 10:
+        if self._on_terminal or self._detached_folder or time.monotonic() - self._last_shown > 10:
             self._show()
 
-    def at(self, done: int, failed: int) -> None:
-        """So many are done, as another process says."""
+    def set(self, done: int, failed: int) -> None:
+        """Set the counts, as reported by another process."""
         if (done, failed) != (self.done, self.failed):
             self.done, self.failed = done - 1, failed
             self.step()
 
     def _show(self, last: bool = False) -> None:
-        self._shown = time.monotonic()
-        if self._errand:
+        self._last_shown = time.monotonic()
+        if self._detached_folder:
             from src.submission.system import detached
 
-            detached.write_progress(self._errand, self.done, self.total, self.noun, self.failed)
+            detached.write_progress(self._detached_folder, self.done, self.total, self.noun, self.failed)
             return
         if self._on_terminal:
             self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
@@ -83,11 +86,11 @@ class Progress:
         self._stream.flush()
 
     def line(self, columns: int = 80) -> str:
-        """`[####    ] 12/24 runs  1 failed  0:21, 0:20 left`, in one row of a terminal that is `columns` wide."""
-        passed = time.monotonic() - self._start
-        left = passed / self.done * (self.total - self.done) if self.done else None
+        """Format `[####    ] 12/24 runs  1 failed  0:21, 0:20 left` in one row of a terminal that is `columns` wide."""
+        elapsed = time.monotonic() - self._start
+        left = elapsed / self.done * (self.total - self.done) if self.done else None
         text = (f" {self.done}/{self.total} {self.noun}{f'  {self.failed} failed' if self.failed else ''}"
-                f"  {format_duration(passed)}"
+                f"  {format_duration(elapsed)}"
                 f"{f', {format_duration(left)} left' if left is not None and self.done < self.total else ''}")
         width = max(0, min(30, columns - len(text) - 3))
         return (bar(self.done, self.total, width) + text)[:max(columns - 1, 1)]
@@ -101,7 +104,7 @@ def _columns(stream: TextIO) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """0:07, 12:30, 3:05:00, 2d 03:00."""
+    """Format seconds as 0:07, 12:30, 3:05:00 or 2d 03:00."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     if hours >= 24:
@@ -110,5 +113,5 @@ def format_duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Format a number with its noun: `1 run`, `2 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -95,10 +95,10 @@ def test_a_question_is_answered_or_ends_when_nobody_is_there(there: Path, capsys
     (folder / "answer-1").write_text(json.dumps({"text": "y\n"}))
     assert detached.ask(str(folder), "Submit? ") == "y"
     (folder / "answer-2").write_text(json.dumps({"text": None}))
-    with pytest.raises(BatchError, match="nobody is there to ask"):
+    with pytest.raises(BatchError, match="nobody answered the question"):
         detached.ask(str(folder), "Really? ")
     os.utime(folder / "followed", (time.time() - 200,) * 2)
-    with pytest.raises(BatchError, match="nobody is there to ask"):
+    with pytest.raises(BatchError, match="nobody answered the question"):
         detached.ask(str(folder), "Surely? ")
     assert capsys.readouterr().out == "Submit? Really? \nSurely? \n"
 

@@ -179,7 +179,7 @@ def test_the_question_is_asked_here(laptop: Laptop) -> None:
     assert "the answer was not y" in said
     assert not (laptop.remote_dir / "results").exists()
     said = laptop.submit("jobs/tiny.yaml", "--local", code=2)
-    assert "nobody is there to ask" in said
+    assert "nobody answered the question" in said
     assert not (laptop.remote_dir / "results").exists()
     laptop.submit("jobs/tiny.yaml", "--local", stdin="y\n")
     assert laptop.executed() == [1] * 4

@@ -1,4 +1,4 @@
-"""GPUs are chosen by number or because nobody uses them, and shared out among slots."""
+"""GPUs are selected by number or because they are free, and divided among slots."""
 from __future__ import annotations
 
 import os
@@ -10,7 +10,7 @@ from src.errors import JobSpecError
 from src.submission.job.worker import gpu_share
 from src.submission.system import gpus
 
-# what nvidia-smi prints on a machine with three GPUs, of which the second trains something
+# output of nvidia-smi on a machine with three GPUs, two of them in use
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
 *memory.used*) printf '0, 3\\n1, 20480\\n2, 0\\n';;
@@ -29,7 +29,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-def test_free_gpus_and_who_occupies_the_others() -> None:
+def test_free_gpus_are_chosen_and_busy_ones_explained() -> None:
     free, busy = gpus.choose_gpus("free")
     assert free == ["0"]
     assert busy == ["GPU 1 is busy: 20480 MiB in use by python (4711)", "GPU 2 is busy: 0 MiB in use by Xorg (4712)"]
@@ -37,23 +37,23 @@ def test_free_gpus_and_who_occupies_the_others() -> None:
 
 
 @pytest.mark.usefixtures("nvidia_smi")
-@pytest.mark.parametrize(("text", "words"), [("0,7", "no GPU 7"), ("all", "free"), ("1;2", "free"), ("", "free")])
-def test_gpus_that_are_not_there(text: str, words: str) -> None:
-    with pytest.raises(JobSpecError, match=words):
+@pytest.mark.parametrize(("text", "error"), [("0,7", "no GPU 7"), ("all", "free"), ("1;2", "free"), ("", "free")])
+def test_invalid_and_missing_gpus_are_refused(text: str, error: str) -> None:
+    with pytest.raises(JobSpecError, match=error):
         gpus.choose_gpus(text)
 
 
-def test_a_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_gpus_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for text in ("free", "0"):
-        with pytest.raises(JobSpecError, match="nvidia-smi finds no GPU"):
+        with pytest.raises(JobSpecError, match="nvidia-smi lists no GPU"):
             gpus.choose_gpus(text)
 
 
-@pytest.mark.parametrize(("there", "places", "expected"), [
+@pytest.mark.parametrize(("gpu_numbers", "slots", "expected"), [
     (["0"], 3, [["0"], ["0"], ["0"]]), (["0", "1"], 2, [["0"], ["1"]]),
     (["0", "1", "2", "3"], 2, [["0", "2"], ["1", "3"]]), (["0", "1"], 4, [["0"], ["1"], ["0"], ["1"]]),
     (["0", "1"], 1, [["0", "1"]]), ([], 2, [[], []])])
-def test_places_get_gpus_of_their_own_while_there_are_enough(there: list[str], places: int,
-                                                             expected: list[list[str]]) -> None:
-    assert [gpu_share(there, position, places) for position in range(places)] == expected
+def test_slots_get_gpus_of_their_own_while_there_are_enough(gpu_numbers: list[str], slots: int,
+                                                            expected: list[list[str]]) -> None:
+    assert [gpu_share(gpu_numbers, position, slots) for position in range(slots)] == expected

@@ -1,4 +1,4 @@
-"""A dead process is told from a living one, also when its number lives on."""
+"""Dead processes are recognised, even if their process id was reused."""
 from __future__ import annotations
 
 import json
@@ -18,68 +18,68 @@ def test_this_process_is_alive() -> None:
 
 
 @pytest.mark.parametrize("change", [{"pid_start": 1}, {"boot_id": "another boot"}])
-def test_the_same_number_after_a_reboot_or_in_another_process_is_dead(change: dict[str, object]) -> None:
+def test_reused_process_id_counts_as_dead(change: dict[str, object]) -> None:
     assert process.is_alive({**process.identity(), **change}) is False
 
 
-def test_an_ended_process_and_a_zombie_are_dead() -> None:
+def test_ended_process_and_zombie_are_dead() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    start = process._start(child.pid)
-    who = {**process.identity(), "pid": child.pid, "pid_start": start}
+    start = process._start_ticks(child.pid)
+    identity = {**process.identity(), "pid": child.pid, "pid_start": start}
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
-    assert process.is_alive(who) is False
+    assert process.is_alive(identity) is False
     child.communicate()
-    assert process.is_alive(who) is False
+    assert process.is_alive(identity) is False
 
 
-def test_what_cannot_be_seen_from_here_is_not_known() -> None:
-    me = process.identity()
-    assert process.is_alive({**me, "host": "elsewhere", "boot_id": "another boot"}) is None
-    assert process.is_alive({**me, "pid_space": "a container's"}) is None
+def test_process_on_another_machine_is_unknown() -> None:
+    own = process.identity()
+    assert process.is_alive({**own, "host": "elsewhere", "boot_id": "another boot"}) is None
+    assert process.is_alive({**own, "pid_space": "a container's"}) is None
     assert process.is_alive({}) is None
 
 
-def test_the_starter_of_a_container_counts_as_that_of_what_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parent_of_the_host_process_counts_as_parent_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.parent_pid() == os.getppid()
     assert process.watch_parent()()
     with subprocess.Popen(["sleep", "60"]) as child:
         monkeypatch.setenv(process.PARENT, json.dumps(process.identity_of(child.pid)))
         assert process.parent_pid() == child.pid
-        lives = process.watch_parent()
-        assert lives()
+        is_parent_alive = process.watch_parent()
+        assert is_parent_alive()
         child.kill()
         child.wait()
-        assert not lives()
+        assert not is_parent_alive()
 
 
-def test_a_new_host_name_hides_no_process() -> None:
-    me = process.identity()
-    assert process.is_alive({**me, "host": "as it was"}) is True
-    assert process.is_alive({**me, "host": "as it was", "pid_start": 1}) is False
+def test_new_host_name_does_not_hide_a_process() -> None:
+    own = process.identity()
+    assert process.is_alive({**own, "host": "old name"}) is True
+    assert process.is_alive({**own, "host": "old name", "pid_start": 1}) is False
 
 
-def test_a_process_that_proc_hides_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    me = process.identity()
-    monkeypatch.setattr(process, "_start", lambda pid: 0)  # kill says that it exists, /proc does not show it
-    assert process.is_alive(me) is None
-    assert process.is_alive({**me, "pid_start": 0}) is True  # no /proc at all
+def test_process_hidden_by_proc_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = process.identity()
+    monkeypatch.setattr(process, "_start_ticks", lambda pid: 0)  # kill finds it, /proc does not show it
+    assert process.is_alive(own) is None
+    assert process.is_alive({**own, "pid_start": 0}) is True  # no /proc at all
 
 
-def test_a_process_outside_knows_its_cluster_but_not_our_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_outside_slurm_keeps_the_cluster_and_drops_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "GRIDIRON_TICKET"):
         monkeypatch.setenv(name, "7")
-    found = process.environment_outside_slurm()
-    assert [name for name in found if name.startswith(("SLURM", "GRIDIRON_TICKET"))] == ["SLURM_CONF"]
-    assert found["PATH"] == os.environ["PATH"]
+    environment = process.environment_outside_slurm()
+    assert [name for name in environment if name.startswith(("SLURM", "GRIDIRON_TICKET"))] == ["SLURM_CONF"]
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 @pytest.mark.parametrize(("ranks", "code"), [("1", -signal.SIGABRT), ("2", 3)])
-def test_one_of_several_processes_leaves_before_python_ends(ranks: str, code: int) -> None:
-    """With what it has printed, and whatever a library would do then."""
+def test_one_of_several_processes_skips_the_clean_up_of_python(ranks: str, code: int) -> None:
+    """Its output is complete, and exit handlers of libraries do not run."""
     program = ("import atexit, os; from src.submission.system import process; "
-               "atexit.register(os.abort); print('all of it'); "
+               "atexit.register(os.abort); print('all output'); "
                "process.exit_process(3)")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "SLURM_STEP_NUM_TASKS": ranks})
     assert done.returncode == code
-    assert done.stdout == "all of it\n" or code < 0
+    assert done.stdout == "all output\n" or code < 0
