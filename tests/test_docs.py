@@ -110,9 +110,7 @@ def test_links_have_a_target(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_files_and_options_in_backticks_exist(page: Path) -> None:
     known = set(OTHER_OPTIONS)
-    parsers = [generate.parser_of(submit_multiple.parse), *generate.subcommands(
-        generate.parser_of(experiments.parse)).values()]
-    for parser in parsers:
+    for parser in (generate.submit_parser(), *generate.experiments_parsers().values()):
         known |= {option for action in parser._actions for option in action.option_strings}
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         if _PATH.fullmatch(code):

@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 def config_entries(source: str) -> Iterator[Entry]:
-    """The fields of the class Config in a source text. ValueError if one has no section."""
+    """Yield the fields of the class Config in a source text. ValueError if one has no section."""
     section, comments = "", []
     body = source.partition("\nclass Config:\n")[2].partition("\n    @classmethod\n")[0]
     for line in body.splitlines():
@@ -75,7 +75,7 @@ def config_entries(source: str) -> Iterator[Entry]:
 
 
 def config_page() -> str:
-    """A table for each section of Config."""
+    """Return the page of Config, with a table for each section."""
     parts, section = [CONFIG_INTRODUCTION], ""
     for entry in config_entries((ROOT / "src" / "config.py").read_text("utf-8")):
         if entry.section != section:
@@ -88,7 +88,7 @@ def config_page() -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A default as it is written in a job spec."""
+    """Return a default as it is written in a job spec."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -101,7 +101,7 @@ def _yaml(value: Any) -> str:
 
 
 def markdown(text: str) -> str:
-    """A description with its values as code and its pages of docs/ as links, fit for a cell of a table."""
+    """Format a description for a table cell: values as code, pages of docs/ as links."""
     parts, end = [], 0
     for match in _CODE.finditer(text):
         if page := _LINK.fullmatch(match[0]):
@@ -123,7 +123,7 @@ def _cell_code(text: str) -> str:
 
 @contextlib.contextmanager
 def _parser_captured() -> Iterator[list[argparse.ArgumentParser]]:
-    """The parsers whose parse_args is called meanwhile; nothing is parsed, and the caller is left by SystemExit."""
+    """Collect the parsers whose parse_args is called in the block. Nothing is parsed: the caller gets SystemExit."""
     captured: list[argparse.ArgumentParser] = []
 
     def capture(parser: argparse.ArgumentParser, *_: object) -> None:
@@ -134,24 +134,33 @@ def _parser_captured() -> Iterator[list[argparse.ArgumentParser]]:
         yield captured
 
 
-def parser_of(parse: Callable[[list[str]], object]) -> argparse.ArgumentParser:
-    """The parser that an entry point builds."""
+def parser_of(parse: Callable[[list[str]], object], arguments: list[str]) -> argparse.ArgumentParser:
+    """Return the parser that an entry point builds for these arguments."""
     with _parser_captured() as captured:
-        parse([])
+        parse(arguments)
     parser, = captured
     return parser
 
 
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The subcommands of a parser by name."""
-    action, = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(action.choices)
+def submit_parser() -> argparse.ArgumentParser:
+    """Return the parser of submit_multiple.py."""
+    return parser_of(submit_multiple.parse, [])
+
+
+def experiments_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command of experiments.py, which defines only the command that is requested."""
+    parsers = {}
+    for name in experiments.COMMANDS:
+        parser = parser_of(experiments.parse, [name])
+        action, = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parsers[name] = action.choices[name]
+    return parsers
 
 
 def commands_page() -> str:
-    """Usage, options and their meaning for submit_multiple.py, each command of experiments.py, and train.py."""
+    """Return the page of commands: usage and options of submit_multiple.py, experiments.py and train.py."""
     parts = [HEAD.format(source="the help texts in the code"), COMMANDS_INTRODUCTION]
-    submit = parser_of(submit_multiple.parse)
+    submit = submit_parser()
     parts += [f"\n## submit_multiple.py\n\n{_sentence(submit_multiple.__doc__)}\n\n",
               _usage("submit_multiple.py", submit)]
     for group in submit._action_groups:
@@ -159,7 +168,7 @@ def commands_page() -> str:
         if actions and not all(action.option_strings == [] for action in actions):
             parts.append(f"\n### {(group.title or '').capitalize()}\n\n{_table(actions)}")
     parts.append(f"\n## experiments.py\n\n{_sentence(experiments.__doc__)}\n")
-    for name, command in subcommands(parser_of(experiments.parse)).items():
+    for name, command in experiments_parsers().items():
         actions = [action for action in command._actions if _is_shown(action)]
         parts += [f"\n### {name}\n\n{_sentence(command.description)}\n\n", _usage(f"experiments.py {name}", command),
                   "\n" + _table(actions) if actions else ""]
@@ -179,7 +188,7 @@ def _is_shown(action: argparse.Action) -> bool:
 
 
 def _value_name(action: argparse.Action) -> str:
-    """What stands for the value of an argument: its metavar, its choices or its name; empty for a flag."""
+    """Return the placeholder for the value of an argument: its metavar, choices or name; empty for a flag."""
     if action.nargs == 0:
         return ""
     if action.metavar:
