@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from src.datasets.data import Data
-    from src.training.experiment import Parts
-    from src.training.parallel.data_shards import Share
-    from src.training.parallel.distributed import Alone, Place
+    from src.training.experiment import TrainingComponents
+    from src.training.parallel.data_shards import DataShard
+    from src.training.parallel.distributed import ProcessInfo, SingleProcess
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -38,21 +38,21 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
 
 def train_here(config: Config, folder: str | None, check: Callable[[], None]) -> str:
     """The same in this process, together with the others of its start."""
-    from src.training.experiment import epochs
+    from src.training.experiment import run_epochs
     from src.training.output.resume import SavedAndExit
-    from src.training.parallel.distributed import is_loss_of_others, joined
+    from src.training.parallel.distributed import is_peer_loss, join_processes
 
     try:
-        with joined(config, _place(folder)) as team:
+        with join_processes(config, _place(folder)) as group:
             try:
-                parts = build(config, folder, team)
-                ends = [end for _row, _model, end in epochs(parts, folder, check, signals.on_stop)]
+                parts = build(config, folder, group)
+                ends = [end for _row, _model, end in run_epochs(parts, folder, check, signals.on_stop)]
             except SavedAndExit:  # it has saved itself
-                if stopped := team.most(signals.stop_signal or 0):  # a signal need not reach all
+                if stopped := group.max(signals.stop_signal or 0):  # a signal need not reach all
                     raise Stopped(stopped) from None
                 return run_folder.REQUEUED
     except RuntimeError as error:
-        if process.world_size() == 1 or not is_loss_of_others(error):
+        if process.world_size() == 1 or not is_peer_loss(error):
             raise
         raise multi_gpu.PeerLost("another process of this run is gone; if it could, it said why") from None
     return ends[-1] or ""
@@ -61,7 +61,7 @@ def train_here(config: Config, folder: str | None, check: Callable[[], None]) ->
 def processes(config: Config) -> int:
     """How many to start here for a run: one for each GPU that this process sees, or $GRIDIRON_PROCESSES; one where the
     config or its task is for one."""
-    from src.training.parallel.distributed import most_processes
+    from src.training.parallel.distributed import max_processes
     from src.training.setup.facts import visible_gpus
 
     if process.world_size() > 1:
@@ -70,17 +70,17 @@ def processes(config: Config) -> int:
     if asked and not asked.isdecimal():
         raise ConfigError(f"{asked!r} is not a number of processes", where="$GRIDIRON_PROCESSES",
                           allowed="a whole number", hint="unset it, and there is one for each GPU")
-    return max(1, min(int(asked) if asked else visible_gpus(config.device), most_processes(config)))
+    return max(1, min(int(asked) if asked else visible_gpus(config.device), max_processes(config)))
 
 
-def _place(folder: str | None) -> Place:
+def _place(folder: str | None) -> ProcessInfo:
     """This process among those of its start."""
-    from src.training.parallel.distributed import Place
+    from src.training.parallel.distributed import ProcessInfo
 
     mine = process.rank(), process.world_size(), process.local_rank()
     if here := os.environ.get(multi_gpu.RENDEZVOUS):
-        return Place(*mine, here, of_one_node=True)
-    return Place(*mine, folder, run_folder.rendezvous_name(ranks.start_id()))
+        return ProcessInfo(*mine, here, is_single_node=True)
+    return ProcessInfo(*mine, folder, run_folder.rendezvous_name(ranks.start_id()))
 
 
 def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Module]]:
@@ -91,18 +91,18 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
     What train.py writes is written into config.output_dir; if that is null nothing is, and the log goes to stdout.
     BatchError if that folder has a run already.
     """
-    from src.training.experiment import epochs
+    from src.training.experiment import run_epochs
     from src.training.output.table import StatsTable
-    from src.training.setup.seeds import noise_kept
+    from src.training.setup.seeds import preserve_generators
 
     parts = build(config, None)
     folder = _new_run(config)
     table: StatsTable | None = None
-    for row, model, end in epochs(parts, folder, lambda: None):
+    for row, model, end in run_epochs(parts, folder, lambda: None):
         table = table or StatsTable(list(row))
         if folder and end:
             files.write_atomic(os.path.join(folder, run_folder.DONE), end + "\n")
-        with noise_kept(parts.device):
+        with preserve_generators(parts.device):
             yield table.add(row), model
 
 
@@ -120,8 +120,8 @@ def _new_run(config: Config) -> str | None:
     return folder
 
 
-def build(config: Config, folder: str | None, team: Alone | None = None) -> Parts:
-    """Everything that a training is made of. Seeds come first: the model's draws depend on nothing before them. team:
+def build(config: Config, folder: str | None, group: SingleProcess | None = None) -> TrainingComponents:
+    """Everything that a training is made of. Seeds come first: the model's draws depend on nothing before them. group:
     the processes that train it together.
     """
     import dataclasses
@@ -134,29 +134,30 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
     from src.optimizers.averaging import AveragedModel
     from src.optimizers.factory import make_optimizer
     from src.optimizers.layers import Freeze
-    from src.training.experiment import Parts
-    from src.training.parallel.distributed import ALONE
+    from src.training.experiment import TrainingComponents
+    from src.training.parallel.distributed import SINGLE_PROCESS
     from src.training.setup.facts import allotted_threads, choose_device, output_dim
-    from src.training.setup.seeds import seed_noise, with_seeds
-    from src.training.setup.to_device import placed
+    from src.training.setup.seeds import fill_seeds, seed_generators
+    from src.training.setup.to_device import place_on_device
     from src.training.steps import forward
     from src.training.steps.task import make_task
 
     if threads := allotted_threads():
         torch.set_num_threads(threads)
-    team = team or ALONE
-    device = team.device or choose_device(config.device)
-    forward.check(config, device)
-    config, seeds_drawn = with_seeds(config, folder)
-    config = dataclasses.replace(config, **team.decided(lambda: {name: getattr(config, name) for name in seeds_drawn}))
-    data = placed(config, make_data(config), device)
+    group = group or SINGLE_PROCESS
+    device = group.device or choose_device(config.device)
+    forward.check_device_support(config, device)
+    config, seeds_drawn = fill_seeds(config, folder)
+    config = dataclasses.replace(config, **group.broadcast(lambda: {name: getattr(config,
+                                                                                  name) for name in seeds_drawn}))
+    data = place_on_device(config, make_data(config), device)
     assert config.seed_model is not None
-    seed_noise(config.seed_model, device)
+    seed_generators(config.seed_model, device)
     task = make_task(config, data, device)
     model = (task.make_model() if task else None) or make_model(
         config, data.input_shape, output_dim(config, data), data.classes, device)
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
-    share = _share(config, model, team)
+    shard = _make_shard(config, model, group)
     head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # else the optimizer is for all of it from the start
@@ -165,21 +166,22 @@ def build(config: Config, folder: str | None, team: Alone | None = None) -> Part
     if task:
         task.optimizers = optimizers
     averaging = parse_averaging(config.averaging)
-    return Parts(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None, device,
-                 seeds_drawn, task, freeze, team, share)
+    return TrainingComponents(config, data, model, optimizers, AveragedModel(model, averaging) if averaging else None,
+                              device,
+                 seeds_drawn, task, freeze, group, shard)
 
 
-def _share(config: Config, model: nn.Module, team: Alone) -> Share | None:
+def _make_shard(config: Config, model: nn.Module, group: SingleProcess) -> DataShard | None:
     """This process's part of each batch, and the model's batch norms as all processes see them; None for one alone."""
-    if team.size == 1:
+    if group.size == 1:
         return None
-    from src.training.parallel.data_shards import Share
-    from src.training.parallel.sync_norm import synchronise
+    from src.training.parallel.data_shards import DataShard
+    from src.training.parallel.sync_norm import synchronize_batch_norms
     from src.training.setup.facts import micro_batch_size
 
     if config.sync_batch_norm:
-        synchronise(model, team)
-    return Share(team, config.batch_size, micro_batch_size(config))
+        synchronize_batch_norms(model, group)
+    return DataShard(group, config.batch_size, micro_batch_size(config))
 
 
 def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
@@ -194,9 +196,9 @@ def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
 
     with tempfile.TemporaryDirectory() as place:
         if run.startswith("models:"):
-            from src.tracking.mlflow_export import folder_of
+            from src.tracking.mlflow_export import resolve_model
 
-            run = folder_of(run, uri, place)
+            run = resolve_model(run, uri, place)
         config, facts = _config_of(run)
         data = make_data(config)
         return _model_of(run, config, facts, data), data

@@ -19,7 +19,7 @@ from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
-from src.training.experiment import Parts, epochs
+from src.training.experiment import TrainingComponents, run_epochs
 
 SAMPLES, BATCH_SIZE, STEPS, CLASSES = 20_000, 500, 80, 10
 FILES, WORKERS = 10_000, 2  # images in a folder, and the processes that read them
@@ -66,7 +66,7 @@ def _read() -> list[tuple[str, float, float | None]]:
                                scale=(0.5, 1.0), hflip=0.5, color_jitter=None, num_workers=WORKERS,
                                device=CPU)
         (run := Path(folder) / "run").mkdir()
-        ours = epochs(_parts(config, make_data(config)), str(run), lambda: None)
+        ours = run_epochs(_parts(config, make_data(config)), str(run), lambda: None)
         turns = [(_bare(loader), next(ours)[0]["train/time"]) for _ in range(ROUNDS)][1:]
         ours.close()
     bare, read = map(min, zip(*turns, strict=True))
@@ -84,13 +84,13 @@ def _ours(split: Split | Lazy) -> float:
     """Return the seconds of an epoch of the training loop."""
     data = Data({"train": split}, "classification", tuple(range(CLASSES)), SHAPE)
     with tempfile.TemporaryDirectory() as folder:
-        (row, _, _), = epochs(_parts(CONFIG, data), folder, lambda: None)
+        (row, _, _), = run_epochs(_parts(CONFIG, data), folder, lambda: None)
     return row["train/time"] or 0.0
 
 
-def _parts(config: Config, data: Data) -> Parts:
+def _parts(config: Config, data: Data) -> TrainingComponents:
     model = _model()
-    return Parts(config, data, model, [make_optimizer(config, model)], None, CPU, [])
+    return TrainingComponents(config, data, model, [make_optimizer(config, model)], None, CPU, [])
 
 
 def _bare(batches: Iterable[Batch]) -> float:

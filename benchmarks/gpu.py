@@ -17,7 +17,7 @@ from src.config import Config
 from src.datasets.data import Data, Split
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
-from src.training.experiment import Parts, epochs
+from src.training.experiment import TrainingComponents, run_epochs
 
 # model, image size, batch size
 MODELS = (("tiny/resnet_18", 32, 512), ("timm/resnet50", 224, 128))
@@ -72,9 +72,9 @@ def _ours(config: Config, split: Split) -> float:
     """Return the samples per second of the second epoch; the first one warms up and compiles."""
     data = Data({"train": split}, "classification", tuple(range(CLASSES)), tuple(split.x.shape[1:]))
     model = _model(config, split)
-    parts = Parts(config, data, model, [make_optimizer(config, model)], None, torch.device("cuda"), [])
+    parts = TrainingComponents(config, data, model, [make_optimizer(config, model)], None, torch.device("cuda"), [])
     with tempfile.TemporaryDirectory() as folder:
-        *_, (row, _, _) = epochs(parts, folder, lambda: None)
+        *_, (row, _, _) = run_epochs(parts, folder, lambda: None)
     return row["train/examples_per_second"] or 0.0
 
 

@@ -19,10 +19,10 @@ from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
 from src.optimizers.fused import SGD
 from src.training.epoch import evaluate
-from src.training.experiment import Parts, epochs
+from src.training.experiment import TrainingComponents, run_epochs
 from src.training.output.log import Progress, epoch_line, open_log
 from src.training.output.recorder import Recorder, stats_columns
-from src.training.output.resume import never
+from src.training.output.resume import disabled_saver
 from src.training.output.table import StatsTable
 from src.training.steps.meters import Meter
 from src.training.steps.task import Supervised
@@ -63,9 +63,10 @@ def random_split(samples: int) -> Split:
     return Split(x, (x @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1))
 
 
-def linear_parts(split: Split, config: Config) -> Parts:
+def linear_parts(split: Split, config: Config) -> TrainingComponents:
     model = Linear((FEATURES,), CLASSES)
-    return Parts(config, Data({"train": split}, "classification", tuple(range(CLASSES)), (FEATURES,)), model,
+    return TrainingComponents(config, Data({"train": split}, "classification", tuple(range(CLASSES)), (FEATURES,)),
+                              model,
                  [make_optimizer(config, model)], AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
 
 
@@ -73,7 +74,7 @@ def _our_training(split: Split, batch_size: int, steps: int) -> float:
     config = Config(batch_size=batch_size, train_length=steps, train_length_unit="step", steps_per_epoch=steps,
                     base_lr=0.01, seed_training=0)
     with tempfile.TemporaryDirectory() as folder:
-        (row, _, _), = epochs(linear_parts(split, config), folder, lambda: None)
+        (row, _, _), = run_epochs(linear_parts(split, config), folder, lambda: None)
     return row["train/time"] or 0.0
 
 
@@ -113,7 +114,7 @@ def _our_evaluation(model: nn.Module, split: Split) -> float:
     start = time.perf_counter()
     steps = Supervised(model, F.cross_entropy, SGD([], 1.0), 1)
     evaluate(model, model, steps, split, 10_000, Meter("classification", CPU), Progress(logger, "", 10.0),
-             never())
+             disabled_saver())
     return time.perf_counter() - start
 
 
@@ -135,7 +136,7 @@ def _row_milliseconds(epoch: int) -> float:
         for count in range(epoch + 200):
             if count == epoch:
                 start = time.perf_counter()
-            recorder.row(row)
+            recorder.write_row(row)
             log.info(epoch_line(row, epoch))
             table.add(row)
         return 1e3 * (time.perf_counter() - start) / 200

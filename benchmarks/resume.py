@@ -16,7 +16,7 @@ from src.datasets.data import Data, Split
 from src.optimizers.factory import make_optimizer
 from src.submission.job.attempt import Attempt
 from src.submission.system.signals import Signals
-from src.training.experiment import Parts, epochs
+from src.training.experiment import TrainingComponents, run_epochs
 
 WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; number of saves
 LOOKS = 2_000  # steps of a linear model that checks for signals and newer attempts
@@ -41,11 +41,11 @@ def _wide_training(split: Split, every: str | None) -> float:
     config = Config(batch_size=64, train_length=1, steps_per_epoch=STEPS, checkpoint_every=every, optim_alg="adamw",
                     momentum="0.9,0.999", base_lr=1e-4, seed_training=0)
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
-    parts = Parts(config, Data({"train": split}, "classification", tuple(range(10)), (WIDTH,)), model,
+    parts = TrainingComponents(config, Data({"train": split}, "classification", tuple(range(10)), (WIDTH,)), model,
                   [make_optimizer(config, model)], None, CPU, [])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        for _ in epochs(parts, folder, lambda: None):
+        for _ in run_epochs(parts, folder, lambda: None):
             pass
         return time.perf_counter() - start
 
@@ -62,7 +62,8 @@ def _linear_training(looks: bool) -> float:
         attempt = Attempt.begin(folder)
         assert attempt is not None
         start = time.thread_time()
-        for _ in epochs(parts, folder, attempt.check if looks else lambda: None, Signals().on_stop if looks else None):
+        for _ in run_epochs(parts, folder, attempt.check if looks else lambda: None,
+                            Signals().on_stop if looks else None):
             pass
         return time.thread_time() - start
 

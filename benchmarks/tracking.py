@@ -23,7 +23,7 @@ from src.config import Config
 from src.tracking import mlflow_run, system
 from tests.analysis.make_batch import curves, make_empty_batch, make_run
 from tests.tracking.test_mlflow_server import serving
-from tests.training.toys import classes, parts, train
+from tests.training.toys import make_toy, toy_classes, train_toy
 
 SECONDS = 5.0  # between samples, as in the docs
 LOADERS = 8
@@ -53,7 +53,7 @@ def _percent() -> float:
     sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(LOADERS)]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            samples = system.System(Config(system_metrics=SECONDS), "cpu", folder, logger)
+            samples = system.SystemMonitor(Config(system_metrics=SECONDS), "cpu", folder, logger)
             take, spent = system._machine(), []
             for _ in range(50):
                 time.sleep(0.1)  # lets other processes use the caches
@@ -70,9 +70,9 @@ def _percent() -> float:
 def _epoch(options: dict[str, Any]) -> float:
     """Return the seconds of the median epoch of a small training, from row to row."""
     os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
+    splits = {"train": toy_classes(5_000, 50), "val": toy_classes(1_000, 50, seed=1)}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        rows, _ = train(parts(splits, batch_size=100, train_length=LONG, **options), folder)
+        rows, _ = train_toy(make_toy(splits, batch_size=100, train_length=LONG, **options), folder)
     times = [float(row["timestamp"] or 0) for row in rows]
     return statistics.median(after - before for before, after in itertools.pairwise(times[-TIMED:]))
 
@@ -90,7 +90,7 @@ def _without_its_server() -> Iterator[tuple[str, float, float | None]]:
 def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
     """Return the seconds of some small trainings in sequence."""
     spent = 0.0
-    splits = {"train": classes(5_000, 50), "val": classes(1_000, 50, seed=1)}
+    splits = {"train": toy_classes(5_000, 50), "val": toy_classes(1_000, 50, seed=1)}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         for index in range(GRID):
             run = Path(make_empty_batch(folder, f"26-11-20-b{index}")) / "000_b"
@@ -104,7 +104,7 @@ def _grid(address: str | None, in_the_middle: Callable[[], None]) -> float:
                     in_the_middle()
 
             start = time.perf_counter()
-            train(parts(splits, batch_size=100, train_length=EPOCHS, mlflow=address is not None,
+            train_toy(make_toy(splits, batch_size=100, train_length=EPOCHS, mlflow=address is not None,
                         mlflow_tracking_uri=address), str(run), check)
             spent += time.perf_counter() - start
     return spent
@@ -153,7 +153,7 @@ def _database(folder: Path, specs: list[dict[str, Any]]) -> Callable[..., Any]:
     client = mlflow_run.connect(f"sqlite:///{folder}/mlflow.db")
     experiment = client.create_experiment("found", f"file://{folder}/artifacts")
     first = client.create_run(experiment, run_name="a run").info.run_id
-    config = mlflow_run.flat(Config.from_dict(specs[0]).to_dict())
+    config = mlflow_run.flatten_parameters(Config.from_dict(specs[0]).to_dict())
     client.log_batch(first, [Metric("val/last/accuracy", 0.5, 0, epoch) for epoch in range(3)], [
         Param(name, str(value)) for name, value in list(config.items())[:98]] + [
         Param(name, "?") for name in specs[0] if name not in list(config)[:98]])

@@ -12,12 +12,12 @@ import torch
 import torch._dynamo  # DistributedDataParallel imports it: once here instead of in each process
 
 from src.config import Config
-from src.training.parallel.distributed import Alone, Place, joined
+from src.training.parallel.distributed import ProcessInfo, SingleProcess, join_processes
 
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def run_processes(world_size: int, folder: Path, work: Callable[[Alone], Any],
+def run_processes(world_size: int, folder: Path, work: Callable[[SingleProcess], Any],
                   config: Config | None = None) -> list[Any]:
     """Call `work` in each process of a group. Returns the results by rank: tensors, numbers and strings.
 
@@ -42,12 +42,12 @@ def run_processes(world_size: int, folder: Path, work: Callable[[Alone], Any],
     return [torch.load(folder / f"result-{rank}", weights_only=True) for rank in range(world_size)]
 
 
-def _fork(rank: int, world_size: int, folder: Path, work: Callable[[Alone], Any], config: Config) -> int:
+def _fork(rank: int, world_size: int, folder: Path, work: Callable[[SingleProcess], Any], config: Config) -> int:
     """Start the process of a rank. Returns its process id."""
     if pid := os.fork():
         return pid
     try:
-        with joined(config, Place(rank, world_size, rank, str(folder), of_one_node=True)) as team:
+        with join_processes(config, ProcessInfo(rank, world_size, rank, str(folder), is_single_node=True)) as team:
             torch.save(work(team), folder / f"result-{rank}")
         os._exit(0)
     except BaseException:

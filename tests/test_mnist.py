@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.config import Config
-from src.training.experiment import epochs
+from src.training.experiment import run_epochs
 from train import build
 
 SPEC: dict[str, Any] = {
@@ -22,7 +22,7 @@ def accuracy(shared_data: Path, **options: Any) -> float:
     config = Config.from_dict({**SPEC, "data_dir": str(shared_data), **options})
     parts = build(config, None)
     assert {name: len(split) for name, split in parts.data.splits.items()} == {"train": 8000, "test": 2000}
-    *_, (row, _, end) = epochs(parts, None, lambda: None)
+    *_, (row, _, end) = run_epochs(parts, None, lambda: None)
     assert end == "completed"
     return row["test/last/accuracy"] or 0.0
 

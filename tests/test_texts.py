@@ -17,10 +17,10 @@ import experiments
 import train
 from src import run_folder
 from src.config import Config
-from src.training.experiment import epochs
+from src.training.experiment import run_epochs
 from src.training.output.resume import SavedAndExit
-from src.training.steps.batches import by_length, in_order, shuffled
-from src.training.steps.overfit_subset import few
+from src.training.steps.batches import group_by_length, ordered_batches, shuffled_batches
+from src.training.steps.overfit_subset import overfit_subset
 from tests.texts import make_folder, reviews, write_csv
 from tests.training.output.test_resume import assert_same
 
@@ -122,29 +122,29 @@ def test_batches_of_like_lengths(spec: dict[str, Any]) -> None:
     plain = dataclasses.replace(data, grouped=False)  # type: ignore[type-var]
 
     def padding(split: Any) -> float:
-        batches = shuffled(split, 16, 0, CPU)
+        batches = shuffled_batches(split, 16, 0, CPU)
         return sum(float((1 - next(batches)[0]["attention_mask"]).sum()) for _ in range(8))
 
     assert padding(data) < 0.3 * padding(plain)
     lengths = data.lengths  # type: ignore[union-attr]
     order = torch.randperm(120, generator=torch.Generator().manual_seed(5))
-    grouped = by_length(order, lengths, 16, 0)
+    grouped = group_by_length(order, lengths, 16, 0)
     assert sorted(grouped.tolist()) == list(range(120)) and torch.equal(grouped[112:], order[112:])
     longest = [int(part.max()) for part in lengths[grouped[:112]].split(16)]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)  # in no order
-    assert torch.equal(grouped, by_length(order, lengths, 16, 0)) and not torch.equal(
-        grouped, by_length(order, lengths, 16, 1))
-    assert few(data, 32, 0).lengths.shape == (32,)  # type: ignore[union-attr]
+    assert torch.equal(grouped, group_by_length(order, lengths, 16, 0)) and not torch.equal(
+        grouped, group_by_length(order, lengths, 16, 1))
+    assert overfit_subset(data, 32, 0).lengths.shape == (32,)  # type: ignore[union-attr]
 
 
 def test_a_pass_goes_on_where_it_was(spec: dict[str, Any]) -> None:
     data = train.build(Config.from_dict(spec), None).data.splits["train"]
-    whole = shuffled(data, 16, 3, CPU)
+    whole = shuffled_batches(data, 16, 3, CPU)
     batches = [next(whole)[0]["input_ids"] for _ in range(20)]
     for start in (0, 3, 8, 11):
-        rest = shuffled(data, 16, 3, CPU, start=start)
+        rest = shuffled_batches(data, 16, 3, CPU, start=start)
         assert all(torch.equal(next(rest)[0]["input_ids"], batch) for batch in batches[start:])
-    assert [len(y) for _, y in in_order(data, 50)] == [50, 50, 20]
+    assert [len(y) for _, y in ordered_batches(data, 50)] == [50, 50, 20]
 
 
 def test_probe_tries_the_longest_texts(spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -176,7 +176,7 @@ def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str,
                     leave()
             parts.model.register_forward_pre_hook(called)
             yield
-        for _ in epochs(parts, str(tmp_path / name), lambda: None, on_stop):
+        for _ in run_epochs(parts, str(tmp_path / name), lambda: None, on_stop):
             pass
 
     start("calm")

@@ -9,7 +9,7 @@ from typing import Any
 from src import run_folder
 from src.config import Config
 from src.io import yaml_io
-from src.tracking.tracker import Refused, Tracker
+from src.tracking.tracker import Tracker, TrackerUnavailable
 
 
 class CometTracker(Tracker):
@@ -23,7 +23,7 @@ class CometTracker(Tracker):
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Begin, or go on."""
         if folder is None:
-            raise Refused("there is no run folder")
+            raise TrackerUnavailable("there is no run folder")
         for name, value in (("COMET_LOGGING_CONSOLE", "CRITICAL"), ("COMET_DISABLE_AUTO_LOGGING", "1"),
                             ("COMET_ERROR_TRACKING_ENABLE", "0"), ("COMET_DISABLE_ANNOUNCEMENT", "1")):
             os.environ.setdefault(name, value)

@@ -10,7 +10,7 @@ from src import run_folder
 from src.errors import BatchError, ConfigError
 from src.run_folder import RunFolder
 from src.tracking import mlflow_run
-from src.tracking.mlflow_run import Book, MlflowRun
+from src.tracking.mlflow_run import MlflowExperiment, MlflowRun
 
 _FOLDER = "gridiron.folder"  # a tag of a model version: the run folder that it is from
 _MISSING = "pip install mlflow-skinny sqlalchemy alembic sqlparse"
@@ -19,7 +19,7 @@ _MISSING = "pip install mlflow-skinny sqlalchemy alembic sqlparse"
 def export(batches: Sequence[str], uri: str) -> Iterator[str]:
     """Bring every run of the batches into MLflow; a line for each batch. What is there already is not sent again."""
     client = _client(uri)
-    books: dict[str, Book] = {}
+    books: dict[str, MlflowExperiment] = {}
     for batch in batches:
         sent = same = 0
         for name in run_folder.run_names(batch):
@@ -33,29 +33,29 @@ def export(batches: Sequence[str], uri: str) -> Iterator[str]:
         yield f"{batch}: {sent} runs brought up to date, {same} left as they were"
 
 
-def export_run(client: Any, uri: str, folder: str, books: dict[str, Book]) -> tuple[MlflowRun, bool]:
+def export_run(client: Any, uri: str, folder: str, books: dict[str, MlflowExperiment]) -> tuple[MlflowRun, bool]:
     """Bring a run into MLflow; it, and whether there was anything to send."""
     config = run_folder.read_spec(os.path.join(folder, run_folder.CONFIG))
     facts = config.pop("facts", None) or {}
     name = mlflow_run.experiment_name(folder, config)
-    book = books.get(name) or books.setdefault(name, Book(client, uri, name, _artifacts_beside(uri)))
+    book = books.get(name) or books.setdefault(name, MlflowExperiment(client, uri, name, _artifacts_beside(uri)))
     run = book.run(folder, config, facts)
     rows, at = mlflow_run.read_rows(folder), RunFolder.read(folder)
     attempt = at.last_attempt() or {}
     ended = at.ended or ("failed" if attempt.get("how") == "failed" else None)
-    status = "RUNNING" if not ended and attempt.get("how") is None and attempt else mlflow_run.status_of(ended)
-    if run.has(rows, status):
+    status = "RUNNING" if not ended and attempt.get("how") is None and attempt else mlflow_run.mlflow_status(ended)
+    if run.is_current(rows, status):
         return run, False
-    run.rows(rows)
+    run.log_rows(rows)
     for artifact in (run_folder.CONFIG, run_folder.GPU_INFO):
-        run.artifact(os.path.join(folder, artifact))
+        run.log_artifact(os.path.join(folder, artifact))
     if at.ended:
-        run.best_model(folder, config, facts, None)
-        run.summary(facts, rows, ended)
+        run.log_best_model(folder, config, facts, None)
+        run.log_summary(facts, rows, ended)
     if status == "RUNNING":
-        run.begin()
+        run.mark_running()
     else:
-        run.end(status, attempt.get("end") or (rows[-1]["timestamp"] if rows else None))
+        run.mark_ended(status, attempt.get("end") or (rows[-1]["timestamp"] if rows else None))
     return run, True
 
 
@@ -85,7 +85,7 @@ def register(folder: str, uri: str, name: str, alias: str | None) -> str:
     return f"{name} version {version.version}{f', {alias}' if alias else ''}: {folder}"
 
 
-def folder_of(name: str, uri: str | None, place: str) -> str:
+def resolve_model(name: str, uri: str | None, place: str) -> str:
     """Of `models:/food11@production` or `models:/food11/3`: the run folder that it is from, or, where that is not on
     this machine, its config and checkpoint, fetched into `place`."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)

@@ -31,7 +31,7 @@ def connect(uri: str) -> Any:
     return MlflowClient(uri, uri)
 
 
-class Book:
+class MlflowExperiment:
     """An MLflow experiment: the runs of all batches that have one name, and each batch as their parent."""
 
     def __init__(self, client: Any, uri: str, name: str, artifacts: str | None = None) -> None:
@@ -63,7 +63,7 @@ class Book:
             attempts.attempts) else None
         run = MlflowRun(self.client, self._made_once(folder, {"mlflow.user": _user(), **tags},
                                                      (first or {}).get("start")))
-        run.describe(config, tags)
+        run.log_parameters(config, tags)
         return run
 
     def _parent(self, batch: str) -> str:
@@ -112,24 +112,25 @@ class MlflowRun:
         self._there = client.get_run(run_id)
         self._step = int(self._there.data.tags.get(_STEP, -1))
 
-    def describe(self, config: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    def log_parameters(self, config: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
         """Parameters, as far as they are not there (MLflow lets none change), and tags."""
         there = self._there.data
-        params = {name: value for name, value in _texts(flat(config), "params").items() if name not in there.params}
+        params = {name: value for name, value in _texts(flatten_parameters(config),
+                                                        "params").items() if name not in there.params}
         changed = {name: value for name, value in _texts(tags, "tags").items() if there.tags.get(name) != value}
         self._send(params=params, tags=changed)
 
-    def begin(self) -> None:
+    def mark_running(self) -> None:
         """It runs, perhaps again."""
         if self._there.info.status != "RUNNING":
             self.client.update_run(self.id, "RUNNING")
             self._there.info._status = "RUNNING"
 
-    def has(self, rows: Sequence[Cells], status: str) -> bool:
+    def is_current(self, rows: Sequence[Cells], status: str) -> bool:
         """Whether it ended so, and has all of these rows."""
         return self._there.info.status == status and (not rows or rows[-1]["step"] <= self._step)
 
-    def rows(self, rows: Iterable[Cells]) -> None:
+    def log_rows(self, rows: Iterable[Cells]) -> None:
         """The cells of epochs, at their steps; rows that are there are left out."""
         from mlflow.entities import Metric
 
@@ -140,12 +141,12 @@ class MlflowRun:
             self._step = int(new[-1]["step"])
             self._send(metrics=metrics, tags={_STEP: str(self._step)})
 
-    def artifact(self, path: str) -> None:
+    def log_artifact(self, path: str) -> None:
         """A file of the run folder, if it is there."""
         if os.path.isfile(path):
             self.client.log_artifact(self.id, path)
 
-    def best_model(self, folder: str, config: Mapping[str, Any], facts: Mapping[str, Any], example: Any) -> None:
+    def log_best_model(self, folder: str, config: Mapping[str, Any], facts: Mapping[str, Any], example: Any) -> None:
         """best_checkpoint.pt as a model that MLflow can load and register, with signature and input example [n, …]; no
         code is pickled: it is built from the config again. Once."""
         checkpoint = os.path.join(folder, run_folder.BEST_CHECKPOINT)
@@ -172,7 +173,7 @@ class MlflowRun:
                 pip_requirements=[f"torch=={facts.get('torch', '')}".partition("+")[0]])
         self._send(tags={MODEL: info.model_uri})
 
-    def summary(self, facts: Mapping[str, Any], rows: Sequence[Cells], end: str | None) -> None:
+    def log_summary(self, facts: Mapping[str, Any], rows: Sequence[Cells], end: str | None) -> None:
         """Numbers of a run as a whole: trainable_params, and the epoch after which it stopped early."""
         from mlflow.entities import Metric
 
@@ -183,7 +184,7 @@ class MlflowRun:
             Metric(name, float(value), int(1000 * last.get("timestamp", 0)), int(last.get("step", 0)))
             for name, value in found.items() if value is not None and name not in self._there.data.metrics])
 
-    def end(self, status: str, when: float | None = None) -> None:
+    def mark_ended(self, status: str, when: float | None = None) -> None:
         """FINISHED, FAILED or KILLED; when: unix seconds, None: now."""
         self.client.set_terminated(self.id, status, None if when is None else int(1000 * when))
 
@@ -202,18 +203,18 @@ class MlflowRun:
             left = {kind: items[len(now[kind]):] for kind, items in left.items()}
 
 
-def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flatten_parameters(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The parameters of a run, those inside of mappings as `a/b`; null stays. Where it wrote is none."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{above}{name}/")
+            found |= flatten_parameters(value, f"{above}{name}/")
         elif name not in NOT_PARAMETERS and name != "output_dir":
             found[f"{above}{name}"] = value
     return found
 
 
-def status_of(end: str | None) -> str:
+def mlflow_status(end: str | None) -> str:
     """MLflow's word for how a run ended; one that was broken off may go on."""
     return "FINISHED" if end in run_folder.ENDS else "FAILED" if end == "failed" else "KILLED"
 

@@ -12,7 +12,7 @@ from src import run_folder
 from src.config import Config
 from src.io import files
 from src.tracking import mlflow_run
-from src.tracking.tracker import Action, Refused, Seen, Tracker, knock
+from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable, ping
 
 _EVERY = 1.0  # seconds between calls of the server, however short the epochs are
 _ANSWERS = 1.5  # seconds in which a server does, or is taken for one that is down
@@ -40,25 +40,25 @@ class MlflowTracker(Tracker):
         """Find the run of an earlier start, or make one."""
         uri = self.uri(config)
         if folder is None or uri is None:
-            raise Refused("there is no run folder" if uri else NOT_LIVE)
+            raise TrackerUnavailable("there is no run folder" if uri else NOT_LIVE)
         self._folder, self._config, self._facts = folder, config.to_dict(), facts
         if uri.startswith("http"):
-            knock(uri, _ANSWERS)  # before MLflow is loaded, which takes seconds and has more patience
+            ping(uri, _ANSWERS)  # before MLflow is loaded, which takes seconds and has more patience
         if "resumed_at_step" in facts:
             self._rows = {row["step"]: row for row in mlflow_run.read_rows(folder)}
-        client = _Watched(mlflow_run.connect(uri), self.lives)
-        book = mlflow_run.Book(client, uri, mlflow_run.experiment_name(folder, self._config))
+        client = _Watched(mlflow_run.connect(uri), self.heartbeat)
+        book = mlflow_run.MlflowExperiment(client, uri, mlflow_run.experiment_name(folder, self._config))
         self._run = book.run(folder, self._config, facts)
-        self._run.begin()
-        self._run.artifact(os.path.join(folder, run_folder.CONFIG))
+        self._run.mark_running()
+        self._run.log_artifact(os.path.join(folder, run_folder.CONFIG))
         if str(facts.get("device", "")).startswith("cuda"):
-            self._run.artifact(_gpu_info(folder))
+            self._run.log_artifact(_gpu_info(folder))
 
-    def take(self, seen: Seen, step: int) -> Action | None:
+    def snapshot(self, view: EpochView, step: int) -> Action | None:
         """The first time, two samples for the model's input example."""
         if self._wants_example:
             self._wants_example = False
-            samples = seen.samples()
+            samples = view.samples()
             self._example = samples[:2].float().cpu().numpy() if hasattr(samples, "cpu") else None
         return None
 
@@ -70,7 +70,7 @@ class MlflowTracker(Tracker):
 
     def _send_rows(self) -> None:
         assert self._run
-        self._run.rows(self._rows.values())
+        self._run.log_rows(self._rows.values())
         self._sent = time.monotonic()
 
     def finish(self, end: str | None) -> None:
@@ -78,23 +78,23 @@ class MlflowTracker(Tracker):
         assert self._run
         self._send_rows()
         if end in run_folder.ENDS:
-            self._run.best_model(self._folder, self._config, self._facts, self._example)
-            self._run.summary(self._facts, list(self._rows.values()), end)
-        self._run.end(mlflow_run.status_of(end))
+            self._run.log_best_model(self._folder, self._config, self._facts, self._example)
+            self._run.log_summary(self._facts, list(self._rows.values()), end)
+        self._run.mark_ended(mlflow_run.mlflow_status(end))
 
 
 class _Watched:
     """A client that shows a sign of life whenever the server has answered."""
 
-    def __init__(self, client: Any, lives: Callable[[], None]) -> None:
-        self._client, self._lives = client, lives
+    def __init__(self, client: Any, heartbeat: Callable[[], None]) -> None:
+        self._client, self._heartbeat = client, heartbeat
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
 
         def call(*words: Any, **options: Any) -> Any:
             answer = found(*words, **options)
-            self._lives()
+            self._heartbeat()
             return answer
 
         return call if callable(found) else found

@@ -31,7 +31,7 @@ def columns(config: Config, on_gpu: bool) -> list[str]:
     return ["system/cpu", "system/memory", *gpu]
 
 
-class System:
+class SystemMonitor:
     """Takes a sample every `config.system_metrics` seconds, in a thread, in a `with`. What fails is told once and left
     out; the training goes on.
 
@@ -45,7 +45,7 @@ class System:
         self._samples: list[_Sample] = []  # of this epoch
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> System:
+    def __enter__(self) -> SystemMonitor:
         if self._seconds:
             self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
             self._thread.start()
@@ -56,7 +56,7 @@ class System:
         if self._thread:
             self._thread.join(2.0)  # a driver that hangs must not hold up the end
 
-    def epoch(self) -> dict[str, float | None]:
+    def epoch_cells(self) -> dict[str, float | None]:
         """The cells of stats.csv, of the samples since the last call; empty where there were none."""
         samples, self._samples = self._samples, []
         return {name: _summary(name, samples) for name in self._columns}

@@ -15,7 +15,7 @@ from typing import Any
 
 from src import run_folder
 from src.config import Config
-from src.tracking.tracker import Action, Refused, Seen, Tracker
+from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable
 
 _MOST_VALUES = 10_000  # of a tensor, for its histogram
 _MOST_CLASSES = 20  # that have a PR curve
@@ -31,7 +31,7 @@ class TensorBoardTracker(Tracker):
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Begin a file. What an earlier start has shown after the step at which this one goes on is taken back."""
         if folder is None:
-            raise Refused("there is no run folder to write into")
+            raise TrackerUnavailable("there is no run folder to write into")
         _leave_tensorflow_out()
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -51,17 +51,17 @@ class TensorBoardTracker(Tracker):
         begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(facts["resumed_at_step"] + 1 if "resumed_at_step" in facts else 0, session_log=begins)
 
-    def take(self, seen: Seen, step: int) -> Action:
+    def snapshot(self, view: EpochView, step: int) -> Action:
         """Copies of some weights and of what was measured; the first time, of some samples and of the model."""
-        values = {name: _some(parameter) for name, parameter in seen.model.named_parameters()}
-        images, graph = (None, None) if self._sampled else _once(seen)
+        values = {name: _some(parameter) for name, parameter in view.model.named_parameters()}
+        images, graph = (None, None) if self._sampled else _once(view)
         self._sampled = True
 
         def show() -> None:
             for name, array in values.items():
                 if len(array):
                     self._write(step, summary=self._summary.histogram(f"weights/{name}", array, 64))
-            for summary in _curves(self._summary, seen.arrays):
+            for summary in _curves(self._summary, view.arrays):
                 self._write(step, summary=summary)
             if images is not None:
                 self._write(step, summary=self._summary.image("samples", images))
@@ -106,9 +106,9 @@ def _leave_tensorflow_out() -> None:
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
-def _once(seen: Seen) -> tuple[Any, bytes | None]:
+def _once(view: EpochView) -> tuple[Any, bytes | None]:
     """A few samples [n, channels, height, width] from 0 to 1, if they are images, and the graph of the model."""
-    samples = seen.samples()
+    samples = view.samples()
     if isinstance(samples, Mapping):
         return None, None
     samples, images, graph = samples.cpu(), None, None
@@ -116,7 +116,7 @@ def _once(seen: Seen) -> tuple[Any, bytes | None]:
         low, high = samples.min(), samples.max()
         images = (samples - low) / (high - low).clamp(min=1e-9)
     with contextlib.suppress(Exception):  # not every model can be traced, and the rest is shown all the same
-        graph = _graph(seen.model, samples[:1])
+        graph = _graph(view.model, samples[:1])
     return images, graph
 
 
@@ -134,7 +134,7 @@ def _graph(model: Any, sample: Any) -> bytes:
     from torch.utils.tensorboard._pytorch_graph import graph
 
     if sum(parameter.numel() for parameter in model.parameters()) > _MOST_PARAMETERS:
-        raise Refused("a copy of it would take too much memory")
+        raise TrackerUnavailable("a copy of it would take too much memory")
     with torch.random.fork_rng([]), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         drawn: bytes = graph(copy.deepcopy(model).cpu().eval(), sample)[0].SerializeToString()

@@ -17,17 +17,17 @@ Action = Callable[[], None]
 class Tracker:
     """Somewhere to show a run. Any method may raise: there is a warning, and it is tried once more at the end.
 
-    All but `take` are called in a thread of the tracker's own, one after another.
+    All but `snapshot` are called in a thread of the tracker's own, one after another.
 
-    lives: may be called whenever somebody has answered; the end of a run then waits for the next answer, not for long.
+    heartbeat: call it when a server has answered. The end of a run then waits only briefly for the next answer.
     """
 
-    lives: Action = staticmethod(lambda: None)
+    heartbeat: Action = staticmethod(lambda: None)
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
         """Begin; folder: the run folder, None if nothing is written."""
 
-    def take(self, seen: Seen, step: int) -> Action | None:
+    def snapshot(self, view: EpochView, step: int) -> Action | None:
         """Called in the training, after each epoch: copy what is to be shown of the model, quickly, and give what shows
         it, or None."""
 
@@ -39,7 +39,7 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class Seen:
+class EpochView:
     """What a tracker may look at after an epoch: the model, which it must not change; arrays, what the evaluations
     measured beside numbers; samples: gives the inputs [n, …] of a few samples, as the model takes them."""
 
@@ -48,11 +48,11 @@ class Seen:
     samples: Callable[[], Any]
 
 
-class Refused(Exception):
+class TrackerUnavailable(Exception):
     """A tracker cannot be used, as things are: trying again would not help."""
 
 
-def knock(address: str, seconds: float) -> None:
+def ping(address: str, seconds: float) -> None:
     """OSError unless somebody answers at an http address, whatever it is, in so many seconds."""
     import ssl
     import urllib.error

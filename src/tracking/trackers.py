@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from src.tracking.tracker import Action, Refused, Seen, Tracker
+from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -46,13 +46,13 @@ class Trackers:
         for each in self._trackers:
             each.end(self.end)
 
-    def log(self, row: Mapping[str, float | None], seen: Seen) -> None:
+    def log(self, row: Mapping[str, float | None], view: EpochView) -> None:
         """Show a row of stats.csv, and what it is a row of."""
         if self._trackers:
             cells = {name: value for name, value in row.items() if value is not None}
             step = int(cells["step"])
             for each in self._trackers:
-                each.take(seen, step)
+                each.snapshot(view, step)
                 each.give(lambda tracker=each.tracker: tracker.log(cells, step))
 
 
@@ -70,18 +70,18 @@ class _Beside:
         self._alive = time.monotonic()  # when it last showed a sign of life
         self._limit = _AT_WORK
         self._finishing = self._answered = False
-        tracker.lives = self._lives
+        tracker.heartbeat = self._heartbeat
         self._thread = threading.Thread(target=self._run, name=type(tracker).__name__, daemon=True)
         self._thread.start()
 
     def give(self, action: Action) -> None:
         self._queue.put(action)
 
-    def take(self, seen: Seen, step: int) -> None:
+    def snapshot(self, view: EpochView, step: int) -> None:
         if self._refused:
             return
         try:
-            action = getattr(self.tracker, "take", lambda *_: None)(seen, step)
+            action = getattr(self.tracker, "snapshot", lambda *_: None)(view, step)
         except Exception as error:
             self._warn(error)
         else:
@@ -91,7 +91,7 @@ class _Beside:
     def started(self) -> None:
         self._limit = _PATIENCE
 
-    def _lives(self) -> None:
+    def _heartbeat(self) -> None:
         self._alive, self._answered = time.monotonic(), True
         self._limit = _AT_WORK if self._finishing else _PATIENCE  # a model may be sent
 
@@ -123,7 +123,7 @@ class _Beside:
             action()
             return True
         except Exception as error:
-            self._refused = isinstance(error, (ImportError, Refused))
+            self._refused = isinstance(error, (ImportError, TrackerUnavailable))
             self._limit = _PATIENCE
             self._warn(error)
             return False

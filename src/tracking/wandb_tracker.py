@@ -12,7 +12,7 @@ from src import metrics, run_folder
 from src.config import Config
 from src.errors import BatchError
 from src.tracking.mlflow_run import read_rows
-from src.tracking.tracker import Refused, Tracker, knock
+from src.tracking.tracker import Tracker, TrackerUnavailable, ping
 
 _ANSWERS = 10.0  # seconds in which a server does
 
@@ -33,7 +33,8 @@ class WandbTracker(Tracker):
 
         mode = wandb.setup().settings.mode  # of WANDB_MODE, or a file that `wandb offline` wrote
         if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
-            raise Refused("no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
+            raise TrackerUnavailable(
+                "no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
         self._best: dict[str, float] = {}
         self._metric = metrics.of_batch(os.path.dirname(os.path.abspath(folder))) if folder else None
         self._run = wandb.init(
@@ -100,7 +101,7 @@ def _look_for_server() -> None:
 
     address = os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
     try:
-        knock(address, _ANSWERS)
+        ping(address, _ANSWERS)
     except OSError as error:
         raise BatchError(f"{address} does not answer ({error}): nothing is sent", where="sync-wandb",
                          hint="give it on a machine with internet; or set WANDB_BASE_URL, if the server is another"

@@ -12,9 +12,9 @@ from src.datasets.data import Batch, Lazy, Split
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.training.output.log import Progress
-from src.training.output.resume import Saver
-from src.training.parallel.data_shards import Share
-from src.training.steps.batches import in_order
+from src.training.output.resume import ResumeSaver
+from src.training.parallel.data_shards import DataShard
+from src.training.steps.batches import ordered_batches
 from src.training.steps.forward import Forward
 from src.training.steps.meters import MeanMeter, Meter
 from src.training.steps.task import Steps
@@ -23,7 +23,7 @@ CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each 
 
 
 @dataclass
-class Spent:
+class Elapsed:
     """Seconds that an epoch's training has taken so far, in all and waiting for batches, over all starts."""
 
     time: float = 0.0
@@ -42,7 +42,7 @@ class Trainer:
     freeze: Freeze | None = None
 
     def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress,
-              saver: Saver, spent: Spent) -> tuple[int, dict[str, float]]:
+              saver: ResumeSaver, spent: Elapsed) -> tuple[int, dict[str, float]]:
         """Take the `steps` of an epoch. The last step; time and data_time in seconds, samples in a second of time.
 
         Stops early if the loss diverges. spent: what an earlier start took for steps before these.
@@ -70,13 +70,13 @@ class Trainer:
                 self.average.update(step + 1)
 
             if got >= progress.due:
-                progress.line(step + 1 - steps.start, len(steps))
+                progress.report(step + 1 - steps.start, len(steps))
             if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # NaN is not
                 break
-            if saver.wanted(got, step + 1):
+            if saver.is_due(got, step + 1):
                 spent.time, spent.data = perf_counter() - start, waited
                 saver.save(step + 1)
-        saver.at = step + 1
+        saver.step = step + 1
         meter.means()  # waits for the device, so that the time is that of the work
         time = spent.time = perf_counter() - start
         spent.data = waited
@@ -85,26 +85,26 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | Lazy, batch_size: int,
-             meter: Meter | MeanMeter, progress: Progress, saver: Saver, most: int | None = None,
-             share: Share | None = None) -> dict[str, float]:
+             meter: Meter | MeanMeter, progress: Progress, saver: ResumeSaver, most: int | None = None,
+             shard: DataShard | None = None) -> dict[str, float]:
     """The model's metrics on a split, in eval mode, with the time and data_time in seconds.
 
-    forward: calls the model. most: so many batches at most. share: of a process among several. SavedAndExit if the
+    forward: calls the model. most: so many batches at most. shard: of a process among several. SavedAndExit if the
     training is to stop; it evaluates again.
     """
     model.eval()
     start, waited, seen = perf_counter(), 0.0, 0
     total = len(split) if most is None else min(len(split), most * batch_size)
-    batches = in_order(split, batch_size, share)
+    batches = ordered_batches(split, batch_size, shard)
     while seen < total:
         asked = perf_counter()
         batch = next(batches)
         got = perf_counter()
         waited += got - asked
         steps.evaluate(model, forward, batch, meter)
-        seen += share.samples if share else len(batch[1])
+        seen += shard.samples if shard else len(batch[1])
         if got >= progress.due:
-            progress.line(seen, total)
-        if saver.must_leave():
-            saver.save(saver.at)
+            progress.report(seen, total)
+        if saver.should_exit():
+            saver.save(saver.step)
     return {**meter.means(), "time": perf_counter() - start, "data_time": waited}

@@ -16,15 +16,15 @@ from src.datasets.on_device import OnDevice
 from src.datasets.texts import Texts
 from src.errors import ConfigError
 from src.io import machine
-from src.training.experiment import Experiment, Parts
-from src.training.steps.batches import shuffled
+from src.training.experiment import Experiment, TrainingComponents
+from src.training.steps.batches import shuffled_batches
 
 # An estimate: what is kept for the backward pass, the gradients of it, and what single operations need.
 _TIMES_SAVED, _SHARE_OF_MEMORY = 3, 0.8
 _CLOSE = 20  # bisection ends within a 20th
 
 
-def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts]) -> Iterator[str]:
+def report(configs: Iterable[Config], most: int, build: Callable[[Config], TrainingComponents]) -> Iterator[str]:
     """What to write into a spec for the model of `configs` with the most parameters, a line at a time.
 
     most: samples in a batch at most. ConfigError if there is nothing to train on, or not even one sample fits.
@@ -40,21 +40,22 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Parts
     whole = dataclasses.replace(config, batch_size=most, grad_accum_steps=1, train_length=1)
     step = Experiment(dataclasses.replace(parts, config=whole)).try_step
     size = min(len(split), 64)
-    batch = split.longest(size) if isinstance(split, Texts) else next(shuffled(split, size, 0, device))
-    good, bad = largest(survives(step, batch, device), min(config.batch_size, 64), most)
+    batch = split.longest(size) if isinstance(split, Texts) else next(shuffled_batches(split, size, 0, device))
+    good, bad = find_largest_batch(make_fit_check(step, batch, device), min(config.batch_size, 64), most)
     if not good:
         raise ConfigError(f"not even one sample of {config.dataset} fits {device} with {config.model}", where="model")
     yield f"batch_size   {good} fit" + (f", {bad} do not" if bad else ", and more were not tried")
     if isinstance(split, (Split, OnDevice, Texts)):
         yield "num_workers  of no use: the data is in memory"
         return
-    rates = feeding(lambda count: build(dataclasses.replace(config, num_workers=count)).data.splits["train"],
-                    worker_counts(machine.allotted_cpus()), min(good, len(split)), device)
+    rates = measure_loading_rates(lambda count: build(dataclasses.replace(config,
+                                                                          num_workers=count)).data.splits["train"],
+                    candidate_workers(machine.allotted_cpus()), min(good, len(split)), device)
     told = ", ".join(f"{count}: {rate:.4g}" for count, rate in rates.items())
-    yield f"num_workers  {best_count(rates)} of {machine.allotted_cpus()} CPUs; samples a second by loaders: {told}"
+    yield f"num_workers  {best_workers(rates)} of {machine.allotted_cpus()} CPUs; samples a second by loaders: {told}"
 
 
-def largest(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int | None]:
+def find_largest_batch(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int | None]:
     """The largest size found that fits, within 5 %, and the smallest that did not (None: `most` fits).
 
     By doubling from `start`, or halving if that is too much, then bisection. 0 if not even 1 fits.
@@ -85,7 +86,7 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, in
     return good, bad
 
 
-def survives(step: Callable[[Batch], None], batch: Batch, device: torch.device) -> Callable[[int], bool]:
+def make_fit_check(step: Callable[[Batch], None], batch: Batch, device: torch.device) -> Callable[[int], bool]:
     """Whether `step`, forward, backward and update, survives so many samples: those of `batch`, again and again.
 
     On a CPU nothing fails in time: there a size fits if what it keeps for the backward pass, measured on two small
@@ -100,7 +101,7 @@ def survives(step: Callable[[Batch], None], batch: Batch, device: torch.device) 
 
 def _try(step: Callable[[Batch], None], batch: Batch, size: int, device: torch.device) -> bool:
     try:
-        step(repeated(batch, size))
+        step(repeat_samples(batch, size))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return True
@@ -111,7 +112,7 @@ def _try(step: Callable[[Batch], None], batch: Batch, size: int, device: torch.d
             torch.cuda.empty_cache()
 
 
-def repeated(batch: Batch, size: int) -> Batch:
+def repeat_samples(batch: Batch, size: int) -> Batch:
     """A batch of `size` samples: those of `batch`, over and over."""
     x, y = batch
     rows = torch.arange(size, device=y.device) % len(y)
@@ -131,19 +132,20 @@ def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            step(repeated(batch, size))
-        x = repeated(batch, size)[0]
+            step(repeat_samples(batch, size))
+        x = repeat_samples(batch, size)[0]
         inputs = x.values() if isinstance(x, Mapping) else [x]
         kept.append(sum(seen.values()) + sum(values.numel() * values.element_size() for values in inputs))
     return max(1.0, (kept[1] - kept[0]) / (sizes[1] - sizes[0]))
 
 
-def worker_counts(most: int) -> list[int]:
+def candidate_workers(most: int) -> list[int]:
     """1, 2, 4, … and `most`."""
     return sorted({most, *itertools.takewhile(lambda count: count < most, (2**power for power in range(20)))})
 
 
-def feeding(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_size: int, device: torch.device,
+def measure_loading_rates(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_size: int,
+                          device: torch.device,
             seconds: float = 5.0) -> dict[int, float]:
     """Samples a second that a train split gives with each number of loader processes, after its first batch.
 
@@ -151,7 +153,7 @@ def feeding(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_si
     """
     found = {}
     for count in counts:
-        batches: Iterator[Any] = shuffled(split_of(count), batch_size, 0, device)
+        batches: Iterator[Any] = shuffled_batches(split_of(count), batch_size, 0, device)
         next(batches)  # starts the loaders
         start, samples = perf_counter(), 0
         while perf_counter() - start < seconds:
@@ -162,6 +164,6 @@ def feeding(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_si
     return found
 
 
-def best_count(rates: Mapping[int, float]) -> int:
+def best_workers(rates: Mapping[int, float]) -> int:
     """The fewest loaders that are within 5 % of the best rate: more would only take memory."""
     return min(count for count, rate in rates.items() if rate >= 0.95 * max(rates.values()))

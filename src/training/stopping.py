@@ -12,7 +12,7 @@ _NO_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_
                "learning_rate", "trainable_parameters", "grad_norm")
 
 
-class Best:
+class BestEpoch:
     """The best value so far of the columns that a pattern matches as a whole; the best of them counts.
 
     ConfigError if it matches no metric, or metrics that improve in opposite directions.
@@ -50,6 +50,6 @@ class Best:
         self._best, self.epochs_since = state
 
     @property
-    def chooses_by_test(self) -> bool:
+    def uses_test_split(self) -> bool:
         """Whether the metric is one of a test split, so that its best value is no honest estimate."""
         return any(column.startswith("test") for column in self.columns)

@@ -28,8 +28,8 @@ from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.resampling import ATTEMPTS, parts, windows
 from src.errors import ConfigError, DataError
 from src.io import yaml_io
-from src.training.setup.out_of_memory import check_room
-from src.training.steps.batches import shuffled
+from src.training.setup.out_of_memory import check_gpu_memory
+from src.training.steps.batches import shuffled_batches
 from train import train as run_training
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -174,8 +174,8 @@ def test_noise_depends_on_seed_and_index_alone() -> None:
 
 def test_a_pass_goes_on_where_it_was_left() -> None:
     split = _split(_images(40, 24, 24), scale=(0.3, 1.0), hflip=0.5, interpolation="random")
-    whole = list(itertools.islice(shuffled(split, 8, 0, torch.device("cpu")), 12))
-    rest = list(itertools.islice(shuffled(split, 8, 0, torch.device("cpu"), start=3), 9))
+    whole = list(itertools.islice(shuffled_batches(split, 8, 0, torch.device("cpu")), 12))
+    rest = list(itertools.islice(shuffled_batches(split, 8, 0, torch.device("cpu"), start=3), 9))
     for (x, y), (other_x, other_y) in zip(whole[3:], rest, strict=True):
         assert torch.equal(y, other_y)
         torch.testing.assert_close(x, other_x)
@@ -317,7 +317,7 @@ def test_images_too_big_for_a_gpu_are_told_with_numbers(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500_000, 2**31))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     with pytest.raises(ConfigError, match=r"the images take 0\.0 GiB, and a GPU has 0\.0 of 2\.0 GiB free"):
-        check_room([split], torch.device("cuda"))
-    check_room([split], torch.device("cpu"))
+        check_gpu_memory([split], torch.device("cuda"))
+    check_gpu_memory([split], torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700_000, 2**31))
-    check_room([split], torch.device("cuda"))  # 50 × 3 × 64 × 64 bytes, and 8 for each label
+    check_gpu_memory([split], torch.device("cuda"))  # 50 × 3 × 64 × 64 bytes, and 8 for each label

@@ -22,8 +22,8 @@ from src.optimizers.layers import layer_scales
 from src.training.setup import facts
 from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
-from tests.training.toys import parts
-from tests.training.toys import train as run
+from tests.training.toys import make_toy
+from tests.training.toys import train_toy as run
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -85,7 +85,7 @@ def test_zero_shot_evaluation_and_what_follows(small: Any) -> None:
     """train_length: 0 evaluates the head as it is; training then begins with it."""
     options = {**DIGITS, "seed_model": 0, "seed_training": 0, "batch_size": 50, "optim_alg": "adam", "base_lr": 3e-3}
     (stats, model), = train.experiment_generator(Config.from_dict({**options, "train_length": 0}))
-    assert facts.weights(Config.from_dict({**options, "model": "clip/small", "model_pretrained": True})) == {
+    assert facts.pretrained_weights(Config.from_dict({**options, "model": "clip/small", "model_pretrained": True})) == {
         "weights": "mine"}
     split = train.build(Config.from_dict(options), None).data.splits["val"]
     output = by_hand(small, split.x.expand(-1, 3, -1, -1), NAMES, TEMPLATES)  # type: ignore[union-attr]
@@ -139,7 +139,7 @@ def test_names_of_folders(small: Any, tmp_path: Path) -> None:
 def test_a_short_run_learns() -> None:
     torch.manual_seed(0)
     model = make(shape=(1, 32, 32), model_kwargs={"patch_size": 8})
-    rows, end = run(parts({"train": stripes(96, 0), "test": stripes(60, 1)}, model, optim_alg="adamw", base_lr=3e-3,
+    rows, end = run(make_toy({"train": stripes(96, 0), "test": stripes(60, 1)}, model, optim_alg="adamw", base_lr=3e-3,
                           train_length=4))
     assert end == "completed"
     assert rows[-1]["test/last/accuracy"] > 0.8  # 0.33 by chance

@@ -7,7 +7,7 @@ from src.config import Config
 from src.datasets.data import Split
 from src.errors import ConfigError
 from src.models.factory import make_model
-from tests.training.toys import parts, train
+from tests.training.toys import make_toy, train_toy
 
 pytest.importorskip("timm")
 
@@ -25,7 +25,7 @@ def stripes(samples: int, seed: int) -> Split:
 def test_a_short_run_learns(name: str) -> None:
     torch.manual_seed(0)
     model = make_model(Config(model=name), (1, 32, 32), 3)
-    rows, end = train(parts({"train": stripes(96, 0), "test": stripes(60, 1)}, model, optim_alg="adamw",
+    rows, end = train_toy(make_toy({"train": stripes(96, 0), "test": stripes(60, 1)}, model, optim_alg="adamw",
                             base_lr=2e-3, train_length=4))
     assert end == "completed"
     assert rows[-1]["test/last/accuracy"] > 0.8  # 0.33 by chance

@@ -17,7 +17,7 @@ from src.models.factory import beside_backbone, fetch, find_head, make_model
 from src.optimizers.layers import Freeze, layer_scales
 from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
-from tests.training.toys import parts, train
+from tests.training.toys import make_toy, train_toy
 
 models = pytest.importorskip("torchvision.models")
 SMALL = "torchvision/shufflenet_v2_x0_5"
@@ -29,7 +29,7 @@ def make(name: str, shape: tuple[int, ...] = (3, 32, 32), output_dim: int = 3, *
 
 def test_a_short_run_learns() -> None:
     torch.manual_seed(0)
-    rows, end = train(parts({"train": stripes(96, 0), "test": stripes(60, 1)}, make(
+    rows, end = train_toy(make_toy({"train": stripes(96, 0), "test": stripes(60, 1)}, make(
         "torchvision/resnet18", (1, 32, 32)), optim_alg="adamw", base_lr=3e-3, train_length=4))
     assert end == "completed"
     assert rows[-1]["test/last/accuracy"] > 0.8  # 0.33 by chance

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from src import run_folder
-from src.tracking import tracker
-from tests.training.toys import parts, train
+from src.tracking import trackers
+from tests.training.toys import make_toy, train_toy
 
 
 class _FakeComet(types.ModuleType):
@@ -45,7 +45,7 @@ class _FakeComet(types.ModuleType):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("COMET_API_KEY", raising=False)
-    monkeypatch.setattr(tracker, "_PATIENCE", 60.0)  # a busy machine is no failure
+    monkeypatch.setattr(trackers, "_PATIENCE", 60.0)  # a busy machine is no failure
     (tmp_path / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "small"]\n')
     return tmp_path
 
@@ -61,7 +61,7 @@ def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
     if archive:
         (folder / "comet").mkdir()
         (folder / "comet" / archive).touch()
-    train(parts(comet=True, comet_project="p"), str(folder))
+    train_toy(make_toy(comet=True, comet_project="p"), str(folder))
     assert "WARNING" not in (folder / "training.log").read_text()
     (made, options), = comet.made
     assert made == kind and options["project_name"] == "p"
@@ -93,7 +93,7 @@ def test_the_archives_have_it_all_and_nobody_is_asked(folder: Path, monkeypatch:
 
     for check in (stop, lambda: None):
         with contextlib.suppress(KeyboardInterrupt):
-            train(parts(comet=True, comet_project="p", checkpoint_every="1epoch"), str(folder), check)
+            train_toy(make_toy(comet=True, comet_project="p", checkpoint_every="1epoch"), str(folder), check)
     assert asked == [] and "WARNING" not in (folder / "training.log").read_text()
     messages: list[dict[str, Any]] = []
     ends = []

@@ -19,7 +19,7 @@ from src import run_folder
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.submission.job import attempt
-from src.tracking import mlflow_export, mlflow_run, tracker
+from src.tracking import mlflow_export, mlflow_run, trackers
 from src.tracking.mlflow_tracker import MlflowTracker
 
 mlflow = pytest.importorskip("mlflow")
@@ -55,7 +55,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A client without a server keeps artifacts where it stands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("here"))
-        patch.setattr(tracker, "_PATIENCE", 60.0)  # a busy machine is no failure
+        patch.setattr(trackers, "_PATIENCE", 60.0)  # a busy machine is no failure
         yield
 
 
@@ -249,8 +249,8 @@ def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path
     """Another has left its id in the folder between our search and our making one: ours is taken back."""
     made = make_batch(tmp_path, "26-11-20-raced")
     client = mlflow_run.connect(uri)
-    one = mlflow_run.Book(client, uri, "raced")
-    other = mlflow_run.Book(client, uri, "raced")
+    one = mlflow_run.MlflowExperiment(client, uri, "raced")
+    other = mlflow_run.MlflowExperiment(client, uri, "raced")
     create = client.create_run
 
     def create_after_another(*words: Any) -> Any:
@@ -342,5 +342,6 @@ def test_an_address_with_a_key_is_refused() -> None:
 def test_the_experiment_is_the_name_of_the_job() -> None:
     assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {}) == "my-job"
     assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {"mlflow_experiment": "all"}) == "all"
-    assert mlflow_run.flat({"a": {"b": {"c": 1}, "d": None}, "e": {}, "facts": {}, "output_dir": "x"}) == {
+    assert mlflow_run.flatten_parameters({"a": {"b": {"c": 1}, "d": None}, "e": {}, "facts": {},
+                                          "output_dir": "x"}) == {
         "a/b/c": 1, "a/d": None, "e": {}}

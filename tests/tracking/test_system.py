@@ -14,7 +14,7 @@ from loguru import logger
 
 from src.config import Config
 from src.tracking import system
-from tests.training.toys import parts, train
+from tests.training.toys import make_toy, train_toy
 
 
 def slow_down(seconds: float) -> Any:
@@ -28,7 +28,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_is_sampled_and_each_epoch_summed_up(tmp_path: Path) -> None:
-    rows, _ = train(parts(system_metrics=0.02), str(tmp_path), slow_down(0.1))
+    rows, _ = train_toy(make_toy(system_metrics=0.02), str(tmp_path), slow_down(0.1))
     samples = rows_of(tmp_path)
     assert len(samples) >= 6
     assert list(samples[0]) == ["time", *system._MACHINE]
@@ -45,9 +45,9 @@ def test_a_run_is_sampled_and_each_epoch_summed_up(tmp_path: Path) -> None:
 
 
 def test_it_changes_no_number_and_is_off_by_default(tmp_path: Path) -> None:
-    calm, _ = train(parts(), str(tmp_path))
+    calm, _ = train_toy(make_toy(), str(tmp_path))
     assert not (tmp_path / "system.csv").exists() and "system/cpu" not in calm[0]
-    sampled, _ = train(parts(system_metrics=0.01))
+    sampled, _ = train_toy(make_toy(system_metrics=0.01))
     assert [row["train/loss"] for row in sampled] == [row["train/loss"] for row in calm]
 
 
@@ -114,11 +114,11 @@ class FakeNvml(types.ModuleType):
 def sampled(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, folder: Path, device: str = "cuda:1") -> dict[str, Any]:
     """The cells of an epoch in which some samples were taken."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    with system.System(Config.from_dict({"system_metrics": 0.01}), device, str(folder), logger) as samples:
+    with system.SystemMonitor(Config.from_dict({"system_metrics": 0.01}), device, str(folder), logger) as samples:
         end = time.monotonic() + 30
         while len(samples._samples) < 2 and time.monotonic() < end:
             time.sleep(0.01)
-        return samples.epoch()
+        return samples.epoch_cells()
 
 
 def test_the_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_without_a_driver_the_machine_is_sampled_all_the_same(tmp_path: Path, mo
 
 def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
-    rows, end = train(parts(system_metrics=0.01), str(tmp_path), slow_down(0.02))
+    rows, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.02))
     assert end == "completed" and all(row["system/cpu"] is None for row in rows)
     warnings = [line for line in (tmp_path / "training.log").read_text().splitlines() if "WARNING" in line]
     assert len(warnings) == 1 and "no system metrics from here on: ModuleNotFoundError" in warnings[0]
@@ -158,6 +158,6 @@ def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest
 
 def test_a_full_disk_ends_the_samples_and_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "system.csv").mkdir()
-    _, end = train(parts(system_metrics=0.01), str(tmp_path), slow_down(0.05))
+    _, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.05))
     assert end == "completed"
     assert (tmp_path / "training.log").read_text().count("no system metrics from here on: IsADirectoryError") == 1

@@ -15,7 +15,7 @@ from torch import nn
 from src.datasets.data import Split
 from src.tracking import tensorboard_tracker
 from tests.conftest import ROOT
-from tests.training.toys import classes, parts, train
+from tests.training.toys import make_toy, toy_classes, train_toy
 
 tensorboard_tracker._leave_tensorflow_out()
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -23,7 +23,7 @@ event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.ev
 
 def pictures() -> dict[str, Split]:
     """The toy splits as images of 1 × 2 × 3 pixels."""
-    made = {"train": classes(features=6), "val": classes(40, features=6, seed=1)}
+    made = {"train": toy_classes(features=6), "val": toy_classes(40, features=6, seed=1)}
     return {name: Split(split.x.reshape(-1, 1, 2, 3), split.y) for name, split in made.items()}
 
 
@@ -43,7 +43,7 @@ def read(folder: Path) -> Any:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "spec.yaml").write_text('TAGS: ["adam", "small"]\n')
-    train(parts(pictures(), network(), tensorboard=True, metrics=["pr_curve"]), str(folder))
+    train_toy(make_toy(pictures(), network(), tensorboard=True, metrics=["pr_curve"]), str(folder))
     return folder
 
 
@@ -100,7 +100,7 @@ def test_hyperparameters_that_are_not_the_defaults(shown: Path) -> None:
 
 def test_it_changes_no_number(shown: Path, tmp_path: Path) -> None:
     """Dropout would tell if a draw were lost, batch norm if the model were called."""
-    train(parts(pictures(), network(), metrics=["pr_curve"]), str(tmp_path))
+    train_toy(make_toy(pictures(), network(), metrics=["pr_curve"]), str(tmp_path))
 
     def numbers(folder: Path) -> list[list[str]]:
         header, *lines = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
@@ -120,8 +120,8 @@ def test_a_run_that_goes_on_is_shown_once(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(parts(tensorboard=True), str(tmp_path), check)
-    train(parts(tensorboard=True), str(tmp_path))
+        train_toy(make_toy(tensorboard=True), str(tmp_path), check)
+    train_toy(make_toy(tensorboard=True), str(tmp_path))
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     assert [event.step for event in read(tmp_path).Scalars("train/loss")] == [4, 8, 12]
 
@@ -140,6 +140,6 @@ def test_a_model_that_cannot_be_traced_is_shown_without_its_graph(tmp_path: Path
                 raise RuntimeError("not for one sample")
             return super().forward(x)
 
-    train(parts(model=Strange(5, 3), tensorboard=True), str(tmp_path))
+    train_toy(make_toy(model=Strange(5, 3), tensorboard=True), str(tmp_path))
     assert "WARNING" not in (tmp_path / "training.log").read_text()
     assert read(tmp_path).Tags()["histograms"] and not read(tmp_path).Tags()["graph"]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from src.config import Config
-from src.tracking import tracker
+from src.tracking import trackers
 from src.tracking.tracker import Tracker
 from src.tracking.wandb_tracker import WandbTracker
-from tests.training.toys import parts, train
+from tests.training.toys import make_toy, train_toy
 
 
 class _FakeRun:
@@ -58,7 +58,7 @@ def _track(monkeypatch: pytest.MonkeyPatch, folder: Path, wandb: Any, **options:
     """Train with W&B on; the warnings in the log."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    rows, end = train(parts(wandb=True, wandb_project_name="p", wandb_tags=["t"], **options), str(folder))
+    rows, end = train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["t"], **options), str(folder))
     assert (len(rows), end) == (3, "completed")
     return "\n".join(line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line)
 
@@ -105,7 +105,7 @@ def test_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     wandb = _FakeWandb(has_key=False)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    train(parts(wandb=True), str(tmp_path))
+    train_toy(make_toy(wandb=True), str(tmp_path))
     assert len(wandb.rows) == 3
 
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_broken_off_is_shown_as_failed(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(parts(wandb=True), str(tmp_path), check)
+        train_toy(make_toy(wandb=True), str(tmp_path), check)
     assert wandb.ended == (None, 1)
 
 
@@ -170,8 +170,8 @@ ALL = ["start", "log 4", "log 8", "log 12", "finish completed"]
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *own: Tracker) -> tuple[str, list[str]]:
     """Train with these trackers: stats.csv without its times, and the warnings."""
-    monkeypatch.setattr(tracker, "_wanted", lambda config, log: list(own))
-    train(parts(), str(folder))
+    monkeypatch.setattr(trackers, "_wanted", lambda config, log: list(own))
+    train_toy(make_toy(), str(folder))
     lines = [line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line]
     rows = csv.DictReader((folder / "stats.csv").read_text().splitlines())
     return str([row["train/loss"] for row in rows]), lines
@@ -197,7 +197,7 @@ def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("broken", [_Own(range(1, 99)), _Own(range(3, 99)), _Own(hangs_at=2)])
 def test_a_tracker_that_stays_away_costs_a_warning_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                broken: _Own) -> None:
-    monkeypatch.setattr(tracker, "_PATIENCE", 0.1)
+    monkeypatch.setattr(trackers, "_PATIENCE", 0.1)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     well = _Own()
@@ -213,13 +213,13 @@ class _Answers(_Own):
 
     def log(self, row: Any, step: int) -> None:
         super().log(row, step)
-        self.lives()
+        self.heartbeat()
 
 
 def test_one_that_falls_silent_at_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a minute is for what may be sending a model."""
-    monkeypatch.setattr(tracker, "_PATIENCE", 0.1)
-    monkeypatch.setattr(tracker, "_AT_WORK", 300.0)
+    monkeypatch.setattr(trackers, "_PATIENCE", 0.1)
+    monkeypatch.setattr(trackers, "_AT_WORK", 300.0)
     start, silent = time.monotonic(), _Answers(hangs_at=5)
     warnings = _run(monkeypatch, tmp_path, silent)[1]
     assert time.monotonic() - start < 60

@@ -12,9 +12,9 @@ import pytest
 
 import experiments
 from src import run_folder
-from src.tracking import tracker, wandb_tracker
+from src.tracking import trackers, wandb_tracker
 from tests.tracking.test_mlflow import make_batch
-from tests.training.toys import parts, train
+from tests.training.toys import make_toy, train_toy
 
 pytest.importorskip("wandb")
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -25,19 +25,19 @@ def records(path: Path) -> list[Any]:
     checksum (4 bytes), a length (2) and a kind (1: whole, 2: first, 3: middle, 4: last), after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, parts, found = path.read_bytes(), 7, b"", []
+    data, at, make_toy, found = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4:at + 6], "little"), data[at + 6]
-        parts += data[at + 7:at + 7 + length]
+        make_toy += data[at + 7:at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
+            record.ParseFromString(make_toy)
             found.append(record)
-            parts = b""
+            make_toy = b""
     return found
 
 
@@ -48,11 +48,11 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "mine"]\n')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker, "_PATIENCE", 60.0)  # a busy machine is no failure
+        patch.setattr(trackers, "_PATIENCE", 60.0)  # a busy machine is no failure
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
-        train(parts(wandb=True, wandb_project_name="p", wandb_tags=["mine"]), str(folder))
+        train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["mine"]), str(folder))
     return folder
 
 

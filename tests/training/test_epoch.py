@@ -13,20 +13,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.optimizers.fused import SGD
 from src.training import epoch
-from src.training.epoch import Spent, Trainer, evaluate
+from src.training.epoch import Elapsed, Trainer, evaluate
 from src.training.output.log import Progress
-from src.training.output.resume import Saver, never
-from src.training.steps.batches import in_order, shuffled
+from src.training.output.resume import ResumeSaver, disabled_saver
+from src.training.steps.batches import ordered_batches, shuffled_batches
 from src.training.steps.meters import Meter
 from src.training.steps.task import Supervised
-from tests.training.toys import CPU, classes, parts
+from tests.training.toys import CPU, make_toy, toy_classes
 
 SILENT = Progress(None, "", 0.0)
 
 
-def quiet() -> tuple[Progress, Saver, Spent]:
+def quiet() -> tuple[Progress, ResumeSaver, Elapsed]:
     """A training that says nothing and saves nothing."""
-    return SILENT, never(), Spent()
+    return SILENT, disabled_saver(), Elapsed()
 
 
 def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_loss: float = 1e6) -> Trainer:
@@ -36,19 +36,20 @@ def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_lo
 
 def _evaluate(model: nn.Module, split: Any, batch_size: int, most: int | None = None) -> dict[str, float]:
     steps = Supervised(model, F.cross_entropy, SGD([], 0.1), 1)
-    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, never(), most)
+    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, disabled_saver(),
+                    most)
 
 
 def test_the_loop_does_what_a_hand_written_one_does() -> None:
-    split = classes(50)
-    made = parts({"train": split}, averaging="poly_0", momentum=0.9)
+    split = toy_classes(50)
+    made = make_toy({"train": split}, averaging="poly_0", momentum=0.9)
     model = copy.deepcopy(made.model)
     meter = Meter("classification", CPU)
-    last, timing = _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(7), meter, *quiet())
+    last, timing = _trainer(made).train(shuffled_batches(split, 16, seed=0, device=CPU), range(7), meter, *quiet())
 
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
     history, losses, correct = [], 0.0, 0
-    for step, (x, y) in enumerate(itertools.islice(shuffled(split, 16, seed=0, device=CPU), 7)):
+    for step, (x, y) in enumerate(itertools.islice(shuffled_batches(split, 16, seed=0, device=CPU), 7)):
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
         output = model(x)
         loss = F.cross_entropy(output, y)
@@ -70,21 +71,23 @@ def test_the_loop_does_what_a_hand_written_one_does() -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [1, 5, 8, 15])
 def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: int) -> None:
-    split = classes(50)
-    whole, cut = parts({"train": split}), parts({"train": split})
+    split = toy_classes(50)
+    whole, cut = make_toy({"train": split}), make_toy({"train": split})
     meters = Meter("classification", CPU), Meter("classification", CPU)
-    _trainer(whole).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[0], *quiet())
-    _trainer(cut, micro_batch_size).train(shuffled(split, 16, seed=0, device=CPU), range(8), meters[1], *quiet())
+    _trainer(whole).train(shuffled_batches(split, 16, seed=0, device=CPU), range(8), meters[0], *quiet())
+    _trainer(cut, micro_batch_size).train(shuffled_batches(split, 16, seed=0, device=CPU), range(8), meters[1],
+                                          *quiet())
     torch.testing.assert_close(cut.model.state_dict(), whole.model.state_dict())
     assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
 
 
 def test_gradients_that_somebody_left_are_dropped() -> None:
-    split = classes(50)
-    clean, soiled = parts({"train": split}), parts({"train": split})
+    split = toy_classes(50)
+    clean, soiled = make_toy({"train": split}), make_toy({"train": split})
     F.cross_entropy(soiled.model(split.x), split.y).backward()
     for made in (clean, soiled):
-        _trainer(made).train(shuffled(split, 16, seed=0, device=CPU), range(3), Meter("classification", CPU), *quiet())
+        _trainer(made).train(shuffled_batches(split, 16, seed=0, device=CPU), range(3), Meter("classification", CPU),
+                             *quiet())
     assert torch.equal(soiled.model.weight, clean.model.weight)
 
 
@@ -100,12 +103,12 @@ class _CountReads(TorchDispatchMode):
 
 
 def test_the_device_is_not_waited_for_at_each_step() -> None:
-    split = classes(400)
-    made = parts({"train": split}, averaging="ema", optim_alg="adam")
+    split = toy_classes(400)
+    made = make_toy({"train": split}, averaging="ema", optim_alg="adam")
     counts = []
     for steps in (5, 300):
         with _CountReads() as counter:
-            _trainer(made).train(shuffled(split, 8, seed=0, device=CPU), range(steps),
+            _trainer(made).train(shuffled_batches(split, 8, seed=0, device=CPU), range(steps),
                                  Meter("classification", CPU), *quiet())
             counter_after_training = counter.reads
             _evaluate(made.model, split, steps)
@@ -115,11 +118,11 @@ def test_the_device_is_not_waited_for_at_each_step() -> None:
 
 def test_divergence_ends_the_epoch_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "CHECK_EVERY", 4)
-    split = classes(50)
+    split = toy_classes(50)
 
     def steps_taken(rate: float, max_loss: float) -> int:
-        last, _ = _trainer(parts({"train": split}), rate=rate, max_loss=max_loss).train(
-            shuffled(split, 16, seed=0, device=CPU), range(2, 30), Meter("classification", CPU), *quiet())
+        last, _ = _trainer(make_toy({"train": split}), rate=rate, max_loss=max_loss).train(
+            shuffled_batches(split, 16, seed=0, device=CPU), range(2, 30), Meter("classification", CPU), *quiet())
         return last + 1
 
     assert steps_taken(0.1, 1e6) == 30
@@ -138,9 +141,9 @@ class _Scores(nn.Module):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
 def test_evaluation_is_that_of_the_whole_split(batch_size: int) -> None:
-    split = classes(40)
+    split = toy_classes(40)
     result = _evaluate(_Scores(), split, batch_size)
     assert result["loss"] == pytest.approx(F.cross_entropy(split.x[:, :3], split.y).item(), rel=1e-5)
     assert result["accuracy"] == pytest.approx((split.x[:, :3].argmax(1) == split.y).float().mean().item())
     assert result.keys() == {"loss", "accuracy", "time", "data_time"}
-    assert sum(len(y) for _, y in in_order(split, batch_size)) == 40
+    assert sum(len(y) for _, y in ordered_batches(split, batch_size)) == 40

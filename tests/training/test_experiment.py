@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from src.errors import ConfigError
-from src.training.experiment import epochs
+from src.training.experiment import run_epochs
 from src.training.output import checkpoint
-from tests.training.toys import classes, parts, targets, train
+from tests.training.toys import make_toy, toy_classes, toy_targets, train_toy
 
-SPLITS = {"train": classes(), "val": classes(30, seed=2), "test": classes(40, seed=1)}
+SPLITS = {"train": toy_classes(), "val": toy_classes(30, seed=2), "test": toy_classes(40, seed=1)}
 
 
 def _without_times(rows: list[Any]) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def _without_times(rows: list[Any]) -> list[dict[str, Any]]:
 
 
 def test_a_run_with_all_its_artefacts(tmp_path: Path) -> None:
-    rows, end = train(parts(averaging="poly", save_freq=2, lr_schedule="poly_1", warmup_steps=2), str(tmp_path))
+    rows, end = train_toy(make_toy(averaging="poly", save_freq=2, lr_schedule="poly_1", warmup_steps=2), str(tmp_path))
     assert end == "completed"
     assert [(row["epoch"], row["step"], row["train/seen_examples"]) for row in rows] == [
         (1, 4, 60), (2, 8, 120), (3, 12, 180)]
@@ -40,9 +40,9 @@ def test_a_run_with_all_its_artefacts(tmp_path: Path) -> None:
 
 def test_how_often_a_model_is_evaluated_does_not_change_how_it_is_trained() -> None:
     length = {"train_length": 24, "train_length_unit": "step", "averaging": "ema_0.9", "lr_schedule": "cosine"}
-    by_pass, _ = train(parts(**length))
-    by_step, _ = train(parts(**length, steps_per_epoch=1))
-    by_sevens, _ = train(parts(**length, steps_per_epoch=7))
+    by_pass, _ = train_toy(make_toy(**length))
+    by_step, _ = train_toy(make_toy(**length, steps_per_epoch=1))
+    by_sevens, _ = train_toy(make_toy(**length, steps_per_epoch=7))
     assert [len(rows) for rows in (by_pass, by_step, by_sevens)] == [6, 24, 4]
     for other in (by_step, by_sevens):
         for name in ("step", "train/seen_examples", "test/last/loss", "test/av/loss", "test/av/accuracy"):
@@ -52,7 +52,7 @@ def test_how_often_a_model_is_evaluated_does_not_change_how_it_is_trained() -> N
 def test_dropout_is_repeated_too() -> None:
     def run() -> list[Any]:
         torch.manual_seed(0)
-        return _without_times(train(parts(model=nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))))[0])
+        return _without_times(train_toy(make_toy(model=nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))))[0])
 
     first = run()
     torch.rand(10)
@@ -60,23 +60,23 @@ def test_dropout_is_repeated_too() -> None:
 
 
 def test_gradient_accumulation_changes_neither_steps_nor_results() -> None:
-    whole, cut = train(parts())[0], train(parts(grad_accum_steps=4))[0]
+    whole, cut = train_toy(make_toy())[0], train_toy(make_toy(grad_accum_steps=4))[0]
     assert [row["step"] for row in cut] == [row["step"] for row in whole]
     assert cut[-1]["test/last/loss"] == pytest.approx(whole[-1]["test/last/loss"], rel=1e-4)
 
 
 def test_regression() -> None:
-    splits = {"train": targets(200), "test": targets(100, seed=1)}
-    rows, _ = train(parts(splits, loss="mse", train_length=20, base_lr=0.05))
+    splits = {"train": toy_targets(200), "test": toy_targets(100, seed=1)}
+    rows, _ = train_toy(make_toy(splits, loss="mse", train_length=20, base_lr=0.05))
     assert not any(name.endswith("accuracy") for name in rows[0])
     assert rows[-1]["test/last/r2"] > 0.9
     assert rows[-1]["test/last/mae"] < 0.3
 
 
 def test_patience(tmp_path: Path) -> None:
-    made = parts(SPLITS, base_lr=0.0, train_length=50, early_stopping_patience=3, save_best_checkpoint=True,
+    made = make_toy(SPLITS, base_lr=0.0, train_length=50, early_stopping_patience=3, save_best_checkpoint=True,
                  best_checkpoint_metric="val/.*/loss")
-    rows, end = train(made, str(tmp_path))
+    rows, end = train_toy(made, str(tmp_path))
     assert end == "early_stopped"
     assert len(rows) == 4  # the first is the best, three follow
     assert checkpoint.load(str(tmp_path / "best_checkpoint.pt"))["epoch"] == 1
@@ -85,13 +85,13 @@ def test_patience(tmp_path: Path) -> None:
 
 def test_patience_that_runs_out_in_the_last_epoch_is_a_completed_run() -> None:
     options = {"base_lr": 0.0, "early_stopping_patience": 2, "best_checkpoint_metric": "val/.*/loss"}
-    assert train(parts(SPLITS, train_length=3, **options))[1] == "completed"
+    assert train_toy(make_toy(SPLITS, train_length=3, **options))[1] == "completed"
 
 
 def test_the_best_checkpoint_is_of_the_best_epoch(tmp_path: Path) -> None:
-    made = parts(SPLITS, train_length=8, base_lr=3.0, momentum=0.0, save_best_checkpoint=True, averaging="poly",
+    made = make_toy(SPLITS, train_length=8, base_lr=3.0, momentum=0.0, save_best_checkpoint=True, averaging="poly",
                  best_checkpoint_metric="val/.*/accuracy")
-    rows, _ = train(made, str(tmp_path))
+    rows, _ = train_toy(made, str(tmp_path))
     best = [max(row["val/last/accuracy"], row["val/av/accuracy"]) for row in rows]
     saved = checkpoint.load(str(tmp_path / "best_checkpoint.pt"))
     assert saved["epoch"] == 1 + best.index(max(best))
@@ -99,7 +99,7 @@ def test_the_best_checkpoint_is_of_the_best_epoch(tmp_path: Path) -> None:
 
 
 def test_choosing_by_a_test_split_warns(tmp_path: Path) -> None:
-    train(parts(save_best_checkpoint=True), str(tmp_path))
+    train_toy(make_toy(save_best_checkpoint=True), str(tmp_path))
     assert "WARNING | test/.*/accuracy chooses by a test split" in (tmp_path / "training.log").read_text()
 
 
@@ -107,11 +107,11 @@ def test_choosing_by_a_test_split_warns(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_there_is_an_error_before_anything_is_written(tmp_path: Path,
                                                                            options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="matches no metric"):
-        train(parts(SPLITS, best_checkpoint_metric="valid/.*", **options), str(tmp_path))
+        train_toy(make_toy(SPLITS, best_checkpoint_metric="valid/.*", **options), str(tmp_path))
     with pytest.raises(ConfigError, match="matches no metric"):  # empty until the end
-        train(parts(SPLITS, eval_at_end=["test"], **options), str(tmp_path))
+        train_toy(make_toy(SPLITS, eval_at_end=["test"], **options), str(tmp_path))
     assert not list(tmp_path.iterdir())
-    train(parts(SPLITS, best_checkpoint_metric="valid/.*"))  # nothing depends on it
+    train_toy(make_toy(SPLITS, best_checkpoint_metric="valid/.*"))  # nothing depends on it
 
 
 @pytest.mark.parametrize(("options", "end"), [
@@ -120,7 +120,7 @@ def test_a_metric_that_is_not_there_is_an_error_before_anything_is_written(tmp_p
 def test_splits_kept_for_the_end_stand_in_the_last_row(tmp_path: Path, options: dict[str, Any], end: str) -> None:
     if "best_checkpoint_metric" in options:
         options["best_checkpoint_metric"] = "val/last/loss"
-    rows, how = train(parts(SPLITS, train_length=5, eval_at_end=["test"], **options), str(tmp_path))
+    rows, how = train_toy(make_toy(SPLITS, train_length=5, eval_at_end=["test"], **options), str(tmp_path))
     assert how == end
     stats = pd.read_csv(tmp_path / "stats.csv")
     assert stats["test/last/accuracy"].isna().tolist() == [True] * (len(rows) - 1) + [False]
@@ -129,16 +129,16 @@ def test_splits_kept_for_the_end_stand_in_the_last_row(tmp_path: Path, options: 
 
 @pytest.mark.parametrize("options", [{"base_lr": 1e30}, {"max_allowed_loss": 0.01}])
 def test_divergence_ends_the_run(options: dict[str, Any], tmp_path: Path) -> None:
-    rows, end = train(parts(train_length=50, **options), str(tmp_path))
+    rows, end = train_toy(make_toy(train_length=50, **options), str(tmp_path))
     assert end == "diverged"
     assert len(rows) < 5
     assert len(pd.read_csv(tmp_path / "stats.csv")) == len(rows)
 
 
 def test_train_length_0_evaluates_only() -> None:
-    made = parts({"test": SPLITS["test"]}, train_length=0, eval_at_end=["test"], averaging="poly")
+    made = make_toy({"test": SPLITS["test"]}, train_length=0, eval_at_end=["test"], averaging="poly")
     before = made.model.weight.clone()
-    rows, end = train(made)
+    rows, end = train_toy(made)
     assert (len(rows), end) == (1, "completed")
     assert (rows[0]["epoch"], rows[0]["step"], rows[0]["train/loss"]) == (0, 0, None)
     assert rows[0]["test/last/loss"] == rows[0]["test/av/loss"] > 0
@@ -146,7 +146,7 @@ def test_train_length_0_evaluates_only() -> None:
 
 
 def test_evaluation_batches_do_not_change_the_result() -> None:
-    losses = [train(parts(eval_batch_size=size))[0][-1]["test/last/loss"] for size in (None, 1, 1000)]
+    losses = [train_toy(make_toy(eval_batch_size=size))[0][-1]["test/last/loss"] for size in (None, 1, 1000)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
@@ -163,12 +163,12 @@ def test_a_fenced_run_stops_at_its_next_row(tmp_path: Path) -> None:
             raise Fenced
 
     with pytest.raises(Fenced):
-        train(parts(), str(tmp_path), check)
+        train_toy(make_toy(), str(tmp_path), check)
     assert len(pd.read_csv(tmp_path / "stats.csv")) == 1
 
 
 def test_whoever_looks_on_may_leave(tmp_path: Path) -> None:
-    stream = epochs(parts(train_length=100), str(tmp_path), lambda: None)
+    stream = run_epochs(make_toy(train_length=100), str(tmp_path), lambda: None)
     row, model, end = next(stream)
     assert (row["epoch"], end, model.training) == (1, None, False)
     stream.close()
@@ -176,20 +176,21 @@ def test_whoever_looks_on_may_leave(tmp_path: Path) -> None:
 
 
 def test_long_epochs_and_evaluations_give_signs_of_life(tmp_path: Path) -> None:
-    train(parts(log_interval=1e-9, batch_size=1), str(tmp_path))
+    train_toy(make_toy(log_interval=1e-9, batch_size=1), str(tmp_path))
     log = (tmp_path / "training.log").read_text()
     assert "epoch 1:  50 % (30 of 60)" in log
     assert "evaluating test/last:  50 % (20 of 40)" in log
-    train(parts(log_interval=0, batch_size=1), str(tmp_path))
+    train_toy(make_toy(log_interval=0, batch_size=1), str(tmp_path))
     assert (tmp_path / "training.log").read_text().count(" %") == log.count(" %")
 
 
 def test_a_model_that_is_nan_after_the_last_step_has_diverged(tmp_path: Path) -> None:
-    rows, end = train(parts(SPLITS, train_length=1, train_length_unit="step", base_lr=math.inf), str(tmp_path))
+    rows, end = train_toy(make_toy(SPLITS, train_length=1, train_length_unit="step", base_lr=math.inf), str(tmp_path))
     assert math.isfinite(rows[0]["train/loss"])  # that before the step
     assert (end, math.isnan(rows[0]["val/last/loss"])) == ("diverged", True)
     (tmp_path / "early").mkdir()
-    rows, end = train(parts(SPLITS, train_length=8, base_lr=0.1, max_allowed_loss=math.inf), str(tmp_path / "early"))
+    rows, end = train_toy(make_toy(SPLITS, train_length=8, base_lr=0.1, max_allowed_loss=math.inf),
+                          str(tmp_path / "early"))
     assert (len(rows), end) == (8, "completed")
 
 
@@ -197,12 +198,12 @@ def test_a_model_that_is_nan_after_the_last_step_has_diverged(tmp_path: Path) ->
 def test_a_micro_batch_of_one_under_batch_norm_is_a_user_error(options: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(ConfigError, match="batch_size: one sample is too few"):
-        train(parts(SPLITS, model=model, **options))
+        train_toy(make_toy(SPLITS, model=model, **options))
 
 
 def test_nan_is_recorded_as_such(tmp_path: Path) -> None:
-    splits = {"train": classes(), "test": classes(40)}
+    splits = {"train": toy_classes(), "test": toy_classes(40)}
     splits["train"].x[3] = math.nan
-    rows, end = train(parts(splits, train_length=5), str(tmp_path))
+    rows, end = train_toy(make_toy(splits, train_length=5), str(tmp_path))
     assert (len(rows), end) == (1, "diverged")
     assert math.isnan(rows[0]["train/loss"])

@@ -17,21 +17,21 @@ from src import run_folder
 from src.config import Config
 from src.datasets.data import Batch
 from src.errors import ConfigError
-from src.training.output.log import bottleneck
-from src.training.setup.length import limited
-from src.training.setup.out_of_memory import remedies
-from src.training.steps.overfit_subset import Few, few
-from tests.training.toys import classes, parts, train
+from src.training.output.log import bottleneck_message
+from src.training.setup.length import limit_batches
+from src.training.setup.out_of_memory import suggestions
+from src.training.steps.overfit_subset import OverfitSubset, overfit_subset
+from tests.training.toys import make_toy, toy_classes, train_toy
 
-SPLITS = {"train": classes(60), "val": classes(40, seed=2), "test": classes(40, seed=1)}
+SPLITS = {"train": toy_classes(60), "val": toy_classes(40, seed=2), "test": toy_classes(40, seed=1)}
 
 
 @given(st.integers(1, 1000), st.integers(1, 2000), st.floats(0.001, 1.0))
 def test_limits_count_or_share(batches: int, count: int, share: float) -> None:
-    assert limited(batches, None) == limited(batches, 1.0) == batches
-    assert limited(batches, count) == min(batches, count)
-    assert 1 <= limited(batches, share) <= batches
-    assert limited(batches, share) >= batches * share - 1e-6
+    assert limit_batches(batches, None) == limit_batches(batches, 1.0) == batches
+    assert limit_batches(batches, count) == min(batches, count)
+    assert 1 <= limit_batches(batches, share) <= batches
+    assert limit_batches(batches, share) >= batches * share - 1e-6
 
 
 def test_one_and_one_point_nought_differ() -> None:
@@ -44,15 +44,15 @@ def test_one_and_one_point_nought_differ() -> None:
 
 @pytest.mark.parametrize(("limit", "steps"), [(2, 2), (0.5, 2), (1.0, 4), (100, 4), (1, 1)])
 def test_limited_epochs(limit: float, steps: int) -> None:
-    rows, _ = train(parts(SPLITS, limit_train_batches=limit, limit_eval_batches=limit))
+    rows, _ = train_toy(make_toy(SPLITS, limit_train_batches=limit, limit_eval_batches=limit))
     assert [row["step"] for row in rows] == [steps, 2 * steps, 3 * steps]
-    shown = min(40, 16 * limited(3, limit))
+    shown = min(40, 16 * limit_batches(3, limit))
     assert (rows[0]["val/last/accuracy"] * shown) % 1 == pytest.approx(0, abs=1e-6)
     assert len({row["val/last/loss"] for row in rows}) == 3
 
 
 def test_a_run_of_one_batch_does_everything(tmp_path: Path) -> None:
-    rows, end = train(parts(SPLITS, fast_dev_run=True, train_length=50, save_freq=10, averaging="poly",
+    rows, end = train_toy(make_toy(SPLITS, fast_dev_run=True, train_length=50, save_freq=10, averaging="poly",
                             eval_at_end=["test"], save_best_checkpoint=True, lr_schedule="step_10,20_0.1",
                             best_checkpoint_metric="val/.*/accuracy"), str(tmp_path))
     assert (len(rows), end, rows[0]["step"], rows[0]["train/seen_examples"]) == (1, "completed", 1, 16)
@@ -63,9 +63,9 @@ def test_a_run_of_one_batch_does_everything(tmp_path: Path) -> None:
 def test_the_same_few_batches_are_learnt_by_heart() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 3))
-    random = {"train": classes(200), "test": classes(40, seed=1)}
+    random = {"train": toy_classes(200), "test": toy_classes(40, seed=1)}
     random["train"].y[:] = torch.randint(3, (200,))  # no rule: only learning by heart helps
-    rows, _ = train(parts(random, model=model, overfit_batches=2, train_length=150, eval_at_end=["train"]))
+    rows, _ = train_toy(make_toy(random, model=model, overfit_batches=2, train_length=150, eval_at_end=["train"]))
     assert rows[-1]["step"] == 2 * 150
     assert rows[-1]["train/accuracy"] == rows[-1]["train/last/accuracy"] == 1
 
@@ -89,27 +89,27 @@ class _Read:
 
 
 def test_a_few_of_a_split_that_is_read() -> None:
-    chosen = few(_Read(100), 7, seed=3)
-    assert isinstance(chosen, Few) and len(chosen) == 7
+    chosen = overfit_subset(_Read(100), 7, seed=3)
+    assert isinstance(chosen, OverfitSubset) and len(chosen) == 7
     passes = [torch.cat([x for x, _ in chosen.batches(4, order, 0)])[:, 0] for order in (
         torch.arange(7), torch.randperm(7))]
     assert passes[0].tolist() == passes[1].sort().values.tolist() == chosen.rows.tolist()
     assert len(set(passes[0].tolist())) == 7
     whole = _Read(5)
-    assert few(whole, 7, seed=3) is whole
+    assert overfit_subset(whole, 7, seed=3) is whole
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_profile(tmp_path: Path, own: bool) -> None:
-    made = parts(SPLITS, profile=True, train_length=8)
+    made = make_toy(SPLITS, profile=True, train_length=8)
     if own:
         from tests.training.tasks import SharpnessAware
 
         task = SharpnessAware(made.config, made.data, made.device)
         task.optimizers = made.optimizers
         made = type(made)(**{**vars(made), "task": task})
-    rows, _ = train(made, str(tmp_path))
-    plain = train(parts(SPLITS, train_length=8))[0]
+    rows, _ = train_toy(made, str(tmp_path))
+    plain = train_toy(make_toy(SPLITS, train_length=8))[0]
     assert own or [row["val/last/loss"] for row in rows] == [row["val/last/loss"] for row in plain]
     table = [line.split() for line in (tmp_path / run_folder.PROFILE).read_text().splitlines()]
     names = ["data", "training", "evaluation"] if own else ["data", "forward", "backward", "step", "evaluation"]
@@ -127,14 +127,14 @@ ROW = {"train/time": 10.0, "train/data_time": 1.0, "train/examples_per_second": 
 
 def test_the_bottleneck_is_named_with_what_helps() -> None:
     config = Config(num_workers=3, batch_size=64).to_dict()
-    told = bottleneck({**ROW, "train/data_time": 6.2}, config, False, "cuda:0")
+    told = bottleneck_message({**ROW, "train/data_time": 6.2}, config, False, "cuda:0")
     assert told == ("the data is the bottleneck: 62% of the training waits for it (1234 examples a second); try "
                     "num_workers above 3, data_on_device: true, if they are images that fit, a batch_size above 64")
-    told = bottleneck(ROW, config, False, "cuda:0") or ""
+    told = bottleneck_message(ROW, config, False, "cuda:0") or ""
     assert told.startswith("the model is the bottleneck: 10%") and "precision: bf16" in told
-    assert "bf16" not in (bottleneck(ROW, config, True, "cpu") or "")
-    assert "num_workers" not in (bottleneck({**ROW, "train/data_time": 9}, config, True, "cpu") or "")
-    assert bottleneck({**ROW, "train/time": 0.5}, config, True, "cpu") is None
+    assert "bf16" not in (bottleneck_message(ROW, config, True, "cpu") or "")
+    assert "num_workers" not in (bottleneck_message({**ROW, "train/data_time": 9}, config, True, "cpu") or "")
+    assert bottleneck_message({**ROW, "train/time": 0.5}, config, True, "cpu") is None
 
 
 class _Hungry(nn.Linear):
@@ -146,7 +146,7 @@ class _Hungry(nn.Linear):
     ({}, "precision: bf16"), ({"precision": "bf16"}, "grad_checkpointing: true"),
     ({"precision": "bf16", "grad_checkpointing": True}, "a smaller model")])
 def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -> None:
-    assert f" {expected}," in remedies(Config.from_dict({"model": "tiny/resnet_18", **options}))
+    assert f" {expected}," in suggestions(Config.from_dict({"model": "tiny/resnet_18", **options}))
 
 
 @pytest.mark.parametrize(("options", "expected"), [
@@ -155,7 +155,7 @@ def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -
     ({"precision": "bf16", "grad_accum_steps": 8}, ["in 8 micro-batches", "grad_accum_steps: 16", "a smaller model"])])
 def test_lack_of_memory_is_told_in_a_line(options: dict[str, Any], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        train(parts(model=_Hungry(5, 3), **options))
+        train_toy(make_toy(model=_Hungry(5, 3), **options))
     for text in expected:
         assert text in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ import experiments
 from src.io import machine
 from src.training import probe
 from tests.training.test_looking_inside import _Read
-from tests.training.toys import CPU, classes
+from tests.training.toys import CPU, toy_classes
 
 
 @given(st.integers(0, 5000), st.integers(1, 300), st.integers(1, 4000))
@@ -23,7 +23,7 @@ def test_the_largest_is_found_within_a_twentieth(limit: int, start: int, most: i
         tried.append(size)
         return size <= limit
 
-    good, bad = probe.largest(fits, start, most)
+    good, bad = probe.find_largest_batch(fits, start, most)
     assert good <= min(limit, most)
     assert (bad is None) == (limit >= most)
     if bad is None:
@@ -38,13 +38,13 @@ def test_running_out_of_memory_is_an_answer() -> None:
         if len(batch[1]) > 700:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    split = classes(10)
-    good, bad = probe.largest(lambda size: probe._try(step, (split.x, split.y), size, CPU), 16, 10_000)
+    split = toy_classes(10)
+    good, bad = probe.find_largest_batch(lambda size: probe._try(step, (split.x, split.y), size, CPU), 16, 10_000)
     assert good <= 700 < (bad or 0) and good > 660
 
 
 def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    split = classes(20)
+    split = toy_classes(20)
     model = torch.nn.Sequential(torch.nn.Linear(5, 1000), torch.nn.Tanh(), torch.nn.Linear(1000, 3))
 
     def step(batch: Any) -> None:
@@ -53,7 +53,7 @@ def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) 
     per_sample = probe.bytes_per_sample(step, (split.x, split.y))
     assert 4 * 1000 <= per_sample <= 4 * 1000 * 1.2  # tanh keeps its output; the input and the scores are small
     monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
-    good, bad = probe.largest(probe.survives(step, (split.x, split.y), CPU), 4, 10**6)
+    good, bad = probe.find_largest_batch(probe.make_fit_check(step, (split.x, split.y), CPU), 4, 10**6)
     assert good * per_sample * 3 <= 0.8 * 10**6 < (bad or 0) * per_sample * 3
     monkeypatch.undo()
     assert machine.available_memory() > 2**20
@@ -62,14 +62,14 @@ def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_repeated_samples() -> None:
-    x, y = probe.repeated(({"a": torch.arange(3.0)}, torch.arange(3)), 7)
+    x, y = probe.repeat_samples(({"a": torch.arange(3.0)}, torch.arange(3)), 7)
     assert x["a"].tolist() == [0, 1, 2, 0, 1, 2, 0] and y.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_loaders() -> None:
-    assert [probe.worker_counts(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
-    assert probe.best_count({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
-    rates = probe.feeding(lambda count: _Read(50), [1, 2], 10, CPU, seconds=0.01)
+    assert [probe.candidate_workers(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+    assert probe.best_workers({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
+    rates = probe.measure_loading_rates(lambda count: _Read(50), [1, 2], 10, CPU, seconds=0.01)
     assert rates.keys() == {1, 2} and min(rates.values()) > 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from src.errors import ConfigError
 from src.training.output.recorder import stats_columns
-from src.training.stopping import Best
+from src.training.stopping import BestEpoch
 
 COLUMNS = stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))
 
@@ -16,40 +16,40 @@ def _row(last: float, av: float | None = None) -> dict[str, float | None]:
 
 
 def test_accuracy_ascends() -> None:
-    best = Best("val/last/accuracy", COLUMNS)
+    best = BestEpoch("val/last/accuracy", COLUMNS)
     assert [best.update(_row(value)) for value in (0.5, 0.6, 0.6, 0.55, 0.7)] == [True, True, False, False, True]
     assert best.epochs_since == 0
 
 
 def test_loss_descends_and_epochs_without_a_better_one_are_counted() -> None:
-    best = Best("val/last/loss", COLUMNS)
+    best = BestEpoch("val/last/loss", COLUMNS)
     assert [best.update(_row(value)) for value in (2.0, 1.0, 1.5, math.nan, 1.0)] == [True, True, False, False, False]
     assert best.epochs_since == 3
 
 
 def test_the_best_of_last_and_average_counts() -> None:
-    best = Best("val/.*/accuracy", COLUMNS)
+    best = BestEpoch("val/.*/accuracy", COLUMNS)
     assert best.columns == ["val/last/accuracy", "val/av/accuracy"]
     rows = [(0.5, 0.8), (0.7, 0.6), (0.81, None)]
     assert [best.update(_row(*row)) for row in rows] == [True, False, True]
 
 
 def test_nan_is_never_the_best() -> None:
-    best = Best("val/last/accuracy", COLUMNS)
+    best = BestEpoch("val/last/accuracy", COLUMNS)
     assert [best.update(_row(value)) for value in (math.nan, 0.1)] == [False, True]
 
 
 @pytest.mark.parametrize("pattern", ["accuracy", "valid/.*", "val/last/time", "epoch", "train/learning_rate"])
 def test_a_pattern_must_match_a_whole_metric(pattern: str) -> None:
     with pytest.raises(ConfigError, match=r"matches no metric.*val/last/accuracy"):
-        Best(pattern, COLUMNS)
+        BestEpoch(pattern, COLUMNS)
 
 
 def test_metrics_of_both_directions_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="fall and metrics that rise"):
-        Best("val/last/(loss|accuracy)", COLUMNS)
+        BestEpoch("val/last/(loss|accuracy)", COLUMNS)
 
 
 def test_choosing_by_a_test_split_is_noticed() -> None:
-    assert Best("test/.*/accuracy", COLUMNS).chooses_by_test
-    assert not Best("val/.*/accuracy", COLUMNS).chooses_by_test
+    assert BestEpoch("test/.*/accuracy", COLUMNS).uses_test_split
+    assert not BestEpoch("val/.*/accuracy", COLUMNS).uses_test_split

@@ -74,20 +74,20 @@ class Progress:
         self._log, self._what, self._interval = log, what, interval
         self.due = perf_counter() + interval if interval else math.inf
 
-    def line(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         """Say that `done` of `total` steps or samples are done."""
         self.due = perf_counter() + self._interval
         self._log.info("{}: {:3.0f} % ({} of {})", self._what, 100 * done / total, done, total)
 
 
-def header(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+def header_lines(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     """The first lines of a log: what is trained on what, where, and the facts one by one."""
     width = max(map(len, facts))
     return [f"{config['task'] or config['model']} on {config['dataset']}",
             *(f"{name:<{width}} {value}" for name, value in facts.items())]
 
 
-def bottleneck(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: bool, device: str) -> str | None:
+def bottleneck_message(row: Mapping[str, Any], config: Mapping[str, Any], in_memory: bool, device: str) -> str | None:
     """Whether an epoch waited for its data or for its model, and what to try; None if it was too short to tell.
 
     in_memory: the train split is, or lies on the device, so no loader reads it.

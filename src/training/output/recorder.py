@@ -86,14 +86,14 @@ class Recorder:
         if self._folder:
             self._stats.close()
 
-    def config(self, config: Config, facts: dict[str, Any]) -> None:
+    def write_config(self, config: Config, facts: dict[str, Any]) -> None:
         """Write config.yaml, with the run's TAGS: given to train.py it repeats the run."""
         if self._folder:
             tags = run_folder.tags(self._folder)
             files.write_atomic(os.path.join(self._folder, run_folder.CONFIG), yaml_io.dump_flat(
                 {**config.to_dict(), "output_dir": self._folder, **({"TAGS": tags} if tags else {}), "facts": facts}))
 
-    def row(self, row: Row) -> None:
+    def write_row(self, row: Row) -> None:
         """Append a line to stats.csv."""
         self._check()
         if self._folder:
@@ -101,7 +101,7 @@ class Recorder:
                               + "\n")
             self._stats.flush()
 
-    def arrays(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_arrays(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write an epoch's arrays into their side file, if there are any."""
         if self._folder and arrays:
             self._check()
@@ -111,7 +111,8 @@ class Recorder:
             np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
             files.write_atomic(path, packed.getvalue())
 
-    def checkpoint(self, name: str, config: Config, row: Row, model: nn.Module, averaged: nn.Module | None) -> None:
+    def write_checkpoint(self, name: str, config: Config, row: Row, model: nn.Module,
+                         averaged: nn.Module | None) -> None:
         """Save the model and its average under `name`."""
         self._check()
         if self._folder:

@@ -23,7 +23,7 @@ from src.checks.registered_names import Interval
 from src.config import WATCHING, Config
 from src.errors import BatchError
 from src.io import files
-from src.training.parallel.distributed import ALONE, GO_ON, LEAVE, SAVE, Alone
+from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCESS, SingleProcess
 
 State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
@@ -39,61 +39,61 @@ class SavedAndExit(Exception):
 
 
 @dataclass
-class Saver:
+class ResumeSaver:
     """Writes the state of a training into its folder, when it is due and when somebody asks for it.
 
     The loop asks at the boundary of each step whether it is `wanted`, and calls `save` then. state: gives all of it
-    after so many steps; check: raises if a later attempt has taken over. folder None: never due. team: the processes
+    after so many steps; check: raises if a later attempt has taken over. folder None: never due. group: the processes
     that train together; all of them call the same methods, the clock of the first counts, and it writes.
     A state is copied at once and written beside the training; an error of the write is raised by the next `save`.
     """
 
     folder: str | None
-    every: Interval | None
-    kept: int
+    interval: Interval | None
+    keep: int
     steps_per_epoch: int
     state: Callable[[int], State]
     check: Callable[[], None]
-    team: Alone = ALONE
-    at: int = 0  # the steps taken, wherever the loop is not
+    group: SingleProcess = SINGLE_PROCESS
+    step: int = 0  # the steps taken, wherever the loop is not
     due: float = field(default=math.inf, init=False)  # by perf_counter
     due_step: int = field(default=0, init=False)
-    told: bool = field(default=False, init=False)  # this process was told to leave
-    leaving: bool = field(default=False, init=False)  # and all leave
+    exit_requested: bool = field(default=False, init=False)  # this process was told to leave
+    is_exiting: bool = field(default=False, init=False)  # and all leave
     _writer: threading.Thread | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._plan()
 
-    def leave(self) -> None:
+    def request_exit(self) -> None:
         """Be wanted at once, save, and raise SavedAndExit. A signal handler calls it."""
-        self.told = True
+        self.exit_requested = True
 
-    def wanted(self, now: float, step: int) -> bool:
+    def is_due(self, now: float, step: int) -> bool:
         """Whether the state after `step` steps is to be saved, at a time by perf_counter."""
-        asked = self.team.wanted(LEAVE if self.told else SAVE if now >= self.due else GO_ON)
-        self.leaving = asked == LEAVE
-        return asked > GO_ON or step >= self.due_step
+        asked = self.group.agree_on(EXIT if self.exit_requested else SAVE if now >= self.due else CONTINUE)
+        self.is_exiting = asked == EXIT
+        return asked > CONTINUE or step >= self.due_step
 
-    def must_leave(self) -> bool:
+    def should_exit(self) -> bool:
         """The same where a state is saved only if the training is to stop."""
-        self.leaving = self.team.wanted(LEAVE if self.told else GO_ON) == LEAVE
-        return self.leaving
+        self.is_exiting = self.group.agree_on(EXIT if self.exit_requested else CONTINUE) == EXIT
+        return self.is_exiting
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps. SavedAndExit if the training is to stop; OSError if the disk is full."""
         self._wait()
         if self.folder is not None:
             self.check()
-            self.at = step
+            self.step = step
             content = self.state(step)
             self._plan()
-        if self.folder is not None and self.team.first:
+        if self.folder is not None and self.group.is_first:
             content = _on_cpu(content)
             self._writer = threading.Thread(target=self._write, args=(self.folder, step, content))
             self._writer.start()
-        if self.leaving:
+        if self.is_exiting:
             self._wait()
             raise SavedAndExit
 
@@ -104,18 +104,18 @@ class Saver:
     def _plan(self) -> None:
         """When the next state is due."""
         self.due, self.due_step = math.inf, 1 << 62
-        if self.folder is None or self.every is None:
+        if self.folder is None or self.interval is None:
             return
-        if self.every.unit == "min":
-            self.due = perf_counter() + 60 * self.every.amount if self.team.first else math.inf
+        if self.interval.unit == "min":
+            self.due = perf_counter() + 60 * self.interval.amount if self.group.is_first else math.inf
         else:
-            steps = self.every.amount * (self.steps_per_epoch if self.every.unit == "epoch" else 1)
-            self.due_step = self.at + max(1, round(steps))
+            steps = self.interval.amount * (self.steps_per_epoch if self.interval.unit == "epoch" else 1)
+            self.due_step = self.step + max(1, round(steps))
 
     def _write(self, folder: str, step: int, content: State) -> None:
         try:
             write(os.path.join(folder, run_folder.resume_name(step)), content, self.check)
-            for name in states(folder)[self.kept:]:
+            for name in state_names(folder)[self.keep:]:
                 os.unlink(os.path.join(folder, name))
         except BaseException as error:  # for the thread that asked
             self._error = error
@@ -129,12 +129,12 @@ class Saver:
             raise error
 
 
-def never() -> Saver:
+def disabled_saver() -> ResumeSaver:
     """A saver of a training that is neither saved nor asked to stop."""
-    return Saver(None, None, 1, 1, lambda step: {}, lambda: None)
+    return ResumeSaver(None, None, 1, 1, lambda step: {}, lambda: None)
 
 
-def states(folder: str) -> list[str]:
+def state_names(folder: str) -> list[str]:
     """The names of the states in a run folder, the newest first."""
     return sorted(filter(run_folder.is_resume_checkpoint, os.listdir(folder)), reverse=True)
 
@@ -164,9 +164,10 @@ def read(path: str) -> State:
     return content
 
 
-def newest(folder: str | None, config: Config, team: Alone = ALONE) -> tuple[State | None, list[str]]:
+def load_newest(folder: str | None, config: Config, group: SingleProcess = SINGLE_PROCESS) -> tuple[State | None,
+                                                                                                    list[str]]:
     """The newest state in a run folder that can be read, and words about those that cannot and about other versions.
-    In a team the first process finds it, and all read it.
+    In a group the first process finds it, and all read it.
 
     BatchError if the config has changed since, if there are states and none can be read, or if another number of
     processes saved it.
@@ -179,13 +180,13 @@ def newest(folder: str | None, config: Config, team: Alone = ALONE) -> tuple[Sta
         nonlocal content
         content, words = _newest(folder, config)
         return [content and content["step"], words]
-    step, words = team.decided(find)
+    step, words = group.broadcast(find)
     if step is None:
         return None, words
     state = content or read(os.path.join(folder, run_folder.resume_name(step)))
-    if len(state["meters"]) != team.size:
+    if len(state["meters"]) != group.size:
         raise BatchError(f"this run was interrupted with {len(state['meters'])} processes, and goes on with as many, "
-                         f"not {team.size}", where=folder, hint=f"start as many, or begin anew: `python train.py "
+                         f"not {group.size}", where=folder, hint=f"start as many, or begin anew: `python train.py "
                          f"--fresh {folder}/{run_folder.SPEC}`")
     return state, words
 
@@ -193,14 +194,14 @@ def newest(folder: str | None, config: Config, team: Alone = ALONE) -> tuple[Sta
 def _newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
     run_folder.remove_partial_files(folder)
     words = []
-    for name in states(folder):
+    for name in state_names(folder):
         path = os.path.join(folder, name)
         try:
             content = read(path)
         except (ValueError, OSError) as error:
             words.append(f"{name} cannot be used: {error}")
             continue
-        if changes := differences(content["config"], config.to_dict()):
+        if changes := config_differences(content["config"], config.to_dict()):
             raise BatchError(f"the parameters have changed since this run was interrupted: {'; '.join(changes)}",
                              where=folder, hint=f"set them back, or begin anew: `python train.py --fresh {folder}/"
                              f"{run_folder.SPEC}`")
@@ -213,7 +214,7 @@ def _newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
     return None, words
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def config_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of the parameters that decide the numbers is another than it was. Options that came since had no effect."""
     then = {**Config().to_dict(), **then}
     return [f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in {**then, **now}
@@ -225,7 +226,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
-def generators(device: torch.device) -> State:
+def generator_states(device: torch.device) -> State:
     """The states of all generators that a training may draw from."""
     # of those who draw from the generator that libraries share
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002

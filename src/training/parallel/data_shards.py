@@ -9,30 +9,30 @@ import torch
 from torch import Tensor
 
 from src.datasets.data import Batch, Lazy, Split, take
-from src.training.parallel.distributed import Alone
-from src.training.setup.seeds import mixed, seed_noise
+from src.training.parallel.distributed import SingleProcess
+from src.training.setup.seeds import derive_seed, seed_generators
 
 Gathered = Callable[[Split, int, Tensor], Iterator[Batch]]
 
 
-class Share:
+class DataShard:
     """The part of a process: of each micro-batch as many samples in a row as of any other, or one more.
 
     Where there are fewer samples than processes, the last of these have none: one row stands in, and does not count.
     piece: samples in a whole micro-batch of all processes.
     """
 
-    def __init__(self, team: Alone, batch_size: int, piece: int) -> None:
-        self._team, self._batch_size, self._piece = team, batch_size, piece
-        self.most = max(1, self._own(piece)[1])  # rows of a micro-batch here
+    def __init__(self, group: SingleProcess, batch_size: int, piece: int) -> None:
+        self._group, self._batch_size, self._piece = group, batch_size, piece
+        self.max_rows = max(1, self._own(piece)[1])  # rows of a micro-batch here
         # of the batch at hand: its samples in all processes, and those of each of its micro-batches here
         self.samples, self.rows = 0, [0]
 
-    def of(self, batch_size: int) -> Share:
+    def with_whole_batches(self, batch_size: int) -> DataShard:
         """The share in evaluations, whose batches are whole."""
-        return Share(self._team, batch_size, batch_size)
+        return DataShard(self._group, batch_size, batch_size)
 
-    def passes(self, split: Split | Lazy, order: Tensor, done: int, number: int, seed: int, device: torch.device,
+    def pass_batches(self, split: Split | Lazy, order: Tensor, done: int, number: int, seed: int, device: torch.device,
                mixing: Callable[[Batch, int], Batch] | None, gathered: Gathered) -> Iterator[Batch]:
         """The share in pass `number` over the split in this order [n], of which `done` batches were given before.
 
@@ -41,16 +41,16 @@ class Share:
         sizes = self._sizes(len(order))
         firsts = itertools.chain(order[::self._batch_size].tolist(), itertools.count(len(order)))
         # mixing pairs each sample with its mirror image in the batch of all processes: that is fetched as well
-        batches = self._fetched(split, order, mixed("sample", seed, number), mixing is not None, gathered)
+        batches = self._fetched(split, order, derive_seed("sample", seed, number), mixing is not None, gathered)
         for place, (batch, samples, first) in enumerate(zip(batches, sizes, firsts, strict=False), done):
             self._take_up(samples)
-            seed_noise(mixed("noise", seed, number, place, self._team.rank), device)
+            seed_generators(derive_seed("noise", seed, number, place, self._group.rank), device)
             if mixing:
-                x, y = mixing(batch, mixed("mixing", seed, number, first))
+                x, y = mixing(batch, derive_seed("mixing", seed, number, first))
                 batch = _rows(x, slice(0, len(y) // 2)), y[:len(y) // 2]
             yield batch
 
-    def in_order(self, split: Split | Lazy) -> Iterator[Batch]:
+    def ordered_batches(self, split: Split | Lazy) -> Iterator[Batch]:
         """The share in one pass in the split's own order."""
         sizes = self._sizes(len(split))
         rows = self._places(torch.arange(len(split)), False)
@@ -66,17 +66,17 @@ class Share:
             self._take_up(samples)
             yield batch
 
-    def together(self, mine: Tensor) -> Tensor:
+    def gather(self, mine: Tensor) -> Tensor:
         """The rows of all processes [samples, ...], given those of this one [n, ...] of a batch without pieces."""
-        counts = [self._own(self.samples, rank)[1] for rank in range(self._team.size)]
+        counts = [self._own(self.samples, rank)[1] for rank in range(self._group.size)]
         most = max(1, *counts)  # rows that stand in fill up, and are cut off
         padded = torch.cat([mine, mine[-1:].expand(most - len(mine), *mine.shape[1:])])
-        parts = self._team.all_rows(padded)
+        parts = self._group.gather_tensors(padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def _take_up(self, samples: int) -> None:
         self.samples, self.rows = samples, [self._own(size)[1] for size in self._pieces(samples)]
-        self._team.idle = not any(self.rows)
+        self._group.is_idle = not any(self.rows)
 
     def _fetched(self, split: Split | Lazy, order: Tensor, seed: int, mirrored: bool, gathered: Gathered
                  ) -> Iterator[Batch]:
@@ -114,8 +114,8 @@ class Share:
 
     def _own(self, samples: int, rank: int | None = None) -> tuple[int, int]:
         """The first row, and how many, of a process's part of so many samples in a row."""
-        rank = self._team.rank if rank is None else rank
-        each, rest = divmod(samples, self._team.size)
+        rank = self._group.rank if rank is None else rank
+        each, rest = divmod(samples, self._group.size)
         return rank * each + min(rank, rest), each + (rank < rest)
 
     def _sizes(self, samples: int) -> Iterator[int]:

@@ -11,36 +11,36 @@ from torch.nn.modules._functions import SyncBatchNorm as OnGPU
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.errors import ConfigError
-from src.training.parallel.distributed import Alone
+from src.training.parallel.distributed import SingleProcess
 
 _BEHIND = ("drop", "act")  # what batch norms of timm go on with
 
 
-def synchronise(model: nn.Module, team: Alone) -> None:
+def synchronize_batch_norms(model: nn.Module, group: SingleProcess) -> None:
     """Have the model's batch norms be of all processes' samples in training; their names and values stay.
 
-    team: tells which rows only stand in. ConfigError for a batch norm of an unknown kind.
+    group: tells which rows only stand in. ConfigError for a batch norm of an unknown kind.
     """
     for module in model.modules():
-        if not isinstance(module, _BatchNorm) or isinstance(module, Synchronised):
+        if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm):
             continue
         if type(module).forward is not _BatchNorm.forward and not all(hasattr(module, name) for name in _BEHIND):
             raise ConfigError(f"{type(module).__name__} has a forward of its own", where="sync_batch_norm",
                               allowed="false")
         # of the class, and not of the module: copies of the model have the same
-        module.__class__ = type(f"Synchronised{type(module).__name__}", (Synchronised, type(module)), {"team": team})
+        module.__class__ = type(f"Synchronised{type(module).__name__}", (SyncBatchNorm, type(module)), {"group": group})
 
 
-class Synchronised(_BatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """A batch norm of all processes' samples; in evaluation what it was before."""
 
-    team: Alone
+    group: SingleProcess
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch.nn.BatchNorm*d; x: [n, c, ...], of which 0 rows count where they only stand in."""
         if not self.training:
             return super().forward(x)
-        if self.team.idle:  # what the others compute is waited for, and nothing is added to it
+        if self.group.is_idle:  # what the others compute is waited for, and nothing is added to it
             return x + self._normed(x[:0].float()).sum()
         y = self._normed(x)
         for name in _BEHIND:

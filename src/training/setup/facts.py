@@ -32,7 +32,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "output_dim": output_dim(config, data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({} if operations is None else {"flops": operations}),
-        **weights(config),
+        **pretrained_weights(config),
         "micro_batch_size": micro_batch_size(config),
         "steps_per_epoch": length.steps_per_epoch,
         "steps": length.total_steps,
@@ -52,13 +52,13 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
     }
 
 
-def weights(config: Config) -> dict[str, str]:
+def pretrained_weights(config: Config) -> dict[str, str]:
     """The pretrained weights of a model of images by their full name: what is meant without one may change."""
     known = own_images(config.model) if is_pretrained(config) else None
     return {"weights": known.weights} if known else {}
 
 
-def trainable(model: nn.Module) -> int:
+def count_trainable(model: nn.Module) -> int:
     """How many numbers of the model are trained at present."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 

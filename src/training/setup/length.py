@@ -27,22 +27,22 @@ class Length:
             return cls(samples, config.batch_size, steps_per_epoch=1, total_steps=0)
         if config.fast_dev_run:
             return cls(samples, config.batch_size, steps_per_epoch=1, total_steps=1)
-        steps_per_epoch = limited(config.steps_per_epoch or steps_to_see(
+        steps_per_epoch = limit_batches(config.steps_per_epoch or steps_to_see(
             config.samples_per_epoch or samples, samples, config.batch_size), config.limit_train_batches)
         length = cls(samples, config.batch_size, steps_per_epoch, 0)
         return cls(samples, config.batch_size, steps_per_epoch,
-                   length.steps_in(config.train_length, config.train_length_unit))
+                   length.to_steps(config.train_length, config.train_length_unit))
 
     @property
     def epochs(self) -> int:
         """How many epochs there are; the last may be shorter than the others."""
         return -(-self.total_steps // self.steps_per_epoch)
 
-    def steps_of(self, epoch: int) -> range:
+    def epoch_steps(self, epoch: int) -> range:
         """The steps (from 0) of an epoch (from 1)."""
         return range((epoch - 1) * self.steps_per_epoch, min(epoch * self.steps_per_epoch, self.total_steps))
 
-    def steps_in(self, amount: float, unit: str) -> int:
+    def to_steps(self, amount: float, unit: str) -> int:
         """`amount` epochs, steps or samples in steps, rounded up."""
         if unit == "sample":
             return steps_to_see(_ceil(amount), self.samples, self.batch_size)
@@ -55,7 +55,7 @@ def steps_to_see(wanted: int, samples: int, batch_size: int) -> int:
     return passes * -(-samples // batch_size) + -(-rest // batch_size)
 
 
-def limited(batches: int, limit: float | None) -> int:
+def limit_batches(batches: int, limit: float | None) -> int:
     """How many of an epoch's `batches` a limit leaves: an integer counts them, a fraction is a share, rounded up."""
     if limit is None:
         return batches

@@ -15,15 +15,15 @@ _GIB = 2**30
 
 
 @contextlib.contextmanager
-def lack_told(config: Config, device: torch.device) -> Iterator[None]:
+def explain_out_of_memory(config: Config, device: torch.device) -> Iterator[None]:
     """A torch.OutOfMemoryError inside becomes a ConfigError."""
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ConfigError(lack(config, device), where="batch_size", hint=remedies(config)) from None
+        raise ConfigError(describe(config, device), where="batch_size", hint=suggestions(config)) from None
 
 
-def check_room(splits: Iterable[OnDevice], device: torch.device) -> None:
+def check_gpu_memory(splits: Iterable[OnDevice], device: torch.device) -> None:
     """ConfigError if the images of `splits`, which lie in this machine's memory, do not fit a GPU's."""
     if device.type != "cuda":
         return
@@ -34,7 +34,7 @@ def check_room(splits: Iterable[OnDevice], device: torch.device) -> None:
                           hint="leave it out, choose a smaller part, as train[:50%], or a GPU with more memory")
 
 
-def lack(config: Config, device: torch.device) -> str:
+def describe(config: Config, device: torch.device) -> str:
     """The device, its memory, and what was asked of it."""
     name, memory = str(device), ""
     if device.type == "cuda":
@@ -46,7 +46,7 @@ def lack(config: Config, device: torch.device) -> str:
     return f"{name} is out of memory with {config.batch_size} samples a step{pieces}{memory}"
 
 
-def remedies(config: Config) -> str:
+def suggestions(config: Config) -> str:
     """Three things to try, with values."""
     pieces = min(config.batch_size, 2 * config.grad_accum_steps)
     layered = config.model not in registered_names.SHALLOW and not config.grad_checkpointing

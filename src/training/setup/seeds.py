@@ -15,15 +15,15 @@ from src import run_folder
 from src.config import Config
 from src.io import files, yaml_io
 
-DRAWN = ("seed_model", "seed_training")
+SEED_FIELDS = ("seed_model", "seed_training")
 
 
-def with_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
+def fill_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
     """The config with every null seed filled, and the names of those that were filled.
 
     An earlier attempt of the run left its seeds in the folder's config.yaml: they are used again.
     """
-    missing = [name for name in DRAWN if getattr(config, name) is None]
+    missing = [name for name in SEED_FIELDS if getattr(config, name) is None]
     path = os.path.join(folder, run_folder.CONFIG) if folder else ""
     earlier = yaml_io.load_flat(files.read_text(path) or "", path) if folder and missing else {}
     seeds: dict[str, Any] = {name: _earlier_or_new(earlier.get(name)) for name in missing}
@@ -34,20 +34,20 @@ def _earlier_or_new(seed: object) -> int:
     return seed if isinstance(seed, int) else secrets.randbits(31)
 
 
-def mixed(*parts: object) -> int:
+def derive_seed(*parts: object) -> int:
     """A 63-bit seed that depends on all parts: the first bits of the BLAKE2b hash of their texts."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextlib.contextmanager
-def noise_kept(device: torch.device) -> Iterator[None]:
+def preserve_generators(device: torch.device) -> Iterator[None]:
     """Whatever the body draws or seeds, layers on the CPU or a CUDA device go on to draw as if it had not."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
-def seed_noise(seed: int, device: torch.device) -> None:
+def seed_generators(seed: int, device: torch.device) -> None:
     """Seed what layers draw from: PyTorch's global generators of the CPU and of the training device."""
     torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every other kind of device first
     if device.type == "cuda":

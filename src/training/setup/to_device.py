@@ -10,17 +10,18 @@ from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.datasets.on_device import OnDevice
 from src.errors import ConfigError
-from src.training.setup.out_of_memory import check_room
+from src.training.setup.out_of_memory import check_gpu_memory
 
 
-def placed(config: Config, data: Data, device: torch.device) -> Data:
+def place_on_device(config: Config, data: Data, device: torch.device) -> Data:
     """The data on `device`, with samples in the shape of model_input_shape. ConfigError if config and data clash."""
     _check_output_dim(config.model_output_dim, data)
     shape = tuple(config.model_input_shape or data.input_shape)
     if math.prod(shape) != math.prod(data.input_shape):
         raise ConfigError(f"{list(shape)} does not fit samples of shape {list(data.input_shape)}",
                           where="model_input_shape", hint="give a shape with as many numbers, or null")
-    check_room({id(split): split for split in data.splits.values() if isinstance(split, OnDevice)}.values(), device)
+    check_gpu_memory({id(split): split for split in data.splits.values() if isinstance(split, OnDevice)}.values(),
+                     device)
     placed_splits: dict[int, Split | Lazy] = {}  # splits with equal expressions are one object, and stay one
     for split in data.splits.values():
         if id(split) not in placed_splits:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Clipping:
+class GradientClipping:
     """At most `value` for each gradient, then at most `norm` for the norm of all. Waits for the device in `mean` alone.
 
     norm inf: the norm is measured, and nothing is clipped.
@@ -26,11 +26,11 @@ class Clipping:
         if self._norm is not None:
             self._norms.append(nn.utils.clip_grad_norm_(params, self._norm))
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget the norms so far: an epoch begins."""
         self._norms = []
 
-    def mean(self) -> dict[str, float]:
+    def mean_norm(self) -> dict[str, float]:
         """The mean of the norms before they were clipped, by the name of its column."""
         if self._norm is None:
             return {}

@@ -57,7 +57,7 @@ class Compiled:
         return output.clone() if self._replays else output
 
 
-def check(config: Config, device: torch.device) -> None:
+def check_device_support(config: Config, device: torch.device) -> None:
     """ConfigError if this device or machine cannot do what precision and compile ask for."""
     if config.precision in ("fp16", "tf32") and device.type != "cuda":
         raise ConfigError(f"{config.precision} needs a CUDA device, and this run is on {device}", where="precision",
@@ -65,12 +65,12 @@ def check(config: Config, device: torch.device) -> None:
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise ConfigError(f"{torch.cuda.get_device_name(device)} computes bf16 only by emulation, which is slow",
                           where="precision", hint="fp16 is what this GPU is fast at")
-    if config.compile and not compiler():
+    if config.compile and not find_compiler():
         raise ConfigError("torch.compile needs a C++ compiler, and there is none on this machine", where="compile",
                           hint="install g++ or load its module, name one in $CXX, or set compile: null")
 
 
-def compiler() -> str | None:
+def find_compiler() -> str | None:
     """The C++ compiler that torch.compile would find; Triton, on a GPU, needs one as well."""
     return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
 

@@ -34,18 +34,18 @@ def next_token_loss(output: Tensor, target: Tensor) -> Tensor:
     output: [n, t, vocabulary], target: [n, t] int64.
     """
     total = F.cross_entropy(output.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / tokens(target).clamp(min=1)
+    return total / count_tokens(target).clamp(min=1)
 
 
-def tokens(target: Tensor) -> Tensor:
+def count_tokens(target: Tensor) -> Tensor:
     """How many of the targets [n, t] are tokens, as a tensor []."""
     return (target != IGNORED).sum()
 
 
-def share(part: Tensor, whole: Tensor) -> Tensor | float:
+def loss_weight(part: Tensor, whole: Tensor) -> Tensor | float:
     """What the mean loss of a micro-batch counts in that of its batch, by their targets: by tokens, or by samples."""
     if part.dim() == 2 and not part.is_floating_point():
-        return tokens(part) / tokens(whole).clamp(min=1)
+        return count_tokens(part) / count_tokens(whole).clamp(min=1)
     return part.shape[0] / whole.shape[0]
 
 

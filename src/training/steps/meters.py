@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.datasets.data import IGNORED
 from src.errors import ConfigError
-from src.training.parallel.distributed import ALONE, Alone
+from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
 
 METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
            "next_token": ("loss", "accuracy", "perplexity")}
@@ -20,7 +20,7 @@ _KEPT_NUMBERS = 65_536
 
 
 class Meter:
-    """Means over the samples that were added, in all processes of the team. Nothing is read from the device before
+    """Means over the samples that were added, in all processes of the group. Nothing is read from the device before
     `means`.
 
     Classification: loss, accuracy, by the largest share where targets are shares of classes. Regression: loss, mae,
@@ -29,8 +29,8 @@ class Meter:
 
     whole = False  # whether it wants each batch as it would be in one process
 
-    def __init__(self, task: str, device: torch.device, team: Alone = ALONE) -> None:
-        self._task, self._team = task, team
+    def __init__(self, task: str, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
+        self._task, self._group = task, group
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
         self._origin: Tensor | None = None  # a target, from which targets are counted: exact where all are equal
@@ -57,7 +57,7 @@ class Meter:
     def means(self) -> dict[str, float]:
         """The means so far, by name; NaN before any sample. Waits for the device."""
         self._reduce()
-        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
+        total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
         if not self.samples:
             return dict.fromkeys(METRICS[self._task], math.nan)
         loss, *sums = (total / self.samples).tolist()
@@ -84,7 +84,7 @@ class Meter:
         """The sums and samples of all processes, counted from the origin of the first."""
         origin = self._sums.new_zeros(()) if self._origin is None else self._origin.to(self._dtype)
         mine = torch.cat([self._sums, torch.stack([origin, self._sums.new_tensor(self._count)])])
-        rows = torch.stack(self._team.all_rows(mine))
+        rows = torch.stack(self._group.gather_tensors(mine))
         sums, origins, counts = rows[:, :-2], rows[:, -2], rows[:, -1]
         if self._task == "regression":
             shift, shifted = origins - origins[0], sums[:, 3].clone()
@@ -113,8 +113,8 @@ class Meter:
 class TokenMeter(Meter):
     """Means over tokens: loss, accuracy, and perplexity, which is exp of the loss."""
 
-    def __init__(self, device: torch.device, team: Alone = ALONE) -> None:
-        super().__init__("next_token", device, team)
+    def __init__(self, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
+        super().__init__("next_token", device, group)
         self._sums = torch.zeros(3, dtype=self._dtype, device=device)
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
@@ -126,7 +126,7 @@ class TokenMeter(Meter):
         self._count += target.shape[0]
 
     def means(self) -> dict[str, float]:
-        total, self.samples = self._total() if self._team.size > 1 else (self._sums, self._count)
+        total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
         loss, right, tokens = total.tolist()
         if not tokens:
             return dict.fromkeys(METRICS["next_token"], math.nan)
@@ -138,8 +138,8 @@ class MeanMeter:
     """The means over samples, in all processes, of what a task of one's own returns for each batch. Waits for the
     device in `means`."""
 
-    def __init__(self, names: Sequence[str], device: torch.device, team: Alone = ALONE) -> None:
-        self._names, self._device, self._team = tuple(names), device, team
+    def __init__(self, names: Sequence[str], device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
+        self._names, self._device, self._group = tuple(names), device, group
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
         self._count = 0
@@ -165,8 +165,8 @@ class MeanMeter:
     def means(self) -> dict[str, float]:
         """The means so far, by name; NaN before any sample."""
         total, self.samples = self._sums, self._count
-        if self._team.size > 1:
-            *sums, count = self._team.summed(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+        if self._group.size > 1:
+            *sums, count = self._group.sum(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
             total, self.samples = torch.stack(sums), int(count)
         values = (total / self.samples).tolist() if self.samples else [math.nan] * len(self._names)
         return dict(zip(self._names, values, strict=True))

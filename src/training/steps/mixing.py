@@ -30,7 +30,7 @@ class Mixing:
     def __call__(self, batch: Batch, seed: int) -> Batch:
         """The batch mixed as the seed says; x and y are left as they are."""
         x, y = batch
-        shares, random = smoothed(y, self.outputs, self.smoothing), Random(seed)
+        shares, random = smooth_labels(y, self.outputs, self.smoothing), Random(seed)
         if not self.mixup and not self.cutmix:
             return x, shares
         cuts = random.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
@@ -43,7 +43,7 @@ class Mixing:
         return x, torch.lerp(shares.flip(0), shares, lam)
 
 
-def smoothed(y: Tensor, outputs: int, smoothing: float) -> Tensor:
+def smooth_labels(y: Tensor, outputs: int, smoothing: float) -> Tensor:
     """[n, outputs] float32: 1 - smoothing for the class y [n], and smoothing / outputs for each output (Szegedy et al.,
     Rethinking the Inception architecture, 2016)."""
     everywhere = smoothing / outputs

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import torch
 
 from src.datasets.data import Batch, Lazy, Split, take
-from src.training.setup.seeds import mixed
+from src.training.setup.seeds import derive_seed
 from src.training.steps.batches import pass_order
 
 
-def few(split: Split | Lazy, samples: int, seed: int) -> Split | Lazy:
+def overfit_subset(split: Split | Lazy, samples: int, seed: int) -> Split | Lazy:
     """At most `samples` of the split, drawn by the seed: those of one class may lie beside each other."""
     if samples >= len(split):
         return split
-    rows = pass_order(len(split), mixed("few", seed), 0)[:samples].sort().values
+    rows = pass_order(len(split), derive_seed("few", seed), 0)[:samples].sort().values
     if isinstance(split, Split):
         rows = rows.to(split.y.device)
         return Split(take(split.x, rows), split.y[rows])
-    return Few(split, rows)
+    return OverfitSubset(split, rows)
 
 
 @dataclass(frozen=True, eq=False)
-class Few:
+class OverfitSubset:
     """The samples at `rows` [n] int64 of a split that is read while it is used; for training alone."""
 
     split: Lazy
@@ -43,8 +43,8 @@ class Few:
         """Whether the split has an order of its own."""
         return bool(getattr(self.split, "streamed", False))
 
-    def to(self, device: torch.device) -> Few:
-        return Few(self.split.to(device), self.rows)
+    def to(self, device: torch.device) -> OverfitSubset:
+        return OverfitSubset(self.split.to(device), self.rows)
 
     def batches(self, batch_size: int, order: torch.Tensor | None, seed: int) -> Iterator[Batch]:
         """A pass in the order [n] of these samples."""

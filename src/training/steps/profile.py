@@ -13,7 +13,7 @@ from torch import Tensor
 from src import run_folder
 from src.datasets.data import Batch
 from src.io import files
-from src.training.steps.task import Own, Supervised
+from src.training.steps.task import Supervised, UserTask
 
 TRACE_AFTER, TRACED_STEPS = 5, 10  # steps that warm up, and then those in the trace
 PARTS = ("data", "forward", "backward", "step", "training step", "evaluation", "logging", "tracing")
@@ -34,7 +34,7 @@ class Profile:
         self._tracer: torch.profiler.profile | None = None
 
     @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         """What the body takes counts for this part, also if it is left by an error."""
         start = perf_counter()
         try:
@@ -103,19 +103,19 @@ class ProfiledSupervised(Supervised):
         super().train(batch, step, meter)
 
     def _watched(self, x: Any) -> Tensor:
-        with self._profile.part("forward"):
+        with self._profile.measure("forward"):
             return self._unwatched(x)
 
     def _backward(self, loss: Tensor) -> None:
-        with self._profile.part("backward"):
+        with self._profile.measure("backward"):
             super()._backward(loss)
 
     def _step(self) -> None:
-        with self._profile.part("step"):
+        with self._profile.measure("step"):
             super()._step()
 
 
-class ProfiledOwn(Own):
+class ProfiledUserTask(UserTask):
     """Steps of a task of one's own, which are one part."""
 
     def __init__(self, profile: Profile, *arguments: Any) -> None:
@@ -124,5 +124,5 @@ class ProfiledOwn(Own):
 
     def train(self, batch: Batch, step: int, meter: Any) -> None:
         self._profile.before_step()
-        with self._profile.part("training step"):
+        with self._profile.measure("training step"):
             super().train(batch, step, meter)

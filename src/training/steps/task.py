@@ -12,10 +12,10 @@ from src.config import Config
 from src.datasets.data import Batch, Data
 from src.errors import ConfigError
 from src.optimizers.fused import FusedOptimizer
-from src.training.steps.batches import cut
-from src.training.steps.clipping import Clipping
+from src.training.steps.batches import micro_batches
+from src.training.steps.clipping import GradientClipping
 from src.training.steps.forward import Forward
-from src.training.steps.losses import Loss, share
+from src.training.steps.losses import Loss, loss_weight
 from src.training.steps.meters import MeanMeter, Meter
 
 Optimizer = FusedOptimizer | torch.optim.Optimizer
@@ -41,7 +41,7 @@ class Supervised:
     """
 
     def __init__(self, forward: Forward, loss: Loss, optimizer: Optimizer, micro_batch_size: int,
-                 scaler: torch.amp.GradScaler | None = None, clipping: Clipping | None = None) -> None:
+                 scaler: torch.amp.GradScaler | None = None, clipping: GradientClipping | None = None) -> None:
         self.optimizers = [optimizer]
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
         self._micro_batch_size, self._scaler, self._clipping = micro_batch_size, scaler, clipping
@@ -50,10 +50,10 @@ class Supervised:
     def train(self, batch: Batch, step: int, meter: Meter) -> None:
         """`meter` sees each output before the step that it leads to."""
         samples = batch[1].shape[0]  # len() of a tensor is Python code, and slow
-        for x, y in cut(batch, self._micro_batch_size):
+        for x, y in micro_batches(batch, self._micro_batch_size):
             output = self._forward(x)
             loss = self._loss(output, y)
-            self._backward(loss * share(y, batch[1]) if y.shape[0] < samples else loss)
+            self._backward(loss * loss_weight(y, batch[1]) if y.shape[0] < samples else loss)
             meter.add(loss, output, y)
         self._step()
 
@@ -125,7 +125,7 @@ class Task:
         raise NotImplementedError
 
 
-class Own:
+class UserTask:
     """A task of one's own, as the loop sees it."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:

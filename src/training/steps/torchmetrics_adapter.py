@@ -28,7 +28,7 @@ class Metric(Protocol):
         """A number, or an array, of all batches."""
 
 
-class Mean:
+class MeanOfFunction:
     """One's own function of output and targets: the mean of what it gives for each sample, or for each batch."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -42,12 +42,12 @@ class Mean:
         return float(self._sum) / self._samples
 
 
-class Measures:
+class ConfiguredMetrics:
     """The config's metrics of one evaluation. n_outputs: what the model gives for a sample."""
 
     def __init__(self, names: Sequence[str], n_outputs: int, device: torch.device) -> None:
         self._names = names
-        self._own: dict[str, Metric] = {column(name): _make_own(name, n_outputs, device)
+        self._own: dict[str, Metric] = {metric_column(name): _make_own(name, n_outputs, device)
                                         for name in names if ":" in name}
         known = [name for name in names if ":" not in name]
         self._known = _collection(known, n_outputs, device) if known else None
@@ -75,15 +75,15 @@ class Measures:
                 numbers[name], arrays[name] = float(array.mean()), array
             else:
                 numbers[name] = float(array)
-        return {name: numbers[name] for name in columns(self._names)}, arrays
+        return {name: numbers[name] for name in metric_columns(self._names)}, arrays
 
 
-class MeasuringMeter(Meter):
+class MetricsMeter(Meter):
     """A meter that takes the config's metrics as well. arrays: those of the side file, once `means` was asked."""
 
     whole = True  # not all metrics could be put together from those of parts
 
-    def __init__(self, task: str, device: torch.device, measures: Measures) -> None:
+    def __init__(self, task: str, device: torch.device, measures: ConfiguredMetrics) -> None:
         super().__init__(task, device)
         self._measures = measures
         self.arrays: Arrays = {}
@@ -106,12 +106,12 @@ def warm_up(names: Iterable[str]) -> None:
             import torchmetrics.classification  # noqa: F401
 
 
-def columns(names: Sequence[str]) -> list[str]:
+def metric_columns(names: Sequence[str]) -> list[str]:
     """Those of the config's metrics that are a number, and so a column of stats.csv for each split and model."""
-    return [column(name) for name in names if name not in _SIDE_ONLY]
+    return [metric_column(name) for name in names if name not in _SIDE_ONLY]
 
 
-def column(name: str) -> str:
+def metric_column(name: str) -> str:
     """my_module:my_metric is called my_metric in the results."""
     return name.rpartition(":")[2]
 
@@ -124,7 +124,7 @@ def _make_own(name: str, n_outputs: int, device: torch.device) -> Metric:
     """A class is made with the number of outputs; a function is averaged over the samples."""
     found = user_code.load(name, "metrics")
     if not isinstance(found, type):
-        return Mean(found)
+        return MeanOfFunction(found)
     metric: Any = found(n_outputs)
     if hasattr(metric, "sync_on_compute"):
         metric.sync_on_compute = False  # each process is given whole batches

@@ -8,11 +8,11 @@ import torch
 
 from src.config import Config
 from src.training.output import checkpoint
-from tests.training.toys import parts
+from tests.training.toys import make_toy
 
 
 def test_a_checkpoint_reads_back_without_running_code(tmp_path: Path) -> None:
-    made = parts(averaging="poly")
+    made = make_toy(averaging="poly")
     path = tmp_path / "checkpoint-00003.pt"
     checkpoint.save(str(path), made.config, {"epoch": 3, "step": 12}, made.model, made.average.module())
     content = torch.load(path, weights_only=True)
@@ -24,7 +24,7 @@ def test_a_checkpoint_reads_back_without_running_code(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = parts()
+    made = make_toy()
     path = tmp_path / "best_checkpoint.pt"
     checkpoint.save(str(path), made.config, {"epoch": 1, "step": 4}, made.model, None)
 

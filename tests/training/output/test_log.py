@@ -78,7 +78,7 @@ def test_progress_lines_come_at_their_interval(tmp_path: Path, no_default_sink: 
     with open_log(str(tmp_path), False) as log:
         progress = Progress(log, "epoch 3", interval=50.0)
         due = progress.due
-        progress.line(2, 8)
+        progress.report(2, 8)
         assert progress.due >= due
         assert Progress(log, "epoch 3", interval=0).due == float("inf")
     assert "epoch 3:  25 % (2 of 8)" in (tmp_path / "training.log").read_text()

@@ -11,7 +11,7 @@ from src.config import Config
 from src.training.output.recorder import Recorder, stats_columns
 from src.training.output.table import StatsTable
 from src.training.steps.meters import METRICS
-from tests.training.toys import parts
+from tests.training.toys import make_toy
 
 COLUMNS = stats_columns(("loss", "accuracy"), ("test",), ("last",))
 
@@ -38,7 +38,7 @@ def test_rows_read_back_equal(tmp_path: Path) -> None:
     table = StatsTable(COLUMNS)
     with Recorder(str(tmp_path), COLUMNS, _nothing) as recorder:
         for row in rows:
-            recorder.row(row)
+            recorder.write_row(row)
             frame = table.add(row)
             read = pd.read_csv(tmp_path / run_folder.STATS)  # at any time: each line is flushed
             pd.testing.assert_frame_equal(read, frame, check_dtype=False, check_exact=True)
@@ -50,7 +50,7 @@ def test_a_new_attempt_starts_afresh(tmp_path: Path) -> None:
     (tmp_path / run_folder.STATS).write_text("epoch,step\n1,2\n3,")
     with Recorder(str(tmp_path), COLUMNS, _nothing) as recorder:
         assert (tmp_path / run_folder.STATS).read_text() == ",".join(COLUMNS) + "\n"
-        recorder.row(_row(1))
+        recorder.write_row(_row(1))
     assert len(pd.read_csv(tmp_path / run_folder.STATS)) == 1
 
 
@@ -65,14 +65,14 @@ def test_nothing_is_written_once_a_later_attempt_has_taken_over(tmp_path: Path) 
         if fenced:
             raise _Fenced
 
-    made = parts()
+    made = make_toy()
     with Recorder(str(tmp_path), COLUMNS, check) as recorder:
-        recorder.row(_row(1))
+        recorder.write_row(_row(1))
         fenced = True
         with pytest.raises(_Fenced):
-            recorder.row(_row(2))
+            recorder.write_row(_row(2))
         with pytest.raises(_Fenced):
-            recorder.checkpoint("best_checkpoint.pt", made.config, _row(2), made.model, None)
+            recorder.write_checkpoint("best_checkpoint.pt", made.config, _row(2), made.model, None)
     with pytest.raises(_Fenced), Recorder(str(tmp_path), COLUMNS, check):
         pass
     assert len(pd.read_csv(tmp_path / run_folder.STATS)) == 1
@@ -81,11 +81,11 @@ def test_nothing_is_written_once_a_later_attempt_has_taken_over(tmp_path: Path) 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made = parts()
+    made = make_toy()
     with Recorder(None, COLUMNS, _nothing) as recorder:
-        recorder.config(made.config, {})
-        recorder.row(_row(1))
-        recorder.checkpoint("x.pt", made.config, _row(1), made.model, None)
+        recorder.write_config(made.config, {})
+        recorder.write_row(_row(1))
+        recorder.write_checkpoint("x.pt", made.config, _row(1), made.model, None)
     assert not list(tmp_path.iterdir())
 
 

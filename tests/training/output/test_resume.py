@@ -24,22 +24,22 @@ from src.config import Config
 from src.errors import BatchError, ConfigError
 from src.io import files, yaml_io
 from src.submission.job import attempt
-from src.training.experiment import Experiment, Parts, epochs
+from src.training.experiment import Experiment, TrainingComponents, run_epochs
 from src.training.output import resume
-from src.training.steps.forward import compiler
+from src.training.steps.forward import find_compiler
 from tests.training.tasks import Centred
-from tests.training.toys import classes, parts, train
+from tests.training.toys import make_toy, toy_classes, train_toy
 
 
-def own(net: nn.Module, **options: Any) -> Parts:
+def own(net: nn.Module, **options: Any) -> TrainingComponents:
     made = training(net, task="tests.training.tasks:Centred", **options)
     task = Centred(made.config, made.data, made.device)
     task.optimizers = made.optimizers
     return dataclasses.replace(made, task=task)
 
 
-def training(net: nn.Module, **options: Any) -> Parts:
-    return parts({"train": classes(), "test": classes(40, seed=1)}, net, **options)
+def training(net: nn.Module, **options: Any) -> TrainingComponents:
+    return make_toy({"train": toy_classes(), "test": toy_classes(40, seed=1)}, net, **options)
 
 
 # a pass has four steps, the last of them smaller; forwards in an epoch: 4 or 8 steps, then 2 or 3 batches of test
@@ -87,7 +87,7 @@ class Net(nn.Module):
 
 
 def start(folder: Path, called: Callable[[Callable[[], None]], None] = lambda leave: None, every: str | None = "1step",
-          layers: Callable[[], nn.Module | None] = lambda: None, training: Callable[..., Parts] = training,
+          layers: Callable[[], nn.Module | None] = lambda: None, training: Callable[..., TrainingComponents] = training,
           **options: Any) -> None:
     """One start of the training in `folder`. called: at each forward, with what asks the training to leave."""
     folder.mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def start(folder: Path, called: Callable[[Callable[[], None]], None] = lambda le
     def on_stop(leave: Callable[[], None]) -> Iterator[None]:
         net.called = lambda: called(leave)
         yield
-    for _ in epochs(made, str(folder), lambda: None, on_stop):
+    for _ in run_epochs(made, str(folder), lambda: None, on_stop):
         pass
 
 
@@ -163,20 +163,20 @@ def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
         assert_nobody_notices(tmp_path / f"at{number}", number, what, tmp_path / "calm", **CONFIGS[name])
 
 
-@pytest.mark.skipif(not compiler(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not find_compiler(), reason="there is no C++ compiler")
 def test_a_compiled_model_goes_on_within_a_tolerance(tmp_path: Path) -> None:
-    def made() -> Parts:
-        return parts(compile="default", averaging="ema_0.9", checkpoint_every="3steps")
+    def made() -> TrainingComponents:
+        return make_toy(compile="default", averaging="ema_0.9", checkpoint_every="3steps")
 
     def check() -> None:
         if (tmp_path / "run" / "resume-0000000006.pt").exists():  # of twelve steps
             raise Killed
     for name in ("calm", "run"):
         (tmp_path / name).mkdir()
-    calm, _ = train(made(), str(tmp_path / "calm"))
+    calm, _ = train_toy(made(), str(tmp_path / "calm"))
     with pytest.raises(Killed):
-        train(made(), str(tmp_path / "run"), check)
-    rows, end = train(made(), str(tmp_path / "run"))
+        train_toy(made(), str(tmp_path / "run"), check)
+    rows, end = train_toy(made(), str(tmp_path / "run"))
     assert (len(rows), end) == (2, "completed")
     for row, expected in zip(rows, calm[1:], strict=True):
         numbers = [name for name in row if not name.endswith(("time", "stamp", "second"))]
@@ -289,7 +289,7 @@ def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.M
 def test_a_state_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(resume, "perf_counter", lambda: now)
-    saver = resume.Saver(str(tmp_path), parse_interval("10min"), 1, 1, lambda step: {}, lambda: None)
+    saver = resume.ResumeSaver(str(tmp_path), parse_interval("10min"), 1, 1, lambda step: {}, lambda: None)
     assert (saver.due, saver.due_step) == (700, 1 << 62)
     now = 705.0
     saver.save(1)
@@ -310,7 +310,7 @@ def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:
 
 def test_the_last_states_are_kept(tmp_path: Path) -> None:
     leave_in(tmp_path / "run", 10, checkpoints_kept=3)
-    assert resume.states(str(tmp_path / "run")) == [f"resume-{step:010d}.pt" for step in (7, 6, 5)]
+    assert resume.state_names(str(tmp_path / "run")) == [f"resume-{step:010d}.pt" for step in (7, 6, 5)]
     assert not list((tmp_path / "run").glob(".*"))
 
 
@@ -334,7 +334,7 @@ def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
 def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
     start(tmp_path / "calm")
     leave_in(tmp_path / "run")
-    name, before = resume.states(str(tmp_path / "run"))
+    name, before = resume.state_names(str(tmp_path / "run"))
     path = tmp_path / "run" / name
     for damage in (lambda data: data[:-9], lambda data: data[:-300] + b"x" + data[-299:], lambda data: b""):
         data = path.read_bytes()
@@ -359,7 +359,7 @@ def test_other_versions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
-    for name in resume.states(str(tmp_path / "run")):
+    for name in resume.state_names(str(tmp_path / "run")):
         (tmp_path / "run" / name).write_bytes(b"")
     with pytest.raises(BatchError, match="nothing that it saved can be used"):
         start(tmp_path / "run")
@@ -388,8 +388,8 @@ def test_a_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
 def test_an_option_that_came_since_has_changed_nothing() -> None:
     now = Config(base_lr=0.5).to_dict()
     then = {key: value for key, value in now.items() if key != "mixup"}
-    assert resume.differences(then, now) == []
-    assert resume.differences(then, {**now, "mixup": 0.2}) == ["mixup was 0.0, now 0.2"]
+    assert resume.config_differences(then, now) == []
+    assert resume.config_differences(then, {**now, "mixup": 0.2}) == ["mixup was 0.0, now 0.2"]
 
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,7 +403,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(files, "replacing", full)
     with pytest.raises(OSError, match="No space left on device"):
         start(tmp_path / "run")
-    assert resume.states(str(tmp_path / "run"))[0] == "resume-0000000002.pt"
+    assert resume.state_names(str(tmp_path / "run"))[0] == "resume-0000000002.pt"
     monkeypatch.undo()
     start(tmp_path / "run")
     assert_same(tmp_path / "run", tmp_path / "calm")
@@ -426,19 +426,19 @@ def test_a_run_that_fills_its_disk_has_failed_and_goes_on_when_there_is_room(
         small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
 
-    def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+    def train_toy(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         start(Path(folder or ""), train_length=20)
         return "completed"
     start(tmp_path / "calm", train_length=20)
     (small_disk / "spec.yaml").write_text("train_length: 20\n")
-    assert attempt.run_spec(str(small_disk / "spec.yaml"), train) == 1
+    assert attempt.run_spec(str(small_disk / "spec.yaml"), train_toy) == 1
     record = files.read_json(small_disk / "attempt-1-0.json")
     assert record["how"] == "failed"
     assert record["error"].startswith("disk full: ")
     assert "Make room, then `python submit_multiple.py -r BATCH` resumes from it" in capfd.readouterr().err
-    assert resume.read(str(small_disk / resume.states(str(small_disk))[0]))["step"] > 4
+    assert resume.read(str(small_disk / resume.state_names(str(small_disk))[0]))["step"] > 4
     subprocess.run(["mount", "-o", "remount,size=2m", small_disk.parent], check=True)
-    assert attempt.run_spec(str(small_disk / "spec.yaml"), train) == 0
+    assert attempt.run_spec(str(small_disk / "spec.yaml"), train_toy) == 0
     assert_same(small_disk, tmp_path / "calm")
 
 
@@ -448,7 +448,7 @@ def test_an_attempt_that_was_taken_over_writes_no_state(tmp_path: Path) -> None:
 
     def check() -> None:
         raise Fenced
-    saver = resume.Saver(str(tmp_path), None, 1, 1, lambda step: {"step": step}, check)
+    saver = resume.ResumeSaver(str(tmp_path), None, 1, 1, lambda step: {"step": step}, check)
     with pytest.raises(Fenced):
         saver.save(1)
     assert not list(tmp_path.iterdir())
@@ -457,7 +457,7 @@ def test_an_attempt_that_was_taken_over_writes_no_state(tmp_path: Path) -> None:
 def test_the_state_is_that_of_its_step(tmp_path: Path) -> None:
     """What the training does while the state is written does not get into it."""
     weight = torch.zeros(3)
-    saver = resume.Saver(str(tmp_path), None, 1, 1, lambda step: {"weight": weight, "list": [(weight, 1)]},
+    saver = resume.ResumeSaver(str(tmp_path), None, 1, 1, lambda step: {"weight": weight, "list": [(weight, 1)]},
                          lambda: None)
     saver.save(1)
     weight += 1
@@ -474,7 +474,7 @@ def test_generators_go_on(tmp_path: Path) -> None:
 
     def drawn() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
-    resume.write(str(tmp_path / "x.pt"), resume.generators(torch.device("cpu")))
+    resume.write(str(tmp_path / "x.pt"), resume.generator_states(torch.device("cpu")))
     expected = drawn()
     resume.restore_generators(resume.read(str(tmp_path / "x.pt")), torch.device("cpu"))
     assert drawn() == expected

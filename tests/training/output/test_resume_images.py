@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from src.config import Config
-from src.training.experiment import Parts
+from src.training.experiment import TrainingComponents
 from tests.training.output.test_resume import assert_nobody_notices, quick_disk, start
-from tests.training.toys import parts
+from tests.training.toys import make_toy
 
 pytest.importorskip("timm")
 PIL = pytest.importorskip("PIL.Image")
@@ -52,8 +52,8 @@ def images(config: Config, samples: int, streamed: bool) -> Any:
                         config.aug_repeats or 1)
 
 
-def training(net: nn.Module, streamed: bool, **options: Any) -> Parts:
-    made = parts(None, net, **{"batch_size": 5, "num_workers": 0, **options})
+def training(net: nn.Module, streamed: bool, **options: Any) -> TrainingComponents:
+    made = make_toy(None, net, **{"batch_size": 5, "num_workers": 0, **options})
     splits = {"train": images(made.config, 18, streamed), "test": images(made.config, 7, streamed)}
     return dataclasses.replace(made, data=dataclasses.replace(made.data, splits=splits, input_shape=(3, 6, 6)))
 

@@ -15,13 +15,13 @@ from src.datasets.data import Batch, Lazy, Split
 from src.datasets.image_splits import IndexedSplit, StreamedSplit
 from src.datasets.on_device import OnDevice, Recipe
 from src.datasets.texts import Texts, make_table
-from src.training.parallel.data_shards import Share
-from src.training.setup.seeds import mixed
-from src.training.steps.batches import in_order, shuffled
+from src.training.parallel.data_shards import DataShard
+from src.training.setup.seeds import derive_seed
+from src.training.steps.batches import ordered_batches, shuffled_batches
 from src.training.steps.mixing import Mixing
-from src.training.steps.overfit_subset import few
+from src.training.steps.overfit_subset import overfit_subset
 from tests.training.parallel.test_distributed import OfTeam
-from tests.training.toys import CPU, classes
+from tests.training.toys import CPU, toy_classes
 
 N, BATCH, PROCESSES = 23, 8, 3
 
@@ -66,15 +66,15 @@ def make(kind: str) -> Any:
     if kind == "texts":
         words = [{"input_ids": np.arange(1, 2 + index % 5, dtype=np.int32)} for index in range(N)]
         return Texts(make_table(words, {}, torch.arange(N)), torch.arange(N), grouped=True)
-    return Unwilling() if kind == "one's own" else classes(N)
+    return Unwilling() if kind == "one's own" else toy_classes(N)
 
 
-def of_all(batches: Callable[[Share | None], Iterator[Batch]], count: int) -> Iterator[tuple[Batch, Batch]]:
+def of_all(batches: Callable[[DataShard | None], Iterator[Batch]], count: int) -> Iterator[tuple[Batch, Batch]]:
     """Each batch of one process beside what the parts of all are together."""
-    shares = [Share(OfTeam(rank, PROCESSES), BATCH, BATCH) for rank in range(PROCESSES)]
-    streams = [batches(share) for share in shares]
+    shards = [DataShard(OfTeam(rank, PROCESSES), BATCH, BATCH) for rank in range(PROCESSES)]
+    streams = [batches(shard) for shard in shards]
     for whole, _ in zip(batches(None), range(count), strict=False):
-        found = [(next(stream), share.rows[0]) for stream, share in zip(streams, shares, strict=True)]
+        found = [(next(stream), shard.rows[0]) for stream, shard in zip(streams, shards, strict=True)]
         x = [part[0] if isinstance(part[0], Tensor) else part[0]["input_ids"].sum(1, keepdim=True) for part, _ in found]
         x = torch.cat([some[:rows] for some, (_, rows) in zip(x, found, strict=True)])
         expected = whole[0] if isinstance(whole[0], Tensor) else whole[0]["input_ids"].sum(1, keepdim=True)
@@ -83,8 +83,8 @@ def of_all(batches: Callable[[Share | None], Iterator[Batch]], count: int) -> It
 
 @pytest.mark.parametrize("kind", ["in memory", "indexed", "streamed", "on the device", "texts", "one's own"])
 def test_parts_are_the_batch(kind: str) -> None:
-    for batches, count in ((lambda share: shuffled(make(kind), BATCH, 5, CPU, share=share), 7),
-                           (lambda share: in_order(make(kind), BATCH, share), 3)):
+    for batches, count in ((lambda shard: shuffled_batches(make(kind), BATCH, 5, CPU, shard=shard), 7),
+                           (lambda shard: ordered_batches(make(kind), BATCH, shard), 3)):
         pairs = [*of_all(batches, count)]
         assert len(pairs) == count
         for (x, y), (found_x, found_y) in pairs:
@@ -96,19 +96,20 @@ def test_parts_are_the_batch(kind: str) -> None:
 def test_partners_come_from_the_whole_batch(mixing: Mixing) -> None:
     x = torch.randn(N, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     split = Split(x, torch.arange(N) % 3)
-    for (x, y), (found_x, found_y) in of_all(lambda share: shuffled(split, BATCH, 5, CPU, mixing, share=share), 7):
+    for (x, y), (found_x, found_y) in of_all(lambda shard: shuffled_batches(split, BATCH, 5, CPU, mixing, shard=shard),
+                                             7):
         torch.testing.assert_close(found_x, x)
         torch.testing.assert_close(found_y, y)
 
 
 @pytest.mark.parametrize("done", [1, 2, 3, 5])
 def test_a_pass_goes_on_where_it_was_left(done: int) -> None:
-    def share() -> Share:
-        return Share(OfTeam(1, PROCESSES), BATCH, BATCH)
-    calm = shuffled(make("on the device"), BATCH, 5, CPU, share=share())
+    def shard() -> DataShard:
+        return DataShard(OfTeam(1, PROCESSES), BATCH, BATCH)
+    calm = shuffled_batches(make("on the device"), BATCH, 5, CPU, shard=shard())
     for _ in range(done):
         next(calm)
-    again = shuffled(make("on the device"), BATCH, 5, CPU, start=done, share=share())
+    again = shuffled_batches(make("on the device"), BATCH, 5, CPU, start=done, shard=shard())
     for _ in range(4):
         (x, y), noise = next(calm), torch.rand(())
         torch.testing.assert_close(next(again), (x, y), rtol=0, atol=0)
@@ -118,29 +119,29 @@ def test_a_pass_goes_on_where_it_was_left(done: int) -> None:
 def test_layers_of_each_process_draw_their_own() -> None:
     drawn = []
     for rank in range(PROCESSES):
-        next(shuffled(classes(N), BATCH, 5, CPU, share=Share(OfTeam(rank, PROCESSES), BATCH, BATCH)))
+        next(shuffled_batches(toy_classes(N), BATCH, 5, CPU, shard=DataShard(OfTeam(rank, PROCESSES), BATCH, BATCH)))
         drawn.append(float(torch.rand(())))
     assert len(set(drawn)) == PROCESSES
 
 
 def test_a_few_of_a_stream_are_known_as_such() -> None:
-    some: Any = few(make("streamed"), 5, 0)
+    some: Any = overfit_subset(make("streamed"), 5, 0)
     assert some.streamed
-    assert not few(make("on the device"), 5, 0).streamed  # type: ignore[union-attr]
+    assert not overfit_subset(make("on the device"), 5, 0).streamed  # type: ignore[union-attr]
 
 
 def test_the_seed_of_a_pass_is_that_of_one_process() -> None:
     lazy: Lazy = make("one's own")
-    x, y = next(shuffled(lazy, BATCH, 5, CPU, share=Share(OfTeam(0, PROCESSES), BATCH, BATCH)))
-    assert (x[:, 0] - y).tolist() == [mixed("sample", 5, 0) % 7] * len(y)
+    x, y = next(shuffled_batches(lazy, BATCH, 5, CPU, shard=DataShard(OfTeam(0, PROCESSES), BATCH, BATCH)))
+    assert (x[:, 0] - y).tolist() == [derive_seed("sample", 5, 0) % 7] * len(y)
 
 
 def test_batches_put_together(tmp_path: Path) -> None:
     """What each process measured of its part comes in the order of the batch."""
     from tests.processes import run_processes
 
-    def gathered(team: Any) -> list[Tensor]:
-        share = Share(team, BATCH, BATCH)
-        return [share.together(y[:, None]) for _, y in in_order(Unwilling(), BATCH, share)]  # type: ignore[arg-type]
+    def gathered(group: Any) -> list[Tensor]:
+        shard = DataShard(group, BATCH, BATCH)
+        return [shard.gather(y[:, None]) for _, y in ordered_batches(Unwilling(), BATCH, shard)]  # type: ignore[arg-type]
     for found in run_processes(PROCESSES, tmp_path, gathered):
         assert torch.cat(found)[:, 0].tolist() == list(range(N))

@@ -23,19 +23,19 @@ from src.datasets.data import IGNORED, Batch, Split
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.optimizers.layers import Freeze
-from src.training.experiment import epochs
+from src.training.experiment import run_epochs
 from src.training.output import resume
 from src.training.output.recorder import Row
-from src.training.parallel.data_shards import Share
-from src.training.parallel.distributed import ALONE, Alone, Place, Team, _device
-from src.training.parallel.sync_norm import synchronise
+from src.training.parallel.data_shards import DataShard
+from src.training.parallel.distributed import SINGLE_PROCESS, ProcessInfo, SingleProcess, WorkerGroup, _device
+from src.training.parallel.sync_norm import synchronize_batch_norms
 from src.training.setup.facts import micro_batch_size
-from src.training.steps.batches import in_order, shuffled
+from src.training.steps.batches import ordered_batches, shuffled_batches
 from src.training.steps.task import Task
 from tests.conftest import ROOT
 from tests.processes import run_processes
 from tests.training.output.test_resume import assert_same
-from tests.training.toys import CPU, classes, parts, targets
+from tests.training.toys import CPU, make_toy, toy_classes, toy_targets
 from train import processes, train
 
 # 50 samples: the last batch of a pass has two, fewer than there are processes
@@ -63,8 +63,8 @@ class Last:
         return self._said
 
 
-class OfTeam(Alone):
-    """One process's view of a team that does not meet."""
+class OfTeam(SingleProcess):
+    """One process's view of a group that does not meet."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size, self.first = rank, size, rank == 0
@@ -76,21 +76,21 @@ def net(outputs: int, norm: bool = True) -> nn.Module:
                          nn.Linear(8, outputs))
 
 
-def make(team: Alone, model: nn.Module, splits: dict[str, Split], **options: Any) -> Any:
-    if team.size > 1 and options.get("sync_batch_norm", True):
-        synchronise(model, team)
-    made = parts(splits, model, device="cpu", **{"momentum": 0.0, "train_length": 2, **options})
-    if team.size == 1:
+def make(group: SingleProcess, model: nn.Module, splits: dict[str, Split], **options: Any) -> Any:
+    if group.size > 1 and options.get("sync_batch_norm", True):
+        synchronize_batch_norms(model, group)
+    made = make_toy(splits, model, device="cpu", **{"momentum": 0.0, "train_length": 2, **options})
+    if group.size == 1:
         return made
-    share = Share(team, made.config.batch_size, micro_batch_size(made.config))
-    return dataclasses.replace(made, team=team, share=share)
+    shard = DataShard(group, made.config.batch_size, micro_batch_size(made.config))
+    return dataclasses.replace(made, group=group, shard=shard)
 
 
 def trained(made: Any, folder: Path | None = None, **more: Any) -> tuple[list[Row], dict[str, Tensor]]:
     """Rows without times, and the final weights."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        rows = [row for row, _, _ in epochs(made, str(folder) if folder else None, lambda: None, **more)]
-    assert made.team.first or not out.getvalue(), "the others are silent"
+        rows = [row for row, _, _ in run_epochs(made, str(folder) if folder else None, lambda: None, **more)]
+    assert made.group.is_first or not out.getvalue(), "the others are silent"
     return [{name: value for name, value in row.items() if not name.endswith(("time", "stamp", "second"))}
             for row in rows], made.model.state_dict()
 
@@ -108,11 +108,11 @@ def assert_close(mine: tuple[list[Row], dict[str, Tensor]], alone: tuple[list[Ro
 def test_three_processes_have_the_numbers_of_one(name: str, tmp_path: Path) -> None:
     options = CONFIGS[name]
 
-    def train(team: Alone) -> Any:
-        kind = targets if options.get("loss") == "mse" else classes
+    def train(group: SingleProcess) -> Any:
+        kind = toy_targets if options.get("loss") == "mse" else toy_classes
         model = net(1 if options.get("loss") == "mse" else 3, norm=name != "bf16")
-        return trained(make(team, model, {"train": kind(50), "test": kind(41, seed=1)}, **options))
-    alone, found = train(ALONE), run_processes(3, tmp_path, train)
+        return trained(make(group, model, {"train": kind(50), "test": kind(41, seed=1)}, **options))
+    alone, found = train(SINGLE_PROCESS), run_processes(3, tmp_path, train)
     for mine in found:
         assert_close(mine, alone, 2e-2 if name == "bf16" else 2e-4)
     torch.testing.assert_close(found[2][1], found[0][1], rtol=0, atol=0)
@@ -126,22 +126,23 @@ def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
         ended = torch.arange(6) >= torch.randint(1, 7, (samples, 1), generator=generator)
         return Split(x, ((x + 1) % 7).masked_fill(ended, IGNORED))
 
-    def train(team: Alone) -> Any:
+    def train(group: SingleProcess) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
-        made = make(team, model, {"train": texts(50), "test": texts(41)}, grad_accum_steps=2)
+        made = make(group, model, {"train": texts(50), "test": texts(41)}, grad_accum_steps=2)
         return trained(dataclasses.replace(
             made, config=dataclasses.replace(made.config, targets="next_token"),
             data=dataclasses.replace(made.data, task="next_token", classes=())))
-    alone, found = train(ALONE), run_processes(3, tmp_path, train)
+    alone, found = train(SINGLE_PROCESS), run_processes(3, tmp_path, train)
     assert "test/last/perplexity" in alone[0][0]
     for mine in found:
         assert_close(mine, alone)
 
 
 def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
-    def train(team: Alone) -> Any:
-        return trained(make(team, net(3), {"train": classes(50), "test": classes(41, seed=1)}, profile=True), tmp_path)
+    def train(group: SingleProcess) -> Any:
+        return trained(make(group, net(3), {"train": toy_classes(50), "test": toy_classes(41, seed=1)}, profile=True),
+                       tmp_path)
     found = run_processes(2, tmp_path / "work", train)
     assert found[0][0] == found[1][0]
     for part in ("data", "training step", "evaluation", "logging"):
@@ -150,20 +151,21 @@ def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
 
 def test_batch_norms_of_their_own_differ_from_those_of_all(tmp_path: Path) -> None:
     """The control: without synchronising the numbers are others, and all processes have those of the first."""
-    def train(team: Alone) -> Any:
-        return trained(make(team, net(3), {"train": classes(48), "test": classes(41, seed=1)}, sync_batch_norm=False))
-    alone, found = train(ALONE), run_processes(2, tmp_path, train)
+    def train(group: SingleProcess) -> Any:
+        return trained(make(group, net(3), {"train": toy_classes(48), "test": toy_classes(41, seed=1)},
+                            sync_batch_norm=False))
+    alone, found = train(SINGLE_PROCESS), run_processes(2, tmp_path, train)
     assert found[0][0] == found[1][0]
     with pytest.raises(AssertionError):
         assert_close(found[0], alone)
 
 
 def test_a_part_that_is_freed_is_trained_by_all(tmp_path: Path) -> None:
-    def train(team: Alone) -> Any:
+    def train(group: SingleProcess) -> Any:
         model = net(3)
-        made = make(team, model, {"train": classes(50), "test": classes(41, seed=1)}, train_length=4)
+        made = make(group, model, {"train": toy_classes(50), "test": toy_classes(41, seed=1)}, train_length=4)
         return trained(dataclasses.replace(made, freeze=Freeze(model, model[3], until=3)))
-    assert_close(run_processes(2, tmp_path, train)[0], train(ALONE))
+    assert_close(run_processes(2, tmp_path, train)[0], train(SINGLE_PROCESS))
 
 
 class Spare(nn.Linear):
@@ -175,9 +177,9 @@ class Spare(nn.Linear):
 
 
 def test_parameters_of_no_use_are_told(tmp_path: Path) -> None:
-    def train(team: Alone) -> str:
+    def train(group: SingleProcess) -> str:
         with pytest.raises(ConfigError, match="the loss does not depend on all parameters"):
-            trained(make(team, Spare(), {"train": classes(50)}))
+            trained(make(group, Spare(), {"train": toy_classes(50)}))
         return "told"
     assert run_processes(2, tmp_path, train) == ["told"] * 2
 
@@ -212,7 +214,7 @@ def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert processes(Config(device="mps")) == 1
     with pytest.raises(ConfigError, match="2 processes were started for this run, and mps is one device"):
-        _device(Config(device="mps"), Place(1, 2, 1))
+        _device(Config(device="mps"), ProcessInfo(1, 2, 1))
 
 
 @pytest.mark.parametrize(("name", "local_rank", "there", "found"), [
@@ -222,7 +224,7 @@ def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_has_its_device(name: str, local_rank: int, there: int, found: str, monkeypatch: pytest.MonkeyPatch
                              ) -> None:
     gpus(monkeypatch, there)
-    place = Place(local_rank, 4, local_rank)
+    place = ProcessInfo(local_rank, 4, local_rank)
     if " " in found:
         with pytest.raises(ConfigError, match=found):
             _device(Config(device=name), place)
@@ -251,21 +253,21 @@ class NotShared(Shared):
     several_processes: ClassVar[bool] = False
 
 
-def with_task(team: Alone, kind: type[Task]) -> Any:
-    made = make(team, net(3, norm=False), {"train": classes(50), "test": classes(41, seed=1)})
+def with_task(group: SingleProcess, kind: type[Task]) -> Any:
+    made = make(group, net(3, norm=False), {"train": toy_classes(50), "test": toy_classes(41, seed=1)})
     task = kind(made.config, made.data, CPU)
     task.optimizers = made.optimizers
     return dataclasses.replace(made, task=task)
 
 
 def test_a_task_of_ones_own_shares_its_gradients(tmp_path: Path) -> None:
-    found = run_processes(3, tmp_path, lambda team: trained(with_task(team, Shared)))
-    assert_close(found[0], trained(with_task(ALONE, Shared)))
+    found = run_processes(3, tmp_path, lambda group: trained(with_task(group, Shared)))
+    assert_close(found[0], trained(with_task(SINGLE_PROCESS, Shared)))
 
 
 def test_a_task_that_does_not_is_refused() -> None:
     with pytest.raises(ConfigError, match="NotShared trains in one process, and 2 were started.*share_gradients"):
-        next(epochs(with_task(OfTeam(0, 2), NotShared), None, lambda: None))
+        next(run_epochs(with_task(OfTeam(0, 2), NotShared), None, lambda: None))
 
 
 @pytest.mark.parametrize("name", ["average", "accumulation", "clipping", "mixup"])
@@ -273,7 +275,7 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
     """The second process is told in its seventh and later steps; the numbers are those of processes left alone."""
     options = {**CONFIGS[name], "save_freq": 1, "checkpoint_every": "1step", "train_length": 3}
 
-    def train(team: Alone, folder: Path, leaves: bool) -> str:
+    def train(group: SingleProcess, folder: Path, leaves: bool) -> str:
         @contextlib.contextmanager
         def on_stop(leave: Any) -> Iterator[None]:
             count = 0
@@ -281,12 +283,12 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
             def called(*_: Any) -> None:
                 nonlocal count
                 count += 1
-                if count == 7 and leaves and team.rank == 1:
+                if count == 7 and leaves and group.rank == 1:
                     leave()
             model.register_forward_pre_hook(called)
             yield
         model = nn.Sequential(*net(3), nn.Dropout(0.2))
-        made = make(team, model, {"train": classes(50), "test": classes(41, seed=1)}, **options)
+        made = make(group, model, {"train": toy_classes(50), "test": toy_classes(41, seed=1)}, **options)
         try:
             trained(made, folder, on_stop=on_stop)
         except resume.SavedAndExit:
@@ -294,9 +296,9 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
         return "done"
     for folder in ("calm", "run"):
         (tmp_path / folder).mkdir()
-    assert run_processes(2, tmp_path / "meet", lambda team: train(team, tmp_path / "calm", False)) == ["done"] * 2
+    assert run_processes(2, tmp_path / "meet", lambda group: train(group, tmp_path / "calm", False)) == ["done"] * 2
     ends = [run_processes(2, tmp_path / f"meet{start}",
-                          lambda team, start=start: train(team, tmp_path / "run", start < 2))
+                          lambda group, start=start: train(group, tmp_path / "run", start < 2))
             for start in range(3)]
     assert ends == [["left"] * 2, ["left"] * 2, ["done"] * 2]
     assert_same(tmp_path / "run", tmp_path / "calm")
@@ -306,20 +308,20 @@ def test_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
     state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}]}
     resume.write(str(tmp_path / "resume-0000000003.pt"), state)
     with pytest.raises(BatchError, match="interrupted with 2 processes, and goes on with as many, not 1"):
-        resume.newest(str(tmp_path), Config())
+        resume.load_newest(str(tmp_path), Config())
 
 
 def test_what_one_wants_all_are_told_and_once(tmp_path: Path) -> None:
-    def ask(team: Alone) -> list[int]:
-        return [team.wanted(level if team.rank == 1 else 0) for level in (0, 1, 1, 0, 0, 2, 0, 0)]
+    def ask(group: SingleProcess) -> list[int]:
+        return [group.agree_on(level if group.rank == 1 else 0) for level in (0, 1, 1, 0, 0, 2, 0, 0)]
     assert run_processes(3, tmp_path, ask) == [[0, 0, 1, 0, 0, 0, 2, 0]] * 3
 
 
 def test_an_error_of_the_first_is_no_decision(tmp_path: Path) -> None:
-    def decide(team: Alone) -> Any:
-        assert isinstance(team, Team)
-        return [team.decided(lambda: [team.rank, 0.1, "a", None]), team.gathered({"rank": team.rank}),
-                team.most(team.rank)]
+    def decide(group: SingleProcess) -> Any:
+        assert isinstance(group, WorkerGroup)
+        return [group.broadcast(lambda: [group.rank, 0.1, "a", None]), group.gather({"rank": group.rank}),
+                group.max(group.rank)]
     assert run_processes(2, tmp_path, decide) == [[[0, 0.1, "a", None], [{"rank": 0}, {"rank": 1}], 1]] * 2
 
 
@@ -332,26 +334,26 @@ def test_parts_are_the_batch_and_each_sample_counts_once(processes: int, batch_s
                                                          ) -> None:
     piece = -(-batch_size // pieces)
     split = Split(torch.arange(samples, dtype=torch.float32)[:, None], torch.arange(samples))
-    shares = [Share(OfTeam(rank, processes), batch_size, piece) for rank in range(processes)]
-    streams = [shuffled(split, batch_size, 1, CPU, share=share) for share in shares]
+    shards = [DataShard(OfTeam(rank, processes), batch_size, piece) for rank in range(processes)]
+    streams = [shuffled_batches(split, batch_size, 1, CPU, shard=shard) for shard in shards]
     steps = -(-samples // batch_size)
-    for whole, _ in zip(shuffled(split, batch_size, 1, CPU), range(2 * steps), strict=False):
+    for whole, _ in zip(shuffled_batches(split, batch_size, 1, CPU), range(2 * steps), strict=False):
         found: list[int] = []
-        for stream, share in zip(streams, shares, strict=True):
+        for stream, shard in zip(streams, shards, strict=True):
             y = next(stream)[1]
-            assert share.samples == len(whole[1])
-            parts_of_it = y.split(share.most)
-            assert len(parts_of_it) == len(share.rows)
-            assert [len(part) for part in parts_of_it] == [max(1, rows) for rows in share.rows]
-            for part, rows in zip(parts_of_it, share.rows, strict=True):
+            assert shard.samples == len(whole[1])
+            parts_of_it = y.split(shard.max_rows)
+            assert len(parts_of_it) == len(shard.rows)
+            assert [len(part) for part in parts_of_it] == [max(1, rows) for rows in shard.rows]
+            for part, rows in zip(parts_of_it, shard.rows, strict=True):
                 found += part[:rows].tolist()
         assert sorted(found) == sorted(whole[1].tolist())
-        assert max(sum(share.rows) for share in shares) - min(sum(share.rows) for share in shares) <= pieces
-    evaluated = [share.of(batch_size) for share in shares]
-    streams = [in_order(split, batch_size, share) for share in evaluated]
-    for whole in in_order(split, batch_size):
-        found = [label for stream, share in zip(streams, evaluated, strict=True)
-                 for label in next(stream)[1][:share.rows[0]].tolist()]
+        assert max(sum(shard.rows) for shard in shards) - min(sum(shard.rows) for shard in shards) <= pieces
+    evaluated = [shard.with_whole_batches(batch_size) for shard in shards]
+    streams = [ordered_batches(split, batch_size, shard) for shard in evaluated]
+    for whole in ordered_batches(split, batch_size):
+        found = [label for stream, shard in zip(streams, evaluated, strict=True)
+                 for label in next(stream)[1][:shard.rows[0]].tolist()]
         assert found == whole[1].tolist(), "in order, so that they can be put together"
     assert all(next(stream, None) is None for stream in streams)
 

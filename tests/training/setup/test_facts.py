@@ -10,7 +10,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.training.setup import facts
 from src.training.setup.length import Length
-from tests.training.toys import CPU, parts
+from tests.training.toys import CPU, make_toy
 
 
 def _git(folder: Path, *command: str) -> str:
@@ -42,7 +42,7 @@ def test_no_repository_has_no_commit(tmp_path: Path) -> None:
 
 
 def test_what_a_run_finds_out() -> None:
-    made = parts(batch_size=16, grad_accum_steps=3)
+    made = make_toy(batch_size=16, grad_accum_steps=3)
     found = facts.gather(made.config, made.data, made.model, Length.of(made.config, 60), CPU, ["seed_model"])
     assert found["examples"] == {"train": 60, "test": 40}
     assert (found["classes"], found["input_shape"], found["output_dim"]) == (3, [5], 3)
@@ -51,9 +51,9 @@ def test_what_a_run_finds_out() -> None:
 
 
 def test_regression_has_one_output() -> None:
-    made = parts(loss="mse")
+    made = make_toy(loss="mse")
     assert facts.output_dim(made.config, made.data) == 1
-    assert facts.output_dim(Config(model_output_dim=4), parts().data) == 4
+    assert facts.output_dim(Config(model_output_dim=4), make_toy().data) == 4
 
 
 def test_threads_are_a_workers_share_or_what_slurm_gave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,9 @@ def test_epochs_cut_the_steps_without_gap_or_overlap(samples: int, batch_size: i
                                                      steps_per_epoch: int | None) -> None:
     length = _length(samples, batch_size=batch_size, train_length=train_length, train_length_unit=unit,
                      steps_per_epoch=steps_per_epoch)
-    steps = itertools.chain(*(length.steps_of(epoch) for epoch in range(1, length.epochs + 1)))
+    steps = itertools.chain(*(length.epoch_steps(epoch) for epoch in range(1, length.epochs + 1)))
     assert list(steps) == list(range(length.total_steps))
-    assert all(length.steps_of(epoch) for epoch in range(1, length.epochs + 1))
+    assert all(length.epoch_steps(epoch) for epoch in range(1, length.epochs + 1))
 
 
 @given(st.integers(0, 2000), st.integers(1, 300), st.integers(1, 70))
@@ -58,5 +58,5 @@ def test_samples_round_up_to_the_fewest_steps_that_see_them(wanted: int, samples
 
 def test_milestones_are_in_the_unit_of_train_length() -> None:
     length = _length(1000, batch_size=300)
-    assert [length.steps_in(*amount) for amount in ((2.5, "epoch"), (9.0, "step"), (1300.0, "sample"))] == [10, 9, 5]
-    assert _length(1000, batch_size=100).steps_in(1.1, "epoch") == 11  # though 1.1 * 10 > 11
+    assert [length.to_steps(*amount) for amount in ((2.5, "epoch"), (9.0, "step"), (1300.0, "sample"))] == [10, 9, 5]
+    assert _length(1000, batch_size=100).to_steps(1.1, "epoch") == 11  # though 1.1 * 10 > 11

@@ -9,8 +9,8 @@ from torch import nn
 from src.config import Config
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
-from src.training.setup.summary import by_part, flops, lines, optimizer_state
-from tests.training.toys import CPU, parts, train
+from src.training.setup.summary import flops, lines, optimizer_state_bytes, parameters_by_part
+from tests.training.toys import CPU, make_toy, train_toy
 
 
 def test_products_and_convolutions_by_hand() -> None:
@@ -71,9 +71,9 @@ def test_parts_count_each_parameter_once() -> None:
     model = nn.Module()
     model.first, model.second = nn.Linear(3, 4), nn.Linear(3, 4)
     model.second.weight, model.scale = model.first.weight, nn.Parameter(torch.zeros(2))
-    assert by_part(model) == {"scale": 2, "first": 16, "second": 4}
-    assert by_part(nn.Sequential(model)) == by_part(model)
-    assert by_part(nn.Linear(3, 4)) == {"weight": 12, "bias": 4}
+    assert parameters_by_part(model) == {"scale": 2, "first": 16, "second": 4}
+    assert parameters_by_part(nn.Sequential(model)) == parameters_by_part(model)
+    assert parameters_by_part(nn.Linear(3, 4)) == {"weight": 12, "bias": 4}
 
 
 @pytest.mark.parametrize(("options", "times"), [
@@ -81,7 +81,7 @@ def test_parts_count_each_parameter_once() -> None:
 def test_what_an_optimizer_keeps(options: dict[str, object], times: int) -> None:
     model = nn.Linear(100, 10, bias=False)
     optimizer = make_optimizer(Config.from_dict({"base_lr": 0.1, **options}), model)
-    assert optimizer_state([optimizer]) == 4000 * times + (4 if times > 1 else 0)  # with Adam's count of steps
+    assert optimizer_state_bytes([optimizer]) == 4000 * times + (4 if times > 1 else 0)  # with Adam's count of steps
 
 
 def test_the_log_says_what_is_trained_and_held() -> None:
@@ -99,6 +99,6 @@ def test_the_log_says_what_is_trained_and_held() -> None:
 
 
 def test_a_run_records_it(tmp_path: Path) -> None:
-    train(parts(model=nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))), str(tmp_path))
+    train_toy(make_toy(model=nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))), str(tmp_path))
     assert "180,003 parameters, all of them trained: 0 120,000, 1 60,003" in (tmp_path / "training.log").read_text()
     assert f"flops: {2 * 8 * 20_000}" in (tmp_path / "config.yaml").read_text().replace('"', "")

@@ -8,7 +8,7 @@ import torch
 from src.config import Config
 from src.datasets.data import Data, Split
 from src.errors import ConfigError
-from src.training.setup.to_device import placed
+from src.training.setup.to_device import place_on_device
 from tests.training.toys import CPU
 
 
@@ -19,7 +19,7 @@ def _data(x: torch.Tensor, task: str = "classification") -> Data:
 
 
 def test_samples_take_the_shape_that_the_config_gives() -> None:
-    data = placed(Config(model_input_shape=[1, 2, 3]), _data(torch.arange(24.0).view(4, 6)), CPU)
+    data = place_on_device(Config(model_input_shape=[1, 2, 3]), _data(torch.arange(24.0).view(4, 6)), CPU)
     assert data.input_shape == (1, 2, 3)
     assert data.splits["train"].x.shape == (4, 1, 2, 3)
     assert data.splits["train"] is data.splits["traineval"]  # in memory once
@@ -33,4 +33,4 @@ def test_samples_take_the_shape_that_the_config_gives() -> None:
 ])
 def test_what_does_not_fit_is_a_user_error(options: dict, data: Data, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        placed(dataclasses.replace(Config(), **options), data, CPU)
+        place_on_device(dataclasses.replace(Config(), **options), data, CPU)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from src.datasets.data import Split
 from src.training.steps import batches
-from src.training.steps.batches import cut, in_order, pass_order, shuffled
+from src.training.steps.batches import micro_batches, ordered_batches, pass_order, shuffled_batches
 from tests.training.toys import CPU
 
 
@@ -26,7 +26,7 @@ def test_passes_are_permutations_in_batches(samples: int, batch_size: int, block
     before, batches._BLOCK_BYTES = batches._BLOCK_BYTES, block_bytes
     try:
         per_pass = -(-samples // batch_size)
-        stream = shuffled(_numbered(samples), batch_size, seed=3, device=CPU)
+        stream = shuffled_batches(_numbered(samples), batch_size, seed=3, device=CPU)
         for number in range(3):
             parts = list(itertools.islice(stream, per_pass))
             assert [len(y) for _, y in parts] == _sizes(samples, batch_size)
@@ -47,7 +47,7 @@ def test_order_depends_on_seed_and_pass_alone() -> None:
 
 def test_noise_of_a_pass_starts_from_its_own_seed() -> None:
     def draws() -> list[float]:
-        stream, drawn = shuffled(_numbered(10), 5, seed=4, device=CPU), []
+        stream, drawn = shuffled_batches(_numbered(10), 5, seed=4, device=CPU), []
         for _ in range(4):
             next(stream)
             drawn.append(torch.rand(()).item())
@@ -63,8 +63,8 @@ def test_sparse_batches_are_the_dense_ones() -> None:
     dense = torch.randn(30, 6) * (torch.rand(30, 6) < 0.3)
     y = torch.arange(30)
     full, sparse = Split(dense, y), Split(dense.to_sparse_csr(), y)
-    for stream in (lambda split: itertools.islice(shuffled(split, 7, seed=0, device=CPU), 12),
-                   lambda split: in_order(split, 7)):
+    for stream in (lambda split: itertools.islice(shuffled_batches(split, 7, seed=0, device=CPU), 12),
+                   lambda split: ordered_batches(split, 7)):
         for (x, y_full), (x_sparse, y_sparse) in zip(stream(full), stream(sparse), strict=True):
             assert torch.equal(x, x_sparse)
             assert torch.equal(y_full, y_sparse)
@@ -72,7 +72,7 @@ def test_sparse_batches_are_the_dense_ones() -> None:
 
 def test_evaluation_goes_through_the_split_in_order_and_copies_nothing() -> None:
     split = _numbered(25)
-    parts = list(in_order(split, 10))
+    parts = list(ordered_batches(split, 10))
     assert torch.equal(torch.cat([y for _, y in parts]), split.y)
     assert all(x.untyped_storage().data_ptr() == split.x.untyped_storage().data_ptr() for x, _ in parts)
 
@@ -97,16 +97,16 @@ class _Counting:
 
 def test_a_lazy_split_is_asked_for_the_same_passes() -> None:
     split = _Counting(10)
-    seen = [y.tolist() for _, y in itertools.islice(shuffled(split, 4, seed=3, device=CPU), 6)]
+    seen = [y.tolist() for _, y in itertools.islice(shuffled_batches(split, 4, seed=3, device=CPU), 6)]
     orders, seeds = zip(*split.asked, strict=True)
     assert [number for batch in seen for number in batch] == [*orders[0], *orders[1]]
     assert orders[:2] == tuple(pass_order(10, 3, number).tolist() for number in (0, 1))
     assert len(set(seeds)) == len(seeds), "the noise of every pass is its own"
-    assert [y.tolist() for _, y in in_order(split, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [y.tolist() for _, y in ordered_batches(split, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_a_batch_of_named_tensors_is_cut_like_another() -> None:
     y = torch.arange(7)
-    named = list(cut(({"a": y[:, None], "b": 2 * y}, y), 3))
-    assert [part.tolist() for _, part in named] == [part.tolist() for _, part in cut((y, y), 3)]
+    named = list(micro_batches(({"a": y[:, None], "b": 2 * y}, y), 3))
+    assert [part.tolist() for _, part in named] == [part.tolist() for _, part in micro_batches((y, y), 3)]
     assert all(torch.equal(x["b"], 2 * part) and x["a"].shape == (len(part), 1) for x, part in named)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.training.steps.clipping import Clipping
-from tests.training.toys import classes, parts, train
+from src.training.steps.clipping import GradientClipping
+from tests.training.toys import make_toy, toy_classes, train_toy
 
 
 def with_gradients(seed: int) -> list[nn.Parameter]:
@@ -20,7 +20,7 @@ def with_gradients(seed: int) -> list[nn.Parameter]:
 
 @pytest.mark.parametrize(("norm", "value"), [(1.0, None), (None, 0.5), (1.0, 0.5), (math.inf, None), (100.0, None)])
 def test_gradients_are_clipped_as_by_hand(norm: float | None, value: float | None) -> None:
-    clipping, norms = Clipping(norm, value), []
+    clipping, norms = GradientClipping(norm, value), []
     for seed in range(3):
         params = with_gradients(seed)
         expected = torch.cat([parameter.grad.flatten() for parameter in params]).clone()
@@ -32,23 +32,23 @@ def test_gradients_are_clipped_as_by_hand(norm: float | None, value: float | Non
             expected *= min(1.0, norm / norms[-1])
         torch.testing.assert_close(torch.cat([parameter.grad.flatten() for parameter in params]), expected, rtol=1e-5,
                                    atol=1e-6)
-    assert clipping.mean() == ({} if norm is None else {"grad_norm": pytest.approx(sum(norms) / 3)})
-    other = Clipping(norm, value)
+    assert clipping.mean_norm() == ({} if norm is None else {"grad_norm": pytest.approx(sum(norms) / 3)})
+    other = GradientClipping(norm, value)
     other.restore(clipping.state(), torch.device("cpu"))
-    assert other.mean() == clipping.mean()
-    clipping.begin()
-    assert norm is None or math.isnan(clipping.mean()["grad_norm"])
+    assert other.mean_norm() == clipping.mean_norm()
+    clipping.reset()
+    assert norm is None or math.isnan(clipping.mean_norm()["grad_norm"])
 
 
 def test_in_a_training() -> None:
     """The first step moves the weights by at most the rate times the norm; the column is there only if it is asked for.
     """
     options = {"train_length": 1, "train_length_unit": "step", "momentum": 0.0, "base_lr": 1.0}
-    made = parts({"train": classes(), "test": classes(40, seed=1)}, clip_grad_norm=0.01, **options)
+    made = make_toy({"train": toy_classes(), "test": toy_classes(40, seed=1)}, clip_grad_norm=0.01, **options)
     before = torch.cat([parameter.detach().flatten().clone() for parameter in made.model.parameters()])
-    rows, _ = train(made)
+    rows, _ = train_toy(made)
     after = torch.cat([parameter.detach().flatten() for parameter in made.model.parameters()])
     assert float((after - before).norm()) == pytest.approx(0.01, rel=1e-3)
     assert rows[0]["train/grad_norm"] > 0.01
-    rows, _ = train(parts({"train": classes()}, eval_at_end=["train"], clip_grad_value=0.01, **options))
+    rows, _ = train_toy(make_toy({"train": toy_classes()}, eval_at_end=["train"], clip_grad_value=0.01, **options))
     assert "train/grad_norm" not in rows[0]

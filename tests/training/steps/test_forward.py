@@ -12,9 +12,9 @@ from torch import nn
 from src import run_folder
 from src.config import Config
 from src.errors import ConfigError
-from src.training.experiment import Experiment, epochs
+from src.training.experiment import Experiment, run_epochs
 from src.training.steps import forward
-from tests.training.toys import CPU, classes, parts, train
+from tests.training.toys import CPU, make_toy, toy_classes, train_toy
 
 DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
           "model": "tiny/lenet", "batch_size": 32, "seed_model": 1, "seed_training": 2, "train_length": 6,
@@ -37,11 +37,11 @@ def test_bf16_learns_as_float32_does(tmp_path: Path) -> None:
 
 
 def test_bf16_computes_in_16_bits_and_gives_32() -> None:
-    made = parts()
+    made = make_toy()
     seen: list[torch.dtype] = []
     made.model.register_forward_hook(lambda _module, _input, output: seen.append(output.dtype))
     call = forward.make_forward(Config(precision="bf16"), made.model, CPU)
-    output = call(classes().x)
+    output = call(toy_classes().x)
     assert (seen, output.dtype) == ([torch.bfloat16], torch.float32)
     output.sum().backward()
     assert made.model.weight.grad.dtype == torch.float32
@@ -71,12 +71,12 @@ def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"compile: .*C\+\+ compiler"):
-        forward.check(Config(compile="default"), CPU)
+        forward.check_device_support(Config(compile="default"), CPU)
 
 
-@pytest.mark.skipif(not forward.compiler(), reason="there is no C++ compiler")
+@pytest.mark.skipif(not forward.find_compiler(), reason="there is no C++ compiler")
 def test_a_compiled_model_learns_the_same() -> None:
-    plain, compiled = train(parts())[0], train(parts(compile="default"))[0]
+    plain, compiled = train_toy(make_toy())[0], train_toy(make_toy(compile="default"))[0]
     assert compiled[-1]["test/last/loss"] == pytest.approx(plain[-1]["test/last/loss"], rel=1e-4)
 
 
@@ -89,9 +89,9 @@ def test_a_compiler_that_gives_up_is_told_and_training_goes_on(tmp_path: Path, m
         return call
 
     monkeypatch.setattr(torch, "compile", gives_up)
-    rows, end = train(parts(compile="max-autotune"), str(tmp_path))
+    rows, end = train_toy(make_toy(compile="max-autotune"), str(tmp_path))
     assert end == "completed"
-    assert rows[-1]["test/last/loss"] == train(parts())[0][-1]["test/last/loss"]
+    assert rows[-1]["test/last/loss"] == train_toy(make_toy())[0][-1]["test/last/loss"]
     log = (tmp_path / "training.log").read_text()
     assert log.count("torch.compile gave up, the model runs without it: BackendCompilerFailed") == 1
     assert "no such instruction" in log
@@ -103,8 +103,8 @@ def _normed() -> nn.Module:
 
 
 def test_recomputed_batch_norm_is_that_of_torch() -> None:
-    made = parts(model=_normed(), averaging="poly_0", recompute_batch_norm=True, batch_size=20)
-    *_, (_row, model, _end) = epochs(made, None, lambda: None)
+    made = make_toy(model=_normed(), averaging="poly_0", recompute_batch_norm=True, batch_size=20)
+    *_, (_row, model, _end) = run_epochs(made, None, lambda: None)
     reference = made.average.module()  # the parameters' average, with the model's statistics
     copied = reference[1].running_mean.clone()
     torch.optim.swa_utils.update_bn([made.data.splits["train"].x], reference)
@@ -116,7 +116,7 @@ def test_recomputed_batch_norm_is_that_of_torch() -> None:
 
 
 def _run_average(**options: Any) -> Any:
-    run = Experiment(parts(model=_normed(), averaging="poly_0", batch_size=20, **options))
+    run = Experiment(make_toy(model=_normed(), averaging="poly_0", batch_size=20, **options))
     for number in run.numbers:
         run.epoch(number, logger)
     return run.averaged
@@ -130,7 +130,7 @@ def test_limits_hold_for_batch_norm_too() -> None:
 
 
 def test_only_the_average_is_evaluated() -> None:
-    rows, _ = train(parts(averaging="poly", eval_models=["av"], save_best_checkpoint=True))
+    rows, _ = train_toy(make_toy(averaging="poly", eval_models=["av"], save_best_checkpoint=True))
     assert "test/av/accuracy" in rows[0] and not any("last" in name for name in rows[0])
     for options in ({"eval_models": ["av"]}, {"eval_models": ["best"], "averaging": "ema"}, {"eval_models": []},
                     {"recompute_batch_norm": True}):

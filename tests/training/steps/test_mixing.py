@@ -16,11 +16,11 @@ from src.config import Config
 from src.datasets.data import Split
 from src.errors import ConfigError
 from src.training.experiment import Experiment
-from src.training.steps.batches import shuffled
+from src.training.steps.batches import shuffled_batches
 from src.training.steps.meters import Meter
-from src.training.steps.mixing import Mixing, cutmix, smoothed
+from src.training.steps.mixing import Mixing, cutmix, smooth_labels
 from tests.training.test_looking_inside import _Read
-from tests.training.toys import CPU, classes, parts, train
+from tests.training.toys import CPU, make_toy, toy_classes, train_toy
 
 
 def _batch(samples: int = 5, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_a_box_has_the_share_that_it_was_drawn_with_unless_it_reaches_over_an_ed
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_smoothed_labels_give_the_loss_of_torch(smoothing: float) -> None:
     output, y = torch.randn(7, 4, generator=torch.Generator().manual_seed(0)), torch.arange(7) % 4
-    torch.testing.assert_close(F.cross_entropy(output, smoothed(y, 4, smoothing)),
+    torch.testing.assert_close(F.cross_entropy(output, smooth_labels(y, 4, smoothing)),
                                nn.CrossEntropyLoss(label_smoothing=smoothing)(output, y))
 
 
@@ -115,11 +115,11 @@ def test_accuracy_is_that_of_the_largest_share() -> None:
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_how_a_batch_is_mixed_depends_on_seed_pass_and_its_first_sample(lazy: bool) -> None:
-    split: Any = _Read(40) if lazy else classes(40)
+    split: Any = _Read(40) if lazy else toy_classes(40)
     mixing = Mixing(1.0, 0.0, 0.0, 3)
 
     def drawn(seed: int) -> list[torch.Tensor]:
-        return [shares for _, shares in itertools.islice(shuffled(split, 8, seed, CPU, mixing), 10)]
+        return [shares for _, shares in itertools.islice(shuffled_batches(split, 8, seed, CPU, mixing), 10)]
 
     first = drawn(0)
     torch.manual_seed(5)  # the global generators have no say
@@ -135,7 +135,7 @@ def test_training_sees_shares_and_evaluation_labels() -> None:
         seen.append((output, y))
         return F.cross_entropy(output, y)
 
-    made = parts(label_smoothing=0.1, mixup=0.2, train_length=1)
+    made = make_toy(label_smoothing=0.1, mixup=0.2, train_length=1)
     run = Experiment(made)
     run._steps._loss = loss  # type: ignore[union-attr]
     run.epoch(1, logger)
@@ -143,9 +143,9 @@ def test_training_sees_shares_and_evaluation_labels() -> None:
 
 
 def test_one_split_for_training_and_evaluation_is_evaluated_with_labels() -> None:
-    split = classes()
-    plain, _ = train(parts({"train": split, "test": split}, train_length=1, base_lr=0.0))
-    mixed, _ = train(parts({"train": split, "test": split}, train_length=1, base_lr=0.0, mixup=1.0,
+    split = toy_classes()
+    plain, _ = train_toy(make_toy({"train": split, "test": split}, train_length=1, base_lr=0.0))
+    mixed, _ = train_toy(make_toy({"train": split, "test": split}, train_length=1, base_lr=0.0, mixup=1.0,
                            label_smoothing=0.2))
     assert mixed[0]["test/last/loss"] == plain[0]["test/last/loss"]
     assert mixed[0]["train/loss"] != plain[0]["train/loss"]
@@ -153,15 +153,15 @@ def test_one_split_for_training_and_evaluation_is_evaluated_with_labels() -> Non
 
 def test_micro_batches_are_of_the_mixed_batch() -> None:
     options = {"mixup": 0.4, "label_smoothing": 0.1, "batch_size": 20}
-    whole, _ = train(parts(**options))
-    pieces, _ = train(parts(**options, grad_accum_steps=3))
+    whole, _ = train_toy(make_toy(**options))
+    pieces, _ = train_toy(make_toy(**options, grad_accum_steps=3))
     assert pieces[-1]["test/last/loss"] == pytest.approx(whole[-1]["test/last/loss"], rel=1e-5)
     assert pieces[-1]["train/accuracy"] == pytest.approx(whole[-1]["train/accuracy"])
 
 
 def test_smoothing_alone_trains_as_torchs_loss_does() -> None:
-    ours, _ = train(parts(label_smoothing=0.1))
-    made = parts()
+    ours, _ = train_toy(make_toy(label_smoothing=0.1))
+    made = make_toy()
     run = Experiment(made)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
     run._steps._loss = loss  # type: ignore[union-attr]
@@ -186,5 +186,5 @@ def test_what_cannot_be_mixed_is_refused_at_submission(spec: dict[str, Any], mes
 
 def test_what_only_the_data_tell_is_refused_before_training() -> None:
     with pytest.raises(ConfigError, match=r"cutmix: samples of the shape \[5\] are no images"):
-        Experiment(parts(cutmix=1.0))
-    Experiment(parts({"train": Split(torch.randn(9, 3, 4, 4), torch.arange(9) % 3)}, nn.Flatten(), cutmix=1.0))
+        Experiment(make_toy(cutmix=1.0))
+    Experiment(make_toy({"train": Split(torch.randn(9, 3, 4, 4), torch.arange(9) % 3)}, nn.Flatten(), cutmix=1.0))

@@ -14,10 +14,10 @@ from src import run_folder
 from src.config import Config
 from src.errors import ConfigError
 from src.optimizers.fused import SGD
-from src.training.experiment import epochs
+from src.training.experiment import run_epochs
 from src.training.steps.meters import Meter
 from src.training.steps.task import Supervised
-from tests.training.toys import CPU, classes
+from tests.training.toys import CPU, toy_classes
 from train import build, train
 
 DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
@@ -47,7 +47,7 @@ def test_a_gan_learns_where_the_samples_are(tmp_path: Path, monkeypatch: pytest.
     spec = {"dataset": "libsvm/ring", "data_dir": str(tmp_path), "task": f"{OWN}Gan", "batch_size": 60,
             "data_splits_map": {"train": "train"}, "train_length": 25, "data_download": False}
     parts = build(Config.from_dict({**DIGITS, **spec}), None)
-    rows = [row for row, _, _ in epochs(parts, None, lambda: None)]
+    rows = [row for row, _, _ in run_epochs(parts, None, lambda: None)]
     made = parts.model["generator"](torch.randn(500, 4))
     assert torch.linalg.vector_norm(made.mean(0) - 3) < 1
     assert [group["lr"] for optimizer in parts.optimizers for group in optimizer.param_groups] == [1e-2, 2e-2]
@@ -59,7 +59,7 @@ def test_rates_of_own_optimizers_follow_the_schedule(tmp_path: Path) -> None:
                                     "model_input_shape": None, "train_length": 4, "train_length_unit": "step"}), None)
     parts.task.training_step = lambda model, batch, step: {"loss": 0.0, "generator_loss": 0.0}
     parts.task.evaluation_step = lambda model, batch: {"loss": 0.0, "generator_loss": 0.0}
-    list(epochs(parts, None, lambda: None))
+    list(run_epochs(parts, None, lambda: None))
     assert [group["lr"] for optimizer in parts.optimizers for group in optimizer.param_groups] == [
         pytest.approx(1e-2 / 4), pytest.approx(2e-2 / 4)]
 
@@ -104,7 +104,7 @@ def test_losses_by_name(tmp_path: Path) -> None:
 
 
 def test_a_scaled_loss_gives_the_same_steps_and_leaves_out_those_that_overflow() -> None:
-    split = classes(32)
+    split = toy_classes(32)
     model = torch.nn.Linear(5, 3)
     plain, scaled = copy.deepcopy(model), copy.deepcopy(model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)

@@ -14,8 +14,8 @@ from src import run_folder
 from src.analysis.reading.arrays import epochs_with_arrays, read_array, read_arrays
 from src.config import Config
 from src.errors import ConfigError, ResultsError
-from src.training.steps.torchmetrics_adapter import Measures
-from tests.training.toys import CPU, parts, train
+from src.training.steps.torchmetrics_adapter import ConfiguredMetrics
+from tests.training.toys import CPU, make_toy, train_toy
 
 ALL = ["top2", "precision", "recall", "f1", "auroc", "calibration_error", "confusion_matrix", "pr_curve",
        "tests.training.tasks:second", "tests.training.tasks:Recall"]
@@ -31,7 +31,7 @@ def _scores() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_all_are_those_of_scikit_learn() -> None:
     output, target = _scores()
-    measures = Measures(ALL, 4, CPU)
+    measures = ConfiguredMetrics(ALL, 4, CPU)
     for rows in (slice(0, 128), slice(128, 256), slice(256, 300)):
         measures.update(output[rows], target[rows])
     numbers, arrays = measures.compute()
@@ -60,7 +60,7 @@ def _calibration_error(p: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_numbers_are_in_stats_and_arrays_beside_them(tmp_path: Path) -> None:
-    rows, _ = train(parts(metrics=["f1", "confusion_matrix"], averaging="poly"), str(tmp_path))
+    rows, _ = train_toy(make_toy(metrics=["f1", "confusion_matrix"], averaging="poly"), str(tmp_path))
     stats = pd.read_csv(tmp_path / run_folder.STATS)
     assert [column for column in stats if column.startswith("test/av/")] == [
         f"test/av/{name}" for name in ("loss", "accuracy", "f1", "time", "data_time")]
@@ -71,12 +71,12 @@ def test_numbers_are_in_stats_and_arrays_beside_them(tmp_path: Path) -> None:
     epochs, each = read_arrays(tmp_path, "test/av/f1")
     assert (epochs.tolist(), each.shape) == ([1, 2, 3], (3, 3))
     np.testing.assert_allclose(each.mean(1), stats["test/av/f1"], atol=1e-6)
-    train(parts(), str(tmp_path))  # another attempt, without them: nothing of the first is left
+    train_toy(make_toy(), str(tmp_path))  # another attempt, without them: nothing of the first is left
     assert epochs_with_arrays(tmp_path) == []
 
 
 def test_ones_own_may_have_the_name_of_a_ready_one() -> None:
-    measures = Measures(["tests.confusion:confusion_matrix"], 3, torch.device("cpu"))
+    measures = ConfiguredMetrics(["tests.confusion:confusion_matrix"], 3, torch.device("cpu"))
     measures.update(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]))
     numbers, arrays = measures.compute()
     assert arrays["confusion_matrix"].tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
@@ -86,7 +86,7 @@ def test_ones_own_may_have_the_name_of_a_ready_one() -> None:
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="has no arrays; set metrics"):
         read_arrays(tmp_path, "test/last/f1")
-    train(parts(metrics=["f1"]), str(tmp_path))
+    train_toy(make_toy(metrics=["f1"]), str(tmp_path))
     with pytest.raises(ResultsError, match="did you mean 'test/last/f1'"):
         read_array(tmp_path, "test/last/f2")
     with pytest.raises(ResultsError, match="of epoch 9; it has those of 1 to 3"):
@@ -106,9 +106,9 @@ def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: st
 
 def test_what_is_seen_only_at_the_start_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="top5 of 3 outputs; allowed: top1 to top3"):
-        train(parts(metrics=["top5"]))
+        train_toy(make_toy(metrics=["top5"]))
     with pytest.raises(ConfigError, match="metrics: .*'secnd'.*did you mean 'second'"):
-        train(parts(metrics=["tests.training.tasks:secnd"]))
+        train_toy(make_toy(metrics=["tests.training.tasks:secnd"]))
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ConfigError, match="pip install torchmetrics"):
-        train(parts(metrics=["f1"]))
+        train_toy(make_toy(metrics=["f1"]))
