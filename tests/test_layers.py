@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,31 +194,3 @@ def test_every_module_has_a_docstring() -> None:
 def test_every_folder_has_a_docstring() -> None:
     packages = [path for path in MODULES.values() if path.name == "__init__.py"]
     assert [str(path.relative_to(ROOT)) for path in packages if not docstring(path)] == []
-
-
-TREE = ROOT / "docs" / "architecture.md"
-
-
-def tree() -> dict[str, str]:
-    """Path and description of each line of the tree in TREE: the fenced block under `<!-- tree -->`.
-
-    A line is a name, two blanks or more, and a description; a folder's lines are indented by two further blanks.
-    """
-    block = re.search(r"<!-- tree -->\n+```\w*\n(.*?)\n```", TREE.read_text(), re.DOTALL)
-    assert block, f"{TREE.name} has no fenced block under a line <!-- tree -->"
-    lines, folders = {}, []
-    for line in block[1].splitlines():
-        indent, name, description = re.fullmatch(r"((?:  )*)(\S+)\s*(.*)", line).groups()  # type: ignore[union-attr]
-        folders[len(indent) // 2:] = [name.rstrip("/")]
-        assert "/".join(folders) not in lines, f"two lines for {'/'.join(folders)}"
-        lines["/".join(folders)] = description
-    return lines
-
-
-def test_tree_of_the_docs_is_complete() -> None:
-    described = tree()
-    assert [path for path in described if not (ROOT / path).exists()] == [], "these lines have no file"
-    ours = [path for path in SOURCES if path.parent == ROOT or path.is_relative_to(ROOT / "src")]
-    actual = {str(path.relative_to(ROOT)): docstring(path) for path in ours if path.name != "__init__.py"}
-    wrong = {path: line for path, line in actual.items() if described.get(path, "").removesuffix(".") != line}
-    assert not wrong, f"{TREE.name}'s tree should have:\n" + "\n".join(f"{path:30} {wrong[path]}" for path in wrong)

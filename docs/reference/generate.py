@@ -1,4 +1,4 @@
-"""Generate the reference pages that come from the code: docs/reference/config.md and docs/reference/commands.md.
+"""Generate the pages that come from the code: docs/reference/config.md and commands.md, and parts of architecture.md.
 
     make reference
 
@@ -7,6 +7,7 @@ tests/test_reference.py fails when a page is stale.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import re
 import subprocess
@@ -48,6 +49,18 @@ _LINK = re.compile(r"\(?docs/([\w-]+)\.md\)?")
 TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "None": "null",
          "list[str]": "list of strings", "list[int]": "list of integers", "list[float]": "list of numbers",
          "dict[str, str]": "mapping of strings", "dict[str, scalar]": "mapping"}
+
+
+OTHER_FOLDERS = {
+    "submit_*.sh": "submit scripts: what a run asks Slurm for",
+    "activate.sh": "the Python environment that Slurm jobs use",
+    "jobs/": "job specs to start from; in single/ specs of one run",
+    "notebooks/": "view_results.ipynb: a batch from its files to tables and plots",
+    "docs/": "this documentation",
+    "tools/": "what runs before anything is installed",
+    "tests/": "mirrors src/; cluster/ starts a real Slurm, fake_slurm/ imitates its commands",
+    "benchmarks/": "measures speed and overhead for docs/benchmarks.md",
+}
 
 
 class Entry(NamedTuple):
@@ -219,7 +232,48 @@ def _table(actions: list[argparse.Action]) -> str:
     return "| argument | description |\n|---|---|\n" + "".join(rows)
 
 
-PAGES: dict[str, Callable[[], str]] = {"config.md": config_page, "commands.md": commands_page}
+def architecture_page() -> str:
+    """The page on the architecture, with the parts between its markers made anew: the file tree."""
+    text = (FOLDER.parent / "architecture.md").read_text("utf-8")
+    tree = "\n".join(file_tree())
+    return _replace_part(text, "tree", f"```text\n{tree}\n```")
+
+
+def _replace_part(text: str, name: str, part: str) -> str:
+    """Replace what stands between the markers <!-- name --> and <!-- /name -->. ValueError if they are missing."""
+    head, start, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition(f"<!-- /{name} -->")
+    if not start or not end:
+        raise ValueError(f"no part between <!-- {name} --> and <!-- /{name} -->")
+    return f"{head}{start}{part}\n{end}{tail}"
+
+
+def file_tree() -> Iterator[str]:
+    """A line for each module and folder of the project: its name, and the first line of its docstring."""
+    for path in sorted(ROOT.glob("*.py")):
+        yield f"{path.name:22}  {_first_line(path)}"
+    yield from _folder_lines(ROOT / "src", 0, "what runs and commands import; never installed")
+    for name, purpose in OTHER_FOLDERS.items():
+        yield f"{name:22}  {purpose}"
+
+
+def _folder_lines(folder: Path, depth: int, purpose: str) -> Iterator[str]:
+    indent, width = "  " * depth, 22 - 2 * depth
+    yield f"{indent}{folder.name + '/':{width}}  {purpose}"
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            yield f"{indent}  {path.name:{width - 2}}  {_first_line(path)}"
+    for subfolder in sorted(path for path in folder.iterdir() if (path / "__init__.py").exists()):
+        yield from _folder_lines(subfolder, depth + 1, _first_line(subfolder / "__init__.py"))
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a module's docstring, without its full stop."""
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0].removesuffix(".")
+
+
+PAGES: dict[str, Callable[[], str]] = {"config.md": config_page, "commands.md": commands_page,
+                                       "../architecture.md": architecture_page}
 
 
 if __name__ == "__main__":
