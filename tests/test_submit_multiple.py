@@ -416,7 +416,7 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
     (["x.yaml", "--max-running", "2", "-s", "s.sh"], "--array"), (["x.yaml", "--state", "failed", "--local"], "-r"),
     (["x.yaml", "--local", "--sbatch", "mem=1G"], "give one of them"),
     (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),
-    (["-r", "re sults", "--local"], "no batch here"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
+    (["-r", "re sults", "--local"], "not a batch folder"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
     (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),
     (["x.yaml", "--local", "--set", "batchsize=3"], "did you mean 'batch_size'?"),
     (["-r", "re sults", "--local", "--set", "a=1"], "another name")])

@@ -1,4 +1,4 @@
-"""Which points are done already, in whatever batch: known by a hash of all that makes a run what it is."""
+"""Find the points of a grid that another batch has completed, by a hash of everything that determines their result."""
 from __future__ import annotations
 
 import hashlib
@@ -14,17 +14,17 @@ from src.submission.batch import batch_folder
 from src.submission.spec import command_template, grid, naming
 from src.submission.spec.job_spec import JobSpec
 
-# Keys of Config that say what is logged and kept, and where: they do not change what is trained.
+# Fields of Config that decide what is logged and stored, and where: they do not change what is trained.
 NOT_HASHED = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
                       "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile",
                       *WATCHING))
 
 
 def canonical_hash(spec: Mapping[str, Any]) -> str:
-    """A name for all that makes a run what it is, whatever the order of keys; 1 is 1.0 where a float is declared.
+    """Return a hash of everything that determines the result of a run, independent of the order of keys.
 
-    Defaults are filled in, output and logging are left out. A foreign program's parameters are taken as they are, with
-    its command. ConfigError if Config does not know the spec.
+    Defaults are filled in, and 1 equals 1.0 where a float is declared; output and logging are left out. The parameters
+    of an external program are hashed as they are, with its command. ConfigError if Config rejects the spec.
     """
     if "COMMAND" in spec:
         values = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS or key == "COMMAND"}
@@ -34,25 +34,26 @@ def canonical_hash(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def done_points(output_dir: str, but: Collection[str] = ()) -> dict[str, str]:
-    """The hash of every run that has ended under `output_dir`, and its folder; the batches `but` are left out.
+def done_points(output_dir: str, excluding: Collection[str] = ()) -> dict[str, str]:
+    """Map the hash of every run that has ended under `output_dir` to its folder.
 
     Diverged runs have ended too: the same config would diverge again. Runs whose spec cannot be read are left out.
+    excluding: batches that are left out.
     """
-    found: dict[str, str] = {}
-    skipped = set(map(os.path.realpath, but))
+    done: dict[str, str] = {}
+    skipped = set(map(os.path.realpath, excluding))
     for path in batch_folder.all_batches(output_dir):
         if os.path.realpath(path) not in skipped:
-            for folder in _ended(path):
+            for folder in _ended_runs(path):
                 try:
                     spec = run_folder.read_spec(os.path.join(folder, run_folder.SPEC))
-                    found.setdefault(canonical_hash(spec), folder)
-                except UserError:  # made by another version of the project: no point of today is like it
+                    done.setdefault(canonical_hash(spec), folder)
+                except UserError:  # written by another version of the project: no point of today equals it
                     continue
-    return found
+    return done
 
 
-def _ended(path: str) -> Iterator[str]:
+def _ended_runs(path: str) -> Iterator[str]:
     for name in run_folder.run_names(path):
         folder = f"{path}/{name}"
         if os.path.exists(f"{folder}/{run_folder.DONE}"):
@@ -61,14 +62,16 @@ def _ended(path: str) -> Iterator[str]:
 
 def missing_points(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
             seed: int | None = None) -> list[str]:
-    """The names of the points of a job spec that no batch under `output_dir` has done. samples and seed: of the random
-    ones, instead of the job spec's own."""
+    """Return the names of the points of a job spec that no batch under `output_dir` has done.
+
+    samples, seed: of random points, in place of the job spec's own.
+    """
     expanded = grid.of_job_spec(spec, overrides, None if spec.command else config.check_parameters, samples, seed)
     points = expanded.specs
     if spec.command:
-        words = command_template.parse_command(spec.command, spec.source)
-        points = [{**point, "COMMAND": words} for point in points]
+        command = command_template.parse_command(spec.command, spec.source)
+        points = [{**point, "COMMAND": command} for point in points]
     done = done_points(output_dir)
     names = naming.run_names(spec.name, points, expanded.varying)
-    wanted = list(zip(names, points, strict=True))[:spec.max_runs]
-    return [name for name, point in wanted if canonical_hash(point) not in done]
+    named_points = list(zip(names, points, strict=True))[:spec.max_runs]
+    return [name for name, point in named_points if canonical_hash(point) not in done]

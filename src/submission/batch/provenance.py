@@ -1,4 +1,4 @@
-"""Provenance: what a batch was submitted from, kept in its code/: commit, diff, untracked sources, packages, command"""
+"""Provenance: the code that a batch was submitted from, stored in its code/ with diff, packages and command."""
 from __future__ import annotations
 
 import contextlib
@@ -20,23 +20,32 @@ from src.submission.system import process
 from src.submission.system.secrets import redact, redact_json, secret_values
 from src.submission.system.terminal import count
 
-_GIT_SECONDS = 60.0  # that a git command may take, on a slow disk too
-_MOST_DIFF = 20 * 2**20  # bytes of a diff that is kept
-_MOST_OF_FILE = 2**20  # bytes of an untracked file that is kept
-_MOST_UNTRACKED = 10 * 2**20  # and of all of them
-_SOURCES = frozenset(".py .pyi .pyx .sh .bash .yaml .yml .toml .cfg .ini .txt .md .ipynb .json .c .cc .cpp .cu .cuh .h "
-                     ".hpp .rs .jl .r .m .lua .html .css .js".split())
-_NOT_SOURCES = frozenset(("__pycache__", "data", "results", "node_modules"))
-_PRIVATE_FILE = re.compile(r"secret|credential|passw|api_?key|\.netrc|id_rsa", re.IGNORECASE)
+_GIT_TIMEOUT = 60.0  # seconds; enough for a slow disk
+_MAX_DIFF = 20 * 2**20  # bytes; a larger diff is not stored
+_MAX_FILE = 2**20  # bytes; a larger untracked file is not stored
+_MAX_UNTRACKED = 10 * 2**20  # bytes of all untracked files together
+_SOURCE_SUFFIXES = frozenset(
+    ".py .pyi .pyx .sh .bash .yaml .yml .toml .cfg .ini .txt .md .ipynb .json .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r "
+    ".m .lua .html .css .js".split())
+_EXCLUDED_FOLDERS = frozenset(("__pycache__", "data", "results", "node_modules"))
+_SECRET_FILE = re.compile(r"secret|credential|passw|api_?key|\.netrc|id_rsa", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Code:
-    """The project as git knows it. commit: None outside git, and `words` says why; prefix: the project's folder in its
-    repository; changed: tracked files that differ from the commit; untracked: those that git neither has nor ignores;
-    unpushed: commits that no remote is known to have, None if there is no remote; carried: the folder with what another
-    machine sent along with the project's files, where they have no history; files: those; sent_from: host and project
-    there.
+    """The state of the project's code in git.
+
+    project: its folder
+    commit: None outside git; `git_error` says why
+    branch, remote: None if there is none
+    prefix: the project's folder within its repository
+    changed: tracked files that differ from the commit
+    untracked: files that git neither tracks nor ignores
+    unpushed: number of commits that no remote has; None if there is no remote
+    git_error: why the commit is unknown
+    upload_folder: of files that another machine uploaded, the folder with the record and diff that it sent along
+    files: the uploaded files
+    sent_from: host and project of that machine
     """
 
     project: str
@@ -47,8 +56,8 @@ class Code:
     changed: list[str] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
     unpushed: int | None = None
-    words: str | None = None
-    carried: str | None = None
+    git_error: str | None = None
+    upload_folder: str | None = None
     files: list[str] = field(default_factory=list)
     sent_from: dict[str, str] | None = None
 
@@ -57,9 +66,9 @@ class Code:
         return [*self.changed, *self.untracked]
 
     def line(self) -> str:
-        """`1a2b3c4 on main, 3 uncommitted files, 2 unpushed commits`."""
+        """Describe the state, as `1a2b3c4 on main, 3 uncommitted files, 2 unpushed commits`."""
         if self.commit is None:
-            return f"its version is not known: {self.words}"
+            return f"unknown commit: {self.git_error}"
         parts = [f"{self.commit[:10]}{f' on {self.branch}' if self.branch else ''}"]
         if self.uncommitted:
             parts.append(count(len(self.uncommitted), "uncommitted file"))
@@ -70,40 +79,42 @@ class Code:
         return ", ".join(parts)
 
     def require_clean(self) -> None:
-        """BatchError unless the commit says all, and a remote has it."""
+        """Raise BatchError unless everything is committed and pushed."""
         if self.commit is None or self.uncommitted or self.unpushed is None or self.unpushed:
-            some = ", ".join(self.uncommitted[:3]) + (", …" if len(self.uncommitted) > 3 else "")
-            raise BatchError(f"the code is not clean: {self.line()}{f' ({some})' if some else ''}", where=self.project,
-                             hint="commit and push it, or leave out --require-clean")
+            examples = ", ".join(self.uncommitted[:3]) + (", …" if len(self.uncommitted) > 3 else "")
+            raise BatchError(f"the code is not clean: {self.line()}{f' ({examples})' if examples else ''}",
+                             where=self.project, hint="commit and push, or omit --require-clean")
 
 
-class _NoGit(Exception):
-    """git is not there, or refuses: its first line."""
+class _GitError(Exception):
+    """git is missing or has failed; the message is its first line."""
 
 
-def _git(project: str, *words: str) -> bytes:
+def _git(project: str, *arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", "-C", project, *words], capture_output=True, stdin=subprocess.DEVNULL,
-                              check=False, timeout=_GIT_SECONDS,
+        done = subprocess.run(["git", "-C", project, *arguments], capture_output=True, stdin=subprocess.DEVNULL,
+                              check=False, timeout=_GIT_TIMEOUT,
                               env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"})
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _NoGit(f"git {words[0]}: {type(error).__name__}") from None
+        raise _GitError(f"git {arguments[0]}: {type(error).__name__}") from None
     if done.returncode:
-        raise _NoGit((done.stderr.decode(errors="replace").strip().splitlines() or [f"git {words[0]} failed"])[0])
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _GitError(lines[0] if lines else f"git {arguments[0]} failed")
     return done.stdout
 
 
 def _names(output: bytes) -> list[str]:
-    """Of a list of names that end in NUL."""
+    """Split a list of names that end in NUL."""
     return [os.fsdecode(name) for name in output.split(b"\0") if name]
 
 
 def inspect_code(project: str) -> Code:
-    """What git says of the project, by some calls of it that change nothing; of one that was sent here, what it said
-    there."""
+    """Return the state of the project's code. git is called, and changes nothing; for a project that was uploaded, the
+    record of the other machine is used.
+    """
     if (folder := os.environ.get(process.DETACHED_COMMAND)) and (record := files.read_json(
             os.path.join(folder, run_folder.CODE_RECORD))):
-        return Code(**{**record, "project": project, "carried": folder})
+        return Code(**{**record, "project": project, "upload_folder": folder})
     try:
         commit = _git(project, "rev-parse", "--verify", "--quiet", "HEAD").decode().strip()
         branch = _git(project, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
@@ -114,126 +125,129 @@ def inspect_code(project: str) -> Code:
         unpushed = int(_git(project, "rev-list", "--count", "HEAD", "--not", "--remotes")) if remotes else None
         remote = _git(project, "remote", "get-url", "origin" if "origin" in remotes else remotes[0]).decode(
             ).strip() if remotes else None
-    except _NoGit as error:
-        return Code(project, words=str(error) or "there is no commit yet")
+    except _GitError as error:
+        return Code(project, git_error=str(error) or "no commit yet")
     return Code(project, commit, None if branch == "HEAD" else branch, remote and strip_credentials(remote), prefix,
                 changed,
                 untracked, unpushed)
 
 
-def portable_record(code: Code, sent: Sequence[str]) -> dict[str, Any]:
-    """What a machine that is sent these files, without their history, has to know of the code: JSON values, as Code has
-    them, and `diff` in base64. Values of variables that look like keys are left out."""
+def portable_record(code: Code, uploaded: Sequence[str]) -> dict[str, Any]:
+    """Return what another machine needs to know of the code that is uploaded to it without the history.
+
+    JSON values: the fields of Code, and `diff` in base64. Secrets are redacted.
+    """
     import base64
 
-    private = secret_values(os.environ)
-    diff = base64.b64encode(redact(_diff(code), private)).decode() if code.changed else None
-    return redact_json({**vars(code), "files": list(sent), "diff": diff, "untracked": _all_untracked(code),
-                  "sent_from": {"host": platform.node(), "project": code.project}}, private)
+    secrets = secret_values(os.environ)
+    diff = base64.b64encode(redact(_diff(code), secrets)).decode() if code.changed else None
+    return redact_json({**vars(code), "files": list(uploaded), "diff": diff, "untracked": _all_untracked(code),
+                  "sent_from": {"host": platform.node(), "project": code.project}}, secrets)
 
 
 def project_files(project: str) -> list[str] | None:
-    """The files that git has, those of submodules too, and those that it neither has nor ignores. None outside of git.
-    BatchError if it should know and does not say."""
+    """List the files that git tracks, also in submodules, and those that it neither tracks nor ignores.
+
+    None outside git. BatchError if git fails inside a repository.
+    """
     try:
         return _names(_git(project, "ls-files", "--recurse-submodules", "-z", "--", ".") + _git(
             project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
-    except _NoGit as error:
+    except _GitError as error:
         if os.path.lexists(os.path.join(project, ".git")):
-            raise BatchError(f"which files there are is not known: {error}", where=project) from None
+            raise BatchError(f"cannot list the project's files: {error}", where=project) from None
         return None
 
 
 def _all_untracked(code: Code) -> list[str]:
-    if code.commit is None or not code.untracked or code.carried:
+    if code.commit is None or not code.untracked or code.upload_folder:
         return code.untracked
     return _names(_git(code.project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
 
 
 def strip_credentials(url: str) -> str:
-    """A URL without the name and password, or token, in front of its host."""
+    """Remove the user name, password or token in front of the host of a URL."""
     return re.sub(r"(?<=://)[^/@\s]*@", "", url)
 
 
 def installed_packages() -> list[str]:
-    """What is installed for this Python, as `name==version`, sorted; by the names of folders, as no file need be read.
-    """
-    found = set()
+    """List the packages of this Python as `name==version`, sorted; read from folder names, which is fast."""
+    packages = set()
     for folder in sys.path:
         with contextlib.suppress(OSError):
             for entry in os.listdir(folder or "."):
                 stem, dot, kind = entry.rpartition(".")
                 if dot and kind in ("dist-info", "egg-info") and "-" in stem:
                     name, version = stem.split("-")[:2]
-                    found.add(f"{name}=={version}")
-    return sorted(found, key=str.lower)
+                    packages.add(f"{name}=={version}")
+    return sorted(packages, key=str.lower)
 
 
 def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[str, Any] | None,
           snapshot: bool = False) -> None:
-    """Keep in `folder`, which is made, all that tells what is submitted.
+    """Create `folder` and store in it everything that identifies what is submitted. Secrets in it are redacted.
 
-    argv: of the command; slurm: script and options, None without it; snapshot: keep the sources themselves too.
-    Values of environment variables that look like keys are left out wherever they stand.
+    argv: of the command. slurm: script and options; None without Slurm. snapshot: copy the sources too.
     """
-    private = secret_values(os.environ)
+    secrets = secret_values(os.environ)
     os.makedirs(folder)
     left_out: dict[str, str] = {}
     if code.changed:
         diff = _diff(code)
-        left_out |= {f"the value of ${name} in the diff": "it looks like a key" for secret, name in private.items()
+        left_out |= {f"the value of ${name} in the diff": "it looks like a secret" for secret, name in secrets.items()
                      if os.fsencode(secret) in diff}
-        if len(diff) > _MOST_DIFF:
+        if len(diff) > _MAX_DIFF:
             left_out["the diff"] = f"{len(diff) / 2**20:.0f} MiB"
         else:
-            files.write_atomic(os.path.join(folder, run_folder.DIFF), redact(diff, private), sync=False)
+            files.write_atomic(os.path.join(folder, run_folder.DIFF), redact(diff, secrets), sync=False)
     for name, data in _untracked(code, left_out):
         path = os.path.join(folder, run_folder.UNTRACKED, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        files.write_atomic(path, redact(data, private), sync=False)
+        files.write_atomic(path, redact(data, secrets), sync=False)
         os.chmod(path, os.stat(os.path.join(code.project, name)).st_mode & 0o777 | 0o600)
     files.write_atomic(os.path.join(folder, run_folder.ENVIRONMENT),
                        "".join(f"{line}\n" for line in installed_packages()),
                        sync=False)
     if snapshot:
-        _copy(code, os.path.join(folder, run_folder.SNAPSHOT), private)
+        _copy_sources(code, os.path.join(folder, run_folder.SNAPSHOT), secrets)
     files.write_json(os.path.join(folder, run_folder.CODE_RECORD), redact_json({
         "time": time.time(), "commit": code.commit, "branch": code.branch, "remote": code.remote,
         "dirty": bool(code.uncommitted), "changed": code.changed, "untracked": code.untracked,
-        "unpushed": code.unpushed, "left_out": left_out, "git": code.words, "prefix": code.prefix,
+        "unpushed": code.unpushed, "left_out": left_out, "git": code.git_error, "prefix": code.prefix,
         "project": code.project, "snapshot": snapshot, "host": platform.node(), "python": platform.python_version(),
         "executable": sys.executable, "command_line": list(argv), "slurm": slurm,
-        "sent_from": code.sent_from}, private), sync=False)
+        "sent_from": code.sent_from}, secrets), sync=False)
 
 
 def _diff(code: Code) -> bytes:
-    if code.carried:
+    if code.upload_folder:
         try:
-            with open(os.path.join(code.carried, run_folder.DIFF), "rb") as file:
+            with open(os.path.join(code.upload_folder, run_folder.DIFF), "rb") as file:
                 return file.read()
         except FileNotFoundError:
             return b""
     try:
         return _git(code.project, "diff", "--binary", "--relative", "--no-ext-diff", "--no-textconv", "--no-color",
                     "HEAD", "--", ".")
-    except _NoGit as error:
-        raise BatchError(f"the diff cannot be kept: {error}", where=code.project) from None
+    except _GitError as error:
+        raise BatchError(f"cannot store the diff: {error}", where=code.project) from None
 
 
 def _untracked(code: Code, left_out: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """The untracked source files with their contents; `left_out` gets the others, and why. Batches are no sources."""
+    """Yield the untracked source files and their contents. Those not stored are added to `left_out`, with the reason.
+    """
     if code.commit is None or not code.untracked:
         return
     total = 0
     for name in _all_untracked(code):
         path = os.path.join(code.project, name)
-        if os.path.splitext(name)[1].lower() not in _SOURCES or not os.path.isfile(path) or _in_batch(path):
+        if os.path.splitext(name)[1].lower() not in _SOURCE_SUFFIXES or not os.path.isfile(path) or _in_batch(path):
             continue
         size = os.path.getsize(path)
-        if _PRIVATE_FILE.search(name):
-            left_out[name] = "its name says that it is private"
-        elif os.path.islink(path) or size > _MOST_OF_FILE or total + size > _MOST_UNTRACKED:
-            left_out[name] = "a link" if os.path.islink(path) else f"{size / 2**20:.1f} MiB"
+        if _SECRET_FILE.search(name):
+            left_out[name] = "its name suggests a secret"
+        elif os.path.islink(path) or size > _MAX_FILE or total + size > _MAX_UNTRACKED:
+            left_out[name] = "a symbolic link" if os.path.islink(path) else f"{size / 2**20:.1f} MiB"
         else:
             total += size
             with open(path, "rb") as file:
@@ -241,7 +255,7 @@ def _untracked(code: Code, left_out: dict[str, str]) -> Iterator[tuple[str, byte
 
 
 def _in_batch(path: str) -> bool:
-    """Whether a file lies in a batch that somebody keeps inside the project."""
+    """Return whether a file belongs to a batch inside the project."""
     while (parent := os.path.dirname(path)) != path:
         if run_folder.is_batch_folder(parent) and os.path.isdir(os.path.join(parent, run_folder.SUBMISSIONS)):
             return True
@@ -250,27 +264,27 @@ def _in_batch(path: str) -> bool:
 
 
 def snapshot_sources(code: Code) -> list[str]:
-    """The files that a snapshot takes: those that git has, and untracked sources; without git, all sources."""
-    if code.carried:
+    """List the files of a snapshot: those that git tracks, and untracked sources; without git, all sources."""
+    if code.upload_folder:
         return [name for name in code.files if os.path.lexists(os.path.join(code.project, name))]
     if code.commit is not None:
         tracked = _names(_git(code.project, "ls-files", "-z", "--", "."))
-        found = [name for name in tracked if os.path.lexists(path := os.path.join(code.project, name))
-                 and (os.path.islink(path) or os.path.isfile(path))]
-        return found + [name for name, _ in _untracked(code, {})]
-    found = []
-    for folder, inner, names in os.walk(code.project):
-        inner[:] = sorted(name for name in inner if name[0] != "." and name not in _NOT_SOURCES
-                          and not run_folder.is_batch_folder(os.path.join(folder, name)))
-        found += [os.path.relpath(os.path.join(folder, name), code.project) for name in names
-                  if os.path.splitext(name)[1].lower() in _SOURCES]
-    return found
+        existing = [name for name in tracked if os.path.lexists(path := os.path.join(code.project, name))
+                    and (os.path.islink(path) or os.path.isfile(path))]
+        return existing + [name for name, _ in _untracked(code, {})]
+    sources = []
+    for folder, subfolders, names in os.walk(code.project):
+        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name not in _EXCLUDED_FOLDERS
+                               and not run_folder.is_batch_folder(os.path.join(folder, name)))
+        sources += [os.path.relpath(os.path.join(folder, name), code.project) for name in names
+                    if os.path.splitext(name)[1].lower() in _SOURCE_SUFFIXES]
+    return sources
 
 
-def _copy(code: Code, target: str, private: Mapping[str, str]) -> None:
-    """A copy of the sources as they are, and links to all else that lies beside them, such as data and .venv.
+def _copy_sources(code: Code, target: str, secrets: Mapping[str, str]) -> None:
+    """Copy the sources, and link everything else that lies beside them, such as data and .venv.
 
-    BatchError if a source has a secret in it, which would be kept with the results.
+    BatchError if a source contains a secret, which would be stored with the results.
     """
     for name in snapshot_sources(code):
         source, copy = os.path.join(code.project, name), os.path.join(target, name)
@@ -278,9 +292,9 @@ def _copy(code: Code, target: str, private: Mapping[str, str]) -> None:
         if not os.path.islink(source):
             with open(source, "rb") as file:
                 data = file.read()
-            if found := next((name for secret, name in private.items() if os.fsencode(secret) in data), None):
-                raise BatchError(f"this file has the value of ${found} in it, and a snapshot would keep it",
-                                 where=source, hint="read it from the environment there")
+            if variable := next((name for secret, name in secrets.items() if os.fsencode(secret) in data), None):
+                raise BatchError(f"this file contains the value of ${variable}, which a snapshot would store",
+                                 where=source, hint="have it read the variable instead")
         shutil.copy2(source, copy, follow_symlinks=False)
     for name in os.listdir(code.project):
         if name not in (".git", "__pycache__") and not os.path.lexists(os.path.join(target, name)):
@@ -290,9 +304,9 @@ def _copy(code: Code, target: str, private: Mapping[str, str]) -> None:
 
 
 def read_record(folder: str) -> dict[str, Any]:
-    """What `write` recorded in a folder. BatchError if there is nothing."""
+    """Read what write_record stored in a folder. BatchError if there is nothing."""
     record = files.read_json(os.path.join(folder, run_folder.CODE_RECORD))
     if not isinstance(record, dict):
-        raise BatchError("what this batch was submitted from is not known", where=folder,
-                         hint="only the facts in a run's config.yaml say which commit it began at")
+        raise BatchError("no record of the code that this batch was submitted from", where=folder,
+                         hint="`facts` in the config.yaml of a run has the commit at which the run started")
     return record

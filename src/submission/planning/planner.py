@@ -87,7 +87,7 @@ def _leave_out_done(work: Work) -> Work:
     """The same without the points that another batch beside this one has done."""
     from src.submission.batch import done_points
 
-    done = done_points.done_points(os.path.dirname(work.path) or ".", but=(work.path, work.overwrites or work.path))
+    done = done_points.done_points(os.path.dirname(work.path) or ".", (work.path, work.overwrites or work.path))
     points = dict(zip(work.names, work.specs, strict=True))
     elsewhere = [name for name in work.plan.tickets if done_points.canonical_hash(points[name]) in done]
     for name in elsewhere:

@@ -91,7 +91,7 @@ def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -
     def full(_: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space"):
-        batch_folder.create(str(path), "new", ["000_a"], ["x: 2\n"], plan=full, replaces=str(path))
+        batch_folder.create(str(path), "new", ["000_a"], ["x: 2\n"], write_plan=full, replaces=str(path))
     assert list(tmp_path.iterdir()) == [path]
     assert (path / "000_a" / "spec.yaml").read_text() == "x: 1\n"
 
@@ -104,7 +104,7 @@ def test_the_folders_a_user_may_name(tmp_path: Path) -> None:
         batch_folder.require_batch(str(path / "000_a"))
     with pytest.raises(BatchError, match="no such folder"):
         batch_folder.require_batch(str(tmp_path / "x"))
-    with pytest.raises(BatchError, match="no batch here"):
+    with pytest.raises(BatchError, match="not a batch folder"):
         batch_folder.require_batch(str(tmp_path))
 
 

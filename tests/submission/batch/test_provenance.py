@@ -120,7 +120,7 @@ def test_what_is_large_private_or_no_source_is_not_kept(repository: Project) -> 
     assert repository.submit(repository.spec, "--local", "-y") == 0
     assert sorted(path.name for path in (kept(repository) / "untracked").rglob("*")) == ["extra.py"]
     left = json.loads((kept(repository) / "code.json").read_text())["left_out"]
-    assert left == {"large.txt": "1.0 MiB", "my_credentials.json": "its name says that it is private"}
+    assert left == {"large.txt": "1.0 MiB", "my_credentials.json": "its name suggests a secret"}
 
 
 def test_a_secret_of_the_environment_is_nowhere(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_clean_tree_may_be_required(repository: Project, capsys: pytest.Captur
     for words in (("-y",), ("-d",)):
         assert repository.submit(repository.spec, "--local", "--require-clean", *words) == 2
         assert "the code is not clean: " in (error := capsys.readouterr().err)
-        assert "2 uncommitted files, 2 unpushed commits (known.py, extra.py); commit and push it" in error
+        assert "2 uncommitted files, 2 unpushed commits (known.py, extra.py); commit and push, or" in error
         assert not repository.results.exists()
     git(repository.folder, "add", ".")
     git(repository.folder, "commit", "--quiet", "-m", "all")
@@ -224,7 +224,7 @@ def test_a_snapshot_keeps_no_secret(repository: Project, monkeypatch: pytest.Mon
     (repository.folder / "extra.py").write_text(f"MORE = '{SECRET}'\n")
     assert repository.submit(repository.spec, "--local", "-y") == 2
     error = capsys.readouterr().err
-    assert "extra.py: this file has the value of $MY_TOKEN in it" in error and SECRET not in error
+    assert "extra.py: this file contains the value of $MY_TOKEN" in error and SECRET not in error
     assert list(repository.results.iterdir()) == []
 
 
@@ -237,8 +237,8 @@ def test_a_snapshot_without_git(project: Project) -> None:
 
 
 @pytest.mark.parametrize(("lost", "message"), [
-    ("code", "what this batch was submitted from is not known"), ("config", "it never began"),
-    ("submissions", "repeats it by today's code")])
+    ("code", "no record of the code that this batch was submitted from"), ("config", "it never started"),
+    ("submissions", "repeats it with the current code")])
 def test_what_cannot_be_repeated_is_told(repository: Project, lost: str, message: str,
                                          capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
@@ -253,7 +253,7 @@ def test_what_cannot_be_repeated_is_told(repository: Project, lost: str, message
 def test_notes_are_kept_with_the_commit_and_shown(repository: Project, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
-    monkeypatch.setattr(experiments, "PROJECT", str(repository.folder))
+    monkeypatch.setattr("src.commands.records.PROJECT", str(repository.folder))
     capsys.readouterr()
     batch = str(repository.batch)
     assert experiments.main(["note", batch, "the larger\nrate wins <b>"]) == 0
@@ -286,6 +286,6 @@ def test_names_and_values_that_are_taken_for_secrets() -> None:
 def test_without_git_itself(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project.folder))
     code = provenance.inspect_code(str(project.folder))
-    assert code.commit is None and code.line() == "its version is not known: git rev-parse: FileNotFoundError"
+    assert code.commit is None and code.line() == "unknown commit: git rev-parse: FileNotFoundError"
     with pytest.raises(BatchError, match="not clean"):
         code.require_clean()

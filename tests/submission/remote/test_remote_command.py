@@ -65,7 +65,7 @@ def test_looking_on(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert experiments.main(["note", "--on", "cluster", f"results/{NAME}", NASTY]) == 0
     assert capfd.readouterr().out.endswith(f"{NASTY}\n")
     assert experiments.main(["status", "--on", "cluster", "$(touch x)"]) == 2
-    assert "there is no such folder" in capfd.readouterr().err
+    assert "no such folder" in capfd.readouterr().err
     assert experiments.main(["status", "--on", "clustre"]) == 2
     assert "did you mean 'cluster'?" in capfd.readouterr().err
     assert not [path for folder in (tmp_path, far.folder, far.folder.parent) for path in folder.glob("[xy]")]

@@ -323,7 +323,7 @@ def test_words_are_given_on_with_the_names_that_files_have_there() -> None:
 
 def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop: Laptop) -> None:
     shutil.rmtree(laptop.folder / ".git" / "refs")
-    assert "which files there are is not known" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
+    assert "cannot list the project's files" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
     shutil.rmtree(laptop.folder / ".git")
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
     assert laptop.executed() == [1] * 4
