@@ -18,7 +18,7 @@ from src.io import yaml_io
 from src.submission.batch import batch_folder, journal
 from src.submission.planning.plan import plan_next
 from src.submission.slurm import client
-from src.submission.status import failures, states, status
+from src.submission.status import failures, retry_policy, status
 from src.submission.status.observe import observe
 
 HEADER = "epoch,step,timestamp,train/loss,train/accuracy,val/last/loss,val/last/accuracy\n"
@@ -106,7 +106,7 @@ def seconds(path: Path) -> dict[str, float]:
         subprocess.run(command, check=True, capture_output=True)
         start = lap(command[0], start)
     observation, = observe([str(path)])
-    plan_next(observation.runs, states.RETRIED)
+    plan_next(observation.runs, retry_policy.RETRIED)
     failures.group_failures(observation.runs.values())
     failures.nodes_to_avoid(observation.runs.values())
     lap("retry", start)

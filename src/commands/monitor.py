@@ -10,7 +10,7 @@ from src.commands.common import observe_batches
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.slurm import client
-from src.submission.status import failures, run_lookup, states, status
+from src.submission.status import failures, retry_policy, run_lookup, states, status
 from src.submission.status.observation import Observation
 
 _MAX_ROWS = 50  # runs in a status table without --all
@@ -126,7 +126,7 @@ def wait(options: argparse.Namespace) -> int:
         print(f"{observation.path}: {counts}")
         for group in failures.group_failures(observation.runs.values()):
             print(f"  {group.line()}")
-    return int(any(observation.count(states.ENDED_WELL) < len(observation.runs) for observation in observations))
+    return int(any(observation.count(retry_policy.ENDED_WELL) < len(observation.runs) for observation in observations))
 
 
 def print_missing(options: argparse.Namespace) -> int:

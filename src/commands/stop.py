@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from src import run_folder
 from src.commands.common import confirm, observe_batches
 from src.submission.batch import batch_folder
-from src.submission.status import run_lookup, states
+from src.submission.status import retry_policy, run_lookup, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count, table
@@ -18,8 +18,8 @@ def add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cancel)
     parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
                         help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
-    parser.add_argument("--state", action="append", choices=sorted(states.ALIVE), metavar="STATE",
-                        help=f"only runs in this state (repeatable): {', '.join(sorted(states.ALIVE))}")
+    parser.add_argument("--state", action="append", choices=sorted(retry_policy.ALIVE), metavar="STATE",
+                        help=f"only runs in this state (repeatable): {', '.join(sorted(retry_policy.ALIVE))}")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -53,8 +53,8 @@ def cancel(options: argparse.Namespace) -> None:
 
 def clean(options: argparse.Namespace) -> None:
     """Print how much the saved states of ended runs take, and remove them."""
-    kept_states = (*states.ALIVE, states.UNKNOWN) if options.unfinished else [
-        state for state in states.ALL if state not in states.ENDED_WELL]
+    kept_states = (*retry_policy.ALIVE, states.UNKNOWN) if options.unfinished else [
+        state for state in states.ALL if state not in retry_policy.ENDED_WELL]
     rows, total = [], 0
     for observation in observe_batches(options.batches):
         sizes = [size for run in _without_states(observation, kept_states)

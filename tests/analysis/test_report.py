@@ -14,7 +14,7 @@ from src.analysis import report
 from src.analysis.reading.results import read_results
 from src.analysis.report import build_report, write_report
 from src.errors import ResultsError
-from src.submission.status import efficiency, failures, states
+from src.submission.status import efficiency, retry_policy, states
 from tests.analysis.make_batch import DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 EVIL = '"><script>alert(1)</script>'
@@ -136,7 +136,7 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
 
 
 def test_the_states_are_those_of_status() -> None:
-    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - failures.UNSUCCESSFUL
+    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
 
 
 def test_resources_used_against_asked_for(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from src.submission.slurm.submit import (
     submit_all,
 )
 from src.submission.spec.grid import spec_texts
-from src.submission.status import states
-from src.submission.status.canary_results import UNSUCCESSFUL, canary_folder, explain_failure
+from src.submission.status import retry_policy, states
+from src.submission.status.canary_results import canary_folder, explain_failure
 from src.submission.status.observation import Run
 from src.submission.status.observe import observe
+from src.submission.status.retry_policy import CANARY_FAILED
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
@@ -126,13 +127,13 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
         there = known.get(name)
         first = not_made(found.path, name, there) if there is None or there.folder is None else there
         state = first.state
-        if state.name in states.ENDED_WELL:
+        if state.name in retry_policy.ENDED_WELL:
             for run in runs:
                 del found.of[run]
-        elif state.name in (states.NEW, states.LOST) or again and state.name in states.RETRIED:
+        elif state.name in retry_policy.CANARY_RESTARTED or again and state.name in retry_policy.RETRIED:
             open_runs[name] = first
             found.specs[name] = spec_of(canary_of[runs[0]][1])
-        elif state.name in UNSUCCESSFUL:
+        elif state.name in CANARY_FAILED:
             lines.append(f"canary     {shown[name]}: {explain_failure(first)}; {count(len(runs), 'run')} held back, "
                          f"`{_retry(batch)}` tries it again")
             for run in runs:
@@ -145,7 +146,7 @@ def plan_canaries(batch: str, plan: Plan, canary_of: Mapping[str, tuple[str, dic
         else:
             raise BatchError(f"its canary is {state.name}{f' ({state.why})' if state.why else ''}", where=first.path,
                              hint=_when(batch, state.name))
-    found.plan = plan_next(open_runs, states.RETRIED)
+    found.plan = plan_next(open_runs, retry_policy.RETRIED)
     found.tickets |= found.plan.tickets
     if kinds := [shown[name] for name in open_runs]:
         more = f" and {len(kinds) - _LISTED} more" if len(kinds) > _LISTED else ""
@@ -296,7 +297,7 @@ def leave_out_held(canaries: Canaries, plan: Plan) -> list[str]:
     lines = []
     for name, first in observation.runs.items():
         held = [run for run in plan.tickets if canaries.of.get(run) == name]
-        if held and first.state.name not in states.ENDED_WELL:
+        if held and first.state.name not in retry_policy.ENDED_WELL:
             lines.append(f"{count(len(held), 'run')} held back, {explain_failure(first)}")
             for run in held:
                 del plan.tickets[run]

@@ -8,7 +8,7 @@ from typing import Any
 from src import run_folder
 from src.errors import JobSpecError
 from src.io import yaml_io
-from src.submission.status import states
+from src.submission.status import retry_policy
 
 Add = Callable[..., object]  # argparse's add_argument, of a group of options
 
@@ -64,8 +64,8 @@ def _add_points(add: Add) -> None:
     add("--seed", type=_count, metavar="S", help="of these random points (default: 0)")
     add("--max-runs", type=_positive, metavar="K", help="only the first K runs; with -r: of those that are to "
         "be submitted")
-    add("--state", action="append", choices=sorted(states.RETRIED), metavar="STATE",
-        help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(states.RETRIED))}")
+    add("--state", action="append", choices=sorted(retry_policy.RETRIED), metavar="STATE",
+        help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(retry_policy.RETRIED))}")
     add("--skip-done", action="store_true", help="leave out the points that another batch in the same output_dir has "
         "done")
     add("--shard", metavar="K/N", help="only part K of N, as 1/2 at one site and 2/2 at another; `experiments.py sync` "

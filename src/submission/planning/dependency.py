@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from src.errors import BatchError, to_type
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation
 from src.submission.system.terminal import count
 
@@ -15,7 +15,7 @@ def dependency(observation: Observation) -> dict[str, str]:
     BatchError if a run failed, is not submitted, or runs where Slurm does not know when it has ended: locally, or in
     a worker, whose Slurm job may end well with runs left to its successor.
     """
-    left = [run for run in observation.runs.values() if run.state.name not in states.ENDED_WELL]
+    left = [run for run in observation.runs.values() if run.state.name not in retry_policy.ENDED_WELL]
     path = observation.path
     wrong = [run for run in left if run.state.name not in _WAITS]
     if wrong:

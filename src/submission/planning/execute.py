@@ -21,7 +21,7 @@ from src.submission.planning.planner import retry_command
 from src.submission.slurm import submit
 from src.submission.slurm.submit import SlurmOptions, Submission
 from src.submission.spec import grid
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observe import observe
 from src.submission.system import terminal
 from src.submission.system.terminal import count
@@ -295,7 +295,7 @@ def _tell_how_it_ended(work: Work, log: str, again: str) -> int:
     """
     observation, = observe([work.path])
     left = {name: state for name in work.plan.tickets
-            if (state := observation.runs[name].state.name) not in states.ENDED_WELL}
+            if (state := observation.runs[name].state.name) not in retry_policy.ENDED_WELL}
     untouched = [name for name, state in left.items() if state in (states.NEW, states.PENDING)]
     failed = [name for name, state in left.items() if state not in (states.RUNNING, states.UNKNOWN)]
     if untouched:

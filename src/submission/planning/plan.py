@@ -10,11 +10,11 @@ from src.errors import BatchError, to_type
 from src.submission.batch import claims
 from src.submission.status import states
 from src.submission.status.observation import Observation, Run
+from src.submission.status.retry_policy import HELD
 from src.submission.system.terminal import count
 
 DELETED = "deleted"  # in Plan.kept: runs without a folder
 LATER = "for later"  # in Plan.kept: runs beyond --max-runs
-_HELD = frozenset((*states.ALIVE, states.UNKNOWN))  # perhaps somebody has the run
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def not_made(batch: str, name: str, deleted: Run | None) -> Run:
 
 def is_missing(run: Run) -> bool:
     """Whether a run's folder was deleted and no Slurm job or worker is left that will look for it."""
-    return run.folder is None and run.state.name not in _HELD
+    return run.folder is None and run.state.name not in HELD
 
 
 def may_be_alive(observation: Observation) -> list[Run]:
     """The runs, canaries too, that are pending or running, or might be."""
-    return [run for run in (*observation.runs.values(), *observation.canaries.values()) if run.state.name in _HELD]
+    return [run for run in (*observation.runs.values(), *observation.canaries.values()) if run.state.name in HELD]
 
 
 def cut(plan: Plan, most: int | None) -> Plan:

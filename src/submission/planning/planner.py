@@ -27,7 +27,7 @@ from src.submission.planning.work import Extension, Work
 from src.submission.slurm.submit import read_specs
 from src.submission.spec import grammar, grid, job_spec, naming
 from src.submission.spec.job_spec import JobSpec
-from src.submission.status import failures, states
+from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
@@ -126,7 +126,7 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
         refuse_if_alive(observation, "overwrite this batch")
         work.overwrites = earlier[-1]
         work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
-                          f"{observation.count(states.ENDED_WELL)} ended)")
+                          f"{observation.count(retry_policy.ENDED_WELL)} ended)")
     elif earlier:
         from src.submission.planning import extend
 
@@ -196,7 +196,7 @@ def _plan_continue(work: Work, path: str, extension: Extension | None, dry_run: 
     work.plan = plan_next(known, {states.NEW})
     work.lines.append(f"continues  {path}")
     if not work.plan.tickets:
-        left = observation.count(states.RETRIED)
+        left = observation.count(retry_policy.RETRIED)
         retry = f"`{retry_command(path)}` submits the {left} that failed or were lost; " if left else ""
         removes = "" if may_be_alive(observation) else "-o removes it first; "
         raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
@@ -241,12 +241,13 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
         extend.finish(path)
     observation, = observe([path])
     runs, elsewhere = _own(observation)
-    wanted = set(options.state or states.RETRIED)
+    wanted = set(options.state or retry_policy.RETRIED)
     lines = [f"retries    {path}"]
-    hungry = sum(run.state.name == states.OUT_OF_MEMORY for run in runs.values())
-    if hungry and states.OUT_OF_MEMORY in wanted and not (options.local or failures.requests_memory(options.sbatch)):
-        wanted.discard(states.OUT_OF_MEMORY)
-        more = retry_command(path, "--state", states.OUT_OF_MEMORY, "--sbatch", "mem=32G")
+    more_memory = retry_policy.NEEDS_MORE_MEMORY & wanted
+    hungry = sum(run.state.name in more_memory for run in runs.values())
+    if hungry and not (options.local or failures.requests_memory(options.sbatch)):
+        wanted -= more_memory
+        more = retry_command(path, *(word for state in sorted(more_memory) for word in ("--state", state)), "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
     plan = cut(plan_next(runs, wanted), options.max_runs)
     plan.kept.update(elsewhere)

@@ -1,7 +1,8 @@
-"""What the end of a canary means: why runs that waited for it never began, and how status tells of canaries."""
+"""Results of canaries: the runs that were held back because of them, and their lines in the status."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -11,72 +12,75 @@ from src.submission.batch import claims
 from src.submission.batch.journal import History
 from src.submission.status import failures, states
 from src.submission.status.observation import Observation, Run
+from src.submission.status.retry_policy import CANARY_FAILED
 
-# a canary in one of these has ended otherwise than well: the runs that wait for it do not run
-UNSUCCESSFUL = failures.UNSUCCESSFUL - {states.STUCK}
-_WIDTH = 80  # of an error in a reason: a log comes after it
-_NEVER_BEGAN = (states.NEW, states.CANCELLED, states.LOST, states.STUCK)
+_WIDTH = 80  # characters of an error in a reason, which the path of a log follows
+_NEVER_STARTED = (states.NEW, states.CANCELLED, states.LOST, states.STUCK)  # states that a held-back run may have
 
 
 def canary_folder(batch: str) -> str:
-    """The folder of a batch's canaries: run folders and journals, as in a batch."""
+    """Return the folder of a batch's canaries, which contains run folders and journals, like a batch."""
     return os.path.join(batch, run_folder.CANARY)
 
 
-def explain_failure(first: Run) -> str:
-    """`its canary failed: ValueError: no; see results/x/canary/y/training.log`."""
-    line = one_line(first.state.why)
-    line = line if len(line) <= _WIDTH else f"{line[:_WIDTH - 1]}…"
-    return f"its canary {_told(first.state.name)}{f': {line}' if line else ''}; see {failures.newest_log(first)}"
+def explain_failure(canary: Run) -> str:
+    """Return `its canary failed: ValueError: no; see results/x/canary/y/training.log`."""
+    error = one_line(canary.state.why)
+    error = error if len(error) <= _WIDTH else f"{error[:_WIDTH - 1]}…"
+    return f"its canary {_verb(canary.state.name)}{f': {error}' if error else ''}; see {failures.newest_log(canary)}"
 
 
-def _told(state: str) -> str:
-    words = state.replace("_", " ")
-    return f"was {words}" if state in (states.CANCELLED, states.PREEMPTED, states.LOST) else \
-        "failed" if state == states.FAILED else f"ended: {words}"
+def _verb(state: str) -> str:
+    if state == states.FAILED:
+        return "failed"
+    is_participle = state in (states.CANCELLED, states.PREEMPTED, states.LOST)
+    return f"was {state}" if is_participle else f"ended: {states.shown(state)}"
 
 
 def canary_by_run(history: History) -> dict[str, str]:
-    """The canary that each run waits for, or waited for, under its newest ticket."""
-    found: dict[str, str] = {}
+    """Return the canary that each run waits for, or waited for, under its newest ticket."""
+    canary_of: dict[str, str] = {}
     for plan in history.all_plans():
+        if "canary" not in plan:  # the plan of a worker's successor
+            continue
         names = list(plan["tickets"])
-        ours = {names[position]: first for first, positions in plan.get("canaries", {}).items()
-                for position in positions}
-        for name in names if "canary" in plan else ():  # not of a worker's successor
+        planned = {names[position]: canary for canary, positions in plan.get("canaries", {}).items()
+                   for position in positions}
+        for name in names:
             ticket = history.tickets.get(name)
             if ticket and ticket.number == plan["tickets"][name]:
-                found.pop(name, None)
-                if name in ours:
-                    found[name] = ours[name]
-    return found
+                canary_of.pop(name, None)
+                if name in planned:
+                    canary_of[name] = planned[name]
+    return canary_of
 
 
 def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Observation:
-    """The batch with its canaries, and why runs whose canary ended badly never began: Slurm has cancelled them, or it
-    was left to nobody to start them."""
+    """Add its canaries to a batch, and to the runs that a failed canary held back the reason why they never started.
+
+    Slurm has cancelled those runs, or keeps them in the queue, or no worker has started them.
+    """
     runs = dict(observation.runs)
-    bad = {name: explain_failure(first) for name, first in canaries.items() if first.state.name in UNSUCCESSFUL}
-    for name, first in (canary_by_run(observation.history) if bad else {}).items():
+    reasons = {name: explain_failure(canary) for name, canary in canaries.items() if canary.state.name in CANARY_FAILED}
+    for name, canary in (canary_by_run(observation.history) if reasons else {}).items():
         run = runs.get(name)
-        if run and first in bad and _never_began(run, observation.queue_answered):
-            stuck = run.state.name == states.STUCK
-            runs[name] = run._replace(state=run.state._replace(name=states.STUCK if stuck else states.CANCELLED,
-                                                              why=bad[first]))
+        if run and canary in reasons and _never_started(run, observation.queue_answered):
+            state = states.STUCK if run.state.name == states.STUCK else states.CANCELLED
+            runs[name] = run._replace(state=run.state._replace(name=state, why=reasons[canary]))
     return replace(observation, runs=runs, canaries=dict(canaries))
 
 
-def _never_began(run: Run, queue_answered: bool) -> bool:
+def _never_started(run: Run, queue_answered: bool) -> bool:
     if run.folder is None or claims.is_claimed(run.folder, run.ticket):
         return False
-    return run.state.name in _NEVER_BEGAN or run.state.name == states.UNKNOWN and queue_answered
+    return run.state.name in _NEVER_STARTED or run.state.name == states.UNKNOWN and queue_answered
 
 
 def status_lines(canaries: Iterable[Run]) -> list[str]:
-    """`canaries   1 done, 1 failed`, and a line for each group of those that went wrong."""
+    """Return `canaries   1 done, 1 failed`, and a line for each group of failures; empty without canaries."""
     runs = list(canaries)
     if not runs:
         return []
-    numbers = {name: sum(run.state.name == name for run in runs) for name in states.ALL}
-    told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in numbers.items() if number)
-    return [f"canaries   {told}", *(f"  {group.line()}" for group in failures.group_failures(runs))]
+    counts = Counter(run.state.name for run in runs)
+    summary = ", ".join(f"{counts[name]} {states.shown(name)}" for name in states.ALL if counts[name])
+    return [f"canaries   {summary}", *(f"  {group.line()}" for group in failures.group_failures(runs))]

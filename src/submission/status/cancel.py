@@ -11,7 +11,7 @@ from typing import Any
 from src.errors import BatchError, to_type
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.wait import reject_copy
 from src.submission.system import process
@@ -55,11 +55,11 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     """
     observations = list(observations)
     alive = [(observation, run) for observation in observations for run in observation.runs.values()
-             if run.state.name in states.ALIVE]
+             if run.state.name in retry_policy.ALIVE]
     whole = [] if state_names else [observation for observation in observations if observation.path in batches]
 
     def is_selected(observation: Observation, run: Run) -> bool:
-        if run.state.name not in (state_names or states.ALIVE):
+        if run.state.name not in (state_names or retry_policy.ALIVE):
             return False
         is_named = observation.path in batches or os.path.normpath(run.path) in runs
         return observation in whole or is_named and _can_be_ended(run)
@@ -67,7 +67,7 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     cancellation = Cancellation(
         whole, [run for observation, run in alive if is_selected(observation, run)],
         [canary for observation in whole for canary in observation.canaries.values()
-         if canary.state.name in states.ALIVE])
+         if canary.state.name in retry_policy.ALIVE])
     if not cancellation.runs and not cancellation.canaries:
         for observation in observations:
             if any(run.host and run.state.name == states.UNKNOWN for run in observation.runs.values()):

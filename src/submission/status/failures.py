@@ -1,22 +1,22 @@
-"""What went wrong, told shortly: failures by their last line with a log to read, and nodes that are better avoided."""
+"""Failures of a batch: grouped by the last line of the error, with a log to read, and the nodes to avoid in a retry."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from src import logs
 from src.errors import one_line
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 
-UNSUCCESSFUL = frozenset((*states.RETRIED - {states.NEW}, states.STUCK))  # states that say that something went wrong
-_SUSPECT = 3  # failed attempts on a node, and none that ended there, before it is avoided
+_SUSPECT = 3  # failed attempts on a node on which none ended well, before the node is avoided
 
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Runs in one state with like last lines. error: the line of the first of them; log: a file to read, or a run."""
+    """Runs in one state with like errors. error: of the first of them; log: its newest log, or its folder."""
 
     state: str
     error: str
@@ -24,58 +24,58 @@ class FailureGroup:
     log: str
 
     def line(self) -> str:
-        """`3 failed: ValueError: no (results/x/000_x/training.log)`."""
+        """Return `3 failed: ValueError: no (results/x/000_x/training.log)`."""
         error = f": {one_line(self.error[:200])}" if self.error else ""
-        return f"{len(self.runs):,} {self.state.replace('_', ' ')}{error} ({self.log})"
+        return f"{len(self.runs):,} {states.shown(self.state)}{error} ({self.log})"
 
 
 def group_failures(runs: Iterable[Run]) -> list[FailureGroup]:
-    """The runs that went wrong, by state and normalised last line; the largest group first."""
-    normalised: dict[str, str] = {}
+    """Group the runs that failed by state and normalized error; the largest group first."""
+    normalized: dict[str, str] = {}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run.state.name in UNSUCCESSFUL:
-            why = run.state.why
-            if why not in normalised:
-                normalised[why] = logs.normalize_error(why)
-            groups.setdefault((run.state.name, normalised[why]), []).append(run)
-    return [FailureGroup(state, members[0].state.why, members, newest_log(members[0])) for (state, _), members
-            in sorted(groups.items(), key=lambda item: -len(item[1]))]
+        if run.state.name in retry_policy.UNSUCCESSFUL:
+            error = run.state.why
+            if error not in normalized:
+                normalized[error] = logs.normalize_error(error)
+            groups.setdefault((run.state.name, normalized[error]), []).append(run)
+    return [FailureGroup(state, members[0].state.why, members, newest_log(members[0]))
+            for (state, _), members in sorted(groups.items(), key=lambda item: -len(item[1]))]
 
 
 def requests_memory(options: Iterable[str]) -> bool:
-    """Whether sbatch options, as KEY=VALUE, say how much memory a Slurm job gets."""
+    """Return whether sbatch options, as KEY=VALUE, request an amount of memory."""
     return any(re.match(r"mem(?:[-_]per[-_](?:cpu|gpu))?=", option) for option in options)
 
 
 def newest_log(run: Run) -> str:
-    """The newest log of a run; its folder if there is none."""
+    """Return the newest log of a run; its folder if there is none."""
     return (logs.log_paths(run.path) or [run.path])[-1]
 
 
 def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:
-    """The nodes that a retry should not use, and why.
+    """Return the nodes that a retry should not use, with the reason.
 
-    A node that failed under a run; and one on which three runs or more failed and none ended, while runs ended on
-    others.
+    These are nodes that failed under a run, and nodes on which at least three runs failed and none ended well, while
+    runs ended well on other nodes.
     """
     runs = list(runs)
-    down: dict[str, int] = {}
-    failed: dict[str, int] = {}
-    for run in runs:
-        if run.state.name in (states.NODE_FAILED, states.FAILED) and (node := _node(run)):
-            counted = down if run.state.name == states.NODE_FAILED else failed
-            counted[node] = counted.get(node, 0) + 1
-    suspects = {node: number for node, number in failed.items() if number >= _SUSPECT}
-    if suspects:  # only then are the records of the runs that ended worth their reading
-        fine = {node for run in runs if run.state.name in states.ENDED_WELL and (node := _node(run))}
-        suspects = {node: number for node, number in suspects.items() if node not in fine} if fine else {}
-    return {**{node: f"{number} attempts failed there, none ended, and others ended elsewhere"
+    broken = _count_by_node(run for run in runs if run.state.name == states.NODE_FAILED)
+    failures = _count_by_node(run for run in runs if run.state.name == states.FAILED)
+    suspects = {node: number for node, number in failures.items() if number >= _SUSPECT}
+    if suspects:  # only then are the records of the runs that ended well read
+        good = _count_by_node(run for run in runs if run.state.name in retry_policy.ENDED_WELL)
+        suspects = {node: number for node, number in suspects.items() if node not in good} if good else {}
+    return {**{node: f"{number} attempts failed there, none ended well, and others ended well elsewhere"
                for node, number in suspects.items()},
-            **dict.fromkeys(down, "it failed")}
+            **dict.fromkeys(broken, "it failed")}
+
+
+def _count_by_node(runs: Iterable[Run]) -> Counter[str]:
+    return Counter(node for run in runs if (node := _node(run)))
 
 
 def _node(run: Run) -> str | None:
-    """The node, as Slurm calls it, of a run's last attempt; None without one, or outside Slurm."""
+    """The node of a run's last attempt, by its name in Slurm; None without an attempt, or outside Slurm."""
     attempt = run.attempt or (run.folder.last_attempt() if run.folder else None) or {}
     return (attempt.get("node") or attempt.get("host")) if attempt.get("slurm_job") else None

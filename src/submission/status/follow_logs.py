@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from src import logs
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.observe import observe
 
@@ -43,7 +43,7 @@ def follow(folder: str, printed: Mapping[str, int]) -> None:
             if run.host:  # a copy: the run cannot be followed from here
                 print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")
                 return
-            if run.state.name not in (*states.ALIVE, states.NEW, states.UNKNOWN):
+            if run.state.name not in (*retry_policy.ALIVE, states.NEW, states.UNKNOWN):
                 print(f"state: {run.state.name}")
                 return
             time.sleep(_INTERVAL)

@@ -14,7 +14,7 @@ from src.io import files, slurm_environment
 from src.submission.batch import journal
 from src.submission.slurm import client
 from src.submission.spec.notify_spec import Notify
-from src.submission.status import failures, states, status
+from src.submission.status import failures, retry_policy, status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 
@@ -101,7 +101,7 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
                 best = row
         lines.append(f"best: {best.best:.4g} {best.metric} of {best.run}")
     lines += [found.line() for found in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
-    if observation.count(states.RETRIED):
+    if observation.count(retry_policy.RETRIED):
         lines.append(to_type("python", "submit_multiple.py", "-r", observation.path))
     return title, "\n".join(lines)
 
@@ -168,7 +168,7 @@ def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | N
         return send(notify, batch, token, kind)
     observation, = observe([batch])
     jobs = list(dict.fromkeys(run.state.slurm_job.partition("_")[0] for run in observation.runs.values()
-                              if run.state.name in states.ALIVE and run.state.slurm_job))
+                              if run.state.name in retry_policy.ALIVE and run.state.slurm_job))
     if kind == DIGEST:
         later = _again(batch, token, kind, [_in_minutes(60 * (notify.digest or 1))]) if jobs else None
         return (send(notify, batch, token, kind) if jobs else None) or later

@@ -1,4 +1,4 @@
-"""What is known of a run and of a batch at one moment."""
+"""Types: a run and a batch as they were observed at one moment."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -11,8 +11,14 @@ from src.submission.status.states import State
 
 
 class Run(NamedTuple):
-    """One run as it was found. folder is None if it is gone; ticket is the number of its newest, 0 before any; host is
-    the machine that has it, of a copy."""
+    """One run.
+
+    folder: None if it was deleted;
+    ticket: its newest number, 0 before the first submission;
+    attempt: the record of its newest attempt;
+    slurm_jobs: those in the queue that may run it, several if it is shared by workers;
+    host: the machine that runs it, if the batch was synced from another one.
+    """
 
     name: str
     path: str
@@ -20,13 +26,13 @@ class Run(NamedTuple):
     ticket: int
     attempt: dict[str, Any] | None
     state: State
-    slurm_jobs: tuple[str, ...] = ()  # in the queue, and may run it: of workers, several
+    slurm_jobs: tuple[str, ...] = ()
     host: str | None = None
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A batch as it was found: its path, journals, and runs by name in order; its canaries apart from them."""
+    """A batch: its path, its journals, and its runs and canaries by name, in order."""
 
     path: str
     history: History
@@ -35,6 +41,6 @@ class Observation:
     canaries: dict[str, Run] = field(default_factory=dict)
 
     def count(self, names: Iterable[str]) -> int:
-        """How many runs are in one of the states."""
-        wanted = frozenset(names)
-        return sum(run.state.name in wanted for run in self.runs.values())
+        """Return how many runs are in one of the states."""
+        selected = frozenset(names)
+        return sum(run.state.name in selected for run in self.runs.values())

@@ -1,11 +1,11 @@
-"""The state of every run of some batches, from one squeue, at most one sacct, and one listing of each folder."""
+"""Observe batches: the state of every run, from one squeue, at most one sacct, and one listing of each folder."""
 from __future__ import annotations
 
 import contextlib
 import gc
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder
@@ -15,151 +15,181 @@ from src.submission.batch.journal import History, Ticket
 from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm import client
 from src.submission.slurm.client import Job, Queue
-from src.submission.status import states
+from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
+from src.submission.status.states import Evidence, State
 from src.submission.system import process
 
 
-class _Evidence(NamedTuple):
-    """What the file system says of one run, before Slurm is asked. highest: of the tickets that it has had."""
+class _RunFiles(NamedTuple):
+    """What the file system contains of one run.
+
+    folder: None if it was deleted; number: of the newest ticket, also of one that train.py took by hand;
+    claim: identity of the process that holds the ticket; synced_from: the machine that runs it, if that is another.
+    """
 
     name: str
     path: str
     folder: RunFolder | None
     ticket: Ticket | None
-    highest: int
+    number: int
     claim: dict[str, Any]
     attempt: dict[str, Any] | None
-    copy: SyncMarker | None
+    synced_from: SyncMarker | None
+
+    def may_be_queued(self) -> bool:
+        """Return whether Slurm must be queried for the run."""
+        if self.synced_from or self.folder is not None and self.folder.ended is not None:
+            return False
+        if self.claim:
+            return bool(self.claim.get("slurm_job"))
+        return self.ticket is not None and self.ticket.mode == journal.SLURM and (
+            self.ticket.sent or bool(self.ticket.slurm_jobs))
+
+    def is_queued(self, queue: Queue) -> bool:
+        """Return whether squeue lists a known job of the run."""
+        job = self.claim.get("slurm_job")
+        jobs = [job] if job else self.ticket.slurm_jobs if self.ticket else []
+        return any(job in queue.jobs for job in jobs)
+
+
+class _Processes:
+    """Whether processes are alive; each is checked once, as all runs of a submission name the same ones."""
+
+    def __init__(self) -> None:
+        self._alive: dict[tuple[Any, ...], bool | None] = {}
+
+    def is_alive(self, identity: dict[str, Any]) -> bool | None:
+        """Return whether the process is alive; None if that cannot be determined on this machine."""
+        key = (identity.get("boot_id"), identity.get("pid"), identity.get("pid_start"))
+        if key not in self._alive:
+            self._alive[key] = process.is_alive(identity)
+        return self._alive[key]
+
+
+class _Answers(NamedTuple):
+    """What the rest of the machine answers: squeue, sacct, processes, and the time of the observation."""
+
+    queue: Queue
+    accounting: Mapping[str, Job]
+    processes: _Processes
+    now: float
 
 
 def observe(batches: Iterable[str]) -> list[Observation]:
-    """Look at all runs of the batches. Slurm is asked only if some run that has not ended was given to it."""
+    """Observe all runs of the batches. Slurm is queried only if a run that has not ended was submitted to it."""
     paths = list(batches)
-    homes = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
-    with _without_collector():
-        found = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in homes)])
-    if not homes:
-        return found
-    from src.submission.status import canary_results  # few batches have them
+    with_canaries = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
+    with _without_garbage_collector():
+        observations = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in with_canaries)])
+    if not with_canaries:
+        return observations
+    from src.submission.status import canary_results  # few batches have canaries
 
-    canaries = {path: item.runs for path, item in zip(homes, found[len(paths):], strict=True)}
-    return [canary_results.with_canaries(item, canaries.get(item.path, {})) for item in found[:len(paths)]]
+    canaries = {path: item.runs for path, item in zip(with_canaries, observations[len(paths):], strict=True)}
+    return [canary_results.with_canaries(item, canaries.get(item.path, {})) for item in observations[:len(paths)]]
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    # hundreds of thousands of small objects, all of which stay: the collector would go through them in vain
-    on = gc.isenabled()
+def _without_garbage_collector() -> Iterator[None]:
+    # hundreds of thousands of small objects are created, none of which is garbage
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # else the collector's next turn goes through all of them
-        if on:
+        gc.freeze()  # the next collection would visit all of them
+        if was_enabled:
             gc.enable()
 
 
 def _observe(batches: Iterable[str]) -> list[Observation]:
-    # folders before journals: of a run that joins a batch the plan comes first, and it would seem to have none else
-    listed = [(path, _listed(path)) for path in batches]
-    found = [(path, journal.read_history(path)) for path, _ in listed]
-    evidence = [[_look(path, name, history) for name in _with_deleted(names, history)]
-                for (_, names), (path, history) in zip(listed, found, strict=True)]
-    open_runs = [item for items in evidence for item in items if _concerns_slurm(item)]
+    # Folders before journals: a run that joins a batch meanwhile has its plan first, and would seem to have no ticket.
+    names = [(path, _run_names(path)) for path in batches]
+    batch_files = []
+    for path, run_names in names:
+        history = journal.read_history(path)
+        batch_files.append((path, history, [_read(path, name, history) for name in _with_deleted(run_names, history)]))
+    open_runs = [files for _, _, runs in batch_files for files in runs if files.may_be_queued()]
     queue = client.squeue() if open_runs else Queue()
-    # A run that squeue shows needs no sacct.
-    unseen = [item.ticket.time for item in open_runs if item.ticket and not _is_queued(item, queue)]
-    accounting = client.sacct(min(unseen)) if unseen else {}
-    alive = _AliveCache()
-    now = time.time()
+    # a run that squeue lists does not need sacct
+    ticket_times = [files.ticket.time for files in open_runs if files.ticket and not files.is_queued(queue)]
+    accounting = client.sacct(min(ticket_times)) if ticket_times else {}
+    answers = _Answers(queue, accounting, _Processes(), time.time())
 
-    def conclude(item: _Evidence, history: History) -> Run:
-        run = _conclude(item, queue, accounting, alive, now)
+    def conclude(files: _RunFiles, history: History) -> Run:
+        run = _conclude(files, answers)
         if run.state.name != states.LOST:
             return run
-        # it may have ended well between the look at its folder and the one at its process or Slurm job
-        again = _look(os.path.dirname(item.path), item.name, history)
-        return _conclude(again, queue, accounting, alive, now)
+        # it may have ended well after its folder was read and before its process or Slurm job was checked
+        return _conclude(_read(os.path.dirname(files.path), files.name, history), answers)
 
-    return [Observation(path, history, {item.name: conclude(item, history) for item in items}, queue.answered)
-            for (path, history), items in zip(found, evidence, strict=True)]
+    return [Observation(path, history, {files.name: conclude(files, history) for files in runs}, queue.answered)
+            for path, history, runs in batch_files]
 
 
-def _listed(path: str) -> list[str]:
-    """The runs that have a folder; a folder of plots that somebody put there is none."""
+def _run_names(path: str) -> list[str]:
+    """The runs that have a folder; other folders, for example of plots, are left out."""
     return [name for name in run_folder.run_names(path)
             if name[0].isdigit() or run_folder.is_run_folder(os.path.join(path, name))]
 
 
 def _with_deleted(names: list[str], history: History) -> list[str]:
-    """And those whose folder was deleted."""
+    """Append the runs whose folder was deleted."""
     present = frozenset(names)
     return names + [name for name in history.tickets if name not in present]
 
 
-def _look(batch: str, name: str, history: History) -> _Evidence:
+def _read(batch: str, name: str, history: History) -> _RunFiles:
     path = f"{batch}/{name}"
     ticket = history.tickets.get(name)
     planned = ticket.number if ticket else 0
-    copy = history.sync_marker_of(name)
+    synced_from = history.sync_marker_of(name)
     try:
         folder = RunFolder.read(path)
     except OSError:
-        return _Evidence(name, path, None, ticket, planned, {}, None, copy)
+        return _RunFiles(name, path, None, ticket, planned, {}, None, synced_from)
     number = max(planned, folder.claims[-1]) if folder.claims else planned
     if folder.ended is not None:
-        return _Evidence(name, path, folder, ticket, number, {}, None, copy)
-    if number > planned:  # somebody ran train.py on it by hand
-        who = folder.claim(number)
-        job = who.get("slurm_job")
-        if copy and process.is_alive(who) is not None:
-            copy = None  # here, and not where the others are
-        ticket = Ticket(number, who.get("time", 0.0), journal.SLURM if job else journal.LOCAL, who,
+        return _RunFiles(name, path, folder, ticket, number, {}, None, synced_from)
+    if number > planned:  # train.py was called by hand
+        identity = folder.claim(number)
+        job = identity.get("slurm_job")
+        if synced_from and process.is_alive(identity) is not None:
+            synced_from = None  # it was called on this machine
+        ticket = Ticket(number, identity.get("time", 0.0), journal.SLURM if job else journal.LOCAL, identity,
                         slurm_jobs=[job] if job else [])
     attempt = folder.last_attempt()
-    return _Evidence(name, path, folder, ticket, number, claims.holder(folder, number, attempt), attempt, copy)
+    return _RunFiles(name, path, folder, ticket, number, claims.holder(folder, number, attempt), attempt, synced_from)
 
 
-def _concerns_slurm(item: _Evidence) -> bool:
-    if item.copy or item.folder is not None and item.folder.ended is not None:
-        return False
-    if item.claim:
-        return bool(item.claim.get("slurm_job"))
-    return item.ticket is not None and item.ticket.mode == journal.SLURM and (item.ticket.sent or bool(
-        item.ticket.slurm_jobs))
+def _conclude(files: _RunFiles, answers: _Answers) -> Run:
+    """Determine the state of a run."""
+    host = files.synced_from.host if files.synced_from else None
+    if files.synced_from and (files.folder is None or files.folder.ended is None):
+        state = _state_elsewhere(files.synced_from, files.name, files.attempt)
+        return Run(files.name, files.path, files.folder, files.number, files.attempt, state, host=host)
+    is_local = bool(files.claim) and not files.claim.get("slurm_job")
+    submitter = files.ticket.submitter if files.ticket else {}
+    evidence = Evidence(
+        files.folder, files.ticket, answers.queue, answers.accounting, files.claim,
+        answers.processes.is_alive(files.claim) if is_local else None,
+        answers.processes.is_alive(submitter) if submitter else None, files.attempt, answers.now)
+    state = states.state_of(evidence)
+    queued = evidence.jobs if state.slurm_job and state.name in retry_policy.ALIVE else ()
+    return Run(files.name, files.path, files.folder, files.number, files.attempt, state,
+               tuple([job for job in queued if job in answers.queue.jobs]), host)
 
 
-def _is_queued(item: _Evidence, queue: Queue) -> bool:
-    job = item.claim.get("slurm_job")
-    jobs = [job] if job else item.ticket.slurm_jobs if item.ticket else []
-    return any(job in queue.jobs for job in jobs)
+def _state_elsewhere(marker: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:
+    """The state of a run of another machine that had not ended well when it was synced.
 
-
-class _AliveCache:
-    """process.is_alive, asked once for each process: all runs of a submission name the same one."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], bool | None] = {}
-
-    def __call__(self, who: dict[str, Any]) -> bool | None:
-        key = (who.get("boot_id"), who.get("pid"), who.get("pid_start"))
-        if key not in self._known:
-            self._known[key] = process.is_alive(who)
-        return self._known[key]
-
-
-def _conclude(item: _Evidence, queue: Queue, accounting: dict[str, Job], alive: _AliveCache, now: float) -> Run:
-    host = item.copy.host if item.copy else None
-    if item.copy and (item.folder is None or item.folder.ended is None):
-        return Run(item.name, item.path, item.folder, item.highest, item.attempt,
-                   states.state_of_copy(item.copy, item.name, item.attempt), host=host)
-    local = bool(item.claim) and not item.claim.get("slurm_job")
-    claim_alive = alive(item.claim) if local else None  # of others, Slurm knows
-    submitter_alive = alive(item.ticket.submitter) if item.ticket and item.ticket.submitter else None
-    state = states.state_of(item.folder, item.ticket, queue, accounting, item.claim, claim_alive, submitter_alive,
-                            item.attempt, now)
-    queued = states.candidate_jobs(item.ticket, item.claim, queue) if (
-        state.slurm_job and state.name in states.ALIVE) else ()
-    return Run(item.name, item.path, item.folder, item.highest, item.attempt, state,
-               tuple([job for job in queued if job in queue.jobs]), host)
+    Neither Slurm nor the processes of this machine show it. If it may be alive there, it is unknown, and never started
+    here.
+    """
+    state, why = marker.states.get(name, ("", ""))
+    if state in retry_policy.RETRIED - {states.NEW}:
+        return State(state, why)
+    if not state and states.recorded_end(attempt or {}) == states.FAILED:
+        return State(states.FAILED, str((attempt or {}).get("error") or ""))
+    return State(states.UNKNOWN, f"{states.shown(state) or 'perhaps running'} on {marker.host}, as of {marker.when()}")

@@ -1,13 +1,17 @@
-"""The state of a run, from its folder, its ticket, squeue's row and sacct's row: one pure function."""
+"""The state of a run: evidence from its folder, its ticket, squeue and sacct, and the ordered rules that decide.
+
+`python -m src.submission.status.states` prints the rules as the table of docs/architecture.md.
+"""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from src import run_folder
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
-from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm.client import Job, Queue
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
@@ -17,148 +21,294 @@ NODE_FAILED, CANCELLED, LOST, UNKNOWN = "node_failed", "cancelled", "lost", "unk
 
 ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, FAILED, TIMEOUT, OUT_OF_MEMORY,
        PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
-ENDED_WELL = frozenset((DONE, EARLY_STOPPED, DIVERGED))
-ALIVE = frozenset((SUBMITTED, PENDING, RUNNING, STUCK))
-RETRIED = frozenset((NEW, FAILED, TIMEOUT, OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST))
 
-LOST_AFTER = 300.0  # seconds: squeue may not know a job at once, and an answer of sbatch may land late
+LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
+_CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
-_ENDS = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
-_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
-_GOING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
-                    "RESIZING"))
-_FINISHED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
-             "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
-             "REVOKED": CANCELLED}
-# How a start may end before Slurm puts its job back into the queue: only squeue tells.
-_PERHAPS_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
-# Reasons for which a pending Slurm job will never start without somebody's help.
-_NEVER = re.compile("PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|BadConstraints|InvalidAccount|"
-                    "InvalidQOS|JobHeldAdmin|JobHoldMaxRequeue|JobLaunchFailure|launch.failed.requeued.held|"
-                    "AccountNotAllowed|QOSNotAllowed")
+_DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
+_SLURM_PENDING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+_SLURM_RUNNING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
+                            "RESIZING"))
+_SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
+                "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
+                "REVOKED": CANCELLED}
+_ENDED = tuple(dict.fromkeys(_SLURM_ENDED.values()))
+# An attempt may end like this before Slurm requeues its job, which only squeue shows.
+_MAY_BE_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
+# Reasons of pending Slurm jobs that do not end by themselves.
+_STUCK_REASON = re.compile(
+    "PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|BadConstraints|InvalidAccount|InvalidQOS|"
+    "JobHeldAdmin|JobHoldMaxRequeue|JobLaunchFailure|launch.failed.requeued.held|AccountNotAllowed|QOSNotAllowed")
 
 
 class State(NamedTuple):
-    """A word of ALL, and why (Slurm's reason, the last exception line, …)."""
+    """The state of a run: one of ALL, the reason (of Slurm, the last line of the error, …), and its Slurm job."""
 
     name: str
     why: str = ""
     slurm_job: str | None = None
 
 
-def state_of(run: run_folder.RunFolder | None, ticket: Ticket | None, queue: Queue, accounting: Mapping[str, Job],
-             claim: Mapping[str, Any], claim_alive: bool | None, submitter_alive: bool | None,
-             attempt: Mapping[str, Any] | None, now: float) -> State:
-    """What has become of a run.
+@dataclass(frozen=True)
+class Evidence:
+    """What the state of a run is determined from.
 
-    run: its folder, None if it is gone; ticket: its newest; claim: who claimed that ticket (empty: nobody);
-    claim_alive and submitter_alive: of local processes, None if not known; attempt: the last start's record.
+    folder: None if it was deleted;
+    ticket: the newest one; None before the first submission;
+    queue, accounting: the answers of squeue and sacct;
+    claim: the record of the process or Slurm job that claimed the ticket; empty if none has;
+    claim_alive, submitter_alive: whether that process of this machine is alive; None if unknown from here;
+    last_attempt: the record of the newest attempt, which may be of an earlier ticket;
+    now: unix seconds.
     """
-    if run and run.ended is not None:
-        return State(_ENDS.get(run.ended, DONE))
-    if ticket is None and not attempt:
-        return State(NEW)
-    if ticket and attempt and attempt.get("ticket") != ticket.number:
-        attempt = None  # of an earlier ticket: it says nothing of this one
-    why = str((attempt or {}).get("error") or "")
-    jobs = candidate_jobs(ticket, claim, queue)
-    for job in reversed(jobs):  # of a run that goes on in a successor, the latest
-        row = queue.jobs.get(job)
-        if row and not _is_anothers(row, ticket) and (state := _queued(row)):
-            if ticket and ticket.shared and not claim:
-                return State(PENDING, "waits for a worker", job)
-            # a worker's job goes on when one of its runs has failed
-            return State(FAILED, why, job) if state.name == RUNNING and _ended(attempt) == FAILED else state
-    if claim and not claim.get("slurm_job"):
-        return _local(claim, claim_alive, attempt, why)
-    if ticket is None or ticket.mode == LOCAL:
-        return State(PENDING) if submitter_alive and not claim else State(NEW, why)
-    if ticket.shared and not claim and queue.answered and jobs:
-        return State(NEW, "its workers have ended")
-    if not jobs:  # no answer to sbatch is known
-        if submitter_alive:
-            return State(SUBMITTED, "being submitted")
-        return State(UNKNOWN, "squeue did not answer") if ticket.sent and not queue.answered else State(NEW)
-    rows = [accounting[job] for job in reversed(jobs) if job in accounting and not _gave_up(accounting[job], attempt)]
-    return _not_queued(jobs[-1], [row for row in rows if row.submitted is None or row.submitted >= ticket.time - 3600],
-                       queue.answered, attempt, why, abs(now - ticket.time))
+
+    folder: run_folder.RunFolder | None
+    ticket: Ticket | None
+    queue: Queue
+    accounting: Mapping[str, Job]
+    claim: Mapping[str, Any]
+    claim_alive: bool | None
+    submitter_alive: bool | None
+    last_attempt: Mapping[str, Any] | None
+    now: float
+
+    @property
+    def end(self) -> str | None:
+        """The content of the run's `done` file; None if there is none."""
+        return self.folder.ended if self.folder else None
+
+    @cached_property
+    def attempt(self) -> Mapping[str, Any]:
+        """The record of the ticket's newest attempt; empty before the first."""
+        attempt = self.last_attempt or {}
+        return {} if self.ticket and attempt.get("ticket") != self.ticket.number else attempt
+
+    @property
+    def error(self) -> str:
+        """The last line of the error that the attempt recorded."""
+        return str(self.attempt.get("error") or "")
+
+    @cached_property
+    def recorded_end(self) -> str | None:
+        """The state that the attempt recorded when it ended."""
+        return recorded_end(self.attempt)
+
+    @property
+    def is_claimed_locally(self) -> bool:
+        """Whether a process outside Slurm claimed the run."""
+        return bool(self.claim) and not self.claim.get("slurm_job")
+
+    @property
+    def is_for_workers(self) -> bool:
+        """Whether the run waits for a worker to claim it."""
+        return self.ticket is not None and self.ticket.shared and not self.claim
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run was not submitted to Slurm."""
+        return self.ticket is None or self.ticket.mode == LOCAL
+
+    @cached_property
+    def jobs(self) -> list[str]:
+        """The ids of the Slurm jobs that may run it, the newest last."""
+        return candidate_jobs(self.ticket, self.claim, self.queue)
+
+    @cached_property
+    def in_queue(self) -> State | None:
+        """The state that squeue shows, of the newest job if there are several; None if it shows none."""
+        for job in reversed(self.jobs):
+            row = self.queue.jobs.get(job)
+            if row and not self._is_reused(row) and (state := _state_in_queue(row)):
+                return state
+        return None
+
+    def _is_reused(self, row: Job) -> bool:
+        """Whether Slurm gave the id to another submission of ours: it restarts at 1 when Slurm's state is lost."""
+        return self.ticket is not None and row.comment.startswith(COMMENT_PREFIX) and row.comment not in [
+            comment for comment, _ in self.ticket.comments]
+
+    @cached_property
+    def accounted(self) -> Job | None:
+        """The row of sacct that shows how the newest job ended; None if it shows none."""
+        return next(self._accounted_rows(), None)
+
+    def _accounted_rows(self) -> Iterator[Job]:
+        """The rows of sacct of this ticket's ended jobs, without jobs that ended because the run was requeued."""
+        for job in reversed(self.jobs):
+            row = self.accounting.get(job)
+            if row is None or row.state not in _SLURM_ENDED or self._was_succeeded(row):
+                continue
+            # an earlier job may have had the same id
+            if row.submitted is None or self.ticket is None or row.submitted >= self.ticket.time - _CLOCK_TOLERANCE:
+                yield row
+
+    def _was_succeeded(self, row: Job) -> bool:
+        """Whether this Slurm job ended because its run continues in another one."""
+        return self.attempt.get("how") == run_folder.REQUEUED and row.id == self.attempt.get("slurm_job") and (
+            row.state in ("FAILED", "COMPLETED", "PREEMPTED"))
+
+    @cached_property
+    def accounted_end(self) -> str | None:
+        """The state in which the run ended, from sacct and its own record; None if neither shows an end."""
+        # Slurm reports FAILED for any exit code other than 0; the record is more precise
+        if self.accounted and not (self.recorded_end and self.accounted.state == "FAILED"):
+            return _SLURM_ENDED[self.accounted.state]
+        return self.recorded_end
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the ticket is recent; the clock may have jumped either way since."""
+        return self.ticket is not None and abs(self.now - self.ticket.time) < LOST_AFTER
 
 
-def state_of_copy(copy: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:
-    """What has become of a run that another machine has and that had not ended well when it was fetched.
+class Rule(NamedTuple):
+    """A row of the table of states.
 
-    Neither our Slurm nor our processes know it, so that what may live there is unknown here, and is never begun here.
+    condition: what `applies` checks, in words;
+    states: those that the rule can lead to;
+    explanation: for the documentation; empty if the condition says it all.
     """
-    known, why = copy.states.get(name, ("", ""))
-    if known in RETRIED - {NEW}:
-        return State(known, why)
-    if not known and _ended(attempt) == FAILED:
-        return State(FAILED, str((attempt or {}).get("error") or ""))
-    return State(UNKNOWN, f"{known.replace('_', ' ') or 'perhaps running'} on {copy.host}, as of {copy.when()}")
+
+    condition: str
+    states: tuple[str, ...]
+    applies: Callable[[Evidence], Any]
+    conclude: Callable[[Evidence], State]
+    explanation: str = ""
 
 
-def _not_queued(job: str, rows: Iterable[Job], answered: bool, attempt: Mapping[str, Any] | None, why: str,
-                age: float) -> State:
-    """The state of a run whose Slurm jobs squeue does not show. age: of its ticket, in seconds, by a clock that may
-    have jumped either way."""
-    row = next((row for row in rows if row.state in _FINISHED), None)
-    own = _ended(attempt)
-    # Slurm says FAILED of any exit code that is not 0; the run knows better
-    ended = _FINISHED[row.state] if row and not (own and row.state == "FAILED") else own
-    if ended and (answered or ended not in _PERHAPS_REQUEUED):
-        return State(ended, why or (row.state if row else ""), row.id if row else job)
-    if not answered:
-        return State(UNKNOWN, "squeue did not answer", job)
-    if age < LOST_AFTER:
-        return State(UNKNOWN, "squeue does not know it (yet, or any more)", job)
-    return State(LOST, why or "squeue does not know it", job)
+def _always(name: str, why: str = "") -> Callable[[Evidence], State]:
+    return lambda evidence: State(name, why)
+
+
+def _queued(evidence: Evidence) -> State:
+    assert evidence.in_queue
+    return evidence.in_queue
+
+
+def _is_queued_as(name: str) -> Callable[[Evidence], bool]:
+    return lambda evidence: evidence.in_queue is not None and evidence.in_queue.name == name
+
+
+def _accounted(evidence: Evidence) -> State:
+    row = evidence.accounted
+    return State(evidence.accounted_end or UNKNOWN, evidence.error or (row.state if row else ""),
+                 row.id if row else evidence.jobs[-1])
+
+
+# The first rule that applies decides. Every rule but the first three may rely on those before it.
+RULES: tuple[Rule, ...] = (
+    Rule("the run has a `done` file", (DONE, EARLY_STOPPED, DIVERGED), lambda evidence: evidence.end is not None,
+         lambda evidence: State(_DONE_FILE.get(evidence.end or "", DONE)), "whatever Slurm says"),
+    Rule("no ticket and no attempt", (NEW,), lambda evidence: evidence.ticket is None and not evidence.last_attempt,
+         _always(NEW)),
+    Rule("squeue lists the workers that may take the run, and none has claimed it", (PENDING,),
+         lambda evidence: evidence.is_for_workers and evidence.in_queue,
+         lambda evidence: State(PENDING, "waits for a worker", _queued(evidence).slurm_job)),
+    Rule("squeue lists the job as running, and the attempt recorded a failure", (FAILED,),
+         lambda evidence: evidence.recorded_end == FAILED and _is_queued_as(RUNNING)(evidence),
+         lambda evidence: State(FAILED, evidence.error, _queued(evidence).slurm_job),
+         "a worker's job continues after one of its runs has failed"),
+    Rule("squeue lists the job as running", (RUNNING,), _is_queued_as(RUNNING), _queued),
+    Rule("squeue lists the job as pending, for a reason that does not end by itself", (STUCK,),
+         _is_queued_as(STUCK), _queued, "for example PartitionTimeLimit"),
+    Rule("squeue lists the job as pending", (PENDING,), _is_queued_as(PENDING), _queued),
+    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.in_queue, _queued),
+    Rule("a local process claimed the run, and the attempt recorded its end", _ENDED,
+         lambda evidence: evidence.is_claimed_locally and evidence.recorded_end,
+         lambda evidence: State(evidence.recorded_end or FAILED, evidence.error)),
+    Rule("a local process claimed the run and is alive", (RUNNING,),
+         lambda evidence: evidence.is_claimed_locally and evidence.claim_alive, _always(RUNNING)),
+    Rule("a local process claimed the run on another machine", (UNKNOWN,),
+         lambda evidence: evidence.is_claimed_locally and evidence.claim_alive is None,
+         lambda evidence: State(UNKNOWN, f"it runs, or ran, on {evidence.claim.get('host', 'another host')}; if that "
+                                "is gone, remove the run's newest claim file")),
+    Rule("a local process claimed the run and is dead", (LOST,), lambda evidence: evidence.is_claimed_locally,
+         _always(LOST, "its process died without recording an exit status (killed, or the machine went down)")),
+    Rule("submitted to local workers, which are alive", (PENDING,),
+         lambda evidence: evidence.is_local and evidence.submitter_alive and not evidence.claim, _always(PENDING)),
+    Rule("not submitted to Slurm", (NEW,), lambda evidence: evidence.is_local,
+         lambda evidence: State(NEW, evidence.error)),
+    Rule("the workers that may take the run have ended, and none has claimed it", (NEW,),
+         lambda evidence: evidence.is_for_workers and evidence.queue.answered and evidence.jobs,
+         _always(NEW, "its workers have ended")),
+    Rule("no Slurm job is known, and the submitting process is alive", (SUBMITTED,),
+         lambda evidence: not evidence.jobs and evidence.submitter_alive, _always(SUBMITTED, "being submitted")),
+    Rule("no Slurm job is known, sbatch was called, and squeue does not answer", (UNKNOWN,),
+         lambda evidence: not evidence.jobs and evidence.ticket and evidence.ticket.sent
+         and not evidence.queue.answered,
+         _always(UNKNOWN, "squeue did not answer"), "the answer of sbatch was lost"),
+    Rule("no Slurm job is known", (NEW,), lambda evidence: not evidence.jobs, _always(NEW)),
+    Rule("sacct or the attempt's record shows the end, and squeue answers or the end is final", _ENDED,
+         lambda evidence: evidence.accounted_end and (
+             evidence.queue.answered or evidence.accounted_end not in _MAY_BE_REQUEUED), _accounted,
+         f"{', '.join(name.replace('_', ' ') for name in _MAY_BE_REQUEUED)} are not final: Slurm may have requeued the "
+         "job"),
+    Rule("squeue does not answer", (UNKNOWN,), lambda evidence: not evidence.queue.answered,
+         lambda evidence: State(UNKNOWN, "squeue did not answer", evidence.jobs[-1])),
+    Rule(f"submitted less than {LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,), lambda evidence: evidence.is_recent,
+         lambda evidence: State(UNKNOWN, "squeue does not list it (yet, or any more)", evidence.jobs[-1]),
+         "squeue may not list a new job at once"),
+    Rule("otherwise", (LOST,), lambda evidence: True,
+         lambda evidence: State(LOST, evidence.error or "squeue does not list it", evidence.jobs[-1]),
+         "its job left the queue without a trace"),
+)
+
+
+def state_of(evidence: Evidence) -> State:
+    """Return the state of a run."""
+    return rule_of(evidence).conclude(evidence)
+
+
+def rule_of(evidence: Evidence) -> Rule:
+    """Return the first rule that applies."""
+    for rule in RULES:
+        if rule.applies(evidence):
+            return rule
+    raise AssertionError("the last rule always applies")
+
+
+def shown(state: str) -> str:
+    """Return the name of a state as messages and the documentation print it."""
+    return state.replace("_", " ")
+
+
+def as_markdown() -> str:
+    """Return the table of rules for docs/architecture.md."""
+    rows = [f"| {number} | {rule.condition} | {', '.join(map(shown, rule.states))} | {rule.explanation} |"
+            for number, rule in enumerate(RULES, 1)]
+    return "\n".join(["| | evidence: the first row that applies decides | state | remark |", "|---|---|---|---|",
+                      *rows])
 
 
 def candidate_jobs(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
-    """The Slurm jobs that may run it: the one that claimed, or all that were submitted for the ticket."""
+    """Return the Slurm jobs that may run it: the one that claimed it, or all that were submitted for the ticket."""
     if claim.get("slurm_job"):
         return [claim["slurm_job"]]
     if ticket is None:
         return []
-    found = queue.job_ids(ticket.comments)
-    return ticket.slurm_jobs if found in ([], ticket.slurm_jobs) else list(dict.fromkeys([*ticket.slurm_jobs, *found]))
+    queued = queue.job_ids(ticket.comments)
+    if queued in ([], ticket.slurm_jobs):
+        return ticket.slurm_jobs
+    return list(dict.fromkeys([*ticket.slurm_jobs, *queued]))
 
 
-def _gave_up(row: Job, attempt: Mapping[str, Any] | None) -> bool:
-    """Whether this Slurm job ended because its run goes on in another."""
-    return (attempt or {}).get("how") == run_folder.REQUEUED and row.id == (attempt or {}).get("slurm_job") and (
-        row.state in ("FAILED", "COMPLETED", "PREEMPTED"))
+def recorded_end(attempt: Mapping[str, Any]) -> str | None:
+    """Return the state in which an attempt ended by its own record; None if it has not, or if it was requeued."""
+    how = attempt.get("how")
+    return None if not how or how == run_folder.REQUEUED else how if how in ALL else FAILED
 
 
-def _is_anothers(job: Job, ticket: Ticket | None) -> bool:
-    """Whether Slurm gave the id to another submission of ours: its numbers begin anew when its state is lost."""
-    return ticket is not None and job.comment.startswith(COMMENT_PREFIX) and job.comment not in [
-        known for known, _ in ticket.comments]
-
-
-def _queued(job: Job) -> State | None:
-    if job.state in _GOING:
-        return State(RUNNING, "", job.id)
-    if job.state in _WAITING:
-        return State(STUCK if _NEVER.search(job.reason) else PENDING, job.reason.strip("()"), job.id)
-    if job.state in _FINISHED:
-        return State(_FINISHED[job.state], job.reason.strip("()"), job.id)
+def _state_in_queue(row: Job) -> State | None:
+    """The state that a row of squeue shows; None for an unknown word."""
+    reason = row.reason.strip("()")
+    if row.state in _SLURM_RUNNING:
+        return State(RUNNING, "", row.id)
+    if row.state in _SLURM_PENDING:
+        return State(STUCK if _STUCK_REASON.search(row.reason) else PENDING, reason, row.id)
+    if row.state in _SLURM_ENDED:
+        return State(_SLURM_ENDED[row.state], reason, row.id)
     return None
 
 
-def _local(claim: Mapping[str, Any], alive: bool | None, attempt: Mapping[str, Any] | None, why: str) -> State:
-    if ended := _ended(attempt):
-        return State(ended, why)
-    if alive:
-        return State(RUNNING)
-    if alive is None:
-        return State(UNKNOWN, f"it runs, or ran, on {claim.get('host', 'another host')}; if that is gone, remove the "
-                     "run's newest claim file")
-    return State(LOST, "its process is gone without a word (killed, or the machine went down)")
-
-
-def _ended(attempt: Mapping[str, Any] | None) -> str | None:
-    """The state in which an attempt ended by its own record; None if it has not, or there is none, or another start
-    goes on."""
-    how = (attempt or {}).get("how")
-    return None if not how or how == run_folder.REQUEUED else how if how in ALL else FAILED
+if __name__ == "__main__":
+    print(as_markdown())

@@ -12,7 +12,7 @@ from typing import Any
 from src import gpu_idle, metrics, run_folder
 from src.io import files
 from src.metrics import Metric
-from src.submission.status import failures, run_lookup, states
+from src.submission.status import failures, retry_policy, run_lookup, states
 from src.submission.status.observation import Observation, Run
 from src.submission.system import terminal
 from src.submission.system.terminal import format_duration, table
@@ -149,7 +149,7 @@ def _most_telling(runs: list[Run], limit: int, judged_by: Metric | None) -> list
     order: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for index, run in enumerate(runs):
         name = run.state.name
-        order[2 if name in states.ENDED_WELL else name in (states.NEW, states.PENDING)].append(index)
+        order[2 if name in retry_policy.ENDED_WELL else name in (states.NEW, states.PENDING)].append(index)
     chosen = [*order[0], *order[1]][:limit]
     if len(chosen) < limit:
         def value(index: int) -> float:
@@ -244,8 +244,8 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     """`[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left`: of all batches, by the ends of the last hour."""
     runs = [run for observation in observations for run in observation.runs.values()]
     ends = _ends(runs)
-    bad = sum(run.state.name in failures.UNSUCCESSFUL for run in runs)
-    ended = sum(run.state.name in states.ENDED_WELL for run in runs)
+    bad = sum(run.state.name in retry_policy.UNSUCCESSFUL for run in runs)
+    ended = sum(run.state.name in retry_policy.ENDED_WELL for run in runs)
     line = terminal.bar(ended, len(runs), width) + f" {ended:,}/{len(runs):,} runs{f'  {bad:,} failed' if bad else ''}"
     per_hour = runs_per_hour(ends, now)
     left = len(runs) - ended - bad
@@ -280,7 +280,7 @@ def throughput(observation: Observation, now: float) -> Throughput:
     goes_on = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
     recent = runs_per_hour(ends, now)
     overall = runs_per_hour(ends, now if goes_on else max(ends, default=now), math.inf)
-    number = sum(run.state.name not in states.ENDED_WELL | failures.UNSUCCESSFUL for run in runs)
+    number = sum(run.state.name not in retry_policy.ENDED_WELL | retry_policy.UNSUCCESSFUL for run in runs)
     speed = recent or overall
     return Throughput(recent if goes_on else None, overall, number / speed * 3600 if goes_on and speed else None)
 
@@ -290,7 +290,7 @@ def _short(number: float) -> str:
 
 
 def _ends(runs: Iterable[Run]) -> list[float]:
-    return [end for run in runs if run.state.name in states.ENDED_WELL and (end := _ended_at(run)) is not None]
+    return [end for run in runs if run.state.name in retry_policy.ENDED_WELL and (end := _ended_at(run)) is not None]
 
 
 def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
@@ -313,6 +313,6 @@ def watch(look: Callable[[], list[Observation]], show: Callable[[list[Observatio
     while True:
         observations = look()
         show(observations)
-        if not any(observation.count(states.ALIVE) for observation in observations):
+        if not any(observation.count(retry_policy.ALIVE) for observation in observations):
             return
         time.sleep(pause)

@@ -9,7 +9,8 @@ from src import run_folder
 from src.run_folder import RunFolder
 from src.submission.batch.journal import LOCAL, SLURM, Ticket
 from src.submission.slurm.client import Job, Queue
-from src.submission.status import states
+from src.submission.status import retry_policy, states
+from src.submission.status.states import Evidence
 
 NOW = 1_000_000.0
 
@@ -22,8 +23,8 @@ def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | N
     if end is not None:
         (tmp / run_folder.DONE).write_text(f"{end}\n")
         folder = RunFolder.read(tmp)
-    return states.state_of(folder, ticket, queue or Queue(True), accounting or {}, claim or {}, claim_alive,
-                           submitter_alive, attempt, NOW)
+    return states.state_of(Evidence(folder, ticket, queue or Queue(True), accounting or {}, claim or {}, claim_alive,
+                                    submitter_alive, attempt, NOW))
 
 
 def slurm_ticket(age: float = 1000.0, jobs: list[str] | None = None, sent: bool = True) -> Ticket:
@@ -159,5 +160,5 @@ def test_local_runs() -> None:
 
 
 def test_every_state_is_ended_alive_retried_or_unknown() -> None:
-    groups = [states.ENDED_WELL, states.ALIVE, states.RETRIED, {states.UNKNOWN}]
+    groups = [retry_policy.ENDED_WELL, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
     assert sorted(name for group in groups for name in group) == sorted(states.ALL)

@@ -1,0 +1,68 @@
+"""The retry policy: what each state means for a run, and whether `submit_multiple.py -r` submits it."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from src.submission.status import states
+
+NO, YES, WITH_MORE_MEMORY = "no", "yes", "yes, with more memory"
+
+
+class Policy(NamedTuple):
+    """What a state means for a run.
+
+    retry: whether `-r` submits it: NO, YES, or WITH_MORE_MEMORY, only if the command requests memory;
+    meaning: for the documentation;
+    is_alive: whether it runs or will run without another submission; None if that is unknown;
+    is_failure: whether it is listed among the failures;
+    fails_canary: whether the runs that wait for a canary in this state are held back;
+    restarts_canary: whether a canary in this state is submitted again by any submission, not only by `-r`.
+    """
+
+    retry: str
+    meaning: str
+    is_alive: bool | None = False
+    is_failure: bool = False
+    fails_canary: bool = False
+    restarts_canary: bool = False
+
+
+def _failure(meaning: str, retry: str = YES) -> Policy:
+    return Policy(retry, meaning, is_failure=True, fails_canary=True)
+
+
+POLICIES: dict[str, Policy] = {
+    states.NEW: Policy(YES, "written, but not submitted", restarts_canary=True),
+    states.SUBMITTED: Policy(NO, "sbatch is being called", is_alive=True),
+    states.PENDING: Policy(NO, "waits in the queue, or for a worker", is_alive=True),
+    states.RUNNING: Policy(NO, "runs", is_alive=True),
+    states.STUCK: Policy(NO, "waits in the queue for a reason that does not end by itself", is_alive=True,
+                         is_failure=True),
+    states.DONE: Policy(NO, "trained to the end"),
+    states.EARLY_STOPPED: Policy(NO, "stopped early by its own rule"),
+    states.DIVERGED: Policy(NO, "stopped because its loss diverged"),
+    states.FAILED: _failure("crashed, or has an error in its config"),
+    states.TIMEOUT: _failure("reached the time limit"),
+    states.OUT_OF_MEMORY: _failure("was killed for its memory use", WITH_MORE_MEMORY),
+    states.PREEMPTED: _failure("was preempted, and Slurm did not requeue it"),
+    states.NODE_FAILED: _failure("its node failed"),
+    states.CANCELLED: _failure("was cancelled, or a dependency failed"),
+    states.LOST: _failure("ended without recording an exit status")._replace(restarts_canary=True),
+    states.UNKNOWN: Policy(NO, "squeue did not answer, it is on another machine, or it is too early to decide",
+                           is_alive=None),
+}
+
+ENDED_WELL = frozenset(state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
+ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
+HELD = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)  # may be alive
+RETRIED = frozenset(state for state, policy in POLICIES.items() if policy.retry != NO)
+NEEDS_MORE_MEMORY = frozenset(state for state, policy in POLICIES.items() if policy.retry == WITH_MORE_MEMORY)
+UNSUCCESSFUL = frozenset(state for state, policy in POLICIES.items() if policy.is_failure)
+CANARY_FAILED = frozenset(state for state, policy in POLICIES.items() if policy.fails_canary)
+CANARY_RESTARTED = frozenset(state for state, policy in POLICIES.items() if policy.restarts_canary)
+
+
+def as_markdown() -> str:
+    """Return the table of states for docs/architecture.md."""
+    rows = [f"| {states.shown(state)} | {policy.meaning} | {policy.retry} |" for state, policy in POLICIES.items()]
+    return "\n".join(["| state | meaning | `-r` submits it |", "|---|---|---|", *rows])
