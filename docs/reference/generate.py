@@ -20,6 +20,7 @@ from unittest import mock
 import experiments
 import submit_multiple
 from src.config import FIELDS, Config
+from src.submission.status import retry_policy, states
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -233,9 +234,10 @@ def _table(actions: list[argparse.Action]) -> str:
 
 
 def architecture_page() -> str:
-    """The page on the architecture, with the parts between its markers made anew: the file tree."""
+    """The page on the architecture, with the parts between its markers made anew: the states and the file tree."""
     text = (FOLDER.parent / "architecture.md").read_text("utf-8")
     tree = "\n".join(file_tree())
+    text = _replace_part(text, "states", f"{retry_policy.as_markdown()}\n\n{states.as_markdown()}")
     return _replace_part(text, "tree", f"```text\n{tree}\n```")
 
 

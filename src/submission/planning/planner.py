@@ -247,7 +247,8 @@ def plan_retry(options: argparse.Namespace, project: str) -> Work:
     hungry = sum(run.state.name in more_memory for run in runs.values())
     if hungry and not (options.local or failures.requests_memory(options.sbatch)):
         wanted -= more_memory
-        more = retry_command(path, *(word for state in sorted(more_memory) for word in ("--state", state)), "--sbatch", "mem=32G")
+        selected = [word for state in sorted(more_memory) for word in ("--state", state)]
+        more = retry_command(path, *selected, "--sbatch", "mem=32G")
         lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
     plan = cut(plan_next(runs, wanted), options.max_runs)
     plan.kept.update(elsewhere)

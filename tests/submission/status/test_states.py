@@ -1,6 +1,9 @@
 """The state of a run from every combination of evidence that was seen on a real cluster."""
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -162,3 +165,69 @@ def test_local_runs() -> None:
 def test_every_state_is_ended_alive_retried_or_unknown() -> None:
     groups = [retry_policy.ENDED_WELL, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
     assert sorted(name for group in groups for name in group) == sorted(states.ALL)
+    assert list(retry_policy.POLICIES) == list(states.ALL)
+
+
+def combinations() -> Iterator[Evidence]:
+    """Evidence of many kinds combined, possible or not."""
+    folders = [RunFolder("run", frozenset(), ended=end) for end in (None, "completed")]
+    tickets = [None, *(Ticket(1, NOW - age, mode, {}, [], jobs, sent, shared) for age in (10, 1000)
+                       for mode, jobs, sent, shared in ((LOCAL, [], False, False), (SLURM, [], False, False),
+                                                        (SLURM, [], True, False), (SLURM, ["7"], True, False),
+                                                        (SLURM, ["7"], True, True)))]
+    queues = [Queue(False), Queue(True), queue_with("RUNNING"), queue_with("PENDING"), queue_with("TIMEOUT"),
+              queue_with("PENDING", "(PartitionTimeLimit)")]
+    accounts: list[dict[str, Job]] = [{}, {"7": Job("7", "FAILED")}, {"7": Job("7", "TIMEOUT")}]
+    claims: list[dict[str, Any]] = [{}, {"pid": 1}, {"slurm_job": "7"}]
+    attempts = [None, *({"ticket": 1, "how": how, "slurm_job": "7"} for how in (None, "failed", "timeout", "requeued"))]
+    for folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt in itertools.product(
+            folders, tickets, queues, accounts, claims, (True, False, None), (True, False), attempts):
+        yield Evidence(folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt, NOW)
+
+
+# how many of the combinations each rule decides, and the states that follow
+DECIDED = """
+ 1 done 17820
+ 2 new 324
+ 3 pending 720
+ 4 failed 306
+ 5 running 1206
+ 6 stuck 1512
+ 7 pending 1512
+ 8 timeout 1512
+ 9 failed 900, timeout 900
+10 running 864
+11 unknown 864
+12 lost 864
+13 pending 756
+14 new 1260
+15 new 180
+16 submitted 1080
+17 unknown 90
+18 new 990
+19 failed 528, timeout 420
+20 unknown 792
+21 unknown 120
+22 lost 120
+"""
+
+
+def test_table_decides_as_before() -> None:
+    decided: dict[int, Counter[str]] = {number: Counter() for number in range(1, len(states.RULES) + 1)}
+    for evidence in combinations():
+        rule = states.rule_of(evidence)
+        name = states.state_of(evidence).name
+        assert name in rule.states, f"'{rule.condition}' does not list {name}"
+        decided[states.RULES.index(rule) + 1][name] += 1
+    lines = [f"{number:2} {', '.join(f'{name} {count}' for name, count in sorted(names.items()))}"
+             for number, names in decided.items()]
+    assert lines == DECIDED.strip("\n").splitlines()
+
+
+def test_tables_are_printed_for_the_documentation() -> None:
+    rules = states.as_markdown().splitlines()
+    assert len(rules) == len(states.RULES) + 2
+    assert all(line.count("|") == 5 for line in rules), "a | within a cell"
+    assert {name for rule in states.RULES for name in rule.states} == set(states.ALL)
+    assert [line.split(" | ")[0].strip("| ") for line in retry_policy.as_markdown().splitlines()[2:]] == [
+        states.shown(name) for name in states.ALL]
