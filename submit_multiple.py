@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     if options.smoke:
         smoke_first(work)
     confirm(work, mode, options)
-    with files.refusals_told(work.path, "when that is mended, give the same command again: nothing is lost"):
+    with files.report_os_errors(work.path, "when that is mended, give the same command again: nothing is lost"):
         from src.submission.planning import execute  # a dry run does without
 
         record = execute.plan_record(work, token, mode, slurm_options, submission, options, argv)

@@ -110,7 +110,7 @@ def _new_run(config: Config) -> str | None:
     """The run folder of output_dir, made with its spec.yaml; None if output_dir is null."""
     if config.output_dir is None:
         return None
-    folder = os.path.abspath(files.expand(config.output_dir, "output_dir"))
+    folder = os.path.abspath(files.expand_path(config.output_dir, "output_dir"))
     os.makedirs(folder, exist_ok=True)
     spec = os.path.join(folder, run_folder.SPEC)
     text = yaml_io.dump_flat({key: value for key, value in config.to_dict().items() if key != "output_dir"})

@@ -1,4 +1,4 @@
-"""What a user did wrong, told in one line: what, where, what is allowed, what to type next."""
+"""Errors that a user can correct, printed on one line: what is wrong, where, what is allowed, what to run next."""
 from __future__ import annotations
 
 import functools
@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-ON = "GRIDIRON_ON"  # set in a command that was given on another machine: what the user calls this one
+ON = "GRIDIRON_ON"  # set in a command that was started with --on HOST: the user's name of this machine
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. Entry points print it on one line and exit with 2.
+    """A mistake that the user can correct. Entry points print it on one line and exit with code 2.
 
-    what: one sentence; where: a file, line, key or run; allowed: the permitted values; hint: what to type next.
+    what: what is wrong, one sentence in lower case;
+    where: a file, line, key or run;
+    allowed: the permitted values;
+    hint: what to do or to run next.
     """
 
     def __init__(self, what: str, *, where: str | None = None, allowed: Iterable[object] | str | None = None,
@@ -29,57 +32,59 @@ class UserError(ValueError):
         return text
 
     def at(self, where: str) -> UserError:
-        """The same error, with a place in front of the one it names."""
+        """Return this error with `where` in front of the location that it names."""
         self.where = f"{where}, {self.where}" if self.where else where
         return self
 
 
 class JobSpecError(UserError):
-    """A job spec, or a parameter in it, cannot be used as it is written."""
+    """A job spec, or a parameter in it, is invalid."""
 
 
 class ConfigError(UserError):
-    """A spec names a parameter or a value that Config does not know."""
+    """A spec has a parameter or a value that Config does not accept."""
 
 
 class DataError(UserError):
-    """A data set is missing, cannot be fetched, or does not fit the config."""
+    """A data set is missing, cannot be downloaded, or does not fit the config."""
 
 
 class BatchError(UserError):
-    """A batch folder is missing, exists already, or differs from what was asked for."""
+    """A batch folder is missing, exists already, or differs from the request."""
 
 
 class SlurmError(UserError):
-    """Slurm is absent or refused; its own words are part of the message."""
+    """Slurm is not available or rejected a request; the message quotes it."""
 
 
 class RemoteError(UserError):
-    """A machine that is reached by ssh is not known, does not answer, or lacks something."""
+    """A remote machine is unknown, does not answer, or lacks something."""
 
 
 class ResultsError(UserError):
-    """Results cannot be read as asked: no such batch, column or metric."""
+    """Results cannot be read: no such batch, column or metric."""
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`, or None if none is close (cutoff 1.0: equal)."""
-    import difflib  # imported where it is needed: a login node feels each millisecond
+    """Return the known name most similar to `name`; None if none is similar enough (cutoff 1.0: equal)."""
+    import difflib  # imported on demand: start-up time on a login node
 
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint that names the nearest known name, or None."""
+    """Return a hint with the nearest known name, or None."""
     match = nearest(name, known)
     return f"did you mean '{match}'?" if match else None
 
 
-def to_type(*words: str) -> str:
-    """A command as a user would type it: `python submit_multiple.py -r 'my results/x'`; with --on, if they do that on
-    another machine."""
-    import shlex  # likewise
+def shell_command(*words: str) -> str:
+    """Return a command as a user would type it, quoted: `python submit_multiple.py -r 'my results/x'`.
+
+    In a command that was started with --on HOST, the returned command has it too.
+    """
+    import shlex  # imported on demand: start-up time on a login node
 
     if ON in os.environ and words[0] == "python" and words[1] != "train.py" and "--on" not in words:
         words += ("--on", os.environ[ON])
@@ -87,14 +92,14 @@ def to_type(*words: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Line breaks and other control characters made visible, so that a message stays on its line."""
+    """Return `text` with line breaks and other control characters escaped, so that it stays on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap an entry point: a UserError becomes one line on stderr and exit code 2, Ctrl-C a word and 130.
+    """Decorate an entry point: a UserError is printed on one line of stderr, with exit code 2; Ctrl-C exits with 130.
 
-    A file that the system refuses is told in one line too; a closed pipe is no error.
+    An OSError that names a file is printed like a UserError. A closed pipe is not an error.
     """
 
     @functools.wraps(main)
@@ -109,7 +114,7 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `… | head`: point stdout elsewhere so that the exit flush is silent
+        except BrokenPipeError:  # `… | head`: redirect stdout, so that the flush at exit does not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:

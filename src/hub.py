@@ -23,7 +23,7 @@ def path_of(config: Config, name: str) -> Path | None:
     """The file or folder that `name` means, relative names under data_dir; None for a name of the hub."""
     if not is_path(name):
         return None
-    return Path(files.expand(config.data_dir, "data_dir"), files.expand(name, "dataset"))
+    return Path(files.expand_path(config.data_dir, "data_dir"), files.expand_path(name, "dataset"))
 
 
 def folder(config: Config, name: str, weights: bool = False) -> str:
@@ -60,7 +60,7 @@ def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None]
     constants = _library().constants
     forbidden = ("data_download is false" if not config.data_download else
                  "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else None)
-    return download.once_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
+    return download.once_if_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
                                  "see whether the hub has it under this name, and whether it needs `hf auth login`")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.errors import UserError, did_you_mean, exits_on_user_error, nearest, one_line, to_type
+from src.errors import UserError, did_you_mean, exits_on_user_error, nearest, one_line, shell_command
 
 
 def test_all_parts_stand_in_one_sentence() -> None:
@@ -36,4 +36,4 @@ def test_an_entry_point_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[
 
 def test_one_line_and_commands() -> None:
     assert one_line("é\t'x'") == "é\\t'x'"
-    assert to_type("python", "a b", "$(c)") == "python 'a b' '$(c)'"
+    assert shell_command("python", "a b", "$(c)") == "python 'a b' '$(c)'"

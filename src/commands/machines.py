@@ -55,7 +55,7 @@ def push_env(options: argparse.Namespace) -> None:
     import os
     import sys
 
-    from src.errors import to_type
+    from src.errors import shell_command
     from src.submission.remote import hosts, ssh
     from src.submission.remote import push_env as pushing
 
@@ -64,7 +64,7 @@ def push_env(options: argparse.Namespace) -> None:
     confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was sent", options.yes)
     notes = pushing.push(remote, folder, pushing.base_python())
     print("\n".join([f"sent       {folder}", *notes]))
-    print(f"  {to_type('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works there")
+    print(f"  {shell_command('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works")
 
 
 def prefetch(options: argparse.Namespace) -> None:

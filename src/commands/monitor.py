@@ -140,7 +140,8 @@ def print_missing(options: argparse.Namespace) -> int:
     output_dir = spec.output_dir
     if options.output_dir:
         output_dir = job_spec.check_output_dir(options.output_dir, "--output-dir")
-    names = done_points.missing_points(spec, key_values(options.set, "--set"), files.expand(output_dir, "output_dir"),
+    output_dir = files.expand_path(output_dir, "output_dir")
+    names = done_points.missing_points(spec, key_values(options.set, "--set"), output_dir,
                                 options.samples, options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))

@@ -33,7 +33,7 @@ def add_clean(parser: argparse.ArgumentParser) -> None:
 
 def cancel(options: argparse.Namespace) -> None:
     """Cancel batches and single runs, and print how to submit them again."""
-    from src.errors import to_type
+    from src.errors import shell_command
     from src.submission.status import cancel as cancelling
 
     batches = [os.path.normpath(path) for path in options.targets if run_folder.is_batch_folder(path)]
@@ -48,7 +48,7 @@ def cancel(options: argparse.Namespace) -> None:
     cancelling.cancel(cancellation)
     print(f"cancelled {cancellation.summary()}")
     for path in batches:
-        print(f"  {to_type('python', 'submit_multiple.py', '-r', path)}  submits them again")
+        print(f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again")
 
 
 def clean(options: argparse.Namespace) -> None:

@@ -121,7 +121,8 @@ def evaluation(config: Config, name: str) -> tuple[Config, tuple[Slice, ...]]:
 def _columns_of(text: str, name: str, classes: int, outputs: int) -> tuple[int, ...]:
     """The model's output for each class of an evaluation set: numbers in `text`, or in the file that it names."""
     try:
-        content = text if CLASS_LIST.fullmatch(text) else Path(files.expand(text, "eval_class_maps")).read_text("utf-8")
+        content = text if CLASS_LIST.fullmatch(text) else Path(
+            files.expand_path(text, "eval_class_maps")).read_text("utf-8")
         found = tuple(int(word) for word in content.replace(",", " ").split())
     except (OSError, ValueError) as error:
         raise DataError(f"the class map of '{name}' cannot be read: {error}", where="eval_class_maps",
@@ -161,7 +162,7 @@ def warm_up(configs: Iterable[Config]) -> None:
 
 def data_folder(config: Config) -> Path:
     """data_dir on this machine. ConfigError if it names a variable that is not set."""
-    return Path(files.expand(config.data_dir, "data_dir"))
+    return Path(files.expand_path(config.data_dir, "data_dir"))
 
 
 def _reader(config: Config) -> ModuleType:

@@ -120,7 +120,7 @@ def _open(config: Config, folder: Path, split: str) -> Source:
 
 
 def _folder_of_images(config: Config, folder: Path, split: str) -> Path:
-    root = folder / files.expand(config.dataset.partition("/")[2], "dataset")
+    root = folder / files.expand_path(config.dataset.partition("/")[2], "dataset")
     place = root / split
     if not place.is_dir():
         there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else None

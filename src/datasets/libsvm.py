@@ -121,7 +121,7 @@ def _download(config: Config, folder: Path, name: str, split: str, dataset: Any)
     It works in a new folder of its own: it deletes raw files in its folder, which may be a user's, and nobody may see
     half a file.
     """
-    if reason := download.unreachable(dataset.dataset_url):
+    if reason := download.unreachable_reason(dataset.dataset_url):
         raise _missing(config, folder, split, f"and {reason}")
     home = folder / "libsvm"
     try:
@@ -189,7 +189,7 @@ def _write_cache(cache: Path, rows: Rows) -> None:
         return
     with contextlib.suppress(OSError):
         cache.parent.mkdir(exist_ok=True)
-        with files.replacing(cache) as file:
+        with files.atomic_writer(cache) as file:
             np.savez(file, **rows._asdict())
 
 

@@ -50,7 +50,7 @@ def once(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | Non
     return found
 
 
-def once_allowed(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | None],
+def once_if_allowed(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | None],
                  fetch: Callable[[], object], url: str, forbidden: str | None, hint: str) -> Found:
     """What `find` finds; if nothing, after `fetch` as in `once`, if that is allowed and its `url` can be reached.
 
@@ -58,7 +58,7 @@ def once_allowed(lock: str | os.PathLike[str], what: str, find: Callable[[], Fou
     """
     if (found := find()) is not None:
         return found
-    if reason := forbidden or unreachable(url):
+    if reason := forbidden or unreachable_reason(url):
         raise DataError(f"{what} is not here, and {reason}", hint=PREFETCH)
 
     def fetched() -> None:
@@ -145,7 +145,7 @@ def _beating(lock: str, owner: str) -> Iterator[None]:
                 os.unlink(lock)
 
 
-def unreachable(url: str) -> str | None:
+def unreachable_reason(url: str) -> str | None:
     """None if the host of `url`, or the proxy that leads there, takes a connection; else, within three seconds, words.
 
     Libraries try for half a minute and more, and say it in fifty lines.

@@ -18,12 +18,12 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool 
 
     sync=False leaves out the fsyncs, for files that can be made again from others.
     """
-    with replacing(path, sync) as file:
+    with atomic_writer(path, sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_writer(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
     """A new file to write bytes into, which takes the place of `path` at the end of the block unless that fails."""
     path = os.fspath(path)
     beside = _beside(path)
@@ -52,7 +52,7 @@ def overwrite(path: str | os.PathLike[str], text: str) -> None:
         os.close(descriptor)
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a disk, or somebody's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -64,7 +64,7 @@ def _beside(path: str) -> str:
 
 
 @contextlib.contextmanager
-def refusals_told(where: str, hint: str) -> Iterator[None]:
+def report_os_errors(where: str, hint: str) -> Iterator[None]:
     """A full disk, a folder that must not be written and the like inside the block become a BatchError."""
     try:
         yield
@@ -74,7 +74,7 @@ def refusals_told(where: str, hint: str) -> Iterator[None]:
         raise BatchError(error.strerror or str(error), where=error.filename or where, hint=hint) from error
 
 
-def expand(path: str, key: str) -> str:
+def expand_path(path: str, key: str) -> str:
     """`~` and $VAR in a folder's name, as this machine knows them. ConfigError, at `key`, if a variable is not set."""
     expanded = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$(\w+|\{[^}]*\})", expanded):

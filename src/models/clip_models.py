@@ -132,7 +132,7 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
     names = config.class_names
     if isinstance(names, str):
         try:
-            lines = Path(files.expand(names, "class_names")).read_text("utf-8").splitlines()
+            lines = Path(files.expand_path(names, "class_names")).read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the file cannot be read: {error}", where="class_names") from None
         names = [line.strip() for line in lines if line.strip()]

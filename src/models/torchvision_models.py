@@ -66,7 +66,7 @@ def present(config: Config, weights: Any) -> str:
     def fetched() -> None:
         torch.hub.load_state_dict_from_url(weights.url, progress=False, check_hash=True, weights_only=True)
 
-    return download.once_allowed(
+    return download.once_if_allowed(
         os.path.join(os.path.dirname(place), f".fetching-{os.path.basename(place)}"), f"the pretrained {config.model}",
         lambda: place if os.path.exists(place) else None, fetched, weights.url,
         None if config.data_download else "data_download is false", f"the file is {weights.url}")

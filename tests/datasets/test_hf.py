@@ -203,7 +203,7 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
         return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     config = Config.from_dict({**options, "dataset": "hf/me/reviews:small"})
     away = Config.from_dict({**options, "dataset": "hf/me/reviews:small", "data_download": False})
     with pytest.raises(DataError, match="hf/me/reviews:small is not here, and data_download is false; fetch it .*pref"):
@@ -229,7 +229,7 @@ def test_prefetch_fetches_what_runs_must_not(options: dict[str, Any], tmp_path: 
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, cache_dir: datasets.DatasetDict(
         {"train": datasets.Dataset.from_list(ROWS)}))
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     parameters = {**options, "dataset": "hf/me/reviews", "data_download": False, "base_lr": [0.1, 0.2]}
     (tmp_path / "job.yaml").write_text(json.dumps({"job_details": {"name": "x", "output_dir": str(tmp_path / "out")},
                                                    "parameters": parameters}))

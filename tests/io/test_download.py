@@ -69,7 +69,7 @@ def test_a_host_that_swallows_packets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "REACH_SECONDS", 0.05)
     monkeypatch.setattr(download, "_connect", lambda *_: time.sleep(0.5))
     reason = f"far.example cannot be reached from {os.uname().nodename} (no answer within 0.05 s)"
-    assert download.unreachable("https://far.example/x") == reason
+    assert download.unreachable_reason("https://far.example/x") == reason
 
 
 def test_a_proxy_is_what_must_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +77,9 @@ def test_a_proxy_is_what_must_be_reached(monkeypatch: pytest.MonkeyPatch) -> Non
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{listening.getsockname()[1]}")
-        assert download.unreachable("https://no-such-host.invalid/x") is None
+        assert download.unreachable_reason("https://no-such-host.invalid/x") is None
         monkeypatch.setenv("no_proxy", "no-such-host.invalid")
-        assert download.unreachable("https://no-such-host.invalid/x")
+        assert download.unreachable_reason("https://no-such-host.invalid/x")
 
 
 FETCH = """

@@ -140,7 +140,7 @@ def test_json_that_is_missing_or_torn_is_none(tmp_path: Path) -> None:
 def test_expand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SCRATCH", "/scratch")
-    assert files.expand("~/x", "data_dir") == "/home/me/x"
-    assert files.expand("${SCRATCH}/x", "data_dir") == "/scratch/x"
+    assert files.expand_path("~/x", "data_dir") == "/home/me/x"
+    assert files.expand_path("${SCRATCH}/x", "data_dir") == "/scratch/x"
     with pytest.raises(ConfigError, match=r"^data_dir: the variable \$NOWHERE"):
-        files.expand("$NOWHERE/x", "data_dir")
+        files.expand_path("$NOWHERE/x", "data_dir")

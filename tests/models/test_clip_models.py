@@ -260,12 +260,12 @@ def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.Monk
         return str(tmp_path / "weights.pt")
     monkeypatch.setattr(open_clip, "download_pretrained", download)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: "the hub cannot be reached")
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: "the hub cannot be reached")
     config = Config(model="clip/small@mine", model_head_init="zero_shot")
     with pytest.raises(DataError, match="the pretrained clip/small@mine is not here, and the hub cannot be reached; "
                                         ".*experiments.py prefetch"):
         make(config.model)
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     assert [fetch(config) for _ in range(2)] == ["clip/small@mine: weights mine are in the cache"] * 2
     assert fetched == ["me/small/weights.pt"] and fetch(Config(model="clip/small")).endswith("no weights to fetch")
 
@@ -277,7 +277,7 @@ def test_prefetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
         "LIST": [{"model": "clip/small@mine"}, {"model": "torchvision/resnet18", "model_pretrained": True},
                  {"model": "linear"}, {"model": "timm/test_resnet"}]}}))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     fetched: list[str] = []
 
     def load(url: str, **_: Any) -> None:
@@ -299,7 +299,7 @@ def test_texts_that_need_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: "the hub cannot be reached")
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: "the hub cannot be reached")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "reader", {
         **SETTINGS, "text_cfg": {"hf_model_name": "nobody/has-this", "hf_tokenizer_name": "nobody/has-this"}})
     with pytest.raises(DataError, match="'nobody/has-this', with which clip/reader reads, is not here, and the hub"):

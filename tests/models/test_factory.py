@@ -148,10 +148,10 @@ def test_weights_come_from_the_cache_or_are_fetched_once(monkeypatch: pytest.Mon
     config = Config(model="timm/resnet18", model_pretrained=True)
     for changes, reachable, why in (({}, "hub cannot be reached", "hub cannot be reached"),
                                     ({"data_download": False}, None, "data_download is false")):
-        monkeypatch.setattr("src.io.download.unreachable", lambda url, answer=reachable: answer)
+        monkeypatch.setattr("src.io.download.unreachable_reason", lambda url, answer=reachable: answer)
         with pytest.raises(DataError, match=f"pretrained timm/resnet18 is not here, and {why}; .*experiments.py prefe"):
             fetch(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     drawn = []
     for _ in range(2):  # whether it is in the cache or not: the same draws
         torch.manual_seed(0)

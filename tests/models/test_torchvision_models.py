@@ -118,7 +118,7 @@ def test_a_file_that_is_not_the_weights(published: dict[str, Any], content: dict
 def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = Config(model=SMALL, model_pretrained=True)
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: f"{url.split('/')[2]} is far")
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: f"{url.split('/')[2]} is far")
     with pytest.raises(DataError, match="torchvision/shufflenet_v2_x0_5 is not here, and download.pytorch.org "
                                         "is far; .*experiments.py prefetch"):
         fetch(config)
@@ -130,7 +130,7 @@ def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.Monk
         assert options["weights_only"] and options["check_hash"]
         fetched.append(url)
         place(tmp_path).write_bytes(b"x")
-    monkeypatch.setattr("src.io.download.unreachable", lambda url: None)
+    monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
     assert [fetch(config) for _ in range(2)] == [f"{SMALL}: pretrained weights are in the cache"] * 2
     assert len(fetched) == 1 and fetch(Config(model=SMALL)) == f"{SMALL}: no weights to fetch"

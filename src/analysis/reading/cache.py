@@ -132,7 +132,7 @@ def _write_part(folder: str, found: Columns) -> None:
             as_json, column = arrow_columns.encode(values)
             runs[f"{section}{' json' * as_json}:{key}"] = column
     path = os.path.join(folder, f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}")
-    with files.replacing(path + _STATS, sync=False) as file:
+    with files.atomic_writer(path + _STATS, sync=False) as file:
         _write_table(pa.table(stats, schema=schema), file, dictionary=False)
     about = {"version": _version(), "stats": _checksums(found.stats)}
     content = io.BytesIO()

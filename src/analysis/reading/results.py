@@ -102,7 +102,7 @@ class Results:
         paths = []
         for name, frame in (("runs", self.config), ("long", self.long)):
             paths.append(os.path.join(folder, f"{name}.{kind}"))
-            with files.replacing(paths[-1], sync=False) as file:
+            with files.atomic_writer(paths[-1], sync=False) as file:
                 if kind == "csv":
                     arrow_columns.plain_texts(frame).to_csv(file, index=False)
                 else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from src import run_folder
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.io import files, yaml_io
 
 RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the folder of this machine's batches, if not results/
@@ -53,7 +53,7 @@ def require_batch(path: str) -> str:
     if run_folder.is_run_folder(path):
         raise BatchError("this is a run folder, not a batch", where=path, hint=f"its batch is {os.path.dirname(path)}")
     raise BatchError("not a batch folder" if os.path.isdir(path) else "no such folder", where=path,
-                     hint=f"`{to_type('python', 'experiments.py', 'status')}` lists the batches; a batch folder "
+                     hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists the batches; a batch folder "
                      "contains a job.yaml")
 
 

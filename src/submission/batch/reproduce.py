@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src import run_folder
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.submission.batch import journal, provenance
 from src.submission.system import process
 
@@ -28,7 +28,7 @@ class Steps:
 
     def lines(self) -> list[str]:
         """Format the steps as shell commands, the notes first as comments."""
-        return [f"# {note}" for note in self.notes] + [to_type("cd", self.folder)] + [
+        return [f"# {note}" for note in self.notes] + [shell_command("cd", self.folder)] + [
             _shell_line(*command) for command in self.commands]
 
     def run(self) -> int:
@@ -74,7 +74,7 @@ def plan_steps(run: str) -> Steps:
 
 
 def _shell_line(variables: dict[str, str], arguments: list[str]) -> str:
-    return " ".join([*(f"{key}={value}" for key, value in variables.items()), to_type(*arguments)])
+    return " ".join([*(f"{key}={value}" for key, value in variables.items()), shell_command(*arguments)])
 
 
 def _code_folder(run: str) -> str:

@@ -51,7 +51,7 @@ def examine(project: str, results: str = "results", deep: bool = False, seconds:
                                      "--format=csv,noheader"], seconds),
         "quota": lambda: [run_command(["quota", "-w", "-p"], seconds),
                           run_command(["lfs", "quota", "-q", "-u", str(os.getuid()), results], seconds, project)],
-        "internet": lambda: download.unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co"),
+        "internet": lambda: download.unreachable_reason(os.environ.get("HF_ENDPOINT") or "https://huggingface.co"),
         "kept": lambda: len(glob.glob(os.path.join(glob.escape(_hub_cache()), "hub", "*--*"))),
         **{f"place {name}": lambda name=name, path=path: inspect_folder(name, path)  # type: ignore[misc]
            for name, path in places.items()},

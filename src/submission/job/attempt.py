@@ -146,10 +146,10 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
     output_dir = spec.get("output_dir")
     if output_dir is None:
         return None, spec
-    folder = os.path.abspath(files.expand(output_dir, "output_dir"))
+    folder = os.path.abspath(files.expand_path(output_dir, "output_dir"))
     if name == run_folder.CONFIG:
         folder = _free_name(folder)
-    with files.refusals_told(folder, "give another output_dir"):
+    with files.report_os_errors(folder, "give another output_dir"):
         os.makedirs(folder, exist_ok=True)
     spec = {key: value for key, value in spec.items() if key != "output_dir"}
     spec_path = os.path.join(folder, run_folder.SPEC)
@@ -253,7 +253,7 @@ class Attempt:
         if isinstance(error, command_template.Failed):
             self.fail(str(error))
             print(f"error: {self.folder}: {error}", file=sys.stderr)
-        elif files.is_full(error):
+        elif files.is_disk_full(error):
             self.fail(f"disk full: {error}")
             print(f"error: {self.folder}: disk full; the last resume checkpoint is kept. Make room, then "
                   "`python submit_multiple.py -r BATCH` resumes from it", file=sys.stderr)

@@ -54,7 +54,7 @@ def choose_container(given: str | None, asked: Container | None, kept: Mapping[s
     if here and find_runtime() is None:
         raise UserError(f"neither {' nor '.join(RUNTIMES)} is on this machine", where="container",
                         hint=f"put one on the PATH, as by `module load apptainer`, or give --container {NONE}")
-    image = os.path.abspath(files.expand(container.image, "container"))
+    image = os.path.abspath(files.expand_path(container.image, "container"))
     if not os.path.exists(image):
         raise JobSpecError("there is no such image", where=image,
                            hint="`apptainer build image.sif container.def` makes one; docs/containers.md tells how")
@@ -187,12 +187,12 @@ def _existing(folder: str) -> str:
 def expand_on_node(container: Container) -> Container:
     """The container with what `~` and variables stand for on this node. UserError if a variable is not set, or if the
     source of a bind is not there."""
-    binds = [files.expand(bind, "container, binds") for bind in container.binds]
+    binds = [files.expand_path(bind, "container, binds") for bind in container.binds]
     for source in (bind.partition(":")[0] for bind in binds):
         if not os.path.exists(source):
             raise UserError(f"{source} is not on {os.uname().nodename}, and the container is to see it",
                             where="container, binds", hint="correct `binds`, or leave out this node")
-    return replace(container, binds=binds, folders=[files.expand(name, "data_dir") for name in container.folders])
+    return replace(container, binds=binds, folders=[files.expand_path(name, "data_dir") for name in container.folders])
 
 
 def mount_option(source: str, destination: str, how: str = "") -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, to_type
+from src.errors import BatchError, JobSpecError, shell_command
 from src.submission.batch import claims
 from src.submission.batch.batch_folder import repair_specs
 from src.submission.batch.journal import COMMENT_PREFIX, Journal
@@ -165,12 +165,13 @@ def _shown(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _retry(batch: str) -> str:
-    return to_type("python", "submit_multiple.py", "-r", batch)
+    return shell_command("python", "submit_multiple.py", "-r", batch)
 
 
 def _when(batch: str, state: str) -> str:
     if state == states.STUCK:
-        return f"`{to_type('python', 'experiments.py', 'cancel', batch)}`, then `{_retry(batch)}` with options that fit"
+        cancel = shell_command("python", "experiments.py", "cancel", batch)
+        return f"`{cancel}`, then `{_retry(batch)}` with options that fit"
     return "give the same command again when it has ended, or --no-canary"
 
 

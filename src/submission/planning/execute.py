@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder, provenance, task_files
 from src.submission.batch.journal import LOCAL, SLURM, Journal
@@ -158,8 +158,8 @@ def _run_on_slurm(work: Work, book: Journal, submission: Submission, slurm_optio
                     progress.step()
     except KeyboardInterrupt:
         print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
-        print(_next_steps((again, "submits the rest"),
-                         (to_type("python", "experiments.py", "cancel", work.path), "cancels what was submitted")))
+        cancel = shell_command("python", "experiments.py", "cancel", work.path)
+        print(_next_steps((again, "submits the rest"), (cancel, "cancels what was submitted")))
         return 130
     except queue_limits.QueueFull:
         print(f"{len(jobs)} of {total} submitted: {options.max_queued} of this batch are queued, as --max-queued "
@@ -178,13 +178,13 @@ def _tell_what_is_submitted(work: Work, waits: Waits | None, jobs: list[str], su
         total = count(len(submission.calls), "Slurm job")
         raise BatchError(f"{len(waits.held)} of {total} not submitted, {waits.held[0]} first: the canary has failed "
                          "meanwhile", where=work.path, hint=f"`{again}` tries it again; `"
-                         f"{to_type('python', 'experiments.py', 'status', work.path)}` says why it failed")
+                         f"{shell_command('python', 'experiments.py', 'status', work.path)}` says why it failed")
     if waits and waits.submitted:
         print(f"canaries: Slurm job{'s' if len(waits.submitted) > 1 else ''} {', '.join(waits.submitted)}")
     span = jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}"
     print(f"submitted {count(len(submission.tickets), 'run')}: Slurm job{'s' if len(jobs) > 1 else ''} {span}")
     print(_next_steps(("squeue --me", "what Slurm has queued and running"),
-                     (to_type("python", "experiments.py", "status", work.path), "how far each run is"),
+                     (shell_command("python", "experiments.py", "status", work.path), "how far each run is"),
                      (again, "submits again what failed")))
 
 
@@ -301,11 +301,11 @@ def _tell_how_it_ended(work: Work, log: str, again: str) -> int:
     if untouched:
         raise BatchError(f"the workers ended before {count(len(untouched), 'run')} began", where=log,
                          hint=f"read that file; then `{again}`")
-    steps = [(to_type("python", "experiments.py", "status", work.path), "shows each run"),
-             (to_type("python", "experiments.py", "report", work.path), "makes a page with pictures")]
+    steps = [(shell_command("python", "experiments.py", "status", work.path), "shows each run"),
+             (shell_command("python", "experiments.py", "report", work.path), "makes a page with pictures")]
     if failed:
         print(f"{count(len(failed), 'run')} failed")
-        steps = [(to_type("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
+        steps = [(shell_command("python", "experiments.py", "logs", os.path.join(work.path, failed[0])), "says why"),
                  (again, "runs what failed again"), *steps]
     if len(left) > len(failed):
         print(f"{count(len(left) - len(failed), 'run')} still running in other processes")

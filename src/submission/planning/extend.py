@@ -11,7 +11,7 @@ from typing import Any
 
 from src import run_folder
 from src.config import NOT_PARAMETERS
-from src.errors import BatchError, UserError, to_type
+from src.errors import BatchError, UserError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder
 from src.submission.planning.plan import cut, not_made, plan_next
@@ -72,7 +72,7 @@ def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | N
     if made or files.read_text(job_spec_of(path, before)) != work.job_text:
         work.extension = Extension(before.number + 1 if before else 0, names, work.identity, made)
     elif not work.plan.tickets:
-        raise BatchError(f"nothing in the job spec is new: {path} has it all", hint="`" + to_type(
+        raise BatchError(f"nothing in the job spec is new: {path} has it all", hint="`" + shell_command(
             "python", "submit_multiple.py", "-r", path) + "` submits what failed or was lost")
     return work
 
@@ -134,7 +134,7 @@ def _specs(path: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
             try:
                 specs[name] = run_folder.read_spec(os.path.join(path, name, run_folder.SPEC))
             except BatchError as error:
-                again = to_type("python", "submit_multiple.py", os.path.join(path, run_folder.JOB_SPEC))
+                again = shell_command("python", "submit_multiple.py", os.path.join(path, run_folder.JOB_SPEC))
                 raise BatchError(error.what, where=error.where, hint=f"`{again}`, with the options that made the "
                                  "batch, writes it again; then extend it") from None
     return specs

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from src import run_folder
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.submission.batch import claims
 from src.submission.status import states
 from src.submission.status.observation import Observation, Run
@@ -88,4 +88,4 @@ def refuse_if_alive(observation: Observation, doing: str) -> None:
         raise BatchError(f"cannot {doing}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
                          hint="wait for them, or first "
-                         f"`{to_type('python', 'experiments.py', 'cancel', observation.path)}`")
+                         f"`{shell_command('python', 'experiments.py', 'cancel', observation.path)}`")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, to_type
+from src.errors import BatchError, JobSpecError, shell_command
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
 from src.submission.planning import preview
@@ -101,7 +101,7 @@ def _leave_out_done(work: Work) -> Work:
 
 def _output_dir(spec: JobSpec, options: argparse.Namespace) -> str:
     chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    return os.path.normpath(files.expand(chosen, "output_dir"))
+    return os.path.normpath(files.expand_path(chosen, "output_dir"))
 
 
 def _extend(work: Work, spec: JobSpec, options: argparse.Namespace, varying: Sequence[str]) -> Work:
@@ -153,7 +153,7 @@ def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
 
 def retry_command(path: str, *words: str) -> str:
     """What to type to go on with a batch."""
-    return to_type("python", "submit_multiple.py", "-r", path, *words)
+    return shell_command("python", "submit_multiple.py", "-r", path, *words)
 
 
 def _changed(path: str, extension: Extension | None, spec: JobSpec, work: Work) -> list[str]:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from src.errors import RemoteError, to_type
+from src.errors import RemoteError, shell_command
 from src.submission.remote.ssh import Remote
 
 _MARKS = ("pyvenv.cfg", "conda-meta")  # what the folder of an environment has
@@ -80,7 +80,7 @@ def unfit(here: Platform, there: Platform, base: str | None) -> str | None:
 def doubts(here: Platform, there: Platform) -> list[str]:
     """What may keep some packages from running there."""
     if here.glibc and here.glibc != there.glibc and _numbers(there.glibc) < _numbers(here.glibc):
-        tries = to_type("python", "experiments.py", "doctor", "--deep")
+        tries = shell_command("python", "experiments.py", "doctor", "--deep")
         return [f"warning: {there.glibc or 'another C library'} there is older than the {here.glibc} here: packages "
                 f"that were built for this machine may not load; `{tries}` there tries torch"]
     return []

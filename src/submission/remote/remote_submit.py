@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from src.errors import RemoteError, to_type
+from src.errors import RemoteError, shell_command
 from src.submission.batch import journal, provenance
 from src.submission.remote import hosts, remote_server, ssh, upload
 from src.submission.remote.ssh import Broken, Remote
@@ -35,7 +35,7 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
         far = ssh.connect(host, known=known, absent=True)
         return _dry_run(options, far, project, files, list(given.values()), words)
     far = ssh.connect(host, make=(detached.FOLDER, remote_server.GIVEN), known=known)
-    again = to_type("python", "submit_multiple.py", *argv)
+    again = shell_command("python", "submit_multiple.py", *argv)
     if token := going_there(far, words):
         print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)
         return Call(far, again, token).follow()

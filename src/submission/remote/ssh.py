@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from src.errors import ON, RemoteError, one_line, to_type
+from src.errors import ON, RemoteError, one_line, shell_command
 from src.submission.remote.hosts import Host
 from src.submission.system import detached
 
@@ -173,7 +173,7 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
         3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
         4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
         5: (f"there is no folder {host.folder} there",
-            f"`{to_type('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` makes it")}
+            f"`{shell_command('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` makes it")}
     if code:
         what, hint = problems.get(code, (f"its shell failed: {said or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)

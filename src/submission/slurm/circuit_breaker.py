@@ -5,7 +5,7 @@ import os
 import time
 
 from src import logs, run_folder
-from src.errors import BatchError, one_line, to_type
+from src.errors import BatchError, one_line, shell_command
 from src.io import files
 from src.run_folder import RunFolder
 from src.submission.batch import claims
@@ -76,10 +76,10 @@ class CircuitBreaker:
         self._error = normalized
         self._failed.append(name)
         if len(self._failed) >= self.max_failures:
-            logs_command = to_type(*_COMMAND, "logs", os.path.join(self.batch, self._failed[0]))
+            logs_command = shell_command(*_COMMAND, "logs", os.path.join(self.batch, self._failed[0]))
             raise BatchError(
                 f"the first {self.max_failures} runs that ended all failed alike: {one_line(error[:300]) or how}",
                 where=self.batch, hint=f"`{logs_command}` shows one of them, "
-                f"`{to_type(*_COMMAND, 'cancel', self.batch)}` cancels the rest; after fixing the cause, "
-                f"`{to_type('python', 'submit_multiple.py', '-r', self.batch)}`; to continue anyway, the same command "
-                "with --max-failures 0")
+                f"`{shell_command(*_COMMAND, 'cancel', self.batch)}` cancels the rest; after fixing the cause, "
+                f"`{shell_command('python', 'submit_multiple.py', '-r', self.batch)}`; to continue anyway, the same "
+                "command with --max-failures 0")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
 from src.submission.status import retry_policy, states
@@ -91,7 +91,7 @@ def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> Non
     jobs = set(cancellation.slurm_jobs)
     others = [run for run in alive if run not in cancellation.runs and jobs & set(run.slurm_jobs)]
     if others:
-        whole_batch = to_type("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
+        whole_batch = shell_command("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
         raise BatchError(f"the Slurm job of this run is a worker that has {count(len(others), 'other run')} too",
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from src import metrics, run_folder
-from src.errors import UserError, to_type
+from src.errors import UserError, shell_command
 from src.io import files, slurm_environment
 from src.submission.batch import journal
 from src.submission.slurm import client
@@ -102,7 +102,7 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
         lines.append(f"best: {best.best:.4g} {best.metric} of {best.run}")
     lines += [found.line() for found in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(retry_policy.RETRIED):
-        lines.append(to_type("python", "submit_multiple.py", "-r", observation.path))
+        lines.append(shell_command("python", "submit_multiple.py", "-r", observation.path))
     return title, "\n".join(lines)
 
 

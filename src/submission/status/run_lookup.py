@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder, claims
 from src.submission.batch.journal import WORKERS, Units
@@ -37,7 +37,7 @@ def find_run(word: str, results: str) -> str:
         word, results, [path for folder in _output_dirs() for path in batch_folder.all_batches(folder)])
     if not found:
         raise BatchError("there is no run here", where=word, allowed=ACCEPTED_FORMS,
-                         hint=f"`{to_type('python', 'experiments.py', 'status')}` lists them")
+                         hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists them")
     if len(found) > 1:
         more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise BatchError(f"this may be any of {len(found)} runs", where=word,

@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from src.errors import BatchError, to_type
+from src.errors import BatchError, shell_command
 from src.submission.batch import journal
 from src.submission.status import states
 from src.submission.status.observation import Observation
@@ -34,6 +34,6 @@ def reject_copy(path: str, command: str) -> None:
     history = journal.read_history(path)
     if history.sync_markers and not history.plans:
         host = history.sync_markers[0].host
-        remote_command = to_type("python", "experiments.py", command, path, "--on", host)
+        remote_command = shell_command("python", "experiments.py", command, path, "--on", host)
         raise BatchError(f"this batch is a copy; its runs are on {host}", where=path,
                          hint=f"run `{remote_command}` instead")

@@ -19,7 +19,7 @@ def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, avera
                "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
     packed = io.BytesIO()  # torch cannot say what is wrong with a file: a full disk, say
     torch.save(content, packed)
-    with files.replacing(path) as file:
+    with files.atomic_writer(path) as file:
         file.write(packed.getbuffer())
 
 

@@ -144,7 +144,7 @@ def write(path: str, content: State, check: Callable[[], None] = lambda: None) -
     packed = io.BytesIO()
     torch.save(content, packed)
     data = packed.getbuffer()
-    with files.replacing(path) as file:
+    with files.atomic_writer(path) as file:
         file.write(_MAGIC + hashlib.blake2b(data).hexdigest().encode() + b"\n")
         file.write(data)
         check()

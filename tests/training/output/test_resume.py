@@ -394,7 +394,7 @@ def test_an_option_that_came_since_has_changed_nothing() -> None:
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "calm")
-    replacing = files.replacing
+    replacing = files.atomic_writer
 
     def full(path: str, sync: bool = True) -> Any:
         if "resume-" in path and int(path[-13:-3]) >= 3:
