@@ -14,7 +14,7 @@ from typing import Any
 
 from src.config import check_parameters
 from src.submission.batch import batch_folder
-from src.submission.spec.grid import Grid, expand, spec_texts
+from src.submission.spec.grid import Grid, expand_parameters, spec_texts
 from src.submission.spec.naming import run_names
 from src.submission.spec.reader import parse_job_spec
 
@@ -80,7 +80,7 @@ def stages(size: int, root: str) -> dict[str, float]:
 
     before = _peak_memory()
     text = JOB_SPEC.format(repeats=size // 1_000)
-    grid: Grid = timed("expand", lambda: expand(parse_job_spec(text, "benchmark").parameters, "benchmark"))
+    grid: Grid = timed("expand", lambda: expand_parameters(parse_job_spec(text, "benchmark").parameters, "benchmark"))
     timed("check", lambda: [check_parameters(spec) for spec in grid.specs])
     names = timed("name", lambda: run_names("benchmark", grid.specs, grid.varying))
     timed("render and write", lambda: batch_folder.create(f"{root}/batch", text, names, spec_texts(grid.specs)))

@@ -159,7 +159,7 @@ def test_job_specs_have_as_many_runs_as_they_say(page: Path) -> None:
         if "job_details" not in value:
             value = {"job_details": {"name": "t"}, "parameters": value}
         parsed = reader.parse_job_spec(yaml_io.dump_flat(value), page.name)
-        expanded = grid.of_job_spec(parsed, None, config.check_parameters)
+        expanded = grid.expand_job_spec(parsed, None, config.check_parameters)
         if number := re.match(r"# (\d+) runs?\n", block.text):
             assert len(expanded.specs) == int(number[1]), block.text
 

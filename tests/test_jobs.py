@@ -8,7 +8,7 @@ import pytest
 
 from src.config import Config, check_parameters
 from src.run_folder import read_spec
-from src.submission.spec.grid import Grid, expand, of_job_spec
+from src.submission.spec.grid import Grid, expand_job_spec, expand_parameters
 from src.submission.spec.naming import run_names
 from src.submission.spec.reader import read_job_spec
 
@@ -36,7 +36,7 @@ GRIDS = {
 
 def grid_of(name: str) -> Grid:
     job_spec = read_job_spec(JOBS / f"{name}.yaml")
-    return expand(job_spec.parameters, name, check=None if job_spec.command else check_parameters)
+    return expand_parameters(job_spec.parameters, name, check=None if job_spec.command else check_parameters)
 
 
 def test_each_job_spec_is_known_here():
@@ -91,7 +91,7 @@ def test_grammar_tour():
 @pytest.mark.parametrize("path", sorted((JOBS / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_sweep(path):
     sweep = read_job_spec(path)
-    grid = of_job_spec(sweep, check=check_parameters)
+    grid = expand_job_spec(sweep, check=check_parameters)
     assert sweep.name == path.stem
     assert not sweep.warnings
     header = re.match(r"(#.*\n)+", sweep.text)[0]

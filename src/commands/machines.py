@@ -59,10 +59,11 @@ def push_env(options: argparse.Namespace) -> None:
     from src.submission.remote import hosts, ssh
     from src.submission.remote import push_env as pushing
 
-    folder = pushing.check(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
-    remote = ssh.connect(hosts.find(options.on_host, PROJECT), make=(".",), known=hosts.read(PROJECT))
+    folder = pushing.find_environment(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
+    remote = ssh.connect(hosts.find_host(options.on_host, PROJECT), create=(".",),
+                         known_hosts=hosts.read_hosts(PROJECT))
     confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was sent", options.yes)
-    notes = pushing.push(remote, folder, pushing.base_python())
+    notes = pushing.push_environment(remote, folder, pushing.base_python())
     print("\n".join([f"sent       {folder}", *notes]))
     print(f"  {shell_command('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works")
 
@@ -112,4 +113,4 @@ def _configs_of_job_spec(path: str) -> Sequence[Config]:
     if spec.command:
         raise JobSpecError("this job spec runs its own command, whose data sets and models are unknown", where=path)
     return [Config.from_dict(point, spec.source)
-            for point in grid.of_job_spec(spec, None, check_parameters, _ALL_VALUES).specs]
+            for point in grid.expand_job_spec(spec, None, check_parameters, _ALL_VALUES).specs]

@@ -92,18 +92,18 @@ def sync(options: argparse.Namespace) -> int:
     from src.analysis.reading.results import read_results
     from src.submission.remote import download
 
-    fetched = download.from_host(options.source, options.into, PROJECT, options.checkpoints)
-    print("".join(f"{line}\n" for line in download.lines(fetched, options.into)), end="")
+    fetched = download.download_from_host(options.source, options.into, PROJECT, options.checkpoints)
+    print("".join(f"{line}\n" for line in download.summary_lines(fetched, options.into)), end="")
     batches = batch_folder.all_batches(options.into)
     if not batches:
         print(f"no batch in {options.into}")
-        return int(bool(fetched.told))
+        return int(bool(fetched.skipped))
     results = read_results(batches)
     ended = int(results.config["end"].notna().sum())
     skipped = f", {len(results.skipped)} left out or repaired" if results.skipped else ""
     print(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, {count(len(results.config), 'run')}, "
           f"{ended:,} ended{skipped}")
-    return int(bool(fetched.told))
+    return int(bool(fetched.skipped))
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def specs(texts: list[str]) -> list[dict[str, str]]:
-    return grid.expand({"model": texts, "optim_alg": "sgd"}, "x.yaml").specs
+    return grid.expand_parameters({"model": texts, "optim_alg": "sgd"}, "x.yaml").specs
 
 
 def test_names_of_job_specs_are_refused_or_safe(texts: list[str]) -> None:
@@ -79,7 +79,7 @@ def test_values_of_options_stay_one_word_of_their_option(texts: list[str]) -> No
 
 def test_a_foreign_program_gets_each_value_as_a_part_of_one_word(texts: list[str]) -> None:
     for text in texts:
-        words = command_template.arguments(["prog", "{args}", "--at={folder}"], {"model": text, "base_lr": 0.1},
+        words = command_template.fill_command(["prog", "{args}", "--at={folder}"], {"model": text, "base_lr": 0.1},
                                            "/r/a b")
         assert words == ["prog", f"--model={text}", "--base_lr=0.1", "--at=/r/a b"]
 

@@ -66,7 +66,7 @@ def missing_points(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str,
 
     samples, seed: of random points, in place of the job spec's own.
     """
-    expanded = grid.of_job_spec(spec, overrides, None if spec.command else config.check_parameters, samples, seed)
+    expanded = grid.expand_job_spec(spec, overrides, None if spec.command else config.check_parameters, samples, seed)
     points = expanded.specs
     if spec.command:
         command = command_template.parse_command(spec.command, spec.source)

@@ -250,7 +250,7 @@ class Attempt:
 
     def _record_failure(self, error: BaseException) -> int:
         """Record and print an error of the training or program. Return the exit code."""
-        if isinstance(error, command_template.Failed):
+        if isinstance(error, command_template.CommandFailed):
             self.fail(str(error))
             print(f"error: {self.folder}: {error}", file=sys.stderr)
         elif files.is_disk_full(error):

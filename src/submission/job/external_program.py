@@ -12,7 +12,7 @@ from typing import Any
 from src import run_folder
 from src.config import NOT_PARAMETERS
 from src.io import files, yaml_io
-from src.submission.spec.command_template import SWEEP_CONFIG, Failed, arguments
+from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
 SAVED = 75  # exit status of a program that has saved what it needs and wants to be started again
@@ -37,13 +37,13 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     check: as in train; the program is ended when it raises. time_is_short: once it is true the program is sent USR1,
     if it has a handler for that. Failed if it exits otherwise.
     """
-    command = arguments(spec["COMMAND"], spec, folder)
+    command = fill_command(spec["COMMAND"], spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise Failed(f"{command[0]}: {error.strerror}") from None
+        raise CommandFailed(f"{command[0]}: {error.strerror}") from None
     try:
         code = _wait(program, check, time_is_short)
     except BaseException:
@@ -58,7 +58,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         return run_folder.REQUEUED
     if code != 0:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        raise Failed(f"{os.path.basename(command[0])} ended with {how}")
+        raise CommandFailed(f"{os.path.basename(command[0])} ended with {how}")
     return run_folder.COMPLETED
 
 

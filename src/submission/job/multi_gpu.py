@@ -24,7 +24,7 @@ RENDEZVOUS = "GRIDIRON_MEETING"  # the variable that tells the processes in whic
 GRACE = 10.0  # seconds that the others have to end by themselves, when one has failed
 
 
-class PeerLost(command_template.Failed):
+class PeerLost(command_template.CommandFailed):
     """The others of this start are gone: one of them has failed, and says why itself."""
 
 
@@ -115,7 +115,7 @@ def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
         raise Stopped(word)
     if kind == "mistaken":
         raise UserError(word)
-    raise command_template.Failed(f"process {number} of {count}: {word}")
+    raise command_template.CommandFailed(f"process {number} of {count}: {word}")
 
 
 def _live(number: int, count: int, meeting: str, word: Connection, work: Callable[..., str],

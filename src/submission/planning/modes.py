@@ -42,7 +42,7 @@ def choose_way(options: argparse.Namespace, spec: JobSpec | None, work: Work,
 
         script = os.path.join(os.path.abspath(work.path), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
         one_process = bool(_by_workers(options, work) or options.command or spec.command)
-        made = resources.script(spec.resources, spec.name, one_process)
+        made = resources.submit_script(spec.resources, spec.name, one_process)
         if spec.resources.ranks > 1 and not one_process:
             work.lines.append(f"processes  {spec.resources.ranks} train each run together")
     if script:

@@ -37,7 +37,7 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
     """What a job spec asks for: a new batch, or what is left of the same one."""
     overrides = key_values(options.set, "--set")
     command = options.command if options.command is not None else spec.command
-    expanded = grid.of_job_spec(spec, overrides, None if command else config.check_parameters, options.samples,
+    expanded = grid.expand_job_spec(spec, overrides, None if command else config.check_parameters, options.samples,
                                 options.seed)
     names = naming.run_names(spec.name, expanded.specs, expanded.varying)
     specs = expanded.specs
@@ -63,7 +63,7 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
         names, specs = part.cut(names, specs)
     most = None if options.extend else options.max_runs
     work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
-                identity={"overrides": {key: yaml_io.dump_value(value) if grammar.holds_draws(value) else value
+                identity={"overrides": {key: yaml_io.dump_value(value) if grammar.is_random(value) else value
                                         for key, value in overrides.items()}, "command": options.command,
                           "samples": options.samples, "seed": options.seed, "shard": part and str(part)})
     work = _extend(work, spec, options, expanded.varying) if options.extend else _place(work, spec, options)

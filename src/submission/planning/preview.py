@@ -7,7 +7,7 @@ from typing import Any
 
 from src.submission.batch.task_files import WorkerGroup
 from src.submission.slurm import directives
-from src.submission.spec.naming import show as short
+from src.submission.spec.naming import format_value as short
 from src.submission.system.terminal import count, table
 
 

@@ -30,26 +30,26 @@ _COPY = ("--archive", "--compress")
 
 
 @dataclasses.dataclass(frozen=True)
-class Fetched:
+class Download:
     """batches: by name, those that came; told: why others did not; ours: those that were submitted here anyway."""
 
     batches: list[str]
-    told: list[str]
-    ours: list[str]
+    skipped: list[str]
+    submitted_here: list[str]
 
 
-def from_host(source: str, into: str, project: str, checkpoints: bool = False) -> Fetched:
+def download_from_host(source: str, into: str, project: str, checkpoints: bool = False) -> Download:
     """`sync` from HOST, whose results are where hosts.toml says, or HOST:FOLDER. RemoteError if it cannot be reached.
 
     project: the folder of this project here.
     """
     name, _, given = source.partition(":")
-    host = hosts.find(name, project)
+    host = hosts.find_host(name, project)
     if given:
         host = dataclasses.replace(host, folder=given.removeprefix("~/"))
-    far = ssh.connect(host, known=hosts.read(project))
-    folder = "" if given else results_there(far)
-    fetched = sync(far, folder, into, checkpoints)
+    far = ssh.connect(host, known_hosts=hosts.read_hosts(project))
+    folder = "" if given else remote_results_folder(far)
+    fetched = download_batches(far, folder, into, checkpoints)
     told: dict[str, dict[str, Any]] = {}
     if not given:
         try:
@@ -60,32 +60,32 @@ def from_host(source: str, into: str, project: str, checkpoints: bool = False) -
     return fetched
 
 
-def results_there(far: Remote) -> str:
+def remote_results_folder(far: Remote) -> str:
     """The folder of its batches, with `~` and variables as that machine knows them."""
     folder = far.host.output_dir or "results"
     if "$" not in folder and folder[0] != "~":
         return folder
-    return far.ask(["python", "-c", "import os, sys; print(os.path.expanduser(os.path.expandvars(sys.argv[1])))",
-                    folder]).rstrip("\n")
+    expand = "import os, sys; print(os.path.expanduser(os.path.expandvars(sys.argv[1])))"
+    return far.read_output(["python", "-c", expand, folder]).rstrip("\n")
 
 
-def sync(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Fetched:
+def download_batches(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Download:
     """Bring the batches in a folder of another machine into a folder here; nothing is deleted, and what is newer here
     stays. Cut off at any instant, the same again goes on. RemoteError if the connection is lost for good.
     """
     books = os.path.join(into, f".from-{far.host.name}")
     os.makedirs(books, exist_ok=True)
     far.rsync(*_COPY, "--checksum", "--delete", "--prune-empty-dirs", *(f"--exclude={pattern}" for pattern in _NEVER),
-              *(f"--include={pattern}" for pattern in _BOOKS), "--exclude=*", "--", _inside(far.path(folder)),
+              *(f"--include={pattern}" for pattern in _BOOKS), "--exclude=*", "--", _inside(far.rsync_path(folder)),
               _inside(books), living=True)
-    found = Fetched([], [], [])
+    found = Download([], [], [])
     for name in sorted(map(os.path.basename, batch_folder.all_batches(books))):
         here, there = os.path.join(into, name), os.path.join(books, name)
         theirs = _journals(there) - (_journals(here) - _marked(here))
         if _journals(there) and not theirs:
-            found.ours.append(name)
-        elif why := conflict(here, there, far.host.name, theirs):
-            found.told.append(f"{here}: {why}")
+            found.submitted_here.append(name)
+        elif why := find_conflict(here, there, far.host.name, theirs):
+            found.skipped.append(f"{here}: {why}")
         else:
             found.batches.append(name)
             _mark(here, there, far.host.name, theirs)  # before their runs come, which nobody here shall begin
@@ -95,13 +95,13 @@ def sync(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Fetc
     far.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
               *(f"--exclude={pattern}" for pattern in left_out),
               *(f"--include=/{_pattern(name)}/" for name in found.batches), "--exclude=/*/", "--",
-              _inside(far.path(folder)), _inside(into), living=True, show=True)
+              _inside(far.rsync_path(folder)), _inside(into), living=True, show=True)
     for name in found.batches:
         notes.merge(os.path.join(into, name), os.path.join(books, name))
     return found
 
 
-def conflict(here: str, there: str, host: str, theirs: frozenset[str]) -> str | None:
+def find_conflict(here: str, there: str, host: str, theirs: frozenset[str]) -> str | None:
     """Why a batch here and one of the same name there cannot be one; None if they can, or there is none here.
 
     theirs: the journals that are not this machine's own.
@@ -133,7 +133,8 @@ def _states_there(far: Remote, folder: str, into: str, names: Sequence[str]) -> 
     going = [name for name in names if _has_open_runs(os.path.join(into, name))]
     if not going:
         return {}
-    words = far.ask(["python", "experiments.py", "status", "--json", *(os.path.join(folder, name) for name in going)])
+    words = far.read_output(["python", "experiments.py", "status", "--json",
+                             *(os.path.join(folder, name) for name in going)])
     try:
         return {os.path.basename(found["batch"]): found for found in json.loads(words)}
     except (ValueError, KeyError, TypeError):
@@ -223,8 +224,8 @@ def _pattern(name: str) -> str:
     return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
 
 
-def lines(fetched: Fetched, into: str) -> Iterable[str]:
+def summary_lines(fetched: Download, into: str) -> Iterable[str]:
     """What a sync says beside its totals."""
-    yield from fetched.told
-    for name in fetched.ours:
+    yield from fetched.skipped
+    for name in fetched.submitted_here:
         yield f"{os.path.join(into, name)}: submitted from here, and left as it is"

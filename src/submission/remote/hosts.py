@@ -11,8 +11,8 @@ from typing import Any
 from src.errors import RemoteError, did_you_mean
 from src.io import yaml_io
 
-FILE = "hosts.toml"  # beside the project
-OF_USER = "~/.config/gridiron.toml"
+PROJECT_FILE = "hosts.toml"  # beside the project
+USER_FILE = "~/.config/gridiron.toml"
 _KEYS = ("ssh", "options", "folder", "python", "setup", "output_dir")
 # what ssh knows a machine by. ssh's own configuration may hand it to a shell (ProxyCommand), so nothing else passes
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
@@ -35,26 +35,26 @@ class Host:
     output_dir: str | None = None
 
 
-def find(name: str, project: str) -> Host:
+def find_host(name: str, project: str) -> Host:
     """The machine of that name. One that no file knows is taken as ssh's name, unless it looks like a known one.
 
     project: its folder here; one of the same name, in the home folder there, is where it goes by default. RemoteError
     if a file is wrong, or nothing could be meant.
     """
-    known = read(project)
+    known = read_hosts(project)
     if name in known:
         return known[name]
     meant = did_you_mean(name, known)
     if meant or not _SSH_NAME.fullmatch(name):
         raise RemoteError(f"there is no host '{name}'", where="--on", allowed=known or "names that ssh knows",
-                          hint=meant or f"{FILE} or {OF_USER} says where others are")
+                          hint=meant or f"{PROJECT_FILE} or {USER_FILE} says where others are")
     return _host(name, {}, project, "--on")
 
 
-def read(project: str) -> dict[str, Host]:
+def read_hosts(project: str) -> dict[str, Host]:
     """All machines of the user's file and the project's, by name; where both have one, the project's. RemoteError."""
     found: dict[str, Host] = {}
-    for path in (os.path.expanduser(OF_USER), os.path.join(project, FILE)):
+    for path in (os.path.expanduser(USER_FILE), os.path.join(project, PROJECT_FILE)):
         if not os.path.exists(path):
             continue
         try:

@@ -24,7 +24,7 @@ class Platform(NamedTuple):
     python: str
 
 
-def push(far: Remote, folder: str, base: str | None, to: str | None = None) -> list[str]:
+def push_environment(far: Remote, folder: str, base: str | None, to: str | None = None) -> list[str]:
     """Bring an environment there, and give words on what may be amiss. RemoteError if it cannot run there.
 
     folder: its absolute path; base: the Python outside of it that it is built on, None if it has its own; to: where it
@@ -33,21 +33,22 @@ def push(far: Remote, folder: str, base: str | None, to: str | None = None) -> l
     to = to or folder
     there, state = _look(far, to, base)
     here = Platform(f"{os.uname().sysname} {os.uname().machine}", _glibc(), f"Python {_version()}" if base else "")
-    if wrong := unfit(here, there, base):
+    if wrong := find_incompatibility(here, there, base):
         raise RemoteError(wrong, where=far.host.name, hint="make the environment there instead: `make environment` in "
                           f"{far.host.folder}")
     if state == "other":
         raise RemoteError(f"{to} is there, and is no environment", where=far.host.name, hint="nothing is put over it")
-    far.ask_shell(f"mkdir -p -- {shlex.quote(os.path.dirname(to))}")
+    far.read_shell_output(f"mkdir -p -- {shlex.quote(os.path.dirname(to))}")
     far.rsync("--archive", "--compress", "--delete", "--partial-dir=.partial", "--info=progress2", "--human-readable",
-              "--", f"{folder}/", f"{far.path(to)}/", show=True)
-    linked = far.ask_shell(f"cd -- {shlex.quote(far.host.folder)} 2>/dev/null && ! [ -e .venv ] && ! [ -L .venv ] && "
-                           f"ln -s -- {shlex.quote(to)} .venv && echo '{_MARK}linked'; true")
+              "--", f"{folder}/", f"{far.rsync_path(to)}/", show=True)
+    linked = far.read_shell_output(f"cd -- {shlex.quote(far.host.folder)} 2>/dev/null && ! [ -e .venv ] && "
+                                   "! [ -L .venv ] && "
+                                   f"ln -s -- {shlex.quote(to)} .venv && echo '{_MARK}linked'; true")
     notes = ["activate.sh finds it there: .venv is a link to it now"] if _MARK in linked else []
-    return [*notes, *doubts(here, there)]
+    return [*notes, *compatibility_warnings(here, there)]
 
 
-def check(prefix: str, base_prefix: str, home: str) -> str:
+def find_environment(prefix: str, base_prefix: str, home: str) -> str:
     """The folder of the environment that this Python is of. RemoteError if there is none, or nothing to be sent."""
     folder = os.path.realpath(prefix)
     if prefix == base_prefix and not os.path.isdir(os.path.join(folder, "conda-meta")):
@@ -66,7 +67,7 @@ def base_python() -> str | None:
     return base if sys.prefix != sys.base_prefix else None
 
 
-def unfit(here: Platform, there: Platform, base: str | None) -> str | None:
+def find_incompatibility(here: Platform, there: Platform, base: str | None) -> str | None:
     """Why an environment that runs here cannot run there."""
     if here.system != there.system:
         return f"it is a {there.system}, and the environment one for {here.system}"
@@ -77,7 +78,7 @@ def unfit(here: Platform, there: Platform, base: str | None) -> str | None:
     return None
 
 
-def doubts(here: Platform, there: Platform) -> list[str]:
+def compatibility_warnings(here: Platform, there: Platform) -> list[str]:
     """What may keep some packages from running there."""
     if here.glibc and here.glibc != there.glibc and _numbers(there.glibc) < _numbers(here.glibc):
         tries = shell_command("python", "experiments.py", "doctor", "--deep")
@@ -94,7 +95,7 @@ def _look(far: Remote, to: str, base: str | None) -> tuple[Platform, str]:
     """What the other machine is, and what is at the path there: nothing, an environment, or something other."""
     path = shlex.quote(to)
     marked = " || ".join(f"[ -e {shlex.quote(os.path.join(to, mark))} ]" for mark in _MARKS)
-    said = far.ask_shell(
+    said = far.read_shell_output(
         f'say() {{ printf "{_MARK}%s\\n" "$1"; }}; say "$(uname -sm)"; say "$(getconf GNU_LIBC_VERSION 2>/dev/null)"; '
         f'say "$({shlex.quote(base or "true")} --version 2>/dev/null)"; '
         f'if ! [ -e {path} ]; then say none; elif {marked} || [ -z "$(ls -A {path})" ]; then say environment; '

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from src.errors import ON, RemoteError
 from src.submission.batch import batch_folder
 from src.submission.remote import download, hosts, remote_server, ssh, upload
-from src.submission.remote.ssh import Broken, Remote
+from src.submission.remote.ssh import ConnectionLost, Remote
 
 _ONCE = ("logs", "cancel", "clean", "note")  # a broken connection ends them: begun again they would say or do it twice
 _SENT_FIRST = ("doctor", "prefetch", "missing")  # they look at the project's own files, as they are here
@@ -23,12 +23,12 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
     results: the folder of batches here.
     """
     sends = command in _SENT_FIRST
-    host, known = hosts.find(options.on, project), hosts.read(project)
-    far = ssh.connect(host, make=(remote_server.GIVEN,) if sends else (), known=known)
-    words = ssh.without_on(argv)
+    host, known = hosts.find_host(options.on, project), hosts.read_hosts(project)
+    far = ssh.connect(host, create=(remote_server.NAMED_FILES,) if sends else (), known_hosts=known)
+    words = ssh.remove_on_option(argv)
     if sends:
         words = _send(far, project, words, getattr(options, "path", None))
-    place = download.results_there(far)
+    place = download.remote_results_folder(far)
     if place != results:
         words = [_moved(word, results, place) for word in words]
     words = ["env", f"{ON}={far.host.name}", f"{batch_folder.RESULTS_VARIABLE}={place}", far.host.python,
@@ -47,11 +47,11 @@ def _moved(word: str, results: str, place: str) -> str:
 
 def _send(far: Remote, project: str, words: list[str], job_spec: str | None) -> list[str]:
     """Bring the project's files there, and a job spec from elsewhere; the words, with what that is called there."""
-    files = upload.names(project)
-    given = [upload.given(job_spec, project, files, "job spec")] if job_spec else []
-    sent = upload.Sent(upload.send(far, project, files).files + upload.send_given(far, given).files)
-    print(f"sent       {sent.line()} ({far.host.name}:{far.host.folder})", file=sys.stderr, flush=True)
-    return [given[0].there if given and word == job_spec else word for word in words]
+    files = upload.project_files(project)
+    given = [upload.locate_file(job_spec, project, files, "job spec")] if job_spec else []
+    sent = upload.Upload(upload.upload_project(far, project, files).files + upload.upload_named_files(far, given).files)
+    print(f"sent       {sent.summary()} ({far.host.name}:{far.host.folder})", file=sys.stderr, flush=True)
+    return [given[0].remote_name if given and word == job_spec else word for word in words]
 
 
 def _follow(far: Remote, words: Sequence[str], again: bool) -> int:
@@ -59,26 +59,26 @@ def _follow(far: Remote, words: Sequence[str], again: bool) -> int:
     def once() -> int:
         begun = time.monotonic()
         try:
-            return far.call(words, terminal=True)
+            return far.run(words, terminal=True)
         except RemoteError as error:  # the connection broke
             if not again:
                 raise
-            raise Broken(error.what, came_on=time.monotonic() - begun > 60) from None
+            raise ConnectionLost(error.what, made_progress=time.monotonic() - begun > 60) from None
 
-    return far.patiently(once)
+    return far.retry(once)
 
 
 def _report(far: Remote, words: list[str], options: argparse.Namespace, results: str) -> int:
     """Have it written there and bring it here: into the batch, if there is a copy of it here."""
     kept = [word for index, word in enumerate(words)
             if not (options.to and (word == f"--to={options.to}" or "--to" in (word, words[index - 1])))]
-    said = re.search(r"^report: (.+)$", far.ask(kept), re.MULTILINE)
+    said = re.search(r"^report: (.+)$", far.read_output(kept), re.MULTILINE)
     if said is None:
         raise RemoteError("its report is nowhere", where=far.host.name, hint="is the project there as new as this one?")
     folder, name = os.path.split(os.path.abspath(said[1]))
     copy = os.path.join(results, os.path.basename(folder))
     path = os.path.abspath(options.to or (os.path.join(copy, name) if os.path.isdir(copy) else f"{copy}.{name}"))
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    far.rsync("--times", "--compress", "--", far.path(said[1]), path)
+    far.rsync("--times", "--compress", "--", far.rsync_path(said[1]), path)
     print(f"report: {path}")
     return 0

@@ -23,7 +23,7 @@ from src.io import files
 from src.submission.system import detached, process
 
 MARK = "gridiron: the far side speaks"
-GIVEN = ".gridiron/given"  # files that were sent and are none of the project's, as a job spec from elsewhere
+NAMED_FILES = ".gridiron/given"  # files that were sent and are none of the project's, as a job spec from elsewhere
 _SENT = ".gridiron/sent"  # the names of the project's files that were sent last, each with NUL
 def main(token: str) -> None:
     """Begin the command that the request holds, unless that was done before, and follow it to its end."""

@@ -16,7 +16,7 @@ from typing import IO, Any
 from src.errors import RemoteError, shell_command
 from src.submission.batch import journal, provenance
 from src.submission.remote import hosts, remote_server, ssh, upload
-from src.submission.remote.ssh import Broken, Remote
+from src.submission.remote.ssh import ConnectionLost, Remote
 from src.submission.system import detached, terminal
 from src.submission.system.signals import Waker
 
@@ -26,62 +26,63 @@ def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> in
 
     None if all that is left to do is a dry run here, since what is there is not what would be submitted.
     """
-    host, known = hosts.find(options.on, project), hosts.read(project)
-    files = upload.names(project)
-    given = {word: upload.given(word, project, files, what) for word, what in (
+    host, known = hosts.find_host(options.on, project), hosts.read_hosts(project)
+    files = upload.project_files(project)
+    given = {word: upload.locate_file(word, project, files, what) for word, what in (
         (None if options.retry else options.path, "job spec"), (options.script, "submit script")) if word}
-    words = words_there(argv, given, None if options.retry or options.output_dir else host.output_dir)
+    words = remote_arguments(argv, given, None if options.retry or options.output_dir else host.output_dir)
     if options.dry_run:
-        far = ssh.connect(host, known=known, absent=True)
+        far = ssh.connect(host, known_hosts=known, may_be_missing=True)
         return _dry_run(options, far, project, files, list(given.values()), words)
-    far = ssh.connect(host, make=(detached.FOLDER, remote_server.GIVEN), known=known)
+    far = ssh.connect(host, create=(detached.FOLDER, remote_server.NAMED_FILES), known_hosts=known)
     again = shell_command("python", "submit_multiple.py", *argv)
-    if token := going_there(far, words):
+    if token := running_token(far, words):
         print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)
-        return Call(far, again, token).follow()
-    sent = upload.send(far, project, files).files + upload.send_given(far, list(given.values())).files
-    print(f"sent       {upload.Sent(sent).line()} ({host.name}:{host.folder})", flush=True)
+        return RemoteCall(far, again, token).follow()
+    sent = upload.upload_project(far, project, files).files + upload.upload_named_files(far, list(given.values())).files
+    print(f"sent       {upload.Upload(sent).summary()} ({host.name}:{host.folder})", flush=True)
     code = provenance.portable_record(provenance.inspect_code(project), files)
-    return Call(far, again, journal.new_token(), words, {"code": code, "files": files}).follow()
+    return RemoteCall(far, again, journal.new_token(), words, {"code": code, "files": files}).follow()
 
 
-def words_there(argv: Sequence[str], given: Mapping[str, upload.Given], output_dir: str | None) -> list[str]:
+def remote_arguments(argv: Sequence[str], given: Mapping[str, upload.NamedFile], output_dir: str | None) -> list[str]:
     """The command there: without --on, and with what named files are called there."""
     kept = []
-    for word in ssh.without_on(argv):
+    for word in ssh.remove_on_option(argv):
         option, _, value = (word[:2], "", word[2:]) if word[:2] == "-s" else word.partition("=")
         if word in given:
-            kept.append(given[word].there)
+            kept.append(given[word].remote_name)
         elif value in given and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
-            kept += ["--script", given[value].there]
+            kept += ["--script", given[value].remote_name]
         else:
             kept.append(word)
     return ["submit_multiple.py", *kept, *(["--output-dir", output_dir] if output_dir else [])]
 
 
 def _dry_run(options: argparse.Namespace, far: Remote, project: str, files: Sequence[str],
-             given: Sequence[upload.Given], words: Sequence[str]) -> int | None:
+             given: Sequence[upload.NamedFile], words: Sequence[str]) -> int | None:
     """What would be sent. If that is nothing, the dry run there; else None, for the one that can be had here."""
-    sent = upload.Sent(upload.send(far, project, files, dry_run=True).files
-                        + upload.send_given(far, given, dry_run=True).files)
+    sent = upload.Upload(upload.upload_project(far, project, files, dry_run=True).files
+                        + upload.upload_named_files(far, given, dry_run=True).files)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        print("\n".join([f"would send {sent.line()} ({far.host.name}:{far.host.folder})", *sent.lines()]), flush=True)
+        print("\n".join([f"would send {sent.summary()} ({far.host.name}:{far.host.folder})", *sent.details()]),
+              flush=True)
         if sent.files:
             print(f"as this machine sees it, since {far.host.name} has not these files yet:", flush=True)
             return None
-    return far.call(["python", *words])
+    return far.run(["python", *words])
 
 
-def going_there(far: Remote, words: Sequence[str]) -> str | None:
+def running_token(far: Remote, words: Sequence[str]) -> str | None:
     """The token of the same command, if it was begun there and has not ended."""
-    if not far.at_work:
+    if not far.has_running_commands:
         return None
-    said = far.ask(["python", "-m", "src.submission.remote.remote_server", "going"],
+    said = far.read_output(["python", "-m", "src.submission.remote.remote_server", "going"],
                    json.dumps({"words": list(words)}).encode() + b"\n")
     return json.loads(said.rpartition(remote_server.MARK)[2])["going"]
 
 
-class Call:
+class RemoteCall:
     """A command that is begun there once and followed to its end, over as many connections as it takes.
 
     again: what the user types to go on; token: its name there; words: None if it was begun before; request: what comes
@@ -96,12 +97,12 @@ class Call:
         self.answers: dict[int, str | None] = {}
         self.bar: terminal.Progress | None = None
         self.done: tuple[int, int] | None = None
-        self.came_on = self.interrupted = False
+        self.made_progress = self.interrupted = False
 
     def follow(self) -> int:
         """Its exit status; 130 if the user leaves it alone there. RemoteError if it, or the connection, is lost."""
         try:
-            return self.far.patiently(self._once, self._how_far, self.again)
+            return self.far.retry(self._once, self._how_far, self.again)
         except KeyboardInterrupt:  # while there is no connection
             return self._left_alone()
         finally:
@@ -116,11 +117,13 @@ class Call:
 
     def _once(self) -> int:
         """Over one connection. Broken if that is lost."""
-        command = ssh.in_project(self.far.host, ["python", "-m", "src.submission.remote.remote_server", self.token])
-        self.came_on = False
+        command = ssh.project_command(self.far.host, ["python", "-m", "src.submission.remote.remote_server",
+                                                       self.token])
+        self.made_progress = False
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen([*self.far.ssh(), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=errors, start_new_session=True)  # Ctrl-C is for us
+            process = subprocess.Popen([*self.far.ssh_command(), command], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=errors,
+                                       start_new_session=True)  # Ctrl-C is handled here
             assert process.stdin
             assert process.stdout
             try:
@@ -138,8 +141,8 @@ class Call:
                 process.wait()
             errors.seek(0)
             words = ssh.last_line(errors.read())
-        if ended in (0, ssh.BROKEN) or ended < 0:
-            raise Broken(words, self.came_on)
+        if ended in (0, ssh.SSH_FAILED) or ended < 0:
+            raise ConnectionLost(words, self.made_progress)
         raise RemoteError(f"the command could not be begun there: {words or f'exit status {ended}'}",
                           where=self.far.host.name, hint="`setup` and `python` of the host say which Python it is")
 
@@ -180,7 +183,7 @@ class Call:
             to_whom = sys.stdout if stream == "out" else sys.stderr
             to_whom.write(self.decoders[stream].decode(data))
             to_whom.flush()
-            self.came_on = True
+            self.made_progress = True
         if frame.get("done"):
             self._show_done(*frame["done"])
         if "ask" in frame:
@@ -196,7 +199,7 @@ class Call:
     def _show_done(self, done: int, total: int, noun: str, failed: int) -> None:
         if (done, total) == self.done:  # as before the connection broke
             return
-        self.came_on, self.done = True, (done, total)
+        self.made_progress, self.done = True, (done, total)
         if self.bar is None or (self.bar.total, self.bar.noun) != (total, noun):
             self._close_bar()
             self.bar = terminal.Progress(total, noun).__enter__()

@@ -16,10 +16,10 @@ from src.errors import ON, RemoteError, one_line, shell_command
 from src.submission.remote.hosts import Host
 from src.submission.system import detached
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
-BROKEN = 255  # ssh's own exit status; ours are smaller
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
+SSH_FAILED = 255  # ssh's own exit status; ours are smaller
 # rsync's exit statuses for a connection that broke, or ended in the midst of things
-_RSYNC_BROKEN = frozenset((10, 12, 30, 35, BROKEN))
+_RSYNC_BROKEN = frozenset((10, 12, 30, 35, SSH_FAILED))
 # never a question, a hung connection is given up after half a minute, and nothing of ours is forwarded
 _OPTIONS = ("-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=10", "-oServerAliveCountMax=3",
             "-oClearAllForwardings=yes", "-oForwardAgent=no", "-oForwardX11=no", "-oRemoteCommand=none")
@@ -28,34 +28,37 @@ _PERSIST = 600  # seconds for which a connection stays open without a command
 _Made = TypeVar("_Made")
 
 
-class Broken(Exception):
-    """The connection was lost, or cannot be made now. words: ssh's last ones; came_on: something was done over it."""
+class ConnectionLost(Exception):
+    """The connection was lost, or cannot be made now.
 
-    def __init__(self, words: str, came_on: bool = False) -> None:
+    words: ssh's last ones; made_progress: something was done over it.
+    """
+
+    def __init__(self, words: str, made_progress: bool = False) -> None:
         super().__init__(words)
-        self.words, self.came_on = words, came_on
+        self.words, self.made_progress = words, made_progress
 
 
 @dataclass(frozen=True)
 class Remote:
     """A machine that answered. socket: of the shared connection; None where the user's own ssh configuration has one;
-    at_work: whether something that was begun there from here, or elsewhere, may not have ended.
+    has_running_commands: whether something that was begun there from here, or elsewhere, may not have ended.
     """
 
     host: Host
     socket: str | None
-    at_work: bool = False
+    has_running_commands: bool = False
 
-    def ssh(self, *options: str) -> list[str]:
+    def ssh_command(self, *options: str) -> list[str]:
         """The words that open a session, without the command."""
         shared = [f"-oControlPath={self.socket}"] if self.socket else []
         return ["ssh", *_OPTIONS, "-oControlMaster=no", *shared, *self.host.options, *options, "--", self.host.ssh]
 
-    def path(self, folder: str = "") -> str:
+    def rsync_path(self, folder: str = "") -> str:
         """A folder there, of the project unless it is absolute, as rsync takes it (with --protect-args)."""
         return f"{self.host.ssh}:{os.path.join(self.host.folder, folder)}"
 
-    def call(self, words: Sequence[str], terminal: bool = False) -> int:
+    def run(self, words: Sequence[str], terminal: bool = False) -> int:
         """Run a command there, in the project's folder and environment; its words go where ours go. Its exit status.
 
         terminal: give it one, if we have one: for what redraws the screen or is ended by Ctrl-C. RemoteError if the
@@ -63,38 +66,39 @@ class Remote:
         """
         both = terminal and sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.flush()
-        code = subprocess.run([*self.ssh(*["-t"] * both), in_project(self.host, words)], check=False).returncode
-        if code == BROKEN:
+        code = subprocess.run([*self.ssh_command(*["-t"] * both), project_command(self.host, words)],
+                              check=False).returncode
+        if code == SSH_FAILED:
             raise RemoteError("the connection broke", where=self.host.name, hint="the same command again looks anew")
         return code
 
-    def ask(self, words: Sequence[str], data: bytes = b"") -> str:
+    def read_output(self, words: Sequence[str], data: bytes = b"") -> str:
         """What a command prints there, given `data`; tried again if the connection breaks, so let it change nothing
         twice. RemoteError, with its last words, if it fails."""
-        return self._ask(in_project(self.host, words), data)
+        return self._ask(project_command(self.host, words), data)
 
-    def ask_shell(self, script: str, data: bytes = b"") -> str:
+    def read_shell_output(self, script: str, data: bytes = b"") -> str:
         """The same for a line of the far shell, in the home folder and without the environment."""
-        return self._ask(in_bash(script), data)
+        return self._ask(login_shell_command(script), data)
 
     def _ask(self, line: str, data: bytes) -> str:
         def once() -> str:
-            done = subprocess.run([*self.ssh(), line], input=data, capture_output=True, check=False)
+            done = subprocess.run([*self.ssh_command(), line], input=data, capture_output=True, check=False)
             words = last_line(done.stderr)
-            if done.returncode == BROKEN:
-                raise Broken(words)
+            if done.returncode == SSH_FAILED:
+                raise ConnectionLost(words)
             if done.returncode:
                 raise RemoteError(words or f"a command failed there with {done.returncode}", where=self.host.name)
             return done.stdout.decode(errors="replace")
 
-        return self.patiently(once)
+        return self.retry(once)
 
     def rsync(self, *words: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
         """Run rsync with these words, and what it prints (shown as it comes, with `show`, and then not given). It
         is tried again if the connection breaks. RemoteError, with its words, if it fails.
 
         living: some of the files may be removed while they are copied, which is no failure."""
-        command = ["rsync", "--protect-args", f"--rsh={rsync_shell(self.ssh()[:-2])}", *words]
+        command = ["rsync", "--protect-args", f"--rsh={quote_for_rsync(self.ssh_command()[:-2])}", *words]
 
         def once() -> str:
             try:
@@ -105,14 +109,14 @@ class Remote:
                                   ) from None
             said = last_line(done.stderr)
             if done.returncode in _RSYNC_BROKEN:
-                raise Broken(said)
+                raise ConnectionLost(said)
             if done.returncode and not (living and done.returncode == _VANISHED):
                 raise RemoteError(f"rsync failed: {_first_line(done.stderr) or done.returncode}", where=self.host.name)
             return "" if show else done.stdout.decode(errors="surrogateescape")
 
-        return self.patiently(once)
+        return self.retry(once)
 
-    def patiently(self, once: Callable[[], _Made], how_far: Callable[[], str] = lambda: "",
+    def retry(self, once: Callable[[], _Made], how_far: Callable[[], str] = lambda: "",
                   again: str | None = None) -> _Made:
         """What `once` gives, tried again with growing pauses while the connection is broken.
 
@@ -122,16 +126,16 @@ class Remote:
         while True:
             try:
                 return once()
-            except Broken as broken:
-                tries = 0 if broken.came_on else tries
+            except ConnectionLost as broken:
+                tries = 0 if broken.made_progress else tries
                 words = broken.words or "no answer"
-                if tries == len(PAUSES):
+                if tries == len(RETRY_DELAYS):
                     done = f"{found}; " if (found := how_far()) else ""
                     raise RemoteError(f"{done}the connection broke, and {tries} more tries failed ({words})",
                                       where=self.host.name,
                                       hint=f"{f'`{again}`' if again else 'the same command again'} goes on") from None
                 print(f"{self.host.name}: the connection broke ({words}); trying again", file=sys.stderr, flush=True)
-                time.sleep(PAUSES[tries])
+                time.sleep(RETRY_DELAYS[tries])
                 tries += 1
                 self.reopen()
 
@@ -143,32 +147,33 @@ class Remote:
     def close(self) -> None:
         """End the shared connection."""
         if self.socket:
-            subprocess.run([*self.ssh("-Oexit")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            subprocess.run([*self.ssh_command("-Oexit")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, check=False)
 
 
-def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), absent: bool = False) -> Remote:
+def connect(host: Host, create: Iterable[str] = (), known_hosts: Iterable[str] = (),
+            may_be_missing: bool = False) -> Remote:
     """Reach a machine, and see that the project's folder and rsync are there. RemoteError says what is missing.
 
-    make: folders in the project's, which are made with it; known: the hosts that there are, for the message about one
-    that there is not; absent: the folder need not be there.
+    create: folders in the project's, which are made with it; known_hosts: the hosts that there are, for the message
+    about one that there is not; may_be_missing: the folder need not be there.
     """
     remote = Remote(host, None if _shares_already(host) else _socket(host))
-    folders = shlex.join(os.path.join(host.folder, name) for name in make)
+    folders = shlex.join(os.path.join(host.folder, name) for name in create)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
-             f"cd -- {shlex.quote(host.folder)} || exit {0 if absent else 5}; {detached.LIST_RUNNING}"
+             f"cd -- {shlex.quote(host.folder)} || exit {0 if may_be_missing else 5}; {detached.LIST_RUNNING}"
 
     def once() -> tuple[int, str, bool]:
         if words := _open(host, remote.socket):
-            raise _explained(host, words, known) or Broken(words)
-        done = subprocess.run([*remote.ssh(), in_bash(script)], stdin=subprocess.DEVNULL, capture_output=True,
-                              check=False)
+            raise _explained(host, words, known_hosts) or ConnectionLost(words)
+        done = subprocess.run([*remote.ssh_command(), login_shell_command(script)], stdin=subprocess.DEVNULL,
+                              capture_output=True, check=False)
         said = last_line(done.stderr)
-        if done.returncode == BROKEN:
-            raise _explained(host, said, known) or Broken(said)
+        if done.returncode == SSH_FAILED:
+            raise _explained(host, said, known_hosts) or ConnectionLost(said)
         return done.returncode, said, bool(done.stdout.strip())
 
-    code, said, at_work = remote.patiently(once)
+    code, said, has_running_commands = remote.retry(once)
     problems = {
         3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
         4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
@@ -177,10 +182,10 @@ def connect(host: Host, make: Iterable[str] = (), known: Iterable[str] = (), abs
     if code:
         what, hint = problems.get(code, (f"its shell failed: {said or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)
-    return replace(remote, at_work=at_work)
+    return replace(remote, has_running_commands=has_running_commands)
 
 
-def without_on(argv: Sequence[str]) -> list[str]:
+def remove_on_option(argv: Sequence[str]) -> list[str]:
     """A command line without --on HOST or --on=HOST."""
     kept, rest = [], list(argv)
     while rest:
@@ -192,19 +197,20 @@ def without_on(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def in_project(host: Host, words: Sequence[str]) -> str:
+def project_command(host: Host, words: Sequence[str]) -> str:
     """The far shell's line for a command, given as words: in the project's folder, in the configured environment."""
     words = [host.python, *words[1:]] if words[0] == "python" else words
-    return in_bash(" && ".join((f"cd -- {shlex.quote(host.folder)}", f"export {ON}={shlex.quote(host.name)}",
-                                *host.setup, f"exec {shlex.join(words)}")))
+    return login_shell_command(" && ".join((
+        f"cd -- {shlex.quote(host.folder)}", f"export {ON}={shlex.quote(host.name)}", *host.setup,
+        f"exec {shlex.join(words)}")))
 
 
-def in_bash(script: str) -> str:
+def login_shell_command(script: str) -> str:
     """The same for whatever shell a user has there: a login shell, which knows of `module` and `conda`."""
     return f"exec bash -lc {shlex.quote(script)}"
 
 
-def rsync_shell(words: Iterable[str]) -> str:
+def quote_for_rsync(words: Iterable[str]) -> str:
     """Words in the form in which rsync's --rsh takes them apart: in quotes, quotes in them doubled."""
     return " ".join("'" + word.replace("'", "''") + "'" for word in words)
 

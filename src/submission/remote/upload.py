@@ -26,26 +26,26 @@ _SHOWN = 12  # files that a dry run names
 
 
 @dataclass(frozen=True)
-class Sent:
+class Upload:
     """What rsync sends, or would: (name, bytes) of each file that is new or changed."""
 
     files: list[tuple[str, int]]
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """`3 files, 12.3 KiB`"""
         if not self.files:
             return "nothing: it is all there"
-        return f"{count(len(self.files), 'file')}, {size(sum(number for _, number in self.files))}"
+        return f"{count(len(self.files), 'file')}, {format_size(sum(number for _, number in self.files))}"
 
-    def lines(self) -> list[str]:
+    def details(self) -> list[str]:
         """A line for each, the largest first; if they are many, for some."""
         rows = sorted(self.files, key=lambda item: (-item[1], item[0]))
         more = rows[_SHOWN:]
-        return [f"    {size(number):>10}  {name}" for name, number in rows[:_SHOWN]] + [
-            f"    {size(sum(number for _, number in more)):>10}  {count(len(more), 'other file')}"] * bool(more)
+        return [f"    {format_size(number):>10}  {name}" for name, number in rows[:_SHOWN]] + [
+            f"    {format_size(sum(number for _, number in more)):>10}  {count(len(more), 'other file')}"] * bool(more)
 
 
-def size(number: float) -> str:
+def format_size(number: float) -> str:
     """`12.3 KiB`"""
     for unit in ("bytes", "KiB", "MiB"):
         if number < 1024:
@@ -54,7 +54,7 @@ def size(number: float) -> str:
     return f"{number:,.1f} GiB"
 
 
-def names(project: str) -> list[str]:
+def project_files(project: str) -> list[str]:
     """The files of a project, links as links: tracked ones, and those that git neither has nor ignores. Without git,
     all sources."""
     found = provenance.project_files(project)
@@ -77,7 +77,7 @@ def _is_of_project(project: str, folder: str) -> bool:
     return True
 
 
-def send(to: Remote, project: str, files: Sequence[str], dry_run: bool = False) -> Sent:
+def upload_project(to: Remote, project: str, files: Sequence[str], dry_run: bool = False) -> Upload:
     """Upload the project's files into its folder on the remote machine: those that changed. Nothing is removed by this.
 
     A folder that is a symbolic link there stays one, and its files are written where it leads. Each such folder is the
@@ -91,11 +91,11 @@ def send(to: Remote, project: str, files: Sequence[str], dry_run: bool = False) 
     for folder in sorted(groups, reverse=True):  # the project's own folder is last
         names_inside = [name.removeprefix(f"{folder}/") for name in groups[folder]]
         output = to.rsync(*_RSYNC, *["--dry-run"] * dry_run, "--files-from=-", "--from0", "--",
-                          os.path.join(project, folder, ""), os.path.join(to.path(folder), ""),
+                          os.path.join(project, folder, ""), os.path.join(to.rsync_path(folder), ""),
                           data=b"".join(os.fsencode(name) + b"\0" for name in names_inside))
         uploaded += [(os.path.join(folder, match[2]), int(match[1])) for line in output.splitlines()
                      if line[:1] in "<c" and line[1:2] in "fL" and (match := _ITEM.match(line))]
-    return Sent(uploaded)
+    return Upload(uploaded)
 
 
 def _linked_folders(to: Remote, files: Sequence[str]) -> frozenset[str]:
@@ -105,7 +105,7 @@ def _linked_folders(to: Remote, files: Sequence[str]) -> frozenset[str]:
     script = (f"cd -- {shlex.quote(to.host.folder)} 2>/dev/null || exit 0; position=0; "
               "while IFS= read -r -d '' folder; do if [ -L \"$folder\" ] && [ -d \"$folder\" ]; then "
               f"printf '\\n{_LINKED}%d\\n' \"$position\"; fi; position=$((position + 1)); done")
-    output = to.ask_shell(script, data=b"".join(os.fsencode(folder) + b"\0" for folder in folders))
+    output = to.read_shell_output(script, data=b"".join(os.fsencode(folder) + b"\0" for folder in folders))
     return frozenset(folders[int(line.removeprefix(_LINKED))] for line in output.splitlines()
                      if line.startswith(_LINKED))
 
@@ -117,31 +117,31 @@ def _parents(name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Given:
+class NamedFile:
     """A file that the user named. there: how it is called in the project's folder there; path: where it is here, if it
     is none of the project's files and so is sent by itself.
     """
 
-    there: str
+    remote_name: str
     path: str | None = None
 
 
-def given(path: str, project: str, files: Sequence[str], what: str) -> Given:
+def locate_file(path: str, project: str, files: Sequence[str], what: str) -> NamedFile:
     """How a file that the user named is called there. RemoteError if there is none."""
     if not os.path.isfile(path):
         raise RemoteError(f"there is no such {what} here", where=path, hint="files are read here, and sent")
     inside = os.path.relpath(os.path.abspath(path), os.path.abspath(project))
     if inside in files and not os.path.islink(path):
-        return Given(inside)
-    return Given(f"{remote_server.GIVEN}/{os.path.basename(path)}", path)
+        return NamedFile(inside)
+    return NamedFile(f"{remote_server.NAMED_FILES}/{os.path.basename(path)}", path)
 
 
-def send_given(to: Remote, items: Sequence[Given], dry_run: bool = False) -> Sent:
+def upload_named_files(to: Remote, items: Sequence[NamedFile], dry_run: bool = False) -> Upload:
     """Bring what is none of the project's files, into a hidden folder of it."""
-    outside = {item.there: item.path for item in items if item.path}
+    outside = {item.remote_name: item.path for item in items if item.path}
     if not outside or dry_run:
-        return Sent([(there, os.path.getsize(path)) for there, path in outside.items()])
+        return Upload([(there, os.path.getsize(path)) for there, path in outside.items()])
     said = to.rsync("--copy-links", "--perms", "--times", "--compress", "--out-format=%i %l %n", "--",
-                    *map(os.path.abspath, outside.values()), to.path(remote_server.GIVEN) + "/")
-    return Sent([(f"{remote_server.GIVEN}/{match[2]}", int(match[1])) for line in said.splitlines()
+                    *map(os.path.abspath, outside.values()), to.rsync_path(remote_server.NAMED_FILES) + "/")
+    return Upload([(f"{remote_server.NAMED_FILES}/{match[2]}", int(match[1])) for line in said.splitlines()
                  if line[:2] == "<f" and (match := _ITEM.match(line))])

@@ -1,4 +1,4 @@
-"""The command of an external program: parse it, and fill in the parameters of a run."""
+"""The command of an external program: split it into words, and fill in the parameters of a run."""
 from __future__ import annotations
 
 import json
@@ -13,23 +13,25 @@ from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError
 from src.io import yaml_io
 
-_PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
-
-SWEEP_CONFIG = "{sweep}"  # a file of the parameters from which wandb.config is filled
-
-VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")  # of W&B: a variable of the environment, anywhere in a word
-
-# words of W&B's commands that stand for several
+SWEEP_CONFIG = "{sweep}"  # placeholder of the file from which wandb.config is filled
+# macro of W&B, anywhere in a word: the value of an environment variable
+ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+# macros of W&B; each is a word of its own, and stands for several words
 MACROS = ("${interpreter}", "${args}", "${args_no_hyphens}", "${args_no_equals}", "${args_no_boolean_flags}",
           "${args_append_hydra}", "${args_override_hydra}", "${args_json}", "${args_json_file}")
 
+_PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
 
-class Failed(Exception):
-    """The program did not exit with 0, or could not be started."""
+
+class CommandFailed(Exception):
+    """The program could not be started, or its exit status was not 0."""
 
 
 def parse_command(command: object, where: str) -> list[str]:
-    """A command, given as one string or a list, as its list of words. JobSpecError if it has none, or a NUL."""
+    """Return the words of a command, which is a string or a list of words.
+
+    JobSpecError if it is empty or contains a NUL character.
+    """
     try:
         words = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
@@ -37,44 +39,44 @@ def parse_command(command: object, where: str) -> list[str]:
                            hint="close its quotes, or write it as a YAML list of words") from None
     if not isinstance(words, list) or not words or not all(
             isinstance(word, str) and "\0" not in word for word in words):
-        raise JobSpecError(f"{command!r} is no command", where=where, hint="as: command: python tool.py {args}",
-                           allowed=f"a program and its words; {', '.join(_PLACEHOLDERS)} and the {{NAME}} of a "
-                           "parameter are filled in for each run")
+        raise JobSpecError(f"invalid command {command!r}", where=where, hint="for example command: python tool.py "
+                           "{args}", allowed=f"a program and its arguments; {', '.join(_PLACEHOLDERS)} and the "
+                           "{NAME} of a parameter are filled in for each run")
     return words
 
 
-def arguments(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
-    """The argument list for one run: {spec} and {folder} are paths, {args} a `--key=value` for each parameter, and
-    {NAME} the value of one.
+def fill_command(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
+    """Return the argument list of one run.
 
-    Values stand as they are if they are strings, else in JSON form; those of W&B's words as Python shows them. Nothing
-    is ever split again.
+    {spec} and {folder} become paths, {args} one `--key=value` per parameter, and {NAME} the value of a parameter.
+    Strings are inserted as they are and other values as JSON; W&B's macros insert values as Python prints them.
+    An inserted value is never split into words.
     """
     parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
     texts = {key: value if isinstance(value, str) else yaml_io.dump_value(value) for key, value in parameters.items()}
-    known = {**{f"{{{key}}}": text for key, text in texts.items()},
-             "{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder,
-             SWEEP_CONFIG: os.path.join(folder, run_folder.SWEEP_CONFIG)}
-    filled = []
+    placeholders = {**{f"{{{key}}}": text for key, text in texts.items()},
+                    "{spec}": os.path.join(folder, run_folder.SPEC), "{folder}": folder,
+                    SWEEP_CONFIG: os.path.join(folder, run_folder.SWEEP_CONFIG)}
+    arguments = []
     for word in words:
         if word == "{args}":
-            filled += [f"--{key}={text}" for key, text in texts.items()]
+            arguments += [f"--{key}={text}" for key, text in texts.items()]
         elif word in MACROS:
-            filled += _as_wandb(word, parameters, folder)
+            arguments += _expand_macro(word, parameters, folder)
         else:
-            word = VARIABLE.sub(_variable, word)
-            filled.append(re.sub(r"\{[^{}]+\}", lambda match: known.get(match[0], match[0]), word))
-    return filled
+            word = ENVIRONMENT_VARIABLE.sub(_variable_value, word)
+            arguments.append(re.sub(r"\{[^{}]+\}", lambda match: placeholders.get(match[0], match[0]), word))
+    return arguments
 
 
-def _variable(match: re.Match[str]) -> str:
+def _variable_value(match: re.Match[str]) -> str:
     if match[1] not in os.environ:
-        raise Failed(f"{match[0]}: there is no variable {match[1]} here")
+        raise CommandFailed(f"{match[0]}: the environment variable {match[1]} is not set")
     return os.environ[match[1]]
 
 
-def _as_wandb(macro: str, parameters: dict[str, Any], folder: str) -> list[str]:
-    """The words for which one of MACROS stands, as W&B's agent makes them; our own Python is the interpreter."""
+def _expand_macro(macro: str, parameters: dict[str, Any], folder: str) -> list[str]:
+    """Return the words of one of MACROS, in the form of W&B's agent; ${interpreter} is the running Python."""
     flags = [f"{key}={value}" for key, value in parameters.items()]
     if macro == "${args_no_equals}":
         return [word for key, value in parameters.items() for word in (f"--{key}", str(value))]

@@ -31,7 +31,7 @@ class Container:
     folders: list[str] = field(default_factory=list)
 
 
-def check(value: Any, where: str) -> Container:
+def parse_container(value: Any, where: str) -> Container:
     """The container in a job spec: a string, or a mapping. JobSpecError, at `where`, if a key or a value is wrong."""
     known = [name.name for name in fields(Container) if name.name != "folders"]
     asked = {"image": value} if isinstance(value, str) else value

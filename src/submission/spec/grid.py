@@ -12,11 +12,11 @@ from src.errors import JobSpecError, nearest
 from src.io import yaml_io
 from src.io.yaml_io import Tagged
 from src.submission.spec import expressions
-from src.submission.spec.grammar import MAX_POINTS, Spec, _word, holds_draws, identity
+from src.submission.spec.grammar import MAX_POINTS, Spec, comparison_key, is_random, reserved_word
 
 if TYPE_CHECKING:
     from src.submission.spec.job_spec import JobSpec
-    from src.submission.spec.subtests import Part
+    from src.submission.spec.subtests import Subtest
 
 
 _ABSENT = object()
@@ -38,15 +38,16 @@ class Grid:
     warnings: list[str]
 
 
-def of_job_spec(spec: JobSpec, overrides: Mapping[str, Any] | None = None,
+def expand_job_spec(spec: JobSpec, overrides: Mapping[str, Any] | None = None,
                 check: Callable[[Spec, str], object] | None = None, samples: int | None = None,
                 seed: int | None = None) -> Grid:
     """`expand` of a job spec. samples and seed: instead of its own."""
-    return expand(spec.parameters, spec.source, overrides, check, spec.samples if samples is None else samples,
-                  spec.seed if seed is None else seed, spec.draw)
+    return expand_parameters(spec.parameters, spec.source, overrides, check,
+                             spec.samples if samples is None else samples,
+                             spec.seed if seed is None else seed, spec.draw)
 
 
-def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None,
+def expand_parameters(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None,
            check: Callable[[Spec, str], object] | None = None, samples: int | None = None, seed: int = 0,
            draw: str = "per_point") -> Grid:
     """The grid of `parameters` (docs/job-spec.md tells the grammar).
@@ -59,12 +60,12 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
     overrides = overrides or {}
     expansion = _Expansion(overridden=frozenset(overrides))
     try:
-        parts: list[Part] = []
+        parts: list[Subtest] = []
         if overrides or "SUBTESTS" in parameters or "subtests" in parameters:
             from src.submission.spec import subtests  # few job specs have them
 
-            parameters = subtests.overridden(parameters, overrides)
-            parts = subtests.split(parameters, where)
+            parameters = subtests.apply_overrides(parameters, overrides)
+            parts = subtests.split_subtests(parameters, where)
         grids = expansion.composite(parts, parameters, where) if parts else [expansion.grid(parameters, where)]
     except RecursionError:
         raise JobSpecError("nested too deeply, or an anchor that holds itself", where=where) from None
@@ -74,7 +75,7 @@ def expand(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, An
     sizes = [(axis.name, axis.distinct()) for axis in axes if len(axis.entries) > 1 and not parts]
     # a LIST may hide all that is to be drawn
     drawn = {key for _, points in grids for point in points for key, value in point.items()
-             if holds_draws(value)} if expansion.draws else set()
+             if is_random(value)} if expansion.draws else set()
     if drawn:
         grids = [(of_grid, expansion.drawn(points, of_grid, samples, seed, draw, where)) for of_grid, points in grids]
         sizes.insert(0, ("samples", samples or 0))
@@ -141,7 +142,7 @@ class _Expansion:
         axes = self.axes(parameters, where)
         return axes, self.points(parameters, axes, where)
 
-    def composite(self, parts: Sequence[Part], parameters: Mapping[str, Any],
+    def composite(self, parts: Sequence[Subtest], parameters: Mapping[str, Any],
                   where: str) -> list[tuple[list[_Axis], list[Spec]]]:
         """The same of each subtest, without what the base's EXCLUDE removes of all together."""
         grids = [self.grid(part.parameters, part.where) for part in parts]
@@ -157,7 +158,7 @@ class _Expansion:
         axes: list[_Axis] = []
         for key, raw in mapping.items():
             place = f"{where}, {key}"
-            word = _word(key, where)
+            word = reserved_word(key, where)
             if word == "EXCLUDE":
                 continue
             if word == "LIST":
@@ -231,10 +232,10 @@ class _Expansion:
                 raw = expressions.parse_mapping(raw, where)
             elif not computed and expressions.is_expression(raw):
                 raw = expressions.evaluate(raw, where)
-        if type(raw) in (Tagged, dict, list) and holds_draws(raw):
+        if type(raw) in (Tagged, dict, list) and is_random(raw):
             from src.submission.spec import sampling  # few job specs draw anything
 
-            sampling.check(raw, where)
+            sampling.check_random(raw, where)
             self.draws = True
         try:
             return self.known_as(raw)
@@ -243,7 +244,7 @@ class _Expansion:
 
     def known_as(self, value: Any) -> Any:
         """The one object that stands for all values identical to this one."""
-        return self.known.setdefault(identity(value), value)
+        return self.known.setdefault(comparison_key(value), value)
 
     def drawn(self, points: list[Spec], axes: list[_Axis], number: int | None, seed: int, draw: str,
               where: str) -> list[Spec]:
@@ -253,7 +254,7 @@ class _Expansion:
         if number is None:
             raise JobSpecError("how many random points?", where=where,
                                hint="--samples 20, or `samples: 20` in job_details (run_cap in a sweep file)")
-        random = sum(any(map(holds_draws, point.values())) for point in points)
+        random = sum(any(map(is_random, point.values())) for point in points)
         if number * random > MAX_POINTS:
             raise JobSpecError(f"more than {MAX_POINTS:,} grid points: {number} samples of {random}", where=where,
                                hint="ask for fewer samples")
@@ -307,24 +308,24 @@ class _Expansion:
         """The indices of the points that have one of the wanted values for each key of `entry`."""
         wanted: list[tuple[str, set[int]]] = []
         for key, raw in entry.items():
-            if _word(key, where):
+            if reserved_word(key, where):
                 raise JobSpecError(f"'{key}' is no parameter", where=where, hint="EXCLUDE goes by parameters alone")
             place = f"{where}, {key}"
             values = self.values(raw, place) or [self.constant(raw, place)]
-            numbers_alike = {identity(value, by_value=True) for value in values}
+            numbers_alike = {comparison_key(value, by_value=True) for value in values}
             present = {id(point[key]): point[key] for point in points if key in point}
-            if any(map(holds_draws, present.values())):
+            if any(map(is_random, present.values())):
                 raise JobSpecError(f"'{key}' is drawn, and EXCLUDE goes by listed values", where=where,
                                    hint="draw from less, or list its values")
             wanted.append((key, {name for name, value in present.items()
-                                 if identity(value, by_value=True) in numbers_alike}))
+                                 if comparison_key(value, by_value=True) in numbers_alike}))
         return [index for index, point in enumerate(points)
                 if all(id(point.get(key, _ABSENT)) in ids for key, ids in wanted)]
 
 
 def _per_point(key: str, raw: Any, where: str) -> Any:
     """The value of a word of PER_POINT as it is kept in a spec: tags as a list."""
-    if holds_draws(raw):
+    if is_random(raw):
         raise JobSpecError(f"nothing is drawn for {key}", where=where, allowed="values as they are")
     if key in BOOKKEEPING:
         items = raw if isinstance(raw, list) else [raw]

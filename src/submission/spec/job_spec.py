@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from src.submission.spec.resources import Resources
 
 DEFAULT_OUTPUT_DIR = "results"
-DRAWS = ("per_point", "shared")
+DRAW_MODES = ("per_point", "shared")
 MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")

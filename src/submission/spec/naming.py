@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MAX_BYTES = 200  # of a run's name; file systems allow 255
+MAX_NAME_BYTES = 200  # of a run's name; file systems allow 255
 _UNSAFE = re.compile(r"[^A-Za-z0-9._,@-]+")
 
 
@@ -32,14 +32,14 @@ def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[s
                 value = spec[key]
                 fragment = cache.get(id(value))  # most values are shared by many specs
                 if fragment is None:
-                    fragment = cache[id(value)] = f"{short}={show(value)}"
+                    fragment = cache[id(value)] = f"{short}={format_value(value)}"
                 parts.append(fragment)
         text = "+".join(parts)
-        names.append(text if len(text) <= MAX_BYTES else _cut(text))
+        names.append(text if len(text) <= MAX_NAME_BYTES else _cut(text))
     return names
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a part of a name: letters, digits and . _ , @ - alone, so a character is a byte."""
     return _UNSAFE.sub("_", _words(value))
 
@@ -73,4 +73,4 @@ def _cut(text: str) -> str:
     """The beginning of a name that is too long, and a hash of all of it."""
     import zlib  # few names need it
 
-    return f"{text[:MAX_BYTES - 9]}-{zlib.crc32(text.encode()):08x}"
+    return f"{text[:MAX_NAME_BYTES - 9]}-{zlib.crc32(text.encode()):08x}"

@@ -1,4 +1,4 @@
-"""job_details.notify: where messages go, checked."""
+"""job_details.notify: parse where notifications are sent."""
 from __future__ import annotations
 
 import os
@@ -9,44 +9,53 @@ from typing import Any
 from src.errors import JobSpecError
 from src.io import files
 
-VARIABLE, FILE = "GRIDIRON_NOTIFY", "~/.gridiron-notify"  # where the addresses are, unless the job spec says
+# where the addresses are stored unless the job spec names another place
+ADDRESS_VARIABLE = "GRIDIRON_NOTIFY"
+ADDRESS_FILE = "~/.gridiron-notify"
 
-_ALLOWED = f"true (${VARIABLE}, or {FILE}), the name of a variable as $SLACK, a file, or {{to: …, digest: hours}}"
+_ALLOWED = (f"true (uses ${ADDRESS_VARIABLE} or {ADDRESS_FILE}), an environment variable such as $SLACK, a file, or "
+            "{to: …, digest: hours}")
 
 
 @dataclass(frozen=True)
 class Notify:
-    """to: `$NAME` or a file, with addresses of apprise; digest: hours between digests, None: none."""
+    """Where notifications are sent, and how often.
+
+    to: `$NAME` or a file, which holds addresses in the form of apprise; None: the default variable or file;
+    digest: hours between digests; None: no digests.
+    """
 
     to: str | None = None
     digest: float | None = None
 
     def addresses(self) -> list[str]:
-        """The addresses, which are keys. JobSpecError if there are none, or others can read them."""
-        to = self.to or (f"${VARIABLE}" if os.environ.get(VARIABLE) else FILE)
+        """Return the addresses, which are secrets. JobSpecError if there are none, or if others can read the file."""
+        to = self.to or (f"${ADDRESS_VARIABLE}" if os.environ.get(ADDRESS_VARIABLE) else ADDRESS_FILE)
         if to.startswith("$"):
             text, hint = os.environ.get(to[1:], ""), f"export {to[1:]}='slack://…'"
         else:
             path = os.path.expanduser(to)
-            text, hint = files.read_text(path) or "", f"write them into {to}, one on each line; or export {VARIABLE}"
+            text = files.read_text(path) or ""
+            hint = f"write them to {to}, one per line; or export {ADDRESS_VARIABLE}"
             if text and stat.S_IMODE(os.stat(path).st_mode) & 0o077:
-                raise JobSpecError("others can read this file, and it holds keys", where=path, hint=f"chmod 600 {to}")
-        found = [word for word in text.split() if "://" in word]
-        if not found:
-            raise JobSpecError(f"there are no addresses in {to}", where="notify", hint=hint)
-        return found
+                raise JobSpecError("other users can read this file, and it contains secrets", where=path,
+                                   hint=f"chmod 600 {to}")
+        addresses = [word for word in text.split() if "://" in word]
+        if not addresses:
+            raise JobSpecError(f"no addresses in {to}", where="notify", hint=hint)
+        return addresses
 
 
-def check(value: Any, where: str) -> Notify | None:
-    """What job_details.notify says. JobSpecError, at `where`, if it is wrong: above all if it is an address itself."""
+def parse_notify(value: Any, where: str) -> Notify | None:
+    """Parse job_details.notify. JobSpecError if it is invalid, above all if it is an address itself."""
     if value is False:
         return None
-    given = value if isinstance(value, dict) else {} if value is True else {"to": value}
-    to, digest = given.get("to"), given.get("digest")
+    mapping = value if isinstance(value, dict) else {} if value is True else {"to": value}
+    to, digest = mapping.get("to"), mapping.get("digest")
     if isinstance(to, str) and "://" in to:
-        raise JobSpecError("an address is a key, and a job spec is kept with the results", where=where,
-                           hint=f"export {VARIABLE}='{to.partition(':')[0]}://…', and write notify: true")
-    if given.keys() - {"to", "digest"} or not (to is None or isinstance(to, str) and to) or not (
+        raise JobSpecError("an address is a secret, and job specs are stored with the results", where=where,
+                           hint=f"export {ADDRESS_VARIABLE}='{to.partition(':')[0]}://…', and write notify: true")
+    if mapping.keys() - {"to", "digest"} or not (to is None or isinstance(to, str) and to) or not (
             digest is None or isinstance(digest, (int, float)) and digest > 0 and digest is not True):
-        raise JobSpecError(f"{value!r} says nothing of messages", where=where, allowed=_ALLOWED)
+        raise JobSpecError(f"invalid notify {value!r}", where=where, allowed=_ALLOWED)
     return Notify(to, digest)

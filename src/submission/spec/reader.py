@@ -9,7 +9,7 @@ from src.config import WATCHING
 from src.errors import JobSpecError, nearest
 from src.io import yaml_io
 from src.submission.spec import container_spec, notify_spec
-from src.submission.spec.job_spec import DRAWS, JobSpec, check_name, check_output_dir
+from src.submission.spec.job_spec import DRAW_MODES, JobSpec, check_name, check_output_dir
 
 if TYPE_CHECKING:
     from src.metrics import Metric
@@ -42,7 +42,7 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     if _is_sweep(document):
         from src.submission.spec import wandb_sweep  # few are
 
-        return wandb_sweep.read(document, text, source)
+        return wandb_sweep.parse_sweep(document, text, source)
     for key in _unknown(document, ("job_details", "parameters"), source):
         warnings.append(f"{source}: '{key}' beside job_details and parameters is not used")
     details, parameters = (_section(document, key, source) for key in ("job_details", "parameters"))
@@ -126,9 +126,9 @@ def _seed(value: Any, where: str) -> int:
 
 
 def _draw(value: Any, where: str) -> str:
-    if value not in DRAWS:
-        raise JobSpecError(f"unknown value {value!r}", where=where, allowed=DRAWS, hint="per_point: each listed point "
-                           "has draws of its own; shared: all have the same")
+    if value not in DRAW_MODES:
+        raise JobSpecError(f"unknown value {value!r}", where=where, allowed=DRAW_MODES,
+                           hint="per_point: each listed point has draws of its own; shared: all have the same")
     return str(value)
 
 
@@ -151,12 +151,12 @@ def _sbatch(value: Any, where: str) -> dict[str, Any]:
 def _resources(value: Any, where: str) -> Resources:
     from src.submission.spec import resources  # few job specs have them
 
-    return resources.check(value, where)
+    return resources.parse_resources(value, where)
 
 
 def _notify(value: Any, where: str) -> Notify | None:
 
-    return notify_spec.check(value, where)
+    return notify_spec.parse_notify(value, where)
 
 
 def _metric(value: Any, where: str) -> Metric:
@@ -167,7 +167,7 @@ def _metric(value: Any, where: str) -> Metric:
 
 def _container(value: Any, where: str) -> Container:
 
-    return container_spec.check(value, where)
+    return container_spec.parse_container(value, where)
 
 
 def _tags(value: Any, where: str) -> list[str]:

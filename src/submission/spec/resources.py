@@ -50,7 +50,7 @@ class Resources:
         return self.nodes * max(1, self.gpus_per_node)
 
 
-def check(value: Any, where: str) -> Resources:
+def parse_resources(value: Any, where: str) -> Resources:
     """The resources in a job spec. JobSpecError, at `where`, if a key or a value is wrong."""
     known = [field.name for field in fields(Resources)]
     if not isinstance(value, dict):
@@ -79,7 +79,7 @@ def _fits(key: str, value: Any) -> bool:
     return key not in ("nodes", "cpus_per_gpu") and isinstance(value, str) and bool(pattern.fullmatch(value))
 
 
-def script(resources: Resources, name: str, one_process: bool = False) -> str:
+def submit_script(resources: Resources, name: str, one_process: bool = False) -> str:
     """The submit script for these resources. name: of the job spec, which is safe.
 
     one_process: what is started divides each node's GPUs and CPUs itself, as workers and foreign programs do; otherwise

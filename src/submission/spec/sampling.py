@@ -14,7 +14,7 @@ from src.errors import JobSpecError, did_you_mean
 from src.io import yaml_io
 from src.io.yaml_io import Tagged
 from src.submission.spec import expressions
-from src.submission.spec.grammar import holds_draws
+from src.submission.spec.grammar import is_random
 
 DIGITS = 6  # of a drawn number: names stay short, and last bits differ between machines
 
@@ -25,9 +25,9 @@ _NUMBERS = {"uniform": ("min", "max"), "loguniform": ("min", "max"), "int_unifor
             "normal": ("mu", "sigma"), "lognormal": ("mu", "sigma"), "beta": ("a", "b")}
 
 
-def check(value: Any, where: str) -> None:
+def check_random(value: Any, where: str) -> None:
     """JobSpecError if something in a value cannot be drawn as it is written."""
-    _fill(value, [], lambda tagged, path: quantile(tagged, where))
+    _fill(value, [], lambda tagged, path: quantile_function(tagged, where))
 
 
 def draw_points(points: Sequence[dict[str, Any]], first: Mapping[str, Any], samples: int, seed: int, draw: str,
@@ -42,10 +42,10 @@ def draw_points(points: Sequence[dict[str, Any]], first: Mapping[str, Any], samp
 
     def drawn(number: int, place: str, tagged: Tagged, path: Sequence[str]) -> Any:
         if id(tagged) not in quantiles:
-            quantiles[id(tagged)] = quantile(tagged, path[0])
-        return quantiles[id(tagged)](share(seed, path, number, place))
+            quantiles[id(tagged)] = quantile_function(tagged, path[0])
+        return quantiles[id(tagged)](draw_probability(seed, path, number, place))
 
-    prepared = [(point, [key for key, value in point.items() if holds_draws(value)],
+    prepared = [(point, [key for key, value in point.items() if is_random(value)],
                  "" if draw == "shared" else _difference(point, first)) for point in points]
     result = []
     for number in range(samples):
@@ -58,7 +58,7 @@ def draw_points(points: Sequence[dict[str, Any]], first: Mapping[str, Any], samp
     return result
 
 
-def share(seed: int, path: Sequence[str], number: int, place: str = "") -> float:
+def draw_probability(seed: int, path: Sequence[str], number: int, place: str = "") -> float:
     """The share of the probability, in (0, 1), at which the value of a key is drawn for a sample.
 
     path: the key, and those within its value; place: tells the points of one sample apart.
@@ -69,12 +69,12 @@ def share(seed: int, path: Sequence[str], number: int, place: str = "") -> float
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) * 2.0**-52
 
 
-def quantile(tagged: Tagged, where: str) -> Quantile:
+def quantile_function(tagged: Tagged, where: str) -> Quantile:
     """How to draw from what a tag stands for. JobSpecError if its numbers are not what it takes.
 
     Of distributions with q, the nearest multiple of q: a whole number if q is one.
     """
-    if holds_draws(tagged.value):
+    if is_random(tagged.value):
         raise JobSpecError(f"{tagged!r} draws from what is drawn itself", where=where, hint="use LIST for sub-grids")
     if tagged.tag == "choice":
         return _choice(tagged, where)
@@ -82,31 +82,31 @@ def quantile(tagged: Tagged, where: str) -> Quantile:
     one, other = (numbers[name] for name in _NUMBERS[tagged.tag])
     q = numbers.get("q")
     if tagged.tag == "int_uniform":
-        return lambda share: one + int(share * (other - one + 1))
+        return lambda probability: one + int(probability * (other - one + 1))
     exact = _exact(tagged.tag, one, other)
     if q is not None:
-        return lambda share: _tidy(round(exact(share) / q) * q)
+        return lambda probability: _tidy(round(exact(probability) / q) * q)
     if tagged.tag not in ("uniform", "loguniform"):
         more = _digits(one, other) if tagged.tag == "normal" else 0
-        return lambda share: _tidy(exact(share), more)
+        return lambda probability: _tidy(exact(probability), more)
     more = _digits(max(abs(one), abs(other)), other - one)
-    return lambda share: float(min(max(_tidy(exact(share), more), one), other))
+    return lambda probability: float(min(max(_tidy(exact(probability), more), one), other))
 
 
 def _exact(tag: str, one: float, other: float) -> Callable[[float], float]:
     """The inverse of a distribution's cumulative function, with the numbers of its tag in order."""
     if tag == "uniform":
-        return lambda share: one + share * (other - one)
+        return lambda probability: one + probability * (other - one)
     if tag == "loguniform":
-        return lambda share: math.exp(math.log(one) + share * (math.log(other) - math.log(one)))
+        return lambda probability: math.exp(math.log(one) + probability * (math.log(other) - math.log(one)))
     if tag == "beta":
-        return lambda share: _beta_quantile(share, one, other)
+        return lambda probability: _beta_quantile(probability, one, other)
     from statistics import NormalDist
 
     standard = NormalDist()
     if tag == "normal":
-        return lambda share: one + other * standard.inv_cdf(share)
-    return lambda share: math.exp(one + other * standard.inv_cdf(share))
+        return lambda probability: one + other * standard.inv_cdf(probability)
+    return lambda probability: math.exp(one + other * standard.inv_cdf(probability))
 
 
 def _tidy(value: float, more: int = 0) -> float:
@@ -128,14 +128,14 @@ def _choice(tagged: Tagged, where: str) -> Quantile:
         raise JobSpecError(f"{tagged!r} has nothing to choose from", where=where, hint="as !choice [sgd, adam]",
                            allowed="a list of values, or {values: […], probabilities: […]}")
     if weights is None:
-        return lambda share: values[int(share * len(values))]
+        return lambda probability: values[int(probability * len(values))]
     if not isinstance(weights, list) or len(weights) != len(values) or not all(
-            is_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
+            is_finite_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
         raise JobSpecError(f"{weights!r} are not the probabilities of {len(values)} values", where=where,
                            allowed="a number from 0 on for each value, with the sum 1")
     limits = list(itertools.accumulate(weights))
     last = max(index for index, weight in enumerate(weights) if weight)  # where the sum is a little less than 1
-    return lambda share: values[min(bisect.bisect_right(limits, share), last)]
+    return lambda probability: values[min(bisect.bisect_right(limits, probability), last)]
 
 
 def _numbers(tagged: Tagged, where: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _numbers(tagged: Tagged, where: str) -> dict[str, Any]:
         if name not in (*names, *optional):
             raise JobSpecError(f"!{tagged.tag} has no '{name}'", where=where, allowed=form,
                                hint=did_you_mean(str(name), (*names, *optional)))
-        if not is_number(value):
+        if not is_finite_number(value):
             raise JobSpecError(f"{name} of !{tagged.tag} is {value!r}", where=where, allowed="a number")
     if wrong := _wrong(tagged.tag, raw):
         raise JobSpecError(f"{tagged!r} cannot be drawn from: {wrong}", where=where)
@@ -174,7 +174,7 @@ def _wrong(tag: str, numbers: Mapping[str, float]) -> str | None:
     return "q is not above 0" if not numbers.get("q", 1) > 0 else None
 
 
-def is_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -200,12 +200,12 @@ def _difference(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     return "\n".join(f"{key}: {yaml_io.dump_value(point[key])}" if key in point else key for key in keys)
 
 
-def _beta_quantile(share: float, a: float, b: float) -> float:
-    """Where the regularised incomplete beta function is `share`, by bisection."""
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    """Where the regularised incomplete beta function is `probability`, by bisection."""
     low, high = 0.0, 1.0
     while high - low > 1e-9 * high and high > 1e-300:
         middle = (low + high) / 2
-        low, high = (middle, high) if _beta_below(middle, a, b) < share else (low, middle)
+        low, high = (middle, high) if _beta_below(middle, a, b) < probability else (low, middle)
     return (low + high) / 2
 
 

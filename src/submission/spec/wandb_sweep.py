@@ -12,12 +12,12 @@ from src.errors import JobSpecError, did_you_mean
 from src.io import yaml_io
 from src.io.yaml_io import Tagged
 from src.submission.spec import command_template, expressions, subtests
-from src.submission.spec.grammar import MAX_POINTS, WORDS, identity
+from src.submission.spec.grammar import MAX_POINTS, RESERVED_WORDS, comparison_key
 from src.submission.spec.job_spec import JobSpec, safe_name
-from src.submission.spec.sampling import is_number
+from src.submission.spec.sampling import is_finite_number
 
 GRID, RANDOM = "grid", "random"
-OUR_PROGRAM = "train.py"
+OWN_PROGRAM = "train.py"
 
 _READ = ("name", "description", "project", "entity", "program", "command", "method", "metric", "parameters", "run_cap")
 _FORMAL = ("apiVersion", "kind")  # they say that it is a sweep file
@@ -53,7 +53,7 @@ _NAMES = (*_LISTED, *DISTRIBUTIONS, *(f"q_{name}" for name in _QUANTIZED))
 _DEFAULTS = {"mu": 0.0, "sigma": 1.0, "a": 1, "b": 1, "q": 1.0}
 
 
-def read(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
+def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     """The job spec that a sweep file stands for. document: its YAML; text, source: the file and its name.
 
     grid: axes in the order of W&B, which sorts the names; at most run_cap runs. random: an axis is drawn, run_cap times
@@ -135,7 +135,7 @@ def _composite(raw: Any, draws: bool, where: str, warnings: list[str]) -> dict[s
     found = {}
     for name, own in raw[key].items():
         numbers = {word: value for word, value in (own or {}).items()
-                   if word in subtests.WORKERS and type(value) is int}
+                   if word in subtests.WORKERS_KEYS and type(value) is int}
         own = {word: value for word, value in (own or {}).items() if word not in numbers}
         found[name] = {**_parameters({**base, **own}, draws, f"{where}, {key}, {name}", warnings), **numbers}
     return {key: found}
@@ -146,7 +146,7 @@ def _parameters(raw: Any, draws: bool, where: str, warnings: list[str]) -> dict[
     if not isinstance(raw, dict) or not raw:
         raise JobSpecError("there are no parameters", where=where, hint="as base_lr: {values: [0.1, 0.2]}")
     for key in raw:
-        if not isinstance(key, str) or key in WORDS or key.startswith(("LIST", "ZIP")):
+        if not isinstance(key, str) or key in RESERVED_WORDS or key.startswith(("LIST", "ZIP")):
             raise JobSpecError(f"the parameter {key!r} would be a word of the grammar", where=where,
                                hint="call it otherwise")
     return {key: _values(raw[key], draws, f"{where}, {key}", warnings) for key in sorted(raw)}
@@ -200,7 +200,7 @@ def _check_keys(raw: Mapping[str, Any], keys: tuple[str, ...], distribution: str
     for key in keys:
         if key not in raw and key not in _DEFAULTS:
             raise JobSpecError(f"{distribution} needs '{key}'", where=where, allowed=keys)
-        if distribution not in _LISTED and not is_number(raw.get(key, 0)):
+        if distribution not in _LISTED and not is_finite_number(raw.get(key, 0)):
             raise JobSpecError(f"{key} is {raw[key]!r}", where=where, allowed="a number")
 
 
@@ -211,7 +211,7 @@ def _different(values: Any, where: str) -> list[Any]:
     found: dict[object, Any] = {}
     for value in values:
         whole = isinstance(value, float) and value.is_integer()
-        found.setdefault(identity(int(value) if whole else value), value)
+        found.setdefault(comparison_key(int(value) if whole else value), value)
     return list(found.values())
 
 
@@ -263,14 +263,14 @@ def _command(document: Mapping[str, Any], source: str) -> list[str] | None:
     known = ("${env}", "${program}", *command_template.MACROS)
     for word in words:
         if word.startswith("${") and word.endswith("}") and word not in known and (
-                not command_template.VARIABLE.search(word)):
+                not command_template.ENVIRONMENT_VARIABLE.search(word)):
             raise JobSpecError(f"unknown word '{word}'", where=f"{source}, command", allowed=known,
                                hint=did_you_mean(word, known))
     if program is None and given is None:
         return None
-    if program is not None and os.path.normpath(str(program)) == OUR_PROGRAM:
+    if program is not None and os.path.normpath(str(program)) == OWN_PROGRAM:
         if strange := [word for word in words if word not in _OF_OURS]:
-            raise JobSpecError(f"{OUR_PROGRAM} of this project is given its spec and takes no '{strange[0]}'",
+            raise JobSpecError(f"{OWN_PROGRAM} of this project is given its spec and takes no '{strange[0]}'",
                                where=f"{source}, command", hint="leave `command` out; for a program of your own, write "
                                "its path as `program`")
         return None

@@ -125,11 +125,13 @@ def test_gpus_are_for_who_asked_for_them(environment: dict[str, str], asked: boo
 
 
 def test_what_a_job_spec_may_say() -> None:
-    assert container_spec.check("x.sif", "job") == Container("x.sif")
+    assert container_spec.parse_container("x.sif", "job") == Container("x.sif")
     full = {"image": "x.sif", "binds": "/a:/b", "env": ["A", "B"], "python": "python", "options": ["--no-home"]}
     passed_on = {"A": None, "B": None}
-    assert container_spec.check(full, "job") == Container("x.sif", ["/a:/b"], passed_on, "python", ["--no-home"])
-    assert container_spec.check({"image": "x", "env": {"N": 3, "P": None}}, "job").env == {"N": "3", "P": None}
+    assert container_spec.parse_container(full, "job") == Container(
+        "x.sif", ["/a:/b"], passed_on, "python", ["--no-home"])
+    container = container_spec.parse_container({"image": "x", "env": {"N": 3, "P": None}}, "job")
+    assert container.env == {"N": "3", "P": None}
 
 
 @pytest.mark.parametrize(("value", "words"), [
@@ -142,7 +144,7 @@ def test_what_a_job_spec_may_say() -> None:
     ({"image": "x", "env": {"A": [1]}}, "a string, a number or null"), ({"image": "x", "env": "A"}, "no environment")])
 def test_what_it_may_not(value: object, words: str) -> None:
     with pytest.raises(UserError) as error:
-        container_spec.check(value, "job_details, container")
+        container_spec.parse_container(value, "job_details, container")
     assert words in str(error.value)
     assert str(error.value).startswith("job_details, container")
 

@@ -20,7 +20,7 @@ NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), NASTY, max_size=5),
        NASTY.map(lambda text: text.lstrip("/")))
 def test_each_value_stays_one_argument(spec: dict[str, str], folder: str) -> None:
-    words = command_template.arguments(["tool", "{args}", "x={spec}", "{folder}"], spec, os.path.join("/r", folder))
+    words = command_template.fill_command(["tool", "{args}", "x={spec}", "{folder}"], spec, os.path.join("/r", folder))
     assert words == ["tool", *(f"--{key}={value}" for key, value in spec.items()),
                      f"x={os.path.join('/r', folder, 'spec.yaml')}",
                      os.path.join("/r", folder)]
@@ -28,7 +28,7 @@ def test_each_value_stays_one_argument(spec: dict[str, str], folder: str) -> Non
 
 def test_values_that_are_no_strings_stand_in_json_form_and_books_are_left_out() -> None:
     spec = {"a": 1e-5, "b": None, "c": [1, "x"], "SBATCH": {"mem": "1G"}, "TAGS": ["t"]}
-    assert command_template.arguments(["{args}"], spec, "f") == ["--a=1.0e-05", "--b=null", '--c=[1, "x"]']
+    assert command_template.fill_command(["{args}"], spec, "f") == ["--a=1.0e-05", "--b=null", '--c=[1, "x"]']
 
 
 @given(st.lists(NASTY.filter(bool), min_size=1, max_size=5))
@@ -46,11 +46,11 @@ def test_exit_codes(tmp_path: Path) -> None:
     def run(code: str) -> str:
         return external_program.run({"COMMAND": [sys.executable, "-c", code]}, str(tmp_path), lambda: None)
     assert run("") == "completed"
-    with pytest.raises(command_template.Failed, match="exit status 3"):
+    with pytest.raises(command_template.CommandFailed, match="exit status 3"):
         run("raise SystemExit(3)")
-    with pytest.raises(command_template.Failed, match="signal 9"):
+    with pytest.raises(command_template.CommandFailed, match="signal 9"):
         run("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(command_template.Failed, match="No such file"):
+    with pytest.raises(command_template.CommandFailed, match="No such file"):
         external_program.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)
 
 
@@ -81,10 +81,10 @@ def test_a_parameters_name_in_braces_is_its_value_and_nothing_is_filled_in_twice
                                                                                  other: str) -> None:
     spec = {key: value for key, value in spec.items() if key not in ("spec", "folder", "sweep", "args")}
     words = ["tool", *(f"-{key}={{{key}}}.x" for key in spec), "{NONE}", "{", "}{", "{}", other.replace("{", "")]
-    assert command_template.arguments(words, spec, "/r") == [
+    assert command_template.fill_command(words, spec, "/r") == [
         "tool", *(f"-{key}={value}.x" for key, value in spec.items()), *words[len(spec) + 1:]]
 
 
 def test_a_path_of_the_run_is_no_parameter() -> None:
     spec = {"folder": "mine", "a": 1e-5, "b": "{a}"}
-    assert command_template.arguments(["{folder}/{a}-{b}"], spec, "/r") == ["/r/1.0e-05-{a}"]
+    assert command_template.fill_command(["{folder}/{a}-{b}"], spec, "/r") == ["/r/1.0e-05-{a}"]

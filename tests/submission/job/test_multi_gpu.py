@@ -66,7 +66,7 @@ def test_a_crash_comes_first_in_the_log_and_ends_the_others(how: str, tmp_path: 
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multi_gpu, "GRACE", 0.5 if how == "crash" else 30.0)
     start = time.monotonic()
-    with pytest.raises(command_template.Failed, match=r"process 1 of 2: ZeroDivisionError: first\\nsecond"):
+    with pytest.raises(command_template.CommandFailed, match=r"process 1 of 2: ZeroDivisionError: first\\nsecond"):
         multi_gpu.run(2, work, (tmp_path, how))
     assert time.monotonic() - start < 30
     assert capfd.readouterr().err.startswith("Traceback (most recent call last):\n")
@@ -74,7 +74,7 @@ def test_a_crash_comes_first_in_the_log_and_ends_the_others(how: str, tmp_path: 
 
 def test_one_that_is_killed_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multi_gpu, "GRACE", 0.1)
-    with pytest.raises(command_template.Failed, match="process 1 of 2: it was killed by signal 9"):
+    with pytest.raises(command_template.CommandFailed, match="process 1 of 2: it was killed by signal 9"):
         multi_gpu.run(2, work, (tmp_path, "kill"))
 
 

@@ -48,7 +48,7 @@ class Site(Remote):
     told: list[object] | None = None
     life: float | None = None
 
-    def path(self, folder: str = "") -> str:
+    def rsync_path(self, folder: str = "") -> str:
         return os.path.join(self.host.folder, folder)
 
     def rsync(self, *words: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
@@ -62,7 +62,7 @@ class Site(Remote):
         assert code == 0, words
         return ""
 
-    def ask(self, words: Sequence[str], data: bytes = b"") -> str:
+    def read_output(self, words: Sequence[str], data: bytes = b"") -> str:
         if self.told is None:
             raise RemoteError("it has no environment")
         return json.dumps(self.told)
@@ -72,7 +72,7 @@ class Site(Remote):
 def sites(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The hosts `north`, `south` … have their projects in folders of a folder, which this is; we are in `home` of it,
     and no Slurm is asked."""
-    def connect(host: Host, known: object = ()) -> Site:
+    def connect(host: Host, known_hosts: object = ()) -> Site:
         return Site(host if host.folder[0] == "/" else Host(host.name, host.name, str(tmp_path / host.name)), None)
 
     def no_slurm() -> client.Queue:
@@ -116,7 +116,7 @@ def test_fetched_from_a_machine(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.
     (run / run_folder.BEST_CHECKPOINT).write_bytes(b"large")
     (run / ".half").write_text("x")
     sshd.write_hosts(here, there)
-    monkeypatch.setattr(experiments, "PROJECT", str(here))
+    monkeypatch.setattr("src.commands.results.PROJECT", str(here))
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert experiments.main(["sync", "cluster"]) == 0
@@ -144,7 +144,7 @@ def test_a_cut_connection_is_made_again(sshd: Sshd, tmp_path: Path, monkeypatch:
     for number in range(20):
         (batch / f"{number}.bin").write_bytes(os.urandom(2_000_000))
     sshd.write_hosts(here, there)
-    monkeypatch.setattr(experiments, "PROJECT", str(here))
+    monkeypatch.setattr("src.commands.results.PROJECT", str(here))
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(tmp_path))
     cuts = []

@@ -34,30 +34,30 @@ python = "/opt/envs/mine/bin/python"
 [other]
 setup = ["module load cuda", "conda activate mine"]
 """)
-    assert hosts.find("cluster", str(project)) == hosts.Host(
+    assert hosts.find_host("cluster", str(project)) == hosts.Host(
         "cluster", "me@login.example.org", "code/grid", output_dir="/scratch/me/results")
-    assert hosts.find("gpu box", str(project)) == hosts.Host(
+    assert hosts.find_host("gpu box", str(project)) == hosts.Host(
         "gpu box", "box", "/data/a 'nice' folder", "/opt/envs/mine/bin/python", (), ("-p", "2222"))
-    assert hosts.find("other", str(project)) == hosts.Host(
+    assert hosts.find_host("other", str(project)) == hosts.Host(
         "other", "other", "my project", "python", ("module load cuda", "conda activate mine"))
 
 
 def test_a_name_that_no_file_has_is_sshs(project: Path) -> None:
-    assert hosts.find("me@node7", str(project)) == hosts.Host("me@node7", "me@node7", "my project")
+    assert hosts.find_host("me@node7", str(project)) == hosts.Host("me@node7", "me@node7", "my project")
 
 
 @pytest.mark.parametrize("name", ["-oProxyCommand=touch x", "a b", "", "a;b", "$(x)", "a\nb", "host:folder", "ä"])
 def test_a_name_that_ssh_must_not_see_is_refused(name: str, project: Path) -> None:
     (project / "hosts.toml").write_text("[known]\n[known2]\n")
     with pytest.raises(RemoteError) as error:
-        hosts.find(name, str(project))
+        hosts.find_host(name, str(project))
     assert "known, known2" in str(error.value)
 
 
 def test_a_near_miss_is_an_error(project: Path) -> None:
     (project / "hosts.toml").write_text("[cluster]\n")
     with pytest.raises(RemoteError, match=r"there is no host 'clutser'") as error:
-        hosts.find("clutser", str(project))
+        hosts.find_host("clutser", str(project))
     assert "did you mean 'cluster'?" in str(error.value)
 
 
@@ -79,6 +79,6 @@ def test_a_near_miss_is_an_error(project: Path) -> None:
 def test_errors_say_what_is_wrong_and_where(text: str, words: str, project: Path) -> None:
     (project / "hosts.toml").write_text(text)
     with pytest.raises(RemoteError) as error:
-        hosts.find("a", str(project))
+        hosts.find_host("a", str(project))
     assert words in str(error.value)
     assert "hosts.toml" in str(error.value)

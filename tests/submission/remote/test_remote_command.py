@@ -36,7 +36,8 @@ def far(project: Project, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.Monkey
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(experiments, "PROJECT", str(here))
+    for module in ("common", "results"):
+        monkeypatch.setattr(f"src.commands.{module}.PROJECT", str(here))
     monkeypatch.chdir(here)
     sshd.write_hosts(here, project.folder)
     return project
@@ -46,7 +47,7 @@ def far(project: Project, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.Monkey
     (["status", "--on", "x", "b"], ["status", "b"]), (["status", "b", "--on=x"], ["status", "b"]),
     (["note", "b", "--on", "x", "a --on b"], ["note", "b", "a --on b"])])
 def test_words_without_the_host(words: list[str], kept: list[str]) -> None:
-    assert ssh.without_on(words) == kept
+    assert ssh.remove_on_option(words) == kept
 
 
 def test_looking_on(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -177,14 +178,14 @@ def test_doctor(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_patience(far: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """A machine that stays away: seven tries, and then how to go on; what must not be done twice, once."""
-    monkeypatch.setattr(ssh, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(ssh, "RETRY_DELAYS", (0.0, 0.0))
     calls: list[object] = []
 
     def broken(_: object, words: list[str]) -> str:
         calls.append(words)
         return "exit 255"
 
-    monkeypatch.setattr(ssh, "in_project", broken)
+    monkeypatch.setattr(ssh, "project_command", broken)
     assert experiments.main(["status", "--on", "cluster"]) == 2
     assert len(calls) == 3 and "2 more tries failed" in capfd.readouterr().err
     assert experiments.main(["cancel", "x", "--on", "cluster"]) == 2

@@ -15,8 +15,8 @@ import pytest
 
 import submit_multiple
 from src.submission.remote import hosts, ssh
-from src.submission.remote.remote_submit import words_there
-from src.submission.remote.upload import Given
+from src.submission.remote.remote_submit import remote_arguments
+from src.submission.remote.upload import NamedFile
 from tests.conftest import ROOT
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import JOB_SPEC, Laptop, wait_until
@@ -243,7 +243,7 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
     text = (laptop.folder / "hosts.toml").read_text()
     (laptop.folder / "hosts.toml").write_text(text.replace(str(laptop.sshd.config), str(config)))
     monkeypatch.setattr(submit_multiple, "PROJECT", str(laptop.folder))
-    monkeypatch.setattr(ssh, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(ssh, "RETRY_DELAYS", (0.01, 0.02))
     monkeypatch.chdir(laptop.folder)
     words = [spec, "--local", "--workers", "1", "-y", "--on", "cluster"]
 
@@ -310,15 +310,15 @@ def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
 
 
 def test_words_are_given_on_with_the_names_that_files_have_there() -> None:
-    given = {"/a/x.yaml": Given("G/x.yaml", "/a/x.yaml"), "/b/s.sh": Given("G/s.sh", "/b/s.sh"),
-             "jobs/y": Given("jobs/y")}
+    given = {"/a/x.yaml": NamedFile("G/x.yaml", "/a/x.yaml"), "/b/s.sh": NamedFile("G/s.sh", "/b/s.sh"),
+             "jobs/y": NamedFile("jobs/y")}
     for words, there in (
             ("--on h /a/x.yaml -s /b/s.sh -y", "G/x.yaml -s G/s.sh -y"), ("/a/x.yaml --on=h -s/b/s.sh", "G/x.yaml "
              "--script G/s.sh"), ("jobs/y --script=/b/s.sh --on h", "jobs/y --script G/s.sh"),
             ("jobs/y --scr=/b/s.sh", "jobs/y --script G/s.sh"), ("jobs/y --set=/b/s.sh --sbatch a=/b/s.sh",
                                                                 "jobs/y --set=/b/s.sh --sbatch a=/b/s.sh")):
-        assert words_there(words.split(), given, None) == ["submit_multiple.py", *there.split()]
-    assert words_there(["jobs/y"], given, "/o $o")[-2:] == ["--output-dir", "/o $o"]
+        assert remote_arguments(words.split(), given, None) == ["submit_multiple.py", *there.split()]
+    assert remote_arguments(["jobs/y"], given, "/o $o")[-2:] == ["--output-dir", "/o $o"]
 
 
 def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop: Laptop) -> None:
@@ -345,7 +345,7 @@ def test_the_pages_commands(laptop: Laptop) -> None:
     assert "submit_2080.sh" in laptop.submit(*shlex.split(lines[2][0]), "-d")
     table, = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
     (laptop.folder / "hosts.toml").write_text(table)
-    found = hosts.read(str(laptop.folder))
+    found = hosts.read_hosts(str(laptop.folder))
     assert found["box"] == hosts.Host("box", "box", laptop.folder.name, "/opt/envs/gridiron/bin/python", (),
                                       ("-p", "2222"))
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.M))

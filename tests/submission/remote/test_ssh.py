@@ -38,16 +38,16 @@ def here(tmp_path: Path, there: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatc
     return folder
 
 
-def reach(here: Path, make: tuple[str, ...] = ()) -> ssh.Remote:
-    return ssh.connect(hosts.find("cluster", str(here)), make)
+def reach(here: Path, create: tuple[str, ...] = ()) -> ssh.Remote:
+    return ssh.connect(hosts.find_host("cluster", str(here)), create)
 
 
 def test_words_arrive_as_they_are(here: Path, there: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = [NASTY, "", "-x", "$(touch y)", "a\nb", "\\", "!!", "%h", "''"]
     cluster = reach(here)
-    shown = cluster.ask(["python", "-c", "import os, sys; print((os.getcwd(), sys.argv[1:]))", *words])
+    shown = cluster.read_output(["python", "-c", "import os, sys; print((os.getcwd(), sys.argv[1:]))", *words])
     assert shown == f"{(str(there), words)}\n"
-    assert cluster.call(["python", "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"]) == 3
+    assert cluster.run(["python", "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"]) == 3
     assert capfd.readouterr() == ("out\n", "err\n")
     assert list(there.iterdir()) == []
 
@@ -55,21 +55,21 @@ def test_words_arrive_as_they_are(here: Path, there: Path, capfd: pytest.Capture
 def test_files_arrive_in_the_folder(here: Path, there: Path) -> None:
     (here / NASTY).write_text("x")
     cluster = reach(here)
-    said = cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.path())
+    said = cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.rsync_path())
     assert NASTY in said
     assert (there / NASTY).read_text() == "x"
-    assert cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.path()) == ""
+    assert cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.rsync_path()) == ""
     with pytest.raises(RemoteError, match="rsync failed: .*No such file"):
-        cluster.rsync("--", str(here / "nothing"), cluster.path())
+        cluster.rsync("--", str(here / "nothing"), cluster.rsync_path())
 
 
 def test_the_setup_comes_before(here: Path, there: Path, sshd: Sshd) -> None:
     (there / "environment.sh").write_text("export HELLO='from there'\n")
     sshd.write_hosts(here, there, ("source ./environment.sh",))
-    assert reach(here).ask(["python", "-c", "import os; print(os.environ['HELLO'])"]) == "from there\n"
+    assert reach(here).read_output(["python", "-c", "import os; print(os.environ['HELLO'])"]) == "from there\n"
     sshd.write_hosts(here, there, ("source ./nothing.sh",))
     with pytest.raises(RemoteError, match=r"cluster: .*nothing\.sh"):
-        reach(here).ask(["python", "-c", "print()"])
+        reach(here).read_output(["python", "-c", "print()"])
 
 
 def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
@@ -78,8 +78,8 @@ def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
     first = reach(here)
     sessions = sshd.sessions()
     assert len(sessions) == 1
-    first.ask(["python", "-c", ""])
-    reach(here).ask(["python", "-c", ""])
+    first.read_output(["python", "-c", ""])
+    reach(here).read_output(["python", "-c", ""])
     assert sshd.sessions() == sessions
     first.close()
     wait_until(lambda: not sshd.sessions())
@@ -96,8 +96,8 @@ def test_the_users_own_sharing_is_used(here: Path, there: Path, sshd: Sshd, tmp_
     sessions = sshd.sessions()
     cluster = reach(here)
     assert cluster.socket is None
-    cluster.ask(["python", "-c", ""])
-    cluster.rsync("--", str(config), cluster.path())
+    cluster.read_output(["python", "-c", ""])
+    cluster.rsync("--", str(config), cluster.rsync_path())
     assert sshd.sessions() == sessions
     subprocess.run(["ssh", "-F", config, "-Oexit", "cluster"], check=True, capture_output=True)
 
@@ -123,7 +123,7 @@ def test_each_failure_has_a_sentence(text: str, words: list[str], here: Path, th
     config.write_text(f"Host cluster\n{text.format(folder=sshd.folder)}{rest}")
     (here / "hosts.toml").write_text(f"[cluster]\noptions = ['-F', '{config}']\n")
     with pytest.raises(RemoteError) as error:
-        ssh.connect(hosts.find("cluster", str(here)), known=hosts.read(str(here)))
+        ssh.connect(hosts.find_host("cluster", str(here)), known_hosts=hosts.read_hosts(str(here)))
     for word in words:
         assert word in str(error.value)
 
@@ -132,13 +132,13 @@ def test_what_is_missing_there_is_told(here: Path, there: Path, sshd: Sshd, monk
     sshd.write_hosts(here, there / "not" / "there")
     with pytest.raises(RemoteError, match="there is no folder .*not/there"):
         reach(here)
-    reach(here, make=("a b",))
+    reach(here, create=("a b",))
     assert (there / "not" / "there" / "a b").is_dir()
     (there / "file").touch()
     sshd.write_hosts(here, there / "file" / "x")
     with pytest.raises(RemoteError, match="cannot be made there: .*Not a directory"):
-        reach(here, make=("x",))
-    monkeypatch.setattr(ssh, "in_bash", lambda script: f"PATH=/nowhere; {script}")
+        reach(here, create=("x",))
+    monkeypatch.setattr(ssh, "login_shell_command", lambda script: f"PATH=/nowhere; {script}")
     with pytest.raises(RemoteError, match="there is no rsync there"):
         reach(here)
 
@@ -155,7 +155,7 @@ def test_a_broken_connection_is_tried_again(here: Path, sshd: Sshd, tmp_path: Pa
 
     thread = threading.Thread(target=cut)
     thread.start()
-    assert cluster.ask(["python", "-c", script, str(mark)]) == "again\n"
+    assert cluster.read_output(["python", "-c", script, str(mark)]) == "again\n"
     thread.join()
 
 
@@ -163,13 +163,13 @@ def test_patience_ends(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) 
     pauses: list[float] = []
     monkeypatch.setattr(ssh.time, "sleep", pauses.append)
     cluster = reach(here)
-    monkeypatch.setattr(ssh.Remote, "ssh", lambda *_: ["false"])
+    monkeypatch.setattr(ssh.Remote, "ssh_command", lambda *_: ["false"])
 
     def once() -> None:
-        raise ssh.Broken("Connection reset by peer")
+        raise ssh.ConnectionLost("Connection reset by peer")
 
     with pytest.raises(RemoteError, match="3 of 60 done; the connection broke, and 6 more tries failed .Conn"):
-        cluster.patiently(once, lambda: "3 of 60 done")
+        cluster.retry(once, lambda: "3 of 60 done")
     assert pauses == sorted(pauses) and len(pauses) == 6
 
 
@@ -183,13 +183,13 @@ def test_a_socket_is_kept_where_nobody_else_writes(here: Path, tmp_path: Path, m
 
 
 def test_rsyncs_shell_is_quoted_as_rsync_takes_it_apart() -> None:
-    assert ssh.rsync_shell(["ssh", "-o", "it's \"x\""]) == "'ssh' '-o' 'it''s \"x\"'"
+    assert ssh.quote_for_rsync(["ssh", "-o", "it's \"x\""]) == "'ssh' '-o' 'it''s \"x\"'"
 
 
 def test_nothing_stays_open_to_our_streams(here: Path) -> None:
     """The process of the shared connection must not hold the pipe of whoever reads what we print."""
     program = ("import sys; sys.path.insert(0, sys.argv[2])\nfrom src.submission.remote import hosts, ssh\n"
-               "ssh.connect(hosts.find('cluster', sys.argv[1])); print('done')")
+               "ssh.connect(hosts.find_host('cluster', sys.argv[1])); print('done')")
     reach(here).close()
     done = subprocess.run([sys.executable, "-c", program, str(here), str(ROOT)], capture_output=True, text=True,
                           timeout=30)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from src.errors import ConfigError, JobSpecError
 from src.io import yaml_io
-from src.submission.spec.grammar import identity
-from src.submission.spec.grid import Grid, expand, spec_texts
+from src.submission.spec.grammar import comparison_key
+from src.submission.spec.grid import Grid, expand_parameters, spec_texts
 from src.submission.spec.reader import read_job_spec
 
 GOLDEN = pathlib.Path(__file__).parents[3] / "tests" / "golden"
@@ -67,7 +67,7 @@ def yaml(text: str) -> dict:
 
 
 def points(text: str, **options: object) -> list[dict]:
-    return expand(yaml(text), "test", **options).specs
+    return expand_parameters(yaml(text), "test", **options).specs
 
 
 scalars = st.sampled_from([1, 1.0, True, 0, False, None, "1", "a/b", "{x,y}", "k=v", "", "0,1", 0.5, -3])
@@ -94,7 +94,7 @@ def shuffled(parts: tuple) -> dict:
 @given(st.recursive(plain, with_lists, max_leaves=5))
 def test_agrees_with_the_naive_expander(parameters):
     expected = naive(parameters)
-    grid = expand(parameters, "test")
+    grid = expand_parameters(parameters, "test")
     assert [text_of(spec) for spec in grid.specs] == distinct(expected)
     assert bool(grid.notes) == (len(grid.specs) < len(expected))
     differing = {key for key in {key for point in expected for key in point}
@@ -105,14 +105,14 @@ def test_agrees_with_the_naive_expander(parameters):
 @given(st.recursive(plain, with_lists, max_leaves=5))
 def test_no_spec_shares_what_it_can_change_with_the_parameters(parameters):
     before = repr(parameters)
-    for spec in expand(parameters, "test").specs:
+    for spec in expand_parameters(parameters, "test").specs:
         spec["new"] = 1
     assert repr(parameters) == before
 
 
 @given(st.recursive(plain, with_lists, max_leaves=5))
 def test_texts_are_those_of_yaml_io(parameters):
-    specs = expand(parameters, "test").specs
+    specs = expand_parameters(parameters, "test").specs
     texts = list(spec_texts(specs))
     assert texts == [yaml_io.dump_flat(spec) for spec in specs]
     assert [text_of(yaml_io.load_flat(text)) for text in texts] == [text_of(spec) for spec in specs]
@@ -120,7 +120,7 @@ def test_texts_are_those_of_yaml_io(parameters):
 
 def test_the_older_format_expands_to_the_same_points():
     job_spec = read_job_spec(str(GOLDEN / "older-group.yaml"))
-    grid = expand(job_spec.parameters, "test")
+    grid = expand_parameters(job_spec.parameters, "test")
     expected = (GOLDEN / "older-group.points.jsonl").read_text(encoding="utf-8").splitlines()
     assert [text_of(spec) for spec in grid.specs] == expected
     assert any("both give 'lr'" in warning for warning in grid.warnings)
@@ -128,7 +128,7 @@ def test_the_older_format_expands_to_the_same_points():
 
 
 def test_the_product_is_in_the_order_of_the_file():
-    grid = expand(yaml("{c: x, b: [1, 2], LIST: [{a: [3, 4]}, {a: 5}], d: [true, null], e: {f: g}}"), "test")
+    grid = expand_parameters(yaml("{c: x, b: [1, 2], LIST: [{a: [3, 4]}, {a: 5}], d: [true, null], e: {f: g}}"), "test")
     assert [tuple(spec.values()) for spec in grid.specs] == [
         ("x", b, a, d, {"f": "g"}) for b in (1, 2) for a in (3, 4, 5) for d in (True, None)]
     assert list(grid.specs[0]) == list("cbade")
@@ -162,19 +162,19 @@ def test_an_inner_list_hides_its_item_and_all_around_it():
 
 
 def test_a_hidden_axis_gives_each_point_once():
-    grid = expand(yaml("{lr: [1, 2], LIST: [{lr: 3}, {m: 0.9}]}"), "test")
+    grid = expand_parameters(yaml("{lr: [1, 2], LIST: [{lr: 3}, {m: 0.9}]}"), "test")
     assert grid.specs == [{"lr": 3}, {"lr": 1, "m": 0.9}, {"lr": 2, "m": 0.9}]
     assert grid.notes == ["4 grid points are 3 different ones: equal points were merged"]
 
 
 def test_of_two_lists_the_later_wins_with_a_warning():
-    grid = expand(yaml("{LIST_a: [{x: 1, y: 1}], LIST_b: [{x: 2}, {z: 3}]}"), "test")
+    grid = expand_parameters(yaml("{LIST_a: [{x: 1, y: 1}], LIST_b: [{x: 2}, {z: 3}]}"), "test")
     assert grid.specs == [{"x": 2, "y": 1}, {"x": 1, "y": 1, "z": 3}]
     assert grid.warnings == ["test: LIST_a and LIST_b both give 'x': the later, LIST_b, wins"]
 
 
 def test_one_and_one_point_zero_and_true_are_three_values():
-    grid = expand(yaml("a: [1, 1.0, true, 1, [1], [1.0], {k: 1}, {k: true}, 'true', '1']"), "test")
+    grid = expand_parameters(yaml("a: [1, 1.0, true, 1, [1], [1.0], {k: 1}, {k: true}, 'true', '1']"), "test")
     assert len(grid.specs) == 9
     assert grid.axes == [("a", 9)]
 
@@ -182,11 +182,11 @@ def test_one_and_one_point_zero_and_true_are_three_values():
 @given(st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=6),
        st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=6))
 def test_identity(one, other):
-    assert (identity(one) == identity(other)) == (text_of({"": one}) == text_of({"": other}))
+    assert (comparison_key(one) == comparison_key(other)) == (text_of({"": one}) == text_of({"": other}))
 
 
 def test_zip():
-    grid = expand(yaml("{ZIP: {a: [1, 2, 3], b: 'range(3)', c: x}, d: [7, 8]}"), "test")
+    grid = expand_parameters(yaml("{ZIP: {a: [1, 2, 3], b: 'range(3)', c: x}, d: [7, 8]}"), "test")
     assert [tuple(spec[key] for key in "abcd") for spec in grid.specs] == [
         (a, a - 1, "x", d) for a in (1, 2, 3) for d in (7, 8)]
     assert grid.axes == [("ZIP", 3), ("d", 2)]
@@ -202,7 +202,8 @@ def test_zip_with_a_list_and_in_a_list():
 
 
 def test_exclude():
-    grid = expand(yaml("{a: [1, 2.0, 3], b: [x, null], EXCLUDE: [{a: [1.0, 2], b: x}, {a: 3, b: null}]}"), "test")
+    parameters = yaml("{a: [1, 2.0, 3], b: [x, null], EXCLUDE: [{a: [1.0, 2], b: x}, {a: 3, b: null}]}")
+    grid = expand_parameters(parameters, "test")
     assert grid.specs == [{"a": 1, "b": None}, {"a": 2.0, "b": None}, {"a": 3, "b": "x"}]
     assert grid.notes == ["test, EXCLUDE removes 3 of 6 grid points"]
 
@@ -222,10 +223,10 @@ def test_exclude_is_a_filter(entries):
     every = naive(parameters)
     left = [point for point in every if not any(is_excluded(point, entry) for entry in entries)]
     if left and all(any(is_excluded(point, entry) for point in every) for entry in entries):
-        assert expand({**parameters, "EXCLUDE": entries}, "test").specs == left
+        assert expand_parameters({**parameters, "EXCLUDE": entries}, "test").specs == left
     else:
         with pytest.raises(JobSpecError, match="matches nothing|removes every"):
-            expand({**parameters, "EXCLUDE": entries}, "test")
+            expand_parameters({**parameters, "EXCLUDE": entries}, "test")
 
 
 def test_exclude_by_value_by_expression_and_by_absence():
@@ -286,7 +287,7 @@ def test_exclude_inside_a_list_item_sees_the_item():
 ])
 def test_refused(text, words):
     with pytest.raises(JobSpecError) as refused:
-        expand(yaml(text), "test")
+        expand_parameters(yaml(text), "test")
     for word in ("test", *words):
         assert word in str(refused.value)
 
@@ -296,7 +297,7 @@ def test_words_in_capitals_that_are_not_ours_are_parameters():
 
 
 def test_what_the_scheduler_and_the_books_want_is_in_the_specs_but_no_axis():
-    grid = expand(yaml("{a: [1, 2], SBATCH: {mem: 8G}, SCRIPT: x.sh, TAGS: [p, q], SUBTESTS: [s, t], LIST: ["
+    grid = expand_parameters(yaml("{a: [1, 2], SBATCH: {mem: 8G}, SCRIPT: x.sh, TAGS: [p, q], SUBTESTS: [s, t], LIST: ["
                        "{b: 1}, {b: 2, SBATCH: {mem: 16G, gpus: 2}, TAGS: r}]}"), "test")
     assert len(grid.specs) == 4
     assert grid.varying == ["a", "b"]
@@ -308,7 +309,7 @@ def test_what_the_scheduler_and_the_books_want_is_in_the_specs_but_no_axis():
 
 def test_equal_points_carry_the_union_of_tags():
     parameters = yaml("LIST: [{a: 1, TAGS: [p, q]}, {a: 2}, {a: 1, TAGS: [r, q]}, {a: 1, SUBTESTS: s}, {a: [1, 2]}]")
-    grid = expand(parameters, "test")
+    grid = expand_parameters(parameters, "test")
     assert grid.specs == [{"a": 1, "TAGS": ["p", "q", "r"], "SUBTESTS": ["s"]}, {"a": 2}]
     assert parameters["LIST"][0]["TAGS"] == ["p", "q"]
 
@@ -317,7 +318,7 @@ def test_equal_points_carry_the_union_of_tags():
     "LIST: [{a: 1, SBATCH: {mem: 1G}}, {a: 1, SBATCH: {mem: 2G}}]", "LIST: [{a: 1, SCRIPT: x}, {a: 1}]"])
 def test_equal_points_that_differ_for_the_scheduler(text):
     with pytest.raises(JobSpecError, match="equal grid points differ in S"):
-        expand(yaml(text), "test")
+        expand_parameters(yaml(text), "test")
 
 
 def test_equal_points_with_equal_options_are_one():
@@ -343,7 +344,7 @@ def test_an_override_takes_the_place_of_a_key_everywhere(text, overrides, expect
 
 
 def test_an_override_that_leaves_an_exclude_without_a_match_is_a_warning():
-    grid = expand(yaml("{a: [1, 2], EXCLUDE: [{a: 1}]}"), "test", {"a": 3})
+    grid = expand_parameters(yaml("{a: [1, 2], EXCLUDE: [{a: 1}]}"), "test", {"a": 3})
     assert grid.specs == [{"a": 3}]
     assert grid.warnings == ["test, EXCLUDE, entry 1: matches nothing, now that a is set"]
 
@@ -356,14 +357,14 @@ def test_each_distinct_point_is_checked_once_before_anything_is_returned():
         if spec["a"] == 3:
             raise ConfigError("three", where=where)
 
-    expand(yaml("a: [1, 2, 1]"), "here", check=check)
+    expand_parameters(yaml("a: [1, 2, 1]"), "here", check=check)
     assert seen == [({"a": 1}, "here"), ({"a": 2}, "here")]
     with pytest.raises(ConfigError, match="three"):
-        expand(yaml("a: [1, 3]"), "here", check=check)
+        expand_parameters(yaml("a: [1, 3]"), "here", check=check)
 
 
 def test_a_grid_says_what_it_is():
-    grid = expand(yaml("a: 1"), "test")
+    grid = expand_parameters(yaml("a: 1"), "test")
     assert grid == Grid([{"a": 1}], [], [], [], [])
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.submission.spec.naming import MAX_BYTES, batch_name, run_names, show
+from src.submission.spec.naming import MAX_NAME_BYTES, batch_name, format_value, run_names
 
 SAFE = re.compile(r"[0-9]{3,}_[A-Za-z0-9._,@=+-]*")
 NASTY = ["../../etc/passwd", "/", "..", "a b", "$(reboot)", "`id`", "a;b", "a\nb", "\x00", "'", '"', "%j", "*", "~",
@@ -43,7 +43,7 @@ def test_a_name_shows_the_index_the_grid_and_what_varies():
     ({"train": "train[:90%]", "val": "train[90%:]"}, "train-train_90_,val-train_90_"),
 ])
 def test_values(value, text):
-    assert show(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(("names", "short"), [
@@ -68,11 +68,11 @@ def test_the_index_grows_so_that_names_sort():
 
 def test_a_long_name_is_cut_and_keeps_a_hash():
     one, other = one_name(model="x" * 300 + "1"), one_name(model="x" * 300 + "2")
-    assert len(one) == len(other) == MAX_BYTES
+    assert len(one) == len(other) == MAX_NAME_BYTES
     assert one[:-8] == other[:-8]
     assert one != other
     assert one == one_name(model="x" * 300 + "1")
-    assert len(one_name(model="x" * (MAX_BYTES - len("000_grid+mod=")))) == MAX_BYTES
+    assert len(one_name(model="x" * (MAX_NAME_BYTES - len("000_grid+mod=")))) == MAX_NAME_BYTES
 
 
 @given(st.lists(st.dictionaries(keys, values, max_size=4), min_size=1, max_size=6))
@@ -83,7 +83,7 @@ def test_names_are_safe_different_and_in_order(specs):
     assert names == sorted(names)
     for name in names:
         assert SAFE.fullmatch(name)
-        assert len(name.encode()) <= MAX_BYTES
+        assert len(name.encode()) <= MAX_NAME_BYTES
         assert os.path.normpath(os.path.join("batch", name)) == f"batch/{name}"
 
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 
 def made(value: Any) -> str:
-    return resources.script(resources.check(value, "x.yaml"), "tiny")
+    return resources.submit_script(resources.parse_resources(value, "x.yaml"), "tiny")
 
 
 def directives(value: Any) -> dict[str, str]:
@@ -49,7 +49,7 @@ def test_a_process_for_each_gpu_and_one_for_what_divides_them_itself(value: Any,
         str(value.get("nodes", 1)), str(tasks), str(cpus))
     start = f"exec srun --kill-on-bad-exit=1 --cpus-per-task={cpus} python" if srun else "exec python"
     assert made(value).endswith(f'\n{start} train.py "$@"\n')
-    text = resources.script(resources.check(value, "x.yaml"), "tiny", one_process=True)
+    text = resources.submit_script(resources.parse_resources(value, "x.yaml"), "tiny", one_process=True)
     assert f"#SBATCH --cpus-per-task={tasks * cpus}\n" in text
     assert f"#SBATCH --ntasks{'-per-node' if value.get('nodes') else ''}=1\n" in text
     assert text.endswith('\nexec python train.py "$@"\n')
@@ -84,7 +84,7 @@ def test_setup_stands_instead_of_activate() -> None:
 ])
 def test_what_is_wrong_is_told(value: Any, words: str) -> None:
     with pytest.raises(JobSpecError) as error:
-        resources.check(value, "x.yaml, job_details, resources")
+        resources.parse_resources(value, "x.yaml, job_details, resources")
     assert words in str(error.value)
     assert str(error.value).startswith("x.yaml, job_details, resources: ")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.spec import sampling
-from src.submission.spec.grid import Grid, expand
+from src.submission.spec.grid import Grid, expand_parameters
 
 COUNT = 4_000
 
@@ -24,12 +24,12 @@ def read(text: str) -> Any:
 
 def drawn(tag: str, count: int = COUNT, seed: int = 0) -> list[Any]:
     """`count` draws from what a tag stands for."""
-    value_at = sampling.quantile(read(tag), "x")
-    return [value_at(sampling.share(seed, ["x"], number)) for number in range(count)]
+    value_at = sampling.quantile_function(read(tag), "x")
+    return [value_at(sampling.draw_probability(seed, ["x"], number)) for number in range(count)]
 
 
 def grid_of(text: str, number: int | None = 5, **options: Any) -> Grid:
-    return expand(read(text), "t.yaml", samples=number, **options)
+    return expand_parameters(read(text), "t.yaml", samples=number, **options)
 
 
 # tag, what is done with a draw, mean and standard deviation then, by the textbook
@@ -56,7 +56,7 @@ def test_moments(tag: str, seen: Any, mean: float, deviation: float) -> None:
 
 
 def test_shares_are_evenly_spread_and_of_different_keys_independent() -> None:
-    one, other = ([sampling.share(0, [key], number) for number in range(COUNT)] for key in ("a", "b"))
+    one, other = ([sampling.draw_probability(0, [key], number) for number in range(COUNT)] for key in ("a", "b"))
     assert abs(statistics.correlation(one, other)) < 4 / math.sqrt(COUNT)
     assert abs(statistics.correlation(one[1:], one[:-1])) < 4 / math.sqrt(COUNT)
     # the largest distance of the empirical from the even distribution (Kolmogorov, 0.1 %)
@@ -86,7 +86,7 @@ shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
 @given(numbers, numbers, shares, shares)
 def test_uniform_stays_within_its_limits_and_rises(low: float, high: float, one: float, other: float) -> None:
     assume(high - low > 1e-12 * max(abs(low), abs(high)))
-    value_at = sampling.quantile(yaml_io.Tagged("uniform", [low, high]), "x")
+    value_at = sampling.quantile_function(yaml_io.Tagged("uniform", [low, high]), "x")
     assert low <= value_at(min(one, other)) <= value_at(max(one, other)) <= high
     assert value_at(one) == pytest.approx(low + one * (high - low), abs=6e-5 * (high - low))
     assert type(value_at(one)) is float
@@ -94,21 +94,21 @@ def test_uniform_stays_within_its_limits_and_rises(low: float, high: float, one:
 
 @given(st.floats(1e-12, 1e3), st.floats(1.001, 1e9), shares)
 def test_loguniform_is_uniform_in_the_logarithm(low: float, factor: float, share: float) -> None:
-    value = sampling.quantile(yaml_io.Tagged("loguniform", [low, low * factor]), "x")(share)
+    value = sampling.quantile_function(yaml_io.Tagged("loguniform", [low, low * factor]), "x")(share)
     assert low <= value <= low * factor
     assert math.log(value / low) == pytest.approx(share * math.log(factor), abs=1e-5)
 
 
 @given(st.integers(-10**6, 10**6), st.integers(1, 10**6), shares)
 def test_int_uniform(low: int, width: int, share: float) -> None:
-    value = sampling.quantile(yaml_io.Tagged("int_uniform", [low, low + width]), "x")(share)
+    value = sampling.quantile_function(yaml_io.Tagged("int_uniform", [low, low + width]), "x")(share)
     assert type(value) is int and low <= value <= low + width
 
 
 @given(st.floats(0.05, 50), st.floats(0.05, 50), st.floats(0.001, 0.999))
 def test_beta_by_scipy(a: float, b: float, share: float) -> None:
     special = pytest.importorskip("scipy.special")
-    value = sampling.quantile(yaml_io.Tagged("beta", [a, b]), "x")(share)
+    value = sampling.quantile_function(yaml_io.Tagged("beta", [a, b]), "x")(share)
     assert value == pytest.approx(special.betaincinv(a, b, share), rel=1e-5, abs=1e-12)
 
 
@@ -116,7 +116,7 @@ def test_beta_by_scipy(a: float, b: float, share: float) -> None:
                         "!normal {mu: 0, sigma: 9, q: 3}"]), shares)
 def test_a_whole_q_gives_whole_multiples(tag: str, share: float) -> None:
     tagged = read(tag)
-    value = sampling.quantile(tagged, "x")(share)
+    value = sampling.quantile_function(tagged, "x")(share)
     assert type(value) is int and value % tagged.value["q"] == 0
 
 

@@ -14,7 +14,7 @@ from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.batch import journal, task_files
 from src.submission.slurm.submit import SlurmOptions, SubmissionContext, plan_workers
-from src.submission.spec.grid import expand
+from src.submission.spec.grid import expand_parameters
 from src.submission.status.observe import observe
 from tests.submission.conftest import Project
 
@@ -38,8 +38,9 @@ def key(spec: dict[str, Any]) -> str:
 @given(grids, st.dictionaries(st.sampled_from(["x", "y,x", "z"]), grids, min_size=1), st.sampled_from(
     ["SUBTESTS", "subtests"]))
 def test_the_batch_is_the_union_in_order_and_equal_points_carry_all_tags(base, subtests, word):
-    each = {name: [key(spec) for spec in expand({**base, **own}, "test").specs] for name, own in subtests.items()}
-    grid = expand({**base, word: subtests}, "test")
+    each = {name: [key(spec) for spec in expand_parameters({**base, **own}, "test").specs]
+            for name, own in subtests.items()}
+    grid = expand_parameters({**base, word: subtests}, "test")
     found = [key(spec) for spec in without_books(grid.specs)]
     assert found == list(dict.fromkeys(point for points in each.values() for point in points))
     for spec, point in zip(grid.specs, found, strict=True):
@@ -51,7 +52,7 @@ def test_the_batch_is_the_union_in_order_and_equal_points_carry_all_tags(base, s
 
 
 def test_a_subtest_overrides_the_base_wherever_it_says_something():
-    grid = expand(yaml("""
+    grid = expand_parameters(yaml("""
         seed: [1, 2]
         ZIP: {b: [1, 2], c: [3, 4]}
         LIST: [{d: 1}, {d: 2, e: 5}]
@@ -77,7 +78,8 @@ def test_a_subtest_overrides_the_base_wherever_it_says_something():
 
 
 def test_set_holds_for_every_subtest():
-    grid = expand(yaml("{a: 1, SUBTESTS: {x: {a: 2, b: [1, 2]}, y: {LIST: [{a: 3}]}}}"), "test", {"a": [5, 6]})
+    parameters = yaml("{a: 1, SUBTESTS: {x: {a: 2, b: [1, 2]}, y: {LIST: [{a: 3}]}}}")
+    grid = expand_parameters(parameters, "test", {"a": [5, 6]})
     assert without_books(grid.specs) == [{"a": 5, "b": 1}, {"a": 5, "b": 2}, {"a": 6, "b": 1}, {"a": 6, "b": 2},
                                          {"a": 5}, {"a": 6}]
 
@@ -85,23 +87,24 @@ def test_set_holds_for_every_subtest():
 @pytest.mark.parametrize(("text", "number"), [
     ("{x: {a: 1, workers: 3}}", 3), ("{x: {a: 1, _num_nodes: 2}}", 2), ("{x: {a: 1, WORKERS: 4}}", 4)])
 def test_how_many_workers_is_no_parameter(text: str, number: int) -> None:
-    spec, = expand({"SUBTESTS": yaml(text)}, "test").specs
+    spec, = expand_parameters({"SUBTESTS": yaml(text)}, "test").specs
     assert spec == {"a": 1, "TAGS": ["x"], "SUBTESTS": ["x"], "WORKERS": number}
 
 
 def test_a_parameter_of_that_name_stands_in_a_list() -> None:
-    assert expand(yaml("SUBTESTS: {x: {workers: [4]}}"), "test").specs == [
+    assert expand_parameters(yaml("SUBTESTS: {x: {workers: [4]}}"), "test").specs == [
         {"workers": 4, "TAGS": ["x"], "SUBTESTS": ["x"]}]
-    assert expand(yaml("{a: 1, subtests: {x: 1, y: [2]}}"), "test").specs == [{"a": 1, "subtests": {"x": 1, "y": [2]}}]
+    assert expand_parameters(yaml("{a: 1, subtests: {x: 1, y: [2]}}"), "test").specs == [
+        {"a": 1, "subtests": {"x": 1, "y": [2]}}]
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("SUBTESTS: {}", ["test, SUBTESTS: there is no subtest"]),
-    ("SUBTESTS: {x: [1]}", ["test, SUBTESTS, x: a subtest is a mapping of parameters"]),
-    ("SUBTESTS: {1: {a: 1}}", ["the subtest's name 1 holds no tags"]),
-    ("SUBTESTS: {',': {a: 1}}", ["the subtest's name ',' holds no tags"]),
-    ("{SUBTESTS: {x: {}}, subtests: {y: {}}}", ["SUBTESTS and subtests are the same"]),
-    ("SUBTESTS: {x: {workers: 1, WORKERS: 2}}", ["WORKERS and workers are the same"]),
+    ("SUBTESTS: {}", ["test, SUBTESTS: at least one subtest is required"]),
+    ("SUBTESTS: {x: [1]}", ["test, SUBTESTS, x: a subtest must be a mapping of parameters"]),
+    ("SUBTESTS: {1: {a: 1}}", ["the subtest's name 1 contains no tags"]),
+    ("SUBTESTS: {',': {a: 1}}", ["the subtest's name ',' contains no tags"]),
+    ("{SUBTESTS: {x: {}}, subtests: {y: {}}}", ["SUBTESTS and subtests mean the same"]),
+    ("SUBTESTS: {x: {workers: 1, WORKERS: 2}}", ["WORKERS and workers mean the same"]),
     ("SUBTESTS: {x: {workers: 0}}", ["test, SUBTESTS, x, WORKERS: 0 is no number of workers"]),
     ("SUBTESTS: {x: {WORKERS: two}}", ["'two' is no number of workers"]),
     ("LIST: [{SUBTESTS: {x: {a: 1}}}]", ["SUBTESTS are strings", "right in parameters"]),
@@ -110,7 +113,7 @@ def test_a_parameter_of_that_name_stands_in_a_list() -> None:
 ])
 def test_errors_say_where(text: str, words: list[str]) -> None:
     with pytest.raises(JobSpecError) as caught:
-        expand(yaml(text), "test")
+        expand_parameters(yaml(text), "test")
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -206,8 +209,8 @@ def test_random_points_are_drawn_in_each_subtest() -> None:
     """As many as asked for, one subtest after another, each with the draws that it has alone."""
     base = yaml("{base_lr: !uniform [0, 1], seed: [1, 2]}")
     own = {"a": yaml("{b: 1}"), "b": yaml("{c: !uniform [0, 1]}"), "c": yaml("{base_lr: 0.5}")}
-    grid = expand({**base, "SUBTESTS": own}, "test", samples=3, seed=4)
-    alone = [expand({**base, **item}, "test", samples=3, seed=4).specs if name != "c" else [
+    grid = expand_parameters({**base, "SUBTESTS": own}, "test", samples=3, seed=4)
+    alone = [expand_parameters({**base, **item}, "test", samples=3, seed=4).specs if name != "c" else [
         {"base_lr": 0.5, "seed": seed} for seed in (1, 2)] for name, item in own.items()]
     assert without_books(grid.specs) == [spec for specs in alone for spec in specs]
     assert grid.axes == [("samples", 3)]

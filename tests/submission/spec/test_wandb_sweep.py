@@ -59,7 +59,7 @@ def text_of(point: dict[str, Any]) -> str:
 
 
 def our_points(parameters: dict[str, Any]) -> list[str]:
-    return [text_of(spec) for spec in grid.of_job_spec(read({"method": "grid", "parameters": parameters})).specs]
+    return [text_of(spec) for spec in grid.expand_job_spec(read({"method": "grid", "parameters": parameters})).specs]
 
 
 def their_points(parameters: dict[str, Any]) -> list[str]:
@@ -71,7 +71,7 @@ def their_points(parameters: dict[str, Any]) -> list[str]:
 def our_value(parameter: dict[str, Any], share: float) -> Any:
     """What is drawn for a parameter at a share of the probability."""
     value, = read({"method": "random", "parameters": {"x": parameter}}).parameters["x"]
-    return sampling.quantile(value, "x")(share)
+    return sampling.quantile_function(value, "x")(share)
 
 
 def their_value(parameter: dict[str, Any], share: float) -> Any:
@@ -159,7 +159,7 @@ def test_the_order_is_that_of_the_names_the_first_the_slowest(values: dict[str, 
     axes = {key: list(dict.fromkeys(map(text_of_value, values[key]))) for key in sorted(values)}
     expected = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     parameters = {key: {"values": listed} for key, listed in values.items()}
-    specs = grid.of_job_spec(read({"method": "grid", "parameters": parameters})).specs
+    specs = grid.expand_job_spec(read({"method": "grid", "parameters": parameters})).specs
     assert [{key: text_of_value(value) for key, value in spec.items()} for spec in specs] == expected
 
 
@@ -169,7 +169,7 @@ def text_of_value(value: Any) -> str:
 
 def test_bare_scalars_and_lists() -> None:
     spec = read("{method: grid, parameters: {b: 3, a: [1, 2], c: 'range(3)', d: {value: [1]}}}")
-    assert grid.of_job_spec(spec).specs == [{"a": a, "b": 3, "c": "range(3)", "d": [1]} for a in (1, 2)]
+    assert grid.expand_job_spec(spec).specs == [{"a": a, "b": 3, "c": "range(3)", "d": [1]} for a in (1, 2)]
 
 
 RANDOM = """
@@ -186,14 +186,14 @@ parameters:
 
 def test_random_points_are_the_same_for_the_same_seed_and_more_come_after() -> None:
     spec = read(RANDOM)
-    six = grid.of_job_spec(spec).specs
+    six = grid.expand_job_spec(spec).specs
     assert len(six) == 6
-    assert grid.of_job_spec(spec, samples=9).specs[:6] == six
-    assert grid.of_job_spec(spec, seed=1).specs != six
+    assert grid.expand_job_spec(spec, samples=9).specs[:6] == six
+    assert grid.expand_job_spec(spec, seed=1).specs != six
     assert {(point["one"], point["fixed"], point["opt"]["kind"]) for point in six} == {(7, "x", "y")}
     assert len({point["lr"] for point in six}) == len({point["opt"]["eps"] for point in six}) == 6
     with pytest.raises(JobSpecError, match="--samples 20, .*run_cap in a sweep file"):
-        grid.of_job_spec(read(RANDOM.replace("run_cap: 6", "")))
+        grid.expand_job_spec(read(RANDOM.replace("run_cap: 6", "")))
 
 
 def test_a_capped_grid_has_its_first_runs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,18 +218,18 @@ parameters:
 
 
 def test_subtests_are_sweeps_of_their_own_over_a_base() -> None:
-    specs = grid.of_job_spec(read(COMPOSITE)).specs
+    specs = grid.expand_job_spec(read(COMPOSITE)).specs
     assert [(spec.get("lr"), spec["model"], spec["size"], spec["TAGS"], spec.get("WORKERS")) for spec in specs] == [
         (1, "base", 8, ["adam", "small"], 3), (1, "base", 16, ["adam", "small", "big"], 3),
         (2, "base", 8, ["adam", "small"], 3), (2, "base", 16, ["adam", "small"], 3), (1, "big", 16, ["big"], 2),
         (None, "base", 8, ["plain"], None), (None, "base", 16, ["plain"], None)]
     drawn = read(COMPOSITE.replace("grid", "random").replace("size:", "size: {min: 0.0, max: 1.0}\n  rest:", 1))
-    assert [spec["TAGS"][0] for spec in grid.of_job_spec(drawn, samples=2).specs] == [
+    assert [spec["TAGS"][0] for spec in grid.expand_job_spec(drawn, samples=2).specs] == [
         "adam", "adam", "big", "big", "plain", "plain"]
-    overridden = grid.of_job_spec(read(COMPOSITE), {"lr": 5})
+    overridden = grid.expand_job_spec(read(COMPOSITE), {"lr": 5})
     assert {spec["lr"] for spec in overridden.specs} == {5}
     listed = read("{method: grid, parameters: {subtests: {values: [1, 2]}}}")
-    assert [spec["subtests"] for spec in grid.of_job_spec(listed).specs] == [1, 2]
+    assert [spec["subtests"] for spec in grid.expand_job_spec(listed).specs] == [1, 2]
     with pytest.raises(JobSpecError, match="parameters, subtests, a, lr: it has neither"):
         read("{method: grid, parameters: {subtests: {a: {lr: {}}}}}")
 
@@ -318,7 +318,7 @@ a_draw = st.fixed_dictionaries({"distribution": st.sampled_from([*wandb_sweep.DI
 def test_whatever_stands_in_a_sweep_is_expanded_or_told_in_one_line(document: dict[str, Any]) -> None:
     told = "my sweep.yaml"
     try:
-        specs = grid.of_job_spec(read(document), samples=3).specs
+        specs = grid.expand_job_spec(read(document), samples=3).specs
         assert all(grid.spec_texts(specs))
     except JobSpecError as error:
         told = str(error)
@@ -366,7 +366,7 @@ def test_a_command_is_that_of_wandbs_agent(command: list[Any] | None, tmp_path: 
     folder = str(tmp_path / "run")
     os.mkdir(folder)
     external_program.write_parameters(ours.command, SPEC, folder)
-    filled = command_template.arguments(ours.command[3:], SPEC, folder)
+    filled = command_template.fill_command(ours.command[3:], SPEC, folder)
     theirs = [word for word in started[0] if word != "/usr/bin/env"]
     json_file, sweep_file = tmp_path / "run" / "arguments.json", tmp_path / "run" / "sweep.yaml"
     renamed = {str(json_file): str(tmp_path / "wandb" / "sweep-None" / "config-r.json"), sys.executable: "python"}
@@ -382,8 +382,8 @@ class AgentRun:
 
 
 def test_a_variable_that_is_not_set_fails_the_run() -> None:
-    with pytest.raises(command_template.Failed, match="no variable GRIDIRON_NOT_SET here"):
-        command_template.arguments(["${envvar:GRIDIRON_NOT_SET}"], {}, "f")
+    with pytest.raises(command_template.CommandFailed, match="the environment variable GRIDIRON_NOT_SET is not set"):
+        command_template.fill_command(["${envvar:GRIDIRON_NOT_SET}"], {}, "f")
 
 
 def test_a_program_finds_its_parameters_in_wandb_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +394,7 @@ def test_a_program_finds_its_parameters_in_wandb_config(tmp_path: Path, monkeypa
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
     sweep = read("{method: grid, program: x.py, project: p, parameters: {lr: 1e-5, opt: {parameters: {k: [v]}}}}")
-    spec, = grid.of_job_spec(sweep).specs
+    spec, = grid.expand_job_spec(sweep).specs
     assert external_program.run({**spec, "COMMAND": sweep.command}, str(tmp_path), lambda: None) == "completed"
     assert json.loads((tmp_path / "seen").read_text()) == [{"lr": 1e-5, "more": 2, "opt": {"k": "v"}}, "p"]
 

@@ -267,11 +267,11 @@ def test_a_batch_without_messages_and_one_by_hand(project: Project, received: li
 def test_addresses_come_from_where_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRIDIRON_NOTIFY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(JobSpecError, match=r"no addresses in ~/.gridiron-notify; write them into"):
+    with pytest.raises(JobSpecError, match=r"no addresses in ~/.gridiron-notify; write them to"):
         Notify().addresses()
     (tmp_path / ".gridiron-notify").write_text("slack://a/b/c\nmailto://me:x@example.org\n")
     os.chmod(tmp_path / ".gridiron-notify", 0o644)
-    with pytest.raises(JobSpecError, match="others can read this file"):
+    with pytest.raises(JobSpecError, match="other users can read this file"):
         Notify().addresses()
     os.chmod(tmp_path / ".gridiron-notify", 0o600)
     assert Notify().addresses() == ["slack://a/b/c", "mailto://me:x@example.org"]
@@ -284,8 +284,8 @@ def test_what_a_job_spec_may_say() -> None:
     assert with_details("notify: false").notify is None
     assert with_details("notify: $SLACK").notify == Notify("$SLACK")
     assert with_details("notify: {to: ~/x, digest: 6}").notify == Notify("~/x", 6)
-    for wrong, message in (("'slack://a/b'", "an address is a key"), ("{digest: 0}", "says nothing"),
-                           ("{too: x}", "says nothing"), ("3", "says nothing")):
+    for wrong, message in (("'slack://a/b'", "an address is a secret"), ("{digest: 0}", "invalid notify"),
+                           ("{too: x}", "invalid notify"), ("3", "invalid notify")):
         with pytest.raises(JobSpecError, match=message):
             with_details(f"notify: {wrong}")
 
@@ -294,5 +294,5 @@ def test_missing_addresses_are_told_before_anything_is_written(project: Project,
                                                                capsys: pytest.CaptureFixture[str]) -> None:
     want_messages(project, "[8]", "$NOT_SET")
     assert project.submit(project.spec, "--local", "-y") == 2
-    assert "there are no addresses in $NOT_SET" in capsys.readouterr().err
+    assert "no addresses in $NOT_SET" in capsys.readouterr().err
     assert not project.results.exists()
