@@ -16,7 +16,7 @@ from benchmarks.cluster import is_possible, one_machine_slurm
 from src import run_folder
 from src.io import yaml_io
 from src.submission.batch import batch_folder, journal
-from src.submission.planning.plan import plan_next
+from src.submission.planning.tickets import next_tickets
 from src.submission.slurm import client
 from src.submission.status import failures, retry_policy, status
 from src.submission.status.observe import observe
@@ -106,7 +106,7 @@ def seconds(path: Path) -> dict[str, float]:
         subprocess.run(command, check=True, capture_output=True)
         start = lap(command[0], start)
     observation, = observe([str(path)])
-    plan_next(observation.runs, retry_policy.RETRIED)
+    next_tickets(observation.runs, retry_policy.RETRIED)
     failures.group_failures(observation.runs.values())
     failures.nodes_to_avoid(observation.runs.values())
     lap("retry", start)

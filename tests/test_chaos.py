@@ -90,7 +90,7 @@ class Project:
         """The same command again, which submits what is left, or says that nothing is."""
         process = self.start(words)
         said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0 or "nothing of it is left to submit" in said, said
+        assert process.returncode == 0 or "has no run left to submit" in said, said
 
     def batch(self, name: str) -> Path:
         only, = (self.folder / "results").glob(f"*-{name}")

@@ -14,7 +14,7 @@ import pytest
 import submit_multiple
 from src.submission.batch import batch_folder as batch_module
 from src.submission.batch import journal
-from src.submission.planning import execute
+from src.submission.execution import execute
 from src.submission.slurm import client
 from src.submission.system import process
 from tests.conftest import ROOT
@@ -104,7 +104,7 @@ def test_submitting_writes_first_and_the_same_command_does_not_double(project: P
     assert (project.runs()[0] / "spec.yaml").read_text() == "batch_size: 8\nbase_lr: 0.1\n"
     assert "Slurm jobs 1 to 4" in capsys.readouterr().out
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
-    assert "nothing of it is left to submit" in capsys.readouterr().err
+    assert "has no run left to submit" in capsys.readouterr().err
     assert project.submit("-r", project.batch, "-y") == 0
     assert "nothing to submit" in capsys.readouterr().out
     assert (fake_slurm / "n").read_text() == "4\n"
@@ -226,7 +226,7 @@ def test_what_is_pending_is_not_offered_to_be_removed(project: Project, fake_slu
     project.submit(project.spec, "-s", "s.sh", "-y")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
-    assert "nothing of it is left to submit (4 runs: 0 to submit, 4 left alone" in error
+    assert "has no run left to submit (4 runs: 0 to submit, 4 left alone" in error
     assert "-o removes" not in error
 
 
@@ -327,7 +327,7 @@ def test_local_folders_are_written_and_run_later(project: Project, capsys: pytes
 def test_a_batch_is_no_job_spec(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "--no-submit", "-y") == 0
     assert project.submit(project.batch, "--local") == 2
-    assert "-r goes on with it" in capsys.readouterr().err
+    assert "-r continues it" in capsys.readouterr().err
 
 
 def test_tags_of_the_batch_and_of_points(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,14 +407,14 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "give one of them"),
-    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "give one of them"),
-    (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "give one of them"),
+    (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "use one of them"),
+    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "use one of them"),
+    (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "use one of them"),
     (["x.yaml", "--slots", "2", "-s", "s.sh"], "--workers"), (["x.yaml", "--gpus", "free", "-s", "s.sh"], "--local"),
     (["x.yaml", "--max-queued", "2", "--local"], "Slurm's queue"), (["x.yaml", "--wait", "--local"], "Slurm's queue"),
-    (["x.yaml", "--max-queued", "2", "--workers", "3", "-s", "s.sh"], "give it alone"),
+    (["x.yaml", "--max-queued", "2", "--workers", "3", "-s", "s.sh"], "without --max-queued"),
     (["x.yaml", "--max-running", "2", "-s", "s.sh"], "--array"), (["x.yaml", "--state", "failed", "--local"], "-r"),
-    (["x.yaml", "--local", "--sbatch", "mem=1G"], "give one of them"),
+    (["x.yaml", "--local", "--sbatch", "mem=1G"], "use one of them"),
     (["x.yaml", "--local", "--set", "base_lr"], "KEY=VALUE"), (["-r", "nowhere", "--local"], "no such folder"),
     (["-r", "re sults", "--local"], "not a batch folder"), (["x.yaml", "-s", "missing.sh"], "missing.sh"),
     (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),
@@ -453,7 +453,7 @@ def test_a_plan_with_overrides_that_was_killed_before_it_submitted_goes_on(
     def killed(*_: object) -> int:
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "start", killed)
+        patch.setattr(execute, "_start", killed)
         assert project.submit(*words) == 130
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(*words) == 0
@@ -468,7 +468,7 @@ def test_a_deleted_run_is_left_to_the_command_that_made_it(project: Project,
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     out = capsys.readouterr().out
     assert "3 done, 1 deleted" in out
-    assert "1 run folder deleted; the command that made the batch makes deleted ones again" in out
+    assert "1 run folder deleted; the command that made the batch creates them again" in out
     assert not gone.exists()
     assert project.submit(project.spec, "--local", "-y") == 0
     assert project.executed() == [1] * 4
@@ -515,7 +515,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
             patch.setattr(journal.Journal, "_append", full)
         assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
-    assert "No space left on device; when that is mended, give the same command again" in error
+    assert "No space left on device; when that is fixed, give the same command again" in error
     assert "Traceback" not in error
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from src import run_folder
 from src.errors import JobSpecError
+from src.submission.spec.grammar import Spec
 
 
 class Shard(NamedTuple):
@@ -31,13 +32,13 @@ class Shard(NamedTuple):
         block = hashlib.blake2b(b"%d" % (index // self.of), digest_size=8).digest()
         return (index + int.from_bytes(block, "big")) % self.of == self.number - 1
 
-    def cut(self, names: Sequence[str], specs: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-        """Its runs of a grid. JobSpecError if there are none."""
-        pairs = [(name, spec) for name, spec in zip(names, specs, strict=True) if self.contains(name)]
-        if not pairs:
-            raise JobSpecError(f"shard {self} of {len(names)} runs has none of them", where="--shard",
+    def select(self, points: Mapping[str, Spec]) -> dict[str, Spec]:
+        """Return the points of a grid that belong to this part. JobSpecError if there are none."""
+        selected = {name: spec for name, spec in points.items() if self.contains(name)}
+        if not selected:
+            raise JobSpecError(f"shard {self} of {len(points)} runs has none of them", where="--shard",
                                hint="cut the batch into fewer parts")
-        return [name for name, _ in pairs], [spec for _, spec in pairs]
+        return selected
 
     def line(self, mine: int, total: int, date: str) -> str:
         """What a submission says of it; date: of the batch, which the other sites give if it is not theirs."""

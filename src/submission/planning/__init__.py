@@ -1,4 +1,5 @@
-"""From the command line to a plan, and its execution: what is submitted, how, and why.
+"""From the command line to a plan: which runs of which batch are submitted, how they are started, and what is printed.
 
-The top folder of `src/submission`: may import all others. Begin with `planner.py`, then `execute.py`.
+Writes and submits nothing; `execution` does. May import all folders of `src/submission` but that. The types of the
+stages are in `submission_plan.py`; begin with `planner.py`, then `launch.py` and `sbatch_calls.py`.
 """

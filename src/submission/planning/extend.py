@@ -1,204 +1,134 @@
-"""More points for a batch that exists: which are new, their names, and how they join it, all at once or not at all."""
+"""Plan the extension of a batch (--extend): which points of a job spec are new, and the names of their runs."""
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src import run_folder
 from src.config import NOT_PARAMETERS
 from src.errors import BatchError, UserError, shell_command
 from src.io import files
-from src.submission.batch import batch_folder
-from src.submission.planning.plan import cut, not_made, plan_next
-from src.submission.planning.work import Extension, Work
+from src.submission.batch.extension import Extension, finish_extensions, job_spec_path, last_extension
+from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
+from src.submission.planning.tickets import new_run, next_tickets, retry_command
 from src.submission.spec import naming
+from src.submission.spec.grammar import Spec
 from src.submission.status import states
+from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
-_SHOWN = 3  # runs that are named in a line
+_MAX_LISTED = 3  # runs that a line names
 
 
-def last(path: str) -> Extension | None:
-    """The last extension of a batch; None before any."""
-    for number in reversed(_numbers(path)):
-        record = files.read_json(os.path.join(path, run_folder.extension_name(number), run_folder.EXTENSION))
-        if isinstance(record, dict):
-            return Extension(number, record["names"], record["identity"])
-    return None
+def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs: int | None,
+                   dry_run: bool) -> SubmissionPlan:
+    """Plan which points to add to a batch, and to submit together with its runs that were never submitted.
 
-
-def job_spec_of(path: str, extension: Extension | None) -> str:
-    """The file that holds the job spec of a batch since an extension, the last: a crash may have kept it from job.yaml.
+    max_runs: submit at most so many runs. BatchError if there is nothing to do.
     """
-    found = os.path.join(path, run_folder.extension_name(extension.number), run_folder.JOB_SPEC) if extension else ""
-    return found if os.path.exists(found) else os.path.join(path, run_folder.JOB_SPEC)
-
-
-def plan(work: Work, path: str, name: str, varying: Sequence[str], most: int | None, dry_run: bool) -> Work:
-    """What of a grid is to be added to the batch at `path`, and submitted together with what was never submitted.
-
-    name, varying: as for naming.run_names; most: submit so many runs at most.
-    """
-    # looked up before all else: an extension that comes while we look takes the number that we shall ask for
-    before = last(path)
+    # read before all else: if another process extends the batch in the meantime, both request the same number
+    last = last_extension(batch)
     if not dry_run:
-        finish(path)
-    observation, = observe([path])
+        finish_extensions(batch)
+    observation, = observe([batch])
     if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
-        raise BatchError("this batch is on several machines, and each numbers its runs by the whole of it", where=path,
-                         hint="give what is new another name, and read both together")
-    known = _specs(path, observation.runs)
-    found = match(work.specs, known)
-    indices = map(run_folder.run_index, [*observation.runs, *(before.names if before else [])])
-    highest = max((index for index in indices if index is not None), default=-1)
-    new = [position for position, run in enumerate(found) if run is None]
-    named = naming.run_names(name, [work.specs[position] for position in new], varying, highest + 1)
-    for position, run in zip(new, named, strict=True):
-        found[position] = run
-    names = [run for run in found if run is not None]
-    runs = {run: observation.runs[run] if run in known else not_made(path, run, None) for run in names}
-    work.plan = cut(plan_next(runs, {states.NEW}), most)
-    work.path, work.history, work.canaries = path, observation.history, observation.canaries
-    made = frozenset(named).intersection(work.plan.tickets)
-    work.lines += [f"extends    {path}", *_told(work, names, named, known)]
-    points = dict(zip(names, work.specs, strict=True))
-    work.names, work.specs = list(work.plan.tickets), [points[run] for run in work.plan.tickets]
-    if made or files.read_text(job_spec_of(path, before)) != work.job_text:
-        work.extension = Extension(before.number + 1 if before else 0, names, work.identity, made)
-    elif not work.plan.tickets:
-        raise BatchError(f"nothing in the job spec is new: {path} has it all", hint="`" + shell_command(
-            "python", "submit_multiple.py", "-r", path) + "` submits what failed or was lost")
-    return work
+        raise BatchError("this batch is on several machines, and each numbers its runs by the whole batch", where=batch,
+                         hint="submit the new points under another name, and read both batches together")
+    existing = _read_existing_specs(batch, observation.runs)
+    names, new_names = _name_points(requested, existing, observation, last)
+    points = dict(zip(names, requested.points.values(), strict=True))
+    runs = {name: observation.runs[name] if name in existing else new_run(batch, name, None) for name in names}
+    tickets = next_tickets(runs, {states.NEW}).first(max_runs)
+    added = frozenset(new_names).intersection(tickets.to_submit)
+    extension = None
+    if added or files.read_text(job_spec_path(batch, last)) != requested.spec.text:
+        extension = Extension(last.number + 1 if last else 0, names, requested.identity, added)
+    elif not tickets.to_submit:
+        raise BatchError(f"the job spec has no new points: all of them are in {batch}",
+                         hint=f"`{retry_command(batch)}` submits what failed or was lost")
+    return SubmissionPlan(
+        project, batch, {name: points[name] for name in tickets.to_submit}, tickets,
+        (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing)),
+        requested.spec.text, requested.identity, extension=extension, history=observation.history,
+        canaries=observation.canaries)
 
 
-def _told(work: Work, names: Sequence[str], new: Sequence[str], known: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """How many points are new, and which runs have no point any more."""
-    still = set(names)
-    left = [run for run in known if run not in still]
-    lines = [f"           {count(len(new), 'point')} new, {len(names) - len(new)} in it already"]
-    if new:
-        lines.append(f"           the new ones: {_some(new)}")
-    if left:
-        lines.append(f"note: no longer in the job spec, and left as they are: {count(len(left), 'run')}, {_some(left)}")
-    points = zip(names, work.specs, strict=True)
-    if others := [run for run, spec in points if run in known and known[run].get("TAGS") != spec.get("TAGS")]:
-        lines.append(f"note: with other tags in the job spec, and left as they are: {count(len(others), 'run')}, "
-                     f"{_some(others)}")
-    return lines
+def _name_points(requested: RequestedBatch, existing: Mapping[str, Spec], observation: Observation,
+                 last: Extension | None) -> tuple[list[str], list[str]]:
+    """Return the names of the runs of all points, in order, and of the new ones, which get the next free numbers."""
+    specs = list(requested.points.values())
+    matches = match_points(specs, existing)
+    indices = map(run_folder.run_index, [*observation.runs, *(last.names if last else [])])
+    first_index = max((index for index in indices if index is not None), default=-1) + 1
+    new_specs = [spec for spec, name in zip(specs, matches, strict=True) if name is None]
+    new_names = naming.run_names(requested.spec.name, new_specs, requested.varying, first_index)
+    remaining = iter(new_names)
+    return [next(remaining) if name is None else name for name in matches], new_names
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else "")
+def match_points(points: Sequence[Mapping[str, Any]], existing: Mapping[str, Mapping[str, Any]]) -> list[str | None]:
+    """Return the existing run of each grid point; None if the point is new.
 
-
-def match(points: Sequence[Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> list[str | None]:
-    """The run of each grid point among those of a batch, by what the spec says; None if it is new.
-
-    Equal specs first; then those that are equal once defaults are filled in and what is merely logged is left out.
+    Equal specs are matched first. Then specs are matched that are equal once defaults are filled in and keys that only
+    concern logging are left out.
     """
     from src.submission.batch import done_points
 
-    found: list[str | None] = [None] * len(points)
-    left = dict(known)
-    for identity in (_exactly, done_points.canonical_hash):
-        runs: dict[str, list[str]] = {}
-        for name, spec in left.items():
-            with contextlib.suppress(UserError):  # made by another version of the project: no point of today is like it
-                runs.setdefault(identity(spec), []).append(name)
-        if not runs:
+    matches: list[str | None] = [None] * len(points)
+    unmatched = dict(existing)
+    for identity in (_exact_identity, done_points.canonical_hash):
+        names: dict[str, list[str]] = {}
+        for name, spec in unmatched.items():
+            with contextlib.suppress(UserError):  # from another version of the project: no point of today is equal
+                names.setdefault(identity(spec), []).append(name)
+        if not names:
             break
         for position, point in enumerate(points):
-            if found[position] is None and (same := runs.get(identity(point))):
-                found[position] = same.pop(0)
-        taken = set(found)
-        left = {name: spec for name, spec in left.items() if name not in taken}
-    return found
+            if matches[position] is None and (equal := names.get(identity(point))):
+                matches[position] = equal.pop(0)
+        matched = set(matches)
+        unmatched = {name: spec for name, spec in unmatched.items() if name not in matched}
+    return matches
 
 
-def _exactly(spec: Mapping[str, Any]) -> str:
+def _exact_identity(spec: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in spec.items() if key not in NOT_PARAMETERS or key == "COMMAND"},
                       sort_keys=True)
 
 
-def _specs(path: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The specs of the runs that have a folder. BatchError if one has lost its spec: its point would seem new."""
+def _read_existing_specs(batch: str, names: Iterable[str]) -> dict[str, Spec]:
+    """Read the specs of the runs that have a folder. BatchError if a spec is lost: its point would seem new."""
     specs = {}
     for name in names:
-        if os.path.isdir(os.path.join(path, name)):
+        if os.path.isdir(os.path.join(batch, name)):
             try:
-                specs[name] = run_folder.read_spec(os.path.join(path, name, run_folder.SPEC))
+                specs[name] = run_folder.read_spec(os.path.join(batch, name, run_folder.SPEC))
             except BatchError as error:
-                again = shell_command("python", "submit_multiple.py", os.path.join(path, run_folder.JOB_SPEC))
-                raise BatchError(error.what, where=error.where, hint=f"`{again}`, with the options that made the "
-                                 "batch, writes it again; then extend it") from None
+                command = shell_command("python", "submit_multiple.py", os.path.join(batch, run_folder.JOB_SPEC))
+                raise BatchError(error.what, where=error.where, hint=f"`{command}`, with the options that made the "
+                                 "batch, writes it again; then extend the batch") from None
     return specs
 
 
-def _numbers(path: str) -> list[int]:
-    """The extensions of a batch, in order."""
-    folder = os.path.join(path, run_folder.SUBMISSIONS)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"extension-(\d+)", name)))
+def _summary(points: Mapping[str, Spec], new_names: Sequence[str], existing: Mapping[str, Spec]) -> list[str]:
+    """Describe which points are new, and which runs of the batch no longer match the job spec."""
+    lines = [f"           {count(len(new_names), 'point')} new, {len(points) - len(new_names)} in it already"]
+    if new_names:
+        lines.append(f"           the new ones: {_abbreviated(new_names)}")
+    if orphans := [name for name in existing if name not in points]:
+        lines.append("note: no longer in the job spec, and left as they are: "
+                     f"{count(len(orphans), 'run')}, {_abbreviated(orphans)}")
+    if retagged := [name for name, spec in points.items()
+                    if name in existing and existing[name].get("TAGS") != spec.get("TAGS")]:
+        lines.append("note: with other tags in the job spec, and left as they are: "
+                     f"{count(len(retagged), 'run')}, {_abbreviated(retagged)}")
+    return lines
 
 
-def join(path: str, extension: Extension, job_text: str, names: Sequence[str], texts: Iterable[str],
-         write_plan: Callable[[str], None]) -> bool:
-    """Make an extension of a batch: its job spec, its plan and its run folders, whole or not at all; then move it in.
-
-    False if another process has made one meanwhile: what this one knows of the batch is out of date.
-    """
-    staging = os.path.join(path, f".extension-{extension.number}.{os.uname().nodename}.{os.getpid()}.tmp")
-    batch_folder.remove_leftovers(path)
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        os.makedirs(os.path.join(staging, run_folder.SUBMISSIONS))
-        files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_text)
-        files.write_json(os.path.join(staging, run_folder.EXTENSION),
-                         {"names": extension.names, "identity": extension.identity})
-        batch_folder.write_specs(staging, names, texts)
-        write_plan(staging)
-        files.sync_folder(staging)
-        os.rename(staging, os.path.join(path, run_folder.extension_name(extension.number)))
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if batch_folder.is_name_taken(error):
-            return False
-        raise
-    files.sync_folder(os.path.join(path, run_folder.SUBMISSIONS))
-    finish(path)
-    return True
-
-
-def finish(path: str) -> None:
-    """Move in what the extensions of a batch have brought: its plan first, so that nobody takes a run for forgotten.
-
-    Whoever goes on with a batch does this first. It does not matter how many do, nor where one of them was killed.
-    """
-    for number in _numbers(path):
-        place = os.path.join(path, run_folder.extension_name(number))
-        if os.path.exists(os.path.join(place, run_folder.DONE)) or not os.path.exists(
-                os.path.join(place, run_folder.JOB_SPEC)):  # the latter in a copy that has not all of it
-            continue
-        for source, target in _moves(place, path):
-            with contextlib.suppress(FileNotFoundError):  # another process has just moved it
-                os.rename(source, target)
-        old = os.path.join(path, run_folder.old_job_spec_name(number))
-        if not os.path.exists(old):
-            before = run_folder.extension_name(number - 1) if number else ""
-            files.create_exclusive(old, files.read_text(os.path.join(path, before, run_folder.JOB_SPEC)) or "")
-        newest = ""
-        while newest != (newest := job_spec_of(path, last(path))):  # a later extension may have come meanwhile
-            files.write_atomic(os.path.join(path, run_folder.JOB_SPEC), files.read_text(newest) or "")
-        files.write_atomic(os.path.join(place, run_folder.DONE), "")
-
-
-def _moves(place: str, path: str) -> Iterator[tuple[str, str]]:
-    for folder in (run_folder.SUBMISSIONS, ""):
-        names = sorted(os.listdir(os.path.join(place, folder))) if folder else run_folder.run_names(place)
-        yield from ((os.path.join(place, folder, name), os.path.join(path, folder, name)) for name in names)
+def _abbreviated(names: Sequence[str]) -> str:
+    more = f", … ({len(names) - _MAX_LISTED} more)" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more

@@ -1,45 +1,65 @@
-"""What is to be submitted: the new batch of a job spec, what is left of the same one, or a retry."""
+"""Plan the submission of a job spec: a new batch, the rest of the same batch, or an extension of it."""
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError, shell_command
+from src.errors import BatchError, JobSpecError
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
+from src.submission.batch.extension import Extension
 from src.submission.planning import preview
-from src.submission.planning.command_line import key_values
-from src.submission.planning.plan import (
-    DELETED,
-    Plan,
-    cut,
-    is_missing,
-    may_be_alive,
-    not_made,
-    plan_first,
-    plan_next,
-    refuse_if_alive,
+from src.submission.planning.command_line import Options
+from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
+from src.submission.planning.tickets import (
+    first_tickets,
+    is_deleted,
+    new_run,
+    next_tickets,
+    require_none_alive,
+    retry_command,
+    runs_maybe_alive,
 )
-from src.submission.planning.work import Extension, Work
-from src.submission.slurm.submit import read_specs
 from src.submission.spec import grammar, grid, job_spec, naming
+from src.submission.spec.grammar import Spec
 from src.submission.spec.job_spec import JobSpec
-from src.submission.status import failures, retry_policy, states
-from src.submission.status.observation import Observation, Run
+from src.submission.status import retry_policy, states
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
 
-def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
-    """What a job spec asks for: a new batch, or what is left of the same one."""
-    overrides = key_values(options.set, "--set")
+def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
+    """Plan the submission of a job spec. UserError if the job spec is wrong or its batch must not be touched."""
+    requested = _expand(spec, options)
+    total, shard = len(requested.points), None
+    if options.shard:
+        from src.submission.batch import shard as shards  # few batches have several sites
+
+        shard = shards.parse(options.shard)
+        requested = replace(requested, points=shard.select(requested.points),
+                            identity={**requested.identity, "shard": str(shard)})
+    in_shard = len(requested.points)
+    if options.extend:
+        plan = _plan_extension(requested, options, project)
+    else:
+        requested = replace(requested, points=_first(requested.points, options.max_runs))
+        plan = _plan_batch(requested, options, project)
+    if shard:
+        date = os.path.basename(plan.batch)[:len("yy-mm-dd")]
+        plan = plan.with_lines(shard.line(in_shard, total, date))
+    return _without_done_points(plan) if options.skip_done else plan
+
+
+def _expand(spec: JobSpec, options: Options) -> RequestedBatch:
+    """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else spec.command
-    expanded = grid.expand_job_spec(spec, overrides, None if command else config.check_parameters, options.samples,
+    expanded = grid.expand_job_spec(spec, options.overrides, None if command else config.check_parameters, options.samples,
                                 options.seed)
-    names = naming.run_names(spec.name, expanded.specs, expanded.varying)
     specs = expanded.specs
     if spec.tags:
         specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
@@ -48,214 +68,159 @@ def plan_grid(spec: JobSpec, options: argparse.Namespace, project: str) -> Work:
 
         words = command_template.parse_command(command, spec.source)
         specs = [{**point, "COMMAND": words} for point in specs]
-    lines = [f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)] + [
-        f"note: {text}" for text in expanded.notes] + preview.grid_lines(
-            specs, expanded.axes, expanded.varying, [] if options.extend else names)
-    if spec.max_runs and not options.max_runs:  # of the whole batch, whichever part of it this is
-        if spec.max_runs < len(names):
-            lines.append(f"note: only the first {spec.max_runs} of {count(len(names), 'run')}, as run_cap says")
-        names, specs = names[:spec.max_runs], specs[:spec.max_runs]
-    part, total = None, len(names)
-    if options.shard:
-        from src.submission.batch import shard  # few batches have several sites
-
-        part = shard.parse(options.shard)
-        names, specs = part.cut(names, specs)
-    most = None if options.extend else options.max_runs
-    work = Work(project, "", names[:most], specs[:most], Plan({}, {}), spec.text, lines=lines,
-                identity={"overrides": {key: yaml_io.dump_value(value) if grammar.is_random(value) else value
-                                        for key, value in overrides.items()}, "command": options.command,
-                          "samples": options.samples, "seed": options.seed, "shard": part and str(part)})
-    work = _extend(work, spec, options, expanded.varying) if options.extend else _place(work, spec, options)
-    if part:
-        work.lines.append(part.line(len(names), total, os.path.basename(work.path)[:len("yy-mm-dd")]))
-    return _leave_out_done(work) if options.skip_done else work
+    names = naming.run_names(spec.name, expanded.specs, expanded.varying)
+    points = dict(zip(names, specs, strict=True))
+    # an extension numbers its runs itself
+    shown_names = [] if options.extend else names
+    lines = [*(f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)),
+             *(f"note: {text}" for text in expanded.notes),
+             *preview.grid_lines(specs, expanded.axes, expanded.varying, shown_names)]
+    if spec.max_runs and not options.max_runs:  # applies to the whole batch, not to one shard
+        if spec.max_runs < len(points):
+            lines.append(f"note: only the first {spec.max_runs} of {count(len(points), 'run')}, because of run_cap")
+        points = _first(points, spec.max_runs)
+    output_dir = spec.output_dir
+    if options.output_dir:
+        output_dir = job_spec.check_output_dir(options.output_dir, "--output-dir")
+    return RequestedBatch(spec, points, expanded.varying, _identity(options),
+                          os.path.normpath(files.expand_path(output_dir, "output_dir")), tuple(lines))
 
 
-def _date(options: argparse.Namespace) -> datetime.date:
-    """The date of a new batch: today's, or that of another site. JobSpecError if it is none."""
+def _identity(options: Options) -> dict[str, Any]:
+    """Return the options that determine the points of a batch, as the journal keeps them."""
+    overrides = {key: yaml_io.dump_value(value) if grammar.is_random(value) else value
+                 for key, value in options.overrides.items()}
+    return {"overrides": overrides, "command": options.command, "samples": options.samples, "seed": options.seed,
+            "shard": None}
+
+
+def _first(points: Mapping[str, Spec], maximum: int | None) -> dict[str, Spec]:
+    return dict(islice(points.items(), maximum))
+
+
+def _plan_extension(requested: RequestedBatch, options: Options, project: str) -> SubmissionPlan:
+    """Plan what the grid adds to the newest batch of its name. BatchError if there is no such batch."""
+    from src.submission.planning import extend  # few submissions extend a batch
+
+    spec = requested.spec
+    earlier = batch_folder.find(requested.output_dir, spec.name)
+    if not earlier:
+        raise BatchError(f"there is no batch '{spec.name}' in {requested.output_dir} to extend", where=spec.source,
+                         hint="submit it without --extend first")
+    return extend.plan_extension(requested, earlier[-1], project, options.max_runs, options.dry_run)
+
+
+def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> SubmissionPlan:
+    """Plan a new batch, or the rest of the newest batch of that name if it has the same points."""
+    name = requested.spec.name
+    new_batch = batch_folder.path_for(requested.output_dir, naming.batch_name(name, _batch_date(options)))
+    plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
+                          requested.spec.text, requested.identity, is_new=True)
+    earlier = batch_folder.find(requested.output_dir, name)
+    if not earlier:
+        if os.path.lexists(new_batch):
+            raise BatchError("this folder exists and is not a batch", where=new_batch,
+                             hint="move it away, or use another name")
+        return plan
+    if options.overwrite:
+        return _replacing(plan, earlier[-1])
+    from src.submission.batch.extension import last_extension
+
+    extension = last_extension(earlier[-1])
+    changes = _changes(requested, earlier[-1], extension)
+    if not changes:
+        return _plan_rest(requested, earlier[-1], extension, project, options.dry_run)
+    return plan.with_lines(_other_batch_note(new_batch, earlier[-1], changes, options))
+
+
+def _batch_date(options: Options) -> datetime.date:
+    """Return the date of a new batch: today, or --date. JobSpecError if that is invalid."""
     if not options.date:
         return batch_folder.today()
     try:
         return datetime.datetime.strptime(options.date, "%y-%m-%d").date()
     except ValueError:
-        raise JobSpecError(f"'{options.date}' is no date", where="--date",
-                           allowed="yy-mm-dd, as in the batch's name") from None
+        raise JobSpecError(f"invalid date '{options.date}'", where="--date",
+                           allowed="yy-mm-dd, as in the name of the batch") from None
 
 
-def _leave_out_done(work: Work) -> Work:
-    """The same without the points that another batch beside this one has done."""
-    from src.submission.batch import done_points
-
-    done = done_points.done_points(os.path.dirname(work.path) or ".", (work.path, work.overwrites or work.path))
-    points = dict(zip(work.names, work.specs, strict=True))
-    elsewhere = [name for name in work.plan.tickets if done_points.canonical_hash(points[name]) in done]
-    for name in elsewhere:
-        del points[name]
-        del work.plan.tickets[name]
-    work.names, work.specs = list(points), list(points.values())
-    if elsewhere:
-        work.plan.kept["done elsewhere"] = elsewhere
-    return work
+def _replacing(plan: SubmissionPlan, earlier: str) -> SubmissionPlan:
+    """Let a new batch replace an earlier one. BatchError if runs of that may be alive."""
+    observation, = observe([earlier])
+    require_none_alive(observation, "overwrite this batch")
+    line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
+            f"{observation.count(retry_policy.ENDED_WELL)} ended)")
+    return replace(plan.with_lines(line), replaces=earlier)
 
 
-def _output_dir(spec: JobSpec, options: argparse.Namespace) -> str:
-    chosen = job_spec.check_output_dir(options.output_dir, "--output-dir") if options.output_dir else spec.output_dir
-    return os.path.normpath(files.expand_path(chosen, "output_dir"))
+def _other_batch_note(new_batch: str, earlier: str, changes: list[str], options: Options) -> str:
+    """Return a note that the newest batch of that name has other points. BatchError if it is in the way."""
+    if earlier != new_batch:
+        extend_hint = "" if options.shard else "; --extend would add the new points to it"
+        return f"note: {earlier} was made from another job spec{extend_hint}"
+    is_alive = bool(runs_maybe_alive(observe([earlier])[0]))
+    extend_hint = "" if options.shard else "use --extend to add the new points to it, or "
+    error = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})", where=earlier,
+                       hint=f"{extend_hint}use another name{'' if is_alive else ', or -o to remove it first'}")
+    if not options.dry_run:
+        raise error
+    return f"note: submitting this would be an error: {error}"
 
 
-def _extend(work: Work, spec: JobSpec, options: argparse.Namespace, varying: Sequence[str]) -> Work:
-    """What this grid adds to the newest batch of its name. BatchError if there is none, or nothing is new."""
-    from src.submission.planning import extend
+def _changes(requested: RequestedBatch, batch: str, extension: Extension | None) -> list[str]:
+    """Return the differences between a batch, since its last extension, and what is requested."""
+    from src.submission.batch.extension import job_spec_path
 
-    output_dir = _output_dir(spec, options)
-    earlier = batch_folder.find(output_dir, spec.name)
-    if not earlier:
-        raise BatchError(f"there is no batch '{spec.name}' in {output_dir} to extend", where=spec.source,
-                         hint="without --extend the command makes it")
-    return extend.plan(work, earlier[-1], spec.name, varying, options.max_runs, options.dry_run)
-
-
-def _place(work: Work, spec: JobSpec, options: argparse.Namespace) -> Work:
-    """Find the batch that this grid belongs to, and plan what is left of it. BatchError if it must not be touched."""
-    output_dir = _output_dir(spec, options)
-    today = batch_folder.path_for(output_dir, naming.batch_name(spec.name, _date(options)))
-    earlier = batch_folder.find(output_dir, spec.name)
-    if options.overwrite and earlier:
-        observation, = observe([earlier[-1]])
-        refuse_if_alive(observation, "overwrite this batch")
-        work.overwrites = earlier[-1]
-        work.lines.append(f"removes    {earlier[-1]} ({count(len(observation.runs), 'run')}, "
-                          f"{observation.count(retry_policy.ENDED_WELL)} ended)")
-    elif earlier:
-        from src.submission.planning import extend
-
-        extension = extend.last(earlier[-1])
-        changes = _changed(earlier[-1], extension, spec, work)
-        if not changes:
-            return _plan_continue(work, earlier[-1], extension, options.dry_run)
-        if earlier[-1] == today:
-            alive = may_be_alive(observe([today])[0])
-            exists = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})",
-                                where=today, hint=f"{'' if options.shard else '--extend adds to it what is new, or '}"
-                                f"use another name{'' if alive else ', or -o to remove it first'}")
-            if not options.dry_run:
-                raise exists
-            work.lines.append(f"note: submitting this would be an error: {exists}")
-        else:
-            work.lines.append(f"note: {earlier[-1]} was made from another job spec"
-                              f"{'' if options.shard else '; --extend would add to it what is new'}")
-    elif os.path.lexists(today):
-        raise BatchError("this folder exists and is no batch", where=today, hint="move it away, or use another name")
-    work.path, work.new, work.plan = today, True, plan_first(work.names)
-    return work
-
-
-def retry_command(path: str, *words: str) -> str:
-    """What to type to go on with a batch."""
-    return shell_command("python", "submit_multiple.py", "-r", path, *words)
-
-
-def _changed(path: str, extension: Extension | None, spec: JobSpec, work: Work) -> list[str]:
-    """What differs between the batch on disk, since its last extension, and what is asked for now."""
-    from src.submission.planning import extend
-
-    history = journal.read_history(path)
-    identity = extension.identity if extension else history.first_plan().get("identity", {})
-    first = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **identity}
-    if not history.plans and history.remote_plans:  # another site's, of which this one takes a part that nobody has
-        theirs = [plan.get("identity", {}) for plan in history.remote_plans]
-        first |= theirs[0]
-        if work.identity["shard"] not in [None, *(identity.get("shard") for identity in theirs)]:
-            first["shard"] = work.identity["shard"]
+    history = journal.read_history(batch)
+    recorded = extension.identity if extension else history.first_plan().get("identity", {})
+    identity = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **recorded}
+    if not history.plans and history.remote_plans:  # a batch of another site, of which this site takes a part
+        remote = [plan.get("identity", {}) for plan in history.remote_plans]
+        identity |= remote[0]
+        if requested.identity["shard"] not in [None, *(recorded.get("shard") for recorded in remote)]:
+            identity["shard"] = requested.identity["shard"]
     try:
-        made_from = yaml_io.load_file(extend.job_spec_of(path, extension))
+        document = yaml_io.load_file(job_spec_path(batch, extension))
     except JobSpecError as error:
         return [f"its {run_folder.JOB_SPEC}: {error.what}"]
-    return batch_folder.differences(made_from, yaml_io.load(spec.text, spec.source)) + batch_folder.differences(
-        first, work.identity)
+    return batch_folder.differences(document, yaml_io.load(requested.spec.text, requested.spec.source)) + (
+        batch_folder.differences(identity, requested.identity))
 
 
-def _plan_continue(work: Work, path: str, extension: Extension | None, dry_run: bool) -> Work:
-    """The same job spec again: submit what never reached Slurm or a worker. BatchError if that is nothing."""
+def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | None, project: str,
+               dry_run: bool) -> SubmissionPlan:
+    """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if there are none."""
+    points = requested.points
     if extension:
-        from src.submission.planning import extend
+        from src.submission.batch.extension import finish_extensions
 
         if not dry_run:
-            extend.finish(path)
-        work.names = extension.names[:len(work.specs)]
-        if len(work.names) < len(work.specs):
-            raise BatchError(f"the job spec has {len(work.specs)} points, and had {len(work.names)} when the batch was "
-                             "extended", where=path, hint="--extend adds what is new")
-    observation, = observe([path])
-    work.path, work.history, work.canaries = path, observation.history, observation.canaries
-    known: dict[str, Run] = {}
-    for name in work.names:
-        run = observation.runs.get(name)
-        known[name] = not_made(path, name, run) if run is None or is_missing(run) else run
-    work.plan = plan_next(known, {states.NEW})
-    work.lines.append(f"continues  {path}")
-    if not work.plan.tickets:
-        left = observation.count(retry_policy.RETRIED)
-        retry = f"`{retry_command(path)}` submits the {left} that failed or were lost; " if left else ""
-        removes = "" if may_be_alive(observation) else "-o removes it first; "
-        raise BatchError(f"this batch exists and nothing of it is left to submit ({work.plan.summary()})", where=path,
-                         hint=f"{retry}{removes}another name makes another batch")
-    return work
+            finish_extensions(batch)
+        if len(extension.names) < len(points):
+            raise BatchError(f"the job spec has {len(points)} points, and had {len(extension.names)} when the batch "
+                             "was extended", where=batch, hint="--extend adds what is new")
+        points = dict(zip(extension.names, points.values(), strict=False))
+    observation, = observe([batch])
+    runs = {name: run if (run := observation.runs.get(name)) and not is_deleted(run) else new_run(batch, name, run)
+            for name in points}
+    tickets = next_tickets(runs, {states.NEW})
+    if not tickets.to_submit:
+        retried = observation.count(retry_policy.RETRIED)
+        retry = f"`{retry_command(batch)}` submits the {retried} that failed or were lost; " if retried else ""
+        overwrite = "" if runs_maybe_alive(observation) else "-o removes it first; "
+        raise BatchError(f"this batch exists and has no run left to submit ({tickets.summary()})", where=batch,
+                         hint=f"{retry}{overwrite}another name makes another batch")
+    return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
+                          requested.spec.text, requested.identity, history=observation.history,
+                          canaries=observation.canaries)
 
 
-def _own(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]]:
-    """The runs that this site may submit, and those that it may not by where they are. BatchError if it has none."""
-    part = None
-    if words := observation.history.first_plan().get("identity", {}).get("shard"):
-        from src.submission.batch import shard
+def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:
+    """Leave out the points that another batch in the same output_dir has done."""
+    from src.submission.batch import done_points
 
-        part = shard.parse(words)
-    runs: dict[str, Run] = {}
-    elsewhere: dict[str, list[str]] = {}
-    for name, run in observation.runs.items():
-        if run.host:
-            elsewhere.setdefault(f"on {run.host}", []).append(name)
-        elif part and not part.contains(name):
-            elsewhere.setdefault("in another shard", []).append(name)
-        else:
-            runs[name] = run
-    if not runs and observation.history.sync_markers:
-        host = observation.history.sync_markers[0].host
-        raise BatchError(f"this is a copy of a batch that is on {host}", where=observation.path,
-                         hint=f"`{retry_command(observation.path, '--on', host)}` goes on with it there")
-    return runs, elsewhere
-
-
-def plan_retry(options: argparse.Namespace, project: str) -> Work:
-    """An existing batch: what is not done and not pending or running."""
-    for given, name in ((options.set, "--set"), (options.command, "--command"), (options.output_dir, "--output-dir"),
-                        (options.samples, "--samples"), (options.seed is not None, "--seed")):
-        if given:
-            raise JobSpecError(f"{name} would change the runs of a batch that exists", where="command line",
-                               hint="submit the job spec under another name instead")
-    path = batch_folder.require_batch(options.path)
-    if not options.dry_run:
-        from src.submission.planning import extend
-
-        extend.finish(path)
-    observation, = observe([path])
-    runs, elsewhere = _own(observation)
-    wanted = set(options.state or retry_policy.RETRIED)
-    lines = [f"retries    {path}"]
-    more_memory = retry_policy.NEEDS_MORE_MEMORY & wanted
-    hungry = sum(run.state.name in more_memory for run in runs.values())
-    if hungry and not (options.local or failures.requests_memory(options.sbatch)):
-        wanted -= more_memory
-        selected = [word for state in sorted(more_memory) for word in ("--state", state)]
-        more = retry_command(path, *selected, "--sbatch", "mem=32G")
-        lines.append(f"note: {count(hungry, 'run')} out of memory left alone: they need more, as by `{more}`")
-    plan = cut(plan_next(runs, wanted), options.max_runs)
-    plan.kept.update(elsewhere)
-    if deleted := plan.kept.get(DELETED):
-        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch makes "
-                     "deleted ones again")
-    lines += [f"  {found.line()}" for found in failures.group_failures(runs[name] for name in plan.tickets)]
-    return Work(project, path, list(plan.tickets), list(read_specs(path, list(plan.tickets)).values()), plan,
-                history=observation.history, lines=lines, avoid=failures.nodes_to_avoid(observation.runs.values()),
-                canaries=observation.canaries)
+    done = done_points.done_points(os.path.dirname(plan.batch) or ".", (plan.batch, plan.replaces or plan.batch))
+    elsewhere = {name for name in plan.to_submit if done_points.canonical_hash(plan.points[name]) in done}
+    points = {name: spec for name, spec in plan.points.items() if name not in elsewhere}
+    return replace(plan, points=points, tickets=plan.tickets.without(
+        [name for name in plan.to_submit if name in elsewhere], "done elsewhere"))

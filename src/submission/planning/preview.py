@@ -1,24 +1,37 @@
-"""What a submission says on the terminal: the grid, its axes, the resources, and one progress bar."""
+"""What a submission prints before it acts: the grid, the batch, resources, workers, and the commands of a dry run."""
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.submission.batch import task_files
+from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
+from src.submission.planning import sbatch_calls
 from src.submission.slurm import directives
-from src.submission.spec.naming import format_value as short
+from src.submission.spec.naming import format_value
 from src.submission.system.terminal import count, table
+
+if TYPE_CHECKING:
+    from src.submission.planning.command_line import Options
+    from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+    from src.submission.slurm.submit import SlurmOptions, Submission
+
+_MAX_WIDTH = 88  # characters of a row of values
+# options of every submit script, which say nothing about resources
+_NO_RESOURCES = ("requeue", "open-mode", "signal", "output", "error", "job-name")
 
 
 def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int]], varying: Sequence[str],
                names: Sequence[str]) -> list[str]:
-    """`108 configurations: 6 batch_size x 18 LIST`, a table of the varying parameters, the first and last run names."""
+    """Describe a grid: its size, a table of the varying parameters, and the first and last run names."""
     product = " x ".join(f"{number} {key}" for key, number in axes)
     lines = [f"{count(len(specs), 'configuration')}{f': {product}' if product else ''}"]
-    lines += subtests(specs)
-    rows = [(key, f"{len(values)}", _clip(values, 88)) for key in varying
-            for values in [list(dict.fromkeys(_word(spec[key]) for spec in specs if key in spec))]]
+    lines += subtest_lines(specs)
+    rows = [(key, f"{len(values)}", _abbreviated(values, _MAX_WIDTH)) for key in varying
+            for values in [list(dict.fromkeys(_cell(spec[key]) for spec in specs if key in spec))]]
     lines += table(rows, indent="  ")
     if names:
         lines.append(f"first run  {names[0]}")
@@ -27,27 +40,21 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
     return lines
 
 
-def subtests(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each subtest of a composite, with how many runs it has; those that it shares count for each."""
+def subtest_lines(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line with the number of runs of each subtest of a composite; a shared run counts for each subtest."""
     numbers = Counter(name for spec in specs if "SUBTESTS" in spec for name in spec["SUBTESTS"])
     return table([("subtest", name, count(number, "run")) for name, number in numbers.items()], indent="  ")
 
 
-def workers(teams: Sequence[WorkerGroup]) -> str:
-    """`2 for adam small, 1 for sgd, 4 for the rest`, or `4`."""
-    if len(teams) < 2 and not any(team.name for team in teams):
-        return str(sum(team.workers for team in teams))
-    return ", ".join(f"{team.workers} for {team.name.replace(',', ' ') or 'the rest'}" for team in teams)
-
-
-def _word(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, str):
         return f"'{value}'" if "," in value else value
-    return short(value)
+    return format_value(value)
 
 
-def _clip(values: Sequence[str], width: int) -> str:
-    """The values in a row; if that is too wide, the first two thirds and the last third of those that fit."""
+def _abbreviated(values: Sequence[str], width: int) -> str:
+    """Join values with commas; if that is too wide, keep as many as fit, two thirds from the start, one from the end.
+    """
     text = ", ".join(values)
     if len(text) <= width:
         return text
@@ -60,21 +67,89 @@ def _clip(values: Sequence[str], width: int) -> str:
     return text
 
 
-def resources(script: str, text: str, options: Iterable[str]) -> str:
-    """`submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what its directives and the options ask for."""
-    asked: dict[str, str] = {}
-    for name, value in directives.effective(text, options).items():
-        if name not in ("requeue", "open-mode", "signal", "output", "error", "job-name"):
-            asked[name] = value
-    return f"{script}: {', '.join(f'{name} {value}'.strip() for name, value in asked.items()) or 'no directives'}"
+def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> None:
+    """Print the grid, the batch, and how its runs are started."""
+    print("\n".join((*plan.lines, *launch.lines)))
+    print(f"batch      {plan.batch}")
+    if launch.code:
+        print(f"code       {launch.code.line()}{', runs start from a snapshot' if launch.has_snapshot else ''}")
+    if launch.slurm:
+        _print_resources(plan, launch.slurm, options.dry_run)
+    if launch.container:
+        from src.submission.job import container
+
+        print(f"container  {container.summary(launch.container)}")
+    if launch.mode == LOCAL and plan.to_submit:
+        print(f"workers    {describe_workers(sbatch_calls.local_worker_groups(plan, options))} on this machine")
+    elif launch.slurm and launch.slurm.shape["workers"] and plan.to_submit:
+        groups = task_files.worker_groups(plan.to_submit, plan.points, launch.slurm.shape["workers"])
+        print(f"workers    {describe_workers(groups)}")
+    print(plan.tickets.summary())
 
 
-def point_options(specs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What single grid points ask for instead, and how many do: `12 runs: mem 16G, script big.sh`."""
-    asked: dict[str, int] = {}
+def _print_resources(plan: SubmissionPlan, slurm: SlurmOptions, dry_run: bool) -> None:
+    from src.io import yaml_io
+
+    script_text = slurm.script_text or yaml_io.read_user_file(slurm.script)
+    options = [f"--{key}={value}" for key, value in {**slurm.batch, **slurm.command_line}.items()]
+    print(f"resources  {describe_resources(os.path.relpath(slurm.script), script_text, options)}")
+    for line in point_option_lines(plan.points.values()):
+        print(f"           {line}")
+    if slurm.script_text and dry_run:
+        print("".join(f"    {line}\n" for line in slurm.script_text.splitlines()), end="")
+
+
+def describe_resources(script: str, script_text: str, options: Iterable[str]) -> str:
+    """Return `submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what directives and options request."""
+    requested = directives.effective(script_text, options)
+    parts = ", ".join(f"{name} {value}".strip() for name, value in requested.items() if name not in _NO_RESOURCES)
+    return f"{script}: {parts or 'no directives'}"
+
+
+def point_option_lines(specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the options of single grid points, with the number of runs that have them: `12 runs: mem 16G`."""
+    numbers: Counter[str] = Counter()
     for spec in specs:
-        words = [f"{key} {value}" for key, value in (spec.get("SBATCH") or {}).items()]
-        words += [f"script {spec['SCRIPT']}"] if spec.get("SCRIPT") else []
-        if words:
-            asked[", ".join(words)] = asked.get(", ".join(words), 0) + 1
-    return [f"{count(number, 'run')}: {words}" for words, number in asked.items()]
+        options = [f"{key} {value}" for key, value in (spec.get("SBATCH") or {}).items()]
+        if spec.get("SCRIPT"):
+            options.append(f"script {spec['SCRIPT']}")
+        if options:
+            numbers[", ".join(options)] += 1
+    return [f"{count(number, 'run')}: {options}" for options, number in numbers.items()]
+
+
+def describe_workers(groups: Sequence[WorkerGroup]) -> str:
+    """Return `2 for adam small, 1 for sgd, 4 for the rest`, or `4`."""
+    if len(groups) < 2 and not any(group.name for group in groups):
+        return str(sum(group.workers for group in groups))
+    return ", ".join(f"{group.workers} for {group.name.replace(',', ' ') or 'the rest'}" for group in groups)
+
+
+def print_json(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> None:
+    """Print one JSON object per run to submit."""
+    import json
+
+    commands = submission.commands() if submission else {
+        name: sbatch_calls.local_command(plan.batch, name) for name in plan.to_submit}
+    container_command = sbatch_calls.container_command(plan, launch, submission)
+    for name, command in commands.items():
+        print(json.dumps({"name": name, "folder": os.path.join(plan.batch, name), "spec": plan.points[name],
+                          "command": command, **({"container": container_command} if container_command else {})}))
+
+
+def print_commands(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> None:
+    """Print the exact commands of a dry run, those of canaries first."""
+    import shlex
+
+    if launch.mode != WRITE_ONLY:
+        calls = [*sbatch_calls.canary_calls(launch), *(submission.calls if submission else [])]
+        commands = [call.command for call in calls]
+        if not commands:
+            canaries = launch.canaries
+            commands = [sbatch_calls.local_command(canaries.folder, name) for name in canaries.to_submit
+                        ] if canaries else []
+            commands += [sbatch_calls.local_command(plan.batch, name) for name in plan.to_submit]
+        print("\n".join(map(shlex.join, commands)))
+    if container_command := sbatch_calls.container_command(plan, launch, submission):
+        print(f"in its container, the first of these starts:\n{shlex.join(container_command)}")
+    print("dry run: nothing was written or submitted")

@@ -1,7 +1,6 @@
 """submit_multiple.py --on HOST: sends the project, has its copy there submit, and follows that through broken lines"""
 from __future__ import annotations
 
-import argparse
 import codecs
 import contextlib
 import json
@@ -21,19 +20,24 @@ from src.submission.system import detached, terminal
 from src.submission.system.signals import Waker
 
 
-def submit(options: argparse.Namespace, argv: Sequence[str], project: str) -> int | None:
+def submit(argv: Sequence[str], project: str, host_name: str, job_spec: str | None, script: str | None,
+           has_output_dir: bool, dry_run: bool, json_output: bool) -> int | None:
     """Send what changed, and submit there; the exit status of that. RemoteError says what failed, and how to go on.
 
     None if all that is left to do is a dry run here, since what is there is not what would be submitted.
+
+    argv: the command line of submit_multiple.py, of which the others are options
+    job_spec: None for a retry
+    has_output_dir: whether the output_dir of the host must not be used, since the command line has one or it is a retry
     """
-    host, known = hosts.find_host(options.on, project), hosts.read_hosts(project)
+    host, known = hosts.find_host(host_name, project), hosts.read_hosts(project)
     files = upload.project_files(project)
-    given = {word: upload.locate_file(word, project, files, what) for word, what in (
-        (None if options.retry else options.path, "job spec"), (options.script, "submit script")) if word}
-    words = remote_arguments(argv, given, None if options.retry or options.output_dir else host.output_dir)
-    if options.dry_run:
+    given = {word: upload.locate_file(word, project, files, what)
+             for word, what in ((job_spec, "job spec"), (script, "submit script")) if word}
+    words = remote_arguments(argv, given, None if has_output_dir else host.output_dir)
+    if dry_run:
         far = ssh.connect(host, known_hosts=known, may_be_missing=True)
-        return _dry_run(options, far, project, files, list(given.values()), words)
+        return _dry_run(far, project, files, list(given.values()), words, json_output)
     far = ssh.connect(host, create=(detached.FOLDER, remote_server.NAMED_FILES), known_hosts=known)
     again = shell_command("python", "submit_multiple.py", *argv)
     if token := running_token(far, words):
@@ -59,12 +63,12 @@ def remote_arguments(argv: Sequence[str], given: Mapping[str, upload.NamedFile],
     return ["submit_multiple.py", *kept, *(["--output-dir", output_dir] if output_dir else [])]
 
 
-def _dry_run(options: argparse.Namespace, far: Remote, project: str, files: Sequence[str],
-             given: Sequence[upload.NamedFile], words: Sequence[str]) -> int | None:
+def _dry_run(far: Remote, project: str, files: Sequence[str], given: Sequence[upload.NamedFile], words: Sequence[str],
+             json_output: bool) -> int | None:
     """What would be sent. If that is nothing, the dry run there; else None, for the one that can be had here."""
     sent = upload.Upload(upload.upload_project(far, project, files, dry_run=True).files
                         + upload.upload_named_files(far, given, dry_run=True).files)
-    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+    with contextlib.redirect_stdout(sys.stderr if json_output else sys.stdout):
         print("\n".join([f"would send {sent.summary()} ({far.host.name}:{far.host.folder})", *sent.details()]),
               flush=True)
         if sent.files:

@@ -22,12 +22,12 @@ def test_parts_are_disjoint_complete_and_alike(runs: int, of: int) -> None:
     parts = []
     for number in range(1, of + 1):
         try:
-            kept, points = Shard(number, of).cut(names, specs)
+            points = Shard(number, of).select(dict(zip(names, specs, strict=True)))
         except JobSpecError:
-            kept, points = [], []
-        assert [names[point["x"]] for point in points] == kept == [
+            points = {}
+        assert [names[spec["x"]] for spec in points.values()] == list(points) == [
             name for name in names if Shard(number, of).contains(name)]
-        parts.append(kept)
+        parts.append(list(points))
     assert sorted(name for part in parts for name in part) == names
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -63,8 +63,9 @@ def test_two_sites(project: Project, capsys: pytest.CaptureFixture[str]) -> None
     empty = next(f"{number}/9" for number in range(1, 10) if not any(Shard(number, 9).contains(str(k))
                                                            for k in range(6)))
     for given_words, error in ((("--shard", "2/2", "--date", "26-01-02"), "shard"), (("--date", "26-01-02"), "--shard"),
-                               (("--shard", empty), "has none of them"), (("--shard", "1/2", "--date", "x"), "no date"),
-                               (("--shard", "1/2", "--date", "26-01-02"), "nothing of it is left to submit")):
+                               (("--shard", empty), "has none of them"),
+                               (("--shard", "1/2", "--date", "x"), "invalid date"),
+                               (("--shard", "1/2", "--date", "26-01-02"), "has no run left to submit")):
         capsys.readouterr()
         assert project.submit(*words, *given_words) == 2
         assert error in capsys.readouterr().err

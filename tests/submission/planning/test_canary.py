@@ -15,6 +15,8 @@ import experiments
 from src import config, run_folder
 from src.analysis.reading import results
 from src.submission.batch import journal, task_files
+from src.submission.execution import canary_dependencies
+from src.submission.execution.canary_dependencies import CanaryDependencies
 from src.submission.planning import canary
 from src.submission.slurm import submit
 from src.submission.status import status
@@ -77,23 +79,23 @@ def dependencies(slurm: FakeSlurm) -> list[str]:
 
 @given(st.text(max_size=300), st.text(max_size=300), st.text(max_size=300))
 def test_names_are_safe_and_short(script: str, model: str, dataset: str) -> None:
-    name = canary.name_of(f"/a/{script}", {"model": model, "dataset": dataset}, "/b")
+    name = canary.canary_name(f"/a/{script}", {"model": model, "dataset": dataset}, "/b")
     assert len(name.encode()) <= 200
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
     assert name[0] != "."
     # nothing in it ends or begins another word of a list of dependencies
-    assert canary.fill_in([f"--dependency=afterok:{canary.JOB_OF}{name},singleton"], {name: "12"}) == [
-        "--dependency=afterok:12,singleton"]
+    option = f"--dependency=afterok:{canary.JOB_OF}{name},singleton"
+    assert canary_dependencies.fill_in_jobs([option], {name: "12"}) == ["--dependency=afterok:12,singleton"]
 
 
 def test_names_differ_wherever_script_model_or_data_do() -> None:
     specs = [{"model": model, "dataset": data} for model in ("a/b", "a_b", "a b") for data in ("d/1", "d_1")]
-    names = [canary.name_of(script, spec, "/b") for script in (None, "/x/s.sh", "/y/s.sh") for spec in specs]
+    names = [canary.canary_name(script, spec, "/b") for script in (None, "/x/s.sh", "/y/s.sh") for spec in specs]
     assert len(set(names)) == len(names) == 18
     spec = {"model": config.FIELDS["model"].default}
-    assert canary.name_of(None, spec, "/b") == canary.name_of(None, {}, "/b")  # defaults are filled in
+    assert canary.canary_name(None, spec, "/b") == canary.canary_name(None, {}, "/b")  # defaults are filled in
     # each submission makes a script from resources anew
-    made = [canary.name_of(f"/b/submissions/{token}.sh", spec, "/b") for token in ("1", "2")]
+    made = [canary.canary_name(f"/b/submissions/{token}.sh", spec, "/b") for token in ("1", "2")]
     assert made[0] == made[1]
 
 
@@ -101,9 +103,9 @@ def test_a_canary_trains_one_epoch_and_logs_nowhere_else() -> None:
     spec = {"model": "linear", "base_lr": 0.1, "train_length": 90, "train_length_unit": "step", "wandb": True,
             "wandb_tags": ["x"], "save_freq": 1, "save_best_checkpoint": True, "output_dir": "x", "TAGS": ["t"],
             "SBATCH": {"mem": 1}}
-    assert canary.spec_of(spec) == {"model": "linear", "base_lr": 0.1, "train_length": 1, "train_length_unit": "epoch",
-                                    "SBATCH": {"mem": 1}}
-    assert canary.spec_of({"train_length": 0}) == {"train_length": 0}  # evaluates only, and so does its canary
+    assert canary.canary_spec(spec) == {"model": "linear", "base_lr": 0.1, "train_length": 1,
+                                        "train_length_unit": "epoch", "SBATCH": {"mem": 1}}
+    assert canary.canary_spec({"train_length": 0}) == {"train_length": 0}  # evaluates only, and so does its canary
 
 
 @pytest.mark.parametrize(("word", "jobs", "filled"), [
@@ -113,7 +115,7 @@ def test_a_canary_trains_one_epoch_and_logs_nowhere_else() -> None:
     ("singleton,afterok:1:2,afterok:JOB_OF_a", {}, ["--dependency=singleton,afterok:1:2"]),
     ("afterany:JOB_OF_a:JOB_OF_a+b-1", {"a+b-1": "7"}, ["--dependency=afterany:7"])])
 def test_dependencies_are_filled_in(word: str, jobs: dict[str, str], filled: list[str]) -> None:
-    assert canary.fill_in(["sbatch", f"--dependency={word}", "x"], jobs) == ["sbatch", *filled, "x"]
+    assert canary_dependencies.fill_in_jobs(["sbatch", f"--dependency={word}", "x"], jobs) == ["sbatch", *filled, "x"]
 
 
 def test_a_dry_run_shows_all_and_writes_nothing(grid: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +214,7 @@ def test_a_crash_between_canaries_and_the_rest(grid: Project, fake_slurm: FakeSl
 
     def crash(*_: object, **__: object) -> None:
         raise Crash
-    for module, jobs in ((canary, 0), (submit, 2)):  # before any canary, and before any run
+    for module, jobs in ((canary_dependencies, 0), (submit, 2)):  # before any canary, and before any run
         with monkeypatch.context() as patch:
             patch.setattr(module, "submit_all", crash)
             with pytest.raises(Crash):
@@ -263,12 +265,12 @@ def test_a_canary_that_ended_before_the_rest_was_submitted(grid: Project, fake_s
 def test_a_canary_fails_while_the_rest_is_being_submitted(grid: Project, fake_slurm: FakeSlurm,
                                                           monkeypatch: pytest.MonkeyPatch,
                                                           capsys: pytest.CaptureFixture[str]) -> None:
-    waits = canary.Waits.submit
+    submit_canaries = CanaryDependencies.submit
 
     def submit_and_run(*words: object) -> None:
-        waits(*words)  # type: ignore[arg-type]
+        submit_canaries(*words)  # type: ignore[arg-type]
         fake_slurm.run_all(parallel=2)
-    monkeypatch.setattr(canary.Waits, "submit", submit_and_run)
+    monkeypatch.setattr(CanaryDependencies, "submit", submit_and_run)
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y") == 2
     assert "4 of 8 Slurm jobs not submitted" in capsys.readouterr().err
     assert dependencies(fake_slurm) == []
@@ -421,7 +423,7 @@ def test_local_with_no_canary_that_lives(project: Project, capsys: pytest.Captur
     project.spec.write_text(GRID.replace("[8, 32]", "13").replace("[13, 14]", "13"))
     assert project.submit(project.spec, "--local", "--canary", "-y") == 2
     captured = capsys.readouterr()
-    assert "no run was begun: every canary failed" in captured.err
+    assert "no run was started: every canary failed" in captured.err
     assert captured.out.count("held back, its canary failed") == 2
     assert counts(project) == {"cancelled": 4}
 

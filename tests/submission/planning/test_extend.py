@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from src import run_folder
 from src.submission.batch import journal
+from src.submission.batch.extension import last_extension
 from src.submission.planning import extend
-from src.submission.planning.extend import match
+from src.submission.planning.extend import match_points
 from src.submission.status.observe import observe
 from tests.submission.conftest import Project
 from tests.test_submit_multiple import fake_slurm
@@ -44,19 +45,20 @@ def contents(project: Project) -> list[tuple[str, dict[str, Any]]]:
 def test_each_point_is_found_once_by_what_it_says(specs: list[dict[str, Any]], data: st.DataObject) -> None:
     known = {f"{index:03d}_x": spec for index, spec in enumerate(specs)}
     chosen = data.draw(st.permutations(specs))[:4]
-    found = match(chosen, known)
+    found = match_points(chosen, known)
     assert None not in found and len(set(found)) == len(chosen)  # none is taken for new, and no run for two points
     for spec, name in zip(chosen, found, strict=True):
         assert {**known[name], "TAGS": 0} == {**spec, "TAGS": 0}
-    assert match([{"batch_size": 4}, *chosen], known) == [None, *found]
+    assert match_points([{"batch_size": 4}, *chosen], known) == [None, *found]
 
 
 def test_defaults_and_what_is_merely_logged_make_no_new_point() -> None:
     known = {"0_x": {"batch_size": 8}, "1_x": {"batch_size": 9, "unknown": 1}}
-    assert match([{"momentum": 0.9, "batch_size": 8, "log_interval": 3}, {"batch_size": 9}], known) == ["0_x", None]
-    assert match([{"batch_size": 8, "save_freq": 1}, {"batch_size": 8, "save_freq": 0}], known) == ["0_x", None]
+    points = [{"momentum": 0.9, "batch_size": 8, "log_interval": 3}, {"batch_size": 9}]
+    assert match_points(points, known) == ["0_x", None]
+    assert match_points([{"batch_size": 8, "save_freq": 1}, {"batch_size": 8, "save_freq": 0}], known) == ["0_x", None]
     program = {"COMMAND": ["x"], "a": 1}
-    assert match([program, {**program, "a": 1.0}, {**program, "COMMAND": ["y"]}], {"0_x": program}) == [
+    assert match_points([program, {**program, "a": 1.0}, {**program, "COMMAND": ["y"]}], {"0_x": program}) == [
         "0_x", None, None]
 
 
@@ -100,8 +102,8 @@ def test_an_extended_batch_is_continued_and_retried(project: Project, capsys: py
     capsys.readouterr()
     for words in ([], ["--extend"]):
         assert project.submit(project.spec, "--local", "-y", *words) == 2
-    assert "nothing of it is left to submit" in (error := capsys.readouterr().err)
-    assert "nothing in the job spec is new" in error
+    assert "has no run left to submit" in (error := capsys.readouterr().err)
+    assert "the job spec has no new points" in error
     (project.runs()[1] / "spec.yaml").unlink()
     assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # else its point would be run again
     assert "this spec is gone" in capsys.readouterr().err
@@ -118,7 +120,7 @@ def test_with_other_overrides_and_again(project: Project) -> None:
         assert len(project.runs()) == number + 2
     assert [spec["batch_size"] for _, spec in contents(project)] == [1, 2, 3, 4]
     assert project.executed() == [1] * 4
-    assert [extend.last(str(project.batch)).number, sorted(path.name for path in project.batch.glob("job.*"))] == [
+    assert [last_extension(str(project.batch)).number, sorted(path.name for path in project.batch.glob("job.*"))] == [
         2, ["job.old.0.yaml", "job.old.1.yaml", "job.old.2.yaml", "job.yaml"]]
 
 
@@ -156,7 +158,7 @@ def test_a_job_spec_that_only_says_more_is_kept(project: Project, capsys: pytest
     project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: val/last/loss"))
     capsys.readouterr()
     assert project.submit(project.spec, "--local", "-y", "--extend") == 0
-    assert "nothing is new to submit; " in capsys.readouterr().out
+    assert "no new run to submit; " in capsys.readouterr().out
     assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
     assert len(journal.read_history(str(project.batch)).tickets) == 4
     assert project.executed() == [1] * 4
@@ -212,7 +214,8 @@ def test_an_extender_killed_at_each_instant_loses_nothing(project: Project, coun
         sizes.append(number + 20)
         project.write_spec(str(sizes))
         code = killed_at(project, number, project.spec, *slurm, "--extend")
-        was_made = extend.last(str(project.batch)) and len(extend.last(str(project.batch)).names) == 2 * len(sizes)
+        last = last_extension(str(project.batch))
+        was_made = last and len(last.names) == 2 * len(sizes)
         if again == "-r" and was_made:
             assert project.submit("-r", project.batch, *slurm) == 0
         elif again == "the same command" and was_made:
@@ -275,7 +278,7 @@ def test_an_extension_that_comes_while_another_is_planned(project: Project, monk
     monkeypatch.setattr(extend, "observe", overtaken)
     assert project.submit(*words) == 2
     assert "another process extended this batch a moment ago" in capsys.readouterr().err
-    assert project.submit(*words) == 2 and "nothing in the job spec is new" in capsys.readouterr().err
+    assert project.submit(*words) == 2 and "the job spec has no new points" in capsys.readouterr().err
     assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
     assert project.executed() == [1, 1]
 
@@ -315,5 +318,5 @@ def test_on_slurm_a_larger_composite_asks_for_workers_for_what_is_new(project: P
     project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: psnr"))
     assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend") == 0
     out = capsys.readouterr().out
-    assert "nothing is new to submit" in out and "workers" not in out
+    assert "no new run to submit" in out and "workers" not in out
     assert sum(submitted(counted).values()) == 3

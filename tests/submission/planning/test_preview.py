@@ -24,7 +24,7 @@ def test_axes_show_whole_values_and_quote_commas() -> None:
 
 @given(st.lists(st.text("abc", max_size=120), min_size=1, max_size=60))
 def test_a_row_of_values_keeps_its_width(values: list[str]) -> None:
-    text = preview._clip(values, 88)
+    text = preview._abbreviated(values, 88)
     assert len(text) <= 88 or len(values) == 1
     assert text == ", ".join(values) or "…" in text
 

@@ -363,7 +363,7 @@ def test_a_site_takes_the_part_that_is_left(project: Project, monkeypatch: pytes
     assert experiments.main(["sync", "north"]) == 0
     capsys.readouterr()
     assert project.submit(*words, "--shard", "1/2") == 2, "that part is another's"
-    assert "nothing of it is left to submit" in capsys.readouterr().err
+    assert "has no run left to submit" in capsys.readouterr().err
     assert project.submit(*words, "--shard", "2/2") == 0
     project.results = project.folder / "results"
     assert project.executed() == [1, 1, 1, 1]

@@ -82,7 +82,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> 
     (laptop.folder / "notes.txt").write_text("y" * 6000)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3")
     assert "would send 1 file, 5.9 KiB" in said
-    assert "nothing of it is left to submit" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
+    assert "has no run left to submit" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3", "--output-dir", "other")
     assert "would send nothing: it is all there" in said
     assert "dry run: nothing was written or submitted" in said
@@ -232,7 +232,7 @@ def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop
     assert process.returncode == 0, said
     assert "2/2 runs" in said
     assert laptop.executed("long") == [1, 1]
-    assert "nothing of it is left to submit" in laptop.submit(spec, "--local", "--workers", "2", "-y", code=2)
+    assert "has no run left to submit" in laptop.submit(spec, "--local", "--workers", "2", "-y", code=2)
 
 
 def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
@@ -265,7 +265,7 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
     said = ""
     if submit_multiple.main(words) == 2:  # it had ended before it was looked for
         said = capfd.readouterr().err
-        assert "nothing of it is left to submit" in said
+        assert "has no run left to submit" in said
     assert laptop.executed("long") == [1, 1]
 
 

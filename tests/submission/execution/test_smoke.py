@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import submit_multiple
-from src.submission.planning import smoke
+from src.submission.execution import smoke
 
 JOB = """
 job_details: {{name: smoked, output_dir: {out}}}
@@ -22,7 +22,7 @@ def test_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
     specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True}
              for model in ("a", "b") for data in ("x", "y") for rate in (1, 2)]
-    chosen = smoke.distinct(specs)
+    chosen = smoke.distinct_specs(specs)
     assert [(spec["model"], spec["dataset"], spec["base_lr"]) for spec in chosen] == [
         (model, data, 1) for model in ("a", "b") for data in ("x", "y")]
     assert all((spec["fast_dev_run"], spec["precision"], spec["device"]) == (True, "bf16", "auto") for spec in chosen)
@@ -47,4 +47,4 @@ def test_a_program_of_its_own_is_not_ours_to_try(tmp_path: Path, capsys: pytest.
     job = tmp_path / "job.yaml"
     job.write_text(f"job_details: {{name: own, command: echo, output_dir: {tmp_path}}}\nparameters: {{a: 1}}\n")
     assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2
-    assert "--smoke knows train.py alone" in capsys.readouterr().err
+    assert "--smoke can only run train.py" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""Run a plan by local workers, and print what became of it."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from src import run_folder
+from src.errors import BatchError, shell_command
+from src.submission.batch import task_files
+from src.submission.batch.task_files import WorkerGroup
+from src.submission.execution.messages import failure_sent, next_steps
+from src.submission.job import local_workers
+from src.submission.planning.canary import HELD_BACK
+from src.submission.planning.command_line import Options
+from src.submission.planning.sbatch_calls import local_worker_groups
+from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+from src.submission.planning.tickets import TicketPlan, retry_command
+from src.submission.slurm.circuit_breaker import CircuitBreaker
+from src.submission.status import retry_policy, states
+from src.submission.status.canary_results import explain_failure
+from src.submission.status.notify import Notifier
+from src.submission.status.observe import observe
+from src.submission.system.terminal import Progress, count
+
+
+def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> int:
+    """Run the canaries, then the runs. Return 0 if all ended well, 1 if one failed, 130 after Ctrl-C."""
+    slots, gpus = options.slots or 1, _choose_gpus(options.gpus)
+    notifier = Notifier(launch.notify, plan.batch, launch.token)
+    breaker = CircuitBreaker(plan.batch, options.max_failures)
+
+    def run_groups(folder: str, groups: Sequence[WorkerGroup], noun: str,
+                   on_end: Callable[[str, int], None] | None = None) -> bool:
+        """Run the tickets of the groups with a progress bar. Return whether all ended; False after Ctrl-C."""
+        with Progress(sum(len(group.tickets) for group in groups), noun) as progress:
+            def end(name: str, exit_code: int) -> None:
+                progress.step(failed=exit_code != 0)
+                if on_end:
+                    on_end(name, exit_code)
+
+            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus)
+
+    def on_end(name: str, exit_code: int) -> None:
+        notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
+        breaker.record_end(name)
+
+    held_back: list[str] = []
+    if launch.canaries and launch.canaries.to_submit:
+        workers = sum(group.workers for group in local_worker_groups(plan, options))
+        groups = task_files.worker_groups(launch.canaries.to_submit, launch.canaries.points, workers)
+        if not run_groups(launch.canaries.folder, groups, "canaries"):
+            return _report_stop(plan)
+        tickets, held_back = _hold_back(plan, launch)
+        plan = plan.with_tickets(tickets)
+    with failure_sent(notifier):
+        is_finished = run_groups(plan.batch, local_worker_groups(plan, options), "runs", on_end)
+    if not is_finished:
+        return _report_stop(plan)
+    notifier.send("ended")
+    log = os.path.join(plan.batch, run_folder.SUBMISSIONS, f"{launch.token}.workers.log")
+    return max(_report_end(plan.batch, plan.to_submit, log), int(bool(held_back)))
+
+
+def _choose_gpus(requested: str | None) -> list[str]:
+    """Return the GPUs of --gpus, and print them with the GPUs that are busy."""
+    if not requested:
+        return []
+    from src.submission.system import gpus
+
+    chosen, busy_lines = gpus.choose_gpus(requested)
+    print("\n".join([*busy_lines, f"GPUs       {', '.join(chosen)}"]))
+    return chosen
+
+
+def _hold_back(plan: SubmissionPlan, launch: LaunchSettings) -> tuple[TicketPlan, list[str]]:
+    """Return the tickets without the runs whose canary has not ended well, and print a line for each such canary.
+
+    BatchError if no run is left.
+    """
+    assert launch.canaries is not None
+    observation, = observe([launch.canaries.folder])
+    tickets, lines = plan.tickets, []
+    for name, canary in observation.runs.items():
+        runs = [run for run in tickets.to_submit if launch.canaries.canary_of.get(run) == name]
+        if runs and canary.state.name not in retry_policy.ENDED_WELL:
+            tickets = tickets.without(runs, HELD_BACK)
+            lines.append(f"{count(len(runs), 'run')} held back, {explain_failure(canary)}")
+    print("".join(f"{line}\n" for line in lines), end="")
+    if not tickets.to_submit:
+        raise BatchError("no run was started: every canary failed", where=plan.batch,
+                         hint=f"when that is fixed, `{retry_command(plan.batch, '--local')}` tries them again")
+    return tickets, lines
+
+
+def _report_stop(plan: SubmissionPlan) -> int:
+    print("stopped; what was finished is kept")
+    print(next_steps((retry_command(plan.batch, "--local"), "continues")))
+    return 130
+
+
+def _report_end(batch: str, names: Iterable[str], log: str) -> int:
+    """Print how the runs have ended, and what to type next. Return 0 if all ended well, else 1.
+
+    log: what the workers printed. BatchError if some runs were never started.
+    """
+    observation, = observe([batch])
+    retry = retry_command(batch, "--local")
+    unfinished = {name: state for name in names
+                  if (state := observation.runs[name].state.name) not in retry_policy.ENDED_WELL}
+    never_started = [name for name, state in unfinished.items() if state in (states.NEW, states.PENDING)]
+    if never_started:
+        raise BatchError(f"the workers ended before {count(len(never_started), 'run')} started", where=log,
+                         hint=f"read that file; then `{retry}`")
+    failed = [name for name, state in unfinished.items() if state not in (states.RUNNING, states.UNKNOWN)]
+    steps = [(shell_command("python", "experiments.py", "status", batch), "shows each run"),
+             (shell_command("python", "experiments.py", "report", batch), "makes a page with pictures")]
+    if failed:
+        print(f"{count(len(failed), 'run')} failed")
+        steps = [(shell_command("python", "experiments.py", "logs", os.path.join(batch, failed[0])), "shows why"),
+                 (retry, "runs what failed again"), *steps]
+    if len(unfinished) > len(failed):
+        print(f"{count(len(unfinished) - len(failed), 'run')} still running in other processes")
+    print(next_steps(*steps))
+    return 1 if unfinished else 0

@@ -1,0 +1,176 @@
+"""Choose how the planned runs are started: by Slurm or local workers, and with which options, container, canaries."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from src import run_folder
+from src.errors import JobSpecError
+from src.submission.batch import batch_folder
+from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
+from src.submission.planning.command_line import Options
+from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
+from src.submission.spec.job_spec import JobSpec
+from src.submission.spec.notify_spec import Notify
+
+if TYPE_CHECKING:
+    from src.submission.batch.provenance import Code
+    from src.submission.spec.container_spec import Container
+
+
+def choose_launch(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+                  token: str) -> tuple[SubmissionPlan, LaunchSettings]:
+    """Choose how the runs of a plan are started. Return the plan without runs that a canary holds back, and the choice.
+
+    spec: the job spec; None for a retry, which starts runs like the last submission of the batch
+    token: the name of the submission
+    UserError if an option cannot be used, or if it is not clear where the runs shall run.
+    """
+    mode, slurm, lines = _choose_mode(plan, spec, options, token)
+    container = _choose_container(plan, spec, options, mode, slurm)
+    code = _inspect_code(plan.project, options)
+    notify = _choose_notify(plan, spec)
+    if notify and not options.dry_run:
+        notify.addresses()  # fails now rather than after the batch was written
+    has_snapshot = spec.snapshot if spec else bool(plan.last_setting("snapshot"))
+    snapshot = os.path.join(os.path.abspath(plan.batch), run_folder.CODE, token, run_folder.SNAPSHOT)
+    uses_canaries = _uses_canaries(plan, options)
+    launch = LaunchSettings(token, mode, snapshot if has_snapshot else plan.project, has_snapshot, slurm, container,
+                            notify, code, uses_canaries, lines=tuple(lines))
+    return _with_canaries(plan, launch, options.retry) if uses_canaries and mode != WRITE_ONLY else (plan, launch)
+
+
+def _choose_mode(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+                 token: str) -> tuple[str, SlurmOptions | None, list[str]]:
+    """Return the mode, the options of Slurm, and lines to print. JobSpecError if neither -s nor --local is given."""
+    if options.local:
+        return (WRITE_ONLY if options.no_submit else LOCAL), None, []
+    is_plain_retry = options.retry and not (options.script or options.sbatch or options.no_submit)
+    if is_plain_retry and plan.last_setting("mode") == LOCAL:
+        return LOCAL, None, []
+    slurm, lines = _choose_slurm_options(plan, spec, options, token)
+    if slurm:
+        return (WRITE_ONLY if options.no_submit else SLURM), slurm, lines
+    if options.no_submit:
+        return WRITE_ONLY, None, []
+    raise JobSpecError("choose where to run: `-s SCRIPT` (Slurm) or `--local`", where="command line", hint="on a Slurm "
+                       "cluster: -s SCRIPT, for example `-s submit_2080.sh`, or job_details.resources (one Slurm job "
+                       "per run); on this machine: --local (`--local --workers 4` for four runs at a time)")
+
+
+def _choose_slurm_options(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+                          token: str) -> tuple[SlurmOptions | None, list[str]]:
+    """Return the submit script and the options of sbatch, and lines to print; None if no script is given."""
+    lines = []
+    # shape and options of the last submission apply to a retry unless others are given
+    previous = plan.history.last_slurm_plan() if options.retry else {}
+    by_workers = _runs_by_workers(plan, options)
+    script = options.script or (spec.script if spec else None) or script_of_plan(previous, plan.batch)
+    script_text = None
+    if spec and spec.resources and not options.script:
+        from src.submission.spec import resources  # few job specs have them
+
+        script = os.path.join(os.path.abspath(plan.batch), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
+        is_single_process = bool(by_workers or options.command or spec.command)
+        script_text = resources.submit_script(spec.resources, spec.name, is_single_process)
+        if spec.resources.ranks > 1 and not is_single_process:
+            lines.append(f"processes  {spec.resources.ranks} train each run together")
+    if not script:
+        return None, []
+    if script_text is None:
+        script = check_script(script)
+    shape: dict[str, Any] = {"array": options.array, "max_running": options.max_running, "workers": options.workers,
+                             "slots": options.slots or 1}
+    if not (options.array or options.workers):
+        shape |= previous.get("shape", {})
+    if by_workers:
+        shape |= {"array": False, "workers": shape["workers"] or 1}
+    command_line = {**(previous.get("command_line") or {}), **options.sbatch}
+    extra, extra_lines = _extra_options(plan, options, command_line)
+    batch_options = (spec.sbatch if spec else previous.get("sbatch")) or {}
+    return SlurmOptions(script, batch_options, command_line, shape, script_text, extra), [*lines, *extra_lines]
+
+
+def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:
+    """Whether workers share the runs: as requested, or because a subtest has a number of workers (unless --array)."""
+    return bool(options.workers) or not options.array and any("WORKERS" in spec for spec in plan.points.values())
+
+
+def _extra_options(plan: SubmissionPlan, options: Options,
+                   command_line: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the sbatch options of this submission alone, nodes to avoid and the batch to wait for, and their lines."""
+    extra: dict[str, str] = {}
+    lines = []
+    if plan.avoided_nodes and command_line.get("exclude", "") is not None:
+        extra["exclude"] = ",".join(plan.avoided_nodes)
+        lines += [f"excludes   {node}: {reason}" for node, reason in plan.avoided_nodes.items()]
+    if options.after:
+        from src.submission.planning.dependency import dependency_options
+        from src.submission.status.observe import observe
+
+        observation, = observe([batch_folder.require_batch(options.after)])
+        dependency = dependency_options(observation)
+        extra |= dependency
+        lines.append(f"after      {observation.path}{'' if dependency else ' (all of it has ended)'}")
+    return extra, lines
+
+
+def _choose_container(plan: SubmissionPlan, spec: JobSpec | None, options: Options, mode: str,
+                      slurm: SlurmOptions | None) -> Container | None:
+    """Return the container of the command line, else of the job spec (a retry: of the last submission).
+
+    UserError if something that the container needs is missing on this machine.
+    """
+    recorded = None if spec else plan.last_setting("container")
+    if not (options.container or recorded or spec and spec.container):
+        return None
+    from src.submission.job import container  # few batches have one
+
+    folders = [plan.project, *container.data_folders(plan.points.values())]
+    if slurm:
+        folders.append(os.path.dirname(slurm.script))
+    return container.choose_container(options.container, spec.container if spec else None, recorded, folders,
+                                      here=mode == LOCAL)
+
+
+def _inspect_code(project: str, options: Options) -> Code | None:
+    """Return the state of the code in git; None in a dry run, since git is slow. BatchError by --require-clean."""
+    if options.dry_run and not options.require_clean:
+        return None
+    from src.submission.batch import provenance
+
+    code = provenance.inspect_code(project)
+    if options.require_clean:
+        code.require_clean()
+    return code
+
+
+def _choose_notify(plan: SubmissionPlan, spec: JobSpec | None) -> Notify | None:
+    """Return where messages are sent, by the job spec (a retry: by the last submission)."""
+    if spec:
+        return spec.notify
+    recorded = plan.last_setting("notify")
+    return Notify(**recorded) if recorded else None
+
+
+def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:
+    """Return --canary, else what the last submission with canaries recorded; None if nothing was said about them."""
+    if options.canary is not None:
+        return options.canary
+    records = (record["canary"] for record in reversed(plan.history.plans) if "canary" in record)
+    return True if next(records, False) else None
+
+
+def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, retry: bool) -> tuple[SubmissionPlan, LaunchSettings]:
+    """Let the runs wait for canaries. Return the plan without the runs that a canary holds back, and the settings."""
+    from src.submission.planning.canary import plan_canaries
+
+    slurm = launch.slurm
+    canaries, tickets, lines = plan_canaries(plan.batch, plan.tickets, plan.points, slurm, plan.canaries, retry)
+    if slurm:
+        by_workers = bool(slurm.shape["workers"])
+        slurm = replace(slurm, dependencies=canaries.dependencies(tickets.to_submit, by_workers))
+    return plan.with_tickets(tickets), replace(launch, slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))

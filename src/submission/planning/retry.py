@@ -1,0 +1,83 @@
+"""Plan a retry (-r): submit the runs of an existing batch that are not done and not pending or running."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from src.errors import BatchError, JobSpecError
+from src.submission.batch import batch_folder
+from src.submission.planning.command_line import Options
+from src.submission.planning.submission_plan import SubmissionPlan
+from src.submission.planning.tickets import DELETED, next_tickets, retry_command
+from src.submission.slurm.submit import read_specs
+from src.submission.status import failures, retry_policy
+from src.submission.status.observation import Observation, Run
+from src.submission.status.observe import observe
+from src.submission.system.terminal import count
+
+
+def plan_retry(options: Options, project: str) -> SubmissionPlan:
+    """Plan the runs of an existing batch that are not done and not pending or running."""
+    _reject_options_of_a_grid(options)
+    batch = batch_folder.require_batch(options.path)
+    if not options.dry_run:
+        from src.submission.batch.extension import finish_extensions
+
+        finish_extensions(batch)
+    observation, = observe([batch])
+    runs, elsewhere = _split_by_site(observation)
+    retried = set(options.state or retry_policy.RETRIED)
+    lines = [f"retries    {batch}"]
+    needs_memory = retry_policy.NEEDS_MORE_MEMORY & retried
+    number = sum(run.state.name in needs_memory for run in runs.values())
+    requests_memory = options.local or failures.requests_memory(f"{key}={value}"
+                                                                for key, value in options.sbatch.items())
+    if number and not requests_memory:
+        retried -= needs_memory
+        selected = [argument for state in sorted(needs_memory) for argument in ("--state", state)]
+        command = retry_command(batch, *selected, "--sbatch", "mem=32G")
+        lines.append(f"note: {count(number, 'run')} out of memory left alone: request more, for example `{command}`")
+    tickets = next_tickets(runs, retried).first(options.max_runs)
+    tickets = replace(tickets, left_alone={**tickets.left_alone, **elsewhere})
+    if deleted := tickets.left_alone.get(DELETED):
+        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates them "
+                     "again")
+    lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]
+    return SubmissionPlan(project, batch, read_specs(batch, list(tickets.to_submit)), tickets, tuple(lines),
+                          history=observation.history, canaries=observation.canaries,
+                          avoided_nodes=failures.nodes_to_avoid(observation.runs.values()))
+
+
+def _reject_options_of_a_grid(options: Options) -> None:
+    """JobSpecError for an option that would change the runs of the batch."""
+    for is_given, name in ((options.overrides, "--set"), (options.command, "--command"),
+                           (options.output_dir, "--output-dir"), (options.samples, "--samples"),
+                           (options.seed is not None, "--seed")):
+        if is_given:
+            raise JobSpecError(f"{name} would change the runs of an existing batch", where="command line",
+                               hint="submit the job spec under another name instead")
+
+
+def _split_by_site(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]]:
+    """Return the runs that this site may submit, and the names of the others by where they are.
+
+    BatchError if all runs are on another machine.
+    """
+    shard = None
+    if text := observation.history.first_plan().get("identity", {}).get("shard"):
+        from src.submission.batch import shard as shards
+
+        shard = shards.parse(text)
+    runs: dict[str, Run] = {}
+    elsewhere: dict[str, list[str]] = {}
+    for name, run in observation.runs.items():
+        if run.host:
+            elsewhere.setdefault(f"on {run.host}", []).append(name)
+        elif shard and not shard.contains(name):
+            elsewhere.setdefault("in another shard", []).append(name)
+        else:
+            runs[name] = run
+    if not runs and observation.history.sync_markers:
+        host = observation.history.sync_markers[0].host
+        raise BatchError(f"this is a copy of a batch on {host}", where=observation.path,
+                         hint=f"run `{retry_command(observation.path, '--on', host)}` to continue it there")
+    return runs, elsewhere

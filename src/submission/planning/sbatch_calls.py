@@ -1,0 +1,77 @@
+"""From plan and launch settings to the calls of sbatch, or to the local workers that take the runs."""
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from src import run_folder
+from src.submission.batch import task_files
+from src.submission.batch.task_files import WorkerGroup
+from src.submission.planning.command_line import Options
+from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+from src.submission.slurm import submit
+
+if TYPE_CHECKING:
+    from src.submission.slurm.submit import SbatchCall, Submission
+
+
+def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: int | None) -> Submission | None:
+    """Return the calls of sbatch for the runs to submit: one per run, arrays, or workers. None without Slurm.
+
+    max_queued: arrays have at most so many tasks
+    """
+    if launch.slurm is None or not plan.to_submit:
+        return None
+    context = submit.SubmissionContext(os.path.abspath(plan.batch), launch.token, launch.program_folder)
+    shape = launch.slurm.shape
+    if shape["array"]:
+        from src.submission.slurm import client
+
+        size = min(client.max_array_size(), max_queued or sys.maxsize)
+        return submit.plan_arrays(plan.to_submit, plan.points, launch.slurm, context, size, shape["max_running"])
+    if shape["workers"]:
+        groups = task_files.worker_groups(plan.to_submit, plan.points, shape["workers"])
+        return submit.plan_workers(groups, plan.points, launch.slurm, context, shape["slots"],
+                                   launch.canaries.canary_of if launch.canaries else {})
+    return submit.plan_single_jobs(plan.to_submit, plan.points, launch.slurm, context)
+
+
+def canary_calls(launch: LaunchSettings) -> list[SbatchCall]:
+    """Return the calls of sbatch for the canaries to submit."""
+    if launch.canaries is None or launch.slurm is None:
+        return []
+    from src.submission.planning.canary import canary_submission
+
+    return canary_submission(launch.canaries, launch.slurm, launch.token, launch.program_folder).calls
+
+
+def local_worker_groups(plan: SubmissionPlan, options: Options) -> list[WorkerGroup]:
+    """Return the local workers, grouped by the runs that they take."""
+    from src.submission.job import local_workers
+
+    return task_files.worker_groups(plan.to_submit, plan.points, options.workers or local_workers.default_workers())
+
+
+def local_command(batch: str, name: str) -> list[str]:
+    """Return the command that runs one run by hand; local workers do the same without starting Python for each run."""
+    return [sys.executable, "train.py", os.path.join(batch, name, run_folder.SPEC)]
+
+
+def container_command(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> list[str]:
+    """Return the command that starts the first run, or worker, in its container; empty without a container."""
+    if launch.container is None or not plan.to_submit:
+        return []
+    from src.submission.job import container
+
+    batch = os.path.abspath(plan.batch)
+    if submission and launch.slurm:
+        from src.submission.slurm import costs
+
+        call = submission.calls[0]
+        path = call.command[-1]
+        has_gpus = costs.cpus_and_gpus(submit.requested_options(call, launch.slurm))[1] > 0
+    else:
+        path = os.path.join(batch, next(iter(plan.to_submit)), run_folder.SPEC)
+        has_gpus = container.may_use_gpus(os.environ)
+    return container.preview_command(launch.container, batch, launch.program_folder, path, has_gpus)

@@ -1,0 +1,129 @@
+"""The stages of a submission as types: the points of a job spec, the plan of what to submit, and how runs are started.
+
+Each stage is computed from the one before and never changed; docs/architecture.md shows the path.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from src.submission.batch.extension import Extension
+from src.submission.batch.journal import History
+from src.submission.planning.tickets import TicketPlan
+from src.submission.spec.grammar import Spec
+from src.submission.spec.job_spec import JobSpec
+from src.submission.status.observation import Run
+
+if TYPE_CHECKING:
+    from src.submission.batch.provenance import Code
+    from src.submission.planning.canary import CanaryPlan
+    from src.submission.slurm.submit import SlurmOptions
+    from src.submission.spec.container_spec import Container
+    from src.submission.spec.notify_spec import Notify
+
+
+@dataclass(frozen=True)
+class RequestedBatch:
+    """The points of a job spec, before it is known which batch they belong to.
+
+    spec: the job spec
+    points: the spec of each run, by name, in the order of the grid
+    varying: the parameters that differ between points
+    identity: overrides and other options that determine the points
+    output_dir: the folder of the batch
+    lines: what to print about the grid
+    """
+
+    spec: JobSpec
+    points: dict[str, Spec]
+    varying: list[str]
+    identity: dict[str, Any]
+    output_dir: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubmissionPlan:
+    """Which runs of which batch are submitted.
+
+    project: the folder of train.py
+    batch: the batch folder
+    points: the spec of each run whose folder must exist, by name
+    tickets: which of these runs are submitted, and with which ticket
+    lines: what to print about the plan
+    job_spec_text: the text of job.yaml, if the batch is new or extended
+    identity: overrides and other options that determine the points of a new batch
+    is_new: whether the batch is not on disk yet
+    replaces: an earlier batch to remove (--overwrite)
+    extension: what makes an existing batch a larger one (--extend)
+    history: earlier submissions of the batch
+    canaries: canaries of the batch on disk, by name
+    avoided_nodes: nodes to exclude, each with the reason
+    """
+
+    project: str
+    batch: str
+    points: dict[str, Spec]
+    tickets: TicketPlan
+    lines: tuple[str, ...]
+    job_spec_text: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+    is_new: bool = False
+    replaces: str | None = None
+    extension: Extension | None = None
+    history: History = field(default_factory=History)
+    canaries: dict[str, Run] = field(default_factory=dict)
+    avoided_nodes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def to_submit(self) -> dict[str, int]:
+        """The ticket of each run to submit, by name."""
+        return self.tickets.to_submit
+
+    def with_tickets(self, tickets: TicketPlan) -> SubmissionPlan:
+        """Return the plan with other tickets."""
+        return replace(self, tickets=tickets)
+
+    def with_lines(self, *lines: str) -> SubmissionPlan:
+        """Return the plan with more lines to print."""
+        return replace(self, lines=(*self.lines, *lines))
+
+    def last_setting(self, key: str) -> Any:
+        """Return what the last submission of the batch recorded under a key; None if there is no such record."""
+        return self.history.plans[-1].get(key) if self.history.plans else None
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """How the planned runs are started.
+
+    token: the name of this submission
+    mode: SLURM, LOCAL or WRITE_ONLY of batch/journal.py
+    program_folder: the folder of the train.py that runs start: the project, or a snapshot of it
+    has_snapshot: whether runs start from a snapshot
+    slurm: the submit script and options of sbatch; None without Slurm
+    container: what runs start in; None: on the node itself
+    notify: where messages are sent; None: no messages
+    code: the state of the project in git; None in a dry run
+    uses_canaries: as recorded for later submissions; None: not recorded
+    canaries: the canaries that runs wait for; None: no canaries
+    lines: what to print about the settings
+    """
+
+    token: str
+    mode: str
+    program_folder: str
+    has_snapshot: bool = False
+    slurm: SlurmOptions | None = None
+    container: Container | None = None
+    notify: Notify | None = None
+    code: Code | None = None
+    uses_canaries: bool | None = None
+    canaries: CanaryPlan | None = None
+    lines: tuple[str, ...] = ()
+
+    @property
+    def entry_script(self) -> str:
+        """The path of the train.py that runs start."""
+        return os.path.join(self.program_folder, "train.py")

@@ -1,0 +1,104 @@
+"""Tickets: which runs are submitted, with which ticket number, and which are left alone, and why."""
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from src import run_folder
+from src.errors import BatchError, shell_command
+from src.submission.batch import claims
+from src.submission.status import retry_policy, states
+from src.submission.status.observation import Observation, Run
+from src.submission.system.terminal import count
+
+DELETED = "deleted"  # reason to leave a run alone: its folder is gone
+LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
+
+
+@dataclass(frozen=True)
+class TicketPlan:
+    """Which runs are submitted.
+
+    to_submit: the ticket number of each run to submit, in order
+    left_alone: the other runs, by the state or the reason why they are not submitted
+    """
+
+    to_submit: dict[str, int]
+    left_alone: dict[str, list[str]]
+
+    def summary(self) -> str:
+        """Return one line: `24 runs: 20 to submit, 4 left alone (3 done, 1 running)`."""
+        reasons = ", ".join(f"{len(names)} {reason}" for reason, names in self.left_alone.items())
+        number = sum(map(len, self.left_alone.values()))
+        left_alone = f", {number} left alone ({reasons})" if reasons else ""
+        return f"{count(len(self.to_submit) + number, 'run')}: {len(self.to_submit)} to submit{left_alone}"
+
+    def without(self, names: Iterable[str], reason: str) -> TicketPlan:
+        """Return the plan with some runs left alone for a reason."""
+        names = list(names)
+        if not names:
+            return self
+        removed = set(names)
+        return TicketPlan({name: ticket for name, ticket in self.to_submit.items() if name not in removed},
+                          {**self.left_alone, reason: [*self.left_alone.get(reason, []), *names]})
+
+    def first(self, maximum: int | None) -> TicketPlan:
+        """Return the plan with only its first `maximum` runs to submit; None: with all."""
+        return self if maximum is None else self.without(list(self.to_submit)[maximum:], LATER)
+
+
+def first_tickets(names: Iterable[str]) -> TicketPlan:
+    """Give every run of a new batch its first ticket."""
+    return TicketPlan(dict.fromkeys(names, 1), {})
+
+
+def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> TicketPlan:
+    """Give the runs of an existing batch that are in one of the states a ticket.
+
+    A run that was planned but reached neither Slurm nor a worker keeps its ticket, so that one process at most runs it
+    however often it is submitted. A run that was started gets the next ticket.
+    """
+    to_submit: dict[str, int] = {}
+    left_alone: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        if is_deleted(run):
+            left_alone.setdefault(DELETED, []).append(name)
+        elif run.folder is not None and run.state.name in submitted_states:
+            keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.folder, run.ticket)
+            to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1
+        else:
+            left_alone.setdefault(run.state.name, []).append(name)
+    return TicketPlan(to_submit, left_alone)
+
+
+def new_run(batch: str, name: str, deleted: Run | None) -> Run:
+    """Return a run whose folder is to be created; again after it was deleted, with a ticket of its own."""
+    folder = os.path.join(batch, name)
+    return Run(name, folder, run_folder.RunFolder(folder, frozenset()), deleted.ticket + 1 if deleted else 0, None,
+               states.State(states.NEW))
+
+
+def is_deleted(run: Run) -> bool:
+    """Whether the folder of a run was deleted and no Slurm job or worker will look for it."""
+    return run.folder is None and run.state.name not in retry_policy.HELD
+
+
+def runs_maybe_alive(observation: Observation) -> list[Run]:
+    """Return the runs, canaries included, that are pending or running, or might be."""
+    return [run for run in (*observation.runs.values(), *observation.canaries.values())
+            if run.state.name in retry_policy.HELD]
+
+
+def require_none_alive(observation: Observation, action: str) -> None:
+    """BatchError if a run of a batch is pending or running, or might be."""
+    if alive := runs_maybe_alive(observation):
+        cancel = shell_command("python", "experiments.py", "cancel", observation.path)
+        raise BatchError(f"cannot {action}: {count(len(alive), 'run')} of it may be pending or running "
+                         f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
+                         hint=f"wait for them, or run `{cancel}` first")
+
+
+def retry_command(batch: str, *arguments: str) -> str:
+    """Return the command that continues a batch."""
+    return shell_command("python", "submit_multiple.py", "-r", batch, *arguments)
