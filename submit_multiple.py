@@ -12,7 +12,6 @@ from src.submission.planning import preview
 from src.submission.planning.command_line import parse
 from src.submission.planning.launch import choose_launch
 from src.submission.planning.planner import plan_job_spec
-from src.submission.planning.retry import plan_retry
 from src.submission.planning.sbatch_calls import plan_submission
 from src.submission.spec.reader import read_job_spec
 
@@ -34,8 +33,13 @@ def main(argv: Sequence[str]) -> int:
             return exit_code
 
     # which runs of which batch, and how they are started
-    spec = None if options.retry else read_job_spec(options.path)
-    plan = plan_retry(options, PROJECT) if spec is None else plan_job_spec(spec, options, PROJECT)
+    if options.retry:
+        from src.submission.planning.retry import plan_retry
+
+        spec, plan = None, plan_retry(options, PROJECT)
+    else:
+        spec = read_job_spec(options.path)
+        plan = plan_job_spec(spec, options, PROJECT)
     plan, launch = choose_launch(plan, spec, options, journal.new_token())
     submission = plan_submission(plan, launch, options.max_queued)
 

@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
-from src.submission.batch.extension import Extension
 from src.submission.planning import preview
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
@@ -31,6 +30,9 @@ from src.submission.spec.job_spec import JobSpec
 from src.submission.status import retry_policy, states
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
+
+if TYPE_CHECKING:
+    from src.submission.batch.extension import Extension
 
 
 def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPlan:

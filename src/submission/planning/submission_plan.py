@@ -8,19 +8,19 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from src.submission.batch.extension import Extension
 from src.submission.batch.journal import History
 from src.submission.planning.tickets import TicketPlan
-from src.submission.spec.grammar import Spec
-from src.submission.spec.job_spec import JobSpec
-from src.submission.status.observation import Run
 
 if TYPE_CHECKING:
+    from src.submission.batch.extension import Extension
     from src.submission.batch.provenance import Code
     from src.submission.planning.canary import CanaryPlan
     from src.submission.slurm.submit import SlurmOptions
     from src.submission.spec.container_spec import Container
+    from src.submission.spec.grammar import Spec
+    from src.submission.spec.job_spec import JobSpec
     from src.submission.spec.notify_spec import Notify
+    from src.submission.status.observation import Run
 
 
 @dataclass(frozen=True)

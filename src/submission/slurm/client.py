@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.io import slurm_environment
-from src.submission.system import container_relay, process
+from src.submission.system import process
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -314,6 +314,8 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
 
     try:
         if process.RELAY_SOCKET in os.environ:  # a container has no Slurm
+            from src.submission.system import container_relay  # loads socket
+
             return container_relay.run(command, env, timeout, stdin or "")
         return subprocess.run(command, capture_output=True, text=True, errors="replace", input=stdin or "", env=env,
                               timeout=timeout, check=False)
