@@ -60,8 +60,8 @@ def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPl
 def _expand(spec: JobSpec, options: Options) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else spec.command
-    expanded = grid.expand_job_spec(spec, options.overrides, None if command else config.check_parameters, options.samples,
-                                options.seed)
+    check = None if command else config.check_parameters
+    expanded = grid.expand_job_spec(spec, options.overrides, check, options.samples, options.seed)
     specs = expanded.specs
     if spec.tags:
         specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
