@@ -1,4 +1,4 @@
-"""Runs a program other than train.py for a grid point: an argument list, never a shell."""
+"""Run a program other than train.py for a grid point: an argument list, never a shell."""
 from __future__ import annotations
 
 import json
@@ -15,27 +15,27 @@ from src.io import files, yaml_io
 from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
-SAVED = 75  # exit status of a program that has saved what it needs and wants to be started again
-_LOOK = 10.0  # seconds between looks at whether the run is still this attempt's
-_TICK = 1.0  # seconds between looks at whether its time is up
+SAVED = 75  # exit status of a program that has saved a checkpoint and requests another start
+_CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
+_POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
 
 
-def write_parameters(words: list[str], spec: dict[str, Any], folder: str) -> None:
-    """The files of parameters that a command reads."""
+def write_parameters(command: list[str], spec: dict[str, Any], folder: str) -> None:
+    """Write the files of parameters that a command refers to."""
     parameters = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS}
-    if "${args_json_file}" in words:
+    if "${args_json_file}" in command:
         files.write_atomic(os.path.join(folder, run_folder.ARGUMENTS), json.dumps(parameters))
-    if any(SWEEP_CONFIG in word for word in words):
+    if any(SWEEP_CONFIG in word for word in command):
         config = {"wandb_version": 1, **{key: {"value": value} for key, value in parameters.items()}}
         files.write_atomic(os.path.join(folder, run_folder.SWEEP_CONFIG), yaml_io.dump_flat(config))
 
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         time_is_short: Callable[[], bool] = lambda: False) -> str:
-    """Run the spec's COMMAND in the current folder to its end: completed, or requeued if it exits with 75.
+    """Run the spec's COMMAND in the current folder to its end. Return completed, or requeued if it exits with 75.
 
-    check: as in train; the program is ended when it raises. time_is_short: once it is true the program is sent USR1,
-    if it has a handler for that. Failed if it exits otherwise.
+    check: as in train; the program is ended when it raises. time_is_short: once it returns True, the program is sent
+    USR1 if it handles that signal. Failed if the program exits otherwise.
     """
     command = fill_command(spec["COMMAND"], spec, folder)
     check()
@@ -47,7 +47,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     try:
         code = _wait(program, check, time_is_short)
     except BaseException:
-        program.terminate()  # Slurm's signals reach it too; a worker's reach only us
+        program.terminate()  # Slurm signals it too, a worker only this process
         try:
             program.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -63,14 +63,15 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
 
 
 def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_short: Callable[[], bool]) -> int:
-    told, looked = False, time.monotonic()
+    """Wait for the program, check the attempt, and warn the program once of the time limit. Return its exit code."""
+    is_warned, last_check = False, time.monotonic()
     while True:
         try:
-            return program.wait(_TICK)
+            return program.wait(_POLL_INTERVAL)
         except subprocess.TimeoutExpired:
-            if not told and time_is_short() and process.handles_signal(program.pid, signal.SIGUSR1):
+            if not is_warned and time_is_short() and process.handles_signal(program.pid, signal.SIGUSR1):
                 program.send_signal(signal.SIGUSR1)
-                told = True
-            if time.monotonic() - looked >= _LOOK:
-                looked = time.monotonic()
+                is_warned = True
+            if time.monotonic() - last_check >= _CHECK_INTERVAL:
+                last_check = time.monotonic()
                 check()

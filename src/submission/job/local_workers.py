@@ -1,4 +1,4 @@
-"""The same grid on this machine, without Slurm: starts workers, follows them, and stops them cleanly."""
+"""Run a grid on this machine without Slurm: start workers, follow their output, stop them cleanly."""
 from __future__ import annotations
 
 import os
@@ -15,36 +15,35 @@ from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.system.process import environment_outside_slurm
 from src.submission.system.signals import Waker
 
-_PATIENCE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
+_GRACE = 30.0  # seconds that workers have to end after Ctrl-C: their runs record the end
 
 
 def default_workers() -> int:
-    """Half of the CPUs that this process may use."""
+    """Return half of the CPUs that this process may use."""
     return max(1, machine.allotted_cpus() // 2)
 
 
-def run(batch: str, token: str, teams: Sequence[WorkerGroup], entry: str, on_end: Callable[[str, int], None],
-        slots: int = 1,
-        gpus: Sequence[str] = ()) -> bool:
-    """Run the tickets of all teams by their workers, processes of the entry script with `slots` runs at a time in each,
-    pinned to `gpus`.
+def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_end: Callable[[str, int], None],
+        slots: int = 1, gpus: Sequence[str] = ()) -> bool:
+    """Start the workers of all groups and wait for them. Return False if Ctrl-C or TERM stopped them.
 
-    True unless Ctrl-C (or TERM) stopped it. on_end: called with the name and exit code of each run as it ends.
+    entry: the script that a worker executes. slots: runs at a time in each worker. gpus: that the runs are pinned to.
+    on_end: called with the name and exit code of each run as it ends.
     """
-    workers = sum(team.workers for team in teams)
+    workers = sum(group.workers for group in groups)
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
     commands = []
-    for number, team in enumerate(teams):
-        path = os.path.join(submissions, task_files.file_name(token, number, len(teams)))
-        task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), team.tickets, slots, workers,
+    for number, group in enumerate(groups):
+        path = os.path.join(submissions, task_files.file_name(token, number, len(groups)))
+        task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), group.tickets, slots, workers,
                                      list(gpus)))
-        commands += [[sys.executable, entry, path]] * team.workers
+        commands += [[sys.executable, entry, path]] * group.workers
     environment = environment_outside_slurm()
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
-            # sessions of their own: Ctrl-C reaches this process alone, which stops them
+            # each in a session of its own: Ctrl-C reaches this process alone, which stops them
             for number, command in enumerate(commands):
                 processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                                   env={**environment, "GRIDIRON_WORKER": str(number)},
@@ -59,9 +58,9 @@ def run(batch: str, token: str, teams: Sequence[WorkerGroup], entry: str, on_end
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-        for each in processes:
-            if each.stdout:
-                each.stdout.close()
+        for process in processes:
+            if process.stdout:
+                process.stdout.close()
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -69,8 +68,8 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:
-    """Read the workers' lines `ended CODE NAME` until all have closed their output."""
-    outputs = {each.stdout.fileno(): b"" for each in processes if each.stdout}
+    """Read the lines `ended CODE NAME` of the workers until all have closed their output."""
+    outputs = {process.stdout.fileno(): b"" for process in processes if process.stdout}
     with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
         while outputs:
             for descriptor in waker.wait(None, *outputs):
@@ -79,22 +78,22 @@ def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int
                 if not chunk:
                     del outputs[descriptor]
                 for line in lines:
-                    word, _, tail = line.decode(errors="replace").partition(" ")
-                    code, _, name = tail.partition(" ")
+                    word, _, rest = line.decode(errors="replace").partition(" ")
+                    code, _, name = rest.partition(" ")
                     if word == "ended" and name:
                         on_end(one_line(name), int(code))
-    for each in processes:
-        each.wait()
+    for process in processes:
+        process.wait()
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Have the workers end their runs; a second Ctrl-C has them kill their runs."""
+    """Have the workers end their runs; at a second Ctrl-C, or after the grace period, kill their runs."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         try:
-            for each in processes:
-                each.send_signal(number)
-            for each in processes:
-                each.wait(_PATIENCE)
+            for process in processes:
+                process.send_signal(number)
+            for process in processes:
+                process.wait(_GRACE)
             return
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             continue

@@ -1,4 +1,4 @@
-"""Starts the processes that train one run together on this machine, and ends them all when one fails."""
+"""Start the processes that train one run together on this machine, and end them all when one fails."""
 from __future__ import annotations
 
 import json
@@ -20,136 +20,145 @@ from src.submission.system.signals import Stopped, signals
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-RENDEZVOUS = "GRIDIRON_MEETING"  # the variable that tells the processes in which folder they find each other
-GRACE = 10.0  # seconds that the others have to end by themselves, when one has failed
+RENDEZVOUS = "GRIDIRON_MEETING"  # environment variable: the folder in which the processes find each other
+GRACE = 10.0  # seconds that the other processes have to end by themselves after one has failed
 
 
 class PeerLost(command_template.CommandFailed):
-    """The others of this start are gone: one of them has failed, and says why itself."""
+    """Another process of this start has failed, and reports the reason itself."""
 
 
 @dataclass
-class _Process:
-    process: Any
-    word: Connection  # what it says as it ends
-    number: int
+class _Worker:
+    """A started process.
 
-
-def run(count: int, work: Callable[..., str], arguments: tuple[Any, ...]) -> str:
-    """Do `work` in `count` processes, which find their places as those of torchrun do; what the first returned.
-
-    Signals are passed on to the first, which agrees with the others on what follows. If one fails, the others are
-    ended within ten seconds, and Failed, UserError or Stopped tells of the first to fail.
+    result: pipe through which it sends how it ended, as JSON: one of ended, stopped, lost, user_error, failed, and the
+      return value, signal number or message
     """
-    with tempfile.TemporaryDirectory(prefix="gridiron-") as meeting:
-        started: list[_Process] = []
+
+    process: Any
+    result: Connection
+    rank: int
+
+
+def run(count: int, function: Callable[..., str], arguments: tuple[Any, ...]) -> str:
+    """Call `function` in `count` processes with the environment that torchrun would set. Return the first's result.
+
+    Signals are forwarded to the first process, which agrees with the others on what follows. If one fails, the others
+    are killed after a grace period. Failed, UserError or Stopped reports the first failure.
+    """
+    with tempfile.TemporaryDirectory(prefix="gridiron-") as rendezvous:
+        workers: list[_Worker] = []
         try:
-            for number in range(count):
-                started.append(_start(number, count, meeting, work, arguments))
-            with signals.on_stop(lambda: _pass_on(started[0])):
-                words = _wait(started)
+            for rank in range(count):
+                workers.append(_start(rank, count, rendezvous, function, arguments))
+            with signals.on_stop(lambda: _forward_signal(workers[0])):
+                results = _wait(workers)
         finally:
-            for one in started:
-                if one.process.is_alive():
-                    one.process.kill()
-                one.process.join()
+            for worker in workers:
+                if worker.process.is_alive():
+                    worker.process.kill()
+                worker.process.join()
     signals.raise_if_stopped()
-    kind, word = words[0]
-    assert kind == "ended", words
-    return str(word)
+    return str(results[0])
 
 
-def _start(number: int, count: int, meeting: str, work: Callable[..., str], arguments: tuple[Any, ...]) -> _Process:
+def _start(rank: int, count: int, rendezvous: str, function: Callable[..., str],
+           arguments: tuple[Any, ...]) -> _Worker:
     import multiprocessing  # few runs need it, and a dry run never does
 
-    context = multiprocessing.get_context("spawn")  # a fork would take torch's threads and locks along
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_live, args=(number, count, meeting, theirs, work, arguments))
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the threads and locks of torch
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(rank, count, rendezvous, writer, function, arguments))
     process.start()
-    theirs.close()
-    return _Process(process, ours, number)
+    writer.close()
+    return _Worker(process, reader, rank)
 
 
-def _pass_on(first: _Process) -> None:
-    """TERM stands for Ctrl-C too: the terminal has told the process of that, and the second would end it at once."""
+def _forward_signal(first: _Worker) -> None:
+    """Send the first process TERM for a stop, also for Ctrl-C: the terminal has sent it that signal already, and a
+    second one would end it at once.
+    """
     if first.process.is_alive():
         os.kill(first.process.pid, signal.SIGTERM if signals.stop_signal else signal.SIGUSR1)
 
 
-def _wait(started: list[_Process]) -> dict[int, tuple[str, Any]]:
-    """What each process said as it ended, if all ended well."""
+def _wait(workers: list[_Worker]) -> dict[int, Any]:
+    """Wait for all processes, and return their results by rank. Raises as described in `run` if one fails."""
     from multiprocessing.connection import wait
 
-    left, words, deadline = {one.process.sentinel: one for one in started}, {}, None
+    running, results, deadline = {worker.process.sentinel: worker for worker in workers}, {}, None
     failures: list[tuple[str, Any, int]] = []
-    while left:
-        for sentinel in wait([*left], None if deadline is None else max(0.0, deadline - time.monotonic())):
-            one = left.pop(sentinel)
-            kind, word = words[one.number] = _last_word(one)
+    while running:
+        for sentinel in wait([*running], None if deadline is None else max(0.0, deadline - time.monotonic())):
+            worker = running.pop(sentinel)
+            kind, results[worker.rank] = _read_result(worker)
             if kind != "ended":
-                failures.append((kind, word, one.number))
+                failures.append((kind, results[worker.rank], worker.rank))
                 deadline = deadline or time.monotonic() + GRACE
         if deadline is not None and time.monotonic() >= deadline:
-            for one in left.values():
-                one.process.kill()
+            for worker in running.values():
+                worker.process.kill()
     if failures:
-        _raise(failures, len(started))
-    return words
+        _raise(failures, len(workers))
+    return results
 
 
-def _last_word(one: _Process) -> tuple[str, Any]:
-    one.process.join()
+def _read_result(worker: _Worker) -> tuple[str, Any]:
+    """Return how a process ended, and its result or the error."""
+    worker.process.join()
     try:
-        kind, word = json.loads(one.word.recv_bytes())
+        kind, result = json.loads(worker.result.recv_bytes())
     except EOFError:
-        code = one.process.exitcode
-        return "failed", f"it was killed by signal {-code}" if code < 0 else f"it left with exit code {code}"
-    return kind, word
+        code = worker.process.exitcode
+        return "failed", f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"
+    return kind, result
 
 
 def _raise(failures: list[tuple[str, Any, int]], count: int) -> None:
-    """Those who miss the others know least, so the first of the rest counts."""
-    kind, word, number = min(failures, key=lambda failure: failure[0] == "lost")
+    """Raise the first failure; processes that only lost a peer come last."""
+    kind, error, rank = min(failures, key=lambda failure: failure[0] == "lost")
     if kind == "stopped":
-        signals.raise_if_stopped()  # as this process was told
-        raise Stopped(word)
-    if kind == "mistaken":
-        raise UserError(word)
-    raise command_template.CommandFailed(f"process {number} of {count}: {word}")
+        signals.raise_if_stopped()  # with the signal that this process received
+        raise Stopped(error)
+    if kind == "user_error":
+        raise UserError(error)
+    raise command_template.CommandFailed(f"process {rank} of {count}: {error}")
 
 
-def _live(number: int, count: int, meeting: str, word: Connection, work: Callable[..., str],
+def _main(rank: int, count: int, rendezvous: str, writer: Connection, function: Callable[..., str],
           arguments: tuple[Any, ...]) -> None:
-    """The life of a process."""
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number), RENDEZVOUS: meeting}
+    """The main function of a started process: call `function`, and send how it ended."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), RENDEZVOUS: rendezvous}
     if (cpus := _cpus()) and "OMP_NUM_THREADS" not in os.environ:
         os.environ["GRIDIRON_THREADS"] = str(max(1, cpus // count))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     signals.listen()
+    result: tuple[str, Any]
     try:
-        said: tuple[str, Any] = "ended", work(*arguments)
+        result = "ended", function(*arguments)
     except Stopped as stopped:
-        said = "stopped", stopped.number
+        result = "stopped", stopped.number
     except PeerLost as lost:
-        said = "lost", str(lost)
+        result = "lost", str(lost)
     except UserError as error:
-        said = "mistaken", str(error)
+        result = "user_error", str(error)
     except BaseException as error:
         traceback.print_exc()
-        said = "failed", one_line(traceback.format_exception_only(error)[-1].strip())[:2000]
-    word.send_bytes(json.dumps(said).encode())
-    if said[0] != "ended":
-        os._exit(1)  # at once: what libraries do at the end may wait for the others
+        result = "failed", one_line(traceback.format_exception_only(error)[-1].strip())[:2000]
+    writer.send_bytes(json.dumps(result).encode())
+    if result[0] != "ended":
+        os._exit(1)  # at once: the clean-up of libraries may wait for the other processes
 
 
 def _cpus() -> int:
-    """The CPUs of the run."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("GRIDIRON_THREADS") or slurm_environment.cpus_per_task() or seen)
+    """Return the number of CPUs of the run."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("GRIDIRON_THREADS") or slurm_environment.cpus_per_task() or available)
 
 
-def _end_with_parent() -> None:
-    """Whoever claimed the run is gone: nobody may write for it any more."""
+def _exit_with_parent() -> None:
+    """Wait until the parent process, which has claimed the run, is gone, and exit: nobody may write for it any more."""
     from multiprocessing import parent_process
 
     parent = parent_process()

@@ -55,7 +55,7 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 
 def test_a_program_ends_when_its_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external_program, "_LOOK", 0.01)
+    monkeypatch.setattr(external_program, "_CHECK_INTERVAL", 0.01)
     pid = tmp_path / "pid"
 
     def check() -> None:

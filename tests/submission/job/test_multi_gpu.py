@@ -89,15 +89,15 @@ def test_a_mistake_is_told_without_a_traceback(tmp_path: Path, capfd: pytest.Cap
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on(number: int, tmp_path: Path) -> None:
     """To the first alone, which here says so by leaving; the second is told by the test."""
-    def pass_on(first: multi_gpu._Process) -> None:
+    def pass_on(first: multi_gpu._Worker) -> None:
         original(first)
         while not any(tmp_path.glob("1 of 2*")):
             time.sleep(0.01)
         os.kill(started[1].process.pid, signal.SIGUSR1)
-    started: list[multi_gpu._Process] = []
-    original, wait = multi_gpu._pass_on, multi_gpu._wait
+    started: list[multi_gpu._Worker] = []
+    original, wait = multi_gpu._forward_signal, multi_gpu._wait
 
-    def waiting(processes: list[multi_gpu._Process]) -> dict[int, tuple[str, object]]:
+    def waiting(processes: list[multi_gpu._Worker]) -> dict[int, tuple[str, object]]:
         started.extend(processes)
         while len(list(tmp_path.iterdir())) < 2:
             time.sleep(0.01)
@@ -105,7 +105,7 @@ def test_signals_are_passed_on(number: int, tmp_path: Path) -> None:
         return wait(processes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multi_gpu, "_wait", waiting)
-        patch.setattr(multi_gpu, "_pass_on", pass_on)
+        patch.setattr(multi_gpu, "_forward_signal", pass_on)
         if number == signal.SIGUSR1:
             assert multi_gpu.run(2, work, (tmp_path, "tell")) == "requeued"
         else:
