@@ -1,4 +1,4 @@
-"""The names of all files of a batch and of a run, once; and what a run folder says of itself."""
+"""File names of batches and runs, and reading a run folder."""
 from __future__ import annotations
 
 import contextlib
@@ -12,83 +12,83 @@ from src.io import files, yaml_io
 # in a batch folder
 JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
-EXTENSION = "extension.json"  # in a folder of submissions/: the name of each grid point's run, since that extension
+EXTENSION = "extension.json"  # in a folder of submissions/: the run of each grid point as of that extension
 TASKS_SUFFIX = ".tasks.json"
-SCRIPT_SUFFIX = ".sh"  # of a submit script that was made from resources
-CODE = "code"  # a folder for each submission: what it was submitted from
-NOTES = "notes.jsonl"  # conclusions that somebody wrote down
-CANARY = "canary"  # run folders and journals of its canaries, as in a batch
-READ_CACHE = ".read"  # what was read of its runs, in columns; can be deleted at any time
+SCRIPT_SUFFIX = ".sh"  # of a submit script that was generated from resources
+CODE = "code"  # a folder for each submission: the code that it was submitted from
+NOTES = "notes.jsonl"  # of the user
+CANARY = "canary"  # the run folders and journals of its canaries, laid out as a batch
+READ_CACHE = ".read"  # cached results of its runs; may be deleted at any time
 # in a folder of code/
 CODE_RECORD = "code.json"
 DIFF = "uncommitted.diff"
 UNTRACKED = "untracked"
 ENVIRONMENT = "environment.txt"
-SNAPSHOT = "snapshot"  # the project's sources themselves, from which runs start
-COMMIT = "COMMIT"  # in a snapshot: the commit that it was taken at
+SNAPSHOT = "snapshot"  # a copy of the project's sources, from which runs start
+COMMIT = "COMMIT"  # in a snapshot: its commit
 # in a run folder
 SPEC = "spec.yaml"
 CONFIG = "config.yaml"
 STATS = "stats.csv"
 LOG = "training.log"
 TENSORBOARD = "tensorboard"
-COMET = "comet"  # archives of an offline run
-GPU_INFO = "gpu-info.txt"  # what nvidia-smi says
-ARTIFACTS = "artifacts"  # what somebody keeps with a run
+COMET = "comet"  # archives of Comet when it is offline
+GPU_INFO = "gpu-info.txt"  # output of nvidia-smi
+ARTIFACTS = "artifacts"  # files that user code stores with the run
 SYSTEM = "system.csv"  # samples of CPU, memory, disk, network and GPU
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
 PROFILE = "profile.txt"
 TRACE = "trace.json.gz"
-ARRAYS = "arrays"  # what is no number: a file of arrays for each epoch
-SWEEP_CONFIG = "sweep.yaml"  # the parameters, as W&B's agent leaves them to programs
-ARGUMENTS = "arguments.json"  # likewise, in JSON form
-LOCAL_LOG = "local.out"  # what a run prints that a worker runs without Slurm
+ARRAYS = "arrays"  # results that are not numbers: a file of arrays for each epoch
+SWEEP_CONFIG = "sweep.yaml"  # the parameters for an external program, in the format of W&B's agent
+ARGUMENTS = "arguments.json"  # the same as JSON
+LOCAL_LOG = "local.out"  # output of a run that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
-ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the words that `done` may hold
-# how an attempt ended whose run goes on in a later start: that it asked for, or that Slurm gives it anyway
+ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
+# how an attempt ended whose run resumes in a later start, which the attempt requested, or which Slurm makes anyway
 REQUEUED, PREEMPTED = "requeued", "preempted"
-CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # and one whose run does not
+CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
 
-_NOT_BEGUN = frozenset((SPEC,))
+_NOT_STARTED = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
 _RESUME = re.compile(r"resume-\d+\.pt\Z")
 
 
 def extension_name(number: int) -> str:
-    """The folder of an extension of a batch: its job spec, and what is not yet moved in."""
+    """Return the folder of an extension of a batch: its job spec, and files not yet moved into the batch."""
     return f"{SUBMISSIONS}/extension-{number}"
 
 
 def old_job_spec_name(number: int) -> str:
-    """The job spec as it was before an extension."""
+    """Return the name of the job spec before an extension."""
     return f"job.old.{number}.yaml"
 
 
 def checkpoint_name(epoch: int) -> str:
-    """The file of the checkpoint after `epoch`."""
+    """Return the name of the model checkpoint after `epoch`."""
     return f"checkpoint-{epoch:05d}.pt"
 
 
 def resume_name(step: int) -> str:
-    """The file of the state after optimizer step `step`, from which another start goes on."""
+    """Return the name of the resume checkpoint after optimizer step `step`; the names sort by step."""
     return f"resume-{step:010d}.pt"
 
 
 def is_resume_checkpoint(name: str) -> bool:
-    """Whether a file is such a state; their names sort by step."""
+    """Return whether a file is a resume checkpoint."""
     return _RESUME.match(name) is not None
 
 
 def resume_checkpoints_size(folder: str) -> int:
-    """How many bytes the states in a run folder take."""
+    """Return the size of the resume checkpoints in a run folder, in bytes."""
     return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder) if is_resume_checkpoint(name))
 
 
 def remove_resume_checkpoints(folder: str) -> int:
-    """Remove the states of a run that has ended; how many bytes that frees."""
+    """Remove the resume checkpoints of a run that has ended. Return the bytes that this frees."""
     freed = resume_checkpoints_size(folder)
     for name in filter(is_resume_checkpoint, os.listdir(folder)):
         os.unlink(os.path.join(folder, name))
@@ -96,7 +96,7 @@ def remove_resume_checkpoints(folder: str) -> int:
 
 
 def remove_partial_files(folder: str) -> None:
-    """Remove what starts that were killed while they wrote have left of their artefacts."""
+    """Remove temporary files of starts that were killed while they wrote."""
     for name in os.listdir(folder):
         if name.endswith(".tmp") and name.startswith((".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.",
                                                       f".{CONFIG}.")):
@@ -104,103 +104,110 @@ def remove_partial_files(folder: str) -> None:
 
 
 def set_aside(folder: str) -> str:
-    """Move what a run has made into a new folder `before-N` of its own, which it gives; its spec, its claims and the
-    records of its attempts stay."""
+    """Move the results of a run into a new folder `before-N` inside its own. Return that folder.
+
+    The spec, the claims and the records of attempts stay.
+    """
     numbers = [int(match[1]) for name in os.listdir(folder) if (match := re.fullmatch(r"before-(\d+)", name))]
-    aside = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
-    os.mkdir(aside)
+    target = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
+    os.mkdir(target)
     for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM,
                  TENSORBOARD, COMET, *filter(
             re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, os.listdir(folder))):
         if os.path.lexists(os.path.join(folder, name)):
-            os.rename(os.path.join(folder, name), os.path.join(aside, name))
-    return aside
+            os.rename(os.path.join(folder, name), os.path.join(target, name))
+    return target
 
 
 def arrays_name(epoch: int) -> str:
-    """The file of the arrays that were measured after `epoch`."""
+    """Return the name of the file of arrays after `epoch`."""
     return f"{ARRAYS}/epoch-{epoch:05d}.npz"
 
 
 def notified_name(token: str, kind: str) -> str:
-    """The mark in submissions/ that a message of a kind was sent for a submission; also of its Slurm job's output."""
+    """Return the marker in submissions/ that a message of this kind was sent for a submission; its Slurm job's output
+    has the same name.
+    """
     return f"{token}.{kind}.notified"
 
 
 def sync_marker_name(host: str) -> str:
-    """The mark in submissions/ of what was fetched from another machine."""
+    """Return the name of the sync marker in submissions/ of a download from another machine."""
     return f"from-{host}.json"
 
 
 def is_sync_marker(name: str) -> bool:
-    """Whether a file is such a mark."""
+    """Return whether a file is a sync marker."""
     return name.startswith("from-") and name.endswith(".json")
 
 
 def notify_script_name(token: str) -> str:
-    """The script of the Slurm jobs that send messages."""
+    """Return the name of the script of the Slurm jobs that send messages."""
     return f"{token}.notify{SCRIPT_SUFFIX}"
 
 
 def mlflow_name(key: str) -> str:
-    """What a batch or a run is called in the MLflow experiment `key`, the hash of its name and server."""
+    """Return the file with the id of a batch or run in MLflow. key: hash of the experiment's name and the server."""
     return f"mlflow-{key}.json"
 
 
 def identity(folder: str) -> str:
-    """A name for a run, or for a batch, that no other has, and that stays when its folder is moved or it goes on.
+    """Return a unique id of a run or batch, which stays when its folder is moved or the run resumes.
 
-    By its name and its first start or submission; a run that was begun anew is another.
+    It is a hash of the name and of the first start or submission; a run that was started with --fresh gets another.
     """
-    import hashlib  # loads OpenSSL, which few commands want
+    import hashlib  # loads OpenSSL, which few commands need
 
     folder = os.path.abspath(folder)
-    marks = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
+    parts = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
     if is_batch_folder(folder):
-        marks[0] = ""
-        marks += sorted(os.listdir(os.path.join(folder, SUBMISSIONS)))[:1]
+        parts[0] = ""
+        parts += sorted(os.listdir(os.path.join(folder, SUBMISSIONS)))[:1]
     else:
         run = RunFolder.read(folder)
         first = _mapping(run.file(attempt_name(*run.attempts[0]))) if run.attempts else {}
-        marks += [str(first.get("start")), *sorted(name for name in run.names if name.startswith("before-"))]
-    return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        parts += [str(first.get("start")), *sorted(name for name in run.names if name.startswith("before-"))]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def slurm_log_name(slurm_job: str) -> str:
-    """What a Slurm job prints: Slurm writes it, named by the job's id (`%j` in an sbatch option)."""
+    """Return the name of the output of a Slurm job, which Slurm writes (`%j` in an sbatch option is the job's id)."""
     return f"{slurm_job}.out"
 
 
 def claim_name(ticket: int) -> str:
-    """The file whose creator runs the run for this ticket."""
+    """Return the claim file of a ticket: see src/submission/batch/claims.py for this and the next four."""
     return f"claim-{ticket}"
 
 
 def attempt_name(ticket: int, number: int) -> str:
-    """The record of one start of a run. A later (ticket, number) fences an earlier one."""
+    """Return the record of one start of a run. A later (ticket, number) supersedes an earlier one."""
     return f"attempt-{ticket}-{number}.json"
 
 
 def no_attempt_name(start: str) -> str:
-    """The sign of a start of several processes that found the run taken; only then is it made."""
+    """Return the marker that the first process of a start began no attempt."""
     return f"left-{start}"
 
 
 def failed_name(start: str) -> str:
-    """What the first process to fail, of a start of several, says of it; only then is it made."""
+    """Return the file with the first failure of the processes of a start."""
     return f"failed-{start}"
 
 
 def rendezvous_name(start: str) -> str:
-    """Where the processes of a start find each other; gone once they have."""
+    """Return the file by which the processes of a start find each other; it is removed afterwards."""
     return f"meeting-{start}"
 
 
 class RunFolder(NamedTuple):
     """One run on disk, read by a single listing of its folder.
 
-    claims: tickets that somebody claimed; attempts: (ticket, number) of each start, in order; ended: the word in
-    `done`, None before there is one.
+    path: of the folder
+    names: of its files
+    claims: the tickets that are claimed
+    attempts: (ticket, number) of each start, in order
+    ended: the content of `done`; None if there is none
     """
 
     path: str
@@ -211,11 +218,11 @@ class RunFolder(NamedTuple):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """Raises FileNotFoundError if there is no such folder."""
+        """Read a run folder. FileNotFoundError if there is none."""
         path = os.fspath(path)
         names = os.listdir(path)
-        if names == [SPEC]:  # not begun, as most are while a batch waits
-            return cls(path, _NOT_BEGUN)
+        if names == [SPEC]:  # not started, as most are while a batch waits
+            return cls(path, _NOT_STARTED)
         claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
         attempts = sorted([(int(match[1]), int(match[2])) for name in names
                            if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])
@@ -227,15 +234,17 @@ class RunFolder(NamedTuple):
         return os.path.basename(self.path)
 
     def file(self, name: str) -> str:
-        """The path of one of the run's files."""
+        """Return the path of one of the run's files."""
         return os.path.join(self.path, name)
 
     def claim(self, ticket: int) -> dict[str, Any]:
-        """Who claimed the ticket: host, boot_id, pid, pid_start, slurm_job, time. Empty if unreadable."""
+        """Return the identity of the process that claimed the ticket (`process.identity`). Empty if unreadable."""
         return _mapping(self.file(claim_name(ticket)))
 
     def last_attempt(self) -> dict[str, Any] | None:
-        """The record of the latest start: ticket, number, host, slurm_job, start, end, how, error. None before any."""
+        """Return the record of the last start: ticket, number, host, slurm_job, start, end, how, error. None before
+        any.
+        """
         if not self.attempts:
             return None
         ticket, number = self.attempts[-1]
@@ -248,41 +257,41 @@ def _mapping(path: str) -> dict[str, Any]:
 
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The grid point in a spec file. JobSpecError if it cannot be read, BatchError if its run folder has lost it."""
-    if os.path.basename(path) == SPEC and not files.read_text(path):  # defaults are not what was meant
-        what = "is empty" if os.path.exists(path) else "is gone, or its run folder"
-        raise BatchError(f"this spec {what}: nothing is run", where=os.fspath(path),
-                         hint="the submit_multiple.py command that made the batch writes it again, and submits it")
+    """Read the grid point in a spec file. JobSpecError if it is invalid, BatchError if a run has lost its spec."""
+    if os.path.basename(path) == SPEC and not files.read_text(path):  # do not run the defaults
+        problem = "is empty" if os.path.exists(path) else "is missing, or its run folder"
+        raise BatchError(f"this spec {problem}: nothing is run", where=os.fspath(path),
+                         hint="repeat the submit_multiple.py command of the batch: it writes and submits it again")
     return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
 
 
 def tags(folder: str | os.PathLike[str]) -> list[str]:
-    """The TAGS in the spec of a run; none if it has no spec that can be read."""
+    """Return the TAGS of a run; none if its spec cannot be read."""
     path = os.path.join(folder, SPEC)
     try:
         text = files.read_text(path) or ""
-        found = yaml_io.load_flat(text, path).get("TAGS") if "TAGS" in text else None  # most have none
+        value = yaml_io.load_flat(text, path).get("TAGS") if "TAGS" in text else None  # most have none
     except (UserError, OSError):
         return []
-    return [str(tag) for tag in found] if isinstance(found, list) else []
+    return [str(tag) for tag in value] if isinstance(value, list) else []
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the folder of a run."""
+    """Return whether `path` is a run folder."""
     return os.path.isfile(os.path.join(path, SPEC))
 
 
 def is_batch_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the folder of a batch."""
+    """Return whether `path` is a batch folder."""
     return os.path.isfile(os.path.join(path, JOB_SPEC))
 
 
 def run_names(batch: str | os.PathLike[str]) -> list[str]:
-    """The names of a batch's run folders, in order. Files, hidden folders and the batch's own folders are left out."""
+    """List the run folders of a batch, in order. Files, hidden folders and the batch's other folders are left out."""
     with os.scandir(batch) as entries:
         names = sorted(entry.name for entry in entries
                        if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.is_dir())
-    names.sort(key=_sort_key)  # stable; quicker than pairs
+    names.sort(key=_sort_key)  # stable, and faster than a key of index and name
     return names
 
 
@@ -298,16 +307,16 @@ def run_index(name: str) -> int | None:
 
 
 def last_stats_row(path: str, block: int = 8192) -> tuple[list[str], list[str]]:
-    """Header and last whole row of a stats.csv as lists of cells; both empty if there is no row yet.
+    """Return the header and the last complete row of a stats.csv as lists of cells; both empty if there is no row yet.
 
-    Reads the head and the tail of the file only, so that status is quick whatever the number of epochs.
+    Only the beginning and the end of the file are read, so that status is fast for any number of epochs.
     """
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         header = file.readline()
         start = file.tell()
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - block))
-        whole = file.read().rpartition(b"\n")[0]  # what follows the last line break is torn
-        if whole and header.endswith(b"\n"):
-            return header.decode().rstrip("\r\n").split(","), whole.rpartition(b"\n")[2].decode().strip().split(",")
+        complete = file.read().rpartition(b"\n")[0]  # a line without its end is incomplete
+        if complete and header.endswith(b"\n"):
+            return header.decode().rstrip("\r\n").split(","), complete.rpartition(b"\n")[2].decode().strip().split(",")
     return [], []

@@ -177,7 +177,7 @@ def test_a_container_in_which_python_does_not_start_is_told(project: Project, ap
     spec = written(project)
     done = train(spec)
     assert done.returncode == 2
-    assert "train.py did not begin in the container: apptainer ended with exit code 255" in done.stderr
+    assert "train.py did not start in the container: apptainer ended with exit code 255" in done.stderr
     assert "no-such-python must start there" in attempt(spec)["error"]
 
 

@@ -1,4 +1,7 @@
-"""The outside of a container: starts train.py in it, hands it the signals, and calls the commands of Slurm for it"""
+"""Host side of a container: start train.py inside, forward signals to it, and run Slurm commands for it.
+
+The client inside is `system/container_relay.py`.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -22,110 +25,113 @@ from src.submission.system.container_relay import FORWARDED_VARIABLES
 from src.submission.system.process import RELAY_SOCKET
 from src.submission.system.signals import Waker
 
-# what may be called for the inside, and the variables that it may set for them
-_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
-_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_LOOK = 10.0  # seconds, at most, between looks at whether the container has ended
-_LONGEST = 90  # bytes of a socket's path, of at most 107
+_SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")  # that a container may request
+_FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_POLL_INTERVAL = 10.0  # seconds, at most, between checks whether the container has ended
+_MAX_SOCKET_PATH = 90  # bytes; the system allows 107
 
 
-def run_in_container(asked: Container, batch: str, words: Sequence[str], ticket: int | None = None) -> int:
-    """Run train.py, with these words, in the container. Its exit code; UserError if it cannot be begun.
+def run_in_container(spec: Container, batch: str, arguments: Sequence[str], ticket: int | None = None) -> int:
+    """Run train.py with these arguments in a container. Return its exit code; UserError if it cannot be started.
 
-    batch: the folder of the batch; ticket: as it came with the Slurm job.
+    batch: the folder of the batch. ticket: that the Slurm job was submitted with.
     """
     runtime = container.find_runtime()
     if runtime is None:
-        raise UserError(f"neither {' nor '.join(container.RUNTIMES)} is on {os.uname().nodename}", where=asked.image,
+        raise UserError(f"neither {' nor '.join(container.RUNTIMES)} is on {os.uname().nodename}", where=spec.image,
                         hint="a submit script, or activate.sh, can put one on the PATH, as by `module load apptainer`")
-    if not os.path.exists(asked.image):
-        raise UserError(f"the image is not on {os.uname().nodename}", where=asked.image,
+    if not os.path.exists(spec.image):
+        raise UserError(f"the image is not on {os.uname().nodename}", where=spec.image,
                         hint="nodes and login node must see it at the same path")
     program = os.path.abspath(sys.argv[0])
-    with tempfile.TemporaryDirectory(prefix="gridiron-", dir=_short(tempfile.gettempdir())) as folder:
-        told = {RELAY_SOCKET: os.path.join(folder, "slurm"),
-                process.PARENT: json.dumps(process.identity_of(os.getppid()))}
-        inside = {**container.inside_environment(asked, os.environ), **told}
+    with tempfile.TemporaryDirectory(prefix="gridiron-", dir=_socket_parent(tempfile.gettempdir())) as folder:
+        relay = {RELAY_SOCKET: os.path.join(folder, "slurm"),
+                 process.PARENT: json.dumps(process.identity_of(os.getppid()))}
+        inside = {**container.inside_environment(spec, os.environ), **relay}
         if ticket is not None:
             inside["GRIDIRON_TICKET"] = str(ticket)
-        python = container.python_inside(asked)
+        python = container.python_inside(spec)
         if python == sys.executable:
             inside["PREPEND_PATH"] = os.path.dirname(python)
-        here = os.getcwd()
-        mounted = [*container.mount_options(container.expand_on_node(asked), batch, program, inside, here),
-                   container.mount_option(folder, folder)]
-        command = container.exec_command(asked, runtime, mounted, container.may_use_gpus(os.environ),
-                                    [python, program, *words], here)
-        with _Outside(told[RELAY_SOCKET]) as outside:
-            code = outside.run(command, container.runtime_environment(runtime, inside, os.environ))
-    if code not in (0, 2) and not outside.heard_of and not outside.stopped:
-        raise UserError(f"train.py did not begin in the container: {os.path.basename(runtime)} ended with exit code "
-                        f"{code}, and its words are above", where=asked.image, hint=f"{python} must start there, and "
-                        "find its packages; docs/containers.md tells which Python that is")
+        working_dir = os.getcwd()
+        mounts = [*container.mount_options(container.expand_on_node(spec), batch, program, inside, working_dir),
+                  container.mount_option(folder, folder)]
+        command = container.exec_command(spec, runtime, mounts, container.may_use_gpus(os.environ),
+                                         [python, program, *arguments], working_dir)
+        with _ContainerHost(relay[RELAY_SOCKET]) as host:
+            code = host.run(command, container.runtime_environment(runtime, inside, os.environ))
+    if code not in (0, 2) and not host.has_client and not host.is_stopped:
+        raise UserError(f"train.py did not start in the container: {os.path.basename(runtime)} ended with exit code "
+                        f"{code}; its output is above", where=spec.image, hint=f"{python} must start there, and find "
+                        "its packages; docs/containers.md explains which Python that is")
     return code
 
 
-def _short(folder: str) -> str:
-    return folder if len(os.fsencode(folder)) + len("/gridiron-xxxxxxxx/slurm") <= _LONGEST else "/tmp"
+def _socket_parent(folder: str) -> str:
+    """Return the folder if a socket's path in it is short enough, /tmp otherwise."""
+    path_length = len(os.fsencode(folder)) + len("/gridiron-xxxxxxxx/slurm")
+    return folder if path_length <= _MAX_SOCKET_PATH else "/tmp"
 
 
-class _Outside:
-    """One container, and those who ask from inside."""
+class _ContainerHost:
+    """Context manager that runs one container and answers requests from inside it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, socket_path: str) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)  # in a folder that is ours alone
+        self._listener.bind(socket_path)  # in a folder that no other user can open
         self._listener.listen(64)
         self._child: subprocess.Popen[bytes] | None = None
-        self._inside: int | None = None  # the process that takes signals, by its number here
-        self._waiting: list[int] = []  # signals for it
-        self.stopped = False  # a signal said so
+        self._client: int | None = None  # the process inside that takes signals, by its id on the host
+        self._pending: list[int] = []  # signals for it
+        self.is_stopped = False  # a signal requested a stop
 
     @property
-    def heard_of(self) -> bool:
-        """Whether a run, or a worker, began inside."""
-        return self._inside is not None
+    def has_client(self) -> bool:
+        """Whether a run, or a worker, has started inside."""
+        return self._client is not None
 
-    def __enter__(self) -> _Outside:
-        self._before = {number: signal.signal(number, self._tell) for number in _HEARD}
+    def __enter__(self) -> _ContainerHost:
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in _FORWARDED_SIGNALS}
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # whoever waits for the next to ask waits no more
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the thread that waits for connections
         self._listener.close()
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Start the container and wait for its end."""
+        """Start the container, wait for its end, and return the exit code."""
         with Waker() as waker:
             try:
                 self._child = subprocess.Popen(command, env=environment)
             except OSError as error:
                 raise UserError(f"{command[0]}: {error.strerror}") from None
-            self._hand_on()
+            self._forward_signals()
             while (code := self._child.poll()) is None:
-                waker.wait(_LOOK)
+                waker.wait(_POLL_INTERVAL)
         return 128 - code if code < 0 else code
 
-    def _tell(self, number: int, _frame: object) -> None:
-        # as in launch: the terminal has told the inside of Ctrl-C itself, and the second would end it at once
-        self._waiting.append(signal.SIGTERM if number == signal.SIGINT else number)
-        self.stopped |= number != signal.SIGUSR1
-        self._hand_on()
+    def _on_signal(self, number: int, _frame: object) -> None:
+        # The terminal sends Ctrl-C to the container as well, and a second one would end the run at once: forward TERM.
+        self._pending.append(signal.SIGTERM if number == signal.SIGINT else number)
+        self.is_stopped |= number != signal.SIGUSR1
+        self._forward_signals()
 
-    def _hand_on(self) -> None:
-        """Signals go straight to the process inside, once it listens, whatever the runtime does with its own. A stop
-        before that ends the start, if the runtime hands it on, and else is told too when somebody listens; the warning
-        that time is short waits, for it would end the start as well."""
-        if self._inside is not None:
-            # another thread may be at it too; or the process has ended
+    def _forward_signals(self) -> None:
+        """Send pending signals to the process inside, once it has registered, whatever the runtime does with its own.
+
+        Before that, a stop is sent to the runtime, which may end the start, and is kept for the process too. The
+        warning that the time limit is near is only kept, because it would end the start as well.
+        """
+        if self._client is not None:
+            # another thread may forward the same signals; or the process has ended
             with contextlib.suppress(IndexError, ProcessLookupError):
                 while True:
-                    os.kill(self._inside, self._waiting.pop(0))
-        elif self._child is not None and signal.SIGTERM in self._waiting:
+                    os.kill(self._client, self._pending.pop(0))
+        elif self._child is not None and signal.SIGTERM in self._pending:
             self._child.send_signal(signal.SIGTERM)
 
     def _listen(self) -> None:
@@ -137,29 +143,30 @@ class _Outside:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
+        """Answer one request: run a Slurm command, or register the client for signals."""
         with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as file:
-            asked = json.loads(file.readline())
-            if "command" in asked:
-                answer = _call(asked)
+            request = json.loads(file.readline())
+            if "command" in request:
+                answer = _run_slurm_command(request)
             else:
-                if self._inside is None:  # later ones are what it starts itself
+                if self._client is None:  # later requests come from processes that the client started
                     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                    self._inside = struct.unpack("3i", credentials)[0]
-                    self._hand_on()
+                    self._client = struct.unpack("3i", credentials)[0]
+                    self._forward_signals()
                 answer = {}
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _call(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The exit status and words of one of Slurm's commands; `failed`: missing, or timeout."""
-    command = list(map(str, asked["command"]))
-    if not command or command[0] not in _COMMANDS:
+def _run_slurm_command(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one of Slurm's commands. Return its exit status and output, or under `failed` missing or timeout."""
+    command = list(map(str, request["command"]))
+    if not command or command[0] not in _SLURM_COMMANDS:
         return {"failed": "missing"}
     environment = process.environment_outside_slurm() if command[0] == "sbatch" else dict(os.environ)
-    environment |= {name: str(value) for name, value in asked["set"].items() if name in FORWARDED_VARIABLES}
+    environment |= {name: str(value) for name, value in request["set"].items() if name in FORWARDED_VARIABLES}
     try:
-        done = subprocess.run(command, input=asked["input"], capture_output=True, text=True, errors="replace",
-                              env=environment, timeout=asked["timeout"], check=False)
+        done = subprocess.run(command, input=request["input"], capture_output=True, text=True, errors="replace",
+                              env=environment, timeout=request["timeout"], check=False)
     except OSError:
         return {"failed": "missing"}
     except subprocess.TimeoutExpired:

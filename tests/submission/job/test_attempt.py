@@ -186,7 +186,7 @@ def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: 
     shutil.rmtree(run)
     assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
     error = capsys.readouterr().err
-    assert "is gone, or its run folder: nothing is run" in error
+    assert "is missing, or its run folder: nothing is run" in error
     assert error.count("\n") == 1
     assert not run.exists()
 

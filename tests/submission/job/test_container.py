@@ -1,4 +1,4 @@
-"""What is said of containers, and the command that comes of it: any path, nothing by accident, no key that shows."""
+"""Containers: the checked request and the command built from it, which takes any path and shows no secret."""
 from __future__ import annotations
 
 import csv
@@ -30,101 +30,104 @@ PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 
 
 @given(PATHS, PATHS, st.sampled_from(["", "ro"]))
-def test_a_mount_is_a_row_of_csv_whatever_the_path(source: str, destination: str, how: str) -> None:
-    name, _, value = container.mount_option(source, destination, how).partition("=")
+def test_mount_option_is_a_row_of_csv_for_any_path(source: str, destination: str, mode: str) -> None:
+    name, _, value = container.mount_option(source, destination, mode).partition("=")
     row, = csv.reader([value], strict=True) if not set("\r\n") & set(value) else csv.reader(iter([value]), strict=True)
     assert name == "--mount"
-    assert row == ["type=bind", f"source={source}", f"destination={destination}", *filter(None, [how])]
+    assert row == ["type=bind", f"source={source}", f"destination={destination}", *filter(None, [mode])]
 
 
-def test_the_command() -> None:
-    asked = Container("/i/x.sif", options=["--no-home"])
-    words = container.exec_command(asked, "/usr/bin/apptainer", ["--mount=type=bind,source=/a,destination=/a"], True,
-                              ["python", "train.py", "a b"], "/my project")
-    assert words == ["/usr/bin/apptainer", "exec", "--cleanenv", "--nv", "--pwd=/my project",
-                     "--mount=type=bind,source=/a,destination=/a", "--no-home", "/i/x.sif", "python", "train.py", "a b"]
-    assert "--nv" not in container.exec_command(asked, "apptainer", [], False, ["x"], "/")
+def test_exec_command() -> None:
+    requested = Container("/i/x.sif", options=["--no-home"])
+    mount = "--mount=type=bind,source=/a,destination=/a"
+    command = container.exec_command(requested, "/usr/bin/apptainer", [mount], True, ["python", "train.py", "a b"],
+                                     "/my project")
+    assert command == ["/usr/bin/apptainer", "exec", "--cleanenv", "--nv", "--pwd=/my project",
+                       mount, "--no-home", "/i/x.sif", "python", "train.py", "a b"]
+    assert "--nv" not in container.exec_command(requested, "apptainer", [], False, ["x"], "/")
 
 
-def test_folders_are_seen_where_they_are_and_where_links_lead(tmp_path: Path) -> None:
+def test_folders_are_mounted_at_their_paths_and_where_links_lead(tmp_path: Path) -> None:
     project, disk = tmp_path / "project", tmp_path / "disk"
     (project / "results").mkdir(parents=True)
     (disk / "data").mkdir(parents=True)
     (project / "data").symlink_to(disk / "data")
-    seen = container.topmost_folders([str(project / "results"), str(project), str(project / "data"), "/", "/usr"])
-    assert seen == [str(disk / "data"), str(project)]
+    mounted = container.topmost_folders([str(project / "results"), str(project), str(project / "data"), "/", "/usr"])
+    assert mounted == [str(disk / "data"), str(project)]
     assert container.topmost_folders(["/a/b", "/a-b", "/a/b/c", "/a"]) == ["/a", "/a-b"]
 
 
-def test_what_is_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project, the results, the data, the environment, caches, and what is asked for."""
+def test_all_needed_folders_are_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project, the results, the data, the Python environment, caches, and the binds of the job spec."""
     for name in ("project", "results/batch", "scratch", "cache", "own: no"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCAL", str(tmp_path / "own"))
     (tmp_path / "own").mkdir()
-    asked = Container("x", binds=["$LOCAL:/fast", f"{tmp_path}/project:/again:ro"],
+    requested = Container("x", binds=["$LOCAL:/fast", f"{tmp_path}/project:/again:ro"],
                       folders=["$SCRATCH/data/set", "data"])
-    inside = container.inside_environment(asked, os.environ)
-    made = container.mount_options(container.expand_on_node(asked), str(tmp_path / "results/batch"),
-                            f"{tmp_path}/project/train.py", inside, str(tmp_path / "project"))
-    bound = [dict(part.partition("=")[::2] for part in word.removeprefix("--mount=").split(",")) for word in made]
-    there = {mount["destination"]: (mount["source"], "ro" in mount) for mount in bound}
+    inside = container.inside_environment(requested, os.environ)
+    options = container.mount_options(container.expand_on_node(requested), str(tmp_path / "results/batch"),
+                                      f"{tmp_path}/project/train.py", inside, str(tmp_path / "project"))
+    fields = [dict(part.partition("=")[::2] for part in option.removeprefix("--mount=").split(","))
+              for option in options]
+    mounts = {mount["destination"]: (mount["source"], "ro" in mount) for mount in fields}
     for name in ("project", "results/batch", "scratch", "cache"):
         path = str(tmp_path / name)
-        assert there.pop(path) == (path, False), name
-    assert there.pop("/fast") == (str(tmp_path / "own"), False)
-    assert there.pop("/again") == (str(tmp_path / "project"), True)
+        assert mounts.pop(path) == (path, False), name
+    assert mounts.pop("/fast") == (str(tmp_path / "own"), False)
+    assert mounts.pop("/again") == (str(tmp_path / "project"), True)
     for folder in container.python_environment_folders():
-        assert any(path in (folder, os.path.realpath(folder)) for path in there)
-    assert inside["SCRATCH"] == str(tmp_path / "scratch"), "data_dir says it"
+        assert any(path in (folder, os.path.realpath(folder)) for path in mounts)
+    assert inside["SCRATCH"] == str(tmp_path / "scratch"), "data_dir refers to it"
 
 
-def test_what_only_nodes_know_is_shown_as_it_is_and_asked_for_there(tmp_path: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_nodes_are_kept_in_the_preview_and_expanded_there(tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL", raising=False)
-    asked = Container("/x.sif", binds=["$LOCAL/fast:/fast:rw"], folders=["$LOCAL/data"])
-    shown = container.preview_command(asked, str(tmp_path), str(tmp_path), f"{tmp_path}/run/spec.yaml", gpus=False)
-    assert "--mount=type=bind,source=$LOCAL/fast,destination=/fast" in shown
-    assert "--mount=type=bind,source=$LOCAL/data,destination=$LOCAL/data" in shown
+    requested = Container("/x.sif", binds=["$LOCAL/fast:/fast:rw"], folders=["$LOCAL/data"])
+    preview = container.preview_command(requested, str(tmp_path), str(tmp_path), f"{tmp_path}/run/spec.yaml",
+                                        gpus=False)
+    assert "--mount=type=bind,source=$LOCAL/fast,destination=/fast" in preview
+    assert "--mount=type=bind,source=$LOCAL/data,destination=$LOCAL/data" in preview
     with pytest.raises(UserError, match=r"\$LOCAL in '\$LOCAL/fast:/fast:rw' is not set here"):
-        container.expand_on_node(asked)
+        container.expand_on_node(requested)
     monkeypatch.setenv("LOCAL", str(tmp_path))
-    with pytest.raises(UserError, match=f"{tmp_path}/fast is not on .*, and the container is to see it"):
-        container.expand_on_node(asked)
+    with pytest.raises(UserError, match=f"the container binds {tmp_path}/fast, which does not exist on"):
+        container.expand_on_node(requested)
     (tmp_path / "fast").mkdir()
-    assert container.expand_on_node(asked).binds == [f"{tmp_path}/fast:/fast:rw"]
+    assert container.expand_on_node(requested).binds == [f"{tmp_path}/fast:/fast:rw"]
 
 
-def test_only_what_is_meant_is_passed_on() -> None:
+def test_only_listed_variables_are_passed_on() -> None:
     node = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1",
             "CUDA_VISIBLE_DEVICES": "1", "WANDB_API_KEY": "k", "COMET_API_KEY": "k", "RANK": "0",
             "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "n", "OMP_NUM_THREADS": "1", "HF_HOME": "/h", "MINE": "m", "B": "b",
             "LD_LIBRARY_PATH": "/opt", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "PATH": "/usr/bin", "CUDA_HOME": "/c",
             "AWS_SECRET_ACCESS_KEY": "no", "FRANK": "no", "SSH_AUTH_SOCK": "no", "SCRATCH": "/s"}
-    asked = Container("x", env={"MINE": None, "MODE": "fast", "GONE": None}, folders=["${SCRATCH}/data", "$B"])
+    requested = Container("x", env={"MINE": None, "MODE": "fast", "GONE": None}, folders=["${SCRATCH}/data", "$B"])
     passed = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "COMET_API_KEY", "RANK",
               "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS", "HF_HOME", "MINE", "SCRATCH", "B")
-    assert container.inside_environment(asked, node) == {"PYTHONNOUSERSITE": "1", "MODE": "fast",
-                                                **{name: node[name] for name in passed}}
+    assert container.inside_environment(requested, node) == {"PYTHONNOUSERSITE": "1", "MODE": "fast",
+                                                         **{name: node[name] for name in passed}}
 
 
 @pytest.mark.parametrize(("runtime", "prefix"), [("/opt/bin/apptainer", "APPTAINER"), ("singularity", "SINGULARITY")])
-def test_values_go_by_the_environment_of_the_runtime_which_takes_them_as_they_are(runtime: str, prefix: str) -> None:
-    made = container.runtime_environment(runtime, {"KEY": "a $HOME `b`"}, {"HOME": "/h"})
-    assert made == {"HOME": "/h", f"{prefix}ENV_KEY": "a $HOME `b`", f"{prefix}_NO_EVAL": "1"}
+def test_runtime_gets_values_by_its_environment_unevaluated(runtime: str, prefix: str) -> None:
+    environment = container.runtime_environment(runtime, {"KEY": "a $HOME `b`"}, {"HOME": "/h"})
+    assert environment == {"HOME": "/h", f"{prefix}ENV_KEY": "a $HOME `b`", f"{prefix}_NO_EVAL": "1"}
 
 
-@pytest.mark.parametrize(("environment", "asked"), [
+@pytest.mark.parametrize(("environment", "expected"), [
     ({"SLURM_JOB_ID": "1"}, False), ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "0"}, True),
     ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, False), ({"CUDA_VISIBLE_DEVICES": ""}, False),
     ({"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "0"}, True), ({"CUDA_VISIBLE_DEVICES": "GPU-1a"}, True)])
-def test_gpus_are_for_who_asked_for_them(environment: dict[str, str], asked: bool) -> None:
-    assert container.may_use_gpus(environment) is asked
+def test_gpus_are_used_if_slurm_assigned_them(environment: dict[str, str], expected: bool) -> None:
+    assert container.may_use_gpus(environment) is expected
 
 
-def test_what_a_job_spec_may_say() -> None:
+def test_valid_forms_of_a_container() -> None:
     assert container_spec.parse_container("x.sif", "job") == Container("x.sif")
     full = {"image": "x.sif", "binds": "/a:/b", "env": ["A", "B"], "python": "python", "options": ["--no-home"]}
     passed_on = {"A": None, "B": None}
@@ -134,7 +137,7 @@ def test_what_a_job_spec_may_say() -> None:
     assert container.env == {"N": "3", "P": None}
 
 
-@pytest.mark.parametrize(("value", "words"), [
+@pytest.mark.parametrize(("value", "message"), [
     (3, "3 is no container"), ({}, "there is no image"), ({"image": 3}, "3 is not a string"),
     ({"image": "x", "bind": "/a"}, "did you mean 'binds'"), ({"image": "x", "binds": ["/a:b"]}, "nothing to bind"),
     ({"image": "x", "binds": ":/b"}, "nothing to bind"), ({"image": "x", "binds": ["/a:/b:wo"]}, "SOURCE:/DESTINATION"),
@@ -142,20 +145,21 @@ def test_what_a_job_spec_may_say() -> None:
     ({"image": "x", "env": {"WANDB_API_KEY": "k"}}, "`WANDB_API_KEY: null`"),
     ({"image": "x", "env": {"A=B": "k"}}, "no variable"), ({"image": "x", "env": ["PATH"]}, "no variable"),
     ({"image": "x", "env": {"A": [1]}}, "a string, a number or null"), ({"image": "x", "env": "A"}, "no environment")])
-def test_what_it_may_not(value: object, words: str) -> None:
+def test_invalid_containers_are_refused(value: object, message: str) -> None:
     with pytest.raises(UserError) as error:
         container_spec.parse_container(value, "job_details, container")
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert str(error.value).startswith("job_details, container")
 
 
-def test_what_is_missing_is_told_before_anything_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_image_bind_or_runtime_is_an_error_at_submission(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "x.sif"
-    with pytest.raises(UserError, match=r"x\.sif: there is no such image.*container\.def"):
+    with pytest.raises(UserError, match=r"x\.sif: no such image.*container\.def"):
         container.choose_container(str(image), None, None, [], here=False)
     image.touch()
     bound = Container(str(image), binds=[f"{tmp_path}/no:/data"])
-    with pytest.raises(UserError, match="no is not there.*TMPDIR"):
+    with pytest.raises(UserError, match="no, which does not exist here.*TMPDIR"):
         container.choose_container(None, bound, None, [], here=False)
     on_nodes = Container(str(image), binds=["$TMPDIR/fast:/fast"])
     assert container.choose_container(None, on_nodes, None, [], here=False) == on_nodes
@@ -165,101 +169,103 @@ def test_what_is_missing_is_told_before_anything_is_submitted(tmp_path: Path, mo
     assert "nodes must have one" in container.summary(on_nodes)
 
 
-def test_the_command_line_is_over_the_job_spec_and_a_retry_keeps_the_rest(tmp_path: Path) -> None:
+def test_option_overrides_the_image_and_a_retry_keeps_the_rest(tmp_path: Path) -> None:
     one, other = tmp_path / "1.sif", tmp_path / "2.sif"
     one.touch()
     other.touch()
-    asked = Container(str(one), env={"A": "1"})
-    chosen = container.choose_container(None, asked, None, ["/p"], here=False)
+    requested = Container(str(one), env={"A": "1"})
+    chosen = container.choose_container(None, requested, None, ["/p"], here=False)
     assert chosen == Container(str(one), env={"A": "1"}, folders=["/p"])
-    kept = vars(chosen)
-    assert container.choose_container(str(other), None, kept, ["/p"], here=False) == Container(str(other),
-                                                                                               env={"A": "1"},
-                                                                                    folders=["/p"])
-    assert container.choose_container(container.NONE, asked, kept, ["/p"], here=True) is None
+    earlier = vars(chosen)
+    assert container.choose_container(str(other), None, earlier, ["/p"], here=False) == Container(
+        str(other), env={"A": "1"}, folders=["/p"])
+    assert container.choose_container(container.NONE, requested, earlier, ["/p"], here=True) is None
 
 
-def test_the_outside_calls_slurms_commands_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_runs_only_slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scontrol").write_text('#!/bin/sh\nread line\necho "$line $*"; echo "$SLURM_TIME_FORMAT" >&2; exit 3\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with container_host._Outside(str(tmp_path / "slurm")):
+    with container_host._ContainerHost(str(tmp_path / "slurm")):
         monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
         done = container_relay.run(["scontrol", "a b", "$(x)"], {"SLURM_TIME_FORMAT": "%s", "LD_PRELOAD": "x"}, 5,
-                                    "read")
+                                   "read")
         assert (done.returncode, done.stdout, done.stderr) == (3, "read a b $(x)\n", "%s\n")
         for command in (["sh", "-c", "true"], ["squeue"]):
             with pytest.raises(FileNotFoundError):
                 container_relay.run(command, None, 5, "")
-    with pytest.raises(FileNotFoundError):  # nobody is outside any more
+    with pytest.raises(FileNotFoundError):  # the host process has ended
         container_relay.run(["scontrol"], None, 5, "")
 
 
 TRAIN = """import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from src.submission.system import container_relay
-print("began", flush=True)
+print("started", flush=True)
 time.sleep(float(sys.argv[2]))
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 container_relay.register_for_signals()
-print("listens", flush=True)
+print("listening", flush=True)
 time.sleep(20)
 """
 
 
-BEGIN = """import os, signal, sys, threading
+START = """import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 from src.submission.job import container_host
 from src.submission.system import process
 os.environ[process.RELAY_SOCKET] = sys.argv[2]
-def take():
+def raise_signals():
     for line in sys.stdin:
         signal.pthread_kill(threading.get_ident(), int(line))
-with container_host._Outside(sys.argv[2]) as one:
-    threading.Thread(target=take, daemon=True).start()
-    sys.exit(one.run(sys.argv[3:], os.environ))
+with container_host._ContainerHost(sys.argv[2]) as host:
+    threading.Thread(target=raise_signals, daemon=True).start()
+    sys.exit(host.run(sys.argv[3:], os.environ))
 """
-ITSELF: list[str] = []
+NO_SHELL: list[str] = []
 SHELL = ["sh", "-c", '"$@"; exit $?', "sh"]
-DEAF = ["sh", "-c", 'trap "" TERM; "$@"; exit $?', "sh"]
+IGNORES_TERM = ["sh", "-c", 'trap "" TERM; "$@"; exit $?', "sh"]
 
 
-def begin(folder: Path, sleep: float, runtime: Sequence[str]) -> subprocess.Popen[str]:
-    """The outside of a train.py that takes so many seconds to listen, by a runtime that is one, or a shell that keeps
-    signals to itself; a number on its stdin is a signal that another thread of it takes."""
+def start_host(folder: Path, sleep: float, runtime: Sequence[str]) -> subprocess.Popen[str]:
+    """Start the host process of a train.py that registers for signals after `sleep` seconds.
+
+    runtime: a command prefix: none, or a shell that does not forward signals. A number written to the stdin of the host
+    process is a signal that another thread of it raises.
+    """
     (folder / "train.py").write_text(TRAIN)
     root = str(Path(__file__).parents[3])
-    return subprocess.Popen([sys.executable, "-c", BEGIN, root, str(folder / "slurm"), *runtime, sys.executable,
+    return subprocess.Popen([sys.executable, "-c", START, root, str(folder / "slurm"), *runtime, sys.executable,
                              str(folder / "train.py"), root, str(sleep)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                             text=True)
 
 
 @pytest.mark.parametrize(("sleep", "number", "runtime", "code"), [
     (0, "USR1", SHELL, 75), (0, "TERM", SHELL, 3), (0, "INT", SHELL, 3), (0.5, "USR1", SHELL, 75),
-    (20, "TERM", ITSELF, 143), (0.5, "TERM", DEAF, 3)],
-    ids=["time is short", "stop", "Ctrl-C", "it waits until somebody listens", "a stop does not",
-         "or does, if the runtime is deaf"])
+    (20, "TERM", NO_SHELL, 143), (0.5, "TERM", IGNORES_TERM, 3)],
+    ids=["time limit", "stop", "Ctrl-C", "the warning waits for a client", "a stop does not wait",
+         "a stop waits if the runtime ignores it"])
 def test_signals_reach_the_process_inside(sleep: float, number: str, runtime: Sequence[str], code: int,
                                           tmp_path: Path) -> None:
-    with begin(tmp_path, sleep, runtime) as begun:
-        assert begun.stdout and begun.stdout.readline() == "began\n"
+    with start_host(tmp_path, sleep, runtime) as host:
+        assert host.stdout and host.stdout.readline() == "started\n"
         if sleep == 0:
-            assert begun.stdout.readline() == "listens\n"
-        begun.send_signal(signal.Signals[f"SIG{number}"])
-        assert begun.wait(30) == code
+            assert host.stdout.readline() == "listening\n"
+        host.send_signal(signal.Signals[f"SIG{number}"])
+        assert host.wait(30) == code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 3), (signal.SIGUSR1, 75)])
-def test_a_signal_that_another_thread_takes_reaches_it_too(number: int, code: int, tmp_path: Path) -> None:
-    """As happens on a busy machine, when a thread begins while the main one waits for the container."""
-    with begin(tmp_path, 0, SHELL) as begun:
-        assert begun.stdin and begun.stdout and begun.stdout.readline() == "began\n"
-        assert begun.stdout.readline() == "listens\n"
+def test_signal_taken_by_another_thread_is_forwarded(number: int, code: int, tmp_path: Path) -> None:
+    """This happens on a busy machine, when a thread starts while the main one waits for the container."""
+    with start_host(tmp_path, 0, SHELL) as host:
+        assert host.stdin and host.stdout and host.stdout.readline() == "started\n"
+        assert host.stdout.readline() == "listening\n"
         time.sleep(0.2)  # the main thread waits
-        begun.stdin.write(f"{number:d}\n")
-        begun.stdin.flush()
-        assert begun.wait(15) == code
+        host.stdin.write(f"{number:d}\n")
+        host.stdin.flush()
+        assert host.wait(15) == code
 
 
 class PreemptedSocket(socket.socket):
@@ -282,11 +288,11 @@ class PreemptedSocket(socket.socket):
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("request_outside", [
-    container_relay.register_for_signals, lambda: container_relay.run(["scontrol"], None, 5, "")], ids=["listening",
-                                                                                                        "call"])
-def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Callable[[], object], tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("send_request", [
+    container_relay.register_for_signals, lambda: container_relay.run(["scontrol"], None, 5, "")], ids=["register",
+                                                                                                        "run"])
+def test_signal_during_a_request_is_not_lost(send_request: Callable[[], object], tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine: the server's signal and answer come before the client's send returns."""
     def answer() -> None:
         connection, _ = server.accept()
@@ -299,7 +305,7 @@ def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Cal
 
     monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
     monkeypatch.setattr(container_relay, "socket", SimpleNamespace(**{**vars(socket), "socket": PreemptedSocket}))
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(tmp_path / "slurm"))
@@ -307,7 +313,7 @@ def test_a_signal_that_arrives_during_a_request_is_not_lost(request_outside: Cal
             thread = threading.Thread(target=answer)
             thread.start()
             with pytest.raises(Stopped):
-                request_outside()
+                send_request()
             thread.join()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
