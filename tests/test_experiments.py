@@ -128,7 +128,7 @@ def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
 
 @pytest.mark.parametrize(("words", "expected"), [
     (["status"], "submit one"), (["status", "nowhere"], "no such folder"),
-    (["logs", "nowhere"], "there is no run here"), (["cancel", "nowhere"], "Slurm job id"),
+    (["logs", "nowhere"], "no such run"), (["cancel", "nowhere"], "Slurm job id"),
     (["report", "nowhere"], "no such folder"), (["prefetch", "nowhere.yaml"], "cannot be read")])
 def test_mistakes_are_told(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                            capsys: pytest.CaptureFixture[str]) -> None:

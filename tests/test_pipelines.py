@@ -267,9 +267,9 @@ def test_after_and_efficiency_on_a_real_cluster(slurm: Slurm, project: Project,
             break
         time.sleep(0.2)
     assert out.count("4 ended: at most") == 2
-    assert out.count("(asked: 100 MB)") == 2
+    assert out.count("(requested: 100 MB)") == 2
     assert "(limit: 5:00)" in out
-    assert "would do: " in out
+    assert "suggestion: " in out
     assert "--sbatch time=5" in out
 
 

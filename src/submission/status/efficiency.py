@@ -1,4 +1,4 @@
-"""What the Slurm jobs of a batch used of what they asked for, and what to ask for next time."""
+"""Efficiency: the resources that the Slurm jobs of a batch used and requested, and what to request next time."""
 from __future__ import annotations
 
 import math
@@ -12,24 +12,33 @@ from src.submission.slurm import client
 from src.submission.status.observation import Observation
 from src.submission.system.terminal import format_duration
 
-_SPARE_MEMORY, _SPARE_TIME = 1.25, 1.5  # times the most that was seen
+_MEMORY_MARGIN, _TIME_MARGIN = 1.25, 1.5  # times the maximum that was used
 
 
 class Resource(NamedTuple):
-    """What was used of something, what was asked for, the share, and what to ask for; empty where it is not known."""
+    """The use of one resource, as text: used, requested, the share of it, and the option to request enough next time.
 
-    what: str
+    Empty where it is unknown.
+    """
+
+    name: str
     used: str
-    asked: str
+    requested: str
     share: str
-    enough: str
+    suggestion: str
 
 
 @dataclass
 class Usage:
-    """Of one Slurm job or many: jobs; memory: the most that one had resident on a node, KiB; longest: seconds; cpu and
-    allocated, gpu and gpus: CPU and GPU seconds used and had, gpu None where the cluster does not gather it; asked:
-    ReqMem and limits (minutes) as they were given."""
+    """The use of some Slurm jobs together.
+
+    jobs: that have ended;
+    memory: the maximum on one node, in KiB;
+    longest: the longest time of one, in seconds;
+    cpu, allocated: CPU seconds used and allocated;
+    gpu, gpus: GPU seconds used and allocated; gpu is None if the cluster does not measure it;
+    requested_memory, requested_time: memory and limit (minutes) as sacct prints them.
+    """
 
     jobs: int = 0
     memory: float = 0.0
@@ -38,110 +47,115 @@ class Usage:
     allocated: float = 0.0
     gpu: float | None = None
     gpus: float = 0.0
-    asked_memory: str = ""
-    asked_time: str = ""
+    requested_memory: str = ""
+    requested_time: str = ""
 
     def resources(self) -> list[Resource]:
-        """Memory, time, CPUs, and GPUs if there were any. Empty if no job has ended."""
+        """Return memory, time, CPUs, and GPUs if there were any; empty if no job has ended."""
         if not self.jobs:
             return []
-        asked, limit = _kib(self.asked_memory), 60 * float(self.asked_time if self.asked_time.isdecimal() else 0)
-        found = [Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
-                          f"{asked / 1024:,.0f} MB" if asked else "none", _percent(self.memory, asked),
-                          f"--sbatch mem={suggested_megabytes(self.memory)}M" if self.memory else ""),
-                 Resource("time, at most", format_duration(self.longest), format_duration(limit) if limit else "none",
-                          _percent(self.longest, limit), f"--sbatch time={suggested_minutes(self.longest)}"),
-                 Resource("CPUs' time", format_duration(self.cpu), format_duration(self.allocated),
-                          _percent(self.cpu, self.allocated), "")]
+        memory = _parse_kib(self.requested_memory)
+        limit = 60 * float(self.requested_time if self.requested_time.isdecimal() else 0)
+        resources = [
+            Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
+                     f"{memory / 1024:,.0f} MB" if memory else "none", _percent(self.memory, memory),
+                     f"--sbatch mem={suggested_megabytes(self.memory)}M" if self.memory else ""),
+            Resource("time, at most", format_duration(self.longest), format_duration(limit) if limit else "none",
+                     _percent(self.longest, limit), f"--sbatch time={suggested_minutes(self.longest)}"),
+            Resource("CPU time", format_duration(self.cpu), format_duration(self.allocated),
+                     _percent(self.cpu, self.allocated), "")]
         if self.gpus:
-            used, share = ("no books are kept", "") if self.gpu is None else (
+            used, share = ("not measured", "") if self.gpu is None else (
                 format_duration(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
-            found.append(Resource("GPUs' time", used, format_duration(self.gpus), share, ""))
-        return found
+            resources.append(Resource("GPU time", used, format_duration(self.gpus), share, ""))
+        return resources
 
     def lines(self) -> list[str]:
-        """A line of what was used, and one of what to ask for. Empty if no job has ended."""
+        """Return a line of what was used, and one of what to request; empty if no job has ended."""
         if not self.jobs:
             return []
-        memory, took, cpus, *gpus = self.resources()
-        share = f", {cpus.share} of its CPUs' time" if cpus.share else ""
-        if gpus:
-            share += f", {gpus[0].share} of its GPUs'" if gpus[0].share else (
-                " (of its GPUs' this cluster keeps no books)")
-        return [f"{self.jobs:,} ended: at most {memory.used} of memory (asked: {memory.asked}) and {took.used} "
-                f"(limit: {took.asked}){share}", f"would do: {' '.join(filter(None, (memory.enough, took.enough)))}"]
+        memory, longest, cpu, *gpu = self.resources()
+        share = f", {cpu.share} of the CPU time" if cpu.share else ""
+        if gpu:
+            share += f", {gpu[0].share} of the GPU time" if gpu[0].share else " (this cluster does not measure GPU use)"
+        suggestions = " ".join(filter(None, (memory.suggestion, longest.suggestion)))
+        return [f"{self.jobs:,} ended: at most {memory.used} of memory (requested: {memory.requested}) and "
+                f"{longest.used} (limit: {longest.requested}){share}", f"suggestion: {suggestions}"]
 
 
-def _percent(used: float, of: float) -> str:
-    return f"{100 * used / of:.0f} %" if of else ""
+def _percent(used: float, total: float) -> str:
+    return f"{100 * used / total:.0f} %" if total else ""
 
 
 def suggested_megabytes(kib: float) -> int:
-    """What to ask for: a quarter more than the most that was used, in steps of 100 MB."""
-    return 100 * math.ceil(max(kib * _SPARE_MEMORY / 1024, 1) / 100)
+    """Return the memory to request: the maximum that was used and a quarter, rounded up to 100 MB."""
+    return 100 * math.ceil(max(kib * _MEMORY_MARGIN / 1024, 1) / 100)
 
 
 def suggested_minutes(seconds: float) -> int:
-    """What to ask for: half as much again as the longest run, in steps of 5 minutes."""
-    return 5 * math.ceil(max(seconds * _SPARE_TIME / 60, 1) / 5)
+    """Return the time to request: the longest run and half as much again, rounded up to 5 minutes."""
+    return 5 * math.ceil(max(seconds * _TIME_MARGIN / 60, 1) / 5)
 
 
 def usage_by_batch(observations: Iterable[Observation]) -> dict[str, Usage]:
-    """The usage of each batch, by its path; by one sacct, and by none if Slurm was given nothing of them."""
-    found = list(observations)
-    jobs = {one.path: {job for ticket in one.history.tickets.values() for job in ticket.slurm_jobs} for one in found}
-    since = min((plan["time"] for one in found for plan in one.history.plans), default=time.time())
+    """Return the usage of each batch by its path. Calls sacct once, and not at all without Slurm jobs."""
+    observations = list(observations)
+    jobs = {batch.path: {job for ticket in batch.history.tickets.values() for job in ticket.slurm_jobs}
+            for batch in observations}
+    since = min((plan["time"] for batch in observations for plan in batch.history.plans), default=time.time())
     rows = client.usage(since) if any(jobs.values()) else []
-    return {path: usage_of_jobs(rows, given) for path, given in jobs.items()}
+    return {path: usage_of_jobs(rows, batch_jobs) for path, batch_jobs in jobs.items()}
 
 
 def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
-    """The usage of those of `jobs` that ended. rows: sacct's, of jobs and of their steps, as slurm.USAGE_FIELDS.
+    """Return the usage of those of `jobs` that have ended.
 
-    A step's id is its job's with `.batch` or a number; memory and GPU use are known of steps alone.
+    rows: of sacct, with the columns client.USAGE_FIELDS, for jobs and their steps. A step's id is that of its job with
+    `.batch`, `.extern` or a number; only steps have the use of memory and GPUs.
     """
     usage = Usage()
     ended: set[str] = set()
-    for identifier, state, elapsed, cpu, cpus, rss, memory, limit, had, used in rows:
+    for identifier, state, elapsed, cpu, cpus, max_rss, memory, limit, allocated, used in rows:
         job, _, step = identifier.partition(".")
         if job not in jobs:
             continue
+        seconds = float(elapsed or 0)
         if not step and state.split()[0] not in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED"):
             ended.add(job)
-            took = float(elapsed or 0)
             usage.jobs += 1
-            usage.longest = max(usage.longest, took)
+            usage.longest = max(usage.longest, seconds)
             usage.cpu += parse_cpu_time(cpu)
-            usage.allocated += took * float(cpus or 0)
-            usage.gpus += took * _gpus(parse_tres(had))
-            usage.asked_memory, usage.asked_time = memory or usage.asked_memory, limit or usage.asked_time
+            usage.allocated += seconds * float(cpus or 0)
+            usage.gpus += seconds * _gpu_count(parse_tres(allocated))
+            usage.requested_memory = memory or usage.requested_memory
+            usage.requested_time = limit or usage.requested_time
         elif step and job in ended:
-            total = parse_tres(used)  # of all tasks together, and MaxRSS of the largest
-            nodes = float(parse_tres(had).get("node", 1))
-            usage.memory = max(usage.memory, _kib(rss), _kib(total.get("mem", "")) / nodes)
-            if "gres/gpuutil" in total:  # percent, of all GPUs together
-                usage.gpu = (usage.gpu or 0.0) + float(total["gres/gpuutil"]) / 100 * float(elapsed or 0)
+            totals = parse_tres(used)  # of all tasks together; MaxRSS is of the largest task
+            nodes = float(parse_tres(allocated).get("node", 1))
+            usage.memory = max(usage.memory, _parse_kib(max_rss), _parse_kib(totals.get("mem", "")) / nodes)
+            if "gres/gpuutil" in totals:  # percent, of all GPUs together
+                usage.gpu = (usage.gpu or 0.0) + float(totals["gres/gpuutil"]) / 100 * seconds
     return usage
 
 
 def parse_tres(text: str) -> dict[str, str]:
-    """Slurm's `cpu=4,gres/gpu=1,mem=8G` as a mapping."""
+    """Convert Slurm's `cpu=4,gres/gpu=1,mem=8G` to a mapping."""
     return {key: value for key, equals, value in (part.partition("=") for part in text.split(",")) if equals}
 
 
-def _gpus(had: dict[str, str]) -> int:
-    """`gres/gpu`, or, where only kinds are counted, all `gres/gpu:kind` together."""
-    return int(had.get("gres/gpu") or sum(int(number) for key, number in had.items() if key.startswith("gres/gpu:")))
+def _gpu_count(tres: dict[str, str]) -> int:
+    """`gres/gpu`; the sum of all `gres/gpu:TYPE` where only those are counted."""
+    return int(tres.get("gres/gpu") or sum(int(count) for key, count in tres.items() if key.startswith("gres/gpu:")))
 
 
-def _kib(text: str) -> float:
-    """`1234K`, `2.5M` or `4G` (also with Slurm's n or c behind it) in KiB."""
+def _parse_kib(text: str) -> float:
+    """`1234K`, `2.5M` or `4G` in KiB; Slurm may append n or c."""
     match = re.match(r"([\d.]+)([KMGT]?)", text)
     return float(match[1]) * 1024 ** " KMGT".index(match[2] or "K") / 1024 if match else 0.0
 
 
 def parse_cpu_time(text: str) -> float:
-    """Slurm's `[days-][hours:]minutes:seconds[.fraction]` in seconds."""
+    """Convert Slurm's `[days-][hours:]minutes:seconds[.fraction]` to seconds."""
     days, _, rest = text.rpartition("-")
     parts = [float(part) for part in rest.split(":")] if rest else [0.0]
-    return float(days or 0) * 86400 + sum(part * 60 ** place for place, part in enumerate(reversed(parts)))
+    return float(days or 0) * 86400 + sum(part * 60 ** power for power, part in enumerate(reversed(parts)))

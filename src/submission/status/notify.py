@@ -1,4 +1,4 @@
-"""Messages about a batch, through apprise: when a run fails first, when all have ended, and a digest now and then"""
+"""Notifications about a batch, through apprise: its first failure, its end, and a digest from time to time."""
 from __future__ import annotations
 
 import contextlib
@@ -14,13 +14,13 @@ from src.io import files, slurm_environment
 from src.submission.batch import journal
 from src.submission.slurm import client
 from src.submission.spec.notify_spec import Notify
-from src.submission.status import failures, retry_policy, status
+from src.submission.status import failures, retry_policy, states, status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 
 FAILED, ENDED, DIGEST = "failed", "ended", "digest"
-_MOST_JOBS = 1000  # that one message waits for; after the last of them it looks for others
-_MOST_SECONDS = 60.0  # that a run which has failed waits for its message
+_MAX_DEPENDENCIES = 1000  # jobs that one notify job waits for; after the last of them it looks for others
+_TIMEOUT = 60.0  # seconds that a failed run waits until its message is sent
 _PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 SCRIPT = """#!/usr/bin/env bash
 # Sends a message about its batch; submitted with it.
@@ -35,134 +35,140 @@ exec python experiments.py notify "$@"
 
 
 class Notifier:
-    """Sends what there is to say about a submission that this process follows. Nothing of it may fail it."""
+    """Sends the messages about a submission that this process follows. It never raises."""
 
     def __init__(self, notify: Notify | None, batch: str, token: str) -> None:
         self._notify, self._batch, self._token = notify, batch, token
-        self._digested = time.monotonic()
+        self._last_digest = time.monotonic()
 
     def run_ended(self, failed: bool) -> None:
-        """Of a run: the first failure, and a digest if it is time for one."""
+        """Record the end of a run: send a message after the first failure, and a digest if it is due."""
         if self._notify is None:
             return
         if failed:
             self.send(FAILED)
-        if self._notify.digest and time.monotonic() >= self._digested + 3600 * self._notify.digest:
-            self._digested = time.monotonic()
+        if self._notify.digest and time.monotonic() >= self._last_digest + 3600 * self._notify.digest:
+            self._last_digest = time.monotonic()
             self.send(DIGEST)
 
     def send(self, kind: str, why: str = "") -> None:
-        """Once of each kind, but for digests."""
-        if self._notify and (line := send(self._notify, self._batch, self._token, kind, why)):
-            print(line, file=sys.stderr)
+        """Send a message, each kind but the digest once."""
+        if self._notify and (note := send(self._notify, self._batch, self._token, kind, why)):
+            print(note, file=sys.stderr)
 
 
 def send(notify: Notify, batch: str, token: str, kind: str, why: str = "") -> str | None:
-    """Send a message, unless one of its kind was sent for this submission; what went wrong, without the addresses."""
+    """Send a message, unless one of its kind was sent for this submission; digests are always sent.
+
+    Return a note if that failed, which never contains an address.
+    """
     try:
-        if kind != DIGEST and not files.create_exclusive(_mark(batch, token, kind), "", sync=False):
+        if kind != DIGEST and not files.create_exclusive(_sent_file(batch, token, kind), "", sync=False):
             return None
         import apprise
 
         observation, = observe([batch])
         title, body = message(observation, kind, why)
         messenger = apprise.Apprise()
-        known = [messenger.add(address) for address in notify.addresses()]
-        if not messenger.notify(body=body, title=title) or not all(known):
+        valid = [messenger.add(address) for address in notify.addresses()]
+        if not messenger.notify(body=body, title=title) or not all(valid):
             return "note: a message could not be sent to every address of notify"
     except ImportError:
         return "note: no message was sent: apprise is not installed (pip install apprise)"
     except UserError as error:
         return f"note: no message was sent: {error}"
     except Exception as error:
-        return f"note: no message was sent: {type(error).__name__}"  # its words may hold an address
+        return f"note: no message was sent: {type(error).__name__}"  # its text may contain an address
     return None
 
 
-def _mark(batch: str, token: str, kind: str) -> str:
-    """The file that says that a message of this kind was sent."""
+def _sent_file(batch: str, token: str, kind: str) -> str:
+    """The file that exists once a message of this kind was sent."""
     return os.path.join(batch, run_folder.SUBMISSIONS, run_folder.notified_name(token, kind))
 
 
 def message(observation: Observation, kind: str, why: str = "") -> tuple[str, str]:
-    """Title and text: what has become of the runs, the best of them, failures, and what to type."""
-    counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
+    """Return title and text: the number of runs per state, the best run, failures, and the command to retry."""
+    counts = ", ".join(f"{number} {states.shown(state)}" for state, number in status.counts(observation).items())
     name = os.path.basename(observation.path)
-    title = {FAILED: f"{name}: a run failed", ENDED: f"{name} has ended", DIGEST: f"{name} goes on"}[kind]
-    lines = [f"{len(observation.runs)} runs: {counts}", *filter(None, [why])]
-    metric = metrics.of_batch(observation.path)
-    rows = [row for row in status.rows(observation.runs.values(), metric=metric)
-            if row.best is not None and row.best == row.best]
-    if rows:
-        best = rows[0]
-        for row in rows:
-            if row.metric == best.metric and row.best is not None and best.best is not None and metrics.better(
-                    row.metric or "", row.best, best.best, metric):
-                best = row
-        lines.append(f"best: {best.best:.4g} {best.metric} of {best.run}")
-    lines += [found.line() for found in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
+    title = {FAILED: f"{name}: a run failed", ENDED: f"{name} has ended", DIGEST: f"{name} continues"}[kind]
+    lines = [f"{len(observation.runs)} runs: {counts}", *filter(None, [why, _best_run(observation)])]
+    lines += [group.line() for group in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(retry_policy.RETRIED):
         lines.append(shell_command("python", "submit_multiple.py", "-r", observation.path))
     return title, "\n".join(lines)
 
 
-def notify_failure(folder: str, ticket: int) -> None:
-    """A run of a Slurm job has failed: have the message sent, if its batch wants one and has had none.
+def _best_run(observation: Observation) -> str:
+    """`best: 0.93 val/accuracy of 003_x`; empty if no run has a metric."""
+    metric = metrics.of_batch(observation.path)
+    best = None
+    for row in status.rows(observation.runs.values(), metric=metric):
+        if row.best is None or row.best != row.best:
+            continue
+        if best is None or best.best is None or row.metric == best.metric and metrics.better(
+                row.metric or "", row.best, best.best, metric):
+            best = row
+    return f"best: {best.best:.4g} {best.metric} of {best.run}" if best else ""
 
-    Of an array or of workers, Slurm itself tells only at their end. Another process sends it, as what has just failed
-    may be in no state to; it has a minute. Nothing of it is an error.
+
+def notify_failure(folder: str, ticket: int) -> None:
+    """Have a message sent about a failed run of a Slurm job, if its batch wants one and none was sent.
+
+    A job that depends on an array or on workers starts only at their end. Another process sends the message, with a
+    timeout, because the failed one may be unable to. Errors are ignored.
     """
     batch, name = os.path.split(folder)
     with contextlib.suppress(OSError, subprocess.SubprocessError, UserError):
         plan = next((plan for plan in reversed(journal.read_history(batch).plans)
                      if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
-        if plan and not os.path.exists(_mark(batch, plan["code"], FAILED)):
+        if plan and not os.path.exists(_sent_file(batch, plan["code"], FAILED)):
             command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], FAILED]
-            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=_MOST_SECONDS)
+            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=_TIMEOUT)
 
 
 def submit_notify_jobs(notify: Notify, batch: str, token: str, jobs: Sequence[str], project: str,
-                       asked: Mapping[str, str]) -> str:
-    """Submit the small Slurm jobs that send messages: one waits for any job to fail, one for all to end, and one for
-    the time of a digest. asked: what the runs ask for, of which partition, account and qos hold for these too. What
-    went wrong, or "".
+                       options: Mapping[str, str]) -> str:
+    """Submit the small Slurm jobs that send messages: after any job fails, after all have ended, and for a digest.
+
+    options: of the runs; partition, account and qos are used for these jobs too. Return a note if that failed, or "".
     """
     script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
-    some = (f"afternotok:{job}" for job in jobs[:_MOST_JOBS])
-    kinds = {FAILED: [f"--dependency={'?'.join(some)}", "--kill-on-invalid-dep=yes"], ENDED: _after(jobs)}
+    any_failed = "?".join(f"afternotok:{job}" for job in jobs[:_MAX_DEPENDENCIES])
+    arguments_by_kind = {FAILED: [f"--dependency={any_failed}", "--kill-on-invalid-dep=yes"], ENDED: _after(jobs)}
     if notify.digest:
-        kinds[DIGEST] = [_in_minutes(60 * notify.digest)]
+        arguments_by_kind[DIGEST] = [_in_minutes(60 * notify.digest)]
     try:
         files.write_atomic(script, SCRIPT)
-        for kind, options in kinds.items():
-            _submit(script, batch, token, kind, options, project, asked)
+        for kind, arguments in arguments_by_kind.items():
+            _submit(script, batch, token, kind, arguments, project, options)
     except (OSError, client.SbatchError) as error:
-        return f"note: not all messages will come: {getattr(error, 'message', error)}"
+        return f"note: not all messages will be sent: {getattr(error, 'message', error)}"
     return ""
 
 
 def _after(jobs: Sequence[str]) -> list[str]:
-    return [f"--dependency=afterany:{':'.join(jobs[-_MOST_JOBS:])}"]
+    return [f"--dependency=afterany:{':'.join(jobs[-_MAX_DEPENDENCIES:])}"]
 
 
 def _in_minutes(minutes: float) -> str:
     return f"--begin=now+{max(1, round(minutes))}minutes"
 
 
-def _submit(script: str, batch: str, token: str, kind: str, options: Iterable[str], project: str,
-            asked: Mapping[str, str]) -> None:
-    taken = [f"--{name}={asked[name]}" for name in ("partition", "account", "qos") if asked.get(name)]
+def _submit(script: str, batch: str, token: str, kind: str, arguments: Iterable[str], project: str,
+            options: Mapping[str, str]) -> None:
+    same_queue = [f"--{name}={options[name]}" for name in ("partition", "account", "qos") if options.get(name)]
     log = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notified_name(token, f"{kind}.%j"))
     *command, path = client.sbatch_command(f"notify-{os.path.basename(batch)}"[:60], log, f"notify-{token}",
-                                          [*taken, *options], script, os.path.abspath(batch), project)
+                                           [*same_queue, *arguments], script, os.path.abspath(batch), project)
     client.submit([*command, path, token, kind])
 
 
 def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | None:
-    """What such a Slurm job does: send, or have another wait for what still runs. What went wrong, if so.
+    """Send the message of a notify job, or submit another job that waits for what still runs. Return a note on failure.
 
-    A batch has ended when nothing of it is pending or running, also of what was put back or went on in successors; and
-    the last submission tells of it.
+    A batch has ended when nothing of it is pending or running, including requeued runs and successors. Only the newest
+    submission sends that message.
     """
     if kind == FAILED:
         return send(notify, batch, token, kind)
@@ -170,21 +176,20 @@ def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | N
     jobs = list(dict.fromkeys(run.state.slurm_job.partition("_")[0] for run in observation.runs.values()
                               if run.state.name in retry_policy.ALIVE and run.state.slurm_job))
     if kind == DIGEST:
-        later = _again(batch, token, kind, [_in_minutes(60 * (notify.digest or 1))]) if jobs else None
-        return (send(notify, batch, token, kind) if jobs else None) or later
+        note = _submit_next(batch, token, kind, [_in_minutes(60 * (notify.digest or 1))]) if jobs else None
+        return (send(notify, batch, token, kind) if jobs else None) or note
     if any(plan.get("notify") and plan.get("code", "") > token for plan in observation.history.plans):
         return None
-    if jobs:  # in a minute, as Slurm may say for a moment that what has ended still runs
-        return _again(batch, token, kind, [_in_minutes(1), *_after(jobs)])
+    if jobs:  # in a minute, as Slurm may list an ended job as running for a moment
+        return _submit_next(batch, token, kind, [_in_minutes(1), *_after(jobs)])
     return send(notify, batch, token, kind)
 
 
-def _again(batch: str, token: str, kind: str, options: Iterable[str]) -> str | None:
-    """Submit such a Slurm job as this is one."""
+def _submit_next(batch: str, token: str, kind: str, arguments: Iterable[str]) -> str | None:
+    """Submit another notify job like this one."""
     script = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS, run_folder.notify_script_name(token))
-    asked = slurm_environment.partition_account_and_qos()
     try:
-        _submit(script, batch, token, kind, options, os.getcwd(), asked)
-    except client.SbatchError as refusal:
-        return f"note: no more messages will come: {refusal.message}"
+        _submit(script, batch, token, kind, arguments, os.getcwd(), slurm_environment.partition_account_and_qos())
+    except client.SbatchError as error:
+        return f"note: no more messages will be sent: {error.message}"
     return None

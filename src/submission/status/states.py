@@ -205,7 +205,7 @@ RULES: tuple[Rule, ...] = (
          lambda evidence: evidence.is_for_workers and evidence.in_queue,
          lambda evidence: State(PENDING, "waits for a worker", _queued(evidence).slurm_job)),
     Rule("squeue lists the job as running, and the attempt recorded a failure", (FAILED,),
-         lambda evidence: evidence.recorded_end == FAILED and _is_queued_as(RUNNING)(evidence),
+         lambda evidence: _is_queued_as(RUNNING)(evidence) and evidence.recorded_end == FAILED,
          lambda evidence: State(FAILED, evidence.error, _queued(evidence).slurm_job),
          "a worker's job continues after one of its runs has failed"),
     Rule("squeue lists the job as running", (RUNNING,), _is_queued_as(RUNNING), _queued),

@@ -30,15 +30,15 @@ def lines(fake_slurm: FakeSlurm, text: str, *jobs: str) -> list[str]:
 
 def test_gpus_where_the_cluster_keeps_books(fake_slurm: FakeSlurm) -> None:
     both = lines(fake_slurm, SACCT, "7", "8")
-    assert "17 % of its CPUs' time, 33 % of its GPUs'" in both[0]  # (1.5 + 0.5) of 2 + 4 GPUs
-    assert "75 % of its GPUs'" in lines(fake_slurm, SACCT, "7")[0]
+    assert "17 % of the CPU time, 33 % of the GPU time" in both[0]  # (1.5 + 0.5) of 2 + 4 GPUs
+    assert "75 % of the GPU time" in lines(fake_slurm, SACCT, "7")[0]
     without = SACCT.replace(",gres/gpuutil=150", "").replace(",gres/gpuutil=50", "")
-    assert "CPUs' time (of its GPUs' this cluster keeps no books)" in lines(fake_slurm, without, "7")[0]
+    assert "CPU time (this cluster does not measure GPU use)" in lines(fake_slurm, without, "7")[0]
     assert "GPU" not in lines(fake_slurm, without.replace("gres/gpu", "gres/disk"), "7")[0]
 
 
 def test_memory_is_of_a_node_with_all_its_tasks(fake_slurm: FakeSlurm) -> None:
-    assert lines(fake_slurm, SACCT, "8")[1] == "would do: --sbatch mem=5200M --sbatch time=15"  # 8 GiB on two nodes
+    assert lines(fake_slurm, SACCT, "8")[1] == "suggestion: --sbatch mem=5200M --sbatch time=15"  # 8 GiB on two nodes
 
 
 ROWS = [["7", "COMPLETED", "600", "10:00", "2", "", "8G", "60"],
@@ -55,8 +55,8 @@ def test_the_usage_of_a_batch() -> None:
     assert (usage.jobs, usage.memory, usage.longest) == (2, 1048576, 600)
     assert usage.cpu / usage.allocated == pytest.approx(900.5 / 1800)
     assert usage.lines() == [
-        "2 ended: at most 1,024 MB of memory (asked: 8,192 MB) and 10:00 (limit: 1:00:00), 50 % of its CPUs' time",
-        "would do: --sbatch mem=1300M --sbatch time=15"]
+        "2 ended: at most 1,024 MB of memory (requested: 8,192 MB) and 10:00 (limit: 1:00:00), 50 % of the CPU time",
+        "suggestion: --sbatch mem=1300M --sbatch time=15"]
     assert efficiency.usage_of_jobs(rows, {"9"}).lines() == []
 
 

@@ -131,7 +131,7 @@ def test_a_digest_comes_when_it_is_time(project: Project, received: list[dict[st
     for hour in range(9):
         now[0] = hour * 3600 + 1
         notices.run_ended(False)
-    assert [message["title"] for message in received] == [f"{project.batch.name} goes on"] * 4
+    assert [message["title"] for message in received] == [f"{project.batch.name} continues"] * 4
 
 
 def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
@@ -211,7 +211,7 @@ def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: F
     fake_slurm.set(MaxSubmitJobs=2)
     assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
     out, error = capsys.readouterr()
-    assert "submitted 2 runs" in out and "\nnote: not all messages will come: sbatch: error: AssocMaxSubmit" in error
+    assert "submitted 2 runs" in out and "\nnote: not all messages will be sent: sbatch: error: AssocMaxSubmit" in error
 
 
 def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> None:
@@ -261,7 +261,7 @@ def test_a_batch_without_messages_and_one_by_hand(project: Project, received: li
     want_messages(project, "[9]")
     assert project.submit(project.spec, "--local", "-y", "-o") == 0
     assert experiments.main(["notify", str(project.batch)]) == 0
-    assert received[-1]["title"].endswith("goes on")
+    assert received[-1]["title"].endswith("continues")
 
 
 def test_addresses_come_from_where_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
