@@ -10,7 +10,7 @@ from src.commands.common import observe_batches
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.slurm import client
-from src.submission.status import failures, retry_policy, run_lookup, states, status
+from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
 from src.submission.status.observation import Observation
 
 _MAX_ROWS = 50  # runs in a status table without --all
@@ -99,7 +99,7 @@ def watch(options: argparse.Namespace) -> None:
                          for observation in observations for run in observation.runs.values())
         text = status.render(observations, None if options.all else limit, not options.batches,
                              starts=client.expected_starts() if is_pending else {}, curves=True)
-        progress = status.progress_line(observations, time.time())
+        progress = throughput.progress_line(observations, time.time())
         print(f"{clear}{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
 
     try:

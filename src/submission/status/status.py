@@ -1,4 +1,4 @@
-"""How far each run of a batch is: counts by state and a table of runs, as text or as plain values for JSON."""
+"""The progress of batches: runs per state, and a table of runs, as text or as values for JSON."""
 from __future__ import annotations
 
 import math
@@ -12,19 +12,24 @@ from typing import Any
 from src import gpu_idle, metrics, run_folder
 from src.io import files
 from src.metrics import Metric
-from src.submission.status import failures, retry_policy, run_lookup, states
+from src.submission.status import failures, retry_policy, run_lookup, states, throughput
 from src.submission.status.observation import Observation, Run
-from src.submission.system import terminal
 from src.submission.system.terminal import format_duration, table
 
 _BARS = "▁▂▃▄▅▆▇█"
-MAX_GROUPS = 5  # of failures that are told below the runs
+MAX_GROUPS = 5  # groups of failures that are listed below the runs
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a status table. epochs: planned, None if not known; left: seconds; metric: the column of `best`;
-    idle: how busy its GPU is, if that is little; tags: its TAGS."""
+    """One run in a table of runs. The names of the fields are the keys of `status --json`.
+
+    epochs: planned epochs; None if unknown;
+    left: remaining seconds; None if unknown;
+    metric: the column of `best`;
+    idle: the use of its GPU, if that is low;
+    tags: its TAGS.
+    """
 
     run: str
     state: str
@@ -40,50 +45,54 @@ class Row:
 
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
-    """A row for each run, in order. metric: that their job spec names."""
+    """Return a row for each run, in order. metric: the one that their job spec names."""
     return [_row(run, time.time() if now is None else now, metric) for run in runs]
 
 
-def _row(run: Run, now: float, judged_by: Metric | None) -> Row:
-    state = run.state
-    started = run.folder is not None and run_folder.STATS in run.folder.names
-    header, lines = _stats(run.path) if started else ([], [])
-    metric, best = _best(header, lines, judged_by)
-    done = len(lines)
-    config = _config(run) if started else {}
-    planned = (config.get("facts") or {}).get("epochs")
+def _row(run: Run, now: float, metric: Metric | None) -> Row:
+    has_stats = _has_stats(run)
+    header, lines = _read_stats(run.path) if has_stats else ([], [])
+    column, best = _best(header, lines, metric)
+    config = _read_config(run) if has_stats else {}
+    epochs = (config.get("facts") or {}).get("epochs")
     left = None
-    if state.name == states.RUNNING and planned and done and run.attempt:
-        left = max(0.0, (now - run.attempt.get("start", now)) / done * (planned - done))
+    if run.state.name == states.RUNNING and epochs and lines and run.attempt:
+        elapsed = now - run.attempt.get("start", now)
+        left = max(0.0, elapsed / len(lines) * (epochs - len(lines)))
     idle = gpu_idle.judged((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
         gpu_idle.COLUMN in header) else None
-    return Row(run.name, state.name, done, planned, left, metric, best, state.why, state.slurm_job, idle,
-               tuple(run_folder.tags(run.path)) if run.folder is not None else ())
+    tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
+    return Row(run.name, run.state.name, len(lines), epochs, left, column, best, run.state.why, run.state.slurm_job,
+               idle, tags)
 
 
-def _stats(folder: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a stats.csv; a torn last line is left out."""
+def _has_stats(run: Run) -> bool:
+    return run.folder is not None and run_folder.STATS in run.folder.names
+
+
+def _read_stats(folder: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a stats.csv; an incomplete last line is left out."""
     text = files.read_text(os.path.join(folder, run_folder.STATS)) or ""
     header, *lines = text[:text.rfind("\n") + 1].splitlines() or [""]
     return header.split(","), [cells for line in lines if len(cells := line.split(",")) == header.count(",") + 1]
 
 
 def _best(header: list[str], lines: list[list[str]], metric: Metric | None) -> tuple[str | None, float | None]:
-    """The best value, over all epochs, of the metric that runs are judged by, and its column."""
-    found: tuple[str | None, float | None] = (None, None)
+    """The column of the metric that judges runs, and its best value over all epochs; None without one."""
+    best_column, best = None, None
     for column in metrics.judging_columns(header, metric):
         position = header.index(column)
         values = [_number(cells[position]) for cells in lines]
-        numbers = [value for value in values if value == value] or values[:1]
-        if numbers:
-            value = min(numbers) if metrics.descends(column, metric) else max(numbers)
-            if found[1] is None or metrics.better(column, value, found[1], metric):
-                found = (column, value)
-    return found
+        values = [value for value in values if value == value] or values[:1]
+        if values:
+            value = min(values) if metrics.descends(column, metric) else max(values)
+            if best is None or metrics.better(column, value, best, metric):
+                best_column, best = column, value
+    return best_column, best
 
 
-def _config(run: Run) -> dict[str, Any]:
-    """The run's config, with its facts; empty if it has none yet."""
+def _read_config(run: Run) -> dict[str, Any]:
+    """The run's config with its facts; empty if it does not exist yet."""
     try:
         return run_folder.read_spec(os.path.join(run.path, run_folder.CONFIG))
     except ValueError:
@@ -91,16 +100,16 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def counts(observation: Observation) -> dict[str, int]:
-    """How many runs are in each state, in the order of states.ALL; states without a run are left out."""
-    found = Counter(run.state.name for run in observation.runs.values())
-    return {name: found[name] for name in states.ALL if found[name]}
+    """Return how many runs are in each state that occurs, in the order of states.ALL."""
+    numbers = Counter(run.state.name for run in observation.runs.values())
+    return {state: numbers[state] for state in states.ALL if numbers[state]}
 
 
 def as_json(observation: Observation) -> dict[str, Any]:
-    """A batch as plain values."""
+    """Return a batch as plain values."""
     metric = metrics.of_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
-            "throughput": asdict(throughput(observation, time.time())),
+            "throughput": asdict(throughput.throughput(observation, time.time())),
             "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
@@ -111,68 +120,80 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
-    """One line per batch: how many runs, and how many in each state that occurs."""
-    lines = [(observation, counts(observation)) for observation in observations]
-    columns = [name for name in states.ALL if any(name in found for _, found in lines)]
-    body = [[observation.path, str(len(observation.runs)), *(str(found.get(name, "")) for name in columns)]
-            for observation, found in lines]
-    return table([["batch", "runs", *columns], *body])
+    """Return a line per batch: the number of runs, and how many are in each state that occurs."""
+    batches = [(observation, counts(observation)) for observation in observations]
+    columns = [state for state in states.ALL if any(state in numbers for _, numbers in batches)]
+    return table([["batch", "runs", *columns],
+                  *([observation.path, str(len(observation.runs)), *(str(numbers.get(name, "")) for name in columns)]
+                    for observation, numbers in batches)])
 
 
 def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None,
               curves: bool = False) -> list[str]:
-    """A line per run. Beyond `limit` runs, those that ended well give way to the best of them. curves: with small ones.
+    """Return a line per run, and notes below.
+
+    limit: maximum number of runs; failures, then open runs, then the best of the others are shown;
+    starts: when Slurm expects to start its jobs, unix seconds by id;
+    curves: add columns with small curves of the training loss and the judging metrics.
     """
     runs = list(observation.runs.values())
     metric = metrics.of_batch(observation.path)
-    shown = runs if limit is None or len(runs) <= limit else _most_telling(runs, limit, metric)
-    found = rows(shown, metric=metric)
-    cells = [_cells(row, (starts or {}).get(row.slurm_job or "")) for row in found]
-    names, drawn = _curves(shown, metric) if curves else ([], [[] for _ in shown])
-    if any(row.tags for row in found):
-        names, drawn = ["tags", *names], [[",".join(row.tags), *small] for row, small in zip(found, drawn, strict=True)]
-    lines = table([["run", "state", "epochs", "left", "best", *names, ""],
-                   *([*row[:5], *more, *row[5:]] for row, more in zip(cells, drawn, strict=True))])
+    shown = runs if limit is None or len(runs) <= limit else _most_important(runs, limit, metric)
+    run_rows = rows(shown, metric=metric)
+    extra_names, extra_cells = _curves(shown, metric) if curves else ([], [[] for _ in shown])
+    if any(row.tags for row in run_rows):
+        extra_names = ["tags", *extra_names]
+        extra_cells = [[",".join(row.tags), *cells] for row, cells in zip(run_rows, extra_cells, strict=True)]
+    body = []
+    for row, extra in zip(run_rows, extra_cells, strict=True):
+        *cells, why = _cells(row, (starts or {}).get(row.slurm_job or ""))
+        body.append([*cells, *extra, why])
+    lines = table([["run", "state", "epochs", "left", "best", *extra_names, ""], *body])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
-        lines.append("squeue did not answer: runs that Slurm has are shown as unknown")
-    # what is ranked by another metric has no value of the named one
-    others = [row.metric for row in found if row.metric]
-    if metric and others and not metric.find(others):
-        lines.append(f"no run has {metric.name}, the metric that the job spec names: judged by {others[0]}")
-    return lines + gpu_idle.lines(row.idle for row in found)
+        lines.append("squeue did not answer: runs that were submitted to Slurm are shown as unknown")
+    # a run that is judged by another metric has no value of the named one
+    columns = [row.metric for row in run_rows if row.metric]
+    if metric and columns and not metric.find(columns):
+        lines.append(f"no run has {metric.name}, the metric of the job spec: judged by {columns[0]}")
+    return lines + gpu_idle.lines(row.idle for row in run_rows)
 
 
-def _most_telling(runs: list[Run], limit: int, judged_by: Metric | None) -> list[Run]:
-    """Failures first, then what runs, then the best; in the order of the grid. What is not shown is hardly read."""
-    order: dict[int, list[int]] = {0: [], 1: [], 2: []}
+def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[Run]:
+    """Failures and running runs first, then waiting ones, then the best of the ended, in the order of the grid.
+
+    Only if there is room for ended runs are their results read.
+    """
+    urgent: list[int] = []
+    waiting: list[int] = []
+    ended: list[int] = []
     for index, run in enumerate(runs):
-        name = run.state.name
-        order[2 if name in retry_policy.ENDED_WELL else name in (states.NEW, states.PENDING)].append(index)
-    chosen = [*order[0], *order[1]][:limit]
+        if run.state.name in retry_policy.ENDED_WELL:
+            ended.append(index)
+        else:
+            (waiting if run.state.name in (states.NEW, states.PENDING) else urgent).append(index)
+    chosen = [*urgent, *waiting][:limit]
     if len(chosen) < limit:
-        def value(index: int) -> float:
-            metric, best = _best(*_stats(runs[index].path), judged_by)
+        def rank(index: int) -> float:
+            column, best = _best(*_read_stats(runs[index].path), metric)
             if best is None or best != best:
-                return float("inf")
-            return best if metrics.descends(metric or "", judged_by) else -best
+                return math.inf
+            return best if metrics.descends(column or "", metric) else -best
 
-        chosen += sorted(order[2], key=value)[:limit - len(chosen)]
+        chosen += sorted(ended, key=rank)[:limit - len(chosen)]
     return [runs[index] for index in sorted(chosen)]
 
 
 def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[list[str]]]:
-    """The training loss and the metrics that runs are judged by: their columns, and a small curve of each for each run.
-    """
-    found = []
+    """The columns of the training loss and of the judging metrics, and for each run a small curve of each."""
+    curves = []
     for run in runs:
-        has_stats = run.folder is not None and run_folder.STATS in run.folder.names
-        header, lines = _stats(run.path) if has_stats else ([], [])
-        wanted = [name for name in ("train/loss", *metrics.judging_columns(header, metric)) if name in header]
-        found.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in wanted})
-    names = list(dict.fromkeys(name for curves in found for name in curves))
-    return names, [[curves.get(name, "") for name in names] for curves in found]
+        header, lines = _read_stats(run.path) if _has_stats(run) else ([], [])
+        columns = [name for name in ("train/loss", *metrics.judging_columns(header, metric)) if name in header]
+        curves.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in columns})
+    names = list(dict.fromkeys(name for curve in curves for name in curve))
+    return names, [[curve.get(name, "") for name in names] for curve in curves]
 
 
 def _number(cell: str) -> float:
@@ -183,136 +204,73 @@ def _number(cell: str) -> float:
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:
-    """▁▃▅▆▇█ for a curve: at most `width` parts of equal length, each by its last number; a blank where there is none.
-    """
+    """Return a curve as `▁▃▅▆▇█`: at most `width` equal parts, each by its last finite value; a blank without one."""
     parts = min(width, len(values))
-    last = []
+    heights = []
     for part in range(parts):
-        numbers = [value for value in values[len(values) * part // parts:len(values) * (part + 1) // parts]
-                   if math.isfinite(value)]
-        last.append(numbers[-1] if numbers else math.nan)
-    finite = [value for value in last if value == value]
+        finite = [value for value in values[len(values) * part // parts:len(values) * (part + 1) // parts]
+                  if math.isfinite(value)]
+        heights.append(finite[-1] if finite else math.nan)
+    finite = [height for height in heights if height == height]
     low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
-    return "".join(" " if value != value else _BARS[round((value - low) / span * 7) if span else 3] for value in last)
+    return "".join(" " if height != height else _BARS[round((height - low) / span * 7) if span else 3]
+                   for height in heights)
 
 
 def _cells(row: Row, start: float | None = None) -> list[str]:
+    """The cells of a row. start: when Slurm expects to start its job, in unix seconds."""
     epochs = f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
     best = "" if row.best is None else f"{row.best:.4g} {row.metric}"
     why = row.why[:100]
     if start is not None and row.state == states.PENDING:
         why += f"{', ' if why else ''}starts {time.strftime('%a %H:%M', time.localtime(start))}"
-    return [row.run, row.state.replace("_", " "), epochs, "" if row.left is None else format_duration(row.left), best,
-            why]
+    return [row.run, states.shown(row.state), epochs, "" if row.left is None else format_duration(row.left), best, why]
 
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
            only: Collection[str] = states.ALL, starts: Mapping[str, float] | None = None,
            curves: bool = False, now: float | None = None) -> str:
-    """What `status` prints: all batches in one table of counts, then the runs of each, or of the newest alone.
+    """Return the output of `status`: a table of all batches, then the runs of each, or only of the newest.
 
-    only: the states whose runs are shown; starts: when Slurm expects to start its jobs, unix seconds by id. Failures
-    are told by groups below the runs. now: unix seconds, to tell how fast a batch goes and how long it will take.
+    only: the states whose runs are shown; limit, starts, curves: as in `run_table`;
+    now: unix seconds; adds a line with the throughput.
     """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
-        latest = run_lookup.newest_batch(observation.path for observation in observations)
-        observations = [observation for observation in observations if observation.path == latest]
+        newest = run_lookup.newest_batch(observation.path for observation in observations)
+        observations = [observation for observation in observations if observation.path == newest]
     for observation in observations:
         lines = run_table(filter_runs(observation, only), limit, starts or {}, curves)
         if observation.canaries:
-            from src.submission.status import canary_results  # few batches have them
+            from src.submission.status import canary_results  # few batches have canaries
 
             lines += canary_results.status_lines(observation.canaries.values())
-        groups = [found.line() for found in failures.group_failures(observation.runs.values()) if found.state in only]
-        lines += groups[:MAX_GROUPS]
-        lines += [f"… and {len(groups) - MAX_GROUPS} more kinds of failures"] if len(groups) > MAX_GROUPS else []
-        if now and (speed := throughput(observation, now)):
-            lines += speed.lines()
+        lines += _failure_lines(observation, only)
+        if now:
+            lines += throughput.throughput(observation, now).lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)
 
 
+def _failure_lines(observation: Observation, only: Collection[str]) -> list[str]:
+    """A line for each of the largest groups of failures in some states."""
+    lines = [group.line() for group in failures.group_failures(observation.runs.values()) if group.state in only]
+    more = [f"… and {len(lines) - MAX_GROUPS} more kinds of failures"] if len(lines) > MAX_GROUPS else []
+    return lines[:MAX_GROUPS] + more
+
+
 def filter_runs(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:
-    """The batch with its runs in some states alone, of those that have all of these tags."""
+    """Return the batch with only those runs that are in one of the states and have all of the tags."""
     return replace(observation, runs={
         name: run for name, run in observation.runs.items()
         if run.state.name in only and (not tags or set(tags) <= set(run_folder.tags(run.path)))})
 
 
-def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:
-    """`[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left`: of all batches, by the ends of the last hour."""
-    runs = [run for observation in observations for run in observation.runs.values()]
-    ends = _ends(runs)
-    bad = sum(run.state.name in retry_policy.UNSUCCESSFUL for run in runs)
-    ended = sum(run.state.name in retry_policy.ENDED_WELL for run in runs)
-    line = terminal.bar(ended, len(runs), width) + f" {ended:,}/{len(runs):,} runs{f'  {bad:,} failed' if bad else ''}"
-    per_hour = runs_per_hour(ends, now)
-    left = len(runs) - ended - bad
-    if per_hour and left:
-        line += f"  {_short(per_hour)} runs an hour, {format_duration(left / per_hour * 3600)} left"
-    return line
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """How fast a batch goes: runs that end well an hour, in the last hour and over the batch, and the seconds that it
-    will take at that speed. None of what is not known, left of a batch of which nothing is pending or running."""
-
-    now: float | None
-    over_the_batch: float | None
-    left: float | None
-
-    def lines(self) -> list[str]:
-        """`throughput  35 runs an hour now, 28 over the batch, 0:20 left`, of a batch that goes on."""
-        if self.left is None:
-            return []
-        told = [f"{_short(self.now)} runs an hour now" if self.now else "",
-                f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
-                f"{format_duration(self.left)} left"]
-        return [f"throughput  {', '.join(filter(None, told))}"]
-
-
-def throughput(observation: Observation, now: float) -> Throughput:
-    """How fast a batch goes, by when its runs ended; whatever they run, and whether they log anything or not."""
-    runs = observation.runs.values()
-    ends = _ends(runs)
-    goes_on = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
-    recent = runs_per_hour(ends, now)
-    overall = runs_per_hour(ends, now if goes_on else max(ends, default=now), math.inf)
-    number = sum(run.state.name not in retry_policy.ENDED_WELL | retry_policy.UNSUCCESSFUL for run in runs)
-    speed = recent or overall
-    return Throughput(recent if goes_on else None, overall, number / speed * 3600 if goes_on and speed else None)
-
-
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _ends(runs: Iterable[Run]) -> list[float]:
-    return [end for run in runs if run.state.name in retry_policy.ENDED_WELL and (end := _ended_at(run)) is not None]
-
-
-def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
-    """Runs per hour, from when runs ended (unix seconds) in the last hour, or in `within` seconds; None before two
-    have."""
-    recent = sorted(end for end in ends if now - within <= end <= now)
-    # the first of them begins the time in which the others ended
-    return (len(recent) - 1) / (now - recent[0]) * 3600 if len(recent) > 1 and now > recent[0] else None
-
-
-def _ended_at(run: Run) -> float | None:
-    try:
-        return os.stat(os.path.join(run.path, run_folder.DONE)).st_mtime
-    except OSError:
-        return None
-
-
-def watch(look: Callable[[], list[Observation]], show: Callable[[list[Observation]], None], pause: float) -> None:
-    """Look and show, again and again, until nothing is pending or running."""
+def watch(read: Callable[[], list[Observation]], show: Callable[[list[Observation]], None], interval: float) -> None:
+    """Read and show batches every `interval` seconds until nothing is pending or running."""
     while True:
-        observations = look()
+        observations = read()
         show(observations)
         if not any(observation.count(retry_policy.ALIVE) for observation in observations):
             return
-        time.sleep(pause)
+        time.sleep(interval)

@@ -11,7 +11,7 @@ import pytest
 from src import run_folder
 from src.io import yaml_io
 from src.submission.batch.journal import History
-from src.submission.status import states, status
+from src.submission.status import states, status, throughput
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.status.states import State
@@ -100,9 +100,9 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
 
 def test_rate_by_the_ends_of_the_last_hour() -> None:
     now = 10_000.0
-    assert status.runs_per_hour([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
-    assert status.runs_per_hour([now - 60], now) is None
-    assert status.runs_per_hour([], now) is None
+    assert throughput.runs_per_hour([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
+    assert throughput.runs_per_hour([now - 60], now) is None
+    assert throughput.runs_per_hour([], now) is None
 
 
 def test_the_line_above_the_table(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_line_above_the_table(tmp_path: Path) -> None:
     for index, item in enumerate(runs[:3]):
         (Path(item.path) / "done").write_text("completed")
         os.utime(f"{item.path}/done", (index * 600, index * 600))
-    assert status.progress_line([observation(*runs)], now=1800.0, width=10) == (
+    assert throughput.progress_line([observation(*runs)], now=1800.0, width=10) == (
         "[######    ] 3/5 runs  1 failed  4 runs an hour, 15:00 left")
 
 
@@ -155,7 +155,7 @@ def test_the_metric_of_the_job_spec_judges(tmp_path: Path) -> None:
     assert "0.9 val/last/accuracy" in table("null")[1]
     lines = table("val_acc")
     assert "0.9 val/last/accuracy" in lines[1]
-    assert "no run has val_acc, the metric that the job spec names: judged by val/last/accuracy" in lines
+    assert "no run has val_acc, the metric of the job spec: judged by val/last/accuracy" in lines
     assert table("note")[1].split()[3:5] == ["nan", "note"]  # words are no values
 
 
@@ -182,14 +182,14 @@ def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
         os.utime(Path(runs[-1].path) / "done", (now - 60 * minutes, now - 60 * minutes))
     runs += [run(tmp_path, f"{index:03d}_a", state) for index, state in enumerate(
         ("running", "pending", "failed", "new"), start=6)]
-    speed = status.throughput(observation(*runs), now)
+    speed = throughput.throughput(observation(*runs), now)
     assert speed.now == pytest.approx(2 / 180 * 3600)
     assert speed.over_the_batch == pytest.approx(5 / 240 * 60)
     assert speed.left == pytest.approx(3 / speed.now * 3600)
     assert speed.lines() == ["throughput  40 runs an hour now, 1.25 over the batch, 4:30 left"]
     assert "throughput  40 runs an hour now" in status.render([observation(*runs)], now=now)
     assert "throughput  " not in status.render([observation(*runs)])
-    later = status.throughput(observation(*runs), now + 7200)  # nothing has ended in the last hour
+    later = throughput.throughput(observation(*runs), now + 7200)  # nothing has ended in the last hour
     assert later.now is None and later.left == pytest.approx(3 / later.over_the_batch * 3600)
     assert later.over_the_batch == pytest.approx(5 / (240 + 120) * 60)
 
@@ -199,7 +199,7 @@ def test_throughput_of_what_has_stopped_or_not_begun(tmp_path: Path) -> None:
     for index, item in enumerate(ended):
         (Path(item.path) / "done").write_text("completed\n")
         os.utime(Path(item.path) / "done", (1000.0 * index, 1000.0 * index))
-    stopped = status.throughput(observation(*ended, run(tmp_path, "002_a", "new")), 1e6)
+    stopped = throughput.throughput(observation(*ended, run(tmp_path, "002_a", "new")), 1e6)
     assert (stopped.now, stopped.over_the_batch, stopped.left, stopped.lines()) == (None, 3.6, None, [])
-    begun = status.throughput(observation(run(tmp_path, "003_a", "running")), 1e6)
+    begun = throughput.throughput(observation(run(tmp_path, "003_a", "running")), 1e6)
     assert (begun.over_the_batch, begun.lines()) == (None, [])

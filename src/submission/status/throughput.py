@@ -1,0 +1,88 @@
+"""Throughput of a batch: how many of its runs end per hour, and how long the rest will take."""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from src import run_folder
+from src.submission.status import retry_policy, states
+from src.submission.status.observation import Observation, Run
+from src.submission.system import terminal
+from src.submission.system.terminal import format_duration
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Runs that end well per hour, in the last hour and over the batch, and the seconds that the rest will take.
+
+    None where it is unknown; `now` and `left` also if nothing of the batch is pending or running.
+    """
+
+    now: float | None
+    over_the_batch: float | None
+    left: float | None
+
+    def lines(self) -> list[str]:
+        """Return `throughput  35 runs an hour now, 28 over the batch, 0:20 left`; empty if nothing is running."""
+        if self.left is None:
+            return []
+        parts = [f"{_short(self.now)} runs an hour now" if self.now else "",
+                 f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
+                 f"{format_duration(self.left)} left"]
+        return [f"throughput  {', '.join(filter(None, parts))}"]
+
+
+def throughput(observation: Observation, now: float) -> Throughput:
+    """Return the throughput of a batch, from the times at which its runs ended."""
+    runs = observation.runs.values()
+    ends = _ends(runs)
+    is_running = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
+    recent = runs_per_hour(ends, now)
+    overall = runs_per_hour(ends, now if is_running else max(ends, default=now), math.inf)
+    open_runs = sum(run.state.name not in retry_policy.ENDED_WELL | retry_policy.UNSUCCESSFUL for run in runs)
+    speed = recent or overall
+    return Throughput(recent if is_running else None, overall,
+                      open_runs / speed * 3600 if is_running and speed else None)
+
+
+def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
+    """Return the runs per hour in the last `within` seconds; None before two have ended.
+
+    ends: when runs ended, in unix seconds.
+    """
+    recent = sorted(end for end in ends if now - within <= end <= now)
+    # the first end is the start of the interval in which the others ended
+    return (len(recent) - 1) / (now - recent[0]) * 3600 if len(recent) > 1 and now > recent[0] else None
+
+
+def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:
+    """Return `[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left` for all batches together."""
+    runs = [run for observation in observations for run in observation.runs.values()]
+    failed = sum(run.state.name in retry_policy.UNSUCCESSFUL for run in runs)
+    ended = sum(run.state.name in retry_policy.ENDED_WELL for run in runs)
+    line = f"{terminal.bar(ended, len(runs), width)} {ended:,}/{len(runs):,} runs"
+    if failed:
+        line += f"  {failed:,} failed"
+    speed = runs_per_hour(_ends(runs), now)
+    open_runs = len(runs) - ended - failed
+    if speed and open_runs:
+        line += f"  {_short(speed)} runs an hour, {format_duration(open_runs / speed * 3600)} left"
+    return line
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _ends(runs: Iterable[Run]) -> list[float]:
+    """When the runs that ended well did so, in unix seconds."""
+    return [end for run in runs if run.state.name in retry_policy.ENDED_WELL and (end := _end(run)) is not None]
+
+
+def _end(run: Run) -> float | None:
+    try:
+        return os.stat(os.path.join(run.path, run_folder.DONE)).st_mtime
+    except OSError:
+        return None
