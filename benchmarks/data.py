@@ -19,7 +19,8 @@ from src.datasets.factory import make_data
 from src.datasets.on_device import OnDevice, Recipe
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
-from src.training.experiment import TrainingComponents, run_epochs
+from src.training.components import TrainingComponents
+from src.training.experiment import run_epochs
 
 SAMPLES, BATCH_SIZE, STEPS, CLASSES = 20_000, 500, 80, 10
 FILES, WORKERS = 10_000, 2  # images in a folder, and the processes that read them

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.config import Config
 from src.submission.job import multi_gpu
-from train import train_here
+from train import train_in_process
 
 STEPS, TURNS = 3, 3
 SPEC: dict[str, Any] = {
@@ -47,7 +47,7 @@ def measure() -> list[tuple[str, float, float | None]]:
 def _rate(processes: int, **settings: Any) -> float:
     """Return the samples per second of all processes together, in the second epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        multi_gpu.run(processes, train_here, (Config.from_dict({**SPEC, **settings}), folder, _nobody))
+        multi_gpu.run(processes, train_in_process, (Config.from_dict({**SPEC, **settings}), folder, _nobody))
         with open(Path(folder) / "stats.csv", newline="") as file:
             return float([*csv.DictReader(file)][-1]["train/examples_per_second"])
 

@@ -17,7 +17,8 @@ from src.config import Config
 from src.datasets.data import Data, Split
 from src.models.factory import make_model
 from src.optimizers.factory import make_optimizer
-from src.training.experiment import TrainingComponents, run_epochs
+from src.training.components import TrainingComponents
+from src.training.experiment import run_epochs
 
 # model, image size, batch size
 MODELS = (("tiny/resnet_18", 32, 512), ("timm/resnet50", 224, 128))

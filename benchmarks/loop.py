@@ -18,8 +18,9 @@ from src.models.linear import Linear
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
 from src.optimizers.fused import SGD
+from src.training.components import TrainingComponents
 from src.training.epoch import evaluate
-from src.training.experiment import TrainingComponents, run_epochs
+from src.training.experiment import run_epochs
 from src.training.output.log import Progress, epoch_line, open_log
 from src.training.output.recorder import Recorder, stats_columns
 from src.training.output.resume import disabled_saver

@@ -16,7 +16,8 @@ from src.datasets.data import Data, Split
 from src.optimizers.factory import make_optimizer
 from src.submission.job.attempt import Attempt
 from src.submission.system.signals import Signals
-from src.training.experiment import TrainingComponents, run_epochs
+from src.training.components import TrainingComponents
+from src.training.experiment import run_epochs
 
 WIDTH, STEPS, SAVED = 3000, 60, 3  # 9 million parameters, with Adam's two averages 108 MB; number of saves
 LOOKS = 2_000  # steps of a linear model that checks for signals and newer attempts

@@ -202,8 +202,10 @@ def defaults_version() -> str:
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
-# those that only say how runs are watched
-WATCHING = tuple(key for key in FIELDS if key.split("_")[0] in ("wandb", "mlflow", "tensorboard", "comet", "system"))
+# what the names of tracker fields start with, up to the first underscore
+TRACKER_PREFIXES = ("wandb", "mlflow", "tensorboard", "comet", "system")
+# fields that decide only how a run is shown, not its results
+WATCHING = tuple(key for key in FIELDS if key.partition("_")[0] in TRACKER_PREFIXES)
 _DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}

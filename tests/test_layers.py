@@ -40,13 +40,13 @@ ALLOWED: dict[str, set[str]] = {
     "models": BASE,
     "optimizers": BASE,
     "tracking": BASE,
-    # training is given built objects, and names their types
+    # the subfolders of training are given built objects, and name their types
     "training/setup": BASE | {"datasets", "optimizers"},
     "training/parallel": BASE | {"datasets", "training/setup"},
     "training/steps": BASE | {"datasets", "optimizers", "training/setup", "training/parallel"},
     "training/output": BASE | {"datasets", "training/setup", "training/parallel"},
-    "training": BASE | {"datasets", "optimizers", "tracking", "training/setup", "training/parallel", "training/steps",
-                        "training/output"},
+    "training": BASE | {"datasets", "models", "optimizers", "tracking", "training/setup", "training/parallel",
+                        "training/steps", "training/output"},
 }
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {

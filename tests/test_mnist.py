@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from src.config import Config
+from src.training.components import build
 from src.training.experiment import run_epochs
-from train import build
 
 SPEC: dict[str, Any] = {
     "dataset": "tests.mnist:make_dataset", "data_splits_map": {"train": "test[:80%]", "test": "test[80%:]"},

@@ -13,7 +13,7 @@ from src.config import Config
 from src.io import yaml_io
 from tests.conftest import ROOT, Slurm
 from tests.test_interrupted import CHAOS, attempts
-from train import train_here
+from train import train_in_process
 
 SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
         "model": "tiny/wrn_10_1", "model_input_shape": [1, 8, 8], "batch_size": 30, "steps_per_epoch": 5,
@@ -67,7 +67,8 @@ def test_two_nodes_with_two_processes_each(slurm: Slurm, tmp_path: Path) -> None
     assert names == {"claim-1", "config.yaml", "done", "spec.yaml", "stats.csv", "training.log"}
 
     (tmp_path / "one").mkdir()
-    train_here(Config.from_dict({**SPEC, "data_dir": str(tmp_path / "data")}), str(tmp_path / "one"), lambda: None)
+    train_in_process(Config.from_dict({**SPEC, "data_dir": str(tmp_path / "data")}), str(tmp_path / "one"),
+                     lambda: None)
     for mine, alone in zip(rows(run), rows(tmp_path / "one"), strict=True):
         for name, value in mine.items():
             # another order of summing is 1e-7 at first; each ReLU that it makes change sides multiplies that

@@ -17,6 +17,7 @@ import experiments
 import train
 from src import run_folder
 from src.config import Config
+from src.training.components import build
 from src.training.experiment import run_epochs
 from src.training.output.resume import SavedAndExit
 from src.training.steps.batches import group_by_length, ordered_batches, shuffled_batches
@@ -86,7 +87,7 @@ def test_a_language_model_learns(spec: dict[str, Any]) -> None:
 def test_perplexity_is_that_of_all_tokens_of_the_split(spec: dict[str, Any]) -> None:
     """By hand: text by text, without padding; whatever the batch size of the evaluation."""
     spec = {**spec, **LANGUAGE, "train_length": 0, "data_splits_map": {"test": "test"}}
-    parts = train.build(Config.from_dict(spec), None)
+    parts = build(Config.from_dict(spec), None)
     parts.model.eval()
     total, right, count = 0.0, 0, 0
     with torch.no_grad():
@@ -118,7 +119,7 @@ def test_accumulated_tokens_equal_the_large_batch(spec: dict[str, Any], tmp_path
 
 
 def test_batches_of_like_lengths(spec: dict[str, Any]) -> None:
-    data = train.build(Config.from_dict(spec), None).data.splits["train"]
+    data = build(Config.from_dict(spec), None).data.splits["train"]
     plain = dataclasses.replace(data, grouped=False)  # type: ignore[type-var]
 
     def padding(split: Any) -> float:
@@ -138,7 +139,7 @@ def test_batches_of_like_lengths(spec: dict[str, Any]) -> None:
 
 
 def test_a_pass_goes_on_where_it_was(spec: dict[str, Any]) -> None:
-    data = train.build(Config.from_dict(spec), None).data.splits["train"]
+    data = build(Config.from_dict(spec), None).data.splits["train"]
     whole = shuffled_batches(data, 16, 3, CPU)
     batches = [next(whole)[0]["input_ids"] for _ in range(20)]
     for start in (0, 3, 8, 11):
@@ -153,7 +154,7 @@ def test_probe_tries_the_longest_texts(spec: dict[str, Any], tmp_path: Path, cap
     assert experiments.main(["probe", str(tmp_path / "spec.yaml"), "--most", "40"]) == 0
     out = capsys.readouterr().out
     assert "batch_size   40 fit, and more were not tried" in out and "the data is in memory" in out
-    data = train.build(Config.from_dict(spec), None).data.splits["train"]
+    data = build(Config.from_dict(spec), None).data.splits["train"]
     x, _ = data.longest(3)  # type: ignore[union-attr]
     assert x["attention_mask"].sum(1).tolist() == data.lengths.sort().values[-3:].flip(0).tolist()  # type: ignore[union-attr]
 
@@ -164,7 +165,7 @@ def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str,
 
     def start(name: str, stop_at: int | None = None) -> None:
         (tmp_path / name).mkdir(exist_ok=True)
-        parts = train.build(Config.from_dict(spec), str(tmp_path / name))
+        parts = build(Config.from_dict(spec), str(tmp_path / name))
         calls = 0
 
         @contextmanager

@@ -98,8 +98,8 @@ def probe(options: argparse.Namespace) -> None:
         configs = _configs_of_job_spec(options.path)
     else:
         configs = [Config.from_dict(run_folder.read_spec(options.path), options.path)]
+    from src.training.components import build
     from src.training.probe import report
-    from train import build
 
     for line in report(configs, options.most, lambda config: build(config, None)):
         print(line, flush=True)

@@ -1,47 +1,49 @@
-"""What a tracker is, and those that a run has: each in a thread beside it; if one fails there is a warning, no more"""
+"""The interface of a tracker, which shows a run in a tool such as MLflow; and what trackers have in common."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.config import Config
-
-if TYPE_CHECKING:
-    pass
-
 
 Action = Callable[[], None]
 
 
 class Tracker:
-    """Somewhere to show a run. Any method may raise: there is a warning, and it is tried once more at the end.
+    """Shows a run. Any method may raise: the run logs a warning, and retries the call once when it ends.
 
-    All but `snapshot` are called in a thread of the tracker's own, one after another.
+    All methods except `snapshot` are called in a thread of the tracker's own, one after another.
 
-    heartbeat: call it when a server has answered. The end of a run then waits only briefly for the next answer.
+    heartbeat: call it whenever a server has answered. The end of a run then waits only briefly for the next answer.
     """
 
     heartbeat: Action = staticmethod(lambda: None)
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
-        """Begin; folder: the run folder, None if nothing is written."""
+        """Start showing a run. folder: run folder; None if nothing is written."""
 
     def snapshot(self, view: EpochView, step: int) -> Action | None:
-        """Called in the training, after each epoch: copy what is to be shown of the model, quickly, and give what shows
-        it, or None."""
+        """Copy what is to be shown of the model, and return an action that shows it, or None.
+
+        The training calls it after each epoch and waits for it, so it has to be quick.
+        """
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """Show the cells of an epoch, without the empty ones, after optimizer step `step`."""
+        """Show the cells of an epoch, without empty ones, at optimizer step `step`."""
 
     def finish(self, end: str | None) -> None:
-        """The run ended so, or "failed"; None if it was broken off, and may go on later."""
+        """Finish. end: how the run ended, or "failed"; None if it was interrupted and may be resumed."""
 
 
 @dataclass(frozen=True)
 class EpochView:
-    """What a tracker may look at after an epoch: the model, which it must not change; arrays, what the evaluations
-    measured beside numbers; samples: gives the inputs [n, …] of a few samples, as the model takes them."""
+    """What a tracker may read after an epoch.
+
+    model: must not be changed.
+    arrays: what the evaluations measured besides numbers.
+    samples: returns the inputs [n, …] of a few samples, as the model takes them.
+    """
 
     model: Any
     arrays: Mapping[str, Any]
@@ -49,19 +51,19 @@ class EpochView:
 
 
 class TrackerUnavailable(Exception):
-    """A tracker cannot be used, as things are: trying again would not help."""
+    """A tracker cannot be used in this run, so that a retry would be in vain."""
 
 
-def ping(address: str, seconds: float) -> None:
-    """OSError unless somebody answers at an http address, whatever it is, in so many seconds."""
+def ping(address: str, timeout: float) -> None:
+    """OSError unless a server answers at an http address within `timeout` seconds, with any response."""
     import ssl
     import urllib.error
     import urllib.request
 
     try:
-        urllib.request.urlopen(address, timeout=seconds).close()
+        urllib.request.urlopen(address, timeout=timeout).close()
     except urllib.error.HTTPError:
-        pass  # somebody is there
+        pass  # an error response is an answer as well
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # for which libraries have settings of their own
+        if not isinstance(error.reason, ssl.SSLError):  # the trackers' libraries have certificate settings of their own
             raise error.reason if isinstance(error.reason, OSError) else error from None

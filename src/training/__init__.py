@@ -1,6 +1,6 @@
-"""A training, from built objects to a stream of rows.
+"""A training, from built objects to a stream of rows. train.py and the commands import it.
 
-experiment.py tells the story; length.py, batches.py and epoch.py hold the loop, task.py, forward.py and losses.py what
-it does with a batch, meters.py what it measures; stopping.py, checkpoint.py, recorder.py, log.py and table.py what
-becomes of it; seeds.py, facts.py and placing.py what is settled before it starts.
+Begin with `experiment.py`, which tells the story; `components.py` builds its parts, and `training_phase.py` and
+`evaluation_phase.py` are the two halves of an epoch, with inner loops in `epoch.py`. Subfolders: `setup` before the
+first step, `steps` for one batch, `parallel` for several processes, `output` for files.
 """

@@ -1,4 +1,4 @@
-"""The loop itself: an epoch of optimizer steps, and an evaluation. Neither waits for the device at each step."""
+"""The inner loops: the optimizer steps of an epoch, and an evaluation. Neither waits for the device at each step."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ from src.training.steps.forward import Forward
 from src.training.steps.meters import MeanMeter, Meter
 from src.training.steps.task import Steps
 
-CHECK_EVERY = 1000  # steps between two looks at the loss within an epoch: each waits for the device
+CHECK_EVERY = 1000  # steps between checks of the loss for divergence: each check waits for the device
 
 
 @dataclass
 class Elapsed:
-    """Seconds that an epoch's training has taken so far, in all and waiting for batches, over all starts."""
+    """Seconds that training an epoch has taken so far, over all starts: in total, and waiting for batches."""
 
     time: float = 0.0
     data: float = 0.0
@@ -32,20 +32,25 @@ class Elapsed:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What an epoch needs."""
+    """What the steps of an epoch need.
+
+    rate_factor: factor on the initial learning rate of each parameter group, as a function of the step from 0.
+    max_allowed_loss: a larger mean loss ends the epoch.
+    """
 
     model: nn.Module
     steps: Steps
-    rate_factor: Callable[[int], float]  # on the rate each parameter group was made with, by step from 0
+    rate_factor: Callable[[int], float]
     average: AveragedModel | None
     max_allowed_loss: float
     freeze: Freeze | None = None
 
     def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress,
-              saver: ResumeSaver, spent: Elapsed) -> tuple[int, dict[str, float]]:
-        """Take the `steps` of an epoch. The last step; time and data_time in seconds, samples in a second of time.
+              saver: ResumeSaver, elapsed: Elapsed) -> tuple[int, dict[str, float]]:
+        """Take the given steps, or fewer if the loss diverges.
 
-        Stops early if the loss diverges. spent: what an earlier start took for steps before these.
+        elapsed: time of earlier steps of this epoch, before the training was interrupted; updated here. Return the last
+        step, and time and data_time in seconds with examples_per_second.
         """
         self.model.train()
         if self.freeze:
@@ -54,13 +59,13 @@ class Trainer:
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
         for optimizer in self.steps.optimizers:
-            optimizer.zero_grad()  # whoever looked at the model between epochs may have left gradients
-        start, waited, step = perf_counter() - spent.time, spent.data, steps.start - 1
+            optimizer.zero_grad()  # a caller of experiment_generator may have left gradients
+        start, waited, step = perf_counter() - elapsed.time, elapsed.data, steps.start - 1
         for step in steps:
-            asked = perf_counter()
+            before = perf_counter()
             batch = next(batches)
-            got = perf_counter()
-            waited += got - asked
+            now = perf_counter()
+            waited += now - before
 
             factor = self.rate_factor(step)
             for group in groups:
@@ -69,42 +74,42 @@ class Trainer:
             if self.average:
                 self.average.update(step + 1)
 
-            if got >= progress.due:
+            if now >= progress.due:
                 progress.report(step + 1 - steps.start, len(steps))
-            if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # NaN is not
+            if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # also if NaN
                 break
-            if saver.is_due(got, step + 1):
-                spent.time, spent.data = perf_counter() - start, waited
+            if saver.is_due(now, step + 1):
+                elapsed.time, elapsed.data = perf_counter() - start, waited
                 saver.save(step + 1)
         saver.step = step + 1
-        meter.means()  # waits for the device, so that the time is that of the work
-        time = spent.time = perf_counter() - start
-        spent.data = waited
+        meter.means()  # waits until the device has finished the steps
+        time = elapsed.time = perf_counter() - start
+        elapsed.data = waited
         return step, {"time": time, "data_time": waited, "examples_per_second": meter.samples / time}
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | Lazy, batch_size: int,
-             meter: Meter | MeanMeter, progress: Progress, saver: ResumeSaver, most: int | None = None,
+             meter: Meter | MeanMeter, progress: Progress, saver: ResumeSaver, max_batches: int | None = None,
              shard: DataShard | None = None) -> dict[str, float]:
-    """The model's metrics on a split, in eval mode, with the time and data_time in seconds.
+    """Return the metrics of a model on a split, in eval mode, with time and data_time in seconds.
 
-    forward: calls the model. most: so many batches at most. shard: of a process among several. SavedAndExit if the
-    training is to stop; it evaluates again.
+    forward: calls the model. max_batches: None evaluates the whole split. shard: this process's part of each batch.
+    SavedAndExit if the training has to stop; it repeats the evaluation when it is resumed.
     """
     model.eval()
-    start, waited, seen = perf_counter(), 0.0, 0
-    total = len(split) if most is None else min(len(split), most * batch_size)
+    start, waited, evaluated = perf_counter(), 0.0, 0
+    total = len(split) if max_batches is None else min(len(split), max_batches * batch_size)
     batches = ordered_batches(split, batch_size, shard)
-    while seen < total:
-        asked = perf_counter()
+    while evaluated < total:
+        before = perf_counter()
         batch = next(batches)
-        got = perf_counter()
-        waited += got - asked
+        now = perf_counter()
+        waited += now - before
         steps.evaluate(model, forward, batch, meter)
-        seen += shard.samples if shard else len(batch[1])
-        if got >= progress.due:
-            progress.report(seen, total)
+        evaluated += shard.samples if shard else len(batch[1])
+        if now >= progress.due:
+            progress.report(evaluated, total)
         if saver.should_exit():
             saver.save(saver.step)
     return {**meter.means(), "time": perf_counter() - start, "data_time": waited}

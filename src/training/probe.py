@@ -16,7 +16,8 @@ from src.datasets.on_device import OnDevice
 from src.datasets.texts import Texts
 from src.errors import ConfigError
 from src.io import machine
-from src.training.experiment import Experiment, TrainingComponents
+from src.training.components import TrainingComponents
+from src.training.experiment import Experiment
 from src.training.steps.batches import shuffled_batches
 
 # An estimate: what is kept for the backward pass, the gradients of it, and what single operations need.

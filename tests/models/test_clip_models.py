@@ -19,6 +19,7 @@ from src.errors import ConfigError, DataError
 from src.models.clip_models import ImageClassifier
 from src.models.factory import fetch, make_model
 from src.optimizers.layers import layer_scales
+from src.training.components import build
 from src.training.setup import facts
 from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
@@ -87,7 +88,7 @@ def test_zero_shot_evaluation_and_what_follows(small: Any) -> None:
     (stats, model), = train.experiment_generator(Config.from_dict({**options, "train_length": 0}))
     assert facts.pretrained_weights(Config.from_dict({**options, "model": "clip/small", "model_pretrained": True})) == {
         "weights": "mine"}
-    split = train.build(Config.from_dict(options), None).data.splits["val"]
+    split = build(Config.from_dict(options), None).data.splits["val"]
     output = by_hand(small, split.x.expand(-1, 3, -1, -1), NAMES, TEMPLATES)  # type: ignore[union-attr]
     right = (output.argmax(1) == split.y).double().mean().item()  # type: ignore[union-attr]
     assert stats["epoch"].tolist() == [0] and stats["val/last/accuracy"].tolist() == [pytest.approx(right)]
@@ -129,7 +130,7 @@ def test_names_of_folders(small: Any, tmp_path: Path) -> None:
                                "dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0,
                                "data_splits_map": {"test": "test"}, "zero_shot_templates": ["a {} thing"]})
     (stats, _), = train.experiment_generator(config)
-    x, y = next(train.build(config, None).data.splits["test"].batches(12, None, 0))  # type: ignore[union-attr]
+    x, y = next(build(config, None).data.splits["test"].batches(12, None, 0))  # type: ignore[union-attr]
     assert x.shape == (12, 3, 8, 8)
     assert x[0, 0, -1, -1].item() == pytest.approx((0 - 0.48145466) / 0.26862954)  # blue without red
     output = by_hand(small, x, ["blue", "green", "red"], ("a {} thing",))

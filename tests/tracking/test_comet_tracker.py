@@ -45,7 +45,7 @@ class _FakeComet(types.ModuleType):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("COMET_API_KEY", raising=False)
-    monkeypatch.setattr(trackers, "_PATIENCE", 60.0)  # a busy machine is no failure
+    monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 60.0)  # a busy machine is no failure
     (tmp_path / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "small"]\n')
     return tmp_path
 

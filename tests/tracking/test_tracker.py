@@ -112,7 +112,7 @@ def test_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_package_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings = _track(monkeypatch, tmp_path, None)  # None in sys.modules: import fails
     assert warnings.count("WARNING") == 1
-    assert "WandbTracker does not show this run from here on; its files have it all: ModuleNotFoundError" in warnings
+    assert "WandbTracker is disabled for this run; the local files are complete: ModuleNotFoundError" in warnings
 
 
 def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ ALL = ["start", "log 4", "log 8", "log 12", "finish completed"]
 
 def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *own: Tracker) -> tuple[str, list[str]]:
     """Train with these trackers: stats.csv without its times, and the warnings."""
-    monkeypatch.setattr(trackers, "_wanted", lambda config, log: list(own))
+    monkeypatch.setattr(trackers, "_make_trackers", lambda config, log: list(own))
     train_toy(make_toy(), str(folder))
     lines = [line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line]
     rows = csv.DictReader((folder / "stats.csv").read_text().splitlines())
@@ -190,14 +190,14 @@ def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.
     warnings = _run(monkeypatch, tmp_path, one, other)[1]
     assert one.calls == other.calls == ALL
     assert len(warnings) == 1
-    assert warnings[0].endswith("_Own does not show this run from here on; its files have it all: "
+    assert warnings[0].endswith("_Own is disabled for this run; the local files are complete: "
                                 "ConnectionError: down")
 
 
 @pytest.mark.parametrize("broken", [_Own(range(1, 99)), _Own(range(3, 99)), _Own(hangs_at=2)])
 def test_a_tracker_that_stays_away_costs_a_warning_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                broken: _Own) -> None:
-    monkeypatch.setattr(trackers, "_PATIENCE", 0.1)
+    monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 0.1)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     well = _Own()
@@ -218,12 +218,12 @@ class _Answers(_Own):
 
 def test_one_that_falls_silent_at_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a minute is for what may be sending a model."""
-    monkeypatch.setattr(trackers, "_PATIENCE", 0.1)
-    monkeypatch.setattr(trackers, "_AT_WORK", 300.0)
+    monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 0.1)
+    monkeypatch.setattr(trackers, "_LONG_TIMEOUT", 300.0)
     start, silent = time.monotonic(), _Answers(hangs_at=5)
     warnings = _run(monkeypatch, tmp_path, silent)[1]
     assert time.monotonic() - start < 60
-    assert silent.calls == ALL[:-1] and "it is too slow, and the run does not wait for it" in warnings[0]
+    assert silent.calls == ALL[:-1] and "it does not respond, and the run does not wait for it" in warnings[0]
 
 
 def test_a_key_is_never_in_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

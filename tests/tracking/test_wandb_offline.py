@@ -48,7 +48,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "spec.yaml").write_text('base_lr: 0.1\nTAGS: ["adam", "mine"]\n')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trackers, "_PATIENCE", 60.0)  # a busy machine is no failure
+        patch.setattr(trackers, "_SHORT_TIMEOUT", 60.0)  # a busy machine is no failure
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")

@@ -46,7 +46,7 @@ def test_a_pattern_must_match_a_whole_metric(pattern: str) -> None:
 
 
 def test_metrics_of_both_directions_cannot_be_compared() -> None:
-    with pytest.raises(ConfigError, match="fall and metrics that rise"):
+    with pytest.raises(ConfigError, match="improve by falling and metrics that improve by rising"):
         BestEpoch("val/last/(loss|accuracy)", COLUMNS)
 
 

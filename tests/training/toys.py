@@ -12,7 +12,8 @@ from src.config import Config
 from src.datasets.data import Data, Split
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
-from src.training.experiment import TrainingComponents, run_epochs
+from src.training.components import TrainingComponents
+from src.training.experiment import run_epochs
 from src.training.output.recorder import Row
 
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from src.config import Config
 from src.errors import BatchError, ConfigError
 from src.io import files, yaml_io
 from src.submission.job import attempt
-from src.training.experiment import Experiment, TrainingComponents, run_epochs
+from src.training.components import TrainingComponents
+from src.training.experiment import Experiment, run_epochs
 from src.training.output import resume
 from src.training.steps.forward import find_compiler
 from tests.training.tasks import Centred

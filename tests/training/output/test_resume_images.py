@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from src.config import Config
-from src.training.experiment import TrainingComponents
+from src.training.components import TrainingComponents
 from tests.training.output.test_resume import assert_nobody_notices, quick_disk, start
 from tests.training.toys import make_toy
 

@@ -36,7 +36,7 @@ from tests.conftest import ROOT
 from tests.processes import run_processes
 from tests.training.output.test_resume import assert_same
 from tests.training.toys import CPU, make_toy, toy_classes, toy_targets
-from train import processes, train
+from train import count_processes, train
 
 # 50 samples: the last batch of a pass has two, fewer than there are processes
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -201,18 +201,18 @@ def test_a_process_for_each_gpu_that_train_sees(options: dict[str, Any], environ
     gpus(monkeypatch, 4)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes(Config.from_dict(options)) == count
+    assert count_processes(Config.from_dict(options)) == count
 
 
 def test_a_number_of_processes_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDIRON_PROCESSES", "two")
     with pytest.raises(ConfigError, match=r"GRIDIRON_PROCESSES: 'two' is not a number of processes.*a whole number"):
-        processes(Config())
+        count_processes(Config())
 
 
 def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert processes(Config(device="mps")) == 1
+    assert count_processes(Config(device="mps")) == 1
     with pytest.raises(ConfigError, match="2 processes were started for this run, and mps is one device"):
         _device(Config(device="mps"), ProcessInfo(1, 2, 1))
 

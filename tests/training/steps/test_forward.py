@@ -49,7 +49,7 @@ def test_bf16_computes_in_16_bits_and_gives_32() -> None:
 
 
 def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:
-    from train import build
+    from src.training.components import build
 
     model = build(Config.from_dict({**DIGITS, "channels_last": True, "data_dir": str(tmp_path)}), None).model
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -58,7 +58,7 @@ def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"precision": "fp16"}, {"precision": "tf32"}])
 def test_what_a_cpu_cannot_do_is_refused_before_data_is_read(options: dict[str, Any], tmp_path: Path) -> None:
-    from train import build
+    from src.training.components import build
 
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         Config.from_dict({**options, "device": "cpu"})
@@ -117,8 +117,8 @@ def test_recomputed_batch_norm_is_that_of_torch() -> None:
 
 def _run_average(**options: Any) -> Any:
     run = Experiment(make_toy(model=_normed(), averaging="poly_0", batch_size=20, **options))
-    for number in run.numbers:
-        run.epoch(number, logger)
+    for number in run.epochs:
+        run.run_epoch(number, logger)
     return run.averaged
 
 

@@ -137,8 +137,8 @@ def test_training_sees_shares_and_evaluation_labels() -> None:
 
     made = make_toy(label_smoothing=0.1, mixup=0.2, train_length=1)
     run = Experiment(made)
-    run._steps._loss = loss  # type: ignore[union-attr]
-    run.epoch(1, logger)
+    run._training.steps._loss = loss  # type: ignore[union-attr]
+    run.run_epoch(1, logger)
     assert {(y.dim(), output.requires_grad) for output, y in seen} == {(2, True), (1, False)}
 
 
@@ -164,8 +164,8 @@ def test_smoothing_alone_trains_as_torchs_loss_does() -> None:
     made = make_toy()
     run = Experiment(made)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
-    run._steps._loss = loss  # type: ignore[union-attr]
-    rows = [run.epoch(number, logger) for number in run.numbers]
+    run._training.steps._loss = loss  # type: ignore[union-attr]
+    rows = [run.run_epoch(number, logger) for number in run.epochs]
     assert rows[-1]["train/loss"] == pytest.approx(ours[-1]["train/loss"], rel=1e-5)
     assert rows[-1]["test/last/accuracy"] == pytest.approx(ours[-1]["test/last/accuracy"])
 

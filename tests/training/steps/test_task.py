@@ -14,11 +14,12 @@ from src import run_folder
 from src.config import Config
 from src.errors import ConfigError
 from src.optimizers.fused import SGD
+from src.training.components import build
 from src.training.experiment import run_epochs
 from src.training.steps.meters import Meter
 from src.training.steps.task import Supervised
 from tests.training.toys import CPU, toy_classes
-from train import build, train
+from train import train
 
 DIGITS = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
           "model": "linear", "batch_size": 50, "seed_model": 1, "seed_training": 2, "train_length": 2}
