@@ -1,4 +1,4 @@
-"""Fetching: one download for all processes and nodes that want the same; a word at once where there is no internet."""
+"""Downloads: once for all processes and nodes that need the same file; fails fast when offline."""
 from __future__ import annotations
 
 import contextlib
@@ -13,86 +13,88 @@ from urllib.parse import urlsplit
 from src.errors import DataError, UserError
 from src.io import files
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
-PREFETCH = "fetch it on a machine with internet: `python experiments.py prefetch` with your job spec"
-REACH_SECONDS = 3.0  # a firewall that swallows packets answers never
-_BEAT = 5.0  # seconds after which who fetches says that it lives
-_SILENCE = 120.0  # without a beat, it does not; file systems of a cluster show a beat up to a minute late
-_LOOK = 0.2  # seconds between two looks of who waits
+PREFETCH = "download it on a machine with internet: `python experiments.py prefetch` with your job spec"
+CONNECT_TIMEOUT = 3.0  # seconds; a firewall that drops packets never answers
+_HEARTBEAT_INTERVAL = 5.0  # seconds between updates of the lock's time by the process that downloads
+_HEARTBEAT_TIMEOUT = 120.0  # seconds; file systems of a cluster may show an update up to a minute late
+_POLL_INTERVAL = 0.2  # seconds between two looks at a lock that somebody else has
 
 
-def once(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | None], fetch: Callable[[], None]) -> Found:
-    """What `find` finds; if nothing, after `fetch`, which one process of all that ask at a time is left to do.
+def once(lock: str | os.PathLike[str], name: str, find: Callable[[], T | None], download: Callable[[], None]) -> T:
+    """Return what `find` returns; if that is None, call `download` first, in only one of the processes that need it.
 
-    lock: a file that who fetches creates, on a file system that all share; none exists afterwards. Who finds it waits,
-    and takes over if its owner has died, or has been silent for two minutes. An error of `fetch` is that of its process
-    alone: the next one tries for itself. No lock of the file system is asked for: some grant one to everybody.
+    lock: a file that the downloading process creates, on a file system that all share, and removes afterwards. Other
+    processes wait for it. They take over if its owner has died or has not updated the lock for two minutes. An error of
+    `download` is raised in its own process only; the next process tries for itself. flock is not used, since some file
+    systems grant it to everybody.
     """
     lock = os.fspath(lock)
-    told = False
-    while (found := find()) is None:
+    has_waited = False
+    while (result := find()) is None:
         os.makedirs(os.path.dirname(lock) or ".", exist_ok=True)
         owner = f"{os.uname().nodename} {os.getpid()} {threading.get_ident()} {time.time_ns()}"
         if files.create_exclusive(lock, owner, sync=False):
-            with _beating(lock, owner):
-                found = find()  # who had the lock before may have fetched it in between
-                if found is None:
-                    fetch()
-                    found = find()
-            if found is None:
-                raise DataError(f"{what} was fetched, and is still not found")
-            return found
-        if not told:
-            print(f"waiting for another process, which fetches {what}", file=sys.stderr, flush=True)
-            told = True
-        _wait(lock)
-    return found
+            with _heartbeat(lock, owner):
+                result = find()  # the previous owner may have downloaded it in between
+                if result is None:
+                    download()
+                    result = find()
+            if result is None:
+                raise DataError(f"{name} was downloaded and still cannot be found")
+            return result
+        if not has_waited:
+            print(f"waiting for another process that downloads {name}", file=sys.stderr, flush=True)
+            has_waited = True
+        _wait_for(lock)
+    return result
 
 
-def once_if_allowed(lock: str | os.PathLike[str], what: str, find: Callable[[], Found | None],
-                 fetch: Callable[[], object], url: str, forbidden: str | None, hint: str) -> Found:
-    """What `find` finds; if nothing, after `fetch` as in `once`, if that is allowed and its `url` can be reached.
+def once_if_allowed(lock: str | os.PathLike[str], name: str, find: Callable[[], T | None],
+                    download: Callable[[], object], url: str, forbidden: str | None, hint: str) -> T:
+    """Return what `find` returns, after `download` as in `once` if that is allowed and the host of `url` is reachable.
 
-    forbidden: why nothing may be fetched, if so. hint: what to look at if `fetch` fails. DataError in all these cases.
+    forbidden: why nothing may be downloaded, if so; hint: what to check if `download` fails. DataError if the result is
+    missing and cannot be downloaded.
     """
-    if (found := find()) is not None:
-        return found
+    if (result := find()) is not None:
+        return result
     if reason := forbidden or unreachable_reason(url):
-        raise DataError(f"{what} is not here, and {reason}", hint=PREFETCH)
+        raise DataError(f"{name} is not here, and {reason}", hint=PREFETCH)
 
-    def fetched() -> None:
+    def download_or_data_error() -> None:
         try:
-            fetch()
+            download()
         except UserError:
             raise
-        except Exception as error:  # of the network, of the hub, of the disk: each library has its own
-            raise DataError(f"{what} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-                            hint=hint) from error
+        except Exception as error:  # each library has its own classes for errors of the network, the hub and the disk
+            raise DataError(f"{name} cannot be downloaded: {type(error).__name__}: "
+                            f"{' '.join(str(error).split())[:300]}", hint=hint) from error
 
     try:
-        return once(lock, what, find, fetched)
+        return once(lock, name, find, download_or_data_error)
     except OSError as error:
-        raise DataError(f"{what} is not here, and cannot be put into {os.path.dirname(lock)}: "
+        raise DataError(f"{name} is not here, and cannot be stored in {os.path.dirname(lock)}: "
                         f"{error.strerror or error}", hint=PREFETCH) from error
 
 
-def _wait(lock: str) -> None:
-    """Until the lock is gone; a lock whose owner is gone is taken away."""
-    seen, since = (files.read_text(lock), _beat_of(lock)), time.monotonic()
-    while (owner := seen[0]) is not None:
-        time.sleep(_LOOK)
-        now = files.read_text(lock), _beat_of(lock)
-        if now != seen:
-            seen, since = now, time.monotonic()
-        elif _is_dead(owner) or time.monotonic() - since > _SILENCE:
-            _take_away(lock, owner)
+def _wait_for(lock: str) -> None:
+    """Wait until the lock is gone; remove it if its owner is dead."""
+    state, since = (files.read_text(lock), _modified_at(lock)), time.monotonic()
+    while (owner := state[0]) is not None:
+        time.sleep(_POLL_INTERVAL)
+        new_state = files.read_text(lock), _modified_at(lock)
+        if new_state != state:
+            state, since = new_state, time.monotonic()
+        elif _is_dead(owner) or time.monotonic() - since > _HEARTBEAT_TIMEOUT:
+            _break_lock(lock, owner)
             return
 
 
-def _take_away(lock: str, owner: str) -> None:
-    """Remove the lock of `owner`; put it back if somebody else's came in its place meanwhile."""
-    aside = f"{lock}.{os.uname().nodename}.{os.getpid()}.old"
+def _break_lock(lock: str, owner: str) -> None:
+    """Remove the lock of `owner`; restore it if somebody else's has replaced it meanwhile."""
+    aside = files.temporary_path(lock)
     with contextlib.suppress(FileNotFoundError):
         os.rename(lock, aside)
         if files.read_text(aside) != owner:
@@ -101,7 +103,7 @@ def _take_away(lock: str, owner: str) -> None:
         os.unlink(aside)
 
 
-def _beat_of(lock: str) -> int | None:
+def _modified_at(lock: str) -> int | None:
     try:
         return os.stat(lock).st_mtime_ns
     except FileNotFoundError:
@@ -109,13 +111,13 @@ def _beat_of(lock: str) -> int | None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether the process that `owner` names was on this machine and is no more."""
-    node, _, rest = owner.partition(" ")
-    process = rest.partition(" ")[0]
-    if node != os.uname().nodename or not process.isdigit():
+    """Return whether the process that `owner` names ran on this machine and has ended."""
+    host, _, rest = owner.partition(" ")
+    pid = rest.partition(" ")[0]
+    if host != os.uname().nodename or not pid.isdigit():
         return False
     try:
-        os.kill(int(process), 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
     except PermissionError:
@@ -124,12 +126,12 @@ def _is_dead(owner: str) -> bool:
 
 
 @contextlib.contextmanager
-def _beating(lock: str, owner: str) -> Iterator[None]:
-    """Touch the lock every few seconds inside; remove it in the end, if it is still ours."""
-    done = threading.Event()
+def _heartbeat(lock: str, owner: str) -> Iterator[None]:
+    """Update the lock's time every few seconds in the block, and remove the lock at its end if it is still ours."""
+    is_done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(_BEAT):
+        while not is_done.wait(_HEARTBEAT_INTERVAL):
             with contextlib.suppress(OSError):
                 os.utime(lock)
 
@@ -138,7 +140,7 @@ def _beating(lock: str, owner: str) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        is_done.set()
         thread.join()
         if files.read_text(lock) == owner:
             with contextlib.suppress(FileNotFoundError):
@@ -146,39 +148,39 @@ def _beating(lock: str, owner: str) -> Iterator[None]:
 
 
 def unreachable_reason(url: str) -> str | None:
-    """None if the host of `url`, or the proxy that leads there, takes a connection; else, within three seconds, words.
+    """Return why the host of `url`, or the proxy for it, accepts no connection; None if it does. Takes 3 s at most.
 
-    Libraries try for half a minute and more, and say it in fifty lines.
+    Libraries retry for half a minute and more, and report the failure in fifty lines.
     """
-    place = urlsplit(_proxy_for(url) or url)
-    if not place.hostname:
+    address = urlsplit(_proxy_for(url) or url)
+    if not address.hostname:
         return None
-    port = place.port or (80 if place.scheme == "http" else 443)
+    port = address.port or (80 if address.scheme == "http" else 443)
     reasons: list[str] = []
-    attempt = threading.Thread(target=_connect, args=(place.hostname, port, reasons), daemon=True)
-    attempt.start()  # beside us, since looking up a name has no time limit
-    attempt.join(REACH_SECONDS)
+    attempt = threading.Thread(target=_connect, args=(address.hostname, port, reasons), daemon=True)
+    attempt.start()  # in a thread, since a name lookup has no timeout
+    attempt.join(CONNECT_TIMEOUT)
     if attempt.is_alive():
-        reasons = [f"no answer within {REACH_SECONDS:g} s"]
-    return f"{place.hostname} cannot be reached from {os.uname().nodename} ({reasons[0]})" if reasons else None
+        reasons = [f"no answer within {CONNECT_TIMEOUT:g} s"]
+    return f"{address.hostname} cannot be reached from {os.uname().nodename} ({reasons[0]})" if reasons else None
 
 
 def _connect(host: str, port: int, reasons: list[str]) -> None:
     import socket
 
     try:
-        socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         reasons.append(error.strerror or str(error))
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for `url`."""
+    """Return the proxy that the environment sets for `url`; None without one."""
     from urllib.request import getproxies, proxy_bypass
 
-    place = urlsplit(url)
-    if not place.hostname or proxy_bypass(place.hostname):
+    address = urlsplit(url)
+    if not address.hostname or proxy_bypass(address.hostname):
         return None
     proxies = getproxies()
-    proxy = proxies.get(place.scheme) or proxies.get("all")
+    proxy = proxies.get(address.scheme) or proxies.get("all")
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"

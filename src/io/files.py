@@ -1,4 +1,8 @@
-"""Whole files, or none: written beside themselves, synced and renamed; lines appended whole; claims created once."""
+"""Files that appear whole or not at all, claims that only one process can create, and lines that are appended whole.
+
+Folders may be shared with other users, so no file is opened for writing through a symbolic link, and temporary files
+have names that cannot be predicted and are created exclusively.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -11,12 +15,14 @@ from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
 
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+_MODE = 0o666  # less the umask
+
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool = True) -> None:
-    """Replace `path` by `content` (text in UTF-8). A reader, or a crash at any instant, sees the old file or the new
-    one.
+    """Replace the content of `path`, text in UTF-8. A reader, or a crash at any time, sees the old file or the new one.
 
-    sync=False leaves out the fsyncs, for files that can be made again from others.
+    sync: whether to call fsync; False is for files that can be made again from others.
     """
     with atomic_writer(path, sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -24,28 +30,33 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool 
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
-    """A new file to write bytes into, which takes the place of `path` at the end of the block unless that fails."""
+    """Open a temporary file for writing bytes; it replaces `path` at the end of the block, unless the block raises."""
     path = os.fspath(path)
-    beside = _beside(path)
+    temporary = temporary_path(path)
     try:
-        with open(beside, "wb") as file:
+        with open(os.open(temporary, _NEW_FILE, _MODE), "wb") as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(beside):
-            os.unlink(beside)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
     if sync:
         sync_folder(os.path.dirname(path) or ".")
 
 
+def temporary_path(path: str) -> str:
+    """Return an unpredictable hidden name in the same folder, which no other process uses, here or on another host."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{os.uname().nodename}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
+
+
 def overwrite(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small file in its place, which takes no new block: for a disk that is full. OSError if it is not there.
-    """
-    descriptor = os.open(path, os.O_WRONLY)
+    """Overwrite a small file in place, without a new block: for a full disk. OSError if it does not exist."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.ftruncate(descriptor, os.write(descriptor, text.encode()))
     finally:
@@ -53,38 +64,32 @@ def overwrite(path: str | os.PathLike[str], text: str) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a disk, or somebody's share of it, is full."""
+    """Return whether an error means that the disk, or the user's quota, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _beside(path: str) -> str:
-    """A hidden name in the same folder that no other process takes, on this host or another."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{os.uname().nodename}.{os.getpid()}.tmp")
 
 
 @contextlib.contextmanager
 def report_os_errors(where: str, hint: str) -> Iterator[None]:
-    """A full disk, a folder that must not be written and the like inside the block become a BatchError."""
+    """Turn an OSError in the block, such as a full disk or a missing permission, into a BatchError."""
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader of our output left
+        raise  # the reader of our output exited
     except OSError as error:
         raise BatchError(error.strerror or str(error), where=error.filename or where, hint=hint) from error
 
 
 def expand_path(path: str, key: str) -> str:
-    """`~` and $VAR in a folder's name, as this machine knows them. ConfigError, at `key`, if a variable is not set."""
+    """Expand `~` and $VAR in a path. ConfigError, at `key`, if a variable is not set on this machine."""
     expanded = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$(\w+|\{[^}]*\})", expanded):
         raise ConfigError(f"the variable {unset[0]} in '{path}' is not set here", where=key,
-                          hint="export it, or write the folder's name")
+                          hint="export it, or write the path without it")
     return expanded
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make renames and creations in `folder` survive a power cut."""
+    """Flush renames and creations in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,53 +98,52 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def create_exclusive(path: str | os.PathLike[str], text: str, sync: bool = True) -> bool:
-    """Create `path` with `text`, unless it exists. True for the one caller that made it, on any file system.
+    """Create `path` with `text` unless it exists. Return True to exactly one of several callers, on any file system.
 
-    The content is written and synced under a name of its own first and then linked, so that whoever finds the
-    file finds all of it; where hard links are not to be had, O_EXCL alone decides. sync=False leaves out the fsyncs:
-    after a power cut the file may be empty or gone.
+    The content is written and synced to a temporary file that is then hard-linked, so whoever sees the file sees all of
+    it. Without hard links O_EXCL alone decides. sync=False skips fsync: after a power failure the file may be empty.
     """
     path = os.fspath(path)
-    beside = _beside(path)
+    temporary = temporary_path(path)
     try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+        _write_new_file(temporary, text, sync)
         try:
-            os.link(beside, path)
+            os.link(temporary, path)
         except FileExistsError:
-            # over NFS the answer to a link that succeeded can be lost: two links mean that it was ours
-            return os.stat(beside).st_nlink == 2
+            # over NFS the reply to a successful link can be lost: a link count of two means that it was ours
+            return os.stat(temporary).st_nlink == 2
         except OSError:
-            return _create_excl(path, text)
+            return _create_without_link(path, text)
     finally:
-        if os.path.exists(beside):
-            os.unlink(beside)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
     if sync:
         sync_folder(os.path.dirname(path) or ".")
     return True
 
 
-def _create_excl(path: str, text: str) -> bool:
+def _create_without_link(path: str, text: str) -> bool:
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        _write_new_file(path, text, sync=True)
     except FileExistsError:
         return False
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
     return True
 
 
+def _write_new_file(path: str, text: str, sync: bool) -> None:
+    with open(os.open(path, _NEW_FILE, _MODE), "w", encoding="utf-8") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> None:
-    """Append one whole line in one write, so that lines of several writers do not mix. OSError if it does not fit."""
+    """Append a whole line in one write, so that lines of several writers do not mix. OSError if the disk is full."""
     data = line.rstrip("\n").encode() + b"\n"
-    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW, _MODE)
     try:
-        if os.write(descriptor, data) != len(data):  # a full disk takes what it can and says nothing
+        if os.write(descriptor, data) != len(data):  # a full disk accepts a part without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         if sync:
             os.fsync(descriptor)
@@ -148,16 +152,16 @@ def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> 
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
-    """The file's text, or None if there is no such file."""
+    """Return the text of a file; None if it does not exist."""
     try:
-        with open(path, "rb", buffering=0) as file:  # a third quicker than text, for 10,000 small files
+        with open(path, "rb", buffering=0) as file:  # a third faster than text mode, for 10,000 small files
             return file.readall().decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The file's JSON value; None if there is no such file or it is torn."""
+    """Return the JSON value in a file; None if it does not exist or is truncated."""
     text = read_text(path)
     try:
         return None if text is None else json.loads(text)
@@ -166,21 +170,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], value: object, sync: bool = True) -> None:
-    """Replace `path` by `value` in JSON form, whole or not at all."""
+    """Replace the content of `path` by `value` as JSON, atomically."""
     write_atomic(path, json.dumps(value) + "\n", sync=sync)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """The JSON value of each whole line; a torn line (a crash in mid-write) is left out."""
+    """Return the JSON value of each line, without lines that a crash truncated."""
     lines = [line for line in (read_text(path) or "").split("\n") if line]
-    with contextlib.suppress(json.JSONDecodeError):  # all at once is three times as quick
+    with contextlib.suppress(json.JSONDecodeError):  # parsing all at once is three times as fast
         values: list[Any] = json.loads(f"[{','.join(lines)}]")
         if len(values) == len(lines):
             return values
     values = []
     for line in lines:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             values.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return values

@@ -211,7 +211,7 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
     assert fetch(config) == "hf/me/reviews:small: fetched"
     assert fetch(config) == "hf/me/reviews:small: present already"
     assert len(make_data(away).splits["train"]) == 3 and calls == [("me/reviews", "small")]
-    with pytest.raises(DataError, match=r"hf/me/broken cannot be fetched: ValueError: half of it is here"):
+    with pytest.raises(DataError, match=r"hf/me/broken cannot be downloaded: ValueError: half of it is here"):
         make_data(Config.from_dict({**options, "dataset": "hf/me/broken"}))
     assert [path.name for path in (tmp_path / "hf").iterdir()] == ["me--reviews--small"]
 

@@ -61,12 +61,12 @@ def test_without_internet_a_line_at_once(tmp_path: Path) -> None:
         ran = start(TOKENIZE, data_download, **environment, **extra)
         _, err = ran.communicate(timeout=120)
         assert ran.returncode == 2 and len(err.splitlines()) == 1
-        assert re.match(rf"error: the model or tokenizer 'me/tiny' is not here, and {why}.*; fetch it on a machine "
+        assert re.match(rf"error: the model or tokenizer 'me/tiny' is not here, and {why}.*; download it on a machine "
                         "with internet: `python experiments.py prefetch` with your job spec", err), err
 
 
 def test_a_host_that_swallows_packets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "REACH_SECONDS", 0.05)
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.05)
     monkeypatch.setattr(download, "_connect", lambda *_: time.sleep(0.5))
     reason = f"far.example cannot be reached from {os.uname().nodename} (no answer within 0.05 s)"
     assert download.unreachable_reason("https://far.example/x") == reason
@@ -99,7 +99,7 @@ def test_one_of_many_processes_fetches(hub_server: Hub, tmp_path: Path) -> None:
     ran = [start(FETCH, tmp_path, hub_server.url) for _ in range(4)]
     said = [one.communicate(timeout=60) for one in ran]
     assert [out for out, _ in said] == ["True\n"] * 4 and hub_server.downloads == {"config.json": 1}
-    assert "waiting for another process, which fetches it" in "".join(err for _, err in said)
+    assert "waiting for another process that downloads it" in "".join(err for _, err in said)
     assert not (tmp_path / "lock").exists()
 
 
@@ -115,7 +115,7 @@ def test_who_fails_leaves_it_to_the_next(tmp_path: Path) -> None:
 
 
 def test_locks_of_the_dead_and_the_silent_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_SILENCE", 0.5)
+    monkeypatch.setattr(download, "_HEARTBEAT_TIMEOUT", 0.5)
     ended = start("")
     ended.communicate(timeout=60)
     for owner in (f"{os.uname().nodename} {ended.pid} 1 1", "another-node 1 1 1", ""):
@@ -128,7 +128,7 @@ def test_locks_of_the_dead_and_the_silent_are_taken_over(tmp_path: Path, monkeyp
 SLOW = """
 import pathlib, sys, time
 from src.io import download
-download._SILENCE, download._BEAT, download._is_dead = 1.5, 0.1, lambda owner: False
+download._HEARTBEAT_TIMEOUT, download._HEARTBEAT_INTERVAL, download._is_dead = 1.5, 0.1, lambda owner: False
 made = pathlib.Path(sys.argv[1], "made")
 def fetch():
     time.sleep(4)
@@ -147,7 +147,7 @@ def test_who_beats_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_lock_that_is_not_ours_is_put_back(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("a living one")
-    download._take_away(os.fspath(tmp_path / "lock"), "a dead one")
+    download._break_lock(os.fspath(tmp_path / "lock"), "a dead one")
     assert (tmp_path / "lock").read_text() == "a living one" and len(list(tmp_path.iterdir())) == 1
 
 

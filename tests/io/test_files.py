@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,46 @@ def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypa
     beside = done[0]
     assert os.path.dirname(beside) == str(tmp_path)
     assert done == [beside, f"{beside} > {tmp_path}/file", str(tmp_path)]
+
+
+def plant_link(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the next temporary file of `name` be a link of somebody else to a file of ours; return that file."""
+    precious = folder / "precious"
+    precious.write_text("mine\n")
+    monkeypatch.setattr(os, "urandom", lambda count: b"\0" * count)
+    os.symlink(precious, files.temporary_path(str(folder / name)))
+    return precious
+
+
+@pytest.mark.parametrize("write", [files.write_atomic, files.create_exclusive, files.write_json])
+def test_temporary_files_are_not_written_through_a_planted_link(write: Callable[[Path, str], object], tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    precious = plant_link(tmp_path, "file", monkeypatch)
+    with pytest.raises(FileExistsError):
+        write(tmp_path / "file", "theirs\n")
+    assert precious.read_text() == "mine\n"
+
+
+def test_temporary_names_cannot_be_predicted(tmp_path: Path) -> None:
+    assert len({files.temporary_path(str(tmp_path / "file")) for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("write", [files.append_line, files.overwrite])
+def test_existing_files_are_not_written_through_a_link(write: Callable[[Path, str], object], tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine\n")
+    (tmp_path / "file").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        write(tmp_path / "file", "theirs\n")
+    assert precious.read_text() == "mine\n"
+
+
+def test_write_atomic_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine\n")
+    (tmp_path / "file").symlink_to(precious)
+    files.write_atomic(tmp_path / "file", "new\n")
+    assert (precious.read_text(), (tmp_path / "file").read_text()) == ("mine\n", "new\n")
 
 
 def test_a_record_takes_no_new_block_on_a_full_disk(tmp_path: Path) -> None:

@@ -73,12 +73,11 @@ def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[
     if replaces and os.path.islink(replaces):
         raise BatchError("this is a link, and nothing is removed through a link", where=replaces,
                          hint="remove the link, or the folder that it points to, yourself")
-    output_dir, folder_name = os.path.split(path)
+    output_dir = os.path.dirname(path)
     os.makedirs(output_dir or ".", exist_ok=True)
-    staging = os.path.join(output_dir, f".{folder_name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    staging = files.temporary_path(path)
     removed = f"{staging.removesuffix('.tmp')}.removed"
     remove_leftovers(output_dir or ".")
-    _remove(staging)
     os.mkdir(staging)
     try:
         files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_spec_text)

@@ -65,9 +65,8 @@ def create(batch: str, extension: Extension, job_spec_text: str, names: Sequence
     names, texts: the new run folders and the text of their spec.yaml
     write_plan: writes the first journal into the folder that it is called with
     """
-    staging = os.path.join(batch, f".extension-{extension.number}.{os.uname().nodename}.{os.getpid()}.tmp")
+    staging = files.temporary_path(os.path.join(batch, f"extension-{extension.number}"))
     batch_folder.remove_leftovers(batch)
-    shutil.rmtree(staging, ignore_errors=True)
     try:
         os.makedirs(os.path.join(staging, run_folder.SUBMISSIONS))
         files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_spec_text)
