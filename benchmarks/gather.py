@@ -101,7 +101,7 @@ def _nothing() -> None:
 def _forget(batch: str) -> None:
     """Delete the caches of an earlier round."""
     yaml_io._loaded.clear()
-    shutil.rmtree(cache.place(batch), ignore_errors=True)
+    shutil.rmtree(cache.cache_dir(batch), ignore_errors=True)
 
 
 def _change(batch: str, numbers: Iterator[int]) -> None:

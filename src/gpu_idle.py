@@ -9,14 +9,14 @@ _ENOUGH = 70.0  # percent
 _MOST_LOADERS = 16
 
 
-class Idle(NamedTuple):
+class IdleGpu(NamedTuple):
     """A run whose GPU waits: how busy it is, in percent, and what to try."""
 
     busy: float
     tries: str
 
 
-def judged(rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> Idle | None:
+def assess(rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> IdleGpu | None:
     """What the epochs of a run say; None if its GPU is busy enough, or nothing is known. Empty cells are left out."""
     known = [row for row in rows if row.get(COLUMN) not in (None, "")]
     if not known:
@@ -29,11 +29,11 @@ def judged(rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> Idle
     if seconds and waits / seconds > 0.3 and workers < _MOST_LOADERS:
         more = min(max(4 * workers, 4), _MOST_LOADERS)
         cpus = (config.get("facts") or {}).get("threads") or more
-        return Idle(busy, f"num_workers {more}" + (f" on as many CPUs (now {cpus})" if cpus < more else ""))
-    return Idle(busy, f"a batch_size above {config.get('batch_size')}")
+        return IdleGpu(busy, f"num_workers {more}" + (f" on as many CPUs (now {cpus})" if cpus < more else ""))
+    return IdleGpu(busy, f"a batch_size above {config.get('batch_size')}")
 
 
-def lines(found: Iterable[Idle | None]) -> list[str]:
+def summarize(found: Iterable[IdleGpu | None]) -> list[str]:
     """`GPU 23 % busy: try num_workers 8 (3 runs)`, one for all runs that should try the same."""
     groups: dict[str, list[float]] = {}
     for idle in found:

@@ -30,7 +30,7 @@ class Metric(NamedTuple):
         """Those of the columns that it names and that are better the same way; empty if there is none."""
         columns = list(columns)
         found = [self.name] if self.name in columns else [column for column in columns if self.names(column)]
-        return [column for column in found if descends(column, self) == descends(found[0], self)]
+        return [column for column in found if lower_is_better(column, self) == lower_is_better(found[0], self)]
 
     def names(self, column: str) -> bool:
         """Whether it names this column, or would if there were no better."""
@@ -40,7 +40,7 @@ class Metric(NamedTuple):
             return self.name == column
 
 
-def descends(column: str, metric: Metric | None = None) -> bool:
+def lower_is_better(column: str, metric: Metric | None = None) -> bool:
     """True if smaller is better: losses, errors, perplexities. Accuracy, r2 and all else ascend.
 
     metric: of the job spec, whose goal decides of the columns that it names.
@@ -50,14 +50,14 @@ def descends(column: str, metric: Metric | None = None) -> bool:
     return _DESCENDING.search(column.rpartition("/")[2]) is not None  # a split may be called error_cases
 
 
-def better(column: str, one: float, other: float, metric: Metric | None = None) -> bool:
+def is_better(column: str, one: float, other: float, metric: Metric | None = None) -> bool:
     """Whether `one` is better than `other` in this metric. NaN is never better, and worse than any number."""
     if one != one:
         return False
-    return other != other or (one < other if descends(column, metric) else one > other)
+    return other != other or (one < other if lower_is_better(column, metric) else one > other)
 
 
-def judging_columns(columns: Iterable[str], metric: Metric | None = None) -> list[str]:
+def ranking_columns(columns: Iterable[str], metric: Metric | None = None) -> list[str]:
     """The stats columns that runs are ranked by: what `metric` names, where there is such a column; else last and av of
     the best metric of val, else of the first other split.
 
@@ -76,16 +76,16 @@ def judging_columns(columns: Iterable[str], metric: Metric | None = None) -> lis
     return []
 
 
-def unknown(metric: Metric | None, columns: Iterable[str]) -> str | None:
+def missing_metric_message(metric: Metric | None, columns: Iterable[str]) -> str | None:
     """A sentence if some runs were evaluated and none of them has the metric that the job spec names."""
     columns = list(columns)
-    ranked = judging_columns(columns)
+    ranked = ranking_columns(columns)
     if metric is None or not ranked or metric.find(columns):
         return None
     return f"no run has {metric.name}, the metric that the job spec names: ranked by {ranked[0]}"
 
 
-def read(value: Any, where: str) -> Metric:
+def parse(value: Any, where: str) -> Metric:
     """The metric that stands in a job spec: a name, or {name: …, goal: maximize or minimize}. JobSpecError if neither.
     """
     given = {"name": value} if isinstance(value, str) else value
@@ -99,12 +99,12 @@ def read(value: Any, where: str) -> Metric:
     return Metric(given["name"], goal)
 
 
-def of_batch(batch: str | os.PathLike[str]) -> Metric | None:
+def read_from_batch(batch: str | os.PathLike[str]) -> Metric | None:
     """The metric that the job spec of a batch names: in its job_details, or in a sweep file beside `parameters`."""
     path = os.path.join(batch, run_folder.JOB_SPEC)
     try:
         document = yaml_io.load_file(path)
         details = document.get("job_details", document) if isinstance(document, dict) else None
-        return read(details["metric"], path) if isinstance(details, dict) and details.get("metric") else None
+        return parse(details["metric"], path) if isinstance(details, dict) and details.get("metric") else None
     except (UserError, OSError):  # somebody's folder, or an older job spec with a key of that name
         return None

@@ -12,20 +12,21 @@ NAN = float("nan")
 
 
 def test_directions() -> None:
-    assert all(metrics.descends(f"val/last/{name}") for name in ("loss", "mae", "rmse", "top5_error", "perplexity"))
-    assert not any(metrics.descends(f"val/last/{name}") for name in ("accuracy", "r2", "auc", "explosions"))
-    assert metrics.descends("train/loss")
-    assert not metrics.descends("error/last/accuracy")
-    assert not metrics.descends("loss_cases/last/accuracy")
-    assert metrics.descends("perplexity")
+    assert all(metrics.lower_is_better(f"val/last/{name}")
+               for name in ("loss", "mae", "rmse", "top5_error", "perplexity"))
+    assert not any(metrics.lower_is_better(f"val/last/{name}") for name in ("accuracy", "r2", "auc", "explosions"))
+    assert metrics.lower_is_better("train/loss")
+    assert not metrics.lower_is_better("error/last/accuracy")
+    assert not metrics.lower_is_better("loss_cases/last/accuracy")
+    assert metrics.lower_is_better("perplexity")
 
 
 def test_better_and_nan_is_worst() -> None:
-    assert metrics.better("val/last/loss", 1, 2)
-    assert not metrics.better("val/last/accuracy", 1, 2)
-    assert metrics.better("val/last/loss", 1, NAN)
-    assert not metrics.better("val/last/loss", NAN, 1)
-    assert not metrics.better("val/last/loss", NAN, NAN)
+    assert metrics.is_better("val/last/loss", 1, 2)
+    assert not metrics.is_better("val/last/accuracy", 1, 2)
+    assert metrics.is_better("val/last/loss", 1, NAN)
+    assert not metrics.is_better("val/last/loss", NAN, 1)
+    assert not metrics.is_better("val/last/loss", NAN, NAN)
 
 
 @pytest.mark.parametrize(("columns", "expected"), [
@@ -35,16 +36,16 @@ def test_better_and_nan_is_worst() -> None:
     (["train/loss", "test/last/r2", "test/last/loss"], ["test/last/r2"]),
     (["epoch", "step"], [])])
 def test_val_before_test_before_train_and_accuracy_before_loss(columns: list[str], expected: list[str]) -> None:
-    assert metrics.judging_columns(columns) == expected
+    assert metrics.ranking_columns(columns) == expected
 
 
 def test_the_metric_of_a_job_spec_names_columns_and_says_which_way() -> None:
     columns = ["train/loss", "val/last/accuracy", "val/av/accuracy", "val/last/energy", "val/av/energy"]
     energy = metrics.Metric("val/.*/energy", "minimize")
-    assert metrics.judging_columns(columns, energy) == ["val/last/energy", "val/av/energy"]
-    assert metrics.descends("val/last/energy", energy) and not metrics.descends("val/last/energy")
-    assert metrics.better("val/av/energy", 1, 2, energy) and not metrics.better("val/av/energy", 1, 2)
-    assert not metrics.descends("val/last/accuracy", energy)  # its goal is no other column's
+    assert metrics.ranking_columns(columns, energy) == ["val/last/energy", "val/av/energy"]
+    assert metrics.lower_is_better("val/last/energy", energy) and not metrics.lower_is_better("val/last/energy")
+    assert metrics.is_better("val/av/energy", 1, 2, energy) and not metrics.is_better("val/av/energy", 1, 2)
+    assert not metrics.lower_is_better("val/last/accuracy", energy)  # its goal is no other column's
     assert metrics.Metric("train/loss", "maximize").find(columns) == ["train/loss"]
     assert metrics.Metric("last/(accuracy|loss)").find([*columns, "val/last/loss"]) == ["val/last/accuracy"]
     assert metrics.Metric("energy (J/(kg").find([*columns, "energy (J/(kg"]) == ["energy (J/(kg"]
@@ -53,12 +54,12 @@ def test_the_metric_of_a_job_spec_names_columns_and_says_which_way() -> None:
 def test_a_metric_that_no_run_has_is_said_and_the_usual_one_ranks() -> None:
     columns = ["train/loss", "val/last/accuracy", "val/av/accuracy"]
     missing = metrics.Metric("val_loss", "minimize")
-    assert metrics.judging_columns(columns, missing) == ["val/last/accuracy", "val/av/accuracy"]
-    assert metrics.unknown(missing, columns) == (
+    assert metrics.ranking_columns(columns, missing) == ["val/last/accuracy", "val/av/accuracy"]
+    assert metrics.missing_metric_message(missing, columns) == (
         "no run has val_loss, the metric that the job spec names: ranked by val/last/accuracy")
-    assert metrics.unknown(missing, ["epoch", "step"]) is None  # nothing has been evaluated yet
-    assert metrics.unknown(metrics.Metric("val/.*"), columns) is None
-    assert metrics.unknown(None, columns) is None
+    assert metrics.missing_metric_message(missing, ["epoch", "step"]) is None  # nothing has been evaluated yet
+    assert metrics.missing_metric_message(metrics.Metric("val/.*"), columns) is None
+    assert metrics.missing_metric_message(None, columns) is None
 
 
 @pytest.mark.parametrize("text", [
@@ -66,7 +67,7 @@ def test_a_metric_that_no_run_has_is_said_and_the_usual_one_ranks() -> None:
     "metric: {name: val/last/f1, goal: minimize, target: 0.1}\nmethod: grid\nparameters: {}\n"])
 def test_a_batch_says_its_metric_in_job_details_or_as_a_sweep_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "job.yaml").write_text(text)
-    assert metrics.of_batch(tmp_path) == ("val/last/f1", "minimize")
+    assert metrics.read_from_batch(tmp_path) == ("val/last/f1", "minimize")
 
 
 @pytest.mark.parametrize("text", [
@@ -74,12 +75,12 @@ def test_a_batch_says_its_metric_in_job_details_or_as_a_sweep_file(tmp_path: Pat
 def test_a_folder_without_a_metric(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "job.yaml").write_text(text)
-    assert metrics.of_batch(tmp_path) is None
+    assert metrics.read_from_batch(tmp_path) is None
 
 
 @pytest.mark.parametrize("value", [3, [], {}, {"goal": "maximize"}, {"name": "a", "goal": "max"},
                                    {"name": "a", "gaol": "maximize"}, ""])
 def test_what_is_no_metric_is_a_user_error(value: object) -> None:
     with pytest.raises(JobSpecError, match=r"^x\.yaml, metric: "):
-        metrics.read(value, "x.yaml, metric")
-    assert metrics.read("val/last/loss", "") == ("val/last/loss", None)
+        metrics.parse(value, "x.yaml, metric")
+    assert metrics.parse("val/last/loss", "") == ("val/last/loss", None)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from src import metrics
-from src.analysis.plotting.plots import levels, show
-from src.analysis.reading.filters import key
+from src.analysis.plotting.plots import format_value, levels
+from src.analysis.reading.filters import cell_key
 from src.analysis.reading.results import Results
 from src.analysis.tables.tables import setting_columns, values_table, varying_columns
 from src.errors import ResultsError
@@ -16,7 +16,7 @@ from src.errors import ResultsError
 _MEASURES = ("loss", "accuracy", "mae", "r2", "perplexity", "time")
 
 
-class Change(NamedTuple):
+class SettingChange(NamedTuple):
     """A setting whose values are others."""
 
     parameter: str
@@ -24,7 +24,7 @@ class Change(NamedTuple):
     after: str
 
 
-class Move(NamedTuple):
+class MetricChange(NamedTuple):
     """A metric: its means over the points that both have, and how far it moved.
 
     error: standard error of the change; over points of the grid, or over repeats where there is one point; NaN where
@@ -43,9 +43,9 @@ class Move(NamedTuple):
 class Comparison(NamedTuple):
     """points: settings that both have; 0: none, and the means of all runs are compared."""
 
-    changes: list[Change]
+    changes: list[SettingChange]
     points: int
-    moves: list[Move]
+    moves: list[MetricChange]
 
 
 def compare(before: Results, after: Results) -> Comparison:
@@ -61,9 +61,9 @@ def compare(before: Results, after: Results) -> Comparison:
     settings = [name for name in dict.fromkeys(name for results in (before, after)
                                                for name in setting_columns(results.config))
                 if not name.startswith("seed")]
-    values = {name: [list(map(key, frame[name].tolist())) if name in frame else [None] for frame in frames]
+    values = {name: [list(map(cell_key, frame[name].tolist())) if name in frame else [None] for frame in frames]
               for name in settings}
-    changes = [Change(name, *(_some(frame, name) for frame in frames))
+    changes = [SettingChange(name, *(_some(frame, name) for frame in frames))
                for name, (one, other) in values.items() if set(one) != set(other)]
     replaced = {name for name in settings if set(values[name][0]).isdisjoint(values[name][1])}
     varying = [name for name in dict.fromkeys(name for results in (before, after)
@@ -82,7 +82,7 @@ def compare(before: Results, after: Results) -> Comparison:
 def _points(frame: pd.DataFrame, names: list[str]) -> dict[tuple[object, ...], pd.DataFrame]:
     """The runs of each point of the grid."""
     found: dict[tuple[object, ...], list[int]] = {}
-    columns = [list(map(key, frame[name].tolist())) for name in names]
+    columns = [list(map(cell_key, frame[name].tolist())) for name in names]
     for position in range(len(frame)):
         found.setdefault(tuple(column[position] for column in columns), []).append(position)
     return {point: frame.iloc[positions] for point, positions in found.items()}
@@ -92,10 +92,10 @@ def _some(frame: pd.DataFrame, name: str, most: int = 6) -> str:
     if name not in frame:
         return "(not there)"
     found = levels(frame[name])
-    return ", ".join(show(value) for value in found[:most]) + (" …" if len(found) > most else "")
+    return ", ".join(format_value(value) for value in found[:most]) + (" …" if len(found) > most else "")
 
 
-def _move(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Move | None:
+def _move(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> MetricChange | None:
     """None where no point has a value on both sides."""
     finite = [(one[np.isfinite(one)], other[np.isfinite(other)]) for one, other in pairs]
     finite = [(one, other) for one, other in finite if len(one) and len(other)]
@@ -111,6 +111,6 @@ def _move(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Move | None:
         error = np.nan
     change = float(changes.mean())
     judged = name.rpartition("/")[2] != "time"
-    return Move(name, float(before.mean()), float(after.mean()), change, float(error),
+    return MetricChange(name, float(before.mean()), float(after.mean()), change, float(error),
                 change / error if error > 0 else 0.0 if change == 0 == error else np.nan if np.isnan(error) else np.inf,
-                (change < 0) == metrics.descends(name) if judged and change else None)
+                (change < 0) == metrics.lower_is_better(name) if judged and change else None)

@@ -30,19 +30,19 @@ def main(arguments: Sequence[str]) -> None:
     if stat.S_ISREG(os.fstat(1).st_mode):
         os.fchmod(1, 0o600)  # the token that protects from others on this node is going to stand there
     port, token = _free_port(), secrets.token_hex(24)
-    print(how_to_reach(port, token, getpass.getuser(), platform.node(), os.environ), flush=True)
+    print(connection_instructions(port, token, getpass.getuser(), platform.node(), os.environ), flush=True)
     from jupyterlab.labapp import LabApp
 
-    LabApp.launch_instance(options(arguments, port, token))  # within this process: `ps` shows no token
+    LabApp.launch_instance(server_options(arguments, port, token))  # within this process: `ps` shows no token
 
 
-def options(arguments: Sequence[str], port: int, token: str) -> list[str]:
+def server_options(arguments: Sequence[str], port: int, token: str) -> list[str]:
     """JupyterLab's options. They hold, whatever stands in somebody's configuration."""
     return [*arguments, "--no-browser", f"--ServerApp.ip={_LOOPBACK}", f"--ServerApp.port={port}",
             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={os.getcwd()}"]
 
 
-def how_to_reach(port: int, token: str, user: str, node: str, environment: Mapping[str, str]) -> str:
+def connection_instructions(port: int, token: str, user: str, node: str, environment: Mapping[str, str]) -> str:
     """What to type on one's own machine. environment: Slurm's, if this is a Slurm job."""
     job, login = slurm_environment.raw_job_id(environment), slurm_environment.submit_host(environment)
     through = f"-J {user}@{login} " if login and login != node else ""

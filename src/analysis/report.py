@@ -183,13 +183,13 @@ def _parameters(df: pd.DataFrame) -> str:
 
 
 def _some(values: list[Any], most: int = 12) -> str:
-    shown = [plots.show(value, 40) for value in values[:most]]
+    shown = [plots.format_value(value, 40) for value in values[:most]]
     return ", ".join(shown) + (" …" if len(values) > most else "")
 
 
 def _judged(df: pd.DataFrame) -> list[str]:
     """Best runs and pictures; a note instead while there is nothing to judge by."""
-    columns = metrics.judging_columns(tables.stats_columns(df), tables.named_metric(df))
+    columns = metrics.ranking_columns(tables.stats_columns(df), tables.named_metric(df))
     if not columns:
         return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
     return [_best_runs(df, columns), _curves(df), _against(df), _heat_maps(df)]
@@ -200,7 +200,7 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
     commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
     best = _named(best, columns)
     note = "Each run counts with its best epoch"
-    if problem := metrics.unknown(tables.named_metric(df), tables.stats_columns(df)):
+    if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
     note += ", and with the better of its last and its averaged weights. " if len(columns) > 1 else ". "
     note += "Other splits stand beside it at that epoch. The command repeats the run, in a new folder."
@@ -213,8 +213,8 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
 def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The table of best runs with headings that say what is measured: val accuracy, weights, test accuracy."""
     split, *_, measure = columns[0].split("/") if "/" in columns[0] else ("", columns[0])
-    names = {name: plots.label(name) for name in best if "/" in name} | {
-        "value": plots.label(f"{split}/{measure}" if split else measure)}
+    names = {name: plots.column_label(name) for name in best if "/" in name} | {
+        "value": plots.column_label(f"{split}/{measure}" if split else measure)}
     weights = ["averaged" if "/av/" in name else "last" for name in best["metric"]]
     best = best.assign(metric=weights) if len(columns) > 1 else best.drop(columns="metric")
     return best.drop(columns=["run", "folder"]).rename(columns=names | {"metric": "weights"})
@@ -241,7 +241,7 @@ def _against(df: pd.DataFrame) -> str:
 def _heat_maps(df: pd.DataFrame) -> str:
     """The parameters with the most values against each other: numbers first."""
     values = {name: found for name in tables.varying_columns(df)
-              if 1 < len(found := plots.levels(df[name])) <= heat_maps.MOST_CELLS}
+              if 1 < len(found := plots.levels(df[name])) <= heat_maps.MAX_CELLS}
     names = sorted(values, key=lambda name: (not all(map(is_number, values[name])), -len(values[name])))
     pictures = [_picture(f"{x} and {y}", plots.heat_map, df, x, y)
                 for x, y in itertools.combinations(names[:_MOST_IN_MAPS], 2)]
@@ -277,7 +277,7 @@ def _picture(text: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) 
 
 
 def _runs(df: pd.DataFrame) -> str:
-    table = tables.runs_table(df).rename(columns=plots.label)
+    table = tables.runs_table(df).rename(columns=plots.column_label)
     hint = "<p><input type=search placeholder='filter: words of a row' aria-label='filter runs' data-filter=runs> " \
            "<span data-count=runs></span> Click a column to sort by it.</p>"
     return _section("Runs", hint + _table(table, "runs", code=("run",)))
@@ -288,9 +288,9 @@ def _machines(df: pd.DataFrame) -> str:
     if gpu_idle.COLUMN not in df:
         return ""
     columns = [gpu_idle.COLUMN, "train/time", "train/data_time"]
-    found = [gpu_idle.judged(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
+    found = [gpu_idle.assess(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
                          {**row, "facts": {"threads": row.get("facts/threads")}}) for row in df.to_dict("records")]
-    lines = gpu_idle.lines(found)
+    lines = gpu_idle.summarize(found)
     return _section("GPUs", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>") if lines else ""
 
 
@@ -330,5 +330,5 @@ def _cell(value: Any, as_code: bool) -> str:
     if as_code:
         return f"<td class=code><code>{html.escape(str(value))}</code></td>"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f'<td class=number data-value="{float(value)!r}">{html.escape(plots.show(value))}</td>'
-    return f"<td>{html.escape(plots.show(value, 60))}</td>"
+        return f'<td class=number data-value="{float(value)!r}">{html.escape(plots.format_value(value))}</td>'
+    return f"<td>{html.escape(plots.format_value(value, 60))}</td>"

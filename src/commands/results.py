@@ -13,7 +13,7 @@ from src.submission.status import run_lookup
 from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
-    from src.analysis.compare import Move
+    from src.analysis.compare import MetricChange
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def _metric_row(move: Move) -> list[str]:
+def _metric_row(move: MetricChange) -> list[str]:
     verdict = {True: "better", False: "worse", None: ""}[move.better]
     errors = "no repeats" if math.isnan(move.errors) else f"{abs(move.errors):.1f}"
     return [move.metric, f"{move.before:.4g}", f"{move.after:.4g}", f"{move.change:+.3g}", errors, verdict]
@@ -132,7 +132,7 @@ def _metric_row(move: Move) -> list[str]:
 def query(options: argparse.Namespace) -> None:
     """Print a line per matching run, or only the folders."""
     from src.analysis.plotting import plots
-    from src.analysis.reading.filters import column, is_missing
+    from src.analysis.reading.filters import is_missing, require_column
     from src.analysis.reading.results import read_results
     from src.analysis.tables import tables
     from src.analysis.tables.query import query as matching_rows
@@ -145,7 +145,8 @@ def query(options: argparse.Namespace) -> None:
         return
     names = options.columns or ["run", "end", *tables.varying_columns(results.config, seeds=True),
                                 *(name for name in values if name.startswith("best/"))]
-    cells = [["" if is_missing(value) else plots.show(value, 100) for value in column(matches, name)] for name in names]
+    cells = [["" if is_missing(value) else plots.format_value(value, 100)
+              for value in require_column(matches, name)] for name in names]
     print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
     print(f"{len(matches)} of {count(len(values), 'run')}")
 

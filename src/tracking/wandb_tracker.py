@@ -36,7 +36,7 @@ class WandbTracker(Tracker):
             raise TrackerUnavailable(
                 "no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
         self._best: dict[str, float] = {}
-        self._metric = metrics.of_batch(os.path.dirname(os.path.abspath(folder))) if folder else None
+        self._metric = metrics.read_from_batch(os.path.dirname(os.path.abspath(folder))) if folder else None
         self._run = wandb.init(
             entity=config.wandb_entity, project=config.wandb_project_name, dir=folder,
             config={**config.to_dict(), "facts": dict(facts)},
@@ -52,8 +52,8 @@ class WandbTracker(Tracker):
         self._judge(row)
 
     def _judge(self, row: Mapping[str, float]) -> None:
-        for column in metrics.judging_columns(row, self._metric):
-            if column not in self._best or metrics.better(column, row[column], self._best[column], self._metric):
+        for column in metrics.ranking_columns(row, self._metric):
+            if column not in self._best or metrics.is_better(column, row[column], self._best[column], self._metric):
                 self._best[column] = row[column]
 
     def finish(self, end: str | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from src import run_folder
 from src.config import Config
 from src.errors import ConfigError
-from src.metrics import descends
+from src.metrics import lower_is_better
 
 _NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
                 "learning_rate", "trainable_parameters", "grad_norm")
@@ -74,7 +74,7 @@ class BestEpoch:
         if not self.columns:
             raise ConfigError(f"{pattern!r} matches no metric of this run", where="best_checkpoint_metric",
                               allowed=metrics, hint="it is a regular expression for the whole of a name")
-        directions = {descends(column) for column in self.columns}
+        directions = {lower_is_better(column) for column in self.columns}
         if len(directions) > 1:
             raise ConfigError(f"{pattern!r} matches metrics that improve by falling and metrics that improve by rising",
                               where="best_checkpoint_metric", allowed=f"one kind of {', '.join(self.columns)}")

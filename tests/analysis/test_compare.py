@@ -8,7 +8,7 @@ import pytest
 
 import experiments
 from src import run_folder
-from src.analysis.compare import Change, compare
+from src.analysis.compare import SettingChange, compare
 from src.analysis.reading.results import read_results
 from src.config import Config
 from src.errors import ResultsError
@@ -33,8 +33,8 @@ def test_matched_by_point(tmp_path: Path) -> None:
     other = batch_of(tmp_path, "b", [({"base_lr": rate, "batch_size": 64}, value)
                                      for rate, value in ((0.1, 0.625), (1.0, 0.75))])
     found = compare(read_results(one), read_results(other))
-    assert found.changes == [Change("batch_size", str(Config().batch_size), "64"),
-                             Change("base_lr", "0.1, 1, 2", "0.1, 1")]
+    assert found.changes == [SettingChange("batch_size", str(Config().batch_size), "64"),
+                             SettingChange("base_lr", "0.1, 1, 2", "0.1, 1")]
     assert found.points == 2
     moves = {move.metric: move for move in found.moves}
     best = moves["best/val/last/accuracy"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from src.analysis.lab import how_to_reach, main
+from src.analysis.lab import connection_instructions, main
 from tests.conftest import ROOT, Slurm
 
 OPEN = """
@@ -24,11 +24,11 @@ c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ''
 
 def test_the_tunnel_leads_through_the_login_node() -> None:
     slurm = {"SLURM_JOB_ID": "12", "SLURM_SUBMIT_HOST": "login1"}
-    text = how_to_reach(4711, "secret", "me", "node3", slurm)
+    text = connection_instructions(4711, "secret", "me", "node3", slurm)
     assert "\n  ssh -N -J me@login1 -L 4711:127.0.0.1:4711 me@node3\n" in text
     assert "\n  http://127.0.0.1:4711/lab/tree/notebooks/view_results.ipynb?token=secret\n" in text
     assert text.endswith("scancel 12")
-    here = how_to_reach(4711, "secret", "me", "desk", {})
+    here = connection_instructions(4711, "secret", "me", "desk", {})
     assert "\n  ssh -N -L 4711:127.0.0.1:4711 me@desk\n" in here
     assert "scancel" not in here and "login" not in here
 

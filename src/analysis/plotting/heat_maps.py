@@ -18,19 +18,19 @@ from src.analysis.plotting.figure_layout import (
     ORANGE,
     Grid,
     ParameterAxis,
-    at_epoch,
     common_label,
-    counted,
-    show,
+    count,
+    describe_metric,
+    format_value,
     styled,
 )
-from src.analysis.plotting.importance import by_permutation
+from src.analysis.plotting.importance import permutation_importance
 from src.analysis.reading.arrays import read_array
-from src.analysis.reading.filters import column, key, levels
+from src.analysis.reading.filters import cell_key, levels, require_column
 from src.analysis.tables import tables
 from src.errors import ResultsError
 
-MOST_CELLS = 30  # of a heat map, in a row or column
+MAX_CELLS = 30  # of a heat map, in a row or column
 _MOST_NUMBERS = 12  # of them with a number in each
 _MOST_COORDINATES = 10
 _MOST_CLASSES = 100
@@ -47,7 +47,7 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     (values of columns) panels. Raises ResultsError for an unknown or empty column, and for parameters with one value or
     more than 30.
     """
-    figure_layout.with_numbers(df, metric)
+    figure_layout.drawable_columns(df, metric)
     across, up = (_cells_of(df, name) for name in (x, y))
     grid = Grid(df, metric, rows, columns, None, shown_apart=(x, y), panel=(
         max(2.3, 0.42 * len(across) + 0.8), max(1.8, 0.3 * len(up) + 0.6)))
@@ -55,9 +55,9 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     panels = [(panel.axes, *_cell_means(panel.runs, scores, (x, across), (y, up))) for panel in grid.panels()]
     found = np.concatenate([means[np.isfinite(means)] for _, means, _ in panels])
     if not len(found):
-        raise ResultsError(f"none of {counted(len(df), 'run')} has a value to map: all diverged",
+        raise ResultsError(f"none of {count(len(df), 'run')} has a value to map: all diverged",
                            hint="plots.overview(df) shows their curves")
-    descends = tables.descends(df, grid.metrics[0])
+    descends = tables.lower_is_better(df, grid.metrics[0])
     best = found.min() if descends else found.max()
     norm = (LogNorm if log and found.min() > 0 else Normalize)(found.min(), found.max())
     colours = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
@@ -70,22 +70,22 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
         for row, place in np.argwhere(means == best)[:1]:
             axes.add_patch(Rectangle((place, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2))
         axes.grid(False)
-        figure_layout.name_ticks(axes, np.arange(len(across)) + 0.5, across)
-        axes.set_yticks(np.arange(len(up)) + 0.5, [show(value, 18) for value in up])
+        figure_layout.label_ticks(axes, np.arange(len(across)) + 0.5, across)
+        axes.set_yticks(np.arange(len(up)) + 0.5, [format_value(value, 18) for value in up])
     bar = grid.figure.colorbar(image, ax=grid.axes, label=common_label(grid.metrics), aspect=15, pad=0.02)
     bar.outline.set_visible(False)
     if log:
-        figure_layout.plain_numbers(bar.ax.yaxis)
-    return grid.finished(x, y, said=[at_epoch(grid.metrics, epoch), "the best cell is framed"],
+        figure_layout.use_plain_numbers(bar.ax.yaxis)
+    return grid.finished(x, y, said=[describe_metric(grid.metrics, epoch), "the best cell is framed"],
                          diverged="left out, a cross where all of a cell did", metric_styles=False)
 
 
 def _cells_of(df: pd.DataFrame, name: str) -> list[object]:
     """The values of a parameter, if a heat map can show them."""
-    values = levels(column(df, name))
-    if not 2 <= len(values) <= MOST_CELLS:
-        can = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= MOST_CELLS]
-        raise ResultsError(f"{name} has {counted(len(values), 'value')}, and a heat map shows 2 to {MOST_CELLS}",
+    values = levels(require_column(df, name))
+    if not 2 <= len(values) <= MAX_CELLS:
+        can = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= MAX_CELLS]
+        raise ResultsError(f"{name} has {count(len(values), 'value')}, and a heat map shows 2 to {MAX_CELLS}",
                            allowed=can or "none of the parameters that vary",
                            hint=f"plots.metric_against(df, '{name}') shows many" if len(values) > 1 else None)
     return values
@@ -95,10 +95,11 @@ def _cell_means(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object
                 y: tuple[str, list[object]]) -> tuple[np.ndarray, np.ndarray]:
     """The mean score of each pair of values, (values of y, values of x), NaN if there is none; and where runs are that
     all diverged."""
-    places = [{key(value): number for number, value in enumerate(values)} for _, values in (y, x)]
+    places = [{cell_key(value): number for number, value in enumerate(values)} for _, values in (y, x)]
     means = np.full((len(y[1]), len(x[1])), np.nan)
     lost = np.zeros(means.shape, bool)
-    at = [[place[key(value)] for value in runs[name].tolist()] for place, (name, _) in zip(places, (y, x), strict=True)]
+    at = [[place[cell_key(value)] for value in runs[name].tolist()]
+          for place, (name, _) in zip(places, (y, x), strict=True)]
     for cell, members in runs.groupby(at, sort=False):
         values = scores[members.index].dropna()
         if len(values):
@@ -126,22 +127,22 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     2 to 10 config columns that vary; None: all that vary, seeds apart. Lines that share a value are fanned out by their
     metric. Returns a Figure of one panel. Raises ResultsError for unknown or empty columns, and for fewer or more.
     """
-    drawn = figure_layout.with_numbers(df, metric)
-    names = figure_layout.varying(df, parameters, 2, _MOST_COORDINATES, "parallel coordinates")
+    drawn = figure_layout.drawable_columns(df, metric)
+    names = figure_layout.varying_parameters(df, parameters, 2, _MOST_COORDINATES, "parallel coordinates")
     table = tables.ranking(df, metric, epoch)
     table = table[np.isfinite(table["value"])].iloc[::-1]  # the best are drawn last
     if table.empty:
-        raise ResultsError(f"none of {counted(len(df), 'run')} has a value to draw: all diverged")
+        raise ResultsError(f"none of {count(len(df), 'run')} has a value to draw: all diverged")
     figure = Figure(figsize=(1.15 * (len(names) + 1) + 0.9, 3.2), layout="constrained")
     axes = figure.subplots()
     low, high = sorted((table["value"].min(), table["value"].max()))
     metric_place = ((table["value"] - low) / (high - low) if high > low else table["value"] * 0 + 0.5).to_numpy()
-    coordinates = [ParameterAxis(column(df, name)) for name in names]
+    coordinates = [ParameterAxis(require_column(df, name)) for name in names]
     places = [axis.shares(table[name]) + 0.05 * (metric_place - 0.5) * (len(axis.levels) <= 12)
               for name, axis in zip(names, coordinates, strict=True)]
     lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*places, metric_place], 1)], 2)
     ramp = mpl.colormaps["viridis"](np.linspace(0, 0.92, 256))  # the brightest yellow is lost on paper
-    colours = ListedColormap(ramp[::-1] if tables.descends(df, drawn[0]) else ramp)
+    colours = ListedColormap(ramp[::-1] if tables.lower_is_better(df, drawn[0]) else ramp)
     axes.add_collection(LineCollection(lines, array=table["value"].to_numpy(), cmap=colours, linewidth=1.1, alpha=0.8,
                                        rasterized=len(table) > 500))
     for place, (name, axis) in enumerate(zip(names, coordinates, strict=True)):
@@ -152,9 +153,9 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
                 (ticks - low) / (high - low) if high > low else [0.5])
     axes.set(xlim=(-0.15, len(names) + 0.55), ylim=(-0.06, 1.06))
     axes.set_axis_off()
-    figure_layout.add_caption(figure, [at_epoch(drawn, epoch), f"{counted(len(table), 'setting')}"
+    figure_layout.add_caption(figure, [describe_metric(drawn, epoch), f"{count(len(table), 'setting')}"
                                  + (", means of their runs" if (table["runs"] > 1).any() else ""),
-                                 *figure_layout.unended(df, "left out")])
+                                 *figure_layout.count_unfinished(df, "left out")])
     return figure
 
 
@@ -162,13 +163,14 @@ def _ticks_of(axis: ParameterAxis, values: pd.Series) -> tuple[list[str], np.nda
     """Some of the values of a parameter, and where they stand on its axis."""
     some = axis.levels if len(axis.levels) <= 12 else [axis.levels[i] for i in np.linspace(
         0, len(axis.levels) - 1, 5).round().astype(int)]
-    return [show(value, 14) for value in some], axis.shares(pd.Series(some, dtype=values.dtype, name=values.name))
+    return [format_value(value, 14) for value in some], axis.shares(
+        pd.Series(some, dtype=values.dtype, name=values.name))
 
 
 def _coordinate(axes: Axes, place: float, name: str, labels: list[str], heights: np.ndarray | list[float]) -> None:
     """A vertical axis with its name above and its values at its right, on white so that lines do not hide them."""
     axes.plot([place, place], [-0.03, 1.03], color="#555555", linewidth=0.8)
-    axes.text(place, 1.08, figure_layout.wrapped(name, 14), ha="center", va="bottom", fontsize=9)
+    axes.text(place, 1.08, figure_layout.wrap(name, 14), ha="center", va="bottom", fontsize=9)
     for text, height in zip(labels, heights, strict=True):
         axes.text(place + 0.04, height, text, va="center", fontsize=7.5, bbox={
             "facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.8})
@@ -185,24 +187,24 @@ def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int 
     that is near zero, the bars say nothing. Returns a Figure of one panel. Raises ResultsError for unknown or empty
     columns, fewer than 10 runs, or equal values.
     """
-    drawn = figure_layout.with_numbers(df, metric)
-    names = figure_layout.varying(df, parameters, 1, 30, "parameter importance")
+    drawn = figure_layout.drawable_columns(df, metric)
+    names = figure_layout.varying_parameters(df, parameters, 1, 30, "parameter importance")
     scores = tables.scores(df, drawn, epoch).to_numpy(copy=True)
     diverged = (df["end"] == run_folder.DIVERGED).to_numpy()
     if np.isfinite(scores).any():
-        scores[diverged] = (np.nanmax if tables.descends(df, drawn[0]) else np.nanmin)(scores)
-    table, r2 = by_permutation(df[names], scores)
+        scores[diverged] = (np.nanmax if tables.lower_is_better(df, drawn[0]) else np.nanmin)(scores)
+    table, r2 = permutation_importance(df[names], scores)
     figure = Figure(figsize=(4.6, max(0.26 * len(table), 0.7) + 1.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(table))[::-1]
     axes.barh(places, table["importance"], xerr=table["error"], height=0.62, color=BLUE,
               error_kw={"elinewidth": 1, "ecolor": "#333333"})
-    axes.set_yticks(places, [show(name) for name in table["parameter"]])
+    axes.set_yticks(places, [format_value(name) for name in table["parameter"]])
     axes.set(xlabel="permutation importance\n(growth of the squared error / variance)",
              xlim=(min(0, (table["importance"] - table["error"]).min()), None))
     axes.grid(False, axis="y")
-    lost = [f"{counted(diverged.sum(), 'diverged run')} taken as the worst"] if diverged.any() else []
-    figure_layout.add_caption(figure, [at_epoch(drawn, epoch),
+    lost = [f"{count(diverged.sum(), 'diverged run')} taken as the worst"] if diverged.any() else []
+    figure_layout.add_caption(figure, [describe_metric(drawn, epoch),
                                        f"random forest on {np.isfinite(scores).sum()} runs, R² = "
                                  f"{r2:.2f} on runs it has not seen; bars: standard error", *lost])
     return figure
@@ -223,7 +225,8 @@ def confusion(df: pd.DataFrame, name: str | None = None, *, epoch: int | None = 
         raise ResultsError("there are no runs to draw", hint="does the filter leave any?")
     panels = [(value, _summed(runs, name, epoch)) for value, runs in (
         [(None, df)] if columns is None else
-        [(level, figure_layout.grouped(df, columns)[key(level)]) for level in levels(column(df, columns))])]
+        [(level, figure_layout.group_by(df, columns)[cell_key(level)])
+         for level in levels(require_column(df, columns))])]
     matrices = [matrix for _, (matrix, _, _) in panels]
     size = len(matrices[0])
     if any(matrix.shape != (size, size) for matrix in matrices) or not 2 <= size <= _MOST_CLASSES:
@@ -237,8 +240,8 @@ def confusion(df: pd.DataFrame, name: str | None = None, *, epoch: int | None = 
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (value, (matrix, used, runs)) in zip(all_axes, panels, strict=True):
         image = _draw_confusion(axes, matrix, names)
-        what = f"{figure_layout.label(used)}, {counted(runs, 'run')}".replace("confusion matrix ", "")
-        axes.set_title(f"{columns} = {show(value)}\n{what}" if columns else what)
+        what = f"{figure_layout.column_label(used)}, {count(runs, 'run')}".replace("confusion matrix ", "")
+        axes.set_title(f"{columns} = {format_value(value)}\n{what}" if columns else what)
     bar = figure.colorbar(image, ax=figure.axes, label="share of the true class (%)", aspect=20, pad=0.02)
     bar.outline.set_visible(False)
     figure_layout.add_caption(figure, ["rows add up to 100 %; at the right, the share of each class that was found"])
@@ -274,8 +277,8 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, names: list[str]) -> mpl.cm.
         _write_numbers(axes, np.where(shares >= 0.5, shares, np.nan), image, ".0f")
     step = int(np.ceil(size / 25))
     ticks = np.arange(0, size, step)
-    figure_layout.name_ticks(axes, ticks + 0.5, [names[tick] for tick in ticks])
-    axes.set_yticks(ticks + 0.5, [show(names[tick], 18) for tick in ticks])
+    figure_layout.label_ticks(axes, ticks + 0.5, [names[tick] for tick in ticks])
+    axes.set_yticks(ticks + 0.5, [format_value(names[tick], 18) for tick in ticks])
     if step == 1:
         for row in range(size):
             axes.text(size + 0.15, row + 0.5, f"{shares[row, row]:.1f}", va="center", fontsize=7,

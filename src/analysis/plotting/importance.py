@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.analysis.reading.filters import key, levels
+from src.analysis.reading.filters import cell_key, levels
 from src.errors import ResultsError
 
-FEWEST_RUNS = 10
+MIN_RUNS = 10
 _FOLDS, _TREES, _SHUFFLES = 5, 100, 5
 
 
@@ -21,7 +21,7 @@ class Importance(NamedTuple):
     r2: float
 
 
-def by_permutation(settings: pd.DataFrame, values: np.ndarray) -> Importance:
+def permutation_importance(settings: pd.DataFrame, values: np.ndarray) -> Importance:
     """The permutation importance of each parameter (Breiman, Random Forests, 2001, section 10).
 
     settings: (runs, parameters), any cells, each parameter with its values coded in order, which is all that a tree
@@ -35,9 +35,9 @@ def by_permutation(settings: pd.DataFrame, values: np.ndarray) -> Importance:
     from sklearn.model_selection import KFold
 
     there = np.isfinite(values)
-    if there.sum() < FEWEST_RUNS:
+    if there.sum() < MIN_RUNS:
         raise ResultsError(f"{there.sum()} runs with a value are too few to tell which parameters matter",
-                           allowed=f"{FEWEST_RUNS} and more")
+                           allowed=f"{MIN_RUNS} and more")
     if np.ptp(values[there]) == 0:
         raise ResultsError(f"all {there.sum()} runs have the same value: no parameter matters",
                            hint="choose another metric")
@@ -62,5 +62,5 @@ def by_permutation(settings: pd.DataFrame, values: np.ndarray) -> Importance:
 
 def _codes(values: pd.Series) -> np.ndarray:
     """(runs,) float: the place of each value among the different ones: numbers in order, others as they come."""
-    place = {key(level): number for number, level in enumerate(levels(values))}
-    return np.array([place[key(value)] for value in values.tolist()], float)
+    place = {cell_key(level): number for number, level in enumerate(levels(values))}
+    return np.array([place[cell_key(value)] for value in values.tolist()], float)

@@ -19,22 +19,37 @@ from src.analysis.plotting.figure_layout import (
     STYLE,
     Grid,
     ParameterAxis,
-    at_epoch,
+    column_label,
     common_label,
-    counted,
-    label,
-    show,
+    count,
+    describe_metric,
+    format_value,
     styled,
 )
 from src.analysis.plotting.heat_maps import confusion, heat_map, importance, parallel_coordinates
 from src.analysis.plotting.table_figures import overview, ranking
-from src.analysis.reading.filters import column, key, levels
+from src.analysis.reading.filters import cell_key, levels, require_column
 from src.analysis.tables import tables
 from src.errors import ResultsError, did_you_mean
 from src.io import files
 
-__all__ = ["STYLE", "averaged_against_last", "confusion", "heat_map", "importance", "label", "learning_curves",
-           "levels", "metric_against", "overview", "parallel_coordinates", "pareto", "ranking", "save", "show"]
+__all__ = [
+    "STYLE",
+    "averaged_against_last",
+    "column_label",
+    "confusion",
+    "format_value",
+    "heat_map",
+    "importance",
+    "learning_curves",
+    "levels",
+    "metric_against",
+    "overview",
+    "parallel_coordinates",
+    "pareto",
+    "ranking",
+    "save",
+]
 
 _GIB = 2**30
 _CUT = " (cut at the lowest run)"
@@ -76,14 +91,14 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         for line in grid.lines(panel.runs):
             for name, of_metric in zip(grid.metrics, itertools.cycle(figure_layout.LINE_STYLES), strict=False):
                 mean, low, high = _summary([run for run in line.runs[name] if run.notna().any()], spread,
-                                           tables.descends(df, name) if best_so_far else None, log_y)
+                                           tables.lower_is_better(df, name) if best_so_far else None, log_y)
                 panel.axes.plot(mean.index, mean, line.style if style else of_metric, color=line.colour,
                                 marker="o" if len(mean) == 1 else "",
-                                linewidth=1.5 if len(grid.colours) <= figure_layout.MOST_LEGEND_ENTRIES else 0.8)
+                                linewidth=1.5 if len(grid.colours) <= figure_layout.MAX_LEGEND_ENTRIES else 0.8)
                 if low is not None:
                     panel.axes.fill_between(mean.index, low, high, color=line.colour, alpha=0.18, linewidth=0)
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        figure_layout.log_axes(panel.axes, log_x, log_y)
+        figure_layout.set_log_axes(panel.axes, log_x, log_y)
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
     return grid.finished("epoch", y_label, spread_as=f"band{_CUT * log_y}")
 
@@ -102,7 +117,7 @@ def _summary(curves: list[pd.Series], spread: str | None, best_descends: bool | 
     table = pd.concat(curves, axis=1).sort_index()
     if best_descends is not None:
         table = table.ffill()  # a run that ended keeps its best
-    return (table.mean(axis=1), *(figure_layout.band(table, spread, log) if spread else (None, None)))
+    return (table.mean(axis=1), *(figure_layout.spread_bounds(table, spread, log) if spread else (None, None)))
 
 
 @styled
@@ -119,8 +134,8 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     """
     grid = Grid(df, metric, rows, columns, legend, spread, shown_apart=(parameter,))
     scores = tables.scores(df, grid.metrics, epoch)
-    axis = ParameterAxis(column(df, parameter), log_x)
-    worst = 0.97 if tables.descends(df, grid.metrics[0]) else 0.03  # of the panel's height
+    axis = ParameterAxis(require_column(df, parameter), log_x)
+    worst = 0.97 if tables.lower_is_better(df, grid.metrics[0]) else 0.03  # of the panel's height
     for panel in grid.panels():
         for number, line in enumerate(grid.lines(panel.runs, diverged=True)):
             x = axis.places(line.runs[parameter], number - (len(grid.colours) - 1) / 2)
@@ -132,9 +147,9 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
                 panel.axes.plot(x[diverged], np.full(diverged.sum(), worst), "x", color=line.colour,
                                 transform=panel.axes.get_xaxis_transform())
             _draw_means(panel.axes, x, y, line.colour, "-" if axis.numeric else "", spread, log_y)
-        figure_layout.log_axes(panel.axes, False, log_y)
+        figure_layout.set_log_axes(panel.axes, False, log_y)
         axis.dress(panel.axes)
-    return grid.finished(parameter, said=[at_epoch(grid.metrics, epoch)], spread_as=f"bars{_CUT * log_y}",
+    return grid.finished(parameter, said=[describe_metric(grid.metrics, epoch)], spread_as=f"bars{_CUT * log_y}",
                          diverged="shown as crosses", metric_styles=False)
 
 
@@ -148,7 +163,8 @@ def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, colour: object, line: 
     places, means = [place for place, _ in groups], [values.mean() for _, values in groups]
     axes.plot(places, means, line or "_", color=colour, markersize=9)
     if spread and any(len(values) > 1 for _, values in groups):
-        low, high = zip(*(figure_layout.band(values.to_frame().T, spread, log) for _, values in groups), strict=True)
+        low, high = zip(*(figure_layout.spread_bounds(values.to_frame().T, spread, log) for _, values in groups),
+                        strict=True)
         axes.vlines(places, [float(one.iloc[0]) for one in low], [float(one.iloc[0]) for one in high], color=colour,
                     linewidth=1)
 
@@ -164,7 +180,7 @@ def averaged_against_last(df: pd.DataFrame, metric: str | None = None, *, epoch:
     log: both axes. Returns a Figure of (values of rows) x (values of columns) panels. Raises ResultsError for an
     unknown column, and if no run has both kinds.
     """
-    found = figure_layout.with_numbers(df, metric)
+    found = figure_layout.drawable_columns(df, metric)
     last = found[0].replace("/av/", "/last/")
     averaged = last.replace("/last/", "/av/")
     both = {name for name in (averaged, last) if name in tables.stats_columns(df)}
@@ -181,16 +197,16 @@ def averaged_against_last(df: pd.DataFrame, metric: str | None = None, *, epoch:
         for line in grid.lines(panel.runs):
             panel.axes.plot(table[last][line.runs.index], table[averaged][line.runs.index], "o", color=line.colour,
                             alpha=0.6, markersize=4.5, markeredgewidth=0, rasterized=len(df) > 500)
-        figure_layout.log_axes(panel.axes, log and low > 0, log and low > 0)
+        figure_layout.set_log_axes(panel.axes, log and low > 0, log and low > 0)
         ends = (low / 1.1, high * 1.1) if log and low > 0 else (low - margin, high + margin)
         panel.axes.set(xlim=ends, ylim=ends, box_aspect=1)
-    gain = (table[averaged] - table[last]) * (-1 if tables.descends(df, averaged) else 1)
+    gain = (table[averaged] - table[last]) * (-1 if tables.lower_is_better(df, averaged) else 1)
     error = f" ± {gain.sem():.2g}" if len(gain) > 1 else ""
-    side = "below" if tables.descends(df, averaged) else "above"
-    return grid.finished(label(last), label(averaged), said=[
+    side = "below" if tables.lower_is_better(df, averaged) else "above"
+    return grid.finished(column_label(last), column_label(averaged), said=[
         f"at the {epoch} epoch of each" if isinstance(epoch, str) else f"after epoch {epoch}",
         f"{side} the diagonal averaging is better: by {gain.mean():.2g}{error} on average, in {(gain > 0).sum()} of "
-        f"{counted(len(gain), 'run')}"], marker="o")
+        f"{count(len(gain), 'run')}"], marker="o")
 
 
 @styled
@@ -204,30 +220,30 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     in `metric_against`. The legend names the settings of the front. Returns a Figure of one panel. Raises ResultsError
     for an unknown or empty column, and if no run has such a cost.
     """
-    drawn = figure_layout.with_numbers(df, metric)
+    drawn = figure_layout.drawable_columns(df, metric)
     costs, x_label = _costs(df, cost)
     table = tables.ranking(df, metric, epoch)
     table["cost"] = [costs[members].mean() for members in table["members"]]
     table = table[np.isfinite(table["value"]) & np.isfinite(table["cost"])]
     if table.empty:
-        raise ResultsError(f"none of {counted(len(df), 'run')} has both {common_label(drawn)} and {x_label}")
-    descends = tables.descends(df, drawn[0])
+        raise ResultsError(f"none of {count(len(df), 'run')} has both {common_label(drawn)} and {x_label}")
+    descends = tables.lower_is_better(df, drawn[0])
     table = table.sort_values(["cost", "value"], ascending=[True, descends], ignore_index=True)
     best = table["value"].cummin() if descends else table["value"].cummax()
     front = table[(table["value"] == best) & (best != best.shift())]
     figure = Figure(figsize=(7.0, 3.3), layout="constrained")
     axes = figure.subplots()
-    handles = _dots(axes, table, df[column(df, legend).name] if legend else None)
+    handles = _dots(axes, table, df[require_column(df, legend).name] if legend else None)
     axes.step(front["cost"], front["value"], color="#333333", linewidth=1, where="post", zorder=1)
     settings = tables.varying_columns(df)
     axis = ParameterAxis(table["cost"].rename(x_label), log_x)
-    figure_layout.log_axes(axes, axis.scale == "log", log_y)
+    figure_layout.set_log_axes(axes, axis.scale == "log", log_y)
     axes.margins(0.06, 0.08)  # room for the numbers
     handles += _numbered(axes, front, settings)
     axes.set(xlabel=x_label, ylabel=common_label(drawn))
     figure.legend(handles=handles, title=legend, loc="outside right upper", alignment="left")
-    figure_layout.add_caption(figure, [at_epoch(drawn, epoch), counted(len(table), "setting") + (
-        ", means of their runs" if (table["runs"] > 1).any() else ""), *figure_layout.unended(df, "left out")])
+    figure_layout.add_caption(figure, [describe_metric(drawn, epoch), count(len(table), "setting") + (
+        ", means of their runs" if (table["runs"] > 1).any() else ""), *figure_layout.count_unfinished(df, "left out")])
     return figure
 
 
@@ -242,7 +258,7 @@ def _costs(df: pd.DataFrame, cost: str) -> tuple[pd.Series, str]:
         found = _of_curves(df, name, "max", "`system_metrics: 5` in the job spec measures it every five seconds") / _GIB
         return found, f"{'GPU ' * on_gpu}memory at most (GiB)"
     if cost in curves:
-        return _of_curves(df, cost, "sum", None), f"{label(cost)}, all epochs"
+        return _of_curves(df, cost, "sum", None), f"{column_label(cost)}, all epochs"
     if cost not in df:
         raise ResultsError(f"there is no cost '{cost}'", allowed="time, memory, a stats column, a column of numbers",
                            hint=did_you_mean(cost, ("time", "memory", *map(str, df.columns))))
@@ -264,25 +280,26 @@ def _of_curves(df: pd.DataFrame, name: str, what: str, hint: str | None) -> pd.S
 def _dots(axes: Axes, table: pd.DataFrame, values: pd.Series | None) -> list[Line2D]:
     """A dot for each row, coloured by its first run's value; the entries of the legend."""
     several = [None] if values is None else levels(values)
-    colours = figure_layout.colours(several)
+    colours = figure_layout.choose_colours(several)
     handles = []
-    of_row = [None if values is None else key(values[members[0]]) for members in table["members"]]
+    of_row = [None if values is None else cell_key(values[members[0]]) for members in table["members"]]
     for level, colour in zip(several, colours, strict=True):
-        rows = table[[value == key(level) for value in of_row]]
+        rows = table[[value == cell_key(level) for value in of_row]]
         axes.plot(rows["cost"], rows["value"], "o", color=colour, alpha=0.65, markeredgewidth=0, markersize=5)
-        handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", label=show(level)))
+        handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", label=format_value(level)))
     if values is None:
         return []
-    return figure_layout.thinned(handles)
+    return figure_layout.thin_out(handles)
 
 
 def _numbered(axes: Axes, front: pd.DataFrame, settings: list[str]) -> list[Line2D]:
     """Numbers beside the dots of the front, 2–4 where they are close; the entries of the legend that say what they are,
     under a heading."""
-    names = ["front", *(f"{number}  " + ", ".join(show(value, 14) for value in point) for number, point in enumerate(
+    names = ["front", *(f"{number}  " + ", ".join(format_value(value, 14) for value in point)
+                        for number, point in enumerate(
         front[settings].itertuples(index=False), 1))]
     if settings:
-        names[0] = figure_layout.wrapped(f"front: {', '.join(settings)}", 30)
+        names[0] = figure_layout.wrap(f"front: {', '.join(settings)}", 30)
     axes.figure.draw_without_rendering()  # now the axes have their limits
     places = axes.transData.transform(front[["cost", "value"]].to_numpy())
     close = np.hypot(*np.diff(places, axis=0).T) < _CLOSE * axes.figure.dpi / 72

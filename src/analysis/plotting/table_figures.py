@@ -15,11 +15,11 @@ from src.analysis.plotting.figure_layout import (
     GREY,
     ORANGE,
     add_caption,
-    at_epoch,
+    column_label,
     common_label,
-    counted,
-    label,
-    show,
+    count,
+    describe_metric,
+    format_value,
     styled,
 )
 from src.analysis.tables import tables
@@ -36,21 +36,21 @@ def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Fig
     df: big_df, a row per run. metric: as in `learning_curves`; the training loss stands beside it. Curves of a column
     share one scale. Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
     """
-    names = figure_layout.with_numbers(df, metric)
+    names = figure_layout.drawable_columns(df, metric)
     table = tables.ranking(df, metric)
     shown = table.head(n)
     members = [df.loc[labels] for labels in shown["members"]]
     sheet = _Sheet(len(shown), head_lines=2)
     for name in tables.varying_columns(df):
-        sheet.words(name, [show(value) for value in shown[name]])
+        sheet.words(name, [format_value(value) for value in shown[name]])
     sheet.words("ended", [f"{runs['end'].notna().sum()}/{len(runs)}" for runs in members], numbers=True)
     for name in dict.fromkeys([*names, "train/loss"]):
         if name in tables.stats_columns(df) and any(np.isfinite(curve).any() for curve in df[name]):
             _small_curves(sheet, name, members)
     sheet.words(f"best {common_label(names)}", _with_deviation(shown), numbers=True)
-    return sheet.finished([f"{len(shown)} of {counted(len(table), 'setting')}, best first" if len(table) > n else "",
+    return sheet.finished([f"{len(shown)} of {count(len(table), 'setting')}, best first" if len(table) > n else "",
                            "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
-                           + ", each run at its best epoch", *figure_layout.unended(df, "not in the mean")])
+                           + ", each run at its best epoch", *figure_layout.count_unfinished(df, "not in the mean")])
 
 
 def _small_curves(sheet: _Sheet, name: str, members: list[pd.DataFrame]) -> None:
@@ -60,7 +60,7 @@ def _small_curves(sheet: _Sheet, name: str, members: list[pd.DataFrame]) -> None
     low, high = np.quantile(values, [0.01, 0.99]) if len(values) else (0.0, 1.0)
     last = max((curve.index.max() for row in curves for curve in row if len(curve)), default=1)
     log = bool(low > 0 and high > 30 * low)
-    left, right = sheet.room(f"{label(name)}\n{low:.3g} to {high:.3g}" + ", log" * log, 1.3)
+    left, right = sheet.room(f"{column_label(name)}\n{low:.3g} to {high:.3g}" + ", log" * log, 1.3)
     scale: Normalize = (LogNorm if log else Normalize)(low, high if high > low else low + 1, clip=True)
     for number, row in enumerate(curves):
         for curve in row:
@@ -87,25 +87,26 @@ def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "
     rank, marked by = (tables.ranking has the same as numbers, and says how); those of the first rank are orange.
     Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
     """
-    drawn = figure_layout.with_numbers(df, metric)
+    drawn = figure_layout.drawable_columns(df, metric)
     whole = tables.ranking(df, metric, epoch)
     table = whole[np.isfinite(whole["value"])].head(n)
     if table.empty:
-        raise ResultsError(f"none of {counted(len(df), 'run')} has a value to rank: all diverged")
+        raise ResultsError(f"none of {count(len(df), 'run')} has a value to rank: all diverged")
     ties = whole["rank"].value_counts()
     sheet = _Sheet(len(table))
     sheet.words("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" for rank in table["rank"]])
     for name in tables.varying_columns(df):
-        sheet.words(name, [show(value) for value in table[name]])
+        sheet.words(name, [format_value(value) for value in table[name]])
     _dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
     sheet.words("mean", _with_deviation(table), numbers=True)
     sheet.words("runs", [str(runs) for runs in table["runs"]], numbers=True)
     seeds = (table["runs"] > 1).any()
     return sheet.finished([
-        f"the best {len(table)} of {counted(len(whole), 'setting')}" if len(whole) > len(table) else "",
-        at_epoch(drawn, epoch), "mean ± standard deviation; bar: standard error" if seeds else "",
+        f"the best {len(table)} of {count(len(whole), 'setting')}" if len(whole) > len(table) else "",
+        describe_metric(drawn, epoch), "mean ± standard deviation; bar: standard error" if seeds else "",
         "= not told apart from the first of its rank (Welch's t-test at 5 %)" if seeds else
-        "one run each: nothing is known of the noise of seeds", *figure_layout.unended(df, "left out")], below=0.2)
+        "one run each: nothing is known of the noise of seeds",
+        *figure_layout.count_unfinished(df, "left out")], below=0.2)
 
 
 def _dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Series) -> None:
@@ -171,7 +172,7 @@ class _Sheet:
     def finished(self, caption: Sequence[str], below: float = 0.0) -> Figure:
         """The figure, as large as its columns. below: room under the rows, for an axis."""
         width = max(self._right - _GAP + _MARGIN, 4.0)
-        lines = figure_layout.wrapped("; ".join(filter(None, caption)), int(width * 17)).count("\n") + 1
+        lines = figure_layout.wrap("; ".join(filter(None, caption)), int(width * 17)).count("\n") + 1
         height = self.middle(self._rows) - self._height / 2 + below + lines * _LINE + _MARGIN
         self.figure.set_size_inches(width, height)
         self.axes.set(xlim=(0, width), ylim=(height, 0))

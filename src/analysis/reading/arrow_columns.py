@@ -28,7 +28,7 @@ def encode(values: np.ndarray) -> tuple[bool, pa.Array]:
     return True, pa.array(map(json.dumps, cells), pa.string())
 
 
-def numbers(column: Any) -> np.ndarray:
+def writable_array(column: Any) -> np.ndarray:
     """A column of whole bytes without nulls, to be written to. Its own memory where that can be: a copy takes as long
     as the reading."""
     part = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -52,17 +52,17 @@ def decode(column: Any) -> np.ndarray:
         return words[coded.indices.fill_null(len(words) - 1).to_numpy()]
     if column.null_count:
         return np.fromiter(column.to_pylist(), object, len(column))
-    return np.array(column.to_numpy()) if pa.types.is_boolean(column.type) else numbers(column)
+    return np.array(column.to_numpy()) if pa.types.is_boolean(column.type) else writable_array(column)
 
 
-def table(frame: pd.DataFrame) -> pa.Table:
+def to_table(frame: pd.DataFrame) -> pa.Table:
     """A frame as an Arrow table: numbers as they are, words as strings, lists, mappings and what is mixed as JSON."""
     import pyarrow as pa
 
     return pa.table({str(name): _of_series(frame[name]) for name in frame})
 
 
-def plain_texts(frame: pd.DataFrame) -> pd.DataFrame:
+def with_json_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame whose lists and mappings are JSON, as a csv file holds them."""
     return frame.assign(**{str(name): [json.dumps(value) if isinstance(value, (list, dict)) else value
                                        for value in frame[name].tolist()]

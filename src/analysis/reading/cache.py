@@ -25,8 +25,8 @@ from src.io import files, yaml_io
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FEWEST = 256  # runs that are worth a cache: fewer are read as quickly
-YOUNG = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
+MIN_RUNS = 256  # runs that are worth a cache: fewer are read as quickly
+RECENT_NS = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
 _MOST_PARTS = 8
 # what a file raises that is not as it was written; pyarrow's own errors are such too
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
@@ -38,14 +38,14 @@ def load(batch: str) -> list[Columns]:
     that is in several the last counts. Nothing if there is none, it was written by other code, or cannot be read."""
     parts = []
     with contextlib.suppress(ImportError):
-        for path in _parts(place(batch)):
+        for path in _parts(cache_dir(batch)):
             with contextlib.suppress(*_DAMAGE):
                 if (part := _load_part(path)) is not None:
                     parts.append(part)
     return parts
 
 
-def matching(kept: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def match_runs(kept: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where in `kept` each run is whose files are as they were then: the part and the place in it, (runs,) int each;
     part -1: it has to be read.
 
@@ -61,7 +61,7 @@ def matching(kept: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) 
     return part, found - starts[part]
 
 
-def keep(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndarray], fresh: Columns, read_at: int
+def store(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndarray], fresh: Columns, read_at: int
          ) -> None:
     """Write what was read anew, beside what is kept; or all of it as one part, where much of what is kept is outdated.
 
@@ -69,9 +69,9 @@ def keep(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndar
     where nothing can be.
     """
     times = fresh.stamps[:, 2::3]
-    fresh = fresh.pick(np.flatnonzero((times < read_at - YOUNG).all(axis=1) & fresh.stamps.any(axis=1)
+    fresh = fresh.pick(np.flatnonzero((times < read_at - RECENT_NS).all(axis=1) & fresh.stamps.any(axis=1)
                                       & _can_be_kept(fresh)))
-    folder = place(batch)
+    folder = cache_dir(batch)
     paths = _parts(folder)
     still = len(current[0])
     outdated = sum(map(len, kept)) - still
@@ -89,7 +89,7 @@ def keep(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndar
                     os.unlink(old)
 
 
-def place(batch: str) -> str:
+def cache_dir(batch: str) -> str:
     """Where the cache of a folder is: in it, or where that cannot be written in the user's folder of caches."""
     batch = os.path.abspath(batch)
     if os.access(batch, os.W_OK):
@@ -126,7 +126,7 @@ def _write_part(folder: str, found: Columns) -> None:
     runs = {"name": pa.array(found.names, pa.string()), "end": pa.array(found.ends, pa.string()),
             "notes": pa.array(found.notes, pa.string()), "layout": pa.array(found.layouts, pa.string()),
             "counts": pa.array(found.counts, pa.int64())}
-    runs |= {f"stamp{number}": pa.array(found.stamps[:, number]) for number in range(raw_files.STAMP)}
+    runs |= {f"stamp{number}": pa.array(found.stamps[:, number]) for number in range(raw_files.STAMP_LENGTH)}
     for section, table in (("config", found.config), ("facts", found.facts)):
         for key, values in table.items():
             as_json, column = arrow_columns.encode(values)
@@ -207,14 +207,15 @@ def _load_part(path: str) -> Columns | None:
         kind, _, key = name.partition(":")
         if kind.split()[0] in sections and ":" in name:
             values = arrow_columns.decode(runs[name])
-            sections[kind.split()[0]][key] = columns.of_values(json.loads(f"[{','.join(values)}]")) if kind.endswith(
+            sections[kind.split()[0]][key] = columns.to_array(json.loads(f"[{','.join(values)}]")) if kind.endswith(
                 "json") else values
-    counts = arrow_columns.numbers(runs["counts"])
+    counts = arrow_columns.writable_array(runs["counts"])
     if any(len(values) != counts.sum() for values in stats.values()):
         return None
     names, ends, notes, layouts = (arrow_columns.decode(runs[name]).tolist()
                                    for name in ("name", "end", "notes", "layout"))
-    stamps = np.stack([arrow_columns.numbers(runs[f"stamp{number}"]) for number in range(raw_files.STAMP)], axis=1)
+    stamps = np.stack([arrow_columns.writable_array(runs[f"stamp{number}"])
+                       for number in range(raw_files.STAMP_LENGTH)], axis=1)
     return Columns(names, stamps, ends, notes, layouts, sections["config"], sections["facts"], counts, stats)
 
 
@@ -226,7 +227,7 @@ def _load_stats(path: str) -> dict[str, np.ndarray]:
     for name in table.column_names:
         kind, _, key = name.partition(":")
         if kind == "numbers":
-            stats[key] = arrow_columns.numbers(table[name])
+            stats[key] = arrow_columns.writable_array(table[name])
             if f"words:{key}" in table.column_names:
                 words = table[f"words:{key}"].to_pylist()
                 stats[key] = np.array([number if word is None else word for number, word in zip(

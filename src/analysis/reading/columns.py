@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from src import run_folder
-from src.analysis.reading.raw_files import STAMP, RunText
+from src.analysis.reading.raw_files import STAMP_LENGTH, RunText
 
 SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
 
@@ -79,7 +79,7 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
     def table(of_part: Callable[[Columns], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         def values(key: str) -> np.ndarray:
             each = [of_part(part).get(key) for part in parts]
-            return one_after_another([np.full(stop - start, None) if (found := each[number]) is None
+            return concatenate([np.full(stop - start, None) if (found := each[number]) is None
                                       else found[start:stop] for number, start, stop in spans])
 
         return {key: values(key) for key in dict.fromkeys(itertools.chain.from_iterable(map(of_part, used)))}
@@ -87,20 +87,21 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
     def array(of_part: Callable[[Columns], np.ndarray], nothing: np.ndarray) -> np.ndarray:
         return np.concatenate([nothing, *(of_part(parts[number])[start:stop] for number, start, stop in spans)])
 
-    return Columns(lists(lambda part: part.names), array(lambda part: part.stamps, np.zeros((0, STAMP), np.int64)),
+    return Columns(lists(lambda part: part.names),
+                   array(lambda part: part.stamps, np.zeros((0, STAMP_LENGTH), np.int64)),
                    lists(lambda part: part.ends), lists(lambda part: part.notes), lists(lambda part: part.layouts),
                    table(lambda part: part.config), table(lambda part: part.facts),
                    array(lambda part: part.counts, np.zeros(0, np.int64)), _assemble_stats(parts, spans))
 
 
-def one_after_another(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays put together, as objects where their types differ: 1 stays 1, and does not become 1.0."""
     if len({array.dtype for array in arrays}) > 1:
         arrays = [array.astype(object) for array in arrays]
     return np.concatenate(arrays)
 
 
-def of_values(values: Sequence[Any]) -> np.ndarray:
+def to_array(values: Sequence[Any]) -> np.ndarray:
     """(n,) Python values; as numbers, or as true and false, where all are of one type."""
     kinds = set(map(type, values))
     kind = SCALARS.get(kinds.pop()) if len(kinds) == 1 else None
@@ -138,7 +139,7 @@ def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
             layouts[layout] = json.dumps([run.whole, [*run.config], [*found], _names(run.header)])
     stats, counts, notes = _stats(runs)
     return Columns([run.folder.rpartition("/")[2] for run in runs],
-                   np.zeros((len(runs), STAMP), np.int64) if stamps is None else stamps,
+                   np.zeros((len(runs), STAMP_LENGTH), np.int64) if stamps is None else stamps,
                    [run.end for run in runs], notes,
                    [layouts[run.whole, tuple(run.config), tuple(found), run.header]
                     for run, found in zip(runs, facts, strict=True)],
@@ -158,8 +159,8 @@ def _transposed(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Mappings as columns: the union of the keys, None where a row has no such key."""
     keys = list(rows[0]) if rows else []
     if all(list(row) == keys for row in rows):  # as in most batches, and ten times as fast
-        return dict(zip(keys, map(of_values, zip(*(row.values() for row in rows), strict=True)), strict=True))
-    return {key: of_values([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
+        return dict(zip(keys, map(to_array, zip(*(row.values() for row in rows), strict=True)), strict=True))
+    return {key: to_array([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
 
 
 def _names(header: str) -> list[str]:
@@ -259,10 +260,10 @@ def _mended(body: bytes, width: int) -> tuple[bytes, int]:
 
 def _note(notes: list[str], damaged: int) -> None:
     if damaged:
-        notes.append(damage(damaged))
+        notes.append(damage_message(damaged))
 
 
-def damage(rows: int) -> str:
+def damage_message(rows: int) -> str:
     """What is said of damaged rows."""
     return f"{run_folder.STATS}: {rows} damaged row{'s' * (rows > 1)} left out, the rest is read"
 

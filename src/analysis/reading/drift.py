@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from src import run_folder
-from src.analysis.reading.filters import is_missing, plain, same
+from src.analysis.reading.filters import cells_equal, is_missing, to_python
 from src.config import Config, defaults_version
 from src.errors import UserError
 
-VERSION = "facts/defaults"
+VERSION_COLUMN = "facts/defaults"
 _MOST_LOOKED_AT = 16  # runs of a batch: of one version, any run that leaves a parameter out tells its default
 _NEVER_DEFAULTS = ("output_dir", "seed_model", "seed_training")  # filled in by the run itself
 
@@ -31,13 +31,13 @@ class Drift(NamedTuple):
                 f"{self.batch}, and is {self.now!r} now: where a spec leaves it out, runs differ in it")
 
 
-def drift(config: pd.DataFrame) -> list[Drift]:
+def find_drift(config: pd.DataFrame) -> list[Drift]:
     """What has changed since runs were made. config: a row per run, as in `Results`.
 
     Each config.yaml says under which defaults it was made (facts/defaults). Runs that were made under today's are not
     looked at; of others, a parameter that spec.yaml leaves out and config.yaml has tells its default of then.
     """
-    versions = config.get(VERSION, pd.Series([None] * len(config), index=config.index, dtype=object))
+    versions = config.get(VERSION_COLUMN, pd.Series([None] * len(config), index=config.index, dtype=object))
     today, defaults = defaults_version(), Config().to_dict()
     found: dict[tuple[str, str], Drift] = {}
     for (batch, _), runs in config[versions != today].groupby([config["batch"], versions], dropna=False, sort=False):
@@ -55,5 +55,6 @@ def _differences(run: dict[Any, Any], defaults: dict[str, Any]) -> list[tuple[st
         return []
     if not os.path.exists(os.path.join(run["folder"], run_folder.CONFIG)):
         return []  # a foreign program: there are no defaults
-    return [(name, None if is_missing(run[name]) else plain(run[name]), now) for name, now in defaults.items()
-            if name not in spec and name not in _NEVER_DEFAULTS and name in run and not same(plain(run[name]), now)]
+    return [(name, None if is_missing(run[name]) else to_python(run[name]), now) for name, now in defaults.items()
+            if name not in spec and name not in _NEVER_DEFAULTS and name in run
+            and not cells_equal(to_python(run[name]), now)]

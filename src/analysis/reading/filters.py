@@ -34,18 +34,18 @@ def filt(df: pd.DataFrame, where: Mapping[str, Any] | None = None, /, **conditio
     """
     keep = np.ones(len(df), dtype=bool)
     for name, condition in {**(where or {}), **conditions}.items():
-        keep &= np.fromiter((holds(condition, cell) for cell in column(df, name).tolist()), bool, len(df))
+        keep &= np.fromiter((matches(condition, cell) for cell in require_column(df, name).tolist()), bool, len(df))
     return df[keep]
 
 
-def column(df: pd.DataFrame, name: str) -> pd.Series:
+def require_column(df: pd.DataFrame, name: str) -> pd.Series:
     """The column `name`. ResultsError with the nearest name if there is none."""
     if name not in df.columns:
-        raise no_column(name, map(str, df.columns))
+        raise unknown_column(name, map(str, df.columns))
     return df[name]
 
 
-def no_column(name: str, columns: Iterable[str]) -> ResultsError:
+def unknown_column(name: str, columns: Iterable[str]) -> ResultsError:
     """The error that says so, and names the nearest of those that there are."""
     return ResultsError(f"there is no column '{name}'", hint=did_you_mean(name, columns)
                         or "list(big_df.columns) shows all of them")
@@ -56,7 +56,7 @@ def is_missing(value: object) -> bool:
     return value is None or value is pd.NA or isinstance(value, float) and math.isnan(value)
 
 
-def same(one: object, other: object) -> bool:
+def cells_equal(one: object, other: object) -> bool:
     """Equality of two cells: numbers by value up to rounding, missing with missing, true and false not as numbers."""
     if is_missing(one) or is_missing(other):
         return is_missing(one) and is_missing(other)
@@ -67,16 +67,16 @@ def same(one: object, other: object) -> bool:
     return type(one) is type(other) and one == other
 
 
-def key(value: Any) -> Any:
+def cell_key(value: Any) -> Any:
     """A hashable stand-in for a cell of a config column: equal for cells that hold the same setting."""
     if type(value) is str or type(value) is int:  # most cells of a grid
         return value
     if is_missing(value):
         return None
     if isinstance(value, Mapping):
-        return tuple((name, key(item)) for name, item in value.items())
+        return tuple((name, cell_key(item)) for name, item in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(map(key, value))
+        return tuple(map(cell_key, value))
     return (bool, value) if isinstance(value, bool) else value
 
 
@@ -87,16 +87,16 @@ def is_number(value: Any) -> bool:
 
 def levels(values: pd.Series) -> list[Any]:
     """The different values of a config column: numbers in order, others as they come, a missing one first."""
-    found = {key(value): None if is_missing(value) else value for value in values.tolist()}
+    found = {cell_key(value): None if is_missing(value) else value for value in values.tolist()}
     missing = [value for value in found.values() if value is None]
     there = [value for value in found.values() if value is not None]
     return missing + (sorted(there) if all(map(is_number, there)) else there)
 
 
-def holds(condition: Any, cell: Any) -> bool:
+def matches(condition: Any, cell: Any) -> bool:
     """Whether a cell meets a condition of `filt`."""
     if isinstance(condition, (list, tuple, set, frozenset, range)) and not isinstance(condition, Interval):
-        return any(holds(one, cell) for one in condition)
+        return any(matches(one, cell) for one in condition)
     if isinstance(condition, re.Pattern):
         return isinstance(cell, str) and condition.search(cell) is not None
     if callable(condition):
@@ -104,9 +104,9 @@ def holds(condition: Any, cell: Any) -> bool:
     if isinstance(cell, pd.Series):
         raise ResultsError("this column holds a curve for each run, which no single value equals",
                            hint="give a function of the curve, such as `lambda curve: curve.max() > 0.9`")
-    return cell in condition if isinstance(condition, Interval) else same(plain(condition), cell)
+    return cell in condition if isinstance(condition, Interval) else cells_equal(to_python(condition), cell)
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """A numpy scalar as the Python value that it is."""
     return value.item() if hasattr(value, "item") else value

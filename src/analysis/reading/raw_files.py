@@ -11,9 +11,10 @@ from src import run_folder
 from src.errors import UserError
 from src.io import yaml_io
 
-SLOW = 0.4e-3  # seconds a call: beyond it several at a time are quicker, below it threads only wait for each other
+# above this duration of a call, threads are faster; below it they only wait for each other
+SLOW_CALL_SECONDS = 0.4e-3
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
-STAMP = 9  # numbers of a stamp: inode, size and mtime_ns of each of three files, zeros where there is none
+STAMP_LENGTH = 9  # numbers of a stamp: inode, size and mtime_ns of each of three files, zeros where there is none
 _CONFIG, _STATS, _DONE = (f"/{name}" for name in (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
 _MOST = 2**63  # of an inode, in a column of int64
 _Item = TypeVar("_Item")
@@ -31,14 +32,14 @@ class RunText(NamedTuple):
     body: bytes  # its whole rows
 
 
-def mapped(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
     """`function` of each item, in order; in threads if the first ones took long, as they do on a shared disk.
 
     At most a few hundred results wait to be taken, however many items there are.
     """
     start = time.perf_counter()
     first = [function(item) for item in items[:_PROBES]]
-    slow = time.perf_counter() - start > SLOW * len(first)
+    slow = time.perf_counter() - start > SLOW_CALL_SECONDS * len(first)
     yield from first
     rest = items[_PROBES:]
     if not slow or not rest:
@@ -53,7 +54,7 @@ def mapped(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iter
         yield from (future.result() for future in waiting)
 
 
-def stamp(folder: str) -> tuple[int, ...] | None:
+def read_stamp(folder: str) -> tuple[int, ...] | None:
     """What changes when a run's files do, (STAMP,) numbers, to be taken before they are read. A spec that stands for a
     config has its inode below zero. None if a file cannot be looked at.
     """

@@ -24,7 +24,7 @@ from src.analysis.reading import cache as caching
 from src.analysis.reading import columns, raw_files
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.curves import Curves
-from src.analysis.reading.drift import Drift, drift
+from src.analysis.reading.drift import Drift, find_drift
 from src.analysis.reading.raw_files import RunText
 from src.config import Config
 from src.errors import ResultsError
@@ -86,7 +86,7 @@ class Results:
                                "which are pandas frames") from None
         from src.analysis.reading import arrow_columns
 
-        config, long = (polars.from_arrow(arrow_columns.table(frame)) for frame in (self.config, self.long))
+        config, long = (polars.from_arrow(arrow_columns.to_table(frame)) for frame in (self.config, self.long))
         return config, long
 
     def export(self, folder: str | os.PathLike[str], kind: str = "parquet") -> list[str]:
@@ -104,11 +104,11 @@ class Results:
             paths.append(os.path.join(folder, f"{name}.{kind}"))
             with files.atomic_writer(paths[-1], sync=False) as file:
                 if kind == "csv":
-                    arrow_columns.plain_texts(frame).to_csv(file, index=False)
+                    arrow_columns.with_json_cells(frame).to_csv(file, index=False)
                 else:
                     from pyarrow import parquet
 
-                    parquet.write_table(arrow_columns.table(frame), file)
+                    parquet.write_table(arrow_columns.to_table(frame), file)
         return paths
 
 
@@ -186,9 +186,9 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
         long = _long_frame(found, config["run"], folders, skipped)
     if metric := _named_metric(paths):
         config.attrs[METRIC] = metric
-        if problem := metrics.unknown(metric, long.columns):
+        if problem := metrics.missing_metric_message(metric, long.columns):
             _log.warning("%s", problem)
-    found_drift = drift(config)
+    found_drift = find_drift(config)
     for one in found_drift[:_MOST_WARNINGS]:
         _log.warning("%s", one)
     return Results(config, long, skipped, found_drift)
@@ -216,7 +216,7 @@ def newest_batch(folder: str | os.PathLike[str] = "results") -> str:
 
 def _named_metric(paths: list[str]) -> Metric | None:
     """The metric that the job specs of all these runs name; None if one names none, or another."""
-    found = {metrics.of_batch(batch) for batch in {path.rpartition("/")[0] for path in paths}}
+    found = {metrics.read_from_batch(batch) for batch in {path.rpartition("/")[0] for path in paths}}
     return found.pop() if len(found) == 1 else None
 
 
@@ -272,7 +272,7 @@ def _gather(asked: _Asked, only_done: bool, cache: bool) -> tuple[Columns, list[
     part_of_run, position_of_run = np.full(len(paths), -1), np.zeros(len(paths), int)
     reasons: dict[int, str] = {}
     for parent, positions in groups.items():
-        cached = cache and len(positions) >= caching.FEWEST
+        cached = cache and len(positions) >= caching.MIN_RUNS
         reader = _read_group(parent, [paths[one] for one in positions], only_done, cached,
                              cached and parent in asked.wholes)
         for part, of_part, which, left_out in reader:
@@ -300,10 +300,10 @@ def _read_group(parent: str, folders: list[str], only_done: bool, cached: bool, 
     read_at = time.time_ns()
     with ThreadPoolExecutor(1) as beside:  # while this thread asks for files, that one decodes
         loading = beside.submit(caching.load, parent)
-        stamps = np.array([stamp or (0,) * raw_files.STAMP for stamp in raw_files.mapped(raw_files.stamp, folders)],
-                          dtype=np.int64)
+        stamps = np.array([stamp or (0,) * raw_files.STAMP_LENGTH
+                           for stamp in raw_files.map_ordered(raw_files.read_stamp, folders)], dtype=np.int64)
         kept = loading.result()
-    part, place = caching.matching(kept, [folder[len(parent) + 1:] for folder in folders], stamps)
+    part, place = caching.match_runs(kept, [folder[len(parent) + 1:] for folder in folders], stamps)
     known = np.flatnonzero(part >= 0)
     wanted = np.array([not only_done or kept[number].ends[position] is not None for number, position
                        in zip(part[known].tolist(), place[known].tolist(), strict=True)], bool)
@@ -314,13 +314,13 @@ def _read_group(parent: str, folders: list[str], only_done: bool, cached: bool, 
     fresh = _read(folders, np.flatnonzero(part < 0), stamps, only_done)
     yield fresh
     if keep:  # of all runs: else what was not asked for would look as if it were gone
-        caching.keep(parent, kept, (part[known], place[known]), fresh[0], read_at)
+        caching.store(parent, kept, (part[known], place[known]), fresh[0], read_at)
 
 
 def _read(folders: list[str], todo: np.ndarray, stamps: np.ndarray | None, only_done: bool) -> _Part:
     """Some of the folders, so many at a time that the texts of all never are in memory together."""
     order = todo.tolist()
-    pairs = zip(order, raw_files.mapped(lambda position: raw_files.read_run(folders[position], only_done), order),
+    pairs = zip(order, raw_files.map_ordered(lambda position: raw_files.read_run(folders[position], only_done), order),
                 strict=True)
     parts: list[Future[Columns]] = []
     read: list[int] = []
@@ -346,10 +346,10 @@ def _layouts(found: Columns) -> dict[str, tuple[bool, list[str], list[str], list
 def _config_frame(found: Columns, paths: list[str], folders: list[str]) -> pd.DataFrame:
     """paths: of the runs, absolute; folders: as they were given."""
     batches = [path.rpartition("/")[0].rpartition("/")[2] for path in paths]
-    return as_frame({**identity(found.names, batches, folders, found.ends), **cells(found)})
+    return to_frame({**identity_columns(found.names, batches, folders, found.ends), **parameter_columns(found)})
 
 
-def identity(names: list[str], batches: list[str], folders: list[str], ends: Sequence[str | None]
+def identity_columns(names: list[str], batches: list[str], folders: list[str], ends: Sequence[str | None]
              ) -> dict[str, Sequence[Any]]:
     """The columns that say which runs they are."""
     return dict(zip(IDENTITY, (_labels(names, batches, folders), batches,
@@ -357,7 +357,7 @@ def identity(names: list[str], batches: list[str], folders: list[str], ends: Seq
                     strict=True))
 
 
-def cells(found: Columns) -> dict[str, np.ndarray]:
+def parameter_columns(found: Columns) -> dict[str, np.ndarray]:
     """The columns of parameters, defaults filled in, and of facts, (runs,) each."""
     layouts = _layouts(found)
     config = dict.fromkeys(key for _, keys, _, _ in layouts.values() for key in keys)
@@ -367,7 +367,7 @@ def cells(found: Columns) -> dict[str, np.ndarray]:
     return table | {key: found.facts[key] for key in facts if key not in table}
 
 
-def as_frame(table: Mapping[str, np.ndarray | Sequence[Any]]) -> pd.DataFrame:
+def to_frame(table: Mapping[str, np.ndarray | Sequence[Any]]) -> pd.DataFrame:
     """Columns of Python values, all of them equally long, as a frame."""
     index = pd.RangeIndex(len(next(iter(table.values()))))  # one for all columns: else each is compared
     return pd.DataFrame({key: _column(values, index) for key, values in table.items()}, index, list(table))
@@ -381,11 +381,11 @@ def _with_defaults(found: Columns, layouts: Mapping[str, tuple[bool, list[str], 
     for key, default in _DEFAULTS.items():
         without = {layout for layout, keys in lacking.items() if key in keys}
         if without and len(without) == len(layouts):  # quick
-            filled[key] = columns.of_values([default.copy() for _ in found.layouts]) if isinstance(
+            filled[key] = columns.to_array([default.copy() for _ in found.layouts]) if isinstance(
                 default, (list, dict)) else np.full(len(found), default, columns.SCALARS.get(type(default), object))
         elif without:
             values = frame[key].tolist() if key in frame else itertools.repeat(None)
-            filled[key] = columns.of_values([copy.copy(default) if layout in without else value
+            filled[key] = columns.to_array([copy.copy(default) if layout in without else value
                                              for layout, value in zip(found.layouts, values, strict=False)])
     return filled
 
@@ -401,7 +401,7 @@ def _labels(names: list[str], batches: list[str], folders: list[str]) -> list[st
 def _column(values: np.ndarray | Sequence[Any], index: pd.Index) -> pd.Series:
     """Numbers as numbers (None among them: NaN) where that is exact; all else as the Python values that they are."""
     if not isinstance(values, np.ndarray):
-        values = columns.of_values(values)
+        values = columns.to_array(values)
     kind = values.dtype if len(values) else np.dtype(object)
     if kind.hasobject:
         kind = _kind_of(values.tolist())
@@ -436,7 +436,7 @@ def _long_frame(found: Columns, labels: pd.Series, folders: list[str], skipped: 
             bad |= _stray_words(values, run_of_row)
     if bad.any():
         run_of_row, stats = run_of_row[~bad], {name: values[~bad] for name, values in stats.items()}
-        skipped += [Skipped(folders[run], columns.damage(int(count)))
+        skipped += [Skipped(folders[run], columns.damage_message(int(count)))
                     for run, count in zip(*np.unique(np.repeat(np.arange(len(found)), found.counts)[bad],
                                                      return_counts=True), strict=True)]
     return pd.DataFrame({"run": pd.Categorical.from_codes(run_of_row, pd.Index(labels, dtype=object)),

@@ -13,7 +13,7 @@ import numpy as np
 from src import run_folder
 from src.analysis.reading import cache, columns, raw_files, results
 from src.analysis.reading.columns import Columns
-from src.analysis.reading.filters import holds, key
+from src.analysis.reading.filters import cell_key, matches
 
 _MOST = 200_000  # runs that are remembered in all
 _TRUSTED = 1.0  # seconds in which the config of a run that has ended is not looked at again: only a person changes it
@@ -24,7 +24,7 @@ _Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (of a program without one: of 
 
 
 @dataclass
-class Known:
+class BatchIndex:
     """The readable runs of a batch, without curves.
 
     cells: a list of `len(names)` values by parameter and facts/NAME; stamps: of each run folder, None where what was
@@ -44,24 +44,24 @@ class Known:
     def that_meet(self, name: str, condition: Any) -> set[int]:
         """The positions of the runs whose cell meets a condition, which is asked once for each different value."""
         if name not in self.cells:
-            return set(range(len(self.names))) if holds(condition, None) else set()
+            return set(range(len(self.names))) if matches(condition, None) else set()
         if name not in self._levels:
             levels: dict[Any, tuple[Any, list[int]]] = {}
             for position, value in enumerate(self.cells[name]):
-                levels.setdefault(key(value), (value, []))[1].append(position)
+                levels.setdefault(cell_key(value), (value, []))[1].append(position)
             self._levels[name] = list(levels.values())
-        return {run for value, runs in self._levels[name] if holds(condition, value) for run in runs}
+        return {run for value, runs in self._levels[name] if matches(condition, value) for run in runs}
 
 
-_batches: dict[str, Known] = {}  # by absolute path, the one that was asked for last at the end
+_batches: dict[str, BatchIndex] = {}  # by absolute path, the one that was asked for last at the end
 
 
-def remembered(batch: str) -> Known | None:
+def cached_index(batch: str) -> BatchIndex | None:
     """What was known when somebody looked last."""
     return _batches.get(os.path.abspath(batch))
 
 
-def look(batch: str) -> Known:
+def refresh(batch: str) -> BatchIndex:
     """What the files of a batch say now, as `results.read_results` would read it. Of runs that have ended, the end as
     it was, and the parameters as they were a second ago: `is_as_it_was` tells whether that holds."""
     folder = os.path.abspath(batch)
@@ -79,7 +79,7 @@ def look(batch: str) -> Known:
     return before
 
 
-def is_as_it_was(batch: str, name: str) -> bool:
+def is_unchanged(batch: str, name: str) -> bool:
     """Whether neither config nor end of a run has changed since. If not, the next look reads it."""
     folder = os.path.abspath(batch)
     stamps = _batches[folder].stamps
@@ -89,7 +89,7 @@ def is_as_it_was(batch: str, name: str) -> bool:
     return same
 
 
-def _names(folder: str, before: Known | None, read_at: int) -> tuple[list[str], _Stamp | None]:
+def _names(folder: str, before: BatchIndex | None, read_at: int) -> tuple[list[str], _Stamp | None]:
     """The names of the run folders: a folder's time changes with them."""
     listed = _of_file(folder)
     if before and before.listing[1] == listed:
@@ -98,7 +98,7 @@ def _names(folder: str, before: Known | None, read_at: int) -> tuple[list[str], 
 
 
 def _is_old(stamp: _Stamp, read_at: int) -> bool:
-    return stamp[2] < read_at - cache.YOUNG
+    return stamp[2] < read_at - cache.RECENT_NS
 
 
 def _all_stamps(folder: str, names: list[str], earlier: dict[str, _Stamps | None], trusted: bool
@@ -106,7 +106,7 @@ def _all_stamps(folder: str, names: list[str], earlier: dict[str, _Stamps | None
     """trusted: those of runs that had ended are as they were."""
     ended = {name for name in names if (stamps := earlier.get(name)) and stamps[1] != _NONE} if trusted else set()
     left = [name for name in names if name not in ended]
-    found = raw_files.mapped(lambda name: _stamps(f"{folder}/{name}", earlier.get(name)), left)
+    found = raw_files.map_ordered(lambda name: _stamps(f"{folder}/{name}", earlier.get(name)), left)
     looked_at = dict(zip(left, found, strict=True))
     return {name: earlier[name] if name in ended else looked_at[name] for name in names}
 
@@ -132,7 +132,7 @@ def _of_file(path: str) -> _Stamp:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read(folder: str, stamps: dict[str, _Stamps | None], before: Known | None, read_at: int) -> Known:
+def _read(folder: str, stamps: dict[str, _Stamps | None], before: BatchIndex | None, read_at: int) -> BatchIndex:
     """What is known already where the stamps are the same, and the rest from files."""
     kept = {} if before is None else {name: position for position, name in enumerate(before.names)
                                       if stamps.get(name) and stamps[name] == before.stamps[name]}
@@ -142,8 +142,8 @@ def _read(folder: str, stamps: dict[str, _Stamps | None], before: Known | None, 
     found = fresh if before is None else _merged(list(stamps), before.columns, kept, fresh)
     sure = {name: stamp if stamp and _is_old(stamp[0], read_at) and _is_old(stamp[1], read_at) else None
             for name, stamp in stamps.items()}
-    cells = {name: values.tolist() for name, values in results.cells(found).items()}
-    return Known(found.names, found.ends, cells, found, sure, ([], None), 0.0)
+    cells = {name: values.tolist() for name, values in results.parameter_columns(found).items()}
+    return BatchIndex(found.names, found.ends, cells, found, sure, ([], None), 0.0)
 
 
 def _merged(names: list[str], before: Columns, kept: dict[str, int], fresh: Columns) -> Columns:

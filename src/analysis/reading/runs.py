@@ -15,8 +15,8 @@ import pandas as pd
 
 from src import run_folder
 from src.analysis.reading import run_index
-from src.analysis.reading.filters import holds, no_column
-from src.analysis.reading.results import IDENTITY, as_frame, identity
+from src.analysis.reading.filters import matches, unknown_column
+from src.analysis.reading.results import IDENTITY, identity_columns, to_frame
 from src.errors import ResultsError
 from src.io import files
 
@@ -44,7 +44,7 @@ def find_one(params: Mapping[str, Any], results: str | os.PathLike[str] = "resul
 
 def is_done(params: Mapping[str, Any], results: str | os.PathLike[str] = "results") -> bool:
     """Whether some run with these parameters has ended: completed, early stopped or diverged."""
-    before = _Runs([(batch, there) for batch in _batches(results) if (there := run_index.remembered(batch))])
+    before = _Runs([(batch, there) for batch in _batches(results) if (there := run_index.cached_index(batch))])
     if before.has(params) and any(before.has_ended(run) and before.is_sure(run) for run in before.that_meet(params)):
         return True  # by a look at one run
     runs, found = _find(params, results)
@@ -55,7 +55,7 @@ def _find(conditions: Mapping[str, Any], results: str | os.PathLike[str]) -> tup
     """All runs, and those of them that meet the conditions."""
     batches = _batches(results)
     while True:
-        runs = _Runs([(batch, run_index.look(batch)) for batch in batches])
+        runs = _Runs([(batch, run_index.refresh(batch)) for batch in batches])
         found = runs.that_meet(conditions)
         changed = [run for run in (range(len(runs)) if "end" in conditions else found) if not runs.is_as_it_was(run)]
         if not changed:
@@ -65,7 +65,7 @@ def _find(conditions: Mapping[str, Any], results: str | os.PathLike[str]) -> tup
 class _Runs:
     """The runs of some batches, in columns that are put together when somebody asks for them."""
 
-    def __init__(self, batches: Sequence[tuple[str, run_index.Known]]) -> None:
+    def __init__(self, batches: Sequence[tuple[str, run_index.BatchIndex]]) -> None:
         self._batches = batches
         self._places = [(batch, runs, position) for batch, runs in batches for position in range(len(runs.names))]
 
@@ -81,14 +81,14 @@ class _Runs:
             # what is remembered must not change when somebody changes a list or a mapping of the frame
             table[name] = [copy.deepcopy(column[run]) if isinstance(column[run], (list, dict)) else column[run]
                            for run in found]
-        return as_frame(table)
+        return to_frame(table)
 
     @functools.cached_property
     def _identity(self) -> dict[str, Sequence[Any]]:
         batches = {batch: os.path.basename(os.path.abspath(batch)) for batch, _ in self._batches}
         names = [name for _, runs in self._batches for name in runs.names]
         places = [batch for batch, _, _ in self._places]
-        return identity(names, [batches[batch] for batch in places],
+        return identity_columns(names, [batches[batch] for batch in places],
                         [f"{batch}/{name}" for batch, name in zip(places, names, strict=True)],
                         [end for _, runs in self._batches for end in runs.ends])
 
@@ -108,14 +108,14 @@ class _Runs:
         found = set(range(len(self)))
         for name, condition in conditions.items() if found else ():
             if not self.has([name]):
-                raise no_column(name, self.frame([]).columns)
+                raise unknown_column(name, self.frame([]).columns)
             found &= self._that_meet(name, condition)
         return sorted(found)
 
     def _that_meet(self, name: str, condition: Any) -> set[int]:
         if name in IDENTITY or callable(condition):  # which is asked what a frame has
-            values = as_frame({name: self._column(name)})[name].tolist()
-            return {run for run, value in enumerate(values) if holds(condition, value)}
+            values = to_frame({name: self._column(name)})[name].tolist()
+            return {run for run, value in enumerate(values) if matches(condition, value)}
         starts = itertools.accumulate((len(runs.names) for _, runs in self._batches), initial=0)
         return {start + run for start, (_, runs) in zip(starts, self._batches, strict=False)
                 for run in runs.that_meet(name, condition)}
@@ -129,7 +129,7 @@ class _Runs:
         """Whether nothing has changed since what is remembered was read; what is doubted was read just now."""
         batch, runs, position = self._places[run]
         name = runs.names[position]
-        return runs.stamps[name] is None or run_index.is_as_it_was(batch, name)
+        return runs.stamps[name] is None or run_index.is_unchanged(batch, name)
 
     def is_sure(self, run: int) -> bool:
         """Whether what is remembered holds."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.reading.filters import column, is_missing, same
+from src.analysis.reading.filters import cells_equal, is_missing, require_column
 from src.errors import ResultsError
 
 _LONGEST = 2000
@@ -26,7 +26,7 @@ _ORDER: dict[type, Callable[[Any, Any], bool]] = {
 
 
 def _among(value: Any, options: Any) -> bool:
-    return isinstance(options, list) and any(same(value, option) for option in options)
+    return isinstance(options, list) and any(cells_equal(value, option) for option in options)
 
 
 def _of_words(method: Callable[[str, str], bool]) -> Callable[[Any, Any], bool]:
@@ -116,7 +116,7 @@ class _Reader:
         words = {"true": True, "false": False, "null": None}
         if node.id in words and node.id not in self._df:
             return lambda row: words[node.id]
-        values = column(self._df, self._quoted.get(node.id, node.id)).tolist()
+        values = require_column(self._df, self._quoted.get(node.id, node.id)).tolist()
         return values.__getitem__
 
     def _list(self, node: ast.List | ast.Tuple) -> _Value:
@@ -162,9 +162,9 @@ class _Reader:
     @staticmethod
     def _holds(link: ast.cmpop, left: Any, right: Any) -> bool:
         if isinstance(link, (ast.Eq, ast.Is)):
-            return same(left, right)
+            return cells_equal(left, right)
         if isinstance(link, (ast.NotEq, ast.IsNot)):
-            return not same(left, right)
+            return not cells_equal(left, right)
         if isinstance(link, (ast.In, ast.NotIn)):
             return _among(left, right) == isinstance(link, ast.In)
         return _ordered(_ORDER[type(link)], left, right)

@@ -9,14 +9,14 @@ import pandas as pd
 
 from src import metrics, run_folder
 from src.analysis.reading.curves import CurveType
-from src.analysis.reading.filters import column, key
+from src.analysis.reading.filters import cell_key, require_column
 from src.analysis.reading.results import IDENTITY, METRIC
 from src.config import PER_POINT
 from src.errors import ResultsError, did_you_mean
 from src.metrics import Metric
 
 # differ from run to run and change nothing
-_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", *(key for key in PER_POINT if key != "COMMAND"))
+_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", *(name for name in PER_POINT if name != "COMMAND"))
 _log = logging.getLogger(__name__)
 
 
@@ -25,9 +25,9 @@ def named_metric(df: pd.DataFrame) -> Metric | None:
     return Metric(*df.attrs[METRIC]) if METRIC in df.attrs else None
 
 
-def descends(df: pd.DataFrame, column: str) -> bool:
+def lower_is_better(df: pd.DataFrame, column: str) -> bool:
     """Whether less is better in a stats column, by the job specs' goal or the column's name."""
-    return metrics.descends(column, named_metric(df))
+    return metrics.lower_is_better(column, named_metric(df))
 
 
 def stats_columns(df: pd.DataFrame) -> list[str]:
@@ -60,8 +60,8 @@ def _varies(values: pd.Series) -> bool:
     if values.dtype != object:
         return bool(values.nunique(dropna=False) > 1)
     cells = values.tolist()
-    first = key(cells[0]) if cells else None
-    return any(cell is not cells[0] and key(cell) != first for cell in cells)
+    first = cell_key(cells[0]) if cells else None
+    return any(cell is not cells[0] and cell_key(cell) != first for cell in cells)
 
 
 def _drawn_by_all(df: pd.DataFrame) -> set[str]:
@@ -78,31 +78,31 @@ def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
     """
     columns = stats_columns(df)
     if metric is None:
-        found = metrics.judging_columns(columns, named_metric(df))
+        found = metrics.ranking_columns(columns, named_metric(df))
     else:
         found = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
     if not found:
         what = "there are no stats to judge runs by" if metric is None else f"no stats column matches '{metric}'"
         raise ResultsError(what, allowed=columns or "no stats column: no run has finished an epoch yet",
                            hint=did_you_mean(metric or "", columns))
-    if len({descends(df, name) for name in found}) > 1:
+    if len({lower_is_better(df, name) for name in found}) > 1:
         raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=found,
                            hint="choose one kind")
     return found
 
 
-def usable(end: str | None, curve: pd.Series) -> pd.Series:
+def finite_epochs(end: str | None, curve: pd.Series) -> pd.Series:
     """The evaluated epochs of a curve; none if the run diverged, whatever it reached before."""
     return curve.iloc[:0] if end == run_folder.DIVERGED else curve[np.isfinite(curve.to_numpy())]
 
 
-def pick(curve: pd.Series, epoch: str | int, descends: bool) -> tuple[float, float]:
+def value_at(curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, float]:
     """(value, epoch) of the 'best', the 'last' or a given epoch of an evaluated curve; NaN where there is none."""
     if isinstance(epoch, str) and epoch not in ("best", "last"):
         raise ResultsError(f"'{epoch}' is no epoch", allowed="best, last, or a number")
     if curve.empty:
         return np.nan, np.nan
-    at = {"best": curve.idxmin if descends else curve.idxmax, "last": lambda: curve.index[-1]}[epoch]() \
+    at = {"best": curve.idxmin if less else curve.idxmax, "last": lambda: curve.index[-1]}[epoch]() \
         if isinstance(epoch, str) else epoch
     return (float(curve[at]), at) if at in curve.index else (np.nan, np.nan)
 
@@ -121,7 +121,7 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
         _log.warning("runs are ranked by %s, a test metric: what is chosen by it is no fair estimate. A val split of "
                      "train is better: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}",
                      columns[0])
-    less = descends(df, columns[0])
+    less = lower_is_better(df, columns[0])
     others = list(dict.fromkeys(name for chosen in columns for name in _counterparts(chosen, stats_columns(df))))
     rows = []
     for _, run in df[["run", "end", *columns, *(name for name in others if name not in columns)]].iterrows():
@@ -148,8 +148,8 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat([config, by_run.size().rename("epochs").set_axis(config.index),
                        last[[name for name in names if name not in config]]], axis=1)
     finite = long[names].where(np.isfinite(long[names]))
-    for name in metrics.judging_columns(names, named_metric(config)):
-        best = finite[name].groupby(long["run"], observed=False).agg("min" if descends(config, name) else "max")
+    for name in metrics.ranking_columns(names, named_metric(config)):
+        best = finite[name].groupby(long["run"], observed=False).agg("min" if lower_is_better(config, name) else "max")
         table[f"best/{name}"] = best.set_axis(config.index).where(config["end"] != run_folder.DIVERGED)
     return table
 
@@ -157,7 +157,7 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
 def _best_of(run: pd.Series, columns: list[str], epoch: str | int, less: bool) -> tuple[float, float, str]:
     best = (np.nan, np.nan, columns[0])
     for name in columns:
-        value, at = pick(usable(run["end"], run[name]), epoch, less)
+        value, at = value_at(finite_epochs(run["end"], run[name]), epoch, less)
         if value == value and (best[0] != best[0] or (value < best[0] if less else value > best[0])):
             best = (value, at, name)
     return best
@@ -171,9 +171,9 @@ def _counterparts(name: str, columns: list[str]) -> list[str]:
 
 def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
     """Each run's value, (runs,): the best of some columns at an epoch, as in `best_runs`; NaN for a diverged run."""
-    less = descends(df, columns[0])
-    values = [[pick(usable(end, curve), epoch, less)[0] for end, curve in zip(df["end"], df[name], strict=True)]
-              for name in columns]
+    less = lower_is_better(df, columns[0])
+    values = [[value_at(finite_epochs(end, curve), epoch, less)[0]
+               for end, curve in zip(df["end"], df[name], strict=True)] for name in columns]
     best = np.fmin if less else np.fmax
     return pd.Series(best.reduce(np.array(values), axis=0), index=df.index)
 
@@ -189,7 +189,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
     names = metric_columns(df, metric)
     settings = varying_columns(df)
     groups: dict[tuple[object, ...], list[int]] = {}
-    for position, point in enumerate(zip(*(map(key, df[name].tolist()) for name in settings), strict=True)
+    for position, point in enumerate(zip(*(map(cell_key, df[name].tolist()) for name in settings), strict=True)
                                      if settings else [()] * len(df)):
         groups.setdefault(point, []).append(position)
     values, diverged = scores(df, names, epoch).to_numpy(), (df["end"] == run_folder.DIVERGED).to_numpy()
@@ -201,7 +201,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
                      "diverged": int(diverged[positions].sum()), "members": df.index[positions].tolist()})
     table = pd.concat([df[settings].iloc[[positions[0] for positions in groups.values()]].reset_index(drop=True),
                        pd.DataFrame(rows)], axis=1)
-    table = table.sort_values("value", ascending=descends(df, names[0]), kind="stable", ignore_index=True)
+    table = table.sort_values("value", ascending=lower_is_better(df, names[0]), kind="stable", ignore_index=True)
     table.insert(0, "rank", _ranks(table))
     return table
 
@@ -236,6 +236,6 @@ def runs_table(df: pd.DataFrame) -> pd.DataFrame:
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
     for name in varying_columns(df, seeds=True):
         table[name] = df[name]
-    for name in metrics.judging_columns(curves, named_metric(df)):
-        table[name] = [pick(curve.dropna(), "last", False)[0] for curve in column(df, name)]
+    for name in metrics.ranking_columns(curves, named_metric(df)):
+        table[name] = [value_at(curve.dropna(), "last", False)[0] for curve in require_column(df, name)]
     return table

@@ -162,7 +162,7 @@ def _notify(value: Any, where: str) -> Notify | None:
 def _metric(value: Any, where: str) -> Metric:
     from src import metrics  # likewise
 
-    return metrics.read(value, where)
+    return metrics.parse(value, where)
 
 
 def _container(value: Any, where: str) -> Container:

@@ -121,7 +121,7 @@ def _name_of(document: Mapping[str, Any], key: str, source: str) -> str | None:
 
 def _metric(document: Mapping[str, Any], where: str) -> metrics.Metric | None:
     raw = document.get("metric")
-    return None if raw is None else metrics.read(raw, where)
+    return None if raw is None else metrics.parse(raw, where)
 
 
 def _composite(raw: Any, draws: bool, where: str, warnings: list[str]) -> dict[str, Any]:

@@ -101,12 +101,12 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
 
 def _best_run(observation: Observation) -> str:
     """`best: 0.93 val/accuracy of 003_x`; empty if no run has a metric."""
-    metric = metrics.of_batch(observation.path)
+    metric = metrics.read_from_batch(observation.path)
     best = None
     for row in status.rows(observation.runs.values(), metric=metric):
         if row.best is None or row.best != row.best:
             continue
-        if best is None or best.best is None or row.metric == best.metric and metrics.better(
+        if best is None or best.best is None or row.metric == best.metric and metrics.is_better(
                 row.metric or "", row.best, best.best, metric):
             best = row
     return f"best: {best.best:.4g} {best.metric} of {best.run}" if best else ""

@@ -40,7 +40,7 @@ class Row:
     best: float | None
     why: str
     slurm_job: str | None
-    idle: gpu_idle.Idle | None = None
+    idle: gpu_idle.IdleGpu | None = None
     tags: tuple[str, ...] = ()
 
 
@@ -59,7 +59,7 @@ def _row(run: Run, now: float, metric: Metric | None) -> Row:
     if run.state.name == states.RUNNING and epochs and lines and run.attempt:
         elapsed = now - run.attempt.get("start", now)
         left = max(0.0, elapsed / len(lines) * (epochs - len(lines)))
-    idle = gpu_idle.judged((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
+    idle = gpu_idle.assess((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
         gpu_idle.COLUMN in header) else None
     tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
     return Row(run.name, run.state.name, len(lines), epochs, left, column, best, run.state.why, run.state.slurm_job,
@@ -80,13 +80,13 @@ def _read_stats(folder: str) -> tuple[list[str], list[list[str]]]:
 def _best(header: list[str], lines: list[list[str]], metric: Metric | None) -> tuple[str | None, float | None]:
     """The column of the metric that judges runs, and its best value over all epochs; None without one."""
     best_column, best = None, None
-    for column in metrics.judging_columns(header, metric):
+    for column in metrics.ranking_columns(header, metric):
         position = header.index(column)
         values = [_number(cells[position]) for cells in lines]
         values = [value for value in values if value == value] or values[:1]
         if values:
-            value = min(values) if metrics.descends(column, metric) else max(values)
-            if best is None or metrics.better(column, value, best, metric):
+            value = min(values) if metrics.lower_is_better(column, metric) else max(values)
+            if best is None or metrics.is_better(column, value, best, metric):
                 best_column, best = column, value
     return best_column, best
 
@@ -107,7 +107,7 @@ def counts(observation: Observation) -> dict[str, int]:
 
 def as_json(observation: Observation) -> dict[str, Any]:
     """Return a batch as plain values."""
-    metric = metrics.of_batch(observation.path)
+    metric = metrics.read_from_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
             "throughput": asdict(throughput.throughput(observation, time.time())),
             "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
@@ -116,7 +116,7 @@ def as_json(observation: Observation) -> dict[str, Any]:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "idle": "".join(gpu_idle.lines([row.idle])) or None}
+    return {**asdict(row), "idle": "".join(gpu_idle.summarize([row.idle])) or None}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -137,7 +137,7 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     curves: add columns with small curves of the training loss and the judging metrics.
     """
     runs = list(observation.runs.values())
-    metric = metrics.of_batch(observation.path)
+    metric = metrics.read_from_batch(observation.path)
     shown = runs if limit is None or len(runs) <= limit else _most_important(runs, limit, metric)
     run_rows = rows(shown, metric=metric)
     extra_names, extra_cells = _curves(shown, metric) if curves else ([], [[] for _ in shown])
@@ -157,7 +157,7 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     columns = [row.metric for row in run_rows if row.metric]
     if metric and columns and not metric.find(columns):
         lines.append(f"no run has {metric.name}, the metric of the job spec: judged by {columns[0]}")
-    return lines + gpu_idle.lines(row.idle for row in run_rows)
+    return lines + gpu_idle.summarize(row.idle for row in run_rows)
 
 
 def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[Run]:
@@ -179,7 +179,7 @@ def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[
             column, best = _best(*_read_stats(runs[index].path), metric)
             if best is None or best != best:
                 return math.inf
-            return best if metrics.descends(column or "", metric) else -best
+            return best if metrics.lower_is_better(column or "", metric) else -best
 
         chosen += sorted(ended, key=rank)[:limit - len(chosen)]
     return [runs[index] for index in sorted(chosen)]
@@ -190,7 +190,7 @@ def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[lis
     curves = []
     for run in runs:
         header, lines = _read_stats(run.path) if _has_stats(run) else ([], [])
-        columns = [name for name in ("train/loss", *metrics.judging_columns(header, metric)) if name in header]
+        columns = [name for name in ("train/loss", *metrics.ranking_columns(header, metric)) if name in header]
         curves.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in columns})
     names = list(dict.fromkeys(name for curve in curves for name in curve))
     return names, [[curve.get(name, "") for name in names] for curve in curves]

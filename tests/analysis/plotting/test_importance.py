@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.plotting.importance import by_permutation
+from src.analysis.plotting.importance import permutation_importance
 from src.errors import ResultsError
 
 
@@ -19,16 +19,16 @@ def settings(runs: int = 80) -> pd.DataFrame:
 def test_what_matters_is_first_and_what_does_not_is_near_zero() -> None:
     df = settings()
     values = df["mixed"].map(lambda value: 1.0 if value == "auto" else 0.0).to_numpy() + 0.2 * df["rate"].eq(1.0)
-    found = by_permutation(df, values.to_numpy())
+    found = permutation_importance(df, values.to_numpy())
     assert found.table["parameter"].tolist() == ["mixed", "rate", "idle"]
     assert abs(found.table["importance"].iloc[2]) < 0.05
     assert found.table["importance"].iloc[0] > 1
     assert found.r2 > 0.9
-    assert by_permutation(df, values.to_numpy()).table.equals(found.table), "the same each time"
+    assert permutation_importance(df, values.to_numpy()).table.equals(found.table), "the same each time"
 
 
 def test_noise_cannot_be_predicted() -> None:
-    found = by_permutation(settings(), np.random.default_rng(2).normal(size=80))
+    found = permutation_importance(settings(), np.random.default_rng(2).normal(size=80))
     assert found.r2 < 0.1
     assert found.table["importance"].max() < 0.5
 
@@ -36,7 +36,7 @@ def test_noise_cannot_be_predicted() -> None:
 def test_a_parameter_drawn_anew_doubles_the_variance() -> None:
     # a forest that has learned all of it errs by the difference of two draws: twice the variance
     df = pd.DataFrame({"x": np.tile([0, 1], 100)})
-    found = by_permutation(df, df["x"].to_numpy(float))
+    found = permutation_importance(df, df["x"].to_numpy(float))
     assert found.table["importance"].iloc[0] == pytest.approx(2, abs=0.15)
 
 
@@ -45,4 +45,4 @@ def test_a_parameter_drawn_anew_doubles_the_variance() -> None:
     (np.r_[np.arange(9.0), np.full(71, np.nan)], "9 runs .* allowed: 10 and more")])
 def test_too_little_to_tell(values: np.ndarray, says: str) -> None:
     with pytest.raises(ResultsError, match=says):
-        by_permutation(settings(), values)
+        permutation_importance(settings(), values)

@@ -166,12 +166,12 @@ def test_no_runs_is_an_error(digits: pd.DataFrame) -> None:
     ("val/av/accuracy", "val accuracy (averaged)"), ("train/time", "train time (s)"), ("step", "step"),
     ("train/seen_examples", "train seen examples"), ("a/b/c/d", "a/b/c/d")])
 def test_labels(name: str, text: str) -> None:
-    assert plots.label(name) == text
+    assert plots.column_label(name) == text
 
 
 def test_confidence_is_students(digits: pd.DataFrame) -> None:
     table = pd.DataFrame([[0.9, 0.92, 0.97], [0.5, np.nan, np.nan]])
-    low, high = figure_layout.band(table, "95% confidence")
+    low, high = figure_layout.spread_bounds(table, "95% confidence")
     half = 4.302653 * np.std([0.9, 0.92, 0.97], ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom, from a table
     assert (low[0], high[0]) == pytest.approx((0.93 - half, 0.93 + half))
     assert (low[1], high[1]) == (0.5, 0.5)
@@ -313,9 +313,9 @@ def test_what_is_missing_is_named(draw: Callable[[pd.DataFrame], Figure], says: 
 
 
 def test_bands_on_a_logarithmic_axis_stay_above_zero(digits: pd.DataFrame) -> None:
-    low, high = figure_layout.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence", log=True)
+    low, high = figure_layout.spread_bounds(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence", log=True)
     assert low[0] == 0.1
-    assert high[0] == figure_layout.band(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence")[1][0]
+    assert high[0] == figure_layout.spread_bounds(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence")[1][0]
     figure = plots.metric_against(digits, "base_lr", "val/last/loss", spread="95% confidence", log_y=True)
     assert says(figure, "bars (cut at the lowest run): 95% confidence")
 

@@ -35,7 +35,7 @@ CONFIGS = ("", None, "a: 1\nnull_or_not: null\n", "a: 1.0\nb: [1, {c: 2}]\n", "a
 
 @pytest.fixture(autouse=True)
 def _of_small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "FEWEST", 1)
+    monkeypatch.setattr(cache, "MIN_RUNS", 1)
     monkeypatch.setattr(results, "_BLOCK", 3)
 
 
@@ -156,7 +156,7 @@ def test_only_what_changed_is_read(tmp_path: Path) -> None:
     for position in range(12):  # again and again, until the parts are put together
         age(os.path.join(batch, names[position]), clock)
         assert read_now(batch) == [names[position]]
-        assert len(os.listdir(cache.place(batch))) <= 2 * 8
+        assert len(os.listdir(cache.cache_dir(batch))) <= 2 * 8
     assert read_now(batch) == []
     assert_same(read_results(batch), read_results(batch, cache=False))
 
@@ -192,8 +192,8 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     read_results(batch)
-    for name in os.listdir(cache.place(batch)):
-        Path(cache.place(batch), name).write_bytes(damage)
+    for name in os.listdir(cache.cache_dir(batch)):
+        Path(cache.cache_dir(batch), name).write_bytes(damage)
     assert len(read_now(batch)) == 12
     assert read_now(batch) == []
     assert_same(read_results(batch), read_results(batch, cache=False))
@@ -206,7 +206,7 @@ def test_a_block_of_zeros_is_never_taken_for_numbers(tmp_path: Path, seed: int) 
     age(batch, itertools.count())
     cold = read_results(batch)
     rng = random.Random(seed)
-    path = Path(cache.place(batch), rng.choice(sorted(os.listdir(cache.place(batch)))))
+    path = Path(cache.cache_dir(batch), rng.choice(sorted(os.listdir(cache.cache_dir(batch)))))
     text = bytearray(path.read_bytes())
     start, length = rng.randrange(len(text)), rng.choice([1, 8, 512, 4096])
     text[start:start + length] = bytes(len(text[start:start + length]))
@@ -256,10 +256,10 @@ def test_what_is_read_may_be_changed(tmp_path: Path) -> None:
 def test_a_slow_disk_is_read_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(tmp_path)
     cold = read_results(batch, cache=False)
-    for name, value in (("SLOW", -1.0), ("_PROBES", 2), ("_BLOCK", 3)):
+    for name, value in (("SLOW_CALL_SECONDS", -1.0), ("_PROBES", 2), ("_BLOCK", 3)):
         monkeypatch.setattr(raw_files, name, value)
     assert_same(read_results(batch), cold)
-    assert list(raw_files.mapped(lambda item: item * 2, range(11))) == [*range(0, 22, 2)]
+    assert list(raw_files.map_ordered(lambda item: item * 2, range(11))) == [*range(0, 22, 2)]
 
 
 def test_columns_are_put_together_by_run() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.analysis.reading.filters import Interval, filt, key, same
+from src.analysis.reading.filters import Interval, cell_key, cells_equal, filt
 from src.errors import ResultsError
 
 DF = pd.DataFrame({
@@ -87,6 +87,6 @@ settings_of_runs = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3
 def test_a_value_and_all_others_share_out_the_rows(values: list[Any], wanted: Any) -> None:
     df = pd.DataFrame({"x": pd.Series(values, dtype=object)})
     kept = filt(df, x=wanted)
-    rest = filt(df, x=lambda cell: not same(wanted, cell))
+    rest = filt(df, x=lambda cell: not cells_equal(wanted, cell))
     assert sorted([*kept.index, *rest.index]) == list(range(len(values)))
-    assert all(key(cell) == key(wanted) or math.isclose(cell, wanted, rel_tol=1e-12) for cell in kept["x"])
+    assert all(cell_key(cell) == cell_key(wanted) or math.isclose(cell, wanted, rel_tol=1e-12) for cell in kept["x"])

@@ -154,6 +154,6 @@ def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_mixed_values_as_a_table() -> None:
-    table = arrow_columns.table(DF)
+    table = arrow_columns.to_table(DF)
     assert table["mixed"].to_pylist() == ["1", '"1"', "true", "[1, 2]"]
     assert table["average"].to_pylist() == [None, "poly_8", "ema_0.9", None]

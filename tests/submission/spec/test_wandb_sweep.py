@@ -250,7 +250,7 @@ def test_names_projects_and_metrics() -> None:
 
 def test_the_batch_is_ranked_by_the_metric_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("{method: random, metric: {name: loss, impute: best}, parameters: {a: 1}}")
-    assert metrics.of_batch(tmp_path) == metrics.Metric("loss", None)
+    assert metrics.read_from_batch(tmp_path) == metrics.Metric("loss", None)
 
 
 @pytest.mark.parametrize(("more", "words"), [
