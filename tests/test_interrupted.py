@@ -1,4 +1,4 @@
-"""train.py under the signals of Slurm, of the user and of nobody: killed, stopped, out of time, and started again."""
+"""train.py under signals: killed, stopped, at its time limit, and started again."""
 from __future__ import annotations
 
 import json
@@ -18,7 +18,7 @@ from src import run_folder
 from src.io import yaml_io
 from tests.conftest import ROOT
 
-CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # all of it, by `make chaos`
+CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # `make chaos` runs all of it
 SEED = int(os.environ.get("GRIDIRON_CHAOS_SEED") or random.SystemRandom().randrange(1 << 31))
 SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"},
         "model": "tiny/wrn_10_1_0.3", "model_input_shape": [1, 8, 8], "batch_size": 32, "steps_per_epoch": 10,
@@ -38,17 +38,17 @@ def environment() -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if not key.startswith("SLURM")}, "OMP_NUM_THREADS": "1"}
 
 
-def run(spec: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TRAIN, *words, str(spec)], capture_output=True, text=True, env=environment(), timeout=300)
+def run(spec: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TRAIN, *options, str(spec)], capture_output=True, text=True, env=environment(), timeout=300)
 
 
 def outcome(spec: Path) -> tuple[list[list[str]], dict[str, torch.Tensor], set[str]]:
-    """stats.csv without its times, the final weights, and the names of the artefacts."""
+    """Return stats.csv without its times, the final weights, and the names of the files."""
     header, *rows = [line.split(",") for line in (spec.parent / "stats.csv").read_text().splitlines()]
-    kept = [index for index, name in enumerate(header) if not name.endswith(("time", "stamp", "second"))]
+    columns = [index for index, name in enumerate(header) if not name.endswith(("time", "stamp", "second"))]
     weights = torch.load(spec.parent / "checkpoint-00012.pt", weights_only=True)
     names = {path.name for path in spec.parent.iterdir() if not path.name.startswith(("attempt-", "claim-", "."))}
-    return ([[row[index] for index in kept] for row in [header, *rows]],
+    return ([[row[index] for index in columns] for row in [header, *rows]],
             {**weights["model"], **{f"av {key}": value for key, value in weights["averaged"].items()}}, names)
 
 
@@ -62,7 +62,7 @@ def assert_same(spec: Path, calm: Path) -> None:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupts."""
+    """A run without interruptions."""
     spec = make_run(tmp_path_factory.mktemp("calm") / "run")
     done = run(spec)
     assert done.returncode == 0, done.stderr
@@ -70,20 +70,20 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "kills"), [("SIGKILL", 200 if CHAOS else 15), ("SIGTERM", 60 if CHAOS else 6)])
-def test_random_instants(name: str, kills: int, calm: Path, tmp_path: Path) -> None:
-    """Whole rows after each kill, none lost, and in the end the same numbers."""
+def test_interruptions_at_random_instants_change_no_results(name: str, kills: int, calm: Path, tmp_path: Path) -> None:
+    """Every row is complete after each interruption, none is lost, and the results are equal."""
     spec = make_run(tmp_path / "run")
     done = subprocess.run([sys.executable, str(ROOT / "tests" / "killer.py"), str(spec), name, str(kills), str(SEED)],
                           capture_output=True, text=True, env=environment(), timeout=900)
     assert done.returncode == 0, f"seed {SEED}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    killed, runs = map(int, done.stdout.split()[-2:])
-    assert killed == kills
+    interruptions, runs = map(int, done.stdout.split()[-2:])
+    assert interruptions == kills
     for each in (spec, *(tmp_path / f"run-{number}" / spec.name for number in range(2, runs + 1))):
         assert_same(each, calm)
 
 
-def started(spec: Path, rows: int = 2) -> subprocess.Popen[str]:
-    """A start that has written so many lines of stats.csv."""
+def start(spec: Path, rows: int = 2) -> subprocess.Popen[str]:
+    """Start a run, and return when it has written so many lines of stats.csv."""
     process = subprocess.Popen([*TRAIN, str(spec)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=environment(), process_group=0)
     end = time.monotonic() + 120
@@ -98,15 +98,16 @@ def attempts(spec: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(spec.parent.glob("attempt-*"))]
 
 
-@pytest.mark.parametrize(("number", "code", "how", "says"), [
+@pytest.mark.parametrize(("number", "code", "how", "message"), [
     (signal.SIGTERM, 1, "cancelled", "stopped by SIGTERM"), (signal.SIGINT, 1, "cancelled", "stopped by SIGINT"),
     (signal.SIGUSR1, 75, "timeout", "but only Slurm can start it again")])
-def test_it_saves_itself_and_goes_on(number: int, code: int, how: str, says: str, calm: Path, tmp_path: Path) -> None:
+def test_stopped_run_saves_itself_and_resumes(number: int, code: int, how: str, message: str, calm: Path,
+                                              tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", checkpoint_every=None)
-    process = started(spec)
+    process = start(spec)
     os.kill(process.pid, number)
-    said, _ = process.communicate(timeout=60)
-    assert (process.returncode, says in said) == (code, True), said
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, message in output) == (code, True), output
     assert attempts(spec)[-1]["how"] == how
     assert len(list(spec.parent.glob("resume-*.pt"))) == 1
     again = run(spec)
@@ -116,17 +117,17 @@ def test_it_saves_itself_and_goes_on(number: int, code: int, how: str, says: str
     assert_same(spec, calm)
 
 
-def test_fresh_begins_anew_and_keeps_what_there_was(calm: Path, tmp_path: Path) -> None:
+def test_fresh_starts_over_and_keeps_earlier_files(calm: Path, tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", checkpoint_every=None)
-    process = started(spec)
+    process = start(spec)
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     again = run(spec, "--fresh")
     assert again.returncode == 0, again.stderr
     assert "moved the files of earlier starts to" in again.stdout
-    kept = spec.parent / "before-1"
-    assert {"stats.csv", "config.yaml", "training.log"} < {path.name for path in kept.iterdir()}
-    assert list(kept.glob("resume-*.pt"))
+    earlier = spec.parent / "before-1"
+    assert {"stats.csv", "config.yaml", "training.log"} < {path.name for path in earlier.iterdir()}
+    assert list(earlier.glob("resume-*.pt"))
     assert outcome(spec)[0] == outcome(calm)[0]
-    assert run(spec, "--fresh").returncode == 0  # one that has ended too
+    assert run(spec, "--fresh").returncode == 0  # also if it has ended
     assert (spec.parent / "before-2" / "done").exists()

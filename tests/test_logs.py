@@ -1,4 +1,4 @@
-"""The ends of logs as a terminal shows them, and failures that are alike."""
+"""The last lines of logs as a terminal shows them, and the comparison of errors."""
 from __future__ import annotations
 
 import os
@@ -14,17 +14,17 @@ from src import logs
     ("FileNotFoundError: '/data/a9a/x 1'", "FileNotFoundError: '/scratch/b/x 2'"),
     ("OSError: results/a/000_x/stats.csv: full", "OSError: results/b/001_y/stats.csv: full"),
     ("RuntimeError: 0x7f1 at 0.5", "RuntimeError: 0xa02 at 3.25")])
-def test_paths_and_numbers_do_not_tell_failures_apart(one: str, other: str) -> None:
+def test_normalized_errors_ignore_paths_and_numbers(one: str, other: str) -> None:
     assert logs.normalize_error(one) == logs.normalize_error(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [
     ("ValueError: no", "TypeError: no"), ("KeyError: 'conv1'", "KeyError: 'conv2'")])
-def test_words_do(one: str, other: str) -> None:
+def test_normalized_errors_keep_words(one: str, other: str) -> None:
     assert logs.normalize_error(one) != logs.normalize_error(other)
 
 
-def test_logs_stand_in_the_order_of_their_writing(tmp_path: Path) -> None:
+def test_logs_are_sorted_by_modification_time(tmp_path: Path) -> None:
     for time, (name, text) in enumerate([("local.out", "x"), ("training.log", "x"), ("7.out", "x"), ("8.out", ""),
                                          ("spec.yaml", "x")]):
         (tmp_path / name).write_text(text)
@@ -36,17 +36,17 @@ def test_logs_stand_in_the_order_of_their_writing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "shown"), [
     ("a\nb\n\nc\n", "b\nc"), ("no end", "no end"), ("  0%|\r 50%|\r100%|\nTraceback\n", "100%|\nTraceback"),
     ("\x1b[1;31merror\x1b[0m: no\r\n", "error: no"), ("a\x00\tb\n", "a\ufffd\tb"), ("x" * 50 + "\n", "x" * 40 + " …")])
-def test_the_end_of_a_log(tmp_path: Path, text: str, shown: str) -> None:
+def test_tail_shows_the_end_as_a_terminal_does(tmp_path: Path, text: str, shown: str) -> None:
     path = tmp_path / "local.out"
     path.write_bytes(text.encode())
     assert logs.tail(str(path), lines=2, width=40) == shown
 
 
-def test_of_a_large_log_the_end_alone_is_read(tmp_path: Path) -> None:
+def test_tail_reads_only_the_end_of_a_large_log(tmp_path: Path) -> None:
     path = tmp_path / "local.out"
     path.write_bytes(b"x" * (1 << 20) + "\nénd\n".encode())
     with path.open("r+b") as file:
-        file.truncate(1 << 30)  # a hole: reading it all would take a gigabyte
+        file.truncate(1 << 30)  # a sparse file: reading all of it would take a gigabyte
         file.seek(0, os.SEEK_END)
         file.write("\nénd\n".encode())
     assert logs.tail(str(path), lines=1) == "énd"

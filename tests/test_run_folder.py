@@ -1,4 +1,4 @@
-"""What a run folder says of itself."""
+"""Reading run folders."""
 from __future__ import annotations
 
 import json
@@ -22,7 +22,7 @@ def test_claims_and_attempts_are_in_numeric_order(tmp_path: Path) -> None:
     assert run.name == tmp_path.name
 
 
-def test_a_torn_attempt_still_has_its_number(tmp_path: Path) -> None:
+def test_incomplete_attempt_record_still_has_its_number(tmp_path: Path) -> None:
     (tmp_path / "attempt-3-1.json").write_text('{"tick')
     assert RunFolder.read(tmp_path).last_attempt() == {"ticket": 3, "number": 1}
     assert RunFolder.read(tmp_path).claim(3) == {}
@@ -36,20 +36,20 @@ def test_done(text: str, end: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "3", "[]", '{"pid": '])
-def test_a_claim_or_attempt_that_is_torn_or_no_mapping_says_nothing(text: str, tmp_path: Path) -> None:
+def test_invalid_claim_and_attempt_records_are_empty(text: str, tmp_path: Path) -> None:
     (tmp_path / "claim-1").write_text(text)
     (tmp_path / "attempt-1-0.json").write_text(text)
     run = RunFolder.read(tmp_path)
     assert (run.claim(1), run.last_attempt()) == ({}, {"ticket": 1, "number": 0})
 
 
-def test_runs_of_a_batch_in_order(tmp_path: Path) -> None:
+def test_run_names_are_in_numeric_order(tmp_path: Path) -> None:
     for name in ("submissions", "code", ".hidden", "1000_a", "999_a", "notes"):
         (tmp_path / name).mkdir()
     (tmp_path / "job.yaml").touch()
     assert run_folder.run_names(tmp_path) == ["notes", "999_a", "1000_a"]
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_missing_run_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         RunFolder.read(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""On a real Slurm, in containers that see none of it: the stand-in for Apptainer hides its commands from the inside."""
+"""On a real Slurm, in containers without its commands: the fake Apptainer hides them from the inside."""
 from __future__ import annotations
 
 import json
@@ -18,11 +18,11 @@ from tests.test_slurm_resume import SCRIPT as TRAIN
 from tests.test_slurm_ways import SCRIPT, counts, wait_for
 
 __all__ = ["apptainer", "calm", "project"]  # the fixtures
-SECRET = "not-for-anybodys-eyes"
+SECRET = "planted-secret-value"
 
 
-def submitted(folder: Path, image: Path) -> Path:
-    """The spec of a run that is training on Slurm, in a container."""
+def submit(folder: Path, image: Path) -> Path:
+    """Submit a run in a container, wait until it trains, and return its spec."""
     (folder / "s.sh").write_text(TRAIN)
     details = {"name": "contained", "output_dir": str(folder / "results"), "container": str(image)}
     parameters = {key: [value] if isinstance(value, list) else value for key, value in SPEC.items()}
@@ -35,10 +35,10 @@ def submitted(folder: Path, image: Path) -> Path:
     return spec
 
 
-def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
+def test_run_in_a_container_is_requeued_at_the_time_limit_with_equal_results(
         slurm: Slurm, apptainer: Apptainer, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    spec = submitted(tmp_path, apptainer.image)
+    spec = submit(tmp_path, apptainer.image)
     first, = attempts(spec)
     job = first["slurm_job"]
     slurm.run("scancel", "--batch", "--signal=USR1", job)
@@ -61,8 +61,8 @@ def test_out_of_time_it_is_requeued_from_outside_and_nobody_notices(
     assert_same(spec, calm)
 
 
-def test_who_is_cancelled_saves_itself(slurm: Slurm, apptainer: Apptainer, tmp_path: Path) -> None:
-    spec = submitted(tmp_path, apptainer.image)
+def test_cancelled_run_in_a_container_saves_itself(slurm: Slurm, apptainer: Apptainer, tmp_path: Path) -> None:
+    spec = submit(tmp_path, apptainer.image)
     job = attempts(spec)[0]["slurm_job"]
     slurm.run("scancel", job)
     assert slurm.wait(job) == "CANCELLED"
@@ -70,23 +70,24 @@ def test_who_is_cancelled_saves_itself(slurm: Slurm, apptainer: Apptainer, tmp_p
     assert list(spec.parent.glob("resume-*.pt"))
 
 
-@pytest.mark.parametrize("way", [[], ["--array"], ["--workers", "2"]], ids=["one each", "array", "workers"])
-def test_every_way_runs_each_run_once(way: list[str], slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+@pytest.mark.parametrize("options", [[], ["--array"], ["--workers", "2"]], ids=["one each", "array", "workers"])
+def test_every_submission_mode_runs_each_run_once(options: list[str], slurm: Slurm, project: Project,
+                                                  apptainer: Apptainer) -> None:
     project.write_spec("[1, 13]")
     script = project.folder / "s.sh"
     script.write_text(SCRIPT.format(python=sys.executable))
-    assert project.submit(project.spec, "-s", script, "-y", "--container", apptainer.image, *way) == 0
+    assert project.submit(project.spec, "-s", script, "-y", "--container", apptainer.image, *options) == 0
     wait_for(lambda: counts(project) == {"done": 2, "failed": 2})
     assert project.executed() == [1, 1, 0, 0]
-    assert len(apptainer.starts()) == (2 if way == ["--workers", "2"] else 4)
+    assert len(apptainer.starts()) == (2 if options == ["--workers", "2"] else 4)
     (project.batch / "mended").touch()
-    assert project.submit("-r", project.batch, "-y") == 0  # in the same way, in the same container
+    assert project.submit("-r", project.batch, "-y") == 0  # in the same mode and container
     wait_for(lambda: counts(project) == {"done": 4})
     assert project.executed() == [1] * 4
-    assert len(apptainer.starts()) == (4 if way == ["--workers", "2"] else 6)
+    assert len(apptainer.starts()) == (4 if options == ["--workers", "2"] else 6)
 
 
-def test_processes_that_srun_starts_have_a_container_each(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+def test_each_process_of_srun_has_its_own_container(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
     project.write_spec("17")
     script = project.folder / "s.sh"
     script.write_text("#!/bin/bash\n#SBATCH --ntasks=2 --cpus-per-task=1 --mem=100\n"
@@ -96,8 +97,8 @@ def test_processes_that_srun_starts_have_a_container_each(slurm: Slurm, project:
     assert sorted(start.container_env["SLURM_PROCID"] for start in apptainer.starts()) == ["0", "1"]
 
 
-def test_a_successor_is_submitted_from_outside(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
-    """Where Slurm refuses to requeue: sbatch is called outside, and the new job has the container too."""
+def test_successor_is_submitted_by_the_host_process(slurm: Slurm, project: Project, apptainer: Apptainer) -> None:
+    """Where Slurm refuses to requeue, the host process calls sbatch, and the new job uses the container too."""
     project.write_spec("16")
     script = project.folder / "s.sh"
     script.write_text(f'#!/bin/bash\n#SBATCH --mem=100 --no-requeue\nexec {sys.executable} train.py "$@"\n')
@@ -111,8 +112,8 @@ def test_a_successor_is_submitted_from_outside(slurm: Slurm, project: Project, a
     assert len(apptainer.starts()) == 3
 
 
-def test_a_wrapper_that_starts_a_container_itself_is_told_by_75(slurm: Slurm, project: Project) -> None:
-    """The script of docs/containers.md, around a train.py that finds no scontrol."""
+def test_wrapper_script_with_its_own_container_gets_exit_code_75(slurm: Slurm, project: Project) -> None:
+    """The wrapper script of docs/containers.md, around a train.py that does not find scontrol."""
     wrapper, = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "containers.md").read_text("utf-8"), re.S)
     assert wrapper.count("apptainer exec gridiron.sif python") == 1
     project.write_spec("16")
@@ -121,7 +122,7 @@ def test_a_wrapper_that_starts_a_container_itself_is_told_by_75(slurm: Slurm, pr
         "apptainer exec gridiron.sif python", f"PATH=/nowhere {sys.executable}"))
     assert project.submit(project.spec, "-s", script, "-y", "--max-runs", "1") == 0
     run, = project.runs()
-    (run / "steps").write_text("as if it had been there before\n".replace(" ", "-"))
+    (run / "steps").write_text("earlier-start\n")
     wait_for(lambda: len((run / "steps").read_text().split()) == 2)
     job = (run / "steps").read_text().split()[-1]
     slurm.run("scancel", "--batch", "--signal=USR1", job)

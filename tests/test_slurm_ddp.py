@@ -1,4 +1,4 @@
-"""On a real Slurm: four processes on two nodes train a run; in `make chaos` they save it, and go on."""
+"""On a real Slurm: four processes on two nodes train a run; `make chaos` interrupts it too."""
 from __future__ import annotations
 
 import csv
@@ -28,14 +28,14 @@ exec srun --kill-on-bad-exit=1 --cpus-per-task=1 {sys.executable} {ROOT}/train.p
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """stats.csv without its times."""
+    """Return stats.csv without its times."""
     with open(folder / "stats.csv", newline="") as file:
         return [{name: float(cell) for name, cell in row.items() if not name.endswith(("time", "stamp", "second"))}
                 for row in csv.DictReader(file)]
 
 
 def interrupt(slurm: Slurm, spec: Path) -> None:
-    """Tell the run that its time is up when it has ended its first epoch, and have it started again."""
+    """Signal the time limit after the first epoch, and have the run started again."""
     end, stats = time.monotonic() + 120, spec.parent / "stats.csv"
     while not stats.exists() or len(stats.read_text().splitlines()) < 2:
         assert time.monotonic() < end, [path.read_text() for path in spec.parent.glob("*.out")]
@@ -46,7 +46,7 @@ def interrupt(slurm: Slurm, spec: Path) -> None:
     slurm.wait(job, "COMPLETED")
 
 
-def test_two_nodes_with_two_processes_each(slurm: Slurm, tmp_path: Path) -> None:
+def test_two_nodes_with_two_processes_each_train_one_run(slurm: Slurm, tmp_path: Path) -> None:
     (tmp_path / "s.sh").write_text(SCRIPT)
     job_spec = {"job_details": {"name": "four", "output_dir": str(tmp_path / "results")},
                 "parameters": {**SPEC, "model_input_shape": [[1, 8, 8]], "data_dir": str(tmp_path / "data")}}
@@ -69,8 +69,8 @@ def test_two_nodes_with_two_processes_each(slurm: Slurm, tmp_path: Path) -> None
     (tmp_path / "one").mkdir()
     train_in_process(Config.from_dict({**SPEC, "data_dir": str(tmp_path / "data")}), str(tmp_path / "one"),
                      lambda: None)
-    for mine, alone in zip(rows(run), rows(tmp_path / "one"), strict=True):
-        for name, value in mine.items():
-            # another order of summing is 1e-7 at first; each ReLU that it makes change sides multiplies that
-            bound = 1e-5 if mine["epoch"] <= 3 else 0.03
-            assert math.isclose(value, alone[name], rel_tol=bound, abs_tol=bound), (name, mine, alone)
+    for together, alone in zip(rows(run), rows(tmp_path / "one"), strict=True):
+        for name, value in together.items():
+            # another order of summation differs by 1e-7 at first; every ReLU that changes sign amplifies that
+            bound = 1e-5 if together["epoch"] <= 3 else 0.03
+            assert math.isclose(value, alone[name], rel_tol=bound, abs_tol=bound), (name, together, alone)

@@ -1,4 +1,4 @@
-"""On a real Slurm: a run whose time is up and a run that is preempted go on, and nobody notices in the numbers."""
+"""On a real Slurm: runs at their time limit and preempted runs resume, with the results of uninterrupted ones."""
 from __future__ import annotations
 
 import sys
@@ -21,8 +21,8 @@ exec {sys.executable} {ROOT}/train.py "$@"
 """
 
 
-def submitted(slurm: Slurm, folder: Path) -> tuple[Path, str]:
-    """A run that is training on Slurm, and its Slurm job."""
+def submit(slurm: Slurm, folder: Path) -> tuple[Path, str]:
+    """Submit a run, wait until it trains, and return its spec and Slurm job."""
     (folder / "s.sh").write_text(SCRIPT)
     job_spec = {"job_details": {"name": "resumed", "output_dir": str(folder / "results")},
                 "parameters": {key: [value] if isinstance(value, list) else value for key, value in {
@@ -37,11 +37,12 @@ def submitted(slurm: Slurm, folder: Path) -> tuple[Path, str]:
     return spec, attempts(spec)[0]["slurm_job"]
 
 
-@pytest.mark.parametrize(("ask", "how"), [(["scancel", "--batch", "--signal=USR1"], "requeued"),
-                                          (["scontrol", "requeue"], "preempted")], ids=["out of time", "preempted"])
-def test_nobody_notices(ask: list[str], how: str, slurm: Slurm, calm: Path, tmp_path: Path) -> None:
-    spec, job = submitted(slurm, tmp_path)
-    slurm.run(*ask, job)
+@pytest.mark.parametrize(("command", "how"), [(["scancel", "--batch", "--signal=USR1"], "requeued"),
+                                          (["scontrol", "requeue"], "preempted")], ids=["time limit", "preempted"])
+def test_requeued_run_has_the_results_of_an_uninterrupted_one(command: list[str], how: str, slurm: Slurm, calm: Path,
+                                                              tmp_path: Path) -> None:
+    spec, job = submit(slurm, tmp_path)
+    slurm.run(*command, job)
     done = spec.parent / "done"
     slurm.restart(job, done.exists)
     slurm.wait(job, "COMPLETED")

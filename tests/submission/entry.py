@@ -1,4 +1,4 @@
-"""A train.py without torch: `train` obeys what its spec's loss and base_lr say, so that tests choose how runs end."""
+"""A train.py without torch: batch_size selects how a run ends."""
 from __future__ import annotations
 
 import os
@@ -15,9 +15,12 @@ from src.submission.system.signals import signals
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
-    """batch_size 13 crashes, 14 diverges, 15 sleeps for long, 16 waits for USR1 and saves itself until `steps` has 3
-    lines, 17 waits for the other processes of its start, 18 waits for a file `go` in its batch and looks out; each run
-    leaves a line in `executed` at its end."""
+    """Behave as the spec's batch_size selects, and append a line to `executed` at the end.
+
+    13: crash, unless the batch has a file `mended`. 14: diverge. 15: sleep for a minute. 16: wait for USR1 and save,
+    until the file `steps` has 3 lines. 17: wait for the other processes of this start. 18: wait for a file `go` in the
+    batch, and check meanwhile whether the run was taken over.
+    """
     print(f"training {spec['batch_size']} with {os.environ.get('GRIDIRON_THREADS')} threads")
     if spec["batch_size"] == 13 and not os.path.exists(os.path.join(os.path.dirname(folder or "."), "mended")):
         raise RuntimeError("unlucky\nnumber")
@@ -29,14 +32,14 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
         with open(steps, "a+") as file:
             file.write(f"{os.environ.get('SLURM_JOB_ID')}\n")
             file.seek(0)
-            left = 3 - len(file.readlines())
-        while left and not signals.time_is_short():
+            remaining = 3 - len(file.readlines())
+        while remaining and not signals.time_is_short():
             time.sleep(0.05)
-        if left:
+        if remaining:
             return "requeued"
     if spec["batch_size"] == 17:
         with open(os.path.join(folder or ".", "present"), "a+") as file:
-            file.write("here\n")
+            file.write("present\n")
             file.flush()
             while file.seek(0) or len(file.readlines()) < process.world_size():
                 time.sleep(0.05)
@@ -50,7 +53,7 @@ def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -
 
 
 def warm_up(specs: list[dict[str, Any]]) -> None:
-    """Nothing to import."""
+    """Do nothing: there is nothing to import."""
 
 
 if __name__ == "__main__":

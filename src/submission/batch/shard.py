@@ -1,4 +1,4 @@
-"""Shards: several sites get parts of one batch that have no run in common, by the numbers of the runs"""
+"""Shards: disjoint parts of one batch for several sites, by the index of a run."""
 from __future__ import annotations
 
 import hashlib
@@ -12,10 +12,10 @@ from src.submission.spec.grammar import Spec
 
 
 class Shard(NamedTuple):
-    """Part `number`, from 1 on, of `of`: one run of each `of` that follow one another, by their index alone.
+    """Part `number` of `of`, counted from 1: one run of each block of `of` successive runs, by their index alone.
 
-    Which one it is depends on a hash of the block's number: were it always the first, a last axis of `of` values would
-    be torn apart, one value for each site.
+    Which run of a block it is depends on a hash of the block's number. If it were always the first, a last axis of `of`
+    values would be split into one value for each site.
     """
 
     number: int
@@ -25,7 +25,7 @@ class Shard(NamedTuple):
         return f"{self.number}/{self.of}"
 
     def contains(self, name: str) -> bool:
-        """Whether a run is in it, by the index in front of its name."""
+        """Return whether a run belongs to this part."""
         index = run_folder.run_index(name)
         if index is None:
             return False
@@ -36,19 +36,19 @@ class Shard(NamedTuple):
         """Return the points of a grid that belong to this part. JobSpecError if there are none."""
         selected = {name: spec for name, spec in points.items() if self.contains(name)}
         if not selected:
-            raise JobSpecError(f"shard {self} of {len(points)} runs has none of them", where="--shard",
-                               hint="cut the batch into fewer parts")
+            raise JobSpecError(f"shard {self} of {len(points)} runs is empty", where="--shard",
+                               hint="divide the batch into fewer parts")
         return selected
 
-    def line(self, mine: int, total: int, date: str) -> str:
-        """What a submission says of it; date: of the batch, which the other sites give if it is not theirs."""
-        return f"shard      {self}: {mine:,} of {total:,} runs; other sites add --date {date} on another day"
+    def line(self, selected: int, total: int, date: str) -> str:
+        """Describe the part at submission. date: of the batch, which other sites must pass if they submit later."""
+        return f"shard      {self}: {selected:,} of {total:,} runs; other sites add --date {date} on another day"
 
 
 def parse(text: str) -> Shard:
-    """k/n. JobSpecError if it is none."""
+    """Parse k/n. JobSpecError if it is invalid."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise JobSpecError(f"'{text}' is no part of a batch", where="--shard", allowed="k/n with k from 1 to n",
+        raise JobSpecError(f"invalid part '{text}'", where="--shard", allowed="k/n with k from 1 to n",
                            hint="--shard 1/2 at one site, --shard 2/2 at the other")
     return Shard(int(match[1]), int(match[2]))

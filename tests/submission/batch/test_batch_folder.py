@@ -1,4 +1,4 @@
-"""Batch folders appear whole or not at all, and are compared as the grammar compares values."""
+"""Batch folders are created atomically, and job specs compared as the grammar compares values."""
 from __future__ import annotations
 
 import errno
@@ -12,7 +12,7 @@ from src.errors import BatchError
 from src.submission.batch import batch_folder
 
 
-def test_a_batch_is_written_whole_and_found(tmp_path: Path) -> None:
+def test_batch_is_created_and_found_by_name(tmp_path: Path) -> None:
     path = str(tmp_path / "results" / "26-01-02-a.b")
     assert batch_folder.create(path, "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
     assert (tmp_path / "results" / "26-01-02-a.b" / "001_a" / "spec.yaml").read_text() == "x: 2\n"
@@ -23,7 +23,7 @@ def test_a_batch_is_written_whole_and_found(tmp_path: Path) -> None:
     assert batch_folder.find(str(tmp_path / "nowhere"), "a.b") == []
 
 
-def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     def texts() -> object:
         yield "x: 1\n"
         raise OSError("disk full")
@@ -32,23 +32,23 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_several_processes_one_makes_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, made = str(tmp_path / "26-01-02-a"), []
+def test_one_of_several_processes_creates_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, results = str(tmp_path / "26-01-02-a"), []
 
-    def write(number: int) -> None:
-        made.append(batch_folder.create(path, f"by {number}", ["000_a"], ["x: 1\n"]))
+    def create(number: int) -> None:
+        results.append(batch_folder.create(path, f"by {number}", ["000_a"], ["x: 1\n"]))
     numbers = iter(range(100, 200))
     monkeypatch.setattr(os, "getpid", lambda: next(numbers))  # threads stand for processes
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(made) == [False] * 7 + [True]
+    assert sorted(results) == [False] * 7 + [True]
     assert [entry.name for entry in tmp_path.iterdir()] == ["26-01-02-a"]
 
 
-def test_mending_writes_what_is_gone_and_touches_nothing_else(tmp_path: Path) -> None:
+def test_repair_writes_only_missing_and_empty_specs(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
     batch_folder.create(str(path), "text", ["000_a", "001_a"], ["x: 1\n", "x: 2\n"])
     (path / "000_a" / "spec.yaml").write_text("x: edited\n")
@@ -60,21 +60,21 @@ def test_mending_writes_what_is_gone_and_touches_nothing_else(tmp_path: Path) ->
     assert [(path / name / "spec.yaml").read_text() for name in names] == ["x: edited\n", *texts[1:]]
 
 
-def test_a_replaced_batch_is_removed_but_for_what_its_links_point_to(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "file").touch()
+def test_replacing_a_batch_does_not_follow_its_links(tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "file").touch()
     old, new = tmp_path / "26-01-02-a", tmp_path / "26-01-03-a"
     batch_folder.create(str(old), "text", ["000_a"], ["x: 1\n"])
-    (old / "000_a" / "link").symlink_to(precious)
+    (old / "000_a" / "link").symlink_to(linked)
     assert batch_folder.create(str(old), "text", ["000_b"], ["x: 1\n"], replaces=str(old))
     assert os.listdir(old / "000_b") == ["spec.yaml"]
     assert batch_folder.create(str(new), "text", ["000_a"], ["x: 1\n"], replaces=str(old))
-    assert sorted(tmp_path.iterdir()) == [new, precious]
-    assert (precious / "file").exists()
+    assert sorted(tmp_path.iterdir()) == [new, linked]
+    assert (linked / "file").exists()
 
 
-def test_what_a_killed_process_left_half_made_is_swept_a_day_later(tmp_path: Path) -> None:
+def test_leftovers_are_removed_after_a_day(tmp_path: Path) -> None:
     names = [".26-01-01-a.host.7.tmp", ".26-01-01-b.host.7.removed", ".mine.tmp", ".26-01-01-new.host.8.tmp"]
     for name in names:
         (tmp_path / name / "000_a").mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_half_made_is_swept_a_day_later(tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == sorted([".mine.tmp", ".26-01-01-new.host.8.tmp", "26-01-02-a"])
 
 
-def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -> None:
+def test_replaced_batch_is_kept_if_the_new_one_fails(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
     batch_folder.create(str(path), "text", ["000_a"], ["x: 1\n"])
 
@@ -96,7 +96,7 @@ def test_an_earlier_batch_is_kept_until_the_new_one_is_written(tmp_path: Path) -
     assert (path / "000_a" / "spec.yaml").read_text() == "x: 1\n"
 
 
-def test_the_folders_a_user_may_name(tmp_path: Path) -> None:
+def test_require_batch_explains_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "26-01-02-a"
     batch_folder.create(str(path), "text", ["000_a"], ["x: 1\n"])
     assert batch_folder.require_batch(f"{path}/") == str(path)

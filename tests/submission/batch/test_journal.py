@@ -1,4 +1,4 @@
-"""Journals of several processes are read as one history; a crash leaves a readable one."""
+"""Journals of several processes are read as one history, also after a crash."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,12 +18,12 @@ def batch(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_no_journal_is_an_empty_history(tmp_path: Path) -> None:
+def test_batch_without_journals_has_an_empty_history(tmp_path: Path) -> None:
     history = journal.read_history(str(tmp_path))
     assert (history.tickets, history.plans, history.first_plan(), history.last_slurm_plan()) == ({}, [], {}, {})
 
 
-def test_answers_and_lost_answers(batch: str) -> None:
+def test_history_has_answers_and_missing_answers(batch: str) -> None:
     book = Journal(batch, "240101-000000-aaaaaa")
     book.record_plan(SLURM, {"000_a": 1, "001_a": 1, "002_a": 1, "003_a": 1})
     book.record_sending(0)
@@ -37,7 +37,7 @@ def test_answers_and_lost_answers(batch: str) -> None:
     assert tickets["002_a"].comments == [("gridiron-240101-000000-aaaaaa-2", "")]
 
 
-def test_arrays_and_workers(batch: str) -> None:
+def test_jobs_of_arrays_and_workers(batch: str) -> None:
     names = [f"{index:03d}_a" for index in range(5)]
     book = Journal(batch, "1-a")
     book.record_plan(SLURM, dict.fromkeys(names, 1), Units(journal.ARRAY, [0, 3, 5]))
@@ -66,7 +66,7 @@ def test_each_run_belongs_to_one_chunk_of_an_array(sizes: list[int]) -> None:
     assert all(name in units.runs(units.unit_of(position), names) for position, name in enumerate(names))
 
 
-def test_a_ticket_tried_again_gathers_the_jobs_of_both_and_a_higher_one_replaces_it(batch: str) -> None:
+def test_repeated_ticket_collects_jobs_and_higher_ticket_replaces_it(batch: str) -> None:
     for token, job in (("1-a", "5"), ("2-b", "6")):
         book = Journal(batch, token)
         book.record_plan(SLURM, {"000_a": 1})
@@ -79,7 +79,7 @@ def test_a_ticket_tried_again_gathers_the_jobs_of_both_and_a_higher_one_replaces
     assert journal.read_history(batch).tickets["000_a"].number == 2
 
 
-def test_a_torn_last_line_is_left_out(batch: str) -> None:
+def test_incomplete_last_line_is_skipped(batch: str) -> None:
     book = Journal(batch, "1-a")
     book.record_plan(SLURM, {"000_a": 1}, script="s.sh")
     with open(book.path, "a") as file:
@@ -91,7 +91,7 @@ def test_a_torn_last_line_is_left_out(batch: str) -> None:
 
 @pytest.mark.parametrize("line", ["", "3", "null", "[1]", '{"kind": "plan"}', '{"kind": "job", "unit": 0}',
                                   '{"kind": "of a later version"}', '{"run": "000_a"}', "\0\udcff"])
-def test_lines_that_are_no_records_are_left_out(line: str, batch: str) -> None:
+def test_invalid_lines_are_skipped(line: str, batch: str) -> None:
     book = Journal(batch, "1-a")
     book.record_plan(SLURM, {"000_a": 1})
     with open(book.path, "a", errors="surrogateescape") as file:
@@ -100,6 +100,6 @@ def test_lines_that_are_no_records_are_left_out(line: str, batch: str) -> None:
     assert journal.read_history(batch).tickets["000_a"].slurm_jobs == ["17"]
 
 
-def test_tokens_differ_and_sort_by_time() -> None:
+def test_tokens_are_unique_and_sort_by_time() -> None:
     assert len({journal.new_token(0) for _ in range(50)}) == 50
     assert journal.new_token(1e9) < journal.new_token(1.5e9)

@@ -1,4 +1,4 @@
-"""What a batch keeps of what it was submitted from, and repeating a run by it."""
+"""The code that a batch was submitted from is stored, and a run can be reproduced from it."""
 from __future__ import annotations
 
 import json
@@ -21,7 +21,7 @@ from tests.submission.conftest import Project, project
 __all__ = ["fake_slurm", "project"]  # fixtures
 
 SECRET = "q7-planted-secret-q7"
-# trains by what two other modules say: one that git knows, one that it does not
+# its results depend on two other modules: one that git tracks, one that it does not
 ENTRY = """\
 import json, os, sys
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
@@ -41,14 +41,14 @@ if __name__ == "__main__":
 """
 
 
-def git(folder: Path, *words: str | Path) -> str:
-    return subprocess.run(["git", "-C", folder, "-c", "user.name=n", "-c", "user.email=e@example.org", *words],
+def git(folder: Path, *arguments: str | Path) -> str:
+    return subprocess.run(["git", "-C", folder, "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments],
                           check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project in git, pushed; then two commits more, a changed file and an untracked one."""
+    """A project in git that was pushed, and then got two more commits, a changed file and an untracked one."""
     folder = tmp_path / "the project's"
     folder.mkdir()
     monkeypatch.setenv("GRIDIRON_TEST_ROOT", str(ROOT))
@@ -73,8 +73,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def kept(project: Project) -> Path:
-    """The only folder in the batch's code/."""
+def code_folder(project: Project) -> Path:
+    """Return the only folder in the batch's code/."""
     only, = (project.batch / "code").iterdir()
     return only
 
@@ -83,33 +83,33 @@ def result(run: Path) -> list[object]:
     return json.loads((run / "result").read_text())
 
 
-def test_code_is_kept_with_the_batch(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_is_stored_with_the_batch(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
     out = capsys.readouterr().out
     commit = git(repository.folder, "rev-parse", "HEAD")
     assert f"code       {commit[:10]} on trunk, 2 uncommitted files, 2 unpushed commits\n" in out
-    record = json.loads((kept(repository) / "code.json").read_text())
+    record = json.loads((code_folder(repository) / "code.json").read_text())
     assert (record["commit"], record["branch"], record["dirty"], record["unpushed"]) == (commit, "trunk", True, 2)
     assert (record["changed"], record["untracked"]) == (["known.py"], ["extra.py"])
     assert record["remote"].endswith("/remote.git") and "@" not in record["remote"]
     assert record["command_line"] == [str(repository.spec), "--local", "-y"]
     assert record["host"] == os.uname().nodename
-    assert "+RATE = 3" in (kept(repository) / "uncommitted.diff").read_text()
-    assert (kept(repository) / "untracked" / "extra.py").read_text() == "MORE = 4\n"
-    installed = (kept(repository) / "environment.txt").read_text().lower().splitlines()
+    assert "+RATE = 3" in (code_folder(repository) / "uncommitted.diff").read_text()
+    assert (code_folder(repository) / "untracked" / "extra.py").read_text() == "MORE = 4\n"
+    installed = (code_folder(repository) / "environment.txt").read_text().lower().splitlines()
     assert f"pytest=={pytest.__version__}" in installed
 
 
-def test_slurm_options_are_kept(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_slurm_options_are_recorded(project: Project, fake_slurm: FakeSlurm) -> None:
     (project.folder / "s.sh").write_text("#!/bin/bash\n#SBATCH --time=5\n")
     assert project.submit(project.spec, "-s", "s.sh", "--sbatch", "mem=3G", "-y") == 0
-    record = json.loads((kept(project) / "code.json").read_text())
+    record = json.loads((code_folder(project) / "code.json").read_text())
     assert record["slurm"]["options"] == {"mem": "3G"}
     assert record["slurm"]["script"] == str(project.folder / "s.sh")
     assert record["commit"] is None and "not a git repository" in record["git"]
 
 
-def test_what_is_large_private_or_no_source_is_not_kept(repository: Project) -> None:
+def test_large_secret_and_non_source_files_are_not_stored(repository: Project) -> None:
     for name, size in (("large.txt", 2**20 + 1), ("my_credentials.json", 3), ("weights.pt", 3)):
         (repository.folder / name).write_bytes(b"x" * size)
     inner = repository.folder / "other results" / "26-11-20-b"
@@ -118,29 +118,30 @@ def test_what_is_large_private_or_no_source_is_not_kept(repository: Project) -> 
     (inner / "job.yaml").write_text("a: 1\n")
     (inner / "000_b" / "spec.yaml").write_text("a: 1\n")
     assert repository.submit(repository.spec, "--local", "-y") == 0
-    assert sorted(path.name for path in (kept(repository) / "untracked").rglob("*")) == ["extra.py"]
-    left = json.loads((kept(repository) / "code.json").read_text())["left_out"]
-    assert left == {"large.txt": "1.0 MiB", "my_credentials.json": "its name suggests a secret"}
+    assert sorted(path.name for path in (code_folder(repository) / "untracked").rglob("*")) == ["extra.py"]
+    left_out = json.loads((code_folder(repository) / "code.json").read_text())["left_out"]
+    assert left_out == {"large.txt": "1.0 MiB", "my_credentials.json": "its name suggests a secret"}
 
 
-def test_a_secret_of_the_environment_is_nowhere(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the remote's address, nor in a diff, an untracked file, the command line, a log or a journal."""
+def test_secrets_of_the_environment_are_stored_nowhere(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the remote's address, nor in a diff, an untracked file, the command line, a log or a journal."""
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("GRIDIRON_NOTIFY", f"mailto://me:{SECRET}@example.org")
     (repository.folder / "known.py").write_text(f"RATE = 3  # {SECRET}\n")
     (repository.folder / "extra.py").write_text(f"MORE = 4  # {SECRET}\n")
     assert repository.submit(repository.spec, "--local", "-y") == 0
-    assert "***" in (kept(repository) / "uncommitted.diff").read_text()
-    assert list(json.loads((kept(repository) / "code.json").read_text())["left_out"]) == [
+    assert "***" in (code_folder(repository) / "uncommitted.diff").read_text()
+    assert list(json.loads((code_folder(repository) / "code.json").read_text())["left_out"]) == [
         "the value of $WANDB_API_KEY in the diff"]
-    found = [path for path in repository.results.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert found == []
+    leaks = [path for path in repository.results.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert leaks == []
     assert len([path for path in repository.results.rglob("*") if path.is_file()]) > 10
 
 
-def test_a_clean_tree_may_be_required(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (("-y",), ("-d",)):
-        assert repository.submit(repository.spec, "--local", "--require-clean", *words) == 2
+def test_require_clean_refuses_uncommitted_and_unpushed_code(repository: Project,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (("-y",), ("-d",)):
+        assert repository.submit(repository.spec, "--local", "--require-clean", *options) == 2
         assert "the code is not clean: " in (error := capsys.readouterr().err)
         assert "2 uncommitted files, 2 unpushed commits (known.py, extra.py); commit and push, or" in error
         assert not repository.results.exists()
@@ -148,23 +149,24 @@ def test_a_clean_tree_may_be_required(repository: Project, capsys: pytest.Captur
     git(repository.folder, "commit", "--quiet", "-m", "all")
     git(repository.folder, "update-ref", "refs/remotes/origin/trunk", "HEAD")
     assert repository.submit(repository.spec, "--local", "--require-clean", "-y") == 0
-    assert not (kept(repository) / "uncommitted.diff").exists()
+    assert not (code_folder(repository) / "uncommitted.diff").exists()
 
 
-def test_a_dry_run_asks_git_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_does_not_call_git(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "inspect_code", None)
     assert project.submit(project.spec, "--local", "-d") == 0
 
 
 def change_everything(project: Project) -> None:
-    """What a researcher does in the meantime."""
+    """Edit, delete and commit files, as a researcher does meanwhile."""
     (project.folder / "known.py").write_text("RATE = 100\n")
     (project.folder / "extra.py").unlink()
     git(project.folder, "commit", "--quiet", "-am", "other")
     (project.folder / "train.py").write_text("raise SystemExit('broken')\n")
 
 
-def test_a_run_is_repeated_though_the_code_has_changed(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_repeats_a_run_after_the_code_changed(repository: Project,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
     run = repository.runs()[1]
     assert result(run)[:2] == [3, 4]
@@ -177,11 +179,11 @@ def test_a_run_is_repeated_though_the_code_has_changed(repository: Project, caps
     assert result(run.with_name(f"{run.name}-repeat-1")) == [3, 4, "3"]
     assert experiments.main(["reproduce", str(run), "--run"]) == 0  # and again
     assert git(repository.folder, "status", "--porcelain") == "M train.py"
-    # what was printed does the same
+    # the printed commands do the same
     tree = f"tree-{git(repository.folder, 'rev-parse', 'HEAD~1')[:10]}"
     subprocess.run(["bash", "-ec", "\n".join(lines).replace(f"{tree}-1", f"{tree}-9")], check=True, capture_output=True)
     assert result(run.with_name(f"{run.name}-repeat-3")) == [3, 4, "3"]
-    # of a batch that was sent elsewhere and fetched again, the history is here
+    # of a batch that was submitted on another machine and downloaded, the git history is here
     path, = (repository.batch / "code").glob("*/code.json")
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "project": "/there", "sent_from": {"project": record["project"]}}))
@@ -192,7 +194,7 @@ def test_a_run_is_repeated_though_the_code_has_changed(repository: Project, caps
 
 def test_runs_start_from_the_snapshot(repository: Project, fake_slurm: FakeSlurm,
                                       capsys: pytest.CaptureFixture[str]) -> None:
-    """Editing while they are queued changes nothing; data lies where it was; a retry takes the code as it is then."""
+    """Edits while they are queued have no effect; data stays where it is; a retry uses the code of its time."""
     (repository.folder / "data").mkdir()
     (repository.folder / "s.sh").write_text(f"#!/bin/bash\ntest -d data\nexec {sys.executable} train.py \"$@\"\n")
     repository.spec.write_text(repository.spec.read_text().replace("sults}", "sults, snapshot: true}"))
@@ -202,7 +204,7 @@ def test_runs_start_from_the_snapshot(repository: Project, fake_slurm: FakeSlurm
     change_everything(repository)
     fake_slurm.run_all()
     assert [result(run)[:2] for run in repository.runs()] == [[3 * 0.1, 4], [3, 4]]
-    snapshot = kept(repository) / "snapshot"
+    snapshot = code_folder(repository) / "snapshot"
     assert (snapshot / "COMMIT").read_text() == f"{commit}\n"
     assert (snapshot / "data").is_symlink() and not (snapshot / ".git").exists()
     run = repository.runs()[1]
@@ -217,8 +219,8 @@ def test_runs_start_from_the_snapshot(repository: Project, fake_slurm: FakeSlurm
     assert len(list((repository.batch / "code").iterdir())) == 2
 
 
-def test_a_snapshot_keeps_no_secret(repository: Project, monkeypatch: pytest.MonkeyPatch,
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_snapshot_with_a_secret_is_refused(repository: Project, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MY_TOKEN", SECRET)
     repository.spec.write_text(repository.spec.read_text().replace("sults}", "sults, snapshot: true}"))
     (repository.folder / "extra.py").write_text(f"MORE = '{SECRET}'\n")
@@ -228,30 +230,30 @@ def test_a_snapshot_keeps_no_secret(repository: Project, monkeypatch: pytest.Mon
     assert list(repository.results.iterdir()) == []
 
 
-def test_a_snapshot_without_git(project: Project) -> None:
+def test_snapshot_without_git(project: Project) -> None:
     project.spec.write_text(project.spec.read_text().replace("sults}", "sults, snapshot: true}"))
     assert project.submit(project.spec, "--local", "-y") == 0
     assert project.executed() == [1] * 4
-    assert {"train.py", "x.yaml"} <= {path.name for path in (kept(project) / "snapshot").iterdir()}
-    assert not (kept(project) / "snapshot" / "COMMIT").exists()
+    assert {"train.py", "x.yaml"} <= {path.name for path in (code_folder(project) / "snapshot").iterdir()}
+    assert not (code_folder(project) / "snapshot" / "COMMIT").exists()
 
 
-@pytest.mark.parametrize(("lost", "message"), [
+@pytest.mark.parametrize(("missing", "message"), [
     ("code", "no record of the code that this batch was submitted from"), ("config", "it never started"),
     ("submissions", "repeats it with the current code")])
-def test_what_cannot_be_repeated_is_told(repository: Project, lost: str, message: str,
-                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_explains_missing_records(repository: Project, missing: str, message: str,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
     run = repository.runs()[0]
-    path = {"code": kept(repository) / "code.json", "config": run / "config.yaml",
-            "submissions": next((repository.batch / "submissions").glob("*.jsonl"))}[lost]
+    path = {"code": code_folder(repository) / "code.json", "config": run / "config.yaml",
+            "submissions": next((repository.batch / "submissions").glob("*.jsonl"))}[missing]
     path.unlink()
     assert experiments.main(["reproduce", str(run)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_notes_are_kept_with_the_commit_and_shown(repository: Project, monkeypatch: pytest.MonkeyPatch,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_stored_with_the_commit_and_shown(repository: Project, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
     monkeypatch.setattr("src.commands.records.PROJECT", str(repository.folder))
     capsys.readouterr()
@@ -274,16 +276,16 @@ def test_notes_are_kept_with_the_commit_and_shown(repository: Project, monkeypat
     assert "the larger\nrate wins &lt;b&gt;" in page and commit[:10] in page
 
 
-def test_names_and_values_that_are_taken_for_secrets() -> None:
+def test_names_and_values_recognised_as_secrets() -> None:
     environment = {"WANDB_API_KEY": "a" * 40, "HF_TOKEN": "b" * 9, "SHORT_KEY": "abc", "KEYBOARD": "c" * 9,
                    "COMET_APIKEY": "d" * 9, "HOME": "/root/home", "AWS_SECRET_ACCESS_KEY": "e" * 9}
-    found = secrets.secret_values(environment)
-    assert set(found.values()) == {"WANDB_API_KEY", "HF_TOKEN", "COMET_APIKEY", "AWS_SECRET_ACCESS_KEY"}
+    values = secrets.secret_values(environment)
+    assert set(values.values()) == {"WANDB_API_KEY", "HF_TOKEN", "COMET_APIKEY", "AWS_SECRET_ACCESS_KEY"}
     assert provenance.strip_credentials("https://me:pass@host/x.git") == "https://host/x.git"
     assert provenance.strip_credentials("git@host:me/x.git") == "git@host:me/x.git"
 
 
-def test_without_git_itself(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_git(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project.folder))
     code = provenance.inspect_code(str(project.folder))
     assert code.commit is None and code.line() == "unknown commit: git rev-parse: FileNotFoundError"

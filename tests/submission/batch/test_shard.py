@@ -1,4 +1,4 @@
-"""Parts of one batch for several sites: no run in two of them, and none in none."""
+"""Shards of one batch for several sites: every run belongs to exactly one."""
 from __future__ import annotations
 
 import shutil
@@ -16,7 +16,7 @@ from tests.submission.conftest import Project
 
 
 @given(st.integers(1, 60), st.integers(1, 9))
-def test_parts_are_disjoint_complete_and_alike(runs: int, of: int) -> None:
+def test_parts_are_disjoint_complete_and_of_equal_size(runs: int, of: int) -> None:
     specs = [{"x": index} for index in range(runs)]
     names = naming.run_names("t", specs, ["x"])
     parts = []
@@ -34,17 +34,17 @@ def test_parts_are_disjoint_complete_and_alike(runs: int, of: int) -> None:
 
 @pytest.mark.parametrize("values", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("of", [2, 3, 4, 5])
-def test_no_value_of_an_axis_is_left_to_one_part(values: int, of: int) -> None:
+def test_every_part_has_all_values_of_an_axis(values: int, of: int) -> None:
     for number in range(1, of + 1):
-        mine = [index for index in range(60 * values) if Shard(number, of).contains(f"{index:03d}_t")]
+        indices = [index for index in range(60 * values) if Shard(number, of).contains(f"{index:03d}_t")]
         for axis in (1, values):
-            found = [index // axis % values for index in mine]
-            assert min(map(found.count, range(values))) > 0.3 * len(mine) / values
+            positions = [index // axis % values for index in indices]
+            assert min(map(positions.count, range(values))) > 0.3 * len(indices) / values
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/2", "1/2/3", "-1/2"])
-def test_what_is_no_part(text: str) -> None:
-    with pytest.raises(JobSpecError, match="no part of a batch"):
+def test_invalid_parts_are_refused(text: str) -> None:
+    with pytest.raises(JobSpecError, match="invalid part"):
         shard.parse(text)
 
 
@@ -52,37 +52,37 @@ def numbers(project: Project) -> list[int]:
     return [int(run.name.partition("_")[0]) for run in project.runs()]
 
 
-def test_two_sites(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_sites_submit_disjoint_parts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1, 2, 3]")
-    words = [project.spec, "--local", "-y", "--workers", "1"]
-    assert project.submit(*words, "--shard", "1/2", "--date", "26-01-02") == 0
+    arguments = [project.spec, "--local", "-y", "--workers", "1"]
+    assert project.submit(*arguments, "--shard", "1/2", "--date", "26-01-02") == 0
     assert "shard      1/2: 3 of 6 runs; other sites add --date 26-01-02" in capsys.readouterr().out
     first = numbers(project)
     assert project.executed() == [1, 1, 1]
     assert project.batch.name == "26-01-02-tiny"
     empty = next(f"{number}/9" for number in range(1, 10) if not any(Shard(number, 9).contains(str(k))
                                                            for k in range(6)))
-    for given_words, error in ((("--shard", "2/2", "--date", "26-01-02"), "shard"), (("--date", "26-01-02"), "--shard"),
-                               (("--shard", empty), "has none of them"),
+    for options, error in ((("--shard", "2/2", "--date", "26-01-02"), "shard"), (("--date", "26-01-02"), "--shard"),
+                               (("--shard", empty), "is empty"),
                                (("--shard", "1/2", "--date", "x"), "invalid date"),
                                (("--shard", "1/2", "--date", "26-01-02"), "has no run left to submit")):
         capsys.readouterr()
-        assert project.submit(*words, *given_words) == 2
+        assert project.submit(*arguments, *options) == 2
         assert error in capsys.readouterr().err
     assert project.submit("-r", project.batch, "--local", "-y", "--shard", "1/2") == 2
     project.batch.rename(project.folder / "site 1")
-    assert project.submit(*words, "--shard", "2/2", "--date", "26-01-02") == 0
+    assert project.submit(*arguments, "--shard", "2/2", "--date", "26-01-02") == 0
     assert sorted(first + numbers(project)) == [0, 1, 2, 3, 4, 5] and project.executed() == [1, 1, 1]
 
 
-def test_runs_of_another_part_are_left_alone(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """Their folders may be here, of a sync that was cut off before their journals came."""
+def test_retry_skips_runs_of_another_part(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their folders may be here after a download that was interrupted before the journals."""
     project.write_spec("[1, 13]")  # the second fails
     assert project.submit(project.spec, "--local", "-y", "--shard", "2/2") == 1
-    mine = project.runs()
+    own_runs = project.runs()
     others = {0, 1, 2, 3} - set(numbers(project))
     for index in others:
-        shutil.copytree(mine[0], project.batch / f"{index:03d}_tiny+other", ignore=lambda *_: ["done", "executed"])
+        shutil.copytree(own_runs[0], project.batch / f"{index:03d}_tiny+other", ignore=lambda *_: ["done", "executed"])
         (project.batch / f"{index:03d}_tiny+other" / "claim-1").unlink()
         next((project.batch / f"{index:03d}_tiny+other").glob("attempt-*")).unlink()
     capsys.readouterr()
@@ -93,7 +93,7 @@ def test_runs_of_another_part_are_left_alone(project: Project, capsys: pytest.Ca
     assert [plan["identity"]["shard"] for plan in observation.history.plans] == ["2/2", "2/2"]
 
 
-def test_the_part_is_shown_before(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_the_part(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1, 2, 3]")
     assert project.submit(project.spec, "--local", "-d", "--shard", "2/3") == 0
     out = capsys.readouterr().out

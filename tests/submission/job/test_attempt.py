@@ -1,4 +1,4 @@
-"""The job side: who may run a run, what is recorded, and what each ending leaves behind."""
+"""Attempts: which process may start a run, what is recorded, and what each way to end leaves behind."""
 from __future__ import annotations
 
 import errno
@@ -72,32 +72,32 @@ def record(run: Path, name: str = "attempt-1-0.json") -> dict[str, Any]:
     return json.loads((run / name).read_text())
 
 
-def test_a_run_is_claimed_recorded_and_done(run: Path) -> None:
+def test_run_is_claimed_recorded_and_done(run: Path) -> None:
     assert start(run) == 0
     assert {path.name for path in run.iterdir()} == {"attempt-1-0.json", "claim-1", "done", "executed", "spec.yaml"}
     assert (run / "done").read_text() == "completed\n"
-    found = record(run)
-    assert found["how"] == "completed"
-    assert found["start"] <= found["end"]
-    assert found["who"]["pid"] == os.getpid()
+    attempt_record = record(run)
+    assert attempt_record["how"] == "completed"
+    assert attempt_record["start"] <= attempt_record["end"]
+    assert attempt_record["who"]["pid"] == os.getpid()
 
 
-def test_a_done_run_is_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_done_run_is_not_started_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start(run)
     assert start(run) is None
     assert "ended already (completed)" in capsys.readouterr().out
     assert (run / "executed").read_text() == "once\n"
 
 
-def test_a_crash_is_recorded_on_one_line_and_may_be_started_again(run: Path) -> None:
+def test_crash_is_recorded_on_one_line_and_the_run_can_be_restarted(run: Path) -> None:
     assert start(run, crash) == 1
     assert not (run / "done").exists()
     assert (record(run)["how"], record(run)["error"]) == ("failed", "ZeroDivisionError: first\\nsecond")
-    assert start(run) == 0  # by hand: the claim's attempt has ended
+    assert start(run) == 0  # by hand: the last attempt has ended
     assert RunFolder.read(run).attempts == ((1, 0), (2, 0))
 
 
-def test_a_user_error_is_recorded_too(run: Path) -> None:
+def test_user_error_is_recorded(run: Path) -> None:
     def refuse(*_: object) -> str:
         raise ConfigError("no such thing")
     with pytest.raises(ConfigError):
@@ -105,7 +105,7 @@ def test_a_user_error_is_recorded_too(run: Path) -> None:
     assert record(run)["error"] == "no such thing"
 
 
-def test_of_two_slurm_jobs_with_one_ticket_one_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_two_slurm_jobs_with_the_same_ticket_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     assert attempt.Attempt.begin(str(run), 4) is not None
     as_slurm_job(monkeypatch, "8")
@@ -114,7 +114,7 @@ def test_of_two_slurm_jobs_with_one_ticket_one_runs(run: Path, monkeypatch: pyte
     assert not (run / "executed").exists()
 
 
-def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
+def test_attempt_of_a_requeued_job_supersedes_the_earlier_one(
         run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     first = attempt.Attempt.begin(str(run))
@@ -124,22 +124,22 @@ def test_a_requeued_job_goes_on_as_a_later_attempt_and_fences_the_earlier(
     assert start(run) == 0
     with pytest.raises(claims.Superseded):
         first.check()
-    assert first.run({}, train) == 0  # notices before it writes
+    assert first.run({}, train) == 0  # it stops before it writes
     assert (run / "executed").read_text() == "once\n"
     assert record(run)["how"] is None
 
 
-def test_a_job_that_comes_late_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_job_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "8")
     later = attempt.Attempt.begin(str(run), 2)
     assert later is not None
-    as_slurm_job(monkeypatch, "7")  # it was thought lost
+    as_slurm_job(monkeypatch, "7")  # it was believed lost
     assert start(run, ticket=1) == 0
     assert not (run / "executed").exists()
     later.check()
 
 
-def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_ticket_supersedes_a_running_job(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     early = attempt.Attempt.begin(str(run), 1)
     assert early is not None
@@ -150,7 +150,7 @@ def test_a_job_overtaken_by_a_later_ticket_is_fenced(run: Path, monkeypatch: pyt
     assert (run / "executed").read_text() == "once\n"
 
 
-def test_the_same_job_does_not_run_twice_at_once_but_may_try_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_job_may_restart_a_run_only_after_its_attempt_ended(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     attempt.Attempt.begin(str(run))
     assert start(run) is None  # that attempt is this living process
@@ -158,7 +158,7 @@ def test_the_same_job_does_not_run_twice_at_once_but_may_try_again(run: Path, mo
     assert start(run) == 0
 
 
-def test_by_hand_a_running_run_is_refused_and_a_dead_one_taken(run: Path) -> None:
+def test_start_by_hand_is_refused_while_running_and_allowed_when_dead(run: Path) -> None:
     attempt.Attempt.begin(str(run))
     with pytest.raises(BatchError, match=f"process {os.getpid()}"):
         start(run)
@@ -169,11 +169,11 @@ def test_by_hand_a_running_run_is_refused_and_a_dead_one_taken(run: Path) -> Non
     assert RunFolder.read(run).claims == (1, 2)
 
 
-def test_the_ticket_is_for_this_process_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ticket_is_not_inherited_by_child_processes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
     def look(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
-        seen.append(os.environ.get("GRIDIRON_TICKET"))  # what a nested submission or a foreign program would inherit
+        seen.append(os.environ.get("GRIDIRON_TICKET"))  # a nested submission or an external program would inherit it
         return "completed"
     monkeypatch.setenv("GRIDIRON_TICKET", "4")
     as_slurm_job(monkeypatch, "7")
@@ -182,7 +182,7 @@ def test_the_ticket_is_for_this_process_alone(run: Path, monkeypatch: pytest.Mon
     assert seen == [None]
 
 
-def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_deleted_while_queued_is_not_created_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run)
     assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
     error = capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_a_run_folder_deleted_while_queued_is_not_made_again(run: Path, capsys: 
     assert not run.exists()
 
 
-def test_an_empty_spec_is_not_run_with_defaults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_spec_is_not_run_with_defaults(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "spec.yaml").write_text("")
     assert attempt.main([str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
     assert "empty" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_an_empty_spec_is_not_run_with_defaults(run: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("deleted", ["folder", "record"])
-def test_a_run_folder_deleted_while_it_runs_ends_the_run_with_a_word(
+def test_run_folder_deleted_while_running_ends_the_run_with_an_error(
         deleted: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def lose_folder(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         if deleted == "folder":
@@ -216,8 +216,8 @@ def test_a_run_folder_deleted_while_it_runs_ends_the_run_with_a_word(
     assert not (run / "done").exists()
 
 
-def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPatch,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_is_reported(run: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -227,18 +227,18 @@ def test_a_full_disk_at_the_end_is_told(run: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("src.io.files.write_atomic", full)
     assert start(run, train_on) == 1
     assert record(run)["how"] == "failed"
-    assert record(run)["error"].startswith("disk full: ")  # the record takes no new block
+    assert record(run)["error"].startswith("disk full: ")  # overwriting the record needs no new block
     assert "Make room, then" in capsys.readouterr().err
     monkeypatch.setattr("src.io.files.overwrite", full)
     assert start(run, train_on) == 1
     assert "No space left on device: the end of this attempt is not recorded (failed)" in capsys.readouterr().err
 
 
-def test_done_is_not_written_when_fenced_at_the_end(run: Path) -> None:
-    def overtaken(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+def test_done_is_not_written_by_a_superseded_attempt(run: Path) -> None:
+    def create_later_attempt(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         (run / "attempt-1-1.json").write_text("{}")
         return "completed"
-    assert start(run, overtaken) == 0
+    assert start(run, create_later_attempt) == 0
     assert not (run / "done").exists()
 
 
@@ -247,7 +247,7 @@ def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, step: int = 0) -> None:
         monkeypatch.setenv(f"SLURM_{name}", str(value))
 
 
-def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
+def test_only_the_first_rank_writes_records(
         run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
@@ -260,12 +260,12 @@ def test_other_ranks_train_with_the_first_and_leave_the_records_to_it(
     assert not (run / "done").exists()
     assert record(run) == before
     assert start(run, crash) == 1
-    assert start(run, requeue) == 0  # another code would have srun end the first, which asks for another start
+    assert start(run, requeue) == 0  # on another code srun would end the first process, which requests another start
     assert record(run) == before
 
 
-def test_the_first_to_fail_is_what_the_run_failed_of(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def miss(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+def test_first_failure_of_the_ranks_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_peer(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         raise RuntimeError("Connection closed by peer")
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
@@ -274,11 +274,11 @@ def test_the_first_to_fail_is_what_the_run_failed_of(run: Path, monkeypatch: pyt
     as_rank(monkeypatch, 1)
     assert start(run, crash) == 1
     as_rank(monkeypatch, 0)
-    assert first.run({}, miss) == 1
+    assert first.run({}, lose_peer) == 1
     assert record(run)["error"] == f"process 1 on {os.uname().nodename}: ZeroDivisionError: first\\nsecond"
 
 
-def test_starts_of_torchrun_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_ids_of_torchrun_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"),
                         ("TORCHELASTIC_RUN_ID", "a/b"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", "29500")):
         monkeypatch.setenv(name, value)
@@ -288,8 +288,8 @@ def test_starts_of_torchrun_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     assert ranks.start_id() != earlier
 
 
-def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_exit_if_the_first_begins_no_attempt(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
     as_slurm_job(monkeypatch, "7")
     attempt.Attempt.begin(str(run))  # another Slurm job has it
     as_slurm_job(monkeypatch, "8")
@@ -301,7 +301,7 @@ def test_other_ranks_leave_with_a_first_that_has_no_run(run: Path, monkeypatch: 
     assert not (run / "executed").exists()
 
 
-def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_ignore_the_attempt_of_an_earlier_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.job.ranks.FOLLOW_TIMEOUT", 0.3)
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
@@ -313,21 +313,21 @@ def test_other_ranks_do_not_take_an_earlier_step_for_theirs(run: Path, monkeypat
         start(run)
 
 
-def test_several_ranks_need_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_ranks_require_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_rank(monkeypatch, 0)
     (tmp_path / "mine.yaml").write_text("batch_size: 8\n")
     with pytest.raises(BatchError, match="2 processes were started"):
         attempt.run_spec(str(tmp_path / "mine.yaml"), train)
 
 
-def test_a_spec_without_output_dir_writes_nothing(tmp_path: Path) -> None:
+def test_spec_without_output_dir_writes_nothing(tmp_path: Path) -> None:
     spec = tmp_path / "linear.yaml"
     spec.write_text("batch_size: 8\n")
     assert attempt.run_spec(str(spec), train) == 0
     assert list(tmp_path.iterdir()) == [spec]
 
 
-def test_a_spec_with_output_dir_makes_its_run_folder_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spec_with_output_dir_creates_its_run_folder_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = run.parent / "mine.yaml"
     monkeypatch.setenv("WHERE", str(run.parent))
     spec.write_text('batch_size: 8\noutput_dir: "$WHERE/mine"\n')
@@ -362,7 +362,7 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stderr is not None
-    child.stdout.readline()  # it trains
+    child.stdout.readline()  # it is training
     for number in numbers:
         child.send_signal(number)
         if number == signal.SIGUSR1:
@@ -373,8 +373,8 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
     assert numbers[-1].name in record(run)["error"]
 
 
-def test_a_stop_when_the_run_is_over_comes_too_late(tmp_path: Path) -> None:
-    """Also between `done` and the rest: states must not stay."""
+def test_stop_after_the_end_is_ignored(tmp_path: Path) -> None:
+    """Also while the resume checkpoints are removed, after `done` is written."""
     (tmp_path / "spec.yaml").write_text("batch_size: 8\n")
     (tmp_path / "resume-0000000001.pt").touch()
     stopping = """import os, signal, sys
@@ -393,8 +393,8 @@ sys.exit(attempt.main(sys.argv[1:], lambda *_: "completed", lambda _: None))"""
     assert not list(tmp_path.glob("resume*"))
 
 
-def test_of_several_specs_a_bad_one_does_not_stop_the_others(run: Path, tmp_path: Path,
-                                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_spec_does_not_stop_the_others(run: Path, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("batchsize: 8\n")
     assert attempt.main([str(bad), str(run / "spec.yaml")], train=train, warm_up=lambda _: None) == 2
@@ -402,7 +402,7 @@ def test_of_several_specs_a_bad_one_does_not_stop_the_others(run: Path, tmp_path
     assert capsys.readouterr().err.startswith(f"error: {bad}: unknown parameter 'batchsize'")
 
 
-def test_an_output_dir_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_dir_that_cannot_be_created_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     spec = tmp_path / "x.yaml"
     spec.write_text(f"batch_size: 8\noutput_dir: {tmp_path}/file/run\n")
@@ -417,33 +417,33 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert attempt.main(["/no/such/spec.yaml"], train=train, warm_up=lambda _: None) == 2
 
 
-def requeue_is(monkeypatch: pytest.MonkeyPatch, words: str | None) -> list[str]:
-    """What Slurm says when it is asked to requeue; the jobs that it is asked for."""
-    asked: list[str] = []
-    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: (asked.append(job), words)[1])
-    return asked
+def fake_requeue(monkeypatch: pytest.MonkeyPatch, refusal: str | None) -> list[str]:
+    """Have each request to requeue a job answered with `refusal`. Return the list of requested jobs."""
+    requested: list[str] = []
+    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: (requested.append(job), refusal)[1])
+    return requested
 
 
-def test_a_run_that_saved_itself_is_requeued_after_its_end_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                       capsys: pytest.CaptureFixture[str]) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: asked.append((job, record(run)["how"])))
+def test_saved_run_is_requeued_after_its_end_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    requested: list[Any] = []
+    monkeypatch.setattr("src.submission.slurm.client.requeue", lambda job: requested.append((job, record(run)["how"])))
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75
-    assert asked == [("7", "requeued")]
+    assert requested == [("7", "requeued")]
     assert "Slurm job 7 is requeued" in capsys.readouterr().out
     as_slurm_job(monkeypatch, "7", restart=1)
     assert start(run) == 0
     assert RunFolder.read(run).attempts == ((1, 0), (1, 1))
 
 
-def test_only_one_of_many_takes_up_a_run_that_saved_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requeue_is(monkeypatch, None)
+def test_only_one_process_resumes_a_saved_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_requeue(monkeypatch, None)
     as_slurm_job(monkeypatch, "7")
     start(run, requeue)
     as_slurm_job(monkeypatch, "8")
     claimed = [claims.claim(str(run), 1, in_worker=False) for _ in range(2)]
-    assert claimed == [(1, 1), (1, 1)]  # whoever makes that record has the run
+    assert claimed == [(1, 1), (1, 1)]  # the process that creates that record has the run
     first = attempt.Attempt.begin(str(run), 1)
     assert first is not None
     monkeypatch.setattr(claims, "claim", lambda *_: (1, 1))
@@ -451,53 +451,53 @@ def test_only_one_of_many_takes_up_a_run_that_saved_itself(run: Path, monkeypatc
     assert attempt.Attempt.begin(str(run), 1) is None
     first.check()
     monkeypatch.undo()
-    as_slurm_job(monkeypatch, "7", restart=1)  # requeued after all: the successor has it
+    as_slurm_job(monkeypatch, "7", restart=1)  # requeued after all, but the successor has it
     assert start(run, ticket=1) is None
     first.check()
 
 
-def test_without_a_successor_the_run_has_timed_out_and_says_why(run: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                capsys: pytest.CaptureFixture[str]) -> None:
-    requeue_is(monkeypatch, "Requested operation is presently disabled for job 7")
+def test_run_without_a_successor_is_recorded_as_timeout_with_the_reason(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    fake_requeue(monkeypatch, "Requested operation is presently disabled for job 7")
     as_slurm_job(monkeypatch, "7")
-    assert start(run, requeue) == 75  # for a script of one's own that can do what Slurm refused here
+    assert start(run, requeue) == 75  # a wrapper script may be able to do what Slurm refused here
     assert record(run)["how"] == "timeout"
     assert "presently disabled for job 7; and no other job could be submitted: " in record(run)["error"]
     assert "was not submitted by submit_multiple.py" in capsys.readouterr().err
 
 
-def test_the_chain_has_an_end_and_a_retry_begins_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_requeues_ends_the_chain_and_a_retry_starts_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "spec.yaml").write_text("batch_size: 8\nmax_requeues: 2\n")
-    asked = requeue_is(monkeypatch, None)
+    requested = fake_requeue(monkeypatch, None)
     for restart, code in enumerate((75, 75, 1)):
         as_slurm_job(monkeypatch, "7", restart)
         assert start(run, requeue) == code
-    assert asked == ["7", "7"]
+    assert requested == ["7", "7"]
     assert record(run, "attempt-1-2.json")["how"] == "timeout"
     assert "after 2 requeues, the maximum of one submission (max_requeues); -r resumes it" in record(
         run, "attempt-1-2.json")["error"]
     as_slurm_job(monkeypatch, "8")
     assert start(run, requeue, ticket=2) == 75
-    assert asked == ["7", "7", "8"]
+    assert requested == ["7", "7", "8"]
 
 
-@pytest.mark.parametrize(("told", "how", "code"), [
+@pytest.mark.parametrize(("details", "how", "code"), [
     ({"Restarts": "0", "PreemptTime": "None"}, "cancelled", 1), ({}, "cancelled", 1),
     ({"Restarts": "1", "PreemptTime": "None"}, "preempted", 1),
     ({"Restarts": "0", "PreemptTime": "2026-11-21T08:13:33"}, "requeued", 75)],
     ids=["cancelled", "slurm is silent", "put back", "not put back"])
-def test_of_those_that_are_stopped_the_preempted_go_on(told: dict[str, str], how: str, code: int, run: Path,
+def test_only_a_preempted_run_is_requeued_after_a_stop(details: dict[str, str], how: str, code: int, run: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = requeue_is(monkeypatch, None)
-    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: told)
+    requested = fake_requeue(monkeypatch, None)
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: details)
     as_slurm_job(monkeypatch, "7")
     assert start(run, stopped) == code
     assert record(run)["how"] == how
-    assert asked == ["7"] * (how == "requeued")
+    assert requested == ["7"] * (how == "requeued")
 
 
-def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """srun would end the first for the exit status of any other, while that asks for another start."""
+def test_only_the_first_of_several_processes_records_a_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another exit code srun would end the first process, which requests another start."""
     first = attempt.Attempt.begin(str(run))
     assert first is not None
     monkeypatch.setattr(process, "rank", lambda: 1)
@@ -505,37 +505,38 @@ def test_of_several_processes_the_first_alone_tells_of_a_stop(run: Path, monkeyp
     assert record(run)["how"] is None
 
 
-def test_ctrl_c_is_no_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_not_taken_for_preemption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: pytest.fail("Slurm is asked"))
     as_slurm_job(monkeypatch, "7")
     assert start(run, lambda *_: stopped(*_, number=signal.SIGINT)) == 1
     assert record(run)["how"] == "cancelled"
 
 
-@pytest.mark.parametrize(("may", "how"), [("1", "requeued"), ("0", "preempted")])
-def test_a_foreign_program_begins_anew_only_if_it_may(may: str, how: str, run: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      ) -> None:
+@pytest.mark.parametrize(("requeue_flag", "how"), [("1", "requeued"), ("0", "preempted")])
+def test_external_program_is_requeued_only_if_the_job_may_be(requeue_flag: str, how: str, run: Path,
+                                                             monkeypatch: pytest.MonkeyPatch,
+                                                             ) -> None:
     (run / "spec.yaml").write_text("COMMAND: [sleep, '9']\n")
-    requeue_is(monkeypatch, None)
+    fake_requeue(monkeypatch, None)
     monkeypatch.setattr("src.submission.job.external_program.run", stopped)
     monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: {
-        "PreemptTime": "2026-11-21", "Requeue": may})
+        "PreemptTime": "2026-11-21", "Requeue": requeue_flag})
     as_slurm_job(monkeypatch, "7")
     start(run)
     assert record(run)["how"] == how
 
 
-def test_without_slurm_nobody_starts_it_again(run: Path) -> None:
+def test_saved_run_without_slurm_is_recorded_as_timeout(run: Path) -> None:
     assert start(run, requeue) == 75
     assert record(run)["how"] == "timeout"
     assert "but only Slurm can start it again" in record(run)["error"]
 
 
-def test_a_successor_that_slurm_may_have_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_stays_requeued_if_the_answer_of_sbatch_was_lost(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(*_: object) -> str:
         raise client.SbatchError("ambiguous", "Socket timed out")
     monkeypatch.setattr("src.submission.job.requeue._submit_successor_of_run", lose)
-    requeue_is(monkeypatch, "disabled")
+    fake_requeue(monkeypatch, "disabled")
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75
-    assert record(run)["how"] == "requeued"  # so that the successor, if there is one, may take it up
+    assert record(run)["how"] == "requeued"  # so that the successor, if there is one, may resume it

@@ -1,4 +1,4 @@
-"""Workers without Slurm: every run once, crashes stay in their run, stopping loses nothing."""
+"""Workers without Slurm: every run once, a crash ends only its run, stopping loses nothing."""
 from __future__ import annotations
 
 import json
@@ -23,12 +23,12 @@ from tests.submission.conftest import INTERRUPT_FROM_A_THREAD, Project
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
 def submit_in_background(project: Project, before: str = "") -> subprocess.Popen[bytes]:
-    """The same as project.submit, as a process of its own, which executes the lines `before` first."""
+    """Do the same as project.submit in a new process, which executes the lines `before` first."""
     program = (f"{before}\nimport submit_multiple as s, sys; s.PROJECT = {str(project.folder)!r}; "
                "sys.exit(s.main(sys.argv[1:]))")
     return subprocess.Popen([sys.executable, "-c", program, str(project.spec), "--local", "--workers", "2", "-y"],
@@ -37,8 +37,8 @@ def submit_in_background(project: Project, before: str = "") -> subprocess.Popen
 
 
 def both_run(project: Project) -> bool:
-    made = list(project.results.glob("*-tiny"))
-    return bool(made) and len(list(made[0].glob("*/attempt-1-0.json"))) == 2
+    batches = list(project.results.glob("*-tiny"))
+    return bool(batches) and len(list(batches[0].glob("*/attempt-1-0.json"))) == 2
 
 
 def states_of(project: Project) -> list[str]:
@@ -54,7 +54,7 @@ def test_each_run_is_executed_once(project: Project) -> None:
     assert log.startswith("training 1 with ")
 
 
-def test_a_crash_stays_in_its_run_and_retry_mends_just_that(project: Project) -> None:
+def test_retry_repeats_only_the_failed_runs(project: Project) -> None:
     project.write_spec("[8, 13, 14]")
     assert project.submit(project.spec, "--local", "-y") == 1
     assert states_of(project) == ["done", "done", "failed", "failed", "diverged", "diverged"]
@@ -66,12 +66,12 @@ def test_a_crash_stays_in_its_run_and_retry_mends_just_that(project: Project) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_term_or_ctrl_c_stops_cleanly_and_retry_goes_on(project: Project, number: signal.Signals) -> None:
+def test_term_or_ctrl_c_stops_cleanly_and_retry_resumes(project: Project, number: signal.Signals) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
     pids = [json.loads(path.read_text())["who"]["pid"] for path in project.batch.glob("*/attempt-1-0.json")]
-    assert [os.getsid(pid) for pid in pids] == pids  # each a session of its own, which the signal reaches by the worker
+    assert [os.getsid(pid) for pid in pids] == pids  # each has its own session: only the worker signals it
     process.send_signal(number)
     assert process.wait(20) == 130
     assert states_of(project) == ["cancelled", "cancelled", "new", "new"]
@@ -84,7 +84,7 @@ def test_term_or_ctrl_c_stops_cleanly_and_retry_goes_on(project: Project, number
 
 
 def test_ctrl_c_stops_the_workers_if_another_thread_takes_the_signal(project: Project) -> None:
-    """As if it came right before the main thread sleeps: the signal does not interrupt its system call."""
+    """As if it arrived right before the main thread sleeps: the signal does not interrupt its system call."""
     project.write_spec("[15]")
     process = submit_in_background(project, before=INTERRUPT_FROM_A_THREAD.format(file=str(project.folder / "stop")))
     wait_for(lambda: both_run(project))
@@ -94,12 +94,12 @@ def test_ctrl_c_stops_the_workers_if_another_thread_takes_the_signal(project: Pr
     assert states_of(project) == ["cancelled", "cancelled"]
 
 
-def test_after_kill_9_of_everything_the_runs_are_lost_and_retry_goes_on(project: Project) -> None:
+def test_killed_runs_are_lost_and_retry_resumes_them(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
     pids = [json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"] for run in project.runs()[:2]]
-    process.kill()  # as if the power went: nobody gets to write a word
+    process.kill()  # as in a power cut: no process can record its end
     process.wait()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_after_kill_9_of_everything_the_runs_are_lost_and_retry_goes_on(project:
     assert set(states_of(project)) == {states.DONE}
 
 
-def test_a_run_whose_worker_was_killed_is_no_success(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_whose_worker_was_killed_counts_as_failed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1]")
     entry = (project.folder / "train.py").read_text()
     (project.folder / "train.py").write_text(entry.replace(
@@ -121,7 +121,7 @@ def test_a_run_whose_worker_was_killed_is_no_success(project: Project, capsys: p
     assert "2 runs failed" in capsys.readouterr().out
 
 
-def test_when_no_process_can_be_started_runs_wait_for_those_that_run(
+def test_worker_waits_if_no_process_can_be_started(
         project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.write_spec("[1, 2, 3]")
     entry = (project.folder / "train.py").read_text()
@@ -142,7 +142,7 @@ os.fork = fork
     assert project.executed() == [1] * 6
 
 
-def test_when_no_process_can_be_started_at_all_it_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_worker_that_can_start_no_process_is_an_error(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     entry = (project.folder / "train.py").read_text()
     (project.folder / "train.py").write_text(entry.replace("import sys\n", """import sys
 def fork():
@@ -156,7 +156,7 @@ os.fork = fork
     assert "Traceback" not in log.read_text()
 
 
-def test_a_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
+def test_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
     project.write_spec("[15]")
     entry = (project.folder / "train.py").read_text()
     (project.folder / "train.py").write_text(entry.replace("            time.sleep(0.1)\n", """\
@@ -166,9 +166,9 @@ def test_a_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
                 pass
 """).replace("import sys\n", "import sys, signal\n", 1).replace(
         '    if spec["batch_size"] == 15:', '    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
-        '    open(os.path.join(folder, "deaf"), "w")\n    if spec["batch_size"] == 15:'))
+        '    open(os.path.join(folder, "ignores TERM"), "w")\n    if spec["batch_size"] == 15:'))
     process = submit_in_background(project)
-    wait_for(lambda: len(list(project.results.glob("*-tiny/*/deaf"))) == 2)
+    wait_for(lambda: len(list(project.results.glob("*-tiny/*/ignores TERM"))) == 2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -176,20 +176,20 @@ def test_a_second_signal_kills_runs_that_do_not_end(project: Project) -> None:
     assert states_of(project) == ["lost", "lost"]
 
 
-def test_workers_of_a_killed_command_begin_nothing_new(project: Project) -> None:
+def test_workers_of_a_killed_command_start_no_more_runs(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
     process.kill()
     process.wait()
-    time.sleep(1.5)  # workers look once a second
+    time.sleep(1.5)  # workers check once a second
     for run in project.runs()[:2]:
         os.kill(json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"], signal.SIGKILL)
     time.sleep(0.5)
     assert project.executed() == [0] * 4
 
 
-def test_a_worker_that_cannot_start_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_worker_that_cannot_start_is_an_error(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "train.py").write_text("raise SystemExit('broken')\n")
     assert project.submit(project.spec, "--local", "-y") == 2
     assert "the workers ended before 4 runs began" in capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_a_worker_that_cannot_start_is_told(project: Project, capsys: pytest.Cap
     assert log.read_text() == "broken\n"
 
 
-def test_a_foreign_program(project: Project, tmp_path: Path) -> None:
+def test_external_program(project: Project, tmp_path: Path) -> None:
     out = tmp_path / "out"
     program = f"import sys; open({str(out)!r}, 'a').write(repr(sys.argv[1:]) + chr(10)); print('hello')"
     command = f'{sys.executable} -c "{program}" {{args}} "a b; $(echo no)"'
@@ -209,7 +209,7 @@ def test_a_foreign_program(project: Project, tmp_path: Path) -> None:
     assert (project.runs()[0] / "local.out").read_text() == "hello\n"
 
 
-def test_a_task_of_a_job_array_runs_its_run_with_output_in_its_folder(project: Project) -> None:
+def test_array_task_runs_its_run_with_output_in_its_folder(project: Project) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     names = [run.name for run in project.runs()]
     path = project.batch / "submissions" / "1-a.tasks.json"
@@ -221,7 +221,7 @@ def test_a_task_of_a_job_array_runs_its_run_with_output_in_its_folder(project: P
     assert (project.runs()[2] / "10_2.out").read_text().startswith("training 32")
 
 
-def test_a_file_that_is_no_task_file(project: Project) -> None:
+def test_invalid_task_file_is_an_error(project: Project) -> None:
     path = project.folder / "x.tasks.json"
     path.write_text("[]")
     done = subprocess.run([sys.executable, "train.py", str(path)], cwd=project.folder, capture_output=True, text=True)
