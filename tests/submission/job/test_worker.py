@@ -150,7 +150,7 @@ def fork():
 os.fork = fork
 """, 1))
     assert project.submit(project.spec, "--local", "-y") == 2
-    assert "the workers ended before 4 runs began" in capsys.readouterr().err
+    assert "the workers ended before 4 runs started" in capsys.readouterr().err
     log, = (project.batch / "submissions").glob("*.workers.log")
     assert "cannot start a process: Resource temporarily unavailable" in log.read_text()
     assert "Traceback" not in log.read_text()
@@ -192,7 +192,7 @@ def test_workers_of_a_killed_command_start_no_more_runs(project: Project) -> Non
 def test_worker_that_cannot_start_is_an_error(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "train.py").write_text("raise SystemExit('broken')\n")
     assert project.submit(project.spec, "--local", "-y") == 2
-    assert "the workers ended before 4 runs began" in capsys.readouterr().err
+    assert "the workers ended before 4 runs started" in capsys.readouterr().err
     log, = (project.batch / "submissions").glob("*.workers.log")
     assert log.read_text() == "broken\n"
 
