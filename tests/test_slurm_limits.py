@@ -91,7 +91,7 @@ def test_doctor_asks_slurm(slurm: Slurm, tmp_path: Path) -> None:
     (tmp_path / "submit_2080.sh").write_text((ROOT / "submit_2080.sh").read_text().replace(
         "--partition=", "--partition=no-such-"))
     found = {one.check: one for one in probes.examine(str(tmp_path))}
-    assert found["slurm"].found == "the controller answers" and found["accounting"].found == "sacct answers"
-    assert found["submit_cpu.sh"].found == "Slurm would take it"
+    assert found["slurm"].result == "the controller answers" and found["accounting"].result == "sacct answers"
+    assert found["submit_cpu.sh"].result == "Slurm would accept it"
     assert found["submit_2080.sh"].verdict == "warning"
-    assert "invalid partition" in found["submit_2080.sh"].found and "cpu-killable" in found["submit_2080.sh"].found
+    assert "invalid partition" in found["submit_2080.sh"].result and "cpu-killable" in found["submit_2080.sh"].result

@@ -1,4 +1,4 @@
-"""What `experiments.py doctor` looks at: every question asked at once, each bounded in time, and nothing changed"""
+"""Probes of `experiments.py doctor`: collect facts of a machine at the same time, each with a timeout."""
 from __future__ import annotations
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from src.errors import SlurmError, one_line
@@ -21,84 +22,91 @@ from src.submission.doctor import checks
 from src.submission.doctor.checks import CommandResult, Finding, FolderFacts
 from src.submission.slurm import client, sbatch_errors
 
-SECONDS = 20.0  # for each answer; a torch that is loaded from a slow disk takes longer
-_DEEP_SECONDS = 180.0
-_ACTIVATED = 'set -euo pipefail; source ./activate.sh; exec python -c "$1"'
-_PYTHON = """\
+TIMEOUT = 20.0  # seconds for each probe
+_TORCH_TIMEOUT = 180.0  # seconds; to load torch from a slow disk takes long
+_JOIN_MARGIN = 5.0  # seconds for a probe that timed out to return
+_WITH_ACTIVATED_PYTHON = 'set -euo pipefail; source ./activate.sh; exec python -c "$1"'
+_DESCRIBE_PYTHON = """\
 import json, sys
-found = {"version": ".".join(map(str, sys.version_info[:3])), "executable": sys.executable, "packages": {}}
+facts = {"version": ".".join(map(str, sys.version_info[:3])), "executable": sys.executable, "packages": {}}
 try:
     from importlib.metadata import distributions
-    found["packages"] = {one.metadata["Name"] or "": one.version for one in distributions()}
+    facts["packages"] = {package.metadata["Name"] or "": package.version for package in distributions()}
 finally:
-    print(json.dumps(found))
+    print(json.dumps(facts))
 """
-_TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
+_DESCRIBE_TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
 
 
-def examine(project: str, results: str = "results", deep: bool = False, seconds: float = SECONDS) -> list[Finding]:
-    """All checks of the machine that this runs on, for the project in the folder `project`."""
-    scripts = sorted(glob.glob("submit_*.sh", root_dir=glob.escape(project)))
-    commands = [name for name in checks.missing_commands(()) if shutil.which(name)]
-    slow = _DEEP_SECONDS if deep else seconds
-    places = _places(project, results)
-    answers = run_concurrently({
-        "jobs": lambda: run_command(["bash", "-c", _ACTIVATED, "doctor", _PYTHON], seconds, project),
-        "torch": lambda: run_command(["bash", "-c", _ACTIVATED, "doctor", _TORCH], slow, project) if deep else None,
-        "squeue": lambda: run_command(["squeue", "--me", "--noheader"], seconds),
-        "sacct": lambda: run_command(["sacct", "--allocations", "--noheader"], seconds),
-        "smi": lambda: run_command(["nvidia-smi", "--query-gpu=name,memory.total,driver_version",
+def examine(project: str, results: str = "results", deep: bool = False, seconds: float = TIMEOUT) -> list[Finding]:
+    """Run all checks of this machine for the project in the folder `project`.
+
+    deep: also import torch; seconds: the timeout of each probe.
+    """
+    folders = _folders(project, results)
+    answers = run_concurrently(_probes(project, results, folders, deep, seconds),
+                               (_TORCH_TIMEOUT if deep else seconds) + _JOIN_MARGIN)
+    timed_out = CommandResult(None, timed_out=True)
+    python, squeue, sacct, smi = (answers[name] or timed_out for name in ("python", "squeue", "sacct", "smi"))
+    jobs = _parse_json(python.stdout) if python.exit_code == 0 else None
+    is_same = jobs is not None and os.path.realpath(os.path.dirname(jobs["executable"])) == os.path.realpath(
+        os.path.dirname(sys.executable))
+    missing = checks.missing_commands(filter(shutil.which, checks.missing_commands(())))
+    can_validate = squeue.exit_code == 0 and "sbatch" not in missing
+    folder_facts = {name: answers[f"folder {name}"] for name in folders}
+    return [
+        *checks.check_python(sys.version_info[:3], sys.executable, jobs, python, is_same),
+        *([_package_finding(project, jobs)] if jobs else []),
+        *checks.check_slurm(missing, squeue, sacct),
+        *checks.require_usable_script(_script_findings(project, can_validate, seconds)),
+        checks.check_gpus(smi, (answers["torch"] or timed_out) if deep else None),
+        *(checks.check_folder(facts, name) for name, facts in folder_facts.items()),
+        checks.check_quotas(answers["quota"] or []), checks.check_clock(folder_facts.values()),
+        checks.check_internet(answers["internet"], answers["cached"] or 0)]
+
+
+def _probes(project: str, results: str, folders: Mapping[str, str], deep: bool,
+            seconds: float) -> dict[str, Callable[[], Any]]:
+    """The probes by name."""
+    activated = ["bash", "-c", _WITH_ACTIVATED_PYTHON, "doctor"]
+    probes: dict[str, Callable[[], Any]] = {
+        "python": partial(run_command, [*activated, _DESCRIBE_PYTHON], seconds, project),
+        "squeue": partial(run_command, ["squeue", "--me", "--noheader"], seconds),
+        "sacct": partial(run_command, ["sacct", "--allocations", "--noheader"], seconds),
+        "smi": partial(run_command, ["nvidia-smi", "--query-gpu=name,memory.total,driver_version",
                                      "--format=csv,noheader"], seconds),
         "quota": lambda: [run_command(["quota", "-w", "-p"], seconds),
                           run_command(["lfs", "quota", "-q", "-u", str(os.getuid()), results], seconds, project)],
         "internet": lambda: download.unreachable_reason(os.environ.get("HF_ENDPOINT") or "https://huggingface.co"),
-        "kept": lambda: len(glob.glob(os.path.join(glob.escape(_hub_cache()), "hub", "*--*"))),
-        **{f"place {name}": lambda name=name, path=path: inspect_folder(name, path)  # type: ignore[misc]
-           for name, path in places.items()},
-    }, slow + 5)
-    late = CommandResult(None, late=True)
-    queue: CommandResult = answers["squeue"] or late
-    # a controller that is away would be told for each script again
-    refused = run_concurrently({name: lambda name=name: _refusal(os.path.join(project, name))  # type: ignore[misc]
-                           for name in scripts}, seconds) if queue.code == 0 and "sbatch" in commands else {}
-    jobs_said: CommandResult = answers["jobs"] or late
-    jobs = _json(jobs_said.out) if jobs_said.code == 0 else None
-    disks = [answers[f"place {name}"] for name in places]
-    return [
-        *checks.check_python(sys.version_info[:3], sys.executable, jobs, jobs_said,
-                              jobs is not None and os.path.realpath(
-            os.path.dirname(jobs["executable"])) == os.path.realpath(os.path.dirname(sys.executable))),
-        *([_packages(project, jobs)] if jobs else []),
-        *checks.check_slurm(checks.missing_commands(commands), queue, answers["sacct"] or late),
-        *checks.require_usable_script([
-            checks.check_script(name, files.read_text(os.path.join(project, name)) or "", refused.get(name))
-                         for name in scripts]),
-        checks.check_gpus(answers["smi"] or late, (answers["torch"] or late) if deep else None),
-        *(checks.check_folder(found, name) for name, found in zip(places, disks, strict=True)),
-        checks.check_quotas(answers["quota"] or []), checks.check_clock(disks),
-        checks.check_internet(answers["internet"], answers["kept"] or 0)]
+        "cached": lambda: len(glob.glob(os.path.join(glob.escape(_hub_cache()), "hub", "*--*"))),
+        **{f"folder {name}": partial(inspect_folder, name, path) for name, path in folders.items()}}
+    if deep:
+        probes["torch"] = partial(run_command, [*activated, _DESCRIBE_TORCH], _TORCH_TIMEOUT, project)
+    return probes
 
 
-def run_concurrently(questions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
-    """The answers by name, asked side by side; None where there was none in time, or the system refused. A disk that
-    hangs holds its own thread alone, which does not keep this process from ending."""
-    answers: dict[str, Any] = dict.fromkeys(questions)
+def run_concurrently(probes: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
+    """Run functions in threads, and return their results by name; None after the timeout or an OSError.
 
-    def ask(name: str, question: Callable[[], Any]) -> None:
+    A disk that hangs blocks only its own thread, which does not keep this process from exiting.
+    """
+    results: dict[str, Any] = dict.fromkeys(probes)
+
+    def run(name: str, probe: Callable[[], Any]) -> None:
         with contextlib.suppress(OSError):
-            answers[name] = question()
+            results[name] = probe()
 
-    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in questions.items()]
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in probes.items()]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return dict(answers)
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(results)
 
 
 def run_command(command: Sequence[str], seconds: float, folder: str | None = None) -> CommandResult:
-    """What comes of a command, which is killed with all that it started when its time is over."""
+    """Run a command; after the timeout, kill it and all that it started."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    cwd=folder, text=True, errors="replace", start_new_session=True)
@@ -106,68 +114,77 @@ def run_command(command: Sequence[str], seconds: float, folder: str | None = Non
         return CommandResult(None)
     with process:
         try:
-            out, err = process.communicate(timeout=seconds)
+            stdout, stderr = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            return CommandResult(None, late=True)
-    words = [line for line in err.splitlines() if line.strip()]
-    return CommandResult(process.returncode, out, one_line(words[-1].strip()) if words else "")
+            return CommandResult(None, timed_out=True)
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return CommandResult(process.returncode, stdout, one_line(lines[-1].strip()) if lines else "")
 
 
 def inspect_folder(name: str, path: str) -> FolderFacts:
-    """A folder, or where it is still to be made the one above it: its space, and whether a file can be written."""
+    """Return the space of a folder, and whether a file can be written to it; of its parent if it does not exist yet."""
     path = os.path.abspath(path)
     if os.path.islink(path) and not os.path.exists(path):
-        return FolderFacts(name, path, False, refusal=f"a link to {os.path.realpath(path)}, which is not there")
-    there = os.path.isdir(path)
-    above = path
-    while not os.path.isdir(above):
-        above = os.path.dirname(above)
-    disk = os.statvfs(above)
-    free, nodes = disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
+        return FolderFacts(name, path, False, problem=f"a link to {os.path.realpath(path)}, which does not exist")
+    exists = os.path.isdir(path)
+    folder = path
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    disk = os.statvfs(folder)
+    free_bytes, free_files = disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
     try:
-        with tempfile.NamedTemporaryFile(prefix=".gridiron-doctor-", dir=above) as file:
+        with tempfile.NamedTemporaryFile(prefix=".gridiron-doctor-", dir=folder) as file:
             before = time.time()
             file.write(b"x" * 4096)
             file.flush()
             os.fsync(file.fileno())
-            ahead = os.stat(file.name).st_mtime - before
+            offset = os.stat(file.name).st_mtime - before
     except OSError as error:
-        return FolderFacts(name, path, there, free, nodes, f"cannot be written: {error.strerror}")
-    # between the two clocks lies the write itself, which a slow disk may take some time for
-    return FolderFacts(name, path, there, free, nodes,
-                       ahead=ahead if ahead < 0 else max(0.0, ahead - (time.time() - before)))
+        return FolderFacts(name, path, exists, free_bytes, free_files, f"cannot be written: {error.strerror}")
+    if offset > 0:  # without the duration of the write, which may be long on a slow disk
+        offset = max(0.0, offset - (time.time() - before))
+    return FolderFacts(name, path, exists, free_bytes, free_files, clock_offset=offset)
 
 
-def _places(project: str, results: str) -> dict[str, str]:
-    """The folders that runs and downloads write to, by what they are called here."""
+def _folders(project: str, results: str) -> dict[str, str]:
+    """The folders that runs and downloads write to, by name."""
     return {"results": os.path.join(project, results), "data": os.path.join(project, "data"),
             "home": os.path.expanduser("~"), "hub cache": _hub_cache(),
-            "torch cache": os.environ.get("TORCH_HOME") or os.path.join(_caches(), "torch")}
+            "torch cache": os.environ.get("TORCH_HOME") or os.path.join(_cache_home(), "torch")}
 
 
-def _caches() -> str:
+def _cache_home() -> str:
     return os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 
 
 def _hub_cache() -> str:
-    return os.environ.get("HF_HOME") or os.path.join(_caches(), "huggingface")
+    return os.environ.get("HF_HOME") or os.path.join(_cache_home(), "huggingface")
+
+
+def _script_findings(project: str, can_validate: bool, seconds: float) -> list[Finding]:
+    """Check the submit scripts of the project. can_validate: sbatch is asked about them."""
+    names = sorted(glob.glob("submit_*.sh", root_dir=glob.escape(project)))
+    probes = {name: partial(_refusal, os.path.join(project, name)) for name in names} if can_validate else {}
+    refusals = run_concurrently(probes, seconds)
+    return [checks.check_script(name, files.read_text(os.path.join(project, name)) or "", refusals.get(name))
+            for name in names]
 
 
 def _refusal(path: str) -> str:
-    """Why Slurm would not take a script, and what there is instead; empty if it would."""
+    """Why Slurm would not accept a script; empty if it would."""
     try:
         client.validate(client.sbatch_command("doctor", os.devnull, "", (), path, os.devnull, os.path.dirname(path)))
-    except client.SbatchError as refusal:
-        return str(sbatch_errors.explain(refusal, os.path.basename(path), "ask doctor again"))
+    except client.SbatchError as error:
+        return str(sbatch_errors.explain(error, os.path.basename(path), "run doctor again"))
     except SlurmError as error:
         return str(error)
     return ""
 
 
-def _json(text: str) -> dict[str, Any] | None:
-    """The last line of what a Python said; whatever activate.sh greets its users with stands above."""
+def _parse_json(text: str) -> dict[str, Any] | None:
+    """The mapping on the last line of an output; activate.sh may print a greeting above it."""
     try:
         value = json.loads(text.splitlines()[-1])
     except (json.JSONDecodeError, IndexError):
@@ -175,13 +192,14 @@ def _json(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _packages(project: str, jobs: Mapping[str, Any]) -> Finding:
+def _package_finding(project: str, jobs: Mapping[str, Any]) -> Finding:
+    """Compare the packages of the Python of jobs with those that the project requires."""
     import tomllib
 
     try:
-        asked = tomllib.loads(files.read_text(os.path.join(project, "pyproject.toml")) or "")
+        settings = tomllib.loads(files.read_text(os.path.join(project, "pyproject.toml")) or "")
     except tomllib.TOMLDecodeError:
-        asked = {}
-    needed = checks.package_names(asked.get("project", {}).get("dependencies", []))
-    wanted = checks.pinned_versions(files.read_text(os.path.join(project, "requirements.lock")) or "")
-    return checks.check_packages(wanted, needed, jobs["packages"], jobs["executable"])
+        settings = {}
+    required = checks.package_names(settings.get("project", {}).get("dependencies", []))
+    pinned = checks.pinned_versions(files.read_text(os.path.join(project, "requirements.lock")) or "")
+    return checks.check_packages(pinned, required, jobs["packages"], jobs["executable"])

@@ -15,7 +15,7 @@ from src.submission.doctor.checks import ERROR, OK, WARNING, CommandResult, Find
 from src.submission.slurm import client
 from tests.conftest import ROOT
 
-LATE, MISSING = CommandResult(None, late=True), CommandResult(None)
+LATE, MISSING = CommandResult(None, timed_out=True), CommandResult(None)
 SCRIPT = '#!/bin/bash\n#SBATCH --time=1\nset -e\n# why\nexec python train.py "$@"\n'
 
 
@@ -32,9 +32,9 @@ def test_a_line_for_each_check() -> None:
     ((3, 12, 0), {"version": "3.12.0", "executable": "/f/python"}, False, [OK, WARNING]),
     ((3, 12, 0), None, False, [OK, ERROR])])
 def test_python(version: tuple[int, ...], jobs: dict[str, str] | None, same: bool, verdicts: list[str]) -> None:
-    found = checks.check_python(version, "/e/python", jobs, CommandResult(2, words="error: no .venv here"), same)
+    found = checks.check_python(version, "/e/python", jobs, CommandResult(2, error="error: no .venv here"), same)
     assert [one.verdict for one in found] == verdicts
-    assert jobs is not None or "no .venv here" in found[1].found
+    assert jobs is not None or "no .venv here" in found[1].result
 
 
 def test_packages() -> None:
@@ -48,7 +48,7 @@ def test_packages() -> None:
         "packages", WARNING, "1 of another version than pinned: x 2 (1)", "`p -m pip install -r requirements.lock`")
     assert checks.check_packages(wanted, needed, {"torch": "2.14.1", "scikit-learn": "1.9"}, "p").verdict == WARNING
     found = checks.check_packages(wanted, needed, {}, "p")
-    assert found.verdict == ERROR and found.found == "3 missing: scikit-learn, torch, x"
+    assert found.verdict == ERROR and found.result == "3 missing: scikit-learn, torch, x"
     assert checks.check_packages({}, needed, {}, "p").verdict == WARNING
 
 
@@ -61,19 +61,19 @@ def test_slurm() -> None:
     assert verdicts([], CommandResult(0), CommandResult(0)) == [("slurm", OK), ("accounting", OK)]
     assert verdicts(["sinfo"], CommandResult(0), CommandResult(1)) == [("slurm", WARNING), ("accounting", WARNING)]
     hanging, = checks.check_slurm([], LATE, CommandResult(0))
-    assert hanging.verdict == ERROR and hanging.found == "squeue does not answer"
+    assert hanging.verdict == ERROR and hanging.result == "squeue does not answer"
 
 
 @pytest.mark.parametrize(("text", "refusal", "verdict", "words"), [
-    (SCRIPT, "", OK, "Slurm would take it"), (SCRIPT, None, OK, "as it should be"),
+    (SCRIPT, "", OK, "Slurm would accept it"), (SCRIPT, None, OK, "no problem found"),
     (SCRIPT, "invalid partition; allowed: cpu", WARNING, "allowed: cpu"),
     (SCRIPT.replace("#!/bin/bash\n", ""), "", ERROR, "interpreter"),
     (SCRIPT.replace("\n", "\r\n"), "", ERROR, "DOS"),
-    (SCRIPT.replace(' "$@"', ""), "", ERROR, "nothing on"),
+    (SCRIPT.replace(' "$@"', ""), "", ERROR, "passes no arguments"),
     (SCRIPT.replace("exec ", ""), "", WARNING, "no exec"), ("#!/bin/bash\n", "", WARNING, "no exec")])
 def test_submit_scripts(text: str, refusal: str | None, verdict: str, words: str) -> None:
     found = checks.check_script("submit_x.sh", text, refusal)
-    assert found.verdict == verdict and words in found.found
+    assert found.verdict == verdict and words in found.result
 
 
 def test_a_script_that_slurm_takes_is_enough() -> None:
@@ -83,32 +83,32 @@ def test_a_script_that_slurm_takes_is_enough() -> None:
 
 
 @pytest.mark.parametrize(("smi", "torch", "verdict"), [
-    (MISSING, None, OK), (LATE, None, ERROR), (CommandResult(9, words="no communication with the driver"), None, ERROR),
+    (MISSING, None, OK), (LATE, None, ERROR), (CommandResult(9, error="no communication with the driver"), None, ERROR),
     (CommandResult(0, "A, 1 MiB, 5\nA, 1 MiB, 5\n"), None, OK),
     (CommandResult(0, "A\nA\n"), CommandResult(0, "2.14.1 2\n"), OK),
     (CommandResult(0, "A\nA\n"), CommandResult(0, "2.14.1+cpu 0\n"), ERROR),
-    (CommandResult(0, "A\n"), CommandResult(1, words="ImportError"), ERROR)])
+    (CommandResult(0, "A\n"), CommandResult(1, error="ImportError"), ERROR)])
 def test_gpus(smi: CommandResult, torch: CommandResult | None, verdict: str) -> None:
     assert checks.check_gpus(smi, torch).verdict == verdict
 
 
 @pytest.mark.parametrize(("place", "verdict", "words"), [
-    (FolderFacts("results", "/r", free=2**40, nodes=10**7), OK, "/r: can be written, 1 TiB free"),
-    (FolderFacts("results", "/r", False, 2**40), OK, "still to be made"),
-    (FolderFacts("results", "/r", free=2**33), WARNING, "8 GiB free"),
-    (FolderFacts("results", "/r", free=2**29), ERROR, "512 MiB"),
-    (FolderFacts("results", "/r", free=2**40, nodes=7), WARNING, "room for 7 files"),
-    (FolderFacts("results", "/r", refusal="cannot be written: Permission denied"), ERROR, "Permission denied"),
+    (FolderFacts("results", "/r", free_bytes=2**40, free_files=10**7), OK, "/r: writable, 1 TiB free"),
+    (FolderFacts("results", "/r", False, 2**40), OK, "will be created"),
+    (FolderFacts("results", "/r", free_bytes=2**33), WARNING, "8 GiB free"),
+    (FolderFacts("results", "/r", free_bytes=2**29), ERROR, "512 MiB"),
+    (FolderFacts("results", "/r", free_bytes=2**40, free_files=7), WARNING, "room for 7 files"),
+    (FolderFacts("results", "/r", problem="cannot be written: Permission denied"), ERROR, "Permission denied"),
     (None, ERROR, "does not answer")])
 def test_places(place: FolderFacts | None, verdict: str, words: str) -> None:
     found = checks.check_folder(place, "results")
-    assert found.verdict == verdict and words in found.found and (verdict == OK) == (not found.do)
+    assert found.verdict == verdict and words in found.result and (verdict == OK) == (not found.advice)
 
 
 def test_clock() -> None:
-    assert checks.check_clock([None, FolderFacts("a", "/a", ahead=0.3)]).verdict == OK
-    found = checks.check_clock([FolderFacts("a", "/a", ahead=1), FolderFacts("b", "/b", ahead=-61.2)])
-    assert found.verdict == WARNING and "the disk of /b is 61 s behind" in found.found
+    assert checks.check_clock([None, FolderFacts("a", "/a", clock_offset=0.3)]).verdict == OK
+    found = checks.check_clock([FolderFacts("a", "/a", clock_offset=1), FolderFacts("b", "/b", clock_offset=-61.2)])
+    assert found.verdict == WARNING and "the disk of /b is 61 s behind" in found.result
 
 
 @pytest.mark.parametrize(("used", "files", "verdict"), [
@@ -117,11 +117,11 @@ def test_quotas(used: str, files: str, verdict: str) -> None:
     text = ("Disk quotas for user me (uid 1000): \n     Filesystem  blocks   quota   limit   grace   files   quota   "
             f"limit   grace\nserver:/home   {used}     100     120       0   {files}       0    1000       0\n")
     assert checks.check_quotas([MISSING, CommandResult(0, text)]).verdict == verdict
-    assert checks.check_quotas([MISSING, LATE]) == Finding("quota", OK, "none is told")
+    assert checks.check_quotas([MISSING, LATE]) == Finding("quota", OK, "none reported")
 
 
 def test_internet() -> None:
-    assert checks.check_internet(None, 1).found.endswith("has 1 repository")
+    assert checks.check_internet(None, 1).result.endswith("has 1 repository")
     assert checks.check_internet("hub cannot be reached", 3).verdict == WARNING
 
 
@@ -160,7 +160,7 @@ def test_nothing_that_hangs_holds_it(machine: Path) -> None:
     assert time.monotonic() - start < 60, "not the ten minutes"
     assert [found[name].verdict for name in ("slurm", "gpu", "jobs", "submit_cpu.sh", "results")] == [
         ERROR, ERROR, WARNING, OK, OK]
-    assert found["jobs"].found.endswith("another than this one") and "packages" in found
+    assert found["jobs"].result.endswith("another Python than this one") and "packages" in found
     assert before == {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
 
 
@@ -172,15 +172,15 @@ def test_what_is_refused_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch
     program(machine / "bin", "sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     monkeypatch.setattr(client, "query", lambda command: "cpu\nlong\n")
     found = {one.check: one for one in probes.examine(str(machine), seconds=20)}
-    assert "make environment" in found["jobs"].found and found["jobs"].verdict == ERROR
-    assert found["results"].found.endswith("results: a link to /nowhere/at/all, which is not there")
-    assert found["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in found["submit_cpu.sh"].found
-    assert found["accounting"].verdict == OK and found["gpu"].found.startswith("1: A100, 80 GiB, 570")
+    assert "make environment" in found["jobs"].result and found["jobs"].verdict == ERROR
+    assert found["results"].result.endswith("results: a link to /nowhere/at/all, which does not exist")
+    assert found["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in found["submit_cpu.sh"].result
+    assert found["accounting"].verdict == OK and found["gpu"].result.startswith("1: A100, 80 GiB, 570")
 
 
 def test_a_folder_that_cannot_be_written() -> None:
-    found = probes.inspect_folder("results", "/proc/not/made")  # nor by root
-    assert found.refusal and found.refusal.startswith("cannot be written: ")
+    facts = probes.inspect_folder("results", "/proc/not/made")  # nor by root
+    assert facts.problem and facts.problem.startswith("cannot be written: ")
 
 
 def test_a_disk_that_hangs_has_no_answer() -> None:
