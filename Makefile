@@ -12,7 +12,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
 demo: $(ENVIRONMENT) ## run jobs/digits-quickstart.yaml without Slurm and write a report, in results/demo
-	@$(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --overwrite --yes --output-dir results/demo
+	@OMP_NUM_THREADS=1 $(RUN) submit_multiple.py jobs/digits-quickstart.yaml --local --workers 2 --overwrite --yes \
+		--output-dir results/demo # one thread each: on a busy machine, threads of tiny models mostly wait for each other
 	@batch=$$(ls -d results/demo/*-digits-quickstart | tail -n 1); \
 		$(RUN) experiments.py status "$$batch" && $(RUN) experiments.py report "$$batch"
 
