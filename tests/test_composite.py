@@ -1,4 +1,4 @@
-"""A composite of three subtests from one command to one frame: every run once, by its workers, with all of its tags."""
+"""A composite of three subtests: each run is run once, by the workers of its subtest, and has all of its tags."""
 from __future__ import annotations
 
 import json
@@ -14,12 +14,12 @@ from src.analysis.tables.tables import best_runs, named_metric, varying_columns
 from tests.conftest import ROOT
 
 
-def test_three_subtests_by_workers_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_subtests_run_by_local_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    words = ["jobs/digits-composite.yaml", "--local", "--workers", "1", "-y", "--output-dir", str(tmp_path),
+    arguments = ["jobs/digits-composite.yaml", "--local", "--workers", "1", "-y", "--output-dir", str(tmp_path),
              "--set", "train_length=1"]
-    assert submit_multiple.main(words) == 0
+    assert submit_multiple.main(arguments) == 0
     assert "workers    1 for sgd plain, 1 for sgd momentum, 1 for the rest on this machine" in capsys.readouterr().out
     batch, = tmp_path.iterdir()
     results = read_results(batch)

@@ -1,4 +1,4 @@
-"""experiments.py as its users type it."""
+"""experiments.py from the command line."""
 from __future__ import annotations
 
 import json
@@ -22,7 +22,7 @@ __all__ = ["project"]  # the fixture
 
 @pytest.fixture
 def done(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A batch with two done runs and two failed ones, under `results`."""
+    """Return a batch with two done and two failed runs, under `results`."""
     project.results = project.folder / "results"
     project.spec.write_text(project.spec.read_text().replace("re sults", "results").replace("[8, 32]", "[8, 13]"))
     assert project.submit(project.spec, "--local", "-y") == 1
@@ -31,8 +31,8 @@ def done(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def test_status_of_all_and_of_one(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    for words in (["status"], ["status", str(done.batch)]):
-        assert experiments.main(words) == 0
+    for arguments in (["status"], ["status", str(done.batch)]):
+        assert experiments.main(arguments) == 0
         out = capsys.readouterr().out
         assert out.splitlines()[0].split() == ["batch", "runs", "done", "failed"]
         assert "RuntimeError: unlucky\\nnumber" in out
@@ -46,7 +46,7 @@ def test_status_json(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert batch["counts"] == {"done": 2, "failed": 2}
 
 
-def test_watch_ends_with_the_last_run(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_ends_when_the_last_run_has_ended(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert experiments.main(["watch", "--every", "0.01"]) == 0
     assert "failed" in capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_watch_draws_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert "▁" not in capsys.readouterr().out
 
 
-def test_logs_show_what_the_run_printed(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_print_the_output_of_a_run(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert experiments.main(["logs", str(done.runs()[2])]) == 0
     out = capsys.readouterr().out
@@ -87,8 +87,8 @@ def test_cancel_stops_a_local_batch(project: Project, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "nothing is pending or running\n"
 
 
-def test_cancel_asks_somebody(project: Project, monkeypatch: pytest.MonkeyPatch,
-                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_without_standard_input_is_an_error(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
@@ -101,8 +101,8 @@ def test_cancel_asks_somebody(project: Project, monkeypatch: pytest.MonkeyPatch,
     process.wait(20)
 
 
-def test_watch_shows_every_run_if_asked(done: Project, capsys: pytest.CaptureFixture[str],
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_all_shows_every_run(done: Project, capsys: pytest.CaptureFixture[str],
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 9)))
     capsys.readouterr()
@@ -110,12 +110,12 @@ def test_watch_shows_every_run_if_asked(done: Project, capsys: pytest.CaptureFix
     assert "… and 1 more; --all shows every run" in capsys.readouterr().out
     experiments.main(["watch", "--all"])
     out = capsys.readouterr().out
-    assert out.count("_tiny+") == 5  # and the log of the failures
+    assert out.count("_tiny+") == 5  # four runs, and the log of the failures
     assert "2 failed: RuntimeError: unlucky" in out
     assert "] 2/4 runs  2 failed" in out
 
 
-def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
+def test_cancel_of_one_run_keeps_the_others(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
@@ -126,20 +126,20 @@ def test_cancel_of_one_run_leaves_the_others(project: Project) -> None:
     process.wait(20)
 
 
-@pytest.mark.parametrize(("words", "expected"), [
+@pytest.mark.parametrize(("arguments", "expected"), [
     (["status"], "submit one"), (["status", "nowhere"], "no such folder"),
     (["logs", "nowhere"], "no such run"), (["cancel", "nowhere"], "Slurm job id"),
     (["report", "nowhere"], "no such folder"), (["prefetch", "nowhere.yaml"], "cannot be read")])
-def test_mistakes_are_told(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_mistakes_are_told(arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                            capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    assert experiments.main(words) == 2
+    assert experiments.main(arguments) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
 
 
-def test_output_into_a_closed_pipe_is_no_error(done: Project) -> None:
+def test_closed_pipe_is_not_an_error(done: Project) -> None:
     process = subprocess.Popen([sys.executable, ROOT / "experiments.py", "status"], cwd=done.folder,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -156,8 +156,8 @@ def test_status_imports_no_heavy_library(done: Project) -> None:
     assert not set(out.split("\n")) & {"torch", "numpy", "pandas", "matplotlib", "loguru"}
 
 
-def test_clean_removes_what_ended_runs_saved(done: Project, monkeypatch: pytest.MonkeyPatch,
-                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_removes_saved_states_of_ended_runs(done: Project, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     ended, failed = done.runs()[0], done.runs()[2]
     for run in (ended, failed):
         (run / "resume-0000000003.pt").write_bytes(b"x" * 2**20)

@@ -1,4 +1,4 @@
-"""The shipped job specs: how many runs each has, what the first and last are called, and that all of them may run."""
+"""The job specs in jobs/: number of runs, names of the first and the last, and whether all points are valid."""
 from __future__ import annotations
 
 import pathlib
@@ -39,7 +39,7 @@ def grid_of(name: str) -> Grid:
     return expand_parameters(job_spec.parameters, name, check=None if job_spec.command else check_parameters)
 
 
-def test_each_job_spec_is_known_here():
+def test_every_job_spec_is_listed():
     assert {path.stem for path in JOBS.glob("*.yaml")} == set(GRIDS)
 
 
@@ -47,7 +47,7 @@ def test_each_job_spec_is_known_here():
 def test_grid(name):
     count, first, last = GRIDS[name]
     job_spec, grid = read_job_spec(JOBS / f"{name}.yaml"), grid_of(name)
-    assert job_spec.name == name  # the batch is called as the file
+    assert job_spec.name == name  # the batch is named like the file
     names = run_names(name, grid.specs, grid.varying)
     assert len(names) == count
     assert names[0] == first.replace("NAME", name)

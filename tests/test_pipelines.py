@@ -1,4 +1,4 @@
-"""One command after another: wait, missing, --skip-done and --after; and retries that learn from what failed."""
+"""Commands in sequence: wait, missing, --skip-done, --after, and retries that depend on what failed."""
 from __future__ import annotations
 
 import json
@@ -22,7 +22,7 @@ __all__ = ["fake_slurm", "project"]  # fixtures
 
 def end(project: Project, index: int, how: str | None, error: str = "", node: str = "n1",
         ended: str = "failed") -> None:
-    """Let a run that was submitted to the stand-in end: `done` with a word, or an attempt that failed."""
+    """End a run of the fake Slurm: by a `done` file that contains `how`, or by a failed attempt."""
     run, job = project.runs()[index], str(index + 1)
     (run / "claim-1").write_text(json.dumps({"slurm_job": job}))
     (run / "attempt-1-0.json").write_text(json.dumps({"ticket": 1, "number": 0, "slurm_job": job, "node": node,
@@ -33,7 +33,7 @@ def end(project: Project, index: int, how: str | None, error: str = "", node: st
 
 @pytest.fixture
 def submitted(project: Project, fake_slurm: Path) -> Project:
-    """Four runs in the queue of a Slurm that runs none."""
+    """Return a batch of four runs, pending in a fake Slurm that starts none."""
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     return project
 
@@ -42,7 +42,7 @@ def forget_queue(fake_slurm: Path) -> None:
     (fake_slurm / "queue").write_text("")
 
 
-def test_wait_for_runs_that_end_well(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_returns_0_if_all_runs_ended_well(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     (project.runs()[0] / "done").write_text("diverged")
     capsys.readouterr()
@@ -50,7 +50,7 @@ def test_wait_for_runs_that_end_well(project: Project, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"{project.batch}: 3 done, 1 diverged\n"
 
 
-def test_wait_tells_failures_by_groups(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_prints_failures_by_groups(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[8, 13]")
     assert project.submit(project.spec, "--local", "-y") == 1
     capsys.readouterr()
@@ -61,7 +61,7 @@ def test_wait_tells_failures_by_groups(project: Project, capsys: pytest.CaptureF
     assert out[1].endswith("local.out)")
 
 
-def test_wait_blocks_while_something_runs(project: Project) -> None:
+def test_wait_blocks_while_runs_are_running(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
@@ -80,8 +80,7 @@ def test_wait_blocks_while_something_runs(project: Project) -> None:
     assert looks == [0.5] * 3
 
 
-def test_a_stuck_run_is_not_waited_for(submitted: Project, fake_slurm: Path,
-                                       capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_ignores_stuck_runs(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in (1, 2, 3):
         end(submitted, index, "completed")
     (fake_slurm / "queue").write_text((fake_slurm / "queue").read_text().replace("Priority", "PartitionTimeLimit"))
@@ -90,7 +89,7 @@ def test_a_stuck_run_is_not_waited_for(submitted: Project, fake_slurm: Path,
     assert "1 stuck: PartitionTimeLimit" in capsys.readouterr().out
 
 
-def test_missing_is_what_no_batch_has_done(submitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_lists_points_that_no_batch_has_done(submitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     end(submitted, 1, "completed")
     assert experiments.main(["missing", str(submitted.spec)]) == 1
@@ -100,7 +99,8 @@ def test_missing_is_what_no_batch_has_done(submitted: Project, capsys: pytest.Ca
     assert experiments.main(["missing", str(submitted.spec), "--output-dir", "elsewhere"]) == 1
 
 
-def test_skip_done_leaves_out_what_is_done_elsewhere(submitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skip_done_leaves_out_points_done_by_another_batch(submitted: Project,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
     end(submitted, 0, "completed")
     end(submitted, 3, "diverged")
     submitted.spec.write_text(submitted.spec.read_text().replace("tiny", "other").replace("[8, 32]", "[8, 32, 64]"))
@@ -111,7 +111,7 @@ def test_skip_done_leaves_out_what_is_done_elsewhere(submitted: Project, capsys:
     assert sorted(path.name for path in other.iterdir() if path.name[0].isdigit()) == [
         "001_other+bat_siz=8+bas_lr=1", "002_other+bat_siz=32+bas_lr=0.1", "004_other+bat_siz=64+bas_lr=0.1",
         "005_other+bat_siz=64+bas_lr=1"]
-    # later without the option: the rest of the grid, under the names that it would have had
+    # later without the option: the rest of the grid, with the names that it has in the whole grid
     assert submitted.submit(submitted.spec, "-s", "s.sh", "-y") == 0
     assert len([path for path in other.iterdir() if path.name[0].isdigit()]) == 6
 
@@ -122,35 +122,36 @@ def test_skip_done_with_nothing_left_writes_nothing(submitted: Project, capsys: 
     submitted.spec.write_text(submitted.spec.read_text().replace("tiny", "other"))
     assert submitted.submit(submitted.spec, "-s", "s.sh", "-y", "--skip-done") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing to submit"
-    assert submitted.batch.name.endswith("-tiny")  # the only one
+    assert submitted.batch.name.endswith("-tiny")  # no second batch was made
     assert submitted.submit("-r", submitted.batch, "--skip-done") == 2
 
 
-def test_after_another_batch(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_adds_a_dependency_on_another_batch(submitted: Project, fake_slurm: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     first = submitted.batch
     end(submitted, 0, "completed")
     submitted.spec.write_text(submitted.spec.read_text().replace("tiny", "second"))
-    words = [submitted.spec, "-s", "s.sh", "--after", first]
+    arguments = [submitted.spec, "-s", "s.sh", "--after", first]
     (submitted.folder / "s.sh").write_text("#!/bin/bash\n#SBATCH --dependency=singleton\n")
-    assert submitted.submit(*words, "-d") == 0
+    assert submitted.submit(*arguments, "-d") == 0
     out = capsys.readouterr().out
     assert "--dependency=singleton,afterok:2:3:4 --kill-on-invalid-dep=yes" in out
     assert f"after      {first}\n" in out
     end(submitted, 1, None, "ValueError: no")
     forget_queue(fake_slurm)
-    assert submitted.submit(*words, "-d") == 2
+    assert submitted.submit(*arguments, "-d") == 2
     assert "--after" in (error := capsys.readouterr().err)
-    assert "will not end by waiting (001_tiny+bat_siz=8+bas_lr=1: failed)" in error
+    assert "cannot be waited for (001_tiny+bat_siz=8+bas_lr=1: failed)" in error
     for index in range(4):
         end(submitted, index, "completed")
-    assert submitted.submit(*words, "-y") == 0
+    assert submitted.submit(*arguments, "-y") == 0
     assert "(all of it has ended)" in capsys.readouterr().out
     second, = submitted.results.glob("*-second")
     assert "afterok" not in json.dumps(journal.read_history(str(second)).plans)
 
 
-def test_after_what_slurm_cannot_wait_for(project: Project, fake_slurm: Path,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_rejects_batches_that_slurm_cannot_wait_for(project: Project, fake_slurm: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "-s", "s.sh", "-y", "--workers", "2") == 0
     first = project.batch
     project.spec.write_text(project.spec.read_text().replace("tiny", "second"))
@@ -160,8 +161,8 @@ def test_after_what_slurm_cannot_wait_for(project: Project, fake_slurm: Path,
     assert project.submit(project.spec, "-s", "s.sh", "--no-submit", "--after", first) == 2
 
 
-def test_out_of_memory_needs_more_memory(submitted: Project, fake_slurm: Path,
-                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_is_retried_only_with_more_memory(submitted: Project, fake_slurm: Path,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
     end(submitted, 0, None, ended="out_of_memory")
     end(submitted, 1, None, "ValueError: no 1")
     end(submitted, 2, None, "ValueError: no 2")
@@ -180,7 +181,8 @@ def test_out_of_memory_needs_more_memory(submitted: Project, fake_slurm: Path,
     assert "--mem=32G" in out
 
 
-def test_a_retry_avoids_bad_nodes(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_excludes_nodes_that_failed(submitted: Project, fake_slurm: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(3):
         end(submitted, index, None, "CUDA error", node="bad7")
     end(submitted, 3, "completed", node="fine1")
@@ -197,8 +199,7 @@ def test_a_retry_avoids_bad_nodes(submitted: Project, fake_slurm: Path, capsys: 
     assert "--exclude=" not in capsys.readouterr().out
 
 
-def test_cancel_of_some_states_and_of_runs(submitted: Project, fake_slurm: Path,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_by_state_and_by_run(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "scancel").write_text(f'#!/bin/sh\necho "$@" >> "{fake_slurm}/cancelled"\n')
     (fake_slurm / "scancel").chmod(0o755)
     queue = (fake_slurm / "queue").read_text()
@@ -209,8 +210,8 @@ def test_cancel_of_some_states_and_of_runs(submitted: Project, fake_slurm: Path,
     assert (fake_slurm / "cancelled").read_text().splitlines() == ["3 4", "1 4", "1 2 3 4"]
 
 
-def test_a_workers_run_is_not_cancelled_alone(project: Project, fake_slurm: Path,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_run_of_a_worker_is_not_cancelled(project: Project, fake_slurm: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "scancel").write_text(f'#!/bin/sh\necho "$@" >> "{fake_slurm}/cancelled"\n')
     (fake_slurm / "scancel").chmod(0o755)
     assert project.submit(project.spec, "-s", "s.sh", "-y", "--workers", "2") == 0
@@ -220,7 +221,7 @@ def test_a_workers_run_is_not_cancelled_alone(project: Project, fake_slurm: Path
     assert (fake_slurm / "cancelled").read_text() == "1 2\n"  # both workers
 
 
-def test_status_of_some_states(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_filters_by_state(submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     end(submitted, 1, None, "ValueError: no")
     forget_queue(fake_slurm)
     capsys.readouterr()
@@ -233,7 +234,7 @@ def test_status_of_some_states(submitted: Project, fake_slurm: Path, capsys: pyt
     assert capsys.readouterr().out.count("_tiny+") == 2  # the run, and its log
 
 
-def test_logs_by_index(submitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_accept_a_run_index(submitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (submitted.runs()[1] / "training.log").write_text("epoch 1\n")
     capsys.readouterr()
     assert experiments.main(["logs", f"{submitted.batch}:1"]) == 0

@@ -11,7 +11,7 @@ from src.submission.slurm import submit
 from src.submission.status.observe import observe
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
-from tests.submission.planning.test_canary import GRID, WAYS, canaries, executions, forget_submitters, mend
+from tests.submission.planning.test_canary import GRID, MODES, canaries, executions, fix, forget_submitters
 from tests.test_slurm_ways import counts, script, wait_for
 
 __all__ = ["project", "script"]  # the fixtures
@@ -19,7 +19,7 @@ __all__ = ["project", "script"]  # the fixtures
 pytestmark = pytest.mark.usefixtures("slurm")
 
 
-@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+@pytest.mark.parametrize("way", MODES, ids=" ".join)
 def test_the_good_half_trains_and_the_bad_half_is_cancelled(way: list[str], project: Project, script: str,
                                                             capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(GRID)
@@ -32,7 +32,7 @@ def test_the_good_half_trains_and_the_bad_half_is_cancelled(way: list[str], proj
     assert capsys.readouterr().out.count("its canary failed: RuntimeError: unlucky\\nnumber; see ") == 5
     done = min(path.stat().st_mtime for path in (project.batch / "canary").glob("*/done"))
     assert all(claim.stat().st_mtime >= done for claim in project.batch.glob("*/claim-1"))
-    mend(project)
+    fix(project)
     assert project.submit("-r", project.batch, "-y") == 0
     wait_for(lambda: counts(project) == {"done": 6, "diverged": 2})
     assert executions(project.batch) == [1] * 8
@@ -59,7 +59,7 @@ def test_a_crash_between_and_a_canary_that_slurm_has_forgotten(project: Project,
     wait_for(lambda: counts(project).get("done") == 4)
     assert executions(project.batch) == [1] * 4
     assert counts(project) == {"done": 4, "new": 4} or counts(project) == {"done": 4, "cancelled": 4}
-    mend(project)
+    fix(project)
     assert project.submit("-r", project.batch, "-y") == 0
     wait_for(lambda: counts(project) == {"done": 6, "diverged": 2})
     assert executions(project.batch) == [1] * 8

@@ -1,4 +1,4 @@
-"""submit_multiple.py as its users type it: what is shown, asked, written, and refused in one line."""
+"""submit_multiple.py from the command line: its output, questions, files, and errors of one line."""
 from __future__ import annotations
 
 import errno
@@ -62,8 +62,8 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
-def test_dry_run_shows_all_and_writes_nothing(project: Project, fake_slurm: Path,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_the_plan_and_writes_nothing(project: Project, fake_slurm: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(project.folder)
     assert project.submit(project.spec, "-s", "s.sh", "-d") == 0
     assert everything(project.folder) == before
@@ -76,8 +76,8 @@ def test_dry_run_shows_all_and_writes_nothing(project: Project, fake_slurm: Path
     assert out.count("\nsbatch --parsable ") == 4
 
 
-def test_the_dry_run_shows_the_exact_commands(project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_the_exact_commands(project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(journal, "new_token", lambda: "t-1")
     called: list[list[str]] = []
     monkeypatch.setattr("src.submission.slurm.client.submit", lambda command, _: called.append(command) or "1")
@@ -87,7 +87,7 @@ def test_the_dry_run_shows_the_exact_commands(project: Project, fake_slurm: Path
     assert called == shown
 
 
-def test_json_is_one_object_per_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_one_object_per_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-d", "--json") == 0
     first = json.loads(capsys.readouterr().out.splitlines()[0])
     assert first["name"] == "000_tiny+bat_siz=8+bas_lr=0.1"
@@ -96,8 +96,8 @@ def test_json_is_one_object_per_run(project: Project, capsys: pytest.CaptureFixt
     assert first["command"][1:] == ["train.py", f"{first['folder']}/spec.yaml"]
 
 
-def test_submitting_writes_first_and_the_same_command_does_not_double(project: Project, fake_slurm: Path,
-                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_is_written_before_sbatch_is_called_and_nothing_is_submitted_twice(
+        project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     assert (fake_slurm / "n").read_text() == "4\n"
     assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
@@ -111,43 +111,42 @@ def test_submitting_writes_first_and_the_same_command_does_not_double(project: P
 
 
 @pytest.mark.parametrize("again", ["the same command", "-r"])
-def test_a_refusal_stops_with_slurms_words_and_both_commands_go_on(
-        again: str, project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sbatch_error_stops_the_submission_and_both_commands_continue_it(again: str, project: Project, fake_slurm: Path,
+                                                                         capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "fail_at").write_text("3")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
-    for words in ("2 of 4 submitted, stopped at 002_tiny", "invalid partition specified: x", "cpu-killable, killable",
-                  "continues where it stopped"):
-        assert words in error
+    for message in ("2 of 4 submitted, stopped at 002_tiny", "invalid partition specified: x", "cpu-killable, killable",
+                    "continues where it stopped"):
+        assert message in error
     (fake_slurm / "queue").write_text("".join((fake_slurm / "queue").read_text().splitlines(True)[:2]))
-    words = [project.spec, "-s", "s.sh", "-y"] if again == "the same command" else ["-r", project.batch, "-y"]
-    assert project.submit(*words) == 0
-    assert (fake_slurm / "n").read_text() == "5\n"  # 1 2 (3 refused) 4 5
+    arguments = [project.spec, "-s", "s.sh", "-y"] if again == "the same command" else ["-r", project.batch, "-y"]
+    assert project.submit(*arguments) == 0
+    assert (fake_slurm / "n").read_text() == "5\n"  # jobs 1, 2, (3 refused), 4, 5
     tickets = journal.read_history(str(project.batch)).tickets
     assert [ticket.number for ticket in tickets.values()] == [1, 1, 1, 1]
 
 
-def test_a_submitter_killed_after_sbatch_took_the_job_is_not_doubled(
-        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_after_sbatch_accepted_a_job_submits_it_only_once(project: Project, fake_slurm: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
-        """Nothing catches it."""
+        """An exception that no handler catches."""
 
     def killed(self: object, unit: int, job: str) -> None:
-        raise Killed  # the answer never reaches the journal
+        raise Killed  # before the answer is written to the journal
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "record_job", killed)
         patch.setattr(journal.Journal, "record_end", lambda self: None)
         with pytest.raises(Killed):
             project.submit(project.spec, "-s", "s.sh", "-y")
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # its process lives: it is still at it
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # the other process is still alive and submitting
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     assert (fake_slurm / "n").read_text() == "4\n"
 
 
-def test_ctrl_c_keeps_what_was_submitted(
-        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_keeps_submitted_jobs(project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
     submit = client.submit
 
     def interrupted(command: list[str], ticket: int) -> str:
@@ -162,22 +161,22 @@ def test_ctrl_c_keeps_what_was_submitted(
     assert (fake_slurm / "n").read_text() == "4\n"
 
 
-def test_what_sbatch_would_refuse_is_not_written(project: Project, fake_slurm: Path,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_if_sbatch_would_refuse(project: Project, fake_slurm: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "refuses").write_text("allocation failure: Invalid partition name specified\n")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
-    for words in ("Invalid partition name specified", "allowed: cpu-killable, killable", "nothing was written"):
-        assert words in error
+    for message in ("Invalid partition name specified", "allowed: cpu-killable, killable", "nothing was written"):
+        assert message in error
     assert not project.results.exists()
     assert not (fake_slurm / "n").exists()
     (fake_slurm / "refuses").write_text("sbatch: error: Unable to contact slurm controller (connect failure)\n")
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # the submission itself is patient
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # the submission itself retries
     assert (fake_slurm / "tried").read_text() == "\n\n"  # once for all four, which have the same options
 
 
-def test_after_midnight_the_batch_of_yesterday_goes_on(project: Project, fake_slurm: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_of_yesterday_is_continued_after_midnight(project: Project, fake_slurm: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     import datetime
 
     (fake_slurm / "fail_at").write_text("3")
@@ -186,14 +185,13 @@ def test_after_midnight_the_batch_of_yesterday_goes_on(project: Project, fake_sl
     monkeypatch.setattr(batch_module, "today", lambda: datetime.date(2099, 1, 1))
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     assert len(list(project.results.iterdir())) == 1
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # nothing runs twice
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # no run is submitted twice
     project.write_spec("[8, 16]")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # another job spec on another day
     assert len(list(project.results.iterdir())) == 2
 
 
-def test_an_edited_job_spec_is_refused_with_the_difference(project: Project,
-                                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_edited_job_spec_is_rejected_with_the_difference(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     project.write_spec("[8, 16]")
     assert project.submit(project.spec, "--local", "-y") == 2
@@ -201,19 +199,18 @@ def test_an_edited_job_spec_is_refused_with_the_difference(project: Project,
     project.write_spec()
     assert project.submit(project.spec, "--local", "-y", "--set", "base_lr=3") == 2
     assert "overrides.base_lr: nothing -> 3" in capsys.readouterr().err
-    assert project.submit(project.spec, "--local", "-d", "--set", "base_lr=3") == 0  # looking is allowed
+    assert project.submit(project.spec, "--local", "-d", "--set", "base_lr=3") == 0  # a dry run is allowed
     assert "note: submitting this would be an error" in capsys.readouterr().out
 
 
-def test_max_runs_takes_the_first_and_may_grow(project: Project) -> None:
+def test_max_runs_submits_the_first_runs_and_may_grow(project: Project) -> None:
     assert project.submit(project.spec, "--local", "-y", "--max-runs", "1") == 0
     assert [run.name for run in project.runs()] == ["000_tiny+bat_siz=8+bas_lr=0.1"]
     assert project.submit(project.spec, "--local", "-y") == 0
     assert project.executed() == [1] * 4
 
 
-def test_max_runs_of_a_retry_counts_what_is_to_be_submitted(project: Project,
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_max_runs_of_a_retry_counts_runs_to_submit(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.submit(project.spec, "--no-submit", "-y")
     for done in range(1, 5):
         assert project.submit("-r", project.batch, "--local", "-y", "--max-runs", "1") == 0
@@ -221,8 +218,8 @@ def test_max_runs_of_a_retry_counts_what_is_to_be_submitted(project: Project,
     assert "4 runs: 1 to submit, 3 left alone (1 done, 2 for later)" in capsys.readouterr().out
 
 
-def test_what_is_pending_is_not_offered_to_be_removed(project: Project, fake_slurm: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_overwrite_is_not_suggested_while_runs_are_pending(project: Project, fake_slurm: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
     project.submit(project.spec, "-s", "s.sh", "-y")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
     error = capsys.readouterr().err
@@ -230,12 +227,12 @@ def test_what_is_pending_is_not_offered_to_be_removed(project: Project, fake_slu
     assert "-o removes" not in error
 
 
-def test_no_submit_writes_and_retry_submits_later(project: Project, fake_slurm: Path,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_submit_writes_folders_and_retry_submits_them(project: Project, fake_slurm: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     assert len(project.runs()) == 4
     assert not (fake_slurm / "n").exists()
-    assert project.submit("-r", project.batch, "-y") == 2  # how was never said
+    assert project.submit("-r", project.batch, "-y") == 2  # neither -s nor --local was ever given
     assert "-s SCRIPT" in capsys.readouterr().err
     assert project.submit("-r", project.batch, "-s", "s.sh", "-y") == 0
     assert (fake_slurm / "n").read_text() == "4\n"
@@ -248,25 +245,25 @@ def test_set_replaces_an_axis_or_adds_a_constant(project: Project, capsys: pytes
     assert specs == [{"batch_size": size, "base_lr": 1e-3, "loss": "mse"} for size in (1, 2, 3)]
 
 
-def test_random_points_are_drawn_alike_each_time_and_their_number_and_seed_are_the_batchs(
+def test_random_points_are_reproducible_and_fixed_by_samples_and_seed_of_the_batch(
         project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("!int_uniform [100, 999]")
-    words = (project.spec, "--local", "-y", "--set", "base_lr=!loguniform [1e-3, 1]", "--samples", "3")
-    assert project.submit(*words, "--max-runs", "1") == 0
+    arguments = (project.spec, "--local", "-y", "--set", "base_lr=!loguniform [1e-3, 1]", "--samples", "3")
+    assert project.submit(*arguments, "--max-runs", "1") == 0
     assert "3 configurations: 3 samples" in capsys.readouterr().out
-    assert project.submit(*words) == 0  # goes on
+    assert project.submit(*arguments) == 0  # continues the batch
     assert [run.name.split("=")[0] for run in project.runs()] == ["000_tiny+bat_siz", "001_tiny+bat_siz",
                                                                   "002_tiny+bat_siz"]
     assert project.executed() == [1, 1, 1]
-    assert project.submit(*words, "--seed", "1") == 2
+    assert project.submit(*arguments, "--seed", "1") == 2
     assert "seed: null -> 1" in capsys.readouterr().err
-    assert project.submit(*words, "--samples", "4") == 2
+    assert project.submit(*arguments, "--samples", "4") == 2
     assert "samples: 3 -> 4" in capsys.readouterr().err
     assert project.submit("-r", project.batch, "--samples", "4") == 2
     assert "another name" in capsys.readouterr().err
 
 
-def test_overwrite_asks_for_the_name_and_never_while_something_runs(
+def test_overwrite_asks_for_the_batch_name_and_is_rejected_while_runs_are_alive(
         project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
@@ -287,7 +284,8 @@ def test_overwrite_asks_for_the_name_and_never_while_something_runs(
     assert [path.name for path in project.results.iterdir()] == [project.batch.name]
 
 
-def test_a_linked_batch_is_not_removed(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overwrite_does_not_remove_through_a_link(project: Project, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     elsewhere = tmp_path / "elsewhere"
     project.batch.rename(elsewhere)
@@ -298,8 +296,8 @@ def test_a_linked_batch_is_not_removed(project: Project, tmp_path: Path, capsys:
     assert (elsewhere / "job.yaml").exists()
 
 
-def test_a_question_without_anybody_there(project: Project, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_question_without_standard_input_is_an_error(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
     assert project.submit(project.spec, "--local") == 2
     assert "pass -y to continue without a question" in capsys.readouterr().err
@@ -316,7 +314,7 @@ def test_ctrl_c_at_the_question_writes_nothing(project: Project, monkeypatch: py
     assert not project.results.exists()
 
 
-def test_local_folders_are_written_and_run_later(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_no_submit_writes_folders_that_run_later(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "--no-submit", "-y") == 0
     assert f"-r 're sults/{project.batch.name}' --local  runs them" in capsys.readouterr().out
     assert not any((run / "done").exists() for run in project.runs())
@@ -324,13 +322,13 @@ def test_local_folders_are_written_and_run_later(project: Project, capsys: pytes
     assert all((run / "done").exists() for run in project.runs())
 
 
-def test_a_batch_is_no_job_spec(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_folder_as_job_spec_is_rejected(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "--no-submit", "-y") == 0
     assert project.submit(project.batch, "--local") == 2
     assert "-r continues it" in capsys.readouterr().err
 
 
-def test_tags_of_the_batch_and_of_points(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tags_of_batch_and_points_are_merged(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("""\
 job_details: {name: tiny, tags: [paper]}
 parameters:
@@ -343,7 +341,8 @@ parameters:
     assert [spec["TAGS"] for spec in specs] == [["paper", "small"], ["paper"]]
 
 
-def test_per_point_script_and_sbatch(project: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_points_with_their_own_script_and_sbatch_options(project: Project, fake_slurm: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "big.sh").write_text(SCRIPT)
     project.spec.write_text("""\
 job_details: {name: tiny, output_dir: out, sbatch: {mem: 4G, time: "1:00:00"}}
@@ -389,10 +388,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("text_and_words", BAD.values(), ids=BAD.keys())
-def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], tmp_path: Path,
-                                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    text, words = text_and_words
+@pytest.mark.parametrize("text_and_message", BAD.values(), ids=BAD.keys())
+def test_wrong_input_is_reported_in_one_line(text_and_message: tuple[str | None, str], tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    text, message = text_and_message
     monkeypatch.chdir(tmp_path)
     if text is not None:
         (tmp_path / "x.yaml").write_text(text)
@@ -402,11 +402,11 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
     assert error.count("\n") == 1
     assert error.startswith("error: ")
     assert "x.yaml" in error
-    assert words in error
+    assert message in error
     assert everything(tmp_path) == ([] if text is None else ["x.yaml"])
 
 
-@pytest.mark.parametrize(("words", "expected"), [
+@pytest.mark.parametrize(("arguments", "expected"), [
     (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "use one of them"),
     (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "use one of them"),
     (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "use one of them"),
@@ -420,16 +420,17 @@ def test_bad_input_is_told_in_one_line(text_and_words: tuple[str | None, str], t
     (["x.yaml", "-s", "x.yaml"], "#!/bin/bash"), (["x.yaml", "-s", "dos.sh"], "DOS line breaks"),
     (["x.yaml", "--local", "--set", "batchsize=3"], "did you mean 'batch_size'?"),
     (["-r", "re sults", "--local", "--set", "a=1"], "another name")])
-def test_contradictions_are_told(words: list[str], expected: str, project: Project,
-                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_contradicting_options_are_rejected(arguments: list[str], expected: str, project: Project,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     project.results.mkdir()
     (project.folder / "dos.sh").write_bytes(b"#!/bin/bash\r\n#SBATCH --mem=1G\r\n")
-    assert project.submit(*words, "-y") == 2
+    assert project.submit(*arguments, "-y") == 2
     assert expected in capsys.readouterr().err
 
 
-def test_without_slurm_local_is_named_and_nothing_written(project: Project, monkeypatch: pytest.MonkeyPatch,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_slurm_the_error_suggests_local_and_nothing_is_written(project: Project,
+                                                                       monkeypatch: pytest.MonkeyPatch,
+                                                                       capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "s.sh").write_text(SCRIPT)
     monkeypatch.setenv("PATH", str(project.folder))
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
@@ -437,7 +438,7 @@ def test_without_slurm_local_is_named_and_nothing_written(project: Project, monk
     assert not project.results.exists()
 
 
-def test_a_dry_run_imports_little() -> None:
+def test_dry_run_imports_no_heavy_library() -> None:
     program = ("import sys, submit_multiple; submit_multiple.main(['jobs/linear-classifier-example.yaml', '-d', '-s', "
                "'submit_cpu.sh']); print(*sorted(sys.modules), sep='\\n')")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -445,23 +446,23 @@ def test_a_dry_run_imports_little() -> None:
     assert not loaded & {"torch", "numpy", "pandas", "loguru", "pathlib", "asyncio", "difflib", "multiprocessing"}
 
 
-def test_a_plan_with_overrides_that_was_killed_before_it_submitted_goes_on(
-        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch appears with its journal in it: there is no instant at which it is there without its overrides."""
-    words = [project.spec, "-s", "s.sh", "-y", "--set", "base_lr=[3,4]"]
+def test_killed_before_the_first_submission_continues_with_its_overrides(project: Project, fake_slurm: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is created together with its journal, so that its overrides are never missing."""
+    arguments = [project.spec, "-s", "s.sh", "-y", "--set", "base_lr=[3,4]"]
 
     def killed(*_: object) -> int:
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
         patch.setattr(execute, "_start", killed)
-        assert project.submit(*words) == 130
+        assert project.submit(*arguments) == 130
     monkeypatch.setattr(process, "is_alive", lambda who: False)
-    assert project.submit(*words) == 0
+    assert project.submit(*arguments) == 0
     assert (fake_slurm / "n").read_text() == "4\n"
 
 
-def test_a_deleted_run_is_left_to_the_command_that_made_it(project: Project,
-                                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_deleted_run_is_created_again_by_the_same_command_only(project: Project,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     gone = project.runs()[1]
     shutil.rmtree(gone)
@@ -475,8 +476,8 @@ def test_a_deleted_run_is_left_to_the_command_that_made_it(project: Project,
     assert (gone / "claim-2").exists()
 
 
-def test_an_empty_spec_stops_a_retry_and_is_written_again_by_the_command(
-        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_spec_stops_a_retry_and_is_written_again_by_the_same_command(project: Project,
+                                                                           capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     (project.runs()[1] / "spec.yaml").write_text("")
     assert project.submit("-r", project.batch, "--local", "-y") == 2
@@ -485,8 +486,7 @@ def test_an_empty_spec_stops_a_retry_and_is_written_again_by_the_command(
     assert project.executed() == [1] * 4
 
 
-def test_a_job_yaml_that_cannot_be_read_any_more_does_not_hold_a_retry(
-        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_works_with_an_unreadable_job_yaml(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     (project.batch / "job.yaml").write_text("a: [")
     assert project.submit(project.spec, "--local", "-y") == 2
@@ -495,7 +495,7 @@ def test_a_job_yaml_that_cannot_be_read_any_more_does_not_hold_a_retry(
     assert project.executed() == [1] * 4
 
 
-def test_a_folder_of_plots_in_a_batch_is_no_run(project: Project) -> None:
+def test_folder_of_plots_in_a_batch_is_not_a_run(project: Project) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
     (project.batch / "plots").mkdir()
     assert project.submit("-r", project.batch, "--local", "-y") == 0
@@ -503,9 +503,9 @@ def test_a_folder_of_plots_in_a_batch_is_no_run(project: Project) -> None:
 
 
 @pytest.mark.parametrize("what", ["batch", "journal"])
-def test_a_full_disk_is_told_and_the_same_command_goes_on(
-        what: str, project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_is_reported_and_the_same_command_continues(what: str, project: Project, fake_slurm: Path,
+                                                              monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
@@ -522,8 +522,8 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     assert (fake_slurm / "n").read_text() == "4\n"
 
 
-def test_a_journal_that_must_not_be_read_is_told(project: Project, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_journal_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--no-submit", "-y") == 0
 
     def refuse(path: str) -> list[object]:

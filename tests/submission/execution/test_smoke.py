@@ -18,8 +18,8 @@ parameters:
 """
 
 
-def test_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+def test_smoke_runs_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without nvidia-smi
     specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True}
              for model in ("a", "b") for data in ("x", "y") for rate in (1, 2)]
     chosen = smoke.distinct_specs(specs)
@@ -30,20 +30,22 @@ def test_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "fast_dev_run" not in specs[0]
 
 
-def test_smoke_before_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_runs_before_the_submission_and_stops_it_on_failure(tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     job, out = tmp_path / "job.yaml", tmp_path / "results"
     job.write_text(JOB.format(out=out, model="tiny/lenet"))
     assert submit_multiple.main([str(job), "--smoke", "-s", "submit_cpu.sh", "--no-submit"]) == 2
-    job.write_text(JOB.format(out=out, model="tiny/vgg_11"))  # whose images are too small: only a run can tell
+    # the images are too small for this model, which only a run detects
+    job.write_text(JOB.format(out=out, model="tiny/vgg_11"))
     assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2
-    told = capsys.readouterr()
-    assert "smoke      linear on sklearn/digits: one batch works" in told.out
-    assert "smoke: tiny/vgg_11 on sklearn/digits fails in its first batch: " in told.err
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert "smoke      linear on sklearn/digits: one batch works" in output.out
+    assert "smoke: tiny/vgg_11 on sklearn/digits fails in its first batch: " in output.err
+    assert "Traceback" not in output.err
     assert not out.exists()
 
 
-def test_a_program_of_its_own_is_not_ours_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_rejects_external_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(f"job_details: {{name: own, command: echo, output_dir: {tmp_path}}}\nparameters: {{a: 1}}\n")
     assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2

@@ -1,4 +1,4 @@
-"""Extending a batch: only what is new, under names that go on, once, whatever is killed or typed twice meanwhile."""
+"""Extend a batch: new points are run once, with the next numbers, also after crashes and concurrent commands."""
 from __future__ import annotations
 
 import json
@@ -42,33 +42,35 @@ def contents(project: Project) -> list[tuple[str, dict[str, Any]]]:
 
 
 @given(st.lists(points, max_size=6, unique_by=lambda spec: json.dumps(spec, sort_keys=True)), st.data())
-def test_each_point_is_found_once_by_what_it_says(specs: list[dict[str, Any]], data: st.DataObject) -> None:
-    known = {f"{index:03d}_x": spec for index, spec in enumerate(specs)}
+def test_each_point_matches_one_run_with_an_equal_spec(specs: list[dict[str, Any]], data: st.DataObject) -> None:
+    existing = {f"{index:03d}_x": spec for index, spec in enumerate(specs)}
     chosen = data.draw(st.permutations(specs))[:4]
-    found = match_points(chosen, known)
-    assert None not in found and len(set(found)) == len(chosen)  # none is taken for new, and no run for two points
-    for spec, name in zip(chosen, found, strict=True):
-        assert {**known[name], "TAGS": 0} == {**spec, "TAGS": 0}
-    assert match_points([{"batch_size": 4}, *chosen], known) == [None, *found]
+    matches = match_points(chosen, existing)
+    assert None not in matches and len(set(matches)) == len(chosen)  # no point is new, and no run matches two points
+    for spec, name in zip(chosen, matches, strict=True):
+        assert {**existing[name], "TAGS": 0} == {**spec, "TAGS": 0}
+    assert match_points([{"batch_size": 4}, *chosen], existing) == [None, *matches]
 
 
-def test_defaults_and_what_is_merely_logged_make_no_new_point() -> None:
-    known = {"0_x": {"batch_size": 8}, "1_x": {"batch_size": 9, "unknown": 1}}
+def test_defaults_and_logging_keys_do_not_make_a_new_point() -> None:
+    existing = {"0_x": {"batch_size": 8}, "1_x": {"batch_size": 9, "unknown": 1}}
     points = [{"momentum": 0.9, "batch_size": 8, "log_interval": 3}, {"batch_size": 9}]
-    assert match_points(points, known) == ["0_x", None]
-    assert match_points([{"batch_size": 8, "save_freq": 1}, {"batch_size": 8, "save_freq": 0}], known) == ["0_x", None]
+    assert match_points(points, existing) == ["0_x", None]
+    points = [{"batch_size": 8, "save_freq": 1}, {"batch_size": 8, "save_freq": 0}]
+    assert match_points(points, existing) == ["0_x", None]
     program = {"COMMAND": ["x"], "a": 1}
     assert match_points([program, {**program, "a": 1.0}, {**program, "COMMAND": ["y"]}], {"0_x": program}) == [
         "0_x", None, None]
 
 
-def test_only_what_is_new_is_run_and_numbers_go_on(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extend_runs_only_new_points_and_continues_numbering(project: Project,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     before = contents(project)
     old_text = project.spec.read_text()
     capsys.readouterr()
     write(project, "batch_size: [4, 32, 6], base_lr: [0.1, 1], momentum: [0, 0.9]")
-    assert project.submit(project.spec, "--local", "--extend", "-d") == 0  # shows all, and changes nothing
+    assert project.submit(project.spec, "--local", "--extend", "-d") == 0  # changes nothing
     assert contents(project) == before
     assert project.submit(project.spec, "--local", "--extend", "-y") == 0
     out = capsys.readouterr().out
@@ -86,13 +88,13 @@ def test_only_what_is_new_is_run_and_numbers_go_on(project: Project, capsys: pyt
     assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
 
 
-def test_an_extended_batch_is_continued_and_retried(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extended_batch_is_continued_and_retried(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     write(project, "base_lr: 1, batch_size: [13]")
     assert project.submit(project.spec, "--local", "-y") == 1
     write(project, "base_lr: 1, batch_size: [1, 13, 2]")
     assert project.submit(project.spec, "--local", "--extend", "--max-runs", "1", "-y") == 0
     assert project.executed() == [0, 1]
-    assert project.submit(project.spec, "--local", "-y") == 0  # the same command goes on with what is left
+    assert project.submit(project.spec, "--local", "-y") == 0  # the same command continues with the rest
     assert project.executed() == [0, 1, 1]
     assert [name for name, _ in contents(project)] == [
         "000_tiny", "001_tiny+bat_siz=1", "002_tiny+bat_siz=2"]
@@ -100,23 +102,23 @@ def test_an_extended_batch_is_continued_and_retried(project: Project, capsys: py
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     assert project.executed() == [1, 1, 1]
     capsys.readouterr()
-    for words in ([], ["--extend"]):
-        assert project.submit(project.spec, "--local", "-y", *words) == 2
+    for arguments in ([], ["--extend"]):
+        assert project.submit(project.spec, "--local", "-y", *arguments) == 2
     assert "has no run left to submit" in (error := capsys.readouterr().err)
     assert "the job spec has no new points" in error
     (project.runs()[1] / "spec.yaml").unlink()
-    assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # else its point would be run again
-    assert "this spec is gone" in capsys.readouterr().err
+    assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # otherwise its point would be run again
+    assert "this spec is missing" in capsys.readouterr().err
 
 
-def test_with_other_overrides_and_again(project: Project) -> None:
+def test_extend_with_other_overrides_twice(project: Project) -> None:
     write(project, "base_lr: 1, batch_size: 1")
     assert project.submit(project.spec, "--local", "-y") == 0
     for number, sizes in enumerate(("[1,2]", "[3,1]", "[4,3]")):
-        words = (project.spec, "--local", "-y", "--set", f"batch_size={sizes}")
-        assert project.submit(*words) == 2  # not what the batch was made from
-        assert project.submit(*words, "--extend") == 0
-        assert project.submit(*words) == 2  # now it is, and nothing is left
+        arguments = (project.spec, "--local", "-y", "--set", f"batch_size={sizes}")
+        assert project.submit(*arguments) == 2  # the batch has other overrides
+        assert project.submit(*arguments, "--extend") == 0
+        assert project.submit(*arguments) == 2  # now they are equal, and no run is left
         assert len(project.runs()) == number + 2
     assert [spec["batch_size"] for _, spec in contents(project)] == [1, 2, 3, 4]
     assert project.executed() == [1] * 4
@@ -124,7 +126,7 @@ def test_with_other_overrides_and_again(project: Project) -> None:
         2, ["job.old.0.yaml", "job.old.1.yaml", "job.old.2.yaml", "job.yaml"]]
 
 
-def test_random_points_are_extended_by_more_of_them(project: Project) -> None:
+def test_extend_adds_random_points(project: Project) -> None:
     write(project, "base_lr: !loguniform [1e-4, 1], batch_size: [1, 2]")
     assert project.submit(project.spec, "--local", "-y", "--samples", "2") == 0
     before = contents(project)
@@ -133,7 +135,7 @@ def test_random_points_are_extended_by_more_of_them(project: Project) -> None:
     assert project.executed() == [1] * 6
 
 
-def test_points_that_another_batch_has_done_are_left_out(project: Project) -> None:
+def test_extend_with_skip_done_leaves_out_points_done_elsewhere(project: Project) -> None:
     write(project, "base_lr: 1, batch_size: [1, 2]")
     assert project.submit(project.spec, "--local", "-y") == 0
     project.batch.rename(project.results / "26-01-01-other")
@@ -141,19 +143,20 @@ def test_points_that_another_batch_has_done_are_left_out(project: Project) -> No
     assert project.submit(project.spec, "--local", "-y") == 0
     write(project, "base_lr: 1, batch_size: [2, 3, 4]")
     assert project.submit(project.spec, "--local", "-y", "--extend", "--skip-done") == 0
-    mine, = project.results.glob("*-tiny")
-    assert sorted(path.name for path in mine.glob("0*")) == ["000_tiny", "002_tiny+bat_siz=4"]
+    batch, = project.results.glob("*-tiny")
+    assert sorted(path.name for path in batch.glob("0*")) == ["000_tiny", "002_tiny+bat_siz=4"]
 
 
-def test_what_may_be_typed_wrong(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, told in (((project.spec, "--extend", "--local"), "there is no batch 'tiny' in re sults to extend"),
-                        ((project.spec, "--extend", "-o", "--local"), "without -r and -o"),
-                        ((project.results, "--extend", "-r"), "without -r and -o")):
-        assert project.submit(*words) == 2
-        assert told in capsys.readouterr().err
+def test_wrong_uses_of_extend_are_reported(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+            ((project.spec, "--extend", "--local"), "there is no batch 'tiny' in re sults to extend"),
+            ((project.spec, "--extend", "-o", "--local"), "without -r and -o"),
+            ((project.results, "--extend", "-r"), "without -r and -o")):
+        assert project.submit(*arguments) == 2
+        assert message in capsys.readouterr().err
 
 
-def test_a_job_spec_that_only_says_more_is_kept(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_spec_without_new_points_is_still_stored(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     project.spec.write_text(project.spec.read_text().replace("name: tiny", "name: tiny, metric: val/last/loss"))
     capsys.readouterr()
@@ -164,9 +167,11 @@ def test_a_job_spec_that_only_says_more_is_kept(project: Project, capsys: pytest
     assert project.executed() == [1] * 4
 
 
-def killed_at(project: Project, number: int, *words: str | Path) -> int:
-    """submit_multiple.py in a process of its own that is killed before its change number `number` to the disk; its exit
-    code, 137 if it was."""
+def killed_at(project: Project, number: int, *arguments: str | Path) -> int:
+    """Run submit_multiple.py in a subprocess that is killed before its `number`th change to the disk.
+
+    Return its exit code, which is 137 if it was killed.
+    """
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -174,16 +179,16 @@ def killed_at(project: Project, number: int, *words: str | Path) -> int:
         left = [number]
 
         def dying(real: Callable[..., Any]) -> Callable[..., Any]:
-            def act(*given: Any, **options: Any) -> Any:
+            def act(*args: Any, **kwargs: Any) -> Any:
                 if left[0] == 0:
                     os._exit(137)
                 left[0] -= 1
-                return real(*given, **options)
+                return real(*args, **kwargs)
             return act
 
         for name in ("rename", "replace", "link", "mkdir", "unlink", "write"):
             setattr(os, name, dying(getattr(os, name)))
-        os._exit(project.submit(*words))
+        os._exit(project.submit(*arguments))
     finally:
         os._exit(1)
 
@@ -202,9 +207,8 @@ def submitted(counted: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("again", ["--extend", "the same command", "-r"])
-def test_an_extender_killed_at_each_instant_loses_nothing(project: Project, counted: Path, again: str) -> None:
-    """Before each of its changes to the disk, in turn. Whoever goes on: each point has one run, each run one Slurm
-    job."""
+def test_extend_killed_before_any_change_to_the_disk_loses_nothing(project: Project, counted: Path, again: str) -> None:
+    """Whichever command continues, each point has one run, and each run one Slurm job."""
     project.write_spec("[1]")
     slurm = ("-s", "s.sh", "-y")
     assert project.submit(project.spec, *slurm) == 0
@@ -220,20 +224,20 @@ def test_an_extender_killed_at_each_instant_loses_nothing(project: Project, coun
             assert project.submit("-r", project.batch, *slurm) == 0
         elif again == "the same command" and was_made:
             assert project.submit(project.spec, *slurm) in (0, 2)  # 2 if nothing was left
-        else:  # it was killed before it had made anything: only the same command can know what was wanted
+        else:  # killed before it had written anything: only the same command contains the request
             assert project.submit(project.spec, *slurm, "--extend") in (0, 2)
         specs = [(spec["batch_size"], spec["base_lr"]) for _, spec in contents(project)]
         assert sorted(specs) == [(size, rate) for size in sizes for rate in (0.1, 1)], f"change {number}"
         assert submitted(counted) == {name: 1 for name, _ in contents(project)}, f"change {number}"
         assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
-    assert code == 0 and number > 10  # the last had fewer changes to make than it was allowed
+    assert code == 0 and number > 10  # the last process made fewer changes than the limit
     assert [name[:3] for name, _ in contents(project)] == [f"{index:03d}" for index in range(2 * len(sizes))]
     states = {run.state.name for run in observe([str(project.batch)])[0].runs.values()}
     assert states == {"pending"}
 
 
-def test_several_terminals_extend_at_once(project: Project, counted: Path) -> None:
-    """Each by values of its own and some that others add too: nothing is lost, nothing is there twice."""
+def test_concurrent_extensions_lose_nothing(project: Project, counted: Path) -> None:
+    """Processes add values of their own and values that others add too: no run is lost or duplicated."""
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     wanted = {8, 32}
     for turn in range(6 if CHAOS else 2):
@@ -251,9 +255,9 @@ def test_several_terminals_extend_at_once(project: Project, counted: Path) -> No
             crowd.append((pid, sizes))
         for pid, _ in crowd:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, 2)
-        for _, sizes in crowd:  # who was too late tries again
-            words = ("--set", f"batch_size={sizes}")
-            assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend", *words) in (0, 2)
+        for _, sizes in crowd:  # a process that was overtaken tries again
+            arguments = ("--set", f"batch_size={sizes}")
+            assert project.submit(project.spec, "-s", "s.sh", "-y", "--extend", *arguments) in (0, 2)
     specs = [(spec["batch_size"], spec["base_lr"]) for _, spec in contents(project)]
     assert sorted(specs) == sorted((size, rate) for size in wanted for rate in (0.1, 1))
     assert submitted(counted) == {name: 1 for name, _ in contents(project)}
@@ -262,50 +266,49 @@ def test_several_terminals_extend_at_once(project: Project, counted: Path) -> No
     assert not list(project.batch.glob(".extension*"))
 
 
-def test_an_extension_that_comes_while_another_is_planned(project: Project, monkeypatch: pytest.MonkeyPatch,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_extension_made_while_another_is_planned(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
     write(project, "base_lr: 1, batch_size: 1")
     assert project.submit(project.spec, "--local", "-y") == 0
-    words = (project.spec, "--local", "-y", "--extend", "--set", "batch_size=[1,2]")
+    arguments = (project.spec, "--local", "-y", "--extend", "--set", "batch_size=[1,2]")
     real = extend.observe
 
     def overtaken(paths: list[str]) -> Any:
-        found = real(paths)
+        observations = real(paths)
         monkeypatch.setattr(extend, "observe", real)
-        assert project.submit(*words) == 0
-        return found
+        assert project.submit(*arguments) == 0
+        return observations
 
     monkeypatch.setattr(extend, "observe", overtaken)
-    assert project.submit(*words) == 2
+    assert project.submit(*arguments) == 2
     assert "another process extended this batch a moment ago" in capsys.readouterr().err
-    assert project.submit(*words) == 2 and "the job spec has no new points" in capsys.readouterr().err
+    assert project.submit(*arguments) == 2 and "the job spec has no new points" in capsys.readouterr().err
     assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
     assert project.executed() == [1, 1]
 
 
-def test_an_extension_that_comes_while_the_batch_is_read(project: Project, counted: Path,
-                                                         capsys: pytest.CaptureFixture[str],
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its journals and its folders: what it brought is not taken for forgotten, and submitted once more."""
+def test_extension_made_while_the_batch_is_read(project: Project, counted: Path, capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension between reading folders and journals: its runs are not submitted a second time."""
     write(project, "base_lr: 1, batch_size: 1")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
-    words = (project.spec, "-s", "s.sh", "-y", "--extend", "--set", "batch_size=[1,2]")
+    arguments = (project.spec, "-s", "s.sh", "-y", "--extend", "--set", "batch_size=[1,2]")
     real = journal.read_history
 
     def overtaken(path: str) -> journal.History:
         monkeypatch.setattr(journal, "read_history", real)
-        found = real(path)
-        assert project.submit(*words) == 0
-        return found
+        history = real(path)
+        assert project.submit(*arguments) == 0
+        return history
 
     monkeypatch.setattr(journal, "read_history", overtaken)
-    assert project.submit(*words) == 2
+    assert project.submit(*arguments) == 2
     assert "another process extended this batch a moment ago" in capsys.readouterr().err
     assert submitted(counted) == {"000_tiny": 1, "001_tiny+bat_siz=2": 1}
 
 
-def test_on_slurm_a_larger_composite_asks_for_workers_for_what_is_new(project: Project, counted: Path,
-                                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_extended_composite_submits_workers_only_for_new_runs(project: Project, counted: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
     write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}}")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     write(project, "base_lr: 1, SUBTESTS: {a: {batch_size: [1, 2], WORKERS: 2}, b: {batch_size: [2, 3], WORKERS: 1}}")

@@ -1,4 +1,4 @@
-"""What a submission says: axes in a row, and a progress bar in one row of any terminal."""
+"""Output of a submission: axes and progress bars fit into one row of the terminal."""
 from __future__ import annotations
 
 import io
@@ -23,14 +23,14 @@ def test_axes_show_whole_values_and_quote_commas() -> None:
 
 
 @given(st.lists(st.text("abc", max_size=120), min_size=1, max_size=60))
-def test_a_row_of_values_keeps_its_width(values: list[str]) -> None:
+def test_row_of_values_fits_its_width(values: list[str]) -> None:
     text = preview._abbreviated(values, 88)
     assert len(text) <= 88 or len(values) == 1
     assert text == ", ".join(values) or "…" in text
 
 
 @given(columns=st.integers(1, 200), done=st.integers(0, 20), failed=st.integers(0, 20))
-def test_the_bar_fits_into_a_row(columns: int, done: int, failed: int) -> None:
+def test_progress_bar_fits_into_a_row(columns: int, done: int, failed: int) -> None:
     bar = terminal.Progress(20, "runs", io.StringIO())
     bar.done, bar.failed = done, failed
     line = bar.line(columns)
