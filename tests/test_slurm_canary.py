@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("slurm")
 
 
 @pytest.mark.parametrize("way", MODES, ids=" ".join)
-def test_the_good_half_trains_and_the_bad_half_is_cancelled(way: list[str], project: Project, script: str,
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_a_failed_canary_are_cancelled_and_the_others_train(way: list[str], project: Project, script: str,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(GRID)
     assert project.submit(project.spec, "-s", script, "-y", "--canary", *way) == 0
     wait_for(lambda: counts(project) == {"done": 4, "cancelled": 4})
@@ -39,8 +39,8 @@ def test_the_good_half_trains_and_the_bad_half_is_cancelled(way: list[str], proj
     assert executions(project.batch / "canary") == [1, 1]
 
 
-def test_a_crash_between_and_a_canary_that_slurm_has_forgotten(project: Project, script: str, slurm: Slurm,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_continues_after_a_crash_and_a_purged_canary_job(project: Project, script: str, slurm: Slurm,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     words = (project.spec, "-s", script, "-y", "--canary")
     project.spec.write_text(GRID)
 
@@ -65,7 +65,7 @@ def test_a_crash_between_and_a_canary_that_slurm_has_forgotten(project: Project,
     assert executions(project.batch) == [1] * 8
 
 
-def test_sacct_lists_what_could_never_start(slurm: Slurm, tmp_path: Path) -> None:
+def test_sacct_lists_jobs_that_never_started(slurm: Slurm, tmp_path: Path) -> None:
     """By one call, tasks of an array one by one; without canaries, as for --after."""
     from src.submission.slurm import client as commands
 
@@ -78,7 +78,7 @@ def test_sacct_lists_what_could_never_start(slurm: Slurm, tmp_path: Path) -> Non
     assert commands.sacct(start)[bad].state == "FAILED"
 
 
-def test_a_batch_after_one_that_fails_is_cancelled_not_lost(slurm: Slurm, project: Project, script: str) -> None:
+def test_batch_after_a_failed_batch_is_cancelled(slurm: Slurm, project: Project, script: str) -> None:
     project.write_spec("13")
     assert project.submit(project.spec, "-s", script, "-y", "--sbatch", "begin=now+3") == 0
     first = project.batch

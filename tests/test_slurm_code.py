@@ -12,8 +12,8 @@ __all__ = ["project", "received", "script"]  # fixtures
 pytest.importorskip("apprise")
 
 
-def test_an_edit_changes_nothing_and_messages_come(slurm: Slurm, project: Project, script: str,
-                                                   received: list[dict[str, str]]) -> None:
+def test_edited_code_does_not_reach_runs_and_messages_are_sent(slurm: Slurm, project: Project, script: str,
+                                                               received: list[dict[str, str]]) -> None:
     project.write_spec("[8, 13]")
     project.spec.write_text(project.spec.read_text().replace("sults}", "sults, snapshot: true, notify: true}"))
     for_slurm(project)
@@ -28,8 +28,8 @@ def test_an_edit_changes_nothing_and_messages_come(slurm: Slurm, project: Projec
 
 
 @pytest.mark.parametrize("way", ["--array", "--workers"])
-def test_a_failure_is_told_while_the_array_or_the_worker_goes_on(slurm: Slurm, project: Project, way: str,
-                                                                 received: list[dict[str, str]]) -> None:
+def test_failure_is_sent_while_the_array_or_the_worker_runs(slurm: Slurm, project: Project, way: str,
+                                                            received: list[dict[str, str]]) -> None:
     want_messages(project, "[13, 18]")
     script = for_slurm(project)
     assert project.submit(project.spec, "-s", script, "-y", way, *["1"] * (way == "--workers")) == 0

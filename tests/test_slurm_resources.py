@@ -25,7 +25,7 @@ parameters:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_resources_make_a_script_that_a_retry_uses_too(project: Project, slurm: Slurm,
+def test_script_made_from_resources_is_used_by_a_retry(project: Project, slurm: Slurm,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(JOB_SPEC.format(path=Path(sys.executable).parent))
     assert project.submit(project.spec, "-d") == 0
@@ -50,7 +50,7 @@ def test_resources_make_a_script_that_a_retry_uses_too(project: Project, slurm: 
 
 
 @pytest.mark.usefixtures("slurm")
-def test_a_batch_that_was_only_written_is_submitted_by_its_own_script(project: Project) -> None:
+def test_batch_that_was_only_written_is_submitted_by_its_script(project: Project) -> None:
     project.spec.write_text(JOB_SPEC.format(path=Path(sys.executable).parent))
     assert project.submit(project.spec, "-y", "--no-submit") == 0
     project.batch.rename(project.results / "moved")
@@ -69,8 +69,8 @@ parameters:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_four_processes_on_two_nodes_are_one_run(project: Project, slurm: Slurm,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_four_processes_on_two_nodes_train_one_run(project: Project, slurm: Slurm,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(RANKS.format(path=Path(sys.executable).parent, batch_size="[17, 13]"))
     assert project.submit(project.spec, "-y") == 0
     assert "processes  4 train each run together\n" in capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_four_processes_on_two_nodes_are_one_run(project: Project, slurm: Slurm,
 
 
 @pytest.mark.usefixtures("slurm")
-def test_of_two_such_jobs_with_one_ticket_only_one_runs(project: Project, slurm: Slurm) -> None:
+def test_of_two_multi_node_jobs_with_one_ticket_only_one_runs(project: Project, slurm: Slurm) -> None:
     project.spec.write_text(RANKS.format(path=Path(sys.executable).parent, batch_size="15"))
     assert project.submit(project.spec, "-y") == 0
     run, = project.runs()

@@ -69,7 +69,7 @@ def run_out_of_time(project: Project, fake: FakeSlurm, start: int) -> str:
 
 
 @pytest.mark.parametrize("way", [[], ["--array"]], ids=["one each", "array"])
-def test_where_requeue_is_refused_a_successor_goes_on(way: list[str], project: Project, fake_slurm: FakeSlurm,
+def test_successor_continues_where_requeue_is_refused(way: list[str], project: Project, fake_slurm: FakeSlurm,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     one_run(project)
     assert project.submit(project.spec, "-s", script(project), "-y", "--sbatch", "mem=200", *way) == 0
@@ -93,8 +93,7 @@ def test_where_requeue_is_refused_a_successor_goes_on(way: list[str], project: P
 
 
 @pytest.mark.parametrize("way", [[], ["--workers", "1", "--slots", "2"]], ids=["one each", "workers"])
-def test_a_preempted_run_that_slurm_does_not_put_back_goes_on_in_a_successor(way: list[str], project: Project,
-                                                                            fake_slurm: FakeSlurm) -> None:
+def test_preempted_run_continues_in_a_successor(way: list[str], project: Project, fake_slurm: FakeSlurm) -> None:
     project.write_spec("18")
     project.submit(project.spec, "-s", script(project), "-y", *way)
     first, *others = fake_slurm.jobs("PENDING")
@@ -110,17 +109,17 @@ def test_a_preempted_run_that_slurm_does_not_put_back_goes_on_in_a_successor(way
 
 
 @pytest.mark.parametrize(("meant", "asked"), [("requeued", 1), ("preempted", 0), ("cancelled", 0)])
-def test_a_preempted_worker_without_a_saved_run_is_succeeded_for_the_others(
-        meant: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preempted_worker_gets_a_successor_for_the_other_runs(meant: str, asked: int,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
-    monkeypatch.setattr(requeue, "why_stopped", lambda: meant)
+    monkeypatch.setattr(requeue, "classify_stop", lambda: meant)
     monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
     stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, asked=1)
     stopped._hand_over_saved()
     assert len(submitted) == asked
 
 
-def test_a_successor_is_cancelled_and_retried_as_others(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_successor_can_be_cancelled_and_retried(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
     run_out_of_time(project, fake_slurm, 1)
@@ -132,7 +131,7 @@ def test_a_successor_is_cancelled_and_retried_as_others(project: Project, fake_s
     assert (only_run(project).ticket, counts(project)) == (2, {"pending": 1})
 
 
-def test_a_successor_whose_answer_was_lost_is_found(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_successor_is_found_after_a_lost_answer(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
     fake_slurm.lose_reply(1)
@@ -141,7 +140,7 @@ def test_a_successor_whose_answer_was_lost_is_found(project: Project, fake_slurm
     assert len(fake_slurm.jobs("PENDING")) == 1
 
 
-def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_rejected_successor_is_a_timeout_with_the_message_of_sbatch(project: Project, fake_slurm: FakeSlurm) -> None:
     one_run(project)
     project.submit(project.spec, "-s", script(project), "-y")
     fake_slurm.reject("invalid_partition")
@@ -152,8 +151,7 @@ def test_a_successor_that_sbatch_refuses_is_a_timeout_in_its_words(project: Proj
     assert "invalid partition" in state.why
 
 
-def test_where_slurms_commands_are_not_to_be_had_a_wrapper_is_told_by_the_exit_status(project: Project,
-                                                                                     fake_slurm: FakeSlurm) -> None:
+def test_exit_status_requests_a_requeue_without_slurm_commands(project: Project, fake_slurm: FakeSlurm) -> None:
     """In a container, say."""
     one_run(project)
     path = Path(script(project))
@@ -165,7 +163,8 @@ def test_where_slurms_commands_are_not_to_be_had_a_wrapper_is_told_by_the_exit_s
                                        "could be submitted: sbatch is not on the PATH")
 
 
-def test_a_foreign_program_is_told_and_requeued_after_exit_status_75(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_external_program_is_signalled_and_requeued_after_exit_status_75(project: Project,
+                                                                         fake_slurm: FakeSlurm) -> None:
     (project.folder / "mine.py").write_text(FOREIGN)
     project.spec.write_text(f"job_details: {{name: tiny, output_dir: re sults, command: '{sys.executable} mine.py "
                             "{folder}'}\nparameters: {a: 1}\n")
@@ -183,7 +182,7 @@ def test_a_foreign_program_is_told_and_requeued_after_exit_status_75(project: Pr
     assert len(fake_slurm.jobs()) == 1
 
 
-def test_workers_hand_over_the_runs_that_saved_themselves(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_worker_passes_saved_runs_to_its_successor(project: Project, fake_slurm: FakeSlurm) -> None:
     project.write_spec("16")
     project.submit(project.spec, "-s", script(project), "-y", "--workers", "1", "--slots", "2")
     for start in (1, 2):
@@ -200,7 +199,7 @@ def test_workers_hand_over_the_runs_that_saved_themselves(project: Project, fake
 
 
 @pytest.mark.usefixtures("slurm")
-def test_on_a_real_slurm_a_run_goes_on_where_requeue_is_refused(project: Project, slurm: Slurm) -> None:
+def test_successor_continues_on_a_real_slurm(project: Project, slurm: Slurm) -> None:
     project.write_spec("16")
     options = "--no-requeue --time=2 --signal=B:USR1@110"
     assert project.submit(project.spec, "-s", script(project, options), "-y") == 0
@@ -211,7 +210,7 @@ def test_on_a_real_slurm_a_run_goes_on_where_requeue_is_refused(project: Project
         assert {path.name for path in run.glob("attempt*")} == {f"attempt-1-{number}.json" for number in range(3)}
 
 
-def test_on_a_real_slurm_a_preempted_run_goes_on_where_it_is_not_put_back(project: Project, slurm: Slurm) -> None:
+def test_preempted_run_continues_on_a_real_slurm(project: Project, slurm: Slurm) -> None:
     """PreemptMode=CANCEL, and sbatch was told no-requeue: another Slurm job goes on."""
     slurm.run("scontrol", "create", "partitionname=scavenge", "nodes=ALL", "prioritytier=1", "preemptmode=cancel")
     project.write_spec("18")

@@ -51,7 +51,7 @@ def all_jobs(project: Project) -> set[str]:
 
 @pytest.mark.parametrize("way", [[], ["--array"], ["--array", "--max-running", "3"], ["--workers", "2"],
                                  ["--workers", "2", "--slots", "3"]], ids=" ".join)
-def test_every_way_runs_each_run_once(way: list[str], project: Project, script: str) -> None:
+def test_every_submission_mode_runs_each_run_once(way: list[str], project: Project, script: str) -> None:
     project.write_spec("[1, 2, 3, 4, 13]")
     assert project.submit(project.spec, "-s", script, "-y", *way) == 0
     wait_for(lambda: counts(project) == {"done": 8, "failed": 2})
@@ -67,8 +67,8 @@ def test_every_way_runs_each_run_once(way: list[str], project: Project, script: 
     assert project.executed() == [1] * 10
 
 
-def test_arrays_are_cut_at_the_clusters_limit_and_by_what_points_ask_for(
-        project: Project, script: str, monkeypatch: pytest.MonkeyPatch, slurm: Slurm) -> None:
+def test_arrays_are_split_by_size_limit_and_options(project: Project, script: str, monkeypatch: pytest.MonkeyPatch,
+                                                    slurm: Slurm) -> None:
     project.spec.write_text("""\
 job_details: {name: tiny, output_dir: re sults}
 parameters:
@@ -88,13 +88,13 @@ parameters:
     assert asked == {"100M", "200M"}
 
 
-def test_max_array_size_is_the_clusters(slurm: Slurm) -> None:
+def test_max_array_size_is_read_from_the_cluster(slurm: Slurm) -> None:
     from src.submission.slurm.client import max_array_size
 
     assert f"MaxArraySize            = {max_array_size()}" in slurm.run("scontrol", "show", "config")
 
 
-def test_a_worker_hands_over_when_its_time_runs_out(project: Project, script: str, slurm: Slurm) -> None:
+def test_worker_submits_a_successor_before_its_time_limit(project: Project, script: str, slurm: Slurm) -> None:
     """Runs of a second or so, and a worker that believes that they take 4 minutes of its 5."""
     project.write_spec("[1, 2, 3]")
     assert project.submit(project.spec, "-s", script, "-y", "--no-submit") == 0
@@ -111,7 +111,7 @@ def test_a_worker_hands_over_when_its_time_runs_out(project: Project, script: st
     assert project.executed() == [1] * 6
 
 
-def test_a_requeued_worker_takes_its_runs_again(project: Project, script: str, slurm: Slurm) -> None:
+def test_requeued_worker_resumes_its_runs(project: Project, script: str, slurm: Slurm) -> None:
     project.write_spec("[15, 1]")
     assert project.submit(project.spec, "-s", script, "-y", "--workers", "1", "--slots", "4") == 0
     wait_for(lambda: counts(project) == {"running": 2, "done": 2})
@@ -123,8 +123,8 @@ def test_a_requeued_worker_takes_its_runs_again(project: Project, script: str, s
     assert project.executed() == [1] * 4
 
 
-def test_per_point_options_cannot_share_workers(project: Project, script: str,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_points_with_different_options_cannot_share_workers(project: Project, script: str,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("""\
 job_details: {name: tiny}
 parameters:

@@ -1,4 +1,4 @@
-"""What doctor makes of facts, and how it gathers them: nothing that hangs may hold it."""
+"""Checks of doctor, and its probes, which must not hang."""
 from __future__ import annotations
 
 import json
@@ -19,7 +19,7 @@ LATE, MISSING = CommandResult(None, timed_out=True), CommandResult(None)
 SCRIPT = '#!/bin/bash\n#SBATCH --time=1\nset -e\n# why\nexec python train.py "$@"\n'
 
 
-def test_a_line_for_each_check() -> None:
+def test_report_has_a_line_for_each_check() -> None:
     assert checks.report_lines([Finding("python", OK, "3.11.2"), Finding("gpu", ERROR, "broken", "ask"),
                          Finding("clock", WARNING, "late", "ask")]) == [
         "ok       python  3.11.2", "error    gpu     broken; ask", "warning  clock   late; ask",
@@ -32,9 +32,9 @@ def test_a_line_for_each_check() -> None:
     ((3, 12, 0), {"version": "3.12.0", "executable": "/f/python"}, False, [OK, WARNING]),
     ((3, 12, 0), None, False, [OK, ERROR])])
 def test_python(version: tuple[int, ...], jobs: dict[str, str] | None, same: bool, verdicts: list[str]) -> None:
-    found = checks.check_python(version, "/e/python", jobs, CommandResult(2, error="error: no .venv here"), same)
-    assert [one.verdict for one in found] == verdicts
-    assert jobs is not None or "no .venv here" in found[1].result
+    findings = checks.check_python(version, "/e/python", jobs, CommandResult(2, error="error: no .venv here"), same)
+    assert [finding.verdict for finding in findings] == verdicts
+    assert jobs is not None or "no .venv here" in findings[1].result
 
 
 def test_packages() -> None:
@@ -42,19 +42,19 @@ def test_packages() -> None:
                                      "torch==2.14.1\nappnope==1.0 ; sys_platform == 'darwin'\nx==1")
     assert wanted == {"scikit-learn": "1.9", "torch": "2.14.1", "x": "1"}
     needed = checks.package_names(["torch~=2.14.1", "scikit-learn"])
-    there = {"Scikit.Learn": "1.9", "torch": "2.14.1+cu128", "x": "1"}
-    assert checks.check_packages(wanted, needed, there, "p").verdict == OK
-    assert checks.check_packages(wanted, needed, {**there, "x": "2"}, "p") == Finding(
+    installed = {"Scikit.Learn": "1.9", "torch": "2.14.1+cu128", "x": "1"}
+    assert checks.check_packages(wanted, needed, installed, "p").verdict == OK
+    assert checks.check_packages(wanted, needed, {**installed, "x": "2"}, "p") == Finding(
         "packages", WARNING, "1 of another version than pinned: x 2 (1)", "`p -m pip install -r requirements.lock`")
     assert checks.check_packages(wanted, needed, {"torch": "2.14.1", "scikit-learn": "1.9"}, "p").verdict == WARNING
-    found = checks.check_packages(wanted, needed, {}, "p")
-    assert found.verdict == ERROR and found.result == "3 missing: scikit-learn, torch, x"
+    finding = checks.check_packages(wanted, needed, {}, "p")
+    assert finding.verdict == ERROR and finding.result == "3 missing: scikit-learn, torch, x"
     assert checks.check_packages({}, needed, {}, "p").verdict == WARNING
 
 
 def test_slurm() -> None:
     def verdicts(*facts: object) -> list[tuple[str, str]]:
-        return [(one.check, one.verdict) for one in checks.check_slurm(*facts)]  # type: ignore[arg-type]
+        return [(finding.check, finding.verdict) for finding in checks.check_slurm(*facts)]  # type: ignore[arg-type]
 
     assert checks.missing_commands(["sbatch", "squeue", "scontrol", "sinfo"]) == ["scancel", "sacct"]
     assert verdicts(["sbatch"], MISSING, MISSING) == [("slurm", WARNING)]
@@ -72,14 +72,14 @@ def test_slurm() -> None:
     (SCRIPT.replace(' "$@"', ""), "", ERROR, "passes no arguments"),
     (SCRIPT.replace("exec ", ""), "", WARNING, "no exec"), ("#!/bin/bash\n", "", WARNING, "no exec")])
 def test_submit_scripts(text: str, refusal: str | None, verdict: str, words: str) -> None:
-    found = checks.check_script("submit_x.sh", text, refusal)
-    assert found.verdict == verdict and words in found.result
+    finding = checks.check_script("submit_x.sh", text, refusal)
+    assert finding.verdict == verdict and words in finding.result
 
 
-def test_a_script_that_slurm_takes_is_enough() -> None:
+def test_one_usable_script_is_enough() -> None:
     bad, good = Finding("a", WARNING, "no such partition"), Finding("b", OK, "")
     assert checks.require_usable_script([bad, good]) == [bad, good]
-    assert [one.verdict for one in checks.require_usable_script([bad, bad])] == [ERROR, ERROR]
+    assert [finding.verdict for finding in checks.require_usable_script([bad, bad])] == [ERROR, ERROR]
 
 
 @pytest.mark.parametrize(("smi", "torch", "verdict"), [
@@ -100,15 +100,15 @@ def test_gpus(smi: CommandResult, torch: CommandResult | None, verdict: str) -> 
     (FolderFacts("results", "/r", free_bytes=2**40, free_files=7), WARNING, "room for 7 files"),
     (FolderFacts("results", "/r", problem="cannot be written: Permission denied"), ERROR, "Permission denied"),
     (None, ERROR, "does not answer")])
-def test_places(place: FolderFacts | None, verdict: str, words: str) -> None:
-    found = checks.check_folder(place, "results")
-    assert found.verdict == verdict and words in found.result and (verdict == OK) == (not found.advice)
+def test_folders(place: FolderFacts | None, verdict: str, words: str) -> None:
+    finding = checks.check_folder(place, "results")
+    assert finding.verdict == verdict and words in finding.result and (verdict == OK) == (not finding.advice)
 
 
 def test_clock() -> None:
     assert checks.check_clock([None, FolderFacts("a", "/a", clock_offset=0.3)]).verdict == OK
-    found = checks.check_clock([FolderFacts("a", "/a", clock_offset=1), FolderFacts("b", "/b", clock_offset=-61.2)])
-    assert found.verdict == WARNING and "the disk of /b is 61 s behind" in found.result
+    finding = checks.check_clock([FolderFacts("a", "/a", clock_offset=1), FolderFacts("b", "/b", clock_offset=-61.2)])
+    assert finding.verdict == WARNING and "the disk of /b is 61 s behind" in finding.result
 
 
 @pytest.mark.parametrize(("used", "files", "verdict"), [
@@ -151,50 +151,51 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_nothing_that_hangs_holds_it(machine: Path) -> None:
+def test_hanging_commands_time_out(machine: Path) -> None:
     for name in ("squeue", "sacct", "nvidia-smi"):
         program(machine / "bin", name, "sleep 600 & wait")  # a child of its own, which has the pipe
     before = {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
     start = time.monotonic()
-    found = {one.check: one for one in probes.examine(str(machine), seconds=5)}
+    findings = {finding.check: finding for finding in probes.examine(str(machine), seconds=5)}
     assert time.monotonic() - start < 60, "not the ten minutes"
-    assert [found[name].verdict for name in ("slurm", "gpu", "jobs", "submit_cpu.sh", "results")] == [
+    assert [findings[name].verdict for name in ("slurm", "gpu", "jobs", "submit_cpu.sh", "results")] == [
         ERROR, ERROR, WARNING, OK, OK]
-    assert found["jobs"].result.endswith("another Python than this one") and "packages" in found
+    assert findings["jobs"].result.endswith("another Python than this one") and "packages" in findings
     assert before == {path: path.stat().st_mtime_ns for path in machine.rglob("*") if path.is_file()}
 
 
-def test_what_is_refused_is_found(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_of_a_machine_are_reported(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (machine / ".venv" / "bin" / "python").unlink()
     (machine / "results").symlink_to("/nowhere/at/all")
     for name in ("squeue", "sacct"):
         program(machine / "bin", name, "exit 0")
     program(machine / "bin", "sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     monkeypatch.setattr(client, "query", lambda command: "cpu\nlong\n")
-    found = {one.check: one for one in probes.examine(str(machine), seconds=20)}
-    assert "make environment" in found["jobs"].result and found["jobs"].verdict == ERROR
-    assert found["results"].result.endswith("results: a link to /nowhere/at/all, which does not exist")
-    assert found["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in found["submit_cpu.sh"].result
-    assert found["accounting"].verdict == OK and found["gpu"].result.startswith("1: A100, 80 GiB, 570")
+    findings = {finding.check: finding for finding in probes.examine(str(machine), seconds=20)}
+    assert "make environment" in findings["jobs"].result and findings["jobs"].verdict == ERROR
+    assert findings["results"].result.endswith("results: a link to /nowhere/at/all, which does not exist")
+    assert findings["submit_cpu.sh"].verdict == ERROR and "allowed: cpu, long" in findings["submit_cpu.sh"].result
+    assert findings["accounting"].verdict == OK and findings["gpu"].result.startswith("1: A100, 80 GiB, 570")
 
 
-def test_a_folder_that_cannot_be_written() -> None:
+def test_read_only_folder_is_reported() -> None:
     facts = probes.inspect_folder("results", "/proc/not/made")  # nor by root
     assert facts.problem and facts.problem.startswith("cannot be written: ")
 
 
-def test_a_disk_that_hangs_has_no_answer() -> None:
+def test_hanging_probe_has_no_result() -> None:
     answers = probes.run_concurrently({"disk": lambda: time.sleep(30), "refused": lambda: os.stat("/no/such"),
                                         "good": lambda: 1}, 0.3)
     assert answers == {"disk": None, "refused": None, "good": 1}
 
 
-def test_the_command(machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    found = [Finding("python", OK, "3.11"), Finding("gpu", WARNING, "few", "buy")]
-    monkeypatch.setattr(probes, "examine", lambda *_: found)
+def test_command_prints_lines_or_json(machine: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [Finding("python", OK, "3.11"), Finding("gpu", WARNING, "few", "buy")]
+    monkeypatch.setattr(probes, "examine", lambda *_: findings)
     assert experiments.main(["doctor"]) == 0
     assert capsys.readouterr().out == "ok       python  3.11\nwarning  gpu     few; buy\n1 warning, 1 ok\n"
-    found.append(Finding("results", ERROR, "full", "make room"))
+    findings.append(Finding("results", ERROR, "full", "make room"))
     assert experiments.main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[2] == {"check": "results", "verdict": "error", "found": "full",
                                                       "do": "make room"}

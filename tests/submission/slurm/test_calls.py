@@ -20,7 +20,8 @@ __all__ = ["fake_slurm"]  # the fixture
 
 
 @pytest.mark.parametrize("runs", [1, 40, 41, 410])
-def test_an_array_is_a_call_and_a_status_is_two(runs: int, project: Project, fake_slurm: FakeSlurm) -> None:
+def test_array_takes_one_call_of_sbatch_and_status_two_queries(runs: int, project: Project,
+                                                               fake_slurm: FakeSlurm) -> None:
     fake_slurm.set(MaxArraySize=41)  # the largest index is one less, and the first one is 0
     project.spec.write_text("job_details: {name: tiny, output_dir: results}\n"
                             f"parameters: {{batch_size: 1, seed_model: 'range({runs})'}}\n")
@@ -36,7 +37,7 @@ def test_an_array_is_a_call_and_a_status_is_two(runs: int, project: Project, fak
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace, to see what a dry run writes")
 @pytest.mark.parametrize("way", [["-s", "submit_cpu.sh"], ["-s", "submit_cpu.sh", "--array"], ["--local"],
                                  ["-s", "submit_cpu.sh", "--canary"]], ids=" ".join)
-def test_a_dry_run_asks_the_kernel_to_write_nothing(way: list[str], tmp_path: Path) -> None:
+def test_dry_run_makes_no_system_call_that_writes(way: list[str], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     command = [sys.executable, "-B", "submit_multiple.py", "jobs/digits-quickstart.yaml", "--dry-run",
                "--output-dir", str(tmp_path / "results"), *way]
@@ -50,7 +51,7 @@ def test_a_dry_run_asks_the_kernel_to_write_nothing(way: list[str], tmp_path: Pa
     assert len(trace.read_text().splitlines()) > 100, "strace saw the process"
 
 
-def test_ids_that_slurm_gives_again_are_not_taken_for_ours(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_reused_slurm_job_ids_are_not_mistaken_for_our_jobs(project: Project, fake_slurm: FakeSlurm) -> None:
     """Slurm lost its books, and its numbers begin anew: our old ids are now jobs of another batch."""
     project.write_spec("[1, 2]")
     (project.folder / "s.sh").write_text(f"#!/bin/bash\n#SBATCH --time=5\nexec {sys.executable} train.py \"$@\"\n")

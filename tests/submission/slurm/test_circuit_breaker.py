@@ -22,21 +22,21 @@ def end(batch: Path, name: str, how: str = "failed", error: str | None = "OSErro
     (batch / name / "attempt-1-0.json").write_text(json.dumps({"ticket": 1, "how": how, "error": error}))
 
 
-def look(batch: Path, most: int, *ends: tuple[str, str | None]) -> CircuitBreaker:
+def look(batch: Path, max_failures: int, *ends: tuple[str, str | None]) -> CircuitBreaker:
     """A breaker that looks after each end."""
-    found = CircuitBreaker(str(batch), most)
+    breaker = CircuitBreaker(str(batch), max_failures)
     for number, (how, error) in enumerate(ends):
         end(batch, str(number), how, error)
-        found.add(str(number), 1)
-        found.check()
-    return found
+        breaker.add(str(number), 1)
+        breaker.check()
+    return breaker
 
 
-def test_failures_alike_trip_it(tmp_path: Path) -> None:
+def test_breaker_trips_after_like_failures(tmp_path: Path) -> None:
     with pytest.raises(BatchError) as error:
         look(tmp_path, 3, *(("failed", f"OSError: no /data/{number}") for number in range(3)))
-    for words in ("first 3 runs", "OSError: no /data/2", f"logs {tmp_path}/0", f"cancel {tmp_path}", f"-r {tmp_path}"):
-        assert words in str(error.value)
+    for text in ("first 3 runs", "OSError: no /data/2", f"logs {tmp_path}/0", f"cancel {tmp_path}", f"-r {tmp_path}"):
+        assert text in str(error.value)
 
 
 @pytest.mark.parametrize("ends", [
@@ -45,47 +45,47 @@ def test_failures_alike_trip_it(tmp_path: Path) -> None:
     [("failed", "x"), ("failed", "y"), *[("failed", "x")] * 5],
     [("failed", "x"), ("timeout", "x"), *[("failed", "x")] * 5],
     [("failed", "x")] * 2])
-def test_anything_else_does_not(tmp_path: Path, ends: list[tuple[str, str | None]]) -> None:
+def test_breaker_does_not_trip_after_other_ends(tmp_path: Path, ends: list[tuple[str, str | None]]) -> None:
     look(tmp_path, 3, *ends)
 
 
-def test_zero_never_trips(tmp_path: Path) -> None:
+def test_zero_disables_the_breaker(tmp_path: Path) -> None:
     look(tmp_path, 0, *[("failed", "x")] * 9)
 
 
-def test_the_end_of_an_earlier_ticket_is_no_end(tmp_path: Path) -> None:
+def test_end_of_an_earlier_ticket_does_not_count(tmp_path: Path) -> None:
     end(tmp_path, "0")
-    found = CircuitBreaker(str(tmp_path), 1)
-    found.add("0", 2)
-    found.check()
+    breaker = CircuitBreaker(str(tmp_path), 1)
+    breaker.add("0", 2)
+    breaker.check()
 
 
-def test_a_job_that_dies_before_python_begins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_that_fails_before_python_starts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = client.Queue(True, {"8": client.Job("8", "RUNNING")})
     monkeypatch.setattr(client, "squeue", lambda: queue)
-    found = CircuitBreaker(str(tmp_path), 1)
+    breaker = CircuitBreaker(str(tmp_path), 1)
     for job in ("7", "8", "9"):
         (tmp_path / job).mkdir()
         (tmp_path / job / "spec.yaml").touch()
-        found.add(job, 1, job)
+        breaker.add(job, 1, job)
     (tmp_path / "8" / "8.out").write_text("it begins\n")
-    found.check()
+    breaker.check()
     (tmp_path / "7" / "7.out").write_text("hello\nactivate.sh: no conda\n")
     queue.answered = False
-    found.check()
+    breaker.check()
     queue.answered = True
     with pytest.raises(BatchError, match=r"activate\.sh: no conda"):
-        found.check()
+        breaker.check()
 
 
-def test_local_runs_are_told_as_they_end(tmp_path: Path) -> None:
-    found = CircuitBreaker(str(tmp_path), 2)
+def test_local_runs_are_counted_as_they_end(tmp_path: Path) -> None:
+    breaker = CircuitBreaker(str(tmp_path), 2)
     (tmp_path / "0").mkdir()  # ended before its attempt
-    found.record_end("0")
+    breaker.record_end("0")
     end(tmp_path, "1")
-    found.record_end("1")
+    breaker.record_end("1")
     end(tmp_path, "2")
-    found.record_end("2")
+    breaker.record_end("2")
     other = CircuitBreaker(str(tmp_path), 2)
     other.record_end("1")
     with pytest.raises(BatchError):

@@ -1,4 +1,4 @@
-"""sbatch calls are built purely; refusals in Slurm's own words are sorted; nothing meets a shell."""
+"""Slurm's commands: arguments without a shell, classified errors, and parsed output."""
 from __future__ import annotations
 
 import os
@@ -15,7 +15,7 @@ from src.submission.slurm import client, sbatch_errors
 # each was seen on a real Slurm, or stands in its source
 WORDS = [
     ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "ambiguous"),
-    # a controller that was killed: the connection was made, and nobody knows what it had read
+    # a controller that was killed after the connection was made: it may have read the request
     ("sbatch: error: Batch job submission failed: Connection reset by peer", "ambiguous"),
     ("sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received", "ambiguous"),
     ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (receive failure)", "ambiguous"),
@@ -46,42 +46,42 @@ def answer(folder: Path, script: str, name: str = "sbatch") -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-@pytest.mark.parametrize(("words", "kind"), WORDS)
-def test_refusals_are_sorted_and_keep_slurms_words(words: str, kind: str, fake_sbatch: Path) -> None:
-    (fake_sbatch / "words").write_text(words)
+@pytest.mark.parametrize(("message", "kind"), WORDS)
+def test_errors_of_sbatch_are_classified_and_keep_their_message(message: str, kind: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(message)
     answer(fake_sbatch, f"cat {fake_sbatch}/words >&2; exit 1")
     with pytest.raises(client.SbatchError) as refusal:
         client.submit(["sbatch", "script"], 1)
     assert refusal.value.kind == kind
     error = sbatch_errors.explain(refusal.value, "3 of 9 submitted", "`again` goes on")
-    assert " ".join(words.split()) in str(error)
+    assert " ".join(message.split()) in str(error)
     assert "3 of 9 submitted" in str(error)
     assert "`again` goes on" in str(error)
 
 
-def test_the_job_id_is_read_and_the_ticket_handed_on(fake_sbatch: Path) -> None:
+def test_submit_returns_the_job_id_and_passes_the_ticket(fake_sbatch: Path) -> None:
     answer(fake_sbatch, "echo sbatch: a warning >&2; echo \"12$GRIDIRON_TICKET;cluster\"")
     assert client.submit(["sbatch", "script"], 3) == "123"
 
 
-@pytest.mark.parametrize("words", ["Welcome to cluster 9!\n 17\n", "17;cluster9\n", "3 jobs are queued\n17"])
-def test_a_site_may_greet_its_users(words: str, fake_sbatch: Path) -> None:
-    (fake_sbatch / "words").write_text(words)
+@pytest.mark.parametrize("message", ["Welcome to cluster 9!\n 17\n", "17;cluster9\n", "3 jobs are queued\n17"])
+def test_submit_ignores_a_greeting_before_the_job_id(message: str, fake_sbatch: Path) -> None:
+    (fake_sbatch / "words").write_text(message)
     answer(fake_sbatch, f"cat {fake_sbatch}/words")
     assert client.submit(["sbatch", "script"], 1) == "17"
 
 
-def test_an_answer_that_may_hide_a_job_is_ambiguous(fake_sbatch: Path) -> None:
-    for script, words in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch exited with code -9")):
+def test_answer_after_which_a_job_may_exist_is_ambiguous(fake_sbatch: Path) -> None:
+    for script, message in (("echo queued, perhaps", "queued, perhaps"), ("kill -9 $$", "sbatch exited with code -9")):
         answer(fake_sbatch, script)
         with pytest.raises(client.SbatchError) as refusal:
             client.submit(["sbatch", "script"], 1)
         assert refusal.value.kind == "ambiguous"
-        assert words in refusal.value.message
+        assert message in refusal.value.message
 
 
-def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
-        fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_from_a_slurm_job_does_not_pass_on_its_variables(fake_sbatch: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_PROCID",
                  "SLURM_CONF", "GRIDIRON_TICKET"):
         monkeypatch.setenv(name, "5")
@@ -90,20 +90,20 @@ def test_a_submission_from_inside_a_slurm_job_hands_nothing_of_it_on(
     assert (fake_sbatch / "seen").read_text() == "GRIDIRON_TICKET=3\nSLURM_CONF=5\n"
 
 
-def test_a_controller_that_comes_back_is_waited_for(fake_sbatch: Path) -> None:
+def test_submission_is_retried_until_the_controller_answers(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
            "echo Unable to contact slurm controller >&2; exit 1")
     assert client.submit_with_retries(["sbatch"], 1, "c", pauses=(0,)) == "5"
 
 
-def test_after_a_lost_answer_squeue_is_asked_before_sbatch_again(fake_sbatch: Path) -> None:
+def test_after_a_lost_answer_squeue_is_queried_before_sbatch(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
     assert client.submit_with_retries(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
 
-def test_after_a_lost_answer_nothing_is_sent_while_squeue_is_silent(fake_sbatch: Path) -> None:
+def test_after_a_lost_answer_nothing_is_submitted_without_squeue(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "exit 1", "squeue")
     with pytest.raises(client.SbatchError) as refusal:
@@ -112,7 +112,7 @@ def test_after_a_lost_answer_nothing_is_sent_while_squeue_is_silent(fake_sbatch:
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
 
-def test_a_refusal_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> None:
+def test_error_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo Invalid account >&2 && exit 1; "
            f"touch {fake_sbatch}/tried; echo Socket timed out >&2; exit 1")
     answer(fake_sbatch, "exit 0", "squeue")
@@ -121,7 +121,7 @@ def test_a_refusal_after_a_lost_answer_stays_ambiguous(fake_sbatch: Path) -> Non
     assert (refusal.value.kind, refusal.value.message) == ("ambiguous", "Socket timed out; then: Invalid account")
 
 
-def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
+def test_last_attempt_raises_the_message_of_slurm(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(client.SbatchError) as refusal:
         client.submit_with_retries(["sbatch"], 1, "c", pauses=(0, 0))
@@ -129,7 +129,7 @@ def test_patience_ends_with_slurms_words(fake_sbatch: Path) -> None:
     assert (fake_sbatch / "calls").read_text() == "x\n" * 3
 
 
-def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
+def test_rows_of_squeue_and_sacct_are_parsed(fake_sbatch: Path) -> None:
     answer(fake_sbatch, "printf '1|RUNNING|1700000000|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
     answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:0\\n'", "sacct")
     queue = client.squeue()
@@ -143,20 +143,20 @@ def test_squeue_and_sacct_are_read(fake_sbatch: Path) -> None:
 
 
 @given(folder=st.text(st.characters(exclude_characters="\0/", exclude_categories=("Cs",)), min_size=1))
-def test_whatever_the_folder_each_argument_stays_one(folder: str) -> None:
+def test_arguments_with_blanks_stay_single_arguments(folder: str) -> None:
     command = client.sbatch_command("name", f"/r/{folder}/%j.out", "c", ["--mem=8G"], "s.sh", f"/r/{folder}/spec", "/p")
     assert command[-1] == f"/r/{folder}/spec"
     assert len(command) == 9
     assert command[4].count("%") % 2 == 1  # the %j, and pairs
 
 
-def test_options() -> None:
+def test_options_become_arguments() -> None:
     assert client.option_arguments(
         {"mem": "8G", "requeue": True, "nice": None, "cpus_per_task": 4, "hold": False}, "x") == [
         "--mem=8G", "--requeue", "--cpus-per-task=4"]
 
 
 @pytest.mark.parametrize("options", [{"output": "x"}, {"comment": "x"}, {"me m": 1}, {"mem": [1]}, {"-p": "x"}])
-def test_bad_options_are_told(options: dict[str, object]) -> None:
+def test_invalid_options_are_errors(options: dict[str, object]) -> None:
     with pytest.raises(JobSpecError, match="job.yaml"):
         client.option_arguments(options, "job.yaml")

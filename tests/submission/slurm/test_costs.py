@@ -12,7 +12,7 @@ from src.submission.slurm import costs, directives
 @pytest.mark.parametrize(("limit", "hours"), [
     ("90", 1.5), ("30:36", 0.51), ("12:00:00", 12), ("2-0", 48), ("1-12:30", 36.5), ("1-00:00:36", 24.01),
     ("UNLIMITED", None), ("", None), ("1:2:3:4", None)])
-def test_time_limits_as_slurm_reads_them(limit: str, hours: float | None) -> None:
+def test_time_limits_are_parsed_as_slurm_does(limit: str, hours: float | None) -> None:
     assert costs.parse_hours(limit) == pytest.approx(hours)
 
 
@@ -24,7 +24,7 @@ def test_cpus_and_gpus_of_a_job(words: list[str], cpus: int, gpus: int) -> None:
     assert costs.cpus_and_gpus(directives.effective("", words)) == (cpus, gpus)
 
 
-def test_the_sum_of_time_limits() -> None:
+def test_upper_bound_is_the_sum_of_time_limits() -> None:
     small, large = {"time": "60", "cpus-per-task": "2"}, {"time": "2:00:00", "gres": "gpu:1"}
     assert costs.upper_bound([(10, small), (4, large)]) == "at most 8.0 GPU-hours, 28 CPU-hours (time limits)"
     assert costs.upper_bound([(10, small), (1, {})]) is None
@@ -39,7 +39,7 @@ def earlier_run(folder: Path, model: str, minutes: float, how: str | None = "com
         (folder / "done").write_text(how)
 
 
-def test_earlier_runs_of_the_same_model_and_data(tmp_path: Path) -> None:
+def test_estimate_uses_earlier_runs_of_the_same_model_and_data(tmp_path: Path) -> None:
     for number, minutes in enumerate((10, 20, 60)):
         earlier_run(tmp_path / "26-01-01-a" / f"00{number}_a", "m", minutes)
     earlier_run(tmp_path / "26-01-01-a" / "003_a", "m", 1000, None)

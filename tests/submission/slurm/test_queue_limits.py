@@ -25,7 +25,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return answers
 
 
-def test_the_account_that_leaves_least_room(cluster: dict[str, str]) -> None:
+def test_tightest_limit_of_the_accounts(cluster: dict[str, str]) -> None:
     cluster["squeue"] = "lab|normal\n" * 12 + "other|normal\n" * 50
     cluster["sacctmgr show associations"] = "lab||normal|100|\nlab|special|normal|1|\nother||normal|60|500\n"
     assert queue_limits.tightest({"account": "lab"}, 88) is None
@@ -38,7 +38,7 @@ def test_the_account_that_leaves_least_room(cluster: dict[str, str]) -> None:
     assert Limit(100, "x", 120).line(8).startswith("x limit: 100 queued, 120 in use; 0 of 8 ")
 
 
-def test_the_qos_and_that_of_the_partition(cluster: dict[str, str]) -> None:
+def test_tightest_limit_of_the_qos_and_of_the_partitions_qos(cluster: dict[str, str]) -> None:
     cluster["squeue"] = "lab|normal\n" * 2 + "lab|low\n" * 3
     cluster["sacctmgr show associations"] = "lab||low||\n"
     cluster["sacctmgr show qos"] = "normal|1||\nlow|10|20|\nhigh|4||\npartition|6||\n"
@@ -49,14 +49,14 @@ def test_the_qos_and_that_of_the_partition(cluster: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("enforced", ["none", "associations"])
-def test_what_is_not_enforced_is_no_limit(cluster: dict[str, str], enforced: str) -> None:
+def test_limits_that_are_not_enforced_are_ignored(cluster: dict[str, str], enforced: str) -> None:
     cluster["scontrol show config"] = CONFIG.format(enforced)
     cluster["sacctmgr show associations"] = "lab||normal|1|\n"
     assert queue_limits.tightest({}, 108) is None
     assert queue_limits.tightest({}, 10001) == Limit(10000, "the cluster's", 0)
 
 
-def test_a_silent_cluster_has_no_limits(cluster: dict[str, str]) -> None:
+def test_no_limits_without_an_answer(cluster: dict[str, str]) -> None:
     cluster.clear()
     assert queue_limits.tightest({"partition": "p"}, 10**6) is None
 
@@ -77,13 +77,13 @@ def batch(tmp_path: Path) -> str:
 OURS = ("gridiron-260101-101010-aaaaaa-0", "gridiron-260101-101010-aaaaaa.7-0-0")
 
 
-def test_only_this_batch_counts(batch: str) -> None:
+def test_only_jobs_of_this_batch_are_counted(batch: str) -> None:
     others = ("gridiron-260101-101010-bbbbbb-0", "mine", "")
     assert queue_limits.count_queued(batch, queue(*OURS, *others)) == 2
     assert queue_limits.count_queued(batch, client.Queue()) is None
 
 
-def test_room_is_looked_for_once_for_as_many_as_there_is(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_is_queried_once_for_all_free_places(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     monkeypatch.setattr(client, "squeue", lambda: looks.append(1) or queue(*OURS, *OURS[:1] * len(looks)))
     room = QueueLimiter(batch, 5, should_wait=False)
@@ -97,7 +97,7 @@ def test_room_is_looked_for_once_for_as_many_as_there_is(batch: str, monkeypatch
         room.acquire(2)
 
 
-def test_waiting_pauses_longer_each_time_and_starts_anew(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_until_jobs_are_submitted(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     answers = [client.Queue(), queue(*OURS), queue(*OURS), queue(OURS[0]), queue(*OURS), queue()]
     monkeypatch.setattr(client, "squeue", lambda: answers.pop(0))
@@ -110,12 +110,12 @@ def test_waiting_pauses_longer_each_time_and_starts_anew(batch: str, monkeypatch
     assert pauses == [2, 4, 8, 2]
 
 
-def test_without_an_answer_nothing_is_said_of_the_queue(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_queued_without_an_answer_of_squeue_is_an_error(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "squeue", client.Queue)
     with pytest.raises(SlurmError, match="squeue does not answer"):
         QueueLimiter(batch, 2, should_wait=False).acquire(1)
 
 
-def test_no_bound_asks_nothing(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_the_queue_is_not_queried(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "squeue", None)
     assert QueueLimiter(batch, None, should_wait=False).acquire(10**6)

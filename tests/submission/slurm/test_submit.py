@@ -1,4 +1,4 @@
-"""Calls of sbatch made one by one: tried out once per kind, and again when a limit of the cluster was reached."""
+"""Calls of sbatch: validation, limits, and how extra options are appended to those of the script."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,18 +16,18 @@ from src.submission.slurm.submit import SlurmOptions, SubmissionContext
 NAMES = ["000_a", "001_a", "002_a"]
 
 
-def made(batch: Path, options: SlurmOptions | None = None) -> submit.Submission:
+def submission_of(batch: Path, options: SlurmOptions | None = None) -> submit.Submission:
     specs = {name: {"SBATCH": {"mem": "9G"}} if name == "002_a" else {} for name in NAMES}
     return submit.plan_single_jobs(dict.fromkeys(NAMES, 1), specs, options or SlurmOptions("/s.sh"),
                            SubmissionContext(str(batch), "t", "/p"))
 
 
-def test_each_kind_is_tried_once_and_its_start_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_set_of_options_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[str, str | None]] = []
     monkeypatch.setattr(client, "validate", lambda command, text: tried.append((command[-3], text)) or
                         "2026-01-02T03:04:05")
     options = SlurmOptions("/s.sh", script_text="#!/bin/bash\n#SBATCH --time=5 -c2\n")
-    submission = made(tmp_path, options)
+    submission = submission_of(tmp_path, options)
     assert submit.validate_calls(submission.calls, options) == [
         "2026-01-02 03:04:05 (000_a and 1 more)", "2026-01-02 03:04:05 (002_a)"]
     assert [text for _, text in tried] == [options.script_text] * 2
@@ -35,6 +35,23 @@ def test_each_kind_is_tried_once_and_its_start_told(tmp_path: Path, monkeypatch:
     assert submit.requested_options(submission.calls[2], options) | {"comment": ""} == {
         "time": "5", "cpus-per-task": "2", "mem": "9G", "parsable": "", "chdir": "/p", "job-name": "002_a",
         "output": f"{tmp_path}/002_a/%j.out", "comment": ""}
+
+
+@pytest.mark.parametrize(("line", "point", "options"), [
+    ("--nodes=1 --exclude=node1", {}, ["--exclude=node1,node2"]), ("-x node1", {}, ["--exclude=node1,node2"]),
+    ("--nodes=1", {}, ["--exclude=node2"]), ("-x node1", {"exclude": "node3"}, ["--exclude=node3,node2"]),
+    ("-x node1", {"exclude": None}, ["--exclude=node2"])])
+def test_extra_options_are_appended_to_the_requested_ones(line: str, point: dict[str, str | None],
+                                                          options: list[str]) -> None:
+    slurm_options = SlurmOptions("/s.sh", script_text=f"#!/bin/bash\n#SBATCH {line}\n", extra={"exclude": "node2"})
+    assert slurm_options.resolve({"SBATCH": point}) == ("/s.sh", options)
+
+
+def test_dependency_of_a_run_is_added_to_that_of_the_submission() -> None:
+    options = SlurmOptions("/s.sh", script_text="#!/bin/bash\n#SBATCH -d singleton\n", extra={"dependency": "after:1"},
+                           dependencies={"000_a": "afterok:2"})
+    assert options.resolve({}, "000_a")[1] == ["--dependency=singleton,after:1,afterok:2", "--kill-on-invalid-dep=yes"]
+    assert options.resolve({}, "001_a")[1] == ["--dependency=singleton,after:1"]
 
 
 @pytest.fixture
@@ -47,24 +64,25 @@ def book(tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What sbatch answers, one after another: a number, or a refusal for a limit."""
-    given = ["1", "QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit", "2", "QOSMaxSubmitJobPerUserLimit", "3"]
+    """Replies of sbatch, in order: a job id, or the message of a limit."""
+    limit = "QOSMaxSubmitJobPerUserLimit"
+    replies = ["1", limit, limit, "2", limit, "3"]
 
     def answer(*_: object) -> str:
-        words = given.pop(0)
-        if words.isdecimal():
-            return words
-        raise SbatchError("limit", words)
+        message = replies.pop(0)
+        if message.isdecimal():
+            return message
+        raise SbatchError("limit", message)
 
     monkeypatch.setattr(client, "submit_with_retries", answer)
-    return given
+    return replies
 
 
-def test_with_wait_a_limit_of_the_cluster_is_waited_for(tmp_path: Path, book: Journal, answers: list[str],
+def test_with_wait_submission_continues_below_the_limit(tmp_path: Path, book: Journal, answers: list[str],
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(queue_limits.time, "sleep", pauses.append)
-    jobs = submit.submit_all(made(tmp_path), book, "again",
+    jobs = submit.submit_all(submission_of(tmp_path), book, "again",
                              QueueLimiter(str(tmp_path), None, True), CircuitBreaker(str(tmp_path), 5))
     assert list(jobs) == ["1", "2", "3"]
     assert pauses == [2, 4, 2]
@@ -72,9 +90,9 @@ def test_with_wait_a_limit_of_the_cluster_is_waited_for(tmp_path: Path, book: Jo
     assert [ticket.slurm_jobs for ticket in tickets.values()] == [["1"], ["2"], ["3"]]
 
 
-def test_without_wait_it_is_an_error_that_says_how_far_it_went(tmp_path: Path, book: Journal,
-                                                               answers: list[str]) -> None:
-    jobs = submit.submit_all(made(tmp_path), book, "again",
+def test_without_wait_a_limit_is_an_error_with_the_number_submitted(tmp_path: Path, book: Journal,
+                                                                    answers: list[str]) -> None:
+    jobs = submit.submit_all(submission_of(tmp_path), book, "again",
                              QueueLimiter(str(tmp_path), None, False), CircuitBreaker(str(tmp_path), 5))
     assert next(jobs) == "1"
     with pytest.raises(SlurmError, match=r"1 of 3 submitted, stopped at 001_a: sbatch: QOSMax.*`again` continues"):

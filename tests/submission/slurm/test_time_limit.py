@@ -20,12 +20,12 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time_limit._end.cache_clear()
 
 
-def test_outside_slurm_there_is_no_end() -> None:
+def test_remaining_time_is_infinite_outside_slurm() -> None:
     assert remaining_time() == math.inf
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["by its environment", "by squeue"])
-def test_slurm_says_when_it_ends(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_time_from_the_environment_or_squeue(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(time, "time", lambda: 1000.0)
@@ -38,7 +38,7 @@ def test_slurm_says_when_it_ends(told: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert asked == ([] if told else ["7"])  # once
 
 
-def test_without_a_limit_it_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_time_is_infinite_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(client, "end_time", lambda job: None)
     assert remaining_time() == math.inf

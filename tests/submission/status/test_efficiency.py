@@ -28,7 +28,7 @@ def lines(fake_slurm: FakeSlurm, text: str, *jobs: str) -> list[str]:
     return found
 
 
-def test_gpus_where_the_cluster_keeps_books(fake_slurm: FakeSlurm) -> None:
+def test_gpu_use_is_shown_if_the_cluster_measures_it(fake_slurm: FakeSlurm) -> None:
     both = lines(fake_slurm, SACCT, "7", "8")
     assert "17 % of the CPU time, 33 % of the GPU time" in both[0]  # (1.5 + 0.5) of 2 + 4 GPUs
     assert "75 % of the GPU time" in lines(fake_slurm, SACCT, "7")[0]
@@ -37,7 +37,7 @@ def test_gpus_where_the_cluster_keeps_books(fake_slurm: FakeSlurm) -> None:
     assert "GPU" not in lines(fake_slurm, without.replace("gres/gpu", "gres/disk"), "7")[0]
 
 
-def test_memory_is_of_a_node_with_all_its_tasks(fake_slurm: FakeSlurm) -> None:
+def test_memory_is_that_of_all_tasks_on_a_node(fake_slurm: FakeSlurm) -> None:
     assert lines(fake_slurm, SACCT, "8")[1] == "suggestion: --sbatch mem=5200M --sbatch time=15"  # 8 GiB on two nodes
 
 
@@ -49,7 +49,7 @@ ROWS = [["7", "COMPLETED", "600", "10:00", "2", "", "8G", "60"],
         ["10", "COMPLETED", "9999", "00:00", "2", "", "8G", "60"]]
 
 
-def test_the_usage_of_a_batch() -> None:
+def test_usage_counts_only_ended_jobs_of_the_batch() -> None:
     rows = [[*row, "", ""] for row in ROWS]  # of a Slurm without TRES
     usage = efficiency.usage_of_jobs(rows, {"7", "8_1", "9"})
     assert (usage.jobs, usage.memory, usage.longest) == (2, 1048576, 600)
@@ -61,5 +61,5 @@ def test_the_usage_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:07.5", 7.5), ("01:02:03", 3723), ("1-00:00:01", 86401), ("", 0)])
-def test_cpu_time(text: str, seconds: float) -> None:
+def test_cpu_time_is_parsed(text: str, seconds: float) -> None:
     assert efficiency.parse_cpu_time(text) == seconds

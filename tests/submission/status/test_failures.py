@@ -17,7 +17,7 @@ def run(name: str, state: str, why: str = "", node: str | None = None, folder: P
     return Run(name, str(folder or name), found, 1, attempt, State(state, why))
 
 
-def test_groups_with_a_log_each(tmp_path: Path) -> None:
+def test_like_failures_are_grouped_with_a_log(tmp_path: Path) -> None:
     folder = tmp_path / "002_a"
     folder.mkdir()
     for name in ("spec.yaml", "training.log", "7.out", "8.out"):
@@ -31,12 +31,12 @@ def test_groups_with_a_log_each(tmp_path: Path) -> None:
     assert groups[1].line() == "1 timeout (001_a)"
 
 
-def test_a_node_that_went_down_is_avoided() -> None:
+def test_failed_node_is_avoided() -> None:
     assert failures.nodes_to_avoid([run("0", "node_failed", node="n1"), run("1", "node_failed")]) == {
         "n1": "it failed"}
 
 
-def test_a_node_where_all_fails_is_avoided_if_others_are_fine() -> None:
+def test_node_is_avoided_if_runs_fail_only_there() -> None:
     bad = [run(str(index), "failed", node="n1") for index in range(3)]
     fine = [run("8", "done", node="n2")]
     assert list(failures.nodes_to_avoid(bad + fine)) == ["n1"]
@@ -49,5 +49,5 @@ def test_a_node_where_all_fails_is_avoided_if_others_are_fine() -> None:
 @pytest.mark.parametrize(("options", "asks"), [
     (["mem=32G"], True), (["time=5", "mem-per-cpu=4G"], True), (["mem_per_gpu=4G"], True), (["time=5"], False),
     (["mem-bind=local"], False), ([], False)])
-def test_asking_for_memory(options: list[str], asks: bool) -> None:
+def test_requests_memory(options: list[str], asks: bool) -> None:
     assert failures.requests_memory(options) is asks

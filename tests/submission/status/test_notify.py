@@ -77,7 +77,7 @@ def titles(received: list[dict[str, str]]) -> list[str]:
     return [message["title"].partition(" ")[2] for message in received]
 
 
-def test_a_failure_and_the_end_are_told_once(project: Project, received: list[dict[str, str]]) -> None:
+def test_failure_and_end_are_sent_once(project: Project, received: list[dict[str, str]]) -> None:
     want_messages(project)
     assert project.submit(project.spec, "--local", "-y") == 1
     first, last = received
@@ -89,7 +89,7 @@ def test_a_failure_and_the_end_are_told_once(project: Project, received: list[di
     assert lines[-1] == f"python submit_multiple.py -r 're sults/{project.batch.name}'"
 
 
-def test_a_retry_tells_again_and_needs_no_job_spec(project: Project, received: list[dict[str, str]]) -> None:
+def test_retry_sends_messages_again_without_a_job_spec(project: Project, received: list[dict[str, str]]) -> None:
     want_messages(project)
     project.submit(project.spec, "--local", "-y")
     received.clear()
@@ -103,7 +103,7 @@ def test_a_retry_tells_again_and_needs_no_job_spec(project: Project, received: l
         "4 runs: 4 done", f"best: 0.75 val/last/accuracy of {project.runs()[0].name}"]
 
 
-def test_the_breaker_is_told(project: Project, received: list[dict[str, str]]) -> None:
+def test_message_is_sent_when_the_breaker_trips(project: Project, received: list[dict[str, str]]) -> None:
     want_messages(project, "[13]")
     project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "[1, 2, 3, 4, 5, 6, 7, 8]"))
     assert project.submit(project.spec, "--local", "--workers", "1", "-y", "--max-failures", "2") == 2
@@ -120,8 +120,8 @@ def test_many_runs_send_few_messages(project: Project, received: list[dict[str, 
     assert len(received) == 2 + 2  # of two submissions
 
 
-def test_a_digest_comes_when_it_is_time(project: Project, received: list[dict[str, str]],
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_is_sent_when_due(project: Project, received: list[dict[str, str]],
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
     want_messages(project, "[8]", "{digest: 2}")
     project.submit(project.spec, "--local", "-y")
     received.clear()
@@ -134,8 +134,7 @@ def test_a_digest_comes_when_it_is_time(project: Project, received: list[dict[st
     assert [message["title"] for message in received] == [f"{project.batch.name} continues"] * 4
 
 
-def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
-                                         ) -> None:
+def test_slurm_jobs_send_the_messages(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm ) -> None:
     """One waits for a failure, one for the end; both in the partition of the runs."""
     want_messages(project)
     assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--sbatch", "account=root") == 0
@@ -150,8 +149,8 @@ def test_with_slurm_small_jobs_send_them(project: Project, received: list[dict[s
 
 
 @pytest.mark.parametrize("way", [[], ["--array"], ["--workers", "1"]], ids=" ".join)
-def test_of_a_failure_is_told_while_others_wait(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm,
-                                                way: list[str]) -> None:
+def test_failure_is_sent_while_other_runs_wait(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm,
+                                               way: list[str]) -> None:
     """By the run itself: of arrays and workers Slurm says nothing before their end. Not again by the next one."""
     want_messages(project, "[13, 18]")
     assert project.submit(project.spec, "-s", for_slurm(project), "-y", *way) == 0
@@ -172,8 +171,8 @@ def test_of_a_failure_is_told_while_others_wait(project: Project, received: list
     assert "2 done, 2 failed" in received[1]["message"]
 
 
-def test_the_end_waits_for_what_went_on(project: Project, received: list[dict[str, str]], fake_slurm: FakeSlurm
-                                        ) -> None:
+def test_end_is_sent_after_successors_have_ended(project: Project, received: list[dict[str, str]],
+                                                 fake_slurm: FakeSlurm ) -> None:
     """The job that tells of it finds runs pending or running: another waits for these. A later submission tells."""
     want_messages(project, "[8]")
     assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
@@ -195,7 +194,7 @@ def test_the_end_waits_for_what_went_on(project: Project, received: list[dict[st
 
 
 @pytest.mark.usefixtures("received")
-def test_a_submission_that_stops_has_its_messages_too(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_interrupted_submission_submits_notify_jobs(project: Project, fake_slurm: FakeSlurm) -> None:
     """At --max-queued, as at a refusal or Ctrl-C: what was submitted runs all the same."""
     want_messages(project, "[8]")
     assert project.submit(project.spec, "-s", for_slurm(project), "-y", "--max-queued", "1") == 3
@@ -205,8 +204,8 @@ def test_a_submission_that_stops_has_its_messages_too(project: Project, fake_slu
 
 
 @pytest.mark.usefixtures("received")
-def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: FakeSlurm,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejected_notify_jobs_are_a_note(project: Project, fake_slurm: FakeSlurm,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     want_messages(project, "[8]")
     fake_slurm.set(MaxSubmitJobs=2)
     assert project.submit(project.spec, "-s", for_slurm(project), "-y") == 0
@@ -214,7 +213,7 @@ def test_messages_that_slurm_refuses_cost_a_line(project: Project, fake_slurm: F
     assert "submitted 2 runs" in out and "\nnote: not all messages will be sent: sbatch: error: AssocMaxSubmit" in error
 
 
-def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> None:
+def test_dependency_on_many_jobs_is_limited(project: Project, fake_slurm: FakeSlurm) -> None:
     """An argument of a command has an end, at 128 KiB."""
     (project.results / "x" / "submissions").mkdir(parents=True)
     jobs = [f"1{number:07d}" for number in range(20_000)]
@@ -226,8 +225,8 @@ def test_of_many_jobs_few_are_named(project: Project, fake_slurm: FakeSlurm) -> 
     assert any(word.endswith(":10019999") for word in ended)
 
 
-def test_the_address_is_nowhere(project: Project, received: list[dict[str, str]], capfd: pytest.CaptureFixture[str]
-                                ) -> None:
+def test_address_is_written_nowhere(project: Project, received: list[dict[str, str]],
+                                    capfd: pytest.CaptureFixture[str] ) -> None:
     want_messages(project)
     project.submit(project.spec, "--local", "-y")
     assert received
@@ -237,24 +236,24 @@ def test_the_address_is_nowhere(project: Project, received: list[dict[str, str]]
 
 
 @pytest.mark.parametrize("address", ["json://127.0.0.1:9/x", "nonsense://x"])
-def test_a_receiver_that_is_away_costs_a_line(project: Project, monkeypatch: pytest.MonkeyPatch, address: str,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_receiver_is_a_note(project: Project, monkeypatch: pytest.MonkeyPatch, address: str,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MY_CHANNEL", address)
     want_messages(project, "[8]", "$MY_CHANNEL")
     assert project.submit(project.spec, "--local", "-y") == 0
     assert "note: a message could not be sent to every address of notify" in capsys.readouterr().err
 
 
-def test_without_apprise_a_line_says_so(project: Project, received: list[dict[str, str]],
-                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_apprise_is_a_note(project: Project, received: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     want_messages(project, "[8]")
     assert project.submit(project.spec, "--local", "-y") == 0
     assert "apprise is not installed" in capsys.readouterr().err
 
 
-def test_a_batch_without_messages_and_one_by_hand(project: Project, received: list[dict[str, str]],
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_message_is_sent_by_hand_also_without_notify(project: Project, received: list[dict[str, str]],
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y") == 0
     assert experiments.main(["notify", str(project.batch)]) == 2
     assert "this batch requests no messages" in capsys.readouterr().err
@@ -264,7 +263,7 @@ def test_a_batch_without_messages_and_one_by_hand(project: Project, received: li
     assert received[-1]["title"].endswith("continues")
 
 
-def test_addresses_come_from_where_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_come_from_a_private_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRIDIRON_NOTIFY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(JobSpecError, match=r"no addresses in ~/.gridiron-notify; write them to"):
@@ -279,7 +278,7 @@ def test_addresses_come_from_where_nobody_else_reads(tmp_path: Path, monkeypatch
         Notify("$NONE").addresses()
 
 
-def test_what_a_job_spec_may_say() -> None:
+def test_invalid_notify_is_an_error() -> None:
     assert with_details("notify: true").notify == Notify()
     assert with_details("notify: false").notify is None
     assert with_details("notify: $SLACK").notify == Notify("$SLACK")
@@ -290,8 +289,8 @@ def test_what_a_job_spec_may_say() -> None:
             with_details(f"notify: {wrong}")
 
 
-def test_missing_addresses_are_told_before_anything_is_written(project: Project, monkeypatch: pytest.MonkeyPatch,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_addresses_are_an_error_before_anything_is_written(project: Project, monkeypatch: pytest.MonkeyPatch,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     want_messages(project, "[8]", "$NOT_SET")
     assert project.submit(project.spec, "--local", "-y") == 2
     assert "no addresses in $NOT_SET" in capsys.readouterr().err

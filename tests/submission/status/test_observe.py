@@ -32,7 +32,7 @@ def states(batch: Path) -> list[str]:
     return [run.state.name for run in observe([str(batch)])[0].runs.values()]
 
 
-def test_a_run_that_ends_between_two_looks_is_not_lost(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_ends_during_the_observation_is_not_lost(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = Journal(str(batch), "1-a")
     monkeypatch.setattr("time.time", lambda: 1e9)
     book.record_plan(SLURM, dict.fromkeys(RUNS, 1))
@@ -49,7 +49,7 @@ def test_a_run_that_ends_between_two_looks_is_not_lost(batch: Path, monkeypatch:
     assert states(batch) == ["done", "lost"]
 
 
-def test_a_torn_attempt_leaves_the_word_to_the_claim(batch: Path) -> None:
+def test_claim_decides_if_the_attempt_record_is_incomplete(batch: Path) -> None:
     Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))
     dead = {**process.identity(), "pid_start": 1}
     for name, who in zip(RUNS, (dead, process.identity()), strict=True):
@@ -58,14 +58,14 @@ def test_a_torn_attempt_leaves_the_word_to_the_claim(batch: Path) -> None:
     assert states(batch) == ["lost", "running"]
 
 
-def test_an_empty_claim_does_not_hold_a_run_for_ever(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_claim_does_not_block_a_run(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))
     (batch / RUNS[0] / "claim-1").touch()
     monkeypatch.setattr(process, "is_alive", lambda who: False)
     assert states(batch) == ["new", "new"]
 
 
-def test_a_folder_of_plots_is_no_run_and_a_deleted_run_is_shown(batch: Path) -> None:
+def test_other_folders_are_ignored_and_deleted_runs_are_listed(batch: Path) -> None:
     (batch / "plots").mkdir()
     Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys((*RUNS, "002_gone"), 1))
     runs = observe([str(batch)])[0].runs
@@ -73,7 +73,7 @@ def test_a_folder_of_plots_is_no_run_and_a_deleted_run_is_shown(batch: Path) -> 
     assert runs["002_gone"].folder is None
 
 
-def test_slurm_is_asked_once_whatever_the_number_of_runs(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_is_queried_once_for_all_runs(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = Journal(str(batch), "1-a")
     book.record_plan(SLURM, dict.fromkeys(RUNS, 1))
     for unit in range(len(RUNS)):
@@ -89,7 +89,7 @@ def test_slurm_is_asked_once_whatever_the_number_of_runs(batch: Path, monkeypatc
     assert asked == ["squeue", "sacct"]
 
 
-def test_the_history_of_a_batch_reached_by_a_link(batch: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_batch_is_observed_through_a_symbolic_link(batch: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     link = tmp_path_factory.mktemp("x") / "link"
     link.symlink_to(batch)
     Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys(RUNS, 1))

@@ -46,11 +46,11 @@ def found(word: str, results: Path) -> str:
     ("001_x", "26-01-02-x/001_x"), ("26-01-02-x:1", "26-01-02-x/001_x"), ("26-01-02-y:001_y", "26-01-02-y/001_y"),
     ("0", "26-01-01-z/000_z"), ("2", "26-01-01-z/002_z"), ("71", "26-01-02-x/001_x"), ("80_2", "26-01-02-y/002_y"),
     ("91", "26-01-01-z/002_z")])
-def test_a_run_by_name_index_and_slurm_job(word: str, expected: str, results: Path) -> None:
+def test_run_is_found_by_name_index_and_slurm_job(word: str, expected: str, results: Path) -> None:
     assert found(word, results) == expected
 
 
-def test_a_run_by_its_folder_and_a_batch_by_its(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_and_batch_are_found_by_their_folders(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = results / "26-01-02-x" / "001_x"
     assert found(f"{folder}/", results) == "26-01-02-x/001_x"
     assert found(f"{folder.parent}:2", results) == "26-01-02-x/002_x"
@@ -59,13 +59,13 @@ def test_a_run_by_its_folder_and_a_batch_by_its(results: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("word", ["3", "70_1", "80_3", "90", "999", "000_q", "../x", "26-01-02-x:7", "x:1:2", ""])
-def test_what_is_no_run_is_told(word: str, results: Path) -> None:
+def test_unknown_run_is_an_error_with_the_accepted_forms(word: str, results: Path) -> None:
     with pytest.raises(BatchError) as error:
         run_lookup.find_run(word, str(results))
     assert "BATCH:12" in str(error.value) or "no such folder" in str(error.value)
 
 
-def test_candidates_are_listed(results: Path) -> None:
+def test_ambiguous_name_lists_the_candidates(results: Path) -> None:
     with pytest.raises(BatchError, match="3 runs match.*26-01-02-y/000_y.*26-01-02-y/002_y"):
         run_lookup.find_run("80", str(results))
     (results / "26-01-02-x" / "000_z").mkdir()
@@ -74,7 +74,7 @@ def test_candidates_are_listed(results: Path) -> None:
         run_lookup.find_run("000_z", str(results))
 
 
-def test_an_index_that_is_a_slurm_job_too(results: Path) -> None:
+def test_number_that_is_an_index_and_a_job_id_is_ambiguous(results: Path) -> None:
     newest = results / "26-01-01-z"
     for name in [f"{index:03d}_z" for index in (70,)]:
         (newest / name).mkdir()
@@ -84,7 +84,8 @@ def test_an_index_that_is_a_slurm_job_too(results: Path) -> None:
 
 
 @pytest.mark.parametrize(("way", "suffix"), [([], ""), (["--array"], "_1")])
-def test_a_slurm_job_of_a_batch_elsewhere(way: list[str], suffix: str, project: Project, fake_slurm: FakeSlurm) -> None:
+def test_slurm_job_of_a_batch_in_another_folder_is_found(way: list[str], suffix: str, project: Project,
+                                                         fake_slurm: FakeSlurm) -> None:
     (project.folder / "s.sh").write_text("#!/bin/sh\n")
     project.submit(project.spec, "-s", "s.sh", "-y", *way)
     job = fake_slurm.jobs()[0].partition("_")[0]
@@ -92,8 +93,8 @@ def test_a_slurm_job_of_a_batch_elsewhere(way: list[str], suffix: str, project: 
     assert run_lookup.find_run(job + suffix, "no-results-here") == str(run)
 
 
-def test_a_run_of_a_job_spec_with_another_output_dir(results: Path, tmp_path_factory: pytest.TempPathFactory,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_in_the_output_dir_of_a_job_spec_is_found(results: Path, tmp_path_factory: pytest.TempPathFactory,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path_factory.mktemp("project")
     (project / "jobs").mkdir()
     (project / "jobs" / "a.yaml").write_text(f"job_details: {{name: a, output_dir: '{results}'}}\nparameters: [\n")

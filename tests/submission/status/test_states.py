@@ -18,10 +18,9 @@ from src.submission.status.states import Evidence
 NOW = 1_000_000.0
 
 
-def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None,
-          accounting: dict[str, Job] | None = None, claim: dict[str, Any] | None = None,
-          claim_alive: bool | None = None, submitter_alive: bool | None = False,
-          attempt: dict[str, Any] | None = None, tmp: Any = None) -> states.State:
+def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None, accounting: dict[str,
+          Job] | None = None, claim: dict[str, Any] | None = None, claim_alive: bool | None = None,
+          submitter_alive: bool | None = False, attempt: dict[str, Any] | None = None, tmp: Any = None) -> states.State:
     folder = RunFolder("run", frozenset())
     if end is not None:
         (tmp / run_folder.DONE).write_text(f"{end}\n")
@@ -40,7 +39,7 @@ def queue_with(state: str, reason: str = "", job: str = "7", comment: str = "") 
 
 @pytest.mark.parametrize(("end", "expected"), [("completed", "done"), ("early_stopped", "early_stopped"),
                                                ("diverged", "diverged"), ("", "done")])
-def test_done_speaks_for_itself(end: str, expected: str, tmp_path: Any) -> None:
+def test_done_file_decides(end: str, expected: str, tmp_path: Any) -> None:
     assert state(end, slurm_ticket(), queue_with("RUNNING"), tmp=tmp_path).name == expected
 
 
@@ -53,13 +52,13 @@ def test_no_ticket_is_new() -> None:
     ("PENDING", "launch failed requeued held", "stuck"),
     ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
     ("TIMEOUT", "TimeLimit", "timeout"), ("NODE_FAIL", "", "node_failed"), ("OUT_OF_MEMORY", "", "out_of_memory")])
-def test_squeue_knows_it(row: str, reason: str, expected: str) -> None:
+def test_state_of_a_queued_job(row: str, reason: str, expected: str) -> None:
     found = state(ticket=slurm_ticket(), queue=queue_with(row, reason))
     assert (found.name, found.slurm_job) == (expected, "7")
     assert found.why == reason.strip("()")
 
 
-def test_a_lost_answer_is_found_by_its_comment() -> None:
+def test_job_whose_id_was_lost_is_found_by_its_comment() -> None:
     ticket = slurm_ticket(jobs=[])
     assert state(ticket=ticket, queue=queue_with("PENDING", job="9", comment="c-1")).slurm_job == "9"
     assert state(ticket=ticket, queue=queue_with("PENDING", job="9", comment="other")).name == "new"
@@ -71,17 +70,17 @@ def test_a_lost_answer_is_found_by_its_comment() -> None:
 @pytest.mark.parametrize(("row", "expected"), [
     ("TIMEOUT", "timeout"), ("OUT_OF_MEMORY", "out_of_memory"), ("CANCELLED", "cancelled"), ("PREEMPTED", "preempted"),
     ("NODE_FAIL", "node_failed"), ("FAILED", "failed"), ("BOOT_FAIL", "node_failed"), ("DEADLINE", "timeout")])
-def test_sacct_knows_how_it_ended(row: str, expected: str) -> None:
+def test_state_from_sacct(row: str, expected: str) -> None:
     job = Job("7", row, submitted=NOW - 1000)
     assert state(ticket=slurm_ticket(), accounting={"7": job}).name == expected
 
 
-def test_a_reused_job_id_is_not_believed() -> None:
+def test_old_row_of_a_reused_job_id_is_ignored() -> None:
     long_ago = Job("7", "FAILED", submitted=NOW - 1e6)
     assert state(ticket=slurm_ticket(), accounting={"7": long_ago}).name == "lost"
 
 
-def test_without_sacct_the_attempts_record_serves_and_then_time() -> None:
+def test_without_sacct_the_attempt_record_and_the_age_decide() -> None:
     record = {"ticket": 1, "how": "failed", "error": "ValueError: no"}
     found = state(ticket=slurm_ticket(), attempt=record)
     assert (found.name, found.why) == ("failed", "ValueError: no")
@@ -102,38 +101,38 @@ def test_without_squeue_what_may_have_been_requeued_is_unknown(how: str, expecte
 
 
 @pytest.mark.parametrize(("age", "expected"), [(10, "unknown"), (-10, "unknown"), (1e6, "lost"), (-1e6, "lost")])
-def test_a_ticket_from_the_future_is_not_waited_for(age: float, expected: str) -> None:
+def test_age_of_a_ticket_is_symmetric_around_now(age: float, expected: str) -> None:
     assert state(ticket=slurm_ticket(age=age)).name == expected
 
 
-def test_an_id_that_slurm_gave_to_another_of_our_jobs_is_not_ours() -> None:
+def test_job_id_reused_by_another_submission_is_ignored() -> None:
     ticket = slurm_ticket()
     assert state(ticket=ticket, queue=queue_with("RUNNING", comment="gridiron-other-003-1")).name == "lost"
     assert state(ticket=ticket, queue=queue_with("RUNNING", comment="c-1")).name == "running"
     assert state(ticket=ticket, queue=queue_with("RUNNING", comment="the site's own words")).name == "running"
 
 
-def test_the_record_of_an_earlier_ticket_says_nothing() -> None:
+def test_attempt_of_an_earlier_ticket_is_ignored() -> None:
     ticket = Ticket(2, NOW - 10, SLURM, {}, [("c-2", "")], ["8"], True)
     record = {"ticket": 1, "how": "failed"}
     assert state(ticket=ticket, queue=queue_with("PENDING", job="8"), attempt=record).name == "pending"
     assert state(ticket=ticket, attempt=record).name == "unknown"
 
 
-def test_of_duplicates_the_one_that_claimed_counts() -> None:
+def test_of_duplicate_jobs_the_claiming_one_decides() -> None:
     ticket = slurm_ticket(jobs=["7", "8"])
     queue = Queue(True, {"7": Job("7", "PENDING"), "8": Job("8", "RUNNING")})
     assert state(ticket=ticket, queue=queue, claim={"slurm_job": "8"}).slurm_job == "8"
 
 
-def test_a_run_that_failed_in_a_worker_has_failed_though_the_workers_job_goes_on() -> None:
+def test_failed_run_of_a_running_worker_is_failed() -> None:
     record = {"ticket": 1, "how": "failed", "error": "boom"}
     assert state(ticket=slurm_ticket(), queue=queue_with("RUNNING"), claim={"slurm_job": "7"},
                  attempt=record).name == "failed"
     assert state(ticket=slurm_ticket(), queue=queue_with("PENDING"), attempt=record).name == "pending"  # requeued
 
 
-def test_runs_that_share_workers() -> None:
+def test_states_of_runs_that_share_workers() -> None:
     ticket = Ticket(1, NOW - 1000, SLURM, {}, [], ["7", "8"], True, shared=True)
     assert state(ticket=ticket, queue=queue_with("RUNNING")).name == "pending"
     assert state(ticket=ticket).name == "new"  # the workers have ended: it may be submitted again
@@ -141,13 +140,13 @@ def test_runs_that_share_workers() -> None:
     assert state(ticket=ticket, queue=queue_with("RUNNING", job="8"), claim={"slurm_job": "8"}).name == "running"
 
 
-def test_a_task_of_an_array_is_found_by_comment_and_task() -> None:
+def test_array_task_is_found_by_comment_and_index() -> None:
     ticket = Ticket(1, NOW, SLURM, {}, [("c-1", "3")], [], True)
     queue = Queue(True, {job: Job(job, "PENDING", comment="c-1") for job in ("9_2", "9_3")})
     assert state(ticket=ticket, queue=queue).slurm_job == "9_3"
 
 
-def test_local_runs() -> None:
+def test_states_of_local_runs() -> None:
     ticket = Ticket(1, NOW, LOCAL, {})
     claim = {"pid": 1}
     assert state(ticket=ticket, submitter_alive=True).name == "pending"

@@ -1,4 +1,4 @@
-"""What status says: counts, epochs, time left and the best value so far, for one run and for hundreds."""
+"""The status of batches: runs per state, epochs, time left and the best value."""
 from __future__ import annotations
 
 import json
@@ -32,35 +32,35 @@ def observation(*runs: Run) -> Observation:
     return Observation("results/b", History(), {item.name: item for item in runs}, True)
 
 
-def test_a_row(tmp_path: Path) -> None:
+def test_row_of_a_running_run(tmp_path: Path) -> None:
     stats = HEADER + "1,10,5,2.0,0.5,0.6,1.0,0.9\n2,20,9,1.0,0.7,0.65,0.9,0.95\n3,30,1"
     row, = status.rows([run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)], now=120.0)
     assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/last/accuracy", 0.7)
     assert row.left == pytest.approx(20 / 2 * 8)
 
 
-def test_the_best_of_last_and_av_counts(tmp_path: Path) -> None:
+def test_best_value_of_last_and_averaged_model(tmp_path: Path) -> None:
     row, = status.rows(observation(run(tmp_path, "000_a", "done", HEADER + "1,10,5,2.0,0.5,nan,1.0,0.9\n"
                                                                              "2,20,5,2.0,0.5,0.6,1.0,0.9\n")).runs.values())
     assert (row.metric, row.best) == ("val/av/accuracy", 0.6)
 
 
-def test_runs_without_rows(tmp_path: Path) -> None:
-    found = observation(run(tmp_path, "000_a", "new"), run(tmp_path, "001_a", "running", "epo"))
-    assert [(row.epochs_done, row.best) for row in status.rows(found.runs.values())] == [(0, None), (0, None)]
-    assert "000_a" in status.render([found])
+def test_run_with_empty_stats(tmp_path: Path) -> None:
+    batch = observation(run(tmp_path, "000_a", "new"), run(tmp_path, "001_a", "running", "epo"))
+    assert [(row.epochs_done, row.best) for row in status.rows(batch.runs.values())] == [(0, None), (0, None)]
+    assert "000_a" in status.render([batch])
 
 
 def test_counts_and_json(tmp_path: Path) -> None:
-    found = observation(*(run(tmp_path, f"{index:03d}_a", state)
+    batch = observation(*(run(tmp_path, f"{index:03d}_a", state)
                           for index, state in enumerate(("done", "failed", "done"))))
-    assert status.counts(found) == {"done": 2, "failed": 1}
-    values = json.loads(json.dumps(status.as_json(found)))
+    assert status.counts(batch) == {"done": 2, "failed": 1}
+    values = json.loads(json.dumps(status.as_json(batch)))
     assert values["batch"] == "results/b"
     assert values["runs"][1]["state"] == "failed"
 
 
-def test_of_many_runs_failures_and_the_best_are_shown(tmp_path: Path) -> None:
+def test_limited_table_shows_failures_and_the_best(tmp_path: Path) -> None:
     runs = [run(tmp_path, f"{index:03d}_a", "done", HEADER + f"1,1,1,1,0.{index:03d},0,0,0\n") for index in range(60)]
     runs.append(run(tmp_path, "060_a", "failed"))
     lines = status.run_table(observation(*runs), limit=10)
@@ -73,8 +73,8 @@ def test_of_many_runs_failures_and_the_best_are_shown(tmp_path: Path) -> None:
 
 
 def test_summary_has_a_column_for_each_state_that_occurs(tmp_path: Path) -> None:
-    one = observation(run(tmp_path, "000_a", "done"), run(tmp_path, "001_a", "timeout"))
-    assert status.summary_table([one]) == ["batch      runs  done  timeout", "results/b  2     1     1"]
+    item = observation(run(tmp_path, "000_a", "done"), run(tmp_path, "001_a", "timeout"))
+    assert status.summary_table([item]) == ["batch      runs  done  timeout", "results/b  2     1     1"]
 
 
 def test_watch_ends_when_nothing_is_alive(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_watch_ends_when_nothing_is_alive(tmp_path: Path) -> None:
     assert len(shown) == 2
 
 
-def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
+def test_run_with_a_deleted_folder_is_listed(tmp_path: Path) -> None:
     from src.submission.batch import batch_folder
     from src.submission.batch.journal import LOCAL, Journal
 
@@ -93,19 +93,19 @@ def test_a_deleted_folder_is_still_a_run(tmp_path: Path) -> None:
     book = Journal(str(path), "1-a")
     book.record_plan(LOCAL, {"000_a": 1, "001_a": 1})
     book.record_end()
-    found, = observe([str(path)])
-    assert [item.state.name for item in found.runs.values()] == [states.NEW, states.NEW]
-    assert found.runs["001_a"].folder is None
+    batch, = observe([str(path)])
+    assert [item.state.name for item in batch.runs.values()] == [states.NEW, states.NEW]
+    assert batch.runs["001_a"].folder is None
 
 
-def test_rate_by_the_ends_of_the_last_hour() -> None:
+def test_runs_per_hour_of_the_last_hour() -> None:
     now = 10_000.0
     assert throughput.runs_per_hour([now - 9000, now - 1800, now - 1200, now - 600], now) == pytest.approx(4)
     assert throughput.runs_per_hour([now - 60], now) is None
     assert throughput.runs_per_hour([], now) is None
 
 
-def test_the_line_above_the_table(tmp_path: Path) -> None:
+def test_progress_line(tmp_path: Path) -> None:
     runs = [run(tmp_path, f"{index:03d}_a", state) for index, state in enumerate(
         ("done", "done", "done", "running", "failed"))]
     for index, item in enumerate(runs[:3]):
@@ -115,21 +115,21 @@ def test_the_line_above_the_table(tmp_path: Path) -> None:
         "[######    ] 3/5 runs  1 failed  4 runs an hour, 15:00 left")
 
 
-def test_expected_starts_of_pending_runs(tmp_path: Path) -> None:
+def test_expected_start_of_pending_runs_is_shown(tmp_path: Path) -> None:
     item = run(tmp_path, "000_a", "pending")
     item = item._replace(state=State("pending", "Priority", "7"))
     text = "\n".join(status.run_table(observation(item), starts={"7": 0.0}))
     assert "Priority, starts " in text
 
 
-def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
+def test_idle_gpus_are_shown(tmp_path: Path) -> None:
     stats = "epoch,step,train/time,train/data_time,system/gpu\n1,10,9.0,8.0,20\n2,20,9.0,8.0,26\n"
     runs = [run(tmp_path, f"{index:03d}_a", "done", stats) for index in range(2)]
-    for one in runs:
-        (Path(one.path) / "config.yaml").write_text(yaml_io.dump_flat({"num_workers": 2, "facts": {"threads": 8}}))
-    found = observation(*runs, run(tmp_path, "003_a", "done", HEADER))
-    assert "\nGPU 23 % busy: try num_workers 8 (2 runs)" in status.render([found])
-    assert [row["idle"] for row in status.as_json(found)["runs"]] == ["GPU 23 % busy: try num_workers 8"] * 2 + [None]
+    for item in runs:
+        (Path(item.path) / "config.yaml").write_text(yaml_io.dump_flat({"num_workers": 2, "facts": {"threads": 8}}))
+    batch = observation(*runs, run(tmp_path, "003_a", "done", HEADER))
+    assert "\nGPU 23 % busy: try num_workers 8 (2 runs)" in status.render([batch])
+    assert [row["idle"] for row in status.as_json(batch)["runs"]] == ["GPU 23 % busy: try num_workers 8"] * 2 + [None]
 
 
 @pytest.mark.parametrize(("values", "curve"), [
@@ -139,42 +139,42 @@ def test_sparklines(values: list[float], curve: str) -> None:
     assert status.sparkline(values) == curve
 
 
-def test_the_metric_of_the_job_spec_judges(tmp_path: Path) -> None:
+def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
     stats = "epoch,step,val/last/accuracy,val/last/energy,note\n1,9,0.5,{},good\n2,18,0.9,{},bad\n"
     runs = [run(tmp_path, f"00{index}_a", "done", stats.format(*values)) for index, values in enumerate(
         [(3.0, 4.0), (1.0, 2.0), (5.0, 6.0)])]
-    found = Observation(str(tmp_path), History(), {item.name: item for item in runs}, True)
+    batch = Observation(str(tmp_path), History(), {item.name: item for item in runs}, True)
 
     def table(metric: str) -> list[str]:
         (tmp_path / "job.yaml").write_text(f"job_details: {{name: a, metric: {metric}}}\n")
-        return status.run_table(found, limit=1)
+        return status.run_table(batch, limit=1)
 
     assert "001_a  done   2             1 val/last/energy" in table("{name: energy, goal: minimize}")[1]
-    assert [row["best"] for row in status.as_json(found)["runs"]] == [3.0, 1.0, 5.0]
+    assert [row["best"] for row in status.as_json(batch)["runs"]] == [3.0, 1.0, 5.0]
     assert "002_a  done   2             6 val/last/energy" in table("energy")[1]
     assert "0.9 val/last/accuracy" in table("null")[1]
     lines = table("val_acc")
     assert "0.9 val/last/accuracy" in lines[1]
     assert "no run has val_acc, the metric of the job spec: judged by val/last/accuracy" in lines
-    assert table("note")[1].split()[3:5] == ["nan", "note"]  # words are no values
+    assert table("note")[1].split()[3:5] == ["nan", "note"]  # text is not a value
 
 
-def test_tags_are_shown_and_chosen_by(tmp_path: Path) -> None:
+def test_tags_are_shown_and_filter_runs(tmp_path: Path) -> None:
     runs = [run(tmp_path, f"00{index}_a", "done") for index in range(3)]
     for item, tags in zip(runs, ('["adam", "small"]', '["small"]'), strict=False):
         (Path(item.path) / "spec.yaml").write_text(f"batch_size: 8\nTAGS: {tags}\n")
-    found = observation(*runs)
-    assert [line.split() for line in status.run_table(found)] == [
+    batch = observation(*runs)
+    assert [line.split() for line in status.run_table(batch)] == [
         ["run", "state", "epochs", "left", "best", "tags"], ["000_a", "done", "adam,small", "a", "reason"],
         ["001_a", "done", "small", "a", "reason"], ["002_a", "done", "a", "reason"]]
-    assert [row["tags"] for row in json.loads(json.dumps(status.as_json(found)))["runs"]] == [
+    assert [row["tags"] for row in json.loads(json.dumps(status.as_json(batch)))["runs"]] == [
         ["adam", "small"], ["small"], []]
-    assert list(status.filter_runs(found, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
-    assert list(status.filter_runs(found, states.ALL, ["small", "adam"]).runs) == ["000_a"]
+    assert list(status.filter_runs(batch, states.ALL, ["small"]).runs) == ["000_a", "001_a"]
+    assert list(status.filter_runs(batch, states.ALL, ["small", "adam"]).runs) == ["000_a"]
 
 
 def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
-    """Ten an hour in the hours before, one a minute now: what is left takes as long as now."""
+    """Ten runs an hour in the hours before, one a minute now: the present speed decides."""
     runs, now = [], 1_000_000.0
     for index, minutes in enumerate([240, 180, 120, 3, 2, 1]):
         runs.append(run(tmp_path, f"{index:03d}_a", "done"))
@@ -194,7 +194,7 @@ def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
     assert later.over_the_batch == pytest.approx(5 / (240 + 120) * 60)
 
 
-def test_throughput_of_what_has_stopped_or_not_begun(tmp_path: Path) -> None:
+def test_throughput_without_running_or_ended_runs(tmp_path: Path) -> None:
     ended = [run(tmp_path, f"{index:03d}_a", "done") for index in range(2)]
     for index, item in enumerate(ended):
         (Path(item.path) / "done").write_text("completed\n")
