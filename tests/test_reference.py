@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 
 import pytest
@@ -80,9 +79,9 @@ def test_reference_of_files_has_every_stats_column() -> None:
 
 def test_job_spec_page_has_every_key() -> None:
     page = (DOCS / "job-spec.md").read_text("utf-8")
-    assert [key for key in reader._KNOWN if f"`{key}`" not in page and f"\n  {key}: " not in page] == []
+    assert [key for key in reader.KEYS if f"`{key}`" not in page and f"\n  {key}: " not in page] == []
     submission = (DOCS / "submission.md").read_text("utf-8")
-    keys = [field.name for field in dataclasses.fields(resources.Resources)]
+    keys = resources.KEYS
     assert [key for key in keys if f"`{key}`" not in submission] == []
 
 

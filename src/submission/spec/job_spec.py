@@ -1,4 +1,4 @@
-"""A job spec as it stands in its file: what its job_details say, and the parameters of its grid, not yet expanded."""
+"""A job spec as it is in its file: the settings of job_details, and the parameters before their expansion to a grid."""
 from __future__ import annotations
 
 import re
@@ -15,21 +15,30 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT_DIR = "results"
 DRAW_MODES = ("per_point", "shared")
-MAX_NAME_BYTES = 100  # a run's name begins with it and has at most twice as many
+MAX_NAME_BYTES = 100  # the name of a run begins with it, and has at most twice as many
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job spec, checked but for its parameters.
+    """A job spec, checked except for its parameters.
 
-    parameters: as the file has them, after the tracker settings of job_details (such as wandb_project_name), which hold
-    for every run unless `parameters` gives them too; command: a foreign program, as one string or a list of arguments;
-    sbatch: options by name; resources: instead of a script; snapshot: runs start from a copy of the sources; notify:
-    where messages go; metric: what runs are ranked by; samples, seed, draw: how many random points, and how they are
-    drawn; max_runs: only the first; container: what runs start in; extra: a group's own keys of job_details; text,
-    source: the file and its name; warnings: sentences for the user.
+    parameters: those of the file, after the tracker settings of job_details (such as wandb_project_name), which apply
+        to every run unless `parameters` contains them too;
+    command: of an external program, as one string or a list of words;
+    script: path of the submit script;
+    sbatch: options by name;
+    resources: from which a submit script is generated;
+    snapshot: whether runs start from a copy of the sources;
+    notify: where notifications are sent;
+    metric: by which runs are ranked;
+    samples, seed, draw: number of random points, and how they are drawn;
+    max_runs: only the first runs of the grid; None: all;
+    container: in which runs start;
+    extra: keys of job_details that Gridiron does not use;
+    text, source: the content of the file, and its name;
+    warnings: sentences for the user.
     """
 
     name: str
@@ -56,30 +65,33 @@ class JobSpec:
 
 
 def check_name(value: Any, where: str) -> str:
-    """A job spec's name, which is part of the names of folders and Slurm jobs. JobSpecError if that is unsafe."""
+    """Return a job spec's name, which is part of the names of folders and Slurm jobs. JobSpecError if it is unsafe."""
     if not isinstance(value, str):
         raise JobSpecError(f"the name {value!r} is not a string", where=where, hint=f'put it in quotes: "{value}"')
     if not _NAME.fullmatch(value) or ".." in value:
-        better = safe_name(value)
+        proposal = safe_name(value)
         raise JobSpecError(f"the name {value!r} is not safe for folders, shells and Slurm", where=where,
                            allowed="letters a-z, digits and _ . - + = , @, with a letter, digit or _ first and no '..'",
-                           hint=f"for instance name: {better}" if better else None)
+                           hint=f"for example name: {proposal}" if proposal else None)
     if len(value) > MAX_NAME_BYTES:
         raise JobSpecError(f"the name has {len(value)} characters", where=where, allowed=f"at most {MAX_NAME_BYTES}")
     return value
 
 
 def safe_name(text: str) -> str:
-    """A name that check_name takes, as much like `text` as can be; empty if nothing is left of it."""
+    """Return a name that check_name accepts, as similar to `text` as possible; empty if nothing remains."""
     return re.sub(r"[^A-Za-z0-9_.+=,@]+", "-", re.sub(r"\.\.+", ".", text)).strip(".-+=,@")[:MAX_NAME_BYTES]
 
 
 def check_output_dir(value: Any, where: str) -> str:
-    """The folder of batches; `~` and `$VAR` stay as they are. JobSpecError if Slurm or a file system cannot take it."""
+    """Return the folder of batches, in which `~` and `$VAR` are not expanded yet.
+
+    JobSpecError if Slurm or a file system cannot use it.
+    """
     if not isinstance(value, str) or not value.strip():
-        raise JobSpecError(f"the output_dir {value!r} is not the path of a folder", where=where,
+        raise JobSpecError(f"invalid output_dir {value!r}", where=where, allowed="the path of a folder",
                            hint=f"leave it out for '{DEFAULT_OUTPUT_DIR}'")
     if "%" in value or not value.isprintable():
-        raise JobSpecError(f"the output_dir {value!r} has a '%', which Slurm would replace, or a control character",
-                           where=where, hint="choose a plainer path")
+        raise JobSpecError(f"the output_dir {value!r} contains a '%', which Slurm would replace, or a control "
+                           "character", where=where, hint="choose another path")
     return value

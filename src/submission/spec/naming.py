@@ -1,4 +1,4 @@
-"""The names of batches and runs: safe for shells, file systems and Slurm, and in the order of the grid."""
+"""The names of batches and runs: safe for shells, file systems and Slurm, and sorted like the grid."""
 from __future__ import annotations
 
 import datetime
@@ -11,15 +11,16 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._,@-]+")
 
 
 def batch_name(name: str, today: datetime.date) -> str:
-    """The folder of a batch: yy-mm-dd-name."""
+    """Return the name of a batch folder: yy-mm-dd-name."""
     return f"{today:%y-%m-%d}-{name}"
 
 
 def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[str], first: int = 0) -> list[str]:
-    """The names of runs, `000_name+bat_siz=8+bas_lr=0.1`: they differ and sort like `specs`.
+    """Return the names of runs, as `000_name+bat_siz=8+bas_lr=0.1`. They are unique, and sort like `specs`.
 
-    name: of the job spec, checked already; varying: the keys to show, in order; first: the first number. The values of
-    these keys must stay unchanged during the call.
+    name: the checked name of the job spec;
+    varying: the keys to show, in order; their values must not change during the call;
+    first: the first index.
     """
     width = max(3, len(str(first + len(specs) - 1)))
     fragments: list[tuple[str, str, dict[int, str]]] = [
@@ -35,42 +36,42 @@ def run_names(name: str, specs: Sequence[Mapping[str, Any]], varying: Sequence[s
                     fragment = cache[id(value)] = f"{short}={format_value(value)}"
                 parts.append(fragment)
         text = "+".join(parts)
-        names.append(text if len(text) <= MAX_NAME_BYTES else _cut(text))
+        names.append(text if len(text) <= MAX_NAME_BYTES else _shorten(text))
     return names
 
 
 def format_value(value: Any) -> str:
-    """A value as a part of a name: letters, digits and . _ , @ - alone, so a character is a byte."""
-    return _UNSAFE.sub("_", _words(value))
+    """Return a value as a part of a name, of ASCII letters, digits and . _ , @ -"""
+    return _UNSAFE.sub("_", _to_text(value))
 
 
-def _words(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return repr(value).replace("e+", "e")
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_words, value))
+        return ",".join(map(_to_text, value))
     if isinstance(value, Mapping):
-        return ",".join(f"{key}-{_words(item)}" for key, item in value.items())
+        return ",".join(f"{key}-{_to_text(item)}" for key, item in value.items())
     return str(value)
 
 
 def _short_keys(keys: Sequence[str]) -> list[str]:
-    """Keys with each part cut to three letters (batch_size -> bat_siz), or to more where two would be the same."""
+    """Cut each part of each key to three letters (batch_size -> bat_siz), or to more where keys would be equal."""
     lengths = dict.fromkeys(keys, 3)
     while True:
         short = {key: _UNSAFE.sub("_", "_".join(part[:lengths[key]] for part in key.split("_"))) for key in keys}
         texts = list(short.values())
-        clashing = [key for key in keys if texts.count(short[key]) > 1 and lengths[key] < len(key)]
-        if not clashing:
+        ambiguous = [key for key in keys if texts.count(short[key]) > 1 and lengths[key] < len(key)]
+        if not ambiguous:
             return texts
-        for key in clashing:
+        for key in ambiguous:
             lengths[key] += 1
 
 
-def _cut(text: str) -> str:
-    """The beginning of a name that is too long, and a hash of all of it."""
-    import zlib  # few names need it
+def _shorten(text: str) -> str:
+    """Return the beginning of a name that is too long, and a hash of the whole name."""
+    import zlib  # imported on demand: few names need it
 
     return f"{text[:MAX_NAME_BYTES - 9]}-{zlib.crc32(text.encode()):08x}"

@@ -1,4 +1,4 @@
-"""Random points of a grid: what !uniform and its siblings stand for, drawn by a hash of seed, key and number alone."""
+"""Random points of a grid: values of !uniform and its siblings, as a hash of seed, key and sample number alone."""
 from __future__ import annotations
 
 import bisect
@@ -16,151 +16,165 @@ from src.io.yaml_io import Tagged
 from src.submission.spec import expressions
 from src.submission.spec.grammar import is_random
 
-DIGITS = 6  # of a drawn number: names stay short, and last bits differ between machines
+DIGITS = 6  # significant digits of drawn numbers: names stay short, and the last bits differ between machines
+QUANTIZED = "q_"  # prefix of the tag of W&B's quantised distributions, whose whole values are integers
 
-Quantile = Callable[[float], Any]  # from a share of the probability, in (0, 1), to the value below which it lies
+Quantile = Callable[[float], Any]  # the inverse of a cumulative distribution function, on (0, 1)
 
-# the numbers that each tag takes, in the order of its list; all but int_uniform and choice take q, too
+# the numbers of each tag, in the order of its list; all but int_uniform and choice accept q, too
 _NUMBERS = {"uniform": ("min", "max"), "loguniform": ("min", "max"), "int_uniform": ("min", "max"),
             "normal": ("mu", "sigma"), "lognormal": ("mu", "sigma"), "beta": ("a", "b")}
 
 
 def check_random(value: Any, where: str) -> None:
-    """JobSpecError if something in a value cannot be drawn as it is written."""
-    _fill(value, [], lambda tagged, path: quantile_function(tagged, where))
+    """JobSpecError if a distribution in the value is invalid."""
+    _replace_tags(value, [], lambda tagged, path: quantile_function(tagged, where))
 
 
 def draw_points(points: Sequence[dict[str, Any]], first: Mapping[str, Any], samples: int, seed: int, draw: str,
-                known: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The points `samples` times, with what is to be drawn drawn; points without any stand once. Samples are slowest.
+                deduplicate: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """Return each random point `samples` times with drawn values, and each other point once. Samples vary slowest.
 
-    A value depends on seed, its key, the number of the sample, and, unless draw is shared, on how its point differs
-    from `first` in what is listed. So neither more samples, nor more values of an axis, nor another constant change the
-    values of the points that were there before. known: the object that stands for all values equal to its argument.
+    first: the first point; a drawn value depends on the seed, its key, the sample number and, unless draw is
+        "shared", on the listed values by which its point differs from `first`. So more samples, more values of an axis
+        or another constant leave the values of existing points unchanged;
+    deduplicate: returns the one object that stands for all values equal to its argument.
     """
     quantiles: dict[int, Quantile] = {}
 
-    def drawn(number: int, place: str, tagged: Tagged, path: Sequence[str]) -> Any:
+    def draw_value(number: int, point_id: str, tagged: Tagged, path: Sequence[str]) -> Any:
         if id(tagged) not in quantiles:
             quantiles[id(tagged)] = quantile_function(tagged, path[0])
-        return quantiles[id(tagged)](draw_probability(seed, path, number, place))
+        return quantiles[id(tagged)](draw_probability(seed, path, number, point_id))
 
     prepared = [(point, [key for key, value in point.items() if is_random(value)],
-                 "" if draw == "shared" else _difference(point, first)) for point in points]
+                 "" if draw == "shared" else _differences(point, first)) for point in points]
     result = []
     for number in range(samples):
-        for point, keys, place in prepared:
+        for point, keys, point_id in prepared:
             if keys:
-                here = functools.partial(drawn, number, place)
-                result.append({**point, **{key: known(_fill(point[key], [key], here)) for key in keys}})
+                draw_here = functools.partial(draw_value, number, point_id)
+                drawn = {key: deduplicate(_replace_tags(point[key], [key], draw_here)) for key in keys}
+                result.append({**point, **drawn})
             elif number == 0:
                 result.append(point)
     return result
 
 
-def draw_probability(seed: int, path: Sequence[str], number: int, place: str = "") -> float:
-    """The share of the probability, in (0, 1), at which the value of a key is drawn for a sample.
+def draw_probability(seed: int, path: Sequence[str], number: int, point_id: str = "") -> float:
+    """Return the cumulative probability, in (0, 1), at which a value is drawn.
 
-    path: the key, and those within its value; place: tells the points of one sample apart.
+    path: the key, and the keys within its value;
+    number: of the sample;
+    point_id: distinguishes the points of one sample.
     """
-    import hashlib  # few job specs draw anything
+    import hashlib  # imported on demand: few job specs draw anything
 
-    digest = hashlib.blake2b(json.dumps([seed, *path, number, place]).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(json.dumps([seed, *path, number, point_id]).encode(), digest_size=8).digest()
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) * 2.0**-52
 
 
 def quantile_function(tagged: Tagged, where: str) -> Quantile:
-    """How to draw from what a tag stands for. JobSpecError if its numbers are not what it takes.
+    """Return the quantile function of a distribution. JobSpecError if its numbers are invalid.
 
-    Of distributions with q, the nearest multiple of q: a whole number if q is one.
+    With q, values are rounded to multiples of q. They are integers if q is, and whole values of QUANTIZED tags are.
     """
     if is_random(tagged.value):
-        raise JobSpecError(f"{tagged!r} draws from what is drawn itself", where=where, hint="use LIST for sub-grids")
+        raise JobSpecError(f"{tagged!r}: a distribution cannot contain another one", where=where,
+                           hint="use LIST for sub-grids")
     if tagged.tag == "choice":
         return _choice(tagged, where)
-    numbers = _numbers(tagged, where)
-    one, other = (numbers[name] for name in _NUMBERS[tagged.tag])
-    q = numbers.get("q")
-    if tagged.tag == "int_uniform":
-        return lambda probability: one + int(probability * (other - one + 1))
-    exact = _exact(tagged.tag, one, other)
-    if q is not None:
-        return lambda probability: _tidy(round(exact(probability) / q) * q)
-    if tagged.tag not in ("uniform", "loguniform"):
-        more = _digits(one, other) if tagged.tag == "normal" else 0
-        return lambda probability: _tidy(exact(probability), more)
-    more = _digits(max(abs(one), abs(other)), other - one)
-    return lambda probability: float(min(max(_tidy(exact(probability), more), one), other))
+    tag = tagged.tag.removeprefix(QUANTIZED)
+    numbers = _parse_numbers(tagged, tag, where)
+    first, second = (numbers[name] for name in _NUMBERS[tag])
+    if tag == "int_uniform":
+        return lambda probability: first + int(probability * (second - first + 1))
+    exact = _exact_quantile(tag, first, second)
+    if "q" in numbers:
+        q = numbers["q"]
+        if tag != tagged.tag:
+            return lambda probability: integer_if_whole(_round(round(exact(probability) / q) * q))
+        return lambda probability: _round(round(exact(probability) / q) * q)
+    if tag not in ("uniform", "loguniform"):
+        extra_digits = _extra_digits(first, second) if tag == "normal" else 0
+        return lambda probability: _round(exact(probability), extra_digits)
+    extra_digits = _extra_digits(max(abs(first), abs(second)), second - first)
+    return lambda probability: float(min(max(_round(exact(probability), extra_digits), first), second))
 
 
-def _exact(tag: str, one: float, other: float) -> Callable[[float], float]:
-    """The inverse of a distribution's cumulative function, with the numbers of its tag in order."""
+def _exact_quantile(tag: str, first: float, second: float) -> Callable[[float], float]:
+    """Return the quantile function of a tag without rounding. first, second: the tag's numbers, in order."""
     if tag == "uniform":
-        return lambda probability: one + probability * (other - one)
+        return lambda probability: first + probability * (second - first)
     if tag == "loguniform":
-        return lambda probability: math.exp(math.log(one) + probability * (math.log(other) - math.log(one)))
+        return lambda probability: math.exp(math.log(first) + probability * (math.log(second) - math.log(first)))
     if tag == "beta":
-        return lambda probability: _beta_quantile(probability, one, other)
-    from statistics import NormalDist
+        return lambda probability: _beta_quantile(probability, first, second)
+    from statistics import NormalDist  # imported on demand: start-up time on a login node
 
     standard = NormalDist()
     if tag == "normal":
-        return lambda probability: one + other * standard.inv_cdf(probability)
-    return lambda probability: math.exp(one + other * standard.inv_cdf(probability))
+        return lambda probability: first + second * standard.inv_cdf(probability)
+    return lambda probability: math.exp(first + second * standard.inv_cdf(probability))
 
 
-def _tidy(value: float, more: int = 0) -> float:
-    return value if isinstance(value, int) else float(f"{value:.{DIGITS + more}g}")
+def integer_if_whole(value: Any) -> Any:
+    """Return a whole float as an integer, and anything else unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _digits(size: float, width: float) -> int:
-    """How many digits more it takes to see a width on numbers of a size: 3 for 5000 to 5001."""
+def _round(value: float, extra_digits: int = 0) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS + extra_digits}g}")
+
+
+def _extra_digits(size: float, width: float) -> int:
+    """Return the number of additional digits that show a width in numbers of a size: 3 for 5000 to 5001."""
     return max(0, math.floor(math.log10(abs(size) / width))) if size and width else 0
 
 
 def _choice(tagged: Tagged, where: str) -> Quantile:
-    """One of some values, alike or with probabilities."""
-    raw = _evaluated(tagged.value, where)
+    """Return the quantile function of !choice: values with equal or given probabilities."""
+    raw = _evaluate(tagged.value, where)
     values, weights = raw, None
     if isinstance(raw, dict) and raw.keys() <= {"values", "probabilities"}:
-        values, weights = _evaluated(raw.get("values"), where), raw.get("probabilities")
+        values, weights = _evaluate(raw.get("values"), where), raw.get("probabilities")
     if not isinstance(values, list) or not values:
-        raise JobSpecError(f"{tagged!r} has nothing to choose from", where=where, hint="as !choice [sgd, adam]",
+        raise JobSpecError(f"{tagged!r} has no values", where=where, hint="for example !choice [sgd, adam]",
                            allowed="a list of values, or {values: […], probabilities: […]}")
     if weights is None:
         return lambda probability: values[int(probability * len(values))]
     if not isinstance(weights, list) or len(weights) != len(values) or not all(
             is_finite_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
-        raise JobSpecError(f"{weights!r} are not the probabilities of {len(values)} values", where=where,
-                           allowed="a number from 0 on for each value, with the sum 1")
+        raise JobSpecError(f"invalid probabilities {weights!r} of {len(values)} values", where=where,
+                           allowed="a number from 0 for each value, with the sum 1")
     limits = list(itertools.accumulate(weights))
-    last = max(index for index, weight in enumerate(weights) if weight)  # where the sum is a little less than 1
+    last = max(index for index, weight in enumerate(weights) if weight)  # for a sum slightly below 1
     return lambda probability: values[min(bisect.bisect_right(limits, probability), last)]
 
 
-def _numbers(tagged: Tagged, where: str) -> dict[str, Any]:
-    """The numbers of a tag by name, checked."""
-    names = _NUMBERS[tagged.tag]
-    optional = () if tagged.tag == "int_uniform" else ("q",)
-    raw = _evaluated(tagged.value, where)
-    form = f"!{tagged.tag} [{', '.join(names)}], or {{{', '.join(f'{name}: …' for name in (*names, *optional))}}}"
+def _parse_numbers(tagged: Tagged, tag: str, where: str) -> dict[str, Any]:
+    """Return the numbers of a tag by name. JobSpecError if they are invalid."""
+    names = _NUMBERS[tag]
+    accepted = names if tag == "int_uniform" else (*names, "q")
+    raw = _evaluate(tagged.value, where)
+    form = f"!{tag} [{', '.join(names)}], or {{{', '.join(f'{name}: …' for name in accepted)}}}"
     if isinstance(raw, list) and len(raw) == len(names):
         raw = dict(zip(names, raw, strict=True))
     if not isinstance(raw, dict) or not all(name in raw for name in names):
-        raise JobSpecError(f"{tagged!r} does not say {' and '.join(names)}", where=where, allowed=form)
+        raise JobSpecError(f"{tagged!r} needs {' and '.join(names)}", where=where, allowed=form)
     for name, value in raw.items():
-        if name not in (*names, *optional):
-            raise JobSpecError(f"!{tagged.tag} has no '{name}'", where=where, allowed=form,
-                               hint=did_you_mean(str(name), (*names, *optional)))
+        if name not in accepted:
+            raise JobSpecError(f"!{tag} has no key '{name}'", where=where, allowed=form,
+                               hint=did_you_mean(str(name), accepted))
         if not is_finite_number(value):
-            raise JobSpecError(f"{name} of !{tagged.tag} is {value!r}", where=where, allowed="a number")
-    if wrong := _wrong(tagged.tag, raw):
-        raise JobSpecError(f"{tagged!r} cannot be drawn from: {wrong}", where=where)
-    return {name: int(value) for name, value in raw.items()} if tagged.tag == "int_uniform" else raw
+            raise JobSpecError(f"invalid {name} {value!r} of !{tag}", where=where, allowed="a number")
+    if problem := _find_problem(tag, raw):
+        raise JobSpecError(f"invalid distribution {tagged!r}: {problem}", where=where)
+    return {name: int(value) for name, value in raw.items()} if tag == "int_uniform" else raw
 
 
-def _wrong(tag: str, numbers: Mapping[str, float]) -> str | None:
-    """What is wrong with numbers of a tag, if anything is."""
+def _find_problem(tag: str, numbers: Mapping[str, float]) -> str | None:
+    """Return what is wrong with the numbers of a tag; None if they are valid."""
     if "min" in numbers and not numbers["min"] < numbers["max"]:
         return "min is not below max"
     if tag == "loguniform" and not numbers["min"] > 0:
@@ -178,41 +192,41 @@ def is_finite_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _evaluated(raw: Any, where: str) -> Any:
+def _evaluate(raw: Any, where: str) -> Any:
     return expressions.evaluate(raw, where) if isinstance(raw, str) and expressions.is_expression(raw) else raw
 
 
-def _fill(value: Any, path: list[str], drawn: Callable[[Tagged, Sequence[str]], Any]) -> Any:
-    """The value with `drawn` of everything in it that is to be drawn."""
+def _replace_tags(value: Any, path: list[str], replace: Callable[[Tagged, Sequence[str]], Any]) -> Any:
+    """Return the value with each distribution in it replaced by the result of `replace(tagged, path)`."""
     if isinstance(value, Tagged):
-        return drawn(value, path)
+        return replace(value, path)
     if isinstance(value, dict):
-        return {key: _fill(item, [*path, str(key)], drawn) for key, item in value.items()}
+        return {key: _replace_tags(item, [*path, str(key)], replace) for key, item in value.items()}
     if isinstance(value, list):
-        return [_fill(item, [*path, str(place)], drawn) for place, item in enumerate(value)]
+        return [_replace_tags(item, [*path, str(index)], replace) for index, item in enumerate(value)]
     return value
 
 
-def _difference(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """What a listed point has otherwise than the first, as text; equal values are one object in both."""
+def _differences(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Return, as text, the parameters of a point that differ from the first point. Equal values are one object."""
     keys = sorted(key for key in {*point, *first} - NOT_PARAMETERS
                   if (key in point) != (key in first) or point.get(key) is not first.get(key))
     return "\n".join(f"{key}: {yaml_io.dump_value(point[key])}" if key in point else key for key in keys)
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:
-    """Where the regularised incomplete beta function is `probability`, by bisection."""
+    """Invert the regularised incomplete beta function by bisection."""
     low, high = 0.0, 1.0
     while high - low > 1e-9 * high and high > 1e-300:
         middle = (low + high) / 2
-        low, high = (middle, high) if _beta_below(middle, a, b) < probability else (low, middle)
+        low, high = (middle, high) if _incomplete_beta(middle, a, b) < probability else (low, middle)
     return (low + high) / 2
 
 
-def _beta_below(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b): its continued fraction (DLMF 8.17.22), by Lentz's method."""
-    if x > (a + 1) / (a + b + 2):  # it converges fast below
-        return 1 - _beta_below(1 - x, b, a)
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b): continued fraction (DLMF 8.17.22), Lentz's method."""
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below
+        return 1 - _incomplete_beta(1 - x, b, a)
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
     numerator, denominator = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     result = denominator

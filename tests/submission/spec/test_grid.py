@@ -92,7 +92,7 @@ def shuffled(parts: tuple) -> dict:
 
 
 @given(st.recursive(plain, with_lists, max_leaves=5))
-def test_agrees_with_the_naive_expander(parameters):
+def test_grid_equals_that_of_a_naive_expander(parameters):
     expected = naive(parameters)
     grid = expand_parameters(parameters, "test")
     assert [text_of(spec) for spec in grid.specs] == distinct(expected)
@@ -103,7 +103,7 @@ def test_agrees_with_the_naive_expander(parameters):
 
 
 @given(st.recursive(plain, with_lists, max_leaves=5))
-def test_no_spec_shares_what_it_can_change_with_the_parameters(parameters):
+def test_changing_a_spec_leaves_the_parameters_unchanged(parameters):
     before = repr(parameters)
     for spec in expand_parameters(parameters, "test").specs:
         spec["new"] = 1
@@ -111,23 +111,23 @@ def test_no_spec_shares_what_it_can_change_with_the_parameters(parameters):
 
 
 @given(st.recursive(plain, with_lists, max_leaves=5))
-def test_texts_are_those_of_yaml_io(parameters):
+def test_spec_texts_equal_those_of_yaml_io(parameters):
     specs = expand_parameters(parameters, "test").specs
     texts = list(spec_texts(specs))
     assert texts == [yaml_io.dump_flat(spec) for spec in specs]
     assert [text_of(yaml_io.load_flat(text)) for text in texts] == [text_of(spec) for spec in specs]
 
 
-def test_the_older_format_expands_to_the_same_points():
+def test_older_job_spec_expands_to_the_same_points():
     job_spec = read_job_spec(str(GOLDEN / "older-group.yaml"))
     grid = expand_parameters(job_spec.parameters, "test")
     expected = (GOLDEN / "older-group.points.jsonl").read_text(encoding="utf-8").splitlines()
     assert [text_of(spec) for spec in grid.specs] == expected
-    assert any("both give 'lr'" in warning for warning in grid.warnings)
+    assert any("both define 'lr'" in warning for warning in grid.warnings)
     assert job_spec.extra == {"project": "optimisation", "contact": "someone@example.org"}
 
 
-def test_the_product_is_in_the_order_of_the_file():
+def test_product_has_the_order_of_the_file():
     grid = expand_parameters(yaml("{c: x, b: [1, 2], LIST: [{a: [3, 4]}, {a: 5}], d: [true, null], e: {f: g}}"), "test")
     assert [tuple(spec.values()) for spec in grid.specs] == [
         ("x", b, a, d, {"f": "g"}) for b in (1, 2) for a in (3, 4, 5) for d in (True, None)]
@@ -138,7 +138,7 @@ def test_the_product_is_in_the_order_of_the_file():
     assert not grid.warnings
 
 
-def test_one_value():
+def test_single_values():
     assert points("a: 1") == [{"a": 1}]
     assert points("a: [null]") == [{"a": None}]
     assert points("a: null") == [{"a": None}]
@@ -150,30 +150,30 @@ def test_one_value():
     assert points("{}") == [{}]
 
 
-def test_a_list_item_hides_the_outer_key_for_itself_alone():
+def test_list_item_overrides_the_outer_key_only_in_itself():
     expected = [{"m": 0.5, "lr": 1}, {"m": 0.9, "lr": 2}, {"m": 0.0, "lr": 2}]
     assert points("{m: 0.5, LIST: [{lr: 1}, {lr: 2, m: [0.9, 0.0]}]}") == expected
     assert points("{LIST: [{lr: 1}, {lr: 2, m: [0.9, 0.0]}], m: 0.5}") == expected
 
 
-def test_an_inner_list_hides_its_item_and_all_around_it():
+def test_inner_list_overrides_its_item_and_the_outer_keys():
     assert points("{a: 1, LIST: [{b: 2, LIST: [{a: 3}, {b: 4}]}, {a: 5}]}") == [
         {"a": 3, "b": 2}, {"a": 1, "b": 4}, {"a": 5}]
 
 
-def test_a_hidden_axis_gives_each_point_once():
+def test_overridden_axis_gives_each_point_once():
     grid = expand_parameters(yaml("{lr: [1, 2], LIST: [{lr: 3}, {m: 0.9}]}"), "test")
     assert grid.specs == [{"lr": 3}, {"lr": 1, "m": 0.9}, {"lr": 2, "m": 0.9}]
     assert grid.notes == ["4 grid points are 3 different ones: equal points were merged"]
 
 
-def test_of_two_lists_the_later_wins_with_a_warning():
+def test_later_list_overrides_the_earlier_with_a_warning():
     grid = expand_parameters(yaml("{LIST_a: [{x: 1, y: 1}], LIST_b: [{x: 2}, {z: 3}]}"), "test")
     assert grid.specs == [{"x": 2, "y": 1}, {"x": 1, "y": 1, "z": 3}]
-    assert grid.warnings == ["test: LIST_a and LIST_b both give 'x': the later, LIST_b, wins"]
+    assert grid.warnings == ["test: LIST_a and LIST_b both define 'x'; the later, LIST_b, overrides the other"]
 
 
-def test_one_and_one_point_zero_and_true_are_three_values():
+def test_integer_float_and_boolean_are_different_values():
     grid = expand_parameters(yaml("a: [1, 1.0, true, 1, [1], [1.0], {k: 1}, {k: true}, 'true', '1']"), "test")
     assert len(grid.specs) == 9
     assert grid.axes == [("a", 9)]
@@ -181,18 +181,18 @@ def test_one_and_one_point_zero_and_true_are_three_values():
 
 @given(st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=6),
        st.recursive(scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=6))
-def test_identity(one, other):
+def test_comparison_keys_are_equal_if_the_values_are(one, other):
     assert (comparison_key(one) == comparison_key(other)) == (text_of({"": one}) == text_of({"": other}))
 
 
-def test_zip():
+def test_zip_advances_its_axes_together():
     grid = expand_parameters(yaml("{ZIP: {a: [1, 2, 3], b: 'range(3)', c: x}, d: [7, 8]}"), "test")
     assert [tuple(spec[key] for key in "abcd") for spec in grid.specs] == [
         (a, a - 1, "x", d) for a in (1, 2, 3) for d in (7, 8)]
     assert grid.axes == [("ZIP", 3), ("d", 2)]
 
 
-def test_zip_with_a_list_and_in_a_list():
+def test_zip_contains_a_list_and_is_in_a_list():
     assert points("{ZIP: {a: [1, 2, 3], LIST: [{b: [4, 5]}, {c: 6}]}}") == [
         {"a": 1, "b": 4}, {"a": 2, "b": 5}, {"a": 3, "c": 6}]
     assert points("{a: 0, LIST: [{ZIP_1: {a: [1, 2], b: [3, 4]}}, {b: 5}]}") == [
@@ -201,7 +201,7 @@ def test_zip_with_a_list_and_in_a_list():
         {"a": a, "b": a + 2, "c": c} for a in (1, 2) for c in (5, 6)]
 
 
-def test_exclude():
+def test_exclude_removes_points_by_value():
     parameters = yaml("{a: [1, 2.0, 3], b: [x, null], EXCLUDE: [{a: [1.0, 2], b: x}, {a: 3, b: null}]}")
     grid = expand_parameters(parameters, "test")
     assert grid.specs == [{"a": 1, "b": None}, {"a": 2.0, "b": None}, {"a": 3, "b": "x"}]
@@ -229,7 +229,7 @@ def test_exclude_is_a_filter(entries):
             expand_parameters({**parameters, "EXCLUDE": entries}, "test")
 
 
-def test_exclude_by_value_by_expression_and_by_absence():
+def test_exclude_compares_values_expressions_and_absent_keys():
     assert points("{a: [1, true, '1'], EXCLUDE: [{a: 1.0}]}") == [{"a": True}, {"a": "1"}]
     assert points("{a: [0, 1, 2, 3], EXCLUDE: [{a: 'range(1, 4)'}]}") == [{"a": 0}]
     assert points("{LIST: [{a: 1}, {b: 1}], c: [1, 2], EXCLUDE: [{a: 1, c: 2}]}") == [
@@ -242,7 +242,7 @@ def test_exclude_entries_may_overlap():
     assert points("{a: [1, 2], b: [1, 2], EXCLUDE: [{a: 1}, {a: 1, b: 1}]}") == [{"a": 2, "b": 1}, {"a": 2, "b": 2}]
 
 
-def test_exclude_inside_a_list_item_sees_the_item():
+def test_exclude_inside_a_list_item_sees_only_the_item():
     assert points("{c: 9, LIST: [{a: [1, 2], EXCLUDE: [{a: 2}]}, {a: 2}]}") == [{"c": 9, "a": 1}, {"c": 9, "a": 2}]
 
 
@@ -250,32 +250,32 @@ def test_exclude_inside_a_list_item_sees_the_item():
     ("{a: [1, 2], EXCLUDE: [{a: 3}]}", ["matches nothing", "never 3", "1, 2"]),
     ("{base_lr: [1, 2], EXCLUDE: [{bas_lr: 1}]}", ["matches nothing", "'base_lr'"]),
     ("{a: [1, 2], b: 1, EXCLUDE: [{a: 1}, {a: 1, b: 2}]}", ["entry 2", "matches nothing"]),
-    ("{a: [1, 2], EXCLUDE: {a: 1}}", ["a list of partial specs"]),
-    ("{a: [1, 2], EXCLUDE: [{}]}", ["a list of partial specs"]),
-    ("{a: [1, 2], EXCLUDE: null}", ["a list of partial specs"]),
-    ("{a: [1, 2], EXCLUDE: [{TAGS: x}]}", ["'TAGS' is no parameter"]),
+    ("{a: [1, 2], EXCLUDE: {a: 1}}", ["must be a list of partial specs"]),
+    ("{a: [1, 2], EXCLUDE: [{}]}", ["must be a list of partial specs"]),
+    ("{a: [1, 2], EXCLUDE: null}", ["must be a list of partial specs"]),
+    ("{a: [1, 2], EXCLUDE: [{TAGS: x}]}", ["'TAGS' is not a parameter"]),
     ("{a: [1, 2], EXCLUDE: [{a: [1, 2]}]}", ["removes every grid point"]),
     ("{a: 1, LIST: [{b: 1, EXCLUDE: [{a: 1}]}]}", ["no grid point has 'a'", "LIST, item 1"]),
     ("a: []", ["without values", "test, a", "[null]"]),
     ("a: 'range(0)'", ["without values"]),
     ("LIST: []", ["without values"]),
-    ("LIST: null", ["a list of sub-grids"]),
-    ("LIST: {a: 1}", ["a list of sub-grids", "dash"]),
-    ("LIST: [{a: 1}, 3]", ["a list of sub-grids"]),
+    ("LIST: null", ["must be a list of sub-grids"]),
+    ("LIST: {a: 1}", ["must be a list of sub-grids", "dash"]),
+    ("LIST: [{a: 1}, 3]", ["must be a list of sub-grids"]),
     ("ZIP: {a: [1, 2], b: [1, 2, 3]}", ["a has 2", "b has 3", "equal length"]),
     ("ZIP: {a: [1, 2], b: [1]}", ["equal length"]),
-    ("ZIP: [{a: 1}]", ["ZIP holds axes"]),
-    ("ZIP: {}", ["ZIP holds axes"]),
-    ("{a: 1, ZIP: {a: [1, 2]}}", ["'a' is given twice"]),
-    ("{ZIP_1: {a: [1]}, ZIP_2: {a: [1, 2]}}", ["given twice", "ZIP_1", "ZIP_2"]),
-    ("EXCLUDES: [{a: 1}]", ["unknown word", "did you mean EXCLUDE?"]),
+    ("ZIP: [{a: 1}]", ["ZIP must be a mapping"]),
+    ("ZIP: {}", ["ZIP must be a mapping"]),
+    ("{a: 1, ZIP: {a: [1, 2]}}", ["'a' is defined twice"]),
+    ("{ZIP_1: {a: [1]}, ZIP_2: {a: [1, 2]}}", ["defined twice", "ZIP_1", "ZIP_2"]),
+    ("EXCLUDES: [{a: 1}]", ["unknown reserved word", "did you mean EXCLUDE?"]),
     ("SBACTH: {mem: 1G}", ["did you mean SBATCH?"]),
-    ("3: 4", ["the key 3"]),
-    ("null: 4", ["the key None"]),
-    ("SBATCH: [{mem: 1G}]", ["SBATCH is a mapping"]),
-    ("SBATCH: {mem: [1G, 2G]}", ["SBATCH is a mapping"]),
-    ("SCRIPT: [a.sh, b.sh]", ["SCRIPT is the path"]),
-    ("TAGS: [1]", ["TAGS are strings"]),
+    ("3: 4", ["invalid key 3"]),
+    ("null: 4", ["invalid key None"]),
+    ("SBATCH: [{mem: 1G}]", ["SBATCH: invalid sbatch options", "a mapping"]),
+    ("SBATCH: {mem: [1G, 2G]}", ["SBATCH: invalid sbatch options", "a mapping"]),
+    ("SCRIPT: [a.sh, b.sh]", ["invalid SCRIPT"]),
+    ("TAGS: [1]", ["invalid TAGS [1]", "a list of strings"]),
     ("a: '[1'", ["test, a", "never closed"]),
     ("LIST: [{a: 'np.load(1)'}]", ["test, LIST, item 1, a", "not allowed"]),
     ("a: ['dict(x)']", ["test, a", "no mapping"]),
@@ -285,18 +285,18 @@ def test_exclude_inside_a_list_item_sees_the_item():
     ("a: &x [*x]", ["nested too deeply"]),
     ("a: !!binary aGk=", ["type bytes"]),
 ])
-def test_refused(text, words):
+def test_invalid_input_is_refused(text, words):
     with pytest.raises(JobSpecError) as refused:
         expand_parameters(yaml(text), "test")
     for word in ("test", *words):
         assert word in str(refused.value)
 
 
-def test_words_in_capitals_that_are_not_ours_are_parameters():
+def test_other_words_in_capitals_are_parameters():
     assert points("{C: [0.1, 1], GAMMA: 2}") == [{"C": 0.1, "GAMMA": 2}, {"C": 1, "GAMMA": 2}]
 
 
-def test_what_the_scheduler_and_the_books_want_is_in_the_specs_but_no_axis():
+def test_per_point_keys_are_in_specs_but_never_vary():
     grid = expand_parameters(yaml("{a: [1, 2], SBATCH: {mem: 8G}, SCRIPT: x.sh, TAGS: [p, q], SUBTESTS: [s, t], LIST: ["
                        "{b: 1}, {b: 2, SBATCH: {mem: 16G, gpus: 2}, TAGS: r}]}"), "test")
     assert len(grid.specs) == 4
@@ -307,7 +307,7 @@ def test_what_the_scheduler_and_the_books_want_is_in_the_specs_but_no_axis():
     assert grid.specs[0]["SCRIPT"] == "x.sh"
 
 
-def test_equal_points_carry_the_union_of_tags():
+def test_equal_points_have_the_tags_of_all():
     parameters = yaml("LIST: [{a: 1, TAGS: [p, q]}, {a: 2}, {a: 1, TAGS: [r, q]}, {a: 1, SUBTESTS: s}, {a: [1, 2]}]")
     grid = expand_parameters(parameters, "test")
     assert grid.specs == [{"a": 1, "TAGS": ["p", "q", "r"], "SUBTESTS": ["s"]}, {"a": 2}]
@@ -316,12 +316,12 @@ def test_equal_points_carry_the_union_of_tags():
 
 @pytest.mark.parametrize("text", [
     "LIST: [{a: 1, SBATCH: {mem: 1G}}, {a: 1, SBATCH: {mem: 2G}}]", "LIST: [{a: 1, SCRIPT: x}, {a: 1}]"])
-def test_equal_points_that_differ_for_the_scheduler(text):
+def test_equal_points_with_different_options_are_refused(text):
     with pytest.raises(JobSpecError, match="equal grid points differ in S"):
         expand_parameters(yaml(text), "test")
 
 
-def test_equal_points_with_equal_options_are_one():
+def test_equal_points_with_equal_options_are_merged():
     assert len(points("LIST: [{a: 1, SBATCH: {x: 1, y: 2}}, {a: 1, SBATCH: {y: 2, x: 1}}]")) == 1
 
 
@@ -339,17 +339,17 @@ def test_equal_points_with_equal_options_are_one():
     ("{a: 1, LIST: [{SBATCH: {mem: 1G}}]}", {"SBATCH": {"mem": "2G"}}, [{"a": 1, "SBATCH": {"mem": "2G"}}]),
     ("{a: 1, b: 2}", {"a": None}, [{"a": None, "b": 2}]),
 ])
-def test_an_override_takes_the_place_of_a_key_everywhere(text, overrides, expected):
+def test_override_replaces_a_key_everywhere(text, overrides, expected):
     assert points(text, overrides=overrides) == expected
 
 
-def test_an_override_that_leaves_an_exclude_without_a_match_is_a_warning():
+def test_override_that_leaves_an_exclude_without_match_warns():
     grid = expand_parameters(yaml("{a: [1, 2], EXCLUDE: [{a: 1}]}"), "test", {"a": 3})
     assert grid.specs == [{"a": 3}]
-    assert grid.warnings == ["test, EXCLUDE, entry 1: matches nothing, now that a is set"]
+    assert grid.warnings == ["test, EXCLUDE, entry 1: matches nothing, because a is overridden"]
 
 
-def test_each_distinct_point_is_checked_once_before_anything_is_returned():
+def test_each_distinct_point_is_checked_once():
     seen = []
 
     def check(spec: dict, where: str) -> None:
@@ -363,7 +363,7 @@ def test_each_distinct_point_is_checked_once_before_anything_is_returned():
         expand_parameters(yaml("a: [1, 3]"), "here", check=check)
 
 
-def test_a_grid_says_what_it_is():
+def test_grid_of_one_point():
     grid = expand_parameters(yaml("a: 1"), "test")
     assert grid == Grid([{"a": 1}], [], [], [], [])
 

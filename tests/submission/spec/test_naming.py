@@ -26,11 +26,11 @@ def one_name(**spec: object) -> str:
     return run_names("grid", [spec], list(spec))[0]
 
 
-def test_batch_name():
+def test_batch_name_begins_with_the_date():
     assert batch_name("linear", datetime.date(2031, 4, 5)) == "31-04-05-linear"
 
 
-def test_a_name_shows_the_index_the_grid_and_what_varies():
+def test_name_has_the_index_the_job_spec_and_what_varies():
     specs = [{"model": "linear", "batch_size": 8, "base_lr": 0.015625}, {"model": "linear", "base_lr": 2.0}]
     assert run_names("grid", specs, ["batch_size", "base_lr"]) == [
         "000_grid+bat_siz=8+bas_lr=0.015625", "001_grid+bas_lr=2.0"]
@@ -42,7 +42,7 @@ def test_a_name_shows_the_index_the_grid_and_what_varies():
     ("libsvm/a9a", "libsvm_a9a"), ([1, None, "x y"], "1,null,x_y"), ("", ""), (float("inf"), "inf"),
     ({"train": "train[:90%]", "val": "train[90%:]"}, "train-train_90_,val-train_90_"),
 ])
-def test_values(value, text):
+def test_values_in_names(value, text):
     assert format_value(value) == text
 
 
@@ -59,14 +59,14 @@ def test_keys_are_cut_to_three_letters_or_until_they_differ(names, short):
     assert name == "+".join(["000_g", *(f"{key}=1" for key in short)])
 
 
-def test_the_index_grows_so_that_names_sort():
+def test_index_has_enough_digits_to_sort():
     for count, first in ((1000, "000_g"), (1001, "0000_g"), (10001, "00000_g")):
         names = run_names("g", [{}] * count, [])
         assert names[0] == first
         assert names == sorted(names)
 
 
-def test_a_long_name_is_cut_and_keeps_a_hash():
+def test_long_name_is_cut_and_ends_in_a_hash():
     one, other = one_name(model="x" * 300 + "1"), one_name(model="x" * 300 + "2")
     assert len(one) == len(other) == MAX_NAME_BYTES
     assert one[:-8] == other[:-8]
@@ -76,7 +76,7 @@ def test_a_long_name_is_cut_and_keeps_a_hash():
 
 
 @given(st.lists(st.dictionaries(keys, values, max_size=4), min_size=1, max_size=6))
-def test_names_are_safe_different_and_in_order(specs):
+def test_names_are_safe_unique_and_sorted(specs):
     varying = sorted({key for spec in specs for key in spec})
     names = run_names("grid", specs, varying)
     assert len(set(names)) == len(specs)
@@ -87,7 +87,7 @@ def test_names_are_safe_different_and_in_order(specs):
         assert os.path.normpath(os.path.join("batch", name)) == f"batch/{name}"
 
 
-def test_nasty_values_make_folders_and_shell_words(tmp_path):
+def test_special_characters_make_valid_folders_and_shell_words(tmp_path):
     names = run_names("grid", [{"model": value, "list": [value]} for value in NASTY], ["model", "list"])
     for name in names:
         (tmp_path / name).mkdir()

@@ -37,7 +37,7 @@ def key(spec: dict[str, Any]) -> str:
 
 @given(grids, st.dictionaries(st.sampled_from(["x", "y,x", "z"]), grids, min_size=1), st.sampled_from(
     ["SUBTESTS", "subtests"]))
-def test_the_batch_is_the_union_in_order_and_equal_points_carry_all_tags(base, subtests, word):
+def test_composite_is_the_union_of_its_subtests_with_their_tags(base, subtests, word):
     each = {name: [key(spec) for spec in expand_parameters({**base, **own}, "test").specs]
             for name, own in subtests.items()}
     grid = expand_parameters({**base, word: subtests}, "test")
@@ -51,7 +51,7 @@ def test_the_batch_is_the_union_in_order_and_equal_points_carry_all_tags(base, s
     assert set(grid.varying) == varying
 
 
-def test_a_subtest_overrides_the_base_wherever_it_says_something():
+def test_subtest_overrides_the_base():
     grid = expand_parameters(yaml("""
         seed: [1, 2]
         ZIP: {b: [1, 2], c: [3, 4]}
@@ -77,7 +77,7 @@ def test_a_subtest_overrides_the_base_wherever_it_says_something():
         (["all", "one", "two"], 2), (["all", "three", "more"], 1), (["all", "four"], 2)]
 
 
-def test_set_holds_for_every_subtest():
+def test_override_applies_to_every_subtest():
     parameters = yaml("{a: 1, SUBTESTS: {x: {a: 2, b: [1, 2]}, y: {LIST: [{a: 3}]}}}")
     grid = expand_parameters(parameters, "test", {"a": [5, 6]})
     assert without_books(grid.specs) == [{"a": 5, "b": 1}, {"a": 5, "b": 2}, {"a": 6, "b": 1}, {"a": 6, "b": 2},
@@ -86,12 +86,12 @@ def test_set_holds_for_every_subtest():
 
 @pytest.mark.parametrize(("text", "number"), [
     ("{x: {a: 1, workers: 3}}", 3), ("{x: {a: 1, _num_nodes: 2}}", 2), ("{x: {a: 1, WORKERS: 4}}", 4)])
-def test_how_many_workers_is_no_parameter(text: str, number: int) -> None:
+def test_number_of_workers_is_not_a_parameter(text: str, number: int) -> None:
     spec, = expand_parameters({"SUBTESTS": yaml(text)}, "test").specs
     assert spec == {"a": 1, "TAGS": ["x"], "SUBTESTS": ["x"], "WORKERS": number}
 
 
-def test_a_parameter_of_that_name_stands_in_a_list() -> None:
+def test_parameters_named_workers_or_subtests() -> None:
     assert expand_parameters(yaml("SUBTESTS: {x: {workers: [4]}}"), "test").specs == [
         {"workers": 4, "TAGS": ["x"], "SUBTESTS": ["x"]}]
     assert expand_parameters(yaml("{a: 1, subtests: {x: 1, y: [2]}}"), "test").specs == [
@@ -105,13 +105,13 @@ def test_a_parameter_of_that_name_stands_in_a_list() -> None:
     ("SUBTESTS: {',': {a: 1}}", ["the subtest's name ',' contains no tags"]),
     ("{SUBTESTS: {x: {}}, subtests: {y: {}}}", ["SUBTESTS and subtests mean the same"]),
     ("SUBTESTS: {x: {workers: 1, WORKERS: 2}}", ["WORKERS and workers mean the same"]),
-    ("SUBTESTS: {x: {workers: 0}}", ["test, SUBTESTS, x, WORKERS: 0 is no number of workers"]),
-    ("SUBTESTS: {x: {WORKERS: two}}", ["'two' is no number of workers"]),
-    ("LIST: [{SUBTESTS: {x: {a: 1}}}]", ["SUBTESTS are strings", "right in parameters"]),
+    ("SUBTESTS: {x: {workers: 0}}", ["test, SUBTESTS, x, WORKERS: invalid number of workers 0"]),
+    ("SUBTESTS: {x: {WORKERS: two}}", ["invalid number of workers 'two'"]),
+    ("LIST: [{SUBTESTS: {x: {a: 1}}}]", ["invalid SUBTESTS", "directly in parameters"]),
     ("{a: 1, EXCLUDE: [{a: 2}], SUBTESTS: {x: {b: 1}}}", ["test, EXCLUDE, entry 1: matches nothing"]),
     ("{SUBTESTS: {x: {a: [1, 2], SBATCH: {mem: 1G}}, y: {a: 1}}}", ["equal grid points differ in SBATCH"]),
 ])
-def test_errors_say_where(text: str, words: list[str]) -> None:
+def test_invalid_subtests_are_refused(text: str, words: list[str]) -> None:
     with pytest.raises(JobSpecError) as caught:
         expand_parameters(yaml(text), "test")
     assert all(word in str(caught.value) for word in words), str(caught.value)
@@ -121,7 +121,7 @@ SPECS = {"0": {"SUBTESTS": ["a", "b"], "WORKERS": 2}, "1": {"TAGS": ["t", "u"]},
          "3": {"TAGS": ["t", "u"], "WORKERS": 5}, "4": {"SUBTESTS": ["c"]}}
 
 
-def test_teams() -> None:
+def test_worker_groups() -> None:
     """Of a subtest that says how many, of a LIST item with TAGS that does, and of what says nothing."""
     found = task_files.worker_groups(dict.fromkeys(SPECS, 7), SPECS, 3)
     assert [(team.name, team.workers, list(team.tickets)) for team in found] == [
@@ -130,7 +130,7 @@ def test_teams() -> None:
     assert task_files.worker_groups({}, {}, 4) == []
 
 
-def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> None:
+def test_slurm_workers_of_a_subtest_run_only_its_runs(tmp_path: Path) -> None:
     script = tmp_path / "s.sh"
     script.write_text("#!/bin/bash\n")
     specs = {name: {**spec, "SBATCH": {"gpus": 1}} if "a" in spec.get("SUBTESTS", ()) else spec
@@ -160,7 +160,7 @@ def test_slurm_workers_of_a_subtest_are_given_its_runs_alone(tmp_path: Path) -> 
         "0": ["10", "11"], "2": ["10", "11"], "3": ["12"], "1": ["13"], "4": ["13"]}
 
 
-def test_a_composite_runs_here_by_the_workers_of_each_subtest(project: Project,
+def test_local_workers_of_each_subtest_run_a_composite(project: Project,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("""
 job_details: {name: tiny, output_dir: re sults, tags: all}
@@ -192,7 +192,7 @@ parameters:
     assert [run.state.name for run in observe([str(project.batch)])[0].runs.values()] == ["done"] * 12
 
 
-def test_a_retry_keeps_to_the_workers_of_each_subtest(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_uses_the_workers_of_each_subtest(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("""
 job_details: {name: tiny, output_dir: re sults}
 parameters: {base_lr: 1, LIST: [{batch_size: [13, 1], TAGS: [a, b], WORKERS: 2}, {batch_size: 13, seed_model: 1}]}

@@ -108,7 +108,7 @@ DRAWN: list[dict[str, Any]] = [
 
 
 @with_library
-def test_the_golden_file_is_what_the_library_gives() -> None:
+def test_golden_file_equals_the_results_of_the_library() -> None:
     found = {"grids": [{"parameters": parameters, "points": their_points(parameters)} for parameters in GRIDS],
              "draws": [{"parameter": parameter, "values": [their_value(parameter, share) for share in SHARES]}
                        for parameter in DRAWN]}
@@ -119,17 +119,74 @@ def test_the_golden_file_is_what_the_library_gives() -> None:
 
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["grids"] if GOLDEN.exists() else [],
                          ids=lambda case: "-".join(case["parameters"]))
-def test_a_grid_has_the_points_of_wandb_in_its_order(case: dict[str, Any]) -> None:
+def test_grid_has_the_points_and_order_of_wandb(case: dict[str, Any]) -> None:
     assert our_points(case["parameters"]) == case["points"]
 
 
 @pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["draws"] if GOLDEN.exists() else [],
                          ids=lambda case: json.dumps(case["parameter"]))
-def test_a_distribution_is_that_of_wandb(case: dict[str, Any]) -> None:
+def test_distribution_equals_that_of_wandb(case: dict[str, Any]) -> None:
+    is_quantized = case["parameter"].get("distribution", "").startswith("q_")
     for share, expected in zip(SHARES, case["values"], strict=True):
         value = our_value(case["parameter"], share)
+        if is_quantized:  # the library returns 55.0 for q: 1.0, and W&B's server, whose JSON has no floats, 55
+            expected = sampling.integer_if_whole(expected)
         assert type(value) is type(expected)
         assert value == (pytest.approx(expected, rel=1e-5, abs=1e-9) if isinstance(expected, float) else expected)
+
+
+# the numbers of each distribution that can be quantised, with a range that contains many integers
+QUANTIZABLE: dict[str, dict[str, Any]] = {
+    "uniform": {"min": 16, "max": 512}, "log_uniform": {"min": 3, "max": 6},
+    "log_uniform_values": {"min": 16, "max": 512}, "normal": {"mu": 50, "sigma": 20},
+    "log_normal": {"mu": 3, "sigma": 1}, "beta": {"a": 1, "b": 1}}
+OTHERS: dict[str, dict[str, Any]] = {
+    "inv_log_uniform": {"min": 1, "max": 5}, "inv_log_uniform_values": {"min": 0.1, "max": 10},
+    "int_uniform": {"min": 1, "max": 9}}
+
+
+@pytest.mark.parametrize("q", [None, 1, 1.0, 8, 8.0, 0.5])
+@pytest.mark.parametrize("distribution", sorted(QUANTIZABLE))
+def test_whole_numbers_of_quantized_distributions_are_integers(distribution: str, q: float | None) -> None:
+    parameter = {"distribution": f"q_{distribution}", **QUANTIZABLE[distribution], **({"q": q} if q else {})}
+    values = [our_value(parameter, place / 100) for place in range(1, 100)]
+    assert all(type(value) is (int if float(value).is_integer() else float) for value in values)
+    assert all(value % (q or 1) == 0 for value in values)
+    assert q == 0.5 or {type(value) for value in values} == {int}
+
+
+@pytest.mark.parametrize("distribution", sorted({**QUANTIZABLE, **OTHERS}))
+def test_other_distributions_keep_their_type(distribution: str) -> None:
+    parameter = {"distribution": distribution, **{**QUANTIZABLE, **OTHERS}[distribution]}
+    kind = int if distribution == "int_uniform" else float
+    assert {type(our_value(parameter, place / 100)) for place in range(1, 100)} == {kind}
+
+
+@pytest.mark.parametrize(("more", "expected"), [
+    ("", [0, 1, 2]), ("q: 1.0", [0, 1, 2]), ("q: 2.0", [0, 2]), ("q: 0.5", [0, 0.5, 1, 1.5, 2, 2.5])])
+def test_a_grid_of_quantized_values_has_integers(more: str, expected: list[float]) -> None:
+    parameter = f"{{distribution: q_uniform, min: 0.0, max: 3.0, {more}}}"
+    specs = grid.expand_job_spec(read(f"{{method: grid, parameters: {{x: {parameter}}}}}")).specs
+    assert [repr(spec["x"]) for spec in specs] == list(map(repr, expected))
+    whole_limits = read("{method: grid, parameters: {x: {distribution: int_uniform, min: 1.0, max: 3.0}}}")
+    assert [repr(spec["x"]) for spec in grid.expand_job_spec(whole_limits).specs] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("macro", ["${args}", "${args_no_hyphens}", "${args_no_equals}", "${args_no_boolean_flags}",
+                                   "${args_append_hydra}", "${args_override_hydra}", "${args_json}",
+                                   "${args_json_file}", "--hidden_dim={hidden_dim}"])
+def test_quantized_integers_are_passed_as_integers(macro: str, tmp_path: Path) -> None:
+    """On the command line, in the files, and in the file that WANDB_SWEEP_PARAM_PATH names."""
+    sweep = read({"method": "random", "run_cap": 3, "program": "x.py", "command": ["x", macro], "parameters": {
+        "hidden_dim": {"distribution": "q_log_uniform_values", "min": 16, "max": 512}}})
+    for spec in grid.expand_job_spec(sweep).specs:
+        external_program.write_parameters(sweep.command, spec, str(tmp_path))
+        arguments = command_template.fill_command(sweep.command, spec, str(tmp_path))
+        sweep_file = yaml_io.load_file(next(word for word in arguments if "WANDB_SWEEP_PARAM_PATH" in word
+                                            ).partition("=")[2])
+        assert type(sweep_file["hidden_dim"]["value"]) is int
+        text = (tmp_path / "arguments.json").read_text() if macro == "${args_json_file}" else " ".join(arguments[2:])
+        assert str(spec["hidden_dim"]) in text and "." not in text.replace(str(tmp_path), "")
 
 
 scalars = st.sampled_from([0, 1, 1.0, 2.5, True, False, None, "a", "1", "1e-3", [1, 2], {"k": 1}])
@@ -147,7 +204,7 @@ sweeps_of_grids = st.dictionaries(names, st.recursive(one_parameter, lambda inne
 
 @with_library
 @given(sweeps_of_grids)
-def test_any_grid_has_the_points_of_the_library_in_its_order(parameters: dict[str, Any]) -> None:
+def test_any_grid_has_the_points_and_order_of_the_library(parameters: dict[str, Any]) -> None:
     theirs = their_points(parameters)
     assume(len(theirs) < 2000)
     assert our_points(parameters) == theirs
@@ -155,7 +212,7 @@ def test_any_grid_has_the_points_of_the_library_in_its_order(parameters: dict[st
 
 @settings(max_examples=30)
 @given(st.dictionaries(names, st.lists(scalars, min_size=1, max_size=3), min_size=1, max_size=4))
-def test_the_order_is_that_of_the_names_the_first_the_slowest(values: dict[str, list[Any]]) -> None:
+def test_axes_are_sorted_by_name_the_first_varying_slowest(values: dict[str, list[Any]]) -> None:
     axes = {key: list(dict.fromkeys(map(text_of_value, values[key]))) for key in sorted(values)}
     expected = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     parameters = {key: {"values": listed} for key, listed in values.items()}
@@ -167,7 +224,7 @@ def text_of_value(value: Any) -> str:
     return json.dumps(alike(value))
 
 
-def test_bare_scalars_and_lists() -> None:
+def test_scalars_and_lists_without_keys() -> None:
     spec = read("{method: grid, parameters: {b: 3, a: [1, 2], c: 'range(3)', d: {value: [1]}}}")
     assert grid.expand_job_spec(spec).specs == [{"a": a, "b": 3, "c": "range(3)", "d": [1]} for a in (1, 2)]
 
@@ -184,7 +241,7 @@ parameters:
 """
 
 
-def test_random_points_are_the_same_for_the_same_seed_and_more_come_after() -> None:
+def test_seed_determines_random_points_and_more_samples_extend_them() -> None:
     spec = read(RANDOM)
     six = grid.expand_job_spec(spec).specs
     assert len(six) == 6
@@ -196,7 +253,7 @@ def test_random_points_are_the_same_for_the_same_seed_and_more_come_after() -> N
         grid.expand_job_spec(read(RANDOM.replace("run_cap: 6", "")))
 
 
-def test_a_capped_grid_has_its_first_runs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_cap_keeps_the_first_points_of_a_grid(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     (project.folder / "s.yaml").write_text("{method: grid, run_cap: 3, parameters: {batch_size: [1, 2, 3, 4, 5]}}")
     assert project.submit("s.yaml", "--local", "-d") == 0
     out = capsys.readouterr().out
@@ -217,7 +274,7 @@ parameters:
 """
 
 
-def test_subtests_are_sweeps_of_their_own_over_a_base() -> None:
+def test_subtests_are_separate_sweeps_over_a_base() -> None:
     specs = grid.expand_job_spec(read(COMPOSITE)).specs
     assert [(spec.get("lr"), spec["model"], spec["size"], spec["TAGS"], spec.get("WORKERS")) for spec in specs] == [
         (1, "base", 8, ["adam", "small"], 3), (1, "base", 16, ["adam", "small", "big"], 3),
@@ -230,40 +287,43 @@ def test_subtests_are_sweeps_of_their_own_over_a_base() -> None:
     assert {spec["lr"] for spec in overridden.specs} == {5}
     listed = read("{method: grid, parameters: {subtests: {values: [1, 2]}}}")
     assert [spec["subtests"] for spec in grid.expand_job_spec(listed).specs] == [1, 2]
-    with pytest.raises(JobSpecError, match="parameters, subtests, a, lr: it has neither"):
+    with pytest.raises(JobSpecError, match="parameters, subtests, a, lr: neither"):
         read("{method: grid, parameters: {subtests: {a: {lr: {}}}}}")
 
 
-def test_names_projects_and_metrics() -> None:
+def test_name_project_entity_and_metric() -> None:
     spec = read("{name: My sweep (v2), description: why, project: p, entity: e, program: ./train.py, method: grid, "
                 "metric: {name: val_acc, goal: maximize, impute: worst}, parameters: {base_lr: 1}}")
     assert (spec.name, spec.description, spec.command) == ("My-sweep-v2", "why", None)
     assert spec.metric == metrics.Metric("val_acc", "maximize")
     assert spec.parameters == {"wandb_project_name": ["p"], "wandb_entity": ["e"], "base_lr": [1]}
     assert [text.partition(": ")[2] for text in spec.warnings] == [
-        "metric.impute is not done here: a run without the metric is ranked last",
-        "project and entity are kept; `--set wandb=true` tells W&B of the runs",
-        "the sweep 'My sweep (v2)' is called My-sweep-v2 here"]
+        "metric.impute is not supported: a run without the metric is ranked last",
+        "project and entity are stored; `--set wandb=true` sends the runs to W&B",
+        "the batch of sweep 'My sweep (v2)' is named My-sweep-v2"]
     assert read("{method: grid, parameters: {a: 1}}").name == "my-sweep"
     assert read("{name: '...', method: grid, parameters: {a: 1}}").name == "sweep"
 
 
-def test_the_batch_is_ranked_by_the_metric_of_the_file(tmp_path: Path) -> None:
+def test_batch_is_ranked_by_the_metric_of_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("{method: random, metric: {name: loss, impute: best}, parameters: {a: 1}}")
     assert metrics.read_from_batch(tmp_path) == metrics.Metric("loss", None)
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    ("early_terminate: {type: hyperband, min_iter: 3}", "early_terminate is not done here: every run goes to its end"),
-    ("controller: {type: local}", "controller is not done here"), ("scheduler: {engine: ax}", "scheduler is not done"),
-    ("metric: {name: x, goal: minimize, target: 3}", "metric.target is not done here: no run ends the sweep"),
-    ("image_uri: u", "image_uri is not done here"), ("my_own: 3", "'my_own' is nothing that a sweep file has"),
-    ("parameters: {x: {value: on}}", "parameters, x, value: to W&B this is True, and here it is 'on'"),
-    ("parameters: {x: {values: [a, 1:30]}}", "x, values: to W&B this is 90, and here it is '1:30'"),
+    ("early_terminate: {type: hyperband, min_iter: 3}", "early_terminate is not supported: no run is terminated early"),
+    ("controller: {type: local}", "controller is not supported"),
+    ("scheduler: {engine: ax}", "scheduler is not supported"),
+    ("metric: {name: x, goal: minimize, target: 3}", "metric.target is not supported: no value ends the sweep"),
+    ("image_uri: u", "image_uri is not supported"), ("my_own: 3", "'my_own' is not a key of sweep files"),
+    ("run_name: x", "'run_name' is not a key of sweep files"), ("settings: {}", "'settings' is not a key"),
+    ("tags: [a]", "'tags' is not a key"), ("early_stop: {}", "is not a key"),
+    ("parameters: {x: {value: on}}", "parameters, x, value: W&B reads True and Gridiron reads 'on'"),
+    ("parameters: {x: {values: [a, 1:30]}}", "x, values: W&B reads 90 and Gridiron reads '1:30'"),
     ("parameters: {x: {distribution: log_uniform, min: -3, max: 0}}", "takes exponents of e: this draws from 0.0497871 "
      "to 1; log_uniform_values takes the values themselves"),
 ])
-def test_what_is_left_out_or_read_otherwise_is_named(more: str, words: str) -> None:
+def test_ignored_keys_and_ambiguous_values_give_warnings(more: str, words: str) -> None:
     text = f"method: random\n{more}\n" + ("" if "parameters" in more else "parameters: {base_lr: 1e-3}\n")
     warned = read(text).warnings
     assert len(warned) == 1 and words in warned[0] and warned[0].startswith("my sweep.yaml")
@@ -271,30 +331,31 @@ def test_what_is_left_out_or_read_otherwise_is_named(more: str, words: str) -> N
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("{method: bayes, parameters: {a: 1}}", "write `method: random`, with the same distributions, and give --samples"),
+    ("{method: bayes, parameters: {a: 1}}", "write `method: random`, with the same distributions, and pass --samples"),
     ("{method: custom, parameters: {a: 1}}", "unknown method 'custom'; allowed: grid, random"),
-    ("{program: x.py, parameters: {a: 1}}", "there is no method; allowed: grid, random"),
-    ("{method: grid}", "there are no parameters"),
+    ("{program: x.py, parameters: {a: 1}}", "method is required; allowed: grid, random"),
+    ("{method: grid}", "parameters are required"),
     ("{method: grid, parametres: {a: 1}}", "unknown key 'parametres'; did you mean 'parameters'?"),
-    ("{method: grid, parameters: {a: {min: 0.5, max: 1}}}", "goes through lists, and this is drawn (uniform)"),
-    ("{method: grid, parameters: {a: {values: [1], probabilities: [1]}}}", "this is drawn (categorical_w_prob"),
-    ("{method: grid, parameters: {a: {values: []}}}", "[] are no values"),
+    ("{method: grid, parameters: {a: {min: 0.5, max: 1}}}", "uniform is continuous or weighted"),
+    ("{method: grid, parameters: {a: {values: [1], probabilities: [1]}}}",
+     "categorical_w_probabilities is continuous or weighted"),
+    ("{method: grid, parameters: {a: {values: []}}}", "invalid values []"),
     ("{method: grid, parameters: {a: {min: 1, max: 2000000000}}}", "my sweep.yaml, parameters, a"),
     ("{method: random, parameters: {a: {min: 1}}}", "neither a value, nor values, nor a range"),
     ("{method: random, parameters: {a: {distribution: unifrom, min: 1, max: 2}}}", "did you mean 'uniform'?"),
     ("{method: random, parameters: {a: {distribution: q_int_uniform, min: 1, max: 2}}}", "unknown distribution"),
-    ("{method: random, parameters: {a: {distribution: normal, mu: 1, max: 2}}}", "normal has no 'max'; allowed: mu, s"),
+    ("{method: random, parameters: {a: {distribution: normal, mu: 1, max: 2}}}", "no key 'max'; allowed: mu, s"),
     ("{method: random, parameters: {a: {distribution: uniform, min: 1}}}", "uniform needs 'max'"),
     ("{method: random, parameters: {a: {distribution: log_uniform, min: 1, max: 1e9}}}", "log_uniform_values takes"),
-    ("{method: random, parameters: {LIST_a: 1}}", "'LIST_a' would be a word of the grammar"),
-    ("{method: grid, run_cap: 0, parameters: {a: 1}}", "0 is no number of runs"),
+    ("{method: random, parameters: {LIST_a: 1}}", "'LIST_a' would be a reserved word"),
+    ("{method: grid, run_cap: 0, parameters: {a: 1}}", "invalid number of runs 0"),
     ("{method: grid, metric: {name: a, goal: max}, parameters: {a: 1}}", "allowed: maximize, minimize"),
     ("{method: grid, command: python x.py, parameters: {a: 1}}", "a list of words"),
     ("{method: grid, program: x.py, command: ['${programm}'], parameters: {a: 1}}", "did you mean '${program}'?"),
-    ("{method: grid, command: ['${program}'], parameters: {a: 1}}", "there is no program"),
+    ("{method: grid, command: ['${program}'], parameters: {a: 1}}", "program is required"),
     ("{method: grid, program: train.py, command: [torchrun, '${program}'], parameters: {a: 1}}", "takes no 'torchrun'"),
 ])
-def test_what_cannot_be_read_is_told(text: str, words: str) -> None:
+def test_invalid_sweep_is_refused(text: str, words: str) -> None:
     with pytest.raises(JobSpecError) as error:
         read(text)
     assert words in str(error.value) and str(error.value).startswith("my sweep.yaml")
@@ -315,7 +376,7 @@ a_draw = st.fixed_dictionaries({"distribution": st.sampled_from([*wandb_sweep.DI
                               "parameters": st.dictionaries(keys, st.one_of(anything, a_draw), max_size=3)},
                              optional=dict.fromkeys(("name", "project", "program", "command", "metric",
                                                      "run_cap", "early_terminate", "mine"), anything)))
-def test_whatever_stands_in_a_sweep_is_expanded_or_told_in_one_line(document: dict[str, Any]) -> None:
+def test_any_sweep_is_expanded_or_refused_in_one_line(document: dict[str, Any]) -> None:
     told = "my sweep.yaml"
     try:
         specs = grid.expand_job_spec(read(document), samples=3).specs
@@ -325,7 +386,7 @@ def test_whatever_stands_in_a_sweep_is_expanded_or_told_in_one_line(document: di
     assert "\n" not in told and told.startswith("my sweep.yaml")
 
 
-def test_a_sweep_is_told_from_other_files() -> None:
+def test_sweeps_are_distinguished_from_other_files() -> None:
     assert is_job_spec({"method": "grid", "parameters": {}})
     assert is_job_spec({"job_details": {"name": "x"}, "method": "grid", "parameters": {}})
     assert not is_job_spec({"base_lr": 1, "model": "linear"})
@@ -343,7 +404,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(map(str, command or ["default"])))
-def test_a_command_is_that_of_wandbs_agent(command: list[Any] | None, tmp_path: Path,
+def test_command_equals_that_of_the_wandb_agent(command: list[Any] | None, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     from wandb import wandb_agent
@@ -381,12 +442,12 @@ class AgentRun:
     """Stands for a process that W&B's agent has started."""
 
 
-def test_a_variable_that_is_not_set_fails_the_run() -> None:
+def test_unset_environment_variable_fails_the_run() -> None:
     with pytest.raises(command_template.CommandFailed, match="the environment variable GRIDIRON_NOT_SET is not set"):
         command_template.fill_command(["${envvar:GRIDIRON_NOT_SET}"], {}, "f")
 
 
-def test_a_program_finds_its_parameters_in_wandb_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_reads_its_parameters_from_wandb_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     (tmp_path / "x.py").write_text("import json, wandb\nrun = wandb.init(config={'lr': 1, 'more': 2})\n"
                                    "json.dump([dict(run.config), run.project], open('seen', 'w'))\n")
@@ -408,7 +469,7 @@ with open("seen", "a") as file:
 
 
 @pytest.mark.parametrize("way", ["--local --workers 2", "-s s.sh", "-s s.sh --workers 2", "-s s.sh --array"])
-def test_a_sweep_over_a_foreign_program_runs_as_it_is(way: str, project: Project, fake_slurm: FakeSlurm) -> None:
+def test_sweep_over_an_external_program_runs_unchanged(way: str, project: Project, fake_slurm: FakeSlurm) -> None:
     (project.folder / "my program.py").write_text(PROGRAM)
     (project.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
     (project.folder / "sweep.yaml").write_text(
