@@ -138,13 +138,14 @@ def test_valid_forms_of_a_container() -> None:
 
 
 @pytest.mark.parametrize(("value", "message"), [
-    (3, "3 is no container"), ({}, "there is no image"), ({"image": 3}, "3 is not a string"),
-    ({"image": "x", "bind": "/a"}, "did you mean 'binds'"), ({"image": "x", "binds": ["/a:b"]}, "nothing to bind"),
-    ({"image": "x", "binds": ":/b"}, "nothing to bind"), ({"image": "x", "binds": ["/a:/b:wo"]}, "SOURCE:/DESTINATION"),
+    (3, "invalid container 3"), ({}, "image is required"), ({"image": 3}, "3 is not a string"),
+    ({"image": "x", "bind": "/a"}, "did you mean 'binds'"), ({"image": "x", "binds": ["/a:b"]}, "invalid bind"),
+    ({"image": "x", "binds": ":/b"}, "invalid bind"), ({"image": "x", "binds": ["/a:/b:wo"]}, "SOURCE:/DESTINATION"),
     ("docker://some/image", "apptainer pull"),
     ({"image": "x", "env": {"WANDB_API_KEY": "k"}}, "`WANDB_API_KEY: null`"),
-    ({"image": "x", "env": {"A=B": "k"}}, "no variable"), ({"image": "x", "env": ["PATH"]}, "no variable"),
-    ({"image": "x", "env": {"A": [1]}}, "a string, a number or null"), ({"image": "x", "env": "A"}, "no environment")])
+    ({"image": "x", "env": {"A=B": "k"}}, "is not a variable"), ({"image": "x", "env": ["PATH"]}, "is not a variable"),
+    ({"image": "x", "env": {"A": [1]}}, "a string, a number or null"),
+    ({"image": "x", "env": "A"}, "invalid environment 'A'")])
 def test_invalid_containers_are_refused(value: object, message: str) -> None:
     with pytest.raises(UserError) as error:
         container_spec.parse_container(value, "job_details, container")
