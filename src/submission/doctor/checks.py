@@ -147,7 +147,8 @@ def check_packages(pinned: Mapping[str, str], required: set[str], installed: Map
 
 def missing_commands(available: Iterable[str]) -> list[str]:
     """Return the Slurm commands that the project calls, without the available ones."""
-    return [name for name in _SLURM_COMMANDS if name not in set(available)]
+    available = set(available)
+    return [name for name in _SLURM_COMMANDS if name not in available]
 
 
 def check_slurm(missing: Sequence[str], squeue: CommandResult, sacct: CommandResult) -> list[Finding]:
