@@ -204,7 +204,7 @@ def test_short_epochs_are_sent_together_and_once(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("src.tracking.mlflow_tracker.time.monotonic", lambda: now[0])
     shown = MlflowTracker(False)
-    shown._run = types.SimpleNamespace(rows=rows, end=lambda status: None)  # type: ignore[assignment]
+    shown._run = types.SimpleNamespace(log_rows=rows, mark_ended=lambda status: None)  # type: ignore[assignment]
     for moment, step in ((10, 1), (10.1, 2), (10.2, 3), (15, 4), (20, 5), (20.5, 6), (30, 7), (30.5, 8)):
         now[0] = moment
         with contextlib.suppress(ConnectionError):
@@ -217,7 +217,7 @@ def test_thousands_of_numbers_are_cut_and_what_is_there_is_told_last() -> None:
     calls: list[dict[str, list[Any]]] = []
     client = types.SimpleNamespace(log_batch=lambda run_id, **items: calls.append(items), get_run=lambda run_id: (
         types.SimpleNamespace(data=types.SimpleNamespace(tags={}))))
-    mlflow_run.MlflowRun(client, "x").rows([{"step": step, "timestamp": 1.0, **{f"m{number}": 1.0 for number in range(
+    mlflow_run.MlflowRun(client, "x").log_rows([{"step": step, "timestamp": 1.0, **{f"m{number}": 1.0 for number in range(
         100)}} for step in range(20)])
     assert [len(call["metrics"]) for call in calls] == [800, 800, 400]
     assert [[tag.value for tag in call["tags"]] for call in calls] == [[], [], ["19"]]
@@ -303,7 +303,7 @@ def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
     for name, message in (("models:/x", "names no model"), ("models:/none@production", "does not have it")):
         with pytest.raises(ConfigError, match=message):
             entry.load_model(name, uri)
-    with pytest.raises(BatchError, match="no folder of a run"):
+    with pytest.raises(BatchError, match="not the folder of a run"):
         entry.load_model(str(batch))
 
 

@@ -127,8 +127,8 @@ def test_a_run_that_goes_on_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_tensorflow_is_not_loaded(tmp_path: Path) -> None:
-    program = ("import sys\nfrom tests.training.toys import parts, train\n"
-               "train(parts(tensorboard=True), sys.argv[1])\nassert 'tensorflow' not in sys.modules")
+    program = ("import sys\nfrom tests.training.toys import make_toy, train_toy\n"
+               "train_toy(make_toy(tensorboard=True), sys.argv[1])\nassert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, check=True, env={**os.environ})
     assert list((tmp_path / "tensorboard").iterdir())
 

@@ -27,7 +27,7 @@ class Meter:
     r2 = 1 - (mean squared error) / (variance of the targets).
     """
 
-    whole = False  # whether it wants each batch as it would be in one process
+    needs_whole_batches = False  # whether it wants each batch as it would be in one process
 
     def __init__(self, task: str, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._task, self._group = task, group

@@ -81,7 +81,7 @@ class ConfiguredMetrics:
 class MetricsMeter(Meter):
     """A meter that takes the config's metrics as well. arrays: those of the side file, once `means` was asked."""
 
-    whole = True  # not all metrics could be put together from those of parts
+    needs_whole_batches = True  # not all metrics could be put together from those of parts
 
     def __init__(self, task: str, device: torch.device, measures: ConfiguredMetrics) -> None:
         super().__init__(task, device)
