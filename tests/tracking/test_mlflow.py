@@ -217,8 +217,8 @@ def test_thousands_of_numbers_are_cut_and_what_is_there_is_told_last() -> None:
     calls: list[dict[str, list[Any]]] = []
     client = types.SimpleNamespace(log_batch=lambda run_id, **items: calls.append(items), get_run=lambda run_id: (
         types.SimpleNamespace(data=types.SimpleNamespace(tags={}))))
-    mlflow_run.MlflowRun(client, "x").log_rows([{"step": step, "timestamp": 1.0, **{f"m{number}": 1.0 for number in range(
-        100)}} for step in range(20)])
+    cells = {f"m{number}": 1.0 for number in range(100)}
+    mlflow_run.MlflowRun(client, "x").log_rows([{"step": step, "timestamp": 1.0, **cells} for step in range(20)])
     assert [len(call["metrics"]) for call in calls] == [800, 800, 400]
     assert [[tag.value for tag in call["tags"]] for call in calls] == [[], [], ["19"]]
 
