@@ -345,10 +345,35 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# parameters as other programs call them, of which the most similar field is often another one
+_OTHER_NAMES = {
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_epochs", "train_epochs", "num_train_epochs"),
+                    "train_length"),
+    **dict.fromkeys(("steps", "max_steps", "train_steps", "num_steps", "iterations"),
+                    "train_length, with train_length_unit: step"),
+    **dict.fromkeys(("lr", "learning_rate"), "base_lr"), **dict.fromkeys(("wd", "l2"), "weight_decay"),
+    **dict.fromkeys(("bs", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("optimizer", "optim", "opt"), "optim_alg"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "schedule", "sched"), "lr_schedule"),
+    **dict.fromkeys(("seed", "random_seed", "manual_seed"), "seed_model, seed_training and seed_split"),
+    **dict.fromkeys(("model_name", "arch", "architecture", "network"), "model"),
+    **dict.fromkeys(("dataset_name", "data"), "dataset"),
+    **dict.fromkeys(("image_size", "img_size", "input_size"), "model_input_shape"),
+    **dict.fromkeys(("splits", "train_split", "val_split", "test_split", "test_size", "val_size"), "data_splits_map"),
+    **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
+    **dict.fromkeys(("clip", "grad_clip", "clip_grad", "max_grad_norm", "gradient_clip_val"), "clip_grad_norm"),
+    **dict.fromkeys(("gradient_accumulation_steps", "accumulate_grad_batches", "accum_steps"), "grad_accum_steps"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision"), "precision"), "pretrained": "model_pretrained",
+    **dict.fromkeys(("betas", "beta1", "beta2"), "momentum"), **dict.fromkeys(("eps", "epsilon"), "ada_eps"),
+    **dict.fromkeys(("ema", "ema_decay"), "averaging"), **dict.fromkeys(("cuda", "use_cuda", "no_cuda"), "device"),
+    **dict.fromkeys(("dropout", "num_classes", "hidden_dim"), "model_kwargs, if the model has such an option")}
+
+
 def _check_value(key: str, value: Any) -> None:
     if key not in FIELDS:
-        raise ConfigError(f"unknown parameter '{key}'", hint=did_you_mean(key, FIELDS)
-                          or "see src/config.py for all of them")
+        meaning = _OTHER_NAMES.get(key.casefold())
+        raise ConfigError(f"unknown parameter '{key}'", hint=f"here it is {meaning}" if meaning else did_you_mean(
+            key, FIELDS, cutoff=0.75) or "see src/config.py for all of them")
     try:
         if not _kind_of(value) & _KINDS[key]:
             kinds = str(FIELDS[key].type).split(" | ")

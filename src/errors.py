@@ -66,17 +66,23 @@ class ResultsError(UserError):
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name most similar to `name`; None if none is similar enough (cutoff 1.0: equal)."""
+    """Return the known name most similar to `name`, ignoring case; None if none is similar enough (cutoff 1.0: equal).
+    """
     import difflib  # imported on demand: start-up time on a login node
 
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return matches[0] if matches else None
+    by_folded_name = {item.casefold(): item for item in known}
+    matches = difflib.get_close_matches(name.casefold(), list(by_folded_name), n=1, cutoff=cutoff)
+    return by_folded_name[matches[0]] if matches else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return a hint with the nearest known name, or None."""
-    match = nearest(name, known)
-    return f"did you mean '{match}'?" if match else None
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "", suffix: str = "",
+                 cutoff: float = 0.6) -> str | None:
+    """Return a hint with the nearest known name, or None; the name itself is never proposed.
+
+    prefix, suffix: the other parts of what the user wrote, so that the proposal can be copied as it is.
+    """
+    match = nearest(name, known, cutoff)
+    return f"did you mean '{prefix}{match}{suffix}'?" if match not in (None, name) else None
 
 
 def shell_command(*words: str) -> str:

@@ -17,6 +17,13 @@ def test_nearest() -> None:
     assert nearest("batchsize", ["batch_size", "base_lr"]) == "batch_size"
     assert nearest("zzz", ["batch_size"]) is None
     assert did_you_mean("zzz", ["batch_size"]) is None
+    assert nearest("SGD", ["adam", "sgd"]) == "sgd", "case is ignored"
+
+
+def test_suggestions_can_be_copied_and_never_repeat_the_name() -> None:
+    assert did_you_mean("digit", ["digits"], prefix="sklearn/") == "did you mean 'sklearn/digits'?"
+    assert did_you_mean("cosin", ["cosine"], suffix="_3") == "did you mean 'cosine_3'?"
+    assert did_you_mean("cosine", ["cosine"], suffix="_x") is None
 
 
 def test_an_entry_point_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

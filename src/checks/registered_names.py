@@ -102,7 +102,7 @@ def parse_schedule(text: str) -> Schedule:
     except ValueError:
         pass
     raise ConfigError(f"'{text}' is no learning-rate schedule", allowed=_SCHEDULE_FORMS,
-                      hint=did_you_mean(kind, _SCHEDULES))
+                      hint=did_you_mean(kind, _SCHEDULES, suffix=text[len(kind):]))
 
 
 def _step(where: str, factor: str) -> Schedule:
@@ -169,7 +169,8 @@ def parse_averaging(text: str | None) -> Averaging | None:
                 return Averaging("ema", decay)
     except ValueError:
         pass
-    raise ConfigError(f"'{text}' is no averaging", allowed=_AVERAGING_FORMS, hint=did_you_mean(kind, ("poly", "ema")))
+    raise ConfigError(f"'{text}' is no averaging", allowed=_AVERAGING_FORMS,
+                      hint=did_you_mean(kind, ("poly", "ema"), suffix=text[len(kind):]))
 
 
 def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
@@ -296,11 +297,12 @@ def check_dataset(name: str) -> None:
         return
     if family == "sklearn" and rest not in SKLEARN_DATASETS:
         raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
-                          hint=did_you_mean(rest, SKLEARN_DATASETS))
+                          hint=did_you_mean(rest, SKLEARN_DATASETS, prefix="sklearn/"))
     if family == "timm" and not re.match(r"(torch|tfds|hfds|wds)/.", rest) or family not in (
             "libsvm", "sklearn", "timm", "folder") or not rest:
         raise ConfigError(f"unknown family of data set in '{name}'", allowed=_DATASET_FAMILIES,
-                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "folder", "hf")))
+                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "folder", "hf"), suffix=f"/{rest}")
+                          if rest else None)
 
 
 def check_model(name: str) -> None:
@@ -316,7 +318,8 @@ def check_model(name: str) -> None:
     if parse_tiny(name) is None:
         family = name.partition("/")[0]
         raise ConfigError(f"unknown model '{name}'", allowed=_MODEL_FAMILIES, hint=(
-            None if family in ("linear", "tiny") else did_you_mean(family, PUBLISHED)) or did_you_mean(name, (
+            None if family in ("linear", "tiny") or family == name else did_you_mean(
+                family, PUBLISHED, suffix=name[len(family):])) or did_you_mean(name, (
                 "linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_18", "tiny/vgg_16", "tiny/wrn_28_10")))
 
 

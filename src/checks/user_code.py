@@ -36,14 +36,17 @@ def check(name: str) -> None:
     spec = importlib.util.find_spec(first)
     if spec is None:
         raise ConfigError(f"there is no module '{first}' here", allowed=FORM,
-                          hint=did_you_mean(first, _modules([_PROJECT])))
+                          hint=did_you_mean(first, _modules([_PROJECT]), suffix=name[len(first):]))
     folders = list(spec.submodule_search_locations or ())
+    before = first
     for part in inner:  # find_spec would import what it lies in
         inside = [os.path.join(folder, part) for folder in folders]
         if not any(os.path.isdir(path) or os.path.exists(f"{path}.py") for path in inside):
             raise ConfigError(f"there is no module '{match[1]}' here", allowed=FORM,
-                              hint=did_you_mean(part, _modules(folders)))
+                              hint=did_you_mean(part, _modules(folders), prefix=f"{before}.",
+                                                suffix=name[len(f"{before}.{part}"):]))
         folders = [path for path in inside if os.path.isdir(path)]
+        before = f"{before}.{part}"
 
 
 def _modules(folders: Iterable[str]) -> list[str]:
@@ -62,7 +65,7 @@ def load(name: str, where: str) -> Any:
             raise ConfigError(f"{module_name} fails as it is imported: {told(error)}") from error
         if not hasattr(module, attribute):
             raise ConfigError(f"{module_name} has no '{attribute}' ({getattr(module, '__file__', 'built in')})",
-                              hint=did_you_mean(attribute, dir(module)) or _has(vars(module)))
+                              hint=did_you_mean(attribute, dir(module), prefix=f"{module_name}:") or _has(vars(module)))
         return getattr(module, attribute)
     except ConfigError as error:
         raise error.at(where) from error.__cause__

@@ -145,7 +145,7 @@ def _known_to_libsvmdata(config: Config, folder: Path, name: str, split: str) ->
         raise _missing(config, folder, split, "and libsvmdata is not installed (pip install libsvmdata)") from None
     known = [name + ending for ending in FETCHED_ENDINGS.get(split, ()) if name + ending in ALL_DATASETS]
     if not known:
-        similar = did_you_mean(name, ALL_DATASETS) if name not in ALL_DATASETS else None
+        similar = did_you_mean(name, ALL_DATASETS, prefix="libsvm/") if name not in ALL_DATASETS else None
         raise _missing(config, folder, split, "and libsvmdata does not know it" + (f" ({similar})" if similar else ""))
     dataset = ALL_DATASETS[known[0]]
     if dataset.task_name == "multilabel":

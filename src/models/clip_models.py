@@ -117,10 +117,10 @@ def find(config: Config) -> Known:
     models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(name)
     if name not in models:
         raise ConfigError(f"open_clip has no model '{name}'", where="model",
-                          hint=did_you_mean(name, models) or "see open_clip.list_models()")
+                          hint=did_you_mean(name, models, prefix="clip/") or "see open_clip.list_models()")
     if tag and not open_clip.is_pretrained_cfg(name, tag):
         raise ConfigError(f"open_clip has no weights '{tag}' of {name}", where="model", allowed=tags or None,
-                          hint=did_you_mean(tag, tags))
+                          hint=did_you_mean(tag, tags, prefix=f"clip/{name}@"))
     if config.model_pretrained and not tags:
         raise ConfigError(f"open_clip has no pretrained weights of {name}", where="model_pretrained", allowed="false")
     return Known(open_clip, name, tag or (tags[0] if config.model_pretrained else None),

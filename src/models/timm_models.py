@@ -90,7 +90,7 @@ def _check_name(timm: ModuleType, name: str, pretrained: bool) -> None:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         raise ConfigError(f"timm has no model '{name}'", where="model",
-                          hint=did_you_mean(base, timm.list_models()) or "see timm.list_models()")
+                          hint=did_you_mean(base, timm.list_models(), prefix="timm/") or "see timm.list_models()")
     if (tag or pretrained) and not timm.is_model_pretrained(name):
         raise ConfigError(f"timm has no pretrained weights '{name}'", where="model" if tag else "model_pretrained",
                           allowed=timm.list_pretrained(f"{base}.*") or "model_pretrained: false")

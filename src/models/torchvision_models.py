@@ -82,7 +82,8 @@ def _known(config: Config) -> tuple[Callable[..., nn.Module], Any]:
     name, known = config.model.removeprefix("torchvision/"), models.list_models(module=models)
     if name not in known:
         raise ConfigError(f"torchvision has no classifier '{name}'", where="model",
-                          hint=did_you_mean(name, known) or "see torchvision.models.list_models()")
+                          hint=did_you_mean(name, known, prefix="torchvision/")
+                          or "see torchvision.models.list_models()")
     return models.get_model_builder(name), models.get_model_weights(name).DEFAULT
 
 

@@ -38,8 +38,8 @@ def test_the_check_imports_nothing(folder: Path) -> None:
     ("no-module:make", "'no-module:make' is no name of one's own code; allowed: module:name"),
     ("mine:", "is no name"),
     ("mine:a.b", "is no name"),
-    ("trian:main", "no module 'trian' here; .*did you mean 'train'"),
-    ("src.logz:load", "no module 'src.logz' here; .*did you mean 'logs'"),
+    ("trian:main", "no module 'trian' here; .*did you mean 'train:main'"),
+    ("src.logz:load", "no module 'src.logz' here; .*did you mean 'src.logs:load'"),
     ("train.py:main", "names a file; name the module: train:main"),
 ])
 def test_what_is_no_name(name: str, message: str) -> None:

@@ -95,7 +95,7 @@ def test_sets_that_do_not_fit(options: dict[str, Any], changes: dict[str, Any], 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"eval_datasets": {"train": "libsvm/toy"}}, "eval_datasets: 'train' is a split already; call the set otherwise"),
     ({"eval_datasets": {"a/b": "libsvm/toy"}}, "cannot stand in a column"),
-    ({"eval_datasets": {"a": "libsmv/toy"}}, "eval_datasets, a: unknown family .*did you mean 'libsvm'"),
+    ({"eval_datasets": {"a": "libsmv/toy"}}, "eval_datasets, a: unknown family .*did you mean 'libsvm/toy'"),
     ({"eval_datasets": {"a": "libsvm/toy@test[:"}}, "is no split"),
     ({"eval_class_maps": {"othr": "0"}}, "no set 'othr' in eval_datasets; allowed: held, other; did you mean 'other'"),
     ({"metrics": ["f1"]}, "class maps cut the outputs"),

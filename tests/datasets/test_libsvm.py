@@ -276,7 +276,7 @@ def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("name", "split", "message"), [
-    ("toy.multiclas", "train", "did you mean 'toy.multiclass'"),
+    ("toy.multiclas", "train", "did you mean 'libsvm/toy.multiclass'"),
     ("toy.multiclass", "val", "does not know it"),
     ("toy.multiclass", "dev", "no split 'dev'; allowed: train, test, val, tr"),
     ("w3a", "train", "would fetch w1a in its place"),

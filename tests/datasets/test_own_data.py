@@ -87,7 +87,7 @@ def test_what_cannot_be_used(name: str, message: str) -> None:
 def test_names_and_splits_that_are_not_there() -> None:
     with pytest.raises(DataError, match="data_splits_map: of_mine:make has no split 'test'; allowed: train, pairs"):
         make_data(config(splits={"train": "train", "test": "test"}))
-    with pytest.raises(ConfigError, match=r"^dataset: of_mine has no 'mak' .*did you mean 'make'"):
+    with pytest.raises(ConfigError, match=r"^dataset: of_mine has no 'mak' .*did you mean 'of_mine:make'"):
         make_data(config("mak"))
     with pytest.raises(ConfigError, match="dataset: there is no module 'of_mien' here"):
         Config.from_dict({"dataset": "of_mien:make"})

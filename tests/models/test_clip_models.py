@@ -216,9 +216,9 @@ def test_gradient_checkpointing() -> None:
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ({"model": "clip/ViT-B-23"}, "model: open_clip has no model 'ViT-B-23'; did you mean 'ViT-B-32'"),
+    ({"model": "clip/ViT-B-23"}, "model: open_clip has no model 'ViT-B-23'; did you mean 'clip/ViT-B-32'"),
     ({"model": "clip/ViT-B-32@openia"}, "model: open_clip has no weights 'openia' of ViT-B-32; allowed: openai, .*"
-                                        "did you mean 'openai'"),
+                                        "did you mean 'clip/ViT-B-32@openai'"),
     ({"model": "clip/ViT-S-32", "model_pretrained": True}, "model_pretrained: open_clip has no pretrained weights of"),
     ({"model": "clip/small", "model_kwargs": {"pach_size": 2}}, "has no option 'pach_size'; .*did you mean 'patch_"),
 ])

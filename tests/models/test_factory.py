@@ -117,7 +117,7 @@ def test_timm_models_take_the_channels_and_classes_of_the_data() -> None:
 
 
 @pytest.mark.parametrize(("name", "pretrained", "message"), [
-    ("timm/resnt18", False, "no model 'resnt18'; did you mean 'resnet18'"),
+    ("timm/resnt18", False, "no model 'resnt18'; did you mean 'timm/resnet18'"),
     ("timm/resnet18.bogus", False, r"no pretrained weights 'resnet18.bogus'; allowed: .*resnet18\.a1_in1k"),
     ("timm/beit3_giant_patch14_224", True, "allowed: model_pretrained: false"),
 ])

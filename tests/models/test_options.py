@@ -44,7 +44,7 @@ def test_width_of_ours(name: str, widths: list[int]) -> None:
     ({"model": "tiny/vgg_11", "model_kwargs": {"width": 0.5}}, "width is 0.5; allowed: 1 channel or more"),
     ({"model": "tiny/lenet", "model_pretrained": True},
      "no pretrained weights for tiny/lenet; allowed: true for models of the families timm, torchvision, clip, hf"),
-    ({"model": "torchvison/resnet18"}, "unknown model 'torchvison/resnet18'.*did you mean 'torchvision'"),
+    ({"model": "torchvison/resnet18"}, "unknown model 'torchvison/resnet18'.*did you mean 'torchvision/resnet18'"),
 ])
 def test_before_submission(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

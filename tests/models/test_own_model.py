@@ -72,7 +72,7 @@ def test_a_run(nets: str) -> None:
     ("of_the_shape", None, r"does not take output_dim; begin it with def of_the_shape\(input_shape, output_dim\)"),
     ("no_model", None, "made a tuple; allowed: a torch.nn.Module"),
     ("number", None, "is a int; allowed: a function or a class"),
-    ("MPL", None, r"has no 'MPL' .*did you mean 'MLP'"),
+    ("MPL", None, r"has no 'MPL' .*did you mean '\S+:MLP'"),
 ])
 def test_what_is_no_model(nets: str, name: str, kwargs: dict[str, object] | None, message: str) -> None:
     config = Config.from_dict({"model": f"{nets}:{name}", "model_kwargs": kwargs})

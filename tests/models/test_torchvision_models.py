@@ -137,7 +137,7 @@ def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("name", "shape", "message"), [
-    ("resnt18", (3, 32, 32), "torchvision has no classifier 'resnt18'; did you mean 'resnet18'"),
+    ("resnt18", (3, 32, 32), "torchvision has no classifier 'resnt18'; did you mean 'torchvision/resnet18'"),
     ("fasterrcnn_resnet50_fpn", (3, 32, 32), "has no classifier"),
     ("resnet18", (10,), "needs images"),
     ("alexnet", (3, 32, 32), r"cannot take images of 32 × 32: .*its own size is model_input_shape: \[3, 224, 224\]"),

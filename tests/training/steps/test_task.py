@@ -83,8 +83,8 @@ def test_a_task_repeats_itself(tmp_path: Path) -> None:
     ({"task": f"{OWN}Gan", "precision": "bf16"}, "takes its own steps"),
     ({"task": f"{OWN}Gan", "grad_accum_steps": 2}, "takes its own steps"),
     ({"task": "Gan"}, "Gan"),
-    ({"task": f"{OWN}Gann"}, "did you mean 'Gan'"),
-    ({"loss": f"{OWN}focl"}, "did you mean 'focal'"),
+    ({"task": f"{OWN}Gann"}, f"did you mean '{OWN}Gan'"),
+    ({"loss": f"{OWN}focl"}, f"did you mean '{OWN}focal'"),
     ({"loss": "torch/L1los"}, "did you mean 'torch/L1Loss'"),
     ({"targets": "labels"}, "allowed: classes, numbers")])
 def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
