@@ -10,8 +10,10 @@ from collections.abc import Mapping
 _PREFIX = "SLURM_"
 # These locate the cluster; every other SLURM_* variable describes the Slurm job that this process is part of.
 _CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-TIME_FORMAT = "SLURM_TIME_FORMAT"
-UNIX_TIMES = {TIME_FORMAT: "%s"}  # makes squeue and sacct print unix seconds, whatever the time zone
+# Defaults of options of Slurm's commands, for example SQUEUE_PARTITION: a filter would hide jobs.
+_OPTION_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCTMGR_")
+# Unix seconds; all indices of an array; and times in UTC, in which no hour occurs twice.
+_FORMATS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC0"}
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -94,6 +96,13 @@ def partition_account_and_qos() -> dict[str, str]:
 def is_of_job(variable: str) -> bool:
     """Return whether a variable describes the Slurm job that this process is part of."""
     return variable.startswith(_PREFIX) and variable not in _CLUSTER
+
+
+def for_queries(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment for squeue, sacct, scontrol, scancel and sinfo: without the user's defaults for their
+    options, and with output that can be parsed.
+    """
+    return {**{name: value for name, value in environment.items() if not name.startswith(_OPTION_PREFIXES)}, **_FORMATS}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

@@ -28,6 +28,7 @@ DEFAULT_SETTINGS = {
     "Nodes": "node1 8 64000 gpu:2 geforce_rtx_2080\nnode2 8 64000 gpu:2 geforce_rtx_2080\n"
              "node3 8 64000 gpu:2 tesla_v100\nnode4 8 64000 gpu:2 geforce_rtx_3090,a5000",
     # name, time limit; the first one is the default partition
+    "HiddenPartitions": "",  # shown only with --all
     "Partitions": "cpu-killable infinite\nkillable infinite\nowner infinite",
 }
 

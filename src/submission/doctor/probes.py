@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from src.errors import SlurmError, one_line
-from src.io import download, files
+from src.io import download, files, slurm_environment
 from src.submission.doctor import checks
 from src.submission.doctor.checks import CommandResult, Finding, FolderFacts
 from src.submission.slurm import client, sbatch_errors
@@ -71,8 +71,10 @@ def _probes(project: str, results: str, folders: Mapping[str, str], deep: bool,
     activated = ["bash", "-c", _WITH_ACTIVATED_PYTHON, "doctor"]
     probes: dict[str, Callable[[], Any]] = {
         "python": partial(run_command, [*activated, _DESCRIBE_PYTHON], seconds, project),
-        "squeue": partial(run_command, ["squeue", "--me", "--noheader"], seconds),
-        "sacct": partial(run_command, ["sacct", "--allocations", "--noheader"], seconds),
+        "squeue": partial(run_command, ["squeue", "--all", "--noheader", f"--user={os.getuid()}"], seconds,
+                          environment=slurm_environment.for_queries()),
+        "sacct": partial(run_command, ["sacct", "--allocations", "--noheader"], seconds,
+                         environment=slurm_environment.for_queries()),
         "smi": partial(run_command, ["nvidia-smi", "--query-gpu=name,memory.total,driver_version",
                                      "--format=csv,noheader"], seconds),
         "quota": lambda: [run_command(["quota", "-w", "-p"], seconds),
@@ -105,11 +107,12 @@ def run_concurrently(probes: Mapping[str, Callable[[], Any]], seconds: float) ->
     return dict(results)
 
 
-def run_command(command: Sequence[str], seconds: float, folder: str | None = None) -> CommandResult:
+def run_command(command: Sequence[str], seconds: float, folder: str | None = None,
+                environment: Mapping[str, str] | None = None) -> CommandResult:
     """Run a command; after the timeout, kill it and all that it started."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   cwd=folder, text=True, errors="replace", start_new_session=True)
+                                   cwd=folder, env=environment, text=True, errors="replace", start_new_session=True)
     except OSError:
         return CommandResult(None)
     with process:

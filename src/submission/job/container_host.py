@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.errors import UserError
+from src.io import slurm_environment
 from src.submission.job import container
 from src.submission.spec.container_spec import Container
 from src.submission.system import process
@@ -162,7 +163,8 @@ def _run_slurm_command(request: Mapping[str, Any]) -> dict[str, Any]:
     command = list(map(str, request["command"]))
     if not command or command[0] not in _SLURM_COMMANDS:
         return {"failed": "missing"}
-    environment = process.environment_outside_slurm() if command[0] == "sbatch" else dict(os.environ)
+    environment = (process.environment_outside_slurm() if command[0] == "sbatch"
+                   else slurm_environment.for_queries())
     environment |= {name: str(value) for name, value in request["set"].items() if name in FORWARDED_VARIABLES}
     try:
         done = subprocess.run(command, input=request["input"], capture_output=True, text=True, errors="replace",

@@ -206,6 +206,18 @@ def submit_with_retries(command: list[str], ticket: int | None, comment: str, pa
     raise AssertionError("unreachable")
 
 
+def own_jobs(*options: str) -> str | None:
+    """Return what squeue prints of this user's jobs, also in hidden partitions, one line for each job or array task.
+
+    None if squeue is missing or failed.
+    """
+    command = ["squeue", "--all", "--noheader", "--array", *options]
+    answer = _answer([*command, "--me"])
+    if answer and answer.returncode and re.search(r"option.*\bme\b", answer.stderr):  # before Slurm 20.02
+        answer = _answer([*command, f"--user={os.getuid()}"])
+    return answer.stdout if answer and answer.returncode == 0 else None
+
+
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
                 "AllocTRES", "TRESUsageInTot")
@@ -213,7 +225,7 @@ USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS
 
 def squeue() -> Queue:
     """Return all Slurm jobs of this user, by one call. `answered` is False if squeue is missing or failed."""
-    output = query(["squeue", "--me", "--noheader", "--array", f"--format={_QUEUE_FORMAT}"])
+    output = own_jobs(f"--format={_QUEUE_FORMAT}")
     if output is None:
         return Queue()
     rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
@@ -238,8 +250,11 @@ def sacct(since: float) -> dict[str, Job]:
 
 
 def _start_time(since: float) -> str:
-    """The option of sacct for a time in unix seconds, a minute earlier; sacct rejects a start in the future."""
-    return time.strftime("--starttime=%Y-%m-%dT%H:%M:%S", time.localtime(min(since, time.time()) - 60))
+    """The option of sacct for a time in unix seconds, a minute earlier; sacct rejects a start in the future.
+
+    It is in UTC, the time zone of all queries.
+    """
+    return time.strftime("--starttime=%Y-%m-%dT%H:%M:%S", time.gmtime(min(since, time.time()) - 60))
 
 
 def _tasks(job: str) -> list[str]:
@@ -255,14 +270,14 @@ def _tasks(job: str) -> list[str]:
 
 def expected_starts() -> dict[str, float]:
     """Return when Slurm expects to start this user's pending jobs, unix seconds by id; unknown ones are left out."""
-    output = query(["squeue", "--me", "--noheader", "--array", "--start", "--format=%i|%S"]) or ""
+    output = own_jobs("--start", "--format=%i|%S") or ""
     pairs = (line.partition("|") for line in output.splitlines())
     return {job: start for job, _, text in pairs if (start := _seconds(text.strip())) is not None}
 
 
 def end_time(job: str) -> float | None:
     """Return when the time limit ends a running Slurm job, in unix seconds; None without a limit or an answer."""
-    return _seconds((query(["squeue", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
+    return _seconds((query(["squeue", "--all", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
 
 
 def show_job(job: str) -> dict[str, str]:
@@ -300,18 +315,27 @@ def scancel(jobs: Iterable[str]) -> None:
 
 def query(command: list[str]) -> str | None:
     """Return the output of a command; None if it is missing, fails, or takes more than a minute."""
+    answer = _answer(command)
+    return answer.stdout if answer and answer.returncode == 0 else None
+
+
+def _answer(command: list[str]) -> CompletedProcess[str] | None:
+    """Run a query; None if the command is missing, or takes more than a minute."""
     try:
-        answer = _call(command, env={**os.environ, **slurm_environment.UNIX_TIMES}, timeout=60)
+        return _call(command, timeout=60)
     except OSError:
         return None
-    return answer.stdout if answer.returncode == 0 else None
 
 
 def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: float | None = None,
           stdin: str | None = None) -> CompletedProcess[str]:
-    """Run a command. OSError if it cannot be started, TimeoutError if it takes more than `timeout` seconds."""
+    """Run a command. OSError if it cannot be started, TimeoutError if it takes more than `timeout` seconds.
+
+    env: by default that of queries, without filters of the user.
+    """
     import subprocess  # not needed by a dry run
 
+    env = slurm_environment.for_queries() if env is None else env
     try:
         if process.RELAY_SOCKET in os.environ:  # a container has no Slurm
             from src.submission.system import container_relay  # loads socket

@@ -98,8 +98,7 @@ def tightest(options: Mapping[str, str], jobs: int) -> Limit | None:
     """
     settings = client.query(["scontrol", "show", "config"]) or ""
     enforced = re.search(r"^AccountingStorageEnforce\s*=\s*(.*)", settings, re.MULTILINE)
-    queued = [tuple(line.split("|")) for line in (client.query(
-        ["squeue", "--me", "--noheader", "--array", "--format=%a|%q"]) or "").splitlines()]
+    queued = [tuple(line.split("|")) for line in (client.own_jobs("--format=%a|%q") or "").splitlines()]
     limits = []
     if max_jobs := re.search(r"^MaxJobCount\s*=\s*(\d+)", settings, re.MULTILINE):
         limits.append(Limit(int(max_jobs[1]), "the cluster's", len(queued)))

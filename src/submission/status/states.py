@@ -26,19 +26,24 @@ LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
 _DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
-_SLURM_PENDING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+_SLURM_HELD = frozenset(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+_SLURM_PENDING = _SLURM_HELD | {"PENDING", "REQUEUED", "REQUEUE_FED"}
 _SLURM_RUNNING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
                             "RESIZING"))
+_SLURM_COMPLETED = "COMPLETED"
 _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
                 "REVOKED": CANCELLED}
 _ENDED = tuple(dict.fromkeys(_SLURM_ENDED.values()))
 # An attempt may end like this before Slurm requeues its job, which only squeue shows.
 _MAY_BE_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
-# Reasons of pending Slurm jobs that do not end by themselves.
+# Reasons of pending Slurm jobs that do not end by themselves: the job exceeds a limit on one job, has been held, or
+# requests what does not exist.
+_HELD_REASON = re.compile("JobHeld|JobHoldMaxRequeue|requeued.(in.)?held")
 _STUCK_REASON = re.compile(
-    "PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|BadConstraints|InvalidAccount|InvalidQOS|"
-    "JobHeldAdmin|JobHoldMaxRequeue|JobLaunchFailure|launch.failed.requeued.held|AccountNotAllowed|QOSNotAllowed")
+    "JobHeldAdmin|JobHoldMaxRequeue|requeued.(in.)?held|JobLaunchFailure|DependencyNeverSatisfied|BadConstraints|"
+    r"PartitionTimeLimit|PartitionNodeLimit|MaxMemPerLimit|(Assoc|QOS)Max\w*Per(Job|Node)|QOSMin\w+|"
+    "Invalid(Account|QOS)|(Account|QOS)NotAllowed|Reservation(Deleted|Invalid)|DeadLine")
 
 
 class State(NamedTuple):
@@ -114,13 +119,25 @@ class Evidence:
         return candidate_jobs(self.ticket, self.claim, self.queue)
 
     @cached_property
-    def in_queue(self) -> State | None:
-        """The state that squeue shows, of the newest job if there are several; None if it shows none."""
+    def queue_row(self) -> Job | None:
+        """The row of squeue of the newest job that it lists; None if it lists none, or only completed ones."""
         for job in reversed(self.jobs):
             row = self.queue.jobs.get(job)
-            if row and not self._is_reused(row) and (state := _state_in_queue(row)):
-                return state
+            if row and row.state != _SLURM_COMPLETED and not self._is_reused(row):
+                return row
         return None
+
+    @cached_property
+    def in_queue(self) -> State | None:
+        """The state that squeue shows, of the newest job if there are several; None if it shows none."""
+        return _state_in_queue(self.queue_row) if self.queue_row else None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether Slurm holds the job in the queue until a user or an administrator releases it."""
+        row = self.queue_row
+        return row is not None and (row.state in _SLURM_HELD or (
+            row.state in _SLURM_PENDING and _HELD_REASON.search(row.reason) is not None))
 
     def _is_reused(self, row: Job) -> bool:
         """Whether Slurm gave the id to another submission of ours: it restarts at 1 when Slurm's state is lost."""
@@ -204,13 +221,14 @@ RULES: tuple[Rule, ...] = (
     Rule("squeue lists the workers that may take the run, and none has claimed it", (PENDING,),
          lambda evidence: evidence.is_for_workers and evidence.in_queue,
          lambda evidence: State(PENDING, "waits for a worker", _queued(evidence).slurm_job)),
-    Rule("squeue lists the job as running, and the attempt recorded a failure", (FAILED,),
-         lambda evidence: _is_queued_as(RUNNING)(evidence) and evidence.recorded_end == FAILED,
+    Rule("squeue lists the job as running or held, and the attempt recorded a failure", (FAILED,),
+         lambda evidence: (evidence.is_held or _is_queued_as(RUNNING)(evidence)) and evidence.recorded_end == FAILED,
          lambda evidence: State(FAILED, evidence.error, _queued(evidence).slurm_job),
-         "a worker's job continues after one of its runs has failed"),
-    Rule("squeue lists the job as running", (RUNNING,), _is_queued_as(RUNNING), _queued),
+         "a worker's job continues after one of its runs has failed; a held job does not start again"),
+    Rule("squeue lists the job as running, or in a state that is not known", (RUNNING,), _is_queued_as(RUNNING),
+         _queued),
     Rule("squeue lists the job as pending, for a reason that does not end by itself", (STUCK,),
-         _is_queued_as(STUCK), _queued, "for example PartitionTimeLimit"),
+         _is_queued_as(STUCK), _queued, "for example PartitionTimeLimit, or a limit on one job"),
     Rule("squeue lists the job as pending", (PENDING,), _is_queued_as(PENDING), _queued),
     Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.in_queue, _queued),
     Rule("a local process claimed the run, and the attempt recorded its end", _ENDED,
@@ -298,16 +316,15 @@ def recorded_end(attempt: Mapping[str, Any]) -> str | None:
     return None if not how or how == run_folder.REQUEUED else how if how in ALL else FAILED
 
 
-def _state_in_queue(row: Job) -> State | None:
-    """The state that a row of squeue shows; None for an unknown word."""
+def _state_in_queue(row: Job) -> State:
+    """The state that a row of squeue shows. A word that is not known, of a newer Slurm, counts as running."""
     reason = row.reason.strip("()")
-    if row.state in _SLURM_RUNNING:
-        return State(RUNNING, "", row.id)
     if row.state in _SLURM_PENDING:
-        return State(STUCK if _STUCK_REASON.search(row.reason) else PENDING, reason, row.id)
+        is_stuck = row.state in _SLURM_HELD or _STUCK_REASON.search(row.reason)
+        return State(STUCK if is_stuck else PENDING, reason, row.id)
     if row.state in _SLURM_ENDED:
         return State(_SLURM_ENDED[row.state], reason, row.id)
-    return None
+    return State(RUNNING, "" if row.state in _SLURM_RUNNING else row.state, row.id)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.io import slurm_environment
 from src.submission.system.process import RELAY_SOCKET
 
-FORWARDED_VARIABLES = ("GRIDIRON_TICKET", slurm_environment.TIME_FORMAT)  # that a caller may set for a Slurm command
+FORWARDED_VARIABLES = ("GRIDIRON_TICKET",)  # that a caller may set for a Slurm command
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None, timeout: float | None,

@@ -5,6 +5,8 @@ only after an equals sign.
 """
 from __future__ import annotations
 
+import os
+
 from tests.fake_slurm.errors import CommandExit, unsupported
 
 
@@ -35,6 +37,12 @@ def parse_options(command: str, listed: str, arguments: list[str],
             name, value = _split_letters(command, argument, long_names, value_kinds, queue)
         options[name] = _checked_value(command, argument, name, value, value_kinds[name], queue)
     return options, positionals
+
+
+def defaults_of_user(prefix: str, **variables: str) -> dict[str, str]:
+    """Return the options that environment variables set: of `PREFIX_VARIABLE` by the option's name."""
+    return {option: os.environ[f"{prefix}_{name}"] for option, name in variables.items()
+            if f"{prefix}_{name}" in os.environ}
 
 
 def _read_list(listed: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -5,7 +5,7 @@ import os
 
 from tests.fake_slurm import lifecycle
 from tests.fake_slurm.cluster import Cluster
-from tests.fake_slurm.commands.options import parse_options
+from tests.fake_slurm.commands.options import defaults_of_user, parse_options
 from tests.fake_slurm.errors import CommandExit, unsupported
 from tests.fake_slurm.formats import parse_indices
 from tests.fake_slurm.jobs import ENDED, Job, in_states
@@ -16,6 +16,8 @@ FILTERS = {"name": "JobName", "jobname": "JobName", "user": "User", "partition":
 
 def run(cluster: Cluster, arguments: list[str], call_number: int) -> str:
     options, operands = parse_options("scancel", OPTIONS, arguments)
+    options = {**defaults_of_user("SCANCEL", partition="PARTITION", account="ACCOUNT", name="NAME", state="STATE"),
+               **options}
     signal_name = options.get("signal", "KILL").upper().removeprefix("SIG")
     for job in selected(cluster, options, operands):
         if job["State"] in ENDED:

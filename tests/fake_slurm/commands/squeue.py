@@ -1,8 +1,10 @@
 """squeue: list the jobs that the controller has."""
 from __future__ import annotations
 
+import os
+
 from tests.fake_slurm.cluster import Cluster
-from tests.fake_slurm.commands.options import parse_options
+from tests.fake_slurm.commands.options import defaults_of_user, parse_options
 from tests.fake_slurm.commands.tables import Columns, format_line
 from tests.fake_slurm.dependencies import pending_reason
 from tests.fake_slurm.errors import CommandExit
@@ -29,6 +31,8 @@ STATES = "RUNNING,PENDING,SUSPENDED,COMPLETING,CONFIGURING,REQUEUED,REQUEUE_HOLD
 
 def run(cluster: Cluster, arguments: list[str], call_number: int) -> str:
     options, _ = parse_options("squeue", OPTIONS, arguments)
+    options = {**defaults_of_user("SQUEUE", partition="PARTITION", account="ACCOUNT", states="STATES", name="NAMES",
+                                  user="USERS"), **options}
     jobs = selected(cluster, options)
     pattern = options.get("format", START_FORMAT if "start" in options else FORMAT)
     rows = jobs if "noheader" in options else [None, *jobs]
@@ -45,6 +49,11 @@ def selected(cluster: Cluster, options: dict[str, str]) -> list[Job]:
         if not jobs and len(job_ids) == 1:
             raise CommandExit("slurm_load_jobs error: Invalid job id specified")
     jobs = in_states(jobs, options.get("states", "PENDING" if "start" in options else STATES))
+    if "all" not in options:
+        hidden = cluster.settings["HiddenPartitions"].split(",")
+        jobs = [job for job in jobs if job["Partition"] not in hidden]
+    if options.get("user", "").isdigit():
+        options["user"] = user_name() if options["user"] == str(os.getuid()) else ""
     for option, key in (("user", "User"), ("name", "JobName"), ("partition", "Partition"), ("account", "Account")):
         if option in options:
             jobs = [job for job in jobs if job[key] in options[option].split(",")]

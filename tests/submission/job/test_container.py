@@ -189,8 +189,7 @@ def test_host_runs_only_slurm_commands(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(tmp_path))
     with container_host._ContainerHost(str(tmp_path / "slurm")):
         monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
-        done = container_relay.run(["scontrol", "a b", "$(x)"], {"SLURM_TIME_FORMAT": "%s", "LD_PRELOAD": "x"}, 5,
-                                   "read")
+        done = container_relay.run(["scontrol", "a b", "$(x)"], {"LD_PRELOAD": "x"}, 5, "read")
         assert (done.returncode, done.stdout, done.stderr) == (3, "read a b $(x)\n", "%s\n")
         for command in (["sh", "-c", "true"], ["squeue"]):
             with pytest.raises(FileNotFoundError):

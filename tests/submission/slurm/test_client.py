@@ -1,8 +1,10 @@
 """Slurm's commands: arguments without a shell, classified errors, and parsed output."""
 from __future__ import annotations
 
+import calendar
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 
 from src.errors import JobSpecError
 from src.submission.slurm import client, sbatch_errors
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+
+__all__ = ["fake_slurm"]  # the fixture
 
 # each was seen on a real Slurm, or stands in its source
 WORDS = [
@@ -160,3 +165,38 @@ def test_options_become_arguments() -> None:
 def test_invalid_options_are_errors(options: dict[str, object]) -> None:
     with pytest.raises(JobSpecError, match="job.yaml"):
         client.option_arguments(options, "job.yaml")
+
+
+def test_filters_in_the_environment_hide_no_job(fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_slurm.set(HiddenPartitions="killable")
+    script = fake_slurm.folder / "script.sh"
+    script.write_text("#!/bin/sh\n")
+    job = client.submit(["sbatch", "--parsable", "--partition=killable", str(script)])
+    for name, value in (("SQUEUE_PARTITION", "owner"), ("SQUEUE_STATES", "RUNNING"), ("SCANCEL_PARTITION", "owner"),
+                        ("SCANCEL_STATE", "RUNNING"), ("SLURM_TIME_FORMAT", "relative")):
+        monkeypatch.setenv(name, value)
+    assert list(client.squeue().jobs) == [job]
+    assert fake_slurm.calls("squeue")[-1].env["SLURM_TIME_FORMAT"] == "%s"
+    client.scancel([job])
+    assert fake_slurm.job(job)["State"] == "CANCELLED"
+    assert client.sacct(0)[job].state == "CANCELLED"
+
+
+@pytest.mark.parametrize("message", ["squeue: unrecognized option '--me'", "squeue: unrecognized option: me"])
+def test_squeue_without_me_is_given_the_user(message: str, fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f'case "$*" in *--me*) echo "{message}" >&2; exit 1;; *--user={os.getuid()}*) '
+                  'echo "5|RUNNING|1|None|c";; esac', "squeue")
+    assert list(client.squeue().jobs) == ["5"]
+
+
+def test_window_of_sacct_is_in_utc(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the hour after 2026-10-25 02:00 occurs twice in Berlin; 01:30 UTC is in the second one
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    answer(fake_sbatch, f'echo "$TZ $*" > {fake_sbatch}/call', "sacct")
+    client.sacct(calendar.timegm((2026, 10, 25, 1, 30, 0)))
+    call = (fake_sbatch / "call").read_text()
+    assert call.startswith("UTC0 ")
+    assert "--starttime=2026-10-25T01:29:00" in call
+    monkeypatch.undo()
+    time.tzset()

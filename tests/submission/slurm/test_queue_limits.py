@@ -22,6 +22,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return next((text for key, text in answers.items() if words.startswith(key)), None)
 
     monkeypatch.setattr(client, "query", ask)
+    monkeypatch.setattr(client, "own_jobs", lambda *options: answers.get("squeue"))
     return answers
 
 

@@ -43,6 +43,18 @@ def test_done_file_decides(end: str, expected: str, tmp_path: Any) -> None:
     assert state(end, slurm_ticket(), queue_with("RUNNING"), tmp=tmp_path).name == expected
 
 
+def test_unknown_state_in_squeue_counts_as_running() -> None:
+    assert state(ticket=slurm_ticket(), queue=queue_with("EXPEDITING")) == states.State("running", "EXPEDITING", "7")
+
+
+@pytest.mark.parametrize(("row", "reason", "expected"), [
+    ("REQUEUE_HOLD", "", "failed"), ("SPECIAL_EXIT", "(JobHeldUser)", "failed"), ("PENDING", "(JobHeldUser)", "failed"),
+    ("PENDING", "(BeginTime)", "pending")])
+def test_held_job_whose_attempt_failed_is_failed(row: str, reason: str, expected: str) -> None:
+    record = {"ticket": 1, "how": "failed", "error": "ValueError: no"}
+    assert state(ticket=slurm_ticket(), queue=queue_with(row, reason), attempt=record).name == expected
+
+
 def test_no_ticket_is_new() -> None:
     assert state().name == "new"
 
@@ -50,6 +62,12 @@ def test_no_ticket_is_new() -> None:
 @pytest.mark.parametrize(("row", "reason", "expected"), [
     ("PENDING", "(Priority)", "pending"), ("PENDING", "(PartitionTimeLimit)", "stuck"),
     ("PENDING", "launch failed requeued held", "stuck"),
+    *(("PENDING", f"({reason})", "stuck") for reason in (
+        "AssocMaxWallDurationPerJobLimit", "AssocMaxCpuPerJobLimit", "QOSMaxGRESPerJob", "QOSMaxCpuPerNode",
+        "QOSMinGRES", "user_env_retrieval_failed_requeued_held", "job_requeued_in_held_state")),
+    *(("PENDING", f"({reason})", "pending") for reason in (
+        "AssocGrpCpuLimit", "QOSMaxCpuPerUserLimit", "QOSMaxJobsPerUserLimit", "JobHeldUser", "PartitionDown")),
+    ("REQUEUE_HOLD", "(JobHeldUser)", "stuck"),
     ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
     ("TIMEOUT", "TimeLimit", "timeout"), ("NODE_FAIL", "", "node_failed"), ("OUT_OF_MEMORY", "", "out_of_memory")])
 def test_state_of_a_queued_job(row: str, reason: str, expected: str) -> None:
