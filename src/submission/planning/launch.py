@@ -56,9 +56,10 @@ def _choose_mode(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
         return (WRITE_ONLY if options.no_submit else SLURM), slurm, lines
     if options.no_submit:
         return WRITE_ONLY, None, []
-    raise JobSpecError("choose where to run: `-s SCRIPT` (Slurm) or `--local`", where="command line", hint="on a Slurm "
-                       "cluster: -s SCRIPT, for example `-s submit_2080.sh`, or job_details.resources (one Slurm job "
-                       "per run); on this machine: --local (`--local --workers 4` for four runs at a time)")
+    raise JobSpecError("choose where to run", where="command line",
+                       hint="-s SCRIPT runs on a Slurm cluster, for example `-s submit_2080.sh`, and so does "
+                       "job_details.resources; --local runs on this machine (`--local --workers 4`: four runs at a "
+                       "time)")
 
 
 def _choose_slurm_options(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
