@@ -163,8 +163,11 @@ def _refuse_other_tools(document: Mapping[str, Any], source: str) -> None:
 
 
 def _is_seml(document: Mapping[str, Any]) -> bool:
-    return isinstance(document.get("seml"), dict) or isinstance(document.get("slurm"), (dict, list)) and any(
-        isinstance(document.get(key), dict) for key in ("fixed", "grid", "random"))
+    """Return whether it has a block `seml`, one for Slurm and parameters, or parameters with a `type`."""
+    blocks = [block for key in ("fixed", "grid", "random") if isinstance(block := document.get(key), dict)]
+    return isinstance(document.get("seml"), dict) or bool(blocks) and (
+        isinstance(document.get("slurm"), (dict, list)) or any(
+            isinstance(item, dict) and "type" in item for block in blocks for item in block.values()))
 
 
 def _is_hydra(document: Mapping[str, Any]) -> bool:

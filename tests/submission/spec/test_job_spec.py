@@ -167,6 +167,7 @@ def test_resources_replace_a_script() -> None:
 OTHER_TOOLS = {
     "SEML": ["seml: {executable: main.py, name: x, output_dir: logs}\nfixed: {lr: 1}",
              "slurm: {sbatch_options: {mem: 8G}}\ngrid: {lr: {type: choice, options: [1, 2]}}",
+             "grid: {lr: {type: choice, options: [1, 2]}}",
              "seml: {executable: main.py}\nslurm: [{experiments_per_job: 2}]\nrandom: {samples: 3}\nprogram: x"],
     "Hydra": ["defaults: [{model: resnet}, _self_]\nlr: 0.1", "hydra: {run: {dir: x}}\nlr: 0.1",
               "hydra: {sweeper: {params: {lr: 'choice(1, 2)'}}}\nparameters: {a: 1}"],
