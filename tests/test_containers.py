@@ -90,7 +90,7 @@ def test_dry_run_prints_the_command_that_is_executed(project: Project, apptainer
     assert project.submit(*arguments, "-d") == 0
     out = capsys.readouterr().out
     assert f"container  {apptainer.image}, by apptainer\n" in out
-    preview = shlex.split(out.split("(the first of them):\n")[1].splitlines()[0])
+    preview = shlex.split(out.split("the first of these starts:\n")[1].splitlines()[0])
     assert project.submit(*arguments, "-d", "--json") == 0
     assert json.loads(capsys.readouterr().out)["container"] == preview
     assert project.submit(*arguments, "-y") == 0
@@ -107,7 +107,7 @@ def test_requested_gpus_are_visible_inside(gpus: int, project: Project, apptaine
                                            capsys: pytest.CaptureFixture[str]) -> None:
     set_details(project, container=str(apptainer.image), resources={"gpus": gpus})
     assert project.submit(project.spec, "-d", "--array") == 0
-    command = shlex.split(capsys.readouterr().out.split("(the first of them):\n")[1].splitlines()[0])
+    command = shlex.split(capsys.readouterr().out.split("the first of these starts:\n")[1].splitlines()[0])
     assert command.count("--nv") == min(gpus, 1)
     assert command[-1].endswith(".0.tasks.json")
 

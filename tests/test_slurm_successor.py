@@ -108,15 +108,15 @@ def test_preempted_run_continues_in_a_successor(way: list[str], project: Project
     assert (counts(project), project.executed()) == ({"done": 2}, [1, 1])
 
 
-@pytest.mark.parametrize(("meant", "asked"), [("requeued", 1), ("preempted", 0), ("cancelled", 0)])
-def test_preempted_worker_gets_a_successor_for_the_other_runs(meant: str, asked: int,
+@pytest.mark.parametrize(("reason", "successors"), [("requeued", 1), ("preempted", 0), ("cancelled", 0)])
+def test_preempted_worker_gets_a_successor_for_the_other_runs(reason: str, successors: int,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
-    monkeypatch.setattr(requeue, "classify_stop", lambda: meant)
+    monkeypatch.setattr(requeue, "classify_stop", lambda: reason)
     monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
-    stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, asked=1)
-    stopped._hand_over_saved()
-    assert len(submitted) == asked
+    stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, stop_count=1)
+    stopped._submit_successor_for_saved()
+    assert len(submitted) == successors
 
 
 def test_successor_can_be_cancelled_and_retried(project: Project, fake_slurm: FakeSlurm) -> None:
