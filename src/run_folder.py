@@ -97,10 +97,11 @@ def remove_resume_checkpoints(folder: str) -> int:
 
 def remove_partial_files(folder: str) -> None:
     """Remove temporary files of starts that were killed while they wrote."""
-    for name in os.listdir(folder):
-        if name.endswith(".tmp") and name.startswith((".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.",
-                                                      f".{CONFIG}.")):
-            os.unlink(os.path.join(folder, name))
+    prefixes = (".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.", f".{CONFIG}.", ".epoch-")
+    for directory in (folder, os.path.join(folder, ARRAYS)):
+        for name in os.listdir(directory) if os.path.isdir(directory) else []:
+            if name.endswith(".tmp") and name.startswith(prefixes):
+                os.unlink(os.path.join(directory, name))
 
 
 def set_aside(folder: str) -> str:
