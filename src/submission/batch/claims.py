@@ -7,7 +7,8 @@ between them; their names are in `run_folder.py`:
 
     claim-TICKET           the identity of the first process that tried this ticket; created exclusively
     attempt-TICKET-N.json  start N = 0, 1, … under this ticket; created exclusively, and its creator runs the run.
-                           Keys: `who` (the identity of the process), `start`, `end`, `how` it ended, `error`
+                           Keys: `who` (the identity of the process), `start`, `end`, `how` it ended, `error`.
+                           While it runs, its modification time is renewed: see heartbeat.py
     done                   the run has ended: completed, early_stopped or diverged
     left-START             the first process of a START of several (srun, torchrun) began no attempt; the others exit
     failed-START           the first failure of one of them

@@ -15,7 +15,7 @@ from src import config, run_folder
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
-from src.submission.batch import claims
+from src.submission.batch import claims, heartbeat
 from src.submission.batch.claims import RunDeleted, Superseded
 from src.submission.job import container, external_program, ranks, requeue, worker
 from src.submission.spec import command_template
@@ -212,7 +212,9 @@ class Attempt:
         try:
             signals.listen()
             self.check()  # a late Slurm job stops here if a later ticket has the run
-            how = self._execute(spec, train)
+            with contextlib.nullcontext() if process.rank() else heartbeat.beating(
+                    self.folder, self.ticket, self.number):
+                how = self._execute(spec, train)
             self.check()
             if how == run_folder.REQUEUED:
                 return self._request_restart(owns_job)

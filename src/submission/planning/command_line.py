@@ -27,6 +27,7 @@ class Options:
     no_submit: bool = False
     overwrite: bool = False
     retry: bool = False
+    force: bool = False
     extend: bool = False
     # where the runs run
     script: str | None = None
@@ -85,6 +86,8 @@ def _add_actions(add: _AddArgument) -> None:
     add("--no-submit", action="store_true", help="only write the run folders; -r submits them later")
     add("-o", "--overwrite", action="store_true", help="first remove the earlier batch of the same name")
     add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
+    add("--force", action="store_true", help="with -r: also runs that may still be running (unknown), which this "
+        "supersedes")
     add("--extend", action="store_true", help="add the new points of the job spec to the newest batch of that name; "
         "its runs stay as they are")
 
@@ -157,6 +160,7 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.local and (options.max_queued or options.wait), "--max-queued and --wait are for Slurm's queue, and "
          "--local runs without it"),
         (options.state and not options.retry, "--state requires -r"),
+        (options.force and not options.retry, "--force requires -r"),
         (options.extend and (options.retry or options.overwrite), "--extend adds new points of a job spec to its "
          "batch: use it without -r and -o"),
         (options.extend and options.shard, "--extend numbers its runs by the whole batch, of which --shard is a part: "

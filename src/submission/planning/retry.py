@@ -1,6 +1,7 @@
 """Plan a retry (-r): submit the runs of an existing batch that are not done and not pending or running."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from src.errors import BatchError, JobSpecError
@@ -9,7 +10,7 @@ from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import SubmissionPlan
 from src.submission.planning.tickets import DELETED, next_tickets, retry_command
 from src.submission.slurm.submit import read_specs
-from src.submission.status import failures, retry_policy
+from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
@@ -36,6 +37,9 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
         selected = [argument for state in sorted(needs_memory) for argument in ("--state", state)]
         command = retry_command(batch, *selected, "--sbatch", "mem=32G")
         lines.append(f"note: {count(number, 'run')} out of memory left alone: request more, for example `{command}`")
+    if unknown := [run for run in runs.values() if run.state.name == states.UNKNOWN]:
+        lines.append(_note_on_unknown_runs(batch, unknown, options.force))
+        retried |= {states.UNKNOWN} if options.force else set()
     tickets = next_tickets(runs, retried).first(options.max_runs)
     tickets = replace(tickets, left_alone={**tickets.left_alone, **elsewhere})
     if deleted := tickets.left_alone.get(DELETED):
@@ -55,6 +59,15 @@ def _reject_options_of_a_grid(options: Options) -> None:
         if is_given:
             raise JobSpecError(f"{name} would change the runs of an existing batch", where="command line",
                                hint="submit the job spec under another name instead")
+
+
+def _note_on_unknown_runs(batch: str, unknown: Sequence[Run], is_forced: bool) -> str:
+    """Return the line about runs that may still be running."""
+    example = f"{count(len(unknown), 'run')} may still be running ({unknown[0].name}: {unknown[0].state.why})"
+    if is_forced:
+        return (f"note: {example}: --force submits them; an attempt that still runs stops at its next row or "
+                "checkpoint")
+    return f"note: {example}: left alone; `{retry_command(batch, '--force')}` submits them nevertheless"
 
 
 def _split_by_site(observation: Observation) -> tuple[dict[str, Run], dict[str, list[str]]]:

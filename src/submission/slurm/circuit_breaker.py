@@ -60,7 +60,7 @@ class CircuitBreaker:
                 suspects[name] = job, run.file(log)
         if suspects and (queue := client.squeue()).answered:
             for name, (job, log) in suspects.items():
-                if job not in queue.jobs and not RunFolder.read(os.path.join(self.batch, name)).claims:
+                if not queue.find(job) and not RunFolder.read(os.path.join(self.batch, name)).claims:
                     del self._open[name]
                     self._count(name, "failed", (files.read_text(log) or "").strip().rpartition("\n")[2])
         self._next_check = time.monotonic() + _PAUSE

@@ -60,6 +60,30 @@ class Queue:
     answered: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
 
+    def find(self, job: str) -> Job | None:
+        """Return the row of a job; for an array, that of a task, of a running one if there is any.
+
+        A task may also be part of a row for many pending tasks that squeue has truncated.
+        """
+        row = self.jobs.get(job)
+        if row or not self._tasks:
+            return row
+        array, underscore, _ = job.partition("_")
+        tasks = self._tasks.get(array, [])
+        if underscore:
+            return next((task for task in tasks if "[" in task.id), None)
+        return next((task for task in tasks if task.state != "PENDING"), tasks[0] if tasks else None)
+
+    @cached_property
+    def _tasks(self) -> dict[str, list[Job]]:
+        """The rows of array tasks by the id of their array."""
+        tasks: dict[str, list[Job]] = {}
+        for job in self.jobs.values():
+            array, underscore, _ = job.id.partition("_")
+            if underscore:
+                tasks.setdefault(array, []).append(job)
+        return tasks
+
     @cached_property
     def _ids(self) -> dict[tuple[str, str], list[str]]:
         ids: dict[tuple[str, str], list[str]] = {}
@@ -77,7 +101,7 @@ class Queue:
 
     def newest_with_comment(self, comment: str) -> str | None:
         """Return the id of the newest job or array with the comment; None if there is none."""
-        ids = (job.id.partition("_")[0] for job in self.jobs.values() if job.comment == comment)
+        ids = (re.split("[_+]", job.id)[0] for job in self.jobs.values() if job.comment == comment)
         return max(ids, key=int, default=None)
 
 
@@ -229,24 +253,25 @@ def squeue() -> Queue:
     if output is None:
         return Queue()
     rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
-    return Queue(True, {row[0]: Job(row[0], row[1], row[3], row[4], _seconds(row[2])) for row in rows})
+    return Queue(True, {job: Job(job, row[1], row[3], row[4], _seconds(row[2])) for row in rows
+                        for job in _job_ids(row[0])})
 
 
 # Selected by state, sacct also lists jobs that were cancelled while they waited for a dependency.
-_ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-          "REVOKED", "TIMEOUT")
+_ACCOUNTED = ("PENDING", "RUNNING", "SUSPENDED", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED",
+              "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 
 
 def sacct(since: float) -> dict[str, Job]:
-    """Return this user's Slurm jobs that ended after a time (unix seconds) by id, by one call; array tasks separately.
+    """Return this user's Slurm jobs since a time (unix seconds) by id, by one call; array tasks separately.
 
     Empty if sacct is missing or has no database.
     """
     output = query(["sacct", "--allocations", "--noheader", "--parsable2", _start_time(since), "--endtime=now",
-                    f"--state={','.join(_ENDED)}", "--format=JobID,State,Submit,ExitCode"])
+                    f"--state={','.join(_ACCOUNTED)}", "--format=JobID,State,Submit,ExitCode"])
     rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
     return {job: Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]
-            for job in _tasks(row[0])}
+            for job in _job_ids(row[0])}
 
 
 def _start_time(since: float) -> str:
@@ -257,14 +282,16 @@ def _start_time(since: float) -> str:
     return time.strftime("--starttime=%Y-%m-%dT%H:%M:%S", time.gmtime(min(since, time.time()) - 60))
 
 
-def _tasks(job: str) -> list[str]:
-    """The ids of the tasks in `12_[0-2,5%3]`, which never started; any other id unchanged."""
-    master, bracket, rest = job.partition("_[")
+def _job_ids(text: str) -> list[str]:
+    """Return the ids that one of squeue or sacct stands for: the tasks in `12_[0-2,5%3]`, and 12 for `12+0`, the first
+    component of a heterogeneous job, which runs its script. Any other id is returned unchanged.
+    """
+    master, bracket, rest = text.partition("_[")
     if not bracket:
-        return [job]
+        return [text.removesuffix("+0")]
     spans = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
     if not all(first.isdecimal() and (last or first).isdecimal() for first, _, last in spans):
-        return []  # truncated, as Slurm does with long lists
+        return [text]  # truncated, as Slurm does with long lists
     return [f"{master}_{task}" for first, _, last in spans for task in range(int(first), int(last or first) + 1)]
 
 

@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from src import run_folder
 from src.run_folder import RunFolder
-from src.submission.batch import claims, journal
+from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.journal import History, Ticket
 from src.submission.batch.sync_markers import SyncMarker
 from src.submission.slurm import client
@@ -50,7 +52,7 @@ class _RunFiles(NamedTuple):
         """Return whether squeue lists a known job of the run."""
         job = self.claim.get("slurm_job")
         jobs = [job] if job else self.ticket.slurm_jobs if self.ticket else []
-        return any(job in queue.jobs for job in jobs)
+        return any(map(queue.find, jobs))
 
 
 class _Processes:
@@ -68,12 +70,25 @@ class _Processes:
 
 
 class _Answers(NamedTuple):
-    """What the rest of the machine answers: squeue, sacct, processes, and the time of the observation."""
+    """What the rest of the machine answers: squeue, sacct, processes, and the time of the observation.
+
+    batch_clocks: the time on the file system of each batch, as far as it was needed.
+    """
 
     queue: Queue
     accounting: Mapping[str, Job]
     processes: _Processes
     now: float
+    batch_clocks: dict[str, float]
+
+    def heartbeat_age(self, files: _RunFiles) -> float:
+        """Return the seconds since the run's files showed a sign of life of its last attempt."""
+        if files.folder is None or files.attempt is None or files.attempt.get("how"):
+            return math.inf
+        batch = os.path.dirname(files.path)
+        if batch not in self.batch_clocks:
+            self.batch_clocks[batch] = heartbeat.file_system_time(batch)
+        return heartbeat.age(files.folder, files.attempt, self.batch_clocks[batch])
 
 
 def observe(batches: Iterable[str]) -> list[Observation]:
@@ -115,7 +130,7 @@ def _observe(batches: Iterable[str]) -> list[Observation]:
     # a run that squeue lists does not need sacct
     ticket_times = [files.ticket.time for files in open_runs if files.ticket and not files.is_queued(queue)]
     accounting = client.sacct(min(ticket_times)) if ticket_times else {}
-    answers = _Answers(queue, accounting, _Processes(), time.time())
+    answers = _Answers(queue, accounting, _Processes(), time.time(), {})
 
     def conclude(files: _RunFiles, history: History) -> Run:
         run = _conclude(files, answers)
@@ -174,11 +189,12 @@ def _conclude(files: _RunFiles, answers: _Answers) -> Run:
     evidence = Evidence(
         files.folder, files.ticket, answers.queue, answers.accounting, files.claim,
         answers.processes.is_alive(files.claim) if is_local else None,
-        answers.processes.is_alive(submitter) if submitter else None, files.attempt, answers.now)
+        answers.processes.is_alive(submitter) if submitter else None, files.attempt, answers.now,
+        partial(answers.heartbeat_age, files))
     state = states.state_of(evidence)
     queued = evidence.jobs if state.slurm_job and state.name in retry_policy.ALIVE else ()
     return Run(files.name, files.path, files.folder, files.number, files.attempt, state,
-               tuple([job for job in queued if job in answers.queue.jobs]), host)
+               tuple([job for job in queued if answers.queue.find(job)]), host)
 
 
 def _state_elsewhere(marker: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:

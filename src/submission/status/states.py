@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.submission.batch import heartbeat
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
 from src.submission.slurm.client import Job, Queue
 
@@ -64,7 +66,8 @@ class Evidence:
     claim: the record of the process or Slurm job that claimed the ticket; empty if none has;
     claim_alive, submitter_alive: whether that process of this machine is alive; None if unknown from here;
     last_attempt: the record of the newest attempt, which may be of an earlier ticket;
-    now: unix seconds.
+    now: unix seconds;
+    heartbeat_age: returns the seconds since the last sign of life of the attempt in its files.
     """
 
     folder: run_folder.RunFolder | None
@@ -76,6 +79,7 @@ class Evidence:
     submitter_alive: bool | None
     last_attempt: Mapping[str, Any] | None
     now: float
+    heartbeat_age: Callable[[], float] = lambda: math.inf
 
     @property
     def end(self) -> str | None:
@@ -122,7 +126,7 @@ class Evidence:
     def queue_row(self) -> Job | None:
         """The row of squeue of the newest job that it lists; None if it lists none, or only completed ones."""
         for job in reversed(self.jobs):
-            row = self.queue.jobs.get(job)
+            row = self.queue.find(job)
             if row and row.state != _SLURM_COMPLETED and not self._is_reused(row):
                 return row
         return None
@@ -171,6 +175,18 @@ class Evidence:
         if self.accounted and not (self.recorded_end and self.accounted.state == "FAILED"):
             return _SLURM_ENDED[self.accounted.state]
         return self.recorded_end
+
+    @cached_property
+    def last_heartbeat(self) -> str:
+        """A description of the attempt's heartbeat if it is fresh; else empty. Reads files: for runs that seem lost."""
+        age = self.heartbeat_age()
+        return f"its files changed {age:.0f} s ago" if age < heartbeat.TIMEOUT else ""
+
+    @cached_property
+    def unfinished(self) -> Job | None:
+        """The row of sacct that shows that a job has not ended; None if it shows none."""
+        rows = (self.accounting.get(job) for job in reversed(self.jobs))
+        return next((row for row in rows if row and row.state in _SLURM_PENDING | _SLURM_RUNNING), None)
 
     @property
     def is_recent(self) -> bool:
@@ -256,6 +272,10 @@ RULES: tuple[Rule, ...] = (
          and not evidence.queue.answered,
          _always(UNKNOWN, "squeue did not answer"), "the answer of sbatch was lost"),
     Rule("no Slurm job is known", (NEW,), lambda evidence: not evidence.jobs, _always(NEW)),
+    Rule(f"sacct shows that the node failed, but the run's files changed less than {heartbeat.TIMEOUT:.0f} s ago",
+         (UNKNOWN,), lambda evidence: evidence.accounted_end == NODE_FAILED and evidence.last_heartbeat,
+         lambda evidence: State(UNKNOWN, f"its node failed, but {evidence.last_heartbeat}", evidence.jobs[-1]),
+         "a node that Slurm cannot reach may still run it"),
     Rule("sacct or the attempt's record shows the end, and squeue answers or the end is final", _ENDED,
          lambda evidence: evidence.accounted_end and (
              evidence.queue.answered or evidence.accounted_end not in _MAY_BE_REQUEUED), _accounted,
@@ -266,6 +286,13 @@ RULES: tuple[Rule, ...] = (
     Rule(f"submitted less than {LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,), lambda evidence: evidence.is_recent,
          lambda evidence: State(UNKNOWN, "squeue does not list it (yet, or any more)", evidence.jobs[-1]),
          "squeue may not list a new job at once"),
+    Rule("sacct lists the job as pending or running", (UNKNOWN,), lambda evidence: evidence.unfinished,
+         lambda evidence: State(UNKNOWN, f"sacct lists it as {evidence.unfinished.state if evidence.unfinished else ''}"
+                                ", squeue does not list it", evidence.jobs[-1])),
+    Rule(f"the run's files changed less than {heartbeat.TIMEOUT:.0f} s ago", (UNKNOWN,),
+         lambda evidence: evidence.last_heartbeat,
+         lambda evidence: State(UNKNOWN, f"squeue does not list it, but {evidence.last_heartbeat}", evidence.jobs[-1]),
+         f"a running attempt leaves a heartbeat every {heartbeat.INTERVAL:.0f} s"),
     Rule("otherwise", (LOST,), lambda evidence: True,
          lambda evidence: State(LOST, evidence.error or "squeue does not list it", evidence.jobs[-1]),
          "its job left the queue without a trace"),

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from src import run_folder
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.run_folder import RunFolder
-from src.submission.batch import claims
-from src.submission.job import attempt, ranks
+from src.submission.batch import claims, heartbeat
+from src.submission.job import attempt, external_program, ranks
 from src.submission.slurm import client
 from src.submission.system import process
 from src.submission.system.signals import Stopped
@@ -540,3 +542,37 @@ def test_run_stays_requeued_if_the_answer_of_sbatch_was_lost(run: Path, monkeypa
     as_slurm_job(monkeypatch, "7")
     assert start(run, requeue) == 75
     assert record(run)["how"] == "requeued"  # so that the successor, if there is one, may resume it
+
+
+@pytest.mark.parametrize("spec", ["batch_size: 8\n", "COMMAND: [python3, -c, import time; time.sleep(9)]\n"])
+def test_running_attempt_renews_its_heartbeat(spec: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "spec.yaml").write_text(spec)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)
+    monkeypatch.setattr(external_program, "_CHECK_INTERVAL", 0.0)
+    ages: list[float] = []
+
+    def wait_for_heartbeat(*_: Any) -> str:
+        path = run / "attempt-1-0.json"
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and path.stat().st_mtime == 0:
+            time.sleep(0.01)
+        folder = RunFolder.read(run)
+        ages.append(heartbeat.age(folder, folder.last_attempt(), time.time()))
+        raise ZeroDivisionError
+
+    checks = iter(range(100))  # of an external program: the third one is made while it runs
+    monkeypatch.setattr(attempt.Attempt, "check",
+                        lambda self: wait_for_heartbeat() if "COMMAND" in spec and next(checks) == 2 else None)
+    assert start(run, wait_for_heartbeat) == 1
+    assert ages[0] < 20
+    folder = RunFolder.read(run)
+    assert heartbeat.age(folder, folder.last_attempt(), time.time()) == math.inf  # it has recorded its end
+
+
+def test_heartbeat_does_not_recreate_a_deleted_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
+    with heartbeat.beating(str(run), 1, 0):
+        shutil.rmtree(run)
+        time.sleep(0.05)
+    assert not run.exists()

@@ -200,3 +200,12 @@ def test_window_of_sacct_is_in_utc(fake_sbatch: Path, monkeypatch: pytest.Monkey
     assert "--starttime=2026-10-25T01:29:00" in call
     monkeypatch.undo()
     time.tzset()
+
+
+def test_rows_of_arrays_and_heterogeneous_jobs_are_found(fake_sbatch: Path) -> None:
+    rows = ("2_[0-1,4%2]|PENDING", "2_3|RUNNING", "28+0|RUNNING", "28+1|RUNNING", "5_[0-9,12-...|PENDING")
+    answer(fake_sbatch, "\n".join(f"echo '{row}|1700000000|None|c'" for row in rows), "squeue")
+    queue = client.squeue()
+    found = {job: row.id for job in ("2", "2_0", "2_4", "2_2", "28", "5_777", "5", "3") if (row := queue.find(job))}
+    assert found == {"2": "2_3", "2_0": "2_0", "2_4": "2_4", "28": "28", "5_777": "5_[0-9,12-...", "5": "5_[0-9,12-..."}
+    assert queue.newest_with_comment("c") == "28"

@@ -20,13 +20,14 @@ NOW = 1_000_000.0
 
 def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None, accounting: dict[str,
           Job] | None = None, claim: dict[str, Any] | None = None, claim_alive: bool | None = None,
-          submitter_alive: bool | None = False, attempt: dict[str, Any] | None = None, tmp: Any = None) -> states.State:
+          submitter_alive: bool | None = False, attempt: dict[str, Any] | None = None, tmp: Any = None,
+          heartbeat_age: float = 1e6) -> states.State:
     folder = RunFolder("run", frozenset())
     if end is not None:
         (tmp / run_folder.DONE).write_text(f"{end}\n")
         folder = RunFolder.read(tmp)
     return states.state_of(Evidence(folder, ticket, queue or Queue(True), accounting or {}, claim or {}, claim_alive,
-                                    submitter_alive, attempt, NOW))
+                                    submitter_alive, attempt, NOW, lambda: heartbeat_age))
 
 
 def slurm_ticket(age: float = 1000.0, jobs: list[str] | None = None, sent: bool = True) -> Ticket:
@@ -53,6 +54,18 @@ def test_unknown_state_in_squeue_counts_as_running() -> None:
 def test_held_job_whose_attempt_failed_is_failed(row: str, reason: str, expected: str) -> None:
     record = {"ticket": 1, "how": "failed", "error": "ValueError: no"}
     assert state(ticket=slurm_ticket(), queue=queue_with(row, reason), attempt=record).name == expected
+
+
+def test_run_is_lost_only_if_sacct_and_its_files_agree() -> None:
+    assert state(ticket=slurm_ticket()).name == "lost"
+    assert state(ticket=slurm_ticket(), heartbeat_age=10) == states.State(
+        "unknown", "squeue does not list it, but its files changed 10 s ago", "7")
+    for row in ("RUNNING", "PENDING"):
+        found = state(ticket=slurm_ticket(), accounting={"7": Job("7", row, submitted=NOW - 1000)})
+        assert (found.name, found.why) == ("unknown", f"sacct lists it as {row}, squeue does not list it")
+    failed_node = {"7": Job("7", "NODE_FAIL", submitted=NOW - 1000)}
+    assert state(ticket=slurm_ticket(), accounting=failed_node, heartbeat_age=10).name == "unknown"
+    assert state(ticket=slurm_ticket(), accounting=failed_node).name == "node_failed"
 
 
 def test_no_ticket_is_new() -> None:
@@ -194,38 +207,44 @@ def combinations() -> Iterator[Evidence]:
                                                         (SLURM, ["7"], True, True)))]
     queues = [Queue(False), Queue(True), queue_with("RUNNING"), queue_with("PENDING"), queue_with("TIMEOUT"),
               queue_with("PENDING", "(PartitionTimeLimit)")]
-    accounts: list[dict[str, Job]] = [{}, {"7": Job("7", "FAILED")}, {"7": Job("7", "TIMEOUT")}]
+    accounts: list[dict[str, Job]] = [{}, {"7": Job("7", "FAILED")}, {"7": Job("7", "TIMEOUT")},
+                                       {"7": Job("7", "NODE_FAIL")}, {"7": Job("7", "RUNNING")}]
     claims: list[dict[str, Any]] = [{}, {"pid": 1}, {"slurm_job": "7"}]
     attempts = [None, *({"ticket": 1, "how": how, "slurm_job": "7"} for how in (None, "failed", "timeout", "requeued"))]
     for folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt in itertools.product(
             folders, tickets, queues, accounts, claims, (True, False, None), (True, False), attempts):
-        yield Evidence(folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt, NOW)
+        has_heartbeat = attempt is not None and attempt["how"] is None and claim_alive
+        yield Evidence(folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt, NOW,
+                       lambda age=10.0 if has_heartbeat else 1e6: age)
 
 
 # how many of the combinations each rule decides, and the states that follow
 DECIDED = """
- 1 done 17820
- 2 new 324
- 3 pending 720
- 4 failed 306
- 5 running 1206
- 6 stuck 1512
- 7 pending 1512
- 8 timeout 1512
- 9 failed 900, timeout 900
-10 running 864
-11 unknown 864
-12 lost 864
-13 pending 756
-14 new 1260
-15 new 180
-16 submitted 1080
-17 unknown 90
-18 new 990
-19 failed 528, timeout 420
-20 unknown 792
-21 unknown 120
-22 lost 120
+ 1 done 29700
+ 2 new 540
+ 3 pending 1200
+ 4 failed 510
+ 5 running 2010
+ 6 stuck 2520
+ 7 pending 2520
+ 8 timeout 2520
+ 9 failed 1500, timeout 1500
+10 running 1440
+11 unknown 1440
+12 lost 1440
+13 pending 1260
+14 new 2100
+15 new 300
+16 submitted 1800
+17 unknown 150
+18 new 1650
+19 unknown 44
+20 failed 660, node_failed 280, timeout 480
+21 unknown 1416
+22 unknown 210
+23 unknown 90
+24 unknown 10
+25 lost 110
 """
 
 

@@ -1,0 +1,81 @@
+"""The heartbeat of a running attempt: the modification time of its record, renewed by a thread of the process.
+
+The process that waits for an external program does it for that. The age is measured on the clock of the file system,
+which also sets the times, so that the clocks of two machines are not compared.
+"""
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from src import run_folder
+from src.run_folder import RunFolder
+
+INTERVAL = 30.0  # seconds between heartbeats
+# A heartbeat that is younger is fresh: one may be missed, and NFS may show times that are a minute old.
+TIMEOUT = 120.0
+_FILES = (run_folder.STATS, run_folder.LOG)  # other files that a running attempt changes
+
+
+@contextlib.contextmanager
+def beating(folder: str, ticket: int, number: int) -> Iterator[None]:
+    """Renew the heartbeat of an attempt during the block, unless its record is deleted."""
+    path = os.path.join(folder, run_folder.attempt_name(ticket, number))
+    has_ended = threading.Event()
+
+    def beat() -> None:
+        while not has_ended.wait(INTERVAL):
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return
+            except OSError:  # a file system that does not answer now
+                continue
+
+    # the thread takes no signals, which would not wake the main thread
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    try:
+        yield
+    finally:
+        has_ended.set()
+
+
+def age(run: RunFolder, attempt: Mapping[str, Any] | None, now: float) -> float:
+    """Return the seconds since the files of an attempt that has not recorded its end changed; inf if there is none.
+
+    attempt: the record of the run's last attempt. now: on the clock of the file system (`file_system_time`).
+    """
+    if not attempt or attempt.get("how"):
+        return math.inf
+    names = (run_folder.attempt_name(attempt["ticket"], attempt["number"]), *_FILES)
+    return min((abs(now - changed) for name in names if (changed := _modification_time(run.file(name)))),
+               default=math.inf)
+
+
+def file_system_time(batch: str) -> float:
+    """Return the time on the clock of a batch's file system; that of this machine if it cannot be written to."""
+    import tempfile  # few observations need it
+
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".clock-", dir=os.path.join(batch, run_folder.SUBMISSIONS)) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _modification_time(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None

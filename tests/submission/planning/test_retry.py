@@ -1,0 +1,90 @@
+"""Retries while Slurm does not show a run that is running."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.submission.batch import heartbeat
+from src.submission.status.observe import observe
+from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.submission.conftest import Project
+
+__all__ = ["fake_slurm"]  # the fixture
+
+SCRIPT = """#!/bin/bash
+#SBATCH --partition=killable
+exec {python} train.py "$@"
+"""
+
+
+@pytest.fixture
+def running(project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that runs in Slurm, and was submitted an hour ago; it ends when its batch has a file `go`."""
+    project.write_spec("[18]")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "0.1"))
+    (project.folder / "s.sh").write_text(SCRIPT.format(python=sys.executable))
+    with monkeypatch.context() as an_hour_ago:
+        an_hour_ago.setattr("time.time", lambda now=time.time: now() - 3600)
+        assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    run, = project.runs()
+    fake_slurm.start(*fake_slurm.jobs())
+    deadline = time.monotonic() + 30
+    while not (run / "attempt-1-0.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return run
+
+
+@pytest.mark.parametrize("reason", ["environment", "hidden partition", "unknown state", "heterogeneous job", "no row"])
+def test_running_run_that_slurm_does_not_show_is_not_started_again(
+        reason: str, running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason == "environment":
+        monkeypatch.setenv("SQUEUE_PARTITION", "owner")
+        monkeypatch.setenv("SACCT_PARTITION", "owner")
+    elif reason == "hidden partition":
+        fake_slurm.set(HiddenPartitions="killable")
+    else:
+        fake_slurm.reject("accounting_disabled", command="sacct")
+        fake_slurm.inject_fault("squeue", stdout={
+            "unknown state": "2|EXPEDITING|N/A|None|(null)\n", "heterogeneous job": "2+0|RUNNING|N/A|None|(null)\n",
+            "no row": ""}[reason])
+    for _ in range(3):
+        project.submit("-r", project.batch, "-y")
+    assert len(fake_slurm.calls("sbatch")) == 1
+    fake_slurm.clear_faults()
+    (project.batch / "go").touch()
+    assert fake_slurm.wait(*fake_slurm.jobs()) == "COMPLETED"
+    assert project.executed() == [1]
+
+
+def test_run_with_a_fresh_heartbeat_is_refused_until_forced(
+        running: Path, project: Project, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_slurm.inject_fault("squeue", stdout="")
+    fake_slurm.reject("accounting_disabled", command="sacct")
+    project.submit("-r", project.batch, "-y")
+    output = capsys.readouterr().out
+    assert "1 run may still be running (000_" in output
+    assert "squeue does not list it, but its files changed" in output
+    assert "--force" in output
+    assert project.submit("-r", project.batch, "--force", "-y") == 0
+    assert len(fake_slurm.calls("sbatch")) == 2
+    fake_slurm.clear_faults()
+    first, second = fake_slurm.jobs()
+    fake_slurm.start(second)
+    assert fake_slurm.wait(first) == "COMPLETED"  # its attempt was superseded
+    (project.batch / "go").touch()
+    assert fake_slurm.wait(second) == "COMPLETED"
+    assert project.executed() == [1]
+
+
+def test_run_whose_heartbeat_is_old_is_lost(running: Path, project: Project, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.inject_fault("squeue", stdout="")
+    fake_slurm.reject("accounting_disabled", command="sacct")
+    before = time.time() - heartbeat.TIMEOUT - 1
+    os.utime(running / "attempt-1-0.json", (before, before))
+    run, = observe([str(project.batch)])[0].runs.values()
+    assert run.state.name == "lost"
