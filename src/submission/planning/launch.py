@@ -13,12 +13,12 @@ from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
-from src.submission.spec.job_spec import JobSpec
-from src.submission.spec.notify_spec import Notify
 
 if TYPE_CHECKING:
     from src.submission.batch.provenance import Code
     from src.submission.spec.container_spec import Container
+    from src.submission.spec.job_spec import JobSpec
+    from src.submission.spec.notify_spec import Notify
 
 
 def choose_launch(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
@@ -154,6 +154,8 @@ def _choose_notify(plan: SubmissionPlan, spec: JobSpec | None) -> Notify | None:
     if spec:
         return spec.notify
     recorded = plan.last_setting("notify")
+    from src.submission.spec.notify_spec import Notify
+
     return Notify(**recorded) if recorded else None
 
 

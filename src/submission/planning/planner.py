@@ -28,11 +28,11 @@ from src.submission.spec import grammar, grid, job_spec, naming
 from src.submission.spec.grammar import Spec
 from src.submission.spec.job_spec import JobSpec
 from src.submission.status import retry_policy, states
-from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
+    from src.submission.status.observation import Observation
 
 
 def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
@@ -146,9 +146,15 @@ def _batch_date(options: Options) -> datetime.date:
                            allowed="yy-mm-dd, as in the name of the batch") from None
 
 
+def _observe(batch: str) -> Observation:
+    from src.submission.status.observe import observe  # imported on demand: new batches do without
+
+    return observe([batch])[0]
+
+
 def _replacing(plan: SubmissionPlan, earlier: str) -> SubmissionPlan:
     """Let a new batch replace an earlier one. BatchError if runs of that may be alive."""
-    observation, = observe([earlier])
+    observation = _observe(earlier)
     require_none_alive(observation, "overwrite this batch")
     line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
             f"{observation.count(retry_policy.ENDED_WELL)} ended)")
@@ -160,7 +166,7 @@ def _other_batch_note(new_batch: str, earlier: str, changes: list[str], options:
     if earlier != new_batch:
         extend_hint = "" if options.shard else "; --extend would add the new points to it"
         return f"note: {earlier} was made from another job spec{extend_hint}"
-    is_alive = bool(runs_maybe_alive(observe([earlier])[0]))
+    is_alive = bool(runs_maybe_alive(_observe(earlier)))
     extend_hint = "" if options.shard else "use --extend to add the new points to it, or "
     error = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})", where=earlier,
                        hint=f"{extend_hint}use another name{'' if is_alive else ', or -o to remove it first'}")
@@ -202,7 +208,7 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
             raise BatchError(f"the job spec has {len(points)} points, and had {len(extension.names)} when the batch "
                              "was extended", where=batch, hint="--extend adds what is new")
         points = dict(zip(extension.names, points.values(), strict=False))
-    observation, = observe([batch])
+    observation = _observe(batch)
     runs = {name: run if (run := observation.runs.get(name)) and not is_deleted(run) else new_run(batch, name, run)
             for name in points}
     tickets = next_tickets(runs, {states.NEW})

@@ -4,13 +4,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from src import run_folder
 from src.errors import BatchError, shell_command
 from src.submission.batch import claims
 from src.submission.status import retry_policy, states
-from src.submission.status.observation import Observation, Run
 from src.submission.system.terminal import count
+
+if TYPE_CHECKING:
+    from src.submission.status.observation import Observation, Run
 
 DELETED = "deleted"  # reason to leave a run alone: its folder is gone
 LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
@@ -74,6 +77,8 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
 
 def new_run(batch: str, name: str, deleted: Run | None) -> Run:
     """Return a run whose folder is to be created; again after it was deleted, with a ticket of its own."""
+    from src.submission.status.observation import Run
+
     folder = os.path.join(batch, name)
     return Run(name, folder, run_folder.RunFolder(folder, frozenset()), deleted.ticket + 1 if deleted else 0, None,
                states.State(states.NEW))
