@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import run_folder
 from src.errors import JobSpecError
@@ -14,12 +13,12 @@ from src.submission.status import retry_policy
 _AddArgument = Callable[..., object]  # add_argument of a group of options
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The options of submit_multiple.py, checked. Fields are named like the options, apart from --set."""
 
     path: str
-    overrides: dict[str, Any] = field(default_factory=dict)  # --set
+    overrides: dict[str, Any]  # --set
+    sbatch: dict[str, Any]
     # what to do
     dry_run: bool = False
     json: bool = False
@@ -35,7 +34,6 @@ class Options:
     workers: int | None = None
     slots: int | None = None
     max_running: int | None = None
-    sbatch: dict[str, Any] = field(default_factory=dict)
     local: bool = False
     gpus: str | None = None
     on: str | None = None

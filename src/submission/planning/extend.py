@@ -50,11 +50,10 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     elif not tickets.to_submit:
         raise BatchError(f"the job spec has no new points: all of them are in {batch}",
                          hint=f"`{retry_command(batch)}` submits what failed or was lost")
-    return SubmissionPlan(
-        project, batch, {name: points[name] for name in tickets.to_submit}, tickets,
-        (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing)),
-        requested.spec.text, requested.identity, extension=extension, history=observation.history,
-        canaries=observation.canaries)
+    lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing))
+    return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
+                          observation.history, observation.canaries, {}, requested.spec.text, requested.identity,
+                          extension=extension)
 
 
 def _name_points(requested: RequestedBatch, existing: Mapping[str, Spec], observation: Observation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +42,13 @@ def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPl
         from src.submission.batch import shard as shards  # few batches have several sites
 
         shard = shards.parse(options.shard)
-        requested = replace(requested, points=shard.select(requested.points),
+        requested = requested._replace(points=shard.select(requested.points),
                             identity={**requested.identity, "shard": str(shard)})
     in_shard = len(requested.points)
     if options.extend:
         plan = _plan_extension(requested, options, project)
     else:
-        requested = replace(requested, points=_first(requested.points, options.max_runs))
+        requested = requested._replace(points=_first(requested.points, options.max_runs))
         plan = _plan_batch(requested, options, project)
     if shard:
         date = os.path.basename(plan.batch)[:len("yy-mm-dd")]
@@ -117,7 +116,7 @@ def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> Su
     name = requested.spec.name
     new_batch = batch_folder.path_for(requested.output_dir, naming.batch_name(name, _batch_date(options)))
     plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
-                          requested.spec.text, requested.identity, is_new=True)
+                          journal.History(), {}, {}, requested.spec.text, requested.identity, is_new=True)
     earlier = batch_folder.find(requested.output_dir, name)
     if not earlier:
         if os.path.lexists(new_batch):
@@ -158,7 +157,7 @@ def _replacing(plan: SubmissionPlan, earlier: str) -> SubmissionPlan:
     require_none_alive(observation, "overwrite this batch")
     line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
             f"{observation.count(retry_policy.ENDED_WELL)} ended)")
-    return replace(plan.with_lines(line), replaces=earlier)
+    return plan.with_lines(line)._replace(replaces=earlier)
 
 
 def _other_batch_note(new_batch: str, earlier: str, changes: list[str], options: Options) -> str:
@@ -219,8 +218,7 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
         raise BatchError(f"this batch exists and has no run left to submit ({tickets.summary()})", where=batch,
                          hint=f"{retry}{overwrite}another name makes another batch")
     return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
-                          requested.spec.text, requested.identity, history=observation.history,
-                          canaries=observation.canaries)
+                          observation.history, observation.canaries, {}, requested.spec.text, requested.identity)
 
 
 def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:
@@ -230,5 +228,5 @@ def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:
     done = done_points.done_points(os.path.dirname(plan.batch) or ".", (plan.batch, plan.replaces or plan.batch))
     elsewhere = {name for name in plan.to_submit if done_points.canonical_hash(plan.points[name]) in done}
     points = {name: spec for name, spec in plan.points.items() if name not in elsewhere}
-    return replace(plan, points=points, tickets=plan.tickets.without(
+    return plan._replace(points=points, tickets=plan.tickets.without(
         [name for name in plan.to_submit if name in elsewhere], "done elsewhere"))

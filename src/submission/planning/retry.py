@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from src.errors import BatchError, JobSpecError
 from src.submission.batch import batch_folder
@@ -41,14 +40,14 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
         lines.append(_note_on_unknown_runs(batch, unknown, options.force))
         retried |= {states.UNKNOWN} if options.force else set()
     tickets = next_tickets(runs, retried).first(options.max_runs)
-    tickets = replace(tickets, left_alone={**tickets.left_alone, **elsewhere})
+    tickets = tickets._replace(left_alone={**tickets.left_alone, **elsewhere})
     if deleted := tickets.left_alone.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates them "
                      "again")
     lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]
     return SubmissionPlan(project, batch, read_specs(batch, list(tickets.to_submit)), tickets, tuple(lines),
-                          history=observation.history, canaries=observation.canaries,
-                          avoided_nodes=failures.nodes_to_avoid(observation.runs.values()))
+                          observation.history, observation.canaries,
+                          failures.nodes_to_avoid(observation.runs.values()))
 
 
 def _reject_options_of_a_grid(options: Options) -> None:

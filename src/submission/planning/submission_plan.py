@@ -5,16 +5,14 @@ Each stage is computed from the one before and never changed; docs/architecture.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-from src.submission.batch.journal import History
-from src.submission.planning.tickets import TicketPlan
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
+    from src.submission.batch.journal import History
     from src.submission.batch.provenance import Code
     from src.submission.planning.canary import CanaryPlan
+    from src.submission.planning.tickets import TicketPlan
     from src.submission.slurm.submit import SlurmOptions
     from src.submission.spec.container_spec import Container
     from src.submission.spec.grammar import Spec
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
     from src.submission.status.observation import Run
 
 
-@dataclass(frozen=True)
-class RequestedBatch:
+class RequestedBatch(NamedTuple):
     """The points of a job spec, before it is known which batch they belong to.
 
     spec: the job spec
@@ -43,8 +40,7 @@ class RequestedBatch:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SubmissionPlan:
+class SubmissionPlan(NamedTuple):
     """Which runs of which batch are submitted.
 
     project: the folder of train.py
@@ -52,14 +48,14 @@ class SubmissionPlan:
     points: the spec of each run whose folder must exist, by name
     tickets: which of these runs are submitted, and with which ticket
     lines: what to print about the plan
-    job_spec_text: the text of job.yaml, if the batch is new or extended
-    identity: overrides and other options that determine the points of a new batch
-    is_new: whether the batch is not on disk yet
-    replaces: an earlier batch to remove (--overwrite)
-    extension: what makes an existing batch a larger one (--extend)
     history: earlier submissions of the batch
     canaries: canaries of the batch on disk, by name
     avoided_nodes: nodes to exclude, each with the reason
+    job_spec_text: the text of job.yaml, if the batch is new or extended
+    identity: overrides and other options that determine the points of the batch; None for a retry
+    is_new: whether the batch is not on disk yet
+    replaces: an earlier batch to remove (--overwrite)
+    extension: what makes an existing batch a larger one (--extend)
     """
 
     project: str
@@ -67,14 +63,14 @@ class SubmissionPlan:
     points: dict[str, Spec]
     tickets: TicketPlan
     lines: tuple[str, ...]
+    history: History
+    canaries: dict[str, Run]
+    avoided_nodes: dict[str, str]
     job_spec_text: str = ""
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] | None = None
     is_new: bool = False
     replaces: str | None = None
     extension: Extension | None = None
-    history: History = field(default_factory=History)
-    canaries: dict[str, Run] = field(default_factory=dict)
-    avoided_nodes: dict[str, str] = field(default_factory=dict)
 
     @property
     def to_submit(self) -> dict[str, int]:
@@ -83,19 +79,18 @@ class SubmissionPlan:
 
     def with_tickets(self, tickets: TicketPlan) -> SubmissionPlan:
         """Return the plan with other tickets."""
-        return replace(self, tickets=tickets)
+        return self._replace(tickets=tickets)
 
     def with_lines(self, *lines: str) -> SubmissionPlan:
         """Return the plan with more lines to print."""
-        return replace(self, lines=(*self.lines, *lines))
+        return self._replace(lines=(*self.lines, *lines))
 
     def last_setting(self, key: str) -> Any:
         """Return what the last submission of the batch recorded under a key; None if there is no such record."""
         return self.history.plans[-1].get(key) if self.history.plans else None
 
 
-@dataclass(frozen=True)
-class LaunchSettings:
+class LaunchSettings(NamedTuple):
     """How the planned runs are started.
 
     token: the name of this submission

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, shell_command
@@ -19,8 +18,7 @@ DELETED = "deleted"  # reason to leave a run alone: its folder is gone
 LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
 
 
-@dataclass(frozen=True)
-class TicketPlan:
+class TicketPlan(NamedTuple):
     """Which runs are submitted.
 
     to_submit: the ticket number of each run to submit, in order

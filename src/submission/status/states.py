@@ -41,8 +41,9 @@ _ENDED = tuple(dict.fromkeys(_SLURM_ENDED.values()))
 _MAY_BE_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
 # Reasons of pending Slurm jobs that do not end by themselves: the job exceeds a limit on one job, has been held, or
 # requests what does not exist.
-_HELD_REASON = re.compile("JobHeld|JobHoldMaxRequeue|requeued.(in.)?held")
-_STUCK_REASON = re.compile(
+# Compiled on demand: a dry run needs none.
+_HELD_REASON = "JobHeld|JobHoldMaxRequeue|requeued.(in.)?held"
+_STUCK_REASON = (
     "JobHeldAdmin|JobHoldMaxRequeue|requeued.(in.)?held|JobLaunchFailure|DependencyNeverSatisfied|BadConstraints|"
     r"PartitionTimeLimit|PartitionNodeLimit|MaxMemPerLimit|(Assoc|QOS)Max\w*Per(Job|Node)|QOSMin\w+|"
     "Invalid(Account|QOS)|(Account|QOS)NotAllowed|Reservation(Deleted|Invalid)|DeadLine")
@@ -141,7 +142,7 @@ class Evidence:
         """Whether Slurm holds the job in the queue until a user or an administrator releases it."""
         row = self.queue_row
         return row is not None and (row.state in _SLURM_HELD or (
-            row.state in _SLURM_PENDING and _HELD_REASON.search(row.reason) is not None))
+            row.state in _SLURM_PENDING and re.search(_HELD_REASON, row.reason) is not None))
 
     def _is_reused(self, row: Job) -> bool:
         """Whether Slurm gave the id to another submission of ours: it restarts at 1 when Slurm's state is lost."""
@@ -347,7 +348,7 @@ def _state_in_queue(row: Job) -> State:
     """The state that a row of squeue shows. A word that is not known, of a newer Slurm, counts as running."""
     reason = row.reason.strip("()")
     if row.state in _SLURM_PENDING:
-        is_stuck = row.state in _SLURM_HELD or _STUCK_REASON.search(row.reason)
+        is_stuck = row.state in _SLURM_HELD or re.search(_STUCK_REASON, row.reason)
         return State(STUCK if is_stuck else PENDING, reason, row.id)
     if row.state in _SLURM_ENDED:
         return State(_SLURM_ENDED[row.state], reason, row.id)
