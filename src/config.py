@@ -330,7 +330,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "model_input_shape": _check_shape,
     "loss": registered_names.check_loss,
     "targets": _one_of(registered_names.TARGETS),
-    "task": registered_names.check_own,
+    "task": registered_names.check_user_code,
     "precision": _one_of(registered_names.PRECISIONS),
     "compile": _one_of(registered_names.COMPILE_MODES),
     "eval_models": _check_models,

@@ -1,4 +1,4 @@
-"""Hugging Face names: folders of this machine, or what a prefetch has put into the cache; the tokenizers in them."""
+"""Models, tokenizers and settings of Hugging Face: local folders, or files of the hub in its cache."""
 from __future__ import annotations
 
 import contextlib
@@ -12,61 +12,65 @@ from src.config import Config
 from src.errors import ConfigError, DataError, UserError
 from src.io import download, files
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
-# never pickled weights, never code
+# files to download: never pickled weights, never code
 _SETTINGS = ("*.json", "*.txt", "*.model")
 _WEIGHTS = ("*.safetensors",)
 
 
 def path_of(config: Config, name: str) -> Path | None:
-    """The file or folder that `name` means, relative names under data_dir; None for a name of the hub."""
+    """Return the local path that `name` refers to, relative to data_dir; None for a name of the hub."""
     if not is_path(name):
         return None
     return Path(files.expand_path(config.data_dir, "data_dir"), files.expand_path(name, "dataset"))
 
 
 def folder(config: Config, name: str, weights: bool = False) -> str:
-    """Where the files of a model or tokenizer lie: one's own folder, or the cache, filled if that is allowed.
+    """Return the folder of a model or tokenizer: a local one, or the hub's cache, after a download if that is allowed.
 
-    The cache is Hugging Face's ($HF_HOME). DataError if they are not to be had, at once where there is no internet.
+    The cache is Hugging Face's ($HF_HOME). DataError if the files are not available; fails fast when offline.
     """
     if path := path_of(config, name):
         if not path.is_dir():
-            raise DataError(f"there is no folder {path}", where=name, hint="a name without ./ is one of the hub")
+            raise DataError(f"folder {path} not found", where=name, hint="a name without ./ is one of the hub")
         return str(path)
     hub = _library()
     patterns = [*_SETTINGS, *(_WEIGHTS if weights else ())]
 
-    def snapshot(here: bool) -> str:
-        return hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=here)
+    def snapshot(local_only: bool) -> str:
+        return hub.snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"],
+                                     local_files_only=local_only)
 
     def find() -> str | None:
         try:
             return snapshot(True)
-        except hub.errors.LocalEntryNotFoundError:
+        except hub.errors.LocalEntryNotTError:
             return None
 
     return once(config, lock(name), f"the model or tokenizer '{name}'", find, lambda: snapshot(False))
 
 
 def lock(name: str) -> Path:
-    """The lock of what is fetched into the cache as `name`."""
+    """Return the lock file for downloads of `name` into the cache."""
     return Path(_library().constants.HF_HUB_CACHE, f".fetching-{name.replace('/', '--')}")
 
 
-def once(config: Config, lock: Path, what: str, find: Callable[[], Found | None], fetch: Callable[[], object]) -> Found:
-    """What `find` finds, fetched from the hub if need be and allowed, by one process alone. DataError as in folder."""
+def once(config: Config, lock: Path, name: str, find: Callable[[], T | None], fetch: Callable[[], object]) -> T:
+    """Return what `find` returns, after one process has called `fetch` if that is needed and allowed.
+
+    DataError as in `folder`.
+    """
     constants = _library().constants
     forbidden = ("data_download is false" if not config.data_download else
                  "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else None)
-    return download.once_if_allowed(lock, what, find, fetch, constants.ENDPOINT, forbidden,
-                                 "see whether the hub has it under this name, and whether it needs `hf auth login`")
+    return download.once_if_allowed(lock, name, find, fetch, constants.ENDPOINT, forbidden,
+                                 "check that the hub has it under this name, and whether it needs `hf auth login`")
 
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Inside, Hugging Face's library looks into its cache and nowhere else."""
+    """Make Hugging Face's library use only its cache in the block."""
     constants = _library().constants
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
@@ -76,52 +80,52 @@ def offline() -> Iterator[None]:
 
 
 def tokenizer_name(config: Config) -> str:
-    """The tokenizer of a config: its own, or that of its model."""
+    """Return the name of the tokenizer of a config: `tokenizer`, or that of its model."""
     return config.tokenizer or config.model.removeprefix("hf/")
 
 
 def tokenizer(config: Config) -> Any:
-    """The tokenizer of a config. DataError if it is not to be had."""
+    """Load the tokenizer of a config. DataError if it is not available."""
     name = tokenizer_name(config)
-    transformers = imported("transformers")
-    with told(f"'{name}' is no tokenizer", "tokenizer"):
+    transformers = import_library("transformers")
+    with report_errors(f"'{name}' is not a tokenizer", "tokenizer"):
         return transformers.AutoTokenizer.from_pretrained(folder(config, name), trust_remote_code=False)
 
 
-def pad_token(made: Any) -> int:
-    """The number of the token that fills up short texts. Where there is none, any will do: it is masked."""
-    return next((token for token in (made.pad_token_id, made.eos_token_id) if token is not None), 0)
+def pad_token(tokenizer: Any) -> int:
+    """Return the id of the token that pads short texts. Without one, any token will do: it is masked."""
+    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
 def settings(config: Config, **changes: Any) -> Any:
-    """What a model of the family hf says of itself: its config.json. ConfigError if it has none that can be read."""
-    transformers = imported("transformers")
+    """Load the config.json of a model of the family hf. ConfigError if it has none that can be read."""
+    transformers = import_library("transformers")
     where = folder(config, config.model.removeprefix("hf/"), weights=config.model_pretrained)
-    with told(f"{config.model} has no config.json of a known model", "model"):
+    with report_errors(f"{config.model} has no config.json of a known model", "model"):
         return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **changes)
 
 
 @contextlib.contextmanager
-def told(what: str, where: str) -> Iterator[None]:
-    """What transformers cannot read inside becomes a ConfigError: what, and the first line of its words."""
+def report_errors(message: str, where: str) -> Iterator[None]:
+    """Turn errors of transformers in the block into a ConfigError: `message`, and the first line of the error."""
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ConfigError(f"{what}: {lines[0].strip()[:300]}", where=where) from error
+        raise ConfigError(f"{message}: {lines[0].strip()[:300]}", where=where) from error
 
 
 def _library() -> Any:
-    """huggingface_hub, with the parts of it that are used here."""
+    """Import huggingface_hub, with the parts that are used here."""
     for part in ("constants", "errors"):
-        imported(f"huggingface_hub.{part}")
-    return imported("huggingface_hub")
+        import_library(f"huggingface_hub.{part}")
+    return import_library("huggingface_hub")
 
 
-def imported(name: str) -> Any:
-    """A library of Hugging Face, without its progress bars. DataError if it is not installed."""
+def import_library(name: str) -> Any:
+    """Import a library of Hugging Face, without its progress bars. DataError if it is not installed."""
     import importlib
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before huggingface_hub is imported
@@ -130,7 +134,7 @@ def imported(name: str) -> Any:
         library: Any = importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0].replace("_", "-")
-        raise DataError(f"what comes from Hugging Face needs the library {package}, which is not installed",
+        raise DataError(f"Hugging Face models and data sets need the library {package}, which is not installed",
                         hint=f"pip install {package}") from None
     if name == "datasets":
         library.disable_progress_bars()

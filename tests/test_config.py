@@ -34,9 +34,9 @@ def test_a_config_survives_its_file() -> None:
 
 @pytest.mark.parametrize(("spec", "message"), [
     ({"seed_model": 1e30}, "seed_model: 1e\\+30 is too large"), ({"batch_size": 2**63}, "batch_size: .* too large"),
-    ({"train_length": 0, "data_splits_map": {"train": "train"}}, "nothing to evaluate"),
-    ({"train_length": 0, "data_splits_map": {}}, "nothing to evaluate")])
-def test_what_cannot_be_run_is_refused(spec: dict[str, object], message: str) -> None:
+    ({"train_length": 0, "data_splits_map": {"train": "train"}}, "no split to evaluate"),
+    ({"train_length": 0, "data_splits_map": {}}, "no split to evaluate")])
+def test_invalid_config_is_rejected(spec: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(spec)
 

@@ -78,7 +78,7 @@ def prefetch(options: argparse.Namespace) -> None:
              config.tokenizer or config.model if config.dataset.startswith("hf/") else None,
              tuple((config.eval_datasets or {}).values())): config for config in configs}
     models = {(config.model, config.model_pretrained, config.model_head_init): config for config in configs
-              if config.model.partition("/")[0] in registered_names.PUBLISHED}
+              if config.model.partition("/")[0] in registered_names.PRETRAINED_FAMILIES}
     from src.datasets.factory import fetch as fetch_data
     from src.models.factory import fetch as fetch_model
 

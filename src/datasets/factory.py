@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from src.checks import user_code
-from src.checks.registered_names import CLASS_LIST, split_of, task_of
+from src.checks.registered_names import CLASS_LIST, parse_eval_dataset, task_of
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Source, Split, gather_rows
@@ -85,7 +85,7 @@ def _with_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:
 
 def _finished(config: Config, data: Data) -> Data:
     """Finished splits, with those of eval_datasets, in the classes of the model."""
-    if user_code.is_own(config.dataset) and (config.data_on_device or config.eval_datasets):
+    if user_code.is_user_code(config.dataset) and (config.data_on_device or config.eval_datasets):
         raise DataError(f"{config.dataset} comes as finished splits, which stay as they are",
                         where="data_on_device" if config.data_on_device else "eval_datasets", hint="leave it out")
     splits, columns = dict(data.splits), {}
@@ -113,7 +113,7 @@ def _finished(config: Config, data: Data) -> Data:
 
 def evaluation(config: Config, name: str) -> tuple[Config, tuple[Slice, ...]]:
     """The config of a set in eval_datasets as if it were trained on, and the parts of it that are evaluated."""
-    dataset, part = split_of(config.eval_datasets[name])  # type: ignore[index]
+    dataset, part = parse_eval_dataset(config.eval_datasets[name])  # type: ignore[index]
     return dataclasses.replace(config, dataset=dataset, data_splits_map={name: part}, eval_datasets=None,
                                eval_class_maps=None), parse_split(part)
 
@@ -153,7 +153,7 @@ def warm_up(configs: Iterable[Config]) -> None:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         # a parent of many runs must neither run one's own code nor load what timm reads with
-        if key not in seen and not user_code.is_own(config.dataset) and not config.dataset.startswith(
+        if key not in seen and not user_code.is_user_code(config.dataset) and not config.dataset.startswith(
                 ("timm/", "folder/")):
             seen.add(key)
             with contextlib.suppress(UserError):
@@ -167,7 +167,7 @@ def data_folder(config: Config) -> Path:
 
 def _reader(config: Config) -> ModuleType:
     family = config.dataset.partition("/")[0]
-    if user_code.is_own(config.dataset):
+    if user_code.is_user_code(config.dataset):
         return own_data
     if family not in READERS:
         raise DataError(f"there is no reader for '{config.dataset}'", where="dataset",

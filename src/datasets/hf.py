@@ -98,7 +98,7 @@ def _name(config: Config) -> str:
 
 
 def _tables(config: Config, folder: Path, names: Sequence[str]) -> Tables:
-    datasets = hub.imported("datasets")
+    datasets = hub.import_library("datasets")
     if path := hub.path_of(config, _name(config)):
         if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
             return _of_saved(config, datasets.load_from_disk(str(path)), names)
@@ -127,7 +127,7 @@ def _fetched(config: Config, folder: Path) -> str:
     saved = _saved(config, folder)
 
     def save() -> None:
-        datasets = hub.imported("datasets")
+        datasets = hub.import_library("datasets")
         name, _, part = _name(config).partition(":")
         saved.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=saved.parent) as own:

@@ -13,7 +13,7 @@ from src.config import Config
 from src.datasets.data import Batch, Data, Split
 from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, whole, windows
 from src.errors import DataError
-from src.image_models import is_pretrained, own_images
+from src.image_models import is_pretrained, pretrained_images
 
 _BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then views
 
@@ -176,7 +176,7 @@ def recipe_of(config: Config, data: Data) -> Recipe:
 
 def _of_pretrained(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation with which a model's pretrained weights were made; None where there are none."""
-    known = own_images(config.model) if is_pretrained(config) else None
+    known = pretrained_images(config.model) if is_pretrained(config) else None
     return (known.mean, known.std) if known and len(known.mean) == channels else None
 
 

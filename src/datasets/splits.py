@@ -62,7 +62,7 @@ def parse_split(text: str) -> tuple[Slice, ...]:
     for part in text.split("+"):
         match = registered_names.SLICE.fullmatch(part)
         if not match:
-            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=registered_names.SPLITS)
+            raise DataError(f"'{text}' is no split", where="data_splits_map", allowed=registered_names.SPLIT_FORMS)
         slices.append(Slice(match[1], match[3], match[4], whole=match[2] is None))
     return tuple(slices)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.config import Config
 from src.errors import ConfigError
-from src.image_models import own_images
+from src.image_models import pretrained_images
 
 _NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}  # ImageNet's, and their mean
 
@@ -43,7 +43,7 @@ def transforms_of(config: Config, image: Any) -> Transforms:
     What its library knows of a model holds else: size, mean, standard deviation, interpolation, crop, and whether
     images are squashed.
     """
-    own = own_images(config.model)
+    own = pretrained_images(config.model)
     channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
     shape = tuple(config.model_input_shape or (own and own.shape) or (channels, image.size[1], image.size[0]))
     if len(shape) != 3 or shape[0] not in _NORMAL:

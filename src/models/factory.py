@@ -56,7 +56,7 @@ def fetch(config: Config) -> str:
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
     as_it_is = config if weights else dataclasses.replace(config, model_pretrained=False)
-    if user_code.is_own(config.model):
+    if user_code.is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
         return timm_models.make(as_it_is, input_shape, output_dim)

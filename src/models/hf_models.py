@@ -45,7 +45,7 @@ def make(config: Config, output_dim: int) -> nn.Module:
     Weights are float32, of safetensors files alone, and no code comes with them. ConfigError or DataError if the model
     cannot be had, or has not room for all tokens.
     """
-    transformers = hub.imported("transformers")
+    transformers = hub.import_library("transformers")
     changes = {} if config.targets == "next_token" else {"num_labels": output_dim}
     settings = hub.settings(config, **changes)
     chosen = options.of(config)
@@ -60,7 +60,7 @@ def make(config: Config, output_dim: int) -> nn.Module:
                           where="tokenizer", hint="leave it out for the model's own")
     kind: Any = (transformers.AutoModelForCausalLM if config.targets == "next_token" else
                  transformers.AutoModelForSequenceClassification)
-    with hub.told(f"{config.model} cannot be made", "model"):
+    with hub.report_errors(f"{config.model} cannot be made", "model"):
         if not config.model_pretrained:
             return Transformer(kind.from_config(settings, dtype=torch.float32, trust_remote_code=False))
         return Transformer(kind.from_pretrained(

@@ -14,7 +14,7 @@ from torch import nn
 
 from src.config import Config
 from src.errors import ConfigError, DataError, did_you_mean
-from src.image_models import own_images
+from src.image_models import pretrained_images
 from src.io import download
 from src.models import options
 from src.models.layers import image_size, take_channels, taking_images, try_once
@@ -29,7 +29,7 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights:
     """
     channels, *size = image_size(config.model, input_shape)
     builder, published = _known(config)
-    known = own_images(config.model)
+    known = pretrained_images(config.model)
     assert known  # as torchvision knows the name
     usual = list(known.size)
     with taking_images(config.model, input_shape, f"its own size is model_input_shape: [3, {usual[0]}, {usual[1]}]"):

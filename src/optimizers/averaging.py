@@ -9,7 +9,7 @@ from torch import nn
 from src.checks.registered_names import Averaging
 
 
-def weight(averaging: Averaging, step: int) -> float:
+def newest_weight(averaging: Averaging, step: int) -> float:
     """The weight of the newest parameters in the average at `step`, counted from 1; the first weight is always 1.
 
     poly_eta: (eta + 1) / (eta + t) (Shamir and Zhang, 2013); poly_0 is the uniform mean.
@@ -35,7 +35,7 @@ class AveragedModel:
     def update(self, step: int) -> None:
         """Take in the model's parameters after optimizer step `step`, counted from 1."""
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._params, weight(self._averaging, step))
+            torch._foreach_lerp_(self._averages, self._params, newest_weight(self._averaging, step))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The average, by the names of the model's parameters and buffers."""

@@ -20,8 +20,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_whose_name_it_is() -> None:
-    assert user_code.is_own("mine:make") and user_code.is_own("lab.mine:make")
-    assert not any(map(user_code.is_own, ("timm/hf-hub:me/net", "hf/csv:reviews", "linear", "libsvm/a9a")))
+    assert user_code.is_user_code("mine:make") and user_code.is_user_code("lab.mine:make")
+    assert not any(map(user_code.is_user_code, ("timm/hf-hub:me/net", "hf/csv:reviews", "linear", "libsvm/a9a")))
 
 
 def test_the_check_imports_nothing(folder: Path) -> None:
@@ -35,24 +35,24 @@ def test_the_check_imports_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("no-module:make", "'no-module:make' is no name of one's own code; allowed: module:name"),
-    ("mine:", "is no name"),
-    ("mine:a.b", "is no name"),
-    ("trian:main", "no module 'trian' here; .*did you mean 'train:main'"),
-    ("src.logz:load", "no module 'src.logz' here; .*did you mean 'src.logs:load'"),
-    ("train.py:main", "names a file; name the module: train:main"),
+    ("no-module:make", "'no-module:make' is not of the form module:name; allowed: module:name"),
+    ("mine:", "is not of the form"),
+    ("mine:a.b", "is not of the form"),
+    ("trian:main", "module 'trian' not found; .*did you mean 'train:main'"),
+    ("src.logz:load", "module 'src.logz' not found; .*did you mean 'src.logs:load'"),
+    ("train.py:main", "is a file name; write the module's name: train:main"),
 ])
-def test_what_is_no_name(name: str, message: str) -> None:
+def test_invalid_name_is_rejected(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         user_code.check(name)
 
 
-def test_what_is_loaded(folder: Path) -> None:
+def test_load_returns_the_attribute(folder: Path) -> None:
     (folder / "good_one.py").write_text("def make_dataset():\n    return 1\n")
     assert user_code.load("good_one:make_dataset", "dataset")() == 1
     with pytest.raises(ConfigError, match=r"^dataset: good_one has no 'make_datset' \(.*good_one.py\);? did you mean"):
         user_code.load("good_one:make_datset", "dataset")
-    with pytest.raises(ConfigError, match="it has make_dataset$"):
+    with pytest.raises(ConfigError, match="it defines make_dataset$"):
         user_code.load("good_one:xyz", "dataset")
 
 
@@ -61,7 +61,7 @@ def test_what_is_loaded(folder: Path) -> None:
     ("def f(:\n", r"bad_one.py, line 1: SyntaxError: "),
     ("1 / 0\n", r"bad_one.py, line 1: ZeroDivisionError: "),
 ])
-def test_a_module_that_fails_says_where(folder: Path, text: str, message: str) -> None:
+def test_failing_import_names_file_and_line(folder: Path, text: str, message: str) -> None:
     (folder / "bad_one.py").write_text(text)
-    with pytest.raises(ConfigError, match=rf"^model: bad_one fails as it is imported: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"^model: importing bad_one failed: .*{message}"):
         user_code.load("bad_one:make", "model")

@@ -93,15 +93,15 @@ def test_sets_that_do_not_fit(options: dict[str, Any], changes: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"eval_datasets": {"train": "libsvm/toy"}}, "eval_datasets: 'train' is a split already; call the set otherwise"),
-    ({"eval_datasets": {"a/b": "libsvm/toy"}}, "cannot stand in a column"),
+    ({"eval_datasets": {"train": "libsvm/toy"}}, "eval_datasets: 'train' is a split already; allowed: letters, digits, _ . -; choose another name"),
+    ({"eval_datasets": {"a/b": "libsvm/toy"}}, "invalid name 'a/b'"),
     ({"eval_datasets": {"a": "libsmv/toy"}}, "eval_datasets, a: unknown family .*did you mean 'libsvm/toy'"),
-    ({"eval_datasets": {"a": "libsvm/toy@test[:"}}, "is no split"),
-    ({"eval_class_maps": {"othr": "0"}}, "no set 'othr' in eval_datasets; allowed: held, other; did you mean 'other'"),
-    ({"metrics": ["f1"]}, "class maps cut the outputs"),
-    ({"loss": "mse"}, "class maps cut the outputs"),
+    ({"eval_datasets": {"a": "libsvm/toy@test[:"}}, "is not a split"),
+    ({"eval_class_maps": {"othr": "0"}}, "unknown data set 'othr'; allowed: held, other; did you mean 'other'"),
+    ({"metrics": ["f1"]}, "class maps need classification"),
+    ({"loss": "mse"}, "class maps need classification"),
 ])
-def test_what_is_refused_at_submission(options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+def test_invalid_evaluation_sets_are_rejected_at_submission(options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(options, **changes)
 

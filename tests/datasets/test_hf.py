@@ -141,8 +141,8 @@ def test_next_tokens(options: dict[str, Any], tmp_path: Path) -> None:
     (ROWS, {"data_splits_map": {"train": "test"}}, "no split 'test'; allowed: train"),
     (ROWS, {"dataset": "hf/nowhere.csv"}, "there is no .*nowhere.csv; relative names lie under data_dir"),
     (ROWS, {"dataset": "hf/./nothing"}, "there is no data in .*nothing; allowed: files .csv"),
-    (ROWS, {"tokenizer": "./nothing"}, "tokenizer: './nothing' is no tokenizer"),
-    (ROWS, {"tokenizer": "./nowhere"}, "there is no folder .*nowhere"),
+    (ROWS, {"tokenizer": "./nothing"}, "tokenizer: './nothing' is not a tokenizer"),
+    (ROWS, {"tokenizer": "./nowhere"}, "folder .*nowhere not found"),
     (ROWS, {"dataset": "hf/broken.json"}, "broken.json: it cannot be read"),
 ])
 def test_what_cannot_be_read(rows: list[dict[str, Any]], changes: dict[str, Any], message: str,
@@ -220,7 +220,7 @@ def test_a_missing_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPa
     for name in ("datasets", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(DataError, match=f"needs the library {name}, which is not installed; pip install {name}"):
-            hub.imported(name)
+            hub.import_library(name)
 
 
 def test_prefetch_fetches_what_runs_must_not(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

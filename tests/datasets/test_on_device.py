@@ -294,20 +294,20 @@ def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], m
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are no images.*kept on the training"),
-    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: images of one's own are augmented on"),
-    ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale are two ways"),
-    ({"ratio": [1.0, 1.0]}, "ratio is of the parts that scale takes"),
+    ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are not images.*always kept on the training"),
+    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: your own images can be augmented only on"),
+    ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale both crop"),
+    ({"ratio": [1.0, 1.0]}, "ratio needs scale"),
     ({"scale": [0.5, 1.5]}, "more than the whole image"),
-    ({"scale": [1.0, 0.5]}, "scale: .* is no range"),
-    ({"scale": [0.5]}, "scale: .* is no range"),
+    ({"scale": [1.0, 0.5]}, "scale: .* is not a range"),
+    ({"scale": [0.5]}, "scale: .* is not a range"),
     ({"scale": [True, 1.0]}, "a list of numbers"),
-    ({"hflip": 1.5}, "hflip: 1.5 is no probability"),
+    ({"hflip": 1.5}, "hflip: 1.5 is not a probability"),
     ({"crop_padding": -1}, "too small"),
-    ({"crop_pct": 1.1}, "crop_pct: 1.1 is no share"),
+    ({"crop_pct": 1.1}, "crop_pct: 1.1 is not a fraction"),
     ({"interpolation": "cubic"}, "unknown value 'cubic'.*bicubic"),
 ])
-def test_what_cannot_be_is_refused_at_submission(options: dict[str, Any], message: str) -> None:
+def test_invalid_image_options_are_rejected_at_submission(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict({"dataset": "timm/torch/cifar10", "data_on_device": True, **options})
 

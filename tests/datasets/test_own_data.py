@@ -89,7 +89,7 @@ def test_names_and_splits_that_are_not_there() -> None:
         make_data(config(splits={"train": "train", "test": "test"}))
     with pytest.raises(ConfigError, match=r"^dataset: of_mine has no 'mak' .*did you mean 'of_mine:make'"):
         make_data(config("mak"))
-    with pytest.raises(ConfigError, match="dataset: there is no module 'of_mien' here"):
+    with pytest.raises(ConfigError, match="dataset: module 'of_mien' not found"):
         Config.from_dict({"dataset": "of_mien:make"})
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.checks.registered_names import OPTIONS_OF_OURS
+from src.checks.registered_names import MODEL_OPTIONS
 from src.config import Config, check_parameters
 from src.errors import ConfigError
 from src.models.factory import make_model
@@ -25,7 +25,7 @@ def test_what_may_be_named_is_what_ours_take() -> None:
     for kind, made in (("resnet", ResNet), ("vgg", VGG)):
         names = [name for name, parameter in inspect.signature(made).parameters.items()
                  if parameter.default is not parameter.empty]
-        assert OPTIONS_OF_OURS[kind] == tuple(names)
+        assert MODEL_OPTIONS[kind] == tuple(names)
 
 
 @pytest.mark.parametrize(("name", "widths"), [("tiny/resnet_20", [6, 12, 24]), ("tiny/resnet_18", [6, 12, 24, 48]),
@@ -43,10 +43,10 @@ def test_width_of_ours(name: str, widths: list[int]) -> None:
     ({"model": "linear", "model_kwargs": {"width": 8}}, "linear has no option 'width'; allowed: null"),
     ({"model": "tiny/vgg_11", "model_kwargs": {"width": 0.5}}, "width is 0.5; allowed: 1 channel or more"),
     ({"model": "tiny/lenet", "model_pretrained": True},
-     "no pretrained weights for tiny/lenet; allowed: true for models of the families timm, torchvision, clip, hf"),
+     "no pretrained weights for tiny/lenet; allowed: true only for models of the families timm, torchvision, clip, hf"),
     ({"model": "torchvison/resnet18"}, "unknown model 'torchvison/resnet18'.*did you mean 'torchvision/resnet18'"),
 ])
-def test_before_submission(spec: dict[str, Any], message: str) -> None:
+def test_invalid_model_options_are_rejected_at_submission(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_parameters(spec)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import swa_utils
 
 from src.checks.registered_names import Averaging, parse_averaging
-from src.optimizers.averaging import AveragedModel, weight
+from src.optimizers.averaging import AveragedModel, newest_weight
 
 VALUES = st.lists(st.floats(-10, 10), min_size=1, max_size=30)
 
@@ -54,8 +54,8 @@ def test_ema_keeps_d_of_the_average(values: list[float], decay: float) -> None:
 def test_names_alone_mean_poly_8_and_ema_0999() -> None:
     assert parse_averaging("poly") == Averaging("poly", 8)
     assert parse_averaging("ema") == Averaging("ema", 0.999)
-    assert weight(Averaging("poly", 8), 4) == pytest.approx(9 / 12)
-    assert weight(Averaging("ema", 0.999), 4) == pytest.approx(0.001)
+    assert newest_weight(Averaging("poly", 8), 4) == pytest.approx(9 / 12)
+    assert newest_weight(Averaging("ema", 0.999), 4) == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize(("text", "multi_avg_fn"), [

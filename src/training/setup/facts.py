@@ -14,7 +14,7 @@ from src import run_folder
 from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
-from src.image_models import is_pretrained, own_images
+from src.image_models import is_pretrained, pretrained_images
 from src.io import files, slurm_environment
 from src.training.setup import summary
 from src.training.setup.length import Length
@@ -54,7 +54,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
 
 def pretrained_weights(config: Config) -> dict[str, str]:
     """The pretrained weights of a model of images by their full name: what is meant without one may change."""
-    known = own_images(config.model) if is_pretrained(config) else None
+    known = pretrained_images(config.model) if is_pretrained(config) else None
     return {"weights": known.weights} if known else {}
 
 

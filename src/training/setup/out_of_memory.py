@@ -49,7 +49,7 @@ def describe(config: Config, device: torch.device) -> str:
 def suggestions(config: Config) -> str:
     """Three things to try, with values."""
     pieces = min(config.batch_size, 2 * config.grad_accum_steps)
-    layered = config.model not in registered_names.SHALLOW and not config.grad_checkpointing
+    layered = config.model not in registered_names.SHALLOW_MODELS and not config.grad_checkpointing
     lighter = ("precision: bf16" if config.precision in ("float32", "tf32") else
                "grad_checkpointing: true" if layered else "a smaller model")
     evaluated = config.eval_batch_size or config.batch_size

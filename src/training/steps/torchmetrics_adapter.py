@@ -101,7 +101,7 @@ class MetricsMeter(Meter):
 def warm_up(names: Iterable[str]) -> None:
     """Import once, before a worker forks its runs, what such metrics take seconds to import. Leaves errors to the runs.
     """
-    if not all(user_code.is_own(name) for name in names):
+    if not all(user_code.is_user_code(name) for name in names):
         with contextlib.suppress(ImportError):
             import torchmetrics.classification  # noqa: F401
 

@@ -301,7 +301,7 @@ def test_a_state_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("text", ["10", "0min", "1.5steps", "often", "-1epoch"])
 def test_what_is_no_interval(text: str) -> None:
-    with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is no interval; allowed: as 10min"):
+    with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is not an interval; allowed: as 10min"):
         Config.from_dict({"checkpoint_every": text})
 
 

@@ -171,15 +171,15 @@ def test_smoothing_alone_trains_as_torchs_loss_does() -> None:
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ({"mixup": 0.2, "loss": "mse"}, "mixup: mixup makes shares of classes, and this is regression"),
-    ({"label_smoothing": 0.1, "targets": "numbers"}, "label_smoothing makes shares of classes, and this is regression"),
-    ({"cutmix": 1.0, "loss": "torch/NLLLoss"}, "cutmix: loss torch/NLLLoss takes one class"),
-    ({"mixup": 0.2, "task": "tests.training.tasks:Gan"}, "mixup: a task of one's own"),
-    ({"mixup": -0.1}, "mixup: -0.1 is no alpha"),
-    ({"cutmix": float("inf")}, "cutmix: inf is no alpha"),
-    ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is no part of a label"),
+    ({"mixup": 0.2, "loss": "mse"}, "mixup: mixup needs classification, and this is regression"),
+    ({"label_smoothing": 0.1, "targets": "numbers"}, "label_smoothing needs classification, and this is regression"),
+    ({"cutmix": 1.0, "loss": "torch/NLLLoss"}, "cutmix: loss torch/NLLLoss does not accept class probabilities"),
+    ({"mixup": 0.2, "task": "tests.training.tasks:Gan"}, "mixup: a user-defined task"),
+    ({"mixup": -0.1}, "mixup: -0.1 is not an alpha"),
+    ({"cutmix": float("inf")}, "cutmix: inf is not an alpha"),
+    ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is not a label smoothing"),
 ])
-def test_what_cannot_be_mixed_is_refused_at_submission(spec: dict[str, Any], message: str) -> None:
+def test_invalid_mixing_is_rejected_at_submission(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(spec)
 

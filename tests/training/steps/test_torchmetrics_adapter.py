@@ -96,7 +96,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"metrics": ["auroch"]}, "metrics: unknown metric 'auroch'.* did you mean 'auroc'"),
     ({"metrics": ["accuracy"]}, "unknown metric"),
-    ({"metrics": ["f1", "f1"]}, "two metrics would be called f1"),
+    ({"metrics": ["f1", "f1"]}, "two metrics would have the name f1"),
     ({"metrics": ["f1"], "loss": "mse"}, "metrics: f1 need classes"),
     ({"metrics": ["top5"], "task": "tests.training.tasks:Gan"}, "measures its own")])
 def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: str) -> None:
