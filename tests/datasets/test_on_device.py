@@ -294,8 +294,8 @@ def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], m
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are not images.*always kept on the training"),
-    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: your own images can be augmented only on"),
+    ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are not images.*always kept on"),
+    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: your own images can be augmented"),
     ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale both crop"),
     ({"ratio": [1.0, 1.0]}, "ratio needs scale"),
     ({"scale": [0.5, 1.5]}, "more than the whole image"),
