@@ -93,7 +93,7 @@ def test_sets_that_do_not_fit(options: dict[str, Any], changes: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"eval_datasets": {"train": "libsvm/toy"}}, "eval_datasets: 'train' is a split already; allowed: letters, digits, _ . -; choose another name"),
+    ({"eval_datasets": {"train": "libsvm/toy"}}, "eval_datasets: 'train' is a split already; .*choose another name"),
     ({"eval_datasets": {"a/b": "libsvm/toy"}}, "invalid name 'a/b'"),
     ({"eval_datasets": {"a": "libsmv/toy"}}, "eval_datasets, a: unknown family .*did you mean 'libsvm/toy'"),
     ({"eval_datasets": {"a": "libsvm/toy@test[:"}}, "is not a split"),
@@ -101,7 +101,7 @@ def test_sets_that_do_not_fit(options: dict[str, Any], changes: dict[str, Any], 
     ({"metrics": ["f1"]}, "class maps need classification"),
     ({"loss": "mse"}, "class maps need classification"),
 ])
-def test_invalid_evaluation_sets_are_rejected_at_submission(options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+def test_invalid_sets_are_rejected_early(options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(options, **changes)
 
