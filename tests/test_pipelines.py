@@ -210,6 +210,23 @@ def test_cancel_by_state_and_by_run(submitted: Project, fake_slurm: Path, capsys
     assert (fake_slurm / "cancelled").read_text().splitlines() == ["3 4", "1 4", "1 2 3 4"]
 
 
+def test_cancel_fails_if_squeue_does_not_answer_and_offers_the_journal(
+        submitted: Project, fake_slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fake_slurm / "scancel").write_text(f'#!/bin/sh\necho "$@" >> "{fake_slurm}/cancelled"\n')
+    (fake_slurm / "scancel").chmod(0o755)
+    (fake_slurm / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    end(submitted, 0, "completed")
+    names = [run.name for run in submitted.runs()]
+    assert experiments.main(["cancel", "-y", str(submitted.batch)]) == 2
+    output = capsys.readouterr()
+    assert "nothing is pending" not in output.out
+    assert f"3 runs still wait or run (squeue did not answer): {', '.join(names[1:])}" in output.err
+    assert "--by-id` to cancel Slurm jobs 2, 3, 4 by the ids in the journal" in output.err
+    assert experiments.main(["cancel", "-y", f"{submitted.batch}:1", "--by-id"]) == 0
+    assert experiments.main(["cancel", "-y", str(submitted.batch), "--by-id"]) == 0
+    assert (fake_slurm / "cancelled").read_text().splitlines() == ["2", "2 3 4"]
+
+
 def test_single_run_of_a_worker_is_not_cancelled(project: Project, fake_slurm: Path,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     (fake_slurm / "scancel").write_text(f'#!/bin/sh\necho "$@" >> "{fake_slurm}/cancelled"\n')

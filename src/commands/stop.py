@@ -20,6 +20,9 @@ def add_cancel(parser: argparse.ArgumentParser) -> None:
                         help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
     parser.add_argument("--state", action="append", choices=sorted(retry_policy.ALIVE), metavar="STATE",
                         help=f"only runs in this state (repeatable): {', '.join(sorted(retry_policy.ALIVE))}")
+    parser.add_argument("--by-id", action="store_true",
+                        help="if squeue does not show whether a run has ended: cancel its Slurm jobs by the ids in the "
+                        "journal")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -40,15 +43,22 @@ def cancel(options: argparse.Namespace) -> None:
     runs = {run_lookup.find_run(name, batch_folder.results_folder())
             for name in options.targets if not run_folder.is_batch_folder(name)}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
-    cancellation = cancelling.select(observations, batches, runs, options.state)
-    if cancellation is None:
+    cancellation = cancelling.select(observations, batches, runs, options.state, options.by_id)
+    unverified = cancelling.unverified(observations, batches, runs)
+    if cancellation is not None:
+        confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options.yes)
+        gone = cancelling.cancel(cancellation)
+        print(f"cancelled {cancellation.summary()}")
+        if gone:
+            print(f"note: Slurm does not have {', '.join(gone)} any more")
+        unverified = [run for run in unverified if run not in (*cancellation.runs, *cancellation.canaries)]
+        for path in batches:
+            print(f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again")
+    elif not unverified:
         print("nothing is pending or running")
-        return
-    confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options.yes)
-    cancelling.cancel(cancellation)
-    print(f"cancelled {cancellation.summary()}")
-    for path in batches:
-        print(f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again")
+    if unverified:
+        raise cancelling.unverified_error(
+            unverified, shell_command("python", "experiments.py", "cancel", *options.targets, "--by-id"))
 
 
 def clean(options: argparse.Namespace) -> None:

@@ -332,12 +332,27 @@ def requeue(job: str) -> str | None:
     return None if answer.returncode == 0 else " ".join((answer.stderr or answer.stdout).split())
 
 
-def scancel(jobs: Iterable[str]) -> None:
-    """Cancel Slurm jobs. SlurmError with the message of scancel if it refuses."""
+_NOT_CANCELLED = re.compile(r"error on job id (\S+?):? +(.*)")
+_IS_GONE = re.compile("Invalid job id|already complet", re.IGNORECASE)
+
+
+def scancel(jobs: Iterable[str]) -> list[str]:
+    """Cancel Slurm jobs. Return the ids of those that have ended before, or that Slurm does not have.
+
+    SlurmError with the message of scancel if it refuses another one; the rest is cancelled then.
+    """
     answer = _call(["scancel", *jobs])
-    if answer.returncode:
-        message = " ".join(answer.stderr.split())
+    gone, refusals = [], []
+    for line in answer.stderr.splitlines() if answer.returncode else []:
+        match = _NOT_CANCELLED.search(line)
+        if match and _IS_GONE.search(match[2]):
+            gone.append(match[1])
+        elif line.strip():
+            refusals.append(line)
+    if refusals or answer.returncode and not gone:
+        message = " ".join(" ".join(refusals).split()) or f"exit code {answer.returncode}"
         raise SlurmError(message if message.startswith("scancel:") else f"scancel: {message}")
+    return gone
 
 
 def query(command: list[str]) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, SlurmError, shell_command
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
 from src.submission.status import retry_policy, states
@@ -17,6 +17,7 @@ from src.submission.status.wait import reject_copy
 from src.submission.system import process
 from src.submission.system.terminal import count
 
+_NAMED = 10  # runs and Slurm jobs that a message lists
 _GRACE_SECONDS = 30.0  # for a local submission to stop its workers
 
 
@@ -36,7 +37,7 @@ class Cancellation:
     @property
     def slurm_jobs(self) -> list[str]:
         """The ids of the Slurm jobs to cancel."""
-        return sorted({job for run in (*self.runs, *self.canaries) for job in run.slurm_jobs})
+        return sorted({job for run in (*self.runs, *self.canaries) for job in _jobs_of(run)})
 
     def summary(self) -> str:
         """Return for example `3 runs and 1 canary`."""
@@ -45,21 +46,22 @@ class Cancellation:
 
 
 def select(observations: Iterable[Observation], batches: Collection[str], runs: Collection[str],
-           state_names: Sequence[str] | None) -> Cancellation | None:
+           state_names: Sequence[str] | None, by_id: bool = False) -> Cancellation | None:
     """Choose what to cancel; None if nothing of it is pending or running.
 
     observations: of the batches that were named and of those that hold the named runs
     batches, runs: normalised paths of the batches and run folders that were named
     state_names: cancel only runs in one of these states (None: all that are pending or running)
+    by_id: also runs in the state unknown that have Slurm jobs by the journal
     BatchError if a Slurm job to cancel is a worker that has other runs too, or if a batch is a copy.
     """
     observations = list(observations)
     alive = [(observation, run) for observation in observations for run in observation.runs.values()
-             if run.state.name in retry_policy.ALIVE]
+             if _is_alive(run, by_id)]
     whole = [] if state_names else [observation for observation in observations if observation.path in batches]
 
     def is_selected(observation: Observation, run: Run) -> bool:
-        if run.state.name not in (state_names or retry_policy.ALIVE):
+        if state_names and run.state.name not in state_names:
             return False
         is_named = observation.path in batches or os.path.normpath(run.path) in runs
         return observation in whole or is_named and _can_be_ended(run)
@@ -67,7 +69,7 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     cancellation = Cancellation(
         whole, [run for observation, run in alive if is_selected(observation, run)],
         [canary for observation in whole for canary in observation.canaries.values()
-         if canary.state.name in retry_policy.ALIVE])
+         if _is_alive(canary, by_id)])
     if not cancellation.runs and not cancellation.canaries:
         for observation in observations:
             if any(run.host and run.state.name == states.UNKNOWN for run in observation.runs.values()):
@@ -77,9 +79,39 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     return cancellation
 
 
+def unverified(observations: Iterable[Observation], batches: Collection[str], runs: Collection[str]) -> list[Run]:
+    """Return the named runs, and the canaries of the named batches, that may be pending or running, or not."""
+    selected = [run for observation in observations for run in observation.runs.values()
+                if observation.path in batches or os.path.normpath(run.path) in runs]
+    selected += [canary for observation in observations if observation.path in batches
+                 for canary in observation.canaries.values()]
+    return [run for run in selected if run.state.name == states.UNKNOWN and not run.host]
+
+
+def unverified_error(runs: Sequence[Run], again: str) -> SlurmError:
+    """Return the error that names the runs that could not be checked. again: the command that cancels by id."""
+    names = ", ".join(run.name for run in runs[:_NAMED]) + ", …" * (len(runs) > _NAMED)
+    jobs = list(dict.fromkeys(job for run in runs for job in run.unseen_jobs))
+    hint = "run the same command again later"
+    if jobs:
+        ids = ", ".join(jobs[:_NAMED]) + ", …" * (len(jobs) > _NAMED)
+        hint += f", or `{again}` to cancel Slurm job{'s' * (len(jobs) > 1)} {ids} by the ids in the journal"
+    return SlurmError(f"it is unknown whether {count(len(runs), 'run')} still wait{'s' * (len(runs) == 1)} or "
+                      f"run{'s' * (len(runs) == 1)} ({runs[0].state.why}): {names}",
+                      where=os.path.dirname(runs[0].path), hint=hint)
+
+
+def _is_alive(run: Run, by_id: bool) -> bool:
+    return run.state.name in retry_policy.ALIVE or by_id and bool(run.unseen_jobs)
+
+
+def _jobs_of(run: Run) -> tuple[str, ...]:
+    return run.slurm_jobs + run.unseen_jobs
+
+
 def _can_be_ended(run: Run) -> bool:
     """Whether a single run has a Slurm job or a process; a run that waits for a local worker has neither."""
-    return bool(run.slurm_jobs) or process.is_alive(_process_of(run)) is True
+    return bool(_jobs_of(run)) or process.is_alive(_process_of(run)) is True
 
 
 def _process_of(run: Run) -> dict[str, Any]:
@@ -89,22 +121,25 @@ def _process_of(run: Run) -> dict[str, Any]:
 def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> None:
     """BatchError if a Slurm job to cancel also has runs that are to be kept."""
     jobs = set(cancellation.slurm_jobs)
-    others = [run for run in alive if run not in cancellation.runs and jobs & set(run.slurm_jobs)]
+    others = [run for run in alive if run not in cancellation.runs and jobs & set(_jobs_of(run))]
     if others:
         whole_batch = shell_command("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
         raise BatchError(f"the Slurm job of this run is a worker that has {count(len(others), 'other run')} too",
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
 
 
-def cancel(cancellation: Cancellation) -> None:
-    """Cancel the Slurm jobs, stop the local workers of whole batches, and terminate what else runs on this machine."""
-    if cancellation.slurm_jobs:
-        client.scancel(cancellation.slurm_jobs)
+def cancel(cancellation: Cancellation) -> list[str]:
+    """Cancel the Slurm jobs, stop the local workers of whole batches, and terminate what else runs on this machine.
+
+    Return the ids of Slurm jobs that Slurm does not have any more.
+    """
+    gone = client.scancel(cancellation.slurm_jobs) if cancellation.slurm_jobs else []
     for observation in cancellation.batches:
         _stop_local_workers(observation)
     for run in (*cancellation.runs, *cancellation.canaries):
-        if not run.slurm_jobs and process.is_alive(_process_of(run)):
+        if not _jobs_of(run) and process.is_alive(_process_of(run)):
             os.kill(_process_of(run)["pid"], signal.SIGTERM)
+    return gone
 
 
 def _stop_local_workers(observation: Observation) -> None:

@@ -17,7 +17,8 @@ class Run(NamedTuple):
     ticket: its newest number, 0 before the first submission;
     attempt: the record of its newest attempt;
     slurm_jobs: those in the queue that may run it, several if it is shared by workers;
-    host: the machine that runs it, if the batch was synced from another one.
+    host: the machine that runs it, if the batch was synced from another one;
+    unseen_jobs: if its state is unknown, the Slurm jobs that may run it, by the journal.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     state: State
     slurm_jobs: tuple[str, ...] = ()
     host: str | None = None
+    unseen_jobs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

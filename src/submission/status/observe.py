@@ -194,7 +194,8 @@ def _conclude(files: _RunFiles, answers: _Answers) -> Run:
     state = states.state_of(evidence)
     queued = evidence.jobs if state.slurm_job and state.name in retry_policy.ALIVE else ()
     return Run(files.name, files.path, files.folder, files.number, files.attempt, state,
-               tuple([job for job in queued if answers.queue.find(job)]), host)
+               tuple([job for job in queued if answers.queue.find(job)]), host,
+               tuple(evidence.jobs) if state.name == states.UNKNOWN else ())
 
 
 def _state_elsewhere(marker: SyncMarker, name: str, attempt: Mapping[str, Any] | None) -> State:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.errors import JobSpecError
+from src.errors import JobSpecError, SlurmError
 from src.submission.slurm import client, sbatch_errors
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
@@ -209,3 +209,14 @@ def test_rows_of_arrays_and_heterogeneous_jobs_are_found(fake_sbatch: Path) -> N
     found = {job: row.id for job in ("2", "2_0", "2_4", "2_2", "28", "5_777", "5", "3") if (row := queue.find(job))}
     assert found == {"2": "2_3", "2_0": "2_0", "2_4": "2_4", "28": "28", "5_777": "5_[0-9,12-...", "5": "5_[0-9,12-..."}
     assert queue.newest_with_comment("c") == "28"
+
+
+def test_scancel_of_a_job_that_is_gone_cancels_the_others(fake_sbatch: Path) -> None:
+    gone = "scancel: error: Kill job error on job id 7: Invalid job id specified"
+    answer(fake_sbatch, f"echo '{gone}' >&2; exit 1", "scancel")
+    assert client.scancel(["6", "7"]) == ["7"]
+    for refusal in ("Kill job error on job id 8: Access/permission denied", "Unable to contact slurm controller"):
+        answer(fake_sbatch, f"printf '{gone}\nscancel: error: {refusal}\n' >&2; exit 1", "scancel")
+        with pytest.raises(SlurmError, match=refusal) as error:
+            client.scancel(["6", "7", "8"])
+        assert "job id 7" not in str(error.value)
