@@ -46,7 +46,7 @@ def counts(laptop: Laptop, name: str) -> dict[str, int]:
     return status.counts(observe([str(laptop.batch(name))])[0])
 
 
-def test_a_connection_that_is_cut_at_any_instant_loses_nothing(laptop: Laptop, slurm: Slurm) -> None:
+def test_connections_cut_at_any_time_lose_nothing(laptop: Laptop, slurm: Slurm) -> None:
     """At a random instant of a submission the connection is cut, and is made again. Two times in three the laptop's
     command is killed as well, and once of those the one on the cluster too; then the same command is given again."""
     chance = random.Random(SEED)
@@ -114,7 +114,7 @@ parameters:
 """
 
 
-def test_a_composite_by_workers_and_its_results_here(laptop: Laptop, slurm: Slurm,
+def test_composite_by_workers_and_its_results_are_downloaded(laptop: Laptop, slurm: Slurm,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     """Real training, of three grids in one batch; what is fetched makes the whole data frame."""
     for name in ("train.py", "submit_cpu.sh"):

@@ -62,9 +62,9 @@ def push_env(options: argparse.Namespace) -> None:
     folder = pushing.find_environment(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
     remote = ssh.connect(hosts.find_host(options.on_host, PROJECT), create=(".",),
                          known_hosts=hosts.read_hosts(PROJECT))
-    confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was sent", options.yes)
+    confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was copied", options.yes)
     notes = pushing.push_environment(remote, folder, pushing.base_python())
-    print("\n".join([f"sent       {folder}", *notes]))
+    print("\n".join([f"uploaded   {folder}", *notes]))
     print(f"  {shell_command('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works")
 
 

@@ -1,4 +1,4 @@
-"""Results of another machine brought beside those here: by rsync, again for what is new; notes and sites are merged"""
+"""Download batches of a remote machine by rsync, incrementally; notes and the parts of several sites are merged."""
 from __future__ import annotations
 
 import dataclasses
@@ -17,21 +17,26 @@ from src.submission.remote import hosts, ssh
 from src.submission.remote.ssh import Remote
 from src.submission.system.terminal import count
 
-# hidden files are half written, or caches of that machine
+# hidden files are incomplete, or caches of that machine
 _NEVER, _LARGE = (".*",), ("*.pt", "*.safetensors", "snapshot/")
-# what tells batches from one another and says who has which run: a few small files, looked at before the others come
-_HOMES = (f"/*/{run_folder.SUBMISSIONS}/", f"/*/{run_folder.CANARY}/{run_folder.SUBMISSIONS}/")
-_BOOKS = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{run_folder.CANARY}/", *_HOMES,
-          *(f"{home}*.jsonl" for home in _HOMES))
-# and what of it comes by those alone: journals that are written meanwhile have no mark yet
-_APART = (f"/*/{run_folder.NOTES}", *(f"{home}*.jsonl" for home in _HOMES),
-          *(home + run_folder.sync_marker_name("*") for home in _HOMES))
+# The index of a results folder: few small files that identify the batches and their submissions, downloaded first.
+_SUBMISSIONS = (f"/*/{run_folder.SUBMISSIONS}/", f"/*/{run_folder.CANARY}/{run_folder.SUBMISSIONS}/")
+_INDEX = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{run_folder.CANARY}/", *_SUBMISSIONS,
+          *(f"{folder}*.jsonl" for folder in _SUBMISSIONS))
+# files of the index that the download of the batches omits: journals written meanwhile have no marker yet
+_ONLY_IN_INDEX = (f"/*/{run_folder.NOTES}", *(f"{folder}*.jsonl" for folder in _SUBMISSIONS),
+                  *(folder + run_folder.sync_marker_name("*") for folder in _SUBMISSIONS))
 _COPY = ("--archive", "--compress")
 
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """batches: by name, those that came; told: why others did not; ours: those that were submitted here anyway."""
+    """The result of a download.
+
+    batches: names of the downloaded batches;
+    skipped: sentences about the others;
+    submitted_here: names of those that were submitted on this machine.
+    """
 
     batches: list[str]
     skipped: list[str]
@@ -39,172 +44,176 @@ class Download:
 
 
 def download_from_host(source: str, into: str, project: str, checkpoints: bool = False) -> Download:
-    """`sync` from HOST, whose results are where hosts.toml says, or HOST:FOLDER. RemoteError if it cannot be reached.
+    """Download the batches of HOST, from the folder in hosts.toml, or of HOST:FOLDER. RemoteError if that fails.
 
-    project: the folder of this project here.
+    project: the project's local folder;
+    checkpoints: also model checkpoints and snapshots.
     """
-    name, _, given = source.partition(":")
+    name, _, source_folder = source.partition(":")
     host = hosts.find_host(name, project)
-    if given:
-        host = dataclasses.replace(host, folder=given.removeprefix("~/"))
-    far = ssh.connect(host, known_hosts=hosts.read_hosts(project))
-    folder = "" if given else remote_results_folder(far)
-    fetched = download_batches(far, folder, into, checkpoints)
-    told: dict[str, dict[str, Any]] = {}
-    if not given:
+    if source_folder:
+        host = dataclasses.replace(host, folder=source_folder.removeprefix("~/"))
+    remote = ssh.connect(host, known_hosts=hosts.read_hosts(project))
+    folder = "" if source_folder else remote_results_folder(remote)
+    download = download_batches(remote, folder, into, checkpoints)
+    states: dict[str, dict[str, Any]] = {}
+    if not source_folder:
         try:
-            told = _states_there(far, folder, into, fetched.batches)
-        except RemoteError as error:  # all files are here; what lives there is unknown then
+            states = _remote_states(remote, folder, into, download.batches)
+        except RemoteError as error:  # all files are here; only the states of unfinished runs are unknown
             print(f"note: {error}")
-    _date(into, fetched.batches, host.name, told)
-    return fetched
+    _store_states(into, download.batches, host.name, states)
+    return download
 
 
-def remote_results_folder(far: Remote) -> str:
-    """The folder of its batches, with `~` and variables as that machine knows them."""
-    folder = far.host.output_dir or "results"
+def remote_results_folder(remote: Remote) -> str:
+    """Return the folder of the remote machine's batches, with `~` and variables expanded there."""
+    folder = remote.host.output_dir or "results"
     if "$" not in folder and folder[0] != "~":
         return folder
     expand = "import os, sys; print(os.path.expanduser(os.path.expandvars(sys.argv[1])))"
-    return far.read_output(["python", "-c", expand, folder]).rstrip("\n")
+    return remote.read_output(["python", "-c", expand, folder]).rstrip("\n")
 
 
-def download_batches(far: Remote, folder: str, into: str, checkpoints: bool = False) -> Download:
-    """Bring the batches in a folder of another machine into a folder here; nothing is deleted, and what is newer here
-    stays. Cut off at any instant, the same again goes on. RemoteError if the connection is lost for good.
+def download_batches(remote: Remote, folder: str, into: str, checkpoints: bool = False) -> Download:
+    """Download the batches of a remote folder into a local one. RemoteError if the connection is lost for good.
+
+    Nothing is deleted, and newer local files remain. After an interruption at any time, a repetition continues.
     """
-    books = os.path.join(into, f".from-{far.host.name}")
-    os.makedirs(books, exist_ok=True)
-    far.rsync(*_COPY, "--checksum", "--delete", "--prune-empty-dirs", *(f"--exclude={pattern}" for pattern in _NEVER),
-              *(f"--include={pattern}" for pattern in _BOOKS), "--exclude=*", "--", _inside(far.rsync_path(folder)),
-              _inside(books), living=True)
-    found = Download([], [], [])
-    for name in sorted(map(os.path.basename, batch_folder.all_batches(books))):
-        here, there = os.path.join(into, name), os.path.join(books, name)
-        theirs = _journals(there) - (_journals(here) - _marked(here))
-        if _journals(there) and not theirs:
-            found.submitted_here.append(name)
-        elif why := find_conflict(here, there, far.host.name, theirs):
-            found.skipped.append(f"{here}: {why}")
+    index = os.path.join(into, f".from-{remote.host.name}")
+    os.makedirs(index, exist_ok=True)
+    remote.rsync(*_COPY, "--checksum", "--delete", "--prune-empty-dirs",
+                 *(f"--exclude={pattern}" for pattern in _NEVER),
+                 *(f"--include={pattern}" for pattern in _INDEX), "--exclude=*", "--",
+                 _contents(remote.rsync_path(folder)), _contents(index), living=True)
+    download = Download([], [], [])
+    for name in sorted(map(os.path.basename, batch_folder.all_batches(index))):
+        here, there = os.path.join(into, name), os.path.join(index, name)
+        remote_journals = _journals(there) - (_journals(here) - _synced_journals(here))
+        if _journals(there) and not remote_journals:
+            download.submitted_here.append(name)
+        elif reason := find_conflict(here, there, remote.host.name, remote_journals):
+            download.skipped.append(f"{here}: {reason}")
         else:
-            found.batches.append(name)
-            _mark(here, there, far.host.name, theirs)  # before their runs come, which nobody here shall begin
-    canaries = [f"/{_pattern(name)}/{run_folder.CANARY}/" for name in found.batches
-                if _keeps_canaries(os.path.join(into, name), os.path.join(books, name))]
-    left_out = (*_NEVER, *(() if checkpoints else _LARGE), *_APART, *canaries)
-    far.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
-              *(f"--exclude={pattern}" for pattern in left_out),
-              *(f"--include=/{_pattern(name)}/" for name in found.batches), "--exclude=/*/", "--",
-              _inside(far.rsync_path(folder)), _inside(into), living=True, show=True)
-    for name in found.batches:
-        notes.merge(os.path.join(into, name), os.path.join(books, name))
-    return found
+            download.batches.append(name)
+            # before the runs arrive, so that nobody here starts them
+            _store_journals(here, there, remote.host.name, remote_journals)
+    canaries = [f"/{_escape_pattern(name)}/{run_folder.CANARY}/" for name in download.batches
+                if _leaves_canaries(os.path.join(into, name), os.path.join(index, name))]
+    excluded = (*_NEVER, *(() if checkpoints else _LARGE), *_ONLY_IN_INDEX, *canaries)
+    remote.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
+                 *(f"--exclude={pattern}" for pattern in excluded),
+                 *(f"--include=/{_escape_pattern(name)}/" for name in download.batches), "--exclude=/*/", "--",
+                 _contents(remote.rsync_path(folder)), _contents(into), living=True, show=True)
+    for name in download.batches:
+        notes.merge(os.path.join(into, name), os.path.join(index, name))
+    return download
 
 
-def find_conflict(here: str, there: str, host: str, theirs: frozenset[str]) -> str | None:
-    """Why a batch here and one of the same name there cannot be one; None if they can, or there is none here.
+def find_conflict(here: str, there: str, host: str, remote_journals: frozenset[str]) -> str | None:
+    """Return why a local batch and a remote one of the same name cannot be merged; None if they can.
 
-    theirs: the journals that are not this machine's own.
+    remote_journals: those that were not written on this machine.
     """
     if not run_folder.is_batch_folder(here):
         return None
-    if gone := sync_markers.read_host(here, host).journals - _journals(there):
-        return (f"not fetched: it was made anew on {host} since it was fetched ({sorted(gone)[0]} is gone there); move "
-                "this copy away and sync again")
-    others = _journals(here) - theirs - sync_markers.read_host(here, host).journals
-    if not others:
+    if missing := sync_markers.read_host(here, host).journals - _journals(there):
+        return (f"skipped: it was replaced on {host} since its download (submission {sorted(missing)[0]} is missing "
+                "there); move the local copy away and sync again")
+    other_journals = _journals(here) - remote_journals - sync_markers.read_host(here, host).journals
+    if not other_journals:
         return None
-    ours = [plan for token in sorted(others) if (plan := _plan(here, token))]
-    new = [plan for token in sorted(theirs) if (plan := _plan(there, token))]
-    if differing := _differences(here, there) + [
-            word for plan in new[:1] for first in ours[:1]
-            for word in batch_folder.differences(_asked(first), _asked(plan))]:
-        return (f"not fetched: the one on {host} was made from another job spec ({'; '.join(differing[:3])}); --into "
-                "another folder keeps them apart")
-    both = {name for plan in ours for name in plan["tickets"]} & {name for plan in new for name in plan["tickets"]}
+    local_plans = [plan for token in sorted(other_journals) if (plan := _read_plan(here, token))]
+    remote_plans = [plan for token in sorted(remote_journals) if (plan := _read_plan(there, token))]
+    if differences := _job_spec_differences(here, there) + [
+            difference for remote_plan in remote_plans[:1] for local_plan in local_plans[:1]
+            for difference in batch_folder.differences(_identity(local_plan), _identity(remote_plan))]:
+        return (f"skipped: the one on {host} was made from another job spec ({'; '.join(differences[:3])}); "
+                "download it into another folder with --into")
+    both = {name for plan in local_plans for name in plan["tickets"]} & {
+        name for plan in remote_plans for name in plan["tickets"]}
     if both:
-        return (f"not fetched: {count(len(both), 'run')} of it, {min(both)} first, were submitted both on {host} "
-                "and elsewhere; --into another folder keeps them apart (sites that share a batch submit with --shard)")
+        return (f"skipped: {count(len(both), 'run')} of it, {min(both)} first, were submitted both on {host} "
+                "and elsewhere; use --into another folder (sites that share a batch submit with --shard)")
     return None
 
 
-def _states_there(far: Remote, folder: str, into: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What that machine says of the batches that have runs that have not ended. RemoteError if it says nothing."""
-    going = [name for name in names if _has_open_runs(os.path.join(into, name))]
-    if not going:
+def _remote_states(remote: Remote, folder: str, into: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the remote machine's status of those batches that have unfinished runs, by name."""
+    unfinished = [name for name in names if _has_unfinished_runs(os.path.join(into, name))]
+    if not unfinished:
         return {}
-    words = far.read_output(["python", "experiments.py", "status", "--json",
-                             *(os.path.join(folder, name) for name in going)])
+    output = remote.read_output(["python", "experiments.py", "status", "--json",
+                                 *(os.path.join(folder, name) for name in unfinished)])
     try:
-        return {os.path.basename(found["batch"]): found for found in json.loads(words)}
+        return {os.path.basename(status["batch"]): status for status in json.loads(output)}
     except (ValueError, KeyError, TypeError):
-        raise RemoteError("its `experiments.py status --json` is not understood", where=far.host.name,
-                          hint="is the project there as new as this one?") from None
+        raise RemoteError("its `experiments.py status --json` cannot be parsed", where=remote.host.name,
+                          hint="check that the project there is as new as this one") from None
 
 
-def _date(into: str, names: Iterable[str], host: str, told: Mapping[str, Mapping[str, Any]]) -> None:
-    """Mark the batches as fetched whole, now, with what was told of their runs."""
+def _store_states(into: str, names: Iterable[str], host: str, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Record that the batches were downloaded completely now, with the states of their runs there."""
     for name in names:
         path = os.path.join(into, name)
-        for place, kind in ((path, "runs"), (os.path.join(path, run_folder.CANARY), "canaries")):
-            mark = sync_markers.read_host(place, host)
-            if mark.journals or kind == "runs":
-                states = {row["run"]: (row["state"], row["why"]) for row in told.get(name, {}).get(kind, ())}
-                sync_markers.write(place, mark._replace(time=time.time(), states=states))
+        for folder, kind in ((path, "runs"), (os.path.join(path, run_folder.CANARY), "canaries")):
+            marker = sync_markers.read_host(folder, host)
+            if marker.journals or kind == "runs":
+                run_states = {row["run"]: (row["state"], row["why"]) for row in states.get(name, {}).get(kind, ())}
+                sync_markers.write(folder, marker._replace(time=time.time(), states=run_states))
 
 
-def _has_open_runs(path: str) -> bool:
+def _has_unfinished_runs(path: str) -> bool:
     return any(not os.path.exists(os.path.join(path, name, run_folder.DONE)) for name in run_folder.run_names(path))
 
 
-def _mark(here: str, there: str, host: str, theirs: frozenset[str]) -> None:
-    """Bring these journals of the batch, and those of its canaries, and say before whose they are."""
-    canaries = frozenset() if _keeps_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
-    for place, tokens in ((here, theirs), (os.path.join(here, run_folder.CANARY), canaries)):
-        if tokens or place == here:
-            sync_markers.write(place, sync_markers.read_host(place, host)._replace(journals=tokens))
+def _store_journals(here: str, there: str, host: str, remote_journals: frozenset[str]) -> None:
+    """Copy these journals of the batch, and those of its canaries, after recording which host they are from."""
+    canaries = frozenset() if _leaves_canaries(here, there) else _journals(os.path.join(there, run_folder.CANARY))
+    for folder, tokens in ((here, remote_journals), (os.path.join(here, run_folder.CANARY), canaries)):
+        if tokens or folder == here:
+            sync_markers.write(folder, sync_markers.read_host(folder, host)._replace(journals=tokens))
         for token in tokens:
             name = os.path.join(run_folder.SUBMISSIONS, f"{token}.jsonl")
-            text = files.read_text(os.path.join(there, os.path.relpath(place, here), name)) or ""
-            if text != files.read_text(os.path.join(place, name)):
-                files.write_atomic(os.path.join(place, name), text)
+            text = files.read_text(os.path.join(there, os.path.relpath(folder, here), name)) or ""
+            if text != files.read_text(os.path.join(folder, name)):
+                files.write_atomic(os.path.join(folder, name), text)
 
 
-def _keeps_canaries(here: str, there: str) -> bool:
-    """Whether the canaries there stay there: those of two sites have the same names, and a site trusts its own alone.
-    """
-    tried = _journals(os.path.join(here, run_folder.CANARY)) - _journals(os.path.join(there, run_folder.CANARY))
-    return bool(tried or _journals(here) - _marked(here) - _journals(there))
+def _leaves_canaries(here: str, there: str) -> bool:
+    """Return whether the canaries remain there: those of two sites have equal names, and each site uses its own."""
+    local_canaries = _journals(os.path.join(here, run_folder.CANARY)) - _journals(
+        os.path.join(there, run_folder.CANARY))
+    return bool(local_canaries or _journals(here) - _synced_journals(here) - _journals(there))
 
 
 def _journals(path: str) -> frozenset[str]:
-    """The tokens of a batch's submissions."""
+    """Return the tokens of a batch's submissions."""
     folder = os.path.join(path, run_folder.SUBMISSIONS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return frozenset(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
 
 
-def _marked(path: str) -> frozenset[str]:
-    """Those of them that came from other machines, whichever."""
+def _synced_journals(path: str) -> frozenset[str]:
+    """Return the tokens of the submissions that are from other machines."""
     folder = os.path.join(path, run_folder.SUBMISSIONS)
-    found = sync_markers.read_all(folder, os.listdir(folder) if os.path.isdir(folder) else [])
-    return frozenset().union(*(copy.journals for copy in found))
+    markers = sync_markers.read_all(folder, os.listdir(folder) if os.path.isdir(folder) else [])
+    return frozenset().union(*(marker.journals for marker in markers))
 
 
-def _plan(path: str, token: str) -> dict[str, Any] | None:
-    """The plan of a submission."""
+def _read_plan(path: str, token: str) -> dict[str, Any] | None:
+    """Return the plan in a submission's journal."""
     records = files.read_json_lines(os.path.join(path, run_folder.SUBMISSIONS, f"{token}.jsonl"))
     return next((record for record in records if isinstance(record, dict) and record.get("kind") == "plan"
                  and isinstance(record.get("tickets"), dict)), None)
 
 
-def _asked(plan: dict[str, Any]) -> dict[str, Any]:
-    """What a submission asked for beside its job spec, whichever part of it; what was not given is left out."""
+def _identity(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a submission that all parts of a batch share; options that were not given are omitted."""
     return {key: value for key, value in (plan.get("identity") or {}).items() if key != "shard" and value is not None}
 
 
-def _differences(here: str, there: str) -> list[str]:
-    """What differs between the job specs of two batches."""
+def _job_spec_differences(here: str, there: str) -> list[str]:
     paths = [os.path.join(path, run_folder.JOB_SPEC) for path in (here, there)]
     if files.read_text(paths[0]) == files.read_text(paths[1]):
         return []
@@ -214,18 +223,18 @@ def _differences(here: str, there: str) -> list[str]:
         return [error.what]
 
 
-def _inside(path: str) -> str:
-    """A folder as rsync takes it for what is in it."""
+def _contents(path: str) -> str:
+    """Return a folder's path in the form in which rsync copies its contents."""
     return f"{path.rstrip('/')}/"
 
 
-def _pattern(name: str) -> str:
-    """A name as a pattern of rsync that nothing else matches; a backslash is special only beside other signs."""
+def _escape_pattern(name: str) -> str:
+    """Return a pattern of rsync that matches only this name; a backslash is special only beside wildcards."""
     return re.sub(r"([*?[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
 
 
-def summary_lines(fetched: Download, into: str) -> Iterable[str]:
-    """What a sync says beside its totals."""
-    yield from fetched.skipped
-    for name in fetched.submitted_here:
-        yield f"{os.path.join(into, name)}: submitted from here, and left as it is"
+def summary_lines(download: Download, into: str) -> Iterable[str]:
+    """Yield lines about the batches that were not downloaded."""
+    yield from download.skipped
+    for name in download.submitted_here:
+        yield f"{os.path.join(into, name)}: submitted from here, left unchanged"

@@ -1,4 +1,4 @@
-"""experiments.py --on HOST: the same command on another machine, in its project and environment, with our streams"""
+"""experiments.py --on HOST: run the command on a remote machine, in its project and environment, with our streams."""
 from __future__ import annotations
 
 import argparse
@@ -13,72 +13,75 @@ from src.submission.batch import batch_folder
 from src.submission.remote import download, hosts, remote_server, ssh, upload
 from src.submission.remote.ssh import ConnectionLost, Remote
 
-_ONCE = ("logs", "cancel", "clean", "note")  # a broken connection ends them: begun again they would say or do it twice
-_SENT_FIRST = ("doctor", "prefetch", "missing")  # they look at the project's own files, as they are here
+_NOT_REPEATED = ("logs", "cancel", "clean", "note")  # after a lost connection they would print or act twice
+_NEEDS_UPLOAD = ("doctor", "prefetch", "missing")  # commands that read the project's files, which may have changed
 
 
 def run(command: str, argv: Sequence[str], options: argparse.Namespace, project: str, results: str) -> int:
-    """Give the command `command`, which `argv` begins with, there; its exit status. RemoteError if that cannot be.
+    """Run a command of experiments.py on options.on, and return its exit status. RemoteError if that is impossible.
 
-    results: the folder of batches here.
+    argv: the command line, which begins with `command`;
+    results: the local folder of batches.
     """
-    sends = command in _SENT_FIRST
-    host, known = hosts.find_host(options.on, project), hosts.read_hosts(project)
-    far = ssh.connect(host, create=(remote_server.NAMED_FILES,) if sends else (), known_hosts=known)
-    words = ssh.remove_on_option(argv)
-    if sends:
-        words = _send(far, project, words, getattr(options, "path", None))
-    place = download.remote_results_folder(far)
-    if place != results:
-        words = [_moved(word, results, place) for word in words]
-    words = ["env", f"{ON}={far.host.name}", f"{batch_folder.RESULTS_VARIABLE}={place}", far.host.python,
-             "experiments.py",
-             *words]
+    needs_upload = command in _NEEDS_UPLOAD
+    host, known_hosts = hosts.find_host(options.on, project), hosts.read_hosts(project)
+    remote = ssh.connect(host, create=(remote_server.NAMED_FILES,) if needs_upload else (), known_hosts=known_hosts)
+    arguments = ssh.remove_on_option(argv)
+    if needs_upload:
+        arguments = _upload(remote, project, arguments, getattr(options, "path", None))
+    remote_results = download.remote_results_folder(remote)
+    if remote_results != results:
+        arguments = [_move_path(word, results, remote_results) for word in arguments]
+    remote_command = ["env", f"{ON}={remote.host.name}", f"{batch_folder.RESULTS_VARIABLE}={remote_results}",
+                      remote.host.python, "experiments.py", *arguments]
     if command == "report":
-        return _report(far, words, options, results)
-    return _follow(far, words, again=command not in _ONCE)
+        return _download_report(remote, remote_command, options.to, results)
+    return _run(remote, remote_command, is_repeatable=command not in _NOT_REPEATED)
 
 
-def _moved(word: str, results: str, place: str) -> str:
-    """A path under the results here as it is there."""
+def _move_path(word: str, results: str, remote_results: str) -> str:
+    """Return a path below the local results as a path below the remote ones, and any other word unchanged."""
     path = os.path.normpath(word)
-    return os.path.join(place, os.path.relpath(path, results)) if path.startswith(f"{results}/") else word
+    return os.path.join(remote_results, os.path.relpath(path, results)) if path.startswith(f"{results}/") else word
 
 
-def _send(far: Remote, project: str, words: list[str], job_spec: str | None) -> list[str]:
-    """Bring the project's files there, and a job spec from elsewhere; the words, with what that is called there."""
+def _upload(remote: Remote, project: str, arguments: list[str], job_spec: str | None) -> list[str]:
+    """Upload the project and the job spec; return the arguments with the job spec's remote name."""
     files = upload.project_files(project)
-    given = [upload.locate_file(job_spec, project, files, "job spec")] if job_spec else []
-    sent = upload.Upload(upload.upload_project(far, project, files).files + upload.upload_named_files(far, given).files)
-    print(f"sent       {sent.summary()} ({far.host.name}:{far.host.folder})", file=sys.stderr, flush=True)
-    return [given[0].remote_name if given and word == job_spec else word for word in words]
+    named_files = [upload.locate_file(job_spec, project, files, "job spec")] if job_spec else []
+    uploaded = upload.Upload(upload.upload_project(remote, project, files).files
+                             + upload.upload_named_files(remote, named_files).files)
+    print(f"uploaded   {uploaded.summary()} ({remote.host.name}:{remote.host.folder})", file=sys.stderr, flush=True)
+    return [named_files[0].remote_name if named_files and word == job_spec else word for word in arguments]
 
 
-def _follow(far: Remote, words: Sequence[str], again: bool) -> int:
-    """Run it with its words on our terminal. again: begin it anew if the connection breaks."""
-    def once() -> int:
-        begun = time.monotonic()
+def _run(remote: Remote, command: Sequence[str], is_repeatable: bool) -> int:
+    """Run a command on our terminal. is_repeatable: run it again if the connection is lost."""
+    def attempt() -> int:
+        started = time.monotonic()
         try:
-            return far.run(words, terminal=True)
-        except RemoteError as error:  # the connection broke
-            if not again:
+            return remote.run(command, terminal=True)
+        except RemoteError as error:  # the connection was lost
+            if not is_repeatable:
                 raise
-            raise ConnectionLost(error.what, made_progress=time.monotonic() - begun > 60) from None
+            raise ConnectionLost(error.what, made_progress=time.monotonic() - started > 60) from None
 
-    return far.retry(once)
+    return remote.retry(attempt)
 
 
-def _report(far: Remote, words: list[str], options: argparse.Namespace, results: str) -> int:
-    """Have it written there and bring it here: into the batch, if there is a copy of it here."""
-    kept = [word for index, word in enumerate(words)
-            if not (options.to and (word == f"--to={options.to}" or "--to" in (word, words[index - 1])))]
-    said = re.search(r"^report: (.+)$", far.read_output(kept), re.MULTILINE)
-    if said is None:
-        raise RemoteError("its report is nowhere", where=far.host.name, hint="is the project there as new as this one?")
-    folder, name = os.path.split(os.path.abspath(said[1]))
+def _download_report(remote: Remote, command: list[str], to: str | None, results: str) -> int:
+    """Write a report there and download it: to `to`, or into the local copy of the batch, or beside where it would be.
+    """
+    without_to = [word for index, word in enumerate(command)
+                  if not (to and (word == f"--to={to}" or "--to" in (word, command[index - 1])))]
+    line = re.search(r"^report: (.+)$", remote.read_output(without_to), re.MULTILINE)
+    if line is None:
+        raise RemoteError("its report was not found", where=remote.host.name,
+                          hint="upload this version of the project: any submission with --on does")
+    folder, name = os.path.split(os.path.abspath(line[1]))
     copy = os.path.join(results, os.path.basename(folder))
-    path = os.path.abspath(options.to or (os.path.join(copy, name) if os.path.isdir(copy) else f"{copy}.{name}"))
+    path = os.path.abspath(to or (os.path.join(copy, name) if os.path.isdir(copy) else f"{copy}.{name}"))
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    far.rsync("--times", "--compress", "--", far.rsync_path(said[1]), path)
+    remote.rsync("--times", "--compress", "--", remote.rsync_path(line[1]), path)
     print(f"report: {path}")
     return 0

@@ -1,4 +1,4 @@
-"""submit_multiple.py --on HOST: sends the project, has its copy there submit, and follows that through broken lines"""
+"""submit_multiple.py --on HOST: upload the project, submit there, and follow that across lost connections."""
 from __future__ import annotations
 
 import codecs
@@ -19,150 +19,165 @@ from src.submission.remote.ssh import ConnectionLost, Remote
 from src.submission.system import detached, terminal
 from src.submission.system.signals import Waker
 
+_SERVER = ("python", "-m", "src.submission.remote.remote_server")
+
 
 def submit(argv: Sequence[str], project: str, host_name: str, job_spec: str | None, script: str | None,
            has_output_dir: bool, dry_run: bool, json_output: bool) -> int | None:
-    """Send what changed, and submit there; the exit status of that. RemoteError says what failed, and how to go on.
+    """Upload what changed, submit on the remote machine, and return the exit status of that.
 
-    None if all that is left to do is a dry run here, since what is there is not what would be submitted.
+    None if a local dry run remains to be done, since the remote files are not those that would be submitted.
+    RemoteError, with the command that continues, if it fails.
 
-    argv: the command line of submit_multiple.py, of which the others are options
-    job_spec: None for a retry
-    has_output_dir: whether the output_dir of the host must not be used, since the command line has one or it is a retry
+    argv: the command line of submit_multiple.py, of which the others are options;
+    job_spec: None for a retry;
+    has_output_dir: whether the output_dir of the host must not be used, since the command line has one or it is a
+        retry.
     """
-    host, known = hosts.find_host(host_name, project), hosts.read_hosts(project)
+    host, known_hosts = hosts.find_host(host_name, project), hosts.read_hosts(project)
     files = upload.project_files(project)
-    given = {word: upload.locate_file(word, project, files, what)
-             for word, what in ((job_spec, "job spec"), (script, "submit script")) if word}
-    words = remote_arguments(argv, given, None if has_output_dir else host.output_dir)
+    named_files = {path: upload.locate_file(path, project, files, what)
+                   for path, what in ((job_spec, "job spec"), (script, "submit script")) if path}
+    arguments = remote_arguments(argv, named_files, None if has_output_dir else host.output_dir)
     if dry_run:
-        far = ssh.connect(host, known_hosts=known, may_be_missing=True)
-        return _dry_run(far, project, files, list(given.values()), words, json_output)
-    far = ssh.connect(host, create=(detached.FOLDER, remote_server.NAMED_FILES), known_hosts=known)
-    again = shell_command("python", "submit_multiple.py", *argv)
-    if token := running_token(far, words):
-        print(f"this command is still at work on {host.name}; it is followed from its beginning", flush=True)
-        return RemoteCall(far, again, token).follow()
-    sent = upload.upload_project(far, project, files).files + upload.upload_named_files(far, list(given.values())).files
-    print(f"sent       {upload.Upload(sent).summary()} ({host.name}:{host.folder})", flush=True)
+        remote = ssh.connect(host, known_hosts=known_hosts, may_be_missing=True)
+        return _dry_run(remote, project, files, list(named_files.values()), arguments, json_output)
+    remote = ssh.connect(host, create=(detached.FOLDER, remote_server.NAMED_FILES), known_hosts=known_hosts)
+    local_command = shell_command("python", "submit_multiple.py", *argv)
+    if token := running_token(remote, arguments):
+        print(f"this command is still running on {host.name}; following it from its beginning", flush=True)
+        return RemoteCall(remote, local_command, token).follow()
+    uploaded = _upload(remote, project, files, list(named_files.values()))
+    print(f"uploaded   {uploaded.summary()} ({host.name}:{host.folder})", flush=True)
     code = provenance.portable_record(provenance.inspect_code(project), files)
-    return RemoteCall(far, again, journal.new_token(), words, {"code": code, "files": files}).follow()
+    request = {"code": code, "files": files}
+    return RemoteCall(remote, local_command, journal.new_token(), arguments, request).follow()
 
 
-def remote_arguments(argv: Sequence[str], given: Mapping[str, upload.NamedFile], output_dir: str | None) -> list[str]:
-    """The command there: without --on, and with what named files are called there."""
-    kept = []
+def remote_arguments(argv: Sequence[str], named_files: Mapping[str, upload.NamedFile],
+                     output_dir: str | None) -> list[str]:
+    """Return the remote command line: without --on, and with the remote names of the named files."""
+    arguments = []
     for word in ssh.remove_on_option(argv):
         option, _, value = (word[:2], "", word[2:]) if word[:2] == "-s" else word.partition("=")
-        if word in given:
-            kept.append(given[word].remote_name)
-        elif value in given and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
-            kept += ["--script", given[value].remote_name]
+        if word in named_files:
+            arguments.append(named_files[word].remote_name)
+        elif value in named_files and (option == "-s" or option.startswith("--s") and "--script".startswith(option)):
+            arguments += ["--script", named_files[value].remote_name]
         else:
-            kept.append(word)
-    return ["submit_multiple.py", *kept, *(["--output-dir", output_dir] if output_dir else [])]
+            arguments.append(word)
+    return ["submit_multiple.py", *arguments, *(["--output-dir", output_dir] if output_dir else [])]
 
 
-def _dry_run(far: Remote, project: str, files: Sequence[str], given: Sequence[upload.NamedFile], words: Sequence[str],
-             json_output: bool) -> int | None:
-    """What would be sent. If that is nothing, the dry run there; else None, for the one that can be had here."""
-    sent = upload.Upload(upload.upload_project(far, project, files, dry_run=True).files
-                        + upload.upload_named_files(far, given, dry_run=True).files)
+def _upload(remote: Remote, project: str, files: Sequence[str], named_files: Sequence[upload.NamedFile],
+            dry_run: bool = False) -> upload.Upload:
+    return upload.Upload(upload.upload_project(remote, project, files, dry_run).files
+                         + upload.upload_named_files(remote, named_files, dry_run).files)
+
+
+def _dry_run(remote: Remote, project: str, files: Sequence[str], named_files: Sequence[upload.NamedFile],
+             arguments: Sequence[str], json_output: bool) -> int | None:
+    """Print what would be uploaded. If that is nothing, dry-run there and return its exit status; else None."""
+    uploaded = _upload(remote, project, files, named_files, dry_run=True)
     with contextlib.redirect_stdout(sys.stderr if json_output else sys.stdout):
-        print("\n".join([f"would send {sent.summary()} ({far.host.name}:{far.host.folder})", *sent.details()]),
-              flush=True)
-        if sent.files:
-            print(f"as this machine sees it, since {far.host.name} has not these files yet:", flush=True)
+        print("\n".join([f"would upload {uploaded.summary()} ({remote.host.name}:{remote.host.folder})",
+                         *uploaded.details()]), flush=True)
+        if uploaded.files:
+            print(f"planned on this machine, since {remote.host.name} does not have these files yet:", flush=True)
             return None
-    return far.run(["python", *words])
+    return remote.run(["python", *arguments])
 
 
-def running_token(far: Remote, words: Sequence[str]) -> str | None:
-    """The token of the same command, if it was begun there and has not ended."""
-    if not far.has_running_commands:
+def running_token(remote: Remote, arguments: Sequence[str]) -> str | None:
+    """Return the token of the same command, if it was started there and has not ended."""
+    if not remote.has_running_commands:
         return None
-    said = far.read_output(["python", "-m", "src.submission.remote.remote_server", "going"],
-                   json.dumps({"words": list(words)}).encode() + b"\n")
-    return json.loads(said.rpartition(remote_server.MARK)[2])["going"]
+    output = remote.read_output([*_SERVER, "going"], json.dumps({"words": list(arguments)}).encode() + b"\n")
+    return json.loads(output.rpartition(remote_server.MARK)[2])["going"]
 
 
 class RemoteCall:
-    """A command that is begun there once and followed to its end, over as many connections as it takes.
+    """A command that is started once on a remote machine and followed until it ends, over any number of connections.
 
-    again: what the user types to go on; token: its name there; words: None if it was begun before; request: what comes
-    with them.
+    local_command: what the user types to continue;
+    token: the name of the command there;
+    arguments: None if it was started before;
+    request: `code` and `files` of the request (remote_server.py).
     """
 
-    def __init__(self, far: Remote, again: str, token: str, words: Sequence[str] | None = None,
+    def __init__(self, remote: Remote, local_command: str, token: str, arguments: Sequence[str] | None = None,
                  request: Mapping[str, Any] | None = None) -> None:
-        self.far, self.again, self.token, self.words, self.request = far, again, token, words, request or {}
-        self.shown = {"out": 0, "err": 0}  # bytes
-        self.decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in self.shown}
+        self.remote, self.local_command, self.token = remote, local_command, token
+        self.arguments, self.request = arguments, request or {}
+        self.bytes_shown = {"out": 0, "err": 0}
+        self.decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in self.bytes_shown}
         self.answers: dict[int, str | None] = {}
         self.bar: terminal.Progress | None = None
-        self.done: tuple[int, int] | None = None
+        self.progress: tuple[int, int] | None = None
         self.made_progress = self.interrupted = False
 
     def follow(self) -> int:
-        """Its exit status; 130 if the user leaves it alone there. RemoteError if it, or the connection, is lost."""
+        """Return the exit status of the command; 130 if the user stops following it.
+
+        RemoteError if the command or the connection is lost.
+        """
         try:
-            return self.far.retry(self._once, self._how_far, self.again)
+            return self.remote.retry(self._follow_once, self._format_progress, self.local_command)
         except KeyboardInterrupt:  # while there is no connection
-            return self._left_alone()
+            return self._detach()
         finally:
             self._close_bar()
 
-    def _how_far(self) -> str:
-        return "" if self.done is None else f"{self.done[0]} of {self.done[1]} done"
+    def _format_progress(self) -> str:
+        return "" if self.progress is None else f"{self.progress[0]} of {self.progress[1]} done"
 
-    def _left_alone(self) -> int:
-        print(f"\nleft alone on {self.far.host.name}; `{self.again}` follows it", file=sys.stderr)
+    def _detach(self) -> int:
+        print(f"\nit continues on {self.remote.host.name}; `{self.local_command}` follows it", file=sys.stderr)
         return 130
 
-    def _once(self) -> int:
-        """Over one connection. Broken if that is lost."""
-        command = ssh.project_command(self.far.host, ["python", "-m", "src.submission.remote.remote_server",
-                                                       self.token])
+    def _follow_once(self) -> int:
+        """Follow the command over one connection. ConnectionLost if that is lost."""
+        command = ssh.project_command(self.remote.host, [*_SERVER, self.token])
         self.made_progress = False
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen([*self.far.ssh_command(), command], stdin=subprocess.PIPE,
+            process = subprocess.Popen([*self.remote.ssh_command(), command], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, stderr=errors,
                                        start_new_session=True)  # Ctrl-C is handled here
             assert process.stdin
             assert process.stdout
             try:
-                self._say(process.stdin, **{"code": None, "files": None, **(self.request if self.words else {}),
-                                            **self.shown, "words": self.words})
-                code = self._listen(process.stdin, process.stdout)
+                self._send(process.stdin, **{"code": None, "files": None, **(self.request if self.arguments else {}),
+                                             **self.bytes_shown, "words": self.arguments})
+                code = self._handle_frames(process.stdin, process.stdout)
                 if code is not None:
                     return code
                 process.stdin.close()
-                ended = process.wait()
+                ssh_code = process.wait()
             except BrokenPipeError:
-                ended = process.wait()
+                ssh_code = process.wait()
             finally:
                 process.kill()
                 process.wait()
             errors.seek(0)
-            words = ssh.last_line(errors.read())
-        if ended in (0, ssh.SSH_FAILED) or ended < 0:
-            raise ConnectionLost(words, self.made_progress)
-        raise RemoteError(f"the command could not be begun there: {words or f'exit status {ended}'}",
-                          where=self.far.host.name, hint="`setup` and `python` of the host say which Python it is")
+            message = ssh.last_line(errors.read())
+        if ssh_code in (0, ssh.SSH_FAILED) or ssh_code < 0:
+            raise ConnectionLost(message, self.made_progress)
+        raise RemoteError(f"the command could not be started there: {message or f'exit status {ssh_code}'}",
+                          where=self.remote.host.name, hint="`setup` and `python` of the host determine its Python")
 
-    def _listen(self, to: IO[bytes], source: IO[bytes]) -> int | None:
-        """Obey the far side until it says how the command ended; None if it ends in mid-word."""
-        speaks, lines, rest = False, deque[bytes](), b""
+    def _handle_frames(self, to: IO[bytes], source: IO[bytes]) -> int | None:
+        """Handle the frames of the server until the exit status; None if they end before it."""
+        has_mark, lines, rest = False, deque[bytes](), b""
         with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
             while True:
                 try:
                     while lines:
                         line = lines.popleft()
-                        if speaks:
-                            code = self._hear(to, json.loads(line))
+                        if has_mark:
+                            code = self._handle_frame(to, json.loads(line))
                             if code is not None:
                                 return code
-                        speaks = speaks or line.strip() == remote_server.MARK.encode()
+                        has_mark = has_mark or line.strip() == remote_server.MARK.encode()
                     if waker.wait(None, source.fileno()):
                         if not (chunk := os.read(source.fileno(), 65536)):
                             return None
@@ -172,38 +187,39 @@ class RemoteCall:
                     return None
                 except KeyboardInterrupt:
                     if self.interrupted:
-                        return self._left_alone()
-                    print("\nstopping it there; Ctrl-C again leaves it alone", file=sys.stderr)
-                    self._say(to, interrupt=True)
+                        return self._detach()
+                    print("\ninterrupting it there; press Ctrl-C again to stop following it", file=sys.stderr)
+                    self._send(to, interrupt=True)
                     self.interrupted = True
 
-    def _hear(self, to: IO[bytes], frame: Mapping[str, Any]) -> int | None:
-        """One frame of the far side; the exit status, if it is that."""
-        self.words = None  # it has begun
-        for stream in self.shown.keys() & frame.keys():
+    def _handle_frame(self, to: IO[bytes], frame: Mapping[str, Any]) -> int | None:
+        """Handle one frame of the server; return the exit status if the frame contains it."""
+        self.arguments = None  # the command has started
+        for stream in self.bytes_shown.keys() & frame.keys():
             data = frame[stream].encode("utf-8", "surrogateescape")
-            self.shown[stream] += len(data)
+            self.bytes_shown[stream] += len(data)
             self._close_bar()
-            to_whom = sys.stdout if stream == "out" else sys.stderr
-            to_whom.write(self.decoders[stream].decode(data))
-            to_whom.flush()
+            local_stream = sys.stdout if stream == "out" else sys.stderr
+            local_stream.write(self.decoders[stream].decode(data))
+            local_stream.flush()
             self.made_progress = True
         if frame.get("done"):
-            self._show_done(*frame["done"])
+            self._show_progress(*frame["done"])
         if "ask" in frame:
             number = frame["ask"]
             if number not in self.answers:
                 self.answers[number] = sys.stdin.readline() or None
-            self._say(to, answer=number, text=self.answers[number])
+            self._send(to, answer=number, text=self.answers[number])
         if "lost" in frame:
-            raise RemoteError("the command there was ended without a word" + (f", {self._how_far()}" * bool(self.done)),
-                              where=self.far.host.name, hint=f"`{self.again}` goes on")
+            progress = f", {self._format_progress()}" if self.progress else ""
+            raise RemoteError(f"the command there died without an exit status{progress}",
+                              where=self.remote.host.name, hint=f"`{self.local_command}` continues")
         return frame.get("exit")
 
-    def _show_done(self, done: int, total: int, noun: str, failed: int) -> None:
-        if (done, total) == self.done:  # as before the connection broke
+    def _show_progress(self, done: int, total: int, noun: str, failed: int) -> None:
+        if (done, total) == self.progress:  # unchanged since before the connection was lost
             return
-        self.made_progress, self.done = True, (done, total)
+        self.made_progress, self.progress = True, (done, total)
         if self.bar is None or (self.bar.total, self.bar.noun) != (total, noun):
             self._close_bar()
             self.bar = terminal.Progress(total, noun).__enter__()
@@ -215,6 +231,6 @@ class RemoteCall:
             self.bar = None
 
     @staticmethod
-    def _say(to: IO[bytes], **words: Any) -> None:
-        to.write(json.dumps(words).encode() + b"\n")
+    def _send(to: IO[bytes], **frame: Any) -> None:
+        to.write(json.dumps(frame).encode() + b"\n")
         to.flush()

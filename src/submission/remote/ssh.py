@@ -1,4 +1,7 @@
-"""Another machine through ssh and rsync: one connection that commands share, argument lists here, quoted words there"""
+"""Run commands on a remote machine by ssh, and copy files by rsync, over one shared connection that is reopened.
+
+Commands are argument lists on both machines; they are quoted for the remote shell.
+"""
 from __future__ import annotations
 
 import os
@@ -16,33 +19,36 @@ from src.errors import ON, RemoteError, one_line, shell_command
 from src.submission.remote.hosts import Host
 from src.submission.system import detached
 
-RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new try of a connection that broke
-SSH_FAILED = 255  # ssh's own exit status; ours are smaller
-# rsync's exit statuses for a connection that broke, or ended in the midst of things
-_RSYNC_BROKEN = frozenset((10, 12, 30, 35, SSH_FAILED))
-# never a question, a hung connection is given up after half a minute, and nothing of ours is forwarded
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each retry of a lost connection
+SSH_FAILED = 255  # exit status of ssh itself; those of our commands are smaller
+# exit statuses of rsync for a connection that was lost or closed
+_RSYNC_CONNECTION_LOST = frozenset((10, 12, 30, 35, SSH_FAILED))
+_RSYNC_VANISHED = 24  # exit status of rsync if listed files were removed before their transfer
+# never prompt, detect a dead connection within half a minute, and forward nothing
 _OPTIONS = ("-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=10", "-oServerAliveCountMax=3",
             "-oClearAllForwardings=yes", "-oForwardAgent=no", "-oForwardX11=no", "-oRemoteCommand=none")
-_VANISHED = 24  # rsync's exit status if files that it had listed were gone when their turn came
-_PERSIST = 600  # seconds for which a connection stays open without a command
-_Made = TypeVar("_Made")
+_PERSIST = 600  # seconds for which the shared connection remains open without a command
+_Result = TypeVar("_Result")
 
 
 class ConnectionLost(Exception):
     """The connection was lost, or cannot be made now.
 
-    words: ssh's last ones; made_progress: something was done over it.
+    message: the last line of ssh;
+    made_progress: whether something was done over this connection, so that the number of retries starts anew.
     """
 
-    def __init__(self, words: str, made_progress: bool = False) -> None:
-        super().__init__(words)
-        self.words, self.made_progress = words, made_progress
+    def __init__(self, message: str, made_progress: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.made_progress = message, made_progress
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A machine that answered. socket: of the shared connection; None where the user's own ssh configuration has one;
-    has_running_commands: whether something that was begun there from here, or elsewhere, may not have ended.
+    """A remote machine that answered.
+
+    socket: of the shared connection; None if the user's configuration of ssh shares connections;
+    has_running_commands: whether a detached command there may not have ended.
     """
 
     host: Host
@@ -50,102 +56,107 @@ class Remote:
     has_running_commands: bool = False
 
     def ssh_command(self, *options: str) -> list[str]:
-        """The words that open a session, without the command."""
+        """Return the arguments that open a session, without the remote command."""
         shared = [f"-oControlPath={self.socket}"] if self.socket else []
         return ["ssh", *_OPTIONS, "-oControlMaster=no", *shared, *self.host.options, *options, "--", self.host.ssh]
 
     def rsync_path(self, folder: str = "") -> str:
-        """A folder there, of the project unless it is absolute, as rsync takes it (with --protect-args)."""
+        """Return rsync's name (with --protect-args) of a remote folder, relative to the project's unless absolute."""
         return f"{self.host.ssh}:{os.path.join(self.host.folder, folder)}"
 
-    def run(self, words: Sequence[str], terminal: bool = False) -> int:
-        """Run a command there, in the project's folder and environment; its words go where ours go. Its exit status.
+    def run(self, command: Sequence[str], terminal: bool = False) -> int:
+        """Run a command in the project's folder and environment, with our streams. Return its exit status.
 
-        terminal: give it one, if we have one: for what redraws the screen or is ended by Ctrl-C. RemoteError if the
-        connection breaks: nothing says what has become of the command.
+        terminal: allocate one, if we have one: for commands that redraw the screen or end by Ctrl-C.
+        RemoteError if the connection is lost; whether the command ended is then unknown.
         """
-        both = terminal and sys.stdin.isatty() and sys.stdout.isatty()
+        has_terminal = terminal and sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.flush()
-        code = subprocess.run([*self.ssh_command(*["-t"] * both), project_command(self.host, words)],
+        code = subprocess.run([*self.ssh_command(*["-t"] * has_terminal), project_command(self.host, command)],
                               check=False).returncode
         if code == SSH_FAILED:
-            raise RemoteError("the connection broke", where=self.host.name, hint="the same command again looks anew")
+            raise RemoteError("the connection was lost", where=self.host.name, hint="repeat the command")
         return code
 
-    def read_output(self, words: Sequence[str], data: bytes = b"") -> str:
-        """What a command prints there, given `data`; tried again if the connection breaks, so let it change nothing
-        twice. RemoteError, with its last words, if it fails."""
-        return self._ask(project_command(self.host, words), data)
+    def read_output(self, command: Sequence[str], data: bytes = b"") -> str:
+        """Return the output of a command, with `data` as its input. RemoteError, with its last line, if it fails.
+
+        It is repeated if the connection is lost, so it must be idempotent.
+        """
+        return self._read_output(project_command(self.host, command), data)
 
     def read_shell_output(self, script: str, data: bytes = b"") -> str:
-        """The same for a line of the far shell, in the home folder and without the environment."""
-        return self._ask(login_shell_command(script), data)
+        """Return the output of a shell script in the home folder, without the project's environment."""
+        return self._read_output(login_shell_command(script), data)
 
-    def _ask(self, line: str, data: bytes) -> str:
-        def once() -> str:
-            done = subprocess.run([*self.ssh_command(), line], input=data, capture_output=True, check=False)
-            words = last_line(done.stderr)
-            if done.returncode == SSH_FAILED:
-                raise ConnectionLost(words)
-            if done.returncode:
-                raise RemoteError(words or f"a command failed there with {done.returncode}", where=self.host.name)
-            return done.stdout.decode(errors="replace")
+    def _read_output(self, line: str, data: bytes) -> str:
+        def attempt() -> str:
+            result = subprocess.run([*self.ssh_command(), line], input=data, capture_output=True, check=False)
+            message = last_line(result.stderr)
+            if result.returncode == SSH_FAILED:
+                raise ConnectionLost(message)
+            if result.returncode:
+                raise RemoteError(message or f"a command failed there with exit status {result.returncode}",
+                                  where=self.host.name)
+            return result.stdout.decode(errors="replace")
 
-        return self.retry(once)
+        return self.retry(attempt)
 
-    def rsync(self, *words: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
-        """Run rsync with these words, and what it prints (shown as it comes, with `show`, and then not given). It
-        is tried again if the connection breaks. RemoteError, with its words, if it fails.
+    def rsync(self, *arguments: str, data: bytes = b"", show: bool = False, living: bool = False) -> str:
+        """Run rsync, again if the connection is lost, and return its output. RemoteError if it fails.
 
-        living: some of the files may be removed while they are copied, which is no failure."""
-        command = ["rsync", "--protect-args", f"--rsh={quote_for_rsync(self.ssh_command()[:-2])}", *words]
+        data: its input;
+        show: print its output as it comes, and return an empty string;
+        living: files may be removed while they are copied, which is not a failure.
+        """
+        command = ["rsync", "--protect-args", f"--rsh={quote_for_rsync(self.ssh_command()[:-2])}", *arguments]
 
-        def once() -> str:
+        def attempt() -> str:
             try:
-                done = subprocess.run(command, input=data, check=False, stdout=None if show else subprocess.PIPE,
-                                      stderr=subprocess.PIPE)
+                result = subprocess.run(command, input=data, check=False, stdout=None if show else subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
             except FileNotFoundError:
                 raise RemoteError("rsync is not installed here", where="rsync", hint="install it on both machines"
                                   ) from None
-            said = last_line(done.stderr)
-            if done.returncode in _RSYNC_BROKEN:
-                raise ConnectionLost(said)
-            if done.returncode and not (living and done.returncode == _VANISHED):
-                raise RemoteError(f"rsync failed: {_first_line(done.stderr) or done.returncode}", where=self.host.name)
-            return "" if show else done.stdout.decode(errors="surrogateescape")
+            if result.returncode in _RSYNC_CONNECTION_LOST:
+                raise ConnectionLost(last_line(result.stderr))
+            if result.returncode and not (living and result.returncode == _RSYNC_VANISHED):
+                raise RemoteError(f"rsync failed: {_first_line(result.stderr) or result.returncode}",
+                                  where=self.host.name)
+            return "" if show else result.stdout.decode(errors="surrogateescape")
 
-        return self.retry(once)
+        return self.retry(attempt)
 
-    def retry(self, once: Callable[[], _Made], how_far: Callable[[], str] = lambda: "",
-                  again: str | None = None) -> _Made:
-        """What `once` gives, tried again with growing pauses while the connection is broken.
+    def retry(self, attempt: Callable[[], _Result], progress: Callable[[], str] = lambda: "",
+              command: str | None = None) -> _Result:
+        """Call `attempt` until it raises no ConnectionLost, with exponential back-off, and return its result.
 
-        how_far: it has come, and again: what the user types to go on, for the RemoteError when patience ends.
+        progress, command: what is done, and the command that continues, for the RemoteError after the last retry.
         """
-        tries = 0
+        retries = 0
         while True:
             try:
-                return once()
-            except ConnectionLost as broken:
-                tries = 0 if broken.made_progress else tries
-                words = broken.words or "no answer"
-                if tries == len(RETRY_DELAYS):
-                    done = f"{found}; " if (found := how_far()) else ""
-                    raise RemoteError(f"{done}the connection broke, and {tries} more tries failed ({words})",
-                                      where=self.host.name,
-                                      hint=f"{f'`{again}`' if again else 'the same command again'} goes on") from None
-                print(f"{self.host.name}: the connection broke ({words}); trying again", file=sys.stderr, flush=True)
-                time.sleep(RETRY_DELAYS[tries])
-                tries += 1
+                return attempt()
+            except ConnectionLost as error:
+                retries = 0 if error.made_progress else retries
+                message = error.message or "no answer"
+                if retries == len(RETRY_DELAYS):
+                    done = f"{text}; " if (text := progress()) else ""
+                    raise RemoteError(f"{done}the connection was lost, and {retries} retries failed ({message})",
+                                      where=self.host.name, hint=f"`{command}` continues" if command else
+                                      "repeat the command to continue") from None
+                print(f"{self.host.name}: the connection was lost ({message}); retrying", file=sys.stderr, flush=True)
+                time.sleep(RETRY_DELAYS[retries])
+                retries += 1
                 self.reopen()
 
     def reopen(self) -> None:
-        """A new shared connection if the old one is gone; without a word if that fails too."""
+        """Open the shared connection if it is closed; a failure is ignored, since the next command reports it."""
         if self.socket:
             _open(self.host, self.socket)
 
     def close(self) -> None:
-        """End the shared connection."""
+        """Close the shared connection."""
         if self.socket:
             subprocess.run([*self.ssh_command("-Oexit")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, check=False)
@@ -153,70 +164,71 @@ class Remote:
 
 def connect(host: Host, create: Iterable[str] = (), known_hosts: Iterable[str] = (),
             may_be_missing: bool = False) -> Remote:
-    """Reach a machine, and see that the project's folder and rsync are there. RemoteError says what is missing.
+    """Connect to a machine, and check that rsync and the project's folder exist there. RemoteError otherwise.
 
-    create: folders in the project's, which are made with it; known_hosts: the hosts that there are, for the message
-    about one that there is not; may_be_missing: the folder need not be there.
+    create: folders in the project's to create;
+    known_hosts: names of configured hosts, for the message about an unknown one;
+    may_be_missing: the project's folder need not exist.
     """
-    remote = Remote(host, None if _shares_already(host) else _socket(host))
+    remote = Remote(host, None if _shares_connections(host) else _socket(host))
     folders = shlex.join(os.path.join(host.folder, name) for name in create)
     script = f"command -v rsync >/dev/null || exit 3; {f'mkdir -p -- {folders} || exit 4; ' if folders else ''}" \
              f"cd -- {shlex.quote(host.folder)} || exit {0 if may_be_missing else 5}; {detached.LIST_RUNNING}"
 
-    def once() -> tuple[int, str, bool]:
-        if words := _open(host, remote.socket):
-            raise _explained(host, words, known_hosts) or ConnectionLost(words)
-        done = subprocess.run([*remote.ssh_command(), login_shell_command(script)], stdin=subprocess.DEVNULL,
-                              capture_output=True, check=False)
-        said = last_line(done.stderr)
-        if done.returncode == SSH_FAILED:
-            raise _explained(host, said, known_hosts) or ConnectionLost(said)
-        return done.returncode, said, bool(done.stdout.strip())
+    def attempt() -> tuple[int, str, bool]:
+        if message := _open(host, remote.socket):
+            raise _explain(host, message, known_hosts) or ConnectionLost(message)
+        result = subprocess.run([*remote.ssh_command(), login_shell_command(script)], stdin=subprocess.DEVNULL,
+                                capture_output=True, check=False)
+        message = last_line(result.stderr)
+        if result.returncode == SSH_FAILED:
+            raise _explain(host, message, known_hosts) or ConnectionLost(message)
+        return result.returncode, message, bool(result.stdout.strip())
 
-    code, said, has_running_commands = remote.retry(once)
+    code, message, has_running_commands = remote.retry(attempt)
     problems = {
-        3: ("there is no rsync there", "install it there, or load its module in ~/.bash_profile there"),
-        4: (f"the folder {host.folder} cannot be made there: {said}", "`folder` in hosts.toml names another"),
-        5: (f"there is no folder {host.folder} there",
-            f"`{shell_command('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` makes it")}
+        3: ("rsync is not installed there", "install it there, or load its module in ~/.bash_profile there"),
+        4: (f"the folder {host.folder} cannot be created there: {message}", "`folder` in hosts.toml names another"),
+        5: (f"the folder {host.folder} does not exist there",
+            f"`{shell_command('python', 'submit_multiple.py', 'JOB_SPEC', '--on', host.name)}` creates it")}
     if code:
-        what, hint = problems.get(code, (f"its shell failed: {said or code}", None))
+        what, hint = problems.get(code, (f"its shell failed: {message or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)
     return replace(remote, has_running_commands=has_running_commands)
 
 
 def remove_on_option(argv: Sequence[str]) -> list[str]:
-    """A command line without --on HOST or --on=HOST."""
-    kept, rest = [], list(argv)
-    while rest:
-        word = rest.pop(0)
+    """Return a command line without --on HOST or --on=HOST."""
+    result, remaining = [], list(argv)
+    while remaining:
+        word = remaining.pop(0)
         if word == "--on":
-            rest.pop(0)
+            remaining.pop(0)
         elif not word.startswith("--on="):
-            kept.append(word)
-    return kept
+            result.append(word)
+    return result
 
 
-def project_command(host: Host, words: Sequence[str]) -> str:
-    """The far shell's line for a command, given as words: in the project's folder, in the configured environment."""
-    words = [host.python, *words[1:]] if words[0] == "python" else words
+def project_command(host: Host, command: Sequence[str]) -> str:
+    """Return the remote shell's line for an argument list, run in the project's folder and environment."""
+    command = [host.python, *command[1:]] if command[0] == "python" else command
     return login_shell_command(" && ".join((
         f"cd -- {shlex.quote(host.folder)}", f"export {ON}={shlex.quote(host.name)}", *host.setup,
-        f"exec {shlex.join(words)}")))
+        f"exec {shlex.join(command)}")))
 
 
 def login_shell_command(script: str) -> str:
-    """The same for whatever shell a user has there: a login shell, which knows of `module` and `conda`."""
+    """Return a line that runs a script in bash, whatever shell a user has; a login shell defines `module`, `conda`."""
     return f"exec bash -lc {shlex.quote(script)}"
 
 
 def quote_for_rsync(words: Iterable[str]) -> str:
-    """Words in the form in which rsync's --rsh takes them apart: in quotes, quotes in them doubled."""
+    """Quote words as rsync splits the value of --rsh: in single quotes, with those inside doubled."""
     return " ".join("'" + word.replace("'", "''") + "'" for word in words)
 
 
 def last_line(output: bytes) -> str:
-    """The last line that says something, of what a program wrote to stderr."""
+    """Return the last line with text of a program's stderr."""
     return next((one_line(line.strip()) for line in reversed(output.decode(errors="replace").splitlines())
                  if line.strip()), "")
 
@@ -225,75 +237,79 @@ def _first_line(output: bytes) -> str:
     return next((one_line(line.strip()) for line in output.decode(errors="replace").splitlines() if line.strip()), "")
 
 
-def _shares_already(host: Host) -> bool:
-    """Whether the user's own configuration of ssh has connections shared: then a second factor was asked for there."""
-    done = _ssh([*host.options, "-G", "--", host.ssh])
-    return any(line.startswith("controlpath ") and line != "controlpath none" for line in done.stdout.splitlines())
+def _shares_connections(host: Host) -> bool:
+    """Return whether the user's configuration of ssh shares connections, as it does for a second factor."""
+    result = _run_ssh([*host.options, "-G", "--", host.ssh])
+    return any(line.startswith("controlpath ") and line != "controlpath none" for line in result.stdout.splitlines())
 
 
-def _ssh(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run_ssh(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["ssh", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                              errors="replace")
+        return subprocess.run(["ssh", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              check=False, errors="replace")
     except FileNotFoundError:
-        raise RemoteError("ssh is not installed here", where="--on", hint="install an OpenSSH client") from None
+        raise _ssh_is_missing() from None
+
+
+def _ssh_is_missing() -> RemoteError:
+    return RemoteError("ssh is not installed here", where="--on", hint="install an OpenSSH client")
 
 
 def _socket(host: Host) -> str:
-    """Where the shared connection's socket is: in a folder that is nobody else's, of a name that is short enough."""
+    """Return the path of the shared connection's socket: short, and in a folder of this user alone."""
     folder = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/tmp", f"gridiron-ssh-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise RemoteError("this folder is open to others", where=folder, hint="remove it")
+    info = os.lstat(folder)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise RemoteError("other users can write to this folder", where=folder, hint="remove it")
     return os.path.join(folder, _hash(host))
 
 
 def _hash(host: Host) -> str:
-    import hashlib
+    import hashlib  # imported on demand: start-up time on a login node
 
     return hashlib.sha256("\0".join((host.ssh, *host.options)).encode()).hexdigest()[:16]
 
 
 def _open(host: Host, socket: str | None) -> str:
-    """Open the shared connection unless it is open; ssh's last words if that fails, else nothing.
+    """Open the shared connection unless it is open. Return the last line of ssh if that fails, otherwise "".
 
-    It stays behind as a process of its own, so it gets none of our streams: who waits for their end would wait for it.
+    ssh continues in the background, so it inherits none of our streams: a reader of them would wait for its end.
     """
     if socket is None:
         return ""
     shared = [f"-oControlPath={socket}", *host.options]
-    if os.path.exists(socket) and _ssh(["-Ocheck", *shared, "--", host.ssh]).returncode == 0:
+    if os.path.exists(socket) and _run_ssh(["-Ocheck", *shared, "--", host.ssh]).returncode == 0:
         return ""
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as errors:
         try:
             code = subprocess.run(["ssh", *_OPTIONS, "-oControlMaster=auto", f"-oControlPersist={_PERSIST}", *shared,
                                    "-N", "-f", "--", host.ssh], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                  stderr=words, check=False, start_new_session=True).returncode
+                                  stderr=errors, check=False, start_new_session=True).returncode
         except FileNotFoundError:
-            raise RemoteError("ssh is not installed here", where="--on", hint="install an OpenSSH client") from None
-        words.seek(0)
-        return (last_line(words.read()) or f"ssh ended with {code}") if code else ""
+            raise _ssh_is_missing() from None
+        errors.seek(0)
+        return (last_line(errors.read()) or f"ssh ended with exit status {code}") if code else ""
 
 
-# what ssh says, what that means, and what to do; the first that fits
-_MEANINGS = (
-    ("resolve hostname", "ssh knows no machine '{ssh}'", "a Host in ~/.ssh/config gives it its address"),
-    ("Connection refused", "'{ssh}' refuses the connection", "is its sshd running, and the port right?"),
-    ("Permission denied", "'{ssh}' does not accept our key", "`ssh {ssh}` must work without a question: ssh-copy-id "
-     "brings a key there, ssh-add opens one with a passphrase; for a second factor, see docs/laptop.md"),
-    ("Host key verification failed", "'{ssh}' is not known here, or has another host key", "`ssh {ssh}` shows its key "
+# a part of ssh's message, the problem, and what to do; the first that matches
+_EXPLANATIONS = (
+    ("resolve hostname", "ssh knows no machine '{ssh}'", "define its address as a Host in ~/.ssh/config"),
+    ("Connection refused", "'{ssh}' refuses the connection", "check that its sshd is running, and the port"),
+    ("Permission denied", "'{ssh}' does not accept our key", "`ssh {ssh}` must work without a prompt: ssh-copy-id "
+     "installs a key there, ssh-add unlocks one with a passphrase; for a second factor, see docs/laptop.md"),
+    ("Host key verification failed", "the host key of '{ssh}' is unknown or has changed", "`ssh {ssh}` shows its key "
      "and asks"),
-    ("timed out", "'{ssh}' does not answer", "is a VPN needed?"),
-    ("No route", "'{ssh}' cannot be reached from here", "is a VPN needed?"),
-    ("unreachable", "'{ssh}' cannot be reached from here", "is a VPN needed?"))
+    ("timed out", "'{ssh}' does not answer", "check whether a VPN is needed"),
+    ("No route", "'{ssh}' cannot be reached from here", "check whether a VPN is needed"),
+    ("unreachable", "'{ssh}' cannot be reached from here", "check whether a VPN is needed"))
 
 
-def _explained(host: Host, words: str, known: Iterable[str]) -> RemoteError | None:
-    """ssh's words as a sentence, with what to do; None if the next try may well succeed."""
-    for sign, what, hint in _MEANINGS:
-        if sign.lower() in words.lower():
-            hosts = list(known) if sign == "resolve hostname" else []
-            return RemoteError(f"{what.format(ssh=host.ssh)} ({words})", where=host.name, allowed=hosts or None,
+def _explain(host: Host, message: str, known_hosts: Iterable[str]) -> RemoteError | None:
+    """Return the error that a message of ssh means, with what to do; None if a retry may succeed."""
+    for part, problem, hint in _EXPLANATIONS:
+        if part.lower() in message.lower():
+            names = list(known_hosts) if part == "resolve hostname" else []
+            return RemoteError(f"{problem.format(ssh=host.ssh)} ({message})", where=host.name, allowed=names or None,
                                hint=hint.format(ssh=host.ssh))
     return None

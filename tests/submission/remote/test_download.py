@@ -106,7 +106,7 @@ def submitted(results: Path, tickets: dict[str, int], name: str = NAME, token: s
     return token
 
 
-def test_fetched_from_a_machine(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_sync_downloads_from_a_host(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                 capfd: pytest.CaptureFixture[str]) -> None:
     there, here = tmp_path / "a $HOME 'far' `touch x`; (1)", tmp_path / "here"
     (there / "results").mkdir(parents=True)
@@ -130,12 +130,12 @@ def test_fetched_from_a_machine(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "x").exists() and not (there / "x").exists()
     capfd.readouterr()
     assert experiments.main(["sync", "cluster:no/such"]) == 2
-    assert "there is no folder no/such there" in capfd.readouterr().err
+    assert "the folder no/such does not exist there" in capfd.readouterr().err
     assert experiments.main(["sync", "-oProxyCommand=touch x"]) == 2
-    assert "there is no host" in capfd.readouterr().err
+    assert "unknown host" in capfd.readouterr().err
 
 
-def test_a_cut_connection_is_made_again(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_sync_continues_after_a_lost_connection(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                         capfd: pytest.CaptureFixture[str]) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     (there / "results").mkdir(parents=True)
@@ -158,11 +158,12 @@ def test_a_cut_connection_is_made_again(sshd: Sshd, tmp_path: Path, monkeypatch:
     thread.start()
     assert experiments.main(["sync", "cluster"]) == 0
     thread.join()
-    assert cuts[0] and "the connection broke" in capfd.readouterr().err
+    assert cuts[0] and "the connection was lost" in capfd.readouterr().err
     assert tree(here / "results") == tree(there / "results")
 
 
-def test_two_sites_one_batch(sites: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batches_of_two_sites_are_merged(sites: Path, monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
     """Each trains its shard by the real train.py; brought together, the batch is whole."""
     spec = sites / "x.yaml"
     parameters = {**DIGITS, "train_length": 1, "model": "linear", "base_lr": [0.1, 0.2, 0.3, 0.4, 0.5]}
@@ -200,7 +201,7 @@ def test_two_sites_one_batch(sites: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "1 to submit, 4 left alone (" in out and mine in out and other not in out
 
 
-def test_what_runs_there_is_not_lost_here(sites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_another_machine_are_not_lost_here(sites: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = sites / "north" / "results"
     batch = Path(make_batch(there))
     names = run_folder.run_names(batch)
@@ -237,7 +238,7 @@ def test_what_runs_there_is_not_lost_here(sites: Path, capsys: pytest.CaptureFix
     assert "running on north, as of" in capsys.readouterr().out
 
 
-def test_what_is_submitted_there_meanwhile_is_left_for_the_next(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_during_a_sync_waits_for_the_next_sync(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = sites / "north" / "results"
     names = run_folder.run_names(make_batch(there))
     submitted(there, dict.fromkeys(names, 1))
@@ -265,7 +266,7 @@ def test_what_is_submitted_there_meanwhile_is_left_for_the_next(sites: Path, mon
     assert tree(Path("results")) == tree(there)
 
 
-def test_newer_notes_and_files_stay(sites: Path) -> None:
+def test_newer_local_notes_and_files_remain(sites: Path) -> None:
     there = sites / "north" / "results"
     batch = Path(make_batch(there))
     submitted(there, dict.fromkeys(run_folder.run_names(batch), 1))
@@ -283,7 +284,7 @@ def test_newer_notes_and_files_stay(sites: Path) -> None:
     assert len(notes.read(str(batch))) == 2 and (here / "report.html").read_text() == "new"
 
 
-def test_cut_off_at_any_instant(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_is_repeatable_after_any_interruption(sites: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = sites / "north" / "results"
     batch = Path(make_batch(there))
     submitted(there, dict.fromkeys(run_folder.run_names(batch), 1))
@@ -311,7 +312,7 @@ def test_cut_off_at_any_instant(sites: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert cut >= 8, "some were cut off"
 
 
-def test_batches_that_are_not_one(sites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conflicting_batches_are_skipped(sites: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def remade(site: str, job: str, runs: slice, token: str, **identity: object) -> Path:
         there = sites / site / "results"
         shutil.rmtree(there, ignore_errors=True)
@@ -335,14 +336,14 @@ def test_batches_that_are_not_one(sites: Path, capsys: pytest.CaptureFixture[str
                            "token": "261120-100000-bbbbbb", "shard": "2/2", **changed})
         capsys.readouterr()
         assert experiments.main(["sync", "south"]) == 1
-        assert f"results/{NAME}: not fetched: " in (out := capsys.readouterr().out) and error in out
+        assert f"results/{NAME}: skipped: " in (out := capsys.readouterr().out) and error in out
         assert tree(Path("results")) == before
     remade("south", job, slice(1, None, 2), "261120-100000-bbbbbb", shard="2/2")
     assert experiments.main(["sync", "south"]) == 0
     assert len(run_folder.run_names(f"results/{NAME}")) == 12
     remade("north", job, slice(0, None, 2), "261120-100000-cccccc", shard="1/2")  # as by -o
     assert experiments.main(["sync", "north"]) == 1
-    assert "made anew on north since it was fetched" in capsys.readouterr().out
+    assert "replaced on north since its download" in capsys.readouterr().out
     # what was submitted here is nobody else's, however it came there
     (sites / "west" / "results").mkdir(parents=True)
     shutil.copytree(Path("results", NAME), sites / "west" / "results" / NAME)
@@ -350,11 +351,11 @@ def test_batches_that_are_not_one(sites: Path, capsys: pytest.CaptureFixture[str
         mark.unlink()
     capsys.readouterr()
     assert experiments.main(["sync", "west"]) == 0
-    assert f"results/{NAME}: submitted from here, and left as it is" in capsys.readouterr().out
+    assert f"results/{NAME}: submitted from here, left unchanged" in capsys.readouterr().out
     assert not list(Path("results", NAME).glob("submissions/from-*"))
 
 
-def test_a_site_takes_the_part_that_is_left(project: Project, monkeypatch: pytest.MonkeyPatch, sites: Path,
+def test_a_site_submits_the_remaining_shard(project: Project, monkeypatch: pytest.MonkeyPatch, sites: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text(project.spec.read_text().replace("re sults", "results"))
     monkeypatch.chdir(project.folder)
@@ -375,11 +376,11 @@ def test_a_site_takes_the_part_that_is_left(project: Project, monkeypatch: pytes
 
 @pytest.mark.parametrize(("name", "pattern"), [("26-11-20-x", "26-11-20-x"), ("a*[b]?", r"a\*\[b]\?"),
                                                ("a\\b", "a\\b"), ("a\\*", r"a\\\*")])
-def test_names_as_patterns(name: str, pattern: str) -> None:
-    assert download._pattern(name) == pattern
+def test_names_are_escaped_in_patterns(name: str, pattern: str) -> None:
+    assert download._escape_pattern(name) == pattern
 
 
-def test_canaries_come_where_nothing_was_submitted(sites: Path) -> None:
+def test_canaries_are_downloaded_where_nothing_was_submitted(sites: Path) -> None:
     """And stay away from a site of its own, which trusts those that it has tried itself."""
     there = sites / "north" / "results"
     batch = Path(make_batch(there))

@@ -46,11 +46,11 @@ def far(project: Project, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("words", "kept"), [
     (["status", "--on", "x", "b"], ["status", "b"]), (["status", "b", "--on=x"], ["status", "b"]),
     (["note", "b", "--on", "x", "a --on b"], ["note", "b", "a --on b"])])
-def test_words_without_the_host(words: list[str], kept: list[str]) -> None:
+def test_on_option_is_removed(words: list[str], kept: list[str]) -> None:
     assert ssh.remove_on_option(words) == kept
 
 
-def test_looking_on(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_monitoring_commands_run_on_the_host(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     far.results.mkdir()
     batch = Path(make_batch(far.results))
     run = sorted(batch.glob("0*"))[3]
@@ -72,7 +72,7 @@ def test_looking_on(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert not [path for folder in (tmp_path, far.folder, far.folder.parent) for path in folder.glob("[xy]")]
 
 
-def test_batches_elsewhere_than_in_results(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_output_folder_on_the_host(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "large disk").mkdir()
     make_batch(tmp_path / "large disk")
     text = Path("hosts.toml").read_text("utf-8").replace("setup = []\n", "")
@@ -86,7 +86,8 @@ def test_batches_elsewhere_than_in_results(far: Project, tmp_path: Path, capfd: 
     assert Path("results", NAME, "job.yaml").is_file()
 
 
-def test_cancel(far: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_runs_on_the_host(far: Project, capfd: pytest.CaptureFixture[str],
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
     far.write_spec("[15, 8]")
     far.spec.write_text(far.spec.read_text().replace("re sults", "results"))
     home = os.getcwd()
@@ -103,7 +104,7 @@ def test_cancel(far: Project, capfd: pytest.CaptureFixture[str], monkeypatch: py
     assert process.wait(20) == 130 and states_of(far).count("cancelled") == 2
 
 
-def test_report_comes_here(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
+def test_report_is_downloaded(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
     far.results.mkdir()
     batch = Path(make_batch(far.results))
     assert experiments.main(["report", f"results/{NAME}", "--on", "cluster"]) == 0
@@ -114,7 +115,7 @@ def test_report_comes_here(far: Project, capfd: pytest.CaptureFixture[str]) -> N
     assert Path(NASTY).read_text().startswith("<!doctype html>") and not Path("x").exists()
 
 
-def test_a_broken_connection_is_tried_again(far: Project, sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lost_connection_is_retried(far: Project, sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> None:
     far.results.mkdir()
     batch = Path(make_batch(far.results))
     done, looked = next(batch.glob("003*")) / "done", far.folder / "looked"
@@ -135,21 +136,21 @@ def test_a_broken_connection_is_tried_again(far: Project, sshd: Sshd, capfd: pyt
     assert experiments.main(["wait", f"results/{NAME}", "--on", "cluster"]) == 0
     thread.join()
     out, err = capfd.readouterr()
-    assert out == "all done\n" and "cluster: the connection broke" in err
+    assert out == "all done\n" and "cluster: the connection was lost" in err
 
 
-def test_prefetch_takes_the_job_spec_along(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_prefetch_uploads_the_job_spec(far: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = tmp_path / NASTY
     spec.write_text("job_details: {name: t, command: [echo, hi]}\nparameters: {x: [1]}\n")
     assert experiments.main(["prefetch", str(spec), "--on", "cluster"]) == 2
     out, err = capfd.readouterr()
-    assert "this job spec runs its own command" in err and err.startswith("sent  ")
+    assert "this job spec runs its own command" in err and err.startswith("uploaded  ")
     assert not list(far.folder.rglob("[xy]")) and not out
     assert experiments.main(["prefetch", "no such.yaml", "--on", "cluster"]) == 2
-    assert "there is no such job spec here" in capfd.readouterr().err
+    assert "no such job spec on this machine" in capfd.readouterr().err
 
 
-def test_prefetch_fetches_on_the_machine_that_has_internet(far: Project, hub_server: Hub, tmp_path: Path,
+def test_prefetch_downloads_on_the_host(far: Project, hub_server: Hub, tmp_path: Path,
                                                            capfd: pytest.CaptureFixture[str]) -> None:
     """Into its cache, from a hub that this process knows nothing of; the second time from the cache."""
     cache = tmp_path / "cache there"
@@ -168,7 +169,7 @@ def test_prefetch_fetches_on_the_machine_that_has_internet(far: Project, hub_ser
     assert {path.name for path in cache.rglob("*.json")} >= set(hub_server.downloads)
 
 
-def test_doctor(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_runs_on_the_host(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
     (far.folder / "experiments.py").unlink()
     (far.folder / "experiments.py").write_text("import os, sys\nprint(sys.argv[1:], os.environ['GRIDIRON_ON'])\n"
                                                "sys.exit(1)\n")
@@ -176,7 +177,8 @@ def test_doctor(far: Project, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == "['doctor', '--json'] cluster\n"
 
 
-def test_patience(far: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_repeatable_commands_are_retried(far: Project, monkeypatch: pytest.MonkeyPatch,
+                                              capfd: pytest.CaptureFixture[str]) -> None:
     """A machine that stays away: seven tries, and then how to go on; what must not be done twice, once."""
     monkeypatch.setattr(ssh, "RETRY_DELAYS", (0.0, 0.0))
     calls: list[object] = []
@@ -187,6 +189,6 @@ def test_patience(far: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
 
     monkeypatch.setattr(ssh, "project_command", broken)
     assert experiments.main(["status", "--on", "cluster"]) == 2
-    assert len(calls) == 3 and "2 more tries failed" in capfd.readouterr().err
+    assert len(calls) == 3 and "2 retries failed" in capfd.readouterr().err
     assert experiments.main(["cancel", "x", "--on", "cluster"]) == 2
-    assert len(calls) == 4 and "the connection broke" in capfd.readouterr().err
+    assert len(calls) == 4 and "the connection was lost" in capfd.readouterr().err

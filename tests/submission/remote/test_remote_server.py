@@ -30,7 +30,7 @@ def call(there: Path, token: str, words: list[str], who: dict[str, object] | Non
     return folder
 
 
-def test_only_what_was_sent_is_removed_and_nothing_through_a_link(there: Path, tmp_path: Path) -> None:
+def test_only_uploaded_files_are_removed_and_none_through_a_link(there: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (there / "linked").symlink_to(tmp_path / "scratch")
     (there / "a" / "b").mkdir(parents=True)
@@ -38,9 +38,9 @@ def test_only_what_was_sent_is_removed_and_nothing_through_a_link(there: Path, t
     for path in ("kept", "gone", "a/b/gone", "linked/x", "../outside", "../other", "theirs", "a/theirs", "n\udcff\n"):
         (there / path).write_text("x")
     (there / "a link").symlink_to("kept")
-    remote_server._remove_what_is_gone(sent)
+    remote_server._remove_deleted(sent)
     assert (there / "gone").exists()
-    remote_server._remove_what_is_gone(["kept"])
+    remote_server._remove_deleted(["kept"])
     assert sorted(path.name for path in there.iterdir()) == [".gridiron", "a", "kept", "linked", "theirs"]
     assert [path.name for path in (there / "a").iterdir()] == ["theirs"]
     assert (tmp_path / "scratch" / "x").exists()
@@ -48,7 +48,7 @@ def test_only_what_was_sent_is_removed_and_nothing_through_a_link(there: Path, t
     assert (tmp_path / "other").exists()
 
 
-def test_ctrl_c_that_arrives_together_with_the_request_is_kept() -> None:
+def test_interrupt_that_arrives_with_the_request_is_kept() -> None:
     reader, writer = os.pipe()
     os.write(writer, b'{"words": []}\n{"interrupt": true}\n{"ans')
     lines = remote_server._Lines(reader)
@@ -62,7 +62,7 @@ def test_ctrl_c_that_arrives_together_with_the_request_is_kept() -> None:
     os.close(reader)
 
 
-def test_the_same_command_is_found_while_it_is_at_work(there: Path) -> None:
+def test_same_command_is_found_while_it_runs(there: Path) -> None:
     words = ["submit_multiple.py", "x.yaml"]
     me = process.identity()
     call(there, "1-other", ["submit_multiple.py", "y.yaml"], me)
@@ -79,7 +79,7 @@ def test_the_same_command_is_found_while_it_is_at_work(there: Path) -> None:
     assert detached.running_token(words) == "5"
 
 
-def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
+def test_folders_of_old_commands_are_removed(there: Path) -> None:
     old = call(there, "1", [], {**process.identity(), "pid_start": 1})
     alive = call(there, "2", [], process.identity())
     new = call(there, "3", [])
@@ -89,7 +89,7 @@ def test_what_is_old_and_has_ended_is_forgotten(there: Path) -> None:
     assert (old.exists(), alive.exists(), new.exists()) == (False, True, True)
 
 
-def test_a_question_is_answered_or_ends_when_nobody_is_there(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_question_is_answered_or_times_out(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = call(there, "1", [])
     (folder / "followed").touch()
     (folder / "answer-1").write_text(json.dumps({"text": "y\n"}))
@@ -103,7 +103,7 @@ def test_a_question_is_answered_or_ends_when_nobody_is_there(there: Path, capsys
     assert capsys.readouterr().out == "Submit? Really? \nSurely? \n"
 
 
-def test_jobs_and_workers_do_not_take_themselves_for_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_and_workers_do_not_inherit_the_detached_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process.DETACHED_COMMAND, "x")
     monkeypatch.setenv("GRIDIRON_ON", "cluster")
     assert not {process.DETACHED_COMMAND, "GRIDIRON_ON"} & process.environment_outside_slurm().keys()

@@ -31,7 +31,7 @@ def laptop(tmp_path: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Lapto
     return Laptop(tmp_path / "my $laptop" / "pro 'ject'", tmp_path / "the `cluster`" / "pro ject; (1)", sshd)
 
 
-def test_it_is_sent_submitted_and_followed(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_project_is_uploaded_submitted_and_followed(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = laptop.git("rev-parse", "HEAD")
     monkeypatch.setenv("MY_TOKEN", "q7-planted-secret-q7")
     with open(laptop.folder / "train.py", "a") as file:
@@ -53,7 +53,7 @@ def test_it_is_sent_submitted_and_followed(laptop: Laptop, monkeypatch: pytest.M
     assert f"experiments.py status {laptop.batch().relative_to(laptop.remote_dir)} --on cluster" in said
 
 
-def test_a_snapshot_and_a_clean_commit_there(laptop: Laptop) -> None:
+def test_snapshot_and_clean_commit_on_the_host(laptop: Laptop) -> None:
     commit = laptop.commit()
     (laptop.folder / "jobs" / "tiny.yaml").write_text(
         "job_details: {name: tiny, snapshot: true}\nparameters: {batch_size: 1}\n")
@@ -69,29 +69,29 @@ def test_a_snapshot_and_a_clean_commit_there(laptop: Laptop) -> None:
     assert laptop.executed() == [1]
 
 
-def test_a_dry_run_shows_what_would_be_sent_and_does_nothing(laptop: Laptop) -> None:
+def test_dry_run_lists_the_upload_and_changes_nothing(laptop: Laptop) -> None:
     (laptop.folder / "notes.txt").write_text("x" * 500_000)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d")
-    assert "would send" in said
+    assert "would upload" in said
     assert "488.3 KiB  notes.txt" in said
     assert "huge.bin" not in said
-    assert " results" not in said.partition("as this machine sees it")[0]
+    assert " results" not in said.partition("planned on this machine")[0]
     assert "4 configurations" in said
     assert not laptop.remote_dir.exists()
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
     (laptop.folder / "notes.txt").write_text("y" * 6000)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3")
-    assert "would send 1 file, 5.9 KiB" in said
+    assert "would upload 1 file, 5.9 KiB" in said
     assert "has no run left to submit" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
     said = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--set", "base_lr=3", "--output-dir", "other")
-    assert "would send nothing: it is all there" in said
+    assert "would upload nothing: all files are there" in said
     assert "dry run: nothing was written or submitted" in said
     assert not (laptop.remote_dir / "other").exists()
     rows = laptop.submit("jobs/tiny.yaml", "--local", "-d", "--json", "--output-dir", "other").splitlines()
     assert [json.loads(row)["spec"]["batch_size"] for row in rows if row[0] == "{"] == [1, 1, 2, 2]
 
 
-def test_a_second_submission_sends_what_changed_and_removes_what_is_gone(laptop: Laptop) -> None:
+def test_second_submission_uploads_changes_and_removes_deleted_files(laptop: Laptop) -> None:
     (laptop.folder / "src" / "old" / "deep").mkdir(parents=True)
     (laptop.folder / "src" / "old" / "deep" / "gone.py").write_text("x")
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
@@ -101,13 +101,13 @@ def test_a_second_submission_sends_what_changed_and_removes_what_is_gone(laptop:
     (laptop.remote_dir / "src" / "theirs.py").write_text("somebody's own file there is kept")
     spec = laptop.write_spec("second", "batch_size: 1")
     said = laptop.submit(spec, "--local", "-y")
-    assert "sent       1 file, 56 bytes" in said
+    assert "uploaded   1 file, 56 bytes" in said
     assert not (laptop.remote_dir / "src" / "old").exists()
     assert (laptop.remote_dir / "results" / "mine.txt").exists()
     assert (laptop.remote_dir / "src" / "theirs.py").exists()
     assert laptop.executed() == [1] * 4
     said = laptop.submit(spec, "--local", "-y", "-o")
-    assert "sent       nothing: it is all there" in said
+    assert "uploaded   nothing: all files are there" in said
 
 
 def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop, tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop,
     laptop.write_spec("tiny", "batch_size: 3")
     (laptop.folder / "jobs" / "tiny.yaml").rename(laptop.folder / "jobs" / "other.yaml")
     output = laptop.submit("jobs/other.yaml", "--local", "-d")
-    assert "would send 2 files" in output
+    assert "would upload 2 files" in output
     assert "jobs/a/b/c/notes.txt" in output
     assert not (scratch / "jobs" / "other.yaml").exists()
-    assert "sent       2 files" in laptop.submit("jobs/other.yaml", "--local", "-y", "-o")
+    assert "uploaded   2 files" in laptop.submit("jobs/other.yaml", "--local", "-y", "-o")
     assert (scratch / "deep \n$er" / "notes.txt").read_text() == "changed"
     assert (scratch / "jobs" / "a" / "notes.txt").read_text() == "1"
     assert (scratch / "jobs" / "tiny.yaml").exists(), "nothing is removed through a link"
@@ -141,7 +141,7 @@ def test_files_are_written_through_remote_links_which_stay_links(laptop: Laptop,
     assert len(laptop.executed()) == 1
 
 
-def test_a_job_spec_and_a_script_from_elsewhere_go_along(laptop: Laptop, tmp_path: Path) -> None:
+def test_job_spec_and_script_outside_the_project_are_uploaded(laptop: Laptop, tmp_path: Path) -> None:
     (tmp_path / "else where").mkdir()
     outside = tmp_path / "else where" / "my $spec.yaml"
     outside.write_text(JOB_SPEC.format(name="outside", parameters="batch_size: 1"))
@@ -157,10 +157,10 @@ def test_a_job_spec_and_a_script_from_elsewhere_go_along(laptop: Laptop, tmp_pat
     said = laptop.submit(outside, f"--script={script}", "--no-submit", "-y", "--output-dir", "again")
     assert "wrote 1 run folder" in said
     assert (laptop.remote_dir / ".gridiron" / "given" / "s.sh").exists()
-    assert "no such job spec here" in laptop.submit("jobs/nothing.yaml", "--local", code=2)
+    assert "no such job spec on this machine" in laptop.submit("jobs/nothing.yaml", "--local", code=2)
 
 
-def test_batches_and_environments_that_are_not_ignored_stay_here(laptop: Laptop) -> None:
+def test_batches_and_environments_are_not_uploaded(laptop: Laptop) -> None:
     (laptop.folder / "out" / "b" / "submissions").mkdir(parents=True)
     (laptop.folder / "out" / "b" / "job.yaml").write_text("x")
     (laptop.folder / "out" / "b" / "deep").mkdir()
@@ -173,7 +173,7 @@ def test_batches_and_environments_that_are_not_ignored_stay_here(laptop: Laptop)
     assert not (laptop.remote_dir / "my env").exists()
 
 
-def test_the_question_is_asked_here(laptop: Laptop) -> None:
+def test_question_is_asked_here(laptop: Laptop) -> None:
     said = laptop.submit("jobs/tiny.yaml", "--local", stdin="no\n", code=2)
     assert "Run 4 runs? [y/N] " in said
     assert "the answer was not y" in said
@@ -188,7 +188,7 @@ def test_the_question_is_asked_here(laptop: Laptop) -> None:
     assert laptop.executed() == [1] * 4
 
 
-def test_errors_and_exit_codes_come_back(laptop: Laptop) -> None:
+def test_errors_and_exit_codes_are_passed_on(laptop: Laptop) -> None:
     wrong = laptop.write_spec("wrong", "bach_size: 1")
     assert "did you mean 'batch_size'?" in laptop.submit(wrong, "--local", "-y", code=2)
     unlucky = laptop.write_spec("unlucky", "batch_size: [13, 1]")
@@ -201,21 +201,21 @@ def test_errors_and_exit_codes_come_back(laptop: Laptop) -> None:
     assert laptop.executed("unlucky") == [1, 1]
 
 
-def test_an_environment_that_fails_is_told(laptop: Laptop) -> None:
+def test_failing_environment_is_reported(laptop: Laptop) -> None:
     laptop.sshd.write_hosts(laptop.folder, laptop.remote_dir, ("source nothing.sh",))
     said = laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
-    assert "could not be begun there" in said
+    assert "could not be started there" in said
     assert "nothing.sh" in said
 
 
-def test_what_a_login_shell_prints_does_no_harm(laptop: Laptop) -> None:
+def test_output_of_a_login_shell_is_ignored(laptop: Laptop) -> None:
     laptop.sshd.write_hosts(laptop.folder, laptop.remote_dir, (
         "echo 'Welcome! {\"exit\": 7}'", "echo careful >&2", f"export GRIDIRON_TEST_ROOT='{laptop.remote_dir}'"))
     assert "Welcome" not in laptop.submit("jobs/tiny.yaml", "--local", "-y")
     assert laptop.executed() == [1] * 4
 
 
-def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop) -> None:
+def test_local_runs_survive_a_lost_connection_and_are_followed_again(laptop: Laptop) -> None:
     """One cut is mended by the command itself; then the laptop's command is killed, and given again."""
     spec = laptop.write_spec("long", "batch_size: [18, 1]")
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
@@ -226,7 +226,7 @@ def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop
     process.communicate()
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
     assert process.stdout
-    assert "still at work on cluster" in process.stdout.readline()
+    assert "still running on cluster" in process.stdout.readline()
     (laptop.batch("long") / "go").touch()
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -235,7 +235,7 @@ def test_local_runs_survive_the_connection_and_are_followed_again(laptop: Laptop
     assert "has no run left to submit" in laptop.submit(spec, "--local", "--workers", "2", "-y", code=2)
 
 
-def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
+def test_last_retry_reports_progress_and_the_command_that_continues(
         laptop: Laptop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     spec = laptop.write_spec("long", "batch_size: [1, 18]")
     config = tmp_path / "config"
@@ -258,8 +258,8 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
     assert submit_multiple.main(words) == 2
     thread.join()
     said = capfd.readouterr().err
-    assert "error: cluster: 1 of 2 done; the connection broke, and 2 more tries failed (" in said
-    assert f"`python submit_multiple.py {' '.join(words)}` goes on" in said
+    assert "error: cluster: 1 of 2 done; the connection was lost, and 2 retries failed (" in said
+    assert f"`python submit_multiple.py {' '.join(words)}` continues" in said
     shutil.copy(laptop.sshd.config, config)
     (laptop.batch("long") / "go").touch()
     said = ""
@@ -269,20 +269,20 @@ def test_when_patience_ends_it_says_how_far_it_is_and_what_goes_on(
     assert laptop.executed("long") == [1, 1]
 
 
-def test_ctrl_c_stops_it_there(laptop: Laptop) -> None:
+def test_ctrl_c_interrupts_the_remote_command(laptop: Laptop) -> None:
     spec = laptop.write_spec("long", "batch_size: [18, 1]")
     process = laptop.start(spec, "--local", "--workers", "2", "-y")
     wait_until(lambda: list((laptop.remote_dir / "results").glob("*-long/*/executed")))
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "stopping it there" in said
+    assert "interrupting it there" in said
     assert "what was finished is kept" in said
     assert "--local --on cluster" in said
     assert laptop.executed("long") == [0, 1]
 
 
-def test_ctrl_c_stops_it_there_if_another_thread_takes_the_signal(laptop: Laptop, tmp_path: Path) -> None:
+def test_ctrl_c_interrupts_if_another_thread_takes_the_signal(laptop: Laptop, tmp_path: Path) -> None:
     """As if it came right before the main thread sleeps: the signal does not interrupt its system call."""
     spec = laptop.write_spec("long", "batch_size: [18, 1]")
     (laptop.folder / "jobs" / "interrupted.py").write_text(
@@ -294,22 +294,22 @@ def test_ctrl_c_stops_it_there_if_another_thread_takes_the_signal(laptop: Laptop
     (tmp_path / "stop").touch()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "stopping it there" in output
+    assert "interrupting it there" in output
     assert laptop.executed("long") == [0, 1]
 
 
-def test_a_question_waits_for_a_broken_connection(laptop: Laptop) -> None:
+def test_question_survives_a_lost_connection(laptop: Laptop) -> None:
     process = laptop.start("jobs/tiny.yaml", "--local")
     wait_until(lambda: list(laptop.remote_dir.glob(".gridiron/errands/*/question")))
     laptop.sshd.drop_connections()
     said, _ = process.communicate("y\n", timeout=60)
     assert process.returncode == 0, said
-    assert "trying again" in said
+    assert "retrying" in said
     assert said.count("Run 4 runs?") == 1
     assert laptop.executed() == [1] * 4
 
 
-def test_words_are_given_on_with_the_names_that_files_have_there() -> None:
+def test_arguments_have_the_remote_names_of_files() -> None:
     given = {"/a/x.yaml": NamedFile("G/x.yaml", "/a/x.yaml"), "/b/s.sh": NamedFile("G/s.sh", "/b/s.sh"),
              "jobs/y": NamedFile("jobs/y")}
     for words, there in (
@@ -321,7 +321,7 @@ def test_words_are_given_on_with_the_names_that_files_have_there() -> None:
     assert remote_arguments(["jobs/y"], given, "/o $o")[-2:] == ["--output-dir", "/o $o"]
 
 
-def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop: Laptop) -> None:
+def test_project_without_git_uploads_its_sources_and_broken_git_fails(laptop: Laptop) -> None:
     shutil.rmtree(laptop.folder / ".git" / "refs")
     assert "cannot list the project's files" in laptop.submit("jobs/tiny.yaml", "--local", "-y", code=2)
     shutil.rmtree(laptop.folder / ".git")
@@ -332,7 +332,7 @@ def test_a_project_without_git_sends_its_sources_and_a_broken_git_is_told(laptop
     assert not (laptop.remote_dir / "COMMIT").exists()
 
 
-def test_the_pages_commands(laptop: Laptop) -> None:
+def test_commands_of_the_laptop_page(laptop: Laptop) -> None:
     """Those of docs/laptop.md, with `cluster` as the page has it; nothing is submitted, for want of a Slurm."""
     page = (ROOT / "docs" / "laptop.md").read_text("utf-8")
     lines = re.findall(r"^python submit_multiple.py (.*) --on cluster( -d)?$", page, re.M)
@@ -340,7 +340,7 @@ def test_the_pages_commands(laptop: Laptop) -> None:
     for name in ("jobs/cifar10-example.yaml", "submit_2080.sh"):
         shutil.copy(ROOT / name, laptop.folder / name)
     assert "wrote" in laptop.submit(*shlex.split(lines[0][0]), "--no-submit", "-y")
-    assert "would send nothing: it is all there" in laptop.submit(*shlex.split(lines[1][0]), "-d")
+    assert "would upload nothing: all files are there" in laptop.submit(*shlex.split(lines[1][0]), "-d")
     laptop.batch("cifar10-example").rename(laptop.remote_dir / "results" / "26-11-20-cifar10-example")
     assert "submit_2080.sh" in laptop.submit(*shlex.split(lines[2][0]), "-d")
     table, = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)

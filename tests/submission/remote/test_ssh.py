@@ -42,7 +42,7 @@ def reach(here: Path, create: tuple[str, ...] = ()) -> ssh.Remote:
     return ssh.connect(hosts.find_host("cluster", str(here)), create)
 
 
-def test_words_arrive_as_they_are(here: Path, there: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_arguments_arrive_unchanged(here: Path, there: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = [NASTY, "", "-x", "$(touch y)", "a\nb", "\\", "!!", "%h", "''"]
     cluster = reach(here)
     shown = cluster.read_output(["python", "-c", "import os, sys; print((os.getcwd(), sys.argv[1:]))", *words])
@@ -52,7 +52,7 @@ def test_words_arrive_as_they_are(here: Path, there: Path, capfd: pytest.Capture
     assert list(there.iterdir()) == []
 
 
-def test_files_arrive_in_the_folder(here: Path, there: Path) -> None:
+def test_files_arrive_in_the_project_folder(here: Path, there: Path) -> None:
     (here / NASTY).write_text("x")
     cluster = reach(here)
     said = cluster.rsync("--times", "--itemize-changes", "--", str(here / NASTY), cluster.rsync_path())
@@ -63,7 +63,7 @@ def test_files_arrive_in_the_folder(here: Path, there: Path) -> None:
         cluster.rsync("--", str(here / "nothing"), cluster.rsync_path())
 
 
-def test_the_setup_comes_before(here: Path, there: Path, sshd: Sshd) -> None:
+def test_setup_runs_before_python(here: Path, there: Path, sshd: Sshd) -> None:
     (there / "environment.sh").write_text("export HELLO='from there'\n")
     sshd.write_hosts(here, there, ("source ./environment.sh",))
     assert reach(here).read_output(["python", "-c", "import os; print(os.environ['HELLO'])"]) == "from there\n"
@@ -72,7 +72,7 @@ def test_the_setup_comes_before(here: Path, there: Path, sshd: Sshd) -> None:
         reach(here).read_output(["python", "-c", "print()"])
 
 
-def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
+def test_commands_share_one_connection(here: Path, sshd: Sshd) -> None:
     reach(here).close()
     wait_until(lambda: not sshd.sessions())
     first = reach(here)
@@ -85,7 +85,7 @@ def test_one_connection_is_shared(here: Path, sshd: Sshd) -> None:
     wait_until(lambda: not sshd.sessions())
 
 
-def test_the_users_own_sharing_is_used(here: Path, there: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_shared_connections_of_the_user_are_used(here: Path, there: Path, sshd: Sshd, tmp_path: Path) -> None:
     """As where a second factor was asked for once: the user has opened the connection, and ours open none."""
     reach(here).close()
     config = tmp_path / "config"
@@ -111,10 +111,10 @@ def wait_until(condition: object) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("    HostName no-such-machine.invalid\n", ["ssh knows no machine 'cluster'", "allowed: cluster"]),
-    ("    Port 1\n", ["'cluster' refuses the connection", "is its sshd running"]),
+    ("    Port 1\n", ["'cluster' refuses the connection", "check that its sshd is running"]),
     ("    IdentityFile {folder}/other_key\n    IdentitiesOnly yes\n", ["'cluster' does not accept our key"]),
-    ("    UserKnownHostsFile /dev/null\n", ["'cluster' is not known here"])])
-def test_each_failure_has_a_sentence(text: str, words: list[str], here: Path, there: Path, sshd: Sshd,
+    ("    UserKnownHostsFile /dev/null\n", ["the host key of 'cluster' is unknown"])])
+def test_failures_of_ssh_are_explained(text: str, words: list[str], here: Path, there: Path, sshd: Sshd,
                                      tmp_path: Path) -> None:
     rest = sshd.config.read_text()
     if "other_key" in text:
@@ -128,22 +128,23 @@ def test_each_failure_has_a_sentence(text: str, words: list[str], here: Path, th
         assert word in str(error.value)
 
 
-def test_what_is_missing_there_is_told(here: Path, there: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folder_or_rsync_is_reported(here: Path, there: Path, sshd: Sshd,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     sshd.write_hosts(here, there / "not" / "there")
-    with pytest.raises(RemoteError, match="there is no folder .*not/there"):
+    with pytest.raises(RemoteError, match="the folder .*not/there does not exist there"):
         reach(here)
     reach(here, create=("a b",))
     assert (there / "not" / "there" / "a b").is_dir()
     (there / "file").touch()
     sshd.write_hosts(here, there / "file" / "x")
-    with pytest.raises(RemoteError, match="cannot be made there: .*Not a directory"):
+    with pytest.raises(RemoteError, match="cannot be created there: .*Not a directory"):
         reach(here, create=("x",))
     monkeypatch.setattr(ssh, "login_shell_command", lambda script: f"PATH=/nowhere; {script}")
-    with pytest.raises(RemoteError, match="there is no rsync there"):
+    with pytest.raises(RemoteError, match="rsync is not installed there"):
         reach(here)
 
 
-def test_a_broken_connection_is_tried_again(here: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_lost_connection_is_retried(here: Path, sshd: Sshd, tmp_path: Path) -> None:
     """The first try is cut in its midst; the second one finds the mark of the first."""
     cluster, mark = reach(here), tmp_path / "mark"
     script = ("import os, sys, time\nif not os.path.exists(sys.argv[1]):\n    open(sys.argv[1], 'w').close()\n"
@@ -159,7 +160,7 @@ def test_a_broken_connection_is_tried_again(here: Path, sshd: Sshd, tmp_path: Pa
     thread.join()
 
 
-def test_patience_ends(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_are_limited(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(ssh.time, "sleep", pauses.append)
     cluster = reach(here)
@@ -168,25 +169,25 @@ def test_patience_ends(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) 
     def once() -> None:
         raise ssh.ConnectionLost("Connection reset by peer")
 
-    with pytest.raises(RemoteError, match="3 of 60 done; the connection broke, and 6 more tries failed .Conn"):
+    with pytest.raises(RemoteError, match="3 of 60 done; the connection was lost, and 6 retries failed .Conn"):
         cluster.retry(once, lambda: "3 of 60 done")
     assert pauses == sorted(pauses) and len(pauses) == 6
 
 
-def test_a_socket_is_kept_where_nobody_else_writes(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_is_in_a_private_folder(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     folder = tmp_path / f"gridiron-ssh-{os.getuid()}"
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    with pytest.raises(RemoteError, match="open to others"):
+    with pytest.raises(RemoteError, match="other users can write"):
         reach(here)
 
 
-def test_rsyncs_shell_is_quoted_as_rsync_takes_it_apart() -> None:
+def test_shell_is_quoted_for_rsync() -> None:
     assert ssh.quote_for_rsync(["ssh", "-o", "it's \"x\""]) == "'ssh' '-o' 'it''s \"x\"'"
 
 
-def test_nothing_stays_open_to_our_streams(here: Path) -> None:
+def test_shared_connection_does_not_hold_our_streams(here: Path) -> None:
     """The process of the shared connection must not hold the pipe of whoever reads what we print."""
     program = ("import sys; sys.path.insert(0, sys.argv[2])\nfrom src.submission.remote import hosts, ssh\n"
                "ssh.connect(hosts.find_host('cluster', sys.argv[1])); print('done')")
