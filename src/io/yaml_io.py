@@ -56,15 +56,61 @@ class _Loader(_Base):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands twice (first on line {line}); keep one", key_node.start_mark)
             seen[key] = key_node
+        _keep_sbatch_text(node)
         return super().construct_mapping(node, deep=deep)
 
 
+class _SbatchLoader(_Loader):
+    """A loader of a document that holds options of sbatch."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        return super().construct_document(_with_text(node, {}))
+
+
+_SBATCH = "SBATCH"  # options of sbatch, of a grid point
+_JOB_DETAILS, _SBATCH_DETAILS = "job_details", ("sbatch", "resources")  # and of the whole job spec
+
+
+def _keep_sbatch_text(mapping: yaml.MappingNode) -> None:
+    """Make strings of the numbers among sbatch's options that would be written differently: 2024_01, 1e3, 1.10, 0x1F.
+
+    Sbatch is given the text that the user wrote; a number such as 8 has the same text.
+    """
+    for index, (key, value) in enumerate(mapping.value):
+        if key.value == _SBATCH:
+            mapping.value[index] = (key, _with_text(value, {}))
+        elif key.value == _JOB_DETAILS and isinstance(value, yaml.MappingNode):
+            value.value[:] = [(name, _with_text(item, {}) if name.value in _SBATCH_DETAILS else item)
+                              for name, item in value.value]
+
+
+def _with_text(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
+    """Return a copy of a node, which may be shared through an anchor, whose ambiguous numbers are strings."""
+    if isinstance(node, yaml.ScalarNode):
+        parse = {"tag:yaml.org,2002:int": _parse_int, "tag:yaml.org,2002:float": _parse_float}.get(node.tag)
+        is_same = parse is None or str(parse(node.value)) == node.value
+        return node if is_same else yaml.ScalarNode("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark)
+    if id(node) not in copies:  # an alias may contain itself
+        copy = copies[id(node)] = type(node)(node.tag, [], node.start_mark, node.end_mark)
+        copy.value += [tuple(_with_text(item, copies) for item in items) if isinstance(items, tuple) else
+                       _with_text(items, copies) for items in node.value]
+    return copies[id(node)]
+
+
+def _parse_int(text: str) -> int:
+    return int(text.replace("_", ""), 0)
+
+
+def _parse_float(text: str) -> float:
+    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(node.value.replace("_", ""), 0)
+    return _parse_int(node.value)
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return float(node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return _parse_float(node.value)
 
 
 def _construct_tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Tagged:
@@ -97,10 +143,13 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 _Loader.add_multi_constructor("!", _construct_tagged)
 
 
-def load(text: str, source: str) -> Any:
-    """The YAML value of `text`. JobSpecError with `source`, line and column if it is not YAML or a key stands twice."""
+def load(text: str, source: str, is_sbatch: bool = False) -> Any:
+    """The YAML value of `text`. JobSpecError with `source`, line and column if it is not YAML or a key stands twice.
+
+    is_sbatch: it holds options of sbatch, whose numbers keep their text.
+    """
     try:
-        return yaml.load(text, _Loader)  # _Loader is a safe loader
+        return yaml.load(text, _SbatchLoader if is_sbatch else _Loader)  # both are safe loaders
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source

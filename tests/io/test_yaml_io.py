@@ -85,6 +85,20 @@ def test_scalars_as_people_mean_them(text: str, value: object) -> None:
     assert same(found, value)
 
 
+@pytest.mark.parametrize("text", ["2024_01", "1e3", "1.10", "0x1F", "+5", "007", "12:30", "8", "2.5"])
+def test_options_of_sbatch_keep_their_text(text: str) -> None:
+    document = yaml_io.load(f"job_details: {{sbatch: &options {{account: {text}}}, resources: {{qos: {text}}}}}\n"
+                            f"parameters: {{LIST: [{{SBATCH: *options}}], SBATCH: [{{a: {text}}}]}}", "x")
+    details, parameters = document["job_details"], document["parameters"]
+    values = [details["sbatch"]["account"], details["resources"]["qos"], parameters["LIST"][0]["SBATCH"]["account"],
+              parameters["SBATCH"][0]["a"], yaml_io.load(f"[{{a: {text}}}]", "x", is_sbatch=True)[0]["a"]]
+    assert [f"{value}" for value in values] == [text] * 5
+
+
+def test_number_that_an_option_of_sbatch_shares_with_a_parameter_stays_a_number() -> None:
+    assert yaml_io.load("{SBATCH: {a: &n 1e3}, b: *n}", "x") == {"SBATCH": {"a": "1e3"}, "b": 1000.0}
+
+
 def test_merge_keys_may_be_overridden_but_keys_may_not_stand_twice() -> None:
     assert yaml_io.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", "x")["b"] == {"x": 3, "y": 2}
     with pytest.raises(JobSpecError, match=r"x\.yaml, line 3, column 3: .*'x' stands twice \(first on line 2\)"):

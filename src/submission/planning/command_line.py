@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from src import run_folder
@@ -10,6 +10,7 @@ from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.status import retry_policy
 
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
 _AddArgument = Callable[..., object]  # add_argument of a group of options
 
 
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> Options:
     _add_checks(parser.add_argument_group("what comes first, and what stops the submission").add_argument)
     values = vars(parser.parse_args(argv))
     overrides = key_values(values.pop("set"), "--set")
-    options = Options(**{**values, "sbatch": key_values(values["sbatch"], "--sbatch")}, overrides=overrides)
+    options = Options(**{**values, "sbatch": sbatch_options(values["sbatch"])}, overrides=overrides)
     for is_contradiction, message in _contradictions(options):
         if is_contradiction:
             raise JobSpecError(message, where="command line", hint="see `python submit_multiple.py --help`")
@@ -188,11 +189,18 @@ def _positive(text: str) -> int:
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, Any]:
     """Parse arguments `key=value` into a mapping, with values read as YAML."""
-    result = {}
+    return {key: yaml_io.load(value, f"{option} {key}", is_sbatch=key == "SBATCH")
+            for key, value in _split(pairs, option, "batch_size=[8,32]")}
+
+
+def sbatch_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """Parse arguments `option=value` of --sbatch into a mapping. A value is text, apart from true, false and null."""
+    return {key: _WORDS.get(value.strip().lower(), value) for key, value in _split(pairs, "--sbatch", "mem=32G")}
+
+
+def _split(pairs: Iterable[str], option: str, example: str) -> Iterator[tuple[str, str]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            example = "batch_size=[8,32]" if option == "--set" else "mem=32G"
             raise JobSpecError(f"'{pair}' is not KEY=VALUE", where=option, hint=f"for example {option} {example}")
-        result[key] = yaml_io.load(value, f"{option} {key}")
-    return result
+        yield key, value

@@ -18,6 +18,7 @@ _ALLOWED = {
     "cpus": "a number from 1, of each node", "cpus_per_gpu": "a number from 1", "mem": "memory per node, as 16G, or "
     "null where the cluster uses mem_per_cpu", "time": "minutes, or [days-]hours:minutes:seconds, as 1-12:00:00",
     "setup": "a list of shell lines, each without line breaks"}
+_NAMES = ("partition", "constraint", "account", "qos")  # a name may be a number
 _NEVER_NULL = ("nodes", "gpus", "cpus", "cpus_per_gpu")
 # keys of Slurm and of other tools that resemble the wrong key or none; None: no key has this meaning
 _SYNONYMS = {"cpu": "cpus", "cores": "cpus", "cpus_per_task": "cpus", "cpus-per-task": "cpus", "memory": "mem",
@@ -76,7 +77,8 @@ def parse_resources(value: Any, where: str) -> Resources:
         if item is None and key in _NEVER_NULL or item is not None and not _is_valid(key, item):
             raise JobSpecError(f"invalid {key} {item!r}", where=where, allowed=_ALLOWED.get(
                 key, "a word of letters, digits and the signs that Slurm uses, without blanks"))
-    settings = dict(value)
+    settings: dict[str, Any] = {key: str(item) if key in _NAMES and item is not None else item
+                                for key, item in value.items()}
     if "cpus" in settings:
         if "cpus_per_gpu" in settings:
             raise JobSpecError("cpus and cpus_per_gpu exclude each other", where=where, hint="keep one of them")
@@ -96,7 +98,9 @@ def _is_valid(key: str, value: Any) -> bool:
     if key == "setup":
         return isinstance(value, list) and all(isinstance(line, str) and line.isprintable() for line in value)
     if _is_whole(value):
-        return value >= (0 if key == "gpus" else 1) and key in _ALLOWED
+        return key in _NAMES or value >= (0 if key == "gpus" else 1)
+    if key in _NAMES and isinstance(value, float):
+        return True
     pattern = {"gpus": _GPUS, "mem": _MEM, "time": _TIME}.get(key, _WORD)
     return key not in ("nodes", "cpus", "cpus_per_gpu") and isinstance(value, str) and bool(pattern.fullmatch(value))
 

@@ -34,6 +34,7 @@ def test_cpus_follow_from_gpus_and_null_omits_mem() -> None:
         "nodes": "1", "ntasks-per-node": "2", "cpus-per-task": "3", "gres": "gpu:a100:2", "qos": "low", "account": "a",
         "requeue": "", "open-mode": "append", "signal": "B:USR1@180"}
     assert directives({})["cpus-per-task"] == "2"
+    assert directives({"account": 2024})["account"] == "2024"
     assert directives({})["mem"] == "8G"
     assert "gres" not in directives({"gpus": 0})
 
@@ -74,7 +75,7 @@ def test_setup_replaces_activate() -> None:
     ({"cpus_per_gpu": 1.5}, "a number from 1"),
     ({"mem": "16 GB"}, "as 16G"),
     ({"time": "tomorrow"}, "1-12:00:00"),
-    ({"partition": 3}, "invalid partition 3"),
+    ({"partition": True}, "invalid partition True"),
     ({"partition": "a b"}, "without blanks"),
     ({"partition": ""}, "without blanks"),
     ({"qos": "x\n#SBATCH --wrap=y"}, "without blanks"),
