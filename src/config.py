@@ -66,6 +66,8 @@ class Config:
     dataset: str = "libsvm/a9a"
     data_dir: str = "data"  # folder of the data; ~ and $VAR are expanded where the run runs
     data_download: bool = True  # download data that is missing; false: never use the network
+    # number of the first column in LIBSVM files: 0 or 1; null: 0 if any part of the data set has a column 0, else 1
+    libsvm_base: int | None = None
     # name -> part of the data set, as {train: "train[:90%]", val: "train[90%:]", test: test}. The run trains on `train`
     # and evaluates all others after each epoch
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
@@ -299,6 +301,11 @@ def _check_models(value: list[str] | None) -> None:
         raise ConfigError(f"{value!r} is no choice of models", allowed="[last], [av], [last, av] or null")
 
 
+def _check_column_base(value: int | None) -> None:
+    if value not in (None, 0, 1):
+        raise ConfigError(f"invalid column base {value!r}", allowed="0, 1 or null")
+
+
 def _check_shape(value: list[int] | None) -> None:
     if value is not None and (not value or min(value) < 1):
         raise ConfigError(f"{value!r} is no shape", allowed="a list of positive sizes, as [3, 32, 32]")
@@ -312,6 +319,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",
                      "seed_training", "seed_split", "max_allowed_loss", "crop_padding", "max_requeues"), _at_least(0)),
     **dict.fromkeys(("scale", "ratio"), registered_names.check_range),
+    "libsvm_base": _check_column_base,
     "interpolation": _one_of(registered_names.INTERPOLATIONS),
     "crop_pct": registered_names.check_crop_pct,
     **dict.fromkeys(("hflip", "vflip", "random_erasing"), registered_names.check_probability),

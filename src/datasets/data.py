@@ -1,4 +1,4 @@
-"""What every data set becomes: named splits of tensors, dense or sparse, and what is known about them."""
+"""The form of every data set: named splits of tensors, dense or sparse, and facts about them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 import torch
 
-# x: [n, ...], or a mapping of the model's arguments to such tensors. y: [n] int64 class indices, [n] float32 targets,
-# or [n, classes] float32 shares of classes that were mixed, or [n, t] int64, the token behind each of t tokens, or
-# IGNORED. Both on the training device.
+# (x, y), both on the training device.
+# x: [n, ...], or a mapping of the model's arguments to such tensors.
+# y: [n] int64 class indices; [n] float32 targets; [n, classes] float32 class probabilities of mixed samples; or
+# [n, t] int64, the token after each of t tokens, or IGNORED.
 Batch = tuple[Any, torch.Tensor]
-IGNORED = -100  # stands for no token
+IGNORED = -100  # marks a position without a next token
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,35 +29,39 @@ class Split:
 class Lazy(Protocol):
     """A split that is read while it is used: images from files, tokens of texts.
 
-    One that has a method `close` is told by it that the training is over.
-    One that has an attribute `lengths`, [n] or None, gets samples of like lengths in the same training batch.
-    Among several processes, each asks for the samples of its own part of each batch: in training by `order`, in
-    evaluation by a method `some(batch_size, rows [n] int64)`. Of one without it, each evaluates its part of every batch
-    that it reads; with an attribute `streamed`, which is true, each trains on its part likewise.
+    Optional members:
+    close(): called after the training.
+    lengths: [n] or None; samples of similar lengths share a training batch.
+    some(batch_size, rows [n] int64): batches of these samples in evaluation. With several processes, each process then
+    reads only its own part of each batch; without it, each reads every batch and evaluates its part.
+    streamed: true if samples cannot be indexed; with several processes, each reads every training batch and trains on
+    its part.
     """
 
     def __len__(self) -> int:
-        """Samples in a pass."""
+        """Return the number of samples in a pass."""
 
     def to(self, device: torch.device) -> Lazy:
-        """The same split, whose batches are on `device`."""
+        """Return the same split with its batches on `device`."""
 
     def batches(self, batch_size: int, order: torch.Tensor | None, seed: int) -> Iterator[Batch]:
-        """A pass. Training: the samples in `order` [n] int64, their noise drawn from `seed` and each one's index.
+        """Yield the batches of a pass.
 
-        Evaluation: order is None, and the samples come in the split's own order, without noise. A source that cannot
-        be indexed takes its order from the seed.
+        Training: the samples in `order` [n] int64, augmented by random numbers that depend on `seed` and a sample's
+        index. Evaluation: order is None; the samples come in the split's own order, without augmentation. A source
+        that cannot be indexed derives its order from the seed.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The splits of a run, in the order of data_splits_map. Splits with equal expressions are one object.
+    """The splits of a run, in the order of data_splits_map. Splits with equal expressions are the same object.
 
-    task: classification, regression or next_token. classes: the original labels in the order of their indices; () for
-    the others.
-    input_shape: of a sample; () where x is a mapping. about: facts for config.yaml, as the resolved transforms.
-    columns: of splits with classes of their own, the model's output for each of these.
+    task: classification, regression or next_token.
+    classes: the original labels in the order of their indices; () for other tasks.
+    input_shape: the shape of a sample; () if x is a mapping.
+    about: facts for config.yaml, such as the resolved transforms.
+    columns: for splits with classes of their own, the model output of each of these classes.
     """
 
     splits: Mapping[str, Split | Lazy]
@@ -68,29 +73,33 @@ class Data:
 
     @property
     def n_classes(self) -> int | None:
-        """How many classes there are; None where there are none."""
+        """The number of classes; None for other tasks."""
         return len(self.classes) if self.task == "classification" else None
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a reader hands over: all samples of one split as its source has them, before it is cut.
+    """All samples of one split as a reader returns them, before slices are taken.
 
-    x: as in Split. y: [n] float64, labels or targets. targets: y are measurements, never classes.
-    standardise: features come in units of their own and want zero mean and unit variance.
+    x: as in Split.
+    y: [n] float64, labels or targets.
+    targets: y are measurements, never classes.
+    standardise: features have different units and are standardised to zero mean and unit variance.
+    column_base: the number of the first column in a LIBSVM file, 0 or 1; None for other data sets.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     targets: bool = False
     standardise: bool = False
+    column_base: int | None = None
 
 
 def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:
-    """The rows of `x` at `indices` ([b] int64, on x's device) as a dense batch [b, …]; a slice of dense x is a view.
+    """Return the rows of `x` at `indices` ([b] int64, on x's device) as a dense batch [b, …].
 
-    Of a CSR tensor the rows are gathered by torch operations alone; on a GPU this waits for the device once, because
-    the number of values in the batch must be known.
+    A slice of a dense x is a view. Rows of a CSR tensor are gathered on its device; on a GPU this synchronises once,
+    because the number of values in the batch must be known.
     """
     if x.layout != torch.sparse_csr:
         # index_select takes a quarter of the time of x[indices]
@@ -105,11 +114,11 @@ def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:
 
 
 def gather_rows(x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """crow [b + 1], col and value of the rows of a CSR tensor at `indices` [b]."""
+    """Return crow [b + 1], col and value of the rows of a CSR tensor at `indices` [b]."""
     start = x.crow_indices()[indices]
     count = x.crow_indices()[indices + 1] - start
     crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
     total = int(crow[-1])
-    # a value's place in x: its place in the batch, shifted by how far its row has moved
-    place = torch.arange(total, device=x.device) + (start - crow[:-1]).repeat_interleave(count, output_size=total)
-    return crow, x.col_indices()[place], x.values()[place]
+    # the position of each value in x: its position in the batch, plus the offset of its row
+    position = torch.arange(total, device=x.device) + (start - crow[:-1]).repeat_interleave(count, output_size=total)
+    return crow, x.col_indices()[position], x.values()[position]

@@ -80,7 +80,7 @@ def test_features_are_scaled_as_in_training() -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"eval_class_maps": None}, "split 'test' of libsvm/other has labels that train has not: 4, 7; allowed: 3, 5, 9"),
+    ({"eval_class_maps": None}, "'test' of libsvm/other has labels that train does not have: 4, 7; allowed: 3, 5, 9"),
     ({"eval_class_maps": {"other": "0"}}, "class map of 'other' has 1 entries; allowed: 2, one for each"),
     ({"eval_class_maps": {"other": "0, 3"}}, "from 0 to 2"),
     ({"eval_class_maps": {"other": "1, 1"}}, "different classes"),

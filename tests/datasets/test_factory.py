@@ -63,7 +63,7 @@ def test_unions_put_one_part_after_another(config: Config, tmp_path: Path) -> No
 
 def test_a_label_that_train_has_not(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy.t").write_text("3 1:1\n4 1:1\n10 1:1\n")
-    with pytest.raises(DataError, match=r"'test' of libsvm/toy has labels that train has not: 4, 10; allowed: 3, 5, 9"):
+    with pytest.raises(DataError, match=r"of libsvm/toy has labels that train does not have: 4, 10; allowed: 3, 5, 9"):
         make_data(with_splits(config, train="train", test="test"))
     assert make_data(with_splits(config, test="test")).classes == (3, 4, 10)  # evaluation alone
     regression = dataclasses.replace(with_splits(config, train="train", test="test"), loss="mse")

@@ -20,7 +20,7 @@ from src.config import Config
 from src.datasets import libsvm
 from src.datasets.data import take
 from src.datasets.factory import fetch, make_data
-from src.errors import DataError
+from src.errors import ConfigError, DataError
 
 TRAIN = "-1 1:0.5 3:2\n+1 2:-1\n+1\n-1 3:1e-3 # a comment\n"
 TEST = "+1 5:7\n-1 1:1\n"
@@ -129,6 +129,64 @@ def test_a_file_that_counts_from_zero(config: Config, tmp_path: Path) -> None:
     assert splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 7], [0, 1, 0, 0, 0, 0]]
 
 
+def test_column_base_is_that_of_all_parts_of_the_data_set(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text("-1 0:3\n+1 4:4\n")
+    (tmp_path / "toy.t").write_text("+1 1:7\n-1 4:1\n")  # has no column 0
+    for splits, evaluated in (({"train": "train", "test": "test"}, None), ({"test": "test"}, None),
+                              ({"train": "train"}, {"test": "libsvm/toy"})):
+        data = make_data(dataclasses.replace(config, data_splits_map=splits, eval_datasets=evaluated))
+        assert data.splits["test"].x.tolist() == [[0, 7, 0, 0, 0], [0, 0, 0, 0, 1]]  # type: ignore[union-attr]
+        assert data.about == {"libsvm_base": 0}
+
+
+def test_damaged_part_matters_only_to_a_run_that_uses_it(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "toy.val").write_text("1 2:1 1:1\n")
+    assert make_data(config).about == {"libsvm_base": 1}
+
+
+def test_column_base_can_be_overridden(config: Config, tmp_path: Path) -> None:
+    data = make_data(dataclasses.replace(config, libsvm_base=0))
+    assert data.splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 7], [0, 1, 0, 0, 0, 0]]  # type: ignore[union-attr]
+    (tmp_path / "toy.t").write_text("+1 0:7\n")
+    with pytest.raises(DataError, match="libsvm_base: split 'test' of libsvm/toy has a column 0; allowed: 0, or null"):
+        make_data(dataclasses.replace(config, libsvm_base=1))
+    with pytest.raises(ConfigError, match="libsvm_base: invalid column base 2; allowed: 0, 1 or null"):
+        Config.from_dict({"libsvm_base": 2})
+
+
+@pytest.mark.parametrize("dense_bytes", [0, libsvm.DENSE_BYTES])
+def test_evaluation_set_has_the_columns_of_training(config: Config, tmp_path: Path, dense_bytes: int,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libsvm, "DENSE_BYTES", dense_bytes)
+    (tmp_path / "other.t").write_text("+1 2:7\n-1 1:1\n")
+    other = dataclasses.replace(config, eval_datasets={"other": "libsvm/other"})
+
+    def rows() -> list[list[float]]:
+        split = make_data(other).splits["other"]
+        return take(split.x, torch.arange(2)).tolist()  # type: ignore[union-attr, no-any-return]
+
+    assert rows() == [[0, 7, 0, 0, 0], [1, 0, 0, 0, 0]]
+    (tmp_path / "toy").write_text("-1 0:0.5 3:2\n+1 4:1\n")  # training data from column 0: so is the other
+    assert rows() == [[0, 0, 7, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    (tmp_path / "other.t").write_text("+1 6:7\n")
+    with pytest.raises(DataError, match="libsvm/other has 7 columns, and libsvm/toy has 6; .*libsvm_base"):
+        make_data(other)
+    (tmp_path / "toy").write_text(TRAIN)
+    (tmp_path / "other.t").write_text("+1 0:7\n")
+    with pytest.raises(DataError, match="libsvm/other count from 0, and those of libsvm/toy .* from 1.*libsvm_base: 0"):
+        make_data(other)
+    assert make_data(dataclasses.replace(other, libsvm_base=0)).input_shape == (6,)
+
+
+@pytest.mark.parametrize("pack", ["", ".xz"])
+def test_blanks_before_values_are_skipped(config: Config, tmp_path: Path, pack: str) -> None:
+    """As in LIBSVM's own file of the data set protein."""
+    (tmp_path / "toy").unlink()
+    text = TRAIN.replace(":", ":  ").replace("0.5", ".50").encode()
+    (tmp_path / f"toy{pack}").write_bytes(lzma.compress(text) if pack else text)
+    assert make_data(config).splits["train"].x.tolist() == torch.tensor(X_TRAIN).tolist()  # type: ignore[union-attr]
+
+
 def test_sparse_stays_sparse_above_the_limit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     union = {"train": "train[:50%]", "val": "train[50%:]", "all": "train[:50%]+test+train[50%:]", "test": "test"}
     config = dataclasses.replace(config, data_splits_map=union)
@@ -180,7 +238,7 @@ def test_a_torn_packed_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["libsvm/../toy", "libsvm/a/b", "libsvm/.parsed", "libsvm/.."])
 def test_names_that_leave_the_folder(config: Config, name: str) -> None:
-    with pytest.raises(DataError, match="is no name of a LIBSVM data set"):
+    with pytest.raises(DataError, match="is not the name of a LIBSVM data set"):
         make_data(dataclasses.replace(config, dataset=name))
 
 
@@ -277,9 +335,9 @@ def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("name", "split", "message"), [
     ("toy.multiclas", "train", "did you mean 'libsvm/toy.multiclass'"),
-    ("toy.multiclass", "val", "does not know it"),
+    ("toy.multiclass", "val", "libsvmdata does not have it"),
     ("toy.multiclass", "dev", "no split 'dev'; allowed: train, test, val, tr"),
-    ("w3a", "train", "would fetch w1a in its place"),
+    ("w3a", "train", "would download w1a instead"),
     ("tags", "train", "several labels per sample"),
 ])
 def test_what_libsvmdata_cannot_give(known: dict[str, FakeDataset], tmp_path: Path, name: str, split: str,
@@ -299,7 +357,7 @@ def test_libsvmdata_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_data_dir_that_cannot_be_made(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path / "file"))
-    with pytest.raises(DataError, match="cannot be put there: Not a directory"):
+    with pytest.raises(DataError, match="cannot be stored there: Not a directory"):
         make_data(config)
 
 
