@@ -70,6 +70,6 @@ $(ENVIRONMENT): requirements.lock
 	@touch $@
 
 .venv-mlflow/.installed: requirements-mlflow.lock | $(ENVIRONMENT)
-	@test -x .venv-mlflow/bin/pip || { echo "Creating .venv-mlflow: about 0.6 GB, once"; $(RUN) -m venv .venv-mlflow; }
+	@test -x .venv-mlflow/bin/pip || { echo "Creating .venv-mlflow: about 0.8 GB, once"; $(RUN) -m venv .venv-mlflow; }
 	@$(RUN) tools/packages.py install --installer $(INSTALLER) requirements-mlflow.lock .venv-mlflow
 	@touch $@
