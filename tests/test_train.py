@@ -233,9 +233,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"multi_gpu": False}, "4 processes were started for a run that is to have one"),
-    ({"batch_size": 3}, "3 samples a step are too few for 4 processes"),
-    ({"batch_size": 12, "grad_accum_steps": 4}, "12 samples a step in 4 micro-batches are too few for 4 processes")])
+    ({"multi_gpu": False}, "4 processes were started for a run that allows one"),
+    ({"batch_size": 3}, "3 samples per step are too few for 4 processes"),
+    ({"batch_size": 12, "grad_accum_steps": 4}, "12 samples per step in 4 micro-batches are too few for 4 processes")])
 def test_several_processes_are_refused_and_not_left_idle(options: dict[str, Any], message: str, tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")

@@ -1,1 +1,5 @@
-"""GUI trackers, each a module behind the small interface of tracker.py. The files of a run are the truth."""
+"""Trackers show a run in other tools: MLflow, TensorBoard, Comet, W&B. The files of a run are complete without them.
+
+Each is a module with a class that implements the interface in `tracker.py`, where to begin; `trackers.py` runs them in
+threads. src/training and the commands import it.
+"""

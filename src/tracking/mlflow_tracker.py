@@ -1,4 +1,4 @@
-"""MLflow: shows a run on a tracking server while it runs. Files and databases are left to `experiments.py export`"""
+"""MLflow: shows a run on a tracking server while it runs. `experiments.py export` writes to files and databases."""
 from __future__ import annotations
 
 import contextlib
@@ -14,39 +14,39 @@ from src.io import files
 from src.tracking import mlflow_run
 from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable, ping
 
-_EVERY = 1.0  # seconds between calls of the server, however short the epochs are
-_ANSWERS = 1.5  # seconds in which a server does, or is taken for one that is down
-NOT_LIVE = ("MLflow is shown the files of this run later, by `python experiments.py export BATCH --to mlflow --uri "
-            "sqlite:///mlflow.db`: no server is named by mlflow_tracking_uri or MLFLOW_TRACKING_URI")
+_MIN_INTERVAL = 1.0  # seconds between requests, however short the epochs are
+_PING_TIMEOUT = 1.5  # seconds, after which a server counts as down
+NOT_LIVE = ("neither mlflow_tracking_uri nor MLFLOW_TRACKING_URI is set to a server; to show this run in MLflow later, "
+            "use `python experiments.py export BATCH --to mlflow --uri sqlite:///mlflow.db`")
 
 
 class MlflowTracker(Tracker):
-    """The run below its batch, in the experiment of the job's name. One that is put back and goes on is one run."""
+    """An MLflow run below that of its batch, in the experiment of the job's name. A resumed run continues it."""
 
     def __init__(self, with_model: bool) -> None:
-        self._example: Any = None  # input of the model, if it is shown
+        self._example: Any = None  # model input, if the model is logged
         self._wants_example = with_model
         self._run: mlflow_run.MlflowRun | None = None
         self._rows: dict[float, Mapping[str, float]] = {}  # by step
-        self._sent = 0.0  # when rows were, by time.monotonic
+        self._sent = 0.0  # when rows were sent last, by time.monotonic
 
     @staticmethod
     def uri(config: Config) -> str | None:
-        """The server; None if there is none. Many runs must not write one database or folder: those are none."""
+        """Return the address of the server; None also for a database or folder, to which many runs must not write."""
         uri = config.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
         return uri if uri.startswith(("http://", "https://", "databricks")) else None
 
     def start(self, config: Config, facts: Mapping[str, Any], folder: str | None) -> None:
-        """Find the run of an earlier start, or make one."""
+        """Continue the MLflow run of an earlier start, or create one."""
         uri = self.uri(config)
         if folder is None or uri is None:
-            raise TrackerUnavailable("there is no run folder" if uri else NOT_LIVE)
+            raise TrackerUnavailable("MLflow needs a run folder" if uri else NOT_LIVE)
         self._folder, self._config, self._facts = folder, config.to_dict(), facts
         if uri.startswith("http"):
-            ping(uri, _ANSWERS)  # before MLflow is loaded, which takes seconds and has more patience
+            ping(uri, _PING_TIMEOUT)  # before importing MLflow, which takes seconds and waits longer
         if "resumed_at_step" in facts:
             self._rows = {row["step"]: row for row in mlflow_run.read_rows(folder)}
-        client = _Watched(mlflow_run.connect(uri), self.heartbeat)
+        client = _HeartbeatClient(mlflow_run.connect(uri), self.heartbeat)
         book = mlflow_run.MlflowExperiment(client, uri, mlflow_run.experiment_name(folder, self._config))
         self._run = book.run(folder, self._config, facts)
         self._run.mark_running()
@@ -55,7 +55,7 @@ class MlflowTracker(Tracker):
             self._run.log_artifact(_gpu_info(folder))
 
     def snapshot(self, view: EpochView, step: int) -> Action | None:
-        """The first time, two samples for the model's input example."""
+        """Copy two samples for the model's input example, the first time."""
         if self._wants_example:
             self._wants_example = False
             samples = view.samples()
@@ -63,9 +63,9 @@ class MlflowTracker(Tracker):
         return None
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        """The cells of an epoch, and of those before that have come at short intervals."""
+        """Send the cells of an epoch, and of earlier ones that came too soon after the last request."""
         self._rows[row["step"]] = row
-        if time.monotonic() > self._sent + _EVERY:
+        if time.monotonic() > self._sent + _MIN_INTERVAL:
             self._send_rows()
 
     def _send_rows(self) -> None:
@@ -74,7 +74,7 @@ class MlflowTracker(Tracker):
         self._sent = time.monotonic()
 
     def finish(self, end: str | None) -> None:
-        """The best model, if it was saved, and how the run ended; a run that may go on is KILLED."""
+        """Send the best model, if it was saved, and how the run ended; KILLED if it may be resumed."""
         assert self._run
         self._send_rows()
         if end in run_folder.ENDS:
@@ -83,27 +83,27 @@ class MlflowTracker(Tracker):
         self._run.mark_ended(mlflow_run.mlflow_status(end))
 
 
-class _Watched:
-    """A client that shows a sign of life whenever the server has answered."""
+class _HeartbeatClient:
+    """An MLflow client that calls `heartbeat` whenever the server has answered."""
 
     def __init__(self, client: Any, heartbeat: Callable[[], None]) -> None:
         self._client, self._heartbeat = client, heartbeat
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
+        attribute = getattr(self._client, name)
 
-        def call(*words: Any, **options: Any) -> Any:
-            answer = found(*words, **options)
+        def call(*arguments: Any, **options: Any) -> Any:
+            answer = attribute(*arguments, **options)
             self._heartbeat()
             return answer
 
-        return call if callable(found) else found
+        return call if callable(attribute) else attribute
 
 
 def _gpu_info(folder: str) -> str:
-    """The path of what nvidia-smi says, if it is there to say anything."""
+    """Write the output of nvidia-smi to the run folder, if that is available. Return the path."""
     path = os.path.join(folder, run_folder.GPU_INFO)
-    with contextlib.suppress(FileNotFoundError):  # of a container without it
-        said = subprocess.run(["nvidia-smi"], stdout=subprocess.PIPE, check=False, timeout=30).stdout
-        files.write_atomic(path, said, sync=False)
+    with contextlib.suppress(FileNotFoundError):  # some containers do not have it
+        output = subprocess.run(["nvidia-smi"], stdout=subprocess.PIPE, check=False, timeout=30).stdout
+        files.write_atomic(path, output, sync=False)
     return path

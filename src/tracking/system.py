@@ -1,4 +1,4 @@
-"""System metrics: CPU, memory, disk, network and GPUs, sampled beside a training into system.csv, and told per epoch"""
+"""System metrics: CPU, memory, disk, network and GPU, sampled in a thread into system.csv and averaged per epoch."""
 from __future__ import annotations
 
 import contextlib
@@ -22,9 +22,12 @@ _Sample = dict[str, float]
 
 
 def columns(config: Config, on_gpu: bool) -> list[str]:
-    """What stats.csv has of an epoch: system/cpu, cores that the run kept busy (mean); system/memory, bytes that it and
-    its loaders hold (most); and of its GPU: system/gpu, percent of the time (mean); gpu_memory, bytes (most);
-    gpu_power, watts (mean); gpu_temperature, °C (most). None unless it is asked for."""
+    """Return the columns of stats.csv; none if system_metrics is null.
+
+    system/cpu: number of cores in use by the run (mean).
+    system/memory: bytes of the run and its loaders (maximum).
+    system/gpu, gpu_memory, gpu_power, gpu_temperature: % of time (mean), bytes (maximum), watts (mean), °C (maximum).
+    """
     if not config.system_metrics:
         return []
     gpu = [gpu_idle.COLUMN, *(f"{gpu_idle.COLUMN}_{name}" for name in _GPU[1:])] if on_gpu else []
@@ -32,10 +35,9 @@ def columns(config: Config, on_gpu: bool) -> list[str]:
 
 
 class SystemMonitor:
-    """Takes a sample every `config.system_metrics` seconds, in a thread, in a `with`. What fails is told once and left
-    out; the training goes on.
+    """Takes a sample every `config.system_metrics` seconds in a thread, as a context manager.
 
-    device: that of the training, as cuda:0.
+    An error is logged once and ends the sampling, not the training. device: that of the training, such as cuda:0.
     """
 
     def __init__(self, config: Config, device: str, folder: str | None, log: Logger) -> None:
@@ -54,35 +56,35 @@ class SystemMonitor:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread:
-            self._thread.join(2.0)  # a driver that hangs must not hold up the end
+            self._thread.join(2.0)  # a driver that hangs must not delay the end
 
     def epoch_cells(self) -> dict[str, float | None]:
-        """The cells of stats.csv, of the samples since the last call; empty where there were none."""
+        """Return the cells of stats.csv for the samples since the last call; None without samples."""
         samples, self._samples = self._samples, []
         return {name: _summary(name, samples) for name in self._columns}
 
     def _run(self) -> None:
         assert self._seconds
         try:
-            take = [_machine(), *self._gpu()]
-            for part in take:
-                part()  # rates need something to begin from
+            sources = [_machine_source(), *self._gpu_sources()]
+            for take in sources:
+                take()  # rates need a first value
             while not self._stop.wait(self._seconds):
                 sample = {"time": time.time()}
-                for part in take:
-                    sample |= part()
+                for take in sources:
+                    sample |= take()
                 self._samples.append(sample)
                 self._write(sample)
         except Exception as error:
-            self._log.warning("no system metrics from here on: {}: {}", type(error).__name__, error)
+            self._log.warning("system metrics are disabled from here on: {}: {}", type(error).__name__, error)
 
-    def _gpu(self) -> list[Callable[[], _Sample]]:
+    def _gpu_sources(self) -> list[Callable[[], _Sample]]:
         if not self._device.startswith("cuda"):
             return []
         try:
-            return [_gpu(self._device)]
+            return [_gpu_source(self._device)]
         except Exception as error:
-            self._log.warning("no metrics of the GPU: {}: {}", type(error).__name__, error)
+            self._log.warning("metrics of the GPU are not available: {}: {}", type(error).__name__, error)
             return []
 
     def _write(self, sample: _Sample) -> None:
@@ -95,7 +97,7 @@ class SystemMonitor:
 
 
 def _summary(column: str, samples: list[_Sample]) -> float | None:
-    """Of a column of stats.csv: the most of memory and temperature, the mean of all else."""
+    """Return the value of a column of stats.csv: the maximum of memory and temperature, the mean of the rest."""
     name = column.partition("/")[2]
     key = f"gpu/{name[4:] or 'busy'}" if column.startswith(gpu_idle.COLUMN) else name
     values = [sample[key] for sample in samples if key in sample]
@@ -104,56 +106,59 @@ def _summary(column: str, samples: list[_Sample]) -> float | None:
     return max(values) if name.endswith(("memory", "temperature")) else sum(values) / len(values)
 
 
-def _machine() -> Callable[[], _Sample]:
-    """What samples CPU, memory, disk and network. cpu in cores, memory in bytes, both of this process and those that it
-    started; machine_… in percent of all there is; disk_… and network_… in bytes a second, of the whole machine."""
+def _machine_source() -> Callable[[], _Sample]:
+    """Return a function that samples CPU, memory, disk and network.
+
+    cpu in cores and memory in bytes, both of this process and its descendants; machine_… in percent; disk_… and
+    network_… in bytes per second, of the whole machine.
+    """
     import psutil
 
     processes: dict[int, psutil.Process] = {}
-    spent: dict[int, float] = {}  # CPU seconds by process
-    counted: dict[str, float] = {}
+    cpu_seconds: dict[int, float] = {}  # by process
+    last_counts: dict[str, float] = {}
     last = 0.0
 
     def take() -> _Sample:
         nonlocal last
         now = time.monotonic()
         used = memory = 0.0
-        mine = _family(os.getpid())
-        for pid in mine:
+        pids = _process_tree(os.getpid())
+        for pid in pids:
             with contextlib.suppress(psutil.Error):
                 process = processes.get(pid) or processes.setdefault(pid, psutil.Process(pid))
                 with process.oneshot():
-                    times, held = process.cpu_times(), process.memory_info().rss
+                    times, rss = process.cpu_times(), process.memory_info().rss
                 seconds = times.user + times.system
-                used += seconds - spent.get(pid, 0.0)
-                spent[pid] = seconds
-                memory += held
-        for gone in processes.keys() - set(mine):
-            del processes[gone]
-            spent.pop(gone, None)
+                used += seconds - cpu_seconds.get(pid, 0.0)
+                cpu_seconds[pid] = seconds
+                memory += rss
+        for ended in processes.keys() - set(pids):
+            del processes[ended]
+            cpu_seconds.pop(ended, None)
         disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
         counts = {"disk_read": disk.read_bytes if disk else 0, "disk_write": disk.write_bytes if disk else 0,
                   "network_received": network.bytes_recv, "network_sent": network.bytes_sent}
-        between = max(now - last, 1e-9)
-        rates = {name: (value - counted.get(name, value)) / between for name, value in counts.items()}
-        counted.update(counts)
+        interval = max(now - last, 1e-9)
+        rates = {name: (value - last_counts.get(name, value)) / interval for name, value in counts.items()}
+        last_counts.update(counts)
         last = now
-        return dict(zip(_MACHINE, (used / between, memory, psutil.cpu_percent(), psutil.virtual_memory().percent,
+        return dict(zip(_MACHINE, (used / interval, memory, psutil.cpu_percent(), psutil.virtual_memory().percent,
                                    *rates.values()), strict=True))
 
     return take
 
 
-def _family(pid: int) -> list[int]:
-    """This process and those below it, as the kernel lists them: going through all processes would take too long."""
-    family = [pid]
-    for one in family:
-        family += map(int, (files.read_text(f"/proc/{one}/task/{one}/children") or "").split())
-    return family
+def _process_tree(pid: int) -> list[int]:
+    """Return a process and its descendants, from the kernel's lists of children: scanning all processes is slower."""
+    pids = [pid]
+    for parent in pids:
+        pids += map(int, (files.read_text(f"/proc/{parent}/task/{parent}/children") or "").split())
+    return pids
 
 
-def _gpu(device: str) -> Callable[[], _Sample]:
-    """What samples the GPU of a device of torch, cuda or cuda:1: busy in percent, memory in bytes, watts, °C."""
+def _gpu_source(device: str) -> Callable[[], _Sample]:
+    """Return a function that samples the GPU of a torch device, such as cuda or cuda:1: percent busy, bytes, W, °C."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -169,7 +174,7 @@ def _gpu(device: str) -> Callable[[], _Sample]:
 
 
 def _handle(pynvml: Any, index: int, environment: Mapping[str, str]) -> Any:
-    """NVML's handle for the index-th device that CUDA sees: it numbers those in CUDA_VISIBLE_DEVICES, NVML all."""
+    """Return NVML's handle of a CUDA device: CUDA numbers those in CUDA_VISIBLE_DEVICES, NVML all."""
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     name = visible[index].strip() if visible else str(index)
     return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)

@@ -117,7 +117,7 @@ def _make_shard(config: Config, model: nn.Module, group: SingleProcess) -> DataS
     """Return this process's part of each batch, and synchronize the model's batch norms; None for a single process."""
     if group.size == 1:
         return None
-    from src.training.parallel.sync_norm import synchronize_batch_norms  # loads torch.distributed's layers
+    from src.training.parallel.sync_batch_norm import synchronize_batch_norms  # loads torch.distributed's layers
 
     if config.sync_batch_norm:
         synchronize_batch_norms(model, group)

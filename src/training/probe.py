@@ -1,4 +1,4 @@
-"""What a model and this machine can take: the largest batch that survives a step, and the loaders that feed it best."""
+"""Find the largest batch that fits the device, and the number of loader processes that is fastest on this machine."""
 from __future__ import annotations
 
 import dataclasses
@@ -20,26 +20,27 @@ from src.training.components import TrainingComponents
 from src.training.experiment import Experiment
 from src.training.steps.batches import shuffled_batches
 
-# An estimate: what is kept for the backward pass, the gradients of it, and what single operations need.
-_TIMES_SAVED, _SHARE_OF_MEMORY = 3, 0.8
-_CLOSE = 20  # bisection ends within a 20th
+# Estimated need of memory on a CPU: tensors saved for the backward pass, times 3 for their gradients and temporaries.
+_TIMES_SAVED, _USABLE_MEMORY = 3, 0.8
+_PRECISION = 20  # bisection ends within 1/20
 
 
 def report(configs: Iterable[Config], most: int, build: Callable[[Config], TrainingComponents]) -> Iterator[str]:
-    """What to write into a spec for the model of `configs` with the most parameters, a line at a time.
+    """Yield lines with a batch_size and num_workers for the model of `configs` with the most parameters.
 
-    most: samples in a batch at most. ConfigError if there is nothing to train on, or not even one sample fits.
+    most: maximum number of samples in a batch. ConfigError if there is no train split, or if not even one sample fits.
     """
     distinct = {(config.task, config.model, str(config.model_kwargs), config.dataset): config
                 for config in configs}.values()
-    parts = max(map(build, distinct), key=lambda made: sum(weight.numel() for weight in made.model.parameters()))
-    config, device, split = parts.config, parts.device, parts.data.splits.get("train")
+    largest = max(map(build, distinct), key=lambda components: sum(
+        weight.numel() for weight in components.model.parameters()))
+    config, device, split = largest.config, largest.device, largest.data.splits.get("train")
     if split is None:
-        raise ConfigError("there is no train split to take batches from", where="data_splits_map")
-    of = f", the largest of {len(distinct)}" if len(distinct) > 1 else ""
-    yield f"model        {config.model} on {config.dataset}{of}, on {device}"
-    whole = dataclasses.replace(config, batch_size=most, grad_accum_steps=1, train_length=1)
-    step = Experiment(dataclasses.replace(parts, config=whole)).try_step
+        raise ConfigError("a train split is required", where="data_splits_map")
+    note = f", the largest of {len(distinct)}" if len(distinct) > 1 else ""
+    yield f"model        {config.model} on {config.dataset}{note}, on {device}"
+    one_batch = dataclasses.replace(config, batch_size=most, grad_accum_steps=1, train_length=1)
+    step = Experiment(dataclasses.replace(largest, config=one_batch)).try_step
     size = min(len(split), 64)
     batch = split.longest(size) if isinstance(split, Texts) else next(shuffled_batches(split, size, 0, device))
     good, bad = find_largest_batch(make_fit_check(step, batch, device), min(config.batch_size, 64), most)
@@ -47,19 +48,23 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Train
         raise ConfigError(f"not even one sample of {config.dataset} fits {device} with {config.model}", where="model")
     yield f"batch_size   {good} fit" + (f", {bad} do not" if bad else ", and more were not tried")
     if isinstance(split, (Split, OnDevice, Texts)):
-        yield "num_workers  of no use: the data is in memory"
+        yield "num_workers  has no effect: the data is in memory"
         return
-    rates = measure_loading_rates(lambda count: build(dataclasses.replace(config,
-                                                                          num_workers=count)).data.splits["train"],
-                    candidate_workers(machine.allotted_cpus()), min(good, len(split)), device)
-    told = ", ".join(f"{count}: {rate:.4g}" for count, rate in rates.items())
-    yield f"num_workers  {best_workers(rates)} of {machine.allotted_cpus()} CPUs; samples a second by loaders: {told}"
+
+    def split_with_workers(count: int) -> Split | Lazy:
+        return build(dataclasses.replace(config, num_workers=count)).data.splits["train"]
+
+    rates = measure_loading_rates(split_with_workers, candidate_workers(machine.allotted_cpus()),
+                                  min(good, len(split)), device)
+    rate_list = ", ".join(f"{count}: {rate:.4g}" for count, rate in rates.items())
+    yield (f"num_workers  {best_workers(rates)} of {machine.allotted_cpus()} CPUs; samples per second by number of "
+           f"loaders: {rate_list}")
 
 
 def find_largest_batch(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int | None]:
-    """The largest size found that fits, within 5 %, and the smallest that did not (None: `most` fits).
+    """Return the largest size that fits, within 5 %, and the smallest that did not (None if `most` fits).
 
-    By doubling from `start`, or halving if that is too much, then bisection. 0 if not even 1 fits.
+    It doubles from `start`, or halves if that does not fit, then bisects. 0 if not even 1 fits.
     """
     size = min(start, most)
     if fits(size):
@@ -81,22 +86,22 @@ def find_largest_batch(fits: Callable[[int], bool], start: int, most: int) -> tu
             bad //= 2
         if not good:
             return 0, bad
-    while bad - good > max(1, good // _CLOSE):
+    while bad - good > max(1, good // _PRECISION):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return good, bad
 
 
 def make_fit_check(step: Callable[[Batch], None], batch: Batch, device: torch.device) -> Callable[[int], bool]:
-    """Whether `step`, forward, backward and update, survives so many samples: those of `batch`, again and again.
+    """Return a function that decides whether `step` fits the device with a number of samples, which repeat `batch`.
 
-    On a CPU nothing fails in time: there a size fits if what it keeps for the backward pass, measured on two small
-    batches, is an estimated third of four fifths of the memory that is available.
+    A CPU does not report a lack of memory in time. There a size fits if three times what it saves for the backward
+    pass, measured on two small batches, is at most 80 % of the available memory.
     """
     if device.type == "cpu":
         per_sample = bytes_per_sample(step, batch)
-        room = machine.available_memory() * _SHARE_OF_MEMORY
-        return lambda size: _TIMES_SAVED * per_sample * size <= room and _try(step, batch, size, device)
+        usable = machine.available_memory() * _USABLE_MEMORY
+        return lambda size: _TIMES_SAVED * per_sample * size <= usable and _try(step, batch, size, device)
     return lambda size: _try(step, batch, size, device)
 
 
@@ -114,57 +119,56 @@ def _try(step: Callable[[Batch], None], batch: Batch, size: int, device: torch.d
 
 
 def repeat_samples(batch: Batch, size: int) -> Batch:
-    """A batch of `size` samples: those of `batch`, over and over."""
+    """Return a batch of `size` samples, which repeat those of `batch`."""
     x, y = batch
     rows = torch.arange(size, device=y.device) % len(y)
-    taken = {name: values[rows] for name, values in x.items()} if isinstance(x, Mapping) else x[rows]
-    return taken, y[rows]
+    return {name: values[rows] for name, values in x.items()} if isinstance(x, Mapping) else x[rows], y[rows]
 
 
 def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:
-    """What a sample adds to what autograd keeps for the backward pass, and the sample itself."""
+    """Return the size of a sample and of what autograd saves for its backward pass."""
     sizes = (2, 8)
-    kept = []
+    totals = []
     for size in sizes:
-        seen: dict[int, int] = {}
+        saved: dict[int, int] = {}
 
-        def keep(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
-            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        def record(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
             step(repeat_samples(batch, size))
         x = repeat_samples(batch, size)[0]
         inputs = x.values() if isinstance(x, Mapping) else [x]
-        kept.append(sum(seen.values()) + sum(values.numel() * values.element_size() for values in inputs))
-    return max(1.0, (kept[1] - kept[0]) / (sizes[1] - sizes[0]))
+        totals.append(sum(saved.values()) + sum(values.numel() * values.element_size() for values in inputs))
+    return max(1.0, (totals[1] - totals[0]) / (sizes[1] - sizes[0]))
 
 
 def candidate_workers(most: int) -> list[int]:
-    """1, 2, 4, … and `most`."""
+    """Return 1, 2, 4, … and `most`."""
     return sorted({most, *itertools.takewhile(lambda count: count < most, (2**power for power in range(20)))})
 
 
 def measure_loading_rates(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_size: int,
                           device: torch.device,
             seconds: float = 5.0) -> dict[int, float]:
-    """Samples a second that a train split gives with each number of loader processes, after its first batch.
+    """Return the samples per second of a train split with each number of loader processes, after its first batch.
 
-    split_of: the split with so many loaders.
+    split_of: returns the split with a number of loaders.
     """
-    found = {}
+    rates = {}
     for count in counts:
         batches: Iterator[Any] = shuffled_batches(split_of(count), batch_size, 0, device)
         next(batches)  # starts the loaders
         start, samples = perf_counter(), 0
         while perf_counter() - start < seconds:
             samples += len(next(batches)[1])
-        found[count] = samples / (perf_counter() - start)
+        rates[count] = samples / (perf_counter() - start)
         if close := getattr(batches, "close", None):
             close()
-    return found
+    return rates
 
 
 def best_workers(rates: Mapping[int, float]) -> int:
-    """The fewest loaders that are within 5 % of the best rate: more would only take memory."""
+    """Return the smallest number of loaders within 5 % of the best rate: more would only take memory."""
     return min(count for count, rate in rates.items() if rate >= 0.95 * max(rates.values()))

@@ -153,7 +153,7 @@ def make_steps(components: TrainingComponents, forward: Forward, evaluation_shar
     loss = make_loss(config.loss, config.targets)
     settings: tuple[Any, ...] = (loss, components.optimizers[0], facts.micro_batch_size(config), scaler, clipping)
     if components.shard and evaluation_shard:
-        from src.training.steps.shared_steps import DistributedSupervised, DistributedUserTask
+        from src.training.steps.distributed_steps import DistributedSupervised, DistributedUserTask
 
         shared = components.group, components.shard, evaluation_shard
         if task:

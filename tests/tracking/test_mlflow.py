@@ -124,7 +124,7 @@ def test_an_export_is_what_a_live_run_shows_and_is_done_once(batch: Path, uri: s
                                                              capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(batch), "--uri", uri]
     assert experiments.main(words) == 0
-    assert capsys.readouterr().out == f"{batch}: 1 runs brought up to date, 2 left as they were\n"
+    assert capsys.readouterr().out == f"{batch}: 1 runs updated, 2 unchanged\n"
     found = runs_of(uri)
     live, exported = found["000_tracked"], found["002_tracked"]
     assert {**live.data.params, "mlflow": ""} == {**exported.data.params, "mlflow": ""}
@@ -134,7 +134,7 @@ def test_an_export_is_what_a_live_run_shows_and_is_done_once(batch: Path, uri: s
     tags = set(live.data.tags)
     assert tags - {"mlflow.runName"} == set(exported.data.tags) - {"mlflow.runName"}
     assert experiments.main(words) == 0
-    assert capsys.readouterr().out == f"{batch}: 0 runs brought up to date, 3 left as they were\n"
+    assert capsys.readouterr().out == f"{batch}: 0 runs updated, 3 unchanged\n"
     assert len(runs_of(uri)) == 4
 
 
@@ -288,8 +288,8 @@ def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, cap
 
 @pytest.mark.parametrize(("words", "message"), [
     (["export", "{batch}"], "the address of MLflow is required"),
-    (["export", "{batch}", "--uri", "mlflow.db"], "no address"),
-    (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:////nowhere/x.db"], "has saved no best model")])
+    (["export", "{batch}", "--uri", "mlflow.db"], "not an address"),
+    (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:////nowhere/x.db"], "not saved a best model")])
 def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -300,7 +300,7 @@ def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: 
 
 
 def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
-    for name, message in (("models:/x", "names no model"), ("models:/none@production", "does not have it")):
+    for name, message in (("models:/x", "not the name of a model"), ("models:/none@production", "not have this model")):
         with pytest.raises(ConfigError, match=message):
             entry.load_model(name, uri)
     with pytest.raises(BatchError, match="not the folder of a run"):

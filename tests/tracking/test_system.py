@@ -62,7 +62,7 @@ def test_the_time_and_memory_of_loaders_count(tmp_path: Path) -> None:
     before = take()
     loader = multiprocessing.get_context("fork").Process(target=burn, args=(0.3,))
     loader.start()
-    while loader.pid not in system._family(os.getpid()):
+    while loader.pid not in system._process_tree(os.getpid()):
         time.sleep(0.01)
     memory = take()["memory"]
     used = 0.0
@@ -145,7 +145,7 @@ def test_without_a_driver_the_machine_is_sampled_all_the_same(tmp_path: Path, mo
     cells = sampled(monkeypatch, FakeNvml(broken=True), tmp_path)
     logger.remove(sink)
     assert cells["system/memory"] > 0 and cells["system/gpu"] is None
-    assert lines == ["no metrics of the GPU: RuntimeError: NVML Shared Library Not Found\n"]
+    assert lines == ["metrics of the GPU are not available: RuntimeError: NVML Shared Library Not Found\n"]
 
 
 def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +153,12 @@ def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest
     rows, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.02))
     assert end == "completed" and all(row["system/cpu"] is None for row in rows)
     warnings = [line for line in (tmp_path / "training.log").read_text().splitlines() if "WARNING" in line]
-    assert len(warnings) == 1 and "no system metrics from here on: ModuleNotFoundError" in warnings[0]
+    assert len(warnings) == 1 and "system metrics are disabled from here on: ModuleNotFoundError" in warnings[0]
 
 
 def test_a_full_disk_ends_the_samples_and_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "system.csv").mkdir()
     _, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.05))
     assert end == "completed"
-    assert (tmp_path / "training.log").read_text().count("no system metrics from here on: IsADirectoryError") == 1
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("system metrics are disabled from here on: IsADirectoryError") == 1

@@ -150,7 +150,7 @@ def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ({}, ["batch_size: cpu is out of memory with 16 samples a step;", "grad_accum_steps: 2", "precision: bf16",
+    ({}, ["batch_size: cpu is out of memory with 16 samples per step;", "grad_accum_steps: 2", "precision: bf16",
           "eval_batch_size: 8", "experiments.py probe"]),
     ({"precision": "bf16", "grad_accum_steps": 8}, ["in 8 micro-batches", "grad_accum_steps: 16", "a smaller model"])])
 def test_lack_of_memory_is_told_in_a_line(options: dict[str, Any], expected: list[str]) -> None:

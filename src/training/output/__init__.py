@@ -1,4 +1,4 @@
-"""Files that a training writes: rows, checkpoints, resume state, logs. Imports `setup` and `parallel`.
+"""The files that a training writes: rows, checkpoints, resume states, logs. Imports `setup` and `parallel`.
 
 Begin with `recorder.py`.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: the model and its average in a file that appears whole, readable without running code from it."""
+"""Checkpoints: the model and its average in one file, written atomically and loaded without executing code."""
 from __future__ import annotations
 
 import io
@@ -12,17 +12,17 @@ from src.io import files
 
 
 def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, averaged: nn.Module | None) -> None:
-    """Write {model, averaged, epoch, step, config}: two state dicts (the second None without averaging), two counts
+    """Write {model, averaged, epoch, step, config}: two state dicts (the second None without averaging), two numbers
     and the parameters of the run. A crash leaves the old file or the new one.
     """
     content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
                "epoch": row["epoch"], "step": row["step"], "config": config.to_dict()}
-    packed = io.BytesIO()  # torch cannot say what is wrong with a file: a full disk, say
+    packed = io.BytesIO()  # torch's own errors hide what is wrong with a file, such as a full disk
     torch.save(content, packed)
     with files.atomic_writer(path) as file:
         file.write(packed.getbuffer())
 
 
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save` wrote, with its tensors on `device`."""
+    """Return what `save` wrote, with its tensors on `device`."""
     return torch.load(path, map_location=device, weights_only=True)

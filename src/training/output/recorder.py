@@ -1,4 +1,4 @@
-"""The recorder writes config.yaml, stats.csv and checkpoints, until a later attempt takes the run over."""
+"""The files of a run: config.yaml, stats.csv, arrays and checkpoints, until a later attempt takes over the run."""
 from __future__ import annotations
 
 import io
@@ -15,71 +15,75 @@ from src.errors import BatchError
 from src.io import files, yaml_io
 from src.training.output import checkpoint
 
-Row = dict[str, float | None]  # a cell of stats.csv by its column; None is an empty cell
+Row = dict[str, float | None]  # the cells of stats.csv by column; None is an empty cell
 
 
 def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iterable[str],
-                  further: Sequence[str] = (), of_steps: Sequence[str] = ()) -> list[str]:
-    """The columns of stats.csv. evaluated: splits; models: of last and av those that are evaluated on them; further:
-    metrics of evaluations alone; of_steps: what else is known of the steps of an epoch, as grad_norm.
+                  evaluation_metrics: Sequence[str] = (), train_columns: Sequence[str] = ()) -> list[str]:
+    """Return the columns of stats.csv.
 
-    train/: of the outputs before each step; time and data_time (waiting for batches) in seconds; examples_per_second of
-    that time; seen_examples since the first epoch; learning_rate of the epoch's last step; trainable_parameters, how
-    many numbers are trained in the epoch. {split}/last: of the model;
-    {split}/av: of its average.
+    evaluated: splits.
+    models: those of last and av that are evaluated.
+    evaluation_metrics: metrics of evaluations only.
+    train_columns: further columns of the training, such as grad_norm.
+
+    train/ columns: metrics of the outputs before each step; time and data_time (waiting for batches) in seconds;
+    examples_per_second; seen_examples since the first epoch; learning_rate of the last step; trainable_parameters, how
+    many numbers are trained. {split}/last/ columns are of the model, {split}/av/ of its average.
     """
     columns = ["epoch", "step", "timestamp"]
     columns += [f"train/{name}" for name in (*metrics, "time", "data_time", "examples_per_second", "seen_examples",
-                                           "learning_rate", "trainable_parameters", *of_steps)]
+                                             "learning_rate", "trainable_parameters", *train_columns)]
     models = tuple(models)
     for split in evaluated:
-        for which in models:
-            columns += [f"{split}/{which}/{name}" for name in (*metrics, *further, "time", "data_time")]
+        for model in models:
+            columns += [f"{split}/{model}/{name}" for name in (*metrics, *evaluation_metrics, "time", "data_time")]
     return columns
 
 
-def _names_in(folder: str) -> list[str]:
-    """The paths of the files in a folder that is no link; none if there is no such folder."""
+def _files_in(folder: str) -> list[str]:
+    """Return the paths of the files in a folder; empty if it does not exist or is a link."""
     if not os.path.isdir(folder) or os.path.islink(folder):
         return []
     return [os.path.join(folder, name) for name in os.listdir(folder)]
 
 
 class Recorder:
-    """Writes a run's artefacts into its folder; does nothing if that is None. Start it once, close it at the end.
+    """Writes the files of a run, as a context manager; without a folder it does nothing.
 
-    check: raises if a later attempt has taken over; called before each row and each checkpoint. first: the epoch that
-    comes next: rows before it stay, where an earlier attempt left them.
+    check: raises if a later attempt has taken over; called before each row and each checkpoint.
+    first: the next epoch. Rows of earlier epochs are kept.
     """
 
     def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None], first: int = 0) -> None:
         self._folder, self._columns, self._check, self._first = folder, columns, check, first
 
     def __enter__(self) -> Recorder:
-        """Begin stats.csv, with what an earlier attempt left of earlier epochs; the rest of it is gone.
+        """Start stats.csv, with the rows of earlier epochs; later rows of an earlier attempt are removed.
 
-        BatchError if not all earlier epochs are there.
+        BatchError if an earlier epoch is missing.
         """
         self._check()
         if self._folder:
             path = os.path.join(self._folder, run_folder.STATS)
-            files.write_atomic(path, "".join(f"{line}\n" for line in (",".join(self._columns), *self._earlier(path))))
+            lines = ",".join(self._columns), *self._earlier_rows(path)
+            files.write_atomic(path, "".join(f"{line}\n" for line in lines))
             first = os.path.basename(run_folder.arrays_name(self._first))
-            for name in _names_in(os.path.join(self._folder, run_folder.ARRAYS)):
-                if os.path.basename(name) >= first:
-                    os.unlink(name)
+            for arrays_path in _files_in(os.path.join(self._folder, run_folder.ARRAYS)):
+                if os.path.basename(arrays_path) >= first:
+                    os.unlink(arrays_path)
             self._stats = open(path, "a", encoding="utf-8", newline="")
         return self
 
-    def _earlier(self, path: str) -> list[str]:
-        """The rows of the epochs before the first, which an earlier attempt wrote; a torn last line is none."""
+    def _earlier_rows(self, path: str) -> list[str]:
+        """Return the rows of earlier epochs, which an earlier attempt wrote; an incomplete last line is ignored."""
         if self._first <= 1:
             return []
         header, *lines = (files.read_text(path) or "").split("\n")[:-1] or [""]
         rows = {int(line.partition(",")[0]): line for line in lines}
         if header != ",".join(self._columns) or any(epoch not in rows for epoch in range(1, self._first)):
-            raise BatchError(f"epochs before {self._first} are missing, after which the training would go on",
-                             where=path, hint=f"begin anew: `python train.py --fresh {self._folder}/{run_folder.SPEC}`")
+            raise BatchError(f"cannot resume at epoch {self._first}: rows of earlier epochs are missing",
+                             where=path, hint=f"start over: `python train.py --fresh {self._folder}/{run_folder.SPEC}`")
         return [rows[epoch] for epoch in range(1, self._first)]
 
     def __exit__(self, *_: object) -> None:
@@ -87,14 +91,14 @@ class Recorder:
             self._stats.close()
 
     def write_config(self, config: Config, facts: dict[str, Any]) -> None:
-        """Write config.yaml, with the run's TAGS: given to train.py it repeats the run."""
+        """Write config.yaml, with the run's TAGS. Passed to train.py, it repeats the run."""
         if self._folder:
             tags = run_folder.tags(self._folder)
             files.write_atomic(os.path.join(self._folder, run_folder.CONFIG), yaml_io.dump_flat(
                 {**config.to_dict(), "output_dir": self._folder, **({"TAGS": tags} if tags else {}), "facts": facts}))
 
     def write_row(self, row: Row) -> None:
-        """Append a line to stats.csv."""
+        """Append a row to stats.csv."""
         self._check()
         if self._folder:
             self._stats.write(",".join(["" if (value := row[name]) is None else repr(value) for name in self._columns])
@@ -102,7 +106,7 @@ class Recorder:
             self._stats.flush()
 
     def write_arrays(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write an epoch's arrays into their side file, if there are any."""
+        """Write the arrays of an epoch to a file, if there are any."""
         if self._folder and arrays:
             self._check()
             path = os.path.join(self._folder, run_folder.arrays_name(epoch))

@@ -1,4 +1,4 @@
-"""What a training saves at a step boundary, so that another start goes on as if nothing had been."""
+"""The state that a training saves after a step, from which another start resumes with identical results."""
 from __future__ import annotations
 
 import hashlib
@@ -27,25 +27,34 @@ from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCE
 
 State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
-_MAGIC = b"gridiron training state 1 "  # then the hash of all that follows the line
-# what may change between two starts: it is about where a run is and what it says, not about its numbers
-_FREE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
+_MAGIC = b"gridiron training state 1 "  # followed by the hash of all after this line
+# fields that may change between two starts, since they do not affect the results
+_MAY_CHANGE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
                    "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues", "profile",
                    *WATCHING)) - {"system_metrics"}  # which has columns in stats.csv
 
 
 class SavedAndExit(Exception):
-    """The training saved itself, since it was asked to, and stops here."""
+    """The training has saved its state, as requested, and ends here."""
 
 
 @dataclass
 class ResumeSaver:
-    """Writes the state of a training into its folder, when it is due and when somebody asks for it.
+    """Writes the state of a training to its folder, at intervals and when an exit is requested.
 
-    The loop asks at the boundary of each step whether it is `wanted`, and calls `save` then. state: gives all of it
-    after so many steps; check: raises if a later attempt has taken over. folder None: never due. group: the processes
-    that train together; all of them call the same methods, the clock of the first counts, and it writes.
-    A state is copied at once and written beside the training; an error of the write is raised by the next `save`.
+    After each step the loop calls `is_due`, and `save` if it is. `save` copies the state and writes it in a thread; an
+    error of the thread is raised by the next `save`. All processes of a group call the same methods; the first one's
+    clock decides, and only the first writes.
+
+    folder: run folder; None disables.
+    interval: between two states; None saves only when an exit is requested.
+    keep: number of states to keep.
+    state: returns the state, given the number of steps taken.
+    check: raises if a later attempt has taken over.
+    step: steps taken, as of the last save or the end of an epoch.
+    due, due_step: when the next state is due, by perf_counter or by steps.
+    exit_requested: whether this process was asked to exit.
+    is_exiting: whether all processes exit with the next save.
     """
 
     folder: str | None
@@ -55,40 +64,40 @@ class ResumeSaver:
     state: Callable[[int], State]
     check: Callable[[], None]
     group: SingleProcess = SINGLE_PROCESS
-    step: int = 0  # the steps taken, wherever the loop is not
-    due: float = field(default=math.inf, init=False)  # by perf_counter
+    step: int = 0
+    due: float = field(default=math.inf, init=False)
     due_step: int = field(default=0, init=False)
-    exit_requested: bool = field(default=False, init=False)  # this process was told to leave
-    is_exiting: bool = field(default=False, init=False)  # and all leave
+    exit_requested: bool = field(default=False, init=False)
+    is_exiting: bool = field(default=False, init=False)
     _writer: threading.Thread | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._plan()
+        self._schedule_next()
 
     def request_exit(self) -> None:
-        """Be wanted at once, save, and raise SavedAndExit. A signal handler calls it."""
+        """Make the next step save and raise SavedAndExit. Signal handlers may call it."""
         self.exit_requested = True
 
     def is_due(self, now: float, step: int) -> bool:
-        """Whether the state after `step` steps is to be saved, at a time by perf_counter."""
-        asked = self.group.agree_on(EXIT if self.exit_requested else SAVE if now >= self.due else CONTINUE)
-        self.is_exiting = asked == EXIT
-        return asked > CONTINUE or step >= self.due_step
+        """Return whether to save the state after `step` steps. now: by perf_counter."""
+        request = self.group.agree_on(EXIT if self.exit_requested else SAVE if now >= self.due else CONTINUE)
+        self.is_exiting = request == EXIT
+        return request > CONTINUE or step >= self.due_step
 
     def should_exit(self) -> bool:
-        """The same where a state is saved only if the training is to stop."""
+        """Return whether to save and exit, outside of training steps."""
         self.is_exiting = self.group.agree_on(EXIT if self.exit_requested else CONTINUE) == EXIT
         return self.is_exiting
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps. SavedAndExit if the training is to stop; OSError if the disk is full."""
+        """Save the state after `step` steps. SavedAndExit if an exit was requested; OSError if the disk is full."""
         self._wait()
         if self.folder is not None:
             self.check()
             self.step = step
             content = self.state(step)
-            self._plan()
+            self._schedule_next()
         if self.folder is not None and self.group.is_first:
             content = _on_cpu(content)
             self._writer = threading.Thread(target=self._write, args=(self.folder, step, content))
@@ -98,11 +107,11 @@ class ResumeSaver:
             raise SavedAndExit
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for a state that is being written."""
         self._wait()
 
-    def _plan(self) -> None:
-        """When the next state is due."""
+    def _schedule_next(self) -> None:
+        """Set when the next state is due."""
         self.due, self.due_step = math.inf, 1 << 62
         if self.folder is None or self.interval is None:
             return
@@ -117,7 +126,7 @@ class ResumeSaver:
             write(os.path.join(folder, run_folder.resume_name(step)), content, self.check)
             for name in state_names(folder)[self.keep:]:
                 os.unlink(os.path.join(folder, name))
-        except BaseException as error:  # for the thread that asked
+        except BaseException as error:  # raised in the training's thread
             self._error = error
 
     def _wait(self) -> None:
@@ -130,17 +139,17 @@ class ResumeSaver:
 
 
 def disabled_saver() -> ResumeSaver:
-    """A saver of a training that is neither saved nor asked to stop."""
+    """Return a saver that is never due."""
     return ResumeSaver(None, None, 1, 1, lambda step: {}, lambda: None)
 
 
 def state_names(folder: str) -> list[str]:
-    """The names of the states in a run folder, the newest first."""
+    """Return the names of the states in a run folder, newest first."""
     return sorted(filter(run_folder.is_resume_checkpoint, os.listdir(folder)), reverse=True)
 
 
 def write(path: str, content: State, check: Callable[[], None] = lambda: None) -> None:
-    """Write a state, whole or not at all, under its hash. check: raises if it must not appear any more."""
+    """Write a state atomically, with its hash. check: raises if it must not be written any more."""
     packed = io.BytesIO()
     torch.save(content, packed)
     data = packed.getbuffer()
@@ -151,84 +160,84 @@ def write(path: str, content: State, check: Callable[[], None] = lambda: None) -
 
 
 def read(path: str) -> State:
-    """What `write` wrote, on the CPU. ValueError, in words, if it is not whole or not what it should be."""
+    """Return what `write` wrote, on the CPU. ValueError if the file is incomplete or holds something else."""
     with open(path, "rb") as file:
         head, data = file.readline(200), file.read()
     if not head.startswith(_MAGIC) or head[len(_MAGIC):].strip().decode() != hashlib.blake2b(data).hexdigest():
-        raise ValueError("it is not whole")
+        raise ValueError("the file is incomplete")
     try:
         content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(f"it holds what a state never holds{f': {found[1]}' if found else ''}") from None
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        details = f": {name[1]}" if name else ""
+        raise ValueError(f"the file contains objects that a state never contains{details}") from None
     return content
 
 
 def load_newest(folder: str | None, config: Config, group: SingleProcess = SINGLE_PROCESS) -> tuple[State | None,
                                                                                                     list[str]]:
-    """The newest state in a run folder that can be read, and words about those that cannot and about other versions.
-    In a group the first process finds it, and all read it.
+    """Return the newest readable state in a run folder, and warnings about unreadable ones and about other versions.
 
-    BatchError if the config has changed since, if there are states and none can be read, or if another number of
-    processes saved it.
+    BatchError if the config has changed since, if there are states but none is readable, or if another number of
+    processes saved it. In a group the first process chooses the state, and all read it.
     """
     if folder is None:
         return None, []
     content: State | None = None
 
-    def find() -> list[Any]:
+    def choose() -> list[Any]:
         nonlocal content
-        content, words = _newest(folder, config)
-        return [content and content["step"], words]
-    step, words = group.broadcast(find)
+        content, warnings = _load_newest(folder, config)
+        return [content and content["step"], warnings]
+    step, warnings = group.broadcast(choose)
     if step is None:
-        return None, words
+        return None, warnings
     state = content or read(os.path.join(folder, run_folder.resume_name(step)))
     if len(state["meters"]) != group.size:
-        raise BatchError(f"this run was interrupted with {len(state['meters'])} processes, and goes on with as many, "
-                         f"not {group.size}", where=folder, hint=f"start as many, or begin anew: `python train.py "
+        raise BatchError(f"this run was interrupted with {len(state['meters'])} processes and cannot be resumed with "
+                         f"{group.size}", where=folder, hint=f"start that many, or start over: `python train.py "
                          f"--fresh {folder}/{run_folder.SPEC}`")
-    return state, words
+    return state, warnings
 
 
-def _newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
+def _load_newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
     run_folder.remove_partial_files(folder)
-    words = []
+    warnings = []
     for name in state_names(folder):
         path = os.path.join(folder, name)
         try:
             content = read(path)
         except (ValueError, OSError) as error:
-            words.append(f"{name} cannot be used: {error}")
+            warnings.append(f"{name} cannot be used: {error}")
             continue
         if changes := config_differences(content["config"], config.to_dict()):
             raise BatchError(f"the parameters have changed since this run was interrupted: {'; '.join(changes)}",
-                             where=folder, hint=f"set them back, or begin anew: `python train.py --fresh {folder}/"
+                             where=folder, hint=f"restore them, or start over: `python train.py --fresh {folder}/"
                              f"{run_folder.SPEC}`")
-        words += [f"{name} was {then}, now {versions()[name]}: the numbers may differ from here on"
-                  for name, then in content["versions"].items() if then != versions().get(name, then)]
-        return content, words
-    if words:
-        raise BatchError(f"this run was interrupted, and nothing that it saved can be used ({'; '.join(words)})",
-                         where=folder, hint=f"begin anew: `python train.py --fresh {folder}/{run_folder.SPEC}`")
-    return None, words
+        warnings += [f"{name} was {then}, now {versions()[name]}: results may differ from here on"
+                     for name, then in content["versions"].items() if then != versions().get(name, then)]
+        return content, warnings
+    if warnings:
+        raise BatchError(f"this run was interrupted, and none of its saved states can be used ({'; '.join(warnings)})",
+                         where=folder, hint=f"start over: `python train.py --fresh {folder}/{run_folder.SPEC}`")
+    return None, warnings
 
 
 def config_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the parameters that decide the numbers is another than it was. Options that came since had no effect."""
+    """Return the changes of parameters that affect the results. Fields that were added since count as their default."""
     then = {**Config().to_dict(), **then}
     return [f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in {**then, **now}
-            if key not in _FREE and then.get(key) != now.get(key)]
+            if key not in _MAY_CHANGE and then.get(key) != now.get(key)]
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
+    """Return the versions of software that affects the results."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def generator_states(device: torch.device) -> State:
-    """The states of all generators that a training may draw from."""
-    # of those who draw from the generator that libraries share
+    """Return the states of all random generators that a training may draw from."""
+    # NumPy's global generator, from which some libraries draw
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     state: State = {"cpu": torch.get_rng_state(), "python": random.getstate(),
                     "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]}
@@ -240,7 +249,7 @@ def generator_states(device: torch.device) -> State:
 
 
 def restore_generators(state: State, device: torch.device) -> None:
-    """Draw from now on as after `generators` was called."""
+    """Restore the generators to the states that `generator_states` returned."""
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(state["python"])
@@ -252,7 +261,7 @@ def restore_generators(state: State, device: torch.device) -> None:
 
 
 def _on_cpu(value: Any) -> Any:
-    """A copy on the CPU of all tensors in a state."""
+    """Return a copy of a state with all tensors on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The rows of a training as a pandas DataFrame that grows by a row without being built again."""
+"""The rows of a training as a pandas DataFrame, to which a row is added without copying the others."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ class StatsTable:
         self._rows = 0
 
     def add(self, row: Mapping[str, float | None]) -> pd.DataFrame:
-        """The table with one row more. It shares memory with its successors and is read-only: copy it to change it."""
+        """Add a row and return the table. It is read-only and shares memory with later ones: copy it to change it."""
         if self._rows == len(self._cells):
             self._cells = np.concatenate([self._cells, np.empty_like(self._cells)])
         self._cells[self._rows] = [np.nan if (value := row[name]) is None else value for name in self._columns]

@@ -1,4 +1,4 @@
-"""Several processes that train one model: process group, data shards, synchronised batch norm.
+"""Several processes that train one model: process group, data shards, synchronized batch norm.
 
 Imports `setup`. Begin with `distributed.py`.
 """

@@ -1,1 +1,4 @@
-"""Before the first step: facts, lengths, seeds, memory checks and placement on the device. Begin with `facts.py`."""
+"""What happens before the first step: facts, length, seeds, memory checks, moving data to the device.
+
+All of src/training may import it. Begin with `facts.py`.
+"""

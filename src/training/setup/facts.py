@@ -1,4 +1,4 @@
-"""Facts: what a run finds out when it starts, beside its config: sizes, device, host, versions, threads, commit."""
+"""Facts about a run that are known when it starts, besides its config: sizes, device, host, versions, commit."""
 from __future__ import annotations
 
 import os
@@ -22,8 +22,8 @@ from src.training.setup.length import Length
 
 def gather(config: Config, data: Data, model: nn.Module, length: Length, device: torch.device,
            seeds_drawn: list[str]) -> dict[str, Any]:
-    """The facts of a run, as they stand in config.yaml and in the head of training.log."""
-    operations = summary.flops(model, data.input_shape, device)
+    """Return the facts of a run, as they are written to config.yaml and to the head of training.log."""
+    flops = summary.flops(model, data.input_shape, device)
     return {
         "examples": {name: len(split) for name, split in data.splits.items()},
         "task": data.task,
@@ -31,7 +31,7 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
         "input_shape": list(data.input_shape),
         "output_dim": output_dim(config, data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **({} if operations is None else {"flops": operations}),
+        **({} if flops is None else {"flops": flops}),
         **pretrained_weights(config),
         "micro_batch_size": micro_batch_size(config),
         "steps_per_epoch": length.steps_per_epoch,
@@ -53,65 +53,67 @@ def gather(config: Config, data: Data, model: nn.Module, length: Length, device:
 
 
 def pretrained_weights(config: Config) -> dict[str, str]:
-    """The pretrained weights of a model of images by their full name: what is meant without one may change."""
-    known = pretrained_images(config.model) if is_pretrained(config) else None
-    return {"weights": known.weights} if known else {}
+    """Return the full name of an image model's pretrained weights, since the default of a model may change."""
+    image_model = pretrained_images(config.model) if is_pretrained(config) else None
+    return {"weights": image_model.weights} if image_model else {}
 
 
 def count_trainable(model: nn.Module) -> int:
-    """How many numbers of the model are trained at present."""
+    """Return the number of parameters that are currently trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def container(environment: Mapping[str, str]) -> dict[str, str]:
-    """The image that this process runs in, as Apptainer and Singularity both say it."""
+    """Return the container image of this process; Apptainer and Singularity use the same variable."""
     return {"container": environment["SINGULARITY_CONTAINER"]} if environment.get("SINGULARITY_CONTAINER") else {}
 
 
 def allotted_threads() -> int | None:
-    """How many threads this run may use: its share of a worker's CPUs, or what Slurm gave the task.
+    """Return the number of threads for this run: its share of a worker's CPUs, or the CPUs of the Slurm task.
 
-    None leaves it to torch, which obeys OMP_NUM_THREADS and else takes every core that it sees, also those of others.
+    None leaves it to torch, which uses OMP_NUM_THREADS, or else every core that it sees, even those of other jobs.
     """
-    if share := os.environ.get("GRIDIRON_THREADS"):
-        return int(share)
+    if threads := os.environ.get("GRIDIRON_THREADS"):
+        return int(threads)
     return None if "OMP_NUM_THREADS" in os.environ else slurm_environment.cpus_per_task()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means; auto is the first of cuda, mps and cpu that there is. ConfigError if it is not."""
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    """Return the device of that name; auto is the first available of cuda, mps, cpu. ConfigError if it is missing."""
+    is_available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
-        name = next(kind for kind, is_there in there.items() if is_there())
+        name = next(kind for kind, check in is_available.items() if check())
     device = torch.device(name)
-    if not there[device.type]() or device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"there is no device '{name}' on {platform.node()}", where="device",
-                          hint="set device: auto, or run where there is one")
+    if not is_available[device.type]() or device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device '{name}' on {platform.node()}", where="device",
+                          hint="set device: auto, or run on a machine with this device")
     return device
 
 
 def visible_gpus(name: str) -> int:
-    """How many GPUs a run on the device `name` may share among processes; 0 where that is no CUDA, or one of them."""
+    """Return the number of GPUs that may each get a process; 0 if `name` is another kind of device, or a single GPU."""
     return torch.cuda.device_count() if name in ("auto", "cuda") else 0
 
 
 def micro_batch_size(config: Config) -> int:
-    """Samples in each of the grad_accum_steps parts of a step's batch."""
+    """Return the number of samples in each of the grad_accum_steps parts of a batch."""
     return -(-config.batch_size // config.grad_accum_steps)
 
 
 def output_dim(config: Config, data: Data) -> int:
-    """How many numbers the model gives for a sample: one per class, or 1 in regression, unless the config says."""
+    """Return the number of model outputs per sample: that of the config, or one per class, or 1 for regression."""
     return config.model_output_dim or data.n_classes or 1
 
 
 def commit(root: Path) -> str | None:
-    """The commit that is checked out at `root`, read from git's own files (a subprocess would cost 5 ms a run); of a
-    snapshot, the one that it was taken at."""
-    if taken := files.read_text(root / run_folder.COMMIT):
-        return taken.strip()
+    """Return the commit that is checked out at `root`, or that of a snapshot; None outside a git repository.
+
+    It reads git's own files, since a subprocess would add 5 ms to each run.
+    """
+    if snapshot_commit := files.read_text(root / run_folder.COMMIT):
+        return snapshot_commit.strip()
     git = root / ".git"
-    if git.is_file():  # a worktree: the file names its folder
+    if git.is_file():  # of a worktree: the file contains the path of its folder
         git = root / (files.read_text(git) or "").partition("gitdir:")[2].strip()
     head = (files.read_text(git / "HEAD") or "").strip()
     ref = head.removeprefix("ref: ")

@@ -1,4 +1,4 @@
-"""Seeds: drawn where none is given, kept by a later attempt, and mixed so that every use has a stream of its own."""
+"""Seeds: drawn if the config has none, kept by later attempts, and derived for each use of random numbers."""
 from __future__ import annotations
 
 import contextlib
@@ -19,9 +19,9 @@ SEED_FIELDS = ("seed_model", "seed_training")
 
 
 def fill_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
-    """The config with every null seed filled, and the names of those that were filled.
+    """Return the config with each null seed filled, and the names of the seeds that were null.
 
-    An earlier attempt of the run left its seeds in the folder's config.yaml: they are used again.
+    The seeds of an earlier attempt are read from config.yaml in the run folder.
     """
     missing = [name for name in SEED_FIELDS if getattr(config, name) is None]
     path = os.path.join(folder, run_folder.CONFIG) if folder else ""
@@ -35,21 +35,21 @@ def _earlier_or_new(seed: object) -> int:
 
 
 def derive_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts: the first bits of the BLAKE2b hash of their texts."""
+    """Return a 63-bit seed that depends on all parts: the first bits of the BLAKE2b hash of their texts."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @contextlib.contextmanager
 def preserve_generators(device: torch.device) -> Iterator[None]:
-    """Whatever the body draws or seeds, layers on the CPU or a CUDA device go on to draw as if it had not."""
+    """Restore the random generators of the CPU and of a CUDA device afterwards, whatever the body draws or seeds."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed what layers draw from: PyTorch's global generators of the CPU and of the training device."""
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every other kind of device first
+    """Seed PyTorch's global generators of the CPU and of the training device, from which layers draw."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would initialize other kinds of devices first
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)
     elif device.type == "mps":

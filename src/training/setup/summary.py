@@ -1,4 +1,4 @@
-"""Summary: what a model weighs: parameters by part, FLOPs of one sample, and the memory that training it holds."""
+"""The size of a model: parameters by part, FLOPs per sample, and the memory that training it takes."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -11,30 +11,34 @@ from src.optimizers.fused import FusedOptimizer
 from src.training.setup.seeds import preserve_generators
 
 _MIB = 2**20
-_MOST_PARTS = 8  # of a line of the log
-_LEAST = 100_000  # parameters; importing torch's counter takes longer than all that a smaller model computes at first
+_MAX_PARTS = 8  # in a line of the log
+_MIN_PARAMETERS = 100_000  # of a model whose FLOPs are counted: importing torch's counter takes time
 
 
 def lines(model: nn.Module, optimizers: Sequence[object], averaged: bool) -> Iterator[str]:
-    """What training.log says of a model's parameters and memory. averaged: an average of them is kept as well."""
+    """Yield the lines of training.log on a model's parameters and memory. averaged: whether their average is kept."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    free = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parts = [f"{name} {size:,}" for name, size in parameters_by_part(model).items()]
-    rest = [f"{len(parts) - _MOST_PARTS} more"] if len(parts) > _MOST_PARTS else []
-    yield (f"{total:,} parameters, {'all' if free == total else f'{free:,}'} of them trained: "
-           f"{', '.join(parts[:_MOST_PARTS] + rest)}")
+    rest = [f"{len(parts) - _MAX_PARTS} more"] if len(parts) > _MAX_PARTS else []
+    yield (f"{total:,} parameters, {'all' if trained == total else f'{trained:,}'} of them trained: "
+           f"{', '.join(parts[:_MAX_PARTS] + rest)}")
     weights = _size(model.parameters())
-    held = {"weights": weights, "gradients": _size(weight for weight in model.parameters() if weight.requires_grad),
+    sizes = {"weights": weights, "gradients": _size(weight for weight in model.parameters() if weight.requires_grad),
             **({"their average": weights} if averaged else {})}
     state = optimizer_state_bytes(optimizers)
-    known = {**held, "optimizer state": state} if state is not None else held
-    told = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in known.items())
-    yield (f"{sum(known.values()) / _MIB:.1f} MiB: {told}; activations come on top"
-           f"{'' if state is not None else ', and what the optimizer keeps'}")
+    if state is not None:
+        sizes["optimizer state"] = state
+    details = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in sizes.items())
+    yield (f"{sum(sizes.values()) / _MIB:.1f} MiB: {details}; activations come on top"
+           f"{'' if state is not None else ', and the state of the optimizer'}")
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Parameters of each top-level part; shared ones count where they come first, and a wrapper is looked into."""
+    """Return the number of parameters of each top-level part, or of the parts of the only one.
+
+    Shared parameters count in the first part that has them.
+    """
     sizes: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = name.partition(".")[0]
@@ -45,41 +49,42 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def optimizer_state_bytes(optimizers: Sequence[object]) -> int | None:
-    """Bytes of what the optimizers keep beside the parameters; None for those that make it in their first step."""
+    """Return the bytes of the optimizers' state; None if one of them creates its state only in the first step."""
     if not all(isinstance(optimizer, FusedOptimizer) for optimizer in optimizers):
         return None
     return sum(_size(chain.from_iterable(chain.from_iterable(optimizer.state_dict()["state"])))
                for optimizer in optimizers if isinstance(optimizer, FusedOptimizer))
 
 
-def flops(model: nn.Module, input_shape: tuple[int, ...], device: torch.device, least: int = _LEAST) -> int | None:
-    """Floating-point operations of the products and convolutions of a forward pass of one sample, where a
-    multiplication and an addition are two. None for a model of less than `least` parameters, or if it cannot be told.
+def flops(model: nn.Module, input_shape: tuple[int, ...], device: torch.device,
+          min_parameters: int = _MIN_PARAMETERS) -> int | None:
+    """Return the floating-point operations of matrix products and convolutions in a forward pass of one sample.
 
-    The model is as it was afterwards: its modes, its running statistics, and what its layers draw next.
+    A multiplication and an addition count as two. None for a model with fewer than `min_parameters`, or if they cannot
+    be counted. The model and the random generators are left unchanged.
     """
-    if not input_shape or sum(parameter.numel() for parameter in model.parameters()) < least:
+    if not input_shape or sum(parameter.numel() for parameter in model.parameters()) < min_parameters:
         return None
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    fused = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]  # products in it are not counted
-    try:  # inference mode would leave tensors that cannot be trained through in what a model caches
+    had_fast_path = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]  # its products would not be counted
+    try:  # not inference mode: a model may cache tensors, and training through those would fail
         with (preserve_generators(device), torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
               FlopCounterMode(display=False) as counter):
             model(torch.zeros(1, *input_shape, device=device))
         return counter.get_total_flops()
-    except Exception:  # a model of one's own may want another sample: that is no reason not to train it
+    except Exception:  # a user-defined model may need another kind of sample: it can be trained all the same
         return None
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(had_fast_path)  # type: ignore[no-untyped-call]
         for module, mode in modes:
             module.training = mode
 
 
 def _size(tensors: Iterator[Tensor]) -> int:
-    """In bytes."""
+    """Return the size in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""One step and one evaluation: batches, forward pass, losses, meters, clipping, tasks.
+"""What happens with a batch: forward pass, loss, gradients, optimizer step, metrics.
 
-Imports `setup` and `parallel`. Begin with `shared_steps.py`, then `task.py`.
+Imports `setup` and `parallel`. Begin with `task.py`; `distributed_steps.py` is its counterpart for several processes.
 """

@@ -1,4 +1,4 @@
-"""How a model is called: in the precision that was asked for, compiled or as it is."""
+"""Call a model in the precision of the config, compiled if it says so."""
 from __future__ import annotations
 
 import contextlib
@@ -20,7 +20,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_forward(config: Config, model: nn.Module, device: torch.device) -> Forward:
-    """What gives the model's output in float32: the model itself, unless precision or compile ask for more."""
+    """Return a function from inputs to outputs in float32: the model itself, unless precision or compile are set."""
     call: Forward = Compiled(model, config.compile) if config.compile else model
     if config.precision not in DTYPES:
         return call
@@ -35,55 +35,57 @@ def make_forward(config: Config, model: nn.Module, device: torch.device) -> Forw
 
 
 class Compiled:
-    """A model under torch.compile, or as it is once the compiler has given up on it: then the log says why."""
+    """A model under torch.compile. If compilation fails, it logs why and runs without it."""
 
     def __init__(self, model: nn.Module, mode: str) -> None:
         self._model = model
         self._call: Forward = torch.compile(model, mode=None if mode == "default" else mode)
-        self._replays = mode != "default"  # CUDA graphs write each output over the last one
+        self._replays = mode != "default"  # CUDA graphs overwrite their last output
 
     def __call__(self, x: Any) -> Tensor:
         try:
             output = self._call(x)
-        except Exception as error:  # a new shape is compiled anew, and may fail as the first did
+        except Exception as error:  # may happen at any call, since each new shape is compiled
             from torch._dynamo.exc import TorchDynamoException
 
             if not isinstance(error, TorchDynamoException):
                 raise
-            reason = " ".join(str(error).split())[:300]  # of which the rest is a trace of the compiler
-            logger.warning("torch.compile gave up, the model runs without it: {}: {}", type(error).__name__, reason)
+            reason = " ".join(str(error).split())[:300]  # the rest is a trace of the compiler
+            logger.warning("torch.compile failed, the model runs without it: {}: {}", type(error).__name__, reason)
             self._call, self._replays = self._model, False
             output = self._model(x)
         return output.clone() if self._replays else output
 
 
 def check_device_support(config: Config, device: torch.device) -> None:
-    """ConfigError if this device or machine cannot do what precision and compile ask for."""
+    """ConfigError if this device or machine does not support the precision, or torch.compile."""
     if config.precision in ("fp16", "tf32") and device.type != "cuda":
         raise ConfigError(f"{config.precision} needs a CUDA device, and this run is on {device}", where="precision",
-                          hint="bf16 works here too, float32 everywhere")
+                          hint="use bf16 or float32")
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise ConfigError(f"{torch.cuda.get_device_name(device)} computes bf16 only by emulation, which is slow",
-                          where="precision", hint="fp16 is what this GPU is fast at")
+        raise ConfigError(f"{torch.cuda.get_device_name(device)} only emulates bf16, which is slow",
+                          where="precision", hint="use fp16, which this GPU supports")
     if config.compile and not find_compiler():
-        raise ConfigError("torch.compile needs a C++ compiler, and there is none on this machine", where="compile",
-                          hint="install g++ or load its module, name one in $CXX, or set compile: null")
+        raise ConfigError("torch.compile needs a C++ compiler, and this machine has none", where="compile",
+                          hint="install g++ or load its module, set $CXX, or set compile: null")
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that torch.compile would find; Triton, on a GPU, needs one as well."""
+    """Return the C++ compiler that torch.compile would use, as would Triton on a GPU; None if there is none."""
     return next(filter(None, map(shutil.which, (os.environ.get("CXX") or "g++", "g++", "clang++"))), None)
 
 
 @torch.no_grad()
 def recompute_batch_norm(model: nn.Module, forward: Forward, batches: Iterable[Batch]) -> None:
-    """Set the running statistics of the model's batch norms to the plain means over `batches`, seen by its present
-    weights, as torch.optim.swa_utils.update_bn does (Izmailov et al., Averaging weights, 2018)."""
+    """Set the running statistics of the model's batch norms to their means over `batches`, with the current weights.
+
+    torch.optim.swa_utils.update_bn does the same (Izmailov et al., Averaging weights, 2018).
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     if not norms:
         return
-    model.eval()  # dropout stays out of it
+    model.eval()  # without dropout
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a mean over all batches
@@ -97,9 +99,9 @@ def recompute_batch_norm(model: nn.Module, forward: Forward, batches: Iterable[B
 
 @contextlib.contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Inside, float32 matrix products and convolutions may use TensorFloat-32 if the precision is tf32.
+    """Let float32 matrix products and convolutions use TensorFloat-32 in the body, if the precision is tf32.
 
-    Otherwise PyTorch's settings hold: float32 products, and convolutions as cuDNN likes.
+    Otherwise PyTorch's own settings apply.
     """
     if precision != "tf32":
         yield

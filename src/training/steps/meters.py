@@ -1,4 +1,4 @@
-"""Meters: mean loss and metrics over many batches, summed on the device and read once."""
+"""Meters: the mean loss and metrics over many batches, summed on the device and read once."""
 from __future__ import annotations
 
 import math
@@ -14,36 +14,37 @@ from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
 
 METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
            "next_token": ("loss", "accuracy", "perplexity")}
-# Batches are kept, and reduced some at a time: a reduction for each would cost a small model half of its step.
+# Batches are kept and reduced together: one reduction per batch would take half of a small model's step.
 _KEPT_BATCHES = 256
 _KEPT_NUMBERS = 65_536
 
 
 class Meter:
-    """Means over the samples that were added, in all processes of the group. Nothing is read from the device before
-    `means`.
+    """Means over the samples that were added in all processes of the group. Only `means` waits for the device.
 
-    Classification: loss, accuracy, by the largest share where targets are shares of classes. Regression: loss, mae,
-    r2 = 1 - (mean squared error) / (variance of the targets).
+    Classification: loss, and accuracy, for which targets that are probabilities count as the most probable class.
+    Regression: loss, mae, r2 = 1 - (mean squared error) / (variance of the targets).
+    samples: their number in all processes, as of the last call of `means`.
+    needs_whole_batches: whether `add` needs the batches of all processes together.
     """
 
-    needs_whole_batches = False  # whether it wants each batch as it would be in one process
+    needs_whole_batches = False
 
     def __init__(self, task: str, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._task, self._group = task, group
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
-        self._origin: Tensor | None = None  # a target, from which targets are counted: exact where all are equal
+        self._origin: Tensor | None = None  # a target that is subtracted from all: r2 is exact if all are equal
         self._count = 0
-        self.samples = 0  # of all processes, as `means` saw them last
-        self._size = 0  # of each kept batch: all have the same
-        self._room = 0  # for so many more
+        self.samples = 0
+        self._size = 0  # of the kept batches, which is the same for all
+        self._room = 0  # number of batches that may still be kept
         self._losses: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
-        """Take in a batch: its mean loss [], output [n, k] and targets [n], or shares [n, k]."""
+        """Add a batch: its mean loss [], output [n, k], and targets [n] or probabilities [n, k]."""
         size = target.shape[0]
         if not self._room or size != self._size:
             self._reduce()
@@ -55,7 +56,7 @@ class Meter:
         self._room -= 1
 
     def means(self) -> dict[str, float]:
-        """The means so far, by name; NaN before any sample. Waits for the device."""
+        """Return the means so far, by name; NaN without any sample. Waits for the device."""
         self._reduce()
         total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
         if not self.samples:
@@ -68,12 +69,12 @@ class Meter:
         return {"loss": loss, "mae": absolute, "r2": 1 - squared / variance if variance > 0 else math.nan}
 
     def state(self) -> dict[str, Any]:
-        """All that was added. Batches that are kept stay apart: another order of summing gives another last digit."""
+        """Return what `restore` needs. Kept batches are not reduced: another order of sums changes the last digit."""
         return {"sums": self._sums, "origin": self._origin, "samples": self._count, "size": self._size,
                 "room": self._room, "kept": [self._losses, self._outputs, self._targets]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as from when `state` was called."""
+        """Continue as after the batch at which `state` was called."""
         device = self._sums.device
         self._sums = state["sums"].to(device)
         self._origin = None if state["origin"] is None else state["origin"].to(device)
@@ -81,10 +82,10 @@ class Meter:
         self._losses, self._outputs, self._targets = ([tensor.to(device) for tensor in kept] for kept in state["kept"])
 
     def _total(self) -> tuple[Tensor, int]:
-        """The sums and samples of all processes, counted from the origin of the first."""
+        """Return the sums and the number of samples of all processes, with the origin of the first."""
         origin = self._sums.new_zeros(()) if self._origin is None else self._origin.to(self._dtype)
-        mine = torch.cat([self._sums, torch.stack([origin, self._sums.new_tensor(self._count)])])
-        rows = torch.stack(self._group.gather_tensors(mine))
+        local = torch.cat([self._sums, torch.stack([origin, self._sums.new_tensor(self._count)])])
+        rows = torch.stack(self._group.gather_tensors(local))
         sums, origins, counts = rows[:, :-2], rows[:, -2], rows[:, -1]
         if self._task == "regression":
             shift, shifted = origins - origins[0], sums[:, 3].clone()
@@ -96,7 +97,7 @@ class Meter:
         if not self._losses:
             return
         loss = torch.stack(self._losses).to(self._dtype).sum() * self._size
-        output, target = _joined(self._outputs), _joined(self._targets)
+        output, target = _concatenate(self._outputs), _concatenate(self._targets)
         if self._task == "classification":
             target = target.max(1).indices if target.dim() == 2 else target
             self._sums += torch.stack([loss, (output.max(1).indices == target).sum().to(self._dtype)])
@@ -111,59 +112,60 @@ class Meter:
 
 
 class TokenMeter(Meter):
-    """Means over tokens: loss, accuracy, and perplexity, which is exp of the loss."""
+    """Means over tokens: loss, accuracy, and perplexity, which is exp(loss)."""
 
     def __init__(self, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         super().__init__("next_token", device, group)
         self._sums = torch.zeros(3, dtype=self._dtype, device=device)
 
     def add(self, loss: Tensor, output: Tensor, target: Tensor) -> None:
-        """Take in a batch: its mean loss [] over the tokens that are not IGNORED, output [n, t, vocabulary] and targets
-        [n, t]. Of outputs that large none is kept."""
-        right = (output.detach().argmax(-1) == target).sum()
+        """Add a batch: its mean loss [] over tokens that are not IGNORED, output [n, t, vocabulary], targets [n, t].
+
+        Outputs of this size are reduced at once.
+        """
+        correct = (output.detach().argmax(-1) == target).sum()
         tokens = (target != IGNORED).sum().to(self._dtype)
-        self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, right.to(self._dtype), tokens])
+        self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, correct.to(self._dtype), tokens])
         self._count += target.shape[0]
 
     def means(self) -> dict[str, float]:
         total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
-        loss, right, tokens = total.tolist()
+        loss, correct, tokens = total.tolist()
         if not tokens:
             return dict.fromkeys(METRICS["next_token"], math.nan)
         mean = loss / tokens
-        return {"loss": mean, "accuracy": right / tokens, "perplexity": math.exp(mean) if mean < 700 else math.inf}
+        return {"loss": mean, "accuracy": correct / tokens, "perplexity": math.exp(mean) if mean < 700 else math.inf}
 
 
 class MeanMeter:
-    """The means over samples, in all processes, of what a task of one's own returns for each batch. Waits for the
-    device in `means`."""
+    """Means over the samples of all processes of what a user-defined task returns for each batch."""
 
     def __init__(self, names: Sequence[str], device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._names, self._device, self._group = tuple(names), device, group
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(self._names), dtype=self._dtype, device=device)
         self._count = 0
-        self.samples = 0  # of all processes, as `means` saw them last
+        self.samples = 0
 
     def add(self, values: Mapping[str, Tensor | float], samples: int) -> None:
-        """Take in the means over a batch. ConfigError if they are not those that were announced."""
+        """Add the means over a batch. ConfigError if they are not those that the task declares."""
         if values.keys() != set(self._names):
             raise ConfigError(f"a step returned {', '.join(values) or 'nothing'}", where="task", allowed=self._names,
-                              hint="return a value for each name in metrics, and no other")
+                              hint="return a value for each name in metrics, and nothing else")
         row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
         self._sums += torch.stack(row) * samples
         self._count += samples
 
     def state(self) -> dict[str, Any]:
-        """All that was added."""
+        """Return what `restore` needs."""
         return {"sums": self._sums, "samples": self._count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as from when `state` was called."""
+        """Continue as after the batch at which `state` was called."""
         self._sums, self._count = state["sums"].to(self._device), state["samples"]
 
     def means(self) -> dict[str, float]:
-        """The means so far, by name; NaN before any sample."""
+        """Return the means so far, by name; NaN without any sample. Waits for the device."""
         total, self.samples = self._sums, self._count
         if self._group.size > 1:
             *sums, count = self._group.sum(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
@@ -172,5 +174,5 @@ class MeanMeter:
         return dict(zip(self._names, values, strict=True))
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _concatenate(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)

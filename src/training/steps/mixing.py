@@ -1,4 +1,4 @@
-"""Mixing: mixup and cutmix of a batch with itself, and labels that become smoothed shares of the classes."""
+"""Mixup and cutmix of a batch with itself, and label smoothing: targets become probabilities of the classes."""
 from __future__ import annotations
 
 import math
@@ -15,11 +15,13 @@ from src.errors import ConfigError
 
 @dataclass(frozen=True)
 class Mixing:
-    """What becomes of a training batch: x mixed with itself in reverse order, y as shares [n, outputs] float32.
+    """Transforms a training batch: x is mixed with itself in reverse order, y becomes probabilities [n, outputs].
 
-    mixup, cutmix: their alphas, a batch's lam being drawn from Beta(alpha, alpha); 0: without. Where both are given,
-    each batch takes one of them at even odds. smoothing: the part of a label that goes to all outputs alike.
-    timm.data.Mixup does the same, drawn from NumPy's global state, which a resumed run could not have back.
+    mixup, cutmix: alpha, where a batch's lam is drawn from Beta(alpha, alpha); 0 disables. With both, each batch uses
+    one of them with probability 1/2.
+    smoothing: the part of a label that is spread over all outputs.
+
+    timm.data.Mixup does the same, but draws from NumPy's global state, which a resumed run could not restore.
     """
 
     mixup: float
@@ -28,32 +30,37 @@ class Mixing:
     outputs: int
 
     def __call__(self, batch: Batch, seed: int) -> Batch:
-        """The batch mixed as the seed says; x and y are left as they are."""
+        """Return the batch mixed by a random generator with this seed; x and y are not changed."""
         x, y = batch
-        shares, random = smooth_labels(y, self.outputs, self.smoothing), Random(seed)
+        targets, random = smooth_labels(y, self.outputs, self.smoothing), Random(seed)
         if not self.mixup and not self.cutmix:
-            return x, shares
-        cuts = random.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
-        alpha = self.cutmix if cuts else self.mixup
+            return x, targets
+        uses_cutmix = random.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
+        alpha = self.cutmix if uses_cutmix else self.mixup
         lam = random.betavariate(alpha, alpha)
-        if cuts:
+        if uses_cutmix:
             x, lam = cutmix(x, lam, random)
         else:
             x = torch.lerp(x.flip(0), x, lam)
-        return x, torch.lerp(shares.flip(0), shares, lam)
+        return x, torch.lerp(targets.flip(0), targets, lam)
 
 
 def smooth_labels(y: Tensor, outputs: int, smoothing: float) -> Tensor:
-    """[n, outputs] float32: 1 - smoothing for the class y [n], and smoothing / outputs for each output (Szegedy et al.,
-    Rethinking the Inception architecture, 2016)."""
-    everywhere = smoothing / outputs
-    shares = torch.full((y.shape[0], outputs), everywhere, device=y.device)
-    return shares.scatter_(1, y[:, None], 1 - smoothing + everywhere)
+    """Return [n, outputs] float32: smoothing / outputs, plus 1 - smoothing for the class y [n].
+
+    Szegedy et al., Rethinking the Inception architecture, 2016.
+    """
+    background = smoothing / outputs
+    targets = torch.full((y.shape[0], outputs), background, device=y.device)
+    return targets.scatter_(1, y[:, None], 1 - smoothing + background)
 
 
 def cutmix(x: Tensor, lam: float, random: Random) -> tuple[Tensor, float]:
-    """x [n, c, h, w] with one box, of the share 1 - lam, from the batch in reverse order; the share that is left of x,
-    which is larger where the box reaches over the edge (Yun et al., CutMix, 2019)."""
+    """Replace a box of x [n, c, h, w], with the fraction 1 - lam of its area, by that of the batch in reverse order.
+
+    Return the result, and the fraction of x that is left, which is larger than lam if the box extends over the edge
+    (Yun et al., CutMix, 2019).
+    """
     height, width = x.shape[-2:]
     box_height, box_width = (int(side * math.sqrt(1 - lam)) for side in (height, width))
     top, left = random.randrange(height) - box_height // 2, random.randrange(width) - box_width // 2
@@ -65,13 +72,13 @@ def cutmix(x: Tensor, lam: float, random: Random) -> tuple[Tensor, float]:
 
 
 def make_mixing(config: Config, data: Data, outputs: int) -> Mixing | None:
-    """The mixing that the config asks for; None if none. ConfigError if these samples cannot be mixed so."""
+    """Return the mixing of the config, or None. ConfigError if these samples cannot be mixed."""
     if not (config.mixup or config.cutmix or config.label_smoothing):
         return None
     if (config.mixup or config.cutmix) and not data.input_shape:
-        raise ConfigError(f"samples of {config.dataset} are no numbers that could be mixed",
+        raise ConfigError(f"samples of {config.dataset} are not numbers and cannot be mixed",
                           where="mixup" if config.mixup else "cutmix", hint="label_smoothing works with them")
     if config.cutmix and len(data.input_shape) != 3:
-        raise ConfigError(f"samples of the shape {list(data.input_shape)} are no images to cut from", where="cutmix",
+        raise ConfigError(f"samples of shape {list(data.input_shape)} are not images", where="cutmix",
                           hint="mixup works with them")
     return Mixing(config.mixup, config.cutmix, config.label_smoothing, outputs)

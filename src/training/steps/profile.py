@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a table of its parts, and a trace of some steps for chrome://tracing or Perfetto."""
+"""Profile a run: a table of the time of its parts, and a trace of some steps for chrome://tracing or Perfetto."""
 from __future__ import annotations
 
 import contextlib
@@ -15,14 +15,14 @@ from src.datasets.data import Batch
 from src.io import files
 from src.training.steps.task import Supervised, UserTask
 
-TRACE_AFTER, TRACED_STEPS = 5, 10  # steps that warm up, and then those in the trace
+WARM_UP_STEPS, TRACED_STEPS = 5, 10  # before and in the trace
 PARTS = ("data", "forward", "backward", "step", "training step", "evaluation", "logging", "tracing")
 
 
 class Profile:
-    """Seconds by part of the run, each measured with the device's work done: so the run itself is a little slower.
+    """The seconds of each part of a run. It waits for the device after each part, so the run is a little slower.
 
-    Starts with the run and writes its files when it is closed. folder: None keeps the table to `text`.
+    As a context manager it writes its files on exit. folder: run folder; None writes nothing.
     """
 
     def __init__(self, folder: str | None, device: torch.device, total_steps: int) -> None:
@@ -30,12 +30,12 @@ class Profile:
         self._start = perf_counter()
         self._seconds: dict[str, float] = {}
         self._steps = 0
-        self._first = min(TRACE_AFTER, max(0, total_steps - TRACED_STEPS))
+        self._first = min(WARM_UP_STEPS, max(0, total_steps - TRACED_STEPS))
         self._tracer: torch.profiler.profile | None = None
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """What the body takes counts for this part, also if it is left by an error."""
+        """Add the time of the body to a part, even if the body raises."""
         start = perf_counter()
         try:
             with torch.profiler.record_function(name):
@@ -46,11 +46,11 @@ class Profile:
             self.add(name, perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Seconds that were measured elsewhere."""
+        """Add seconds to a part."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def before_step(self) -> None:
-        """Begin the trace when the first steps have warmed up, end it some steps later."""
+        """Start the trace after the warm-up steps, and end it some steps later."""
         if self._folder and self._steps == self._first:
             start = perf_counter()
             kinds = [torch.profiler.ProfilerActivity.CPU]
@@ -67,13 +67,13 @@ class Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what there is, however the run ended."""
+        """Write the files, however the run ended."""
         self.end_trace()
         if self._folder:
             files.write_atomic(os.path.join(self._folder, run_folder.PROFILE), self.text())
 
     def end_trace(self) -> None:
-        """Write the trace, if one is under way."""
+        """Write the trace, if one has been started."""
         if self._tracer and self._folder:
             start = perf_counter()
             self._tracer.stop()
@@ -82,29 +82,29 @@ class Profile:
             self.add("tracing", perf_counter() - start)
 
     def text(self) -> str:
-        """The table: seconds and share of each part; the rest is start-up, loss, meters and all else."""
+        """Return the table: seconds and percentage of each part; the rest is start-up, loss, meters and all else."""
         total = perf_counter() - self._start
-        known = {name: self._seconds[name] for name in PARTS if name in self._seconds}
-        rows = {**known, "rest": max(0.0, total - sum(known.values())), "all": total}
+        parts = {name: self._seconds[name] for name in PARTS if name in self._seconds}
+        rows = {**parts, "rest": max(0.0, total - sum(parts.values())), "all": total}
         return "".join(f"{name:<13} {seconds:10.3f} s {100 * seconds / total:5.1f} %\n"
                        for name, seconds in rows.items())
 
 
 class ProfiledSupervised(Supervised):
-    """The default steps, with the time of each part taken."""
+    """The default steps, with the time of each part."""
 
     def __init__(self, profile: Profile, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._profile, self._unwatched = profile, self._forward
-        self._forward = self._watched
+        self._profile, self._original_forward = profile, self._forward
+        self._forward = self._measured_forward
 
     def train(self, batch: Batch, step: int, meter: Any) -> None:
         self._profile.before_step()
         super().train(batch, step, meter)
 
-    def _watched(self, x: Any) -> Tensor:
+    def _measured_forward(self, x: Any) -> Tensor:
         with self._profile.measure("forward"):
-            return self._unwatched(x)
+            return self._original_forward(x)
 
     def _backward(self, loss: Tensor) -> None:
         with self._profile.measure("backward"):
@@ -116,7 +116,7 @@ class ProfiledSupervised(Supervised):
 
 
 class ProfiledUserTask(UserTask):
-    """Steps of a task of one's own, which are one part."""
+    """The steps of a user-defined task, each measured as one part."""
 
     def __init__(self, profile: Profile, *arguments: Any) -> None:
         super().__init__(*arguments)

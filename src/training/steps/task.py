@@ -1,4 +1,4 @@
-"""What is done with a batch: the default, a loss of the output and the targets, or a task of one's own."""
+"""What is done with a batch: the default, which minimizes a loss, or a user-defined task."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,22 +22,22 @@ Optimizer = FusedOptimizer | torch.optim.Optimizer
 
 
 class Steps(Protocol):
-    """What the loop asks for, whoever computes it. M: the meter that takes in what a batch has shown."""
+    """The interface of training and evaluation steps. They add the metrics of a batch to a meter."""
 
     optimizers: Sequence[Optimizer]
 
     def train(self, batch: Batch, step: int, meter: Any) -> None:
-        """Take optimizer step `step`, counted from 0, and leave no gradients."""
+        """Take optimizer step `step`, counted from 0, and reset the gradients."""
 
     def evaluate(self, model: nn.Module, forward: Forward, batch: Batch, meter: Any) -> None:
-        """Measure the model, or its average, in eval mode; `forward` calls it."""
+        """Evaluate the model, or its average, on a batch, in eval mode. forward: calls it."""
 
 
 class Supervised:
-    """The default: the gradient of the batch's mean loss, a micro-batch at a time, then one step of one optimizer.
+    """The default: add up the gradient of the batch's mean loss over micro-batches, then step the optimizer.
 
-    scaler: multiplies the loss so that gradients in fp16 do not vanish, and leaves out steps where they overflow.
-    clipping: what happens to the gradients before the step.
+    scaler: scales the loss so that gradients in fp16 do not underflow, and skips steps where they overflow.
+    clipping: of the gradients before the step.
     """
 
     def __init__(self, forward: Forward, loss: Loss, optimizer: Optimizer, micro_batch_size: int,
@@ -45,11 +45,11 @@ class Supervised:
         self.optimizers = [optimizer]
         self._forward, self._loss, self._optimizer = forward, loss, optimizer
         self._micro_batch_size, self._scaler, self._clipping = micro_batch_size, scaler, clipping
-        self._second_order = bool(getattr(optimizer, "is_second_order", False))  # as timm's adahessian
+        self._second_order = bool(getattr(optimizer, "is_second_order", False))  # e.g. adahessian of timm
 
     def train(self, batch: Batch, step: int, meter: Meter) -> None:
-        """`meter` sees each output before the step that it leads to."""
-        samples = batch[1].shape[0]  # len() of a tensor is Python code, and slow
+        """Train on a batch. The metrics are of the outputs before the step."""
+        samples = batch[1].shape[0]  # len() of a tensor is slower
         for x, y in micro_batches(batch, self._micro_batch_size):
             output = self._forward(x)
             loss = self._loss(output, y)
@@ -79,54 +79,60 @@ class Supervised:
 
 
 class Task:
-    """A training of one's own, `task: my_module:MyTask` in a spec: what a subclass overrides is its own.
+    """Base class of user-defined tasks, selected by `task: my_module:MyTask`. A subclass overrides what it changes.
 
-    config, data, device: of the run. metrics: the names of what both steps return, loss among them; columns of
-    stats.csv. optimizers: those of make_optimizers. The loop keeps the data, rates, averages, stats, checkpoints.
+    Data, learning rates, averaging, stats and checkpoints remain those of the training loop.
+
+    config, data, device: of the run.
+    metrics: names of what both steps return, including loss; columns of stats.csv.
+    optimizers: those of make_optimizers.
+    several_processes: whether training_step calls share_gradients.
     """
 
     metrics: ClassVar[Sequence[str]] = ("loss",)
-    several_processes: ClassVar[bool] = False  # whether training_step calls share_gradients
+    several_processes: ClassVar[bool] = False
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         self.optimizers: Sequence[Optimizer] = ()
-        self.shared: Callable[[Iterable[Tensor]], None] = lambda parameters: None
+        self.sum_gradients: Callable[[Iterable[Tensor]], None] = lambda parameters: None
 
     def share_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Before an optimizer's step: where several processes train, each on its part of the batch, make gradients of
-        means over the part those of means over the batch. Alone it does nothing."""
-        self.shared(parameters)
+        """Turn gradients of the mean over this process's part of the batch into those of the mean over the batch.
+
+        Call it before an optimizer's step. With a single process it does nothing.
+        """
+        self.sum_gradients(parameters)
 
     def make_model(self) -> nn.Module | None:
-        """The model, on any device; None: that of the config. Random weights come from torch's seeded generator."""
+        """Return the model, on any device; None for that of the config. torch's global generator has been seeded."""
         return None
 
     def make_optimizers(self, model: nn.Module) -> Sequence[Optimizer]:
-        """The optimizers of the model on its device; none: that of the config. Before each step the loop sets the lr
-        of each group to what it was here, times the factor of lr_schedule and warm-up.
+        """Return the optimizers of the model, which is on its device; an empty sequence for that of the config.
+
+        Before each step the loop sets each group's lr to its initial value times the factor of lr_schedule and warm-up.
         """
         return ()
 
     def state_dict(self) -> dict[str, Any]:
-        """What of its own another start must find again: tensors, numbers and strings. Models and optimizers are kept
-        by the loop."""
+        """Return what a resumed run needs besides model and optimizers: tensors, numbers and strings."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what state_dict gave."""
+        """Restore what state_dict returned."""
 
     def training_step(self, model: nn.Module, batch: Batch, step: int) -> Mapping[str, Tensor | float]:
-        """Take the step, zero_grad included; the mean of each metric over the batch. Detaching is not needed."""
+        """Take the step, including zero_grad. Return the mean of each metric over the batch, detached or not."""
         raise NotImplementedError
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
-        """The mean of each metric over the batch, in eval mode, without gradients."""
+        """Return the mean of each metric over the batch. The model is in eval mode, without gradients."""
         raise NotImplementedError
 
 
 class UserTask:
-    """A task of one's own, as the loop sees it."""
+    """The steps of a user-defined task."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         self._task, self._model, self.optimizers = task, model, task.optimizers
@@ -139,14 +145,14 @@ class UserTask:
 
 
 def make_task(config: Config, data: Data, device: torch.device) -> Task | None:
-    """The task of one's own that the config names, if any. ConfigError unless it is a subclass of Task."""
+    """Return the user-defined task of the config, or None. ConfigError unless it is a subclass of Task."""
     if config.task is None:
         return None
     kind = user_code.load(config.task, "task")
     if not isinstance(kind, type) or not issubclass(kind, Task):
-        raise ConfigError(f"{config.task} is no task", where="task",
+        raise ConfigError(f"{config.task} is not a task", where="task",
                           hint="make it a subclass of Task in src/training/steps/task.py")
     if "loss" not in kind.metrics or len(set(kind.metrics)) < len(kind.metrics):
         raise ConfigError(f"the metrics of {config.task} are {', '.join(kind.metrics)}", where="task",
-                          hint="name each once, and loss among them: divergence is seen by it")
+                          hint="list each name once, including loss, by which divergence is detected")
     return kind(config, data, device)

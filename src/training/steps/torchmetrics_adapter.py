@@ -1,4 +1,4 @@
-"""Metrics that a config asks for beside loss and accuracy: those of TorchMetrics, by name, and one's own."""
+"""The `metrics` of a config: those of TorchMetrics, by name, and user-defined ones."""
 from __future__ import annotations
 
 import contextlib
@@ -14,22 +14,22 @@ from src.errors import ConfigError
 from src.training.steps.meters import Meter
 
 CURVE_POINTS = 101  # thresholds of pr_curve, evenly spaced from 0 to 1
-_SIDE_ONLY = ("confusion_matrix", "pr_curve")  # no number sums them up
+_ARRAYS_ONLY = ("confusion_matrix", "pr_curve")  # without a column in stats.csv
 Arrays = dict[str, np.ndarray]
 
 
 class Metric(Protocol):
-    """What TorchMetrics' metrics offer, and one's own."""
+    """The interface of metrics, that of TorchMetrics."""
 
     def update(self, output: Tensor, target: Tensor, /) -> Any:
-        """Take in a batch."""
+        """Add a batch."""
 
     def compute(self) -> Any:
-        """A number, or an array, of all batches."""
+        """Return a number or an array for all batches."""
 
 
 class MeanOfFunction:
-    """One's own function of output and targets: the mean of what it gives for each sample, or for each batch."""
+    """The mean of a user-defined function of output and targets, which returns a value per sample or per batch."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._function, self._sum, self._samples = function, 0.0, 0
@@ -43,33 +43,33 @@ class MeanOfFunction:
 
 
 class ConfiguredMetrics:
-    """The config's metrics of one evaluation. n_outputs: what the model gives for a sample."""
+    """The config's metrics in one evaluation. n_outputs: number of model outputs per sample."""
 
     def __init__(self, names: Sequence[str], n_outputs: int, device: torch.device) -> None:
         self._names = names
-        self._own: dict[str, Metric] = {metric_column(name): _make_own(name, n_outputs, device)
-                                        for name in names if ":" in name}
-        known = [name for name in names if ":" not in name]
-        self._known = _collection(known, n_outputs, device) if known else None
+        self._user_metrics: dict[str, Metric] = {metric_column(name): _make_user_metric(name, n_outputs, device)
+                                                 for name in names if ":" in name}
+        torch_names = [name for name in names if ":" not in name]
+        self._torch_metrics = _make_collection(torch_names, n_outputs, device) if torch_names else None
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Take in a batch: output [n, k], targets [n]. TorchMetrics' see probabilities, one's own the output."""
-        if self._known is not None:
-            self._known.update(output.softmax(1), target)
-        for metric in self._own.values():
+        """Add a batch: output [n, k], targets [n]. TorchMetrics receive probabilities, user-defined ones outputs."""
+        if self._torch_metrics is not None:
+            self._torch_metrics.update(output.softmax(1), target)
+        for metric in self._user_metrics.values():
             metric.update(output, target)
 
     def compute(self) -> tuple[dict[str, float], Arrays]:
-        """The numbers for stats.csv, one for each of `columns`, and the arrays for the side file, by name."""
-        found = {**(self._known.compute() if self._known is not None else {}),
-                 **{name: metric.compute() for name, metric in self._own.items()}}
+        """Return the numbers for stats.csv, one per metric column, and the arrays for the file of arrays, by name."""
+        results = {**(self._torch_metrics.compute() if self._torch_metrics is not None else {}),
+                   **{name: metric.compute() for name, metric in self._user_metrics.items()}}
         numbers, arrays = {}, {}
-        for name, value in found.items():
-            ready = name not in self._own  # one's own may have the name of a ready one
-            if ready and name == "pr_curve":
+        for name, value in results.items():
+            is_of_torchmetrics = name not in self._user_metrics  # a user-defined one may have the same name
+            if is_of_torchmetrics and name == "pr_curve":
                 for part, values in zip(("precision", "recall", "thresholds"), value, strict=True):
                     arrays[f"pr_curve/{part}"] = _array(values)
-            elif ready and (name.endswith("/each") or name in _SIDE_ONLY):
+            elif is_of_torchmetrics and (name.endswith("/each") or name in _ARRAYS_ONLY):
                 arrays[name.removesuffix("/each")] = _array(value)
             elif np.ndim(array := _array(value)):
                 numbers[name], arrays[name] = float(array.mean()), array
@@ -79,9 +79,9 @@ class ConfiguredMetrics:
 
 
 class MetricsMeter(Meter):
-    """A meter that takes the config's metrics as well. arrays: those of the side file, once `means` was asked."""
+    """A meter that measures the config's metrics as well. arrays: those that are not numbers, after `means`."""
 
-    needs_whole_batches = True  # not all metrics could be put together from those of parts
+    needs_whole_batches = True  # some metrics cannot be computed from those of parts
 
     def __init__(self, task: str, device: torch.device, measures: ConfiguredMetrics) -> None:
         super().__init__(task, device)
@@ -99,20 +99,19 @@ class MetricsMeter(Meter):
 
 
 def warm_up(names: Iterable[str]) -> None:
-    """Import once, before a worker forks its runs, what such metrics take seconds to import. Leaves errors to the runs.
-    """
+    """Import TorchMetrics, before a worker forks its runs, if a metric needs it. Errors are left to the runs."""
     if not all(user_code.is_user_code(name) for name in names):
         with contextlib.suppress(ImportError):
             import torchmetrics.classification  # noqa: F401
 
 
 def metric_columns(names: Sequence[str]) -> list[str]:
-    """Those of the config's metrics that are a number, and so a column of stats.csv for each split and model."""
-    return [metric_column(name) for name in names if name not in _SIDE_ONLY]
+    """Return the columns, for each split and model, of those metrics that are numbers."""
+    return [metric_column(name) for name in names if name not in _ARRAYS_ONLY]
 
 
 def metric_column(name: str) -> str:
-    """my_module:my_metric is called my_metric in the results."""
+    """Return the name of a metric in the results: my_metric for my_module:my_metric."""
     return name.rpartition(":")[2]
 
 
@@ -120,42 +119,43 @@ def _array(value: Any) -> np.ndarray:
     return value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _make_own(name: str, n_outputs: int, device: torch.device) -> Metric:
-    """A class is made with the number of outputs; a function is averaged over the samples."""
-    found = user_code.load(name, "metrics")
-    if not isinstance(found, type):
-        return MeanOfFunction(found)
-    metric: Any = found(n_outputs)
+def _make_user_metric(name: str, n_outputs: int, device: torch.device) -> Metric:
+    """Return a user-defined metric: an instance of a class, or the mean of a function."""
+    definition = user_code.load(name, "metrics")
+    if not isinstance(definition, type):
+        return MeanOfFunction(definition)
+    metric: Any = definition(n_outputs)
     if hasattr(metric, "sync_on_compute"):
-        metric.sync_on_compute = False  # each process is given whole batches
-    return metric.to(device) if hasattr(metric, "to") else metric  # TorchMetrics' live on a device
+        metric.sync_on_compute = False  # each process receives whole batches
+    return metric.to(device) if hasattr(metric, "to") else metric  # as those of TorchMetrics
 
 
-def _collection(names: Sequence[str], n_classes: int, device: torch.device) -> Any:
-    """TorchMetrics' for classes, those with equal states sharing them. NAME/each: a value for each class."""
+def _make_collection(names: Sequence[str], n_classes: int, device: torch.device) -> Any:
+    """Return metrics of TorchMetrics for classification; equal ones share their state. NAME/each: a value per class."""
     try:
         from torchmetrics import MetricCollection
         from torchmetrics import classification as tm
     except ImportError:
-        raise ConfigError(f"{', '.join(names)} are measured by TorchMetrics, which is not installed", where="metrics",
+        raise ConfigError(f"{', '.join(names)} need TorchMetrics, which is not installed", where="metrics",
                           hint="pip install torchmetrics") from None
-    averaged = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score,
-                "auroc": tm.MulticlassAUROC}
-    made: dict[str, Any] = {}
-    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process is given whole batches
+    per_class = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score,
+                 "auroc": tm.MulticlassAUROC}
+    metrics: dict[str, Any] = {}
+    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process receives whole batches
     for name in names:
-        if name in averaged:
+        if name in per_class:
             for key, average in ((name, "macro"), (f"{name}/each", "none")):
-                made[key] = averaged[name](n_classes, average=average, **options)
+                metrics[key] = per_class[name](n_classes, average=average, **options)
         elif name == "calibration_error":
-            made[name] = tm.MulticlassCalibrationError(n_classes, n_bins=15, **options)
+            metrics[name] = tm.MulticlassCalibrationError(n_classes, n_bins=15, **options)
         elif name == "confusion_matrix":
-            made[name] = tm.MulticlassConfusionMatrix(n_classes, **options)
+            metrics[name] = tm.MulticlassConfusionMatrix(n_classes, **options)
         elif name == "pr_curve":
-            made[name] = tm.MulticlassPrecisionRecallCurve(n_classes, thresholds=CURVE_POINTS, **options)
+            metrics[name] = tm.MulticlassPrecisionRecallCurve(n_classes, thresholds=CURVE_POINTS, **options)
         else:
             k = int(name.removeprefix("top"))
             if k > n_classes:
-                raise ConfigError(f"{name} of {n_classes} outputs", where="metrics", allowed=f"top1 to top{n_classes}")
-            made[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **options)
-    return MetricCollection(made).to(device)
+                raise ConfigError(f"{name} needs {k} outputs, and the model has {n_classes}", where="metrics",
+                                  allowed=f"top1 to top{n_classes}")
+            metrics[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **options)
+    return MetricCollection(metrics).to(device)

@@ -329,7 +329,7 @@ def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
     leave_in(tmp_path / "run", 10)
     stats = tmp_path / "run" / "stats.csv"
     stats.write_text(stats.read_text().splitlines()[0] + "\n")
-    with pytest.raises(BatchError, match=r"epochs before 2 are missing.*train.py --fresh .*run/spec.yaml"):
+    with pytest.raises(BatchError, match=r"cannot resume at epoch 2: .*train.py --fresh .*run/spec.yaml"):
         start(tmp_path / "run")
 
 
@@ -346,7 +346,7 @@ def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
         path.write_bytes(data)
     path.write_bytes(path.read_bytes()[:-9])
     start(tmp_path / "run")
-    assert f"{name} cannot be used: it is not whole" in (tmp_path / "run" / "training.log").read_text()
+    assert f"{name} cannot be used: the file is incomplete" in (tmp_path / "run" / "training.log").read_text()
     assert "resumed_at_step" in (tmp_path / "run" / "training.log").read_text()
     assert_same(tmp_path / "run", tmp_path / "calm")
     assert int(before[7:17]) < int(name[7:17])
@@ -356,14 +356,14 @@ def test_other_versions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     leave_in(tmp_path / "run")
     monkeypatch.setattr(torch, "__version__", "9.9")
     start(tmp_path / "run")
-    assert ", now 9.9: the numbers may differ from here on" in (tmp_path / "run" / "training.log").read_text()
+    assert ", now 9.9: results may differ from here on" in (tmp_path / "run" / "training.log").read_text()
 
 
 def test_nothing_that_can_be_used(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     for name in resume.state_names(str(tmp_path / "run")):
         (tmp_path / "run" / name).write_bytes(b"")
-    with pytest.raises(BatchError, match="nothing that it saved can be used"):
+    with pytest.raises(BatchError, match="none of its saved states can be used"):
         start(tmp_path / "run")
 
 
@@ -375,7 +375,7 @@ class Hostile:
 def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     resume.write("x.pt", {"a": Hostile()})
-    with pytest.raises(ValueError, match="holds what a state never holds"):
+    with pytest.raises(ValueError, match="contains objects that a state never contains"):
         resume.read("x.pt")
     assert not Path("hacked").exists()
 

@@ -28,7 +28,7 @@ from src.training.output import resume
 from src.training.output.recorder import Row
 from src.training.parallel.data_shards import DataShard
 from src.training.parallel.distributed import SINGLE_PROCESS, ProcessInfo, SingleProcess, WorkerGroup, _device
-from src.training.parallel.sync_norm import synchronize_batch_norms
+from src.training.parallel.sync_batch_norm import synchronize_batch_norms
 from src.training.setup.facts import micro_batch_size
 from src.training.steps.batches import ordered_batches, shuffled_batches
 from src.training.steps.task import Task
@@ -213,7 +213,7 @@ def test_a_number_of_processes_that_is_none_is_told(monkeypatch: pytest.MonkeyPa
 def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert count_processes(Config(device="mps")) == 1
-    with pytest.raises(ConfigError, match="2 processes were started for this run, and mps is one device"):
+    with pytest.raises(ConfigError, match="2 processes were started for this run, but mps is one device"):
         _device(Config(device="mps"), ProcessInfo(1, 2, 1))
 
 
@@ -266,7 +266,7 @@ def test_a_task_of_ones_own_shares_its_gradients(tmp_path: Path) -> None:
 
 
 def test_a_task_that_does_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match="NotShared trains in one process, and 2 were started.*share_gradients"):
+    with pytest.raises(ConfigError, match="NotShared trains in one process, but 2 were started.*share_gradients"):
         next(run_epochs(with_task(OfTeam(0, 2), NotShared), None, lambda: None))
 
 
@@ -307,7 +307,7 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
 def test_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
     state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}]}
     resume.write(str(tmp_path / "resume-0000000003.pt"), state)
-    with pytest.raises(BatchError, match="interrupted with 2 processes, and goes on with as many, not 1"):
+    with pytest.raises(BatchError, match="interrupted with 2 processes and cannot be resumed with 1"):
         resume.load_newest(str(tmp_path), Config())
 
 

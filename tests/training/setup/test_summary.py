@@ -14,10 +14,10 @@ from tests.training.toys import CPU, make_toy, train_toy
 
 
 def test_products_and_convolutions_by_hand() -> None:
-    assert flops(nn.Linear(20, 30), (20,), CPU, least=0) == 2 * 20 * 30
+    assert flops(nn.Linear(20, 30), (20,), CPU, min_parameters=0) == 2 * 20 * 30
     # 8 maps of 10 × 12, each number from 3 × 3 × 3 of the input
-    assert flops(nn.Conv2d(3, 8, 3, padding=1), (3, 10, 12), CPU, least=0) == 2 * 8 * 10 * 12 * 27
-    assert flops(make_model(Config(model="tiny/lenet"), (1, 28, 28), 10), (1, 28, 28), CPU, least=0) == 2 * (
+    assert flops(nn.Conv2d(3, 8, 3, padding=1), (3, 10, 12), CPU, min_parameters=0) == 2 * 8 * 10 * 12 * 27
+    assert flops(make_model(Config(model="tiny/lenet"), (1, 28, 28), 10), (1, 28, 28), CPU, min_parameters=0) == 2 * (
         6 * 28 * 28 * 25 + 16 * 10 * 10 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10)
 
 
@@ -32,7 +32,8 @@ class Attention(nn.Module):
 
 def test_attention_by_hand() -> None:
     tokens, width = 7, 16  # queries, keys, values and the output; then scores and the sums of values
-    assert flops(Attention(), (tokens, width), CPU, least=0) == 2 * (4 * tokens * width**2 + 2 * tokens**2 * width)
+    assert flops(Attention(), (tokens, width), CPU, min_parameters=0) == (
+        2 * (4 * tokens * width**2 + 2 * tokens**2 * width))
     assert torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
 
 
@@ -54,7 +55,7 @@ def test_counting_leaves_no_trace(fails: bool) -> None:
     model = Picky(fails)
     model.norm.eval()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    assert flops(model, (4,), CPU, least=0) == (None if fails else 2 * 16)
+    assert flops(model, (4,), CPU, min_parameters=0) == (None if fails else 2 * 16)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert (model.training, model.norm.training, model.linear.training) == (True, False, True)
@@ -62,7 +63,7 @@ def test_counting_leaves_no_trace(fails: bool) -> None:
 
 
 def test_samples_that_are_no_tensor_and_small_models_are_left_out() -> None:
-    assert flops(nn.Linear(2, 2), (), CPU, least=0) is None
+    assert flops(nn.Linear(2, 2), (), CPU, min_parameters=0) is None
     assert flops(nn.Linear(316, 316), (316,), CPU) == 2 * 316**2  # 100,172 parameters
     assert flops(nn.Linear(300, 300), (300,), CPU) is None
 
@@ -95,7 +96,7 @@ def test_the_log_says_what_is_trained_and_held() -> None:
     told = list(lines(model, [torch.optim.Adam(model.parameters())], averaged=False))
     assert told[0].startswith("22 parameters, all of them trained: 0 2, ")
     assert told[0].endswith("7 2, 3 more")
-    assert told[1].endswith("activations come on top, and what the optimizer keeps")
+    assert told[1].endswith("activations come on top, and the state of the optimizer")
 
 
 def test_a_run_records_it(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_compiler_that_gives_up_is_told_and_training_goes_on(tmp_path: Path, m
     assert end == "completed"
     assert rows[-1]["test/last/loss"] == train_toy(make_toy())[0][-1]["test/last/loss"]
     log = (tmp_path / "training.log").read_text()
-    assert log.count("torch.compile gave up, the model runs without it: BackendCompilerFailed") == 1
+    assert log.count("torch.compile failed, the model runs without it: BackendCompilerFailed") == 1
     assert "no such instruction" in log
 
 

@@ -185,6 +185,6 @@ def test_invalid_mixing_is_rejected_at_submission(spec: dict[str, Any], message:
 
 
 def test_what_only_the_data_tell_is_refused_before_training() -> None:
-    with pytest.raises(ConfigError, match=r"cutmix: samples of the shape \[5\] are no images"):
+    with pytest.raises(ConfigError, match=r"cutmix: samples of shape \[5\] are not images"):
         Experiment(make_toy(cutmix=1.0))
     Experiment(make_toy({"train": Split(torch.randn(9, 3, 4, 4), torch.arange(9) % 3)}, nn.Flatten(), cutmix=1.0))

@@ -105,7 +105,7 @@ def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: st
 
 
 def test_what_is_seen_only_at_the_start_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="top5 of 3 outputs; allowed: top1 to top3"):
+    with pytest.raises(ConfigError, match="top5 needs 5 outputs, and the model has 3; allowed: top1 to top3"):
         train_toy(make_toy(metrics=["top5"]))
     with pytest.raises(ConfigError, match=r"metrics: .*'secnd'.*did you mean '\S+:second'"):
         train_toy(make_toy(metrics=["tests.training.tasks:secnd"]))
