@@ -255,12 +255,12 @@ def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path
 
     def create_after_another(*words: Any) -> Any:
         client.create_run = create
-        theirs.append(other._parent(str(made)))
+        theirs.append(other._create_batch_run(str(made)))
         return create(*words)
 
     theirs: list[str] = []
     client.create_run = create_after_another
-    assert one._parent(str(made)) == theirs[0]
+    assert one._create_batch_run(str(made)) == theirs[0]
     assert set(runs_of(uri, "raced")) == {"26-11-20-raced"}
 
 

@@ -58,7 +58,7 @@ def burn(seconds: float) -> None:
 
 
 def test_the_time_and_memory_of_loaders_count(tmp_path: Path) -> None:
-    take = system._machine()
+    take = system._machine_source()
     before = take()
     loader = multiprocessing.get_context("fork").Process(target=burn, args=(0.3,))
     loader.start()

@@ -17,7 +17,7 @@ from src.tracking import tensorboard_tracker
 from tests.conftest import ROOT
 from tests.training.toys import make_toy, toy_classes, train_toy
 
-tensorboard_tracker._leave_tensorflow_out()
+tensorboard_tracker._disable_tensorflow()
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 

@@ -70,7 +70,8 @@ class Recorder:
             files.write_atomic(path, "".join(f"{line}\n" for line in lines))
             first = os.path.basename(run_folder.arrays_name(self._first))
             for arrays_path in _files_in(os.path.join(self._folder, run_folder.ARRAYS)):
-                if os.path.basename(arrays_path) >= first:
+                name = os.path.basename(arrays_path)
+                if name >= first or name.startswith(".epoch-"):  # a later epoch, or a temporary file of a killed start
                     os.unlink(arrays_path)
             self._stats = open(path, "a", encoding="utf-8", newline="")
         return self

@@ -91,7 +91,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 def test_config_yaml_can_be_given_to_train_again(tmp_path: Path) -> None:
     config = Config(seed_model=3, averaging="poly", data_splits_map={"train": "train[:90%]", "val": "train[90%:]"})
-    Recorder(str(tmp_path), COLUMNS, _nothing).config(config, {"classes": 2, "host": None})
+    Recorder(str(tmp_path), COLUMNS, _nothing).write_config(config, {"classes": 2, "host": None})
     spec = run_folder.read_spec(tmp_path / run_folder.CONFIG)
     assert list(spec)[-1] == "facts"
     assert spec["facts"] == {"classes": 2, "host": None}
@@ -115,7 +115,7 @@ def test_frames_share_memory_and_cannot_be_changed() -> None:
 def test_the_config_has_the_tags_of_the_spec(tmp_path: Path, spec: str | None, tags: list[str] | None) -> None:
     if spec:
         (tmp_path / run_folder.SPEC).write_text(spec)
-    Recorder(str(tmp_path), COLUMNS, _nothing).config(Config(base_lr=0.5), {"classes": 2})
+    Recorder(str(tmp_path), COLUMNS, _nothing).write_config(Config(base_lr=0.5), {"classes": 2})
     written = run_folder.read_spec(tmp_path / run_folder.CONFIG)
     assert (written.get("TAGS"), list(written)[-1]) == (tags, "facts")
     assert Config.from_dict(written).base_lr == 0.5

@@ -341,7 +341,7 @@ def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
     for damage in (lambda data: data[:-9], lambda data: data[:-300] + b"x" + data[-299:], lambda data: b""):
         data = path.read_bytes()
         path.write_bytes(damage(data))
-        with pytest.raises(ValueError, match="not whole"):
+        with pytest.raises(ValueError, match="incomplete"):
             resume.read(str(path))
         path.write_bytes(data)
     path.write_bytes(path.read_bytes()[:-9])
@@ -396,12 +396,12 @@ def test_an_option_that_came_since_has_changed_nothing() -> None:
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "calm")
-    replacing = files.atomic_writer
+    atomic_writer = files.atomic_writer
 
     def full(path: str, sync: bool = True) -> Any:
         if "resume-" in path and int(path[-13:-3]) >= 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return replacing(path, sync)
+        return atomic_writer(path, sync)
     monkeypatch.setattr(files, "atomic_writer", full)
     with pytest.raises(OSError, match="No space left on device"):
         start(tmp_path / "run")
