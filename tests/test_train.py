@@ -268,8 +268,8 @@ def test_the_head_first_and_then_all_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"unfreeze_epoch": 2, "model": "tiny/lenet"}, "nothing is frozen"),
     ({"freeze": "backbone", "unfreeze_lr": 1, "model": "tiny/lenet"}, "set unfreeze_epoch"),
-    ({"freeze": "backbone"}, "all head"), ({"layer_decay": 0.5}, "one layer"),
-    ({"warmup_steps": 3, "lr_schedule": "onecycle"}, "rises by itself"),
+    ({"freeze": "backbone"}, "no backbone to freeze"), ({"layer_decay": 0.5}, "one layer"),
+    ({"warmup_steps": 3, "lr_schedule": "onecycle"}, "has a warm-up of its own"),
     ({"clip_grad_norm": 1, "task": "tests.training.tasks:Autoencoder"}, "clips its own gradients"),
     ({"clip_grad_norm": 0}, "more than 0")])
 def test_what_does_not_go_together_is_told_before(options: dict[str, Any], message: str) -> None:
