@@ -54,7 +54,7 @@ def _percent() -> float:
     try:
         with tempfile.TemporaryDirectory() as folder:
             samples = system.SystemMonitor(Config(system_metrics=SECONDS), "cpu", folder, logger)
-            take, spent = system._machine(), []
+            take, spent = system._machine_source(), []
             for _ in range(50):
                 time.sleep(0.1)  # lets other processes use the caches
                 start = time.thread_time()
