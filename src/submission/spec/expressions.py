@@ -1,4 +1,4 @@
-"""Values written as Python, such as `[x / 10 for x in 2.0 ** np.arange(-6, 3)]`, computed safely, without numpy."""
+"""Evaluate values written as Python, as `[x / 10 for x in 2.0 ** np.arange(-6, 3)]`, safely and without numpy."""
 from __future__ import annotations
 
 import ast
@@ -24,11 +24,11 @@ _MAY_CALL = re.compile(r"\b(?:range|list)\s*\(|\bnp\s*\.")
 
 
 class Array(list[Any]):
-    """Numbers of one type that compute elementwise, as numpy's do."""
+    """Numbers of one type with elementwise arithmetic, as in numpy."""
 
 
 def is_expression(text: str) -> bool:
-    """Whether a parameter that is this one string is computed: it starts like Python, or calls range, list or np.*."""
+    """Return whether a string is evaluated: it begins like Python, or calls range, list or np.*."""
     text = text.strip()
     if text.startswith(_STARTS):
         return True
@@ -43,10 +43,10 @@ def is_expression(text: str) -> bool:
 
 
 def evaluate(text: str, where: str) -> Any:
-    """The plain Python value of an expression: a number, or a list (of lists) of numbers, strings, None, mappings.
+    """Return the value of an expression: a number, or a list (of lists) of numbers, strings, None and mappings.
 
-    Ranges, tuples and arrays come out as lists. JobSpecError, led by `where`, if the expression is not allowed, too
-    large, or has no value.
+    Ranges, tuples and arrays become lists. JobSpecError, with `where`, if the expression is not allowed, too large, or
+    has no value.
     """
     try:
         return _Evaluator().value_of(_parse(text.strip()))
@@ -54,27 +54,27 @@ def evaluate(text: str, where: str) -> Any:
         what, allowed, hint = str(error), error.allowed, error.hint
     except (ArithmeticError, ValueError, TypeError, RecursionError, MemoryError) as error:
         what, allowed, hint = str(error) or type(error).__name__, None, None
-    raise JobSpecError(f"the expression {_shown(text)} cannot be computed: {what}", where=where, allowed=allowed,
+    raise JobSpecError(f"the expression {_abbreviate(text)} cannot be computed: {what}", where=where, allowed=allowed,
                        hint=hint or "write the values as a YAML list, such as [0.1, 0.2, 0.4], or, to mean this very "
-                                    f"text, as a list of one: [{_shown(text)}]")
+                                    f"text, as a list of one: [{_abbreviate(text)}]")
 
 
 def is_mapping(text: str) -> bool:
-    """Whether the string is a mapping in the form `dict(train="train", test="test")`."""
+    """Return whether a string is a mapping in the form `dict(train="train", test="test")`."""
     return text.startswith("dict(") and text.rstrip().endswith(")")
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
-    """The mapping that `dict(key=literal, …)` writes. JobSpecError, led by `where`, if a value is no literal."""
+    """Return the mapping of `dict(key=literal, …)`. JobSpecError, with `where`, if a value is not a literal."""
     try:
         return _literal_mapping(_parse(text.strip()))
     except (_Refused, RecursionError) as error:
-        raise JobSpecError(f"{_shown(text)} is no mapping of literals: {error}", where=where,
-                           hint="write it in YAML, as {train: 'train[:90%]', test: test}") from None
+        raise JobSpecError(f"{_abbreviate(text)} is not a mapping of literals: {error}", where=where,
+                           hint="write it in YAML: {train: 'train[:90%]', test: test}") from None
 
 
 class _Refused(Exception):
-    """Why an expression has no value; `hint` where there is better advice than to write a list."""
+    """An expression is refused. hint: replaces the general advice to write a list."""
 
     def __init__(self, what: str, allowed: str | None = None, hint: str | None = None) -> None:
         super().__init__(what)
@@ -82,11 +82,11 @@ class _Refused(Exception):
 
 
 def _forbidden(node: ast.expr) -> _Refused:
-    return _Refused(f"{_shown(ast.unparse(node), 40)} is not allowed", allowed=ALLOWED)
+    return _Refused(f"{_abbreviate(ast.unparse(node), 40)} is not allowed", allowed=ALLOWED)
 
 
-def _shown(value: object, length: int = 80) -> str:
-    """A value on one short line; a list, which may be vast, by its length alone."""
+def _abbreviate(value: object, length: int = 80) -> str:
+    """Return a value on one short line; of a list, which may be very long, its length."""
     if isinstance(value, (list, tuple, range)):
         return f"a list of {len(value)}"
     if isinstance(value, str):
@@ -96,19 +96,19 @@ def _shown(value: object, length: int = 80) -> str:
 
 def _parse(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
-        raise _Refused(f"it is longer than {MAX_LENGTH:,} characters")
+        raise _Refused(f"longer than {MAX_LENGTH:,} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser's remarks on odd escapes are not for the user
+            warnings.simplefilter("ignore")  # warnings of the parser about escapes do not concern the user
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise _Refused(f"{error.msg} (column {error.offset})") from None
     except (ValueError, RecursionError, MemoryError):
-        raise _Refused("it cannot be parsed") from None
+        raise _Refused("cannot be parsed") from None
 
 
 def _function_name(node: ast.Call) -> str:
-    """range, np.arange, …; empty if what is called is not a plain name."""
+    """Return the name of the called function, as range or np.arange; empty for any other callee."""
     if isinstance(node.func, ast.Name):
         return node.func.id
     if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
@@ -122,14 +122,14 @@ def _literal_mapping(node: ast.expr, depth: int = 0) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None or keyword.arg in result:
-            raise _Refused("** is not allowed" if keyword.arg is None else f"'{keyword.arg}' stands twice")
+            raise _Refused("** is not allowed" if keyword.arg is None else f"'{keyword.arg}' occurs twice")
         result[keyword.arg] = _literal(keyword.value, depth + 1)
     return result
 
 
 def _literal(node: ast.expr, depth: int) -> Any:
     if depth > MAX_DEPTH:
-        raise _Refused("it is nested too deeply")
+        raise _Refused("nested too deeply")
     if isinstance(node, ast.Call):
         return _literal_mapping(node, depth)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -167,7 +167,7 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
 
 
 class _Evaluator:
-    """Walks one expression, counting its steps, so that none runs for long or fills the memory."""
+    """Evaluates one expression and counts its steps, which limits its time and memory."""
 
     def __init__(self) -> None:
         self.steps = self.depth = 0
@@ -179,7 +179,7 @@ class _Evaluator:
     def spend(self, steps: int = 1) -> None:
         self.steps += steps
         if self.steps > MAX_STEPS:
-            raise _Refused(f"it takes more than {MAX_STEPS:,} steps")
+            raise _Refused(f"more than {MAX_STEPS:,} steps")
 
     def evaluate(self, node: ast.expr) -> Any:
         visit = getattr(self, f"visit_{type(node).__name__}", None)
@@ -188,7 +188,7 @@ class _Evaluator:
         self.spend()
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _Refused(f"it is nested more than {MAX_DEPTH} deep")
+            raise _Refused(f"nested more than {MAX_DEPTH} deep")
         value = visit(node)
         self.depth -= 1
         if type(value) is int and value.bit_length() > MAX_BITS:
@@ -196,20 +196,20 @@ class _Evaluator:
         return value
 
     def plain(self, value: Any, depth: int = 0) -> Any:
-        """Ranges, tuples and arrays as lists, all the way down."""
+        """Return a value with ranges, tuples and arrays replaced by lists at every depth."""
         if isinstance(value, str):
-            self.spend(len(value) // 10)  # it may stand in many places, and is written in each
+            self.spend(len(value) // 10)  # a string may occur many times in the result
         if not isinstance(value, (list, tuple, range, dict)):
             return value
         self.spend(len(value))
         if depth > MAX_DEPTH:
-            raise _Refused("its value is nested too deeply")
+            raise _Refused("the value is nested too deeply")
         if isinstance(value, dict):
             return {key: self.plain(item, depth + 1) for key, item in value.items()}
         return [self.plain(item, depth + 1) for item in value]
 
-    def sized(self, count: int) -> int:
-        """Account for a list of `count` elements before it is made."""
+    def reserve(self, count: int) -> int:
+        """Count the elements of a list before it is created; return `count`."""
         if count > MAX_ELEMENTS:
             raise _Refused(f"a list of more than {MAX_ELEMENTS:,} elements")
         self.spend(max(count, 0))
@@ -230,7 +230,7 @@ class _Evaluator:
         for item in node.elts:
             if isinstance(item, ast.Starred):
                 more = self.elements(self.evaluate(item.value))
-                self.sized(len(items) + len(more))
+                self.reserve(len(items) + len(more))
                 items.extend(more)
             else:
                 items.append(self.evaluate(item))
@@ -257,22 +257,22 @@ class _Evaluator:
             if isinstance(left, Array) or isinstance(right, Array):
                 return self.elementwise(_array_arithmetic(compute, left, right), left, right)
             if isinstance(node.op, ast.Add) and type(left) is type(right) and isinstance(left, (list, tuple)):
-                self.sized(len(left) + len(right))
+                self.reserve(len(left) + len(right))
                 return left + right
             if isinstance(node.op, ast.Mult) and type(left) is list and type(right) is int:
-                self.sized(len(left) * right)
+                self.reserve(len(left) * right)
                 return left * right
         raise _forbidden(node)
 
     def elementwise(self, compute: Callable[[Any, Any], Any], left: Any, right: Any) -> Array:
-        """An array with a number, or two of equal length."""
+        """Compute an array with a number, or two arrays of equal length."""
         arrays = [_array(side) for side in (left, right) if isinstance(side, list)]
         if len({len(array) for array in arrays}) > 1:
-            raise _Refused(f"arrays of {len(left)} and {len(right)} elements do not go together")
-        count = self.sized(len(arrays[0]))
+            raise _Refused(f"arrays of {len(left)} and {len(right)} elements cannot be combined")
+        count = self.reserve(len(arrays[0]))
         rows = [_array(side) if isinstance(side, list) else [side] * count for side in (left, right)]
         if not all(map(_is_number, (row[0] for row in rows if row))):
-            raise _Refused("arrays compute with numbers alone")
+            raise _Refused("arrays compute only with numbers")
         return _array(map(compute, *rows))
 
     def visit_Compare(self, node: ast.Compare) -> Any:
@@ -311,10 +311,10 @@ class _Evaluator:
         return bool(value)
 
     def elements(self, value: Any) -> list[Any] | tuple[Any, ...] | range:
-        """What a comprehension, list, min or max may go through."""
+        """Return what a comprehension, list, min or max iterates over."""
         if isinstance(value, (list, tuple, range)):
             return value
-        raise _Refused(f"{_shown(value)} is not a list")
+        raise _Refused(f"{_abbreviate(value)} is not a list")
 
     def visit_ListComp(self, node: ast.ListComp | ast.GeneratorExp) -> list[Any]:
         outer = self.names
@@ -328,7 +328,7 @@ class _Evaluator:
 
     def loop(self, body: ast.expr, generators: list[ast.comprehension], result: list[Any]) -> None:
         if not generators:
-            self.sized(1)
+            self.reserve(1)
             if len(result) >= MAX_ELEMENTS:
                 raise _Refused(f"a list of more than {MAX_ELEMENTS:,} elements")
             result.append(self.evaluate(body))
@@ -347,7 +347,7 @@ class _Evaluator:
             self.names[target.id] = value
             return
         if not isinstance(target, (ast.Tuple, ast.List)) or len(self.elements(value)) != len(target.elts):
-            raise _Refused(f"{_shown(value)} does not unpack into {_shown(ast.unparse(target))}")
+            raise _Refused(f"{_abbreviate(value)} does not unpack into {_abbreviate(ast.unparse(target))}")
         for part, item in zip(target.elts, value, strict=True):
             self.bind(part, item)
 
@@ -369,17 +369,17 @@ class _Evaluator:
             raise _Refused(f"{name} does not take these arguments") from None
 
     def keyword(self, keyword: ast.keyword) -> Any:
-        if keyword.arg == "dtype":  # of np.arange: the one place where a type is a value
+        if keyword.arg == "dtype":  # of np.arange, the only function that takes a type
             return getattr(keyword.value, "id", None)
         return self.evaluate(keyword.value)
 
 
 def _array(values: Iterable[Any]) -> Array:
-    """An array of one type: all floats if one is."""
+    """Return an array of one type: floats if any element is a float."""
     array = Array(values)
     kinds = set(map(type, array))
     if not kinds <= {int, float, bool}:
-        raise _Refused("arrays hold numbers alone")
+        raise _Refused("arrays contain only numbers")
     if float in kinds and len(kinds) > 1:
         return Array(map(float, array))
     if int in kinds and (max(array) >= 2 ** 63 or min(array) < -2 ** 63):
@@ -392,16 +392,16 @@ def _is_array_of_numbers(value: object) -> bool:
 
 
 def _array_arithmetic(compute: Callable[[Any, Any], Any], left: Any, right: Any) -> Callable[[Any, Any], Any]:
-    """`compute` for elements, where numpy differs from Python."""
+    """Return the elementwise form of `compute`, with the differences between numpy and Python."""
     if any(isinstance(side, list) and True in map(_is_bool, side) for side in (left, right)):
-        raise _Refused("the results of comparisons cannot be computed with")
+        raise _Refused("the results of comparisons cannot be used in arithmetic")
     if compute is operator.truediv:
         return lambda a, b: float(a) / float(b)
     if compute is not _power:
         return compute
     if isinstance(left, Array) and not isinstance(right, list) and float in map(type, [*left, right]):
         special = {2: lambda a, _: a * a, 0.5: lambda a, _: math.sqrt(a), -1: lambda a, _: 1.0 / a}.get(right)
-        if special:  # numpy's own shortcuts for these exponents, which differ from pow in the last bit
+        if special:  # as numpy computes these exponents; pow differs in the last bit
             return special
     return _array_power
 
@@ -419,64 +419,64 @@ def _is_bool(value: object) -> bool:
 
 def _whole(value: Any, name: str) -> int:
     if not isinstance(value, int):
-        raise _Refused(f"{name} takes whole numbers, not {_shown(value)}")
+        raise _Refused(f"{name} takes whole numbers, not {_abbreviate(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> Any:
     if not _is_number(value) or (isinstance(value, float) and not math.isfinite(value)):
-        raise _Refused(f"{name} takes numbers, not {_shown(value)}")
+        raise _Refused(f"{name} takes numbers, not {_abbreviate(value)}")
     return value
 
 
-def _range(run: _Evaluator, *args: Any) -> range:
+def _range(evaluator: _Evaluator, *args: Any) -> range:
     result = range(*[_whole(arg, "range") for arg in args])
-    run.sized((result.stop - result.start) // result.step)  # len() refuses the largest
+    evaluator.reserve((result.stop - result.start) // result.step)  # len() refuses the largest
     return result
 
 
-def _list(run: _Evaluator, values: Any = ()) -> list[Any]:
-    run.sized(len(run.elements(values)))
+def _list(evaluator: _Evaluator, values: Any = ()) -> list[Any]:
+    evaluator.reserve(len(evaluator.elements(values)))
     return list(values)
 
 
-def _float(run: _Evaluator, value: Any) -> float:
+def _float(evaluator: _Evaluator, value: Any) -> float:
     return float(_scalar(value, "float"))
 
 
-def _int(run: _Evaluator, value: Any) -> int:
+def _int(evaluator: _Evaluator, value: Any) -> int:
     return int(_scalar(value, "int"))
 
 
 def _scalar(value: Any, name: str) -> Any:
     if _is_number(value) or (isinstance(value, str) and len(value) <= 300):
         return value
-    raise _Refused(f"{name} takes one number, not {_shown(value)}")
+    raise _Refused(f"{name} takes one number, not {_abbreviate(value)}")
 
 
-def _round(run: _Evaluator, value: Any, ndigits: Any = None) -> Any:
+def _round(evaluator: _Evaluator, value: Any, ndigits: Any = None) -> Any:
     if ndigits is not None and abs(_whole(ndigits, "round")) > MAX_BITS:
         raise _Refused(f"round to {ndigits} digits")
     return round(_number(value, "round"), ndigits)
 
 
-def _min(run: _Evaluator, *values: Any) -> Any:
-    return min(_numbers(run, values, "min"))
+def _min(evaluator: _Evaluator, *values: Any) -> Any:
+    return min(_numbers(evaluator, values, "min"))
 
 
-def _max(run: _Evaluator, *values: Any) -> Any:
-    return max(_numbers(run, values, "max"))
+def _max(evaluator: _Evaluator, *values: Any) -> Any:
+    return max(_numbers(evaluator, values, "max"))
 
 
-def _numbers(run: _Evaluator, values: Any, name: str) -> Any:
-    numbers = run.elements(values[0]) if len(values) == 1 else values
-    run.spend(len(numbers))
+def _numbers(evaluator: _Evaluator, values: Any, name: str) -> Any:
+    numbers = evaluator.elements(values[0]) if len(values) == 1 else values
+    evaluator.spend(len(numbers))
     if not all(map(_is_number, numbers)):
         raise _Refused(f"{name} takes numbers")
     return numbers
 
 
-def _arange(run: _Evaluator, start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None) -> Array:
+def _arange(evaluator: _Evaluator, start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None) -> Array:
     """np.arange: element i is start + i * d, where d is (start + step) - start as numpy computes it."""
     if stop is None:
         start, stop = 0, start
@@ -486,17 +486,17 @@ def _arange(run: _Evaluator, start: Any, stop: Any = None, step: Any = 1, dtype:
     if values[2] == 0:
         raise _Refused("np.arange with step 0")
     start, stop, step = values
-    count = run.sized(max(0, math.ceil((stop - start) / step)))
+    count = evaluator.reserve(max(0, math.ceil((stop - start) / step)))
     is_float = dtype == "float" if dtype else float in map(type, values)
     kind = float if is_float else int
     first, second = kind(start), kind(start + step)
     return _array([first, second, *(first + i * (second - first) for i in range(2, count))][:count])
 
 
-def _linspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True) -> Array:
+def _linspace(evaluator: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True) -> Array:
     """np.linspace, in numpy's order of operations."""
     start, stop = float(_number(start, "np.linspace")), float(_number(stop, "np.linspace"))
-    count = run.sized(_whole(num, "np.linspace"))
+    count = evaluator.reserve(_whole(num, "np.linspace"))
     if count < 0:
         raise _Refused("np.linspace with a negative number of elements")
     intervals, delta = (count - 1 if endpoint else count), stop - start
@@ -510,18 +510,19 @@ def _linspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: A
     return _array(values)
 
 
-def _logspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True, base: Any = 10.0) -> Array:
+def _logspace(evaluator: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True,
+              base: Any = 10.0) -> Array:
     base = float(_number(base, "np.logspace"))
-    return _array(_power(base, exponent) for exponent in _linspace(run, start, stop, num, endpoint))
+    return _array(_power(base, exponent) for exponent in _linspace(evaluator, start, stop, num, endpoint))
 
 
-def _geomspace(run: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True) -> Array:
+def _geomspace(evaluator: _Evaluator, start: Any, stop: Any, num: Any = 50, endpoint: Any = True) -> Array:
     """np.geomspace for two numbers of one sign: powers of ten between their logarithms, with exact ends."""
     start, stop = float(_number(start, "np.geomspace")), float(_number(stop, "np.geomspace"))
     if start * stop <= 0:
         raise _Refused("np.geomspace needs two numbers of one sign, neither of them 0")
     sign = math.copysign(1.0, start)
-    values = _logspace(run, math.log10(abs(start)), math.log10(abs(stop)), num, endpoint)
+    values = _logspace(evaluator, math.log10(abs(start)), math.log10(abs(stop)), num, endpoint)
     if values:
         values[0] = abs(start)
     if len(values) > 1 and endpoint:

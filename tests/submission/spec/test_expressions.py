@@ -27,7 +27,7 @@ def same(ours: object, numpys: object) -> None:
     "[1, 2]", "range(3)", "list(range(3))", "np.arange(3)", "[oops", "2.0 ** np.arange(-6, 3)", " [1]", "np.nothing",
     "max(range(5))", "float(list([1])[0])",
 ])
-def test_expression(text):
+def test_expressions_are_recognised(text):
     assert is_expression(text)
 
 
@@ -36,7 +36,7 @@ def test_expression(text):
     "dict(train='train')",
     "step_3_0.1", "{a, b}", "a=b,c/d", "np", "grange(3)", "# range(3)", "f(x.range (3))",
 ])
-def test_literal(text):
+def test_other_strings_are_not_expressions(text):
     assert not is_expression(text)
 
 
@@ -64,15 +64,15 @@ def test_literal(text):
     ("[x for x in [1, 2] if x == 1 or not x < 2]", [1, 2]),
     ("[int('8'), int(2.9)]", [8, 2]),
 ])
-def test_value(text, value):
+def test_values_of_expressions(text, value):
     same(evaluate(text, "here"), value)
 
 
-def test_a_list_as_long_as_is_allowed():
+def test_longest_allowed_list():
     assert len(evaluate("[float(x) / 10 for x in range(100000)]", "here")) == 100_000
 
 
-def test_arange_to_the_last_bit():
+def test_arange_is_exact_to_the_last_bit():
     for arguments in ("5", "0", "-3", "2, 9", "-6, 3", "9, 2", "9, 2, -2", "0.0, 1.0, 0.1", "1e-3, 1.0, 0.0999",
                       "0, 1, 0.3", "5.5", "3, 3.5", "1, -1, -0.25", "-2.0, 3, 0.7", "True", "0, 1, 5e-1",
                       "stop=4, start=1",
@@ -81,19 +81,19 @@ def test_arange_to_the_last_bit():
 
 
 @given(small_floats, st.floats(0.0, 50.0), nonzero)
-def test_arange_of_floats_equals_numpys(start, count, step):
+def test_arange_of_floats_equals_numpy(start, count, step):
     stop = start + count * step
     same(evaluate(f"np.arange({start!r}, {stop!r}, {step!r})", "here"), np.arange(start, stop, step))
 
 
 @given(st.integers(-10**6, 10**6), st.integers(-100, 100), st.integers(-9, 9).filter(bool))
-def test_arange_of_integers_equals_numpys(start, length, step):
+def test_arange_of_integers_equals_numpy(start, length, step):
     stop = start + length
     same(evaluate(f"np.arange({start}, {stop}, {step})", "here"), np.arange(start, stop, step))
 
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.integers(0, 40), st.booleans())
-def test_linspace_equals_numpys(start, stop, num, endpoint):
+def test_linspace_equals_numpy(start, stop, num, endpoint):
     if not math.isfinite(stop - start):
         return
     same(evaluate(f"np.linspace({start!r}, {stop!r}, {num}, endpoint={endpoint})", "here"),
@@ -101,14 +101,14 @@ def test_linspace_equals_numpys(start, stop, num, endpoint):
 
 
 @given(st.integers(-12, 8), st.integers(-12, 8), st.integers(0, 30), st.booleans(), st.sampled_from((2.0, 10.0, 3)))
-def test_logspace_equals_numpys(start, stop, num, endpoint, base):
+def test_logspace_equals_numpy(start, stop, num, endpoint, base):
     ours = evaluate(f"np.logspace({start}, {stop}, {num}, {endpoint}, {base})", "here")
     # numpy's pow may be vectorised code that differs from the C library's in the last bit
     np.testing.assert_array_max_ulp(np.array(ours), np.logspace(start, stop, num, endpoint, base), 2)
 
 
 @given(nonzero, nonzero, st.integers(0, 30), st.booleans(), st.sampled_from((1, -1)))
-def test_geomspace_equals_numpys(start, stop, num, endpoint, sign):
+def test_geomspace_equals_numpy(start, stop, num, endpoint, sign):
     ours = evaluate(f"np.geomspace({sign * start!r}, {sign * stop!r}, num={num}, endpoint={endpoint})", "here")
     expected = np.geomspace(sign * start, sign * stop, num=num, endpoint=endpoint)
     np.testing.assert_allclose(ours, expected, rtol=1e-13)
@@ -119,14 +119,14 @@ def test_geomspace_equals_numpys(start, stop, num, endpoint, sign):
        st.sampled_from(("np.arange(-4, 5)", "np.arange(-1, 1, 0.23)", "np.linspace(-3, 7, 9)", "3", "2.5", "-0.7")),
        st.sampled_from(("np.arange(1, 10)", "np.arange(-9.5, 9, 2.1)", "7", "0.3", "-2",
                         "[1, 2, 3, 4, 5, 6, 7, 8, 9.5]")))
-def test_elementwise_arithmetic_equals_numpys(operator, left, right):
+def test_elementwise_arithmetic_equals_numpy(operator, left, right):
     text = f"{left} {operator} {right}"
     if "np." in text:
         same(evaluate(text, "here"), eval(text, {"np": np}))
 
 
 @given(st.integers(-60, 60), st.integers(0, 30))
-def test_powers_of_two_equal_numpys(start, count):
+def test_powers_of_two_equal_numpy(start, count):
     for text in (f"2.0 ** np.arange({start}, {start + count})", f"2 ** np.arange({count})",
                  f"np.arange({count}) ** 2", f"np.linspace(0, 1, {count}) ** 2", f"np.linspace(0, 1, {count}) ** 0.5",
                  f"np.linspace(1, 2, {count}) ** -1"):
@@ -166,7 +166,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:40]))
-def test_hostile_is_refused_at_once(text):
+def test_hostile_expressions_are_refused_at_once(text):
     start = time.process_time()
     with pytest.raises(JobSpecError) as refused:
         evaluate(text, "job.yaml, base_lr")
@@ -197,7 +197,7 @@ def test_numpy_is_not_imported():
     ("dict(a=-1.5, b=None, c=[1, (2, 3)], d=dict(e=True))", {"a": -1.5, "b": None, "c": [1, [2, 3]], "d": {"e": True}}),
     ("dict(train='train[:90%]', val='train[90%:]')", {"train": "train[:90%]", "val": "train[90%:]"}),
 ])
-def test_mapping(text, value):
+def test_mappings_are_parsed(text, value):
     assert is_mapping(text)
     same(parse_mapping(text, "here"), value)
 
@@ -208,6 +208,6 @@ def test_mapping(text, value):
     "dict(a=1); x",
     "dict(" + "a=dict(" * 150 + ")" * 151, "dict(a=" + "-" * 8000 + "1)", "dict(a=" + "[" * 100 + "]" * 100 + ")",
 ])
-def test_mapping_refused(text):
+def test_invalid_mappings_are_refused(text):
     with pytest.raises(JobSpecError, match=r"here: .*in YAML"):
         parse_mapping(text, "here")

@@ -278,7 +278,7 @@ def test_exclude_inside_a_list_item_sees_only_the_item():
     ("TAGS: [1]", ["invalid TAGS [1]", "a list of strings"]),
     ("a: '[1'", ["test, a", "never closed"]),
     ("LIST: [{a: 'np.load(1)'}]", ["test, LIST, item 1, a", "not allowed"]),
-    ("a: ['dict(x)']", ["test, a", "no mapping"]),
+    ("a: ['dict(x)']", ["test, a", "not a mapping"]),
     ("{a: 'range(1000)', b: 'range(1000)', c: [1, 2]}", ["more than 1,000,000", "1000 a x 1000 b x 2 c"]),
     ("LIST: [{a: 'range(1000)', b: 'range(1000)', c: [1, 2]}]", ["more than 1,000,000"]),
     ("LIST: &x [{LIST: *x}]", ["nested too deeply"]),
