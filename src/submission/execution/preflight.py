@@ -15,7 +15,7 @@ from src.submission.system.terminal import count
 
 def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptions,
                         submission: Submission) -> None:
-    """Have sbatch check all options, and print when runs would start, limits of the queue, and costs.
+    """Have sbatch check all options, and print when runs would start, warnings, limits of the queue, and costs.
 
     SlurmError, with the message of sbatch, if it would refuse the submission.
     """
@@ -27,8 +27,8 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
 
         calls = without_canaries(canary_calls(launch) + submission.calls)
     client.require_sbatch()
-    for start in submit.validate_calls(calls, slurm):
-        print(f"starts     {start}, says Slurm")
+    for answer in submit.validate_calls(calls, slurm):
+        print(answer)
     requests = [(sum(call.tasks for call in group), submit.requested_options(group[0], slurm))
                 for group in submit.group_by_options(calls)]
     total = sum(number for number, _ in requests)

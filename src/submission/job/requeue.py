@@ -15,7 +15,7 @@ from src.run_folder import RunFolder
 from src.submission.batch import journal
 from src.submission.batch.journal import Journal, Units
 from src.submission.batch.task_files import Tasks
-from src.submission.slurm import client
+from src.submission.slurm import client, sbatch_messages
 
 if TYPE_CHECKING:
     from src.submission.slurm.submit import SbatchCall
@@ -88,7 +88,7 @@ def requeue_run(folder: str, ticket: int) -> str:
     try:
         return f"Slurm job {_submit_successor_of_run(folder, ticket)} will resume it ({refusal})"
     except (client.SbatchError, UserError) as error:
-        if isinstance(error, client.SbatchError) and error.kind == "ambiguous":
+        if isinstance(error, client.SbatchError) and error.kind == sbatch_messages.AMBIGUOUS:
             return (f"another Slurm job may have been submitted for it, but the answer was lost: {error.message} "
                     f"({refusal})")
         reason = error.message if isinstance(error, client.SbatchError) else one_line(str(error))
@@ -124,9 +124,9 @@ def _submit(call: SbatchCall, book: Journal) -> str:
         try:
             job = client.submit_with_retries(call.command, call.ticket, call.comment)
         except client.SbatchError as error:
-            if error.kind != "ambiguous":
+            if error.kind != sbatch_messages.AMBIGUOUS:
                 book.record_refusal(0, error.message)
-            if error.kind != "limit" or pause is None:
+            if error.kind != sbatch_messages.LIMIT or pause is None:
                 raise
             time.sleep(pause)
         else:

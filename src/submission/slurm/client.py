@@ -11,31 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
 from src.io import slurm_environment
+from src.submission.slurm import sbatch_messages
 from src.submission.system import process
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
 _RESERVED_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
-# Messages of sbatch, by kind of error. Unavailable: the controller did not accept the job, and may later.
-_UNAVAILABLE = ("Unable to contact slurm controller", "Connection refused", "Communication connection failure",
-         "No route to host", "Network is unreachable")
-QUEUE_FULL = ("Slurm temporarily unable to accept job", "job queue full", "Resource temporarily unavailable")
-_LIMIT = ("MaxSubmitJob", "MaxSubmitJobs", "AssocMaxSubmitJobLimit", "QOSMaxSubmitJob", "MaxJobsPerAccount")
-# Ambiguous: the connection broke after it was made, so the controller may have accepted the job.
-_AMBIGUOUS = ("Socket timed out", "Unexpected message received", "Message receive failure", "Message send failure",
-              "(receive failure)", "(send failure)", "shutdown failure", "Zero Bytes were transmitted",
-              "Connection reset by peer", "Broken pipe", "Connection timed out", "not connected", "missing socket",
-              "Failed to send entire message", "zero length message", "Insane message length")
 _PAUSES = (1, 4, 15, 45)  # seconds between attempts while the controller is unavailable
+_UNKNOWN_ATTEMPTS = 3  # calls of sbatch, while its message is not known
 
 
 @dataclass(frozen=True)
 class SbatchError(Exception):
     """sbatch did not return a job id.
 
-    kind: permanent (will never be accepted), limit (of queued jobs), unavailable (not accepted now), or ambiguous
-    (perhaps accepted);
+    kind: of sbatch_messages.py;
     message: of sbatch.
     """
 
@@ -167,29 +158,49 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     try:
         answer = _call(command, env=environment)
     except FileNotFoundError:
-        raise SbatchError("permanent", "sbatch is not on the PATH") from None
+        raise SbatchError(sbatch_messages.PERMANENT, "sbatch is not on the PATH") from None
     # ID or ID;CLUSTER on a line of its own: the sbatch of some sites prints a greeting before it
-    ids = re.findall(r"^\s*(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
-    if answer.returncode == 0 and ids:
+    ids = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+    # with --wait, sbatch exits with the code of the job; wrappers of sites fail after sbatch has succeeded
+    if ids and "submission failed" not in answer.stderr:
         return ids[-1]
     message = _message_of(answer)
     # success without an id, or an sbatch that was killed, may have submitted a job
-    raise SbatchError("ambiguous" if answer.returncode <= 0 else _classify(message), message)
+    raise SbatchError(sbatch_messages.AMBIGUOUS if answer.returncode <= 0 else sbatch_messages.classify(message),
+                      message)
 
 
-def validate(command: list[str], script: str | None = None) -> str | None:
-    """Check a command with `sbatch --test-only`. Return the expected start, as `2026-11-20T12:00:00`, if there is one.
+class Validation(NamedTuple):
+    """The answer of `sbatch --test-only`: the expected start, as `2026-11-20T12:00:00`, and a warning, if any."""
 
-    script: the text of the script if its file is not written yet. SbatchError if sbatch would never accept the job;
-    a limit or an unavailable controller is left to `submit`.
+    start: str | None = None
+    warning: str | None = None
+
+
+def validate(command: list[str], script: str | None = None) -> Validation:
+    """Check a command with `sbatch --test-only`, which plans the job on the nodes that are up now.
+
+    script: the text of the script if its file is not written yet. SbatchError if sbatch would refuse the job; what it
+    queues for later is a warning: unavailable nodes or partitions, and messages that are not known.
     """
     arguments = command[1:] if script is None else command[1:-2]  # without a file, sbatch reads standard input
     answer = _call(["sbatch", "--test-only", *arguments], env=process.environment_outside_slurm(), stdin=script)
     message = _message_of(answer)
-    if answer.returncode and _classify(message) == "permanent":
-        raise SbatchError("permanent", message)
-    start = re.search(r" to start at (\d[\dT:-]+)", message)
-    return start[1] if start and not answer.returncode else None
+    if not answer.returncode:
+        start = re.search(r" to start at (\d[\dT:-]+)", message)
+        return Validation(start[1] if start else None)
+    kind = sbatch_messages.classify(message)
+    if kind == sbatch_messages.PERMANENT and not (
+            sbatch_messages.matches(sbatch_messages.NODES_TOO_SMALL, message) and _some_nodes_are_away()):
+        raise SbatchError(kind, message)
+    return Validation(warning=None if kind == sbatch_messages.LIMIT else message)
+
+
+def _some_nodes_are_away() -> bool:
+    """Whether a node is down, drained or reserved, so that jobs that only it fits are queued."""
+    states = (query(["sinfo", "--all", "--noheader", "--Node", "--format=%T"]) or "").split()
+    return any(re.match("down|drain|fail|maint|reserved|power|reboot|unknown|blocked|no_respond", state) or
+               state.endswith(("*", "$", "~", "@")) for state in states)
 
 
 def _message_of(answer: CompletedProcess[str]) -> str:
@@ -198,36 +209,44 @@ def _message_of(answer: CompletedProcess[str]) -> str:
         f"sbatch exited with code {answer.returncode} and printed nothing")
 
 
-def _classify(message: str) -> str:
-    for kind, texts in (("ambiguous", _AMBIGUOUS), ("limit", _LIMIT), ("unavailable", _UNAVAILABLE + QUEUE_FULL)):
-        if any(text.lower() in message.lower() for text in texts):
-            return kind
-    return "permanent"
-
-
 def submit_with_retries(command: list[str], ticket: int | None, comment: str, pauses: Iterable[float] = _PAUSES) -> str:
     """Call `submit` again, with the same ticket, while the controller is unavailable or its answer was lost.
 
-    After a lost answer, squeue must first confirm that no job has this comment. pauses: seconds between attempts.
+    After a lost answer, or a message that is not known, squeue must first confirm that no job has this comment; after
+    three such messages it is not called again. pauses: seconds between attempts.
     SbatchError if it is permanent or a limit, or after the last attempt.
     """
-    lost: SbatchError | None = None  # the latest error after which a job may exist
+    uncertain: SbatchError | None = None  # the latest error after which a job may exist
+    calls = 0
     for pause in (*pauses, None):
-        queue = squeue() if lost else Queue(True)
+        queue = squeue() if uncertain else Queue(True)
         if job := queue.newest_with_comment(comment):
             return job
-        error = lost
+        error = uncertain
         if queue.answered:
+            if uncertain and uncertain.kind == sbatch_messages.UNKNOWN and calls >= _UNKNOWN_ATTEMPTS:
+                raise uncertain
             try:
+                calls += 1
                 return submit(command, ticket)
             except SbatchError as latest:
                 error = latest
         assert error is not None
-        lost = error if error.kind == "ambiguous" else lost
-        if error.kind in ("permanent", "limit") or pause is None:
-            raise error if lost in (None, error) else SbatchError("ambiguous", f"{lost.message}; then: {error.message}")
+        if error.kind == sbatch_messages.AMBIGUOUS or error.kind == sbatch_messages.UNKNOWN and (
+                uncertain is None or uncertain.kind == sbatch_messages.UNKNOWN):
+            uncertain = error
+        if error.kind in (sbatch_messages.PERMANENT, sbatch_messages.LIMIT) or pause is None:
+            raise _last_error(error, uncertain, queue.answered)
         time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def _last_error(error: SbatchError, uncertain: SbatchError | None, queue_answered: bool) -> SbatchError:
+    """The error to raise: ambiguous if a job may exist after one of the attempts."""
+    if uncertain is None or uncertain.kind == sbatch_messages.UNKNOWN and queue_answered:
+        return error
+    message = uncertain.message if uncertain is error else f"{uncertain.message}; then: {error.message}"
+    return SbatchError(sbatch_messages.AMBIGUOUS, message)
 
 
 def own_jobs(*options: str) -> str | None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from src.errors import SlurmError
-from src.submission.slurm import client
+from src.submission.slurm import client, sbatch_messages
 
 
 def _listed(*command: str) -> Callable[[], str]:
@@ -63,22 +63,34 @@ _PERMANENT: tuple[tuple[str, str, Callable[[], str] | None], ...] = (
 )
 
 
+def _cause(message: str) -> str:
+    if sbatch_messages.matches(sbatch_messages.QUEUE_FULL, message):
+        return "the queue of the whole cluster is full"
+    if sbatch_messages.matches(sbatch_messages.PARTITION_CLOSED, message):
+        return "the partition is closed at the moment (`sinfo` lists others)"
+    if sbatch_messages.matches(sbatch_messages.NODES_AWAY, message):
+        return "the nodes are not available at the moment (`sinfo` lists their states)"
+    return "Slurm's controller does not answer, or is not ready"
+
+
 def explain(error: client.SbatchError, where: str, hint: str) -> SlurmError:
     """Return the error to show to the user: sbatch's message, its kind, the accepted values, and the next command.
 
     where: what was submitted and what was not; hint: what to do after the cause is removed.
     """
     message = error.message if error.message.startswith("sbatch:") else f"sbatch: {error.message}"
-    if error.kind == "limit":
+    if error.kind == sbatch_messages.LIMIT:
         return SlurmError(message, where=where, hint="a limit of queued Slurm jobs is reached (`sacctmgr show assoc "
                           f"user=$USER`, `sacctmgr show qos` list it); --wait waits for room; or, later, {hint}")
-    if error.kind == "ambiguous":
+    if error.kind == sbatch_messages.AMBIGUOUS:
         return SlurmError(message, where=where, hint="the answer was lost, so Slurm may have accepted the job; the "
                           f"queue is searched before it is sent again; later, {hint}")
-    if error.kind == "unavailable":
-        is_full = any(text.lower() in error.message.lower() for text in client.QUEUE_FULL)
-        cause = "the queue of the whole cluster is full" if is_full else "Slurm's controller does not answer"
-        return SlurmError(message, where=where, hint=f"{cause}, and did not accept this job; later, {hint}")
+    if error.kind == sbatch_messages.UNAVAILABLE:
+        return SlurmError(message, where=where, hint=f"{_cause(error.message)}, and did not accept this job; later, "
+                          f"{hint}")
+    if error.kind == sbatch_messages.UNKNOWN:
+        return SlurmError(message, where=where, hint="the message is not one that is known to pass or to stay, and "
+                          f"repeating did not help; when its cause is removed, {hint}")
     advice, accepted = next(((advice, accepted) for text, advice, accepted in _PERMANENT
                              if text in error.message.lower()), ("fix the script or the options", None))
     return SlurmError(message, where=where, allowed=(accepted and accepted()) or None,

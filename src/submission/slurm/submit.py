@@ -13,7 +13,7 @@ from src.io import yaml_io
 from src.submission.batch import task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import Tasks, WorkerGroup
-from src.submission.slurm import client, directives
+from src.submission.slurm import client, directives, sbatch_messages
 
 if TYPE_CHECKING:
     from src.submission.slurm.circuit_breaker import CircuitBreaker
@@ -245,7 +245,8 @@ def requested_options(call: SbatchCall, options: SlurmOptions) -> dict[str, str]
 
 
 def validate_calls(calls: Sequence[SbatchCall], options: SlurmOptions) -> list[str]:
-    """Check each distinct set of options once with sbatch, without submitting. Return a line with each expected start.
+    """Check each distinct set of options once with sbatch, without submitting. Return lines for the plan: each expected
+    start, and warnings about jobs that Slurm queues but cannot plan now.
 
     SlurmError, with the message of sbatch, if it would never accept one.
     """
@@ -253,15 +254,17 @@ def validate_calls(calls: Sequence[SbatchCall], options: SlurmOptions) -> list[s
     groups = group_by_options(calls)
     for call, *others in groups:
         try:
-            start = client.validate(call.command, options.unwritten_text(call.command[-2]))
+            validation = client.validate(call.command, options.unwritten_text(call.command[-2]))
         except client.SbatchError as error:
             from src.submission.slurm import sbatch_errors
 
             raise sbatch_errors.explain(error, call.label, "run the same command again; nothing was written or "
                                         "submitted") from None
-        if start:
-            runs = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(groups) > 1 else ""
-            lines.append(start.replace("T", " ") + runs)
+        runs = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(groups) > 1 else ""
+        if validation.start:
+            lines.append(f"starts     {validation.start.replace('T', ' ')}{runs}, says Slurm")
+        if validation.warning:
+            lines.append(f"warning    no start is known yet{runs}: {validation.warning}")
     return lines
 
 
@@ -304,9 +307,9 @@ def _submit(unit: int, call: SbatchCall, journal: Journal, limiter: QueueLimiter
     try:
         job = client.submit_with_retries(call.command, call.ticket, call.comment)
     except client.SbatchError as error:
-        if error.kind != "ambiguous":
+        if error.kind != sbatch_messages.AMBIGUOUS:
             journal.record_refusal(unit, error.message)
-        if error.kind == "limit" and limiter.should_wait:
+        if error.kind == sbatch_messages.LIMIT and limiter.should_wait:
             limiter.back_off()
             return None
         from src.submission.slurm import sbatch_errors

@@ -35,6 +35,17 @@ WORDS = [
     ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "permanent"),
     ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "permanent"),
     ("sbatch: unrecognized option '--memm=3'", "permanent"),
+    ("sbatch: error: Batch job submission failed: Slurm backup controller in standby mode", "unavailable"),
+    ("sbatch: error: Batch job submission failed: I/O error writing script/environment to file", "unavailable"),
+    ("sbatch: error: Batch job submission failed: Slurm database connection is down", "unavailable"),
+    ("sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)", "unavailable"),
+    # the request or the answer may have been damaged
+    ("sbatch: error: Batch job submission failed: Protocol authentication error", "ambiguous"),
+    ("sbatch: error: AssocGrpSubmitJobsLimit\nsbatch: error: Batch job submission failed: Job violates "
+     "accounting/QOS policy (job submit limit, user's size and/or time limits)", "limit"),
+    ("sbatch: error: QOSGrpCpuLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy",
+     "limit"),
+    ("sbatch: error: the site's plugin is having a bad day", "unknown"),
 ]
 
 
@@ -74,6 +85,47 @@ def test_submit_ignores_a_greeting_before_the_job_id(message: str, fake_sbatch: 
     (fake_sbatch / "words").write_text(message)
     answer(fake_sbatch, f"cat {fake_sbatch}/words")
     assert client.submit(["sbatch", "script"], 1) == "17"
+
+
+@pytest.mark.parametrize("script", ["echo 17; exit 3", "echo Submitted batch job 17; exit 1",
+                                    "echo 17; echo wrapper: cannot log this job >&2; exit 1", "echo 17; kill -9 $$"])
+def test_sbatch_that_prints_an_id_has_submitted_whatever_its_exit_code(script: str, fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; {script}")
+    assert client.submit_with_retries(["sbatch", "script"], 1, "c", pauses=(0, 0)) == "17"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_number_before_a_refusal_is_not_an_id(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, "echo 3; echo 'sbatch: error: Batch job submission failed: Invalid qos specification' >&2; "
+           "exit 1")
+    with pytest.raises(client.SbatchError, match="Invalid qos"):
+        client.submit(["sbatch", "script"], 1)
+
+
+def test_unknown_message_is_retried_a_few_times(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo something new >&2; exit 1")
+    answer(fake_sbatch, "exit 0", "squeue")
+    with pytest.raises(client.SbatchError) as refusal:
+        client.submit_with_retries(["sbatch"], 1, "c", pauses=(0, 0, 0, 0))
+    assert (refusal.value.kind, refusal.value.message) == ("unknown", "something new")
+    assert (fake_sbatch / "calls").read_text() == "x\n" * 3
+
+
+def test_unknown_message_after_which_the_job_is_queued_has_submitted(fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo something new >&2; exit 1")
+    answer(fake_sbatch, "echo '41|PENDING|1767225600|(Priority)|c-41'", "squeue")
+    assert client.submit_with_retries(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
+    assert (fake_sbatch / "calls").read_text() == "x\n"
+
+
+def test_nodes_that_are_away_now_are_a_warning(fake_sbatch: Path) -> None:
+    refusal = "sbatch: error: allocation failure: Requested node configuration is not available"
+    answer(fake_sbatch, f"echo '{refusal}' >&2; exit 1")
+    answer(fake_sbatch, "echo idle; echo drained", "sinfo")
+    assert client.validate(["sbatch", "s.sh", "spec"]) == client.Validation(warning=refusal)
+    answer(fake_sbatch, "echo idle; echo mixed", "sinfo")
+    with pytest.raises(client.SbatchError, match="node configuration"):
+        client.validate(["sbatch", "s.sh", "spec"])
 
 
 def test_answer_after_which_a_job_may_exist_is_ambiguous(fake_sbatch: Path) -> None:

@@ -33,13 +33,15 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ("ambiguous", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
      "may have accepted the job"),
     ("unavailable", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-     "does not answer, and did not accept this job"),
+     "does not answer, or is not ready, and did not accept this job"),
     ("unavailable", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
      "whole cluster is full"),
     ("limit", "sbatch: error: QOSMaxSubmitJobPerUserLimit", "sacctmgr show qos"),
     ("limit", "sbatch: error: AssocMaxSubmitJobLimit", "--wait waits for room"),
     ("permanent", "sbatch: unrecognized option '--memm=3'", "sbatch --help"),
-    ("permanent", "sbatch: error: something new", "fix the script or the options"),
+    ("permanent", "sbatch: error: Batch script is empty!", "fix the script or the options"),
+    ("unknown", "sbatch: error: something new", "repeating did not help; when its cause is removed, `again`"),
+    ("unavailable", "sbatch: error: Required partition not available (inactive or drain)", "`sinfo` lists others"),
     ("permanent", "sbatch: error: fetch_config: DNS SRV lookup failed sbatch: fatal: Could not establish a "
      "configuration source", "run here with --local"),
 ])

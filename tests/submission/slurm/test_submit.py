@@ -25,11 +25,12 @@ def submission_of(batch: Path, options: SlurmOptions | None = None) -> submit.Su
 def test_each_set_of_options_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[str, str | None]] = []
     monkeypatch.setattr(client, "validate", lambda command, text: tried.append((command[-3], text)) or
-                        "2026-01-02T03:04:05")
+                        client.Validation("2026-01-02T03:04:05"))
     options = SlurmOptions("/s.sh", script_text="#!/bin/bash\n#SBATCH --time=5 -c2\n")
     submission = submission_of(tmp_path, options)
     assert submit.validate_calls(submission.calls, options) == [
-        "2026-01-02 03:04:05 (000_a and 1 more)", "2026-01-02 03:04:05 (002_a)"]
+        "starts     2026-01-02 03:04:05 (000_a and 1 more), says Slurm",
+        "starts     2026-01-02 03:04:05 (002_a), says Slurm"]
     assert [text for _, text in tried] == [options.script_text] * 2
     assert tried[1][0] == "--mem=9G"
     assert submit.requested_options(submission.calls[2], options) | {"comment": ""} == {
