@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,23 +67,65 @@ def test_pairs_and_cut_texts(options: dict[str, Any], tmp_path: Path) -> None:
     assert x["input_ids"].tolist() == [[2, 8, 9, 3]]
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet", "arrow", "tsv"])
-def test_folders_of_every_kind_are_read_alike(ending: str, options: dict[str, Any], tmp_path: Path) -> None:
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows by the library itself, in the format of the ending."""
     import datasets
 
+    table, file = datasets.Dataset.from_list(rows), str(path)
+    if path.suffix == ".parquet":
+        table.to_parquet(file)
+    elif path.suffix in (".csv", ".tsv"):
+        table.to_csv(file, sep="," if path.suffix == ".csv" else "\t")
+    elif path.suffix == ".arrow":
+        table.save_to_disk(path.with_suffix(""))
+        (path.with_suffix("") / "data-00000-of-00001.arrow").rename(file)
+        shutil.rmtree(path.with_suffix(""))
+    else:
+        table.to_json(file, lines=path.suffix == ".jsonl")
+
+
+FORMATS = ["csv", "tsv", "json", "jsonl", "parquet", "arrow"]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize(("label", "loss"), [("pos", "log"), (3, "log"), (0.5, "mse")])
+def test_missing_cells_are_named_by_their_row_in_every_format(ending: str, label: object, loss: str,
+                                                              options: dict[str, Any], tmp_path: Path) -> None:
+    options = {**options, "dataset": f"hf/gaps.{ending}", "loss": loss}
+    for text_gap in (None, "", " "):
+        write_table(tmp_path / f"gaps.{ending}", [
+            {"text": "good", "label": label}, {"text": text_gap, "label": label}, {"text": "bad", "label": label}])
+        with pytest.raises(DataError, match=r"text_column: row 1 .* hf/gaps.* lacks a text in 'text';"):
+            make_data(Config.from_dict(options))
+    write_table(tmp_path / f"gaps.{ending}", [
+        {"text": "good", "label": label}, {"text": "bad", "label": None}, {"text": "fine", "label": None}])
+    with pytest.raises(DataError, match=r"label_column: row 1 .* lacks a label in 'label', and so do 1 more rows;"):
+        make_data(Config.from_dict(options))
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "null", "N/A"])
+def test_word_for_a_gap_in_a_column_of_numbers_is_a_missing_label(word: str, options: dict[str, Any], tmp_path: Path
+                                                                  ) -> None:
+    write_csv(tmp_path / "reviews.csv", [{"text": "good", "label": 1}, {"text": "bad", "label": word}])
+    with pytest.raises(DataError, match="row 1 .* lacks a label in 'label'"):
+        make_data(Config.from_dict(options))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_missing_text_is_left_out_of_a_language_model(ending: str, options: dict[str, Any], tmp_path: Path) -> None:
+    gpt = make_folder(tmp_path / "gpt", "gpt2")
+    write_table(tmp_path / f"gaps.{ending}", [{"text": "good film", "page": 1}, {"text": None, "page": 2}])
+    data = make_data(Config.from_dict({**options, "dataset": f"hf/gaps.{ending}", "model": f"hf/{gpt}",
+                                       "targets": "next_token"}))
+    assert (len(data.splits["train"]), data.about["texts"]["train"]["left_out"]) == (1, 1)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_folders_of_every_format_are_read_alike(ending: str, options: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     (folder / "test").mkdir(parents=True)
     for path, rows in (("train-00000-of-00002", ROWS[:2]), ("train-00001-of-00002", ROWS[2:]), ("test/some", ROWS[:1])):
-        table, file = datasets.Dataset.from_list(rows), str(folder / f"{path}.{ending}")
-        if ending == "parquet":
-            table.to_parquet(file)
-        elif ending == "tsv":
-            table.to_csv(file, sep="\t")
-        elif ending == "arrow":
-            table.save_to_disk(tmp_path / path)
-            (tmp_path / path / "data-00000-of-00001.arrow").rename(file)
-        else:
-            table.to_json(file, lines=ending == "jsonl")
+        write_table(folder / f"{path}.{ending}", rows)
     data = make_data(Config.from_dict({**options, "dataset": "hf/./many",
                                        "data_splits_map": {"train": "train", "test": "test"}}))
     assert [len(split) for split in data.splits.values()] == [3, 1]
@@ -132,18 +175,18 @@ def test_next_tokens(options: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "changes", "message"), [
     (ROWS, {"text_column": "texts"}, "text_column: .* no column 'texts'; allowed: text, label; did you mean 'text'"),
     (ROWS, {"label_column": "y"}, "label_column: .* no column 'y'; allowed: text, label"),
-    ([{"one": "a", "two": "b", "label": 1}], {}, "not clear which column .* has the texts; allowed: one, two, label"),
-    ([{"text": "a", "x": 1, "z": 2}], {}, "not clear which column .* has the labels; allowed: text, x, z"),
+    ([{"one": "a", "two": "b", "label": 1}], {}, "cannot tell which column .* has the texts; allowed: one, two, label"),
+    ([{"text": "a", "x": 1, "z": 2}], {}, "cannot tell which column .* has the labels; allowed: text, x, z"),
     ([{"text": "a", "label": 0.5}], {}, "measured targets, and loss log needs classes; try loss: mse"),
-    (ROWS, {"loss": "mse"}, "a target that is no number: .*'pos'; try loss: log"),
+    (ROWS, {"loss": "mse"}, "a target that is not a number: .*'pos'; try loss: log"),
     ([{"text": 3, "label": 1}], {}, "row 0 of split 'train' .* has no text in 'text': 3"),
     (ROWS, {"max_length": 2}, "max_length: 2 tokens are too few"),
     (ROWS, {"data_splits_map": {"train": "test"}}, "no split 'test'; allowed: train"),
-    (ROWS, {"dataset": "hf/nowhere.csv"}, "there is no .*nowhere.csv; relative names lie under data_dir"),
-    (ROWS, {"dataset": "hf/./nothing"}, "there is no data in .*nothing; allowed: files .csv"),
+    (ROWS, {"dataset": "hf/nowhere.csv"}, "nowhere.csv does not exist; relative names lie under data_dir"),
+    (ROWS, {"dataset": "hf/./nothing"}, "no data in .*nothing; allowed: files .csv"),
     (ROWS, {"tokenizer": "./nothing"}, "tokenizer: './nothing' is not a tokenizer"),
     (ROWS, {"tokenizer": "./nowhere"}, "folder .*nowhere not found"),
-    (ROWS, {"dataset": "hf/broken.json"}, "broken.json: it cannot be read"),
+    (ROWS, {"dataset": "hf/broken.json"}, "broken.json: cannot be read"),
 ])
 def test_what_cannot_be_read(rows: list[dict[str, Any]], changes: dict[str, Any], message: str,
                              options: dict[str, Any], tmp_path: Path) -> None:
@@ -157,12 +200,12 @@ def test_what_cannot_be_read(rows: list[dict[str, Any]], changes: dict[str, Any]
 def test_labels_that_train_has_not(options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "two/train.csv", ROWS)
     write_csv(tmp_path / "two/test.csv", [{"text": "film", "label": "both"}])
-    with pytest.raises(DataError, match="row 0 of split 'test' .* the label 'both', which train has not; allowed: neg"):
+    with pytest.raises(DataError, match="row 0 .* the label 'both', which train does not have; allowed: neg"):
         make_data(Config.from_dict({**options, "dataset": "hf/./two",
                                     "data_splits_map": {"train": "train", "test": "test"}}))
 
 
-def test_cells_that_say_nothing_are_texts(options: dict[str, Any], tmp_path: Path) -> None:
+def test_cells_such_as_na_are_texts_and_classes(options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "reviews.csv", [{"text": "NA", "label": "None"}, {"text": "null", "label": "NA"}])
     assert make_data(Config.from_dict(options)).classes == ("NA", "None")
 
@@ -174,11 +217,11 @@ LANGUAGE = {"dataset": "hf/imdb", "model": "hf/gpt2", "targets": "next_token"}
     ({"dataset": "hf/imdb"}, "model linear/no_bias cannot read texts; allowed: hf/NAME"),
     ({"model": "hf/bert-base-uncased"}, "reads texts, and libsvm/a9a has none"),
     ({"dataset": "hf/imdb", "task": "json:loads"}, "texts need a tokenizer, and linear/no_bias has none"),
-    ({"targets": "next_token"}, "the next token is asked of a language model"),
+    ({"targets": "next_token"}, "targets: next_token needs texts and a language model"),
     ({**LANGUAGE, "loss": "mse"}, "loss mse is not for tokens"),
     ({**LANGUAGE, "metrics": ["f1"]}, "perplexity"),
-    ({**LANGUAGE, "label_smoothing": 0.1}, "shares of classes"),
-    ({**LANGUAGE, "model_head_init": "zero"}, "may be its first"),
+    ({**LANGUAGE, "label_smoothing": 0.1}, "label_smoothing needs classification"),
+    ({**LANGUAGE, "model_head_init": "zero"}, "may be shared with its first"),
     ({**LANGUAGE, "freeze": "backbone"}, "freeze: the last layer"),
     ({"dataset": "hf/a/b/c"}, "unknown family of data set"), ({"dataset": "hf/"}, "unknown family of data set"),
     ({"dataset": "hf/imdb", "model": "hf/a:b"}, "unknown model 'hf/a:b'"),
@@ -206,7 +249,7 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
     monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     config = Config.from_dict({**options, "dataset": "hf/me/reviews:small"})
     away = Config.from_dict({**options, "dataset": "hf/me/reviews:small", "data_download": False})
-    with pytest.raises(DataError, match="hf/me/reviews:small is not here, and data_download is false; fetch it .*pref"):
+    with pytest.raises(DataError, match="hf/me/reviews:small is not here, and data_download is false; download .*pref"):
         make_data(away)
     assert fetch(config) == "hf/me/reviews:small: fetched"
     assert fetch(config) == "hf/me/reviews:small: present already"
@@ -219,7 +262,7 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
 def test_a_missing_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("datasets", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(DataError, match=f"needs the library {name}, which is not installed; pip install {name}"):
+        with pytest.raises(DataError, match=f"need the library {name}, which is not installed; pip install {name}"):
             hub.import_library(name)
 
 
@@ -245,7 +288,7 @@ def test_further_sets_to_evaluate(options: dict[str, Any], tmp_path: Path) -> No
     data = make_data(Config.from_dict({**further, "eval_class_maps": {"stars": "0, 1"}}))
     y = {name: next(data.splits[name].batches(9, None, 0))[1].tolist() for name in data.splits}  # type: ignore[union-attr]
     assert y == {"train": [1, 0, 1], "good": [1, 1], "stars": [1, 0]} and data.columns == {"stars": (0, 1)}
-    with pytest.raises(DataError, match="hf/stars.csv@train.* has labels that train has not: 1, 5; allowed: neg, pos"):
+    with pytest.raises(DataError, match="hf/stars.csv@train.* has labels that train does not have: 1, 5; allowed: neg"):
         make_data(Config.from_dict(further))
     with pytest.raises(DataError, match="eval_datasets: sklearn/iris has no texts; allowed: hf/NAME@SPLIT"):
         make_data(Config.from_dict({**options, "eval_datasets": {"iris": "sklearn/iris"}}))
