@@ -45,7 +45,7 @@ def folder(config: Config, name: str, weights: bool = False) -> str:
     def find() -> str | None:
         try:
             return snapshot(True)
-        except hub.errors.LocalEntryNotTError:
+        except hub.errors.LocalEntryNotFoundError:
             return None
 
     return once(config, lock(name), f"the model or tokenizer '{name}'", find, lambda: snapshot(False))
