@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> int:
         preview.print_json(plan, launch, submission)
         return 0
     preview.print_plan(plan, launch, options)
+    if not plan.to_submit and not plan.extension:
+        preview.print_nothing_to_submit(plan)
+        return 0
     if options.dry_run:
         preview.print_commands(plan, launch, submission)
-        return 0
-    if not plan.to_submit and not plan.extension:
-        print("nothing to submit")
         return 0
 
     # what is checked before anything is written

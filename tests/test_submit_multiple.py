@@ -103,8 +103,8 @@ def test_batch_is_written_before_sbatch_is_called_and_nothing_is_submitted_twice
     assert (project.batch / "job.yaml").read_text() == project.spec.read_text()
     assert (project.runs()[0] / "spec.yaml").read_text() == "batch_size: 8\nbase_lr: 0.1\n"
     assert "Slurm jobs 1 to 4" in capsys.readouterr().out
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
-    assert "has no run left to submit" in capsys.readouterr().err
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert "nothing to submit: 0 of 4 done, 4 pending" in capsys.readouterr().out
     assert project.submit("-r", project.batch, "-y") == 0
     assert "nothing to submit" in capsys.readouterr().out
     assert (fake_slurm / "n").read_text() == "4\n"
@@ -185,7 +185,7 @@ def test_batch_of_yesterday_is_continued_after_midnight(project: Project, fake_s
     monkeypatch.setattr(batch_module, "today", lambda: datetime.date(2099, 1, 1))
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
     assert len(list(project.results.iterdir())) == 1
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2  # no run is submitted twice
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # no run is submitted twice
     project.write_spec("[8, 16]")
     assert project.submit(project.spec, "-s", "s.sh", "-y") == 0  # another job spec on another day
     assert len(list(project.results.iterdir())) == 2
@@ -221,10 +221,29 @@ def test_max_runs_of_a_retry_counts_runs_to_submit(project: Project, capsys: pyt
 def test_overwrite_is_not_suggested_while_runs_are_pending(project: Project, fake_slurm: Path,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
     project.submit(project.spec, "-s", "s.sh", "-y")
-    assert project.submit(project.spec, "-s", "s.sh", "-y") == 2
-    error = capsys.readouterr().err
-    assert "has no run left to submit (4 runs: 0 to submit, 4 left alone" in error
-    assert "-o removes" not in error
+    assert project.submit(project.spec, "-s", "s.sh", "-y") == 0
+    assert "-o removes" not in capsys.readouterr().out
+
+
+def test_complete_batch_is_success(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.submit(project.spec, "--local", "-y")
+    for arguments in (["-y"], ["-d"], ["-y", "--extend"]):
+        capsys.readouterr()
+        assert project.submit(project.spec, "--local", *arguments) == 0
+        assert capsys.readouterr().out.endswith(
+            "nothing to submit: 4 of 4 done\nto run it again: -o removes this batch and runs all of it again; "
+            "another job_details.name makes another batch\n")
+    assert project.executed() == [1] * 4
+    (project.runs()[0] / "done").unlink()
+    path = project.runs()[0] / "attempt-1-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "how": "failed", "error": "OSError: x"}))
+    assert project.submit(project.spec, "--local", "-y") == 0
+    out = capsys.readouterr().out
+    assert "nothing to submit: 3 of 4 done, 1 failed\n`python submit_multiple.py -r " in out
+    assert "submits 1 run that did not end well" in out
+    project.write_spec("[8, 64]")
+    assert project.submit(project.spec, "--local", "-y") == 2  # another job spec
+    assert "made from another job spec" in capsys.readouterr().err
 
 
 def test_no_submit_writes_folders_and_retry_submits_them(project: Project, fake_slurm: Path,

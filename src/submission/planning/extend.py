@@ -13,7 +13,7 @@ from src.errors import BatchError, UserError, shell_command
 from src.io import files
 from src.submission.batch.extension import Extension, finish_extensions, job_spec_path, last_extension
 from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
-from src.submission.planning.tickets import new_run, next_tickets, retry_command
+from src.submission.planning.tickets import new_run, next_tickets
 from src.submission.spec import naming
 from src.submission.spec.grammar import Spec
 from src.submission.status import states
@@ -28,7 +28,7 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
                    dry_run: bool) -> SubmissionPlan:
     """Plan which points to add to a batch, and to submit together with its runs that were never submitted.
 
-    max_runs: submit at most so many runs. BatchError if there is nothing to do.
+    max_runs: submit at most so many runs
     """
     # read before all else: if another process extends the batch in the meantime, both request the same number
     last = last_extension(batch)
@@ -47,9 +47,8 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     extension = None
     if added or files.read_text(job_spec_path(batch, last)) != requested.spec.text:
         extension = Extension(last.number + 1 if last else 0, names, requested.identity, added)
-    elif not tickets.to_submit:
-        raise BatchError(f"the job spec has no new points: all of them are in {batch}",
-                         hint=f"`{retry_command(batch)}` submits what failed or was lost")
+    else:
+        tickets.require_decided(batch)
     lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing))
     return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
                           observation.history, observation.canaries, {}, requested.spec.text, requested.identity,

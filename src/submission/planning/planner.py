@@ -20,7 +20,6 @@ from src.submission.planning.tickets import (
     new_run,
     next_tickets,
     require_none_alive,
-    retry_command,
     runs_maybe_alive,
 )
 from src.submission.spec import grammar, grid, job_spec, naming
@@ -196,7 +195,7 @@ def _changes(requested: RequestedBatch, batch: str, extension: Extension | None)
 
 def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | None, project: str,
                dry_run: bool) -> SubmissionPlan:
-    """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if there are none."""
+    """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if that is unknown."""
     points = requested.points
     if extension:
         from src.submission.batch.extension import finish_extensions
@@ -211,12 +210,7 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
     runs = {name: run if (run := observation.runs.get(name)) and not is_deleted(run) else new_run(batch, name, run)
             for name in points}
     tickets = next_tickets(runs, {states.NEW})
-    if not tickets.to_submit:
-        retried = observation.count(retry_policy.RETRIED)
-        retry = f"`{retry_command(batch)}` submits the {retried} that failed or were lost; " if retried else ""
-        overwrite = "" if runs_maybe_alive(observation) else "-o removes it first; "
-        raise BatchError(f"this batch exists and has no run left to submit ({tickets.summary()})", where=batch,
-                         hint=f"{retry}{overwrite}another name makes another batch")
+    tickets.require_decided(batch)
     return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
                           observation.history, observation.canaries, {}, requested.spec.text, requested.identity)
 

@@ -10,8 +10,10 @@ from src.submission.batch import task_files
 from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning import sbatch_calls
+from src.submission.planning.tickets import retry_command
 from src.submission.slurm import directives
 from src.submission.spec.naming import format_value
+from src.submission.status import retry_policy
 from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
@@ -85,6 +87,18 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
         groups = task_files.worker_groups(plan.to_submit, plan.points, launch.slurm.shape["workers"])
         print(f"workers    {describe_workers(groups)}")
     print(plan.tickets.summary())
+
+
+def print_nothing_to_submit(plan: SubmissionPlan) -> None:
+    """Print why nothing is submitted; after the command that made the batch, also how to run it again."""
+    print(f"nothing to submit: {plan.tickets.progress()}")
+    if plan.identity is None or plan.is_new:
+        return
+    left_alone = plan.tickets.left_alone
+    if retried := sum(len(left_alone.get(state, ())) for state in retry_policy.RETRIED):
+        print(f"`{retry_command(plan.batch)}` submits {count(retried, 'run')} that did not end well")
+    overwrite = "" if retry_policy.HELD & left_alone.keys() else "-o removes this batch and runs all of it again; "
+    print(f"to run it again: {overwrite}another job_details.name makes another batch")
 
 
 def _print_resources(plan: SubmissionPlan, slurm: SlurmOptions, dry_run: bool) -> None:

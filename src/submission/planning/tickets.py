@@ -35,6 +35,20 @@ class TicketPlan(NamedTuple):
         left_alone = f", {number} left alone ({reasons})" if reasons else ""
         return f"{count(len(self.to_submit) + number, 'run')}: {len(self.to_submit)} to submit{left_alone}"
 
+    def progress(self) -> str:
+        """Return why no run is submitted: `20 of 24 done, 3 running, 1 failed`."""
+        numbers = {reason: len(names) for reason, names in self.left_alone.items()}
+        total = sum(numbers.values())
+        return ", ".join([f"{numbers.pop(states.DONE, 0)} of {total} done",
+                          *(f"{number} {states.shown(reason)}" for reason, number in numbers.items())])
+
+    def require_decided(self, batch: str) -> None:
+        """BatchError if no run is submitted, and it is unknown whether all that have not ended are submitted."""
+        if not self.to_submit and self.left_alone.keys() & {states.SUBMITTED, states.UNKNOWN}:
+            status = shell_command("python", "experiments.py", "status", batch)
+            raise BatchError(f"no run can be submitted now ({self.progress()})", where=batch,
+                             hint=f"give the same command again in a few minutes; `{status}` shows why")
+
     def without(self, names: Iterable[str], reason: str) -> TicketPlan:
         """Return the plan with some runs left alone for a reason."""
         names = list(names)

@@ -64,11 +64,12 @@ def test_two_sites_submit_disjoint_parts(project: Project, capsys: pytest.Captur
                                                            for k in range(6)))
     for options, error in ((("--shard", "2/2", "--date", "26-01-02"), "shard"), (("--date", "26-01-02"), "--shard"),
                                (("--shard", empty), "is empty"),
-                               (("--shard", "1/2", "--date", "x"), "invalid date"),
-                               (("--shard", "1/2", "--date", "26-01-02"), "has no run left to submit")):
+                               (("--shard", "1/2", "--date", "x"), "invalid date")):
         capsys.readouterr()
         assert project.submit(*arguments, *options) == 2
         assert error in capsys.readouterr().err
+    assert project.submit(*arguments, "--shard", "1/2", "--date", "26-01-02") == 0
+    assert "nothing to submit" in capsys.readouterr().out
     assert project.submit("-r", project.batch, "--local", "-y", "--shard", "1/2") == 2
     project.batch.rename(project.folder / "site 1")
     assert project.submit(*arguments, "--shard", "2/2", "--date", "26-01-02") == 0

@@ -103,9 +103,8 @@ def test_extended_batch_is_continued_and_retried(project: Project, capsys: pytes
     assert project.executed() == [1, 1, 1]
     capsys.readouterr()
     for arguments in ([], ["--extend"]):
-        assert project.submit(project.spec, "--local", "-y", *arguments) == 2
-    assert "has no run left to submit" in (error := capsys.readouterr().err)
-    assert "the job spec has no new points" in error
+        assert project.submit(project.spec, "--local", "-y", *arguments) == 0
+        assert "nothing to submit: 3 of 3 done" in capsys.readouterr().out
     (project.runs()[1] / "spec.yaml").unlink()
     assert project.submit(project.spec, "--local", "--extend", "-y") == 2  # otherwise its point would be run again
     assert "this spec is missing" in capsys.readouterr().err
@@ -118,7 +117,7 @@ def test_extend_with_other_overrides_twice(project: Project) -> None:
         arguments = (project.spec, "--local", "-y", "--set", f"batch_size={sizes}")
         assert project.submit(*arguments) == 2  # the batch has other overrides
         assert project.submit(*arguments, "--extend") == 0
-        assert project.submit(*arguments) == 2  # now they are equal, and no run is left
+        assert project.submit(*arguments) == 0  # now they are equal, and no run is left
         assert len(project.runs()) == number + 2
     assert [spec["batch_size"] for _, spec in contents(project)] == [1, 2, 3, 4]
     assert project.executed() == [1] * 4
@@ -282,7 +281,7 @@ def test_extension_made_while_another_is_planned(project: Project, monkeypatch: 
     monkeypatch.setattr(extend, "observe", overtaken)
     assert project.submit(*arguments) == 2
     assert "another process extended this batch a moment ago" in capsys.readouterr().err
-    assert project.submit(*arguments) == 2 and "the job spec has no new points" in capsys.readouterr().err
+    assert project.submit(*arguments) == 0 and "nothing to submit" in capsys.readouterr().out
     assert [name for name, _ in contents(project)] == ["000_tiny", "001_tiny+bat_siz=2"]
     assert project.executed() == [1, 1]
 
