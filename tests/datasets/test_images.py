@@ -170,7 +170,7 @@ def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"data_splits_map": {"train": "training"}}, r"no folder .*colours/training; allowed: test, train"),
-    ({"dataset": "folder/colors"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse"),
+    ({"dataset": "folder/colors"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse needs numbers"),
     ({"model_input_shape": [2, 3, 3]}, r"do not become \[2, 3, 3\]"),
     ({"auto_augment": "rand-m9-q7"}, "cannot read 'rand-m9-q7'"),
     ({"dataset": "timm/torch/nothing"}, "cannot be opened: Unknown torchvision dataset nothing")])
@@ -180,18 +180,59 @@ def test_what_cannot_be_is_told(options: dict[str, Any], message: str, folder: P
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"data_on_device": True, "auto_augment": "v0"}, "auto_augment is for images that are read one by one"),
-    ({"dataset": "timm/tfds/cifar10", "aug_repeats": 2}, "in its own order"),
+    ({"data_on_device": True, "auto_augment": "v0"}, "auto_augment is for images that are loaded one by one"),
+    ({"dataset": "timm/tfds/cifar10", "aug_repeats": 2}, "is streamed, each image once"),
     ({"auto_augment": "rnd"}, "unknown policy"), ({"aug_repeats": 0}, "too small")])
 def test_what_is_told_without_reading(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict({"dataset": "folder/x", **options})
 
 
-def test_other_classes_in_test_are_told(folder: Path) -> None:
+def test_images_of_every_format_are_read_and_hidden_folders_ignored(folder: Path, capsys: pytest.CaptureFixture[str]
+                                                                    ) -> None:
+    train = folder / "colours" / "train"
+    for ending in (".BMP", ".webp", ".tif", ".gif", ".jpeg"):
+        image("red", 3).save(train / "red" / f"x{ending}")
+    for ignored in (".ipynb_checkpoints", "__MACOSX", "red/.ipynb_checkpoints", "red/@eaDir"):
+        (train / ignored).mkdir()
+        image("red", 3).save(train / ignored / "000.png")
+    (train / "red" / "._000.png").write_bytes(b"resource fork")
+    (train / ".DS_Store").touch()
+    assert len((made := data(folder)).splits["train"]) == 35 and made.classes == ("blue", "green", "red")
+    assert read(made)[1].tolist() == [0] * 10 + [1] * 10 + [2] * 15
+    assert capsys.readouterr().err == ""
+    for name in ("notes.txt", "red/labels.csv", "red/raw/000.csv"):
+        (train / name).parent.mkdir(exist_ok=True)
+        (train / name).touch()
+    assert len(data(folder).splits["train"]) == 35
+    assert capsys.readouterr().err == (
+        "warning: split 'train' of folder/colours has 3 files that are not images and are ignored (.txt: 1, .csv: 2); "
+        "classes found: blue: 10, green: 10, red: 15\n")
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("loose.png", r"has 1 image outside of class folders \(loose.png\)"),
+    ("red/sub/a.png", r"has 1 image in subfolders of class folders \(red/sub: 1\)"),
+    ("group/violet/a.png", r"has 1 image in subfolders of class folders \(group/violet: 1\)"),
+    ("violet/notes.txt", r"has class folders without images \(violet\)")])
+def test_unexpected_files_of_an_image_folder_are_named_with_the_classes(path: str, message: str, folder: Path) -> None:
+    target = folder / "colours" / "train" / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "colours" / "train" / "red" / "000.png", target)
+    with pytest.raises(DataError, match=rf"{message}; classes found: blue: 10, green: 10, red: 10; allowed: CLASS/IMA"):
+        data(folder)
+
+
+def test_split_that_lacks_a_class_names_it(folder: Path) -> None:
+    shutil.rmtree(folder / "colours" / "test" / "green")
+    with pytest.raises(DataError, match="split 'test' .* has other classes than the split train: it lacks green;"):
+        data(folder)
+
+
+def test_split_with_a_further_class_names_it(folder: Path) -> None:
     (folder / "colours" / "test" / "violet").mkdir()
     shutil.copy(folder / "colours" / "test" / "red" / "000.png", folder / "colours" / "test" / "violet")
-    with pytest.raises(DataError, match="has other classes than the split train: violet"):
+    with pytest.raises(DataError, match="has other classes than the split train: it has also violet"):
         data(folder)
 
 
