@@ -173,7 +173,7 @@ def identity(folder: str) -> str:
 
 def slurm_log_name(slurm_job: str) -> str:
     """Return the name of the output of a Slurm job, which Slurm writes (`%j` in an sbatch option is the job's id)."""
-    return f"{slurm_job}.out"
+    return f"{slurm_job.partition(';')[0]}.out"
 
 
 def claim_name(ticket: int) -> str:

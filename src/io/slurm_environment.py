@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 _PREFIX = "SLURM_"
 # These locate the cluster; every other SLURM_* variable describes the Slurm job that this process is part of.
-_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+_CLUSTERS = "SLURM_CLUSTERS"
+_CLUSTER = ("SLURM_CONF", _CLUSTERS, "SLURM_JWT")
 # Defaults of options of Slurm's commands, for example SQUEUE_PARTITION: a filter would hide jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCTMGR_")
 # Unix seconds; all indices of an array; and times in UTC, in which no hour occurs twice.
@@ -103,6 +104,16 @@ def for_queries(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     options, and with output that can be parsed.
     """
     return {**{name: value for name, value in environment.items() if not name.startswith(_OPTION_PREFIXES)}, **_FORMATS}
+
+
+def for_local_cluster() -> dict[str, str]:
+    """Return the environment for queries about jobs of the cluster in slurm.conf, whatever SLURM_CLUSTERS is."""
+    return {name: value for name, value in for_queries().items() if name != _CLUSTERS}
+
+
+def default_clusters() -> str:
+    """Return the clusters that sbatch submits to unless a command names others, separated by commas; usually empty."""
+    return os.environ.get("SBATCH_CLUSTERS") or os.environ.get(_CLUSTERS, "")
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

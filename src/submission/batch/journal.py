@@ -64,7 +64,9 @@ class Units:
 
     def job_ids(self, slurm_job: str, runs: Sequence[str]) -> list[str]:
         """Return the Slurm job of each of a unit's runs: an array's task, or the job itself."""
-        return [f"{slurm_job}_{task}" for task in range(len(runs))] if self.kind == ARRAY else [slurm_job] * len(runs)
+        array, semicolon, cluster = slurm_job.partition(";")
+        return [f"{array}_{task}{semicolon}{cluster}" for task in range(len(runs))] if self.kind == ARRAY else (
+            [slurm_job] * len(runs))
 
 
 class Journal:
@@ -81,12 +83,15 @@ class Journal:
                   "way": units.kind, "bounds": units.bounds, "tickets": tickets}
         files.create_exclusive(self.path, json.dumps(record) + "\n")
 
-    def record_sending(self, unit: int) -> None:
-        """sbatch is about to be called. If no answer follows this line, Slurm may or may not have the job."""
-        self._append(kind="sending", unit=unit)
+    def record_sending(self, unit: int, clusters: Sequence[str] = ()) -> None:
+        """sbatch is about to be called. If no answer follows this line, Slurm may or may not have the job.
+
+        clusters: those that sbatch may choose from; none for that of this machine.
+        """
+        self._append(kind="sending", unit=unit, **({"clusters": list(clusters)} if clusters else {}))
 
     def record_job(self, unit: int, slurm_job: str) -> None:
-        """sbatch has returned this job id."""
+        """sbatch has returned this job id, `12;NAME` on another cluster."""
         self._append(kind="job", unit=unit, slurm_job=slurm_job)
 
     def record_refusal(self, unit: int, message: str) -> None:
@@ -113,6 +118,7 @@ class Ticket:
     slurm_jobs: the jobs that may run the run
     sent: sbatch was called, so that an answer may be missing
     shared: its Slurm jobs are workers, which have other runs too
+    clusters: on which the jobs may be; "" for the cluster of this machine
     synced_from: marker of the download that the ticket came with, if it was issued on another machine
     """
 
@@ -125,6 +131,7 @@ class Ticket:
     sent: bool = False
     shared: bool = False
     synced_from: SyncMarker | None = None
+    clusters: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -241,6 +248,8 @@ def _apply_answer(record: dict[str, Any], token: str, units: Units, names: Seque
         ticket.time = max(ticket.time, record["time"])
         ticket.shared = units.kind == WORKERS
         ticket.sent = kind != "refused"
+        if kind == "sending":
+            ticket.clusters.update(record.get("clusters") or [""])
         if job is not None:
             ticket.slurm_jobs.append(job)
         elif ticket.shared and kind == "sending":

@@ -87,9 +87,11 @@ def fill_in_jobs(command: list[str], jobs: Mapping[str, str]) -> list[str]:
     if not _dependency_arguments(command):
         return command
     filled = []
+    # a dependency cannot name a cluster
+    local_ids = {name: re.sub(";[^:]*", "", job) for name, job in jobs.items()}
     for argument in command:
         if argument.startswith(_OPTION):
-            parts = [_PLACEHOLDER.sub(lambda match: f":{jobs[match[1]]}" if match[1] in jobs else "", part)
+            parts = [_PLACEHOLDER.sub(lambda match: f":{local_ids[match[1]]}" if match[1] in local_ids else "", part)
                      for part in argument.removeprefix(_OPTION).split(",")]
             parts = [part for part in parts if part not in ("afterok", "afterany")]
             if parts:

@@ -120,7 +120,7 @@ def _submit_successor_of_run(folder: str, ticket: int) -> str:
 def _submit(call: SbatchCall, book: Journal) -> str:
     """Call sbatch and return the job's id; wait and repeat while a limit is reached. SbatchError if it is refused."""
     for pause in (*_BACK_OFF, None):
-        book.record_sending(0)
+        book.record_sending(0, client.target_clusters(call.command))
         try:
             job = client.submit_with_retries(call.command, call.ticket, call.comment)
         except client.SbatchError as error:
@@ -162,7 +162,7 @@ def submit_successor(path: str, tasks: Tasks, started: Collection[str] = (), is_
     book.record_plan(journal.SLURM, tickets, Units(journal.WORKERS), **_repeated(parent))
     comment = journal.job_comment(book.token, 0)
     command = [f"--comment={comment}" if word.startswith("--comment=") else word for word in tasks.command]
-    book.record_sending(0)
+    book.record_sending(0, client.target_clusters(command))
     try:
         job = client.submit_with_retries(command, None, comment)
     except client.SbatchError as error:

@@ -29,5 +29,5 @@ def dependency_options(observation: Observation) -> dict[str, str]:
         wait = shell_command("python", "experiments.py", "wait", batch)
         raise BatchError("its runs are run by workers, for which Slurm cannot wait", where=f"--after {batch}",
                          hint=f"use `{wait} && python submit_multiple.py …`")
-    jobs = dict.fromkeys(run.state.slurm_job for run in open_runs if run.state.slurm_job)
+    jobs = dict.fromkeys(run.state.slurm_job.partition(";")[0] for run in open_runs if run.state.slurm_job)
     return {"dependency": f"afterok:{':'.join(jobs)}", "kill-on-invalid-dep": "yes"} if jobs else {}

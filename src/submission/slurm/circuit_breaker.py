@@ -58,7 +58,8 @@ class CircuitBreaker:
                 self._count(name, how, str((run.last_attempt() or {}).get("error") or ""))
             elif not claims.is_claimed(run, ticket) and (log := run_folder.slurm_log_name(job)) in run.names:
                 suspects[name] = job, run.file(log)
-        if suspects and (queue := client.squeue()).answered:
+        clusters = {job.partition(";")[2] for job, _ in suspects.values()}
+        if suspects and (queue := client.squeue(clusters)).answered:
             for name, (job, log) in suspects.items():
                 if not queue.find(job) and not RunFolder.read(os.path.join(self.batch, name)).claims:
                     del self._open[name]

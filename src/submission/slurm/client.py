@@ -4,14 +4,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
-from src.io import slurm_environment
-from src.submission.slurm import sbatch_messages
+from src.io import files, slurm_environment
+from src.submission.slurm import directives, sbatch_messages
 from src.submission.system import process
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class SbatchError(Exception):
 
 
 class Job(NamedTuple):
-    """One row of squeue or sacct: a Slurm job, or one task of an array. Times are unix seconds."""
+    """One row of squeue or sacct: a Slurm job, or one task of an array. Times are unix seconds.
+
+    The id is `12`, `12_3` for a task, and with `;NAME` at the end on a cluster other than this machine's.
+    """
 
     id: str
     state: str  # PENDING, RUNNING, COMPLETED, TIMEOUT …
@@ -59,9 +62,8 @@ class Queue:
         row = self.jobs.get(job)
         if row or not self._tasks:
             return row
-        array, underscore, _ = job.partition("_")
-        tasks = self._tasks.get(array, [])
-        if underscore:
+        tasks = self._tasks.get(_array_of(job), [])
+        if "_" in job.partition(";")[0]:
             return next((task for task in tasks if "[" in task.id), None)
         return next((task for task in tasks if task.state != "PENDING"), tasks[0] if tasks else None)
 
@@ -70,9 +72,8 @@ class Queue:
         """The rows of array tasks by the id of their array."""
         tasks: dict[str, list[Job]] = {}
         for job in self.jobs.values():
-            array, underscore, _ = job.id.partition("_")
-            if underscore:
-                tasks.setdefault(array, []).append(job)
+            if "_" in job.id.partition(";")[0]:
+                tasks.setdefault(_array_of(job.id), []).append(job)
         return tasks
 
     @cached_property
@@ -80,7 +81,7 @@ class Queue:
         ids: dict[tuple[str, str], list[str]] = {}
         for job in self.jobs.values():
             if job.comment:
-                ids.setdefault((job.comment, job.id.partition("_")[2]), []).append(job.id)
+                ids.setdefault((job.comment, job.id.partition(";")[0].partition("_")[2]), []).append(job.id)
         return ids
 
     def job_ids(self, comments: Sequence[tuple[str, str]]) -> list[str]:
@@ -92,8 +93,14 @@ class Queue:
 
     def newest_with_comment(self, comment: str) -> str | None:
         """Return the id of the newest job or array with the comment; None if there is none."""
-        ids = (re.split("[_+]", job.id)[0] for job in self.jobs.values() if job.comment == comment)
-        return max(ids, key=int, default=None)
+        ids = (_array_of(job.id) for job in self.jobs.values() if job.comment == comment)
+        return max(ids, key=lambda job: int(job.partition(";")[0]), default=None)
+
+
+def _array_of(job: str) -> str:
+    """Return the id without an array task or a component: 12;NAME for 12_3;NAME."""
+    local, semicolon, cluster = job.partition(";")
+    return re.split("[_+]", local)[0] + semicolon + cluster
 
 
 def max_array_size() -> int:
@@ -148,7 +155,7 @@ def sbatch_command(name: str, log: str, comment: str, options: Iterable[str], sc
 
 
 def submit(command: list[str], ticket: int | None = None) -> str:
-    """Call sbatch and return the id of the Slurm job. SbatchError if there is none.
+    """Call sbatch and return the id of the Slurm job, `12;NAME` on another cluster. SbatchError if there is none.
 
     The ticket is passed in the environment, which Slurm gives to the job; sites that do not still have the journal.
     """
@@ -160,10 +167,11 @@ def submit(command: list[str], ticket: int | None = None) -> str:
     except FileNotFoundError:
         raise SbatchError(sbatch_messages.PERMANENT, "sbatch is not on the PATH") from None
     # ID or ID;CLUSTER on a line of its own: the sbatch of some sites prints a greeting before it
-    ids = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:;.*)?\s*$", answer.stdout, re.MULTILINE)
+    ids = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:(?:;| on cluster )(\S+))?\s*$", answer.stdout, re.MULTILINE)
     # with --wait, sbatch exits with the code of the job; wrappers of sites fail after sbatch has succeeded
     if ids and "submission failed" not in answer.stderr:
-        return ids[-1]
+        job, cluster = ids[-1]
+        return job + _suffix(cluster)
     message = _message_of(answer)
     # success without an id, or an sbatch that was killed, may have submitted a job
     raise SbatchError(sbatch_messages.AMBIGUOUS if answer.returncode <= 0 else sbatch_messages.classify(message),
@@ -219,7 +227,7 @@ def submit_with_retries(command: list[str], ticket: int | None, comment: str, pa
     uncertain: SbatchError | None = None  # the latest error after which a job may exist
     calls = 0
     for pause in (*pauses, None):
-        queue = squeue() if uncertain else Queue(True)
+        queue = squeue(target_clusters(command) or [""]) if uncertain else Queue(True)
         if job := queue.newest_with_comment(comment):
             return job
         error = uncertain
@@ -249,16 +257,35 @@ def _last_error(error: SbatchError, uncertain: SbatchError | None, queue_answere
     return SbatchError(sbatch_messages.AMBIGUOUS, message)
 
 
-def own_jobs(*options: str) -> str | None:
+def target_clusters(command: Sequence[str]) -> list[str]:
+    """Return the clusters that a command of sbatch may submit to; none for that of this machine.
+
+    sbatch lets the command line override the environment, and that the script.
+    """
+    script = files.read_text(command[-2]) if len(command) > 2 else None
+    names = (directives.effective("", command[1:-2]).get("clusters") or slurm_environment.default_clusters()
+             or directives.effective(script or "").get("clusters") or "")
+    return [name for name in names.split(",") if name]
+
+
+def own_jobs(*options: str, cluster: str | None = None) -> str | None:
     """Return what squeue prints of this user's jobs, also in hidden partitions, one line for each job or array task.
 
-    None if squeue is missing or failed.
+    cluster: its name, "" for that of this machine, None for the default. None if squeue is missing or failed.
     """
-    command = ["squeue", "--all", "--noheader", "--array", *options]
-    answer = _answer([*command, "--me"])
+    command = ["squeue", "--all", "--noheader", "--array", *_cluster_option(cluster), *options]
+    answer = _answer([*command, "--me"], cluster)
     if answer and answer.returncode and re.search(r"option.*\bme\b", answer.stderr):  # before Slurm 20.02
-        answer = _answer([*command, f"--user={os.getuid()}"])
+        answer = _answer([*command, f"--user={os.getuid()}"], cluster)
     return answer.stdout if answer and answer.returncode == 0 else None
+
+
+def _cluster_option(cluster: str | None) -> list[str]:
+    return [f"--clusters={cluster}"] if cluster else []
+
+
+def _suffix(cluster: str | None) -> str:
+    return f";{cluster}" if cluster else ""
 
 
 _QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
@@ -266,14 +293,21 @@ USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS
                 "AllocTRES", "TRESUsageInTot")
 
 
-def squeue() -> Queue:
-    """Return all Slurm jobs of this user, by one call. `answered` is False if squeue is missing or failed."""
-    output = own_jobs(f"--format={_QUEUE_FORMAT}")
-    if output is None:
-        return Queue()
-    rows = (line.split("|", 4) for line in output.splitlines() if line.count("|") >= 4)
-    return Queue(True, {job: Job(job, row[1], row[3], row[4], _seconds(row[2])) for row in rows
-                        for job in _job_ids(row[0])})
+def squeue(clusters: Collection[str] | None = None) -> Queue:
+    """Return all Slurm jobs of this user, by one call for each cluster.
+
+    clusters: "" for that of this machine; None for the default. `answered` is False if squeue is missing, or failed for
+    one of them.
+    """
+    queue = Queue(True)
+    for cluster in [None] if clusters is None else sorted(clusters):
+        output = own_jobs(f"--format={_QUEUE_FORMAT}", cluster=cluster)
+        queue.answered &= output is not None
+        for row in (line.split("|", 4) for line in (output or "").splitlines() if line.count("|") >= 4):
+            for job in _job_ids(row[0]):
+                job += _suffix(cluster)
+                queue.jobs[job] = Job(job, row[1], row[3], row[4], _seconds(row[2]))
+    return queue
 
 
 # Selected by state, sacct also lists jobs that were cancelled while they waited for a dependency.
@@ -281,16 +315,23 @@ _ACCOUNTED = ("PENDING", "RUNNING", "SUSPENDED", "BOOT_FAIL", "CANCELLED", "COMP
               "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 
 
-def sacct(since: float) -> dict[str, Job]:
-    """Return this user's Slurm jobs since a time (unix seconds) by id, by one call; array tasks separately.
+def sacct(since: float, clusters: Collection[str] | None = None) -> dict[str, Job]:
+    """Return this user's Slurm jobs since a time (unix seconds) by id, by one call for each cluster; array tasks
+    separately. clusters: as for squeue.
 
     Empty if sacct is missing or has no database.
     """
-    output = query(["sacct", "--allocations", "--noheader", "--parsable2", _start_time(since), "--endtime=now",
-                    f"--state={','.join(_ACCOUNTED)}", "--format=JobID,State,Submit,ExitCode"])
-    rows = (line.split("|") for line in (output or "").splitlines() if line.count("|") == 3)
-    return {job: Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2])) for row in rows if row[1]
-            for job in _job_ids(row[0])}
+    jobs = {}
+    for cluster in [None] if clusters is None else sorted(clusters):
+        answer = _answer(["sacct", "--allocations", "--noheader", "--parsable2", *_cluster_option(cluster),
+                          _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}",
+                          "--format=JobID,State,Submit,ExitCode"], cluster)
+        output = answer.stdout if answer and answer.returncode == 0 else ""
+        for row in (line.split("|") for line in output.splitlines() if line.count("|") == 3):
+            for job in _job_ids(row[0]) if row[1] else []:
+                job += _suffix(cluster)
+                jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]))
+    return jobs
 
 
 def _start_time(since: float) -> str:
@@ -360,16 +401,24 @@ def scancel(jobs: Iterable[str]) -> list[str]:
 
     SlurmError with the message of scancel if it refuses another one; the rest is cancelled then.
     """
-    answer = _call(["scancel", *jobs])
+    by_cluster: dict[str, list[str]] = {}
+    for job in jobs:
+        local, _, cluster = job.partition(";")
+        by_cluster.setdefault(cluster, []).append(local)
     gone, refusals = [], []
-    for line in answer.stderr.splitlines() if answer.returncode else []:
-        match = _NOT_CANCELLED.search(line)
-        if match and _IS_GONE.search(match[2]):
-            gone.append(match[1])
-        elif line.strip():
-            refusals.append(line)
-    if refusals or answer.returncode and not gone:
-        message = " ".join(" ".join(refusals).split()) or f"exit code {answer.returncode}"
+    for cluster, local_ids in by_cluster.items():
+        answer = _call(["scancel", *_cluster_option(cluster), *local_ids], env=_query_environment(cluster))
+        errors = [line for line in answer.stderr.splitlines() if line.strip()] if answer.returncode else []
+        for line in errors:
+            match = _NOT_CANCELLED.search(line)
+            if match and _IS_GONE.search(match[2]):
+                gone.append(match[1] + _suffix(cluster))
+            else:
+                refusals.append(line)
+        if answer.returncode and not errors:
+            refusals.append(f"exit code {answer.returncode}")
+    if refusals:
+        message = " ".join(" ".join(refusals).split())
         raise SlurmError(message if message.startswith("scancel:") else f"scancel: {message}")
     return gone
 
@@ -380,10 +429,15 @@ def query(command: list[str]) -> str | None:
     return answer.stdout if answer and answer.returncode == 0 else None
 
 
-def _answer(command: list[str]) -> CompletedProcess[str] | None:
+def _query_environment(cluster: str | None) -> dict[str, str]:
+    """The environment of a query; for the cluster of this machine ("") without SLURM_CLUSTERS."""
+    return slurm_environment.for_local_cluster() if cluster == "" else slurm_environment.for_queries()
+
+
+def _answer(command: list[str], cluster: str | None = None) -> CompletedProcess[str] | None:
     """Run a query; None if the command is missing, or takes more than a minute."""
     try:
-        return _call(command, timeout=60)
+        return _call(command, env=_query_environment(cluster), timeout=60)
     except OSError:
         return None
 

@@ -34,7 +34,9 @@ class QueueLimiter:
         """Return whether this many jobs may be submitted; if not, after a pause. QueueFull without should_wait."""
         if self.max_queued is None or self._free >= jobs:
             return True
-        queued = count_queued(self.batch, client.squeue())
+        clusters = {cluster for ticket in journal.read_history(self.batch).tickets.values()
+                    for cluster in ticket.clusters}
+        queued = count_queued(self.batch, client.squeue(clusters or None))
         self._free = 0 if queued is None else self.max_queued - queued
         if self._free >= jobs:
             return True

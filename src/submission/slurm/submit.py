@@ -303,7 +303,7 @@ def submit_all(submission: Submission, journal: Journal, resume_command: str, li
 def _submit(unit: int, call: SbatchCall, journal: Journal, limiter: QueueLimiter, where: str,
             resume_command: str) -> str | None:
     """Submit a unit. Return the id of its Slurm job; None after waiting because a limit of the cluster was reached."""
-    journal.record_sending(unit)
+    journal.record_sending(unit, client.target_clusters(call.command))
     try:
         job = client.submit_with_retries(call.command, call.ticket, call.comment)
     except client.SbatchError as error:

@@ -148,7 +148,7 @@ def submit_notify_jobs(notify: Notify, batch: str, token: str, jobs: Sequence[st
 
 
 def _after(jobs: Sequence[str]) -> list[str]:
-    return [f"--dependency=afterany:{':'.join(jobs[-_MAX_DEPENDENCIES:])}"]
+    return [f"--dependency=afterany:{':'.join(job.partition(';')[0] for job in jobs[-_MAX_DEPENDENCIES:])}"]
 
 
 def _in_minutes(minutes: float) -> str:

@@ -48,6 +48,11 @@ class _RunFiles(NamedTuple):
         return self.ticket is not None and self.ticket.mode == journal.SLURM and (
             self.ticket.sent or bool(self.ticket.slurm_jobs))
 
+    def clusters(self) -> set[str]:
+        """Return the clusters that the run's jobs may be on; "" for that of this machine."""
+        jobs = self.ticket.slurm_jobs if self.ticket else []
+        return {job.partition(";")[2] for job in jobs} or (self.ticket and self.ticket.clusters) or {""}
+
     def is_queued(self, queue: Queue) -> bool:
         """Return whether squeue lists a known job of the run."""
         job = self.claim.get("slurm_job")
@@ -126,10 +131,11 @@ def _observe(batches: Iterable[str]) -> list[Observation]:
         history = journal.read_history(path)
         batch_files.append((path, history, [_read(path, name, history) for name in _with_deleted(run_names, history)]))
     open_runs = [files for _, _, runs in batch_files for files in runs if files.may_be_queued()]
-    queue = client.squeue() if open_runs else Queue()
+    clusters = {cluster for files in open_runs for cluster in files.clusters()}
+    queue = client.squeue(clusters) if open_runs else Queue()
     # a run that squeue lists does not need sacct
     ticket_times = [files.ticket.time for files in open_runs if files.ticket and not files.is_queued(queue)]
-    accounting = client.sacct(min(ticket_times)) if ticket_times else {}
+    accounting = client.sacct(min(ticket_times), clusters) if ticket_times else {}
     answers = _Answers(queue, accounting, _Processes(), time.time(), {})
 
     def conclude(files: _RunFiles, history: History) -> Run:

@@ -98,7 +98,7 @@ def _runs_of_job(batch: str, job: str) -> list[str]:
     for journal in _journals(batch):
         records = files.read_json_lines(os.path.join(batch, run_folder.SUBMISSIONS, journal))
         unit_numbers = [record["unit"] for record in records if isinstance(record, dict)
-                        and record.get("kind") == "job" and record.get("slurm_job") == base]
+                        and record.get("kind") == "job" and str(record.get("slurm_job")).partition(";")[0] == base]
         if not unit_numbers:
             continue
         planned = list(records[0]["tickets"])

@@ -166,8 +166,8 @@ class Evidence:
 
     def _was_succeeded(self, row: Job) -> bool:
         """Whether this Slurm job ended because its run continues in another one."""
-        return self.attempt.get("how") == run_folder.REQUEUED and row.id == self.attempt.get("slurm_job") and (
-            row.state in ("FAILED", "COMPLETED", "PREEMPTED"))
+        return (self.attempt.get("how") == run_folder.REQUEUED and row.state in ("FAILED", "COMPLETED", "PREEMPTED")
+                and row.id.partition(";")[0] == self.attempt.get("slurm_job"))
 
     @cached_property
     def accounted_end(self) -> str | None:
@@ -328,8 +328,9 @@ def as_markdown() -> str:
 
 def candidate_jobs(ticket: Ticket | None, claim: Mapping[str, Any], queue: Queue) -> list[str]:
     """Return the Slurm jobs that may run it: the one that claimed it, or all that were submitted for the ticket."""
-    if claim.get("slurm_job"):
-        return [claim["slurm_job"]]
+    if job := claim.get("slurm_job"):  # without its cluster, which the journal holds
+        submitted = ticket.slurm_jobs if ticket else []
+        return [next((known for known in submitted if known.startswith(f"{job};")), job)]
     if ticket is None:
         return []
     queued = queue.job_ids(ticket.comments)

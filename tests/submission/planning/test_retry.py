@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import experiments
 from src.submission.batch import heartbeat
+from src.submission.slurm import client
+from src.submission.slurm.client import Job, Queue
 from src.submission.status.observe import observe
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project
@@ -88,3 +91,56 @@ def test_run_whose_heartbeat_is_old_is_lost(running: Path, project: Project, fak
     os.utime(running / "attempt-1-0.json", (before, before))
     run, = observe([str(project.batch)])[0].runs.values()
     assert run.state.name == "lost"
+
+
+CLUSTER_WRAPPER = """#!/bin/bash
+# the command NAME of a site whose cluster c2 is the fake one, and whose own cluster has no jobs
+arguments=() is_c2=
+for word; do case "$word" in --clusters=c2) is_c2=1;; *) arguments+=("$word");; esac; done
+if [ NAME = sbatch ]; then
+  output=$({real} "${arguments[@]}") || exit $?
+  echo "$output${output:+;c2}"
+elif [ "$is_c2" ]; then exec {real} "${arguments[@]}"; fi
+"""
+
+
+@pytest.mark.parametrize("way", ["option", "environment", "lost answer"])
+def test_job_on_another_cluster_is_found_and_cancelled_there(
+        way: str, project: Project, fake_slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrappers = tmp_path / "wrappers"
+    wrappers.mkdir()
+    for name in ("sbatch", "squeue", "sacct", "scancel"):
+        text = CLUSTER_WRAPPER.replace("NAME", name).replace("{real}", str(fake_slurm.folder / "bin" / name))
+        (wrappers / name).write_text(text)
+        (wrappers / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrappers}:{os.environ['PATH']}")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "0.1"))
+    (project.folder / "s.sh").write_text(SCRIPT.format(python=sys.executable))
+    if way == "lost answer":
+        fake_slurm.lose_reply(1)
+    options = [] if way == "environment" else ["--sbatch", "clusters=c2"]
+    with monkeypatch.context() as submitting:
+        submitting.setenv("SBATCH_CLUSTERS", "c2" if way == "environment" else "")
+        assert project.submit(project.spec, "-s", "s.sh", "-y", *options) == 0
+    jobs = fake_slurm.jobs()
+    assert len(jobs) == 2
+    monkeypatch.setenv("SLURM_CLUSTERS", "c3")
+    observed = observe([str(project.batch)])[0].runs.values()
+    assert [run.state for run in observed] == [("pending", "Priority", f"{job};c2") for job in jobs]
+    project.submit("-r", project.batch, "-y")
+    assert fake_slurm.jobs() == jobs
+    assert experiments.main(["cancel", "-y", str(project.batch)]) == 0
+    assert fake_slurm.jobs("CANCELLED") == jobs
+    assert {run.state.name for run in observe([str(project.batch)])[0].runs.values()} == {"cancelled"}
+
+
+def test_run_on_another_cluster_is_running_by_its_claim(
+        running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, = (project.batch / "submissions").glob("*.jsonl")
+    job, = fake_slurm.jobs()
+    journal.write_text(journal.read_text().replace(f'"slurm_job": "{job}"', f'"slurm_job": "{job};c2"'))
+    monkeypatch.setattr(client, "squeue", lambda clusters: Queue(clusters == {"c2"}, {
+        f"{job};c2": Job(f"{job};c2", "RUNNING")}))
+    run, = observe([str(project.batch)])[0].runs.values()
+    assert (run.state.name, run.slurm_jobs) == ("running", (f"{job};c2",))
+    (project.batch / "go").touch()

@@ -62,7 +62,7 @@ def test_end_of_an_earlier_ticket_does_not_count(tmp_path: Path) -> None:
 
 def test_job_that_fails_before_python_starts_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = client.Queue(True, {"8": client.Job("8", "RUNNING")})
-    monkeypatch.setattr(client, "squeue", lambda: queue)
+    monkeypatch.setattr(client, "squeue", lambda clusters: queue)
     breaker = CircuitBreaker(str(tmp_path), 1)
     for job in ("7", "8", "9"):
         (tmp_path / job).mkdir()

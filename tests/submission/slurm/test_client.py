@@ -77,10 +77,10 @@ def test_errors_of_sbatch_are_classified_and_keep_their_message(message: str, ki
 
 def test_submit_returns_the_job_id_and_passes_the_ticket(fake_sbatch: Path) -> None:
     answer(fake_sbatch, "echo sbatch: a warning >&2; echo \"12$GRIDIRON_TICKET;cluster\"")
-    assert client.submit(["sbatch", "script"], 3) == "123"
+    assert client.submit(["sbatch", "script"], 3) == "123;cluster"
 
 
-@pytest.mark.parametrize("message", ["Welcome to cluster 9!\n 17\n", "17;cluster9\n", "3 jobs are queued\n17"])
+@pytest.mark.parametrize("message", ["Welcome to cluster 9!\n 17\n", "3 jobs are queued\n17"])
 def test_submit_ignores_a_greeting_before_the_job_id(message: str, fake_sbatch: Path) -> None:
     (fake_sbatch / "words").write_text(message)
     answer(fake_sbatch, f"cat {fake_sbatch}/words")
@@ -272,3 +272,20 @@ def test_scancel_of_a_job_that_is_gone_cancels_the_others(fake_sbatch: Path) -> 
         with pytest.raises(SlurmError, match=refusal) as error:
             client.scancel(["6", "7", "8"])
         assert "job id 7" not in str(error.value)
+
+
+@pytest.mark.parametrize(("arguments", "variables", "script", "clusters"), [
+    ([], {}, "", []),
+    ([], {}, "#SBATCH -M c2\n", ["c2"]),
+    ([], {"SLURM_CLUSTERS": "c3,c4"}, "#SBATCH -M c2\n", ["c3", "c4"]),
+    ([], {"SLURM_CLUSTERS": "c3", "SBATCH_CLUSTERS": "c5"}, "", ["c5"]),
+    (["--clusters=c6"], {"SBATCH_CLUSTERS": "c5"}, "#SBATCH --clusters=c2\n", ["c6"])])
+def test_target_clusters_as_sbatch_chooses_them(arguments: list[str], variables: dict[str, str], script: str,
+                                                clusters: list[str], tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "s.sh").write_text(f"#!/bin/sh\n{script}")
+    assert client.target_clusters(["sbatch", *arguments, str(tmp_path / "s.sh"), "spec.yaml"]) == clusters

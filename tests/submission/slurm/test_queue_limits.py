@@ -86,7 +86,7 @@ def test_only_jobs_of_this_batch_are_counted(batch: str) -> None:
 
 def test_queue_is_queried_once_for_all_free_places(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(client, "squeue", lambda: looks.append(1) or queue(*OURS, *OURS[:1] * len(looks)))
+    monkeypatch.setattr(client, "squeue", lambda clusters: looks.append(1) or queue(*OURS, *OURS[:1] * len(looks)))
     room = QueueLimiter(batch, 5, should_wait=False)
     for _ in range(2):
         assert room.acquire(1)
@@ -101,7 +101,7 @@ def test_queue_is_queried_once_for_all_free_places(batch: str, monkeypatch: pyte
 def test_pauses_grow_until_jobs_are_submitted(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     answers = [client.Queue(), queue(*OURS), queue(*OURS), queue(OURS[0]), queue(*OURS), queue()]
-    monkeypatch.setattr(client, "squeue", lambda: answers.pop(0))
+    monkeypatch.setattr(client, "squeue", lambda clusters: answers.pop(0))
     monkeypatch.setattr("time.sleep", pauses.append)
     room = QueueLimiter(batch, 2, should_wait=True)
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_pauses_grow_until_jobs_are_submitted(batch: str, monkeypatch: pytest.Mo
 
 
 def test_max_queued_without_an_answer_of_squeue_is_an_error(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "squeue", client.Queue)
+    monkeypatch.setattr(client, "squeue", lambda clusters: client.Queue())
     with pytest.raises(SlurmError, match="squeue does not answer"):
         QueueLimiter(batch, 2, should_wait=False).acquire(1)
 

@@ -41,11 +41,11 @@ def test_run_that_ends_during_the_observation_is_not_lost(batch: Path, monkeypat
     book.record_end()
     monkeypatch.undo()
 
-    def squeue() -> Queue:  # by now the first run has ended and its job is gone
+    def squeue(clusters: set[str]) -> Queue:  # by now the first run has ended and its job is gone
         (batch / RUNS[0] / "done").write_text("completed\n")
         return Queue(True)
     monkeypatch.setattr(client, "squeue", squeue)
-    monkeypatch.setattr(client, "sacct", lambda since: {})
+    monkeypatch.setattr(client, "sacct", lambda *_: {})
     assert states(batch) == ["done", "lost"]
 
 
@@ -79,8 +79,8 @@ def test_slurm_is_queried_once_for_all_runs(batch: Path, monkeypatch: pytest.Mon
     for unit in range(len(RUNS)):
         book.record_job(unit, "7")
     asked: list[str] = []
-    monkeypatch.setattr(client, "squeue", lambda: asked.append("squeue") or Queue(True))
-    monkeypatch.setattr(client, "sacct", lambda since: asked.append("sacct") or {})
+    monkeypatch.setattr(client, "squeue", lambda clusters: asked.append("squeue") or Queue(True))
+    monkeypatch.setattr(client, "sacct", lambda *_: asked.append("sacct") or {})
     states(batch)
     assert asked == ["squeue", "sacct"]
     for name in RUNS:
