@@ -430,7 +430,7 @@ def query(command: list[str]) -> str | None:
 
 
 def _query_environment(cluster: str | None) -> dict[str, str]:
-    """The environment of a query; for the cluster of this machine ("") without SLURM_CLUSTERS."""
+    """The environment of a query; for the cluster of this machine ("") without those that the user chose."""
     return slurm_environment.for_local_cluster() if cluster == "" else slurm_environment.for_queries()
 
 
