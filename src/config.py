@@ -217,6 +217,11 @@ _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or fa
                "dict[str, scalar]": "a mapping of names to numbers, strings, true, false, null, or lists of them"}
 
 
+def declared_types(name: str) -> frozenset[str]:
+    """Return the declared types of a field, as {"int", "None"}; empty if Config has no such field."""
+    return _KINDS.get(name, frozenset())
+
+
 def _kind_of(value: object) -> frozenset[str]:
     """The declared types that `value` may stand for."""
     if value is None:

@@ -1,43 +1,44 @@
-"""How busy the GPUs of runs are, by the system metrics of their epochs, and what to try where that is little"""
+"""Find runs whose GPUs are idle, by the system metrics of their epochs, and suggest what to change."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-COLUMN = "system/gpu"  # of stats.csv: percent of the time in which the run's GPUs did anything
-_ENOUGH = 70.0  # percent
-_MOST_LOADERS = 16
+COLUMN = "system/gpu"  # of stats.csv: percent of the time in which the run's GPUs were busy
+_BUSY_ENOUGH = 70.0  # percent
+_MAX_LOADERS = 16
 
 
 class IdleGpu(NamedTuple):
-    """A run whose GPU waits: how busy it is, in percent, and what to try."""
+    """A run whose GPU is idle. busy: percent of the time; suggestion: what to try."""
 
     busy: float
-    tries: str
+    suggestion: str
 
 
 def assess(rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> IdleGpu | None:
-    """What the epochs of a run say; None if its GPU is busy enough, or nothing is known. Empty cells are left out."""
-    known = [row for row in rows if row.get(COLUMN) not in (None, "")]
-    if not known:
+    """Assess the epochs of a run. None if its GPU is busy enough, or was not measured. Empty cells are skipped."""
+    measured = [row for row in rows if row.get(COLUMN) not in (None, "")]
+    if not measured:
         return None
-    busy = sum(float(row[COLUMN]) for row in known) / len(known)
-    if busy >= _ENOUGH:
+    busy = sum(float(row[COLUMN]) for row in measured) / len(measured)
+    if busy >= _BUSY_ENOUGH:
         return None
-    seconds, waits = (sum(float(row.get(name) or 0) for row in known) for name in ("train/time", "train/data_time"))
+    seconds, waiting = (sum(float(row.get(name) or 0) for row in measured)
+                        for name in ("train/time", "train/data_time"))
     workers = int(config.get("num_workers") or 0)
-    if seconds and waits / seconds > 0.3 and workers < _MOST_LOADERS:
-        more = min(max(4 * workers, 4), _MOST_LOADERS)
+    if seconds and waiting / seconds > 0.3 and workers < _MAX_LOADERS:
+        more = min(max(4 * workers, 4), _MAX_LOADERS)
         cpus = (config.get("facts") or {}).get("threads") or more
         return IdleGpu(busy, f"num_workers {more}" + (f" on as many CPUs (now {cpus})" if cpus < more else ""))
     return IdleGpu(busy, f"a batch_size above {config.get('batch_size')}")
 
 
-def summarize(found: Iterable[IdleGpu | None]) -> list[str]:
-    """`GPU 23 % busy: try num_workers 8 (3 runs)`, one for all runs that should try the same."""
+def summarize(runs: Iterable[IdleGpu | None]) -> list[str]:
+    """Return lines such as `GPU 23 % busy: try num_workers 8 (3 runs)`, one per suggestion."""
     groups: dict[str, list[float]] = {}
-    for idle in found:
+    for idle in runs:
         if idle:
-            groups.setdefault(idle.tries, []).append(idle.busy)
-    return [f"GPU {sum(busy) / len(busy):.0f} % busy: try {tries}{f' ({len(busy)} runs)' if len(busy) > 1 else ''}"
-            for tries, busy in groups.items()]
+            groups.setdefault(idle.suggestion, []).append(idle.busy)
+    return [f"GPU {sum(busy) / len(busy):.0f} % busy: try {suggestion}{f' ({len(busy)} runs)' if len(busy) > 1 else ''}"
+            for suggestion, busy in groups.items()]

@@ -18,7 +18,7 @@ def test_one_that_waits_for_nothing_wants_larger_batches() -> None:
     found = gpu_idle.assess([epoch(10, waits=1), epoch(30, waits=1)], {"num_workers": 2, "batch_size": 32})
     assert gpu_idle.summarize([found, found]) == ["GPU 20 % busy: try a batch_size above 32 (2 runs)"]
     most = gpu_idle.assess([epoch(10)], {"num_workers": 16, "batch_size": 32})  # loaders are no help any more
-    assert most and most.tries == "a batch_size above 32"
+    assert most and most.suggestion == "a batch_size above 32"
 
 
 def test_a_busy_one_and_one_that_nobody_knows_of_are_left_alone() -> None:

@@ -1,23 +1,29 @@
-"""Two groups of runs compared: which settings changed, which metrics moved, and by how many standard errors."""
+"""Compare two groups of runs: which settings changed, by how much each metric changed, and how certain that is."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from src import metrics
-from src.analysis.plotting.plots import format_value, levels
-from src.analysis.reading.filters import cell_key
-from src.analysis.reading.results import Results
-from src.analysis.tables.tables import setting_columns, values_table, varying_columns
+from src.analysis.plotting.figure_layout import format_value
+from src.analysis.reading.filters import cell_key, is_missing, levels
+from src.analysis.reading.frames import SEEDS
+from src.analysis.reading.results import METRIC, Results
+from src.analysis.tables import inference, tables
 from src.errors import ResultsError
+from src.metrics import Metric
 
-_MEASURES = ("loss", "accuracy", "mae", "r2", "perplexity", "time")
+# last parts of columns that describe the progress of training, not its result
+_PROGRESS = ("data_time", "examples_per_second", "tokens_per_second", "seen_examples", "seen_tokens", "learning_rate",
+             "trainable_parameters", "step", "timestamp")
+_Setting = tuple[object, ...]
 
 
 class SettingChange(NamedTuple):
-    """A setting whose values are others."""
+    """A setting that both groups have, with other values in the second one."""
 
     parameter: str
     before: str
@@ -25,92 +31,197 @@ class SettingChange(NamedTuple):
 
 
 class MetricChange(NamedTuple):
-    """A metric: its means over the points that both have, and how far it moved.
+    """The change of a metric.
 
-    error: standard error of the change; over points of the grid, or over repeats where there is one point; NaN where
-    there is neither. errors: change / error. better: None where it is no question.
+    metric: a stats column, of which the last value counts; best/COLUMN: its best value;
+    before, after: means over the compared settings;
+    change: after - before, with standard error, 95 % interval and p value, NaN where the noise is unknown;
+    basis: what the interval rests on, as "3 settings", "4 seeds in both", "2 + 3 runs";
+    better: whether the change is an improvement; None where that is not defined.
     """
 
     metric: str
     before: float
     after: float
-    change: float
-    error: float
-    errors: float
+    change: inference.Estimate
+    basis: str
     better: bool | None
 
 
+class BestRun(NamedTuple):
+    """The best run of a group by the ranking metric. position: its row; metric: the column of `value`."""
+
+    position: int
+    run: str
+    metric: str
+    value: float
+
+
 class Comparison(NamedTuple):
-    """points: settings that both have; 0: none, and the means of all runs are compared."""
+    """The difference of two groups of runs.
+
+    changes: settings that both groups have, with other values;
+    only_before, only_after: parameters that only one group has;
+    settings: number of settings that both have, which are compared; 0: none, and the best runs are compared instead;
+    counts: which runs of each group count;
+    best: the best run of each group; None if none has a value;
+    metrics: the change of each metric, the named one first;
+    note: what a reader must know about the choice of the best values, or "".
+    """
 
     changes: list[SettingChange]
-    points: int
-    moves: list[MetricChange]
+    only_before: list[str]
+    only_after: list[str]
+    settings: int
+    counts: tuple[tables.RunCounts, tables.RunCounts]
+    best: tuple[BestRun | None, BestRun | None]
+    metrics: list[MetricChange]
+    note: str
 
 
 def compare(before: Results, after: Results) -> Comparison:
-    """What differs between two groups of runs, such as two batches.
+    """Compare two groups of runs, such as two batches.
 
-    Runs are matched by what varies in either of them, without seeds and without what changed altogether: runs of equal
-    settings are repeats. Each metric counts with its last value; those that runs are judged by with their best too,
-    diverged runs left out. Raises ResultsError if one group has no run.
+    Runs that do not count (`tables.counted`) are left out. The others are matched by the settings that vary within a
+    group; a setting that has a single value per group may differ, as it is what changed. The change of a metric is the
+    mean change over the settings that both groups have; docs/statistics.md defines its interval. Without such a
+    setting, the best run is compared with the best run. ResultsError if one group has no run.
     """
-    frames = [values_table(results.config, results.long) for results in (before, after)]
-    if any(frame.empty for frame in frames):
-        raise ResultsError("there are no runs to compare", hint="has a run of each begun? `experiments.py status` says")
-    settings = [name for name in dict.fromkeys(name for results in (before, after)
-                                               for name in setting_columns(results.config))
-                if not name.startswith("seed")]
-    values = {name: [list(map(cell_key, frame[name].tolist())) if name in frame else [None] for frame in frames]
-              for name in settings}
-    changes = [SettingChange(name, *(_some(frame, name) for frame in frames))
-               for name, (one, other) in values.items() if set(one) != set(other)]
-    replaced = {name for name in settings if set(values[name][0]).isdisjoint(values[name][1])}
-    varying = [name for name in dict.fromkeys(name for results in (before, after)
-                                              for name in varying_columns(results.config))
-               if name not in replaced and all(name in frame for frame in frames)]
-    groups = [_points(frame, varying) for frame in frames]
-    common = [point for point in groups[0] if point in groups[1]]
-    pairs = [(groups[0][point], groups[1][point]) for point in common] or [tuple(frames)]
-    names = [name for name in frames[0] if name in frames[1] and "/" in name and not name.startswith("facts/")
-             and name.rpartition("/")[2] in _MEASURES and pd.api.types.is_float_dtype(frames[0][name])
-             and pd.api.types.is_float_dtype(frames[1][name])]
-    moves = [_move(name, [(one[name].to_numpy(), other[name].to_numpy()) for one, other in pairs]) for name in names]
-    return Comparison(changes, len(common), [move for move in moves if move is not None])
+    configs = (before.config, after.config)
+    if any(config.empty for config in configs):
+        raise ResultsError("there are no runs to compare", hint="`experiments.py status` shows whether a run has begun")
+    metric = _common_metric(configs)
+    names = [[name for name in tables.setting_columns(config) if not name.startswith("seed")] for config in configs]
+    common = [name for name in names[0] if name in names[1]]
+    changes = [SettingChange(name, *(_format_levels(config[name]) for config in configs)) for name in common
+               if len({frozenset(map(cell_key, config[name].tolist())) for config in configs}) > 1]
+    values = [tables.values_table(results.config, results.long) for results in (before, after)]
+    best = _best_run(before, metric), _best_run(after, metric)
+    matches = _match_settings(configs, common)
+    compared = matches
+    if not matches:
+        runs = [[one.position] for one in best if one] if all(best) else [
+            np.flatnonzero(tables.counted(config)) for config in configs]
+        compared = [_Match(np.array(runs[0]), np.array(runs[1]), is_paired=False)]
+    columns = _metric_columns(before, after, values, metric)
+    found = [_metric_change(name, values, compared, metric) for name in columns]
+    ranked = metrics.ranking_columns(columns, metric)
+    only_before, only_after = ([name for name in own if name not in other] for own, other in (names, names[::-1]))
+    return Comparison(changes, only_before, only_after, len(matches),
+                      (tables.run_counts(before.config), tables.run_counts(after.config)), best,
+                      [change for change in found if change is not None],
+                      "; ".join(tables.selection_note(ranked)) if ranked else "")
 
 
-def _points(frame: pd.DataFrame, names: list[str]) -> dict[tuple[object, ...], pd.DataFrame]:
-    """The runs of each point of the grid."""
-    found: dict[tuple[object, ...], list[int]] = {}
-    columns = [list(map(cell_key, frame[name].tolist())) for name in names]
-    for position in range(len(frame)):
-        found.setdefault(tuple(column[position] for column in columns), []).append(position)
-    return {point: frame.iloc[positions] for point, positions in found.items()}
+def _common_metric(configs: Sequence[pd.DataFrame]) -> Metric | None:
+    """The metric that the job specs name; None if they name different ones."""
+    named = {config.attrs[METRIC] for config in configs if METRIC in config.attrs}
+    return Metric(*named.pop()) if len(named) == 1 else None
 
 
-def _some(frame: pd.DataFrame, name: str, most: int = 6) -> str:
-    if name not in frame:
-        return "(not there)"
-    found = levels(frame[name])
-    return ", ".join(format_value(value) for value in found[:most]) + (" …" if len(found) > most else "")
-
-
-def _move(name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> MetricChange | None:
-    """None where no point has a value on both sides."""
-    finite = [(one[np.isfinite(one)], other[np.isfinite(other)]) for one, other in pairs]
-    finite = [(one, other) for one, other in finite if len(one) and len(other)]
-    if not finite:
+def _best_run(results: Results, metric: Metric | None) -> BestRun | None:
+    df = results.big_df()[tables.counted(results.config)]
+    if df.empty:
         return None
-    before, after = (np.array([pair[side].mean() for pair in finite]) for side in (0, 1))
-    changes = after - before
-    if len(finite) > 1:
-        error = changes.std(ddof=1) / np.sqrt(len(finite))
-    elif min(map(len, finite[0])) > 1:  # Welch's, over repeats
-        error = np.sqrt(sum(values.var(ddof=1) / len(values) for values in finite[0]))
+    if metric:
+        df.attrs[METRIC] = metric
+    try:
+        best = tables.best_runs(df, n=1).iloc[0]
+    except ResultsError:  # nothing to rank by
+        return None
+    position = int(np.flatnonzero(results.config["run"] == best["run"])[0])
+    return BestRun(position, best["run"], best["metric"], best["value"]) if best["value"] == best["value"] else None
+
+
+class _Match(NamedTuple):
+    """The rows of one setting in both groups, those that count. is_paired: row i of both has the same seeds."""
+
+    before: np.ndarray
+    after: np.ndarray
+    is_paired: bool
+
+
+def _match_settings(configs: tuple[pd.DataFrame, pd.DataFrame], common: list[str]) -> list[_Match]:
+    """The settings that both groups have; none if a group varies in something that the other one lacks."""
+    varying = list(dict.fromkeys(name for config in configs for name in tables.varying_columns(config)))
+    if not set(varying) <= set(common):
+        return []
+    rows = [_rows_by_setting(config, varying) for config in configs]
+    matches = [_match_seeds(configs, (rows[0][point], rows[1][point])) for point in rows[0] if point in rows[1]]
+    return [match for match in matches if len(match.before) and len(match.after)]
+
+
+def _rows_by_setting(config: pd.DataFrame, names: list[str]) -> dict[_Setting, list[int]]:
+    """The rows of each setting, without exact repeats."""
+    columns = [list(map(cell_key, config[name].tolist())) for name in names]
+    rows: dict[_Setting, list[int]] = {}
+    for row in np.flatnonzero(~tables.repeats(config)).tolist():
+        rows.setdefault(tuple(column[row] for column in columns), []).append(row)
+    return rows
+
+
+def _match_seeds(configs: tuple[pd.DataFrame, pd.DataFrame], rows: tuple[list[int], list[int]]) -> _Match:
+    """Pair the runs of a setting if both groups have the same seeds; a pair counts if both of its runs do."""
+    counted = [np.array([row for row in own if is_counted[row]], int) for own, is_counted in zip(
+        rows, (tables.counted(config).tolist() for config in configs), strict=True)]
+    seeds = [_rows_by_seeds(config, own) for config, own in zip(configs, rows, strict=True)]
+    if not seeds[0] or set(seeds[0]) != set(seeds[1]):
+        return _Match(counted[0], counted[1], is_paired=False)
+    pairs = [(seeds[0][seed], seeds[1][seed]) for seed in seeds[0]
+             if seeds[0][seed] in counted[0] and seeds[1][seed] in counted[1]]
+    return _Match(np.array([row for row, _ in pairs], int), np.array([row for _, row in pairs], int), is_paired=True)
+
+
+def _rows_by_seeds(config: pd.DataFrame, rows: list[int]) -> dict[tuple[Any, ...], int]:
+    """The row of each pair of seeds; empty if seeds are unknown or occur twice."""
+    if not set(SEEDS) <= set(config):
+        return {}
+    seeds = list(zip(*(config[name].iloc[rows].tolist() for name in SEEDS), strict=True))
+    is_unique = len(set(seeds)) == len(seeds) and not any(is_missing(seed) for pair in seeds for seed in pair)
+    return dict(zip(seeds, rows, strict=True)) if is_unique else {}
+
+
+def _metric_columns(before: Results, after: Results, values: list[pd.DataFrame], metric: Metric | None) -> list[str]:
+    """The columns to compare: those that rank first, with their best values, then the others, times last."""
+    names = [name for name in before.long.columns[2:]
+             if name in after.long.columns and name.rpartition("/")[2] not in _PROGRESS
+             and not name.startswith("system/")
+             and all(name in table and pd.api.types.is_float_dtype(table[name]) for table in values)]
+    ranked = metrics.ranking_columns(names, metric)
+    best = [f"best/{name}" for name in ranked if all(f"best/{name}" in table for table in values)]
+    others = sorted((name for name in names if name not in ranked), key=lambda name: name.endswith("/time"))
+    return [*best, *ranked, *others]
+
+
+def _metric_change(name: str, values: list[pd.DataFrame], matches: list[_Match], metric: Metric | None
+                   ) -> MetricChange | None:
+    """The change over the settings in which both groups have a value; None if there is none."""
+    columns = [table[name].to_numpy(float) for table in values]
+    pairs = []
+    for match in matches:
+        own, other = columns[0][match.before], columns[1][match.after]
+        if match.is_paired:
+            finite = np.isfinite(own) & np.isfinite(other)
+            own, other = own[finite], other[finite]
+        else:
+            own, other = own[np.isfinite(own)], other[np.isfinite(other)]
+        if len(own) and len(other):
+            pairs.append((own, other, match.is_paired))
+    if not pairs:
+        return None
+    before, after = np.array([(own.mean(), other.mean()) for own, other, _ in pairs]).T
+    if len(pairs) > 1:
+        change, basis = inference.paired_difference(after - before), f"{len(pairs)} settings"
     else:
-        error = np.nan
-    change = float(changes.mean())
-    judged = name.rpartition("/")[2] != "time"
-    return MetricChange(name, float(before.mean()), float(after.mean()), change, float(error),
-                change / error if error > 0 else 0.0 if change == 0 == error else np.nan if np.isnan(error) else np.inf,
-                (change < 0) == metrics.lower_is_better(name) if judged and change else None)
+        (own, other, is_paired), = pairs
+        change = inference.paired_difference(other - own) if is_paired else inference.welch_difference(own, other)
+        basis = f"{len(own)} seed{'s' * (len(own) > 1)} in both" if is_paired else f"{len(own)} + {len(other)} runs"
+    is_result = name.rpartition("/")[2] != "time"
+    return MetricChange(name, float(before.mean()), float(after.mean()), change, basis,
+                        (change.value < 0) == metrics.lower_is_better(name, metric)
+                        if is_result and change.value else None)
+
+
+def _format_levels(values: pd.Series, limit: int = 6) -> str:
+    distinct = levels(values)
+    return ", ".join(format_value(value) for value in distinct[:limit]) + (" …" if len(distinct) > limit else "")

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about some batches: state, failures and their logs, best runs, pictures, every run."""
+"""Write one self-contained HTML file about batches: states, failures with logs, best runs, figures, all runs."""
 from __future__ import annotations
 
 import base64
@@ -25,20 +25,20 @@ from src.errors import ResultsError
 from src.io import files
 
 _HERE = os.path.dirname(__file__)
-_MOST_PARAMETERS = 8  # pictures of a metric against one
-_MOST_LINES = 12  # of one picture
-_MOST_IN_MAPS = 3  # parameters of which each pair has a heat map
-_MOST_GROUPS, _MOST_OPEN, _MOST_NAMES = 20, 3, 10  # failures: shown, unfolded, and runs of each that are named
-_MOST_LOOKED_AT = 50  # runs that failed alike, for a log
-_ENDED = ("done", *run_folder.ENDS)  # states of which there is no more to say
-_GOING = ("new", "submitted", "pending", "running", "unknown")  # and those that are no failure
+_MAX_PARAMETERS = 8  # with a figure of the metric against each
+_MAX_LINES = 12  # of a figure
+_MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
+_MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
+_MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
+_ENDED = ("done", *run_folder.ENDS)  # states of runs that have ended
+_ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
 
 
 class _Failure(NamedTuple):
-    """Runs that went wrong alike: why, of the first of them."""
+    """Runs that failed alike. error: the message of the first of them."""
 
     state: str
-    why: str
+    error: str
     folders: list[str]
 
 
@@ -48,55 +48,56 @@ def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
                  resources: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
     """Write the report on some batches and return its path.
 
-    batches: as in `read_results`. path: default report.html in the (first) batch. status, if the caller has asked
-    Slurm: rows of the status table, mappings with at least run, batch, state and why. resources: of each batch, what,
-    used, asked for, the share, what would do. The file needs no network; every text from outside is escaped. Raises
-    ResultsError as `read_results` does.
+    batches: as in `read_results`;
+    path: default report.html in the (first) batch;
+    status: rows of the status table, if the caller has queried Slurm: mappings with at least run, batch, state and why;
+    resources: by batch, rows of resource, used, requested, fraction, recommended.
+    The file loads nothing from the network, and all texts are escaped. ResultsError as in `read_results`.
     """
-    given = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
-    results = read_results(given)
-    path = os.fspath(path) if path is not None else os.path.join(_first_batch(results, given), "report.html")
+    paths = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
+    results = read_results(paths)
+    path = os.fspath(path) if path is not None else os.path.join(_first_batch(results, paths), "report.html")
     files.write_atomic(path, build_report(results, status, resources), sync=False)
     return path
 
 
 def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = None,
                  resources: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
-    """The HTML of the report. status, resources: as in `write_report`."""
+    """Return the HTML of the report. status, resources: as in `write_report`."""
     df = results.big_df()
     failures = _failures(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
     sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _failed(failures),
-                _unended(status), _parameters(df), *_judged(df), _machines(df), _resources(resources or {}), _runs(df),
-                _left_out(results.skipped)]
+                _active(status), _parameters(df), *_best_and_figures(df), _machines(df), _resources(resources or {}),
+                _runs(df), _skipped(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
         page = file.read()
     head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
     return head + "\n".join(filter(None, sections)) + tail
 
 
-def _first_batch(results: Results, given: Sequence[str | os.PathLike[str]]) -> str:
-    """The folder of the first run's batch; of a batch without runs, what was given."""
+def _first_batch(results: Results, paths: Sequence[str | os.PathLike[str]]) -> str:
+    """The folder of the first run's batch; the first path if there are no runs."""
     folders = [*results.config["folder"], *(skipped.folder for skipped in results.skipped)]
-    return os.path.dirname(os.path.abspath(folders[0])) if folders else os.fspath(given[0])
+    return os.path.dirname(os.path.abspath(folders[0])) if folders else os.fspath(paths[0])
 
 
 def _failures(results: Results, status: Sequence[Mapping[str, Any]] | None) -> list[_Failure]:
-    """What went wrong, by state and last line but for paths and numbers; the largest group first."""
+    """Group failed runs by state and last line of the error, without paths and numbers; largest group first."""
     if status:
-        found = [(os.path.join(row["batch"], row["run"]), row["state"], str(row["why"] or ""))
-                 for row in status if row["state"] not in (*_ENDED, *_GOING)]
+        failed = [(os.path.join(row["batch"], row["run"]), row["state"], str(row["why"] or ""))
+                  for row in status if row["state"] not in (*_ENDED, *_ACTIVE)]
     else:
-        found = [(folder, "failed", why) for folder, why in _with_errors(results)]
+        failed = [(folder, "failed", error) for folder, error in _with_errors(results)]
     groups: dict[tuple[str, str], _Failure] = {}
-    for folder, state, error in found:
-        why = (error.strip().splitlines() or [""])[-1]
-        groups.setdefault((state, logs.normalize_error(why)), _Failure(state, why, [])).folders.append(folder)
+    for folder, state, error in failed:
+        line = (error.strip().splitlines() or [""])[-1]
+        groups.setdefault((state, logs.normalize_error(line)), _Failure(state, line, [])).folders.append(folder)
     return sorted(groups.values(), key=lambda group: -len(group.folders))
 
 
 def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
-    """Runs that have not ended and whose latest attempt left an error, with it."""
+    """Yield the folder and the error of runs that have not ended and whose latest attempt failed."""
     folders = [*results.config["folder"][results.config["end"].isna()],
                *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
     for folder in dict.fromkeys(folders):
@@ -107,88 +108,88 @@ def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
 
 def _header(names: list[str], df: pd.DataFrame, results: Results, failures: list[_Failure],
             status: Sequence[Mapping[str, Any]] | None) -> str:
-    """Which batches, when, and how many runs of each state (of each end, where nobody asked Slurm)."""
+    """Batches, time, and the number of runs per state (per end, if Slurm was not queried)."""
     counts = Counter(row["state"] for row in status) if status else Counter(end or "not ended" for end in df["end"])
     failed = 0 if status else sum(len(group.folders) for group in failures)
     tiles = [("runs read", len(df)), *counts.most_common(), ("failed", failed), ("left out", len(results.skipped))]
-    items = "".join(f'<li class="{html.escape(what)}"><b>{count}</b> {html.escape(what.replace("_", " "))}</li>'
-                    for what, count in tiles if count)
+    items = "".join(f'<li class="{html.escape(label)}"><b>{count}</b> {html.escape(label.replace("_", " "))}</li>'
+                    for label, count in tiles if count)
     written = time.strftime("%Y-%m-%d %H:%M %Z")
     title = html.escape(", ".join(names))
     return f"<header><h1>{title}</h1><p>Report of {written}</p><ul class=tiles>{items}</ul></header>"
 
 
 def _notes(results: Results) -> str:
-    """What was concluded, in the batches that the runs are from."""
+    """The notes of the batches."""
     batches = dict.fromkeys(os.path.dirname(folder) for folder in results.config["folder"])
-    found = [note for batch in batches for note in notes.read(batch)]
-    if not found:
+    all_notes = [note for batch in batches for note in notes.read(batch)]
+    if not all_notes:
         return ""
-    items = "".join(f"<li>{html.escape(note.line())}</li>" for note in sorted(found, key=lambda note: note.time))
+    items = "".join(f"<li>{html.escape(note.line())}</li>" for note in sorted(all_notes, key=lambda note: note.time))
     return _section("Notes", f"<ul>{items}</ul>")
 
 
 def _drift(results: Results) -> str:
-    """Parameters whose default was another one when runs were made."""
-    items = "".join(f"<li>{html.escape(str(one))}</li>" for one in results.drift)
+    """Parameters whose default has changed since runs were made."""
+    items = "".join(f"<li>{html.escape(str(change))}</li>" for change in results.drift)
     return _section("Defaults that have changed", f"<ul>{items}</ul>") if items else ""
 
 
 def _failed(failures: list[_Failure]) -> str:
-    """The failures, each with its runs and the end of a log; the first ones open."""
+    """The failures, each with its runs and the end of a log; the first ones unfolded."""
     if not failures:
         return ""
-    items = "".join(f"<details{' open' if number < _MOST_OPEN else ''}>{_summary(group)}{_log_tail(group)}"
-                    f"{_named_runs(group.folders)}</details>" for number, group in enumerate(failures[:_MOST_GROUPS]))
-    if len(failures) > _MOST_GROUPS:
-        items += f"<p>… and {len(failures) - _MOST_GROUPS} more kinds</p>"
-    note = "Runs that failed alike, with the last lines of a log of the first of them that has one."
+    items = "".join(f"<details{' open' if number < _MAX_OPEN else ''}>{_summary(group)}{_log_tail(group)}"
+                    f"{_named_runs(group.folders)}</details>" for number, group in enumerate(failures[:_MAX_GROUPS]))
+    if len(failures) > _MAX_GROUPS:
+        items += f"<p>… and {len(failures) - _MAX_GROUPS} more kinds</p>"
+    note = "Runs that failed alike, with the last lines of the first log among them."
     return _section(f"Failed runs ({sum(len(group.folders) for group in failures):,})", f"<p>{note}</p>{items}")
 
 
 def _summary(group: _Failure) -> str:
-    why = f": <code>{html.escape(group.why)}</code>" if group.why else ""
-    return f"<summary><b>{len(group.folders):,}</b> {html.escape(group.state.replace('_', ' '))}{why}</summary>"
+    error = f": <code>{html.escape(group.error)}</code>" if group.error else ""
+    return f"<summary><b>{len(group.folders):,}</b> {html.escape(group.state.replace('_', ' '))}{error}</summary>"
 
 
 def _named_runs(folders: list[str]) -> str:
-    names = ", ".join(f"<code>{html.escape(os.path.basename(folder))}</code>" for folder in folders[:_MOST_NAMES])
-    return f"<p>{names}{f' … and {len(folders) - _MOST_NAMES:,} more' if len(folders) > _MOST_NAMES else ''}</p>"
+    names = ", ".join(f"<code>{html.escape(os.path.basename(folder))}</code>" for folder in folders[:_MAX_NAMES])
+    return f"<p>{names}{f' … and {len(folders) - _MAX_NAMES:,} more' if len(folders) > _MAX_NAMES else ''}</p>"
 
 
 def _log_tail(group: _Failure) -> str:
     """The end of the newest log of the first run that has one."""
-    for folder in group.folders[:_MOST_LOOKED_AT]:
+    for folder in group.folders[:_MAX_LOG_SEARCH]:
         for path in logs.log_paths(folder)[-1:]:
             return f"<p><code>{html.escape(path)}</code></p><pre>{html.escape(logs.tail(path))}</pre>"
-    return "<p>There is no log.</p>"
+    return "<p>No log.</p>"
 
 
-def _unended(status: Sequence[Mapping[str, Any]] | None) -> str:
-    """The status rows of runs that wait or run."""
-    rows = [row for row in status or () if row["state"] in _GOING]
+def _active(status: Sequence[Mapping[str, Any]] | None) -> str:
+    """The status rows of runs that are pending or running."""
+    rows = [row for row in status or () if row["state"] in _ACTIVE]
     if not rows:
         return ""
     table = pd.DataFrame([{name: "" if value is None else value for name, value in row.items()} for row in rows])
-    said = [name for name in table if any(value not in ("", [], ()) for value in table[name].tolist())]
-    table = table[said if table["batch"].nunique() > 1 else [name for name in said if name != "batch"]]
+    names = [name for name in table if any(value not in ("", [], ()) for value in table[name].tolist())]
+    table = table[names if table["batch"].nunique() > 1 else [name for name in names if name != "batch"]]
     return _section(f"Not ended ({len(rows)})", _table(table, code=("run", "batch", "why")))
 
 
 def _parameters(df: pd.DataFrame) -> str:
     varying = tables.varying_columns(df, seeds=True)
-    rows = [{"parameter": name, "values": len(plots.levels(df[name])), "which": _some(plots.levels(df[name]))}
+    rows = [{"parameter": name, "values": len(plots.levels(df[name])), "which": _format_levels(plots.levels(df[name]))}
             for name in varying]
     return _section("Varying parameters", _table(pd.DataFrame(rows), code=("which",))) if rows else ""
 
 
-def _some(values: list[Any], most: int = 12) -> str:
-    shown = [plots.format_value(value, 40) for value in values[:most]]
-    return ", ".join(shown) + (" …" if len(values) > most else "")
+def _format_levels(values: list[Any], limit: int = 12) -> str:
+    shown = [plots.format_value(value, 40) for value in values[:limit]]
+    return ", ".join(shown) + (" …" if len(values) > limit else "")
 
 
-def _judged(df: pd.DataFrame) -> list[str]:
-    """Best runs and pictures; a note instead while there is nothing to judge by."""
+def _best_and_figures(df: pd.DataFrame) -> list[str]:
+    """Best runs and figures; a note while no run has been evaluated."""
     columns = metrics.ranking_columns(tables.stats_columns(df), tables.named_metric(df))
     if not columns:
         return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
@@ -200,12 +201,15 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
     commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
     best = _named(best, columns)
     note = "Each run counts with its best epoch"
+    caption = best.attrs[tables.CAPTION]
     if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
-    note += ", and with the better of its last and its averaged weights. " if len(columns) > 1 else ". "
-    note += "Other splits stand beside it at that epoch. The command repeats the run, in a new folder."
-    if columns[0].startswith("test"):
-        note += " <strong>These runs are ranked by a test metric: what is chosen by it is no fair estimate.</strong>"
+    note += f" ({html.escape(caption)})" if caption and tables.TEST_NOTE not in caption else ""
+    note += ". The columns of other splits have the same epoch. The command repeats the run in a new folder."
+    if tables.TEST_NOTE in caption:
+        note += f" <strong>{html.escape(caption[0].upper() + caption[1:])}.</strong>"
+    if lost := tables.run_counts(df).lost("listed last", "listed with the epochs so far"):
+        note += f" {html.escape('; '.join(lost))}."
     best["repeat it"] = commands
     return _section("Best runs", f"<p>{note}</p>{_table(best, code=('repeat it',))}")
 
@@ -222,37 +226,37 @@ def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def _curves(df: pd.DataFrame) -> str:
     rows, legend = _facets(df, ())
-    pictures = [_picture(f"learning curves, {what}", plots.learning_curves, df, metric, columns=rows, legend=legend,
+    figures = [_figure(f"learning curves, {name}", plots.learning_curves, df, metric, columns=rows, legend=legend,
                          log_y=log_y)
-                for what, metric, log_y in (("judging metric", None, False), ("training loss", "train/loss", True))
+                for name, metric, log_y in (("ranking metric", None, False), ("training loss", "train/loss", True))
                 if metric is None or metric in tables.stats_columns(df)]
-    return _section("Learning curves", "".join(pictures))
+    return _section("Learning curves", "".join(figures))
 
 
 def _against(df: pd.DataFrame) -> str:
-    pictures = []
-    for parameter in tables.varying_columns(df)[:_MOST_PARAMETERS]:
+    figures = []
+    for parameter in tables.varying_columns(df)[:_MAX_PARAMETERS]:
         columns, legend = _facets(df, (parameter,))
-        pictures.append(_picture(f"metric against {parameter}", plots.metric_against, df, parameter, columns=columns,
+        figures.append(_figure(f"metric against {parameter}", plots.metric_against, df, parameter, columns=columns,
                                  legend=legend))
-    return _section("Metric against each parameter", "".join(pictures)) if pictures else ""
+    return _section("Metric against each parameter", "".join(figures)) if figures else ""
 
 
 def _heat_maps(df: pd.DataFrame) -> str:
-    """The parameters with the most values against each other: numbers first."""
-    values = {name: found for name in tables.varying_columns(df)
-              if 1 < len(found := plots.levels(df[name])) <= heat_maps.MAX_CELLS}
+    """Heat maps of the parameters with the most values: numbers first."""
+    values = {name: levels for name in tables.varying_columns(df)
+              if 1 < len(levels := plots.levels(df[name])) <= heat_maps.MAX_CELLS}
     names = sorted(values, key=lambda name: (not all(map(is_number, values[name])), -len(values[name])))
-    pictures = [_picture(f"{x} and {y}", plots.heat_map, df, x, y)
-                for x, y in itertools.combinations(names[:_MOST_IN_MAPS], 2)]
-    return _section("Two parameters at once", "".join(pictures)) if pictures else ""
+    figures = [_figure(f"{x} and {y}", plots.heat_map, df, x, y)
+                for x, y in itertools.combinations(names[:_MAX_MAP_PARAMETERS], 2)]
+    return _section("Two parameters at once", "".join(figures)) if figures else ""
 
 
 def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str | None]:
-    """(columns, legend) for a picture: the parameter with the fewest values beside each other, the next as colours."""
+    """(columns, legend) of a figure: the parameter with the fewest values as columns, the next as colours."""
     counts = {name: len(plots.levels(df[name])) for name in tables.varying_columns(df) if name not in drawn}
-    names = sorted((name for name, count in counts.items() if count <= _MOST_LINES), key=counts.__getitem__)
-    many = [name for name, count in counts.items() if count > _MOST_LINES]
+    names = sorted((name for name, count in counts.items() if count <= _MAX_LINES), key=counts.__getitem__)
+    many = [name for name, count in counts.items() if count > _MAX_LINES]
     if not names:
         return None, many[0] if many and not drawn else None
     if counts[names[0]] <= 3 and (len(names) > 1 or many):
@@ -260,13 +264,12 @@ def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str |
     return None, names[-1]
 
 
-def _picture(text: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> str:
-    """A figure as an SVG in an <img>, where no script can run, with `text` for those who cannot see it; or why there is
-    none."""
+def _figure(text: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) -> str:
+    """A figure as an SVG in an <img>, where no script can run, or why it is not possible. text: the alt text."""
     try:
         figure = draw(*args, **kwargs)
     except ResultsError as error:
-        return f"<p>No picture of {html.escape(f'{text}: {error}')}.</p>"
+        return f"<p>No figure of {html.escape(f'{text}: {error}')}.</p>"
     buffer = io.BytesIO()
     with matplotlib.style.context(plots.STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -278,39 +281,39 @@ def _picture(text: str, draw: Callable[..., Figure], *args: Any, **kwargs: Any) 
 
 def _runs(df: pd.DataFrame) -> str:
     table = tables.runs_table(df).rename(columns=plots.column_label)
-    hint = "<p><input type=search placeholder='filter: words of a row' aria-label='filter runs' data-filter=runs> " \
+    hint = "<p><input type=search placeholder='filter: words in a row' aria-label='filter runs' data-filter=runs> " \
            "<span data-count=runs></span> Click a column to sort by it.</p>"
     return _section("Runs", hint + _table(table, "runs", code=("run",)))
 
 
 def _machines(df: pd.DataFrame) -> str:
-    """GPUs that had little to do, and what to try."""
+    """GPUs with low utilization, and what to try."""
     if gpu_idle.COLUMN not in df:
         return ""
     columns = [gpu_idle.COLUMN, "train/time", "train/data_time"]
-    found = [gpu_idle.assess(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
+    idle = [gpu_idle.assess(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
                          {**row, "facts": {"threads": row.get("facts/threads")}}) for row in df.to_dict("records")]
-    lines = gpu_idle.summarize(found)
+    lines = gpu_idle.summarize(idle)
     return _section("GPUs", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>") if lines else ""
 
 
 def _resources(resources: Mapping[str, Sequence[Sequence[str]]]) -> str:
-    """What Slurm jobs used, beside what they had asked for."""
+    """The resources that Slurm jobs used and requested."""
     rows = [(os.path.basename(path), *row) for path, several in resources.items() for row in several]
-    table = pd.DataFrame(rows, columns=["batch", "resource", "used", "asked for", "share", "would do"])
+    table = pd.DataFrame(rows, columns=["batch", "resource", "used", "requested", "share", "recommended"])
     if table.empty:
         return ""
-    note = "Of the Slurm jobs that have ended, by sacct. What would do leaves a margin; less starts sooner."
+    note = "Of Slurm jobs that have ended, by sacct. The recommendation includes a margin; smaller jobs start sooner."
     table = table if len(resources) > 1 else table.drop(columns="batch")
-    return _section("Resources used against asked for", f"<p>{note}</p>{_table(table, code=('batch', 'would do'))}")
+    return _section("Resources used and requested", f"<p>{note}</p>{_table(table, code=('batch', 'recommended'))}")
 
 
-def _left_out(skipped: list[Skipped]) -> str:
+def _skipped(skipped: list[Skipped]) -> str:
     if not skipped:
         return ""
-    table = pd.DataFrame({"folder": [one.folder for one in skipped], "why": [one.reason for one in skipped]})
-    return _section(f"Left out ({len(skipped)})", "<p>Folders, or rows, that could not be read.</p>"
-                    + _table(table, code=("folder", "why")))
+    table = pd.DataFrame({"folder": [item.folder for item in skipped], "reason": [item.reason for item in skipped]})
+    return _section(f"Left out ({len(skipped)})", "<p>Folders or rows that could not be read.</p>"
+                    + _table(table, code=("folder", "reason")))
 
 
 def _section(title: str, content: str) -> str:
@@ -318,7 +321,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(df: pd.DataFrame, name: str = "", code: tuple[str, ...] = ()) -> str:
-    """A sortable table. `code`: the columns that are set as they would be typed."""
+    """A sortable table. code: the columns in a monospaced font."""
     head = "".join(f"<th><button>{html.escape(str(column))}</button></th>" for column in df)
     rows = "\n".join(f"<tr>{''.join(_cell(value, column in code) for column, value in zip(df, row, strict=True))}</tr>"
                      for row in df.astype(object).itertuples(index=False, name=None))

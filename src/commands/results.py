@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from src.submission.status import run_lookup
 from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
-    from src.analysis.compare import MetricChange
+    from src.analysis.compare import Comparison, MetricChange
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
@@ -107,26 +106,44 @@ def sync(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print a table of changed settings and a table of metrics."""
+    """Print the best runs, a table of changed settings, and a table of metrics."""
     from src.analysis import compare as comparing
     from src.analysis.reading.results import read_results
 
     before, after = (batch_folder.require_batch(path) for path in (options.before, options.after))
-    comparison = comparing.compare(read_results(before), read_results(after))
-    lines = table([["setting", "before", "after"], *map(list, comparison.changes)]) if comparison.changes else [
-        "both have the same settings"]
-    averaged = f"{count(comparison.points, 'point')} that both have" if comparison.points else (
-        "all runs: no point is in both")
-    lines += ["", f"means over {averaged}; last values, and the best of those that runs are judged by"]
-    lines += table([["metric", "before", "after", "change", "standard errors", ""],
-                    *map(_metric_row, comparison.moves)])
-    print("\n".join(lines))
+    print("\n".join(_comparison_lines(comparing.compare(read_results(before), read_results(after)))))
 
 
-def _metric_row(move: MetricChange) -> list[str]:
-    verdict = {True: "better", False: "worse", None: ""}[move.better]
-    errors = "no repeats" if math.isnan(move.errors) else f"{abs(move.errors):.1f}"
-    return [move.metric, f"{move.before:.4g}", f"{move.after:.4g}", f"{move.change:+.3g}", errors, verdict]
+def _comparison_lines(comparison: Comparison) -> list[str]:
+    best = [[group, "no run has a value" if run is None else f"{run.value:.4g}  {run.metric}  {run.run}",
+             f"{counts.counted} of {count(counts.total, 'run')} counted", *counts.lost()[:3]]
+            for group, run, counts in zip(("before", "after"), comparison.best, comparison.counts, strict=True)]
+    width = max(map(len, best))
+    lines = table([["best run", "", *[""] * (width - 2)], *([*row, *[""] * (width - len(row))] for row in best)])
+    lines += [f"note: {comparison.note}"] if comparison.note else []
+    lines += ["", *(table([["setting", "before", "after"], *map(list, comparison.changes)]) if comparison.changes
+                    else ["the settings that both have are the same"])]
+    for group, names in (("before", comparison.only_before), ("after", comparison.only_after)):
+        if names:
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+            lines.append(f"only {group}: {', '.join(names[:6])}{more}")
+    settings = count(comparison.settings, "setting")
+    lines += ["", f"change of each metric: last values, mean over {settings} that both have"
+              if comparison.settings else "no setting is in both: the best run against the best run, last values"]
+    lines += table([["metric", "before", "after", "change", "95 % interval", "p", "basis", ""],
+                    *map(_metric_row, comparison.metrics)])
+    return [*lines, "p: probability of such a change by chance (t-test), of each metric by itself"] if any(
+        change.change.p == change.change.p for change in comparison.metrics) else lines
+
+
+def _metric_row(row: MetricChange) -> list[str]:
+    is_known = row.change.p == row.change.p
+    verdict = {True: "better", False: "worse", None: ""}[row.better]
+    if verdict and is_known and row.change.p > 0.05:
+        verdict = "within the noise"
+    return [row.metric, f"{row.before:.4g}", f"{row.after:.4g}", f"{row.change.value:+.3g}",
+            f"{row.change.low:+.3g} to {row.change.high:+.3g}" if is_known else "unknown",
+            f"{row.change.p:.2g}" if is_known else "", row.basis, verdict]
 
 
 def query(options: argparse.Namespace) -> None:
@@ -149,6 +166,8 @@ def query(options: argparse.Namespace) -> None:
               for value in require_column(matches, name)] for name in names]
     print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
     print(f"{len(matches)} of {count(len(values), 'run')}")
+    if any(name.startswith("best/test") for name in names):
+        print(f"note: best values {tables.TEST_NOTE}")
 
 
 def export(options: argparse.Namespace) -> None:

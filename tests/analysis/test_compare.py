@@ -1,86 +1,157 @@
-"""Comparisons worked by hand: what changed, what moved, and how sure that is."""
+"""Comparisons against values that scipy and plain arithmetic give: what changed, and how certain that is."""
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 import experiments
 from src import run_folder
-from src.analysis.compare import SettingChange, compare
+from src.analysis.compare import Comparison, MetricChange, SettingChange, compare
 from src.analysis.reading.results import read_results
 from src.config import Config
 from src.errors import ResultsError
+from src.io import yaml_io
 from tests.analysis.make_batch import DIGITS, make_batch, make_empty_batch, make_run
 
-HEADER = "epoch,train/time,val/last/accuracy,val/last/loss\n"
+HEADER = "epoch,train/time,val/last/accuracy,val/last/loss,val/last/f1\n"
 
 
-def batch_of(root: Path, name: str, values: list[tuple[dict[str, object], float]], end: str = "completed") -> str:
-    """A run for each (spec, accuracy)."""
+def batch_of(root: Path, name: str, runs: list[tuple[dict[str, object], float]],
+             ends: dict[int, str | None] | None = None,
+             seeds: int = 100, metric: str | None = None) -> str:
+    """A batch with a run for each (spec, best accuracy); the last accuracy is 0.25 less. seeds: of the first run."""
     batch = make_empty_batch(root, name)
-    for index, (spec, accuracy) in enumerate(values):
-        make_run(batch, index, {**spec, "seed_model": 100 + index}, end=end,
-                 stats=f"{HEADER}1,1.5,{accuracy},{1 - accuracy}\n2,1.5,{accuracy - 0.25},{1.25 - accuracy}\n")
+    if metric:
+        Path(batch, "job.yaml").write_text(f"job_details: {{name: digits, metric: {metric}}}\n")
+    for index, (spec, accuracy) in enumerate(runs):
+        spec = {"seed_training": 1, "seed_model": seeds + index, **spec}
+        make_run(batch, index, spec, end=(ends or {}).get(index, "completed"),
+                 stats=f"{HEADER}1,1.5,{accuracy},{1 - accuracy},{accuracy / 2}\n"
+                       f"2,1.5,{accuracy - 0.25},{1.25 - accuracy},{accuracy / 4}\n")
     return batch
 
 
-def test_matched_by_point(tmp_path: Path) -> None:
-    rates = (0.1, 1.0, 2.0)
-    one = batch_of(tmp_path, "a", [({"base_lr": rate}, 0.5) for rate in rates for _ in range(2)])
-    # 2.0 has no partner; the changes are 0.125 and 0.25
-    other = batch_of(tmp_path, "b", [({"base_lr": rate, "batch_size": 64}, value)
-                                     for rate, value in ((0.1, 0.625), (1.0, 0.75))])
-    found = compare(read_results(one), read_results(other))
+def change_of(comparison: Comparison, metric: str = "best/val/last/accuracy") -> MetricChange:
+    return next(change for change in comparison.metrics if change.metric == metric)
+
+
+def test_settings_are_matched_and_the_interval_has_the_degrees_of_freedom_of_their_number(tmp_path: Path) -> None:
+    rates = (0.1, 1.0, 2.0, 4.0)
+    before = batch_of(tmp_path, "a", [({"base_lr": rate}, 0.5) for rate in rates for _ in range(2)])
+    after = batch_of(tmp_path, "b", [({"base_lr": rate, "batch_size": 64}, value)  # 4.0 has no counterpart
+                                     for rate, value in ((0.1, 0.625), (1.0, 0.75), (2.0, 0.875))], seeds=300)
+    found = compare(read_results(before), read_results(after))
     assert found.changes == [SettingChange("batch_size", str(Config().batch_size), "64"),
-                             SettingChange("base_lr", "0.1, 1, 2", "0.1, 1")]
-    assert found.points == 2
-    moves = {move.metric: move for move in found.moves}
-    best = moves["best/val/last/accuracy"]
-    assert (best.before, best.after, best.change) == (0.5, 0.6875, 0.1875)
-    assert best.error == pytest.approx(0.125 / math.sqrt(2) / math.sqrt(2))  # of two changes that differ by 0.125
-    assert best.errors == pytest.approx(3) and best.better is True
-    assert moves["val/last/accuracy"].before == 0.25
-    assert moves["val/last/loss"].better is True and moves["val/last/loss"].change < 0
-    assert moves["train/time"].better is None
+                             SettingChange("base_lr", "0.1, 1, 2, 4", "0.1, 1, 2")]
+    assert found.settings == 3
+    best = change_of(found)
+    assert (best.before, best.after, best.change.value) == (0.5, 0.75, 0.25)
+    reference = stats.ttest_1samp([0.125, 0.25, 0.375], 0)
+    interval = reference.confidence_interval(0.95)
+    assert best.change.p == pytest.approx(reference.pvalue)
+    assert (best.change.low, best.change.high) == pytest.approx((interval.low, interval.high))
+    assert best.basis == "3 settings" and best.better is True
+    assert change_of(found, "val/last/accuracy").before == 0.25
+    assert change_of(found, "val/last/loss").better is True and change_of(found, "val/last/loss").change.value < 0
+    assert change_of(found, "train/time").better is None
 
 
-def test_repeats_of_one_point(tmp_path: Path) -> None:
-    one = batch_of(tmp_path, "a", [({}, 0.5), ({}, 0.75)])
-    other = batch_of(tmp_path, "b", [({}, 0.25), ({}, 0.5)])
-    found = compare(read_results(one), read_results(other))
-    assert found.changes == [] and found.points == 1
-    move = next(move for move in found.moves if move.metric == "best/val/last/accuracy")
-    assert move.change == -0.25 and move.better is False
-    assert move.error == pytest.approx(math.sqrt(2 * 0.03125 / 2))
+def test_runs_of_equal_seeds_are_pairs(tmp_path: Path) -> None:
+    first, second = [0.5, 0.625, 0.75], [0.5625, 0.75, 0.8125]
+    before, after = (batch_of(tmp_path, name, [({}, value) for value in values])
+                     for name, values in (("a", first), ("b", second)))
+    best = change_of(compare(read_results(before), read_results(after)))
+    reference = stats.ttest_rel(second, first)
+    assert best.change.p == pytest.approx(reference.pvalue) and best.basis == "3 seeds in both"
+    assert best.change.p < stats.ttest_ind(second, first).pvalue, "the noise that both share cancels"
 
 
-def test_nothing_in_common_and_single_runs(tmp_path: Path) -> None:
-    one = batch_of(tmp_path, "a", [({"base_lr": 0.1}, 0.5), ({"base_lr": 0.2}, 0.5)])
-    other = batch_of(tmp_path, "b", [({"base_lr": 0.3}, 0.75)])
-    found = compare(read_results(one), read_results(other))
-    assert found.points == 1  # base_lr changed altogether: all runs stand for one point
-    move = next(move for move in found.moves if move.metric == "best/val/last/accuracy")
-    assert move.change == 0.25 and math.isnan(move.error) and math.isnan(move.errors)
+def test_runs_of_other_seeds_are_compared_by_welchs_test(tmp_path: Path) -> None:
+    first, second = [0.5, 0.75], [0.25, 0.5, 0.375]
+    before = batch_of(tmp_path, "a", [({}, value) for value in first])
+    after = batch_of(tmp_path, "b", [({}, value) for value in second], seeds=300)
+    found = compare(read_results(before), read_results(after))
+    assert found.changes == [] and found.settings == 1
+    best = change_of(found)
+    reference = stats.ttest_ind(second, first, equal_var=False)
+    assert best.change.p == pytest.approx(reference.pvalue) and best.basis == "2 + 3 runs"
+    assert best.change.value == -0.25 and best.better is False
 
 
-def test_diverged_runs_and_empty_batches(tmp_path: Path) -> None:
-    one = batch_of(tmp_path, "a", [({}, 0.5)])
-    other = batch_of(tmp_path, "b", [({}, 0.5)], end=run_folder.DIVERGED)
-    assert "best/val/last/accuracy" not in [
-        move.metric for move in compare(read_results(one), read_results(other)).moves]
+def test_without_a_common_setting_the_best_runs_are_compared(tmp_path: Path) -> None:
+    before = batch_of(tmp_path, "a", [({"base_lr": 0.1}, 0.5), ({"base_lr": 0.2}, 0.625)])
+    after = batch_of(tmp_path, "b", [({"base_lr": 0.3}, 0.75), ({"base_lr": 0.4}, 0.25)])
+    found = compare(read_results(before), read_results(after))
+    assert found.settings == 0
+    assert [run.value for run in found.best if run] == [0.625, 0.75]
+    best = change_of(found)
+    assert (best.before, best.after) == (0.625, 0.75) and math.isnan(best.change.p)
+
+
+def test_fields_that_one_group_lacks_are_no_changes(tmp_path: Path) -> None:
+    before = batch_of(tmp_path, "a", [({}, 0.5)])
+    after = make_empty_batch(tmp_path, "b")
+    make_run(after, 0, {"COMMAND": "python x.py", "depth": 3}, config=None,
+             stats="epoch,val/last/accuracy\n1,0.75\n")
+    found = compare(read_results(before), read_results(after))
+    assert found.changes == []
+    assert found.only_after == ["COMMAND", "depth"] and "base_lr" in found.only_before
+
+
+def test_runs_that_diverged_or_stopped_early_do_not_count(tmp_path: Path) -> None:
+    before = batch_of(tmp_path, "a", [({}, 0.5), ({}, 0.75), ({}, 0.0), ({}, 0.0)],
+                      ends={2: run_folder.DIVERGED, 3: None})
+    after = batch_of(tmp_path, "b", [({}, 0.75), ({}, 0.75), ({}, 0.75), ({}, 0.75)])
+    found = compare(read_results(before), read_results(after))
+    assert change_of(found).before == 0.625
+    assert change_of(found).basis == "2 seeds in both", "a pair counts if both of its runs do"
+    assert found.counts[0][:4] == (4, 2, 1, 1)
+    lost = batch_of(tmp_path, "c", [({}, 0.5)], ends={0: run_folder.DIVERGED})
+    assert compare(read_results(before), read_results(lost)).metrics == []
     with pytest.raises(ResultsError, match="no runs"):
-        compare(read_results(one), read_results(make_empty_batch(tmp_path, "c")))
+        compare(read_results(before), read_results(make_empty_batch(tmp_path, "d")))
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = make_batch(tmp_path, name="26-01-01-a")
+def test_all_metrics_are_shown_and_the_named_one_first(tmp_path: Path) -> None:
+    before, after = (batch_of(tmp_path, name, [({}, value)], metric="val/last/f1")
+                     for name, value in (("a", 0.5), ("b", 0.75)))
+    names = [change.metric for change in compare(read_results(before), read_results(after)).metrics]
+    assert names == ["best/val/last/f1", "val/last/f1", "val/last/accuracy", "val/last/loss", "train/time"]
+
+
+def test_intervals_cover_the_true_change(tmp_path: Path) -> None:
+    # 200 comparisons of three settings: 95 % of the intervals cover the change, whatever the settings' own effects
+    random = np.random.default_rng(0)
+    from src.analysis.tables import inference
+
+    covered = 0
+    for _ in range(200):
+        effects = random.normal(0.5, 1, size=3)  # of a change on each setting: the settings are a sample
+        found = inference.paired_difference(effects + random.normal(0, 0.1, 3))
+        covered += found.low <= 0.5 <= found.high
+    assert stats.binom.cdf(covered, 200, 0.95) > 0.001
+
+
+def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = make_batch(tmp_path, name="26-01-01-a")
     shorter = {**DIGITS, "model": "linear", "train_length": 6}
-    other = make_batch(tmp_path, [{**shorter, "base_lr": rate} for rate in (0.1, 1.0)], name="26-01-02-b")
-    assert experiments.main(["compare", one, other]) == 0
+    after = make_batch(tmp_path, [{**shorter, "base_lr": rate} for rate in (0.1, 1.0)], name="26-01-02-b")
+    assert experiments.main(["compare", before, after]) == 0
     out = capsys.readouterr().out
     assert "train_length  12" in out and "dataset" not in out
-    assert "standard errors" in out and "best/val/last/accuracy" in out
-    assert experiments.main(["compare", one, one]) == 0
-    assert "the same settings" in capsys.readouterr().out
+    assert "best/val/last/accuracy" in out and "2 settings" in out
+    assert "95 % interval" in out and "12 of 12 runs counted" in out
+    assert experiments.main(["compare", before, before]) == 0
+    assert "the settings that both have are the same" in capsys.readouterr().out
+
+
+def test_compare_command_says_that_a_test_split_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = make_empty_batch(tmp_path, "a")
+    config = yaml_io.dump_flat(Config.from_dict({}).to_dict())
+    make_run(batch, 0, {}, config=config, stats="epoch,test/last/accuracy\n1,0.5\n")
+    assert experiments.main(["compare", batch, batch]) == 0
+    assert "chosen by a test split" in capsys.readouterr().out

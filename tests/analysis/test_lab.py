@@ -91,7 +91,7 @@ def open_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_words_that_would_open_it_are_refused(word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--allow-root", word]) == 2
     output = capfd.readouterr()
-    assert output.err.startswith(f"error: {word}: JupyterLab stays on the loopback, behind a token")
+    assert output.err.startswith(f"error: {word}: JupyterLab listens on the loopback interface, with a token")
     assert output.out == ""
 
 
@@ -114,7 +114,7 @@ def test_on_slurm_as_the_docs_say(open_to_all: Path, slurm: Slurm) -> None:
                     "--allow-root")
     try:
         check(output)
-        assert f"or by: scancel {job}" in output.read_text()
+        assert f"or with: scancel {job}" in output.read_text()
     finally:
         slurm.run("scancel", job)
     assert slurm.wait(job) == "CANCELLED"

@@ -127,7 +127,7 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
     other = make_run(batch, 60, {}, end=None, error="ValueError: no")
     page = Page(write_report(batch))
     assert re.search("40 +failed: +RuntimeError: no memory for 20 MiB.* 1 +failed: +ValueError: no", page.text, re.S)
-    assert "… and 30 more" in page.text and "There is no log" in page.text
+    assert "… and 30 more" in page.text and "No log" in page.text
     status = [{"run": os.path.basename(one), "batch": batch, "state": state, "why": "no"} for one, state in (
         (folders[3], "failed"), (other, "timeout"), (f"{batch}/070_x", "running"))]
     page = Page(write_report(batch, status=status))
@@ -136,7 +136,7 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
 
 
 def test_the_states_are_those_of_status() -> None:
-    assert {*report._GOING, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
+    assert {*report._ACTIVE, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
 
 
 def test_resources_used_against_asked_for(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_resources_used_against_asked_for(tmp_path: Path) -> None:
     used = efficiency.Usage(jobs=2, memory=1 << 20, longest=600, cpu=600, allocated=1200, requested_memory="8G",
                             requested_time="60")
     text = Page(write_report(batch, resources={batch: used.resources()})).text
-    for part in ("Resources used against asked for", "1,024 MB", "8,192 MB", "12 %", "--sbatch mem=1300M", "50 %"):
+    for part in ("Resources used and requested", "1,024 MB", "8,192 MB", "12 %", "--sbatch mem=1300M", "50 %"):
         assert part in text
 
 
@@ -179,7 +179,7 @@ def test_a_test_metric_is_called_one(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     for index, value in enumerate((0.5, 0.75)):
         make_run(batch, index, {"base_lr": value}, stats=f"epoch,test/last/accuracy\n1,{value}\n")
-    assert "ranked by a test metric" in Page(write_report(batch)).text
+    assert "Chosen by a test split: the best values are optimistic estimates." in Page(write_report(batch)).text
 
 
 @pytest.mark.parametrize("runs", [0, 1])
@@ -199,7 +199,7 @@ def test_a_picture_that_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     for index in range(30):
         make_run(batch, index, {"model": f"timm/m{index}"}, stats="epoch,val/last/loss\n1,nan\n")
     page = Page(write_report(batch))
-    assert "No picture of learning curves, judging metric: val/last/loss: not a number in any of 30 runs" in page.text
+    assert "No figure of learning curves, ranking metric: val/last/loss: not a number in any of 30 runs" in page.text
     assert_self_contained(page)
 
 

@@ -1,5 +1,8 @@
-"""Pictures over several parameters: heat maps, parallel coordinates, importance; and confusion of classes"""
+"""Figures over several parameters: heat maps, parallel coordinates, importance; and confusion matrices."""
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -31,44 +34,47 @@ from src.analysis.tables import tables
 from src.errors import ResultsError
 
 MAX_CELLS = 30  # of a heat map, in a row or column
-_MOST_NUMBERS = 12  # of them with a number in each
-_MOST_COORDINATES = 10
-_MOST_CLASSES = 100
+_MAX_NUMBERS = 12  # with a number in each cell
+_MAX_COORDINATES = 10
+_MAX_CLASSES = 100
 
 
 @styled
 def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epoch: str | int = "best",
              rows: str | None = None, columns: str | None = None, log: bool = False) -> Figure:
-    """A metric over two parameters: a grid of panels, in each a cell for each pair of values, the brighter the better.
+    """Draw a metric over two parameters: a grid of panels, each with a cell per pair of values, brighter is better.
 
-    df: big_df, a row per run. x, y: config columns, their values side by side in order. metric, epoch: as in
-    `metric_against`; a cell is the mean of its runs that did not diverge, grey if there is no run, a cross if all of
-    them diverged. log: colours by the logarithm. The best cell is framed. Returns a Figure of (values of rows) x
-    (values of columns) panels. Raises ResultsError for an unknown or empty column, and for parameters with one value or
-    more than 30.
+    df: big_df, a row per run;
+    x, y: config columns, their values side by side in order;
+    metric, epoch: as in `metric_against`;
+    log: colours by the logarithm.
+    A cell is the mean of its runs that count, grey without a run, a cross if none of its runs counts. A cell that lost
+    runs says how many of all count, as 2/3, or has a dot in its corner if numbers have no room. The best cell is
+    framed, dashed if it lost runs. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError for
+    an unknown or empty column, and for parameters with one value or more than 30.
     """
     figure_layout.drawable_columns(df, metric)
-    across, up = (_cells_of(df, name) for name in (x, y))
+    across, up = (_levels_of(df, name) for name in (x, y))
     grid = Grid(df, metric, rows, columns, None, shown_apart=(x, y), panel=(
         max(2.3, 0.42 * len(across) + 0.8), max(1.8, 0.3 * len(up) + 0.6)))
     scores = tables.scores(df, grid.metrics, epoch)
-    panels = [(panel.axes, *_cell_means(panel.runs, scores, (x, across), (y, up))) for panel in grid.panels()]
-    found = np.concatenate([means[np.isfinite(means)] for _, means, _ in panels])
-    if not len(found):
+    is_repeat = tables.repeats(df)
+    panels = [(panel.axes, _cells_of(panel.runs[~is_repeat[panel.runs.index]], scores, (x, across), (y, up)))
+              for panel in grid.panels()]
+    finite = np.concatenate([cells.means[np.isfinite(cells.means)] for _, cells in panels])
+    if not len(finite):
         raise ResultsError(f"none of {count(len(df), 'run')} has a value to map: all diverged",
                            hint="plots.overview(df) shows their curves")
     descends = tables.lower_is_better(df, grid.metrics[0])
-    best = found.min() if descends else found.max()
-    norm = (LogNorm if log and found.min() > 0 else Normalize)(found.min(), found.max())
+    best = finite.min() if descends else finite.max()
+    norm = (LogNorm if log and finite.min() > 0 else Normalize)(finite.min(), finite.max())
     colours = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
-    for axes, means, lost in panels:
-        image = axes.pcolormesh(np.ma.masked_invalid(means), norm=norm, cmap=colours, edgecolors="white", linewidth=0.5)
-        if max(means.shape) <= _MOST_NUMBERS:
-            _write_numbers(axes, means, image)
-        for row, place in np.argwhere(lost):
-            axes.plot(place + 0.5, row + 0.5, "x", color="black")
-        for row, place in np.argwhere(means == best)[:1]:
-            axes.add_patch(Rectangle((place, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2))
+    for axes, cells in panels:
+        image = axes.pcolormesh(np.ma.masked_invalid(cells.means), norm=norm, cmap=colours, edgecolors="white",
+                                linewidth=0.5)
+        _mark_cells(axes, cells, image, best)
+        for runs in cells.counted[cells.counted > 0]:
+            grid.record_mean(int(runs))
         axes.grid(False)
         figure_layout.label_ticks(axes, np.arange(len(across)) + 0.5, across)
         axes.set_yticks(np.arange(len(up)) + 0.5, [format_value(value, 18) for value in up])
@@ -76,59 +82,102 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     bar.outline.set_visible(False)
     if log:
         figure_layout.use_plain_numbers(bar.ax.yaxis)
-    return grid.finished(x, y, said=[describe_metric(grid.metrics, epoch), "the best cell is framed"],
-                         diverged="left out, a cross where all of a cell did", metric_styles=False)
+    lossy = sum(int(cells.is_lossy.sum()) for _, cells in panels)
+    sign = "n/N: runs that count of all" if max(len(across), len(up)) <= _MAX_NUMBERS else "dots"
+    return grid.finish(x, y, notes=[
+        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else ""),
+        f"{count(lossy, 'cell')} lost runs ({sign})" if lossy else ""],
+        diverged="left out" + (", a cross where no run counts" if any(
+            ((cells.counted == 0) & (cells.total > 0)).any() for _, cells in panels) else ""), metric_styles=False)
 
 
-def _cells_of(df: pd.DataFrame, name: str) -> list[object]:
+def _levels_of(df: pd.DataFrame, name: str) -> list[object]:
     """The values of a parameter, if a heat map can show them."""
     values = levels(require_column(df, name))
     if not 2 <= len(values) <= MAX_CELLS:
-        can = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= MAX_CELLS]
+        candidates = [other for other in tables.varying_columns(df) if 2 <= len(levels(df[other])) <= MAX_CELLS]
         raise ResultsError(f"{name} has {count(len(values), 'value')}, and a heat map shows 2 to {MAX_CELLS}",
-                           allowed=can or "none of the parameters that vary",
+                           allowed=candidates or "none of the parameters that vary",
                            hint=f"plots.metric_against(df, '{name}') shows many" if len(values) > 1 else None)
     return values
 
 
-def _cell_means(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object]],
-                y: tuple[str, list[object]]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean score of each pair of values, (values of y, values of x), NaN if there is none; and where runs are that
-    all diverged."""
-    places = [{cell_key(value): number for number, value in enumerate(values)} for _, values in (y, x)]
-    means = np.full((len(y[1]), len(x[1])), np.nan)
-    lost = np.zeros(means.shape, bool)
-    at = [[place[cell_key(value)] for value in runs[name].tolist()]
-          for place, (name, _) in zip(places, (y, x), strict=True)]
+class _Cells(NamedTuple):
+    """The cells of a panel, (values of y, values of x) each.
+
+    means: of the runs that count, NaN without one;
+    counted, total: number of runs that count and have a value, and of all.
+    """
+
+    means: np.ndarray
+    counted: np.ndarray
+    total: np.ndarray
+
+    @property
+    def is_lossy(self) -> np.ndarray:
+        """Where some of the runs count and others do not."""
+        return (self.counted > 0) & (self.counted < self.total)
+
+
+def _cells_of(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object]],
+              y: tuple[str, list[object]]) -> _Cells:
+    numbers = [{cell_key(value): number for number, value in enumerate(values)} for _, values in (y, x)]
+    shape = (len(y[1]), len(x[1]))
+    cells = _Cells(np.full(shape, np.nan), np.zeros(shape, int), np.zeros(shape, int))
+    at = [[number[cell_key(value)] for value in runs[name].tolist()]
+          for number, (name, _) in zip(numbers, (y, x), strict=True)]
     for cell, members in runs.groupby(at, sort=False):
         values = scores[members.index].dropna()
+        cells.counted[cell], cells.total[cell] = len(values), len(members)
         if len(values):
-            means[cell] = values.mean()
-        lost[cell] = (members["end"] == run_folder.DIVERGED).all()
-    return means, lost
+            cells.means[cell] = values.mean()
+    return cells
 
 
-def _write_numbers(axes: Axes, values: np.ndarray, image: mpl.cm.ScalarMappable, form: str = "#.3g") -> None:
-    """Each cell's number in black or white, whichever is read more easily on its colour."""
-    for (row, place), value in np.ndenumerate(values):
+def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, best: float) -> None:
+    """Write the numbers, and mark the best cell, cells that lost runs, and cells without a run that counts."""
+    has_numbers = max(cells.means.shape) <= _MAX_NUMBERS
+    if has_numbers:
+        _write_numbers(axes, cells.means, image, notes={
+            (row, col): f"{cells.counted[row, col]}/{cells.total[row, col]}"
+            for row, col in np.argwhere(cells.is_lossy).tolist()})
+    else:
+        rows, cols = np.nonzero(cells.is_lossy)
+        axes.plot(cols + 0.85, rows + 0.85, "o", color="white", markeredgecolor="black", markersize=2.5,
+                  markeredgewidth=0.5)
+    for row, col in np.argwhere((cells.counted == 0) & (cells.total > 0)):
+        axes.plot(col + 0.5, row + 0.5, "x", color="black")
+    for row, col in np.argwhere(cells.means == best)[:1]:
+        axes.add_patch(Rectangle((col, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2,
+                                 linestyle="--" if cells.is_lossy[row, col] else "-"))
+
+
+def _write_numbers(axes: Axes, values: np.ndarray, image: mpl.cm.ScalarMappable, form: str = "#.3g",
+                   notes: Mapping[tuple[int, int], str] | None = None) -> None:
+    """Write each cell's number, in black or white for contrast. notes: a second line for some cells."""
+    for (row, col), value in np.ndenumerate(values):
         if np.isfinite(value):
             red, green, blue, _ = image.to_rgba(value)
             light = 0.299 * red + 0.587 * green + 0.114 * blue
-            axes.text(place + 0.5, row + 0.5, format(value, form).removesuffix("."), fontsize=7,
-                      ha="center", va="center", color="black" if light > 0.5 else "white")
+            note = (notes or {}).get((row, col))
+            axes.text(col + 0.5, row + 0.5, format(value, form).removesuffix(".") + (f"\n{note}" if note else ""),
+                      fontsize=6.5 if note else 7, ha="center", va="center", linespacing=0.95,
+                      color="black" if light > 0.5 else "white")
 
 
 @styled
 def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "best",
                          parameters: list[str] | None = None) -> Figure:
-    """A line for each setting across its parameters and on to its metric, the brighter the better.
+    """Draw a line for each setting across its parameters and on to its metric, the brighter the better.
 
-    df: big_df, a row per run. metric, epoch: as in `metric_against`; a setting has the mean of its runs. parameters:
-    2 to 10 config columns that vary; None: all that vary, seeds apart. Lines that share a value are fanned out by their
-    metric. Returns a Figure of one panel. Raises ResultsError for unknown or empty columns, and for fewer or more.
+    df: big_df, a row per run;
+    metric, epoch: as in `metric_against`; a setting has the mean of its runs that count, and is dashed if it lost runs;
+    parameters: 2 to 10 config columns that vary; None: all that vary, seeds apart.
+    Lines that share a value are spread by their metric. Returns a Figure of one panel. ResultsError for unknown or
+    empty columns, and for fewer or more parameters.
     """
     drawn = figure_layout.drawable_columns(df, metric)
-    names = figure_layout.varying_parameters(df, parameters, 2, _MOST_COORDINATES, "parallel coordinates")
+    names = figure_layout.varying_parameters(df, parameters, 2, _MAX_COORDINATES, "parallel coordinates")
     table = tables.ranking(df, metric, epoch)
     table = table[np.isfinite(table["value"])].iloc[::-1]  # the best are drawn last
     if table.empty:
@@ -136,139 +185,153 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     figure = Figure(figsize=(1.15 * (len(names) + 1) + 0.9, 3.2), layout="constrained")
     axes = figure.subplots()
     low, high = sorted((table["value"].min(), table["value"].max()))
-    metric_place = ((table["value"] - low) / (high - low) if high > low else table["value"] * 0 + 0.5).to_numpy()
+    height = ((table["value"] - low) / (high - low) if high > low else table["value"] * 0 + 0.5).to_numpy()
     coordinates = [ParameterAxis(require_column(df, name)) for name in names]
-    places = [axis.shares(table[name]) + 0.05 * (metric_place - 0.5) * (len(axis.levels) <= 12)
-              for name, axis in zip(names, coordinates, strict=True)]
-    lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*places, metric_place], 1)], 2)
+    heights = [axis.fractions(table[name]) + 0.05 * (height - 0.5) * (len(axis.levels) <= 12)
+               for name, axis in zip(names, coordinates, strict=True)]
+    lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*heights, height], 1)], 2)
+    is_lossy = (table["runs"] < table["total"]).to_numpy()
     ramp = mpl.colormaps["viridis"](np.linspace(0, 0.92, 256))  # the brightest yellow is lost on paper
     colours = ListedColormap(ramp[::-1] if tables.lower_is_better(df, drawn[0]) else ramp)
     axes.add_collection(LineCollection(lines, array=table["value"].to_numpy(), cmap=colours, linewidth=1.1, alpha=0.8,
+                                       linestyles=np.where(is_lossy, "--", "-").tolist(),
                                        rasterized=len(table) > 500))
-    for place, (name, axis) in enumerate(zip(names, coordinates, strict=True)):
-        _coordinate(axes, place, name, *_ticks_of(axis, df[name]))
+    for position, (name, axis) in enumerate(zip(names, coordinates, strict=True)):
+        _draw_coordinate(axes, position, name, *_ticks_of(axis, df[name]))
     ticks = MaxNLocator(5).tick_values(low, high) if high > low else np.array([low])
     ticks = ticks[(ticks >= low) & (ticks <= high)]
-    _coordinate(axes, len(names), f"{common_label(drawn)}", [f"{tick:.4g}" for tick in ticks],
+    _draw_coordinate(axes, len(names), f"{common_label(drawn)}", [f"{tick:.4g}" for tick in ticks],
                 (ticks - low) / (high - low) if high > low else [0.5])
     axes.set(xlim=(-0.15, len(names) + 0.55), ylim=(-0.06, 1.06))
     axes.set_axis_off()
-    figure_layout.add_caption(figure, [describe_metric(drawn, epoch), f"{count(len(table), 'setting')}"
-                                 + (", means of their runs" if (table["runs"] > 1).any() else ""),
-                                 *figure_layout.count_unfinished(df, "left out")])
+    figure_layout.add_caption(figure, [
+        describe_metric(drawn, epoch),
+        count(len(table), "setting") + (", means of their runs" if (table["runs"] > 1).any() else ""),
+        f"dashed: lost runs ({is_lossy.sum()} of them)" if is_lossy.any() else "", *tables.run_counts(df).lost()])
     return figure
 
 
 def _ticks_of(axis: ParameterAxis, values: pd.Series) -> tuple[list[str], np.ndarray]:
-    """Some of the values of a parameter, and where they stand on its axis."""
-    some = axis.levels if len(axis.levels) <= 12 else [axis.levels[i] for i in np.linspace(
+    """Labels for some of the values of a parameter, and their positions on its axis."""
+    labelled = axis.levels if len(axis.levels) <= 12 else [axis.levels[i] for i in np.linspace(
         0, len(axis.levels) - 1, 5).round().astype(int)]
-    return [format_value(value, 14) for value in some], axis.shares(
-        pd.Series(some, dtype=values.dtype, name=values.name))
+    return [format_value(value, 14) for value in labelled], axis.fractions(
+        pd.Series(labelled, dtype=values.dtype, name=values.name))
 
 
-def _coordinate(axes: Axes, place: float, name: str, labels: list[str], heights: np.ndarray | list[float]) -> None:
-    """A vertical axis with its name above and its values at its right, on white so that lines do not hide them."""
-    axes.plot([place, place], [-0.03, 1.03], color="#555555", linewidth=0.8)
-    axes.text(place, 1.08, figure_layout.wrap(name, 14), ha="center", va="bottom", fontsize=9)
+def _draw_coordinate(axes: Axes, position: float, name: str, labels: list[str], heights: np.ndarray | list[float]
+                     ) -> None:
+    """Draw a vertical axis, its name above and its values to the right, on white so that lines do not hide them."""
+    axes.plot([position, position], [-0.03, 1.03], color="#555555", linewidth=0.8)
+    axes.text(position, 1.08, figure_layout.wrap(name, 14), ha="center", va="bottom", fontsize=9)
     for text, height in zip(labels, heights, strict=True):
-        axes.text(place + 0.04, height, text, va="center", fontsize=7.5, bbox={
+        axes.text(position + 0.04, height, text, va="center", fontsize=7.5, bbox={
             "facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.8})
 
 
 @styled
 def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "best",
                parameters: list[str] | None = None) -> Figure:
-    """How much each parameter matters: bars of its permutation importance, with standard errors.
+    """Draw the permutation importance of each parameter as bars, with standard errors.
 
-    df: big_df, a row per run. metric, epoch: as in `metric_against`; diverged runs count as the worst of the others.
-    parameters: config columns; None: all that vary, seeds apart. The formula and its source:
-    `importance.by_permutation`, which takes a random forest; the caption has its R² on runs that it has not seen: where
-    that is near zero, the bars say nothing. Returns a Figure of one panel. Raises ResultsError for unknown or empty
-    columns, fewer than 10 runs, or equal values.
+    df: big_df, a row per run;
+    metric, epoch: as in `metric_against`; diverged runs count as the worst of the others, unfinished ones not at all;
+    parameters: config columns; None: all that vary, seeds apart.
+    `importance.permutation_importance` has the definition. If the forest does not predict unseen settings better than
+    chance, the bars are grey, and title and caption say that they are meaningless. Returns a Figure of one panel.
+    ResultsError for unknown or empty columns, fewer than 10 runs or settings, or equal values.
     """
     drawn = figure_layout.drawable_columns(df, metric)
     names = figure_layout.varying_parameters(df, parameters, 1, 30, "parameter importance")
     scores = tables.scores(df, drawn, epoch).to_numpy(copy=True)
-    diverged = (df["end"] == run_folder.DIVERGED).to_numpy()
+    diverged = ((df["end"] == run_folder.DIVERGED) & ~tables.repeats(df)).to_numpy()
     if np.isfinite(scores).any():
         scores[diverged] = (np.nanmax if tables.lower_is_better(df, drawn[0]) else np.nanmin)(scores)
-    table, r2 = permutation_importance(df[names], scores)
+    found = permutation_importance(df[names], scores)
+    table = found.table
     figure = Figure(figsize=(4.6, max(0.26 * len(table), 0.7) + 1.2), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(table))[::-1]
-    axes.barh(places, table["importance"], xerr=table["error"], height=0.62, color=BLUE,
+    positions = np.arange(len(table))[::-1]
+    axes.barh(positions, table["importance"], xerr=table["error"], height=0.62,
+              color=BLUE if found.is_above_chance else "#bbbbbb",
               error_kw={"elinewidth": 1, "ecolor": "#333333"})
-    axes.set_yticks(places, [format_value(name) for name in table["parameter"]])
+    axes.set_yticks(positions, [format_value(name) for name in table["parameter"]])
     axes.set(xlabel="permutation importance\n(growth of the squared error / variance)",
              xlim=(min(0, (table["importance"] - table["error"]).min()), None))
     axes.grid(False, axis="y")
-    lost = [f"{count(diverged.sum(), 'diverged run')} taken as the worst"] if diverged.any() else []
-    figure_layout.add_caption(figure, [describe_metric(drawn, epoch),
-                                       f"random forest on {np.isfinite(scores).sum()} runs, R² = "
-                                 f"{r2:.2f} on runs it has not seen; bars: standard error", *lost])
+    verdict = "" if found.is_above_chance else ": not above chance, the bars are meaningless"
+    if verdict:
+        axes.set_title("no better than chance")
+    figure_layout.add_caption(figure, [
+        describe_metric(drawn, epoch),
+        f"random forest on {np.isfinite(scores).sum()} runs of {count(found.settings, 'setting')}, R² = {found.r2:.2f} "
+        f"on settings that it has not seen (p = {found.p:.2g}){verdict}", "bars: standard error",
+        *tables.run_counts(df).lost(diverged="taken as the worst")])
     return figure
 
 
 @styled
 def confusion(df: pd.DataFrame, name: str | None = None, *, epoch: int | None = None, columns: str | None = None,
               classes: list[str] | None = None) -> Figure:
-    """Which classes are taken for which: for each true class, the percentage of each class that the model said.
+    """Draw a confusion matrix: for each true class, the percentage that was predicted as each class.
 
-    df: big_df, a row per run; the matrices of its runs are added up, so choose runs that belong together, or `columns`,
-    a config column with a panel for each value. name: of the side files' arrays, [true class, predicted class]; None:
-    val/last/confusion_matrix, or that of the first split that has one. epoch: None is each run's last. classes: their
-    names. Beside each row is the share of the class that was found (its recall). Returns a Figure of a panel for each
-    value. Raises ResultsError if no run has such an array, or names are too few.
+    df: big_df, a row per run; the matrices of its runs are added up, so choose runs that belong together;
+    name: of an array, [true class, predicted class]; None: val/last/confusion_matrix, or that of the first split that
+        has one;
+    epoch: None is each run's last;
+    columns: a config column with a panel for each value;
+    classes: their names.
+    The recall of each class is beside its row. Returns a Figure of a panel for each value. ResultsError if no run has
+    such an array, or the number of names is wrong.
     """
     if df.empty:
         raise ResultsError("there are no runs to draw", hint="does the filter leave any?")
-    panels = [(value, _summed(runs, name, epoch)) for value, runs in (
+    panels = [(value, _sum_matrices(runs, name, epoch)) for value, runs in (
         [(None, df)] if columns is None else
         [(level, figure_layout.group_by(df, columns)[cell_key(level)])
          for level in levels(require_column(df, columns))])]
     matrices = [matrix for _, (matrix, _, _) in panels]
     size = len(matrices[0])
-    if any(matrix.shape != (size, size) for matrix in matrices) or not 2 <= size <= _MOST_CLASSES:
+    if any(matrix.shape != (size, size) for matrix in matrices) or not 2 <= size <= _MAX_CLASSES:
         raise ResultsError(f"matrices of {', '.join(sorted({str(len(matrix)) for matrix in matrices}))} classes",
-                           allowed=f"one number of classes, 2 to {_MOST_CLASSES}", hint="choose runs of one data set")
+                           allowed=f"one number of classes, 2 to {_MAX_CLASSES}", hint="choose runs of one data set")
     names = classes or [str(number) for number in range(size)]
     if len(names) != size:
         raise ResultsError(f"{len(names)} names for {size} classes", where="classes")
     side = max(2.6, min(0.33 * size, 8.0))
     figure = Figure(figsize=(len(panels) * (side + 1.1) + 0.6, side + 1.2), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (value, (matrix, used, runs)) in zip(all_axes, panels, strict=True):
+    for axes, (value, (matrix, array_name, runs)) in zip(all_axes, panels, strict=True):
         image = _draw_confusion(axes, matrix, names)
-        what = f"{figure_layout.column_label(used)}, {count(runs, 'run')}".replace("confusion matrix ", "")
-        axes.set_title(f"{columns} = {format_value(value)}\n{what}" if columns else what)
+        title = f"{figure_layout.column_label(array_name)}, {count(runs, 'run')}".replace("confusion matrix ", "")
+        axes.set_title(f"{columns} = {format_value(value)}\n{title}" if columns else title)
     bar = figure.colorbar(image, ax=figure.axes, label="share of the true class (%)", aspect=20, pad=0.02)
     bar.outline.set_visible(False)
-    figure_layout.add_caption(figure, ["rows add up to 100 %; at the right, the share of each class that was found"])
+    figure_layout.add_caption(figure, ["rows add up to 100 %; at the right, the recall of each class"])
     return figure
 
 
-def _summed(df: pd.DataFrame, name: str | None, epoch: int | None) -> tuple[np.ndarray, str, int]:
-    """The sum of the runs' matrices (classes, classes), its name, and how many runs there are."""
-    asked = [name] if name else [f"{split}/{which}/confusion_matrix" for split in ("val", "test")
+def _sum_matrices(df: pd.DataFrame, name: str | None, epoch: int | None) -> tuple[np.ndarray, str, int]:
+    """The sum of the runs' matrices, (classes, classes), its name, and the number of runs that have it."""
+    names = [name] if name else [f"{split}/{which}/confusion_matrix" for split in ("val", "test")
                                  for which in ("last", "av")]
-    problem: ResultsError | None = None
-    for one in asked:
-        found = []
+    first_error: ResultsError | None = None
+    for array_name in names:
+        matrices = []
         for folder in df["folder"]:
             try:
-                found.append(read_array(folder, one, epoch))
+                matrices.append(read_array(folder, array_name, epoch))
             except ResultsError as error:
-                problem = problem or error
-        if found:
-            if len({matrix.shape for matrix in found}) > 1:
-                raise ResultsError(f"the runs have {one} of different sizes", hint="choose runs of one data set")
-            return np.sum(found, axis=0), one, len(found)
-    raise problem or ResultsError(f"no run has {asked[0]}")
+                first_error = first_error or error
+        if matrices:
+            if len({matrix.shape for matrix in matrices}) > 1:
+                raise ResultsError(f"the runs have {array_name} of different sizes", hint="choose runs of one data set")
+            return np.sum(matrices, axis=0), array_name, len(matrices)
+    raise first_error or ResultsError(f"no run has {names[0]}")
 
 
 def _draw_confusion(axes: Axes, matrix: np.ndarray, names: list[str]) -> mpl.cm.ScalarMappable:
-    """One matrix, in percent of its rows, with the diagonal's share at the right. matrix: (classes, classes)."""
+    """Draw a matrix in percent of its rows, with the recall at the right. matrix: (classes, classes)."""
     size = len(matrix)
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.pcolormesh(shares, norm=Normalize(0, 100), cmap="Blues", edgecolors="#eeeeee",

@@ -1,66 +1,97 @@
-"""Which parameters matter: by how much a random forest that has learned the metric errs more where one is shuffled"""
+"""Estimate which parameters matter: how much more a random forest errs when a parameter's values are permuted."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from src.analysis.reading.filters import cell_key, levels
+from src.analysis.tables import inference
 from src.errors import ResultsError
 
-MIN_RUNS = 10
-_FOLDS, _TREES, _SHUFFLES = 5, 100, 5
+MIN_RUNS = MIN_SETTINGS = 10
+_FOLDS, _TREES, _PERMUTATIONS = 5, 100, 5
 
 
 class Importance(NamedTuple):
-    """table: a row per parameter, the most important first: parameter, importance, error (standard, over the folds);
-    r2: of the forest on runs that it has not seen, where 0 is no better than the mean."""
+    """The importance of each parameter.
+
+    table: a row per parameter, the most important first: parameter, importance, error (standard, over the folds);
+    r2: of the forest on settings that it has not seen; 0 is no better than the mean of the others;
+    p: probability of such an r2, or a larger one, by chance;
+    settings: number of distinct settings.
+    """
 
     table: pd.DataFrame
     r2: float
+    p: float
+    settings: int
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the forest predicts unseen settings better than their mean does. If not, the table is meaningless."""
+        return self.p <= inference.LEVEL
 
 
 def permutation_importance(settings: pd.DataFrame, values: np.ndarray) -> Importance:
-    """The permutation importance of each parameter (Breiman, Random Forests, 2001, section 10).
+    """Estimate the permutation importance of each parameter (Breiman, Random Forests, 2001, section 10).
 
-    settings: (runs, parameters), any cells, each parameter with its values coded in order, which is all that a tree
-    sees of them. values: (runs,). A forest learns four fifths of the runs and predicts the last fifth, as they are and
-    with a parameter's values drawn anew from those of all runs; importance is the growth of the mean squared error,
-    over all five fifths, in units of the variance: 0 for what does not matter, up to 2; for parameters that matter only
-    together, high for each. Random numbers are fixed. Runs without a value are left out. ResultsError if too few are
-    left, or all values are equal.
+    settings: (runs, parameters), any cells; a tree sees the order of a parameter's values only;
+    values: (runs,); runs without a value are left out.
+    The folds are made of settings: runs that differ in seeds alone are in the same fold. A forest learns four fifths of
+    the settings and predicts the last fifth, as it is and with the values of a parameter permuted over all runs.
+    Importance is the growth of the mean squared error in units of the variance: 0 for what does not matter, about 2 at
+    most; parameters that matter only together are both important. Random numbers are fixed. ResultsError if there are
+    too few runs or settings, or all values are equal.
     """
+    from sklearn import inspection
     from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import KFold
+    from sklearn.model_selection import GroupKFold
 
-    there = np.isfinite(values)
-    if there.sum() < MIN_RUNS:
-        raise ResultsError(f"{there.sum()} runs with a value are too few to tell which parameters matter",
-                           allowed=f"{MIN_RUNS} and more")
-    if np.ptp(values[there]) == 0:
-        raise ResultsError(f"all {there.sum()} runs have the same value: no parameter matters",
-                           hint="choose another metric")
-    y = values[there]
-    x = np.stack([_codes(settings[name])[there] for name in settings], axis=1)
-    random = np.random.default_rng(0)
-    errors, growths = [], []
-    for train, test in KFold(_FOLDS, shuffle=True, random_state=0).split(x):
-        forest = RandomForestRegressor(_TREES, random_state=0).fit(x[train], y[train])
-        shuffled = np.tile(x[test], (x.shape[1], _SHUFFLES, 1, 1))  # (parameters, shuffles, runs, parameters)
-        for number in range(x.shape[1]):
-            shuffled[number, ..., number] = random.choice(x[:, number], shuffled.shape[1:3])
-        error = ((forest.predict(x[test]) - y[test]) ** 2).mean()
-        predicted = forest.predict(shuffled.reshape(-1, x.shape[1])).reshape(shuffled.shape[:3])
-        growths.append((((predicted - y[test]) ** 2).mean(axis=(1, 2)) - error) / y.var())
-        errors.append(error / y.var())
-    table = pd.DataFrame({"parameter": list(settings), "importance": np.mean(growths, axis=0),
-                          "error": np.std(growths, axis=0, ddof=1) / np.sqrt(_FOLDS)})
+    finite = np.isfinite(values)
+    x = np.stack([_codes(settings[name])[finite] for name in settings], axis=1)
+    y = values[finite]
+    setting = np.unique(x, axis=0, return_inverse=True)[1].ravel() if len(x) else np.zeros(0, int)
+    count = int(setting.max(initial=-1)) + 1
+    if len(y) < MIN_RUNS or count < MIN_SETTINGS:
+        raise ResultsError(f"{len(y)} runs of {count} settings with a value are too few to estimate the importance of "
+                           "parameters", allowed=f"{MIN_RUNS} runs and {MIN_SETTINGS} settings, or more")
+    if np.ptp(y) == 0:
+        raise ResultsError(f"all {len(y)} runs have the same value: no parameter matters", hint="choose another metric")
+    forests, baseline = [], np.empty(len(y))
+    folds = list(GroupKFold(_FOLDS, shuffle=True, random_state=0).split(x, groups=setting))
+    for train, test in folds:
+        forests.append(RandomForestRegressor(_TREES, random_state=0).fit(x[train], y[train]))
+        baseline[test] = y[train].mean()
+
+    def scores(_: Any, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """The negative error of each fold, predicted by the forest that has not learned it."""
+        return {str(number): -((forest.predict(x[test]) - y[test]) ** 2).mean()
+                for number, (forest, (_, test)) in enumerate(zip(forests, folds, strict=True))}
+
+    permuted = inspection.permutation_importance(forests[0], x, y, scoring=scores, n_repeats=_PERMUTATIONS,
+                                                 random_state=0)
+    growth = np.array([permuted[str(number)].importances_mean for number in range(_FOLDS)]) / y.var()
+    predicted = np.empty(len(y))
+    for forest, (_, test) in zip(forests, folds, strict=True):
+        predicted[test] = forest.predict(x[test])
+    errors, baseline_errors = (predicted - y) ** 2, (baseline - y) ** 2
+    table = pd.DataFrame({"parameter": list(settings), "importance": growth.mean(axis=0),
+                          "error": growth.std(axis=0, ddof=1) / np.sqrt(_FOLDS)})
     return Importance(table.sort_values("importance", ascending=False, kind="stable", ignore_index=True),
-                      float(1 - np.mean(errors)))
+                      float(1 - errors.mean() / baseline_errors.mean()),
+                      _chance(baseline_errors - errors, setting), count)
+
+
+def _chance(gain: np.ndarray, setting: np.ndarray) -> float:
+    """The p value of a mean gain above zero, one-sided, with the settings as independent samples."""
+    gains = pd.Series(gain).groupby(setting).mean().to_numpy()
+    found = inference.paired_difference(gains)
+    return found.p / 2 if found.value > 0 else 1 - found.p / 2
 
 
 def _codes(values: pd.Series) -> np.ndarray:
-    """(runs,) float: the place of each value among the different ones: numbers in order, others as they come."""
-    place = {cell_key(level): number for number, level in enumerate(levels(values))}
-    return np.array([place[cell_key(value)] for value in values.tolist()], float)
+    """The rank of each value among the distinct ones, (runs,) float: numbers in order, others as they occur."""
+    code = {cell_key(level): number for number, level in enumerate(levels(values))}
+    return np.array([code[cell_key(value)] for value in values.tolist()], float)

@@ -1,4 +1,4 @@
-"""Tables as pictures: columns of words, small curves, and dots: an overview of a grid, and its ranking"""
+"""Tables as figures, with columns of text, small curves and dots: an overview of a grid, and its ranking."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,15 +26,17 @@ from src.analysis.tables import tables
 from src.errors import ResultsError
 
 _MARGIN, _GAP, _LINE = 0.1, 0.16, 0.16  # inches
-_WIDEST = 24.0  # inches: more is no picture
+_MAX_WIDTH = 24.0  # inches
 
 
 @styled
 def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Figure:
-    """A table with a row per setting, best first: what varies, how many runs ended, and small curves of all its runs.
+    """Draw a table with a row per setting, best first: what varies, how many runs count, small curves of all its runs.
 
-    df: big_df, a row per run. metric: as in `learning_curves`; the training loss stands beside it. Curves of a column
-    share one scale. Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
+    df: big_df, a row per run;
+    metric: as in `learning_curves`; the training loss is beside it.
+    Curves of a column share one scale. Returns a Figure of at most `n` rows. ResultsError for an unknown or empty
+    column.
     """
     names = figure_layout.drawable_columns(df, metric)
     table = tables.ranking(df, metric)
@@ -42,38 +44,45 @@ def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Fig
     members = [df.loc[labels] for labels in shown["members"]]
     sheet = _Sheet(len(shown), head_lines=2)
     for name in tables.varying_columns(df):
-        sheet.words(name, [format_value(value) for value in shown[name]])
-    sheet.words("ended", [f"{runs['end'].notna().sum()}/{len(runs)}" for runs in members], numbers=True)
+        sheet.add_text(name, [format_value(value) for value in shown[name]])
+    sheet.add_text("counted", _counted_of_total(shown, always=True), numbers=True)
     for name in dict.fromkeys([*names, "train/loss"]):
         if name in tables.stats_columns(df) and any(np.isfinite(curve).any() for curve in df[name]):
             _small_curves(sheet, name, members)
-    sheet.words(f"best {common_label(names)}", _with_deviation(shown), numbers=True)
-    return sheet.finished([f"{len(shown)} of {count(len(table), 'setting')}, best first" if len(table) > n else "",
+    sheet.add_text(f"best {common_label(names)}", _with_deviation(shown), numbers=True)
+    return sheet.finish([f"{len(shown)} of {count(len(table), 'setting')}, best first" if len(table) > n else "",
                            "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
-                           + ", each run at its best epoch", *figure_layout.count_unfinished(df, "not in the mean")])
+                           + ", each run at its best epoch", *tables.selection_note(names),
+                         *tables.run_counts(df).lost()])
+
+
+def _counted_of_total(table: pd.DataFrame, always: bool = False) -> list[str]:
+    """The runs of each setting that count, as 2/3 where some do not. always: also where all do."""
+    return [f"{runs}/{total}" if always or runs < total else f"{runs}"
+            for runs, total in zip(table["runs"], table["total"], strict=True)]
 
 
 def _small_curves(sheet: _Sheet, name: str, members: list[pd.DataFrame]) -> None:
-    """A column with the curves of each row's runs, all on one scale: that between 1 % and 99 % of the values."""
+    """Add a column with the curves of each row's runs, on one scale from 1 % to 99 % of the values."""
     curves = [[curve[np.isfinite(curve)] for curve in runs[name]] for runs in members]
     values = np.concatenate([curve for row in curves for curve in row] or [np.zeros(1)])
     low, high = np.quantile(values, [0.01, 0.99]) if len(values) else (0.0, 1.0)
     last = max((curve.index.max() for row in curves for curve in row if len(curve)), default=1)
     log = bool(low > 0 and high > 30 * low)
-    left, right = sheet.room(f"{column_label(name)}\n{low:.3g} to {high:.3g}" + ", log" * log, 1.3)
+    left, right = sheet.add_space(f"{column_label(name)}\n{low:.3g} to {high:.3g}" + ", log" * log, 1.3)
     scale: Normalize = (LogNorm if log else Normalize)(low, high if high > low else low + 1, clip=True)
     for number, row in enumerate(curves):
         for curve in row:
-            share = np.asarray(scale(curve.to_numpy()))
+            height = np.asarray(scale(curve.to_numpy()))
             sheet.axes.plot(left + (right - left) * (curve.index - 1) / max(last - 1, 1),
-                            sheet.middle(number) + 0.16 * (0.5 - share), color=BLUE, alpha=0.7, linewidth=0.8,
+                            sheet.middle(number) + 0.16 * (0.5 - height), color=BLUE, alpha=0.7, linewidth=0.8,
                             marker="." if len(curve) == 1 else "")
 
 
 def _with_deviation(table: pd.DataFrame) -> list[str]:
-    """The mean of each row and the deviation of its runs, all to the second digit of the median deviation."""
-    known = table["deviation"][table["deviation"] > 1e-9 * table["value"].abs()]
-    digits = int(np.clip(1 - np.floor(np.log10(known.median())), 0, 8)) if len(known) else None
+    """The mean of each row and the deviation of its runs, to the second digit of the median deviation."""
+    deviations = table["deviation"][table["deviation"] > 1e-9 * table["value"].abs()]
+    digits = int(np.clip(1 - np.floor(np.log10(deviations.median())), 0, 8)) if len(deviations) else None
     return ["–" if value != value else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
             + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
             for value, deviation in zip(table["value"], table["deviation"], strict=True)]
@@ -81,61 +90,66 @@ def _with_deviation(table: pd.DataFrame) -> list[str]:
 
 @styled
 def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "best", n: int = 15) -> Figure:
-    """The best settings as a table: rank, what varies, a dot for each run, and the mean with its standard error.
+    """Draw the best settings as a table: rank, what varies, a dot for each run, and the mean with its standard error.
 
-    df: big_df, a row per run. metric, epoch: as in `metric_against`. Settings that seeds cannot tell apart share a
-    rank, marked by = (tables.ranking has the same as numbers, and says how); those of the first rank are orange.
-    Returns a Figure of at most `n` rows. Raises ResultsError for an unknown or empty column.
+    df: big_df, a row per run;
+    metric, epoch: as in `metric_against`.
+    Rank r means that r − 1 settings are significantly better (tables.ranking returns the numbers); a shared rank is
+    marked by =, and settings of rank 1 are orange. Settings that lost runs show n/N. Returns a Figure of at most `n`
+    rows. ResultsError for an unknown or empty column.
     """
     drawn = figure_layout.drawable_columns(df, metric)
-    whole = tables.ranking(df, metric, epoch)
-    table = whole[np.isfinite(whole["value"])].head(n)
+    settings = tables.ranking(df, metric, epoch)
+    table = settings[np.isfinite(settings["value"])].head(n)
     if table.empty:
         raise ResultsError(f"none of {count(len(df), 'run')} has a value to rank: all diverged")
-    ties = whole["rank"].value_counts()
+    ties = settings["rank"].value_counts()
     sheet = _Sheet(len(table))
-    sheet.words("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" for rank in table["rank"]])
+    sheet.add_text("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" for rank in table["rank"]])
     for name in tables.varying_columns(df):
-        sheet.words(name, [format_value(value) for value in table[name]])
-    _dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
-    sheet.words("mean", _with_deviation(table), numbers=True)
-    sheet.words("runs", [str(runs) for runs in table["runs"]], numbers=True)
-    seeds = (table["runs"] > 1).any()
-    return sheet.finished([
-        f"the best {len(table)} of {count(len(whole), 'setting')}" if len(whole) > len(table) else "",
-        describe_metric(drawn, epoch), "mean ± standard deviation; bar: standard error" if seeds else "",
-        "= not told apart from the first of its rank (Welch's t-test at 5 %)" if seeds else
-        "one run each: nothing is known of the noise of seeds",
-        *figure_layout.count_unfinished(df, "left out")], below=0.2)
+        sheet.add_text(name, [format_value(value) for value in table[name]])
+    _draw_dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
+    sheet.add_text("mean", _with_deviation(table), numbers=True)
+    sheet.add_text("runs", _counted_of_total(table), numbers=True)
+    has_repeats = (settings["runs"] > 1).any()
+    lossy = int((table["runs"] < table["total"]).sum())
+    return sheet.finish([
+        f"the best {len(table)} of {count(len(settings), 'setting')}" if len(settings) > len(table) else "",
+        describe_metric(drawn, epoch), "mean ± standard deviation; bar: standard error" if has_repeats else "",
+        "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs, Holm's correction: at "
+        "most 5 % chance of any wrong difference)" if has_repeats else
+        "one run each: nothing is known about the noise of seeds",
+        f"{count(lossy, 'setting')} lost runs (n/N: runs that count of all)" if lossy else "",
+        *tables.run_counts(df).lost()], below=0.2)
 
 
-def _dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Series) -> None:
-    """A column with a dot for each run, the mean and its standard error, and an axis below."""
-    left, right = sheet.room(header, 2.6)
+def _draw_dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Series) -> None:
+    """Add a column with a dot for each run, the mean and its standard error, and an axis below."""
+    left, right = sheet.add_space(header, 2.6)
     values = [scores[members].dropna().to_numpy() for members in table["members"]]
     low, high = min(map(np.min, values)), max(map(np.max, values))
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     low, high = low - margin, high + margin
 
-    def place(value: float | np.ndarray) -> float | np.ndarray:
+    def x_of(value: float | np.ndarray) -> float | np.ndarray:
         return left + (right - left) * (value - low) / (high - low)
 
     bottom = sheet.middle(len(table) - 0.5)
     for tick in MaxNLocator(4).tick_values(low, high):
         if low <= tick <= high:
-            sheet.axes.plot([place(tick)] * 2, [sheet.middle(-0.5), bottom], color="#e4e4e4", linewidth=0.6, zorder=0)
-            sheet.axes.text(place(tick), bottom + 0.04, f"{tick:.6g}", fontsize=7, ha="center", va="top")
-    for row, (of_row, rank, mean) in enumerate(zip(values, table["rank"], table["value"], strict=True)):
+            sheet.axes.plot([x_of(tick)] * 2, [sheet.middle(-0.5), bottom], color="#e4e4e4", linewidth=0.6, zorder=0)
+            sheet.axes.text(x_of(tick), bottom + 0.04, f"{tick:.6g}", fontsize=7, ha="center", va="top")
+    for row, (row_values, rank, mean) in enumerate(zip(values, table["rank"], table["value"], strict=True)):
         colour, height = ORANGE if rank == 1 else BLUE, sheet.middle(row)
-        sheet.axes.plot(place(of_row), np.full(len(of_row), height), "o", color=colour, alpha=0.4, markersize=4.5,
-                        markeredgewidth=0)
-        error = of_row.std(ddof=1) / np.sqrt(len(of_row)) if len(of_row) > 1 else 0.0
-        sheet.axes.plot([place(mean - error), place(mean + error)], [height] * 2, color=colour, linewidth=1.4)
-        sheet.axes.plot(place(mean), height, "|", color=colour, markersize=9, markeredgewidth=1.8)
+        sheet.axes.plot(x_of(row_values), np.full(len(row_values), height), "o", color=colour, alpha=0.4,
+                        markersize=4.5, markeredgewidth=0)
+        error = row_values.std(ddof=1) / np.sqrt(len(row_values)) if len(row_values) > 1 else 0.0
+        sheet.axes.plot([x_of(mean - error), x_of(mean + error)], [height] * 2, color=colour, linewidth=1.4)
+        sheet.axes.plot(x_of(mean), height, "|", color=colour, markersize=9, markeredgewidth=1.8)
 
 
 class _Sheet:
-    """Columns are added from left to right. Lengths are in inches, from the upper left corner; rows count from 0."""
+    """A table to which columns are added from left to right. Lengths are in inches, from the upper left corner."""
 
     def __init__(self, rows: int, head_lines: int = 1, row_height: float = 0.24) -> None:
         self._rows, self._height, self._right, self._head = rows, row_height, _MARGIN, _MARGIN + head_lines * _LINE
@@ -144,33 +158,33 @@ class _Sheet:
         self.axes.set_axis_off()
 
     def middle(self, row: float) -> float:
-        """The height at which a row has its middle."""
+        """Return the height of the middle of a row, counted from 0."""
         return self._head + (row + 0.5) * self._height
 
-    def words(self, header: str, cells: Sequence[str], numbers: bool = False) -> None:
-        """A column of words; numbers stand at its right edge."""
+    def add_text(self, header: str, cells: Sequence[str], numbers: bool = False) -> None:
+        """Add a column of text, aligned to its left edge, or to its right edge for numbers."""
         edge = "right" if numbers else "left"
         texts = [self.axes.text(0, self.middle(row), cell, fontsize=8, ha=edge, va="center")
                  for row, cell in enumerate(cells)]
         head = self.axes.text(0, self._head - 0.06, header, fontsize=8, fontweight="bold", ha=edge, va="bottom")
-        longest = sorted(texts, key=lambda text: len(text.get_text()))[-5:]  # to measure all takes long
+        longest = sorted(texts, key=lambda text: len(text.get_text()))[-5:]  # measuring all of them is slow
         width = max(text.get_window_extent().width for text in (head, *longest)) / self.figure.dpi
         for text in (head, *texts):
             text.set_x(self._right + (width if numbers else 0))
         self._right += width + _GAP
-        if self._right > _WIDEST:
-            raise ResultsError(f"a table wider than {_WIDEST:.0f} inches: too many parameters vary",
+        if self._right > _MAX_WIDTH:
+            raise ResultsError(f"the table is wider than {_MAX_WIDTH:.0f} inches: too many parameters vary",
                                hint="choose runs that differ in fewer with filt")
 
-    def room(self, header: str, width: float) -> tuple[float, float]:
-        """A column to draw into: its left and right edge."""
+    def add_space(self, header: str, width: float) -> tuple[float, float]:
+        """Add an empty column to draw into. Return its left and right edge."""
         head = self.axes.text(self._right, self._head - 0.06, header, fontsize=8, fontweight="bold", va="bottom")
         width = max(width, head.get_window_extent().width / self.figure.dpi)
         left, self._right = self._right, self._right + width + _GAP
         return left, left + width
 
-    def finished(self, caption: Sequence[str], below: float = 0.0) -> Figure:
-        """The figure, as large as its columns. below: room under the rows, for an axis."""
+    def finish(self, caption: Sequence[str], below: float = 0.0) -> Figure:
+        """Return the figure, as large as its columns. below: space under the rows, for an axis."""
         width = max(self._right - _GAP + _MARGIN, 4.0)
         lines = figure_layout.wrap("; ".join(filter(None, caption)), int(width * 17)).count("\n") + 1
         height = self.middle(self._rows) - self._height / 2 + below + lines * _LINE + _MARGIN

@@ -1,4 +1,4 @@
-"""Python values as columns of Arrow and back, and whole frames as tables: for the cache, for files and for polars."""
+"""Convert Python values to Arrow columns and back, and frames to Arrow tables: for the cache, for files, for polars."""
 from __future__ import annotations
 
 import contextlib
@@ -8,68 +8,80 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from src.analysis.reading.filters import is_missing
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def encode(values: np.ndarray) -> tuple[bool, pa.Array]:
-    """Values of one type, or None, as they are; all else as JSON, which the first result says."""
+    """Return (is_json, column): values of one type and None as they are, everything else as JSON."""
     import pyarrow as pa
 
     if values.dtype != object:
         return False, pa.array(values)
     cells = values.tolist()
-    kinds = set(map(type, cells)) - {type(None)}
-    kind = kinds.pop() if len(kinds) == 1 else str if not kinds else list
-    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    types = set(map(type, cells)) - {type(None)}
+    cell_type = types.pop() if len(types) == 1 else str if not types else list
+    arrow_types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
     with contextlib.suppress(OverflowError, UnicodeEncodeError):
-        if kind in arrow:
-            return False, pa.array(cells, arrow[kind])
+        if cell_type in arrow_types:
+            return False, pa.array(cells, arrow_types[cell_type])
     return True, pa.array(map(json.dumps, cells), pa.string())
 
 
 def writable_array(column: Any) -> np.ndarray:
-    """A column of whole bytes without nulls, to be written to. Its own memory where that can be: a copy takes as long
-    as the reading."""
-    part = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    values = part.buffers()[1]
+    """Return a column of numbers without nulls as a writable array, without a copy if possible.
+
+    A copy takes as long as reading the file.
+    """
+    chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    values = chunk.buffers()[1]
     if values is None or not values.is_mutable:
-        return np.array(part)
-    return np.frombuffer(values, part.type.to_pandas_dtype(), len(part), part.offset * part.type.bit_width // 8)
+        return np.array(chunk)
+    return np.frombuffer(values, chunk.type.to_pandas_dtype(), len(chunk), chunk.offset * chunk.type.bit_width // 8)
 
 
 def decode(column: Any) -> np.ndarray:
-    """The Python values of a column; equal strings are one object. Numbers, and true and false, without a None among
-    them as an array of theirs."""
+    """Return the Python values of a column; equal strings are one object. Numbers and bools without nulls keep a dtype.
+    """
     import pyarrow as pa
 
     if pa.types.is_string(column.type):
         column = column.dictionary_encode()
     if pa.types.is_dictionary(column.type):
-        coded = column.unify_dictionaries().combine_chunks()
-        coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
-        words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-        return words[coded.indices.fill_null(len(words) - 1).to_numpy()]
+        encoded = column.unify_dictionaries().combine_chunks()
+        encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+        strings = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+        return strings[encoded.indices.fill_null(len(strings) - 1).to_numpy()]
     if column.null_count:
         return np.fromiter(column.to_pylist(), object, len(column))
     return np.array(column.to_numpy()) if pa.types.is_boolean(column.type) else writable_array(column)
 
 
 def to_table(frame: pd.DataFrame) -> pa.Table:
-    """A frame as an Arrow table: numbers as they are, words as strings, lists, mappings and what is mixed as JSON."""
+    """Return a frame as an Arrow table. Lists, mappings and columns of mixed types are JSON, so that 1, 1.0 and '1'
+    stay apart.
+    """
     import pyarrow as pa
 
-    return pa.table({str(name): _of_series(frame[name]) for name in frame})
+    return pa.table({str(name): _series_to_arrow(frame[name]) for name in frame})
 
 
 def with_json_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame whose lists and mappings are JSON, as a csv file holds them."""
-    return frame.assign(**{str(name): [json.dumps(value) if isinstance(value, (list, dict)) else value
-                                       for value in frame[name].tolist()]
-                           for name in frame if frame[name].dtype == object})
+    """Return a frame for a csv file: columns of lists, of mappings and of mixed types hold JSON, and None is empty."""
+    return frame.assign(**{str(name): [None if is_missing(cell) else json.dumps(cell) for cell in frame[name].tolist()]
+                           for name in frame if frame[name].dtype == object and _needs_json(frame[name].tolist())})
 
 
-def _of_series(values: pd.Series) -> pa.Array:
+def _needs_json(cells: list[Any]) -> bool:
+    """Whether the text of the cells in a csv file would not tell their types."""
+    types = {type(cell) for cell in cells if not is_missing(cell)}
+    is_ambiguous = types == {str} and "" in cells and any(map(is_missing, cells))
+    return len(types) > 1 or bool(types & {list, dict}) or is_ambiguous
+
+
+def _series_to_arrow(values: pd.Series) -> pa.Array:
     import pyarrow as pa
 
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -77,7 +89,7 @@ def _of_series(values: pd.Series) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(values.cat.codes.to_numpy(), pa.int32()), labels)
     if values.dtype != object:
         return pa.array(values.to_numpy())
-    as_json, column = encode(values.to_numpy())
-    if as_json:
+    is_json, column = encode(values.to_numpy())
+    if is_json:
         return pa.array([None if text == "null" else text for text in column.to_pylist()], pa.string())
     return column

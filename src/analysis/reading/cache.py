@@ -1,4 +1,4 @@
-"""What was read of a folder of runs before, kept in columns (parquet): only runs whose files changed are read again."""
+"""Cache the runs of a batch in columns (parquet): only runs whose files changed are read again."""
 from __future__ import annotations
 
 import contextlib
@@ -25,17 +25,20 @@ from src.io import files, yaml_io
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MIN_RUNS = 256  # runs that are worth a cache: fewer are read as quickly
-RECENT_NS = 2 * 10**9  # ns: a file that was written so shortly before may be written again with the same time and size
-_MOST_PARTS = 8
-# what a file raises that is not as it was written; pyarrow's own errors are such too
+MIN_RUNS = 256  # fewer runs are read as fast without a cache
+# a file that was written this shortly ago may be written again with the same time and size
+RECENT_NS = 2 * 10**9
+_MAX_PARTS = 8
+# errors of damaged files; those of pyarrow are subclasses
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
 _RUNS, _STATS = ".runs.parquet", ".stats.parquet"
 
 
 def load(batch: str) -> list[Columns]:
-    """All that is kept of the runs right in a folder, stamps included, in the parts in which it was written; of a run
-    that is in several the last counts. Nothing if there is none, it was written by other code, or cannot be read."""
+    """Return the cached runs of a folder, in the parts in which they were written; the last part with a run counts.
+
+    Empty if there is no cache, other code wrote it, or it is damaged.
+    """
     parts = []
     with contextlib.suppress(ImportError):
         for path in _parts(cache_dir(batch)):
@@ -45,44 +48,46 @@ def load(batch: str) -> list[Columns]:
     return parts
 
 
-def match_runs(kept: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where in `kept` each run is whose files are as they were then: the part and the place in it, (runs,) int each;
-    part -1: it has to be read.
+def match_runs(cached: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find each run whose files are unchanged: its part in `cached` and its position in that, (runs,) int each.
+
+    A part of -1 means that the run has to be read.
 
     stamps: (runs, STAMP) int64, zeros where none could be taken.
     """
-    places = dict(zip(itertools.chain.from_iterable(part.names for part in kept), itertools.count(), strict=False))
-    found = np.array([places.get(name, -1) for name in names], int)
+    places = dict(zip(itertools.chain.from_iterable(part.names for part in cached), itertools.count(), strict=False))
+    row = np.array([places.get(name, -1) for name in names], int)
     if not places:
-        return found, found
-    found[(np.concatenate([part.stamps for part in kept])[found] != stamps).any(axis=1) | ~stamps.any(axis=1)] = -1
-    starts = np.cumsum([0, *map(len, kept)])
-    part = np.searchsorted(starts, found, side="right") - 1
-    return part, found - starts[part]
+        return row, row
+    row[(np.concatenate([part.stamps for part in cached])[row] != stamps).any(axis=1) | ~stamps.any(axis=1)] = -1
+    starts = np.cumsum([0, *map(len, cached)])
+    part = np.searchsorted(starts, row, side="right") - 1
+    return part, row - starts[part]
 
 
-def store(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.ndarray], fresh: Columns, read_at: int
+def store(batch: str, cached: Sequence[Columns], current: tuple[np.ndarray, np.ndarray], fresh: Columns, read_at: int
          ) -> None:
-    """Write what was read anew, beside what is kept; or all of it as one part, where much of what is kept is outdated.
+    """Write fresh runs as another part; or everything as one part if much of the cache is outdated.
 
-    current: parts and places in `kept` that still hold. read_at: ns, before the stamps were taken. Nothing is written
-    where nothing can be.
+    current: parts and positions in `cached` that are up to date;
+    read_at: time in ns before the stamps were taken.
+    Does nothing if the folder is not writable.
     """
     times = fresh.stamps[:, 2::3]
     fresh = fresh.pick(np.flatnonzero((times < read_at - RECENT_NS).all(axis=1) & fresh.stamps.any(axis=1)
-                                      & _can_be_kept(fresh)))
+                                      & _fits_json(fresh)))
     folder = cache_dir(batch)
     paths = _parts(folder)
-    still = len(current[0])
-    outdated = sum(map(len, kept)) - still
-    if not len(fresh) and outdated <= still:
+    up_to_date = len(current[0])
+    outdated = sum(map(len, cached)) - up_to_date
+    if not len(fresh) and outdated <= up_to_date:
         return
     with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
         os.makedirs(folder, exist_ok=True)
-        if len(paths) < _MOST_PARTS and outdated + len(fresh) <= still // 2:
+        if len(paths) < _MAX_PARTS and outdated + len(fresh) <= up_to_date // 2:
             _write_part(folder, fresh)
             return
-        _write_part(folder, columns.join([columns.assemble(kept, *current), fresh]) if still else fresh)
+        _write_part(folder, columns.join([columns.assemble(cached, *current), fresh]) if up_to_date else fresh)
         for path in paths:
             for old in (path + _RUNS, _stats_path(path)):
                 with contextlib.suppress(FileNotFoundError):
@@ -90,7 +95,7 @@ def store(batch: str, kept: Sequence[Columns], current: tuple[np.ndarray, np.nda
 
 
 def cache_dir(batch: str) -> str:
-    """Where the cache of a folder is: in it, or where that cannot be written in the user's folder of caches."""
+    """Return the cache folder of a batch: in it, or in the user's cache folder if the batch is not writable."""
     batch = os.path.abspath(batch)
     if os.access(batch, os.W_OK):
         return os.path.join(batch, run_folder.READ_CACHE)
@@ -99,7 +104,7 @@ def cache_dir(batch: str) -> str:
 
 
 def _parts(folder: str) -> list[str]:
-    """The paths, without endings, of the parts in a cache, in the order in which they were written."""
+    """The paths, without suffixes, of the parts in a cache, oldest first."""
     try:
         return sorted(os.path.join(folder, name.removesuffix(_RUNS)) for name in os.listdir(folder)
                       if name.endswith(_RUNS) and not name.startswith("."))
@@ -109,7 +114,7 @@ def _parts(folder: str) -> list[str]:
 
 @functools.cache
 def _version() -> str:
-    """Changes with the code that makes columns of files: what other code has read does not count."""
+    """A hash of the code that turns files into columns: a cache of other code is ignored."""
     digest = hashlib.sha256(f"{sys.version} {pd.__version__}".encode())
     for module in (sys.modules[__name__], arrow_columns, columns, raw_files, yaml_io, run_folder):
         with open(str(module.__file__), "rb") as file:
@@ -117,24 +122,24 @@ def _version() -> str:
     return digest.hexdigest()
 
 
-def _write_part(folder: str, found: Columns) -> None:
-    """Two files, the runs last: a part without stats is never looked at."""
+def _write_part(folder: str, part: Columns) -> None:
+    """Write two files, the runs last: a part without that file is ignored."""
     import pyarrow as pa
 
-    stats = dict(column for key, values in found.stats.items() for column in _stats(key, values))
+    stats = dict(column for key, values in part.stats.items() for column in _stats(key, values))
     schema = pa.schema([pa.field(name, column.type, nullable=column.null_count > 0) for name, column in stats.items()])
-    runs = {"name": pa.array(found.names, pa.string()), "end": pa.array(found.ends, pa.string()),
-            "notes": pa.array(found.notes, pa.string()), "layout": pa.array(found.layouts, pa.string()),
-            "counts": pa.array(found.counts, pa.int64())}
-    runs |= {f"stamp{number}": pa.array(found.stamps[:, number]) for number in range(raw_files.STAMP_LENGTH)}
-    for section, table in (("config", found.config), ("facts", found.facts)):
+    runs = {"name": pa.array(part.names, pa.string()), "end": pa.array(part.ends, pa.string()),
+            "notes": pa.array(part.notes, pa.string()), "layout": pa.array(part.layouts, pa.string()),
+            "counts": pa.array(part.counts, pa.int64())}
+    runs |= {f"stamp{number}": pa.array(part.stamps[:, number]) for number in range(raw_files.STAMP_LENGTH)}
+    for section, table in (("config", part.config), ("facts", part.facts)):
         for key, values in table.items():
             as_json, column = arrow_columns.encode(values)
             runs[f"{section}{' json' * as_json}:{key}"] = column
     path = os.path.join(folder, f"{time.time_ns():020d}-{os.uname().nodename}-{os.getpid()}")
     with files.atomic_writer(path + _STATS, sync=False) as file:
         _write_table(pa.table(stats, schema=schema), file, dictionary=False)
-    about = {"version": _version(), "stats": _checksums(found.stats)}
+    about = {"version": _version(), "stats": _checksums(part.stats)}
     content = io.BytesIO()
     _write_table(pa.table(runs).replace_schema_metadata(about), content, dictionary=True)
     files.write_atomic(f"{path}.{zlib.crc32(content.getvalue()):08x}{_RUNS}", content.getvalue(), sync=False)
@@ -146,10 +151,10 @@ def _write_table(table: pa.Table, file: BinaryIO, dictionary: bool) -> None:
     pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False)
 
 
-# Nothing here is synced, and after a power cut a file may have blocks of zeros. The checksum of the runs' file is in
-# its name; those of the stats are in it: of a column of numbers the sum of their bits, a fifth of the work of parquet's
+# Files are not synced: after a power failure they may contain blocks of zeros. The checksum of the runs' file is in its
+# name, those of the stats are in that file: for numbers the sum of their bits, five times as fast as parquet's
 def _checksums(stats: dict[str, np.ndarray]) -> str:
-    """One for each column, as JSON."""
+    """The checksum of each column, as JSON."""
     return json.dumps({name: zlib.crc32(repr(values.tolist()).encode()) if values.dtype == object
                        else int(values.view(np.uint64).sum()) for name, values in stats.items()})
 
@@ -158,13 +163,13 @@ def _stats_path(path: str) -> str:
     return path.rpartition(".")[0] + _STATS
 
 
-def _can_be_kept(found: Columns) -> np.ndarray:
-    """(n,) bool: whether JSON can hold all values of a run; YAML can say more, and such a run is read each time."""
-    good = np.ones(len(found), bool)
-    for values in (*found.config.values(), *found.facts.values()):
+def _fits_json(runs: Columns) -> np.ndarray:
+    """Whether JSON can hold all values of a run, (n,) bool. YAML has more types; such a run is never cached."""
+    fits = np.ones(len(runs), bool)
+    for values in (*runs.config.values(), *runs.facts.values()):
         if values.dtype == object and not set(map(type, values.tolist())) <= {bool, int, float, str, type(None)}:
-            good &= np.fromiter(map(_is_plain, values), bool, len(values))
-    return good
+            fits &= np.fromiter(map(_is_plain, values), bool, len(values))
+    return fits
 
 
 def _is_plain(value: Any) -> bool:
@@ -175,14 +180,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _stats(name: str, values: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
-    """Numbers as they are; of a column with words, the words apart."""
+    """Yield a column of numbers, and for columns with strings another one with these."""
     import pyarrow as pa
 
     if values.dtype == object:
-        words = np.array([type(value) is str for value in values], bool)
-        yield f"words:{name}", pa.array([value if word else None for word, value in zip(words, values, strict=True)],
-                                        pa.string())
-        values = np.where(words, np.nan, values).astype(np.float64)
+        is_string = np.array([type(value) is str for value in values], bool)
+        yield f"words:{name}", pa.array([value if string else None for string, value in zip(
+            is_string, values, strict=True)], pa.string())
+        values = np.where(is_string, np.nan, values).astype(np.float64)
     yield f"numbers:{name}", pa.array(values)
 
 
@@ -222,14 +227,14 @@ def _load_part(path: str) -> Columns | None:
 def _load_stats(path: str) -> dict[str, np.ndarray]:
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False).read()  # the file is never whole in memory
+    table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False).read()  # never hold the whole file in memory
     stats = {}
     for name in table.column_names:
         kind, _, key = name.partition(":")
         if kind == "numbers":
             stats[key] = arrow_columns.writable_array(table[name])
             if f"words:{key}" in table.column_names:
-                words = table[f"words:{key}"].to_pylist()
-                stats[key] = np.array([number if word is None else word for number, word in zip(
-                    stats[key].tolist(), words, strict=True)], dtype=object)
+                strings = table[f"words:{key}"].to_pylist()
+                stats[key] = np.array([number if string is None else string for number, string in zip(
+                    stats[key].tolist(), strings, strict=True)], dtype=object)
     return stats

@@ -1,4 +1,4 @@
-"""What was read of many runs, in columns: parsed together, picked by run, put one after another."""
+"""The contents of many runs as columns: parse them together, select runs, join parts."""
 from __future__ import annotations
 
 import contextlib
@@ -21,31 +21,36 @@ SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
 
 @dataclass
 class Columns:
-    """n runs with r rows of stats in all. What stands for one run depends on the files of that run alone, whatever was
-    read with it: so runs that were read at different times can be put together.
+    """n runs with r rows of stats in total.
 
-    layouts: [whole, config keys, fact keys, columns of its stats] of each run as JSON; most runs share one.
-    notes: what of a run's stats was left out, a line for each reason.
-    config, facts: (n,) values for each key, None where a run has no such key: as objects, or where all of them are
-        numbers of one type, or true and false, perhaps as an array of these.
-    counts: rows of each run; stats: (r,) float64, or objects where a run has words there.
+    The values of a run depend only on its own files, so that runs that were read at different times can be joined.
+
+    names: of the run folders;
+    stamps: (n, STAMP_LENGTH) int64; zeros where none was taken;
+    ends: contents of `done`;
+    notes: what of a run's stats was left out, a line per reason;
+    layouts: [has_config, config keys, fact keys, stats columns] of each run as JSON; most runs share one;
+    config, facts: (n,) values by key, None where a run lacks the key; objects, or an array of numbers or bools if all
+        values are of that type;
+    counts: (n,) int64, rows of each run;
+    stats: (r,) float64 by column, or objects if a run has strings there.
     """
 
     names: list[str]
-    stamps: np.ndarray  # (n, STAMP) int64; zeros where none was taken
+    stamps: np.ndarray
     ends: list[str | None]
     notes: list[str]
     layouts: list[str]
     config: dict[str, np.ndarray]
     facts: dict[str, np.ndarray]
-    counts: np.ndarray  # (n,) int64
+    counts: np.ndarray
     stats: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def pick(self, positions: np.ndarray) -> Columns:
-        """The runs at `positions`, in that order."""
+        """Return the runs at `positions`, in that order."""
         return assemble([self], np.zeros(len(positions), int), positions)
 
 
@@ -53,12 +58,12 @@ Span = tuple[int, int, int]  # part, first run of it, last run + 1
 
 
 def join(parts: Sequence[Columns]) -> Columns:
-    """Parts one after another."""
+    """Concatenate parts."""
     return _assemble(parts, [(number, 0, len(part)) for number, part in enumerate(parts) if len(part)])
 
 
 def assemble(parts: Sequence[Columns], part_of_run: np.ndarray, position_of_run: np.ndarray) -> Columns:
-    """New columns whose run i is the run `position_of_run[i]` of the part `part_of_run[i]`."""
+    """Return columns whose run i is the run `position_of_run[i]` of the part `part_of_run[i]`."""
     breaks = np.flatnonzero((np.diff(part_of_run) != 0) | (np.diff(position_of_run) != 1)) + 1
     firsts = np.concatenate([[0], breaks])[:len(part_of_run)]
     lasts = np.concatenate([breaks, [len(part_of_run)]])[:len(firsts)] - 1
@@ -67,7 +72,7 @@ def assemble(parts: Sequence[Columns], part_of_run: np.ndarray, position_of_run:
 
 
 def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
-    """Runs that stand together in a part are copied together: most of a large batch is a single span."""
+    """Copy whole spans: most of a large batch is a single one."""
     if len(spans) == 1 and spans[0][1:] == (0, len(parts[spans[0][0]])):
         return parts[spans[0][0]]
     used = [parts[number] for number in sorted({number for number, _, _ in spans})]
@@ -79,13 +84,13 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
     def table(of_part: Callable[[Columns], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         def values(key: str) -> np.ndarray:
             each = [of_part(part).get(key) for part in parts]
-            return concatenate([np.full(stop - start, None) if (found := each[number]) is None
-                                      else found[start:stop] for number, start, stop in spans])
+            return concatenate([np.full(stop - start, None) if (values_of_part := each[number]) is None
+                                else values_of_part[start:stop] for number, start, stop in spans])
 
         return {key: values(key) for key in dict.fromkeys(itertools.chain.from_iterable(map(of_part, used)))}
 
-    def array(of_part: Callable[[Columns], np.ndarray], nothing: np.ndarray) -> np.ndarray:
-        return np.concatenate([nothing, *(of_part(parts[number])[start:stop] for number, start, stop in spans)])
+    def array(of_part: Callable[[Columns], np.ndarray], empty: np.ndarray) -> np.ndarray:
+        return np.concatenate([empty, *(of_part(parts[number])[start:stop] for number, start, stop in spans)])
 
     return Columns(lists(lambda part: part.names),
                    array(lambda part: part.stamps, np.zeros((0, STAMP_LENGTH), np.int64)),
@@ -95,98 +100,99 @@ def _assemble(parts: Sequence[Columns], spans: list[Span]) -> Columns:
 
 
 def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays put together, as objects where their types differ: 1 stays 1, and does not become 1.0."""
+    """Concatenate arrays, as objects if their types differ: 1 does not become 1.0."""
     if len({array.dtype for array in arrays}) > 1:
         arrays = [array.astype(object) for array in arrays]
     return np.concatenate(arrays)
 
 
 def to_array(values: Sequence[Any]) -> np.ndarray:
-    """(n,) Python values; as numbers, or as true and false, where all are of one type."""
+    """Return (n,) Python values; as a numeric or bool array if all are of one type."""
     kinds = set(map(type, values))
     kind = SCALARS.get(kinds.pop()) if len(kinds) == 1 else None
-    with contextlib.suppress(OverflowError):  # an integer of many digits stays an object
+    with contextlib.suppress(OverflowError):  # an integer beyond 64 bits stays an object
         if kind:
             return np.array(values, kind)
-    return np.fromiter(values, object, len(values))  # lists among them stay lists
+    return np.fromiter(values, object, len(values))  # np.array would unpack lists
 
 
 def _assemble_stats(parts: Sequence[Columns], spans: list[Span]) -> dict[str, np.ndarray]:
     ends = [np.concatenate([[0], np.cumsum(part.counts)]).tolist() for part in parts]  # rows before each run
     rows = [(parts[number].stats, ends[number][start], ends[number][stop]) for number, start, stop in spans]
     names = dict.fromkeys(itertools.chain.from_iterable(stats for stats, _, _ in rows))
-    of_words = {name for name in names if any(name in stats and stats[name].dtype == object for stats, _, _ in rows)}
+    with_strings = {name for name in names
+                    if any(name in stats and stats[name].dtype == object for stats, _, _ in rows)}
     total = sum(stop - start for _, start, stop in rows)
-    # one block of memory: the system gives a large one in large pages, ten times as fast
-    numbers = iter(np.empty((len(names) - len(of_words), total)))
-    found = {name: np.empty(total, dtype=object) if name in of_words else next(numbers) for name in names}
-    for name, column in found.items():
+    # one allocation: the kernel backs a large one with huge pages, which is ten times as fast
+    blocks = iter(np.empty((len(names) - len(with_strings), total)))
+    joined = {name: np.empty(total, dtype=object) if name in with_strings else next(blocks) for name in names}
+    for name, column in joined.items():
         at = 0
         for stats, start, stop in rows:
             column[at:at + stop - start] = stats[name][start:stop] if name in stats else np.nan
             at += stop - start
-    return found
+    return joined
 
 
 def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
-    """The texts of some runs as columns. stamps: (runs, STAMP) int64."""
+    """Parse the texts of runs. stamps: (runs, STAMP) int64."""
     configs = [run.config for run in runs]
-    facts = [dict(_flat(config.pop("facts", None), "facts/")) for config in configs]
+    facts = [dict(_flatten(config.pop("facts", None), "facts/")) for config in configs]
     layouts: dict[tuple[Any, ...], str] = {}
-    for run, found in zip(runs, facts, strict=True):
-        layout = (run.whole, tuple(run.config), tuple(found), run.header)
+    for run, run_facts in zip(runs, facts, strict=True):
+        layout = (run.has_config, tuple(run.config), tuple(run_facts), run.header)
         if layout not in layouts:
-            layouts[layout] = json.dumps([run.whole, [*run.config], [*found], _names(run.header)])
+            layouts[layout] = json.dumps([run.has_config, [*run.config], [*run_facts], _column_names(run.header)])
     stats, counts, notes = _stats(runs)
     return Columns([run.folder.rpartition("/")[2] for run in runs],
                    np.zeros((len(runs), STAMP_LENGTH), np.int64) if stamps is None else stamps,
                    [run.end for run in runs], notes,
-                   [layouts[run.whole, tuple(run.config), tuple(found), run.header]
-                    for run, found in zip(runs, facts, strict=True)],
-                   _transposed(configs), _transposed(facts), counts, stats)
+                   [layouts[run.has_config, tuple(run.config), tuple(run_facts), run.header]
+                    for run, run_facts in zip(runs, facts, strict=True)],
+                   _transpose(configs), _transpose(facts), counts, stats)
 
 
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Mappings in mappings as (path, value)."""
+def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of nested mappings."""
     for key, item in value.items() if isinstance(value, Mapping) else ():
         if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}/")
+            yield from _flatten(item, f"{prefix}{key}/")
         else:
             yield prefix + str(key), item
 
 
-def _transposed(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Mappings as columns: the union of the keys, None where a row has no such key."""
+def _transpose(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Turn mappings into columns: the union of the keys, None where a row lacks the key."""
     keys = list(rows[0]) if rows else []
-    if all(list(row) == keys for row in rows):  # as in most batches, and ten times as fast
+    if all(list(row) == keys for row in rows):  # most batches; ten times as fast
         return dict(zip(keys, map(to_array, zip(*(row.values() for row in rows), strict=True)), strict=True))
     return {key: to_array([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
 
 
-def _names(header: str) -> list[str]:
-    """The columns of a stats.csv; none if they cannot be used."""
+def _column_names(header: str) -> list[str]:
+    """The columns of a stats.csv; empty if they are unusable."""
     names = header.split(",")
     return names if "epoch" in names and len(set(names)) == len(names) else []
 
 
 def _stats(runs: Sequence[RunText]) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """All stats, rows in the order of `runs`; rows of each run; notes. Bodies of equal header are parsed in one go."""
+    """All stats, rows in the order of `runs`; rows of each run; notes. Bodies of one header are parsed together."""
     notes: list[list[str]] = [[] for _ in runs]
     same_header: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
-        if run.body and _names(run.header):
+        if run.body and _column_names(run.header):
             same_header.setdefault(run.header, []).append(position)
         elif run.body:
-            notes[position].append(f"{run_folder.STATS} left out: its header has no column epoch, or one column twice")
-    parts = [_parse(_names(header), positions, runs, notes) for header, positions in same_header.items()]
+            notes[position].append(f"{run_folder.STATS} left out: its header has no column epoch, or a column twice")
+    parts = [_parse(_column_names(header), positions, runs, notes) for header, positions in same_header.items()]
     run_of_row = np.concatenate([run for run, _ in parts]) if parts else np.zeros(0, int)
     stats = _union([table for _, table in parts], [len(run) for run, _ in parts])
     if len(parts) > 1:
         order = np.argsort(run_of_row, kind="stable")
         run_of_row, stats = run_of_row[order], {name: values[order] for name, values in stats.items()}
-    if parts and (rows := _each_epoch_once(run_of_row, stats["epoch"])) is not None:
+    if parts and (rows := _rows_to_keep(run_of_row, stats["epoch"])) is not None:
         run_of_row, stats = run_of_row[rows], {name: values[rows] for name, values in stats.items()}
-    return stats, np.bincount(run_of_row, minlength=len(runs)), ["\n".join(found) for found in notes]
+    return stats, np.bincount(run_of_row, minlength=len(runs)), ["\n".join(lines) for lines in notes]
 
 
 def _union(tables: list[dict[str, np.ndarray]], rows: list[int]) -> dict[str, np.ndarray]:
@@ -213,18 +219,18 @@ def _parse(names: list[str], positions: list[int], runs: Sequence[RunText], note
         frame = _read_csv(text, names, np.float64)
         table = {name: frame[name].to_numpy() for name in names}
         bad = np.zeros(len(frame), bool)
-    except ValueError:  # somewhere: look at each row of each run
-        mended = [_mended(runs[position].body, len(names)) for position in positions]
-        for position, count, (_, whole) in zip(positions, counts, mended, strict=True):
-            _note(notes[position], int(count) - whole)
-        run_of_row = np.repeat(positions, [whole for _, whole in mended])
-        frame = _read_csv(b"".join(body for body, _ in mended), names, str)
-        table, bad = _numbers_or_words(frame, run_of_row, len(runs))
+    except ValueError:  # in some row: check each row of each run
+        repaired = [_repair(runs[position].body, len(names)) for position in positions]
+        for position, count, (_, whole) in zip(positions, counts, repaired, strict=True):
+            _add_note(notes[position], int(count) - whole)
+        run_of_row = np.repeat(positions, [whole for _, whole in repaired])
+        frame = _read_csv(b"".join(body for body, _ in repaired), names, str)
+        table, bad = _to_numbers(frame, run_of_row, len(runs))
     epoch = table["epoch"]
     bad |= ~(np.isfinite(epoch) & (epoch == np.floor(epoch)) & (np.abs(epoch) < 2**53))
     if bad.any():
         for position, count in zip(*np.unique(run_of_row[bad], return_counts=True), strict=True):
-            _note(notes[position], int(count))
+            _add_note(notes[position], int(count))
         run_of_row, table = run_of_row[~bad], {name: values[~bad] for name, values in table.items()}
     return run_of_row, table
 
@@ -233,24 +239,25 @@ def _read_csv(text: bytes, names: list[str], dtype: type) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=dtype, index_col=False)
 
 
-def _numbers_or_words(frame: pd.DataFrame, run_of_row: np.ndarray, runs: int
+def _to_numbers(frame: pd.DataFrame, run_of_row: np.ndarray, runs: int
                       ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Cells as floats, but for the columns of a run whose cells mostly are none. Second: where a number is damaged."""
+    """Cells as floats, or as strings in columns of a run that are mostly strings; second, rows with damaged numbers."""
     bad = np.zeros(len(frame), dtype=bool)
     table = {}
     for name in frame:
-        there = frame[name].notna().to_numpy()
+        present = frame[name].notna().to_numpy()
         numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
-        damaged = there & np.isnan(numbers)
-        words = 2 * np.bincount(run_of_row, damaged, runs) > np.bincount(run_of_row, there, runs)
-        of_words = words[run_of_row] if name != "epoch" else np.zeros(len(frame), bool)
-        bad |= damaged & ~of_words
-        table[name] = np.where(of_words & there, frame[name].astype(object), numbers) if of_words.any() else numbers
+        damaged = present & np.isnan(numbers)
+        holds_strings = 2 * np.bincount(run_of_row, damaged, runs) > np.bincount(run_of_row, present, runs)
+        is_string = holds_strings[run_of_row] if name != "epoch" else np.zeros(len(frame), bool)
+        bad |= damaged & ~is_string
+        table[name] = numbers if not is_string.any() else np.where(
+            is_string & present, frame[name].astype(object), numbers)
     return table, bad
 
 
-def _mended(body: bytes, width: int) -> tuple[bytes, int]:
-    """The rows of a body that have `width` cells, and their number."""
+def _repair(body: bytes, width: int) -> tuple[bytes, int]:
+    """Return the rows of a body that have `width` cells, and their number."""
     lines = body.decode(errors="replace").split("\n")[:-1]
     whole = [cells for line in lines if "\0" not in line for cells in csv.reader([line]) if len(cells) == width]
     text = io.StringIO()
@@ -258,19 +265,21 @@ def _mended(body: bytes, width: int) -> tuple[bytes, int]:
     return text.getvalue().encode(), len(whole)
 
 
-def _note(notes: list[str], damaged: int) -> None:
+def _add_note(notes: list[str], damaged: int) -> None:
     if damaged:
         notes.append(damage_message(damaged))
 
 
 def damage_message(rows: int) -> str:
-    """What is said of damaged rows."""
+    """Return the note about damaged rows."""
     return f"{run_folder.STATS}: {rows} damaged row{'s' * (rows > 1)} left out, the rest is read"
 
 
-def _each_epoch_once(run: np.ndarray, epoch: np.ndarray) -> np.ndarray | None:
-    """The rows to keep, epochs ascending; None: all as they are. A run that was resumed, or ran twice, may have written
-    an epoch twice: the later row counts."""
+def _rows_to_keep(run: np.ndarray, epoch: np.ndarray) -> np.ndarray | None:
+    """The rows to keep, epochs ascending; None: all rows as they are.
+
+    A run that was resumed, or ran twice, may have written an epoch twice: the later row counts.
+    """
     if not ((run[1:] == run[:-1]) & (epoch[1:] <= epoch[:-1])).any():
         return None
     order = np.lexsort((epoch, run))  # stable: of equal epochs the later row comes last

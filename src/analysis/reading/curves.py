@@ -1,4 +1,4 @@
-"""Columns of curves: a Series for each run, made when somebody looks at the column, and never for the others."""
+"""Columns of curves: a Series for each run, created when the column is accessed."""
 from __future__ import annotations
 
 import functools
@@ -11,11 +11,11 @@ from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
 
 from src.analysis.reading.filters import is_missing
 
-Make = Callable[[], np.ndarray]  # gives the (n,) Series of a column
+Make = Callable[[], np.ndarray]  # returns the (n,) Series of a column
 
 
 class CurveType(ExtensionDtype):
-    """The type of a column of curves."""
+    """The pandas type of a column of curves."""
 
     name = "curve"
     kind = "O"
@@ -31,7 +31,7 @@ class CurveType(ExtensionDtype):
 
 
 class _Column:
-    """The cells of a whole column, made once, for all the arrays that are parts of it."""
+    """The cells of a whole column, created once for all arrays that are parts of it."""
 
     def __init__(self, make: Make) -> None:
         self._make = make
@@ -41,30 +41,30 @@ class _Column:
         return self._make()
 
     @property
-    def is_made(self) -> bool:
+    def is_created(self) -> bool:
         return "cells" in self.__dict__
 
 
 class Curves(ExtensionArray):
-    """Cells like those of a column of objects. Choosing, sorting and copying runs makes none of them."""
+    """Behaves like a column of objects. Selecting, sorting and copying runs creates no cell."""
 
     def __init__(self, source: _Column, at: np.ndarray) -> None:
         self._source, self._at = source, at  # cell i is the cell at[i] of the source
 
     @classmethod
-    def later(cls, make: Make, length: int) -> Curves:
-        """`length` cells that `make` makes when one of them is asked for."""
+    def lazy(cls, make: Make, length: int) -> Curves:
+        """Return `length` cells that `make` creates when one of them is accessed."""
         return cls(_Column(make), np.arange(length))
 
     @classmethod
     def of(cls, cells: Sequence[Any] | np.ndarray) -> Curves:
-        """Cells that are there: Series, or NaN where there is none."""
+        """Return existing cells: Series, or NaN for missing ones."""
         values = np.empty(len(cells), dtype=object)
         for position, cell in enumerate(cells):
             values[position] = cell
-        found = cls.later(lambda: values, len(values))
-        found._source.cells  # noqa: B018  # they are there
-        return found
+        curves = cls.lazy(lambda: values, len(values))
+        curves._source.cells  # noqa: B018  # marks them as created
+        return curves
 
     @classmethod
     def _from_sequence(cls, scalars: Any, *, dtype: Any = None, copy: bool = False) -> Curves:
@@ -74,7 +74,7 @@ class Curves(ExtensionArray):
         return cls.of(cells)
 
     def _cast_pointwise_result(self, values: Any) -> Any:
-        """What a function made of each cell: curves, or numbers and words like those of any column."""
+        """Return the results of a function of each cell: curves, or an ordinary column."""
         cells = list(values)
         if any(isinstance(cell, pd.Series) for cell in cells):
             return Curves.of(cells)
@@ -116,7 +116,7 @@ class Curves(ExtensionArray):
     def __eq__(self, other: object) -> Any:
         return self._cells() == other
 
-    __hash__ = None  # type: ignore[assignment]  # as of every array
+    __hash__ = None  # type: ignore[assignment]  # like every array
 
     @property
     def dtype(self) -> CurveType:
@@ -127,7 +127,7 @@ class Curves(ExtensionArray):
         return int(self._at.nbytes)
 
     def isna(self) -> np.ndarray:
-        if not self._source.is_made:  # curves, all of them
+        if not self._source.is_created:  # all cells are curves
             return np.zeros(len(self), bool)
         return np.fromiter((not isinstance(cell, pd.Series) for cell in self._cells()), bool, len(self))
 

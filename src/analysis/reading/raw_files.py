@@ -1,4 +1,4 @@
-"""The files of runs as they lie: each opened once, many at a time where the disk is slow; stamps tell of changes."""
+"""Read the files of runs: each file once, several at a time if the disk is slow. Stamps detect changed files."""
 from __future__ import annotations
 
 import os
@@ -14,35 +14,44 @@ from src.io import yaml_io
 # above this duration of a call, threads are faster; below it they only wait for each other
 SLOW_CALL_SECONDS = 0.4e-3
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
-STAMP_LENGTH = 9  # numbers of a stamp: inode, size and mtime_ns of each of three files, zeros where there is none
+STAMP_LENGTH = 9  # inode, size and mtime_ns of each of three files, zeros for a file that does not exist
 _CONFIG, _STATS, _DONE = (f"/{name}" for name in (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
-_MOST = 2**63  # of an inode, in a column of int64
+_INODE_LIMIT = 2**63  # of a column of int64
+NOT_DONE = "not done"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class RunText(NamedTuple):
-    """What the files of one run hold. whole: it has a config.yaml; else its spec stands for it (a foreign program)."""
+    """The contents of a run's files.
+
+    folder: path of the run;
+    end: content of its file `done`, None if it has not ended;
+    has_config: it has a config.yaml; else its spec is used instead (an external program);
+    config: its parameters, with the facts under "facts";
+    header: of stats.csv, empty if it has no complete line;
+    body: the complete rows of stats.csv.
+    """
 
     folder: str
     end: str | None
-    whole: bool
+    has_config: bool
     config: dict[str, Any]
-    header: str  # of stats.csv, empty if there is no whole line
-    body: bytes  # its whole rows
+    header: str
+    body: bytes
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
-    """`function` of each item, in order; in threads if the first ones took long, as they do on a shared disk.
+    """Yield `function` of each item, in order; in threads if the first calls were slow, as on a shared disk.
 
-    At most a few hundred results wait to be taken, however many items there are.
+    At most a few hundred results wait to be consumed, whatever the number of items.
     """
     start = time.perf_counter()
-    first = [function(item) for item in items[:_PROBES]]
-    slow = time.perf_counter() - start > SLOW_CALL_SECONDS * len(first)
-    yield from first
+    probes = [function(item) for item in items[:_PROBES]]
+    is_slow = time.perf_counter() - start > SLOW_CALL_SECONDS * len(probes)
+    yield from probes
     rest = items[_PROBES:]
-    if not slow or not rest:
+    if not is_slow or not rest:
         yield from map(function, rest)
         return
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -55,46 +64,48 @@ def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
 
 
 def read_stamp(folder: str) -> tuple[int, ...] | None:
-    """What changes when a run's files do, (STAMP,) numbers, to be taken before they are read. A spec that stands for a
-    config has its inode below zero. None if a file cannot be looked at.
+    """Return STAMP_LENGTH numbers that change when a run's files do; None if a file cannot be accessed.
+
+    Take it before reading the files. The inode of a spec that is used instead of a config is negative.
     """
     try:
         try:
             config, stats, done = os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE)
         except FileNotFoundError:
-            return _stamp_of_some(folder)
-        return (config.st_ino % _MOST, config.st_size, config.st_mtime_ns, stats.st_ino % _MOST, stats.st_size,
-                stats.st_mtime_ns, done.st_ino % _MOST, done.st_size, done.st_mtime_ns)
+            return _incomplete_stamp(folder)
+        return (config.st_ino % _INODE_LIMIT, config.st_size, config.st_mtime_ns,
+                stats.st_ino % _INODE_LIMIT, stats.st_size, stats.st_mtime_ns,
+                done.st_ino % _INODE_LIMIT, done.st_size, done.st_mtime_ns)
     except OSError:
         return None
 
 
-def _stamp_of_some(folder: str) -> tuple[int, ...]:
-    """Where not all three files are there."""
-    config = _stamp(folder + _CONFIG)
+def _incomplete_stamp(folder: str) -> tuple[int, ...]:
+    """The stamp of a run of which not all three files exist."""
+    config = _file_stamp(folder + _CONFIG)
     if not config[0]:
-        inode, size, time_ns = _stamp(f"{folder}/{run_folder.SPEC}")
+        inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
         config = (-inode, size, time_ns)
-    return (*config, *_stamp(folder + _STATS), *_stamp(folder + _DONE))
+    return (*config, *_file_stamp(folder + _STATS), *_file_stamp(folder + _DONE))
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
+def _file_stamp(path: str) -> tuple[int, int, int]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return (0, 0, 0)
-    return (found.st_ino % _MOST, found.st_size, found.st_mtime_ns)
+    return (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns)
 
 
 def read_run(folder: str, only_done: bool = False) -> RunText | str:
-    """A run, or the reason why it is left out. Opens each of its three files once."""
+    """Return a run, or the reason why it is left out. Opens each of its three files once."""
     try:
         done = _read_bytes(f"{folder}/{run_folder.DONE}")
         if only_done and done is None:
             return NOT_DONE
         text = _read_bytes(f"{folder}/{run_folder.CONFIG}")
         if text is None:
-            return _without_config(folder, done)
+            return _read_without_config(folder, done)
         config = yaml_io.load_flat(text.decode(), run_folder.CONFIG)
         if not config:
             return f"{run_folder.CONFIG} is empty"
@@ -107,11 +118,8 @@ def read_run(folder: str, only_done: bool = False) -> RunText | str:
         return f"{os.path.basename(error.filename or folder)} cannot be read: {error.strerror}"
 
 
-NOT_DONE = "not done"
-
-
 def _read_bytes(path: str) -> bytes | None:
-    """The bytes of a file, None if there is none. Two thirds of what `open` takes, for files as small as these."""
+    """The bytes of a file, None if it does not exist. Takes two thirds of the time of `open` for files of this size."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -127,10 +135,10 @@ def _read_bytes(path: str) -> bytes | None:
         os.close(file)
 
 
-def _without_config(folder: str, done: bytes | None) -> RunText | str:
-    """A foreign program writes no config, so its spec stands for it once it is done; other runs never got so far."""
+def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
+    """Use the spec of an external program once it is done; a run of train.py without a config has not started."""
     if not run_folder.is_run_folder(folder):
-        return f"no run folder: it has no {run_folder.SPEC}"
+        return f"not a run folder: it has no {run_folder.SPEC}"
     if done is not None:
         spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
         return RunText(folder, _end(done), False, spec, *_read_stats(folder))
@@ -145,7 +153,7 @@ def _end(done: bytes | None) -> str | None:
 
 
 def _read_stats(folder: str) -> tuple[str, bytes]:
-    """Header and rows of stats.csv; what follows the last line break is torn and left out."""
+    """Header and rows of stats.csv, without an incomplete last line."""
     text = _read_bytes(f"{folder}/{run_folder.STATS}") or b""
     end = text.find(b"\n")
     if end < 0:

@@ -1,4 +1,4 @@
-"""Parameters and ends of a batch's runs, remembered between questions: only what has changed meanwhile is read again"""
+"""Cache parameters and ends of a batch's runs in memory; each refresh reads only runs whose files have changed."""
 from __future__ import annotations
 
 import dataclasses
@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 
 from src import run_folder
-from src.analysis.reading import cache, columns, raw_files, results
+from src.analysis.reading import cache, columns, frames, raw_files, results
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, matches
 
-_MOST = 200_000  # runs that are remembered in all
-_TRUSTED = 1.0  # seconds in which the config of a run that has ended is not looked at again: only a person changes it
+_MAX_RUNS = 200_000  # in the cache, over all batches
+# seconds in which the config of an ended run is not checked again: only a person changes it
+_TRUSTED_SECONDS = 1.0
 
-_Stamp = tuple[int, int, int]  # inode, size and mtime_ns of a file, zeros where there is none
-_NONE = (0, 0, 0)
-_Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (of a program without one: of its spec) and of done
+_Stamp = tuple[int, int, int]  # inode, size and mtime_ns of a file, zeros if it does not exist
+_NO_FILE = (0, 0, 0)
+_Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (of an external program: of its spec) and of done
 
 
 @dataclass
 class BatchIndex:
     """The readable runs of a batch, without curves.
 
-    cells: a list of `len(names)` values by parameter and facts/NAME; stamps: of each run folder, None where what was
-    read may be outdated already; listing: names of all run folders, and the stamp of the batch's folder; looked: when
-    the runs that have ended were last looked at, by time.monotonic.
+    cells: a list of len(names) values by parameter and facts/NAME;
+    stamps: of each run folder; None where the values may already be outdated;
+    listing: the names of all run folders, and the stamp of the batch folder;
+    checked_at: time.monotonic() of the last check of the ended runs.
     """
 
     names: list[str]
@@ -38,11 +40,14 @@ class BatchIndex:
     columns: Columns
     stamps: dict[str, _Stamps | None]
     listing: tuple[list[str], _Stamp | None]
-    looked: float
+    checked_at: float
     _levels: dict[str, list[tuple[Any, list[int]]]] = field(default_factory=dict)
 
-    def that_meet(self, name: str, condition: Any) -> set[int]:
-        """The positions of the runs whose cell meets a condition, which is asked once for each different value."""
+    def matching(self, name: str, condition: Any, strict: bool) -> set[int]:
+        """Return the positions of the runs whose cell meets a condition, evaluated once per distinct value.
+
+        strict: as in `filters.matches`.
+        """
         if name not in self.cells:
             return set(range(len(self.names))) if matches(condition, None) else set()
         if name not in self._levels:
@@ -50,105 +55,109 @@ class BatchIndex:
             for position, value in enumerate(self.cells[name]):
                 levels.setdefault(cell_key(value), (value, []))[1].append(position)
             self._levels[name] = list(levels.values())
-        return {run for value, runs in self._levels[name] if matches(condition, value) for run in runs}
+        return {run for value, runs in self._levels[name] if matches(condition, value, strict) for run in runs}
 
 
-_batches: dict[str, BatchIndex] = {}  # by absolute path, the one that was asked for last at the end
+_batches: dict[str, BatchIndex] = {}  # by absolute path, the most recently used last
 
 
 def cached_index(batch: str) -> BatchIndex | None:
-    """What was known when somebody looked last."""
+    """Return the index as of the last refresh, None if there was none."""
     return _batches.get(os.path.abspath(batch))
 
 
 def refresh(batch: str) -> BatchIndex:
-    """What the files of a batch say now, as `results.read_results` would read it. Of runs that have ended, the end as
-    it was, and the parameters as they were a second ago: `is_as_it_was` tells whether that holds."""
+    """Return the index of a batch, as `results.read_results` would read it now.
+
+    Runs that have ended keep their end, and their parameters may be a second old; `is_unchanged` checks that.
+    """
     folder = os.path.abspath(batch)
-    before, now = _batches.pop(folder, None), time.monotonic()
-    read_at = time.time_ns()  # what is written after the stamps are taken has other ones, or is young
-    names, listed = _names(folder, before, read_at)
-    looked = before.looked if before and now < before.looked + _TRUSTED else now
-    stamps = _all_stamps(folder, names, before.stamps if before else {}, trusted=looked != now)
-    if before is None or before.stamps != stamps:
-        before = _read(folder, stamps, before, read_at)
-    before.listing, before.looked = (names, listed), looked
-    _batches[folder] = before
-    while len(_batches) > 1 and sum(len(each.names) for each in _batches.values()) > _MOST:
+    index, now = _batches.pop(folder, None), time.monotonic()
+    read_at = time.time_ns()  # a file that is written after its stamp was taken gets another one, or is recent
+    names, folder_stamp = _run_names(folder, index, read_at)
+    checked_at = index.checked_at if index and now < index.checked_at + _TRUSTED_SECONDS else now
+    stamps = _all_stamps(folder, names, index.stamps if index else {}, trust_ended=checked_at != now)
+    if index is None or index.stamps != stamps:
+        index = _read(folder, stamps, index, read_at)
+    index.listing, index.checked_at = (names, folder_stamp), checked_at
+    _batches[folder] = index
+    while len(_batches) > 1 and sum(len(other.names) for other in _batches.values()) > _MAX_RUNS:
         del _batches[next(iter(_batches))]
-    return before
+    return index
 
 
 def is_unchanged(batch: str, name: str) -> bool:
-    """Whether neither config nor end of a run has changed since. If not, the next look reads it."""
+    """Return whether config and end of a run are as they were when they were read. If not, the next refresh reads it.
+    """
     folder = os.path.abspath(batch)
     stamps = _batches[folder].stamps
-    same = stamps.get(name) is not None and _stamps(f"{folder}/{name}") == stamps[name]
-    if not same:
+    unchanged = stamps.get(name) is not None and _read_stamps(f"{folder}/{name}") == stamps[name]
+    if not unchanged:
         stamps[name] = None
-    return same
+    return unchanged
 
 
-def _names(folder: str, before: BatchIndex | None, read_at: int) -> tuple[list[str], _Stamp | None]:
-    """The names of the run folders: a folder's time changes with them."""
-    listed = _of_file(folder)
-    if before and before.listing[1] == listed:
-        return before.listing
-    return run_folder.run_names(folder), listed if _is_old(listed, read_at) else None
+def _run_names(folder: str, index: BatchIndex | None, read_at: int) -> tuple[list[str], _Stamp | None]:
+    """The names of the run folders, and the stamp of the batch folder, which changes with them."""
+    stamp = _file_stamp(folder)
+    if index and index.listing[1] == stamp:
+        return index.listing
+    return run_folder.run_names(folder), stamp if _is_settled(stamp, read_at) else None
 
 
-def _is_old(stamp: _Stamp, read_at: int) -> bool:
+def _is_settled(stamp: _Stamp, read_at: int) -> bool:
+    """Whether a later write to the file is certain to change the stamp."""
     return stamp[2] < read_at - cache.RECENT_NS
 
 
-def _all_stamps(folder: str, names: list[str], earlier: dict[str, _Stamps | None], trusted: bool
+def _all_stamps(folder: str, names: list[str], earlier: dict[str, _Stamps | None], trust_ended: bool
                 ) -> dict[str, _Stamps | None]:
-    """trusted: those of runs that had ended are as they were."""
-    ended = {name for name in names if (stamps := earlier.get(name)) and stamps[1] != _NONE} if trusted else set()
-    left = [name for name in names if name not in ended]
-    found = raw_files.map_ordered(lambda name: _stamps(f"{folder}/{name}", earlier.get(name)), left)
-    looked_at = dict(zip(left, found, strict=True))
-    return {name: earlier[name] if name in ended else looked_at[name] for name in names}
+    """trust_ended: the files of runs that had ended are not checked."""
+    ended = {name for name in names if trust_ended and (stamps := earlier.get(name)) and stamps[1] != _NO_FILE}
+    to_check = [name for name in names if name not in ended]
+    checked = dict(zip(to_check, raw_files.map_ordered(
+        lambda name: _read_stamps(f"{folder}/{name}", earlier.get(name)), to_check), strict=True))
+    return {name: earlier[name] if name in ended else checked[name] for name in names}
 
 
-def _stamps(folder: str, earlier: _Stamps | None = None) -> _Stamps | None:
-    """The stamps of a run; None if a file cannot be looked at. earlier: if it had ended then, it has now."""
+def _read_stamps(folder: str, earlier: _Stamps | None = None) -> _Stamps | None:
+    """The stamps of a run; None if a file cannot be accessed. earlier: a run that had ended then has ended now."""
     try:
-        config = _of_file(f"{folder}/{run_folder.CONFIG}")
-        done = earlier[1] if earlier and earlier[1] != _NONE else _of_file(f"{folder}/{run_folder.DONE}")
-        if config == _NONE != done:
-            inode, size, time_ns = _of_file(f"{folder}/{run_folder.SPEC}")
+        config = _file_stamp(f"{folder}/{run_folder.CONFIG}")
+        done = earlier[1] if earlier and earlier[1] != _NO_FILE else _file_stamp(f"{folder}/{run_folder.DONE}")
+        if config == _NO_FILE != done:
+            inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
             config = -inode, size, time_ns
         return config, done
     except OSError:
         return None
 
 
-def _of_file(path: str) -> _Stamp:
+def _file_stamp(path: str) -> _Stamp:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
-        return _NONE
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        return _NO_FILE
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(folder: str, stamps: dict[str, _Stamps | None], before: BatchIndex | None, read_at: int) -> BatchIndex:
-    """What is known already where the stamps are the same, and the rest from files."""
-    kept = {} if before is None else {name: position for position, name in enumerate(before.names)
-                                      if stamps.get(name) and stamps[name] == before.stamps[name]}
-    todo = [name for name, stamp in stamps.items() if name not in kept and stamp != (_NONE, _NONE)]
-    fresh = results.read_runs(folder, todo if before else list(stamps), whole=before is None)
+def _read(folder: str, stamps: dict[str, _Stamps | None], index: BatchIndex | None, read_at: int) -> BatchIndex:
+    """Build an index from an earlier one, where the stamps are the same, and from files."""
+    unchanged = {} if index is None else {name: position for position, name in enumerate(index.names)
+                                          if stamps.get(name) and stamps[name] == index.stamps[name]}
+    to_read = [name for name, stamp in stamps.items() if name not in unchanged and stamp != (_NO_FILE, _NO_FILE)]
+    fresh = results.read_runs(folder, to_read if index else list(stamps), whole=index is None)
     fresh = dataclasses.replace(fresh, stats={}, counts=np.zeros(len(fresh), np.int64))
-    found = fresh if before is None else _merged(list(stamps), before.columns, kept, fresh)
-    sure = {name: stamp if stamp and _is_old(stamp[0], read_at) and _is_old(stamp[1], read_at) else None
-            for name, stamp in stamps.items()}
-    cells = {name: values.tolist() for name, values in results.parameter_columns(found).items()}
-    return BatchIndex(found.names, found.ends, cells, found, sure, ([], None), 0.0)
+    runs = fresh if index is None else _merge(list(stamps), index.columns, unchanged, fresh)
+    settled = {name: stamp if stamp and _is_settled(stamp[0], read_at) and _is_settled(stamp[1], read_at) else None
+               for name, stamp in stamps.items()}
+    cells = {name: values.tolist() for name, values in frames.parameter_columns(runs).items()}
+    return BatchIndex(runs.names, runs.ends, cells, runs, settled, ([], None), 0.0)
 
 
-def _merged(names: list[str], before: Columns, kept: dict[str, int], fresh: Columns) -> Columns:
-    """Runs in the order of `names`: the fresh ones, and of those before the `kept`, by their positions there."""
+def _merge(names: list[str], earlier: Columns, unchanged: dict[str, int], fresh: Columns) -> Columns:
+    """Join fresh runs and `unchanged` ones, by their positions in `earlier`, in the order of `names`."""
     read = {name: position for position, name in enumerate(fresh.names)}
-    order = [name for name in names if name in kept or name in read]
-    return columns.assemble([before, fresh], np.array([int(name in read) for name in order], int),
-                            np.array([read[name] if name in read else kept[name] for name in order], int))
+    order = [name for name in names if name in unchanged or name in read]
+    return columns.assemble([earlier, fresh], np.array([int(name in read) for name in order], int),
+                            np.array([read[name] if name in read else unchanged[name] for name in order], int))

@@ -1,4 +1,4 @@
-"""Runs by their parameters, of all batches: which there are, the one that is meant, whether one is done; artifacts"""
+"""Find runs of all batches by their parameters, tell whether one is done, and store artifacts with a run."""
 from __future__ import annotations
 
 import copy
@@ -15,193 +15,201 @@ import pandas as pd
 
 from src import run_folder
 from src.analysis.reading import run_index
-from src.analysis.reading.filters import matches, unknown_column
-from src.analysis.reading.results import IDENTITY, identity_columns, to_frame
+from src.analysis.reading.filters import distinguishes_floats, matches, unknown_column
+from src.analysis.reading.frames import FACTS, IDENTITY, identity_columns, to_frame
+from src.analysis.reading.run_index import BatchIndex
 from src.errors import ResultsError
 from src.io import files
 
+_FORMATS = ".json, .npy, .npz, .csv, .txt, .png, .pdf, .svg, or bytes with any other suffix"
+
 
 def find_runs(params: Mapping[str, Any] | None = None, results: str | os.PathLike[str] = "results") -> pd.DataFrame:
-    """The runs under `results` that meet the conditions, a row each: run, batch, end, folder, parameters and facts.
+    """Return the runs under `results` that meet the conditions, a row each: run, batch, end, folder, parameters, facts.
 
-    params: conditions as in `filt`; a value, a list of which one holds, an Interval, a pattern, a function. results: a
-    folder of batches, or a batch. Without curves, so that thousands are found in a moment; `read_experiments` has them.
-    What was read is remembered as long as its files stay as they are.
+    params: conditions as in `filt`: a value, a list of alternatives, an Interval, a pattern, a function;
+    results: a folder of batches, or a batch.
+    The frame has no curves (`read_experiments` reads them). What was read is cached until files change, so that a
+    search of thousands of runs takes milliseconds.
     """
-    runs, found = _find(params or {}, results)
-    return runs.frame(found)
+    runs, positions = _find(params or {}, results)
+    return runs.frame(positions)
 
 
 def find_one(params: Mapping[str, Any], results: str | os.PathLike[str] = "results") -> pd.Series:
-    """The one run that meets the conditions. ResultsError if there is none, or more than one."""
-    found = find_runs(params, results)
-    if len(found) != 1:
-        some = ", ".join(found["folder"][:3]) + (", …" if len(found) > 3 else "")
-        raise ResultsError(f"{len(found) or 'no'} runs are like {dict(params)}" + (f": {some}" if some else ""),
-                           where=os.fspath(results), hint="give more conditions" if len(found) else "give fewer")
-    return found.iloc[0]
+    """Return the one run that meets the conditions. ResultsError if there is none, or more than one."""
+    runs = find_runs(params, results)
+    if len(runs) != 1:
+        examples = ", ".join(runs["folder"][:3]) + (", …" if len(runs) > 3 else "")
+        raise ResultsError(f"{len(runs) or 'no'} runs match {dict(params)}" + (f": {examples}" if examples else ""),
+                           where=os.fspath(results), hint="give more conditions" if len(runs) else "give fewer")
+    return runs.iloc[0]
 
 
 def is_done(params: Mapping[str, Any], results: str | os.PathLike[str] = "results") -> bool:
-    """Whether some run with these parameters has ended: completed, early stopped or diverged."""
-    before = _Runs([(batch, there) for batch in _batches(results) if (there := run_index.cached_index(batch))])
-    if before.has(params) and any(before.has_ended(run) and before.is_sure(run) for run in before.that_meet(params)):
-        return True  # by a look at one run
-    runs, found = _find(params, results)
-    return any(runs.has_ended(run) for run in found)
+    """Return whether some run with these parameters has ended: completed, early stopped or diverged."""
+    cached = _Runs([(batch, index) for batch in _batches(results) if (index := run_index.cached_index(batch))])
+    if cached.has_columns(params) and any(
+            cached.has_ended(run) and cached.is_current(run) for run in cached.matching(params)):
+        return True  # by looking at the files of one run
+    runs, positions = _find(params, results)
+    return any(runs.has_ended(run) for run in positions)
 
 
 def _find(conditions: Mapping[str, Any], results: str | os.PathLike[str]) -> tuple[_Runs, list[int]]:
-    """All runs, and those of them that meet the conditions."""
+    """All runs, and the positions of those that meet the conditions; read again while one of these has changed."""
     batches = _batches(results)
     while True:
         runs = _Runs([(batch, run_index.refresh(batch)) for batch in batches])
-        found = runs.that_meet(conditions)
-        changed = [run for run in (range(len(runs)) if "end" in conditions else found) if not runs.is_as_it_was(run)]
-        if not changed:
-            return runs, found
+        positions = runs.matching(conditions)
+        to_check = range(len(runs)) if "end" in conditions else positions
+        # every one is checked: the next refresh reads all that have changed
+        if not [run for run in to_check if not runs.is_unchanged(run)]:
+            return runs, positions
 
 
 class _Runs:
-    """The runs of some batches, in columns that are put together when somebody asks for them."""
+    """The runs of some batches. Columns over all batches are joined when they are accessed."""
 
-    def __init__(self, batches: Sequence[tuple[str, run_index.BatchIndex]]) -> None:
+    def __init__(self, batches: Sequence[tuple[str, BatchIndex]]) -> None:
         self._batches = batches
-        self._places = [(batch, runs, position) for batch, runs in batches for position in range(len(runs.names))]
+        self._runs = [(batch, index, position) for batch, index in batches for position in range(len(index.names))]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._runs)
 
-    def frame(self, found: Sequence[int]) -> pd.DataFrame:
-        """A row for each of these runs: what says which it is, then the parameters of all batches, then facts."""
-        cells = dict.fromkeys(name for _, runs in self._batches for name in runs.cells)
-        table = {name: [self._identity[name][run] for run in found] for name in IDENTITY}
-        for name in sorted(cells, key=lambda name: name.startswith("facts/")):
+    def frame(self, positions: Sequence[int]) -> pd.DataFrame:
+        """Return a row for each of these runs: identity, then the parameters of all batches, then facts."""
+        names = dict.fromkeys(name for _, index in self._batches for name in index.cells)
+        table = {name: [self._identity[name][run] for run in positions] for name in IDENTITY}
+        for name in sorted(names, key=lambda name: name.startswith(FACTS)):
             column = self._column(name)
-            # what is remembered must not change when somebody changes a list or a mapping of the frame
+            # a copy: changing a list or a mapping of the frame must not change the cache
             table[name] = [copy.deepcopy(column[run]) if isinstance(column[run], (list, dict)) else column[run]
-                           for run in found]
+                           for run in positions]
         return to_frame(table)
 
     @functools.cached_property
     def _identity(self) -> dict[str, Sequence[Any]]:
-        batches = {batch: os.path.basename(os.path.abspath(batch)) for batch, _ in self._batches}
-        names = [name for _, runs in self._batches for name in runs.names]
-        places = [batch for batch, _, _ in self._places]
-        return identity_columns(names, [batches[batch] for batch in places],
-                        [f"{batch}/{name}" for batch, name in zip(places, names, strict=True)],
-                        [end for _, runs in self._batches for end in runs.ends])
+        batch_names = {batch: os.path.basename(os.path.abspath(batch)) for batch, _ in self._batches}
+        names = [name for _, index in self._batches for name in index.names]
+        batches = [batch for batch, _, _ in self._runs]
+        return identity_columns(names, [batch_names[batch] for batch in batches],
+                                [f"{batch}/{name}" for batch, name in zip(batches, names, strict=True)],
+                                [end for _, index in self._batches for end in index.ends])
 
     def _column(self, name: str) -> Sequence[Any]:
         """A value for each run, None where it has none."""
         if name in IDENTITY:
             return self._identity[name]
-        parts = [runs.cells.get(name) or [None] * len(runs.names) for _, runs in self._batches]
+        parts = [index.cells.get(name) or [None] * len(index.names) for _, index in self._batches]
         return parts[0] if len(parts) == 1 else list(itertools.chain.from_iterable(parts))
 
-    def has(self, names: Iterable[str]) -> bool:
-        """Whether there are such columns."""
-        return all(name in IDENTITY or any(name in runs.cells for _, runs in self._batches) for name in names)
+    def has_columns(self, names: Iterable[str]) -> bool:
+        """Return whether these columns exist."""
+        return all(name in IDENTITY or any(name in index.cells for _, index in self._batches) for name in names)
 
-    def that_meet(self, conditions: Mapping[str, Any]) -> list[int]:
-        """The positions of the runs that meet all conditions. ResultsError for an unknown column."""
-        found = set(range(len(self)))
-        for name, condition in conditions.items() if found else ():
-            if not self.has([name]):
+    def matching(self, conditions: Mapping[str, Any]) -> list[int]:
+        """Return the positions of the runs that meet all conditions. ResultsError for an unknown column."""
+        positions = set(range(len(self)))
+        for name, condition in conditions.items() if positions else ():
+            if not self.has_columns([name]):
                 raise unknown_column(name, self.frame([]).columns)
-            found &= self._that_meet(name, condition)
-        return sorted(found)
+            positions &= self._matching(name, condition)
+        return sorted(positions)
 
-    def _that_meet(self, name: str, condition: Any) -> set[int]:
-        if name in IDENTITY or callable(condition):  # which is asked what a frame has
+    def _matching(self, name: str, condition: Any) -> set[int]:
+        if name in IDENTITY or callable(condition):  # a function gets the cell that a frame has
             values = to_frame({name: self._column(name)})[name].tolist()
             return {run for run, value in enumerate(values) if matches(condition, value)}
-        starts = itertools.accumulate((len(runs.names) for _, runs in self._batches), initial=0)
-        return {start + run for start, (_, runs) in zip(starts, self._batches, strict=False)
-                for run in runs.that_meet(name, condition)}
+        strict = distinguishes_floats(name, self._column(name))
+        starts = itertools.accumulate((len(index.names) for _, index in self._batches), initial=0)
+        return {start + run for start, (_, index) in zip(starts, self._batches, strict=False)
+                for run in index.matching(name, condition, strict)}
 
     def has_ended(self, run: int) -> bool:
-        """Whether it has, as far as is remembered."""
-        _, runs, position = self._places[run]
-        return runs.ends[position] is not None
+        """Return whether a run had ended when it was read."""
+        _, index, position = self._runs[run]
+        return index.ends[position] is not None
 
-    def is_as_it_was(self, run: int) -> bool:
-        """Whether nothing has changed since what is remembered was read; what is doubted was read just now."""
-        batch, runs, position = self._places[run]
-        name = runs.names[position]
-        return runs.stamps[name] is None or run_index.is_unchanged(batch, name)
+    def is_unchanged(self, run: int) -> bool:
+        """Return whether a run's files are as they were when they were read. Runs without a stamp were read just now.
+        """
+        batch, index, position = self._runs[run]
+        name = index.names[position]
+        return index.stamps[name] is None or run_index.is_unchanged(batch, name)
 
-    def is_sure(self, run: int) -> bool:
-        """Whether what is remembered holds."""
-        _, runs, position = self._places[run]
-        return runs.stamps[runs.names[position]] is not None and self.is_as_it_was(run)
+    def is_current(self, run: int) -> bool:
+        """Return whether the cached values of a run are certain to be those of its files."""
+        _, index, position = self._runs[run]
+        return index.stamps[index.names[position]] is not None and self.is_unchanged(run)
 
 
 def save_artifact(value: Any, run: str | os.PathLike[str] | pd.Series, name: str) -> str:
-    """Keep something with a run, in artifacts/ of its folder; its path.
+    """Store a value in artifacts/ of a run folder. Return the path.
 
-    run: its folder, or its row of a frame. name: its ending says how it is kept: .json (plain values), .npy (an array),
-    .npz (a mapping of arrays), .csv (a data frame), .txt (text), .png, .pdf, .svg (a figure); bytes go into any other.
+    run: its folder, or its row of a frame;
+    name: a file name whose suffix selects the format: .json (plain values), .npy (an array), .npz (a mapping of
+        arrays), .csv (a data frame), .txt (text), .png, .pdf, .svg (a figure); bytes are stored under any other.
     """
-    path = _path(run, name)
+    path = _artifact_path(run, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.write_atomic(path, _packed(value, os.path.splitext(name)[1], name))
+    files.write_atomic(path, _to_bytes(value, os.path.splitext(name)[1], name))
     return path
 
 
 def load_artifact(run: str | os.PathLike[str] | pd.Series, name: str) -> Any:
-    """What `save_artifact` kept; of pictures and other files, the bytes. ResultsError if there is none."""
-    path = _path(run, name)
+    """Return what `save_artifact` stored; bytes for pictures and other files. ResultsError if it does not exist."""
+    path = _artifact_path(run, name)
     if not os.path.isfile(path):
         folder = os.path.dirname(path)
-        raise ResultsError("there is no such artifact", where=path, allowed=sorted(os.listdir(folder)) if os.path.isdir(
-            folder) else None, hint="save_artifact keeps one")
-    kind = os.path.splitext(name)[1]
-    if kind == ".json":
+        raise ResultsError("no such artifact", where=path, allowed=sorted(os.listdir(folder)) if os.path.isdir(
+            folder) else None, hint="save_artifact stores one")
+    suffix = os.path.splitext(name)[1]
+    if suffix == ".json":
         return files.read_json(path)
-    if kind in (".npy", ".npz"):
-        found = np.load(path, allow_pickle=False)
-        return dict(found) if kind == ".npz" else found
-    if kind == ".csv":
+    if suffix in (".npy", ".npz"):
+        arrays = np.load(path, allow_pickle=False)
+        return dict(arrays) if suffix == ".npz" else arrays
+    if suffix == ".csv":
         return pd.read_csv(path)
     with open(path, "rb") as file:
         data = file.read()
-    return data.decode() if kind == ".txt" else data
+    return data.decode() if suffix == ".txt" else data
 
 
-def _packed(value: Any, kind: str, name: str) -> bytes:
-    packed = io.BytesIO()
+def _to_bytes(value: Any, suffix: str, name: str) -> bytes:
+    buffer = io.BytesIO()
     if isinstance(value, bytes):
         return value
-    if kind == ".json":
+    if suffix == ".json":
         return json.dumps(value, indent=1).encode()
-    if kind == ".txt":
+    if suffix == ".txt":
         return str(value).encode()
-    if kind == ".npy":
-        np.save(packed, value, allow_pickle=False)
-    elif kind == ".npz":
-        np.savez_compressed(packed, **value)
-    elif kind == ".csv":
-        value.to_csv(packed, index=False)
-    elif kind in (".png", ".pdf", ".svg"):
-        value.savefig(packed, format=kind[1:])
+    if suffix == ".npy":
+        np.save(buffer, value, allow_pickle=False)
+    elif suffix == ".npz":
+        np.savez_compressed(buffer, **value)
+    elif suffix == ".csv":
+        value.to_csv(buffer, index=False)
+    elif suffix in (".png", ".pdf", ".svg"):
+        value.savefig(buffer, format=suffix[1:])
     else:
-        raise ResultsError(f"it is not known how to keep a {type(value).__name__} as '{name}'",
-                           allowed=".json, .npy, .npz, .csv, .txt, .png, .pdf, .svg, or bytes in any other")
-    return packed.getvalue()
+        raise ResultsError(f"cannot store a {type(value).__name__} as '{name}'", allowed=_FORMATS)
+    return buffer.getvalue()
 
 
-def _path(run: str | os.PathLike[str] | pd.Series, name: str) -> str:
+def _artifact_path(run: str | os.PathLike[str] | pd.Series, name: str) -> str:
     folder = str(run["folder"]) if isinstance(run, pd.Series) else os.fspath(run)
     if not run_folder.is_run_folder(folder):
-        raise ResultsError("this is no run folder", where=folder)
+        raise ResultsError("not a run folder", where=folder)
     if os.path.basename(name) != name or name.startswith("."):
-        raise ResultsError(f"'{name}' is no plain name of a file", where=folder)
+        raise ResultsError(f"'{name}' is not a plain file name", where=folder)
     return os.path.join(folder, run_folder.ARTIFACTS, name)
 
 
 def _batches(results: str | os.PathLike[str]) -> list[str]:
-    """The batches in a folder, or the batch that it is."""
+    """The paths of the batches in a folder, or the batch itself."""
     folder = os.fspath(results)
     if run_folder.is_batch_folder(folder):
         return [folder]

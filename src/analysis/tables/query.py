@@ -1,4 +1,4 @@
-"""Runs chosen by an expression, as `batch_size >= 128 and averaging.isnull()`, which is never run as code."""
+"""Select runs by an expression, as `batch_size >= 128 and averaging.isnull()`, which is never executed as code."""
 from __future__ import annotations
 
 import ast
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.reading.filters import cells_equal, is_missing, require_column
+from src.analysis.reading.filters import cells_equal, distinguishes_floats, is_missing, is_number, require_column
 from src.errors import ResultsError
 
-_LONGEST = 2000
+_MAX_LENGTH = 2000
 _EXAMPLE = "batch_size >= 128 and averaging.isnull() and model in ['linear', 'tiny/lenet']"
-_Value = Callable[[int], Any]  # of a row
+_Value = Callable[[int], Any]  # row number → value
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -25,82 +25,92 @@ _ORDER: dict[type, Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 
 
-def _among(value: Any, options: Any) -> bool:
-    return isinstance(options, list) and any(cells_equal(value, option) for option in options)
+def _is_in(value: Any, options: Any, strict: bool = False) -> bool:
+    return isinstance(options, list) and any(cells_equal(value, option, strict) for option in options)
 
 
-def _of_words(method: Callable[[str, str], bool]) -> Callable[[Any, Any], bool]:
+def _contains(value: Any, part: Any) -> bool:
+    """Whether a string contains a string, or a list an item."""
+    return _is_in(part, value) if isinstance(value, list) else (
+        isinstance(value, str) and isinstance(part, str) and part in value)
+
+
+def _on_strings(method: Callable[[str, str], bool]) -> Callable[[Any, Any], bool]:
     return lambda value, part: isinstance(value, str) and isinstance(part, str) and method(value, part)
 
 
-# name -> how many arguments, and what it gives
+# name: (number of arguments, function of the cell and the arguments)
 _METHODS: dict[str, tuple[int, Callable[..., bool]]] = {
     **dict.fromkeys(("isnull", "isna"), (0, is_missing)),
     **dict.fromkeys(("notnull", "notna"), (0, lambda value: not is_missing(value))),
-    "isin": (1, _among),
-    "between": (2, lambda value, low, high: _ordered(operator.ge, value, low) and _ordered(operator.le, value, high)),
-    "contains": (1, _of_words(lambda text, part: part in text)),
-    "startswith": (1, _of_words(str.startswith)),
-    "endswith": (1, _of_words(str.endswith))}
+    "isin": (1, _is_in),
+    "between": (2, lambda value, low, high: _compare(operator.ge, value, low) and _compare(operator.le, value, high)),
+    "contains": (1, _contains),
+    "startswith": (1, _on_strings(str.startswith)),
+    "endswith": (1, _on_strings(str.endswith))}
 
 
 def query(df: pd.DataFrame, expression: str) -> pd.DataFrame:
-    """The rows of `df` for which `expression` holds.
+    """Return the rows of `df` for which `expression` holds.
 
-    Names are columns, in backticks where they are no Python names (`facts/host`); numbers, 'words', true, false and
-    null are values. There are + - * / %, comparisons (with what is missing none holds but == null), in, and, or, not
-    (& | ~ mean these), and the methods isnull, notnull, isin, between, contains, startswith, endswith.
-    Raises ResultsError for anything else.
+    Names are columns, in backticks where they are not Python identifiers (`facts/host`); numbers, 'strings', true,
+    false and null are values. Operators: + - * / %, comparisons, in, and, or, not (& | ~ mean these). Methods: isnull,
+    isna, notnull, notna, isin, between, contains (a string in a string, an item in a list), startswith, endswith.
+
+    Missing cells: null is a value of its own for == and !=. `x == null` holds where x is missing; `x != 5` and
+    `x not in [5]` hold there too, since missing is not 5. <, <=, >, >= and between never hold for a missing cell.
+    Numbers are compared by value up to rounding; 1 and 1.0 differ only in columns where that matters
+    (`filters.distinguishes_floats`). ResultsError for anything else.
     """
-    text, quoted = _prepared(expression)
+    text, quoted = _to_python_syntax(expression)
     try:
-        if len(text) > _LONGEST:
-            raise ValueError(f"more than {_LONGEST} characters")
-        with warnings.catch_warnings(action="ignore"):  # of strange escapes and comparisons
+        if len(text) > _MAX_LENGTH:
+            raise ValueError(f"it has more than {_MAX_LENGTH} characters")
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes and suspicious comparisons
             tree = ast.parse(text.strip(), mode="eval")
-        holds = _Reader(df, expression, quoted).value(tree.body)
+        holds = _Compiler(df, expression, quoted).value(tree.body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ResultsError):
             raise
-        raise ResultsError(f"this cannot be read: {getattr(error, 'msg', None) or error}", where=expression[:80],
+        raise ResultsError(f"invalid expression: {getattr(error, 'msg', None) or error}", where=expression[:80],
                            hint=f"write it as {_EXAMPLE}") from None
     return df[np.fromiter((holds(row) is True for row in range(len(df))), bool, len(df))]
 
 
-def _prepared(expression: str) -> tuple[str, dict[str, str]]:
-    """The expression with Python names instead of backticks and words instead of & | ~; the columns of these names."""
+def _to_python_syntax(expression: str) -> tuple[str, dict[str, str]]:
+    """Replace backticks by identifiers, and & | ~ by and, or, not. Return the expression, and columns by identifier."""
     quoted: dict[str, str] = {}
 
-    def replaced(match: re.Match[str]) -> str:
-        word = match[0]
-        if word[0] == "`":
+    def replace(match: re.Match[str]) -> str:
+        token = match[0]
+        if token[0] == "`":
             name = f"column_in_backticks_{len(quoted)}"
-            quoted[name] = word[1:-1]
+            quoted[name] = token[1:-1]
             return name
-        return {"&": " and ", "|": " or ", "~": " not "}.get(word, word)
+        return {"&": " and ", "|": " or ", "~": " not "}.get(token, token)
 
-    return re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]+`|&|\||~", replaced, expression), quoted
-
-
-def _ordered(compare: Callable[[Any, Any], bool], one: Any, other: Any) -> bool:
-    """A comparison of two numbers or two words; nothing else has an order."""
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (one, other))
-    return bool(compare(one, other)) if numbers or isinstance(one, str) and isinstance(other, str) else False
+    return re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]+`|&|\||~", replace, expression), quoted
 
 
-class _Reader:
-    """Turns the nodes of an expression into functions of the row. Whatever is not named here is refused."""
+def _compare(operation: Callable[[Any, Any], bool], first: Any, second: Any) -> bool:
+    """Compare two numbers or two strings; values of other types have no order."""
+    is_ordered = is_number(first) and is_number(second) or isinstance(first, str) and isinstance(second, str)
+    return is_ordered and bool(operation(first, second))
+
+
+class _Compiler:
+    """Turns the nodes of an expression into functions of the row. Nodes without a method here are refused."""
 
     def __init__(self, df: pd.DataFrame, expression: str, quoted: dict[str, str]) -> None:
         self._df, self._expression, self._quoted = df, expression, quoted
 
     def value(self, node: ast.expr) -> _Value:
-        """What the node is for a row. ResultsError if it is none of those that are allowed."""
-        read = getattr(self, f"_{type(node).__name__.lower()}", None)
-        if read is None:
+        """Return the function that computes a node's value for a row. ResultsError for a node that is not allowed."""
+        compile_node = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if compile_node is None:
             raise self._refused(node)
-        found: _Value = read(node)
-        return found
+        value: _Value = compile_node(node)
+        return value
 
     def _refused(self, node: ast.expr) -> ResultsError:
         methods = ", ".join(f".{name}()" for name in _METHODS)
@@ -113,11 +123,19 @@ class _Reader:
         return lambda row: node.value
 
     def _name(self, node: ast.Name) -> _Value:
-        words = {"true": True, "false": False, "null": None}
-        if node.id in words and node.id not in self._df:
-            return lambda row: words[node.id]
-        values = require_column(self._df, self._quoted.get(node.id, node.id)).tolist()
-        return values.__getitem__
+        literals = {"true": True, "false": False, "null": None}
+        if node.id in literals and node.id not in self._df:
+            return lambda row: literals[node.id]
+        return self._cells(node).__getitem__
+
+    def _cells(self, node: ast.Name) -> list[Any]:
+        return require_column(self._df, self._quoted.get(node.id, node.id)).tolist()
+
+    def _is_strict(self, node: ast.expr) -> bool:
+        """Whether a node is a column in which 1 and 1.0 differ."""
+        if not isinstance(node, ast.Name) or node.id in ("true", "false", "null") and node.id not in self._df:
+            return False
+        return distinguishes_floats(self._quoted.get(node.id, node.id), self._cells(node))
 
     def _list(self, node: ast.List | ast.Tuple) -> _Value:
         items = [self.value(item) for item in node.elts]
@@ -127,15 +145,15 @@ class _Reader:
 
     def _boolop(self, node: ast.BoolOp) -> _Value:
         parts = [self.value(part) for part in node.values]
-        decide = all if isinstance(node.op, ast.And) else any
-        return lambda row: decide(part(row) is True for part in parts)
+        combine = all if isinstance(node.op, ast.And) else any
+        return lambda row: combine(part(row) is True for part in parts)
 
     def _unaryop(self, node: ast.UnaryOp) -> _Value:
-        of = self.value(node.operand)
+        operand = self.value(node.operand)
         if isinstance(node.op, ast.Not):
-            return lambda row: of(row) is not True
+            return lambda row: operand(row) is not True
         if isinstance(node.op, ast.USub):
-            return lambda row: -value if isinstance(value := of(row), (int, float)) else None
+            return lambda row: -value if isinstance(value := operand(row), (int, float)) else None
         raise self._refused(node)
 
     def _binop(self, node: ast.BinOp) -> _Value:
@@ -155,27 +173,33 @@ class _Reader:
         return result
 
     def _compare(self, node: ast.Compare) -> _Value:
-        values = [self.value(part) for part in (node.left, *node.comparators)]
-        links = list(zip(node.ops, values, values[1:], strict=False))
-        return lambda row: all(self._holds(link, left(row), right(row)) for link, left, right in links)
+        operands = [node.left, *node.comparators]
+        values = list(map(self.value, operands))
+        strict = list(map(self._is_strict, operands))
+        links = [(operation, values[i], values[i + 1], strict[i] or strict[i + 1])
+                 for i, operation in enumerate(node.ops)]
+        return lambda row: all(self._holds(operation, left(row), right(row), is_strict)
+                               for operation, left, right, is_strict in links)
 
     @staticmethod
-    def _holds(link: ast.cmpop, left: Any, right: Any) -> bool:
-        if isinstance(link, (ast.Eq, ast.Is)):
-            return cells_equal(left, right)
-        if isinstance(link, (ast.NotEq, ast.IsNot)):
-            return not cells_equal(left, right)
-        if isinstance(link, (ast.In, ast.NotIn)):
-            return _among(left, right) == isinstance(link, ast.In)
-        return _ordered(_ORDER[type(link)], left, right)
+    def _holds(operation: ast.cmpop, left: Any, right: Any, strict: bool) -> bool:
+        if isinstance(operation, (ast.Eq, ast.Is)):
+            return cells_equal(left, right, strict)
+        if isinstance(operation, (ast.NotEq, ast.IsNot)):
+            return not cells_equal(left, right, strict)
+        if isinstance(operation, (ast.In, ast.NotIn)):
+            return _is_in(left, right, strict) == isinstance(operation, ast.In)
+        return _compare(_ORDER[type(operation)], left, right)
 
     def _call(self, node: ast.Call) -> _Value:
         method = node.func
         if not isinstance(method, ast.Attribute) or method.attr not in _METHODS or node.keywords or len(
                 node.args) != _METHODS[method.attr][0]:
             raise self._refused(node)
-        of = method.value
-        if isinstance(of, ast.Attribute) and of.attr == "str":  # as pandas writes it
-            of = of.value
-        cell, arguments, decide = self.value(of), [self.value(item) for item in node.args], _METHODS[method.attr][1]
-        return lambda row: decide(cell(row), *(argument(row) for argument in arguments))
+        operand = method.value
+        if isinstance(operand, ast.Attribute) and operand.attr == "str":  # the spelling of pandas: x.str.contains('a')
+            operand = operand.value
+        cell, arguments = self.value(operand), [self.value(item) for item in node.args]
+        if method.attr == "isin" and self._is_strict(operand):
+            return lambda row: _is_in(cell(row), arguments[0](row), strict=True)
+        return lambda row: _METHODS[method.attr][1](cell(row), *(argument(row) for argument in arguments))

@@ -1,8 +1,9 @@
-"""Which parameters vary, and which runs and settings are best: by val where there is one, diverged runs last"""
+"""Find the parameters that vary, the best runs and the best settings. docs/statistics.md defines all values."""
 from __future__ import annotations
 
 import logging
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,28 +11,29 @@ import pandas as pd
 from src import metrics, run_folder
 from src.analysis.reading.curves import CurveType
 from src.analysis.reading.filters import cell_key, require_column
-from src.analysis.reading.results import IDENTITY, METRIC
-from src.config import PER_POINT
+from src.analysis.reading.frames import FACTS, NO_SETTINGS, REPEAT_OF, varies
+from src.analysis.reading.results import METRIC
+from src.analysis.tables import inference
 from src.errors import ResultsError, did_you_mean
 from src.metrics import Metric
 
-# differ from run to run and change nothing
-_NO_SETTINGS = (*IDENTITY, "output_dir", "wandb_run_name", *(name for name in PER_POINT if name != "COMMAND"))
+CAPTION = "caption"  # key in the attrs of tables that rank: what a reader must know
+TEST_NOTE = "chosen by a test split: the best values are optimistic estimates"
 _log = logging.getLogger(__name__)
 
 
 def named_metric(df: pd.DataFrame) -> Metric | None:
-    """The metric that the job specs of these runs name, as Results keeps it with its frames."""
+    """Return the metric that the job specs of these runs name, which Results stores with its frames."""
     return Metric(*df.attrs[METRIC]) if METRIC in df.attrs else None
 
 
 def lower_is_better(df: pd.DataFrame, column: str) -> bool:
-    """Whether less is better in a stats column, by the job specs' goal or the column's name."""
+    """Return whether less is better in a stats column, by the job specs' goal or the column's name."""
     return metrics.lower_is_better(column, named_metric(df))
 
 
 def stats_columns(df: pd.DataFrame) -> list[str]:
-    """The columns of big_df that hold curves, in order."""
+    """Return the columns of big_df that hold curves, in order."""
     if df.empty:
         return []
     return [str(name) for name in df if isinstance(df[name].dtype, CurveType)
@@ -39,67 +41,123 @@ def stats_columns(df: pd.DataFrame) -> list[str]:
 
 
 def setting_columns(df: pd.DataFrame) -> list[str]:
-    """The config columns of big_df: neither identity nor facts nor curves, nor what a run is merely called."""
+    """Return the config columns of big_df: without identity, facts, curves, and names that change no result."""
     curves = set(stats_columns(df))
     return [name for name in map(str, df.columns)
-            if name not in curves and name not in _NO_SETTINGS and not name.startswith("facts/")]
+            if name not in curves and name not in NO_SETTINGS and not name.startswith(FACTS)]
 
 
 def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
-    """The config columns with more than one value, in the order of the config.
+    """Return the config columns with more than one value, in the order of the config.
 
-    seeds: with the seeds that were chosen (they make repeats); seeds that every run drew for itself are never settings.
+    seeds: include seeds that the job spec sets. Seeds that every run drew for itself are never included.
     """
-    left_out = set(map(str, df.columns)) if not seeds else _drawn_by_all(df)
+    excluded = set(map(str, df.columns)) if not seeds else _drawn_seeds(df)
     return [name for name in setting_columns(df)
-            if not (name.startswith("seed") and name in left_out) and _varies(df[name])]
+            if not (name.startswith("seed") and name in excluded) and varies(df[name])]
 
 
-def _varies(values: pd.Series) -> bool:
-    """Whether a column has more than one value. Most have one, which is seen without looking at each cell closely."""
-    if values.dtype != object:
-        return bool(values.nunique(dropna=False) > 1)
-    cells = values.tolist()
-    first = cell_key(cells[0]) if cells else None
-    return any(cell is not cells[0] and cell_key(cell) != first for cell in cells)
-
-
-def _drawn_by_all(df: pd.DataFrame) -> set[str]:
+def _drawn_seeds(df: pd.DataFrame) -> set[str]:
+    """The seeds that every run drew for itself."""
     drawn = [set(names) if isinstance(names, list) else set() for names in df.get("facts/seeds_drawn", [])]
     return set.intersection(*drawn) if drawn else set()
 
 
-def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
-    """The stats columns that `metric` names: one column, or all that a regular expression finds.
+class RunCounts(NamedTuple):
+    """How many runs of a selection count in means, and why the others do not.
 
-    None: what the job spec names, else the columns that runs are judged by, val before others and accuracy before r2
-    before loss. Raises ResultsError
-    if there is none, or if more is better in one of them and less in another.
+    total: all runs but repeats;
+    counted: runs that count;
+    diverged, unfinished: runs that do not count;
+    repeats: exact repeats of other runs of the selection, which count neither here nor there;
+    is_preliminary: no run has ended yet, so that unfinished ones count with the epochs so far.
+    """
+
+    total: int
+    counted: int
+    diverged: int
+    unfinished: int
+    repeats: int
+    is_preliminary: bool
+
+    def lost(self, diverged: str = "left out", unfinished: str = "left out") -> list[str]:
+        """Return a phrase for each kind of runs that do not count. diverged, unfinished: how they are treated."""
+        phrases = [f"{_count(self.diverged, 'diverged run')} {diverged}"] if self.diverged else []
+        if self.unfinished:
+            phrases.append(f"{_count(self.unfinished, 'run')} not ended, {unfinished}")
+        if self.repeats:
+            phrases.append(f"{_count(self.repeats, 'exact repeat')} left out")
+        if self.is_preliminary:
+            phrases.append("no run has ended: preliminary values")
+        return phrases
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def repeats(df: pd.DataFrame) -> pd.Series:
+    """Return which runs repeat another run of `df` exactly, (runs,) bool.
+
+    `df.assign(repeat_of=None)` makes them count as independent runs.
+    """
+    if REPEAT_OF not in df:
+        return pd.Series(False, index=df.index)
+    return df[REPEAT_OF].isin(set(df["run"])) & df[REPEAT_OF].notna()
+
+
+def counted(df: pd.DataFrame) -> pd.Series:
+    """Return which runs count in means, (runs,) bool: those that ended without diverging, without exact repeats.
+
+    While no run of `df` has ended so, those that have not ended count with the epochs so far.
+    """
+    candidates = (df["end"] != run_folder.DIVERGED) & ~repeats(df)
+    ended = candidates & df["end"].notna()
+    return ended if ended.any() else candidates
+
+
+def run_counts(df: pd.DataFrame) -> RunCounts:
+    """Count the runs of a selection by whether they count in means."""
+    is_repeat, counts = repeats(df), counted(df)
+    diverged = int(((df["end"] == run_folder.DIVERGED) & ~is_repeat).sum())
+    total = int((~is_repeat).sum())
+    return RunCounts(total, int(counts.sum()), diverged, total - diverged - int(counts.sum()), int(is_repeat.sum()),
+                     bool(counts.any() and df["end"][counts].isna().any()))
+
+
+def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
+    """Return the stats columns that `metric` names: one column, or all that a regular expression matches.
+
+    None: the metric of the job spec, else the columns that runs are ranked by: val before others, accuracy before r2
+    before loss. ResultsError if there is none, or if more is better in one of them and less in another.
     """
     columns = stats_columns(df)
     if metric is None:
-        found = metrics.ranking_columns(columns, named_metric(df))
+        matching = metrics.ranking_columns(columns, named_metric(df))
     else:
-        found = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
-    if not found:
-        what = "there are no stats to judge runs by" if metric is None else f"no stats column matches '{metric}'"
-        raise ResultsError(what, allowed=columns or "no stats column: no run has finished an epoch yet",
+        matching = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
+    if not matching:
+        message = "no stats to rank runs by" if metric is None else f"no stats column matches '{metric}'"
+        raise ResultsError(message, allowed=columns or "no stats column: no run has finished an epoch yet",
                            hint=did_you_mean(metric or "", columns))
-    if len({lower_is_better(df, name) for name in found}) > 1:
-        raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=found,
+    if len({lower_is_better(df, name) for name in matching}) > 1:
+        raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=matching,
                            hint="choose one kind")
-    return found
+    return matching
 
 
 def finite_epochs(end: str | None, curve: pd.Series) -> pd.Series:
-    """The evaluated epochs of a curve; none if the run diverged, whatever it reached before."""
+    """Return the evaluated epochs of a curve; none if the run diverged, whatever it reached before."""
     return curve.iloc[:0] if end == run_folder.DIVERGED else curve[np.isfinite(curve.to_numpy())]
 
 
 def value_at(curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, float]:
-    """(value, epoch) of the 'best', the 'last' or a given epoch of an evaluated curve; NaN where there is none."""
+    """Return (value, epoch) of the 'best', the 'last' or a given epoch of an evaluated curve; NaN if it has none.
+
+    less: whether less is better.
+    """
     if isinstance(epoch, str) and epoch not in ("best", "last"):
-        raise ResultsError(f"'{epoch}' is no epoch", allowed="best, last, or a number")
+        raise ResultsError(f"invalid epoch '{epoch}'", allowed="best, last, or a number")
     if curve.empty:
         return np.nan, np.nan
     at = {"best": curve.idxmin if less else curve.idxmax, "last": lambda: curve.index[-1]}[epoch]() \
@@ -107,27 +165,42 @@ def value_at(curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, flo
     return (float(curve[at]), at) if at in curve.index else (np.nan, np.nan)
 
 
+def by_preference(columns: list[str]) -> list[str]:
+    """Return the columns of one metric, averaged weights first: a run counts with the first that it has.
+
+    The choice does not depend on the values: the better of both would favour averaging by chance.
+    """
+    return sorted(columns, key=lambda name: "/av/" not in name)
+
+
+def selection_note(columns: list[str], epoch: str | int = "best") -> list[str]:
+    """Return what a caption says about choosing by these columns: about test splits, and about averaged weights."""
+    notes = ["averaged weights where a run has them, else the last"] if len(columns) > 1 and any(
+        "/av/" in name for name in columns) else []
+    return notes + [TEST_NOTE] * columns[0].startswith("test")
+
+
 def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
               epoch: str | int = "best") -> pd.DataFrame:
-    """The `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
+    """Return the `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
 
-    metric: as in `metric_columns`; where it names several columns (last and av), a run counts with its best of them.
-    epoch: 'best', 'last' or a number. Runs that diverged or have no value come last, as NaN. Columns: run, value,
-    metric (the column it was reached in), epoch, the same measure of the other splits at that epoch (as test/accuracy),
-    the varying parameters, end, folder. Logs a warning where a test metric ranks. Errors as in `metric_columns`.
+    metric: as in `metric_columns`; of several columns, a run counts with the first in `by_preference` that it has;
+    epoch: 'best', 'last' or a number.
+    Columns: run, value, metric (the column of the value), epoch, the same metric of the other splits at that epoch (as
+    test/accuracy), the varying parameters, end, folder; attrs["caption"] has what a reader must know. Runs that
+    diverged or have no value come last, as NaN. Logs a warning if a test split ranks. Errors as in `metric_columns`.
     """
-    columns = metric_columns(df, metric)
+    columns = by_preference(metric_columns(df, metric))
     if columns[0].startswith("test"):
-        _log.warning("runs are ranked by %s, a test metric: what is chosen by it is no fair estimate. A val split of "
-                     "train is better: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}",
-                     columns[0])
+        _log.warning("runs are ranked by %s, a test split: the best value is an optimistic estimate. Use a val split "
+                     "of train: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}", columns[0])
     less = lower_is_better(df, columns[0])
-    others = list(dict.fromkeys(name for chosen in columns for name in _counterparts(chosen, stats_columns(df))))
+    others = list(dict.fromkeys(name for column in columns for name in _other_splits(column, stats_columns(df))))
     rows = []
     for _, run in df[["run", "end", *columns, *(name for name in others if name not in columns)]].iterrows():
-        value, at, name = _best_of(run, columns, epoch, less)
+        value, at, name = _value_of(run, columns, epoch, less)
         row = {"run": run["run"], "value": value, "metric": name, "epoch": at}
-        for other in _counterparts(name, others):
+        for other in _other_splits(name, others):
             split, *_, measure = other.split("/")
             row[f"{split}/{measure}"] = run[other].get(at, np.nan)
         rows.append(row)
@@ -136,12 +209,28 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     table = pd.concat([table, settings], axis=1)
     table = table.sort_values("value", ascending=less, kind="stable", na_position="last", ignore_index=True)
     table["epoch"] = table["epoch"].astype("Int64")
+    table.attrs[CAPTION] = "; ".join(selection_note(columns, epoch))
     return table if n is None else table.head(n)
 
 
+def _value_of(run: pd.Series, columns: list[str], epoch: str | int, less: bool) -> tuple[float, float, str]:
+    """(value, epoch, column) of the first column in which a run has a value."""
+    for name in columns:
+        value, at = value_at(finite_epochs(run["end"], run[name]), epoch, less)
+        if value == value:
+            return value, at, name
+    return np.nan, np.nan, columns[-1]
+
+
+def _other_splits(name: str, columns: list[str]) -> list[str]:
+    """The same metric of other splits: val/av/accuracy → test/av/accuracy."""
+    measure = name.partition("/")[2]
+    return [other for other in columns if measure and other != name and other.partition("/")[2] == measure]
+
+
 def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
-    """A row per run without a curve in it: `config` of Results, then the number of epochs, the last value of each stats
-    column, and as best/NAME the best of those that runs are judged by (NaN where a run diverged)."""
+    """Return a row per run without curves: `config` of Results, then the number of epochs, the last value of each stats
+    column, and as best/NAME the best one of the columns that runs are ranked by (NaN where a run diverged)."""
     by_run = long.groupby("run", observed=False, sort=True)
     names = [name for name in long.columns[2:] if long[name].dtype != object]
     last = by_run[names].last().set_axis(config.index)
@@ -151,87 +240,64 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     for name in metrics.ranking_columns(names, named_metric(config)):
         best = finite[name].groupby(long["run"], observed=False).agg("min" if lower_is_better(config, name) else "max")
         table[f"best/{name}"] = best.set_axis(config.index).where(config["end"] != run_folder.DIVERGED)
+    table.attrs = dict(config.attrs)
     return table
-
-
-def _best_of(run: pd.Series, columns: list[str], epoch: str | int, less: bool) -> tuple[float, float, str]:
-    best = (np.nan, np.nan, columns[0])
-    for name in columns:
-        value, at = value_at(finite_epochs(run["end"], run[name]), epoch, less)
-        if value == value and (best[0] != best[0] or (value < best[0] if less else value > best[0])):
-            best = (value, at, name)
-    return best
-
-
-def _counterparts(name: str, columns: list[str]) -> list[str]:
-    """The same measure of other splits: val/av/accuracy → test/av/accuracy."""
-    measure = name.partition("/")[2]
-    return [other for other in columns if measure and other != name and other.partition("/")[2] == measure]
 
 
 def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
-    """Each run's value, (runs,): the best of some columns at an epoch, as in `best_runs`; NaN for a diverged run."""
+    """Return each run's value at an epoch, (runs,): of the first of the columns, in `by_preference`, that it has.
+
+    NaN for runs that do not count (`counted`) or have no value.
+    """
     less = lower_is_better(df, columns[0])
-    values = [[value_at(finite_epochs(end, curve), epoch, less)[0]
-               for end, curve in zip(df["end"], df[name], strict=True)] for name in columns]
-    best = np.fmin if less else np.fmax
-    return pd.Series(best.reduce(np.array(values), axis=0), index=df.index)
+    values = np.full(len(df), np.nan)
+    for name in by_preference(columns):
+        of_column = [value_at(finite_epochs(end, curve), epoch, less)[0]
+                     for end, curve in zip(df["end"], df[name], strict=True)]
+        values = np.where(np.isnan(values), of_column, values)
+    return pd.Series(values, index=df.index).where(counted(df))
 
 
 def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "best") -> pd.DataFrame:
-    """A row per setting (runs that differ in seeds alone), best mean first; those that seeds cannot tell apart tie.
+    """Return a row per setting (runs that differ in seeds alone), best mean first.
 
-    Columns: rank, the varying parameters, value (mean), deviation (standard, of the runs), runs (that have a value),
-    diverged, members (index labels of df). A setting has the rank of the first one above it from which it does not
-    differ by Welch's t-test (1947) at 5 %; a setting of a single run is given the pooled deviation of the others. One
-    pair at a time, at 5 % each: a first look, not a proof. Metric, epoch and errors as in `best_runs`.
+    metric, epoch: as in `best_runs`.
+    Columns: rank, the varying parameters, value (mean), deviation (standard, of the runs), runs (that count and have a
+    value), total (all runs but exact repeats), diverged, members (index labels of df, without exact repeats). Rank r:
+    r − 1 settings are significantly better, as `inference.ranks` defines it; with few seeds most settings share rank 1.
+    Settings without a value come last. attrs["caption"] has what a reader must know. Errors as in `metric_columns`.
     """
-    names = metric_columns(df, metric)
+    names = by_preference(metric_columns(df, metric))
     settings = varying_columns(df)
+    is_repeat = repeats(df).to_numpy()
+    points = zip(*(map(cell_key, df[name].tolist()) for name in settings), strict=True) if settings else [()] * len(df)
     groups: dict[tuple[object, ...], list[int]] = {}
-    for position, point in enumerate(zip(*(map(cell_key, df[name].tolist()) for name in settings), strict=True)
-                                     if settings else [()] * len(df)):
-        groups.setdefault(point, []).append(position)
+    for position, point in enumerate(points):
+        if not is_repeat[position]:
+            groups.setdefault(point, []).append(position)
     values, diverged = scores(df, names, epoch).to_numpy(), (df["end"] == run_folder.DIVERGED).to_numpy()
     rows = []
     for positions in groups.values():
-        there = values[positions][np.isfinite(values[positions])]
-        rows.append({"value": there.mean() if len(there) else np.nan,
-                     "deviation": there.std(ddof=1) if len(there) > 1 else np.nan, "runs": len(there),
-                     "diverged": int(diverged[positions].sum()), "members": df.index[positions].tolist()})
+        finite = values[positions][np.isfinite(values[positions])]
+        rows.append({"value": finite.mean() if len(finite) else np.nan,
+                     "deviation": finite.std(ddof=1) if len(finite) > 1 else np.nan, "runs": len(finite),
+                     "total": len(positions), "diverged": int(diverged[positions].sum()),
+                     "members": df.index[positions].tolist()})
     table = pd.concat([df[settings].iloc[[positions[0] for positions in groups.values()]].reset_index(drop=True),
                        pd.DataFrame(rows)], axis=1)
     table = table.sort_values("value", ascending=lower_is_better(df, names[0]), kind="stable", ignore_index=True)
-    table.insert(0, "rank", _ranks(table))
+    has_value = table["runs"].to_numpy() > 0
+    place = np.arange(1, len(table) + 1)
+    place[has_value] = inference.ranks(*(table.loc[has_value, name].to_numpy()
+                                         for name in ("value", "deviation", "runs")))
+    table.insert(0, "rank", place)
+    table.attrs[CAPTION] = "; ".join([*selection_note(names, epoch), *run_counts(df).lost()])
     return table
 
 
-def _ranks(table: pd.DataFrame) -> list[int]:
-    """1 for the best setting and those that tie with it; the next has its place as rank, and so on."""
-    from scipy.special import stdtrit
-
-    value, runs = table["value"].to_numpy(), table["runs"].to_numpy()
-    variance, freedom = table["deviation"].to_numpy() ** 2, runs - 1.0
-    several = runs > 1
-    if several.any():
-        pooled = (variance[several] * freedom[several]).sum() / freedom[several].sum()
-        variance, freedom = np.where(several, variance, pooled), np.where(several, freedom, freedom[several].sum())
-    else:
-        variance, freedom = np.zeros(len(table)), np.ones(len(table))  # nothing is known of the noise
-    error = variance / np.maximum(runs, 1)  # squared, of the mean
-    leader, ranks = 0, []
-    for place in range(len(table)):
-        both = error[leader] + error[place]
-        degrees = both**2 / (error[leader]**2 / freedom[leader] + error[place]**2 / freedom[place]) if both > 0 else 1
-        if not abs(value[place] - value[leader]) <= stdtrit(degrees, 0.975) * np.sqrt(both):
-            leader = place
-        ranks.append(leader + 1)
-    return ranks
-
-
 def runs_table(df: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: index, run, end, epochs done, the varying parameters, the last value of each judging column."""
-    table = df[["index", "run", "end"]].copy()
+    """Return a row per run: index, run, end, epochs, the varying parameters, the last value of each ranking column."""
+    table = df[["index", "run", "end", *([REPEAT_OF] if REPEAT_OF in df else [])]].copy()
     curves = stats_columns(df)
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
     for name in varying_columns(df, seeds=True):

@@ -59,8 +59,48 @@ def test_cells_without_runs_are_grey_and_diverged_ones_crossed(digits: pd.DataFr
     assert values.mask.tolist() == [[False, True, True], [False, False, False]]
     (cross,) = figure.axes[0].lines
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (1.5, 0.5)
-    assert says(figure, "4 diverged runs left out, a cross where all of a cell did")
+    assert says(figure, "4 diverged runs left out, a cross where no run counts")
     assert_nothing_is_cut_off(figure)
+
+
+def test_a_cell_that_lost_runs_says_so_and_its_frame_is_dashed(digits: pd.DataFrame) -> None:
+    runs = digits.copy()
+    best = runs["model"].eq("tiny/lenet") & runs["base_lr"].eq(0.1)
+    lost = runs[best].index[:3]
+    runs.loc[lost[:2], "end"] = run_folder.DIVERGED
+    runs.loc[lost[2], "end"] = None
+    figure = plots.heat_map(runs, "base_lr", "model", "val/last/accuracy")
+    assert any(text.endswith("\n1/4") for text in cells(figure))
+    (frame,) = figure.axes[0].patches
+    assert frame.get_linestyle() == ("--" if (frame.get_x(), frame.get_y()) == (1, 1) else "-")
+    assert says(figure, "1 cell lost runs (n/N: runs that count of all)")
+    assert says(figure, "2 diverged runs left out; 1 run not ended, left out")
+    assert says(figure, "the best cell is framed, dashed if it lost runs")
+    assert_nothing_is_cut_off(figure)
+    runs.loc[runs["model"].ne("tiny/lenet") | runs["base_lr"].ne(0.1), "end"] = run_folder.DIVERGED
+    (frame,) = plots.heat_map(runs, "base_lr", "model", "val/last/accuracy").axes[0].patches
+    assert (frame.get_x(), frame.get_y(), frame.get_linestyle()) == (1, 1, "--")
+
+
+def test_lossy_settings_are_dashed_lines(digits: pd.DataFrame) -> None:
+    runs = digits.copy()
+    runs.loc[0, "end"] = run_folder.DIVERGED
+    figure = plots.parallel_coordinates(runs, "val/last/accuracy")
+    assert says(figure, "dashed: lost runs (1 of them)")
+    assert len({str(style) for style in figure.axes[0].collections[0].get_linestyle()}) == 2
+
+
+def test_importance_says_when_it_is_not_above_chance(digits: pd.DataFrame) -> None:
+    noise = digits.copy()
+    random = np.random.default_rng(0).normal(size=12).repeat(2)
+    noise["val/last/accuracy"] = pd.Series([pd.Series([value], index=[1]) for value in random], index=noise.index,
+                                           dtype=object)
+    figure = plots.importance(noise, "val/last/accuracy")
+    assert says(figure, "not above chance, the bars are meaningless")
+    assert figure.axes[0].get_title() == "no better than chance"
+    assert_nothing_is_cut_off(figure)
+    real = plots.importance(digits, "val/last/accuracy", epoch="last")
+    assert says(real, "24 runs of 12 settings")
 
 
 @pytest.mark.parametrize(("x", "says"), [
@@ -134,7 +174,7 @@ def test_confusion_of_many_classes(with_arrays: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    ({"name": "test/last/confusion_matrix"}, "there is no array 'test/last/confusion_matrix'; allowed: val/last"),
+    ({"name": "test/last/confusion_matrix"}, "unknown array 'test/last/confusion_matrix'; allowed: val/last"),
     ({"epoch": 7}, "no arrays of epoch 7"), ({"classes": ["a"]}, "1 names for 3 classes"),
     ({"columns": "model"}, "this run has no arrays; set metrics")])
 def test_confusion_that_is_not_there(with_arrays: pd.DataFrame, arguments: dict[str, object], says: str) -> None:

@@ -1,4 +1,4 @@
-"""Importance: high for what matters, near zero for what does not, whatever kind its values are."""
+"""Importance: high for what matters, near zero for what does not, no better than chance on noise."""
 from __future__ import annotations
 
 import numpy as np
@@ -21,28 +21,52 @@ def test_what_matters_is_first_and_what_does_not_is_near_zero() -> None:
     values = df["mixed"].map(lambda value: 1.0 if value == "auto" else 0.0).to_numpy() + 0.2 * df["rate"].eq(1.0)
     found = permutation_importance(df, values.to_numpy())
     assert found.table["parameter"].tolist() == ["mixed", "rate", "idle"]
-    assert abs(found.table["importance"].iloc[2]) < 0.05
+    assert abs(found.table["importance"].iloc[2]) < 0.1
     assert found.table["importance"].iloc[0] > 1
-    assert found.r2 > 0.9
+    assert found.r2 > 0.8 and found.is_above_chance
     assert permutation_importance(df, values.to_numpy()).table.equals(found.table), "the same each time"
 
 
-def test_noise_cannot_be_predicted() -> None:
-    found = permutation_importance(settings(), np.random.default_rng(2).normal(size=80))
-    assert found.r2 < 0.1
-    assert found.table["importance"].max() < 0.5
+def random_search(points: int, seeds: int, random: np.random.Generator) -> pd.DataFrame:
+    """Random points, several seeds of each."""
+    return pd.DataFrame({name: np.repeat(random.random(points), seeds) for name in ("rate", "decay", "width")})
 
 
-def test_a_parameter_drawn_anew_doubles_the_variance() -> None:
-    # a forest that has learned all of it errs by the difference of two draws: twice the variance
-    df = pd.DataFrame({"x": np.tile([0, 1], 100)})
-    found = permutation_importance(df, df["x"].to_numpy(float))
-    assert found.table["importance"].iloc[0] == pytest.approx(2, abs=0.15)
+def test_seeds_of_a_setting_are_not_on_both_sides() -> None:
+    # each point has a value of its own that no parameter explains; folds of runs would find it by its seeds
+    random = np.random.default_rng(2)
+    df = random_search(30, 3, random)
+    values = np.repeat(random.normal(size=30), 3) + random.normal(0, 0.1, size=90)
+    found = permutation_importance(df, values)
+    assert found.r2 < 0.1 and not found.is_above_chance
+    assert found.settings == 30
+
+
+def test_noise_is_rarely_above_chance() -> None:
+    random = np.random.default_rng(3)
+    above = [permutation_importance(random_search(12, 2, random), np.repeat(random.normal(size=12), 2)).is_above_chance
+             for _ in range(6)]
+    assert sum(above) <= 1
+
+
+def test_a_permuted_parameter_doubles_the_variance() -> None:
+    # a forest that has learned everything errs by the difference of two draws: twice the variance
+    random = np.random.default_rng(4)
+    df = pd.DataFrame({"x": np.tile(np.arange(40), 5), "y": random.random(200)})
+    values = (df["x"] >= 20).to_numpy(float)
+    found = permutation_importance(df, values)
+    assert found.table["parameter"].iloc[0] == "x"
+    assert found.table["importance"].iloc[0] == pytest.approx(2, abs=0.2)
 
 
 @pytest.mark.parametrize(("values", "says"), [
-    (np.full(80, np.nan), "0 runs with a value are too few"), (np.ones(80), "all 80 runs have the same value"),
-    (np.r_[np.arange(9.0), np.full(71, np.nan)], "9 runs .* allowed: 10 and more")])
-def test_too_little_to_tell(values: np.ndarray, says: str) -> None:
+    (np.full(80, np.nan), "0 runs of 0 settings"), (np.ones(80), "all 80 runs have the same value"),
+    (np.r_[np.arange(9.0), np.full(71, np.nan)], "9 runs of .* allowed: 10 runs and 10 settings, or more")])
+def test_too_few_runs_are_an_error(values: np.ndarray, says: str) -> None:
     with pytest.raises(ResultsError, match=says):
         permutation_importance(settings(), values)
+
+
+def test_too_few_settings_are_an_error() -> None:
+    with pytest.raises(ResultsError, match="20 runs of 2 settings"):
+        permutation_importance(pd.DataFrame({"x": np.tile([0, 1], 10)}), np.arange(20.0))

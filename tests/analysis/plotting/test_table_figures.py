@@ -30,10 +30,10 @@ def test_overview_has_a_row_per_setting_and_a_curve_per_run(digits: pd.DataFrame
     assert_words_do_not_overlap(figure)
     words = texts(figure)
     assert words.count("linear") == words.count("tiny/lenet") == 6
-    assert (words.count("2/2"), words.count("1/2")) == (11, 1)
+    assert (words.count("2/2"), words.count("1/2")) == (10, 2)
     assert len(figure.axes[0].lines) == 2 * 24 + 1  # two columns of curves, and the rule below the head
     assert says(figure, "Best: mean ± standard deviation of the runs, each run at its best epoch")
-    assert says(figure, "1 diverged run not in the mean; 1 run not ended")
+    assert says(figure, "1 diverged run left out; 1 run not ended, left out")
 
 
 def test_curves_share_a_scale(digits: pd.DataFrame) -> None:
@@ -55,10 +55,30 @@ def test_ranks_and_dots(digits: pd.DataFrame) -> None:
     assert {line.get_color() for line, rank in zip(dots, table["rank"], strict=False) if rank == 1} == {"#D55E00"}
 
 
+def test_ranks_say_what_they_mean_and_which_settings_lost_runs(digits: pd.DataFrame) -> None:
+    figure = plots.ranking(digits)
+    assert says(figure, "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs,")
+    assert says(figure, "2 settings lost runs (n/N: runs that count of all)")
+    assert texts(figure).count("1/2") == 2
+
+
+def test_what_ranks_by_a_test_split_says_so(digits: pd.DataFrame) -> None:
+    for draw in (plots.ranking, plots.overview, plots.importance, plots.parallel_coordinates, plots.pareto,
+                 plots.averaged_against_last):
+        options = {"cost": "time"} if draw is plots.pareto else {}
+        assert says(draw(digits, metric="test/last/accuracy", **options), "hosen by a test split"), draw
+        assert not says(draw(digits, metric="val/last/accuracy", **options), "hosen by a test split"), draw
+    for figure in (plots.heat_map(digits, "base_lr", "model", "test/last/accuracy"),
+                   plots.metric_against(digits, "base_lr", "test/last/accuracy")):
+        assert says(figure, "chosen by a test split: the best values are optimistic estimates")
+    assert "chosen by a test split" in tables.ranking(digits, "test/last/accuracy").attrs["caption"]
+    assert "chosen by a test split" in tables.best_runs(digits, "test/last/accuracy").attrs["caption"]
+
+
 def test_one_seed_each_says_that_noise_is_unknown(digits: pd.DataFrame) -> None:
     figure = plots.ranking(digits[digits["seed_model"] == 2])
-    assert says(figure, "nothing is known of the noise of seeds")
-    assert "12" in texts(figure)
+    assert says(figure, "nothing is known about the noise of seeds")
+    assert "11" in texts(figure)
 
 
 def test_too_wide_is_an_error(digits: pd.DataFrame) -> None:

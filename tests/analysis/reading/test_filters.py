@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.analysis.reading.filters import Interval, cell_key, cells_equal, filt
+from src.analysis.reading.filters import Interval, cell_key, cells_equal, distinguishes_floats, filt
 from src.errors import ResultsError
 
 DF = pd.DataFrame({
@@ -22,6 +22,8 @@ DF = pd.DataFrame({
     "wandb": [True, False, True, False, True],
     "mixed": pd.Series([1, 1.0, True, "1", None], dtype=object),
     "splits": pd.Series([{"train": "train"}, {"train": "x"}, [1, 2], (1, 2), None], dtype=object),
+    "shape": pd.Series([[1, 8, 8], [1, 8, 8], [3, 32, 32], None, []], dtype=object),
+    "limit_train_batches": pd.Series([1, 1.0, None, 1, 0.5], dtype=object),
     "facts/host": list("xxyyz"),
     "val/loss": pd.Series([pd.Series([i, 2.0], index=[1, 2]) for i in range(5)], dtype=object),
 })
@@ -51,12 +53,25 @@ def runs(*args: Any, **conditions: Any) -> str:
     ({"averaging": re.compile("^poly")}, "be"),
     ({"wandb": True}, "ace"),
     ({"wandb": 1}, ""),
-    ({"mixed": 1}, "ab"),
+    ({"mixed": 1}, "a"),
+    ({"mixed": 1.0}, "b"),
     ({"mixed": True}, "c"),
     ({"mixed": "1"}, "d"),
     ({"mixed": Interval(0, 2)}, "ab"),
     ({"splits": {"train": "train"}}, "a"),
-    ({"splits": [[1, 2]]}, ""),
+    ({"splits": [[1, 2]]}, "cd"),
+    ({"splits": [1, 2]}, "cd"),
+    ({"splits": [{"train": "x"}, None]}, "be"),
+    ({"shape": [1, 8, 8]}, "ab"),
+    ({"shape": (1, 8, 8)}, "ab"),
+    ({"shape": [[1, 8, 8], None]}, "abd"),
+    ({"shape": [1, 8]}, ""),
+    ({"shape": lambda shape: 32 in (shape or ())}, "c"),
+    ({"batch_size": np.array([8, 64])}, "abe"),
+    ({"limit_train_batches": 1}, "ad"),
+    ({"limit_train_batches": 1.0}, "b"),
+    ({"limit_train_batches": [1.0, None]}, "bc"),
+    ({"limit_train_batches": Interval(1, 1)}, "abd"),
     ({"batch_size": lambda size: size % 3 == 1}, "ce"),
     ({"val/loss": lambda curve: curve.min() < 1}, "a"),
     ({"facts/host": "y", "wandb": False}, "d"),
@@ -75,6 +90,18 @@ def test_an_unknown_column_names_the_nearest() -> None:
         runs(batchsize=8)
 
 
+@pytest.mark.parametrize("value", [8, "adam", 0.5])
+def test_a_single_value_in_a_column_of_lists_is_an_error(value: Any) -> None:
+    with pytest.raises(ResultsError, match="the cells of shape are lists, which no single value equals"):
+        runs(shape=value)
+
+
+def test_a_fraction_and_a_count_differ_even_where_only_one_of_them_occurs() -> None:
+    df = pd.DataFrame({"limit_train_batches": [1.0, 0.5], "base_lr": [1.0, 0.5]})
+    assert len(filt(df, limit_train_batches=1)) == 0, "1 is one batch, 1.0 is all of them"
+    assert len(filt(df, base_lr=1)) == 1, "a learning rate of 1 is 1.0"
+
+
 def test_a_curve_equals_no_value() -> None:
     with pytest.raises(ResultsError, match="function of the curve"):
         runs({"val/loss": 1.0})
@@ -87,6 +114,8 @@ settings_of_runs = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3
 def test_a_value_and_all_others_share_out_the_rows(values: list[Any], wanted: Any) -> None:
     df = pd.DataFrame({"x": pd.Series(values, dtype=object)})
     kept = filt(df, x=wanted)
-    rest = filt(df, x=lambda cell: not cells_equal(wanted, cell))
+    strict = distinguishes_floats("x", values)
+    rest = filt(df, x=lambda cell: not cells_equal(wanted, cell, strict))
     assert sorted([*kept.index, *rest.index]) == list(range(len(values)))
-    assert all(cell_key(cell) == cell_key(wanted) or math.isclose(cell, wanted, rel_tol=1e-12) for cell in kept["x"])
+    assert all(cell_key(cell) == cell_key(wanted) or not strict and math.isclose(cell, wanted, rel_tol=1e-12)
+               for cell in kept["x"])

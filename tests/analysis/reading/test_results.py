@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,14 @@ from hypothesis import strategies as st
 from src import run_folder
 from src.analysis.reading.arrays import read_array
 from src.analysis.reading.filters import filt
-from src.analysis.reading.results import IDENTITY, newest_batch, read_experiments, read_results
+from src.analysis.reading.frames import IDENTITY
+from src.analysis.reading.results import newest_batch, read_experiments, read_results
+from src.analysis.tables import tables
+from src.analysis.tables.query import query
 from src.analysis.tables.tables import varying_columns
-from src.config import FIELDS
+from src.config import FIELDS, Config
 from src.errors import ResultsError
+from src.io import yaml_io
 from tests.analysis.make_batch import DIGITS, curves, make_batch, make_empty_batch, make_run
 
 HEADER = "epoch,step,timestamp,train/loss,val/last/accuracy\n"
@@ -249,7 +254,7 @@ def test_every_folder_that_is_left_out_has_its_reason(batch: str) -> None:
     assert "not valid YAML" in found.pop(names["broken"])
     assert "mapping" in found.pop(names["no mapping"])
     assert "UTF-8" in found.pop(names["bytes"])
-    assert "no run folder" in found.pop("figures")
+    assert "not a run folder" in found.pop("figures")
     assert found == {}
     assert len(read_experiments(batch)) == 1
 
@@ -289,9 +294,85 @@ def test_columns_keep_exact_values(batch: str) -> None:
                  + ("new: true\n" if index else ""))
     df = read_experiments(batch)
     assert df["seed"].tolist() == [2**62 + 1, 3, 4]
-    assert df["rate"].tolist()[:2] == [1.0, 0.5] and np.isnan(df["rate"][2])
-    assert np.isnan(df["other"][0]) and df["other"][1] == 7
+    assert typed(df["rate"]) == [(int, 1), (float, 0.5), (type(None), None)]
+    assert typed(df["other"]) == [(type(None), None), (int, 7), (int, 8)]
     assert df["new"].tolist() == [None, True, True]
+
+
+def typed(values: pd.Series) -> list[tuple[type, Any]]:
+    return [(type(value), value) for value in values.tolist()]
+
+
+def test_types_survive_in_frames_groups_and_exports(batch: str, tmp_path: Path) -> None:
+    values = [1, 1.0, "1", True, None]
+    for index, value in enumerate(values):
+        make_run(batch, index, {"x": value, "n": [100, None][index % 2]}, config=None, stats="epoch,loss\n1,0.5\n")
+    results = read_results(batch)
+    df = results.big_df()
+    assert typed(df["x"]) == [(type(value), value) for value in values]
+    assert typed(df["n"])[:2] == [(int, 100), (type(None), None)]
+    assert len(tables.ranking(df, "loss")) == 5, "each value is a setting of its own"
+    assert [len(filt(df, x=value)) for value in values] == [1, 1, 1, 1, 1]
+    results.export(tmp_path, "csv")
+    results.export(tmp_path, "parquet")
+    for frame in (pd.read_csv(tmp_path / "runs.csv", dtype=str, keep_default_na=False),
+                  pd.read_parquet(tmp_path / "runs.parquet")):
+        assert frame["x"].fillna("").tolist() == ["1", "1.0", '"1"', "true", ""]
+    assert results.polars()[0]["n"].to_list()[:2] == [100, None]
+
+
+def test_one_batch_and_all_batches_are_two_settings(batch: str) -> None:
+    for index, limit in enumerate([1, 1.0, None, 1]):
+        make_run(batch, index, {"limit_train_batches": limit, "seed_model": index}, stats=HEADER + ROWS)
+    df = read_experiments(batch)
+    assert typed(df["limit_train_batches"]) == [(int, 1), (float, 1.0), (type(None), None), (int, 1)]
+    assert len(filt(df, limit_train_batches=1)) == 2
+    assert tables.ranking(df, "val/last/accuracy")["runs"].tolist() == [2, 1, 1]
+
+
+def test_numbers_have_the_type_that_config_declares(batch: str) -> None:
+    for index, (momentum, rate) in enumerate([("0.9", "1"), ("'0.9'", "1.0"), ("0.9,0.99", "1")]):
+        make_run(batch, index, {}, config=f"momentum: {momentum}\nbase_lr: {rate}\n")
+    df = read_experiments(batch)
+    assert typed(df["momentum"]) == [(float, 0.9), (float, 0.9), (str, "0.9,0.99")]
+    assert df["base_lr"].tolist() == [1.0] * 3 and df["base_lr"].dtype == np.float64
+
+
+def seeded(batch: str, index: int, commit: str | None = None, end: str | None = "completed", **spec: object) -> None:
+    facts = f"facts:\n  commit: {commit}\n" if commit else ""
+    config = yaml_io.dump_flat(Config.from_dict({"seed_model": 1, "seed_training": 2, **spec}).to_dict())
+    make_run(batch, index, spec, config=config + facts, stats=HEADER + ROWS, end=end)
+
+
+def test_an_exact_repeat_is_marked_and_does_not_count(batch: str) -> None:
+    seeded(batch, 0)
+    seeded(batch, 1, seed_model=7)
+    seeded(batch, 2)  # as `reproduce --run` leaves it
+    seeded(batch, 3, base_lr=0.5)
+    df = read_experiments(batch)
+    assert df["repeat_of"].tolist() == [None, None, df["run"][0], None]
+    assert tables.counted(df).tolist() == [True, True, False, True]
+    table = tables.ranking(df, "val/last/accuracy")
+    assert sorted(zip(table["base_lr"], table["runs"], strict=True)) == [(df["base_lr"][0], 2), (0.5, 1)] or (
+        table["runs"].sum() == 3)
+    assert "1 exact repeat left out" in table.attrs["caption"]
+    alone = df[df.index > 0]
+    assert tables.counted(alone).all(), "a repeat counts where its original is not selected"
+    assert tables.counted(df.assign(repeat_of=None)).all(), "repeats can be included"
+    assert query(df[["run", "repeat_of"]], "repeat_of.isnull()")["run"].tolist() == df["run"][[0, 1, 3]].tolist()
+
+
+def test_other_code_or_unknown_seeds_are_no_repeat_and_an_unfinished_run_is_no_original(batch: str) -> None:
+    seeded(batch, 0, commit="a")
+    seeded(batch, 1, commit="b")
+    seeded(batch, 2, commit="b")
+    seeded(batch, 3, seed_model=None)
+    seeded(batch, 4, seed_model=None)
+    seeded(batch, 5, seed_model=3, end=None)
+    seeded(batch, 6, seed_model=3)
+    df = read_experiments(batch)
+    names = df["run"].tolist()
+    assert df["repeat_of"].tolist() == [None, None, names[1], None, None, names[6], None]
 
 
 def test_batches_globs_lists_and_run_folders(tmp_path: Path) -> None:

@@ -168,13 +168,13 @@ def test_conditions_hold_as_in_a_frame(batch: Path) -> None:
 
 def test_what_a_person_changes_is_seen_after_a_second(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the config of a run that has ended; whatever else happens, at once."""
-    monkeypatch.setattr(run_index, "_TRUSTED", 1e9)
+    monkeypatch.setattr(run_index, "_TRUSTED_SECONDS", 1e9)
     check(batch)
     edit(batch)
     assert find_runs({"base_lr": 0.07}, batch).empty
     end(batch)
     assert is_done({"end": "diverged"}, batch)
-    monkeypatch.setattr(run_index, "_TRUSTED", 0.0)
+    monkeypatch.setattr(run_index, "_TRUSTED_SECONDS", 0.0)
     assert len(find_runs({"base_lr": 0.07}, batch)) == 1
 
 
@@ -185,7 +185,7 @@ def test_what_is_remembered_is_nobodys_to_change(batch: Path) -> None:
 
 
 def test_memory_has_an_end(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_index, "_MOST", 4)
+    monkeypatch.setattr(run_index, "_MAX_RUNS", 4)
     other = Path(make_empty_batch(batch.parent, "26-11-21-more"))
     make_run(str(other), 0, SPECS[5])
     make_run(str(other), 1, SPECS[6])

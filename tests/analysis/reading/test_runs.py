@@ -35,9 +35,9 @@ def test_runs_are_found_in_all_batches(results: Path) -> None:
 def test_one_or_an_error(results: Path) -> None:
     one = find_one({"model": "linear", "base_lr": 0.1, "averaging": None}, results)
     assert one["end"] == "completed" and Path(one["folder"]).is_dir()
-    with pytest.raises(ResultsError, match=r"2 runs are like .*give more conditions"):
+    with pytest.raises(ResultsError, match=r"2 runs match .*give more conditions"):
         find_one({"model": "linear", "base_lr": 0.1}, results)
-    with pytest.raises(ResultsError, match=r"no runs are like .*give fewer"):
+    with pytest.raises(ResultsError, match=r"no runs match .*give fewer"):
         find_one({"base_lr": 77.0}, results)
     with pytest.raises(ResultsError, match="did you mean 'base_lr'"):
         find_one({"base_lrr": 77.0}, results)
@@ -73,12 +73,12 @@ def test_a_figure_is_kept_as_a_picture(results: Path) -> None:
 
 def test_what_cannot_be_kept_is_told(results: Path) -> None:
     run = find_one({"base_lr": 5.0}, results)
-    for value, name, message in ((object(), "a.pkl", "it is not known how"), (1, "../a.json", "no plain name")):
+    for value, name, message in ((object(), "a.pkl", "cannot store"), (1, "../a.json", "not a plain file name")):
         with pytest.raises(ResultsError, match=message):
             save_artifact(value, run, name)
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         save_artifact(np.array([object()]), run, "a.npy")
     with pytest.raises(ResultsError, match="no such artifact"):
         load_artifact(run, "none.json")
-    with pytest.raises(ResultsError, match="no run folder"):
+    with pytest.raises(ResultsError, match="not a run folder"):
         load_artifact(results, "a.json")

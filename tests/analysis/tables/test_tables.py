@@ -55,12 +55,13 @@ def test_metric_and_epoch(metric: str, epoch: str | int, runs: list[str], values
     assert table["value"].tolist() == values
 
 
-def test_the_better_of_last_and_averaged_counts() -> None:
-    df = frame({"val/last/accuracy": [[0.5, 0.6], [0.7, 0.1]], "val/av/accuracy": [[0.4, 0.8], [np.nan, np.nan]],
+def test_averaged_weights_count_where_a_run_has_them() -> None:
+    df = frame({"val/last/accuracy": [[0.5, 0.9], [0.7, 0.1]], "val/av/accuracy": [[0.4, 0.8], [np.nan, np.nan]],
                 "test/av/accuracy": [[0.1, 0.2], [np.nan, np.nan]]})
     table = best_runs(df)
     assert table["metric"].tolist() == ["val/av/accuracy", "val/last/accuracy"]
     assert table["value"].tolist() == [0.8, 0.7]
+    assert table.attrs["caption"] == "averaged weights where a run has them, else the last"
     assert table["test/accuracy"].iloc[0] == 0.2
     assert np.isnan(table["test/accuracy"].iloc[1])
 
@@ -86,7 +87,7 @@ def test_a_split_of_train_ranks_before_test(caplog: pytest.LogCaptureFixture) ->
 def test_ranking_by_test_warns(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert best_runs(TWO[["run", "end", "folder", "base_lr", "test/last/accuracy"]])["run"].tolist() == ["r1", "r0"]
-    assert "test metric" in caplog.text
+    assert "a test split: the best value is an optimistic estimate" in caplog.text
 
 
 def test_equals_keep_their_order_and_n_limits() -> None:
@@ -117,8 +118,8 @@ def test_an_epoch_that_is_none_is_an_error() -> None:
 def test_varying_columns() -> None:
     df = frame({"val/last/loss": [[1.0], [2.0]]}, base_lr=[1, 1.0], nan=[None, np.nan], splits=[{"a": "b"}, {"a": "c"}],
                flag=[True, 1], seed_model=[1, 2], output_dir=["x", "y"], **{"facts/host": ["a", "b"]})
-    assert varying_columns(df) == ["splits", "flag"]
-    assert varying_columns(df, seeds=True) == ["splits", "flag", "seed_model"]
+    assert varying_columns(df) == ["base_lr", "splits", "flag"]
+    assert varying_columns(df, seeds=True) == ["base_lr", "splits", "flag", "seed_model"]
     assert "facts/host" not in setting_columns(df)
 
 
