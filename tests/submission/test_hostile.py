@@ -58,7 +58,7 @@ def test_each_run_has_a_safe_name_and_one_sbatch_call(specs: list[dict[str, str]
     assert len(set(names)) == NUMBER
     assert all(re.fullmatch(r"\d{4,}_tiny\+mod=[A-Za-z0-9._,@-]*", name) and len(name) <= 200 for name in names)
     context = SubmissionContext("/r/26-01-01-tiny", "token", "/p")
-    options = SlurmOptions("/p/s.sh")
+    options = SlurmOptions("/p/s.sh", script_text="#!/bin/bash\n")
     submission = submit.plan_single_jobs(dict.fromkeys(names, 1), dict(zip(names, specs, strict=True)), options,
                                          context)
     for name, call in zip(names, submission.calls, strict=True):
@@ -98,8 +98,9 @@ def test_files_stay_in_the_batch_and_no_shell_is_called(
     names = naming.run_names("tiny", sampled, ["model"])
     path = project / "$(touch pwned) %j"
     assert batch_folder.create(str(path), "job_details: {}", names, grid.spec_texts(sampled))
-    submission = submit.plan_single_jobs(dict.fromkeys(names, 1), dict(zip(names, sampled, strict=True)), SlurmOptions(
-        "s.sh", {"constraint": sampled[0]["model"]}), SubmissionContext(str(path), "token", str(project)))
+    options = SlurmOptions("s.sh", {"constraint": sampled[0]["model"]}, script_text="#!/bin/bash\n")
+    submission = submit.plan_single_jobs(dict.fromkeys(names, 1), dict(zip(names, sampled, strict=True)), options,
+                                         SubmissionContext(str(path), "token", str(project)))
     for call in submission.calls:
         assert client.submit(call.command, 1) == "1"
     executed = [[*line.split("\0")] for line in record.read_bytes().decode().removesuffix("\0\0").split("\0\0")]

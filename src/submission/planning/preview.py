@@ -11,7 +11,7 @@ from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning import sbatch_calls
 from src.submission.planning.tickets import retry_command
-from src.submission.slurm import directives
+from src.submission.slurm import directives, script_options
 from src.submission.spec.naming import format_value
 from src.submission.status import retry_policy
 from src.submission.system.terminal import count, table
@@ -107,7 +107,7 @@ def _print_resources(plan: SubmissionPlan, slurm: SlurmOptions, dry_run: bool) -
     script_text = slurm.script_text or yaml_io.read_user_file(slurm.script)
     options = [f"--{key}={value}" for key, value in {**slurm.batch, **slurm.command_line}.items()]
     print(f"resources  {describe_resources(os.path.relpath(slurm.script), script_text, options)}")
-    for line in point_option_lines(plan.points.values()):
+    for line in (*script_options.notes(script_text), *point_option_lines(plan.points.values())):
         print(f"           {line}")
     if slurm.script_text and dry_run:
         print("".join(f"    {line}\n" for line in slurm.script_text.splitlines()), end="")

@@ -17,7 +17,7 @@ from src.submission.system import process
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-_RESERVED_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only")
+_RESERVED_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only", "wait")
 _PAUSES = (1, 4, 15, 45)  # seconds between attempts while the controller is unavailable
 _UNKNOWN_ATTEMPTS = 3  # calls of sbatch, while its message is not known
 

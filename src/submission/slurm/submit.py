@@ -13,7 +13,7 @@ from src.io import yaml_io
 from src.submission.batch import task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import Tasks, WorkerGroup
-from src.submission.slurm import client, directives, sbatch_messages
+from src.submission.slurm import client, directives, sbatch_messages, script_options
 
 if TYPE_CHECKING:
     from src.submission.slurm.circuit_breaker import CircuitBreaker
@@ -64,9 +64,10 @@ class SlurmOptions:
         """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
         script = self.script_of(spec)
         options = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
+        script_options.check(os.path.relpath(script), self._text_of(script), options,
+                             is_generated=self.unwritten_text(script) is not None)
         if extra := self._extra_of(name):
-            in_script = self._directives if script == self.script else directives.effective(self.text_of(script))
-            options |= _append(extra, {**in_script, **options})
+            options |= _append(extra, {**directives.effective(self._text_of(script)), **options})
         return script, client.option_arguments(options, "sbatch options")
 
     def _extra_of(self, name: str) -> dict[str, str]:
@@ -77,9 +78,15 @@ class SlurmOptions:
             extra[_KILL_ON_INVALID_DEPENDENCY] = "yes"
         return extra
 
+    def _text_of(self, script: str) -> str:
+        """The text of a script, read once."""
+        if script not in self._texts:
+            self._texts[script] = self.text_of(script)
+        return self._texts[script]
+
     @cached_property
-    def _directives(self) -> dict[str, str]:
-        return directives.effective(self.text_of(self.script))
+    def _texts(self) -> dict[str, str]:
+        return {}
 
 
 def _append(extra: Mapping[str, str], requested: Mapping[str, Any]) -> dict[str, str]:

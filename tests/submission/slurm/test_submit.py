@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import SlurmError
+from src.errors import JobSpecError, SlurmError
 from src.submission.batch.journal import SLURM, Journal, read_history
-from src.submission.slurm import client, queue_limits, submit
+from src.submission.slurm import client, queue_limits, script_options, submit
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.slurm.client import SbatchError
 from src.submission.slurm.queue_limits import QueueLimiter
@@ -18,8 +18,8 @@ NAMES = ["000_a", "001_a", "002_a"]
 
 def submission_of(batch: Path, options: SlurmOptions | None = None) -> submit.Submission:
     specs = {name: {"SBATCH": {"mem": "9G"}} if name == "002_a" else {} for name in NAMES}
-    return submit.plan_single_jobs(dict.fromkeys(NAMES, 1), specs, options or SlurmOptions("/s.sh"),
-                           SubmissionContext(str(batch), "t", "/p"))
+    options = options or SlurmOptions("/s.sh", script_text="#!/bin/bash\n")
+    return submit.plan_single_jobs(dict.fromkeys(NAMES, 1), specs, options, SubmissionContext(str(batch), "t", "/p"))
 
 
 def test_each_set_of_options_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +53,33 @@ def test_dependency_of_a_run_is_added_to_that_of_the_submission() -> None:
                            dependencies={"000_a": "afterok:2"})
     assert options.resolve({}, "000_a")[1] == ["--dependency=singleton,after:1,afterok:2", "--kill-on-invalid-dep=yes"]
     assert options.resolve({}, "001_a")[1] == ["--dependency=singleton,after:1"]
+
+
+@pytest.mark.parametrize(("line", "point", "message"), [
+    ("--nodes=1 --array=0-2", {}, r"s\.sh, line 3: a submit script cannot have the option --array; delete it; --ar"),
+    ("-W", {}, r"line 3: a submit script cannot have the option --wait; delete it; `python experiments.py wait BATCH`"),
+    ("--mem 4G", {"mem": None}, r"line 3: mem is null, which cannot remove --mem=4G of the script: .*; delete it"),
+    ("--requeue", {"requeue": False}, "requeue is false, which cannot remove --requeue of the script"),
+    ("--gres=gpu:1", {"gpus": 2}, r"line 3: gpus=2 and --gres=gpu:1 of the script .*--sbatch gres=gpu:2, or del"),
+    ("-G a100:1", {"gres": "gpu:2"}, "gres=gpu:2 and --gpus=a100:1 of the script both .*--sbatch gpus=2, or delete")])
+def test_option_of_a_script_that_would_stay_is_refused_with_its_line(line: str, point: dict[str, object], message: str,
+                                                                     tmp_path: Path) -> None:
+    (tmp_path / "s.sh").write_text(f"#!/bin/bash\n\n#SBATCH {line}\n")
+    with pytest.raises(JobSpecError, match=message):
+        SlurmOptions(str(tmp_path / "s.sh"), batch=point).resolve({})
+
+
+def test_null_over_generated_resources_refers_to_them() -> None:
+    options = SlurmOptions("/b/s.sh", {"mem": None}, script_text="#!/bin/bash\n#SBATCH --mem=8G\n")
+    with pytest.raises(JobSpecError, match=r"job_details.resources: mem is null, .*; set `mem: null` there"):
+        options.resolve({})
+
+
+def test_options_that_the_submission_overrides_are_noted() -> None:
+    text = "#!/bin/bash\n#SBATCH -J mine -p x\n#SBATCH --output=a.txt --parsable -d after:1\n"
+    assert script_options.notes(text) == [
+        "line 2, --job-name=mine, is overridden: the job has the name of its run",
+        "line 3, --output=a.txt, is overridden: the output is in the run's folder"]
 
 
 @pytest.fixture
