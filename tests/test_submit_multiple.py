@@ -87,6 +87,33 @@ def test_dry_run_prints_the_exact_commands(project: Project, fake_slurm: Path, m
     assert called == shown
 
 
+def test_plan_shows_the_source_of_each_option_and_a_retry_repeats_those_of_the_environment(
+        project: Project, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "owner")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "7")
+    monkeypatch.setenv("SBATCH_REQUEUE", "")
+    assert project.submit(project.spec, "-s", "s.sh", "--no-submit", "--sbatch", "mem=9G", "-y") == 0
+    assert ("resources  s.sh: partition owner (SBATCH_PARTITION), mem 9G (--sbatch), time 7 (SBATCH_TIMELIMIT)\n"
+            in capsys.readouterr().out)
+    monkeypatch.delenv("SBATCH_TIMELIMIT")
+    monkeypatch.setenv("SBATCH_PARTITION", "other")
+    assert project.submit("-r", project.batch, "-d") == 0
+    out = capsys.readouterr().out
+    assert " --requeue --partition=owner --time=7 --mem=9G " in out
+    assert "ignored    SBATCH_PARTITION of this shell: a retry repeats the options" in out
+    assert project.submit("-r", project.batch, "-d", "--sbatch", "partition=mine") == 0
+    assert " --partition=mine " in capsys.readouterr().out
+
+
+def test_null_drops_an_option_and_is_shown_as_absent(project: Project, fake_slurm: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.submit(project.spec, "-s", "s.sh", "-d", "--sbatch", "gres=null") == 0
+    assert "resources  s.sh: partition killable, mem 8G\n" in capsys.readouterr().out
+    assert project.submit(project.spec, "-s", "s.sh", "-d", "--sbatch", "mem=null") == 2
+    assert "s.sh, line 3: mem is null, which cannot remove --mem=8G of the script" in capsys.readouterr().err
+
+
 def test_json_prints_one_object_per_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-d", "--json") == 0
     first = json.loads(capsys.readouterr().out.splitlines()[0])
@@ -403,7 +430,7 @@ BAD = {
     "unknown optimizer": ("job_details: {name: a}\nparameters: {optim_alg: adamm}", "adam, adamw"),
     "unknown schedule": ("job_details: {name: a}\nparameters: {lr_schedule: cosin}", "cosine"),
     "misspelt split": ("job_details: {name: a}\nparameters: {data_splits_map: {train: 'train[:80'}}", "train[:80%]"),
-    "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "no train split"),
+    "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "train is missing"),
 }
 
 

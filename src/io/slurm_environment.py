@@ -13,6 +13,18 @@ _CLUSTERS = "SLURM_CLUSTERS"
 _CLUSTER = ("SLURM_CONF", _CLUSTERS, "SLURM_JWT")
 # Defaults of options of Slurm's commands, for example SQUEUE_PARTITION: a filter would hide jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCTMGR_")
+# Variables of sbatch that override the lines of a script: SBATCH_QOS is --qos. Values of flags are ignored by sbatch.
+_SBATCH_PREFIX = "SBATCH_"
+_SBATCH_FLAGS = ("IGNORE_PBS", "NO_REQUEUE", "OVERCOMMIT", "REQUEUE", "SPREAD_JOB", "USE_MIN_NODES")
+_SBATCH_VALUES = ("ACCOUNT", "ACCTG_FREQ", "BATCH", "CLUSTERS", "CONSTRAINT", "CONTAINER", "CORE_SPEC", "CPUS_PER_GPU",
+                  "DELAY_BOOT", "DISTRIBUTION", "ERROR", "EXCLUSIVE", "EXPORT", "GET_USER_ENV", "GPU_BIND", "GPU_FREQ",
+                  "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES", "GRES_FLAGS", "HINT", "INPUT", "MEM_BIND",
+                  "MEM_PER_CPU", "MEM_PER_GPU", "NETWORK", "NO_KILL", "OPEN_MODE", "PARTITION", "POWER", "PROFILE",
+                  "QOS", "RESERVATION", "SIGNAL", "THREAD_SPEC", "TRES_BIND", "TRES_PER_TASK", "WCKEY")
+_SBATCH_RENAMED = {"MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "TIMELIMIT": "time"}
+_SBATCH_OPTIONS = {**{name: name.lower().replace("_", "-") for name in (*_SBATCH_FLAGS, *_SBATCH_VALUES)},
+                   **_SBATCH_RENAMED}
+_SBATCH_DROPPED = ("ARRAY_INX", "COMMENT", "JOB_NAME", "OUTPUT", "WAIT")  # what the submission decides
 # Unix seconds; all indices of an array; and times in UTC, in which no hour occurs twice.
 _FORMATS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC0"}
 
@@ -114,6 +126,25 @@ def for_local_cluster() -> dict[str, str]:
 def default_clusters() -> str:
     """Return the clusters that sbatch submits to unless a command names others, separated by commas; usually empty."""
     return os.environ.get("SBATCH_CLUSTERS") or os.environ.get(_CLUSTERS, "")
+
+
+def sbatch_defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str | bool]:
+    """Return the options that sbatch would take from its environment, by long name: {"partition": "owner"}."""
+    return {option: True if name in _SBATCH_FLAGS or not environment[_SBATCH_PREFIX + name] else
+            environment[_SBATCH_PREFIX + name]
+            for name, option in _SBATCH_OPTIONS.items() if _SBATCH_PREFIX + name in environment}
+
+
+def sbatch_variable(option: str) -> str:
+    """Return the variable that sbatch reads for an option: SBATCH_TIMELIMIT for time."""
+    return _SBATCH_PREFIX + next(name for name, other in _SBATCH_OPTIONS.items() if other == option)
+
+
+def without_sbatch_defaults(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which only the command line overrides a script."""
+    return {name: value for name, value in environment.items()
+            if name.removeprefix(_SBATCH_PREFIX) not in (*_SBATCH_OPTIONS, *_SBATCH_DROPPED)
+            or not name.startswith(_SBATCH_PREFIX)}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

@@ -64,7 +64,8 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
         "snapshot": launch.has_snapshot, "notify": launch.notify and vars(launch.notify)}
     if launch.slurm:
         record |= {"project": launch.program_folder, "script": launch.slurm.script, "sbatch": dict(launch.slurm.batch),
-                   "shape": dict(launch.slurm.shape), "command_line": dict(launch.slurm.command_line)}
+                   "shape": dict(launch.slurm.shape), "command_line": dict(launch.slurm.command_line),
+                   "environment": dict(launch.slurm.environment)}
     if submission:
         record["units"] = submission.units
     if launch.uses_canaries is not None:
@@ -84,7 +85,8 @@ def _write_records(folder: str, plan: SubmissionPlan, launch: LaunchSettings, ar
                            slurm.script_text)
     if launch.canaries and launch.canaries.to_submit:
         _write_canaries(folder, launch)
-    slurm_record = {"script": slurm.script, "options": {**slurm.batch, **slurm.command_line},
+    slurm_record = {"script": slurm.script, "options": {**slurm.environment, **slurm.batch,
+                                                          **slurm.command_line},
                     "shape": dict(slurm.shape)} if slurm else None
     provenance.write_record(os.path.join(folder, run_folder.CODE, launch.token), provenance.inspect_code(plan.project),
                             list(argv), slurm_record, launch.has_snapshot)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MAX_SUCCESSORS = 1000  # of one submission: ends a chain of successors that makes no progress
 # keys of a plan that its successors' plans repeat
-_REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "code", "container")
+_REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "environment", "code",
+             "container")
 _MARGIN = 1.2  # a run fits if this multiple of the longest earlier duration is left
 _MAX_DURATIONS = 200  # runs whose durations a worker looks up when it starts
 _BACK_OFF = (5, 10, 20, 40)  # seconds between calls of sbatch while a limit on queued jobs is reached
@@ -106,7 +107,7 @@ def _submit_successor_of_run(folder: str, ticket: int) -> str:
     if plan is None:
         raise BatchError("the job was not submitted by submit_multiple.py", where=folder)
     options = submit.SlurmOptions(submit.script_of_plan(plan, batch) or "", plan.get("sbatch") or {},
-                                  plan.get("command_line") or {})
+                                  plan.get("command_line") or {}, environment=plan.get("environment") or {})
     context = submit.SubmissionContext(batch, journal.new_token(), plan.get("project") or os.getcwd())
     submission = submit.plan_single_jobs({name: ticket}, submit.read_specs(batch, [name]), options, context)
     book = Journal(batch, context.token)

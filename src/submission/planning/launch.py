@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder
 from src.errors import JobSpecError
+from src.io import slurm_environment
 from src.submission.batch import batch_folder
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.planning.command_line import Options
@@ -92,7 +93,24 @@ def _choose_slurm_options(plan: SubmissionPlan, spec: JobSpec | None, options: O
     command_line = {**(previous.get("command_line") or {}), **options.sbatch}
     extra, extra_lines = _extra_options(plan, options, command_line)
     batch_options = (spec.sbatch if spec else previous.get("sbatch")) or {}
-    return SlurmOptions(script, batch_options, command_line, shape, script_text, extra), [*lines, *extra_lines]
+    environment, environment_lines = _environment_options(previous)
+    return (SlurmOptions(script, batch_options, command_line, shape, script_text, extra, environment=environment),
+            [*lines, *extra_lines, *environment_lines])
+
+
+def _environment_options(previous: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return sbatch's options of the environment, and lines about those that a retry ignores.
+
+    previous: the recorded plan whose options a retry repeats, with those of the shell that it was given in.
+    """
+    here = slurm_environment.sbatch_defaults()
+    recorded = previous.get("environment")
+    if recorded is None:
+        return dict(here), []
+    return dict(recorded), [
+        f"ignored    {slurm_environment.sbatch_variable(option)} of this shell: a retry repeats the options of the "
+        f"submission; --sbatch {option}={value} changes them"
+        for option, value in here.items() if recorded.get(option) != value]
 
 
 def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:

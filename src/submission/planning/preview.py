@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from src.io import slurm_environment
 from src.submission.batch import task_files
 from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
@@ -105,18 +106,30 @@ def _print_resources(plan: SubmissionPlan, slurm: SlurmOptions, dry_run: bool) -
     from src.io import yaml_io
 
     script_text = slurm.script_text or yaml_io.read_user_file(slurm.script)
-    options = [f"--{key}={value}" for key, value in {**slurm.batch, **slurm.command_line}.items()]
-    print(f"resources  {describe_resources(os.path.relpath(slurm.script), script_text, options)}")
+    sources = {"job_details.sbatch": slurm.batch, "--sbatch": slurm.command_line}
+    layers = [*((slurm_environment.sbatch_variable(option), {option: value})
+                for option, value in slurm.environment.items()), *sources.items()]
+    print(f"resources  {describe_resources(os.path.relpath(slurm.script), script_text, layers)}")
     for line in (*script_options.notes(script_text), *point_option_lines(plan.points.values())):
         print(f"           {line}")
     if slurm.script_text and dry_run:
         print("".join(f"    {line}\n" for line in slurm.script_text.splitlines()), end="")
 
 
-def describe_resources(script: str, script_text: str, options: Iterable[str]) -> str:
-    """Return `submit_2080.sh: partition killable, cpus-per-task 4, mem 8G`: what directives and options request."""
-    requested = directives.effective(script_text, options)
-    parts = ", ".join(f"{name} {value}".strip() for name, value in requested.items() if name not in _NO_RESOURCES)
+def describe_resources(script: str, script_text: str, layers: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return `submit_2080.sh: partition owner (SBATCH_PARTITION), mem 8G`: what is requested, and where it comes from.
+
+    layers: sources and their options, each overriding the earlier ones and the script, which is not named.
+    """
+    requested = {name: f"{name} {value}".strip() for name, value in directives.effective(script_text).items()}
+    for source, options in layers:
+        for key, value in options.items():
+            name = str(key).replace("_", "-")
+            if value is None or value is False:
+                requested.pop(name, None)
+            else:
+                requested[name] = f"{name} ({source})" if value is True else f"{name} {value} ({source})"
+    parts = ", ".join(text for name, text in requested.items() if name not in _NO_RESOURCES)
     return f"{script}: {parts or 'no directives'}"
 
 
@@ -124,7 +137,8 @@ def point_option_lines(specs: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the options of single grid points, with the number of runs that have them: `12 runs: mem 16G`."""
     numbers: Counter[str] = Counter()
     for spec in specs:
-        options = [f"{key} {value}" for key, value in (spec.get("SBATCH") or {}).items()]
+        options = [f"without {key}" if value is None or value is False else f"{key} {value}"
+                   for key, value in (spec.get("SBATCH") or {}).items()]
         if spec.get("SCRIPT"):
             options.append(f"script {spec['SCRIPT']}")
         if options:

@@ -159,7 +159,7 @@ def submit(command: list[str], ticket: int | None = None) -> str:
 
     The ticket is passed in the environment, which Slurm gives to the job; sites that do not still have the journal.
     """
-    environment = process.environment_outside_slurm()
+    environment = _sbatch_environment()
     if ticket is not None:
         environment["GRIDIRON_TICKET"] = str(ticket)
     try:
@@ -192,7 +192,7 @@ def validate(command: list[str], script: str | None = None) -> Validation:
     queues for later is a warning: unavailable nodes or partitions, and messages that are not known.
     """
     arguments = command[1:] if script is None else command[1:-2]  # without a file, sbatch reads standard input
-    answer = _call(["sbatch", "--test-only", *arguments], env=process.environment_outside_slurm(), stdin=script)
+    answer = _call(["sbatch", "--test-only", *arguments], env=_sbatch_environment(), stdin=script)
     message = _message_of(answer)
     if not answer.returncode:
         start = re.search(r" to start at (\d[\dT:-]+)", message)
@@ -202,6 +202,11 @@ def validate(command: list[str], script: str | None = None) -> Validation:
             sbatch_messages.matches(sbatch_messages.NODES_TOO_SMALL, message) and _some_nodes_are_away()):
         raise SbatchError(kind, message)
     return Validation(warning=None if kind == sbatch_messages.LIMIT else message)
+
+
+def _sbatch_environment() -> dict[str, str]:
+    """The environment of sbatch: its defaults for options are part of the command, as the plan shows and records it."""
+    return slurm_environment.without_sbatch_defaults(process.environment_outside_slurm())
 
 
 def _some_nodes_are_away() -> bool:

@@ -28,7 +28,8 @@ _OPTIONS_OF_ONE_JOB = ("--job-name=", "--output=", "--comment=", "--array=")
 class SlurmOptions:
     """The submit script and the options of sbatch.
 
-    The command line overrides the grid point, which overrides the batch, which overrides the script.
+    The command line overrides the grid point, which overrides the batch, which overrides the environment, which
+    overrides the script.
 
     script: absolute path;
     batch: job_details.sbatch;
@@ -37,7 +38,8 @@ class SlurmOptions:
     script_text: of a script that is generated from resources and not written yet;
     extra: `exclude` and `dependency` of this submission alone, which a retry does not repeat; they are appended to the
         values that are requested otherwise;
-    dependencies: of single runs, by name.
+    dependencies: of single runs, by name;
+    environment: SBATCH_* variables, as options.
     """
 
     script: str
@@ -47,6 +49,7 @@ class SlurmOptions:
     script_text: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     dependencies: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def script_of(self, spec: Mapping[str, Any]) -> str:
         """Return the absolute path of a grid point's script."""
@@ -63,7 +66,9 @@ class SlurmOptions:
     def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
         """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
         script = self.script_of(spec)
-        options = {**self.batch, **(spec.get("SBATCH") or {}), **self.command_line}
+        options = {str(key).replace("_", "-"): value
+                   for layer in (self.environment, self.batch, spec.get("SBATCH") or {}, self.command_line)
+                   for key, value in layer.items()}
         script_options.check(os.path.relpath(script), self._text_of(script), options,
                              is_generated=self.unwritten_text(script) is not None)
         if extra := self._extra_of(name):

@@ -147,6 +147,14 @@ def test_submission_from_a_slurm_job_does_not_pass_on_its_variables(fake_sbatch:
     assert (fake_sbatch / "seen").read_text() == "GRIDIRON_TICKET=3\nSLURM_CONF=5\n"
 
 
+def test_sbatch_takes_its_options_from_the_command_alone(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SBATCH_PARTITION", "SBATCH_MEM_PER_NODE", "SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_SITE_PLUGIN"):
+        monkeypatch.setenv(name, "1")
+    answer(fake_sbatch, f"env | grep ^SBATCH_ > {fake_sbatch}/seen; echo 1")
+    client.submit(["sbatch", "script"], 1)
+    assert (fake_sbatch / "seen").read_text() == "SBATCH_SITE_PLUGIN=1\n"
+
+
 def test_submission_is_retried_until_the_controller_answers(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"test -e {fake_sbatch}/tried && echo 5 && exit; touch {fake_sbatch}/tried; "
            "echo Unable to contact slurm controller >&2; exit 1")
