@@ -3,11 +3,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from src import run_folder
 
 _TAIL_BYTES = 16_384  # read at the end of a log
 _ESCAPE = r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal colours and cursor movements
+
+_LINES_AFTER_TRACEBACK = 30  # of a tracker that ends, or of srun; after more lines the traceback was probably handled
+_REPORTS_CHILD = r"(?:torch\.distributed\.elastic\.\S*ChildFailedError|subprocess\.CalledProcessError)\b"
 
 
 def log_paths(folder: str) -> list[str]:
@@ -24,17 +28,45 @@ def _is_not_empty(path: str) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
-def tail(path: str, lines: int = 12, width: int = 300) -> str:
+def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
     """Return the last lines of a log as a terminal shows them: only the last state of a progress bar, and no colours.
 
-    Lines of more than `width` characters are truncated.
+    Lines of more than `width` characters are truncated. start: position in the file, in bytes, of the first line.
     """
     with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     shown = [re.sub(_ESCAPE, "", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
     shown = ["".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in shown if line]
     return "\n".join(line if len(line) <= width else f"{line[:width]} …" for line in shown[-lines:])
+
+
+def last_error(text: str) -> str:
+    """Return the line of a log's tail that names the error: the exception of a traceback near the end, else the last
+    line with a letter or digit; empty if there is none.
+
+    A traceback of torchrun or subprocess, which only reports that its child failed, gives way to an earlier one.
+    """
+    lines = text.splitlines()
+    exceptions = [(number, line) for number, line in _exceptions(lines) if not re.match(_REPORTS_CHILD, line)]
+    if exceptions and (len(lines) - exceptions[-1][0] <= _LINES_AFTER_TRACEBACK or any(
+            re.search(_REPORTS_CHILD, line) for line in lines)):
+        return exceptions[-1][1]
+    return next((line.strip(" |") for line in reversed(lines) if re.search(r"\w", line)), "")
+
+
+def _exceptions(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """Return the index and the text of the exception of each traceback. Lines may have a prefix, as `[rank0]: `."""
+    exceptions = []
+    for start, header in enumerate(lines):
+        prefix, mark, rest = header.partition("Traceback (most recent call last):")
+        if not mark or rest:
+            continue
+        for number, line in enumerate(lines[start + 1:], start + 1):
+            if line.startswith(prefix) and not line[len(prefix):].startswith(" "):
+                exceptions.append((number, line[len(prefix):]))
+                break
+    return exceptions
 
 
 def normalize_error(line: str) -> str:

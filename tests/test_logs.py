@@ -50,3 +50,21 @@ def test_tail_reads_only_the_end_of_a_large_log(tmp_path: Path) -> None:
         file.seek(0, os.SEEK_END)
         file.write("\nénd\n".encode())
     assert logs.tail(str(path), lines=1) == "énd"
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\n    f()\n" \
+    "RuntimeError: mat1\nand mat2\n"
+CHILD_FAILED = TRACEBACK.replace(
+    "RuntimeError: mat1\n", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n")
+
+
+@pytest.mark.parametrize(("text", "error"), [
+    ("epoch 1\nbad input\n\n", "bad input"),
+    ("--- | ---\n", ""),
+    ("epoch 1\n" + TRACEBACK + "srun: error: task 0 exited\n", "RuntimeError: mat1"),
+    ("".join(f"[rank1]: {line}\n" for line in TRACEBACK.splitlines()), "RuntimeError: mat1"),
+    (TRACEBACK + CHILD_FAILED + "traceback: to enable it see the docs\n", "RuntimeError: mat1"),
+    (TRACEBACK + "epoch\n" * 40 + "disk is full\n", "disk is full")],
+    ids=["last line", "rules", "traceback", "prefix", "launcher", "handled"])
+def test_error_is_the_exception_or_the_last_line(text: str, error: str) -> None:
+    assert logs.last_error(text) == error

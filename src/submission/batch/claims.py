@@ -33,7 +33,8 @@ Which process may start a run whose ticket is claimed already (`claim`):
     an attempt that ended as requeued                     any Slurm job with this ticket: attempt N+1
     the same Slurm job, before Slurm restarted it         this Slurm job: attempt N+1
     the same Slurm job, if its attempt ended or died      this Slurm job, unless it is a worker: attempt N+1
-    any other whose attempt ended or whose process died   a user who calls train.py by hand: ticket T+1
+    any other whose attempt ended or whose process died   a user who calls train.py by hand, also on a terminal
+                                                          of a Slurm job: ticket T+1
     a process that is alive, or on another machine        nobody
 """
 from __future__ import annotations
@@ -66,7 +67,8 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     Several processes may be given the same pair; the one that creates the attempt's record has the run.
     BatchError if the run was started by hand and is running.
     """
-    by_hand = ticket is None and slurm_environment.job_id() is None
+    # in an interactive Slurm job too; where sites do not pass the ticket on, a submitted one has no terminal
+    by_hand = ticket is None and (slurm_environment.job_id() is None or os.isatty(0))
     if ticket is None:
         ticket = newest_ticket(folder)
     identity = process.identity()

@@ -1,23 +1,28 @@
 """Run a program other than train.py for a grid point: an argument list, never a shell."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
-from src import run_folder
+from src import logs, run_folder
 from src.config import NOT_PARAMETERS
-from src.io import files, yaml_io
+from src.errors import one_line
+from src.io import files, slurm_environment, yaml_io
 from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
 SAVED = 75  # exit status of a program that has saved a checkpoint and requests another start
 _CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
 _POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
+_PIPE_DELAY = 0.5  # seconds in which srun writes what it has received to the log
+_TAIL_LINES = 200  # of the output, among which the error is searched for
 
 
 def write_parameters(command: list[str], spec: dict[str, Any], folder: str) -> None:
@@ -35,11 +40,12 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     """Run the spec's COMMAND in the current folder to its end. Return completed, or requeued if it exits with 75.
 
     check: as in train; the program is ended when it raises. time_is_short: once it returns True, the program is sent
-    USR1 if it handles that signal. Failed if the program exits otherwise.
+    USR1 if it handles that signal. CommandFailed, with the error that the program printed, if it exits otherwise.
     """
     command = fill_command(spec["COMMAND"], spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
+    output = _output_positions(folder)
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
@@ -57,9 +63,45 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     if code == SAVED:
         return run_folder.REQUEUED
     if code != 0:
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        raise CommandFailed(f"{os.path.basename(command[0])} ended with {how}")
+        raise CommandFailed(_describe_failure(os.path.basename(command[0]), code, output))
     return run_folder.COMPLETED
+
+
+def _describe_failure(name: str, code: int, output: dict[str, int]) -> str:
+    """Return the error that a program printed and its exit status; only the signal if one killed it, since its last
+    line is then about its progress. After SIGABRT that is the error.
+    """
+    how = f"signal {-code}" if code < 0 else f"exit status {code}"
+    error = _printed_error(output) if code > 0 or code == -signal.SIGABRT else ""
+    return f"{one_line(error)} ({how})" if error else f"{name} ended with {how}"
+
+
+def _output_positions(folder: str) -> dict[str, int]:
+    """Return the files that this process's stderr and stdout are written to, and the size of each.
+
+    If they are not files, srun may write them to the log of the Slurm job. On a terminal there are none.
+    """
+    paths, seen = [], set()
+    for descriptor in (2, 1):
+        details = os.fstat(descriptor)
+        if stat.S_ISREG(details.st_mode) and (details.st_dev, details.st_ino) not in seen:
+            seen.add((details.st_dev, details.st_ino))
+            paths.append(f"/proc/self/fd/{descriptor}")
+    job = slurm_environment.job_id()
+    if not paths and job:
+        paths = [os.path.join(folder, run_folder.slurm_log_name(job))]
+    return {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+
+
+def _printed_error(output: dict[str, int]) -> str:
+    """Return the error in what was written to the files since; empty if there is none."""
+    if any(not path.startswith("/proc/") for path in output):
+        time.sleep(_PIPE_DELAY)
+    for path, start in output.items():
+        with contextlib.suppress(OSError):
+            if error := logs.last_error(logs.tail(path, _TAIL_LINES, start=start)):
+                return error
+    return ""
 
 
 def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_short: Callable[[], bool]) -> int:

@@ -6,7 +6,6 @@ import time
 
 from src import logs, run_folder
 from src.errors import BatchError, one_line, shell_command
-from src.io import files
 from src.run_folder import RunFolder
 from src.submission.batch import claims
 from src.submission.slurm import client
@@ -63,7 +62,7 @@ class CircuitBreaker:
             for name, (job, log) in suspects.items():
                 if not queue.find(job) and not RunFolder.read(os.path.join(self.batch, name)).claims:
                     del self._open[name]
-                    self._count(name, "failed", (files.read_text(log) or "").strip().rpartition("\n")[2])
+                    self._count(name, "failed", logs.last_error(logs.tail(log, 200)))
         self._next_check = time.monotonic() + _PAUSE
 
     def _count(self, name: str, how: str, error: str) -> None:

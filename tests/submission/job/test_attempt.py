@@ -171,6 +171,26 @@ def test_start_by_hand_is_refused_while_running_and_allowed_when_dead(run: Path)
     assert RunFolder.read(run).claims == (1, 2)
 
 
+def test_start_by_hand_in_an_interactive_slurm_job(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_slurm_job(monkeypatch, "7")
+    first = attempt.Attempt.begin(str(run), 1)
+    assert first is not None
+    as_slurm_job(monkeypatch, "8")
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    with pytest.raises(BatchError, match="being run by Slurm job 7"):
+        start(run)
+    first.fail("OSError")
+    as_slurm_job(monkeypatch, "9")
+    assert start(run, ticket=1) is None  # of the batch, late
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+    assert start(run) is None  # a submitted job of a site that does not pass the ticket on
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    as_slurm_job(monkeypatch, "8")
+    assert start(run, crash) == 1
+    assert start(run) == 0
+    assert RunFolder.read(run).attempts == ((1, 0), (2, 0), (2, 1))
+
+
 def test_ticket_is_not_inherited_by_child_processes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 

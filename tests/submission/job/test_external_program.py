@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from src.errors import JobSpecError
 from src.submission.job import external_program
 from src.submission.spec import command_template
+from tests.conftest import ROOT
 
 HOSTILE = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=300)
 
@@ -48,10 +50,36 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert run("") == "completed"
     with pytest.raises(command_template.CommandFailed, match="exit status 3"):
         run("raise SystemExit(3)")
-    with pytest.raises(command_template.CommandFailed, match="signal 9"):
-        run("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(command_template.CommandFailed, match="^python.* ended with signal 9$"):
+        run("import os; print('epoch 3', flush=True); os.kill(os.getpid(), 9)")
     with pytest.raises(command_template.CommandFailed, match="No such file"):
         external_program.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)
+
+
+PRINTS_AND_FAILS = "import sys; print({line!r}, file=sys.stderr); print('half'); sys.exit(4)"
+
+
+def test_error_of_a_program_is_what_it_printed(tmp_path: Path) -> None:
+    """Each start is searched alone, as all of them append to one file."""
+    for program, error in (("raise ValueError('no 7')", r"^ValueError: no 7 \(exit status 1\)$"),
+                           ("raise OSError", r"^OSError \(exit status 1\)$"),
+                           ("raise SystemExit(3)", r"^python.* ended with exit status 3$")):
+        with pytest.raises(command_template.CommandFailed, match=error):
+            external_program.run({"COMMAND": [sys.executable, "-c", program]}, str(tmp_path), lambda: None)
+
+
+@pytest.mark.parametrize(("redirection", "error"), [
+    ("> {folder}/out 2> {folder}/err", "first error"),  # a submit script with --error
+    ("2>&1 | cat >> {folder}/7.out", "half")])  # srun, which writes the log of the Slurm job
+def test_output_is_found_where_slurm_writes_it(redirection: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / "7.out").write_text("an earlier start\n")
+    code = PRINTS_AND_FAILS.format(line="first error")
+    program = ("from src.submission.job import external_program as e\n"
+               f"try: e.run({{'COMMAND': [{sys.executable!r}, '-c', {code!r}]}}, {str(tmp_path)!r}, lambda: None)\n"
+               f"except e.CommandFailed as error: open({str(tmp_path / 'error')!r}, 'w').write(str(error))")
+    command = f"{shlex.join([sys.executable, '-c', program])} {redirection.format(folder=tmp_path)}"
+    subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "SLURM_JOB_ID": "7"}, check=False)
+    assert (tmp_path / "error").read_text() == f"{error} (exit status 4)"
 
 
 def test_program_ends_when_its_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import experiments
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.status import states
@@ -207,6 +208,18 @@ def test_external_program(project: Project, tmp_path: Path) -> None:
     assert len(lines) == 4
     assert set(states_of(project)) == {"done"}
     assert (project.runs()[0] / "local.out").read_text() == "hello\n"
+
+
+def test_different_errors_of_external_programs_do_not_stop_a_batch(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[8, 32, 64]")
+    program = "import sys; raise {True: KeyError, False: ValueError}['=8' in sys.argv[1]]('x')"
+    arguments = ["--local", "-y", "--command", f'{sys.executable} -c "{program}" {{args}}', "--max-failures", "3"]
+    assert project.submit(project.spec, *arguments) == 1
+    assert set(states_of(project)) == {"failed"}
+    experiments.main(["status", str(project.batch)])
+    out = capsys.readouterr().out
+    assert "2 failed: KeyError: 'x' (exit status 1)" in out and "4 failed: ValueError: x (exit status 1)" in out
 
 
 def test_array_task_runs_its_run_with_output_in_its_folder(project: Project) -> None:
