@@ -207,7 +207,7 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in datacla
 # what the names of tracker fields start with, up to the first underscore
 TRACKER_PREFIXES = ("wandb", "mlflow", "tensorboard", "comet", "system")
 # fields that decide only how a run is shown, not its results
-WATCHING = tuple(key for key in FIELDS if key.partition("_")[0] in TRACKER_PREFIXES)
+TRACKER_FIELDS = tuple(key for key in FIELDS if key.partition("_")[0] in TRACKER_PREFIXES)
 _DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}

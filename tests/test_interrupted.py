@@ -100,7 +100,7 @@ def attempts(spec: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("number", "code", "how", "message"), [
     (signal.SIGTERM, 1, "cancelled", "stopped by SIGTERM"), (signal.SIGINT, 1, "cancelled", "stopped by SIGINT"),
-    (signal.SIGUSR1, 75, "timeout", "but only Slurm can start it again")])
+    (signal.SIGUSR1, 75, "timeout", "but is not restarted automatically outside Slurm")])
 def test_stopped_run_saves_itself_and_resumes(number: int, code: int, how: str, message: str, calm: Path,
                                               tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", checkpoint_every=None)

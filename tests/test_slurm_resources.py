@@ -34,7 +34,7 @@ def test_script_made_from_resources_is_used_by_a_retry(project: Project, slurm: 
     assert "--test-only" not in out
     assert not project.results.exists()
     assert project.submit(project.spec, "-y") == 0
-    assert re.search(r"^starts     \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, says Slurm$", capsys.readouterr().out, re.M)
+    assert re.search(r"^starts     \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(Slurm's estimate\)$", capsys.readouterr().out, re.M)
     wait_for(lambda: counts(project) == {"done": 1, "failed": 1})
     script, = (project.batch / "submissions").glob("*.sh")
     assert script.read_text() in out.replace("\n    ", "\n").replace("    #!", "#!")
@@ -96,7 +96,7 @@ def test_of_two_multi_node_jobs_with_one_ticket_only_one_runs(project: Project, 
     assert slurm.wait(twin) == "COMPLETED"
     twin_log = (project.folder / "twin.out").read_text()
     assert twin_log.count("run already claimed by") == 1
-    assert twin_log.count("the first of 4 processes does not run this run; exiting") == 3
+    assert twin_log.count("the first of 4 processes did not start this run; exiting") == 3
     assert counts(project) == {"running": 1}
     slurm.run("scancel", *all_jobs(project))
     wait_for(lambda: counts(project) == {"cancelled": 1})

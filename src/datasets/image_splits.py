@@ -31,7 +31,7 @@ Key = tuple[int, int | None]  # a sample's place in the split, and the seed of i
 
 
 class _Images(Dataset[Any]):
-    """Samples as loader processes make them: (uint8 [c, h, w], label), or a sentence about what is wrong."""
+    """What loader processes return for a sample: (uint8 [c, h, w], label), or an error message."""
 
     def __init__(self, parts: list[Part], transforms: Transforms) -> None:
         self._parts, self._transforms = parts, transforms
@@ -51,8 +51,8 @@ class _Images(Dataset[Any]):
 
 
 class IndexedSplit:
-    """Images that can be had in any order. workers: loader processes; repeats: in a training batch each image comes so
-    many times, with noise of its own (Hoffer et al., Augment your batch, 2020), and so many fewer images in a pass.
+    """Images that can be read in any order. workers: loader processes; repeats: copies of an image in a training batch,
+    each augmented differently (Hoffer et al., Augment your batch, 2020); a pass has so many times fewer images.
     """
 
     def __init__(self, parts: list[Part], transforms: Transforms, workers: int, repeats: int = 1,

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is made of images of one size [n, c, h, w]: float32 [n, c, *size].
+    """How images of one size [n, c, h, w] are transformed to float32 [n, c, *size].
 
     mean, std: of each channel, of values from 0 to 1. Training crops at random: with `padding`, a window of `size` from
     the image with so many black pixels on each side; else with `scale`, a part whose share of the area and whose aspect
@@ -42,7 +42,7 @@ class Recipe:
 
     @property
     def draws(self) -> int:
-        """How many numbers each sample draws: for two flips, an interpolation, a place, and attempts at a part."""
+        """The number of random numbers per sample: two flips, interpolation, position, and attempts at a crop."""
         return 5 + 2 * ATTEMPTS * (self.padding is None and self.scale is not None)
 
     def training(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what lies between some layers is not kept for the backward pass, but computed again there."""
+"""Gradient checkpointing: some activations are not kept for the backward pass but recomputed in it."""
 from __future__ import annotations
 
 import math
@@ -22,7 +22,7 @@ def enable(model: nn.Module, name: str) -> None:
                  if isinstance(child, nn.Sequential) and len(child) > 1]
     if not _by_itself(model):
         if not sequences:
-            raise ConfigError(f"nothing of {name} can be computed again", where="grad_checkpointing", allowed="false",
+            raise ConfigError(f"{name} cannot use grad_checkpointing", where="grad_checkpointing", allowed="false",
                               hint="a model of one's own needs a method set_grad_checkpointing(enable), or a "
                               "torch.nn.Sequential at its top level")
         for part, child in sequences:
@@ -55,7 +55,7 @@ class Segments(nn.Sequential):
 
 
 def segments(in_place: Sequence[bool]) -> list[range]:
-    """Places of n modules in runs of ⌈√n⌉, or longer: none but the first begins with a module that works in place,
+    """Divide n modules into segments of ⌈√n⌉ or more; none but the first begins with an in-place module,
     which would overwrite what is kept."""
     n = len(in_place)
     length = math.ceil(math.sqrt(n))
@@ -73,7 +73,7 @@ def _through(modules: Sequence[nn.Module], x: Any) -> Any:
 
 
 def _by_itself(model: nn.Module) -> bool:
-    """Whether the model, or the one that it wraps, could be told to do it."""
+    """Enable the checkpointing that the model, or the one it wraps, implements itself. Return whether there is one."""
     for part in (model, *model.children()):
         try:
             if hasattr(part, "set_grad_checkpointing"):
@@ -84,13 +84,13 @@ def _by_itself(model: nn.Module) -> bool:
             if of_transformers:
                 of_transformers({"use_reentrant": False})
                 return True
-        except (AssertionError, NotImplementedError, ValueError):  # the method is there to say that it cannot
+        except (AssertionError, NotImplementedError, ValueError):  # the method only reports that it is not supported
             continue
     return False
 
 
 def _see_a_batch_once(norm: nn.Module, _: Any) -> None:
-    """Leave running statistics as they are where a batch is seen again, in the backward pass."""
+    """Do not update running statistics again when a batch is recomputed in the backward pass."""
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # -1: no such pass
         norm.usual_momentum, norm.momentum = norm.momentum, 0.0
         if norm.num_batches_tracked is not None:

@@ -25,7 +25,7 @@ _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch
 class ImageClassifier(nn.Module):
     """[n, c, h, w] -> [n, output_dim]: a linear head on what the image tower makes of an image, [n, features].
 
-    normalised: the head sees features of norm 1, as the texts had of which it was made.
+    normalised: features are scaled to norm 1, like the text embeddings that a zero-shot head consists of.
     """
 
     def __init__(self, visual: nn.Module, features: int, output_dim: int, normalised: bool) -> None:
@@ -76,7 +76,7 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes:
     names = class_names(config, classes, output_dim) if zero_shot and weights else []
     with taking_images(config.model, input_shape,
                        f"its own size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
-        with options.refused(config, list):
+        with options.as_config_error(config, list):
             model = _create(config, known, size if size != known.size else None, weights)
         made = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
         if names:
@@ -148,7 +148,7 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
 
 def _create(config: Config, known: Known, size: list[int] | None, with_weights: bool = True) -> Any:
     """open_clip's whole model, for images of `size` (None: its own)."""
-    vision = {**known.settings["vision_cfg"], **options.of(config)}
+    vision = {**known.settings["vision_cfg"], **options.from_config(config)}
     options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
     forced: Any = None
     if size:  # its ResNets can only be told one number

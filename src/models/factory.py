@@ -31,9 +31,9 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, cl
     """A model [n, *input_shape] -> [n, output_dim] on the CPU; for regression output_dim is 1.
 
     Random weights come from torch's global generator, which the caller seeds. classes: those of the data, whose names
-    a head initialised by zero_shot is made of, on `device`. weights: False makes the same model without anybody's
-    weights, for one that is about to get those of a checkpoint. ConfigError if the model cannot take the samples,
-    DataError if pretrained weights cannot be had.
+    model_head_init: zero_shot turns into a head, on `device`. weights: False builds the same model with random
+    weights, to load a checkpoint into it. ConfigError if the model cannot process the samples,
+    DataError if pretrained weights are unavailable.
     """
     check_model_options({**config.to_dict(), "task": None}, config.model)
     model = _build(config, input_shape, output_dim, classes, device, weights)
@@ -47,7 +47,7 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, cl
 
 
 def fetch(config: Config) -> str:
-    """Make pretrained weights present in the cache; one line that says what was done. Errors as in make_model."""
+    """Download pretrained weights into the cache, if any. Return a line about it. Errors as in make_model."""
     check_model_options({**config.to_dict(), "task": None}, config.model)
     family = FAMILIES.get(config.model.partition("/")[0])
     return family.fetch(config) if family else f"{config.model}: no weights to fetch"
@@ -55,17 +55,17 @@ def fetch(config: Config) -> str:
 
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
-    as_it_is = config if weights else dataclasses.replace(config, model_pretrained=False)
+    config_for_weights = config if weights else dataclasses.replace(config, model_pretrained=False)
     if user_code.is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
-        return timm_models.make(as_it_is, input_shape, output_dim)
+        return timm_models.make(config_for_weights, input_shape, output_dim)
     if config.model.startswith("torchvision/"):
         return torchvision_models.make(config, input_shape, output_dim, weights)
     if config.model.startswith("clip/"):
         return clip_models.make(config, input_shape, output_dim, classes, device, weights)
     if config.model.startswith("hf/"):
-        return hf_models.make(as_it_is, output_dim)
+        return hf_models.make(config_for_weights, output_dim)
     if config.model in ("linear", "linear/no_bias"):
         return Linear(input_shape, output_dim, bias=config.model == "linear")
     if config.model == "tiny/lenet":
@@ -82,9 +82,9 @@ def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classe
 
 
 def find_head(model: nn.Module, name: str) -> Head:
-    """The layer that model_head_init is about: what timm calls the classifier if it is linear, else the last linear
-    layer in the order in which the layers were made, or the convolution that stands in its place in a model of
-    torchvision. ConfigError if there is none."""
+    """Return the layer that model_head_init initializes: timm's classifier if it is linear, else the last linear layer
+    that was created, or in a model of torchvision the convolution that replaces it. ConfigError if there is none.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     head = get_classifier() if get_classifier else None
     if isinstance(head, nn.Linear):
@@ -98,7 +98,7 @@ def find_head(model: nn.Module, name: str) -> Head:
 
 
 def beside_backbone(model: nn.Module, name: str) -> nn.Module:
-    """What learns while the backbone is frozen: the head, which in a transformer may be more than its last layer."""
+    """Return what is trained while the backbone is frozen: the head, in a transformer possibly several layers."""
     return model.head() if isinstance(model, hf_models.Transformer) else find_head(model, name)
 
 

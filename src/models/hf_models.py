@@ -48,7 +48,7 @@ def make(config: Config, output_dim: int) -> nn.Module:
     transformers = hub.import_library("transformers")
     changes = {} if config.targets == "next_token" else {"num_labels": output_dim}
     settings = hub.settings(config, **changes)
-    chosen = options.of(config)
+    chosen = options.from_config(config)
     options.check(config, [key for key in settings.to_dict() if key not in _NOT_OPTIONS])
     for key, value in chosen.items():
         setattr(settings, key, list(value) if isinstance(value, tuple) else value)

@@ -39,7 +39,7 @@ def image_size(model: str, input_shape: tuple[int, ...], least: int = 1) -> tupl
 
 @contextmanager
 def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterator[None]:
-    """What the code of others raises inside, as it makes a model for such images or calls it, becomes a ConfigError."""
+    """Turn errors of a library that builds or calls a model for such images into a ConfigError."""
     try:
         yield
     except UserError:
@@ -50,7 +50,7 @@ def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterat
 
 
 def try_once(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Call a new model, in evaluation mode; whatever it raises if a sample does not go through. Nothing is drawn."""
+    """Call a new model once, in eval mode; errors are passed on. The random generators are left unchanged."""
     with torch.random.fork_rng([]), torch.no_grad():
         model.eval()(torch.zeros(1, *input_shape))
     model.train()

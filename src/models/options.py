@@ -1,4 +1,4 @@
-"""model_kwargs: what a config adds to the options with which a model is made, checked against what the model takes."""
+"""model_kwargs: extra constructor options of a model, checked against those that the model accepts."""
 from __future__ import annotations
 
 import inspect
@@ -14,17 +14,17 @@ _OF_DATA = frozenset(("num_classes", "num_labels", "in_chans", "input_shape", "o
 _OF_WEIGHTS = frozenset(("pretrained", "weights", "checkpoint_path"))
 
 
-def of(config: Config) -> dict[str, Any]:
-    """The options in the form in which constructors take them: lists are tuples. ConfigError for what the data or other
-    fields decide."""
+def from_config(config: Config) -> dict[str, Any]:
+    """Return model_kwargs as constructor options, lists as tuples. ConfigError for an option that the data or other
+    fields determine."""
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in (config.model_kwargs or {}).items()}
     for key in options:
         if key in _OF_DATA:
             raise ConfigError(f"{key} follows from the data", where="model_kwargs",
-                              hint="leave it out; model_output_dim and model_input_shape say otherwise")
+                              hint="leave it out; model_output_dim and model_input_shape override it")
         if key in _OF_WEIGHTS:
-            raise ConfigError(f"{key} is said by model_pretrained", where="model_kwargs", hint="leave it out")
+            raise ConfigError(f"{key} is set by model_pretrained", where="model_kwargs", hint="leave it out")
     return options
 
 
@@ -37,15 +37,15 @@ def check(config: Config, known: Iterable[str]) -> None:
 
 
 def taken_by(function: Callable[..., Any]) -> list[str]:
-    """The names of what a function or class takes by keyword and has a default for."""
+    """Return the names of the parameters of a function or class that have a default."""
     return [name for name, parameter in inspect.signature(function).parameters.items()
             if parameter.default is not parameter.empty]
 
 
 @contextmanager
-def refused(config: Config, known: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Inside, errors become a ConfigError about the options, if there are any. known: the names that are allowed, which
-    are only asked for then."""
+def as_config_error(config: Config, known: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Turn errors inside into a ConfigError about model_kwargs, if any are set. known: returns the valid names, called
+    only in that case."""
     try:
         yield
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:

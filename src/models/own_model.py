@@ -18,7 +18,7 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     if not callable(maker):
         raise ConfigError(f"{config.model} is a {type(maker).__name__}", where="model",
                           allowed="a function or a class, given input_shape and output_dim")
-    chosen, takes = options.of(config), inspect.signature(maker).parameters
+    chosen, takes = options.from_config(config), inspect.signature(maker).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         if missing := [name for name in ("input_shape", "output_dim") if name not in takes]:
             raise ConfigError(f"{config.model} does not take {' and '.join(missing)}", where="model", hint=(

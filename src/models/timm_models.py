@@ -26,8 +26,9 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int) -> nn.Mo
     sized = {"img_size": tuple(size)} if fixed and usual != input_shape[1:] else {}
     with taking_images(config.model, input_shape,
                        "try one of any size, as timm/resnet18" if fixed else "try larger images"):
-        with options.refused(config, lambda: _known_options(config)):
-            model = create(config, num_classes=output_dim, in_chans=channels, **{**sized, **options.of(config)})
+        with options.as_config_error(config, lambda: _known_options(config)):
+            model = create(config, num_classes=output_dim, in_chans=channels,
+                           **{**sized, **options.from_config(config)})
         if usual != input_shape[1:]:
             try_once(model, input_shape)
     return model
@@ -43,11 +44,11 @@ def fetch(config: Config) -> str:
 
 
 def create(config: Config, **chosen: Any) -> nn.Module:
-    """timm.create_model, with its failures told as errors of ours."""
+    """Call timm.create_model, and turn its exceptions into UserErrors."""
     timm, name = _imported(config), config.model.removeprefix("timm/")
     if not config.model_pretrained:
         return timm.create_model(name, **chosen)
-    state = torch.get_rng_state()  # that what a first try has drawn may not matter
+    state = torch.get_rng_state()  # so that a failed first attempt does not change the random numbers
 
     def cached() -> nn.Module | None:
         torch.set_rng_state(state)
@@ -81,7 +82,7 @@ def _image_size(config: Config) -> tuple[tuple[int, ...] | None, bool]:
 
 
 def _known_options(config: Config) -> list[str]:
-    """What the class of the model can be told. It is known once there is a model, here one without weights."""
+    """Return the options of the model's class, which is known once a model is built, here without weights."""
     with torch.device("meta"):
         return options.taken_by(type(_imported(config).create_model(config.model.removeprefix("timm/"))))
 

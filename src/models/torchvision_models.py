@@ -33,9 +33,9 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights:
     assert known  # as torchvision knows the name
     usual = list(known.size)
     with taking_images(config.model, input_shape, f"its own size is model_input_shape: [3, {usual[0]}, {usual[1]}]"):
-        with options.refused(config, lambda: options.taken_by(_class_of(builder))):
+        with options.as_config_error(config, lambda: options.taken_by(_class_of(builder))):
             model = _pretrained(config, builder, published, output_dim) if config.model_pretrained and weights else (
-                builder(**{"num_classes": output_dim, **_suited(config, builder, size), **options.of(config)}))
+                builder(**{"num_classes": output_dim, **_suited(config, builder, size), **options.from_config(config)}))
         take_channels(model, channels)
         if size != usual:
             try_once(model, input_shape)
@@ -88,8 +88,8 @@ def _known(config: Config) -> tuple[Callable[..., nn.Module], Any]:
 
 
 def _suited(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
-    """What a new model is made with: for images of `size`, without auxiliary outputs, and with the normalisation that
-    comes with some pretrained weights."""
+    """Return the constructor options of a new model: for images of `size`, without auxiliary outputs, and with the
+    normalisation that some pretrained weights require."""
     wanted = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
               "transform_input": config.model_pretrained}
     takes = inspect.signature(_class_of(builder)).parameters
@@ -102,11 +102,11 @@ def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any,
     place = present(config, weights)
     try:
         with _tensors_alone():
-            model = builder(weights=weights, progress=False, **options.of(config))
+            model = builder(weights=weights, progress=False, **options.from_config(config))
     except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
         raise DataError(f"the pretrained {config.model} cannot be read: {' '.join(str(error).split())[:200]}",
                         where=place, hint=(
-            "they are for the model without model_kwargs" if config.model_kwargs else
+            "model_kwargs may change the architecture that these weights are for" if config.model_kwargs else
             "remove the file, and fetch it again")) from None
     if getattr(model, "aux_logits", False):  # torchvision's inception_v3 loads its weights with them alone
         model.aux_logits, model.AuxLogits = False, None

@@ -1,4 +1,4 @@
-"""A config's optimizer: the algorithm, its momentum, and which parameters decay and learn how much."""
+"""Build the optimizer of a config: algorithm, momentum, and the weight decay and rate of each parameter."""
 from __future__ import annotations
 
 import inspect

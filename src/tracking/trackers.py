@@ -171,7 +171,7 @@ class _TrackerThread:
         if not self._has_warned:
             self._has_warned = True
             first_line = (str(error).splitlines() or [""])[0]
-            self._log.warning("{} is disabled for this run; the local files are complete: {}: {}",
+            self._log.warning("{} failed and may miss data; the local files are complete: {}: {}",
                               type(self._tracker).__name__, type(error).__name__, first_line)
 
 

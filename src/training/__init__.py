@@ -1,4 +1,4 @@
-"""A training, from built objects to a stream of rows. train.py and the commands import it.
+"""The training loop, from built objects to a stream of rows. train.py and the commands import it.
 
 Begin with `experiment.py`, which tells the story; `components.py` builds its parts, and `training_phase.py` and
 `evaluation_phase.py` are the two halves of an epoch, with inner loops in `epoch.py`. Subfolders: `setup` before the

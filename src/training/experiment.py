@@ -1,4 +1,4 @@
-"""The story of a training: each epoch is trained, evaluated, judged, recorded, and yielded to the caller."""
+"""The main loop: each epoch is trained, evaluated, judged, recorded, and yielded to the caller."""
 from __future__ import annotations
 
 import contextlib

@@ -63,7 +63,7 @@ class StoppingRule:
 
 
 class BestEpoch:
-    """The best value so far of the columns that a regular expression matches as a whole; the best of them counts.
+    """The best value so far, over all columns whose full name matches a regular expression.
 
     ConfigError if it matches no metric, or metrics that improve in opposite directions.
     """

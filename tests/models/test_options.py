@@ -63,7 +63,7 @@ def test_options_of_timm() -> None:
                                                 "did you mean 'drop_rate'"),
                             ({"num_classes": 3}, "num_classes follows from the data"),
                             ({"img_size": 64}, "img_size follows from the data"),
-                            ({"pretrained": True}, "pretrained is said by model_pretrained"),
+                            ({"pretrained": True}, "pretrained is set by model_pretrained"),
                             ({"class_token": False}, "model_kwargs: timm/test_vit cannot be made")):
         with pytest.raises(ConfigError, match=message):
             make("timm/test_vit", kwargs)

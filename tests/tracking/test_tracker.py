@@ -112,7 +112,7 @@ def test_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_package_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings = _track(monkeypatch, tmp_path, None)  # None in sys.modules: import fails
     assert warnings.count("WARNING") == 1
-    assert "WandbTracker is disabled for this run; the local files are complete: ModuleNotFoundError" in warnings
+    assert "WandbTracker failed and may miss data; the local files are complete: ModuleNotFoundError" in warnings
 
 
 def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.
     warnings = _run(monkeypatch, tmp_path, one, other)[1]
     assert one.calls == other.calls == ALL
     assert len(warnings) == 1
-    assert warnings[0].endswith("_Own is disabled for this run; the local files are complete: "
+    assert warnings[0].endswith("_Own failed and may miss data; the local files are complete: "
                                 "ConnectionError: down")
 
 

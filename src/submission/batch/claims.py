@@ -72,7 +72,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     if ticket is None:
         ticket = newest_ticket(folder)
     identity = process.identity()
-    # not synced: the attempt's record, which follows at once, holds the same and is
+    # not synced: the attempt's record follows immediately, has the same content, and is synced
     is_first = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(identity) + "\n",
                                       sync=False)
     run = RunFolder.read(folder)
@@ -80,7 +80,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     if is_first:
         return next_attempt
     last = run.last_attempt() or {}
-    is_of_ticket = last.get("ticket") == ticket  # if it is of a later one, that supersedes this process anyway
+    is_of_ticket = last.get("ticket") == ticket  # a later ticket would supersede this process anyway
     holder = last["who"] if is_of_ticket and "who" in last else run.claim(ticket)
     if identity["slurm_job"] and is_of_ticket and last.get("how") == run_folder.REQUEUED:
         return next_attempt
@@ -92,7 +92,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     elif by_hand:
         if last.get("how") or process.is_alive(holder) is False:
             return claim(folder, ticket + 1, in_worker=True)
-        raise BatchError(f"this run is being run by {process.describe(holder)}", where=folder,
+        raise BatchError(f"this run is already running: {process.describe(holder)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself
         print(f"{folder}: run already claimed by {process.describe(holder)}; exiting")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from src import config, run_folder
-from src.config import NOT_PARAMETERS, WATCHING, Config
+from src.config import NOT_PARAMETERS, TRACKER_FIELDS, Config
 from src.errors import UserError
 from src.submission.batch import batch_folder
 from src.submission.spec import command_template, grid, naming
@@ -17,7 +17,7 @@ from src.submission.spec.job_spec import JobSpec
 # Fields of Config that decide what is logged and stored, and where: they do not change what is trained.
 NOT_HASHED = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
                       "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile",
-                      *WATCHING))
+                      *TRACKER_FIELDS))
 
 
 def canonical_hash(spec: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ class Units:
         return bisect.bisect_right(self.bounds, position) - 1 if self.kind == ARRAY else position
 
     def planned_count(self, names: Sequence[str]) -> int:
-        """Return the number of units that the plan determines; 0 for workers, which the later records list."""
+        """Return the number of units known from the plan; 0 for workers, whose units appear in later records."""
         return {ONE_EACH: len(names), ARRAY: len(self.bounds) - 1, WORKERS: 0}[self.kind]
 
     def job_ids(self, slurm_job: str, runs: Sequence[str]) -> list[str]:
@@ -257,7 +257,7 @@ def _apply_answer(record: dict[str, Any], token: str, units: Units, names: Seque
 
 
 def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | None:
-    """Return the run's newest ticket if this plan has it, perhaps like an earlier plan of the same ticket."""
+    """Return the run's ticket in this plan, which an earlier plan may share; None if a later plan has a newer one."""
     number = plan["tickets"][name]
     ticket = history.tickets.get(name)
     if ticket is not None and number < ticket.number:

@@ -78,7 +78,7 @@ def _run_in_container(request: container.ContainerRequest, path: str, ticket: in
 
 def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False,
              owns_job: bool = True, fresh: bool = False) -> int | None:
-    """Run one spec to its end, once. Return the exit code; None if it has ended already or another process has it.
+    """Run one spec to its end, once. Return the exit code; None if the run has ended, or another process claimed it.
 
     ticket: of this submission; None reads it from the batch's journals.
     in_worker: the run is from a task file; once it is claimed, output goes to the run's folder.
@@ -116,7 +116,7 @@ def _follow_first(folder: str, spec: dict[str, Any], train: Train, in_worker: bo
     """Take part in the attempt of the first process of this start. None if that process did not begin one."""
     begun = ranks.wait_for_attempt(folder)
     if begun is None:
-        print(f"{folder}: the first of {process.world_size()} processes does not run this run; exiting")
+        print(f"{folder}: the first of {process.world_size()} processes did not start this run; exiting")
         return None
     if in_worker:
         worker.redirect_output(folder)
@@ -243,7 +243,7 @@ class Attempt:
         return external_program.run(spec, self.folder, self.check, signals.time_is_short)
 
     def _complete(self, how: str) -> None:
-        """Record that the run has ended. A stop comes too late from here on."""
+        """Record that the run has ended. Signals to stop are ignored from here on."""
         with signals.ignore_stops():
             if process.rank() == 0:
                 files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")

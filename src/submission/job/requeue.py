@@ -82,7 +82,7 @@ def requeue_run(folder: str, ticket: int) -> str:
     """
     job = slurm_environment.job_id()
     if job is None:
-        raise RequeueRefused("the run saved a resume checkpoint, but only Slurm can start it again")
+        raise RequeueRefused("the run saved a resume checkpoint, but is not restarted automatically outside Slurm")
     refusal = client.requeue(job)
     if refusal is None:
         return f"Slurm job {job} is requeued"

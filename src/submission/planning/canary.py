@@ -25,7 +25,7 @@ _MAX_LISTED = 6  # canaries that a line names
 
 # keys of a spec that a canary does without
 _DROPPED = (*config.BOOKKEEPING, "WORKERS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint",
-            *config.WATCHING)
+            *config.TRACKER_FIELDS)
 
 # what happens to the runs of a canary, by its state
 _CLEARED = "cleared"  # the canary ended well: its runs need not wait
@@ -87,7 +87,7 @@ def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], s
 
     slurm: None for local workers
     existing: the canaries that the batch has already
-    retry: submit canaries that failed again
+    retry: submit failed canaries again
     JobSpecError for runs with a program of their own. BatchError if a canary cannot be waited for, or if no run is left
     to submit.
     """
@@ -123,9 +123,9 @@ def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], s
 
 
 def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
-    """Return what happens to a canary and its runs. BatchError if the canary is running but cannot be waited for."""
+    """Return what happens to a canary and its runs. BatchError if it must be waited for but cannot be."""
     state = canary.state
-    if state.name in retry_policy.ENDED_WELL:
+    if state.name in retry_policy.ENDED_FOR_GOOD:
         return _CLEARED
     if state.name in retry_policy.CANARY_RESTARTED or retry and state.name in retry_policy.RETRIED:
         return _SUBMIT
@@ -144,7 +144,7 @@ def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
 
 def _canary_name(spec: Spec, slurm: SlurmOptions | None, batch: str) -> str:
     if "COMMAND" in spec:
-        raise JobSpecError("a canary trains one epoch, and `command` is a program with a length of its own",
+        raise JobSpecError("a canary trains one epoch, and `command` is an external program, whose length is not known",
                            where="--canary", hint="leave it out; --max-runs 1 submits the first run alone")
     return canary_name(slurm.script_of(spec) if slurm else None, spec, batch)
 

@@ -151,11 +151,11 @@ def _observe(batch: str) -> Observation:
 
 
 def _replacing(plan: SubmissionPlan, earlier: str) -> SubmissionPlan:
-    """Let a new batch replace an earlier one. BatchError if runs of that may be alive."""
+    """Let a new batch replace an earlier one. BatchError if runs of the earlier one may be alive."""
     observation = _observe(earlier)
     require_none_alive(observation, "overwrite this batch")
     line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
-            f"{observation.count(retry_policy.ENDED_WELL)} ended)")
+            f"{observation.count(retry_policy.ENDED_FOR_GOOD)} ended)")
     return plan.with_lines(line)._replace(replaces=earlier)
 
 

@@ -98,7 +98,8 @@ def print_nothing_to_submit(plan: SubmissionPlan) -> None:
     left_alone = plan.tickets.left_alone
     if retried := sum(len(left_alone.get(state, ())) for state in retry_policy.RETRIED):
         print(f"`{retry_command(plan.batch)}` submits {count(retried, 'run')} that did not end well")
-    overwrite = "" if retry_policy.HELD & left_alone.keys() else "-o removes this batch and runs all of it again; "
+    overwrite = ("" if retry_policy.MAYBE_ALIVE & left_alone.keys() else
+                 "-o removes this batch and runs all of it again; ")
     print(f"to run it again: {overwrite}another job_details.name makes another batch")
 
 

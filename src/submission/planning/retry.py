@@ -1,4 +1,4 @@
-"""Plan a retry (-r): submit the runs of an existing batch that are not done and not pending or running."""
+"""Plan a retry (-r): submit the runs of an existing batch whose state the retry policy, or --state, selects."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -98,13 +98,13 @@ def new_run(batch: str, name: str, deleted: Run | None) -> Run:
 
 def is_deleted(run: Run) -> bool:
     """Whether the folder of a run was deleted and no Slurm job or worker will look for it."""
-    return run.folder is None and run.state.name not in retry_policy.HELD
+    return run.folder is None and run.state.name not in retry_policy.MAYBE_ALIVE
 
 
 def runs_maybe_alive(observation: Observation) -> list[Run]:
     """Return the runs, canaries included, that are pending or running, or might be."""
     return [run for run in (*observation.runs.values(), *observation.canaries.values())
-            if run.state.name in retry_policy.HELD]
+            if run.state.name in retry_policy.MAYBE_ALIVE]
 
 
 def require_none_alive(observation: Observation, action: str) -> None:

@@ -16,10 +16,10 @@ _MAX_WATCHED = 200  # runs, of those that were submitted first: the first to end
 
 
 class CircuitBreaker:
-    """Counts how runs of one submission end, until one ends otherwise than the first did: then it never trips."""
+    """Counts equal failures of the first runs of a submission. Once a run ends in another way, it never trips."""
 
     def __init__(self, batch: str, max_failures: int) -> None:
-        """max_failures: like failures, with no other end, that trip the breaker; 0 disables it."""
+        """max_failures: number of equal failures, before any other end, that trip the breaker; 0 disables it."""
         self.batch, self.max_failures = batch, max_failures
         self._open: dict[str, tuple[int, str]] = {}  # ticket and Slurm job of runs that have not ended
         self._failed: list[str] = []

@@ -131,7 +131,7 @@ def option_arguments(options: Mapping[str, Any], where: str) -> list[str]:
                                allowed="long names such as mem, time, partition")
         name = str(key).replace("_", "-")
         if name in _RESERVED_OPTIONS:
-            raise JobSpecError(f"the sbatch option '{name}' is set by the submission", where=where, hint="remove it")
+            raise JobSpecError(f"the sbatch option '{name}' is set by Gridiron", where=where, hint="remove it")
         if value is None or value is False:
             continue
         if isinstance(value, (list, dict)) or "\0" in str(value):
@@ -402,9 +402,9 @@ _IS_GONE = re.compile("Invalid job id|already complet", re.IGNORECASE)
 
 
 def scancel(jobs: Iterable[str]) -> list[str]:
-    """Cancel Slurm jobs. Return the ids of those that have ended before, or that Slurm does not have.
+    """Cancel Slurm jobs. Return the ids of those that had already ended, or that Slurm does not know.
 
-    SlurmError with the message of scancel if it refuses another one; the rest is cancelled then.
+    SlurmError with the message of scancel if it refuses any other; the rest is cancelled nevertheless.
     """
     by_cluster: dict[str, list[str]] = {}
     for job in jobs:

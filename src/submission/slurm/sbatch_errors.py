@@ -86,11 +86,11 @@ def explain(error: client.SbatchError, where: str, hint: str) -> SlurmError:
         return SlurmError(message, where=where, hint="the answer was lost, so Slurm may have accepted the job; the "
                           f"queue is searched before it is sent again; later, {hint}")
     if error.kind == sbatch_messages.UNAVAILABLE:
-        return SlurmError(message, where=where, hint=f"{_cause(error.message)}, and did not accept this job; later, "
+        return SlurmError(message, where=where, hint=f"{_cause(error.message)}, so the job was not accepted; later, "
                           f"{hint}")
     if error.kind == sbatch_messages.UNKNOWN:
-        return SlurmError(message, where=where, hint="the message is not one that is known to pass or to stay, and "
-                          f"repeating did not help; when its cause is removed, {hint}")
+        return SlurmError(message, where=where, hint="this message of sbatch is unknown, and "
+                          f"calling it again did not help; after removing the cause, {hint}")
     advice, accepted = next(((advice, accepted) for text, advice, accepted in _PERMANENT
                              if text in error.message.lower()), ("fix the script or the options", None))
     return SlurmError(message, where=where, allowed=(accepted and accepted()) or None,

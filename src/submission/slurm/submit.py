@@ -274,7 +274,7 @@ def validate_calls(calls: Sequence[SbatchCall], options: SlurmOptions) -> list[s
                                         "submitted") from None
         runs = f" ({call.label}{f' and {len(others)} more' if others else ''})" if len(groups) > 1 else ""
         if validation.start:
-            lines.append(f"starts     {validation.start.replace('T', ' ')}{runs}, says Slurm")
+            lines.append(f"starts     {validation.start.replace('T', ' ')}{runs} (Slurm's estimate)")
         if validation.warning:
             lines.append(f"warning    no start is known yet{runs}: {validation.warning}")
     return lines

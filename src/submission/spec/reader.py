@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from src.config import WATCHING
+from src.config import TRACKER_FIELDS
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.spec import container_spec, grammar, notify_spec
@@ -51,11 +51,11 @@ def parse_job_spec(text: str, source: str) -> JobSpec:
     if details.get("script") is not None and details.get("resources") is not None:
         raise JobSpecError("script and resources exclude each other", where=where, hint="keep one of them")
     # `comment` resembles `comet`, and is common
-    unknown = grammar.unknown_keys(details, (*_PARSERS, *WATCHING), where, never_typos=("comment",))
+    unknown = grammar.unknown_keys(details, (*_PARSERS, *TRACKER_FIELDS), where, never_typos=("comment",))
     warnings += [f"{where}: '{key}' is not one of {', '.join(_PARSERS)}; it is stored and otherwise ignored"
                  for key in unknown]
     # tracker settings are axes of one value, so that a list or an expression is taken literally
-    settings = {key: [value] for key, value in details.items() if key in WATCHING}
+    settings = {key: [value] for key, value in details.items() if key in TRACKER_FIELDS}
     known = {key: parse(details[key], f"{where}, {key}") for key, parse in _PARSERS.items()
              if details.get(key) is not None}
     return JobSpec(**known, parameters={**settings, **parameters}, extra={key: details[key] for key in unknown},

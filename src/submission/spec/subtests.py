@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from src.errors import JobSpecError
 
 KEYS = ("SUBTESTS", "subtests")
-WORKERS_KEYS = ("WORKERS", "workers", "_num_nodes")  # number of workers; in lower case only if the value is an integer
+WORKERS_KEYS = ("WORKERS", "workers", "_num_nodes")  # a lower-case key counts only if its value is an integer
 
 
 class Subtest(NamedTuple):
@@ -22,7 +22,7 @@ class Subtest(NamedTuple):
 
 
 def split_subtests(parameters: Mapping[str, Any], where: str) -> list[Subtest]:
-    """Return the subtests of a composite, each merged over the base beside them; empty if there are none.
+    """Return the subtests of parameters, each merged over the keys beside SUBTESTS; empty if there are none.
 
     TAGS of a subtest's points are the words of its name, SUBTESTS is the name, WORKERS its number of workers if given.
     """

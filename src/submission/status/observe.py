@@ -26,7 +26,7 @@ from src.submission.system import process
 class _RunFiles(NamedTuple):
     """What the file system contains of one run.
 
-    folder: None if it was deleted; number: of the newest ticket, also of one that train.py took by hand;
+    folder: None if it was deleted; number: of the newest ticket, including one taken by calling train.py directly;
     claim: identity of the process that holds the ticket; synced_from: the machine that runs it, if that is another.
     """
 

@@ -11,7 +11,7 @@ NO, YES, WITH_MORE_MEMORY = "no", "yes", "yes, with more memory"
 class Policy(NamedTuple):
     """What a state means for a run.
 
-    retry: whether `-r` submits it: NO, YES, or WITH_MORE_MEMORY, only if the command requests memory;
+    retry: whether `-r` submits it: NO, YES, or WITH_MORE_MEMORY, which -r does only if its command requests memory;
     meaning: for the documentation;
     is_alive: whether it runs or will run without another submission; None if that is unknown;
     is_failure: whether it is listed among the failures;
@@ -53,9 +53,10 @@ POLICIES: dict[str, Policy] = {
                            is_alive=None),
 }
 
-ENDED_WELL = frozenset(state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
+ENDED_FOR_GOOD = frozenset(
+    state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
 ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
-HELD = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)  # may be alive
+MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)  # may be alive
 RETRIED = frozenset(state for state, policy in POLICIES.items() if policy.retry != NO)
 NEEDS_MORE_MEMORY = frozenset(state for state, policy in POLICIES.items() if policy.retry == WITH_MORE_MEMORY)
 UNSUCCESSFUL = frozenset(state for state, policy in POLICIES.items() if policy.is_failure)

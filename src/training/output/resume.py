@@ -20,7 +20,7 @@ import torch
 
 from src import run_folder
 from src.checks.registered_names import Interval
-from src.config import WATCHING, Config
+from src.config import TRACKER_FIELDS, Config
 from src.errors import BatchError
 from src.io import files
 from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCESS, SingleProcess
@@ -31,7 +31,7 @@ _MAGIC = b"gridiron training state 1 "  # followed by the hash of all after this
 # fields that may change between two starts, since they do not affect the results
 _MAY_CHANGE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
                    "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues", "profile",
-                   *WATCHING)) - {"system_metrics"}  # which has columns in stats.csv
+                   *TRACKER_FIELDS)) - {"system_metrics"}  # which has columns in stats.csv
 
 
 class SavedAndExit(Exception):

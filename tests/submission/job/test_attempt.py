@@ -319,7 +319,7 @@ def test_other_ranks_exit_if_the_first_begins_no_attempt(run: Path, monkeypatch:
     assert start(run, ticket=1) is None
     as_rank(monkeypatch, 1)
     assert start(run, ticket=1) is None
-    assert "the first of 2 processes does not run this run" in capsys.readouterr().out
+    assert "the first of 2 processes did not start this run" in capsys.readouterr().out
     assert not (run / "executed").exists()
 
 
@@ -551,7 +551,7 @@ def test_external_program_is_requeued_only_if_the_job_may_be(requeue_flag: str, 
 def test_saved_run_without_slurm_is_recorded_as_timeout(run: Path) -> None:
     assert start(run, requeue) == 75
     assert record(run)["how"] == "timeout"
-    assert "but only Slurm can start it again" in record(run)["error"]
+    assert "but is not restarted automatically outside Slurm" in record(run)["error"]
 
 
 def test_run_stays_requeued_if_the_answer_of_sbatch_was_lost(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

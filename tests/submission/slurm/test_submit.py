@@ -29,8 +29,8 @@ def test_each_set_of_options_is_validated_once(tmp_path: Path, monkeypatch: pyte
     options = SlurmOptions("/s.sh", script_text="#!/bin/bash\n#SBATCH --time=5 -c2\n")
     submission = submission_of(tmp_path, options)
     assert submit.validate_calls(submission.calls, options) == [
-        "starts     2026-01-02 03:04:05 (000_a and 1 more), says Slurm",
-        "starts     2026-01-02 03:04:05 (002_a), says Slurm"]
+        "starts     2026-01-02 03:04:05 (000_a and 1 more) (Slurm's estimate)",
+        "starts     2026-01-02 03:04:05 (002_a) (Slurm's estimate)"]
     assert [text for _, text in tried] == [options.script_text] * 2
     assert tried[1][0] == "--mem=9G"
     assert submit.requested_options(submission.calls[2], options) | {"comment": ""} == {
