@@ -140,7 +140,11 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
     """
     name = os.path.basename(path)
     if name == run_folder.SPEC:
-        return os.path.dirname(os.path.abspath(path)), spec
+        folder = os.path.dirname(os.path.abspath(path))
+        if "output_dir" in spec and process.rank() == 0:
+            print(f"note: {path}: output_dir is not used, as a {run_folder.SPEC} runs in its own folder, {folder}; "
+                  "to use it, give the file another name")
+        return folder, spec
     spec.pop("facts", None)
     config.check_parameters(spec, path)  # before torch is loaded or a folder created
     output_dir = spec.get("output_dir")
@@ -159,6 +163,7 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
             changed = sorted(key for key in {*spec, *earlier} if spec.get(key) != earlier.get(key))
             raise BatchError(f"the run in {folder} has other parameters ({', '.join(changed)})", where=path,
                              hint="give another output_dir, or remove that folder")
+    print(f"run folder {folder}", flush=True)
     return folder, spec
 
 

@@ -363,6 +363,17 @@ def test_spec_with_output_dir_creates_its_run_folder_once(run: Path, monkeypatch
         attempt.run_spec(str(spec), train)
 
 
+def test_folder_of_a_run_is_printed(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, printed in (("x.yaml", f"run folder {tmp_path / 'out'}\n"),
+                          ("spec.yaml", f"a spec.yaml runs in its own folder, {tmp_path}; to use it, give the file "
+                           "another name\n")):
+        (tmp_path / name).write_text(f"batch_size: 8\noutput_dir: {tmp_path / 'out'}\n")
+        assert attempt.run_spec(str(tmp_path / name), train) == 0
+        assert capsys.readouterr().out.endswith(printed)
+    start(run)
+    assert capsys.readouterr().out == ""
+
+
 def test_config_yaml_repeats_the_run_in_a_new_folder(run: Path) -> None:
     config = run / "config.yaml"
     config.write_text(yaml_io.dump_flat({"batch_size": 8, "output_dir": str(run), "facts": {"host": "x"}}))
