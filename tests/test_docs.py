@@ -35,8 +35,9 @@ BATCH = "26-11-20-digits-quickstart"  # the batch that the pages refer to
 OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir",
           "rsync", "sacctmgr", "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen",
           "tensorboard", "tmux"}
-OTHER_OPTIONS = {"--cleanenv", "--ip", "--key", "--learning_rate", "--no-requeue", "--nv",
-                 "--rdzv-id", "--requeue", "--test-only", "-L"}
+OTHER_OPTIONS = {"--chdir", "--cleanenv", "--comment", "--dependency", "--error", "--exclude", "--gres", "--ip",
+                 "--job-name", "--key", "--learning_rate", "--me", "--no-requeue", "--nv", "--output", "--parsable",
+                 "--rdzv-id", "--requeue", "--test-only", "-L", "-M"}
 _PATH = re.compile(r"(jobs|src|tests|tools|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 
