@@ -1,4 +1,4 @@
-"""Images that live on the training device as bytes: batches of them are cropped, flipped and normalised there."""
+"""Images that are kept on the training device as bytes, and cropped, flipped and normalised there in batches."""
 from __future__ import annotations
 
 import dataclasses
@@ -15,18 +15,21 @@ from src.datasets.resampling import ATTEMPTS, Span, parts, resampled, weights, w
 from src.errors import DataError
 from src.image_models import is_pretrained, pretrained_images
 
-_BLOCK_BYTES = 1 << 20  # small batches are made a block at a time, and are then views
+_BLOCK_BYTES = 1 << 20  # small batches are transformed together in blocks of this size, and are views of them
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How images of one size [n, c, h, w] are transformed to float32 [n, c, *size].
+    """The transform of images of one size, uint8 [n, c, h, w], to float32 [n, c, *size].
 
-    mean, std: of each channel, of values from 0 to 1. Training crops at random: with `padding`, a window of `size` from
-    the image with so many black pixels on each side; else with `scale`, a part whose share of the area and whose aspect
-    ratio are drawn from these ranges, resized; with neither it sees what evaluation sees. vflip, hflip: their
-    probabilities. Evaluation resizes the shorter side to size / crop_pct and takes the centre.
-    interpolation: bilinear, bicubic, or random, either for each image of training, and bilinear in evaluation.
+    Evaluation resizes the shorter side to size / crop_pct and takes the centre. Training does the same unless padding
+    or scale is set.
+
+    mean, std: of each channel, for values from 0 to 1
+    padding: training takes a random crop of `size` after padding by this number of black pixels on each side
+    scale, ratio: training takes a random crop with an area and an aspect ratio from these ranges, resized
+    hflip, vflip: probability of a flip
+    interpolation: bilinear, bicubic, or random (drawn for each training image; bilinear in evaluation)
     """
 
     size: tuple[int, int]
@@ -42,19 +45,19 @@ class Recipe:
 
     @property
     def draws(self) -> int:
-        """The number of random numbers per sample: two flips, interpolation, position, and attempts at a crop."""
+        """Number of random numbers per sample: flips, interpolation, position, and attempts at a crop."""
         return 5 + 2 * ATTEMPTS * (self.padding is None and self.scale is not None)
 
     def training(self, images: Tensor, draws: Tensor) -> Tensor:
-        """The images as training sees them, from 0 to 255. draws: [n, self.draws], uniform in [0, 1)."""
-        flips, place = (draws[:, 0] < self.vflip, draws[:, 1] < self.hflip), draws[:, 3:]
+        """Return augmented images, from 0 to 255. draws: [n, self.draws], uniform in [0, 1)."""
+        flips, crop_draws = (draws[:, 0] < self.vflip, draws[:, 1] < self.hflip), draws[:, 3:]
         if self.padding is not None:
             images = pad(images, (self.padding,) * 4) if self.padding else images
-            top, left = (whole(place[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
+            top, left = (whole(crop_draws[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
             return windows(images, top, left, self.size, *flips).float()
         spans = self._centre(images)
         if self.scale is not None:
-            top, left, height, width = parts((images.shape[2], images.shape[3]), self.scale, self.ratio, place)
+            top, left, height, width = parts((images.shape[2], images.shape[3]), self.scale, self.ratio, crop_draws)
             spans = [Span(low, length / out, low, low + length) for low, length, out in (
                 (top, height, self.size[0]), (left, width, self.size[1]))]
         cubic = draws[:, 2] < {"bilinear": 0.0, "random": 0.5, "bicubic": 1.0}[self.interpolation]
@@ -62,7 +65,7 @@ class Recipe:
             spans, images.shape[2:], self.size, flips, strict=True)))
 
     def evaluation(self, images: Tensor) -> Tensor:
-        """The images as evaluation sees them, from 0 to 255."""
+        """Return the images of evaluation, from 0 to 255."""
         no = torch.zeros(1, dtype=torch.bool, device=images.device)
         cubic = ~no if self.interpolation == "bicubic" else no
         if self._resized(images) == tuple(images.shape[2:]):
@@ -73,14 +76,14 @@ class Recipe:
             self._centre(images), images.shape[2:], self.size, strict=True)))
 
     def _resized(self, images: Tensor) -> tuple[int, int]:
-        """The sides of images once evaluation has resized them: the shorter, in units of `size`, fits."""
-        wanted = [int(out / self.crop_pct) for out in self.size]
-        by = max((0, 1), key=lambda axis: wanted[axis] / images.shape[2 + axis])
-        height, width = (wanted[by] * side // images.shape[2 + by] for side in images.shape[2:])
+        """Return height and width of images that evaluation has resized; the shorter, in units of `size`, fits."""
+        target = [int(out / self.crop_pct) for out in self.size]
+        shorter = max((0, 1), key=lambda axis: target[axis] / images.shape[2 + axis])
+        height, width = (target[shorter] * side // images.shape[2 + shorter] for side in images.shape[2:])
         return height, width
 
     def _centre(self, images: Tensor) -> list[Span]:
-        """Where the resized image's centre lies in the image, along both sides."""
+        """Return the span of the resized image's centre in the image, for both sides."""
         spans = []
         for side, resized, out in zip(images.shape[2:], self._resized(images), self.size, strict=True):
             step = side / resized
@@ -90,9 +93,9 @@ class Recipe:
 
 
 class OnDevice:
-    """A Lazy split of images, uint8 [n, c, h, w], with y [n], both on the device that trains.
+    """A Lazy split of images, uint8 [n, c, h, w], with y [n], both on the training device.
 
-    Noise is drawn on the CPU, for all samples of a pass at once: a sample's depends on the seed and its index alone.
+    Random numbers of all samples of a pass are drawn at once on the CPU: they depend on the seed and a sample's index.
     """
 
     def __init__(self, images: Tensor, y: Tensor, recipe: Recipe) -> None:
@@ -106,15 +109,15 @@ class OnDevice:
 
     @property
     def nbytes(self) -> int:
-        """What it takes on a device."""
+        """Memory on the device, in bytes."""
         return self.images.nbytes + self.y.nbytes
 
     def to(self, device: torch.device) -> OnDevice:
-        """The same split on another device."""
+        """Return the same split on another device."""
         return OnDevice(self.images.to(device), self.y.to(device), self.recipe)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """A pass, as src.datasets.data.Lazy says."""
+        """Yield the batches of a pass, as in Lazy."""
         if order is None:
             for rows in zip(self.images.split(batch_size), self.y.split(batch_size), strict=True):
                 yield self._normalised(self.recipe.evaluation(rows[0])), rows[1]
@@ -123,12 +126,12 @@ class OnDevice:
         per_sample = 4 * self.images.shape[1] * self.recipe.size[0] * self.recipe.size[1]
         block = batch_size * max(1, _BLOCK_BYTES // (batch_size * per_sample))
         for rows in order.split(block):
-            here = rows.to(self.y.device)
-            x = self.recipe.training(self.images.index_select(0, here), draws[rows].to(self.y.device))
-            yield from zip(self._normalised(x).split(batch_size), self.y[here].split(batch_size), strict=True)
+            indices = rows.to(self.y.device)
+            x = self.recipe.training(self.images.index_select(0, indices), draws[rows].to(self.y.device))
+            yield from zip(self._normalised(x).split(batch_size), self.y[indices].split(batch_size), strict=True)
 
     def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
-        """The images at `rows` [n], as evaluation sees them."""
+        """Yield batches of the images at `rows` [n], as in evaluation."""
         for part in rows.to(self.y.device).split(batch_size):
             yield self._normalised(self.recipe.evaluation(self.images.index_select(0, part))), self.y[part]
 
@@ -137,28 +140,30 @@ class OnDevice:
 
 
 def kept(config: Config, data: Data) -> Data:
-    """The data, whose splits are images as bytes, as splits that are augmented and normalised where they lie: by mean
-    and standard deviation of the split train (of the first one where there is none), or those of a model's pretrained
-    weights. DataError if they are no such images, or cannot be cropped as asked."""
+    """Convert splits of images as bytes to OnDevice splits.
+
+    They are normalised by the mean and standard deviation of the model's pretrained weights, or else of the split train
+    (of the first split without one). DataError if the splits are not such images, or cannot be cropped as requested.
+    """
     splits = data.splits.values()
     if not all(isinstance(split, Split) and split.x.dtype == torch.uint8 and split.x.dim() == 4 for split in splits):
         raise DataError(f"{config.dataset} has no images as bytes", where="data_on_device",
                         allowed="x of type uint8 and shape [n, channels, height, width]")
     recipe = recipe_of(config, data)
-    made = {id(split): OnDevice(split.x, split.y, recipe) for split in splits if isinstance(split, Split)}
+    converted = {id(split): OnDevice(split.x, split.y, recipe) for split in splits if isinstance(split, Split)}
     return dataclasses.replace(
-        data, splits={name: made[id(split)] for name, split in data.splits.items()},
+        data, splits={name: converted[id(split)] for name, split in data.splits.items()},
         input_shape=(data.input_shape[0], *recipe.size), about={**data.about, "images": dataclasses.asdict(recipe)})
 
 
 def recipe_of(config: Config, data: Data) -> Recipe:
-    """What the config makes of the images of `data`. DataError if it cannot."""
+    """Return the transform of the images of `data`. DataError if the config does not fit them."""
     channels, *sides = data.input_shape
-    wanted = config.model_input_shape or [channels, *sides]
-    if len(wanted) != 3 or wanted[0] != channels:
-        raise DataError(f"images of {channels} channels do not become {wanted}", where="model_input_shape",
+    shape = config.model_input_shape or [channels, *sides]
+    if len(shape) != 3 or shape[0] != channels:
+        raise DataError(f"images of {channels} channels cannot be converted to {shape}", where="model_input_shape",
                         allowed=f"[{channels}, height, width]")
-    height, width = wanted[1:]
+    height, width = shape[1:]
     if config.crop_padding is not None and (height > sides[0] + 2 * config.crop_padding or
                                             width > sides[1] + 2 * config.crop_padding):
         raise DataError(f"images of {sides} with {config.crop_padding} pixels around them have no windows of "
@@ -175,16 +180,16 @@ def recipe_of(config: Config, data: Data) -> Recipe:
 
 
 def _of_pretrained(config: Config, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation with which a model's pretrained weights were made; None where there are none."""
-    known = pretrained_images(config.model) if is_pretrained(config) else None
-    return (known.mean, known.std) if known and len(known.mean) == channels else None
+    """Return mean and standard deviation of the images of a model's pretrained weights; None without such weights."""
+    settings = pretrained_images(config.model) if is_pretrained(config) else None
+    return (settings.mean, settings.std) if settings and len(settings.mean) == channels else None
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of values from 0 to 1; where all are equal, 1 stands for 0."""
+    """Return mean and standard deviation of each channel, for values from 0 to 1; a deviation of 0 is returned as 1."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
-    for some in images.split(1000):
-        x = some.double()
+    for block in images.split(1000):
+        x = block.double()
         sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
     mean, square = sums / 255 / (images.numel() / images.shape[1])
     std = (square / 255 - mean.square()).clamp(min=0).sqrt()

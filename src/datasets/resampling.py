@@ -1,4 +1,4 @@
-"""Crops, flips and resizes of a batch of images of one size, each with its own, in a few tensor operations."""
+"""Crop, flip and resize each image of a batch by parameters of its own, in a few tensor operations."""
 from __future__ import annotations
 
 import math
@@ -7,13 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ATTEMPTS = 10  # at a part of the image with the area and the aspect ratio that were drawn, as in torchvision and timm
+ATTEMPTS = 10  # at a random crop of the drawn area and aspect ratio, as in torchvision and timm
 
 
 class Span(NamedTuple):
-    """Where one side of what comes out lies in an image, in pixels of it: [n], or [1] for all alike.
+    """The position of one side of the result in an image, in pixels of the image: [n], or [1] for all images.
 
-    start: its first edge. step: the distance of its pixels. low, high: the range whose pixels count.
+    start: its first edge
+    step: the distance of its pixels
+    low, high: the range of the image's pixels that are used
     """
 
     start: Tensor
@@ -23,27 +25,30 @@ class Span(NamedTuple):
 
 
 def whole(drawn: Tensor, most: int | Tensor) -> Tensor:
-    """Whole numbers from 0 to `most`, evenly, for numbers in [0, 1)."""
+    """Map numbers in [0, 1) to integers from 0 to `most`, uniformly."""
     return (drawn * (most + 1)).long()
 
 
 def windows(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], vflip: Tensor, hflip: Tensor) -> Tensor:
-    """The window of `size` at top [n], left [n] of each image [n, c, h, w], flipped where vflip [n], hflip [n] say so:
-    one gather."""
+    """Return the window of `size` at top [n], left [n] of each image [n, c, h, w], flipped where vflip [n], hflip [n].
+
+    This takes one gather.
+    """
     n, channels, _, width = images.shape
     rows, columns = (torch.where(flip[:, None], side - 1 - torch.arange(side, device=images.device),
                                  torch.arange(side, device=images.device)) + start[:, None]
                      for start, side, flip in ((top, size[0], vflip), (left, size[1], hflip)))
-    place = (rows[:, :, None] * width + columns[:, None]).view(n, 1, -1)
-    return images.flatten(2).gather(2, place.expand(-1, channels, -1)).view(n, channels, *size)
+    index = (rows[:, :, None] * width + columns[:, None]).view(n, 1, -1)
+    return images.flatten(2).gather(2, index.expand(-1, channels, -1)).view(n, channels, *size)
 
 
 def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor
           ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """top, left, height, width [n] of random parts of images with these sides: their share of the area from `scale`,
-    width / height from `ratio`, evenly by its logarithm. draws: [n, 2 + 2 * ATTEMPTS], uniform in [0, 1).
+    """Return top, left, height, width [n] of random crops of images with these sides.
 
-    The first attempt that fits counts; if none does, the largest centred part within the ratios. As torchvision's
+    scale: range of their share of the area. ratio: range of width / height, uniform in its logarithm.
+    draws: [n, 2 + 2 * ATTEMPTS], uniform in [0, 1).
+    The first attempt that fits is used; if none does, the largest centred crop within the ratios, as in torchvision's
     RandomResizedCrop (Szegedy et al., Going deeper with convolutions, 2015).
     """
     height, width = sides
@@ -53,7 +58,7 @@ def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float
     widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
     first, some = fits.int().argmax(1, keepdim=True), fits.any(1)
-    # the largest part within the ratios
+    # the largest crop within the ratios
     widest, highest = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
     widths, heights = (torch.where(some, sizes.gather(1, first)[:, 0], float(most)).long()
                        for sizes, most in ((widths, widest), (heights, highest)))
@@ -63,10 +68,10 @@ def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float
 
 
 def weights(span: Span, inputs: int, outputs: int, cubic: Tensor, flip: Tensor) -> Tensor:
-    """[n, outputs, inputs]: what each pixel along one side of an image gives to each pixel of what comes out of it.
+    """Return [n, outputs, inputs], the weights of an image's pixels along one side in each pixel of the result.
 
-    As Pillow resizes: a triangle, or where `cubic` [n] Keys' kernel with a = -1/2, as wide as a pixel of the output,
-    if that is the larger one, so that what is made smaller is averaged. flip: [n].
+    The kernel is that of Pillow: a triangle, or where `cubic` [n] Keys' kernel with a = -1/2, scaled to a pixel of the
+    result if that is the larger one, so that downsizing averages. flip: [n].
     """
     steps = torch.arange(outputs, device=span.start.device) + 0.5
     centres = span.start[:, None] + span.step[:, None] * torch.where(flip[:, None], outputs - steps, steps)
@@ -75,14 +80,16 @@ def weights(span: Span, inputs: int, outputs: int, cubic: Tensor, flip: Tensor) 
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     keys = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    found = torch.where(cubic[:, None, None], keys, (1 - distance).clamp(min=0))
+    kernel = torch.where(cubic[:, None, None], keys, (1 - distance).clamp(min=0))
     inside = (pixels > span.low[:, None]) & (pixels < span.high[:, None])
-    found = found * inside[:, None]
-    return found / found.sum(2, keepdim=True)
+    kernel = kernel * inside[:, None]
+    return kernel / kernel.sum(2, keepdim=True)
 
 
 def resampled(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Images [n, c, h, w] by their weights [n, height, h] and [n, width, w], or [1, …] for all alike: [n, c, height,
-    width] float32, from 0 to 255."""
+    """Resize images [n, c, h, w] to [n, c, height, width] float32, from 0 to 255.
+
+    vertical: weights [n, height, h], or [1, …] for all images. horizontal: weights [n, width, w], or [1, …].
+    """
     rows = torch.einsum("nchw,nvw->nchv", images.float(), horizontal.expand(len(images), -1, -1))
     return torch.einsum("nchv,nuh->ncuv", rows, vertical.expand(len(images), -1, -1)).clamp_(0, 255)

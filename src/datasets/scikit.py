@@ -1,4 +1,4 @@
-"""scikit-learn's data sets: five small real ones that come with the package, and a synthetic one."""
+"""Data sets of scikit-learn: five small ones that the package contains, and a synthetic one."""
 from __future__ import annotations
 
 import importlib.util
@@ -18,10 +18,11 @@ _INSTALL = "pip install scikit-learn"
 
 
 def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source]:
-    """All samples as the split train. digits: [1, 8, 8] in [0, 1]; diabetes: targets; synthetic: 10 classes or targets.
+    """Return all samples as the split train. `folder` is not used.
 
-    synthetic is the same in every run: 10,000 samples of 20 features, half of which matter; for the loss mse its
-    targets have mean 0 and variance 1, of which 1 % is noise. Folders are not read.
+    digits: [1, 8, 8] in [0, 1]; diabetes: targets; synthetic: 10 classes or targets, the same in every run, 10,000
+    samples of 20 features, half of which are informative. Its targets have mean 0 and variance 1, of which 1 % is
+    noise.
     """
     name = config.dataset.removeprefix("sklearn/")
     if name not in SKLEARN_DATASETS:
@@ -29,7 +30,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
     for split in names:
         if split != "train":
             raise DataError(f"{config.dataset} has no split '{split}'", where="data_splits_map",
-                            allowed="train, which holds all samples",
+                            allowed="train, which contains all samples",
                             hint="cut it, as {train: 'train[:80%]', test: 'train[80%:]'}")
     x, y = _synthetic(task_of(config.loss, config.targets)) if name == "synthetic" else _packaged(name)
     features = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
@@ -39,16 +40,16 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
 
 
 def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:
-    """Nothing to fetch: scikit-learn carries or generates it. DataError as in `load`."""
+    """Check the data set; nothing is downloaded. DataError as in `load`."""
     load(config, folder, names)
     return "generated" if config.dataset == "sklearn/synthetic" else "present already, in the scikit-learn package"
 
 
 def _packaged(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """x [n, d] and y [n], read from the package's own files: importing scikit-learn takes as long as torch does."""
+    """Return x [n, d] and y [n] from the package's files, since importing scikit-learn takes as long as torch."""
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError(f"sklearn/{name} comes with scikit-learn, which is not installed", hint=_INSTALL)
+        raise DataError(f"sklearn/{name} is part of scikit-learn, which is not installed", hint=_INSTALL)
     folder = Path(package.submodule_search_locations[0], "datasets", "data")
     try:
         if name == "diabetes":
@@ -59,7 +60,7 @@ def _packaged(name: str) -> tuple[np.ndarray, np.ndarray]:
             file = "wine_data.csv" if name == "wine" else f"{name}.csv"
             table = np.loadtxt(folder / file, delimiter=",", skiprows=1)
         return table[:, :-1], table[:, -1]
-    except (OSError, ValueError):  # this version keeps its files otherwise
+    except (OSError, ValueError):  # this version has other files
         return _imported(name)
 
 

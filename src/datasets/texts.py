@@ -1,4 +1,4 @@
-"""Texts as tokens: all of a data set in one table, and splits of it, padded for each batch to its longest text."""
+"""Texts as tokens: one table for a data set, and splits of it, padded in each batch to its longest text."""
 from __future__ import annotations
 
 import dataclasses
@@ -12,13 +12,18 @@ from torch import Tensor
 
 from src.datasets.data import IGNORED, Batch
 
-_AT_ONCE = 1000  # texts that the tokenizer is given at a time
+_TOKENIZER_BATCH = 1000  # texts per call of the tokenizer
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """inputs: by the model's names, the tokens of all texts one after another, int32. starts: [n + 1], where each
-    begins. padding: by the same names, what stands behind a text's end. y: [n], or None if the next token is asked."""
+    """All texts of a data set.
+
+    inputs: for each input of the model, the tokens of all texts, concatenated, int32
+    starts: [n + 1], the position where each text begins
+    padding: for each input of the model, the value that pads a text
+    y: [n], or None if the target is the next token
+    """
 
     inputs: Mapping[str, Tensor]
     starts: Tensor
@@ -26,15 +31,15 @@ class Table:
     y: Tensor | None
 
     def batch(self, index: Tensor, device: torch.device) -> Batch:
-        """The texts at `index` [b]: inputs [b, t] int64 and attention_mask, where t is the longest; and their y.
+        """Return the texts at `index` [b] as inputs [b, t] int64 with attention_mask, t being the longest, and y.
 
-        Without y: the token behind each token [b, t], IGNORED behind the last.
+        Without y: the token after each token [b, t], IGNORED after the last.
         """
         starts = self.starts[index]
         lengths = self.starts[index + 1] - starts
-        places = torch.arange(max(1, int(lengths.max())))
-        mask = places < lengths[:, None]
-        grid = torch.where(mask, starts[:, None] + places, 0)
+        positions = torch.arange(max(1, int(lengths.max())))
+        mask = positions < lengths[:, None]
+        grid = torch.where(mask, starts[:, None] + positions, 0)
         x = {name: torch.where(mask, tokens[grid].long(), self.padding[name]) for name, tokens in self.inputs.items()}
         if self.y is None:
             y = torch.full_like(grid, IGNORED)
@@ -46,7 +51,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """The texts at `rows` [n] int64 of a table. grouped: texts of like lengths are to share a batch in training."""
+    """The texts at `rows` [n] int64 of a table. grouped: texts of similar lengths share a training batch."""
 
     table: Table
     rows: Tensor
@@ -61,34 +66,34 @@ class Texts:
 
     @property
     def lengths(self) -> Tensor | None:
-        """[n] tokens, where batches are to be grouped by them."""
+        """[n], the number of tokens, if batches are grouped by it."""
         return self.table.starts.diff()[self.rows] if self.grouped else None
 
     def longest(self, size: int) -> Batch:
-        """The longest `size` texts: what a batch may come to at worst."""
+        """Return the longest `size` texts: the largest batch that can occur."""
         lengths = self.table.starts.diff()[self.rows]
         return self.table.batch(self.rows[lengths.argsort(descending=True)[:size]], self.device)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """A pass, as in Lazy; there is no noise."""
+        """Yield the batches of a pass, as in Lazy, without augmentation."""
         rows = self.rows if order is None else self.rows[order]
         for index in rows.split(batch_size):
             yield self.table.batch(index, self.device)
 
     def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
-        """The texts at `rows` [n] of these."""
+        """Yield batches of the texts at `rows` [n] of this split."""
         return self.batches(batch_size, rows, 0)
 
 
 def tokenized(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, ended: bool
               ) -> Iterator[dict[str, np.ndarray]]:
-    """The model's inputs of each text, or of each pair of texts if there are two columns, of max_length tokens at most.
-    Each [t] int32.
+    """Yield the model's inputs, each [t] int32, of each text, or of each pair of texts if there are two columns.
 
-    ended: with the tokenizer's token for the end of a text behind it, if it has one and the text was not cut.
+    max_length: maximum number of tokens. ended: append the tokenizer's end-of-text token, if it has one, to texts that
+    are not truncated.
     """
-    for start in range(0, len(columns[0]), _AT_ONCE):
-        part = tokenizer(*[list(column[start:start + _AT_ONCE]) for column in columns], truncation=True,
+    for start in range(0, len(columns[0]), _TOKENIZER_BATCH):
+        part = tokenizer(*[list(column[start:start + _TOKENIZER_BATCH]) for column in columns], truncation=True,
                          max_length=max_length, return_attention_mask=False)
         for values in zip(*part.values(), strict=True):
             text = dict(zip(part.keys(), values, strict=True))
@@ -101,7 +106,7 @@ def tokenized(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int,
 
 
 def make_table(texts: Sequence[Mapping[str, np.ndarray]], padding: Mapping[str, int], y: Tensor | None) -> Table:
-    """The table of `texts`; each has the same inputs."""
+    """Return the table of `texts`, which all have the same inputs."""
     counts = torch.tensor([0, *(len(text["input_ids"]) for text in texts)])
     inputs = {name: torch.from_numpy(np.concatenate([text[name] for text in texts])) for name in texts[0]}
     return Table(inputs, counts.cumsum(0), {name: padding.get(name, 0) for name in inputs}, y)

@@ -1,4 +1,4 @@
-"""What becomes of an image on its way to the model: cropped, flipped, augmented, and the numbers that normalise it."""
+"""Transforms of images: crops, flips and other augmentations, and the normalisation."""
 from __future__ import annotations
 
 import itertools
@@ -10,14 +10,19 @@ from src.config import Config
 from src.errors import ConfigError
 from src.image_models import pretrained_images
 
-_NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}  # ImageNet's, and their mean
+# mean and standard deviation of ImageNet, by number of channels; for grey images, their means
+_NORMAL = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 
 
 @dataclass(frozen=True, eq=False)
 class Transforms:
-    """shape: [channels, height, width] of what comes out. mode: the PIL mode of images that go in. train and
-    evaluation: from a PIL image to uint8 [c, h, w]. mean, std: of each channel, of values from 0 to 1. erasing: of
-    normalised batches, in training; None: none.
+    """The transforms of a run.
+
+    shape: [channels, height, width] of the result
+    mode: the PIL mode of the images to transform
+    train, evaluation: from a PIL image to uint8 [c, h, w]
+    mean, std: of each channel, for values from 0 to 1
+    erasing: random erasing of normalised training batches; None: off
     """
 
     shape: tuple[int, int, int]
@@ -29,7 +34,7 @@ class Transforms:
     erasing: Callable[[Any], Any] | None = None
 
     def about(self) -> dict[str, Any]:
-        """For config.yaml: each step as it calls itself."""
+        """Return facts for config.yaml: the repr of each step."""
         def steps(compose: Any) -> list[str]:
             return [" ".join(str(step).split()) for step in compose.transforms]
         erasing = [str(self.erasing)] if self.erasing else []
@@ -38,47 +43,47 @@ class Transforms:
 
 
 def transforms_of(config: Config, image: Any) -> Transforms:
-    """The transforms of a config. image: the first one, whose size and channels count where nothing else says them.
+    """Return the transforms of a config.
 
-    What its library knows of a model holds else: size, mean, standard deviation, interpolation, crop, and whether
-    images are squashed.
+    What the config leaves out follows from the model's data config (size, mean, standard deviation, interpolation, crop
+    and whether images are squashed). image: the first image, whose size and channels are the last default.
     """
-    own = pretrained_images(config.model)
+    pretrained = pretrained_images(config.model)
     channels = 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
-    shape = tuple(config.model_input_shape or (own and own.shape) or (channels, image.size[1], image.size[0]))
+    shape = tuple(config.model_input_shape or (pretrained and pretrained.shape)
+                  or (channels, image.size[1], image.size[0]))
     if len(shape) != 3 or shape[0] not in _NORMAL:
-        raise ConfigError(f"images do not become {list(shape)}", where="model_input_shape",
+        raise ConfigError(f"images cannot be converted to {list(shape)}", where="model_input_shape",
                           allowed="[3, height, width], or [1, height, width] for grey ones")
     mean, std = _NORMAL[shape[0]]
-    if own and shape[0] == len(own.mean):
-        mean, std = own.mean, own.std
-    crop_pct = config.crop_pct or (own.crop_pct if own else 1.0)
-    interpolation = config.interpolation or (own.interpolation if own else "bilinear")
+    if pretrained and shape[0] == len(pretrained.mean):
+        mean, std = pretrained.mean, pretrained.std
+    crop_pct = config.crop_pct or (pretrained.crop_pct if pretrained else 1.0)
+    interpolation = config.interpolation or (pretrained.interpolation if pretrained else "bilinear")
     fill = tuple(round(255 * value) for value in mean)
-    squash = own is not None and own.squash
+    squash = pretrained is not None and pretrained.squash
     return Transforms(shape, "RGB" if shape[0] == 3 else "L",
                       _training(config, shape, interpolation, crop_pct, fill, squash),
                       _evaluation(shape, interpolation, crop_pct, squash), tuple(mean), tuple(std), _erasing(config))
 
 
 def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float, squash: bool) -> Any:
-    """The side that is shorter, in units of the size, or if squashed both, resized to size / crop_pct; then the centre.
-    """
+    """Resize the shorter side, in units of the size, or if squashed both, to size / crop_pct; crop the centre."""
     from timm.data.transforms import MaybePILToTensor, ResizeKeepRatio, str_to_interp_mode
     from torchvision import transforms as T
 
     height, width = shape[1:]
-    wanted = (int(height / crop_pct), int(width / crop_pct))
+    size = (int(height / crop_pct), int(width / crop_pct))
     kind = "bilinear" if interpolation == "random" else interpolation
-    resize = (T.Resize(wanted, str_to_interp_mode(kind)) if squash else
-              T.Resize(wanted[0], str_to_interp_mode(kind)) if height == width else
-              ResizeKeepRatio(wanted, interpolation=kind))
+    resize = (T.Resize(size, str_to_interp_mode(kind)) if squash else
+              T.Resize(size[0], str_to_interp_mode(kind)) if height == width else
+              ResizeKeepRatio(size, interpolation=kind))
     return T.Compose([resize, T.CenterCrop((height, width)), MaybePILToTensor()])
 
 
 def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_pct: float, fill: tuple[int, ...],
               squash: bool) -> Any:
-    """fill: what comes where an automatic augmentation moves an image away, 0 to 255 for each channel."""
+    """Return the training transform. fill: value, 0 to 255 for each channel, of areas that an image is moved out of."""
     from timm.data.transforms import (
         MaybePILToTensor,
         RandomResizedCropAndInterpolation,
@@ -107,29 +112,29 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
 
 
 def _automatic(policy: str, size: tuple[int, int], interpolation: Any, fill: tuple[int, ...]) -> Any:
-    """AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks et al., 2020), as timm reads `policy`.
+    """Return timm's `policy`: AutoAugment (Cubuk et al., 2019), RandAugment (2020) or AugMix (Hendrycks et al., 2020).
     """
     from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 
     options = {"translate_const": int(min(size) * 0.45), "interpolation": interpolation,
-               "img_mean": fill if len(fill) > 1 else fill[0]}  # Pillow wants a number for grey images
+               "img_mean": fill if len(fill) > 1 else fill[0]}  # Pillow requires a number for grey images
     make = (rand_augment_transform if policy.startswith("rand") else augment_and_mix_transform
             if policy.startswith("augmix") else auto_augment_transform)
     try:
-        made = make(policy, options)
+        transform = make(policy, options)
     except (AssertionError, ValueError, KeyError) as error:
         raise ConfigError(f"timm cannot read '{policy}': {error}", where="auto_augment",
                           allowed="rand-m9-mstd0.5, original, v0, augmix-m3-w3 and the like") from None
-    for step in made.ops if hasattr(made, "ops") else itertools.chain(*made.policy):
+    for step in transform.ops if hasattr(transform, "ops") else itertools.chain(*transform.policy):
         if step.name.startswith("Posterize"):
             step.aug_fn = _posterize
-    return made
+    return transform
 
 
 def _posterize(image: Any, bits: int, **_options: Any) -> Any:
-    """The first `bits` bits of each value, 0 to 8. Pillow's own refuses the 0 that timm's policies draw at times."""
-    kept = 256 - 2 ** (8 - min(bits, 8))
-    return image.point([value & kept for value in range(256)] * len(image.getbands()))
+    """Keep the first `bits` bits of each value, 0 to 8. Pillow's own rejects 0, which timm's policies may draw."""
+    mask = 256 - 2 ** (8 - min(bits, 8))
+    return image.point([value & mask for value in range(256)] * len(image.getbands()))
 
 
 def _erasing(config: Config) -> Any:

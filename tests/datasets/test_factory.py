@@ -73,7 +73,7 @@ def test_a_label_that_train_has_not(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("train[:101]", r"'train\[:101\]' is out of range; allowed: split 'train' has 100 samples"),
     ("train[:0%]", "is empty"),
-    ("train[80%", "is no split"),
+    ("train[80%", "invalid split"),
 ])
 def test_bad_splits(config: Config, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):

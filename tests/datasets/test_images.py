@@ -171,7 +171,7 @@ def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"data_splits_map": {"train": "training"}}, r"no folder .*colours/training; allowed: test, train"),
     ({"dataset": "folder/colors"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse needs numbers"),
-    ({"model_input_shape": [2, 3, 3]}, r"do not become \[2, 3, 3\]"),
+    ({"model_input_shape": [2, 3, 3]}, r"cannot be converted to \[2, 3, 3\]"),
     ({"auto_augment": "rand-m9-q7"}, "cannot read 'rand-m9-q7'"),
     ({"dataset": "timm/torch/nothing"}, "cannot be opened: Unknown torchvision dataset nothing")])
 def test_what_cannot_be_is_told(options: dict[str, Any], message: str, folder: Path) -> None:

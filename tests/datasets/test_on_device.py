@@ -285,7 +285,7 @@ def test_a_run_is_repeated_by_its_config(tmp_path: Path, options: dict[str, Any]
 @pytest.mark.usefixtures("module")
 @pytest.mark.parametrize(("options", "message"), [
     ({"dataset": "images_of_mine:numbers", "data_splits_map": {"train": "train"}}, "has no images as bytes"),
-    ({"model_input_shape": [1, 12, 10]}, "images of 3 channels do not become"),
+    ({"model_input_shape": [1, 12, 10]}, "images of 3 channels cannot be converted"),
     ({"crop_padding": 1, "model_input_shape": [3, 16, 16]}, "have no windows of"),
 ])
 def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], message: str) -> None:

@@ -67,7 +67,7 @@ def test_arrays_and_datasets_are_cut_like_any_source() -> None:
 def test_finished_data_are_taken_as_they_are() -> None:
     data = make_data(config("finished", {"train": "all", "test": "all"}))
     assert data.classes == ("no", "yes") and data.about == {"told": 1} and data.splits["train"] is data.splits["test"]
-    with pytest.raises(DataError, match=r"no split 'all\[:1\]'; allowed: all; the splits of a Data are taken whole"):
+    with pytest.raises(DataError, match=r"no split 'all\[:1\]'; allowed: all; the splits of a Data cannot be sl"):
         make_data(config("finished", {"train": "all[:1]"}))
     with pytest.raises(DataError, match="is for classification, and loss mse for regression"):
         make_data(config("finished", {"train": "all"}, loss="mse"))
@@ -75,7 +75,7 @@ def test_finished_data_are_taken_as_they_are() -> None:
 
 @pytest.mark.parametrize(("name", "message"), [
     ("number", "returned a int; allowed: a mapping of split names"),
-    ("strings", "split 'train' of of_mine:strings does not become tensors"),
+    ("strings", "split 'train' of of_mine:strings cannot be converted to tensors"),
     ("uneven", r"x of shape \[4, 3\] and y of shape \[3\]; allowed: x \[n, ...\] and y \[n\]"),
     ("images", "is a ndarray; allowed"),
 ])

@@ -94,7 +94,7 @@ def test_parts_of_a_union() -> None:
 @pytest.mark.parametrize("text", ["", "+", "train[", "train[80%]", "train[:80 %]", "train[::2]", "train[a:b]",
                                   "train[:1.5]", "train[:80%]x", "train,test", "train[:80%]+", "train[:--3]"])
 def test_what_is_no_split(text: str) -> None:
-    with pytest.raises(DataError, match="is no split"):
+    with pytest.raises(DataError, match="invalid split"):
         parse_split(text)
 
 
