@@ -1,4 +1,4 @@
-"""Gradient checkpointing: some activations are not kept for the backward pass but recomputed in it."""
+"""Gradient checkpointing: recompute activations in the backward pass instead of storing them."""
 from __future__ import annotations
 
 import math
@@ -13,28 +13,29 @@ from src.errors import ConfigError
 
 
 def enable(model: nn.Module, name: str) -> None:
-    """Have the model compute parts of its forward pass again in the backward pass, with the same result.
+    """Make the model recompute parts of its forward pass in the backward pass, with the same result.
 
-    The model's own way if it has one, as those of timm and transformers; else its top-level sequences, in segments.
-    ConfigError if it has neither.
+    A model that supports it, as those of timm and transformers, uses its own method; in others, top-level sequences are
+    split into segments. ConfigError for a model with neither.
     """
     sequences = [(part, child) for part, child in model.named_children()
                  if isinstance(child, nn.Sequential) and len(child) > 1]
-    if not _by_itself(model):
+    if not _enable_own_method(model):
         if not sequences:
-            raise ConfigError(f"{name} cannot use grad_checkpointing", where="grad_checkpointing", allowed="false",
-                              hint="a model of one's own needs a method set_grad_checkpointing(enable), or a "
-                              "torch.nn.Sequential at its top level")
+            raise ConfigError(f"{name} does not support gradient checkpointing", where="grad_checkpointing",
+                              allowed="false",
+                              hint="a model from user code needs a method set_grad_checkpointing(enable), or a "
+                                   "torch.nn.Sequential at its top level")
         for part, child in sequences:
             setattr(model, part, Segments(child))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            module.register_forward_pre_hook(_see_a_batch_once)
-            module.register_forward_hook(_see_the_next_batch, always_call=True)  # computing again ends by an exception
+            module.register_forward_pre_hook(_freeze_statistics)
+            module.register_forward_hook(_unfreeze_statistics, always_call=True)  # recomputation ends by an exception
 
 
 class Segments(nn.Sequential):
-    """A sequence of n modules, under the same names, that keeps what goes into every ⌈√n⌉-th for the backward pass.
+    """A sequence of n modules, under the same names, that stores the input of every ⌈√n⌉-th for the backward pass.
 
     Chen, Xu, Zhang, Guestrin: Training deep nets with sublinear memory cost, 2016.
     """
@@ -50,30 +51,32 @@ class Segments(nn.Sequential):
             return super().forward(x)
         modules = list(self)
         for segment in self._segments:
-            x = checkpoint(_through, modules[segment.start:segment.stop], x, use_reentrant=False)
+            x = checkpoint(_apply, modules[segment.start:segment.stop], x, use_reentrant=False)
         return x
 
 
 def segments(in_place: Sequence[bool]) -> list[range]:
-    """Divide n modules into segments of ⌈√n⌉ or more; none but the first begins with an in-place module,
-    which would overwrite what is kept."""
+    """Return the indices of n modules in runs of ⌈√n⌉ or more.
+
+    Only the first may begin with an in-place module, which would overwrite the stored input.
+    """
     n = len(in_place)
     length = math.ceil(math.sqrt(n))
     starts = [0]
-    for place in range(1, n):
-        if place >= starts[-1] + length and not in_place[place]:
-            starts.append(place)
+    for index in range(1, n):
+        if index >= starts[-1] + length and not in_place[index]:
+            starts.append(index)
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
 
 
-def _through(modules: Sequence[nn.Module], x: Any) -> Any:
+def _apply(modules: Sequence[nn.Module], x: Any) -> Any:
     for module in modules:
         x = module(x)
     return x
 
 
-def _by_itself(model: nn.Module) -> bool:
-    """Enable the checkpointing that the model, or the one it wraps, implements itself. Return whether there is one."""
+def _enable_own_method(model: nn.Module) -> bool:
+    """Call the method of the model, or of the one that it wraps. Return whether it has one that works."""
     for part in (model, *model.children()):
         try:
             if hasattr(part, "set_grad_checkpointing"):
@@ -84,19 +87,19 @@ def _by_itself(model: nn.Module) -> bool:
             if of_transformers:
                 of_transformers({"use_reentrant": False})
                 return True
-        except (AssertionError, NotImplementedError, ValueError):  # the method only reports that it is not supported
+        except (AssertionError, NotImplementedError, ValueError):  # it has the method, but does not support it
             continue
     return False
 
 
-def _see_a_batch_once(norm: nn.Module, _: Any) -> None:
-    """Do not update running statistics again when a batch is recomputed in the backward pass."""
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # -1: no such pass
+def _freeze_statistics(norm: nn.Module, _: Any) -> None:
+    """Keep the running statistics when a batch is recomputed in the backward pass."""
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:  # -1: not in a backward pass
         norm.usual_momentum, norm.momentum = norm.momentum, 0.0
         if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked -= 1  # it is about to be counted
+            norm.num_batches_tracked -= 1  # the forward pass is about to count it
 
 
-def _see_the_next_batch(norm: nn.Module, *_: Any) -> None:
+def _unfreeze_statistics(norm: nn.Module, *_: Any) -> None:
     if not torch.compiler.is_compiling() and "usual_momentum" in norm.__dict__:
         norm.momentum = norm.__dict__.pop("usual_momentum")

@@ -1,4 +1,4 @@
-"""CLIP through open_clip: the image tower under a linear head, which may be made of the names of the classes."""
+"""CLIP models of open_clip: the image tower with a linear head, which can be initialised from the class names."""
 from __future__ import annotations
 
 import dataclasses
@@ -23,9 +23,9 @@ _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch
 
 
 class ImageClassifier(nn.Module):
-    """[n, c, h, w] -> [n, output_dim]: a linear head on what the image tower makes of an image, [n, features].
+    """[n, c, h, w] -> [n, output_dim]: a linear head on the features [n, features] of the image tower.
 
-    normalised: features are scaled to norm 1, like the text embeddings that a zero-shot head consists of.
+    normalised: features are scaled to norm 1 first, like the text features that a zero-shot head consists of.
     """
 
     def __init__(self, visual: nn.Module, features: int, output_dim: int, normalised: bool) -> None:
@@ -39,15 +39,15 @@ class ImageClassifier(nn.Module):
         return self.head(functional.normalize(features, dim=-1) if self.normalised else features)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How timm tells the layers apart, by the names of parameters: what comes first, then the blocks, the rest."""
+        """Return timm's patterns of parameter names: the stem, and the blocks; the head is the rest."""
         return {"stem": rf"visual\.(?:trunk\.)?{_STEM}", "blocks": [
             (r"visual\.transformer\.resblocks\.(\d+)", None), (r"visual\.layer(\d)\.(\d+)", None),
             (r"visual\.trunk\.blocks\.(\d+)", None), (r"visual\.trunk\.stages\.(\d+)\.blocks\.(\d+)", None),
             (r"visual\.trunk\.(?:stages|layers)\.(\d+)", (0,))]}
 
 
-class Known(NamedTuple):
-    """A model that open_clip knows. tag: of its pretrained weights; None for random ones."""
+class ClipModel(NamedTuple):
+    """A model of open_clip. tag: of its pretrained weights; None for random weights."""
 
     open_clip: Any
     name: str
@@ -56,47 +56,51 @@ class Known(NamedTuple):
 
     @property
     def size(self) -> list[int]:
-        """Height and width of its own images."""
+        """Default height and width of its images."""
         size = self.settings["vision_cfg"]["image_size"]
         return [size, size] if isinstance(size, int) else list(size)
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
          device: torch.device | None, weights: bool = True) -> ImageClassifier:
-    """The model, for images of any size that its patches fit into; pretrained position embeddings are resampled.
+    """Return the model, for images of any size that its patches fit into.
 
-    classes: those of the data, of whose names model_head_init: zero_shot makes the head, on `device`. weights: False
-    leaves out pretrained weights and what the head is made of. ConfigError for names that open_clip does not know,
-    images that the model does not take, or classes without names; DataError for weights that are neither in the cache
-    nor to be fetched.
+    Pretrained position embeddings are resampled.
+
+    classes: those of the data, from whose names model_head_init: zero_shot computes the head, on `device`.
+    weights: False skips pretrained weights and the zero-shot head.
+    ConfigError for unknown names, images that the model does not accept, or classes without names. DataError for
+    weights that are not in the cache and cannot be downloaded.
     """
     channels, *size = image_size(config.model, input_shape)
     known = find(config)
     zero_shot = config.model_head_init == "zero_shot"
     names = class_names(config, classes, output_dim) if zero_shot and weights else []
     with taking_images(config.model, input_shape,
-                       f"its own size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
+                       f"its default size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
         with options.as_config_error(config, list):
             model = _create(config, known, size if size != known.size else None, weights)
-        made = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
+        classifier = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
         if names:
             with torch.no_grad():
-                made.head.weight.copy_(_zero_shot_weights(config, known, model, names, device))
-                made.head.bias.zero_()
-        take_channels(made, channels)
+                classifier.head.weight.copy_(_zero_shot_weights(config, known, model, names, device))
+                classifier.head.bias.zero_()
+        take_channels(classifier, channels)
         if size != known.size:
-            try_once(made, input_shape)
-    if config.grad_checkpointing and isinstance(made.visual, known.open_clip.model.ModifiedResNet):
-        raise ConfigError(f"open_clip computes nothing of {config.model} again", where="grad_checkpointing",
-                          allowed="false", hint="it does so for vision transformers")
-    return made
+            try_once(classifier, input_shape)
+    if config.grad_checkpointing and isinstance(classifier.visual, known.open_clip.model.ModifiedResNet):
+        raise ConfigError(f"open_clip cannot recompute activations of {config.model}", where="grad_checkpointing",
+                          allowed="false", hint="it can for vision transformers")
+    return classifier
 
 
 def fetch(config: Config) -> str:
-    """Make pretrained weights, and the tokenizer that a zero-shot head needs, present in the cache; a line that says
-    so. Errors as in make."""
+    """Download pretrained weights, and the tokenizer of a zero-shot head, into the cache. Return what was done.
+
+    Errors as in make.
+    """
     known = find(config)
-    if "hf_model_name" in known.settings["text_cfg"]:  # even with random weights it needs something
+    if "hf_model_name" in known.settings["text_cfg"]:  # its text tower needs the hub even with random weights
         _create(config, known, None)
     elif known.tag:
         _weights(config, known)
@@ -105,9 +109,11 @@ def fetch(config: Config) -> str:
     return f"{config.model}: {f'weights {known.tag} are in the cache' if known.tag else 'no weights to fetch'}"
 
 
-def find(config: Config) -> Known:
-    """The model: its weights are those behind @, or else the first that open_clip has, if model_pretrained asks for
-    them. ConfigError for names that open_clip does not know."""
+def find(config: Config) -> ClipModel:
+    """Return the model. Its weights are those after @, or else, with model_pretrained, the first of open_clip.
+
+    ConfigError for unknown names.
+    """
     try:
         import open_clip
     except ImportError:
@@ -123,12 +129,12 @@ def find(config: Config) -> Known:
                           hint=did_you_mean(tag, tags, prefix=f"clip/{name}@"))
     if config.model_pretrained and not tags:
         raise ConfigError(f"open_clip has no pretrained weights of {name}", where="model_pretrained", allowed="false")
-    return Known(open_clip, name, tag or (tags[0] if config.model_pretrained else None),
+    return ClipModel(open_clip, name, tag or (tags[0] if config.model_pretrained else None),
                  open_clip.get_model_config(name))
 
 
 def class_names(config: Config, classes: Sequence[object], output_dim: int) -> list[str]:
-    """A name for each class: those of class_names, or of the data. ConfigError if there are not as many as outputs."""
+    """Return a name for each class, from class_names or the data. ConfigError unless there is one for each output."""
     names = config.class_names
     if isinstance(names, str):
         try:
@@ -142,16 +148,16 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
                 "a list of them, in the order of the labels, or a file with one in each line"))
         names = [str(label).replace("_", " ") for label in classes]
     if len(names) != output_dim:
-        raise ConfigError(f"there are {len(names)} names for {output_dim} classes", where="class_names")
+        raise ConfigError(f"{len(names)} names for {output_dim} classes", where="class_names")
     return names
 
 
-def _create(config: Config, known: Known, size: list[int] | None, with_weights: bool = True) -> Any:
-    """open_clip's whole model, for images of `size` (None: its own)."""
+def _create(config: Config, known: ClipModel, size: list[int] | None, with_weights: bool = True) -> Any:
+    """Create open_clip's model with both towers, for images of `size` (None: its default)."""
     vision = {**known.settings["vision_cfg"], **options.from_config(config)}
     options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
     forced: Any = None
-    if size:  # its ResNets can only be told one number
+    if size:  # its ResNets only accept one number
         forced = vision["image_size"] = size[0] if size[0] == size[1] else tuple(size)
     weights, quick_gelu = None, False
     if known.tag:
@@ -166,9 +172,9 @@ def _create(config: Config, known: Known, size: list[int] | None, with_weights: 
     return _with_hub(config, known.settings["text_cfg"].get("hf_model_name"), create)
 
 
-def _weights(config: Config, known: Known) -> str:
-    """The file of the pretrained weights, in Hugging Face's cache. DataError if it is not to be had."""
-    what, settings = f"clip/{known.name}@{known.tag}", known.open_clip.get_pretrained_cfg(known.name, known.tag)
+def _weights(config: Config, known: ClipModel) -> str:
+    """Return the file of the pretrained weights in Hugging Face's cache. DataError if it is unavailable."""
+    name, settings = f"clip/{known.name}@{known.tag}", known.open_clip.get_pretrained_cfg(known.name, known.tag)
 
     def cached() -> str | None:
         try:
@@ -177,15 +183,18 @@ def _weights(config: Config, known: Known) -> str:
         except FileNotFoundError:
             return None
 
-    return hub.once(config, hub.lock(what), f"the pretrained {what}", cached,
+    return hub.once(config, hub.lock(name), f"the pretrained {name}", cached,
                     lambda: known.open_clip.download_pretrained(settings))
 
 
-def _zero_shot_weights(config: Config, known: Known, model: Any, names: Sequence[str], device: torch.device | None
+def _zero_shot_weights(config: Config, known: ClipModel, model: Any, names: Sequence[str], device: torch.device | None
                        ) -> Tensor:
-    """[classes, features]: of each class the normalised mean of the normalised embeddings of its texts, one for each
-    template, times the model's scale of logits (Radford et al., Learning transferable visual models from natural
-    language supervision, 2021, section 3.1)."""
+    """Return the weights [classes, features] of a zero-shot head.
+
+    They are, for each class, the normalised mean of the normalised embeddings of its texts, one for each template,
+    times the model's logit scale (Radford et al., Learning transferable visual models from natural language
+    supervision, 2021, section 3.1).
+    """
     device = device or torch.device("cpu")
     weights: Tensor = known.open_clip.build_zero_shot_classifier(
         model.to(device).eval(), _tokenizer(config, known), names, config.zero_shot_templates, device=device)
@@ -194,17 +203,17 @@ def _zero_shot_weights(config: Config, known: Known, model: Any, names: Sequence
     return weights
 
 
-def _tokenizer(config: Config, known: Known) -> Any:
-    """What cuts texts into the tokens of the model."""
+def _tokenizer(config: Config, known: ClipModel) -> Any:
+    """Return the tokenizer of the model."""
     return _with_hub(config, known.settings["text_cfg"].get("hf_tokenizer_name"),
                      lambda: known.open_clip.get_tokenizer(known.name))
 
 
 def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> Any:
-    """What `create` makes, for which it asks Hugging Face's hub for the settings or the tokenizer called `name`."""
+    """Return what `create` returns. It may download the settings or the tokenizer `name` from Hugging Face's hub."""
     if not name:
         return create()
-    state = torch.get_rng_state()  # that what a first try has drawn may not matter
+    state = torch.get_rng_state()  # a second attempt draws the same numbers
 
     def cached() -> Any:
         torch.set_rng_state(state)
@@ -214,12 +223,12 @@ def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> An
         except OSError:
             return None
 
-    return hub.once(config, hub.lock(name), f"'{name}', with which {config.model} reads,", cached, create)
+    return hub.once(config, hub.lock(name), f"'{name}', which {config.model} needs,", cached, create)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, open_clip does not warn of random weights, which were asked for."""
+    """Within the block, open_clip does not warn about random weights."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""make_model: the model that a config names, with its last layer as model_head_init says."""
+"""make_model: create the model that a config names, and initialise its last layer as model_head_init requires."""
 from __future__ import annotations
 
 import dataclasses
@@ -23,17 +23,17 @@ from src.models.wide_resnet import WideResNet
 
 Head = nn.Linear | nn.Conv2d
 FAMILIES: dict[str, ModuleType] = {"timm": timm_models, "torchvision": torchvision_models, "clip": clip_models,
-                                   "hf": hf_models}  # those with weights to fetch
+                                   "hf": hf_models}  # families with weights to download
 
 
 def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object] = (),
                device: torch.device | None = None, weights: bool = True) -> nn.Module:
-    """A model [n, *input_shape] -> [n, output_dim] on the CPU; for regression output_dim is 1.
+    """Return a model [n, *input_shape] -> [n, output_dim] on the CPU; for regression output_dim is 1.
 
-    Random weights come from torch's global generator, which the caller seeds. classes: those of the data, whose names
-    model_head_init: zero_shot turns into a head, on `device`. weights: False builds the same model with random
-    weights, to load a checkpoint into it. ConfigError if the model cannot process the samples,
-    DataError if pretrained weights are unavailable.
+    Random weights come from torch's global generator, which the caller seeds.
+    classes: those of the data, from whose names a zero_shot head is computed, on `device`.
+    weights: False skips pretrained weights, for a model that is about to load a checkpoint.
+    ConfigError if the model does not accept the samples, DataError if pretrained weights are unavailable.
     """
     check_model_options({**config.to_dict(), "task": None}, config.model)
     model = _build(config, input_shape, output_dim, classes, device, weights)
@@ -47,7 +47,7 @@ def make_model(config: Config, input_shape: tuple[int, ...], output_dim: int, cl
 
 
 def fetch(config: Config) -> str:
-    """Download pretrained weights into the cache, if any. Return a line about it. Errors as in make_model."""
+    """Download pretrained weights into the cache. Return one line about what was done. Errors as in make_model."""
     check_model_options({**config.to_dict(), "task": None}, config.model)
     family = FAMILIES.get(config.model.partition("/")[0])
     return family.fetch(config) if family else f"{config.model}: no weights to fetch"
@@ -55,17 +55,17 @@ def fetch(config: Config) -> str:
 
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
-    config_for_weights = config if weights else dataclasses.replace(config, model_pretrained=False)
+    with_weights = config if weights else dataclasses.replace(config, model_pretrained=False)
     if user_code.is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):
-        return timm_models.make(config_for_weights, input_shape, output_dim)
+        return timm_models.make(with_weights, input_shape, output_dim)
     if config.model.startswith("torchvision/"):
         return torchvision_models.make(config, input_shape, output_dim, weights)
     if config.model.startswith("clip/"):
         return clip_models.make(config, input_shape, output_dim, classes, device, weights)
     if config.model.startswith("hf/"):
-        return hf_models.make(config_for_weights, output_dim)
+        return hf_models.make(with_weights, output_dim)
     if config.model in ("linear", "linear/no_bias"):
         return Linear(input_shape, output_dim, bias=config.model == "linear")
     if config.model == "tiny/lenet":
@@ -82,8 +82,10 @@ def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classe
 
 
 def find_head(model: nn.Module, name: str) -> Head:
-    """Return the layer that model_head_init initializes: timm's classifier if it is linear, else the last linear layer
-    that was created, or in a model of torchvision the convolution that replaces it. ConfigError if there is none.
+    """Return the layer that model_head_init initialises. ConfigError if there is none.
+
+    It is timm's classifier if that is linear, else the linear layer that was created last, or, in a model of
+    torchvision, the convolution that replaces it.
     """
     get_classifier = getattr(model, "get_classifier", None)
     head = get_classifier() if get_classifier else None
@@ -98,13 +100,16 @@ def find_head(model: nn.Module, name: str) -> Head:
 
 
 def beside_backbone(model: nn.Module, name: str) -> nn.Module:
-    """Return what is trained while the backbone is frozen: the head, in a transformer possibly several layers."""
+    """Return the module that is trained while the backbone is frozen: the head, which may be more than one layer."""
     return model.head() if isinstance(model, hf_models.Transformer) else find_head(model, name)
 
 
 def init_head(head: Head, how: str) -> None:
-    """zero: weights and biases 0. rand: normal weights of variance 1 / fan-in, biases 0 (LeCun et al., Efficient
-    backprop, 1998)."""
+    """Initialise the head.
+
+    how: zero sets weights and biases to 0; rand draws normal weights of variance 1 / fan-in and sets biases to 0 (LeCun
+    et al., Efficient backprop, 1998).
+    """
     with torch.no_grad():
         if how == "zero":
             head.weight.zero_()

@@ -1,4 +1,4 @@
-"""What the image models share: 3 × 3 convolutions, He's initialisation, the channels and the size of the images."""
+"""Shared by the image models: 3 × 3 convolutions, He's initialisation, checks of channels and image sizes."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from src.errors import ConfigError, UserError
 
 
 def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
-    """[n, channels_in, h, w] -> [n, channels_out, ⌈h/stride⌉, ⌈w/stride⌉]. No bias: batch norm follows or precedes."""
+    """Return [n, channels_in, h, w] -> [n, channels_out, ⌈h/stride⌉, ⌈w/stride⌉]. No bias: batch norm has one."""
     return nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
 def init_he(model: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-out for convolutions; linear layers keep PyTorch's own.
+    """Draw normal weights of variance 2 / fan-out for convolutions; linear layers keep PyTorch's initialisation.
 
     He, Zhang, Ren, Sun: Delving deep into rectifiers, ICCV 2015 (the backward form of equation 14).
     """
@@ -26,7 +26,7 @@ def init_he(model: nn.Module) -> None:
 
 
 def image_size(model: str, input_shape: tuple[int, ...], least: int = 1) -> tuple[int, int, int]:
-    """(channels, height, width). ConfigError unless the input is an image of at least `least` × `least` pixels."""
+    """Return (channels, height, width). ConfigError unless samples are images of at least `least` × `least` pixels."""
     if len(input_shape) != 3:
         raise ConfigError(f"{model} needs images [channels, height, width], and a sample has the shape "
                           f"{list(input_shape)}", where="model", hint="try model: linear")
@@ -39,7 +39,7 @@ def image_size(model: str, input_shape: tuple[int, ...], least: int = 1) -> tupl
 
 @contextmanager
 def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterator[None]:
-    """Turn errors of a library that builds or calls a model for such images into a ConfigError."""
+    """Convert exceptions of libraries that create or call a model for such images to a ConfigError."""
     try:
         yield
     except UserError:
@@ -50,15 +50,17 @@ def taking_images(model: str, input_shape: tuple[int, ...], hint: str) -> Iterat
 
 
 def try_once(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Call a new model once, in eval mode; errors are passed on. The random generators are left unchanged."""
+    """Call a new model in evaluation mode, to raise its exception if samples do not fit. The random state is kept."""
     with torch.random.fork_rng([]), torch.no_grad():
         model.eval()(torch.zeros(1, *input_shape))
     model.train()
 
 
 def take_channels(model: nn.Module, channels: int) -> None:
-    """Have a model for images of three channels take `channels`: the first convolution gets weights for them, which
-    give the same for grey images as for three equal channels (timm.models.adapt_input_conv)."""
+    """Adapt the first convolution of a model for three channels to `channels`.
+
+    A grey image gives the same result as three equal channels (timm.models.adapt_input_conv).
+    """
     if channels == 3:
         return
     from timm.models import adapt_input_conv

@@ -1,4 +1,4 @@
-"""model_kwargs: extra constructor options of a model, checked against those that the model accepts."""
+"""model_kwargs: further options of a model, checked against those that it has."""
 from __future__ import annotations
 
 import inspect
@@ -15,8 +15,7 @@ _OF_WEIGHTS = frozenset(("pretrained", "weights", "checkpoint_path"))
 
 
 def from_config(config: Config) -> dict[str, Any]:
-    """Return model_kwargs as constructor options, lists as tuples. ConfigError for an option that the data or other
-    fields determine."""
+    """Return the options with lists as tuples. ConfigError for options that follow from the data or other fields."""
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in (config.model_kwargs or {}).items()}
     for key in options:
@@ -24,16 +23,16 @@ def from_config(config: Config) -> dict[str, Any]:
             raise ConfigError(f"{key} follows from the data", where="model_kwargs",
                               hint="leave it out; model_output_dim and model_input_shape override it")
         if key in _OF_WEIGHTS:
-            raise ConfigError(f"{key} is set by model_pretrained", where="model_kwargs", hint="leave it out")
+            raise ConfigError(f"{key} follows from model_pretrained", where="model_kwargs", hint="leave it out")
     return options
 
 
-def check(config: Config, known: Iterable[str]) -> None:
-    """ConfigError unless every option is among `known`."""
-    known = [name for name in known if name not in _OF_DATA | _OF_WEIGHTS]
-    if strange := next((key for key in config.model_kwargs or () if key not in known), None):
-        raise ConfigError(f"{config.model} has no option '{strange}'", where="model_kwargs",
-                          allowed=known or "null", hint=did_you_mean(strange, known))
+def check(config: Config, allowed: Iterable[str]) -> None:
+    """ConfigError unless every option is among `allowed`."""
+    names = [name for name in allowed if name not in _OF_DATA | _OF_WEIGHTS]
+    if unknown := next((key for key in config.model_kwargs or () if key not in names), None):
+        raise ConfigError(f"{config.model} has no option '{unknown}'", where="model_kwargs",
+                          allowed=names or "null", hint=did_you_mean(unknown, names))
 
 
 def taken_by(function: Callable[..., Any]) -> list[str]:
@@ -43,16 +42,18 @@ def taken_by(function: Callable[..., Any]) -> list[str]:
 
 
 @contextmanager
-def as_config_error(config: Config, known: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Turn errors inside into a ConfigError about model_kwargs, if any are set. known: returns the valid names, called
-    only in that case."""
+def as_config_error(config: Config, allowed: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Convert exceptions in the block to a ConfigError about the options, if there are any.
+
+    allowed: returns the names of the allowed options; called only in that case.
+    """
     try:
         yield
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, UserError) or not config.model_kwargs:
             raise
         if "unexpected keyword" in str(error):
-            with suppress(RuntimeError):  # of a model that cannot be made without weights
-                check(config, known())
-        raise ConfigError(f"{config.model} cannot be made: {' '.join(str(error).split())[:200]}",
+            with suppress(RuntimeError):  # raised by a model that cannot be created without weights
+                check(config, allowed())
+        raise ConfigError(f"{config.model} cannot be created: {' '.join(str(error).split())[:200]}",
                           where="model_kwargs") from error

@@ -1,4 +1,4 @@
-"""torchvision's classifiers of images, by torchvision's own names, with random or pretrained weights."""
+"""Image classifiers of torchvision, by torchvision's names, with random or pretrained weights."""
 from __future__ import annotations
 
 import inspect
@@ -21,23 +21,28 @@ from src.models.layers import image_size, take_channels, taking_images, try_once
 
 
 def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights: bool = True) -> nn.Module:
-    """[n, c, h, w] -> [n, output_dim]. ConfigError for a name that torchvision does not know or images that the model
-    does not take, DataError for weights that are neither in the cache nor to be fetched.
+    """Return a model [n, c, h, w] -> [n, output_dim], without auxiliary outputs.
 
-    A vision transformer with random weights is made for the size of the data's images. Auxiliary outputs are left out.
-    weights: False leaves pretrained ones out.
+    A vision transformer with random weights is created for the size of the data's images.
+    weights: False skips pretrained weights.
+    ConfigError for an unknown name or images that the model does not accept. DataError for weights that are not in the
+    cache and cannot be downloaded.
     """
     channels, *size = image_size(config.model, input_shape)
-    builder, published = _known(config)
-    known = pretrained_images(config.model)
-    assert known  # as torchvision knows the name
-    usual = list(known.size)
-    with taking_images(config.model, input_shape, f"its own size is model_input_shape: [3, {usual[0]}, {usual[1]}]"):
+    builder, pretrained_weights = _find(config)
+    images = pretrained_images(config.model)
+    assert images  # since torchvision has the model
+    default_size = list(images.size)
+    with taking_images(config.model, input_shape,
+                       f"its default size is model_input_shape: [3, {default_size[0]}, {default_size[1]}]"):
         with options.as_config_error(config, lambda: options.taken_by(_class_of(builder))):
-            model = _pretrained(config, builder, published, output_dim) if config.model_pretrained and weights else (
-                builder(**{"num_classes": output_dim, **_suited(config, builder, size), **options.from_config(config)}))
+            if config.model_pretrained and weights:
+                model = _pretrained(config, builder, pretrained_weights, output_dim)
+            else:
+                defaults = {"num_classes": output_dim, **_default_options(config, builder, size)}
+                model = builder(**{**defaults, **options.from_config(config)})
         take_channels(model, channels)
-        if size != usual:
+        if size != default_size:
             try_once(model, input_shape)
     if hasattr(model, "class_token"):
         model.group_matcher = _layers_of_vit
@@ -45,8 +50,8 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, weights:
 
 
 def fetch(config: Config) -> str:
-    """Make pretrained weights present in the cache, and say so. Errors as in make."""
-    _, weights = _known(config)
+    """Download pretrained weights into the cache. Return what was done. Errors as in make."""
+    _, weights = _find(config)
     if not config.model_pretrained:
         return f"{config.model}: no weights to fetch"
     present(config, weights)
@@ -54,61 +59,62 @@ def fetch(config: Config) -> str:
 
 
 def last_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
-    """What gives the outputs: the linear layer or, in a squeezenet, the convolution that was made last."""
+    """Return the output layer: the last linear layer or, in a squeezenet, the last convolution."""
     return [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def present(config: Config, weights: Any) -> str:
-    """The file of the weights in torch's cache ($TORCH_HOME), fetched if that is allowed. DataError if it is not to be
-    had."""
-    place = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(urlsplit(weights.url).path))
+    """Return the file of the weights in torch's cache ($TORCH_HOME), downloaded if it is missing and that is allowed.
 
-    def fetched() -> None:
+    DataError if it is unavailable.
+    """
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(urlsplit(weights.url).path))
+
+    def download_weights() -> None:
         torch.hub.load_state_dict_from_url(weights.url, progress=False, check_hash=True, weights_only=True)
 
     return download.once_if_allowed(
-        os.path.join(os.path.dirname(place), f".fetching-{os.path.basename(place)}"), f"the pretrained {config.model}",
-        lambda: place if os.path.exists(place) else None, fetched, weights.url,
+        os.path.join(os.path.dirname(path), f".fetching-{os.path.basename(path)}"), f"the pretrained {config.model}",
+        lambda: path if os.path.exists(path) else None, download_weights, weights.url,
         None if config.data_download else "data_download is false", f"the file is {weights.url}")
 
 
-def _known(config: Config) -> tuple[Callable[..., nn.Module], Any]:
-    """What builds the model, and torchvision's best weights for it. ConfigError for a name that it does not know."""
+def _find(config: Config) -> tuple[Callable[..., nn.Module], Any]:
+    """Return the builder of the model, and torchvision's best weights for it. ConfigError for an unknown name."""
     try:
         from torchvision import models
     except ImportError:
         raise ConfigError(f"{config.model} needs torchvision, which is not installed",
                           hint="pip install torchvision") from None
-    name, known = config.model.removeprefix("torchvision/"), models.list_models(module=models)
-    if name not in known:
+    name, names = config.model.removeprefix("torchvision/"), models.list_models(module=models)
+    if name not in names:
         raise ConfigError(f"torchvision has no classifier '{name}'", where="model",
-                          hint=did_you_mean(name, known, prefix="torchvision/")
+                          hint=did_you_mean(name, names, prefix="torchvision/")
                           or "see torchvision.models.list_models()")
     return models.get_model_builder(name), models.get_model_weights(name).DEFAULT
 
 
-def _suited(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
-    """Return the constructor options of a new model: for images of `size`, without auxiliary outputs, and with the
-    normalisation that some pretrained weights require."""
-    wanted = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
+def _default_options(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
+    """Return the options of a new model: the size of its images, no auxiliary outputs, and for pretrained weights the
+    normalisation that some of them require."""
+    defaults = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
               "transform_input": config.model_pretrained}
-    takes = inspect.signature(_class_of(builder)).parameters
-    return {name: value for name, value in wanted.items() if name in takes}
+    parameters = inspect.signature(_class_of(builder)).parameters
+    return {name: value for name, value in defaults.items() if name in parameters}
 
 
 def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any, output_dim: int) -> nn.Module:
-    """The model with its weights, a new last layer if they are for other than `output_dim` outputs, and no auxiliary
-    ones."""
-    place = present(config, weights)
+    """Return the model with its pretrained weights, and a new last layer if these do not have `output_dim` outputs."""
+    path = present(config, weights)
     try:
-        with _tensors_alone():
+        with _weights_only():
             model = builder(weights=weights, progress=False, **options.from_config(config))
     except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
         raise DataError(f"the pretrained {config.model} cannot be read: {' '.join(str(error).split())[:200]}",
-                        where=place, hint=(
-            "model_kwargs may change the architecture that these weights are for" if config.model_kwargs else
-            "remove the file, and fetch it again")) from None
-    if getattr(model, "aux_logits", False):  # torchvision's inception_v3 loads its weights with them alone
+                        where=path, hint=(
+            "they are for the model without model_kwargs" if config.model_kwargs else
+            "remove the file, and download it again")) from None
+    if getattr(model, "aux_logits", False):  # torchvision's inception_v3 requires them to load its weights
         model.aux_logits, model.AuxLogits = False, None
     old = last_layer(model)
     if len(old.weight) == output_dim:
@@ -121,8 +127,8 @@ def _pretrained(config: Config, builder: Callable[..., nn.Module], weights: Any,
 
 
 @contextmanager
-def _tensors_alone() -> Iterator[None]:
-    """Inside, torch.load unpickles tensors and nothing else, whatever torchvision asks for."""
+def _weights_only() -> Iterator[None]:
+    """Within the block, torch.load unpickles tensors only, even if torchvision passes weights_only=False."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -141,5 +147,5 @@ def _class_of(builder: Callable[..., nn.Module]) -> type[nn.Module]:
 
 
 def _layers_of_vit(coarse: bool = False) -> dict[str, str]:
-    """How timm tells the layers of a vision transformer apart, by the names of parameters."""
+    """Return timm's patterns of parameter names for the layers of a vision transformer."""
     return {"stem": r"conv_proj|class_token|encoder\.pos_embedding", "blocks": r"encoder\.layers\.encoder_layer_(\d+)"}

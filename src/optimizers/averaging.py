@@ -1,4 +1,4 @@
-"""Averages of the parameters along the training: polynomial-decay and exponential, updated in place at each step."""
+"""Averages of the parameters over the training, polynomial-decay or exponential, updated in place at each step."""
 from __future__ import annotations
 
 import copy
@@ -10,10 +10,10 @@ from src.checks.registered_names import Averaging
 
 
 def newest_weight(averaging: Averaging, step: int) -> float:
-    """The weight of the newest parameters in the average at `step`, counted from 1; the first weight is always 1.
+    """Return the weight of the newest parameters in the average at `step`, counted from 1; the first weight is 1.
 
     poly_eta: (eta + 1) / (eta + t) (Shamir and Zhang, 2013); poly_0 is the uniform mean.
-    ema_d: 1 - d, so that d of the average is kept.
+    ema_d: 1 - d, the weight of the previous average being d.
     """
     if averaging.kind == "poly":
         return (averaging.value + 1) / (averaging.value + step)
@@ -33,20 +33,20 @@ class AveragedModel:
         self._averages, self._params = list(self._copy.parameters()), list(model.parameters())
 
     def update(self, step: int) -> None:
-        """Take in the model's parameters after optimizer step `step`, counted from 1."""
+        """Add the model's parameters after optimizer step `step`, counted from 1, to the average."""
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, self._params, newest_weight(self._averaging, step))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The average, by the names of the model's parameters and buffers."""
+        """Return the average under the names of the model's parameters and buffers."""
         return self._copy.state_dict()
 
     def load_state_dict(self, saved: dict[str, torch.Tensor]) -> None:
-        """Take over what state_dict gave."""
+        """Load the result of state_dict."""
         self._copy.load_state_dict(saved)
 
     def module(self) -> nn.Module:
-        """The averaged model, with the buffers of this instant."""
-        for mine, source in zip(self._copy.buffers(), self._source.buffers(), strict=True):
-            mine.copy_(source)
+        """Return the averaged model with the current buffers."""
+        for buffer, source in zip(self._copy.buffers(), self._source.buffers(), strict=True):
+            buffer.copy_(source)
         return self._copy

@@ -2,8 +2,8 @@
 
 A torch.optim.Optimizer imports torch._dynamo when it is made, which takes as long as importing torch itself, and spends
 more on each step's bookkeeping than a small model on its forward pass. Both classes here call the functional forms that
-torch.optim calls. They offer param_groups, step, zero_grad, state_dict and load_state_dict, which is all that the
-training loop asks for: any optimizer of torch.optim may stand in their place.
+torch.optim calls. They have param_groups, step, zero_grad, state_dict and load_state_dict. The training loop needs no
+more, so any optimizer of torch.optim can replace them.
 """
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Group = dict[str, Any]  # "params": list of tensors, "lr", "weight_decay"
 
 
 class FusedOptimizer:
-    """What SGD and Adam share. `groups` need "params" and may override `lr` and `weight_decay`."""
+    """Base class of SGD and Adam. `groups` need "params" and may override `lr` and `weight_decay`."""
 
     def __init__(self, groups: Iterable[Group], lr: float, weight_decay: float = 0.0) -> None:
         self.param_groups: list[Group] = [
             {"lr": lr, "weight_decay": weight_decay, **group, "params": list(group["params"])} for group in groups]
-        # for each group, lists that run beside its parameters: the state, complete from the start
+        # for each group, lists of state tensors, one for each parameter, allocated from the start
         self._states = [self._new_state(group["params"]) for group in self.param_groups]
 
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         with torch.no_grad():
             for group, state in zip(self.param_groups, self._states, strict=True):
                 params: list[Tensor] = group["params"]
@@ -41,23 +41,23 @@ class FusedOptimizer:
                     self._update(group, *columns)
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state and the groups' settings, without the parameters themselves."""
+        """Return the state and the groups' settings, without the parameters."""
         settings = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
         return {"state": self._states, "param_groups": settings}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over what state_dict gave, onto this optimizer's devices. The parameters must be the same."""
+        """Load the result of state_dict, onto this optimizer's devices. The parameters must be the same."""
         for group, settings in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update(settings)
-        for mine, other in zip(self._states, saved["state"], strict=True):
-            for to, source in zip(chain(*mine), chain(*other), strict=True):
-                to.copy_(source)
+        for state, saved_state in zip(self._states, saved["state"], strict=True):
+            for tensor, saved_tensor in zip(chain(*state), chain(*saved_state), strict=True):
+                tensor.copy_(saved_tensor)
 
     def _new_state(self, params: list[Tensor]) -> list[list[Tensor]]:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The layers of a model from the first to the head: each learns slower than the next, or all but the head is frozen."""
+"""Layer-wise learning rates, and freezing of all layers but the head."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,23 +10,23 @@ from src.errors import ConfigError
 
 
 def layer_scales(model: nn.Module, decay: float, head: nn.Module | None) -> dict[nn.Parameter, float]:
-    """decay ** (layers between a parameter's layer and the last one), the head's (Clark et al., ELECTRA, 2020; Bao et
-    al., BEiT, 2022). Layers are what timm's model says they are, else the parts of which the model is made.
+    """Return decay ** (number of layers after a parameter's layer) for each parameter; the head is the last layer.
 
-    ConfigError if there is but one.
+    Layers are those that a model of timm defines, else the model's parts (Clark et al., ELECTRA, 2020; Bao et al.,
+    BEiT, 2022). ConfigError if there is only one.
     """
     numbers = _numbers_of_timm(model) or {
         parameter: number for number, part in enumerate(_parts(model)) for parameter in part.parameters()}
     last = max(numbers.values(), default=0)
-    ends = set(head.parameters()) if head else set()
+    in_head = set(head.parameters()) if head else set()
     if last == 0:
-        raise ConfigError("the model has but one layer", where="layer_decay", allowed="null")
-    return {parameter: decay ** (0 if parameter in ends else last - numbers.get(parameter, last))
+        raise ConfigError("the model has only one layer", where="layer_decay", allowed="null")
+    return {parameter: decay ** (0 if parameter in in_head else last - numbers.get(parameter, last))
             for parameter in model.parameters()}
 
 
 def _numbers_of_timm(model: nn.Module) -> dict[nn.Parameter, int]:
-    """The number of each parameter's layer in a model of timm; empty for other models."""
+    """Return the number of each parameter's layer in a model of timm; empty for other models."""
     if not hasattr(model, "group_matcher"):
         return {}
     from timm.models import group_parameters
@@ -36,7 +36,7 @@ def _numbers_of_timm(model: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
-    """The children that have parameters, in order; of a model that is one part, its parts; of sequences, theirs."""
+    """Return the children that have parameters, in order, descending into sequences and into an only child."""
     parts = _with_parameters(model)
     if len(parts) == 1 and next(model.parameters(recurse=False), None) is None:
         return _parts(parts[0]) or parts
@@ -44,7 +44,7 @@ def _parts(model: nn.Module) -> list[nn.Module]:
 
 
 def _members(part: nn.Module) -> list[nn.Module]:
-    """The members of a sequence, and theirs if they are sequences; any other part is itself one."""
+    """Return the members of a sequence, recursively; any other part is returned as it is."""
     if not isinstance(part, nn.Sequential | nn.ModuleList):
         return [part]
     return [member for child in _with_parameters(part) for member in _members(child)]
@@ -55,9 +55,9 @@ def _with_parameters(model: nn.Module) -> list[nn.Module]:
 
 
 class Freeze:
-    """A backbone that does not learn, until an epoch from which all does. head: what learns from the start.
+    """Freeze the backbone, all parameters but the head's, until an epoch. None: for the whole training.
 
-    The statistics of its batch norms stay as they are while it is frozen.
+    The statistics of its batch norms do not change while it is frozen.
     """
 
     def __init__(self, model: nn.Module, head: nn.Module, until: int | None) -> None:
@@ -65,7 +65,7 @@ class Freeze:
         self._frozen = False
 
     def at(self, epoch: int) -> None:
-        """Freeze or free the backbone, as is right for an epoch."""
+        """Freeze or unfreeze the backbone for an epoch."""
         frozen = self._until is None or epoch < self._until
         if frozen != self._frozen:
             for parameter in self._backbone():
@@ -73,13 +73,13 @@ class Freeze:
             self._frozen = frozen
 
     def keep_still(self) -> None:
-        """After the model was put into training mode: its frozen batch norms go on as in evaluation."""
+        """Set frozen batch norms to evaluation mode; call it after model.train()."""
         if self._frozen:
-            inside = set(self._head.modules())
+            head_modules = set(self._head.modules())
             for module in self._model.modules():
-                if isinstance(module, _BatchNorm) and module not in inside:
+                if isinstance(module, _BatchNorm) and module not in head_modules:
                     module.eval()
 
     def _backbone(self) -> Iterator[nn.Parameter]:
-        learning = set(self._head.parameters())
-        return (parameter for parameter in self._model.parameters() if parameter not in learning)
+        trained = set(self._head.parameters())
+        return (parameter for parameter in self._model.parameters() if parameter not in trained)

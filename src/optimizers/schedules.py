@@ -12,19 +12,19 @@ Factor = Callable[[int], float]
 
 def make_schedule(schedule: Schedule, total_steps: int, milestones: Sequence[int] = (), warmup_steps: int = 0,
                   cooldown_steps: int = 0) -> Factor:
-    """The factor at each of the steps 0 … total_steps - 1, warm-up and cool-down included.
+    """Return the factor at each of the steps 0 … total_steps - 1, including warm-up and cool-down.
 
-    milestones: the schedule's own, converted to steps. The warm-up multiplies the schedule by a line that rises from
+    milestones: those of the schedule, converted to steps. The warm-up multiplies the schedule by a line that rises from
     1/warmup_steps at the first step to 1, the cool-down by one that falls from 1 to 1/cooldown_steps at the last step.
     """
-    factor = _alone(schedule, total_steps, milestones)
+    factor = _without_warmup(schedule, total_steps, milestones)
     if not warmup_steps and not cooldown_steps:
         return factor
     up, down = warmup_steps or 1, cooldown_steps or 1
     return lambda step: factor(step) * min(1.0, (step + 1) / up) * min(1.0, (total_steps - step) / down)
 
 
-def _alone(schedule: Schedule, total_steps: int, milestones: Sequence[int]) -> Factor:
+def _without_warmup(schedule: Schedule, total_steps: int, milestones: Sequence[int]) -> Factor:
     if schedule.kind == "poly":
         return lambda step: poly(step, total_steps, schedule.power)
     if schedule.kind == "linear":
@@ -43,13 +43,15 @@ def _alone(schedule: Schedule, total_steps: int, milestones: Sequence[int]) -> F
 
 
 def poly(step: int, total_steps: int, power: float) -> float:
-    """(1 - t/T)^power."""
+    """Return (1 - t/T)^power."""
     return (1.0 - step / total_steps) ** power
 
 
 def cosine(step: int, total_steps: int, cycles: int = 1, stretch: float = 1.0) -> float:
-    """Half a cosine from 1 to 0, `cycles` times, each `stretch` times as long as the one before (Loshchilov and Hutter,
-    2017)."""
+    """Return half a cosine from 1 to 0, `cycles` times, each `stretch` times as long as the one before.
+
+    Loshchilov and Hutter, 2017.
+    """
     length = total_steps / sum(stretch ** cycle for cycle in range(cycles))
     begin = 0.0
     for _ in range(cycles - 1):
@@ -60,8 +62,10 @@ def cosine(step: int, total_steps: int, cycles: int = 1, stretch: float = 1.0) -
 
 
 def one_cycle(step: int, total_steps: int, share: float, start: float = 1 / 25, end: float = 1 / 250_000) -> float:
-    """Half a cosine from `start` up to 1 in `share` of the steps, then another down to `end` at the last step (Smith
-    and Topin, 2018; the numbers are those of torch.optim.lr_scheduler.OneCycleLR)."""
+    """Return half a cosine from `start` up to 1 in `share` of the steps, then another down to `end` at the last step.
+
+    Smith and Topin, 2018; the numbers are those of torch.optim.lr_scheduler.OneCycleLR.
+    """
     top, last = share * total_steps - 1, max(1, total_steps - 1)
     if step <= top:
         return _between(start, 1.0, step / top if top else 1.0)
@@ -69,15 +73,15 @@ def one_cycle(step: int, total_steps: int, share: float, start: float = 1 / 25, 
 
 
 def _between(first: float, second: float, position: float) -> float:
-    """From the first at 0 to the second at 1 along half a cosine."""
+    """Interpolate from the first value at position 0 to the second at 1 along half a cosine."""
     return second + (first - second) * 0.5 * (1.0 + math.cos(math.pi * position))
 
 
 def drops(step: int, milestones: Sequence[int], factor: float) -> float:
-    """`factor` to the power of how many ascending milestones have been reached."""
+    """Return `factor` to the power of the number of ascending milestones that have been reached."""
     return factor ** bisect.bisect_right(milestones, step)
 
 
 def even_milestones(total_steps: int, count: int) -> list[int]:
-    """`count` steps that cut the training into count + 1 equal parts, rounded up to whole steps."""
+    """Return `count` steps that divide the training into count + 1 equal parts, rounded up to whole steps."""
     return [-(-total_steps * part // (count + 1)) for part in range(1, count + 1)]

@@ -30,7 +30,8 @@ def config(options: dict[str, Any], **changes: Any) -> Config:
     return Config.from_dict({**options, **changes})
 
 
-def test_labels_are_those_of_training_or_of_the_map(options: dict[str, Any], tmp_path: Path) -> None:
+def test_labels_of_evaluation_sets_are_those_of_training_or_of_the_class_map(options: dict[str, Any],
+                                                                             tmp_path: Path) -> None:
     data = make_data(config(options))
     assert list(data.splits) == ["train", "held", "other"] and data.classes == (3, 5, 9)
     assert data.splits["held"].y.tolist() == [1, 2] * 4
@@ -52,13 +53,13 @@ def test_loss_and_accuracy_are_among_the_mapped_classes_alone(options: dict[str,
     assert list(experiment_generator(swapped))[-1][0]["other/last/accuracy"].iloc[-1] == 0
 
 
-def test_columns_that_a_file_of_zeros_does_not_name(options: dict[str, Any], tmp_path: Path) -> None:
+def test_missing_columns_of_an_evaluation_set_are_zero(options: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "narrow.t").write_text("5 2:1\n3 1:1\n")
     data = make_data(config(options, eval_datasets={"narrow": "libsvm/narrow"}, eval_class_maps=None))
     assert data.splits["narrow"].x.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
 
 
-def test_the_training_is_the_same_with_and_without(options: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluation_sets_do_not_change_the_training(options: dict[str, Any], tmp_path: Path) -> None:
     def stats(name: str, **changes: Any) -> pd.DataFrame:
         (tmp_path / name).mkdir()
         train({**options, **changes}, str(tmp_path / name), lambda: None)
@@ -87,7 +88,8 @@ def test_features_are_scaled_as_in_training() -> None:
     ({"eval_class_maps": {"other": "/nowhere.txt"}}, "class map of 'other' cannot be read"),
     ({"eval_datasets": {"other": "sklearn/digits@train"}, "eval_class_maps": None}, "labels|shape"),
 ])
-def test_sets_that_do_not_fit(options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+def test_evaluation_sets_that_do_not_fit_are_refused(options: dict[str, Any], changes: dict[str, Any],
+                                                     message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_data(config(options, **changes))
 
@@ -106,6 +108,6 @@ def test_invalid_sets_are_rejected_early(options: dict[str, Any], changes: dict[
         config(options, **changes)
 
 
-def test_prefetch_sees_them_too(options: dict[str, Any]) -> None:
+def test_prefetch_downloads_evaluation_sets(options: dict[str, Any]) -> None:
     assert fetch(config(options)).splitlines() == [
         "libsvm/toy: train present already", "libsvm/toy: test present already", "libsvm/other: test present already"]

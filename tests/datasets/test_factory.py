@@ -26,7 +26,7 @@ def numbers(config: Config, name: str) -> list[float]:
     return make_data(config).splits[name].x.flatten().tolist()
 
 
-def test_slices_are_disjoint_and_cover_and_keep_x_beside_y(config: Config) -> None:
+def test_slices_partition_the_split_and_keep_x_with_y(config: Config) -> None:
     data = make_data(with_splits(config, train="train[:80%]", val="train[80%:]"))
     train, val = data.splits.values()
     assert (len(train), len(val)) == (80, 20)
@@ -54,14 +54,14 @@ def test_the_order_is_that_of_the_map_and_equal_expressions_share_memory(config:
     assert data.splits["train"] is data.splits["traineval"]
 
 
-def test_unions_put_one_part_after_another(config: Config, tmp_path: Path) -> None:
+def test_unions_concatenate_their_parts(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy.t").write_text("3 1:0.5\n")
     config = with_splits(config, train="test+train[:3]")
     assert numbers(config, "train")[0] == 0.5
     assert numbers(config, "train")[1:] == numbers(with_splits(config, train="train[:3]"), "train")
 
 
-def test_a_label_that_train_has_not(config: Config, tmp_path: Path) -> None:
+def test_label_that_train_does_not_have_is_refused(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy.t").write_text("3 1:1\n4 1:1\n10 1:1\n")
     with pytest.raises(DataError, match=r"of libsvm/toy has labels that train does not have: 4, 10; allowed: 3, 5, 9"):
         make_data(with_splits(config, train="train", test="test"))
@@ -75,12 +75,12 @@ def test_a_label_that_train_has_not(config: Config, tmp_path: Path) -> None:
     ("train[:0%]", "is empty"),
     ("train[80%", "invalid split"),
 ])
-def test_bad_splits(config: Config, text: str, message: str) -> None:
+def test_invalid_splits_are_refused(config: Config, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_data(with_splits(config, train=text))
 
 
-def test_variables_in_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_in_data_dir_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("SCRATCH", "/scratch/me")
     monkeypatch.delenv("NOWHERE", raising=False)

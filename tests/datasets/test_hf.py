@@ -54,7 +54,7 @@ def test_a_csv_file_becomes_tokens(options: dict[str, Any]) -> None:
     assert y.tolist() == [1, 0] and rest["input_ids"].shape == (1, 8)
 
 
-def test_pairs_and_cut_texts(options: dict[str, Any], tmp_path: Path) -> None:
+def test_text_pairs_and_truncation(options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "pairs.csv", [{"premise": "a film", "hypothesis": "good", "label": 3},
                                        {"premise": "a film " * 30, "hypothesis": "bad", "label": -1}])
     changes = {"dataset": "hf/pairs.csv"}
@@ -133,7 +133,7 @@ def test_folders_of_every_format_are_read_alike(ending: str, options: dict[str, 
     assert x["input_ids"][:, 1].tolist() == [8, 6, 12] and y.tolist() == [1, 0, 1]
 
 
-def test_what_the_library_saved_is_read_with_its_class_names(options: dict[str, Any], tmp_path: Path) -> None:
+def test_saved_dataset_is_read_with_its_class_names(options: dict[str, Any], tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"sentence": datasets.Value("string"), "y": datasets.ClassLabel(names=["n", "o", "p"]),
@@ -188,7 +188,7 @@ def test_next_tokens(options: dict[str, Any], tmp_path: Path) -> None:
     (ROWS, {"tokenizer": "./nowhere"}, "folder .*nowhere not found"),
     (ROWS, {"dataset": "hf/broken.json"}, "broken.json: cannot be read"),
 ])
-def test_what_cannot_be_read(rows: list[dict[str, Any]], changes: dict[str, Any], message: str,
+def test_unreadable_text_data_is_refused(rows: list[dict[str, Any]], changes: dict[str, Any], message: str,
                              options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "reviews.csv", rows)
     (tmp_path / "nothing").mkdir()
@@ -197,7 +197,7 @@ def test_what_cannot_be_read(rows: list[dict[str, Any]], changes: dict[str, Any]
         make_data(Config.from_dict({**options, **changes}))
 
 
-def test_labels_that_train_has_not(options: dict[str, Any], tmp_path: Path) -> None:
+def test_labels_that_train_does_not_have_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "two/train.csv", ROWS)
     write_csv(tmp_path / "two/test.csv", [{"text": "film", "label": "both"}])
     with pytest.raises(DataError, match="row 0 .* the label 'both', which train does not have; allowed: neg"):
@@ -259,15 +259,16 @@ def test_a_data_set_of_the_hub_is_saved_whole(options: dict[str, Any], tmp_path:
     assert [path.name for path in (tmp_path / "hf").iterdir()] == ["me--reviews--small"]
 
 
-def test_a_missing_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("datasets", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(DataError, match=f"need the library {name}, which is not installed; pip install {name}"):
             hub.import_library(name)
 
 
-def test_prefetch_fetches_what_runs_must_not(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_prefetch_downloads_although_runs_must_not(options: dict[str, Any], tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, cache_dir: datasets.DatasetDict(
@@ -281,7 +282,7 @@ def test_prefetch_fetches_what_runs_must_not(options: dict[str, Any], tmp_path: 
     assert len(make_data(Config.from_dict({**parameters, "base_lr": 0.1})).splits["train"]) == 3
 
 
-def test_further_sets_to_evaluate(options: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluation_sets_of_texts(options: dict[str, Any], tmp_path: Path) -> None:
     write_csv(tmp_path / "good.csv", [{"text": "good", "label": "pos"}, {"text": "fine", "label": "pos"}])
     write_csv(tmp_path / "stars.csv", [{"text": "good", "label": 5}, {"text": "bad", "label": 1}])
     further = {**options, "eval_datasets": {"good": "hf/good.csv@train", "stars": "hf/stars.csv@train[:100%]"}}

@@ -61,7 +61,7 @@ def read(made: Data, split: str = "train", batch_size: int = 7, order: torch.Ten
     return torch.cat(x), torch.cat(y)
 
 
-def test_a_folder(folder: Path) -> None:
+def test_image_folder_is_read_and_normalised(folder: Path) -> None:
     made = data(folder)
     assert (made.classes, made.input_shape, made.task) == (("blue", "green", "red"), (3, 10, 12), "classification")
     assert [len(split) for split in made.splits.values()] == [30, 12]
@@ -73,7 +73,7 @@ def test_a_folder(folder: Path) -> None:
     assert "normalise" in str(made.about["images"]["evaluation"])
 
 
-def test_seeded_splits_have_nothing_in_common(folder: Path) -> None:
+def test_seeded_splits_are_disjoint(folder: Path) -> None:
     made = data(folder, data_splits_map={"train": "train[:80%]", "val": "train[80%:]", "both": "train[:10]+test"})
     assert [len(split) for split in made.splits.values()] == [24, 6, 22]
     seen = [{tuple(sample.flatten().tolist()) for sample in read(made, name)[0]} for name in ("train", "val")]
@@ -86,7 +86,7 @@ AUGMENTED = {"crop_padding": 2, "hflip": 0.5, "color_jitter": 0.4, "auto_augment
 
 @pytest.mark.parametrize("options", [AUGMENTED, {"scale": [0.3, 1.0], "vflip": 0.5, "auto_augment": "augmix-m3-w2"},
                                      {"auto_augment": "original", "aug_repeats": 3}], ids=["crop", "scale", "repeats"])
-def test_noise_depends_on_the_seed_and_the_sample_alone(options: dict[str, Any], folder: Path) -> None:
+def test_augmentation_depends_only_on_seed_and_sample(options: dict[str, Any], folder: Path) -> None:
     """Not on loader processes, nor on where in a pass one begins, nor on what was drawn elsewhere; and it is noise."""
     alone, workers = data(folder, **options), data(folder, num_workers=2, **options)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(3))
@@ -151,7 +151,8 @@ def halves() -> Any:
 @pytest.mark.parametrize(("model", "shape", "white"), [
     ("tiny/lenet", [3, 20, 20], 0.0), ("tiny/lenet", [3, 10, 20], 0.5), ("tiny/lenet", [3, 20, 10], 0.0),
     ("tiny/lenet", [3, 10, 10], 0.0), ("clip/ViT-B-16-SigLIP", [3, 20, 20], 0.5)])
-def test_what_is_seen_of_an_image_of_another_shape(model: str, shape: list[int], white: float, folder: Path) -> None:
+def test_images_of_another_shape_are_cropped_or_squashed(model: str, shape: list[int], white: float,
+                                                         folder: Path) -> None:
     """The centre, in its own shape; all of it, squashed, where the model was trained on such images."""
     pytest.importorskip("open_clip")
     image = transforms_of(Config(model=model, model_input_shape=shape), halves()).evaluation(halves())
@@ -174,7 +175,7 @@ def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
     ({"model_input_shape": [2, 3, 3]}, r"cannot be converted to \[2, 3, 3\]"),
     ({"auto_augment": "rand-m9-q7"}, "cannot read 'rand-m9-q7'"),
     ({"dataset": "timm/torch/nothing"}, "cannot be opened: Unknown torchvision dataset nothing")])
-def test_what_cannot_be_is_told(options: dict[str, Any], message: str, folder: Path) -> None:
+def test_impossible_image_options_are_refused(options: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises((DataError, ConfigError), match=message):
         data(folder, **options)
 
@@ -183,7 +184,7 @@ def test_what_cannot_be_is_told(options: dict[str, Any], message: str, folder: P
     ({"data_on_device": True, "auto_augment": "v0"}, "auto_augment is for images that are loaded one by one"),
     ({"dataset": "timm/tfds/cifar10", "aug_repeats": 2}, "is streamed, each image once"),
     ({"auto_augment": "rnd"}, "unknown policy"), ({"aug_repeats": 0}, "too small")])
-def test_what_is_told_without_reading(options: dict[str, Any], message: str) -> None:
+def test_invalid_image_options_are_refused_without_reading(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict({"dataset": "folder/x", **options})
 
@@ -249,7 +250,7 @@ def test_further_evaluation_sets_and_class_maps(folder: Path) -> None:
         data(folder, eval_datasets={"others": "folder/others"})
 
 
-def test_on_the_device_as_one_by_one(folder: Path) -> None:
+def test_images_on_the_device_equal_those_read_one_by_one(folder: Path) -> None:
     lazy, kept = data(folder), data(folder, data_on_device=True)
     for split in lazy.splits:
         (x, y), (kept_x, kept_y) = read(lazy, split), read(kept, split)
@@ -356,7 +357,7 @@ def test_torchvision_reads_mnist(shared_data: Path, tmp_path: Path) -> None:
     assert (x.shape, y.shape, y.dtype) == ((64, 1, 28, 28), (64,), torch.int64)
 
 
-def test_what_is_not_there_and_must_not_be_fetched(tmp_path: Path) -> None:
+def test_missing_data_set_that_must_not_be_downloaded_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     with pytest.raises(DataError, match=r"split 'train' of timm/torch/mnist cannot be opened: .*not found.*prefetch"):
         data(tmp_path, dataset="timm/torch/mnist", data_download=False)

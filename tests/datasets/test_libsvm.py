@@ -46,7 +46,7 @@ def test_a_raw_pair_is_read_labelled_and_padded(config: Config) -> None:
     assert test.y.tolist() == [1, 0]
 
 
-def test_the_second_reading_comes_from_the_cache_and_is_the_same(config: Config,
+def test_second_load_comes_from_the_cache_and_is_equal(config: Config,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_data(config)
     monkeypatch.setattr(libsvm, "_parse", lambda path: pytest.fail("parsed again"))
@@ -71,7 +71,7 @@ def test_a_damaged_cache_is_made_again(config: Config, tmp_path: Path, harm: byt
     assert all(libsvm._read_cache(cache) is not None for cache in (tmp_path / ".parsed").iterdir())
 
 
-def test_a_data_dir_that_may_not_be_written_is_read(config: Config, tmp_path: Path) -> None:
+def test_read_only_data_dir_is_read(config: Config, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     try:
         assert len(make_data(config).splits["train"]) == 4
@@ -113,7 +113,7 @@ def test_packed_files_in_either_place(tmp_path: Path, ending: str, pack: Callabl
     assert torch.equal(data.splits["train"].x, torch.tensor(X_TRAIN)[:, :3])
 
 
-def test_splits_by_the_endings_of_files(config: Config, tmp_path: Path) -> None:
+def test_splits_follow_from_file_endings(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy.val").write_text("-1 1:1\n")
     (tmp_path / "toy.tr").write_text("+1 1:1\n")
     named = {"train": "train", "val": "val", "fit": "tr"}
@@ -122,7 +122,7 @@ def test_splits_by_the_endings_of_files(config: Config, tmp_path: Path) -> None:
     assert [split.y[0].item() for split in splits.values()] == [0, 0, 1]
 
 
-def test_a_file_that_counts_from_zero(config: Config, tmp_path: Path) -> None:
+def test_file_that_counts_from_zero_is_recognised(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy").write_text("-1 0:3\n+1 1:4\n")  # the test file has no 0, and yet counts as train does
     splits = make_data(config).splits
     assert splits["train"].x.tolist() == [[3, 0, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
@@ -214,7 +214,7 @@ def test_regression_keeps_the_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "1 2:1 1:1\n", "1 1:1 1:1\n", "a 1:1\n", "1,2 1:1\n", "1 x:1\n", "\x00\x01",
                                   "1 1:2 3"])
-def test_what_is_no_libsvm_file(config: Config, tmp_path: Path, text: str) -> None:
+def test_invalid_libsvm_files_are_refused(config: Config, tmp_path: Path, text: str) -> None:
     (tmp_path / "toy").write_text(text)
     with pytest.raises(DataError, match=str(tmp_path / "toy")):
         make_data(config)
@@ -237,7 +237,7 @@ def test_a_torn_packed_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["libsvm/../toy", "libsvm/a/b", "libsvm/.parsed", "libsvm/.."])
-def test_names_that_leave_the_folder(config: Config, name: str) -> None:
+def test_names_outside_of_the_folder_are_refused(config: Config, name: str) -> None:
     with pytest.raises(DataError, match="is not the name of a LIBSVM data set"):
         make_data(dataclasses.replace(config, dataset=name))
 
@@ -296,7 +296,7 @@ def test_libsvmdata_fetches_once(known: dict[str, FakeDataset], tmp_path: Path) 
         "toy.multiclass_X.npz", "toy.multiclass_test_X.npy", "toy.multiclass_test_y.npy", "toy.multiclass_y.npy"]
 
 
-def test_a_users_raw_file_wins_and_survives(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+def test_raw_file_of_the_user_takes_precedence_and_is_kept(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     (tmp_path / "libsvm").mkdir()
     raw = tmp_path / "libsvm" / "toy.multiclass"
     raw.write_text(TRAIN)
@@ -305,21 +305,21 @@ def test_a_users_raw_file_wins_and_survives(known: dict[str, FakeDataset], tmp_p
     assert raw.read_text() == TRAIN and known["toy.multiclass"].fetched == 0
 
 
-def test_a_raw_test_file_meets_a_fetched_train_split(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+def test_raw_test_file_fits_a_downloaded_train_split(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     (tmp_path / "toy.multiclass.t").write_text("7 6:1\n")
     splits = make_data(Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path))).splits
     assert splits["train"].x.shape == (4, 6) and splits["train"].x[0, 0] == 0.5
     assert splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
-def test_no_network(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+def test_failed_download_is_one_error(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     config = Config(dataset="libsvm/away", data_dir=str(tmp_path), data_splits_map={"train": "train"})
     with pytest.raises(DataError, match=r"Name or service not known.*experiments.py prefetch` with your job spec"):
         make_data(config)
     assert list((tmp_path / "libsvm").iterdir()) == []
 
 
-def test_no_internet_is_told_before_libsvmdata_tries(known: dict[str, FakeDataset], tmp_path: Path) -> None:
+def test_missing_internet_is_reported_before_libsvmdata_tries(known: dict[str, FakeDataset], tmp_path: Path) -> None:
     known["away"].dataset_url = "http://127.0.0.1:1/away"
     with pytest.raises(DataError, match=r"127.0.0.1 cannot be reached from .*; put the LIBSVM file there as away"):
         make_data(Config(dataset="libsvm/away", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
@@ -340,8 +340,8 @@ def test_download_not_allowed(known: dict[str, FakeDataset], tmp_path: Path) -> 
     ("w3a", "train", "would download w1a instead"),
     ("tags", "train", "several labels per sample"),
 ])
-def test_what_libsvmdata_cannot_give(known: dict[str, FakeDataset], tmp_path: Path, name: str, split: str,
-                                     message: str) -> None:
+def test_data_sets_that_libsvmdata_does_not_have_are_refused(known: dict[str, FakeDataset], tmp_path: Path, name: str,
+                                                             split: str, message: str) -> None:
     config = Config(dataset=f"libsvm/{name}", data_dir=str(tmp_path), data_splits_map={"train": split})
     with pytest.raises(DataError, match=message):
         make_data(config)
@@ -361,7 +361,7 @@ def test_a_data_dir_that_cannot_be_made(known: dict[str, FakeDataset], tmp_path:
         make_data(config)
 
 
-def test_another_job_fetches_the_same_meanwhile(known: dict[str, FakeDataset], tmp_path: Path,
+def test_concurrent_download_by_another_job_is_awaited(known: dict[str, FakeDataset], tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(dataset="libsvm/toy.multiclass", data_dir=str(tmp_path), data_splits_map={"train": "train"})
     get = FakeDataset.get_X_y

@@ -155,7 +155,7 @@ def test_each_place_and_each_flip_is_as_likely_as_the_others() -> None:
     torch.testing.assert_close(where.sum(0), torch.tensor([1, 1, 4, 3, 3]) / 12, atol=0.02, rtol=0)
 
 
-def test_noise_depends_on_seed_and_index_alone() -> None:
+def test_augmentation_depends_only_on_seed_and_index() -> None:
     split = _split(_images(40, 24, 24), padding=4, hflip=0.5)
     order = torch.randperm(40)
     in_order = _training(split, seed=3)
@@ -172,7 +172,7 @@ def test_noise_depends_on_seed_and_index_alone() -> None:
     assert not torch.equal(in_order, _training(split, seed=4))
 
 
-def test_a_pass_goes_on_where_it_was_left() -> None:
+def test_interrupted_pass_continues_at_its_position() -> None:
     split = _split(_images(40, 24, 24), scale=(0.3, 1.0), hflip=0.5, interpolation="random")
     whole = list(itertools.islice(shuffled_batches(split, 8, 0, torch.device("cpu")), 12))
     rest = list(itertools.islice(shuffled_batches(split, 8, 0, torch.device("cpu"), start=3), 9))
@@ -288,7 +288,7 @@ def test_a_run_is_repeated_by_its_config(tmp_path: Path, options: dict[str, Any]
     ({"model_input_shape": [1, 12, 10]}, "images of 3 channels cannot be converted"),
     ({"crop_padding": 1, "model_input_shape": [3, 16, 16]}, "have no windows of"),
 ])
-def test_what_the_images_do_not_allow_is_a_user_error(options: dict[str, Any], message: str) -> None:
+def test_options_that_images_do_not_allow_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_data(Config.from_dict({**SPEC, **options}))
 
@@ -312,7 +312,7 @@ def test_invalid_image_options_are_rejected_at_submission(options: dict[str, Any
         Config.from_dict({"dataset": "timm/torch/cifar10", "data_on_device": True, **options})
 
 
-def test_images_too_big_for_a_gpu_are_told_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_too_large_for_a_gpu_are_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = _split(_images(50, 64, 64))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500_000, 2**31))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")

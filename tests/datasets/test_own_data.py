@@ -64,7 +64,7 @@ def test_arrays_and_datasets_are_cut_like_any_source() -> None:
     assert make_data(config(splits={"train": "train", "test": "source+column"})).splits["test"].y.tolist() == [1] * 8
 
 
-def test_finished_data_are_taken_as_they_are() -> None:
+def test_finished_data_are_used_unchanged() -> None:
     data = make_data(config("finished", {"train": "all", "test": "all"}))
     assert data.classes == ("no", "yes") and data.about == {"told": 1} and data.splits["train"] is data.splits["test"]
     with pytest.raises(DataError, match=r"no split 'all\[:1\]'; allowed: all; the splits of a Data cannot be sl"):
@@ -79,12 +79,12 @@ def test_finished_data_are_taken_as_they_are() -> None:
     ("uneven", r"x of shape \[4, 3\] and y of shape \[3\]; allowed: x \[n, ...\] and y \[n\]"),
     ("images", "is a ndarray; allowed"),
 ])
-def test_what_cannot_be_used(name: str, message: str) -> None:
+def test_invalid_results_of_user_code_are_refused(name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_data(config(name))
 
 
-def test_names_and_splits_that_are_not_there() -> None:
+def test_missing_names_and_splits_are_refused() -> None:
     with pytest.raises(DataError, match="data_splits_map: of_mine:make has no split 'test'; allowed: train, pairs"):
         make_data(config(splits={"train": "train", "test": "test"}))
     with pytest.raises(ConfigError, match=r"^dataset: of_mine has no 'mak' .*did you mean 'of_mine:make'"):
@@ -93,7 +93,7 @@ def test_names_and_splits_that_are_not_there() -> None:
         Config.from_dict({"dataset": "of_mien:make"})
 
 
-def test_what_the_function_raises_keeps_its_traceback() -> None:
+def test_exception_of_user_code_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         make_data(config("broken"))
 

@@ -28,7 +28,7 @@ def config(name: str, **other: object) -> Config:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_what_is_read_is_what_scikit_learn_loads(name: str) -> None:
+def test_files_are_read_as_scikit_learn_loads_them(name: str) -> None:
     ours, theirs = scikit._packaged(name), scikit._imported(name)
     assert np.array_equal(ours[0], theirs[0])
     assert np.array_equal(ours[1], theirs[1])
@@ -88,7 +88,7 @@ def test_synthetic_is_the_same_every_time_for_either_task() -> None:
     assert residual.var().item() == pytest.approx(0.01, rel=0.1)
 
 
-def test_targets_are_no_classes() -> None:
+def test_regression_targets_are_refused_for_classification() -> None:
     with pytest.raises(DataError, match=r"diabetes has measured targets.*loss: mse"):
         make_data(config("diabetes"))
 

@@ -93,7 +93,7 @@ def test_parts_of_a_union() -> None:
 
 @pytest.mark.parametrize("text", ["", "+", "train[", "train[80%]", "train[:80 %]", "train[::2]", "train[a:b]",
                                   "train[:1.5]", "train[:80%]x", "train,test", "train[:80%]+", "train[:--3]"])
-def test_what_is_no_split(text: str) -> None:
+def test_invalid_split_expressions_are_refused(text: str) -> None:
     with pytest.raises(DataError, match="invalid split"):
         parse_split(text)
 

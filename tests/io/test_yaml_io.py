@@ -45,14 +45,14 @@ def test_flat_files_are_read_back_equal_by_every_reader(mapping: dict[str, Any])
 
 
 @given(st.sampled_from(yaml_io.TAGS), st.lists(VALUE, max_size=3) | st.dictionaries(TEXT, VALUE, max_size=3))
-def test_what_has_a_tag_of_ours_is_read_back_equal(tag: str, value: Any) -> None:
+def test_tagged_values_are_read_back_equal(tag: str, value: Any) -> None:
     tagged = yaml_io.load(f"!{tag} {yaml_io.dump_value(value)}", "x")
     assert tagged.tag == tag and same(tagged.value, value)
     again = yaml_io.load(f"key: {tagged!r}", "x")["key"]
     assert again.tag == tag and same(again.value, value)
 
 
-def test_tags_of_others_are_refused() -> None:
+def test_unknown_tags_are_refused() -> None:
     for text in ("!include x.yaml", "!!python/object/apply:os.system [ls]", "!Uniform [0, 1]", "a: !<uniform> [0, 1]"):
         with pytest.raises(JobSpecError, match="tag"):
             yaml_io.load(text, "x")
@@ -80,7 +80,7 @@ def test_the_fast_path_never_reads_an_edited_file_otherwise_than_yaml(mapping: d
     ("~", None), ("null", None), ("", None), ("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"),
     ("12:00:00", "12:00:00"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("007", "007"), ("1.2.3", "1.2.3"),
     ("1e", "1e"), ("e5", "e5"), ("=", "="), ("'1'", "1"), ("0.9,0.99", "0.9,0.99"), ("1-2", "1-2"), ("+", "+")])
-def test_scalars_as_people_mean_them(text: str, value: object) -> None:
+def test_scalars_are_intuitive(text: str, value: object) -> None:
     found = yaml_io.load(f"key: {text}\n", "x")["key"]
     assert same(found, value)
 
@@ -107,7 +107,7 @@ def test_merge_keys_may_be_overridden_but_keys_may_not_stand_twice() -> None:
 
 @pytest.mark.parametrize("text", ["a: [1\nb: }", "a: *b", "a: !!python/object:os.system x", "a: !unknown x", "\x00",
                                   "a: b: c", "\t- a", "? [a]\n: b\n? {c: d}\n: e", "- a\nb: 1"])
-def test_what_is_not_yaml_is_told_with_its_place(text: str) -> None:
+def test_invalid_yaml_is_reported_with_its_position(text: str) -> None:
     with pytest.raises(JobSpecError, match=r"^file\.yaml") as error:
         yaml_io.load(text, "file.yaml")
     assert "\n" not in str(error.value)
@@ -119,7 +119,7 @@ def test_a_spec_is_a_mapping_of_names(text: str) -> None:
         yaml_io.load_flat(text, "spec.yaml")
 
 
-def test_values_that_no_spec_can_hold() -> None:
+def test_unsupported_values_are_refused() -> None:
     with pytest.raises(TypeError, match="set"):
         yaml_io.dump_flat({"a": {1}})
 
@@ -140,7 +140,7 @@ def test_lists_from_one_line_are_not_shared() -> None:
     assert second["a"] == [1]
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     for name, words in (("missing", "No such file"), ("latin", "UTF-8"), (".", "directory")):
         with pytest.raises(JobSpecError, match=words):

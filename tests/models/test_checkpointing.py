@@ -132,5 +132,5 @@ def test_a_model_with_nothing_to_checkpoint() -> None:
         def set_grad_checkpointing(self, enable: bool = True) -> None:
             assert not enable, "not supported"
     for model in (nn.Linear(2, 2), Refusing(2, 2), nn.Sequential(nn.Linear(2, 2))):
-        with pytest.raises(ConfigError, match="grad_checkpointing: nothing of mine .*set_grad_checkpointing"):
+        with pytest.raises(ConfigError, match="grad_checkpointing: mine does not support .*set_grad_checkpointing"):
             enable(model, "mine")

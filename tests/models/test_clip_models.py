@@ -117,7 +117,7 @@ def test_names_of_the_data_and_of_a_file(tmp_path: Path) -> None:
         assert torch.equal(make_model(config, (3, 8, 8), 2, (0, 1)).head.weight, of_data.head.weight)  # type: ignore[union-attr]
     for options, classes, message in (
             ({}, (0, 1), "class_names: the classes of libsvm/a9a have no names; allowed: a list of them"),
-            ({}, ("0", "1"), "have no names"), ({"class_names": ["cat"]}, (0, 1), "there are 1 names for 2 classes"),
+            ({}, ("0", "1"), "have no names"), ({"class_names": ["cat"]}, (0, 1), "1 names for 2 classes"),
             ({"class_names": "nowhere.txt"}, (0, 1), "the file cannot be read")):
         with pytest.raises(ConfigError, match=message):
             make_model(Config.from_dict({**told, **options}), (3, 8, 8), 2, classes)
@@ -186,7 +186,7 @@ def test_seeds_and_silence(caplog: pytest.LogCaptureFixture) -> None:
 def test_towers_of_other_kinds() -> None:
     resnet = make("clip/RN50", (3, 32, 32), model_kwargs={"layers": [1, 1, 1, 1], "width": 8})
     assert resnet(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    with pytest.raises(ConfigError, match="grad_checkpointing: open_clip computes nothing of clip/RN50 again"):
+    with pytest.raises(ConfigError, match="grad_checkpointing: open_clip cannot recompute activations of clip/RN50"):
         make("clip/RN50", (3, 32, 32), model_kwargs={"layers": [1, 1, 1, 1], "width": 8}, grad_checkpointing=True)
     of_timm = make("clip/convnext_tiny", (3, 32, 32), model_kwargs={"timm_model_name": "test_vit", "timm_pool": ""})
     assert of_timm(torch.rand(2, 3, 32, 32)).shape == (2, 3)
@@ -222,13 +222,13 @@ def test_gradient_checkpointing() -> None:
     ({"model": "clip/ViT-S-32", "model_pretrained": True}, "model_pretrained: open_clip has no pretrained weights of"),
     ({"model": "clip/small", "model_kwargs": {"pach_size": 2}}, "has no option 'pach_size'; .*did you mean 'patch_"),
 ])
-def test_names_that_open_clip_does_not_know(spec: dict[str, Any], message: str) -> None:
+def test_unknown_open_clip_names_are_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_model(Config.from_dict(spec), (3, 8, 8), 3)
 
 
 @pytest.mark.parametrize(("shape", "message"), [((10,), "needs images"), ((3, 2, 2), r"cannot take images of 2 × 2.*"
-                                                r"its own size is model_input_shape: \[3, 8, 8\]")])
+                                                r"its default size is model_input_shape: \[3, 8, 8\]")])
 def test_images_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(shape=shape)
@@ -248,7 +248,7 @@ def test_before_submission(spec: dict[str, Any], message: str) -> None:
         check_parameters({"model_head_init": "zero_shot", **spec})
 
 
-def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_downloaded_once_or_reported_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
     fetched = []
@@ -303,11 +303,11 @@ def test_texts_that_need_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: "the hub cannot be reached")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "reader", {
         **SETTINGS, "text_cfg": {"hf_model_name": "nobody/has-this", "hf_tokenizer_name": "nobody/has-this"}})
-    with pytest.raises(DataError, match="'nobody/has-this', with which clip/reader reads, is not here, and the hub"):
+    with pytest.raises(DataError, match="'nobody/has-this', which clip/reader needs, is not here, and the hub"):
         make("clip/reader")
 
 
-def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ConfigError, match="pip install open-clip-torch"):
         make()

@@ -72,7 +72,7 @@ def test_the_seed_of_the_caller_decides_the_weights(name: str) -> None:
     ("tiny/wrn_10_2", (1, 32, 4), "allowed: 8 × 8 or larger"),
     ("timm/resnet18", (10,), "needs images"),
 ])
-def test_samples_that_do_not_fit(name: str, shape: tuple[int, ...], message: str) -> None:
+def test_samples_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(name, shape)
 
@@ -100,7 +100,7 @@ def test_a_model_without_linear_layer_has_no_head() -> None:
         find_head(nn.Conv2d(1, 1, 1), "conv")
 
 
-def test_weights_that_nobody_has_published() -> None:
+def test_unpublished_weights_are_refused() -> None:
     for act in (lambda: make("tiny/lenet", model_pretrained=True),
                 lambda: fetch(Config(model="linear", model_pretrained=True))):
         with pytest.raises(ConfigError, match="no pretrained weights"):
@@ -121,13 +121,13 @@ def test_timm_models_take_the_channels_and_classes_of_the_data() -> None:
     ("timm/resnet18.bogus", False, r"no pretrained weights 'resnet18.bogus'; allowed: .*resnet18\.a1_in1k"),
     ("timm/beit3_giant_patch14_224", True, "allowed: model_pretrained: false"),
 ])
-def test_names_that_timm_does_not_know(name: str, pretrained: bool, message: str) -> None:
+def test_unknown_timm_names_are_refused(name: str, pretrained: bool, message: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match=message):
         make(name, model_pretrained=pretrained)
 
 
-def test_weights_come_from_the_cache_or_are_fetched_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_come_from_the_cache_or_are_downloaded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError

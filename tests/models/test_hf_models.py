@@ -58,7 +58,7 @@ def test_weights_come_from_safetensors(options: dict[str, Any], tmp_path: Path) 
     config = Config.from_dict(options)
     first = make_model(config, (), 2)
     pretrained = Config.from_dict({**options, "model_pretrained": True})
-    with pytest.raises(ConfigError, match="model: .* cannot be made: .*no file named model.safetensors"):
+    with pytest.raises(ConfigError, match="model: .* cannot be created: .*no file named model.safetensors"):
         make_model(pretrained, (), 2)
     first.model.half().save_pretrained(tmp_path / "model")  # type: ignore[union-attr, operator]
     torch.manual_seed(1)
@@ -117,5 +117,5 @@ def test_a_tokenizer_with_more_tokens_than_the_model(options: dict[str, Any], tm
     settings = transformers.AutoConfig.from_pretrained(tmp_path / "model")
     settings.vocab_size = 9
     settings.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match="knows 9 tokens, and the tokenizer has 14"):
+    with pytest.raises(ConfigError, match="has 9 tokens, and the tokenizer has 14"):
         make_model(Config.from_dict(options), (), 2)

@@ -21,7 +21,7 @@ def make(name: str, kwargs: dict[str, Any], shape: tuple[int, ...] = (3, 32, 32)
     return make_model(Config.from_dict({"model": name, "model_kwargs": kwargs}), shape, 5)
 
 
-def test_what_may_be_named_is_what_ours_take() -> None:
+def test_allowed_options_are_those_of_built_in_models() -> None:
     for kind, made in (("resnet", ResNet), ("vgg", VGG)):
         names = [name for name, parameter in inspect.signature(made).parameters.items()
                  if parameter.default is not parameter.empty]
@@ -51,7 +51,7 @@ def test_invalid_model_options_are_rejected_at_submission(spec: dict[str, Any], 
         check_parameters(spec)
 
 
-def test_a_task_may_mean_something_of_its_own() -> None:
+def test_user_task_may_use_options_of_its_own() -> None:
     check_parameters({"task": "tests.training.tasks:Autoencoder", "model_pretrained": True})
 
 
@@ -63,8 +63,8 @@ def test_options_of_timm() -> None:
                                                 "did you mean 'drop_rate'"),
                             ({"num_classes": 3}, "num_classes follows from the data"),
                             ({"img_size": 64}, "img_size follows from the data"),
-                            ({"pretrained": True}, "pretrained is set by model_pretrained"),
-                            ({"class_token": False}, "model_kwargs: timm/test_vit cannot be made")):
+                            ({"pretrained": True}, "pretrained follows from model_pretrained"),
+                            ({"class_token": False}, "model_kwargs: timm/test_vit cannot be created")):
         with pytest.raises(ConfigError, match=message):
             make("timm/test_vit", kwargs)
 
@@ -76,7 +76,7 @@ def test_options_of_torchvision() -> None:
     assert [type(model).__name__ for model in made] == ["ResNet"] * 2
     assert make("torchvision/mobilenet_v3_small", {"dropout": 0.9}).classifier[2].p == 0.9  # type: ignore[union-attr, index]
     for kwargs, message in (({"dropout": 0.1}, "resnet18 has no option 'dropout'; allowed: zero_init_residual, groups"),
-                            ({"layers": [1, 1, 1, 1]}, "resnet18 cannot be made: .*multiple values"),
+                            ({"layers": [1, 1, 1, 1]}, "resnet18 cannot be created: .*multiple values"),
                             ({"num_classes": 3}, "num_classes follows from the data")):
         with pytest.raises(ConfigError, match=f"model_kwargs: .*{message}|{message}"):
             make("torchvision/resnet18", kwargs)

@@ -69,18 +69,18 @@ def test_a_run(nets: str) -> None:
 @pytest.mark.parametrize(("name", "kwargs", "message"), [
     ("MLP", {"wdith": 3}, "model_kwargs: some_nets:MLP has no option 'wdith'; allowed: width, widths; did you"),
     ("MLP", {"output_dim": 3}, "output_dim follows from the data"),
-    ("of_the_shape", None, r"does not take output_dim; begin it with def of_the_shape\(input_shape, output_dim\)"),
-    ("no_model", None, "made a tuple; allowed: a torch.nn.Module"),
+    ("of_the_shape", None, r"does not take output_dim; define it as def of_the_shape\(input_shape, output_dim\)"),
+    ("no_model", None, "returned a tuple; allowed: a torch.nn.Module"),
     ("number", None, "is a int; allowed: a function or a class"),
     ("MPL", None, r"has no 'MPL' .*did you mean '\S+:MLP'"),
 ])
-def test_what_is_no_model(nets: str, name: str, kwargs: dict[str, object] | None, message: str) -> None:
+def test_invalid_user_models_are_refused(nets: str, name: str, kwargs: dict[str, object] | None, message: str) -> None:
     config = Config.from_dict({"model": f"{nets}:{name}", "model_kwargs": kwargs})
     with pytest.raises(ConfigError, match=message):
         make(config, (4,), 3)
 
 
-def test_its_own_errors_are_left_as_they_are(nets: str) -> None:
+def test_exception_of_a_user_model_keeps_its_traceback(nets: str) -> None:
     with pytest.raises(KeyError, match="mine"):
         make(Config(model=f"{nets}:fails"), (4,), 3)
 

@@ -52,7 +52,7 @@ def test_trying_the_size_draws_nothing_and_leaves_statistics_alone() -> None:
 
 @pytest.mark.parametrize(("name", "side", "message"), [
     ("timm/test_vit", 28, r"model: timm/test_vit cannot take images of 28 × 28: .*patch size \(16\).*timm/resnet18"),
-    ("timm/crossvit_9_240", 64, "cannot take images of 64 × 64.*try one of any size"),
+    ("timm/crossvit_9_240", 64, "cannot take images of 64 × 64.*try a model for any size"),
     ("timm/vgg11", 8, "cannot take images of 8 × 8.*try larger images"),
 ])
 def test_images_that_do_not_fit(name: str, side: int, message: str) -> None:

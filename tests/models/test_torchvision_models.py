@@ -92,7 +92,7 @@ def test_grey_images_are_what_three_equal_channels_are(published: dict[str, torc
     assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
 
 
-def test_images_come_as_the_weights_saw_them(tmp_path: Path) -> None:
+def test_images_are_normalised_as_for_the_weights(tmp_path: Path) -> None:
     make_folder(tmp_path / "colours", {"train": 2, "test": 1})
     spec = {"dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0, "model": "torchvision/resnet18"}
     made = make_data(Config.from_dict(spec))
@@ -109,13 +109,13 @@ class Bad:
 
 
 @pytest.mark.parametrize("content", [{"fc.weight": Bad()}, {"of another model": torch.zeros(1)}])
-def test_a_file_that_is_not_the_weights(published: dict[str, Any], content: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_weight_file_is_refused(published: dict[str, Any], content: dict[str, Any], tmp_path: Path) -> None:
     torch.save(content, place(tmp_path))
     with pytest.raises(DataError, match=r"checkpoints/shufflenetv2.*: the pretrained .* cannot be read.*remove"):
         make(SMALL, model_pretrained=True)
 
 
-def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_downloaded_once_or_reported_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = Config(model=SMALL, model_pretrained=True)
     monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: f"{url.split('/')[2]} is far")
@@ -140,10 +140,10 @@ def test_weights_are_fetched_once_or_told_to_be_missing(monkeypatch: pytest.Monk
     ("resnt18", (3, 32, 32), "torchvision has no classifier 'resnt18'; did you mean 'torchvision/resnet18'"),
     ("fasterrcnn_resnet50_fpn", (3, 32, 32), "has no classifier"),
     ("resnet18", (10,), "needs images"),
-    ("alexnet", (3, 32, 32), r"cannot take images of 32 × 32: .*its own size is model_input_shape: \[3, 224, 224\]"),
+    ("alexnet", (3, 32, 32), r"images of 32 × 32: .*its default size is model_input_shape: \[3, 224, 224\]"),
     ("vit_b_32", (3, 64, 32), "cannot take images of 64 × 32"),
 ])
-def test_what_cannot_be_had(name: str, shape: tuple[int, ...], message: str) -> None:
+def test_unavailable_models_are_refused(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=f"model: .*{message}"):
         make(f"torchvision/{name}", shape)
 
@@ -176,7 +176,7 @@ def test_a_frozen_backbone(name: str, head: str) -> None:
         f"{head}.weight", f"{head}.bias"]
 
 
-def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ConfigError, match="pip install torchvision"):
         torchvision_models.make(Config(model=SMALL), (3, 32, 32), 3)

@@ -57,7 +57,7 @@ def test_every_algorithm_takes_the_steps_of_torch_optim(alg: str, decays: tuple[
         torch.testing.assert_close(_take_steps(model, make_optimizer(config, model)), expected)
 
 
-def test_biases_and_norms_decay_apart() -> None:
+def test_biases_and_norms_have_their_own_weight_decay() -> None:
     groups = parameter_groups(_model(), 0.1, 0.0)
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(2, 0.1), (3, 0.0)]
     assert len(parameter_groups(_model(), 0.1, 0.1)) == 1
@@ -83,7 +83,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 @pytest.mark.parametrize("make", [lambda groups: SGD(groups, 0.1, momentum=0.9), lambda groups: SGD(groups, 0.1),
                                   lambda groups: Adam(groups, 0.1, amsgrad=True)])
-def test_a_restored_optimizer_goes_on_as_the_first_would(make: Any) -> None:
+def test_restored_optimizer_takes_the_same_steps(make: Any) -> None:
     model = _model()
     optimizer = make([{"params": list(model.parameters())}])
     _take_steps(model, optimizer)

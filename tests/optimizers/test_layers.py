@@ -55,8 +55,8 @@ def test_groups_have_their_scaled_rates_and_decays() -> None:
         == {(0.2, 0.5): [0], (2.0, 0.5): [2], (0.2, 0.0): [1], (2.0, 0.0): [3]}
 
 
-def test_one_layer_is_too_few() -> None:
-    with pytest.raises(ConfigError, match="but one layer"):
+def test_single_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="only one layer"):
         layer_scales(nn.Linear(2, 2), 0.5, None)
 
 

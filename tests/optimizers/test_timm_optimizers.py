@@ -33,7 +33,7 @@ def test_each_moves_every_parameter(name: str) -> None:
     net = model()
     before = [parameter.clone() for parameter in net.parameters()]
     if name.startswith(("bnb", "fused")):  # they need packages, or a GPU
-        with pytest.raises(ConfigError, match=f"timm's {name} cannot be made"):
+        with pytest.raises(ConfigError, match=f"timm's {name} cannot be created"):
             make(net, name)
         return
     optimizer = make(net, name, weight_decay=0.01)
@@ -46,7 +46,7 @@ def test_each_moves_every_parameter(name: str) -> None:
     assert all(not torch.equal(parameter, old) for parameter, old in zip(net.parameters(), before, strict=True))
 
 
-def test_what_it_is_given() -> None:
+def test_timm_optimizer_gets_momentum_and_options() -> None:
     lion = make(model(), "lion", weight_decay=0.1, momentum="0.95,0.98", optim_kwargs={"caution": True})
     assert [group["weight_decay"] for group in lion.param_groups] == [0.1, 0.0]  # biases do not decay
     assert all(group["betas"] == (0.95, 0.98) and group["caution"] for group in lion.param_groups)
