@@ -88,7 +88,7 @@ def test_exception_of_a_user_model_keeps_its_traceback(nets: str) -> None:
 def test_before_submission(nets: str) -> None:
     check_parameters({"model": f"{nets}:MLP", "model_kwargs": {"width": 3}})
     assert nets not in sys.modules
-    for spec, message in (({"model": "some_nest:MLP"}, "no module 'some_nest' here"),
+    for spec, message in (({"model": "some_nest:MLP"}, "module 'some_nest' not found"),
                           ({"model": f"{nets}:MLP", "model_pretrained": True}, "no pretrained weights for some"),
                           ({"model": f"{nets}:MLP", "model_head_init": "zero_shot"}, "does not read names of classes")):
         with pytest.raises(ConfigError, match=message):
