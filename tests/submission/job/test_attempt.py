@@ -177,7 +177,7 @@ def test_start_by_hand_in_an_interactive_slurm_job(run: Path, monkeypatch: pytes
     assert first is not None
     as_slurm_job(monkeypatch, "8")
     monkeypatch.setattr(os, "isatty", lambda descriptor: True)
-    with pytest.raises(BatchError, match="being run by Slurm job 7"):
+    with pytest.raises(BatchError, match="Slurm job 7 on"):
         start(run)
     first.fail("OSError")
     as_slurm_job(monkeypatch, "9")
