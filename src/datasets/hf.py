@@ -259,10 +259,10 @@ def _labels(config: Config, split: str, table: Any, column: str) -> list[Any]:
 
 def _missing_rows(labels: Sequence[Any]) -> list[int]:
     """Return the rows whose label is None or blank, or NA and the like if all other labels are numbers."""
-    words = [label.strip().lower() if isinstance(label, str) else label for label in labels]
-    others = [word for word in words if word is not None and word not in _MISSING_WORDS]
+    cells = [label.strip().lower() if isinstance(label, str) else label for label in labels]
+    others = [cell for cell in cells if cell is not None and cell not in _MISSING_WORDS]
     missing = _MISSING_WORDS if others and all(map(_is_number, others)) else {""}
-    return [row for row, word in enumerate(words) if word is None or word in missing]
+    return [row for row, cell in enumerate(cells) if cell is None or cell in missing]
 
 
 def _is_number(value: Any) -> bool:

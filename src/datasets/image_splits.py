@@ -84,10 +84,10 @@ class IndexedSplit:
         firsts = [keys[0] for keys in plan.keys]
         with _signals_wait():  # a process that has only begun does not ignore them yet
             samples = iter(loader)
-        for found, first in zip(samples, firsts, strict=True):
-            if isinstance(found, str):
-                raise DataError(found)
-            yield self._normalise(found[0], first[1]), found[1].to(self._device, non_blocking=True)
+        for loaded, first in zip(samples, firsts, strict=True):
+            if isinstance(loaded, str):
+                raise DataError(loaded)
+            yield self._normalise(loaded[0], first[1]), loaded[1].to(self._device, non_blocking=True)
 
     def close(self) -> None:
         """End the loader processes. Left to the garbage collector they would take half a minute: they ignore TERM."""

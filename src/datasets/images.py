@@ -142,9 +142,9 @@ def _folder_of_split(config: Config, folder: Path, split: str) -> Path:
 
 
 def _folder_source(split_name: str, folder: Path) -> Source:
-    found = find_images(split_name, folder)
-    paths = found.paths
-    return Source(split_name, len(paths), found.classes, np.asarray(found.labels, dtype=np.int64),
+    images = find_images(split_name, folder)
+    paths = images.paths
+    return Source(split_name, len(paths), images.classes, np.asarray(images.labels, dtype=np.int64),
                   lambda index: _read_image(open(paths[index], "rb")),
                   path=lambda index: os.path.relpath(paths[index], folder))
 

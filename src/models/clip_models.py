@@ -73,22 +73,22 @@ def make(config: Config, input_shape: tuple[int, ...], output_dim: int, classes:
     weights that are not in the cache and cannot be downloaded.
     """
     channels, *size = image_size(config.model, input_shape)
-    known = find(config)
+    clip = find(config)
     zero_shot = config.model_head_init == "zero_shot"
     names = class_names(config, classes, output_dim) if zero_shot and weights else []
     with taking_images(config.model, input_shape,
-                       f"its default size is model_input_shape: [3, {known.size[0]}, {known.size[1]}]"):
+                       f"its default size is model_input_shape: [3, {clip.size[0]}, {clip.size[1]}]"):
         with options.as_config_error(config, list):
-            model = _create(config, known, size if size != known.size else None, weights)
-        classifier = ImageClassifier(model.visual, known.settings["embed_dim"], output_dim, zero_shot)
+            model = _create(config, clip, size if size != clip.size else None, weights)
+        classifier = ImageClassifier(model.visual, clip.settings["embed_dim"], output_dim, zero_shot)
         if names:
             with torch.no_grad():
-                classifier.head.weight.copy_(_zero_shot_weights(config, known, model, names, device))
+                classifier.head.weight.copy_(_zero_shot_weights(config, clip, model, names, device))
                 classifier.head.bias.zero_()
         take_channels(classifier, channels)
-        if size != known.size:
+        if size != clip.size:
             try_once(classifier, input_shape)
-    if config.grad_checkpointing and isinstance(classifier.visual, known.open_clip.model.ModifiedResNet):
+    if config.grad_checkpointing and isinstance(classifier.visual, clip.open_clip.model.ModifiedResNet):
         raise ConfigError(f"open_clip cannot recompute activations of {config.model}", where="grad_checkpointing",
                           allowed="false", hint="it can for vision transformers")
     return classifier
@@ -99,14 +99,14 @@ def fetch(config: Config) -> str:
 
     Errors as in make.
     """
-    known = find(config)
-    if "hf_model_name" in known.settings["text_cfg"]:  # its text tower needs the hub even with random weights
-        _create(config, known, None)
-    elif known.tag:
-        _weights(config, known)
+    clip = find(config)
+    if "hf_model_name" in clip.settings["text_cfg"]:  # its text tower needs the hub even with random weights
+        _create(config, clip, None)
+    elif clip.tag:
+        _weights(config, clip)
     if config.model_head_init == "zero_shot":
-        _tokenizer(config, known)
-    return f"{config.model}: {f'weights {known.tag} are in the cache' if known.tag else 'no weights to fetch'}"
+        _tokenizer(config, clip)
+    return f"{config.model}: {f'weights {clip.tag} are in the cache' if clip.tag else 'no weights to fetch'}"
 
 
 def find(config: Config) -> ClipModel:
@@ -152,42 +152,42 @@ def class_names(config: Config, classes: Sequence[object], output_dim: int) -> l
     return names
 
 
-def _create(config: Config, known: ClipModel, size: list[int] | None, with_weights: bool = True) -> Any:
+def _create(config: Config, clip: ClipModel, size: list[int] | None, with_weights: bool = True) -> Any:
     """Create open_clip's model with both towers, for images of `size` (None: its default)."""
-    vision = {**known.settings["vision_cfg"], **options.from_config(config)}
-    options.check(config, [field.name for field in dataclasses.fields(known.open_clip.CLIPVisionCfg)])
+    vision = {**clip.settings["vision_cfg"], **options.from_config(config)}
+    options.check(config, [field.name for field in dataclasses.fields(clip.open_clip.CLIPVisionCfg)])
     forced: Any = None
     if size:  # its ResNets only accept one number
         forced = vision["image_size"] = size[0] if size[0] == size[1] else tuple(size)
     weights, quick_gelu = None, False
-    if known.tag:
-        weights = _weights(config, known) if with_weights else None
-        quick_gelu = bool(known.open_clip.get_pretrained_cfg(known.name, known.tag).get("quick_gelu"))
+    if clip.tag:
+        weights = _weights(config, clip) if with_weights else None
+        quick_gelu = bool(clip.open_clip.get_pretrained_cfg(clip.name, clip.tag).get("quick_gelu"))
 
     def create() -> Any:
         with _quiet():
-            return known.open_clip.create_model(known.name, weights, vision_cfg=vision, force_image_size=forced,
+            return clip.open_clip.create_model(clip.name, weights, vision_cfg=vision, force_image_size=forced,
                                                 force_quick_gelu=quick_gelu, pretrained_text=False)
 
-    return _with_hub(config, known.settings["text_cfg"].get("hf_model_name"), create)
+    return _with_hub(config, clip.settings["text_cfg"].get("hf_model_name"), create)
 
 
-def _weights(config: Config, known: ClipModel) -> str:
+def _weights(config: Config, clip: ClipModel) -> str:
     """Return the file of the pretrained weights in Hugging Face's cache. DataError if it is unavailable."""
-    name, settings = f"clip/{known.name}@{known.tag}", known.open_clip.get_pretrained_cfg(known.name, known.tag)
+    name, settings = f"clip/{clip.name}@{clip.tag}", clip.open_clip.get_pretrained_cfg(clip.name, clip.tag)
 
     def cached() -> str | None:
         try:
             with hub.offline():
-                return str(known.open_clip.download_pretrained(settings))
+                return str(clip.open_clip.download_pretrained(settings))
         except FileNotFoundError:
             return None
 
     return hub.once(config, hub.lock(name), f"the pretrained {name}", cached,
-                    lambda: known.open_clip.download_pretrained(settings))
+                    lambda: clip.open_clip.download_pretrained(settings))
 
 
-def _zero_shot_weights(config: Config, known: ClipModel, model: Any, names: Sequence[str], device: torch.device | None
+def _zero_shot_weights(config: Config, clip: ClipModel, model: Any, names: Sequence[str], device: torch.device | None
                        ) -> Tensor:
     """Return the weights [classes, features] of a zero-shot head.
 
@@ -196,17 +196,17 @@ def _zero_shot_weights(config: Config, known: ClipModel, model: Any, names: Sequ
     supervision, 2021, section 3.1).
     """
     device = device or torch.device("cpu")
-    weights: Tensor = known.open_clip.build_zero_shot_classifier(
-        model.to(device).eval(), _tokenizer(config, known), names, config.zero_shot_templates, device=device)
+    weights: Tensor = clip.open_clip.build_zero_shot_classifier(
+        model.to(device).eval(), _tokenizer(config, clip), names, config.zero_shot_templates, device=device)
     weights = (model.logit_scale.exp() * weights.T).cpu()
     model.cpu().train()
     return weights
 
 
-def _tokenizer(config: Config, known: ClipModel) -> Any:
+def _tokenizer(config: Config, clip: ClipModel) -> Any:
     """Return the tokenizer of the model."""
-    return _with_hub(config, known.settings["text_cfg"].get("hf_tokenizer_name"),
-                     lambda: known.open_clip.get_tokenizer(known.name))
+    return _with_hub(config, clip.settings["text_cfg"].get("hf_tokenizer_name"),
+                     lambda: clip.open_clip.get_tokenizer(clip.name))
 
 
 def _with_hub(config: Config, name: str | None, create: Callable[[], Any]) -> Any:

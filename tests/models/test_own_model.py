@@ -90,7 +90,7 @@ def test_before_submission(nets: str) -> None:
     assert nets not in sys.modules
     for spec, message in (({"model": "some_nest:MLP"}, "module 'some_nest' not found"),
                           ({"model": f"{nets}:MLP", "model_pretrained": True}, "no pretrained weights for some"),
-                          ({"model": f"{nets}:MLP", "model_head_init": "zero_shot"}, "does not read names of classes")):
+                          ({"model": f"{nets}:MLP", "model_head_init": "zero_shot"}, "initialized from class names")):
         with pytest.raises(ConfigError, match=message):
             check_parameters(spec)
     assert fetch(Config(model=f"{nets}:MLP")) == "some_nets:MLP: no weights to fetch"
