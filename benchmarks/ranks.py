@@ -37,8 +37,8 @@ def error_rates(settings: int, seeds: int, spread: float, simulations: int, dist
 
 def main() -> None:
     """Print a table of error rates, and one of the chance to tell the best setting from the others."""
-    print("| settings x seeds | equal noise | noise 1 to 10 | skewed noise | skewed, 1 to 10 | power at 3 sd | "
-          "at 10 sd |")
+    print("| settings x seeds | equal noise | noise 1 to 10 | skewed noise | skewed, 1 to 10 | power at 3 s | "
+          "at 10 s |")
     print("|---|---|---|---|---|---|---|")
     for settings, seeds in CASES:
         rates = [error_rates(settings, seeds, spread, SIMULATIONS, distribution)

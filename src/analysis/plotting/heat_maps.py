@@ -238,7 +238,7 @@ def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int 
     metric, epoch: as in `metric_against`; diverged runs count as the worst of the others, unfinished ones not at all;
     parameters: config columns; None: all that vary, seeds apart.
     `importance.permutation_importance` has the definition. If the forest does not predict unseen settings better than
-    chance, the bars are grey, and title and caption say that they are meaningless. Returns a Figure of one panel.
+    chance, the bars are grey, and title and caption say so. Returns a Figure of one panel.
     ResultsError for unknown or empty columns, fewer than 10 runs or settings, or equal values.
     """
     drawn = figure_layout.drawable_columns(df, metric)
@@ -259,9 +259,9 @@ def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int 
     axes.set(xlabel="permutation importance\n(growth of the squared error / variance)",
              xlim=(min(0, (table["importance"] - table["error"]).min()), None))
     axes.grid(False, axis="y")
-    verdict = "" if found.is_above_chance else ": not above chance, the bars are meaningless"
+    verdict = "" if found.is_above_chance else ": not above chance, so the bars do not show what matters"
     if verdict:
-        axes.set_title("no better than chance")
+        axes.set_title("not above chance")
     figure_layout.add_caption(figure, [
         describe_metric(drawn, epoch),
         f"random forest on {np.isfinite(scores).sum()} runs of {count(found.settings, 'setting')}, R² = {found.r2:.2f} "
