@@ -1,4 +1,4 @@
-"""The form of every data set: named splits of tensors, dense or sparse, and facts about them."""
+"""The data structures of data sets: named splits of tensors, dense or sparse, and facts about them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,11 @@ IGNORED = -100  # marks a position without a next token
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """x: [n, *input_shape] float32, dense, or [n, d] sparse CSR. y: [n] int64 class indices, or [n] float32 targets."""
+    """The samples of a split in memory.
+
+    x: [n, *input_shape] float32, dense, or [n, d] sparse CSR.
+    y: [n] int64 class indices, or [n] float32 targets.
+    """
 
     x: torch.Tensor
     y: torch.Tensor
@@ -27,7 +31,7 @@ class Split:
 
 
 class Lazy(Protocol):
-    """A split that is read while it is used: images from files, tokens of texts.
+    """A split that is read during training: images from files, tokens of texts.
 
     Optional members:
     close(): called after the training.

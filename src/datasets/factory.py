@@ -1,4 +1,4 @@
-"""make_data: read the data set that a config names, and cut it into the splits of data_splits_map."""
+"""Read the data set that a config names, and cut it into the splits of data_splits_map."""
 from __future__ import annotations
 
 import contextlib
@@ -27,7 +27,7 @@ READERS: dict[str, ModuleType] = {
 
 
 def make_data(config: Config) -> Data:
-    """Read the data set and cut it into splits. DataError says what is missing or does not fit.
+    """Read the data set and cut it into splits. DataError if data is missing or invalid.
 
     The task follows from targets if that is set, else from the loss: log is classification, mse regression.
     Classification: labels are integers. Their indices follow the sorted labels of the sources of the split train (of

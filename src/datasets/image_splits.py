@@ -1,6 +1,7 @@
-"""Splits of images that are read while they are used: by loader processes, or in the order in which a source has them.
+"""Image splits that are read during training: by loader processes, or as a stream in the order of the source.
 
-Noise is drawn from the pass's seed and a sample's index, whichever process makes it and wherever a pass is begun.
+Random numbers of augmentations depend on the seed of a pass and the index of a sample, whichever process loads the
+sample and wherever a pass starts.
 """
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from src.datasets.data import Batch
 from src.datasets.transforms import Transforms
 from src.errors import DataError
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # as Pillow tells of broken files
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError)  # raised by Pillow for broken files
 _NOT_FOR_LOADERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_BUFFER = 2048  # samples of a stream among which the next one is drawn
+_BUFFER = 2048  # size of the shuffle buffer of a stream, in samples
 
-# of each part: what it is, its i-th image, the i-th path, the labels of all, and the indices that belong to the split
+# (description, function returning the i-th image, function returning its path, all labels, indices in the split)
 Part = tuple[str, Callable[[int], Any], Callable[[int], str], np.ndarray, np.ndarray]
-Key = tuple[int, int | None]  # a sample's place in the split, and the seed of its noise; None: none
+Key = tuple[int, int | None]  # (position in the split, seed of the augmentation or None)
 
 
 class _Images(Dataset[Any]):
-    """What loader processes return for a sample: (uint8 [c, h, w], label), or an error message."""
+    """The dataset of the loader processes. A sample is (uint8 [c, h, w], label), or an error message."""
 
     def __init__(self, parts: list[Part], transforms: Transforms) -> None:
         self._parts, self._transforms = parts, transforms
@@ -51,8 +52,11 @@ class _Images(Dataset[Any]):
 
 
 class IndexedSplit:
-    """Images that can be read in any order. workers: loader processes; repeats: copies of an image in a training batch,
-    each augmented differently (Hoffer et al., Augment your batch, 2020); a pass has so many times fewer images.
+    """Images that can be read in any order.
+
+    workers: the number of loader processes.
+    repeats: copies of an image in a training batch, each augmented differently (Hoffer et al., Augment your batch,
+    2020). A pass reads fewer images by this factor.
     """
 
     def __init__(self, parts: list[Part], transforms: Transforms, workers: int, repeats: int = 1,
@@ -67,22 +71,22 @@ class IndexedSplit:
         return len(self.labels)
 
     def to(self, device: torch.device) -> IndexedSplit:
-        """The same split, whose batches are on `device`."""
+        """Return the same split with its batches on `device`."""
         return IndexedSplit(self._parts, self._transforms, self._workers, self._repeats, device)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """A pass, as src.datasets.data.Lazy says."""
+        """Yield the batches of a pass, as in src.datasets.data.Lazy."""
         yield from self._read(self._keys(order, batch_size, seed), training=order is not None)
 
     def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
-        """The samples at `rows` [n], as evaluation sees them."""
+        """Yield batches of the samples at `rows` [n], without augmentation."""
         yield from self._read([[(place, None) for place in part.tolist()] for part in rows.split(batch_size)], False)
 
     def _read(self, keys: list[list[Key]], training: bool) -> Iterator[Batch]:
         plan, loader = self._loader(training)
         plan.keys = keys
         firsts = [keys[0] for keys in plan.keys]
-        with _signals_wait():  # a process that has only begun does not ignore them yet
+        with _signals_wait():  # a new process does not ignore these signals yet
             samples = iter(loader)
         for loaded, first in zip(samples, firsts, strict=True):
             if isinstance(loaded, str):
@@ -90,19 +94,19 @@ class IndexedSplit:
             yield self._normalise(loaded[0], first[1]), loaded[1].to(self._device, non_blocking=True)
 
     def close(self) -> None:
-        """End the loader processes. Left to the garbage collector they would take half a minute: they ignore TERM."""
+        """Stop the loader processes. Garbage collection would take half a minute, since they ignore SIGTERM."""
         for _plan, loader in self._loaders.values():
             if (running := getattr(loader, "_iterator", None)) is not None:
                 running._shutdown_workers()
         self._loaders.clear()
 
     def _keys(self, order: Tensor | None, batch_size: int, seed: int) -> list[list[Key]]:
-        """The samples of each batch."""
+        """Return the keys of each batch."""
         if order is None:
             keys: list[Key] = [(place, None) for place in range(len(self))]
         elif self._repeats == 1:
             keys = [(place, _mixed(seed, place)) for place in order.tolist()]
-        else:  # the images of a batch are the first of those that it would have else
+        else:  # each batch keeps only its first images, repeated
             keys = []
             for places in order.split(batch_size):
                 some = places[:-(-len(places) // self._repeats)].tolist()
@@ -111,7 +115,10 @@ class IndexedSplit:
         return [keys[start:start + batch_size] for start in range(0, len(keys), batch_size)]
 
     def _loader(self, training: bool) -> tuple[_Plan, DataLoader[Any]]:
-        """Its processes live as long as the split: one set for training, one for evaluation, each begun when needed."""
+        """Return a data loader, one for training and one for evaluation, created on first use.
+
+        Its processes live as long as the split.
+        """
         if training not in self._loaders:
             plan = _Plan()
             self._loaders[training] = plan, DataLoader(
@@ -122,10 +129,10 @@ class IndexedSplit:
 
 
 class StreamedSplit:
-    """Images that come in an order of their source's own. Training shuffles them among the next two thousand.
+    """Images that are read in the order of the source. Training shuffles them with a buffer of 2048 samples.
 
-    length: samples of the stream; keep: [length] bool, those that belong to the split. None: all. The others are read,
-    and passed over.
+    length: the number of samples in the stream.
+    keep: [length] bool, the samples that belong to the split; None: all. The others are read and skipped.
     """
 
     streamed = True
@@ -140,12 +147,14 @@ class StreamedSplit:
         return self._length if self._keep is None else int(self._keep.sum())
 
     def to(self, device: torch.device) -> StreamedSplit:
-        """The same split, whose batches are on `device`."""
+        """Return the same split with its batches on `device`."""
         return StreamedSplit(self._what, self._length, self._stream, self._classes, self._transforms, device,
                              self._keep)
 
     def batches(self, batch_size: int, order: Tensor | None, seed: int) -> Iterator[Batch]:
-        """A pass, as src.datasets.data.Lazy says; of `order` its length alone counts: samples before are passed over.
+        """Yield the batches of a pass, as in src.datasets.data.Lazy.
+
+        Only the length of `order` is used: the first len(self) - len(order) samples are skipped.
         """
         samples = self._samples(order, seed)
         while some := [sample for _, sample in zip(range(batch_size), samples, strict=False)]:
@@ -154,7 +163,7 @@ class StreamedSplit:
             yield self._normalise(torch.stack(x), first), torch.tensor(y).to(self._device)
 
     def _samples(self, order: Tensor | None, seed: int) -> Iterator[tuple[int, Tensor, int]]:
-        """Of each sample its number in the stream, the image, and the label."""
+        """Yield the number in the stream, the image, and the label of each sample."""
         numbered = _shuffled(self._numbered(), seed) if order is not None else self._numbered()
         skipped = 0 if order is None else len(self) - len(order)
         for place, (number, image, label) in enumerate(numbered):
@@ -180,7 +189,7 @@ class StreamedSplit:
 
 
 class _Plan:
-    """What a loader is to make in the pass that begins: the keys of each batch."""
+    """The batch sampler of a loader: the keys of each batch of the next pass."""
 
     def __init__(self) -> None:
         self.keys: list[list[Key]] = []
@@ -193,7 +202,7 @@ class _Plan:
 
 
 class _Normalise:
-    """From bytes to the numbers that the model sees, on the device that trains; there, too, random erasing."""
+    """Normalise a batch of bytes on the training device, and apply random erasing there."""
 
     def __init__(self, transforms: Transforms, device: torch.device) -> None:
         std = torch.tensor(transforms.std, device=device)[:, None, None]
@@ -204,7 +213,7 @@ class _Normalise:
             self._erasing.device = str(device)
 
     def __call__(self, x: Tensor, seed: int | None) -> Tensor:
-        """seed: of the batch's first sample; None in evaluation."""
+        """Return the normalised batch. seed: that of the first sample of the batch; None in evaluation."""
         x = x.to(self._device, non_blocking=True).float().mul_(self._gain).add_(self._shift)
         if self._erasing is not None and seed is not None:
             with _drawing(seed, self._device):
@@ -213,12 +222,12 @@ class _Normalise:
 
 
 def _made(image: Any, seed: int | None, transforms: Transforms) -> Tensor:
-    """A PIL image as the model's input, uint8 [c, h, w]."""
+    """Return a PIL image as the model's input, uint8 [c, h, w]. seed: None in evaluation."""
     if image.mode != transforms.mode:
         image = image.convert(transforms.mode)
     if seed is None:
         return transforms.evaluation(image)  # type: ignore[no-any-return]
-    if get_worker_info() is not None:  # nobody else draws there
+    if get_worker_info() is not None:  # no other code uses the generators of a loader process
         _seed(seed)
         return transforms.train(image)  # type: ignore[no-any-return]
     with _drawing(seed, torch.device("cpu")):
@@ -233,7 +242,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, all generators that augmentations draw from begin at `seed`; after, they go on as if nothing had been."""
+    """Seed all generators that augmentations use inside the block; restore their states afterwards."""
     kept = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         _seed(seed)
@@ -247,7 +256,7 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _shuffled(samples: Iterator[tuple[int, Any, int]], seed: int) -> Iterator[tuple[int, Any, int]]:
-    """Each next one drawn among the next _BUFFER."""
+    """Yield samples in random order, drawn from a buffer of _BUFFER samples."""
     draw, buffer = random.Random(seed), []
     for sample in samples:
         if len(buffer) < _BUFFER:
@@ -269,7 +278,7 @@ def _collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] |
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Signals that come in the block, to this process or to one that begins in it, wait until its end."""
+    """Block signals, for this process and for those started in the block, until its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_LOADERS)
     try:
         yield
@@ -278,12 +287,12 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _begin_worker(_number: int) -> None:
-    """Signals are for the process that trains, and each loader has one CPU."""
+    """Initialise a loader process: ignore signals, which the training process handles, and use one CPU."""
     for number in _NOT_FOR_LOADERS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 def _mixed(*parts: int) -> int:
-    """A seed of 63 bits that depends on all parts."""
+    """Return a seed of 63 bits that depends on all parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

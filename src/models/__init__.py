@@ -1,1 +1,1 @@
-"""Models by name: `factory` builds one through the module of its family, written from its paper."""
+"""Models by name: `factory` builds a model through the module of its family."""

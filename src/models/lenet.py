@@ -1,4 +1,4 @@
-"""LeNet-5, in its modern form, for images from 4 × 4 pixels on."""
+"""LeNet-5 in its modern form, for images of at least 4 × 4 pixels."""
 from __future__ import annotations
 
 import torch
@@ -8,13 +8,14 @@ from src.models.layers import image_size
 
 
 class LeNet(nn.Module):
-    """[n, c, h, w] -> [n, output_dim]. 61,706 parameters for 1 × 32 × 32 (or 28 × 28) and ten classes.
+    """LeNet-5: [n, c, h, w] -> [n, output_dim]. 61,706 parameters for 1 × 32 × 32 (or 28 × 28) and ten classes.
 
-    LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998, with what
-    became usual since: rectifiers, max-pooling, all maps of the first layer seen by the second, and a linear output.
-    The paper's images are 32 × 32, so its first convolution sees 32 pixels a side and its second 14. A side that
-    has fewer is padded by two pixels on both ends and so keeps its length: 28 × 28 gives the paper's maps, and
-    8 × 8 digits give 16 maps of 2 × 2.
+    LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998, with later
+    conventions: rectifiers, max-pooling, full connections between the maps of the first two layers, and a linear
+    output.
+    The first convolution of the paper has inputs of 32 pixels a side, the second of 14. A shorter side is padded by two
+    pixels on both ends, so that the convolution keeps its length: 28 × 28 gives the maps of the paper, and 8 × 8 gives
+    16 maps of 2 × 2.
     """
 
     def __init__(self, input_shape: tuple[int, ...], output_dim: int) -> None:

@@ -1,4 +1,4 @@
-"""Linear models: one matrix on the flattened sample."""
+"""Linear models: one matrix applied to the flattened sample."""
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""ResNets: He's ImageNet family with a stem for small images, and his CIFAR family."""
+"""ResNets: the ImageNet family with a stem for small images, and the CIFAR family."""
 from __future__ import annotations
 
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from src.models.layers import conv3x3, image_size, init_he
 
-# depth -> blocks per stage and whether they are bottlenecks (table 1 of the paper)
+# depth -> (blocks per stage, whether they are bottlenecks), from table 1 of the paper
 IMAGENET: dict[int, tuple[tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True), 152: ((3, 8, 36, 3), True),
@@ -15,16 +15,16 @@ IMAGENET: dict[int, tuple[tuple[int, ...], bool]] = {
 
 
 class Block(nn.Module):
-    """Two 3 × 3 convolutions, or 1 × 1, 3 × 3, 1 × 1 around a bottleneck, added to a shortcut.
+    """A residual block: two 3 × 3 convolutions, or a bottleneck of 1 × 1, 3 × 3 and 1 × 1, added to a shortcut.
 
-    A shortcut that changes shape is a 1 × 1 convolution (the paper's option B), or for `padded` shortcuts every
-    second pixel with channels of zeros added (option A, without parameters).
+    A shortcut that changes shape is a 1 × 1 convolution (option B of the paper). With `padded` shortcuts it takes every
+    second pixel and appends channels of zeros (option A, without parameters).
     """
 
     def __init__(self, channels_in: int, width: int, stride: int, bottleneck: bool, padded: bool) -> None:
         super().__init__()
         channels_out = 4 * width if bottleneck else width
-        if bottleneck:  # the stride is at the 3 × 3 convolution, as in torchvision
+        if bottleneck:  # the 3 × 3 convolution has the stride, as in torchvision
             self.residual = nn.Sequential(
                 nn.Conv2d(channels_in, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
                 conv3x3(width, width, stride), nn.BatchNorm2d(width), nn.ReLU(),
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class PaddedShortcut(nn.Module):
-    """[n, c, h, w] -> [n, c + added, ⌈h/stride⌉, ⌈w/stride⌉]: pixels left out, channels of zeros appended."""
+    """Skip pixels and append channels of zeros: [n, c, h, w] -> [n, c + added, ⌈h/stride⌉, ⌈w/stride⌉]."""
 
     def __init__(self, stride: int, added: int) -> None:
         super().__init__()
@@ -54,13 +54,14 @@ class PaddedShortcut(nn.Module):
 
 
 class ResNet(nn.Module):
-    """[n, c, h, w] -> [n, output_dim], for images from 8 × 8 pixels on.
+    """A ResNet [n, c, h, w] -> [n, output_dim], for images of at least 8 × 8 pixels.
 
-    He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016. Depths 18, 34, 50, 101 and 152 are
-    the ImageNet family, with a 3 × 3 stem of stride 1 and no max-pooling in place of the 7 × 7 stem of stride 2, so
-    that images of 32 × 32 keep their pixels. Depths 6n + 2 (20, 32, 44, 56, 110) are the CIFAR family of section 4.2:
-    three stages of n blocks, 16, 32 and 64 channels, shortcuts without parameters. width: the channels of the first
-    stage, which each stage doubles; None: 64, or 16 of the CIFAR family.
+    He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016.
+    Depths 18, 34, 50, 101 and 152 are the ImageNet family. A 3 × 3 stem of stride 1 without max-pooling replaces the
+    7 × 7 stem of stride 2, so that images of 32 × 32 keep their resolution.
+    Depths 6n + 2 (20, 32, 44, 56, 110) are the CIFAR family of section 4.2: three stages of n blocks with 16, 32 and 64
+    channels, and shortcuts without parameters.
+    width: the channels of the first stage, doubled in each further stage; None: 64, or 16 in the CIFAR family.
     """
 
     def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int | None = None) -> None:

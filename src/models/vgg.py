@@ -6,18 +6,18 @@ from torch import nn
 
 from src.models.layers import conv3x3, image_size, init_he
 
-# convolutions per stage: columns A, B, D and E of the paper's table 1
+# convolutions per stage, from columns A, B, D and E of table 1 of the paper
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-WIDTHS = (1, 2, 4, 8, 8)  # channels of the stages, in units of those of the first
+WIDTHS = (1, 2, 4, 8, 8)  # channels of the stages, in multiples of the first stage's
 
 
 class VGG(nn.Module):
-    """[n, c, h, w] -> [n, output_dim], for images from 32 × 32 pixels on: five poolings halve each side.
+    """A VGG network [n, c, h, w] -> [n, output_dim], for images of at least 32 × 32 pixels, halved by five poolings.
 
     Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, ICLR 2015. Batch norm
-    (Ioffe, Szegedy, ICML 2015) takes the place of the convolutions' biases, and the mean over pixels and one linear
-    layer that of the three fully connected ones, which hold most of the original's parameters. width: the
-    channels of the first stage.
+    (Ioffe, Szegedy, ICML 2015) replaces the biases of the convolutions. The mean over pixels and one linear layer
+    replace the three fully connected layers, which hold most parameters of the original.
+    width: the channels of the first stage.
     """
 
     def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int = 64) -> None:

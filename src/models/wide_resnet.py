@@ -9,7 +9,7 @@ from src.models.layers import conv3x3, image_size, init_he
 
 
 class WideBlock(nn.Module):
-    """Batch norm, rectifier, 3 × 3 convolution, twice, with dropout between, added to a shortcut.
+    """A residual block: batch norm, rectifier and 3 × 3 convolution, twice, with dropout between, added to a shortcut.
 
     A shortcut that changes shape is a 1 × 1 convolution of the normalised, rectified input.
     """
@@ -30,9 +30,10 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """[n, c, h, w] -> [n, output_dim], for images from 8 × 8 pixels on. depth = 6n + 4; widths 16k, 32k, 64k.
+    """A wide residual network [n, c, h, w] -> [n, output_dim], for images of at least 8 × 8 pixels.
 
-    Zagoruyko, Komodakis: Wide residual networks, BMVC 2016. drop is the probability of dropout (section 2.4).
+    Zagoruyko, Komodakis: Wide residual networks, BMVC 2016. The depth is 6n + 4, the widths of the stages are 16k, 32k
+    and 64k. drop: the probability of dropout (section 2.4).
     """
 
     def __init__(self, depth: int, width: int, drop: float, input_shape: tuple[int, ...], output_dim: int) -> None:

@@ -1,1 +1,1 @@
-"""How parameters move: optimizers (fused), learning-rate schedules, averaging, and the factory that reads a config."""
+"""Optimizers, learning-rate schedules and parameter averaging; `factory` builds the optimizer of a config."""

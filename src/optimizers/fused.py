@@ -1,9 +1,9 @@
-"""SGD and the Adams on PyTorch's fused kernels: its arithmetic, without the start-up and step costs of torch.optim.
+"""SGD and Adam variants on PyTorch's fused kernels, without the import and step overhead of torch.optim.
 
-A torch.optim.Optimizer imports torch._dynamo when it is made, which takes as long as importing torch itself, and spends
-more on each step's bookkeeping than a small model on its forward pass. Both classes here call the functional forms that
-torch.optim calls. They have param_groups, step, zero_grad, state_dict and load_state_dict. The training loop needs no
-more, so any optimizer of torch.optim can replace them.
+A torch.optim.Optimizer imports torch._dynamo when it is created, which takes as long as importing torch itself. For a
+small model, the bookkeeping of each step takes longer than the forward pass. The classes here call the functional
+forms that torch.optim uses. They offer param_groups, step, zero_grad, state_dict and load_state_dict, the only members
+that the training loop uses, so any optimizer of torch.optim can replace them.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FusedOptimizer:
     def __init__(self, groups: Iterable[Group], lr: float, weight_decay: float = 0.0) -> None:
         self.param_groups: list[Group] = [
             {"lr": lr, "weight_decay": weight_decay, **group, "params": list(group["params"])} for group in groups]
-        # for each group, lists of state tensors, one for each parameter, allocated from the start
+        # for each group, lists parallel to its parameters: the optimizer state, allocated at the start
         self._states = [self._new_state(group["params"]) for group in self.param_groups]
 
     def step(self) -> None:
@@ -67,7 +67,7 @@ class FusedOptimizer:
 
 
 class SGD(FusedOptimizer):
-    """Stochastic gradient descent with L2 weight decay; Nesterov's form where momentum > 0, as torch.optim.SGD."""
+    """Stochastic gradient descent with L2 weight decay, as torch.optim.SGD; with Nesterov momentum if momentum > 0."""
 
     def __init__(self, groups: Iterable[Group], lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self._momentum = momentum
@@ -84,7 +84,7 @@ class SGD(FusedOptimizer):
 
 
 class Adam(FusedOptimizer):
-    """Adam (Kingma and Ba, 2015). decoupled: AdamW's weight decay; amsgrad: the variant of Reddi et al., 2018."""
+    """Adam (Kingma and Ba, 2015). decoupled: the weight decay of AdamW; amsgrad: the variant of Reddi et al., 2018."""
 
     def __init__(self, groups: Iterable[Group], lr: float, *, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False, decoupled: bool = False) -> None:
