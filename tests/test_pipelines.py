@@ -121,7 +121,7 @@ def test_skip_done_with_nothing_left_writes_nothing(submitted: Project, capsys: 
         end(submitted, index, "completed")
     submitted.spec.write_text(submitted.spec.read_text().replace("tiny", "other"))
     assert submitted.submit(submitted.spec, "-s", "s.sh", "-y", "--skip-done") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "nothing to submit"
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing to submit: 0 of 4 done, 4 done elsewhere"
     assert submitted.batch.name.endswith("-tiny")  # no second batch was made
     assert submitted.submit("-r", submitted.batch, "--skip-done") == 2
 
