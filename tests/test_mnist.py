@@ -27,7 +27,7 @@ def accuracy(shared_data: Path, **options: Any) -> float:
     return row["test/last/accuracy"] or 0.0
 
 
-def test_lenet_has_98_percent_right(shared_data: Path) -> None:
+def test_lenet_reaches_98_percent(shared_data: Path) -> None:
     assert accuracy(shared_data, crop_padding=1, train_length=10) > 0.98
 
 
@@ -42,5 +42,5 @@ def test_16_bits_learn_as_32_do(shared_data: Path, precision: str) -> None:
     assert found[precision] > found["float32"] - 0.01, found  # 0.003 is one standard deviation of such an estimate
 
 
-def test_a_model_of_timm(shared_data: Path) -> None:
+def test_timm_model_learns(shared_data: Path) -> None:
     assert accuracy(shared_data, model="timm/test_resnet", train_length=1) > 0.93

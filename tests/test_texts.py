@@ -67,7 +67,7 @@ def test_texts_are_classified(spec: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"loss": "mse", "label_column": "text_length"},
                                      {"overfit_batches": 2}, {"metrics": ["f1"], "label_smoothing": 0.1}])
-def test_with_other_options(spec: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+def test_texts_with_other_options(spec: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
     if "label_column" in options:
         write_csv(tmp_path / "numbers.csv", [{**row, "text_length": len(row["text"]) / 10} for row in reviews(60)])
         options = {**options, "dataset": "hf/numbers.csv", "data_dir": str(tmp_path),
@@ -118,7 +118,7 @@ def test_accumulated_tokens_equal_the_large_batch(spec: dict[str, Any], tmp_path
         assert parts[name].dropna().tolist() == pytest.approx(whole[name].dropna().tolist(), rel=1e-4)
 
 
-def test_batches_of_like_lengths(spec: dict[str, Any]) -> None:
+def test_batches_have_similar_lengths(spec: dict[str, Any]) -> None:
     data = build(Config.from_dict(spec), None).data.splits["train"]
     plain = dataclasses.replace(data, grouped=False)  # type: ignore[type-var]
 
@@ -138,7 +138,7 @@ def test_batches_of_like_lengths(spec: dict[str, Any]) -> None:
     assert overfit_subset(data, 32, 0).lengths.shape == (32,)  # type: ignore[union-attr]
 
 
-def test_a_pass_goes_on_where_it_was(spec: dict[str, Any]) -> None:
+def test_pass_over_texts_resumes_at_its_batch(spec: dict[str, Any]) -> None:
     data = build(Config.from_dict(spec), None).data.splits["train"]
     whole = shuffled_batches(data, 16, 3, CPU)
     batches = [next(whole)[0]["input_ids"] for _ in range(20)]
@@ -160,7 +160,7 @@ def test_probe_tries_the_longest_texts(spec: dict[str, Any], tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("options", [{}, LANGUAGE], ids=["classes", "next_token"])
-def test_nobody_notices_an_interruption(spec: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+def test_resumed_text_run_is_identical(spec: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
     spec = {**spec, **options, "train_length": 2, "checkpoint_every": "1step", "save_freq": 1}
 
     def start(name: str, stop_at: int | None = None) -> None:

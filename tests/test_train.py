@@ -62,7 +62,7 @@ def test_a_second_attempt_repeats_the_first(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(_stats(tmp_path / "a"), first, check_exact=True)
 
 
-def test_the_generator_lets_another_program_look_in_between(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generator_yields_stats_and_model_after_each_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "seed_model": 1, "seed_training": 2})
     for count, (stats, model) in enumerate(experiment_generator(config), start=1):
         assert len(stats) == count
@@ -76,7 +76,7 @@ def test_the_generator_lets_another_program_look_in_between(tmp_path: Path, caps
     pd.testing.assert_frame_equal(stats[list(recorded)], recorded, check_dtype=False, check_exact=True)
 
 
-def test_the_generator_writes_into_a_new_output_dir(tmp_path: Path) -> None:
+def test_generator_writes_to_a_new_output_dir(tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "run"
     config = Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "output_dir": str(folder)})
     *_, (stats, _model) = experiment_generator(config)
@@ -91,7 +91,7 @@ def test_the_generator_writes_into_a_new_output_dir(tmp_path: Path) -> None:
     assert (folder / run_folder.STATS).read_bytes() == before
 
 
-def test_a_config_that_fails_leaves_the_output_dir_to_the_next_try(tmp_path: Path) -> None:
+def test_failing_config_does_not_occupy_the_output_dir(tmp_path: Path) -> None:
     options = {**DIGITS, "data_dir": str(tmp_path), "output_dir": str(tmp_path / "run")}
     with pytest.raises(DataError):
         next(experiment_generator(Config.from_dict({**options, "dataset": "libsvm/none", "data_download": False})))
@@ -99,7 +99,7 @@ def test_a_config_that_fails_leaves_the_output_dir_to_the_next_try(tmp_path: Pat
     next(experiment_generator(Config.from_dict(options)))
 
 
-def test_what_a_host_program_does_in_between_does_not_change_the_training(tmp_path: Path) -> None:
+def test_host_program_does_not_affect_the_training(tmp_path: Path) -> None:
     """It draws numbers, leaves gradients, and runs another training at the same time; dropout and momentum notice."""
     config = Config.from_dict({
         **DIGITS, "data_dir": str(tmp_path), "model": "tiny/wrn_10_1_0.3", "batch_size": 100, "train_length": 9,
@@ -111,7 +111,7 @@ def test_what_a_host_program_does_in_between_does_not_change_the_training(tmp_pa
         model(torch.rand(2, 1, 8, 8)).sum().backward()
 
 
-def test_a_command_line_run_to_the_end_and_its_repeat(tmp_path: Path) -> None:
+def test_command_line_run_and_its_repeat_are_identical(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / run_folder.SPEC).write_text(yaml_io.dump_flat({**DIGITS, "data_dir": str(tmp_path)}))
@@ -191,8 +191,8 @@ def test_warm_up_leaves_errors_to_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "val", "test"), [
     ("linear-breast-cancer", (0.96, 0.98), (0.935, 0.965)), ("lenet-digits", (0.925, 0.955), (0.935, 0.985))])
-def test_the_shipped_runs_end_as_their_headers_say(name: str, val: tuple[float, float], test: tuple[float, float]
-                                                   ) -> None:
+def test_example_specs_reach_the_accuracy_in_their_headers(
+        name: str, val: tuple[float, float], test: tuple[float, float]) -> None:
     spec = run_folder.read_spec(ROOT / "jobs" / "single" / f"{name}.yaml")
     *_, (stats, _) = experiment_generator(Config.from_dict(spec))
     assert val[0] < stats["val/last/accuracy"].iloc[-1] < val[1]
@@ -221,7 +221,7 @@ def test_logistic_regression_on_real_data(shared_data: Path, tmp_path: Path) -> 
     assert 0.845 <= last["test/av/accuracy"] <= 0.855
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_closed_stdout_is_not_an_error() -> None:
     process = subprocess.Popen([sys.executable, "train.py", "jobs/single/linear-breast-cancer.yaml"], cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -236,7 +236,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     ({"multi_gpu": False}, "4 processes were started for a run that allows one"),
     ({"batch_size": 3}, "3 samples per step are too few for 4 processes"),
     ({"batch_size": 12, "grad_accum_steps": 4}, "12 samples per step in 4 micro-batches are too few for 4 processes")])
-def test_several_processes_are_refused_and_not_left_idle(options: dict[str, Any], message: str, tmp_path: Path,
+def test_several_processes_are_refused_if_not_allowed(options: dict[str, Any], message: str, tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(ConfigError, match=message):
@@ -244,7 +244,7 @@ def test_several_processes_are_refused_and_not_left_idle(options: dict[str, Any]
     assert not list(tmp_path.iterdir())
 
 
-def test_the_head_first_and_then_all_of_it(tmp_path: Path) -> None:
+def test_frozen_backbone_is_unfrozen_at_its_epoch(tmp_path: Path) -> None:
     """Frozen for two epochs, then freed with a tenth of the rate; interrupted in the second epoch of each kind."""
     options = {"model": "tiny/wrn_10_1", "model_input_shape": [1, 8, 8], "steps_per_epoch": 4, "train_length": 4,
                "freeze": "backbone", "unfreeze_epoch": 3, "unfreeze_lr": 0.01, "save_freq": 1, "seed_training": 1,
@@ -272,13 +272,13 @@ def test_the_head_first_and_then_all_of_it(tmp_path: Path) -> None:
     ({"warmup_steps": 3, "lr_schedule": "onecycle"}, "has a warm-up of its own"),
     ({"clip_grad_norm": 1, "task": "tests.training.tasks:Autoencoder"}, "clips its own gradients"),
     ({"clip_grad_norm": 0}, "more than 0")])
-def test_what_does_not_go_together_is_told_before(options: dict[str, Any], message: str) -> None:
+def test_contradicting_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_are_read_again_where_it_goes_on(workers: int, tmp_path: Path) -> None:
+def test_interrupted_image_training_is_identical(workers: int, tmp_path: Path) -> None:
     """Killed at some instants, with loader processes or without: the same rows and weights as calmly and alone."""
     pytest.importorskip("timm")
     make_folder(tmp_path / "colours", {"train": 7, "test": 3})

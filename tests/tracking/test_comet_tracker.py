@@ -52,8 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("key", "archive", "kind"), [
     (None, None, "OfflineExperiment"), (None, "x.zip", "ExistingOfflineExperiment"), ("k" * 25, None, "start")])
-def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, archive: str | None, kind: str
-                         ) -> None:
+def test_experiment_receives_config_metrics_and_end(
+        folder: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, archive: str | None, kind: str) -> None:
     comet = _FakeComet()
     monkeypatch.setitem(sys.modules, "comet_ml", comet)
     if key:
@@ -75,7 +75,7 @@ def test_what_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str
     assert params["base_lr"] == 0.1 and params["facts/classes"] == 3
 
 
-def test_the_archives_have_it_all_and_nobody_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_archives_are_complete_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comet itself: a run that is stopped and goes on leaves two archives of one experiment; nothing is connected."""
     monkeypatch.setenv("SOME_TOKEN", "a-planted-key-123")
     asked: list[Any] = []

@@ -87,7 +87,7 @@ def runs_of(uri: str, name: str = "tracked") -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
-def test_a_live_run_has_it_all(batch: Path, uri: str) -> None:
+def test_live_run_is_complete(batch: Path, uri: str) -> None:
     assert "WARNING" not in (batch / "000_tracked" / "training.log").read_text()
     found = runs_of(uri)
     parent, run = found["26-11-20-tracked"], found["000_tracked"]
@@ -106,7 +106,7 @@ def test_a_live_run_has_it_all(batch: Path, uri: str) -> None:
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
 
 
-def test_the_best_model_is_there_and_predicts(batch: Path, uri: str) -> None:
+def test_best_model_is_logged_and_predicts(batch: Path, uri: str) -> None:
     """By MLflow's own loader, with a signature and an example, and nothing of it pickled."""
     address = runs_of(uri)["000_tracked"].data.tags[mlflow_run.MODEL]
     mlflow.set_tracking_uri(uri)
@@ -120,7 +120,7 @@ def test_the_best_model_is_there_and_predicts(batch: Path, uri: str) -> None:
     assert not [path for path in kept.rglob("*") if path.suffix in (".pkl", ".pickle") or "pickle" in path.name]
 
 
-def test_an_export_is_what_a_live_run_shows_and_is_done_once(batch: Path, uri: str,
+def test_export_equals_live_run_and_is_idempotent(batch: Path, uri: str,
                                                              capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(batch), "--uri", uri]
     assert experiments.main(words) == 0
@@ -138,7 +138,7 @@ def test_an_export_is_what_a_live_run_shows_and_is_done_once(batch: Path, uri: s
     assert len(runs_of(uri)) == 4
 
 
-def test_what_is_new_is_sent(batch: Path, uri: str, tmp_path: Path) -> None:
+def test_export_sends_new_rows(batch: Path, uri: str, tmp_path: Path) -> None:
     """A run that is exported in mid-course and again at its end; and its moved folder is the same run."""
     made = make_batch(tmp_path, "26-11-20-growing")
     folder = run_in(made, "000_growing")
@@ -165,7 +165,8 @@ def test_what_is_new_is_sent(batch: Path, uri: str, tmp_path: Path) -> None:
     assert [point.value for point in history] == [1, 2, 3]
 
 
-def test_a_run_that_goes_on_is_one_run(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_continues_the_same_run(batch: Path, uri: str, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MlflowTracker, "uri", staticmethod(lambda config: uri))
     folder = make_batch(tmp_path, "26-11-20-resumed") / "000_resumed"
     folder.mkdir()
@@ -191,7 +192,7 @@ def test_a_run_that_goes_on_is_one_run(batch: Path, uri: str, tmp_path: Path, mo
     assert [point.value for point in history] == [1, 2, 3]
 
 
-def test_short_epochs_are_sent_together_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_epochs_are_sent_together_without_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call a second; what failed is sent with the next."""
     sent: list[list[float]] = []
     now = [0.0]
@@ -213,7 +214,7 @@ def test_short_epochs_are_sent_together_and_once(monkeypatch: pytest.MonkeyPatch
     assert sent == [[1], [2, 3, 4], [5, 6], [7], [8]]
 
 
-def test_thousands_of_numbers_are_cut_and_what_is_there_is_told_last() -> None:
+def test_large_requests_are_split_and_tags_are_sent_last() -> None:
     calls: list[dict[str, list[Any]]] = []
     client = types.SimpleNamespace(log_batch=lambda run_id, **items: calls.append(items), get_run=lambda run_id: (
         types.SimpleNamespace(data=types.SimpleNamespace(tags={}))))
@@ -223,7 +224,7 @@ def test_thousands_of_numbers_are_cut_and_what_is_there_is_told_last() -> None:
     assert [[tag.value for tag in call["tags"]] for call in calls] == [[], [], ["19"]]
 
 
-def test_what_the_gpu_is_is_kept(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_info_is_logged(batch: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MlflowTracker, "uri", staticmethod(lambda config: uri))
     for name, smi, kept in (("000_gpu", "#!/bin/sh\necho H100\n", ["config.yaml", "gpu-info.txt"]),
                             ("001_gpu", None, ["config.yaml"])):
@@ -245,7 +246,7 @@ def test_what_the_gpu_is_is_kept(batch: Path, uri: str, tmp_path: Path, monkeypa
         tracker.finish(None)
 
 
-def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path: Path) -> None:
+def test_concurrent_runs_create_one_batch_run(batch: Path, uri: str, tmp_path: Path) -> None:
     """Another has left its id in the folder between our search and our making one: ours is taken back."""
     made = make_batch(tmp_path, "26-11-20-raced")
     client = mlflow_run.connect(uri)
@@ -264,7 +265,7 @@ def test_a_batch_has_one_parent_however_many_ask(batch: Path, uri: str, tmp_path
     assert set(runs_of(uri, "raced")) == {"26-11-20-raced"}
 
 
-def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, capsys: pytest.CaptureFixture[str],
+def test_registered_model_can_be_loaded_with_its_data(batch: Path, uri: str, capsys: pytest.CaptureFixture[str],
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     folder = str(batch / "001_tracked")
@@ -290,7 +291,7 @@ def test_a_registered_model_gives_model_and_data_back(batch: Path, uri: str, cap
     (["export", "{batch}"], "the address of MLflow is required"),
     (["export", "{batch}", "--uri", "mlflow.db"], "not an address"),
     (["register", "{batch}/003_bare", "--name", "n", "--uri", "sqlite:////nowhere/x.db"], "not saved a best model")])
-def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
+def test_user_errors_are_reported(batch: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],
                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (batch / "003_bare").mkdir(exist_ok=True)
@@ -299,7 +300,7 @@ def test_mistakes_are_told(batch: Path, words: list[str], message: str, capsys: 
     assert message in capsys.readouterr().err
 
 
-def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
+def test_loading_an_invalid_model_name_is_refused(batch: Path, uri: str) -> None:
     for name, message in (("models:/x", "not the name of a model"), ("models:/none@production", "not have this model")):
         with pytest.raises(ConfigError, match=message):
             entry.load_model(name, uri)
@@ -307,7 +308,7 @@ def test_what_names_no_model_is_told(batch: Path, uri: str) -> None:
         entry.load_model(str(batch))
 
 
-def test_without_a_server_a_line_names_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_log_mentions_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a database is no server: many jobs would write it at once."""
     for name, address in (("a", None), ("b", "sqlite:////nowhere/x.db"), ("c", str(tmp_path))):
         if address:
@@ -318,14 +319,14 @@ def test_without_a_server_a_line_names_the_export(tmp_path: Path, monkeypatch: p
         assert "experiments.py export BATCH --to mlflow --uri" in (folder / "training.log").read_text()
 
 
-def test_a_server_that_is_away_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_causes_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     folder = run_in(tmp_path, "away", mlflow=True)
     assert (folder / "training.log").read_text().count("MlflowTracker failed and may miss data") == 1
     assert len((folder / "stats.csv").read_text().splitlines()) == 4
 
 
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_causes_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     folder = run_in(tmp_path, "bare", mlflow=True)
@@ -334,12 +335,12 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         list(mlflow_export.export([str(tmp_path)], "sqlite:////nowhere/x.db"))
 
 
-def test_an_address_with_a_key_is_refused() -> None:
+def test_address_with_a_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="a name or a password in it"):
         entry.Config.from_dict({"mlflow_tracking_uri": "https://me:secret@host/"})
 
 
-def test_the_experiment_is_the_name_of_the_job() -> None:
+def test_experiment_is_named_after_the_job() -> None:
     assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {}) == "my-job"
     assert mlflow_run.experiment_name("/r/26-11-20-my-job/000_x", {"mlflow_experiment": "all"}) == "all"
     assert mlflow_run.flatten_parameters({"a": {"b": {"c": 1}, "d": None}, "e": {}, "facts": {},

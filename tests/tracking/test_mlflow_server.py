@@ -100,7 +100,7 @@ def losses(batch: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_a_grid_is_shown_with_its_charts_and_its_model(tmp_path: Path) -> None:
+def test_grid_is_shown_with_charts_and_model(tmp_path: Path) -> None:
     with serving(tmp_path) as (address, _):
         batch = submit(tmp_path, "shown", mlflow=True, mlflow_tracking_uri=address, train_length=60)
         assert not [line for log in batch.glob("*/training.log") for line in log.read_text().splitlines()
@@ -129,7 +129,7 @@ def test_a_grid_is_shown_with_its_charts_and_its_model(tmp_path: Path) -> None:
         assert pages == {}, "not shown"
 
 
-def test_a_server_that_is_killed_in_mid_grid_changes_nothing(tmp_path: Path) -> None:
+def test_killing_the_server_does_not_affect_the_grid(tmp_path: Path) -> None:
     calm = submit(tmp_path, "calm")
     with serving(tmp_path) as (address, process):
         grid = begin(tmp_path, "killed", mlflow=True, mlflow_tracking_uri=address)

@@ -27,7 +27,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_is_sampled_and_each_epoch_summed_up(tmp_path: Path) -> None:
+def test_samples_are_summarized_per_epoch(tmp_path: Path) -> None:
     rows, _ = train_toy(make_toy(system_metrics=0.02), str(tmp_path), slow_down(0.1))
     samples = rows_of(tmp_path)
     assert len(samples) >= 6
@@ -44,7 +44,7 @@ def test_a_run_is_sampled_and_each_epoch_summed_up(tmp_path: Path) -> None:
     assert rows[1]["system/memory"] == pytest.approx(float(samples[0]["memory"]), rel=0.5)
 
 
-def test_it_changes_no_number_and_is_off_by_default(tmp_path: Path) -> None:
+def test_sampling_is_off_by_default_and_does_not_change_results(tmp_path: Path) -> None:
     calm, _ = train_toy(make_toy(), str(tmp_path))
     assert not (tmp_path / "system.csv").exists() and "system/cpu" not in calm[0]
     sampled, _ = train_toy(make_toy(system_metrics=0.01))
@@ -57,7 +57,7 @@ def burn(seconds: float) -> None:
         pass
 
 
-def test_the_time_and_memory_of_loaders_count(tmp_path: Path) -> None:
+def test_loader_processes_count(tmp_path: Path) -> None:
     take = system._machine_source()
     before = take()
     loader = multiprocessing.get_context("fork").Process(target=burn, args=(0.3,))
@@ -121,7 +121,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, folder: Path, devic
         return samples.epoch_cells()
 
 
-def test_the_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     cells = sampled(monkeypatch, nvml, tmp_path)
@@ -133,13 +133,13 @@ def test_the_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("visible", "index", "asked"), [("", 1, 1), ("3", 0, 3), ("GPU-ab,GPU-cd", 1, "GPU-cd")])
-def test_devices_are_counted_as_cuda_counts_them(visible: str, index: int, asked: object) -> None:
+def test_devices_are_numbered_as_in_cuda(visible: str, index: int, asked: object) -> None:
     nvml = FakeNvml()
     system._handle(nvml, index, {"CUDA_VISIBLE_DEVICES": visible})
     assert nvml.asked == [asked]
 
 
-def test_without_a_driver_the_machine_is_sampled_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_is_sampled_without_a_gpu_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
     cells = sampled(monkeypatch, FakeNvml(broken=True), tmp_path)
@@ -148,7 +148,7 @@ def test_without_a_driver_the_machine_is_sampled_all_the_same(tmp_path: Path, mo
     assert lines == ["metrics of the GPU are not available: RuntimeError: NVML Shared Library Not Found\n"]
 
 
-def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_continues_without_psutil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     rows, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.02))
     assert end == "completed" and all(row["system/cpu"] is None for row in rows)
@@ -156,7 +156,7 @@ def test_without_the_package_the_run_goes_on(tmp_path: Path, monkeypatch: pytest
     assert len(warnings) == 1 and "system metrics are disabled from here on: ModuleNotFoundError" in warnings[0]
 
 
-def test_a_full_disk_ends_the_samples_and_not_the_run(tmp_path: Path) -> None:
+def test_full_disk_ends_sampling_but_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "system.csv").mkdir()
     _, end = train_toy(make_toy(system_metrics=0.01), str(tmp_path), slow_down(0.05))
     assert end == "completed"

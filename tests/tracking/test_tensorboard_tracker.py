@@ -60,7 +60,7 @@ def test_scalars_are_the_cells_of_stats_csv(shown: Path) -> None:
         np.testing.assert_allclose([event.value for event in events], told, rtol=1e-6)
 
 
-def test_histograms_images_and_the_graph(shown: Path) -> None:
+def test_histograms_images_and_graph_are_written(shown: Path) -> None:
     found = read(shown)
     tags = found.Tags()
     assert sorted(tags["histograms"]) == [
@@ -86,7 +86,7 @@ def test_pr_curves_are_those_of_the_arrays(shown: Path) -> None:
     np.testing.assert_allclose(rows[5], arrays["val/last/pr_curve/recall"][1, :101], rtol=1e-6)
 
 
-def test_hyperparameters_that_are_not_the_defaults(shown: Path) -> None:
+def test_only_changed_hyperparameters_are_written(shown: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     content = read(shown).summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -98,7 +98,7 @@ def test_hyperparameters_that_are_not_the_defaults(shown: Path) -> None:
     assert metadata.parse_session_end_info_plugin_data(end).status == 1  # success
 
 
-def test_it_changes_no_number(shown: Path, tmp_path: Path) -> None:
+def test_tracking_does_not_change_results(shown: Path, tmp_path: Path) -> None:
     """Dropout would tell if a draw were lost, batch norm if the model were called."""
     train_toy(make_toy(pictures(), network(), metrics=["pr_curve"]), str(tmp_path))
 
@@ -110,7 +110,7 @@ def test_it_changes_no_number(shown: Path, tmp_path: Path) -> None:
     assert numbers(shown) == numbers(tmp_path)
 
 
-def test_a_run_that_goes_on_is_shown_once(tmp_path: Path) -> None:
+def test_resumed_run_has_no_duplicate_steps(tmp_path: Path) -> None:
     """Broken off in the third epoch, and begun anew: each step has one point, and the file of the first start stays."""
     calls = []
 
@@ -133,7 +133,7 @@ def test_tensorflow_is_not_loaded(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_model_that_cannot_be_traced_is_shown_without_its_graph(tmp_path: Path) -> None:
+def test_model_that_cannot_be_traced_has_no_graph(tmp_path: Path) -> None:
     class Strange(nn.Linear):
         def forward(self, x: Any) -> Any:
             if x.device.type == "cpu" and len(x) == 1:

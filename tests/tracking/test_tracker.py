@@ -63,7 +63,7 @@ def _track(monkeypatch: pytest.MonkeyPatch, folder: Path, wandb: Any, **options:
     return "\n".join(line for line in (folder / "training.log").read_text().splitlines() if "WARNING" in line)
 
 
-def test_a_tracked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracked_run_receives_config_rows_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = _FakeWandb()
     assert _track(monkeypatch, tmp_path, wandb, eval_at_end=["test"]) == ""
     assert wandb.started is not None
@@ -77,7 +77,7 @@ def test_a_tracked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wandb.started["id"] and wandb.started["resume"] == "allow"
 
 
-def test_a_run_that_goes_on_shows_no_epoch_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_sends_no_epoch_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W&B has the epochs up to step 8, the run goes on from step 5, in its second epoch."""
     wandb = _FakeWandb()
     wandb.starting_step = 9
@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_shows_no_epoch_twice(tmp_path: Path, monkeypatch: py
     assert shown._run.summary["best/val/last/loss"] == 0.25
 
 
-def test_without_a_key_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_a_key_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = _FakeWandb(has_key=False)
     warnings = _track(monkeypatch, tmp_path, wandb)
     assert warnings.count("WARNING") == 1
@@ -109,13 +109,13 @@ def test_offline_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(wandb.rows) == 3
 
 
-def test_without_the_package_the_run_goes_on_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_the_package_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings = _track(monkeypatch, tmp_path, None)  # None in sys.modules: import fails
     assert warnings.count("WARNING") == 1
     assert "WandbTracker failed and may miss data; the local files are complete: ModuleNotFoundError" in warnings
 
 
-def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_during_the_run_causes_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = _FakeWandb(fails_at=8)
     warnings = _track(monkeypatch, tmp_path, wandb)
     assert warnings.count("WARNING") == 1
@@ -123,7 +123,7 @@ def test_a_failure_on_the_way_is_one_warning(tmp_path: Path, monkeypatch: pytest
     assert [step for step, _ in wandb.rows] == [4, 8, 8]  # once more at the end
 
 
-def test_a_run_that_is_broken_off_is_shown_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_is_shown_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = _FakeWandb()
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
@@ -177,7 +177,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, *own: Tracker) -> tuple[
     return str([row["train/loss"] for row in rows]), lines
 
 
-def test_trackers_are_called_in_threads_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_tracker_is_called_in_its_own_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = _Own(), _Own()
     assert _run(monkeypatch, tmp_path, one, other)[1] == []
     assert one.calls == other.calls == ALL
@@ -185,7 +185,7 @@ def test_trackers_are_called_in_threads_of_their_own(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("down", [range(1, 2), range(2, 3), range(4, 5)])
-def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: range) -> None:
+def test_failed_calls_are_retried_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, down: range) -> None:
     one, other = _Own(down), _Own()
     warnings = _run(monkeypatch, tmp_path, one, other)[1]
     assert one.calls == other.calls == ALL
@@ -195,7 +195,7 @@ def test_what_was_missed_is_sent_at_the_end(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("broken", [_Own(range(1, 99)), _Own(range(3, 99)), _Own(hangs_at=2)])
-def test_a_tracker_that_stays_away_costs_a_warning_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_broken_tracker_causes_one_warning_and_no_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                broken: _Own) -> None:
     monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 0.1)
     (tmp_path / "a").mkdir()
@@ -216,7 +216,7 @@ class _Answers(_Own):
         self.heartbeat()
 
 
-def test_one_that_falls_silent_at_the_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_does_not_wait_for_a_server_that_stopped_answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a minute is for what may be sending a model."""
     monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 0.1)
     monkeypatch.setattr(trackers, "_LONG_TIMEOUT", 300.0)
@@ -226,7 +226,7 @@ def test_one_that_falls_silent_at_the_end_is_not_waited_for(tmp_path: Path, monk
     assert silent.calls == ALL[:-1] and "it does not respond, and the run does not wait for it" in warnings[0]
 
 
-def test_a_key_is_never_in_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_not_written_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a-planted-key-123")
     _track(monkeypatch, tmp_path, _FakeWandb())
     for path in tmp_path.rglob("*"):

@@ -56,7 +56,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_offline_run_has_it_all(offline: Path) -> None:
+def test_offline_run_is_complete(offline: Path) -> None:
     assert "WARNING" not in (offline / "training.log").read_text()
     path, = offline.glob("wandb/offline-run-*/run-*.wandb")
     assert path.name == f"run-{run_folder.identity(offline)}.wandb"
@@ -81,7 +81,7 @@ def test_an_offline_run_has_it_all(offline: Path) -> None:
     assert summary["best/test/last/accuracy"] == pytest.approx(best)
 
 
-def test_the_key_is_nowhere(offline: Path) -> None:
+def test_key_is_not_in_any_file(offline: Path) -> None:
     for path in offline.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
@@ -116,7 +116,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(("key", "words"), [(None, "No API key configured"), (KEY, "permission denied")])
-def test_what_wandb_does_not_send_is_told(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_sync_reports_runs_that_were_not_sent(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           key: str | None, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`wandb sync` itself, whose exit code is 0 when the server refuses."""
     monkeypatch.chdir(tmp_path)
@@ -128,7 +128,7 @@ def test_what_wandb_does_not_send_is_told(offline: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("server")
-def test_without_network_it_says_so_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
+def test_sync_fails_fast_without_network(offline: Path, monkeypatch: pytest.MonkeyPatch,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     """`wandb sync` would try for hours."""
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -139,7 +139,7 @@ def test_without_network_it_says_so_at_once(offline: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("server")
-def test_what_is_left_is_sent_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
+def test_sync_sends_each_run_once(offline: Path, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     """`wandb sync` for each offline run, until it has left its mark."""
     fake = offline.parent / "fake"

@@ -40,7 +40,7 @@ def _evaluate(model: nn.Module, split: Any, batch_size: int, most: int | None = 
                     most)
 
 
-def test_the_loop_does_what_a_hand_written_one_does() -> None:
+def test_loop_equals_a_manual_loop() -> None:
     split = toy_classes(50)
     made = make_toy({"train": split}, averaging="poly_0", momentum=0.9)
     model = copy.deepcopy(made.model)
@@ -81,7 +81,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(micro_batch_size: in
     assert meters[1].means() == pytest.approx(meters[0].means(), rel=1e-5)
 
 
-def test_gradients_that_somebody_left_are_dropped() -> None:
+def test_leftover_gradients_are_dropped() -> None:
     split = toy_classes(50)
     clean, soiled = make_toy({"train": split}), make_toy({"train": split})
     F.cross_entropy(soiled.model(split.x), split.y).backward()
@@ -102,7 +102,7 @@ class _CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_device_is_not_waited_for_at_each_step() -> None:
+def test_steps_do_not_wait_for_the_device() -> None:
     split = toy_classes(400)
     made = make_toy({"train": split}, averaging="ema", optim_alg="adam")
     counts = []
@@ -116,7 +116,7 @@ def test_the_device_is_not_waited_for_at_each_step() -> None:
     assert counts[0] == counts[1]
 
 
-def test_divergence_ends_the_epoch_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_ends_the_epoch_at_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "CHECK_EVERY", 4)
     split = toy_classes(50)
 

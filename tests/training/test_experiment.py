@@ -22,7 +22,7 @@ def _without_times(rows: list[Any]) -> list[dict[str, Any]]:
             for row in rows]
 
 
-def test_a_run_with_all_its_artefacts(tmp_path: Path) -> None:
+def test_run_writes_all_its_files(tmp_path: Path) -> None:
     rows, end = train_toy(make_toy(averaging="poly", save_freq=2, lr_schedule="poly_1", warmup_steps=2), str(tmp_path))
     assert end == "completed"
     assert [(row["epoch"], row["step"], row["train/seen_examples"]) for row in rows] == [
@@ -38,7 +38,7 @@ def test_a_run_with_all_its_artefacts(tmp_path: Path) -> None:
     assert log.endswith("completed\n")
 
 
-def test_how_often_a_model_is_evaluated_does_not_change_how_it_is_trained() -> None:
+def test_number_of_evaluations_does_not_change_the_training() -> None:
     length = {"train_length": 24, "train_length_unit": "step", "averaging": "ema_0.9", "lr_schedule": "cosine"}
     by_pass, _ = train_toy(make_toy(**length))
     by_step, _ = train_toy(make_toy(**length, steps_per_epoch=1))
@@ -49,7 +49,7 @@ def test_how_often_a_model_is_evaluated_does_not_change_how_it_is_trained() -> N
             assert other[-1][name] == by_pass[-1][name]
 
 
-def test_dropout_is_repeated_too() -> None:
+def test_dropout_is_reproducible() -> None:
     def run() -> list[Any]:
         torch.manual_seed(0)
         return _without_times(train_toy(make_toy(model=nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))))[0])
@@ -65,7 +65,7 @@ def test_gradient_accumulation_changes_neither_steps_nor_results() -> None:
     assert cut[-1]["test/last/loss"] == pytest.approx(whole[-1]["test/last/loss"], rel=1e-4)
 
 
-def test_regression() -> None:
+def test_regression_learns() -> None:
     splits = {"train": toy_targets(200), "test": toy_targets(100, seed=1)}
     rows, _ = train_toy(make_toy(splits, loss="mse", train_length=20, base_lr=0.05))
     assert not any(name.endswith("accuracy") for name in rows[0])
@@ -73,7 +73,7 @@ def test_regression() -> None:
     assert rows[-1]["test/last/mae"] < 0.3
 
 
-def test_patience(tmp_path: Path) -> None:
+def test_early_stopping_patience(tmp_path: Path) -> None:
     made = make_toy(SPLITS, base_lr=0.0, train_length=50, early_stopping_patience=3, save_best_checkpoint=True,
                  best_checkpoint_metric="val/.*/loss")
     rows, end = train_toy(made, str(tmp_path))
@@ -98,14 +98,14 @@ def test_the_best_checkpoint_is_of_the_best_epoch(tmp_path: Path) -> None:
     assert saved["averaged"] is not None
 
 
-def test_choosing_by_a_test_split_warns(tmp_path: Path) -> None:
+def test_choosing_by_a_test_split_causes_a_warning(tmp_path: Path) -> None:
     train_toy(make_toy(save_best_checkpoint=True), str(tmp_path))
     log = (tmp_path / "training.log").read_text()
     assert "WARNING | best_checkpoint_metric test/.*/accuracy is of a test split" in log
 
 
 @pytest.mark.parametrize("options", [{"save_best_checkpoint": True}, {"early_stopping_patience": 3}])
-def test_a_metric_that_is_not_there_is_an_error_before_anything_is_written(tmp_path: Path,
+def test_missing_metric_is_an_error_before_writing(tmp_path: Path,
                                                                            options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="matches no metric"):
         train_toy(make_toy(SPLITS, best_checkpoint_metric="valid/.*", **options), str(tmp_path))
@@ -118,7 +118,7 @@ def test_a_metric_that_is_not_there_is_an_error_before_anything_is_written(tmp_p
 @pytest.mark.parametrize(("options", "end"), [
     ({}, "completed"), ({"early_stopping_patience": 1, "best_checkpoint_metric": "val/.*", "base_lr": 0.0},
                         "early_stopped"), ({"max_allowed_loss": 1e-3}, "diverged")])
-def test_splits_kept_for_the_end_stand_in_the_last_row(tmp_path: Path, options: dict[str, Any], end: str) -> None:
+def test_splits_of_eval_at_end_are_in_the_last_row(tmp_path: Path, options: dict[str, Any], end: str) -> None:
     if "best_checkpoint_metric" in options:
         options["best_checkpoint_metric"] = "val/last/loss"
     rows, how = train_toy(make_toy(SPLITS, train_length=5, eval_at_end=["test"], **options), str(tmp_path))
@@ -151,7 +151,7 @@ def test_evaluation_batches_do_not_change_the_result() -> None:
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
-def test_a_fenced_run_stops_at_its_next_row(tmp_path: Path) -> None:
+def test_superseded_run_stops_at_its_next_row(tmp_path: Path) -> None:
     class Fenced(Exception):
         pass
 
@@ -168,7 +168,7 @@ def test_a_fenced_run_stops_at_its_next_row(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "stats.csv")) == 1
 
 
-def test_whoever_looks_on_may_leave(tmp_path: Path) -> None:
+def test_caller_may_stop_iterating(tmp_path: Path) -> None:
     stream = run_epochs(make_toy(train_length=100), str(tmp_path), lambda: None)
     row, model, end = next(stream)
     assert (row["epoch"], end, model.training) == (1, None, False)
@@ -176,7 +176,7 @@ def test_whoever_looks_on_may_leave(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "stats.csv")) == 1
 
 
-def test_long_epochs_and_evaluations_give_signs_of_life(tmp_path: Path) -> None:
+def test_long_epochs_and_evaluations_log_progress(tmp_path: Path) -> None:
     train_toy(make_toy(log_interval=1e-9, batch_size=1), str(tmp_path))
     log = (tmp_path / "training.log").read_text()
     assert "epoch 1:  50 % (30 of 60)" in log
@@ -185,7 +185,7 @@ def test_long_epochs_and_evaluations_give_signs_of_life(tmp_path: Path) -> None:
     assert (tmp_path / "training.log").read_text().count(" %") == log.count(" %")
 
 
-def test_a_model_that_is_nan_after_the_last_step_has_diverged(tmp_path: Path) -> None:
+def test_nan_after_the_last_step_is_divergence(tmp_path: Path) -> None:
     rows, end = train_toy(make_toy(SPLITS, train_length=1, train_length_unit="step", base_lr=math.inf), str(tmp_path))
     assert math.isfinite(rows[0]["train/loss"])  # that before the step
     assert (end, math.isnan(rows[0]["val/last/loss"])) == ("diverged", True)

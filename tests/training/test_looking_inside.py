@@ -27,14 +27,14 @@ SPLITS = {"train": toy_classes(60), "val": toy_classes(40, seed=2), "test": toy_
 
 
 @given(st.integers(1, 1000), st.integers(1, 2000), st.floats(0.001, 1.0))
-def test_limits_count_or_share(batches: int, count: int, share: float) -> None:
+def test_limits_are_numbers_or_fractions(batches: int, count: int, share: float) -> None:
     assert limit_batches(batches, None) == limit_batches(batches, 1.0) == batches
     assert limit_batches(batches, count) == min(batches, count)
     assert 1 <= limit_batches(batches, share) <= batches
     assert limit_batches(batches, share) >= batches * share - 1e-6
 
 
-def test_one_and_one_point_nought_differ() -> None:
+def test_limits_1_and_1_0_differ() -> None:
     kinds = [type(Config.from_dict({"limit_train_batches": value}).limit_train_batches) for value in (1, 1.0)]
     assert kinds == [int, float]
     for value in (0, 1.5, 0.0, -1, True):
@@ -51,7 +51,7 @@ def test_limited_epochs(limit: float, steps: int) -> None:
     assert len({row["val/last/loss"] for row in rows}) == 3
 
 
-def test_a_run_of_one_batch_does_everything(tmp_path: Path) -> None:
+def test_fast_dev_run_does_everything_with_one_batch(tmp_path: Path) -> None:
     rows, end = train_toy(make_toy(SPLITS, fast_dev_run=True, train_length=50, save_freq=10, averaging="poly",
                             eval_at_end=["test"], save_best_checkpoint=True, lr_schedule="step_10,20_0.1",
                             best_checkpoint_metric="val/.*/accuracy"), str(tmp_path))
@@ -60,7 +60,7 @@ def test_a_run_of_one_batch_does_everything(tmp_path: Path) -> None:
     assert {"checkpoint-00001.pt", "best_checkpoint.pt", "stats.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_same_few_batches_are_learnt_by_heart() -> None:
+def test_overfit_subset_is_learned_perfectly() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 3))
     random = {"train": toy_classes(200), "test": toy_classes(40, seed=1)}
@@ -88,7 +88,7 @@ class _Read:
             yield self.x[rows], rows % 3
 
 
-def test_a_few_of_a_split_that_is_read() -> None:
+def test_overfit_subset_of_a_lazy_split() -> None:
     chosen = overfit_subset(_Read(100), 7, seed=3)
     assert isinstance(chosen, OverfitSubset) and len(chosen) == 7
     passes = [torch.cat([x for x, _ in chosen.batches(4, order, 0)])[:, 0] for order in (
@@ -100,7 +100,7 @@ def test_a_few_of_a_split_that_is_read() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_profile(tmp_path: Path, own: bool) -> None:
+def test_profile_is_written(tmp_path: Path, own: bool) -> None:
     made = make_toy(SPLITS, profile=True, train_length=8)
     if own:
         from tests.training.tasks import SharpnessAware
@@ -125,7 +125,7 @@ def test_a_profile(tmp_path: Path, own: bool) -> None:
 ROW = {"train/time": 10.0, "train/data_time": 1.0, "train/examples_per_second": 1234.5}
 
 
-def test_the_bottleneck_is_named_with_what_helps() -> None:
+def test_bottleneck_message_has_remedies() -> None:
     config = Config(num_workers=3, batch_size=64).to_dict()
     told = bottleneck_message({**ROW, "train/data_time": 6.2}, config, False, "cuda:0")
     assert told == ("the data is the bottleneck: 62% of the training waits for it (1234 examples a second); try "
@@ -145,7 +145,7 @@ class _Hungry(nn.Linear):
 @pytest.mark.parametrize(("options", "expected"), [
     ({}, "precision: bf16"), ({"precision": "bf16"}, "grad_checkpointing: true"),
     ({"precision": "bf16", "grad_checkpointing": True}, "a smaller model")])
-def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -> None:
+def test_remedies_for_lack_of_memory(options: dict[str, Any], expected: str) -> None:
     assert f" {expected}," in suggestions(Config.from_dict({"model": "tiny/resnet_18", **options}))
 
 
@@ -153,7 +153,7 @@ def test_what_makes_a_training_lighter(options: dict[str, Any], expected: str) -
     ({}, ["batch_size: cpu is out of memory with 16 samples per step;", "grad_accum_steps: 2", "precision: bf16",
           "eval_batch_size: 8", "experiments.py probe"]),
     ({"precision": "bf16", "grad_accum_steps": 8}, ["in 8 micro-batches", "grad_accum_steps: 16", "a smaller model"])])
-def test_lack_of_memory_is_told_in_a_line(options: dict[str, Any], expected: list[str]) -> None:
+def test_lack_of_memory_is_one_line(options: dict[str, Any], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         train_toy(make_toy(model=_Hungry(5, 3), **options))
     for text in expected:

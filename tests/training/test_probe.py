@@ -16,7 +16,7 @@ from tests.training.toys import CPU, toy_classes
 
 
 @given(st.integers(0, 5000), st.integers(1, 300), st.integers(1, 4000))
-def test_the_largest_is_found_within_a_twentieth(limit: int, start: int, most: int) -> None:
+def test_largest_batch_is_found_within_5_percent(limit: int, start: int, most: int) -> None:
     tried: list[int] = []
 
     def fits(size: int) -> bool:
@@ -33,7 +33,7 @@ def test_the_largest_is_found_within_a_twentieth(limit: int, start: int, most: i
     assert len(tried) <= 30 and all(1 <= size <= most for size in tried)
 
 
-def test_running_out_of_memory_is_an_answer() -> None:
+def test_out_of_memory_counts_as_not_fitting() -> None:
     def step(batch: Any) -> None:
         if len(batch[1]) > 700:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -43,7 +43,7 @@ def test_running_out_of_memory_is_an_answer() -> None:
     assert good <= 700 < (bad or 0) and good > 660
 
 
-def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_is_limited_by_available_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_classes(20)
     model = torch.nn.Sequential(torch.nn.Linear(5, 1000), torch.nn.Tanh(), torch.nn.Linear(1000, 3))
 
@@ -61,19 +61,19 @@ def test_a_cpu_is_bounded_by_what_is_available(monkeypatch: pytest.MonkeyPatch) 
     assert machine.available_memory() == 3 * 2**20
 
 
-def test_repeated_samples() -> None:
+def test_samples_are_repeated() -> None:
     x, y = probe.repeat_samples(({"a": torch.arange(3.0)}, torch.arange(3)), 7)
     assert x["a"].tolist() == [0, 1, 2, 0, 1, 2, 0] and y.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_loaders() -> None:
+def test_fewest_loaders_near_the_best_rate() -> None:
     assert [probe.candidate_workers(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
     assert probe.best_workers({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
     rates = probe.measure_loading_rates(lambda count: _Read(50), [1, 2], 10, CPU, seconds=0.01)
     assert rates.keys() == {1, 2} and min(rates.values()) > 0
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("dataset: sklearn/digits\ndata_splits_map: {train: 'train[:80%]', val: 'train[80%:]'}\n"
                     "model: tiny/lenet\nbatch_size: 50\n")

@@ -15,19 +15,19 @@ def _row(last: float, av: float | None = None) -> dict[str, float | None]:
     return {"val/last/accuracy": last, "val/av/accuracy": av, "val/last/loss": last}
 
 
-def test_accuracy_ascends() -> None:
+def test_larger_accuracy_is_better() -> None:
     best = BestEpoch("val/last/accuracy", COLUMNS)
     assert [best.update(_row(value)) for value in (0.5, 0.6, 0.6, 0.55, 0.7)] == [True, True, False, False, True]
     assert best.epochs_since == 0
 
 
-def test_loss_descends_and_epochs_without_a_better_one_are_counted() -> None:
+def test_smaller_loss_is_better_and_epochs_without_improvement_are_counted() -> None:
     best = BestEpoch("val/last/loss", COLUMNS)
     assert [best.update(_row(value)) for value in (2.0, 1.0, 1.5, math.nan, 1.0)] == [True, True, False, False, False]
     assert best.epochs_since == 3
 
 
-def test_the_best_of_last_and_average_counts() -> None:
+def test_better_of_last_and_average_counts() -> None:
     best = BestEpoch("val/.*/accuracy", COLUMNS)
     assert best.columns == ["val/last/accuracy", "val/av/accuracy"]
     rows = [(0.5, 0.8), (0.7, 0.6), (0.81, None)]
@@ -45,7 +45,7 @@ def test_a_pattern_must_match_a_whole_metric(pattern: str) -> None:
         BestEpoch(pattern, COLUMNS)
 
 
-def test_metrics_of_both_directions_cannot_be_compared() -> None:
+def test_metrics_of_opposite_directions_are_refused() -> None:
     with pytest.raises(ConfigError, match="improve by falling and metrics that improve by rising"):
         BestEpoch("val/last/(loss|accuracy)", COLUMNS)
 

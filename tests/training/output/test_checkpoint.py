@@ -11,7 +11,7 @@ from src.training.output import checkpoint
 from tests.training.toys import make_toy
 
 
-def test_a_checkpoint_reads_back_without_running_code(tmp_path: Path) -> None:
+def test_checkpoint_is_loaded_without_executing_code(tmp_path: Path) -> None:
     made = make_toy(averaging="poly")
     path = tmp_path / "checkpoint-00003.pt"
     checkpoint.save(str(path), made.config, {"epoch": 3, "step": 12}, made.model, made.average.module())
@@ -23,7 +23,7 @@ def test_a_checkpoint_reads_back_without_running_code(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_toy()
     path = tmp_path / "best_checkpoint.pt"
     checkpoint.save(str(path), made.config, {"epoch": 1, "step": 4}, made.model, None)

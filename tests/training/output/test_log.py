@@ -26,14 +26,14 @@ def test_lines_go_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
-def test_lines_go_to_stdout_if_asked_for_or_without_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+def test_lines_go_to_stdout_if_requested_or_without_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                              in_folder: bool, no_default_sink: None) -> None:
     with open_log(str(tmp_path) if in_folder else None, to_stdout=in_folder) as log:
         log.info("hello")
     assert capsys.readouterr().out.endswith("hello\n")
 
 
-def test_two_runs_in_one_program_keep_apart_and_hosts_keep_their_sinks(tmp_path: Path, no_default_sink: None) -> None:
+def test_two_runs_have_separate_logs_and_host_sinks_stay(tmp_path: Path, no_default_sink: None) -> None:
     host = io.StringIO()
     sink = logger.add(host, format="{message}")
     folders = [tmp_path / name for name in ("a", "b")]
@@ -52,7 +52,7 @@ def test_two_runs_in_one_program_keep_apart_and_hosts_keep_their_sinks(tmp_path:
     assert host.getvalue() == "of one\nof two\nof a layer in between\nafterwards\n"
 
 
-def test_the_default_sink_shows_what_is_not_of_a_run() -> None:
+def test_default_sink_shows_lines_outside_runs() -> None:
     script = ("from loguru import logger; from src.training.output.log import open_log\n"
               "with open_log(None, False) as log: log.info('of a run'); logger.info('of the host')\n"
               "logger.bind(run=1).info('later')")
@@ -74,7 +74,7 @@ def test_epoch_lines_are_aligned() -> None:
     assert "None" not in lines[0]
 
 
-def test_progress_lines_come_at_their_interval(tmp_path: Path, no_default_sink: None) -> None:
+def test_progress_is_logged_at_its_interval(tmp_path: Path, no_default_sink: None) -> None:
     with open_log(str(tmp_path), False) as log:
         progress = Progress(log, "epoch 3", interval=50.0)
         due = progress.due

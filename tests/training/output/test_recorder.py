@@ -24,7 +24,7 @@ def _row(epoch: int, **cells: float | None) -> dict[str, float | None]:
     return {**dict.fromkeys(COLUMNS, 1 / 3), "epoch": epoch, "step": 10 * epoch, **cells}
 
 
-def test_columns() -> None:
+def test_stats_columns() -> None:
     assert ",".join(stats_columns(("loss", "accuracy"), ("val", "test"), ("last", "av"))) == (
         "epoch,step,timestamp,train/loss,train/accuracy,train/time,train/data_time,train/examples_per_second,train/seen_examples,"
         "train/learning_rate,train/trainable_parameters,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
@@ -46,7 +46,7 @@ def test_rows_read_back_equal(tmp_path: Path) -> None:
     assert ",nan," in (tmp_path / run_folder.STATS).read_text()  # not a number, unlike not evaluated
 
 
-def test_a_new_attempt_starts_afresh(tmp_path: Path) -> None:
+def test_new_attempt_starts_with_empty_files(tmp_path: Path) -> None:
     (tmp_path / run_folder.STATS).write_text("epoch,step\n1,2\n3,")
     with Recorder(str(tmp_path), COLUMNS, _nothing) as recorder:
         assert (tmp_path / run_folder.STATS).read_text() == ",".join(COLUMNS) + "\n"
@@ -58,7 +58,7 @@ class _Fenced(Exception):
     pass
 
 
-def test_nothing_is_written_once_a_later_attempt_has_taken_over(tmp_path: Path) -> None:
+def test_nothing_is_written_after_a_later_attempt_took_over(tmp_path: Path) -> None:
     fenced = False
 
     def check() -> None:
@@ -89,7 +89,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_config_yaml_can_be_given_to_train_again(tmp_path: Path) -> None:
+def test_config_yaml_repeats_the_run(tmp_path: Path) -> None:
     config = Config(seed_model=3, averaging="poly", data_splits_map={"train": "train[:90%]", "val": "train[90%:]"})
     Recorder(str(tmp_path), COLUMNS, _nothing).write_config(config, {"classes": 2, "host": None})
     spec = run_folder.read_spec(tmp_path / run_folder.CONFIG)
@@ -98,7 +98,7 @@ def test_config_yaml_can_be_given_to_train_again(tmp_path: Path) -> None:
     assert Config.from_dict(spec).to_dict() == {**config.to_dict(), "output_dir": str(tmp_path)}
 
 
-def test_frames_share_memory_and_cannot_be_changed() -> None:
+def test_frames_share_memory_and_are_read_only() -> None:
     table = StatsTable(COLUMNS)
     frames = [table.add(_row(epoch)) for epoch in range(1, 200)]
     assert [len(frame) for frame in frames] == list(range(1, 200))

@@ -157,7 +157,7 @@ def assert_nobody_notices(folder: Path, number: int, what: str, calm: Path, **op
 
 @pytest.mark.parametrize("what", ["kill", "leave"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
+def test_resumed_run_is_identical(name: str, what: str, tmp_path: Path) -> None:
     """Each start gets as far as its seventh forward (in evaluations too), then its eleventh."""
     start(tmp_path / "calm", **CONFIGS[name])
     for number in (7, 11):
@@ -165,7 +165,7 @@ def test_nobody_notices(name: str, what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not find_compiler(), reason="there is no C++ compiler")
-def test_a_compiled_model_goes_on_within_a_tolerance(tmp_path: Path) -> None:
+def test_compiled_model_resumes_within_a_tolerance(tmp_path: Path) -> None:
     def made() -> TrainingComponents:
         return make_toy(compile="default", averaging="ema_0.9", checkpoint_every="3steps")
 
@@ -185,7 +185,7 @@ def test_a_compiled_model_goes_on_within_a_tolerance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", ["1epoch", "0.5epochs", "0.00001min", None])
-def test_once_at_every_instant(every: str | None, tmp_path: Path) -> None:
+def test_run_interrupted_at_every_step_is_identical(every: str | None, tmp_path: Path) -> None:
     """Killed once at each forward of a training of three epochs: the rest is done by one more start."""
     options = CONFIGS["average"]
     start(tmp_path / "calm", **options)
@@ -247,7 +247,7 @@ class File:
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["the first start", "the second"])
-def test_killed_at_every_operation_on_a_file(begun: bool, tmp_path: Path) -> None:
+def test_run_killed_at_every_file_operation_is_identical(begun: bool, tmp_path: Path) -> None:
     """In the midst of a row, a state, a checkpoint, config.yaml, arrays; before and after each is renamed."""
     options = CONFIGS["average"] | {"metrics": ["confusion_matrix"], "save_best_checkpoint": True, "train_length": 2}
     start(tmp_path / "calm", every="3steps", **options)
@@ -273,7 +273,7 @@ def test_killed_at_every_operation_on_a_file(begun: bool, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meters", "seen", "best",
                                    "clipping", "task"])
-def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_of_the_state_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the comparison fails: it is as it was when the start began."""
     options = CONFIGS["task"] if piece == "task" else CONFIGS["long_epochs"] | {
         "averaging": "poly_3", "clip_grad_norm": 0.5}
@@ -288,7 +288,7 @@ def test_every_piece_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.M
         assert_nobody_notices(tmp_path / "broken", 11, "kill", tmp_path / "calm", **options)
 
 
-def test_a_state_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_due_after_the_interval_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(resume, "perf_counter", lambda: now)
     saver = resume.ResumeSaver(str(tmp_path), parse_interval("10min"), 1, 1, lambda step: {}, lambda: None)
@@ -300,7 +300,7 @@ def test_a_state_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("text", ["10", "0min", "1.5steps", "often", "-1epoch"])
-def test_what_is_no_interval(text: str) -> None:
+def test_invalid_interval_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"checkpoint_every: '{text}' is not an interval; allowed: as 10min"):
         Config.from_dict({"checkpoint_every": text})
 
@@ -310,13 +310,13 @@ def leave_in(folder: Path, forward: int = 6, **options: Any) -> None:
         start(folder, at(forward, "leave"), **options)
 
 
-def test_the_last_states_are_kept(tmp_path: Path) -> None:
+def test_newest_states_are_kept(tmp_path: Path) -> None:
     leave_in(tmp_path / "run", 10, checkpoints_kept=3)
     assert resume.state_names(str(tmp_path / "run")) == [f"resume-{step:010d}.pt" for step in (7, 6, 5)]
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_rows_after_the_state_and_a_torn_one_are_dropped(tmp_path: Path) -> None:
+def test_rows_after_the_state_and_incomplete_rows_are_dropped(tmp_path: Path) -> None:
     start(tmp_path / "calm")
     leave_in(tmp_path / "run", 10)
     with open(tmp_path / "run" / "stats.csv", "a") as file:
@@ -325,7 +325,7 @@ def test_rows_after_the_state_and_a_torn_one_are_dropped(tmp_path: Path) -> None
     assert_same(tmp_path / "run", tmp_path / "calm")
 
 
-def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
+def test_missing_rows_are_an_error(tmp_path: Path) -> None:
     leave_in(tmp_path / "run", 10)
     stats = tmp_path / "run" / "stats.csv"
     stats.write_text(stats.read_text().splitlines()[0] + "\n")
@@ -333,7 +333,7 @@ def test_rows_that_are_missing_are_told(tmp_path: Path) -> None:
         start(tmp_path / "run")
 
 
-def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
+def test_incomplete_newest_state_is_skipped(tmp_path: Path) -> None:
     start(tmp_path / "calm")
     leave_in(tmp_path / "run")
     name, before = resume.state_names(str(tmp_path / "run"))
@@ -352,14 +352,14 @@ def test_a_newest_that_is_not_whole_falls_back(tmp_path: Path) -> None:
     assert int(before[7:17]) < int(name[7:17])
 
 
-def test_other_versions_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_cause_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_in(tmp_path / "run")
     monkeypatch.setattr(torch, "__version__", "9.9")
     start(tmp_path / "run")
     assert ", now 9.9: results may differ from here on" in (tmp_path / "run" / "training.log").read_text()
 
 
-def test_nothing_that_can_be_used(tmp_path: Path) -> None:
+def test_no_usable_state_is_an_error(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     for name in resume.state_names(str(tmp_path / "run")):
         (tmp_path / "run" / name).write_bytes(b"")
@@ -372,7 +372,7 @@ class Hostile:
         return os.mkdir, ("hacked",)
 
 
-def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malicious_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     resume.write("x.pt", {"a": Hostile()})
     with pytest.raises(ValueError, match="contains objects that a state never contains"):
@@ -380,21 +380,21 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not Path("hacked").exists()
 
 
-def test_a_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     with pytest.raises(BatchError, match=r"base_lr was 0\.1, now 0\.2.*--fresh"):
         start(tmp_path / "run", base_lr=0.2)
     start(tmp_path / "run", log_interval=3, num_workers=0, max_requeues=7)  # not about the numbers
 
 
-def test_an_option_that_came_since_has_changed_nothing() -> None:
+def test_new_config_field_does_not_prevent_resuming() -> None:
     now = Config(base_lr=0.5).to_dict()
     then = {key: value for key, value in now.items() if key != "mixup"}
     assert resume.config_differences(then, now) == []
     assert resume.config_differences(then, {**now, "mixup": 0.2}) == ["mixup was 0.0, now 0.2"]
 
 
-def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_last_complete_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "calm")
     atomic_writer = files.atomic_writer
 
@@ -424,7 +424,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_run_that_fills_its_disk_has_failed_and_goes_on_when_there_is_room(
+def test_run_on_a_full_disk_fails_and_resumes_when_there_is_space(
         small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
 
@@ -444,7 +444,7 @@ def test_a_run_that_fills_its_disk_has_failed_and_goes_on_when_there_is_room(
     assert_same(small_disk, tmp_path / "calm")
 
 
-def test_an_attempt_that_was_taken_over_writes_no_state(tmp_path: Path) -> None:
+def test_superseded_attempt_writes_no_state(tmp_path: Path) -> None:
     class Fenced(Exception):
         pass
 
@@ -456,7 +456,7 @@ def test_an_attempt_that_was_taken_over_writes_no_state(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_state_is_that_of_its_step(tmp_path: Path) -> None:
+def test_state_is_copied_at_its_step(tmp_path: Path) -> None:
     """What the training does while the state is written does not get into it."""
     weight = torch.zeros(3)
     saver = resume.ResumeSaver(str(tmp_path), None, 1, 1, lambda step: {"weight": weight, "list": [(weight, 1)]},
@@ -469,7 +469,7 @@ def test_the_state_is_that_of_its_step(tmp_path: Path) -> None:
     assert not content["list"][0][0].any()
 
 
-def test_generators_go_on(tmp_path: Path) -> None:
+def test_generators_are_restored(tmp_path: Path) -> None:
     import random
 
     import numpy as np
@@ -482,13 +482,13 @@ def test_generators_go_on(tmp_path: Path) -> None:
     assert drawn() == expected
 
 
-def test_facts_say_where_it_went_on(tmp_path: Path) -> None:
+def test_facts_contain_the_step_of_the_resume(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     start(tmp_path / "run")
     assert yaml_io.load_file(str(tmp_path / "run" / "config.yaml"))["facts"]["resumed_at_step"] == 4
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_start_are_removed(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     (tmp_path / "run" / ".resume-0000000009.pt.host.1.tmp").write_bytes(b"x")
     start(tmp_path / "run")

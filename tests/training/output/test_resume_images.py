@@ -65,7 +65,7 @@ def layers() -> nn.Sequential:
 
 @pytest.mark.parametrize(("what", "number"), [("kill", 7), ("leave", 9)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_nobody_notices(name: str, what: str, number: int, tmp_path: Path) -> None:
+def test_resumed_run_is_identical(name: str, what: str, number: int, tmp_path: Path) -> None:
     options = {**CONFIGS[name], "layers": layers,
                "training": functools.partial(training, streamed=name.startswith("stream"))}
     start(tmp_path / "calm", **options)

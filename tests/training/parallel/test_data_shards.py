@@ -82,7 +82,7 @@ def of_all(batches: Callable[[DataShard | None], Iterator[Batch]], count: int) -
 
 
 @pytest.mark.parametrize("kind", ["in memory", "indexed", "streamed", "on the device", "texts", "one's own"])
-def test_parts_are_the_batch(kind: str) -> None:
+def test_shards_add_up_to_the_batch(kind: str) -> None:
     for batches, count in ((lambda shard: shuffled_batches(make(kind), BATCH, 5, CPU, shard=shard), 7),
                            (lambda shard: ordered_batches(make(kind), BATCH, shard), 3)):
         pairs = [*of_all(batches, count)]
@@ -93,7 +93,7 @@ def test_parts_are_the_batch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("mixing", [Mixing(0.4, 0.0, 0.1, 3), Mixing(0.4, 1.0, 0.0, 3)])
-def test_partners_come_from_the_whole_batch(mixing: Mixing) -> None:
+def test_mixing_partners_come_from_the_whole_batch(mixing: Mixing) -> None:
     x = torch.randn(N, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     split = Split(x, torch.arange(N) % 3)
     for (x, y), (found_x, found_y) in of_all(lambda shard: shuffled_batches(split, BATCH, 5, CPU, mixing, shard=shard),
@@ -103,7 +103,7 @@ def test_partners_come_from_the_whole_batch(mixing: Mixing) -> None:
 
 
 @pytest.mark.parametrize("done", [1, 2, 3, 5])
-def test_a_pass_goes_on_where_it_was_left(done: int) -> None:
+def test_pass_resumes_at_its_batch(done: int) -> None:
     def shard() -> DataShard:
         return DataShard(OfTeam(1, PROCESSES), BATCH, BATCH)
     calm = shuffled_batches(make("on the device"), BATCH, 5, CPU, shard=shard())
@@ -116,7 +116,7 @@ def test_a_pass_goes_on_where_it_was_left(done: int) -> None:
         assert torch.rand(()) == noise, "layers draw the same"
 
 
-def test_layers_of_each_process_draw_their_own() -> None:
+def test_each_process_draws_different_noise() -> None:
     drawn = []
     for rank in range(PROCESSES):
         next(shuffled_batches(toy_classes(N), BATCH, 5, CPU, shard=DataShard(OfTeam(rank, PROCESSES), BATCH, BATCH)))
@@ -124,19 +124,19 @@ def test_layers_of_each_process_draw_their_own() -> None:
     assert len(set(drawn)) == PROCESSES
 
 
-def test_a_few_of_a_stream_are_known_as_such() -> None:
+def test_subset_of_a_stream_is_streamed() -> None:
     some: Any = overfit_subset(make("streamed"), 5, 0)
     assert some.streamed
     assert not overfit_subset(make("on the device"), 5, 0).streamed  # type: ignore[union-attr]
 
 
-def test_the_seed_of_a_pass_is_that_of_one_process() -> None:
+def test_seed_of_a_pass_equals_that_of_a_single_process() -> None:
     lazy: Lazy = make("one's own")
     x, y = next(shuffled_batches(lazy, BATCH, 5, CPU, shard=DataShard(OfTeam(0, PROCESSES), BATCH, BATCH)))
     assert (x[:, 0] - y).tolist() == [derive_seed("sample", 5, 0) % 7] * len(y)
 
 
-def test_batches_put_together(tmp_path: Path) -> None:
+def test_gathered_rows_have_the_order_of_the_batch(tmp_path: Path) -> None:
     """What each process measured of its part comes in the order of the batch."""
     from tests.processes import run_processes
 

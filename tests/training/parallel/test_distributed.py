@@ -105,7 +105,7 @@ def assert_close(mine: tuple[list[Row], dict[str, Tensor]], alone: tuple[list[Ro
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_three_processes_have_the_numbers_of_one(name: str, tmp_path: Path) -> None:
+def test_three_processes_equal_one(name: str, tmp_path: Path) -> None:
     options = CONFIGS[name]
 
     def train(group: SingleProcess) -> Any:
@@ -118,7 +118,7 @@ def test_three_processes_have_the_numbers_of_one(name: str, tmp_path: Path) -> N
     torch.testing.assert_close(found[2][1], found[0][1], rtol=0, atol=0)
 
 
-def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
+def test_losses_are_weighted_by_tokens(tmp_path: Path) -> None:
     """Texts of very different lengths: the mean of the processes' means would be another number."""
     def texts(samples: int) -> Split:
         generator = torch.Generator().manual_seed(samples)
@@ -139,7 +139,7 @@ def test_tokens_count_and_not_samples(tmp_path: Path) -> None:
         assert_close(mine, alone)
 
 
-def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
+def test_first_process_writes_the_profile(tmp_path: Path) -> None:
     def train(group: SingleProcess) -> Any:
         return trained(make(group, net(3), {"train": toy_classes(50), "test": toy_classes(41, seed=1)}, profile=True),
                        tmp_path)
@@ -149,7 +149,7 @@ def test_the_first_process_says_where_its_time_went(tmp_path: Path) -> None:
         assert part in (tmp_path / "profile.txt").read_text()
 
 
-def test_batch_norms_of_their_own_differ_from_those_of_all(tmp_path: Path) -> None:
+def test_unsynchronized_batch_norm_differs(tmp_path: Path) -> None:
     """The control: without synchronising the numbers are others, and all processes have those of the first."""
     def train(group: SingleProcess) -> Any:
         return trained(make(group, net(3), {"train": toy_classes(48), "test": toy_classes(41, seed=1)},
@@ -160,7 +160,7 @@ def test_batch_norms_of_their_own_differ_from_those_of_all(tmp_path: Path) -> No
         assert_close(found[0], alone)
 
 
-def test_a_part_that_is_freed_is_trained_by_all(tmp_path: Path) -> None:
+def test_unfrozen_layers_are_trained_by_all_processes(tmp_path: Path) -> None:
     def train(group: SingleProcess) -> Any:
         model = net(3)
         made = make(group, model, {"train": toy_classes(50), "test": toy_classes(41, seed=1)}, train_length=4)
@@ -176,7 +176,7 @@ class Spare(nn.Linear):
         self.spare = nn.Parameter(torch.zeros(3))
 
 
-def test_parameters_of_no_use_are_told(tmp_path: Path) -> None:
+def test_unused_parameters_are_an_error(tmp_path: Path) -> None:
     def train(group: SingleProcess) -> str:
         with pytest.raises(ConfigError, match="the loss does not depend on all parameters"):
             trained(make(group, Spare(), {"train": toy_classes(50)}))
@@ -196,7 +196,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ({"task": "tests.training.parallel.test_distributed:Shared"}, {}, 4), ({}, {"GRIDIRON_PROCESSES": "2"}, 2),
     ({"device": "cpu"}, {"GRIDIRON_PROCESSES": "2"}, 2), ({}, {"SLURM_STEP_NUM_TASKS": "8"}, 1),
     ({}, {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, 1)])
-def test_a_process_for_each_gpu_that_train_sees(options: dict[str, Any], environment: dict[str, str], count: int,
+def test_one_process_per_visible_gpu(options: dict[str, Any], environment: dict[str, str], count: int,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 4)
     for name, value in environment.items():
@@ -204,7 +204,7 @@ def test_a_process_for_each_gpu_that_train_sees(options: dict[str, Any], environ
     assert count_processes(Config.from_dict(options)) == count
 
 
-def test_a_number_of_processes_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDIRON_PROCESSES", "two")
     with pytest.raises(ConfigError, match=r"GRIDIRON_PROCESSES: 'two' is not a number of processes.*a whole number"):
         count_processes(Config())
@@ -221,7 +221,7 @@ def test_mps_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     ("auto", 3, 4, "cuda:3"), ("cuda", 1, 2, "cuda:1"), ("cuda", 1, 1, "cuda:0"), ("cpu", 1, 2, "cpu"),
     ("auto", 1, 0, "cpu"), ("cuda", 2, 2, "process 3 of its node, which has 2 GPUs"),
     ("cuda:1", 0, 2, "cuda:1 is one device")])
-def test_each_has_its_device(name: str, local_rank: int, there: int, found: str, monkeypatch: pytest.MonkeyPatch
+def test_each_process_has_its_device(name: str, local_rank: int, there: int, found: str, monkeypatch: pytest.MonkeyPatch
                              ) -> None:
     gpus(monkeypatch, there)
     place = ProcessInfo(local_rank, 4, local_rank)
@@ -260,18 +260,18 @@ def with_task(group: SingleProcess, kind: type[Task]) -> Any:
     return dataclasses.replace(made, task=task)
 
 
-def test_a_task_of_ones_own_shares_its_gradients(tmp_path: Path) -> None:
+def test_user_task_shares_its_gradients(tmp_path: Path) -> None:
     found = run_processes(3, tmp_path, lambda group: trained(with_task(group, Shared)))
     assert_close(found[0], trained(with_task(SINGLE_PROCESS, Shared)))
 
 
-def test_a_task_that_does_not_is_refused() -> None:
+def test_task_that_does_not_share_gradients_is_refused() -> None:
     with pytest.raises(ConfigError, match="NotShared trains in one process, but 2 were started.*share_gradients"):
         next(run_epochs(with_task(OfTeam(0, 2), NotShared), None, lambda: None))
 
 
 @pytest.mark.parametrize("name", ["average", "accumulation", "clipping", "mixup"])
-def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> None:
+def test_signal_to_one_process_saves_all_and_resumes_identically(name: str, tmp_path: Path) -> None:
     """The second process is told in its seventh and later steps; the numbers are those of processes left alone."""
     options = {**CONFIGS[name], "save_freq": 1, "checkpoint_every": "1step", "train_length": 3}
 
@@ -304,20 +304,20 @@ def test_one_is_told_to_leave_all_save_and_go_on(name: str, tmp_path: Path) -> N
     assert_same(tmp_path / "run", tmp_path / "calm")
 
 
-def test_another_number_of_processes_does_not_go_on(tmp_path: Path) -> None:
+def test_resume_with_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}]}
     resume.write(str(tmp_path / "resume-0000000003.pt"), state)
     with pytest.raises(BatchError, match="interrupted with 2 processes and cannot be resumed with 1"):
         resume.load_newest(str(tmp_path), Config())
 
 
-def test_what_one_wants_all_are_told_and_once(tmp_path: Path) -> None:
+def test_request_of_one_process_reaches_all_once(tmp_path: Path) -> None:
     def ask(group: SingleProcess) -> list[int]:
         return [group.agree_on(level if group.rank == 1 else 0) for level in (0, 1, 1, 0, 0, 2, 0, 0)]
     assert run_processes(3, tmp_path, ask) == [[0, 0, 1, 0, 0, 0, 2, 0]] * 3
 
 
-def test_an_error_of_the_first_is_no_decision(tmp_path: Path) -> None:
+def test_error_in_the_first_process_ends_the_others(tmp_path: Path) -> None:
     def decide(group: SingleProcess) -> Any:
         assert isinstance(group, WorkerGroup)
         return [group.broadcast(lambda: [group.rank, 0.1, "a", None]), group.gather({"rank": group.rank}),
@@ -330,7 +330,7 @@ sizes = st.integers(1, 40)
 
 @settings(max_examples=60)
 @given(st.integers(1, 5), sizes, st.integers(1, 4), sizes)
-def test_parts_are_the_batch_and_each_sample_counts_once(processes: int, batch_size: int, pieces: int, samples: int
+def test_each_sample_is_in_exactly_one_shard(processes: int, batch_size: int, pieces: int, samples: int
                                                          ) -> None:
     piece = -(-batch_size // pieces)
     split = Split(torch.arange(samples, dtype=torch.float32)[:, None], torch.arange(samples))
@@ -362,7 +362,7 @@ def nobody() -> None:
     """Nobody takes the run over."""
 
 
-def test_train_starts_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_starts_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the spec to the files: what one process writes, two write, and the numbers agree."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     spec = {"dataset": "sklearn/digits", "data_dir": str(tmp_path), "data_splits_map": {"train": "train[:80%]", "val":
@@ -383,7 +383,7 @@ def test_train_starts_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(weights[1][which], weights[0][which], rtol=1e-3, atol=1e-4)
 
 
-def test_torchrun_starts_them(tmp_path: Path) -> None:
+def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml_io.dump_flat({
         "dataset": "sklearn/digits", "data_dir": str(tmp_path), "data_splits_map": {"train": "train[:80%]"},
         "model": "linear", "train_length": 2, "base_lr": 0.01, "device": "cpu"}))

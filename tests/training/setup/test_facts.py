@@ -18,7 +18,7 @@ def _git(folder: Path, *command: str) -> str:
                           capture_output=True, text=True).stdout.strip()
 
 
-def test_the_commit_is_what_git_says(tmp_path: Path) -> None:
+def test_commit_equals_that_of_git(tmp_path: Path) -> None:
     repository = tmp_path / "repo"
     repository.mkdir()
     _git(repository, "init", "-q", "-b", "main")
@@ -41,7 +41,7 @@ def test_no_repository_has_no_commit(tmp_path: Path) -> None:
     assert facts.commit(tmp_path) == "1a2b"
 
 
-def test_what_a_run_finds_out() -> None:
+def test_facts_of_a_run() -> None:
     made = make_toy(batch_size=16, grad_accum_steps=3)
     found = facts.gather(made.config, made.data, made.model, Length.of(made.config, 60), CPU, ["seed_model"])
     assert found["examples"] == {"train": 60, "test": 40}
@@ -56,7 +56,7 @@ def test_regression_has_one_output() -> None:
     assert facts.output_dim(Config(model_output_dim=4), make_toy().data) == 4
 
 
-def test_threads_are_a_workers_share_or_what_slurm_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_those_of_the_worker_or_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GRIDIRON_THREADS", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     assert facts.allotted_threads() is None
@@ -68,7 +68,7 @@ def test_threads_are_a_workers_share_or_what_slurm_gave(monkeypatch: pytest.Monk
     assert facts.allotted_threads() == 3
 
 
-def test_a_device_that_is_not_there_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_device_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no device 'cuda:1'"):
         facts.choose_device("cuda:1")

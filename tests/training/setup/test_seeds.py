@@ -9,7 +9,7 @@ from src.io import yaml_io
 from src.training.setup.seeds import derive_seed, fill_seeds, seed_generators
 
 
-def test_null_seeds_are_drawn_and_given_ones_kept() -> None:
+def test_null_seeds_are_drawn_and_others_kept() -> None:
     config, drawn = fill_seeds(Config(seed_model=5), None)
     assert drawn == ["seed_training"]
     assert config.seed_model == 5
@@ -24,14 +24,14 @@ def test_a_later_attempt_uses_the_seeds_of_the_first(tmp_path: Path) -> None:
     assert fill_seeds(Config(seed_model=6), str(tmp_path))[0].seed_model == 6  # what is given goes before
 
 
-def test_mixed_seeds_do_not_change_and_do_not_collide() -> None:
+def test_derived_seeds_are_stable_and_do_not_collide() -> None:
     assert derive_seed("order", 0, 0) == 8073061470549175911  # a change would change every run
     seeds = {derive_seed(use, seed, number) for use in ("order", "noise") for seed in range(30) for number in range(30)}
     assert len(seeds) == 2 * 30 * 30
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_seed_noise_is_torch_manual_seed() -> None:
+def test_seed_generators_equals_torch_manual_seed() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     seed_generators(3, torch.device("cpu"))

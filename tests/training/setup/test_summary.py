@@ -13,7 +13,7 @@ from src.training.setup.summary import flops, lines, optimizer_state_bytes, para
 from tests.training.toys import CPU, make_toy, train_toy
 
 
-def test_products_and_convolutions_by_hand() -> None:
+def test_flops_of_products_and_convolutions() -> None:
     assert flops(nn.Linear(20, 30), (20,), CPU, min_parameters=0) == 2 * 20 * 30
     # 8 maps of 10 × 12, each number from 3 × 3 × 3 of the input
     assert flops(nn.Conv2d(3, 8, 3, padding=1), (3, 10, 12), CPU, min_parameters=0) == 2 * 8 * 10 * 12 * 27
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
-def test_attention_by_hand() -> None:
+def test_flops_of_attention() -> None:
     tokens, width = 7, 16  # queries, keys, values and the output; then scores and the sums of values
     assert flops(Attention(), (tokens, width), CPU, min_parameters=0) == (
         2 * (4 * tokens * width**2 + 2 * tokens**2 * width))
@@ -51,7 +51,7 @@ class Picky(nn.Module):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_counting_leaves_no_trace(fails: bool) -> None:
+def test_counting_flops_changes_nothing(fails: bool) -> None:
     model = Picky(fails)
     model.norm.eval()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
@@ -62,13 +62,13 @@ def test_counting_leaves_no_trace(fails: bool) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_samples_that_are_no_tensor_and_small_models_are_left_out() -> None:
+def test_flops_are_not_counted_for_other_samples_and_small_models() -> None:
     assert flops(nn.Linear(2, 2), (), CPU, min_parameters=0) is None
     assert flops(nn.Linear(316, 316), (316,), CPU) == 2 * 316**2  # 100,172 parameters
     assert flops(nn.Linear(300, 300), (300,), CPU) is None
 
 
-def test_parts_count_each_parameter_once() -> None:
+def test_each_parameter_counts_in_one_part() -> None:
     model = nn.Module()
     model.first, model.second = nn.Linear(3, 4), nn.Linear(3, 4)
     model.second.weight, model.scale = model.first.weight, nn.Parameter(torch.zeros(2))
@@ -79,13 +79,13 @@ def test_parts_count_each_parameter_once() -> None:
 
 @pytest.mark.parametrize(("options", "times"), [
     ({"momentum": 0.0}, 0), ({}, 1), ({"optim_alg": "adam"}, 2), ({"optim_alg": "amsgradw"}, 3)])
-def test_what_an_optimizer_keeps(options: dict[str, object], times: int) -> None:
+def test_size_of_the_optimizer_state(options: dict[str, object], times: int) -> None:
     model = nn.Linear(100, 10, bias=False)
     optimizer = make_optimizer(Config.from_dict({"base_lr": 0.1, **options}), model)
     assert optimizer_state_bytes([optimizer]) == 4000 * times + (4 if times > 1 else 0)  # with Adam's count of steps
 
 
-def test_the_log_says_what_is_trained_and_held() -> None:
+def test_log_lines_of_parameters_and_memory() -> None:
     model = nn.Sequential(nn.Linear(2**10, 2**9, bias=False), nn.Linear(2**9, 2**10, bias=False))  # 2 MiB each
     model[0].requires_grad_(False)
     optimizer = make_optimizer(Config(), model)
@@ -99,7 +99,7 @@ def test_the_log_says_what_is_trained_and_held() -> None:
     assert told[1].endswith("activations come on top, and the state of the optimizer")
 
 
-def test_a_run_records_it(tmp_path: Path) -> None:
+def test_run_logs_its_size(tmp_path: Path) -> None:
     train_toy(make_toy(model=nn.Sequential(nn.Linear(5, 20_000), nn.Linear(20_000, 3))), str(tmp_path))
     assert "180,003 parameters, all of them trained: 0 120,000, 1 60,003" in (tmp_path / "training.log").read_text()
     assert f"flops: {2 * 8 * 20_000}" in (tmp_path / "config.yaml").read_text().replace('"', "")

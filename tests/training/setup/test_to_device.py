@@ -18,7 +18,7 @@ def _data(x: torch.Tensor, task: str = "classification") -> Data:
     return Data({"train": split, "traineval": split}, task, classes, tuple(x.shape[1:]))
 
 
-def test_samples_take_the_shape_that_the_config_gives() -> None:
+def test_samples_have_the_shape_of_the_config() -> None:
     data = place_on_device(Config(model_input_shape=[1, 2, 3]), _data(torch.arange(24.0).view(4, 6)), CPU)
     assert data.input_shape == (1, 2, 3)
     assert data.splits["train"].x.shape == (4, 1, 2, 3)
@@ -31,6 +31,6 @@ def test_samples_take_the_shape_that_the_config_gives() -> None:
     ({"model_output_dim": 1}, _data(torch.zeros(4, 6)), "too few for 2 classes"),
     ({"model_output_dim": 2}, _data(torch.zeros(4, 6), "regression"), "one real target"),
 ])
-def test_what_does_not_fit_is_a_user_error(options: dict, data: Data, message: str) -> None:
+def test_incompatible_data_is_a_user_error(options: dict, data: Data, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         place_on_device(dataclasses.replace(Config(), **options), data, CPU)

@@ -37,7 +37,7 @@ def test_passes_are_permutations_in_batches(samples: int, batch_size: int, block
         batches._BLOCK_BYTES = before
 
 
-def test_order_depends_on_seed_and_pass_alone() -> None:
+def test_order_depends_only_on_seed_and_pass() -> None:
     orders = {(seed, number): tuple(pass_order(50, seed, number).tolist()) for seed in (0, 1) for number in (0, 1)}
     assert len(set(orders.values())) == 4
     torch.manual_seed(9)  # the global generator has no say
@@ -45,7 +45,7 @@ def test_order_depends_on_seed_and_pass_alone() -> None:
     assert tuple(pass_order(50, 0, 1).tolist()) == orders[0, 1]
 
 
-def test_noise_of_a_pass_starts_from_its_own_seed() -> None:
+def test_each_pass_seeds_the_noise() -> None:
     def draws() -> list[float]:
         stream, drawn = shuffled_batches(_numbered(10), 5, seed=4, device=CPU), []
         for _ in range(4):
@@ -70,7 +70,7 @@ def test_sparse_batches_are_the_dense_ones() -> None:
             assert torch.equal(y_full, y_sparse)
 
 
-def test_evaluation_goes_through_the_split_in_order_and_copies_nothing() -> None:
+def test_evaluation_batches_are_views_in_order() -> None:
     split = _numbered(25)
     parts = list(ordered_batches(split, 10))
     assert torch.equal(torch.cat([y for _, y in parts]), split.y)
@@ -95,7 +95,7 @@ class _Counting:
             yield {"ids": rows[:, None]}, rows
 
 
-def test_a_lazy_split_is_asked_for_the_same_passes() -> None:
+def test_lazy_split_has_the_same_passes() -> None:
     split = _Counting(10)
     seen = [y.tolist() for _, y in itertools.islice(shuffled_batches(split, 4, seed=3, device=CPU), 6)]
     orders, seeds = zip(*split.asked, strict=True)
@@ -105,7 +105,7 @@ def test_a_lazy_split_is_asked_for_the_same_passes() -> None:
     assert [y.tolist() for _, y in ordered_batches(split, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_a_batch_of_named_tensors_is_cut_like_another() -> None:
+def test_named_tensors_are_split_into_micro_batches() -> None:
     y = torch.arange(7)
     named = list(micro_batches(({"a": y[:, None], "b": 2 * y}, y), 3))
     assert [part.tolist() for _, part in named] == [part.tolist() for _, part in micro_batches((y, y), 3)]

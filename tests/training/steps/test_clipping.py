@@ -19,7 +19,7 @@ def with_gradients(seed: int) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize(("norm", "value"), [(1.0, None), (None, 0.5), (1.0, 0.5), (math.inf, None), (100.0, None)])
-def test_gradients_are_clipped_as_by_hand(norm: float | None, value: float | None) -> None:
+def test_clipping_equals_a_manual_computation(norm: float | None, value: float | None) -> None:
     clipping, norms = GradientClipping(norm, value), []
     for seed in range(3):
         params = with_gradients(seed)
@@ -40,7 +40,7 @@ def test_gradients_are_clipped_as_by_hand(norm: float | None, value: float | Non
     assert norm is None or math.isnan(clipping.mean_norm()["grad_norm"])
 
 
-def test_in_a_training() -> None:
+def test_clipping_in_a_training() -> None:
     """The first step moves the weights by at most the rate times the norm; the column is there only if it is asked for.
     """
     options = {"train_length": 1, "train_length_unit": "step", "momentum": 0.0, "base_lr": 1.0}

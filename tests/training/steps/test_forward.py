@@ -57,7 +57,7 @@ def test_channels_last_reaches_the_convolutions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"precision": "fp16"}, {"precision": "tf32"}])
-def test_what_a_cpu_cannot_do_is_refused_before_data_is_read(options: dict[str, Any], tmp_path: Path) -> None:
+def test_unsupported_precision_is_refused_before_data_is_read(options: dict[str, Any], tmp_path: Path) -> None:
     from src.training.components import build
 
     with pytest.raises(ConfigError, match="needs a CUDA device"):
@@ -80,7 +80,7 @@ def test_a_compiled_model_learns_the_same() -> None:
     assert compiled[-1]["test/last/loss"] == pytest.approx(plain[-1]["test/last/loss"], rel=1e-4)
 
 
-def test_a_compiler_that_gives_up_is_told_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_compiler_is_logged_and_training_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
     def gives_up(model: nn.Module, mode: str | None) -> Any:
@@ -122,7 +122,7 @@ def _run_average(**options: Any) -> Any:
     return run.averaged
 
 
-def test_limits_hold_for_batch_norm_too() -> None:
+def test_limits_apply_to_batch_norm_recomputation() -> None:
     def seen(**options: Any) -> int:
         return int(_run_average(recompute_batch_norm=True, train_length=1, **options)[1].num_batches_tracked)
 

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 60))
-def test_classification_means_are_those_of_all_samples_at_once(sizes: list[int], batches: int, numbers: int) -> None:
+def test_classification_means_do_not_depend_on_batches(sizes: list[int], batches: int, numbers: int) -> None:
     kept = meters._KEPT_BATCHES, meters._KEPT_NUMBERS
     meters._KEPT_BATCHES, meters._KEPT_NUMBERS = batches, numbers
     try:
@@ -45,7 +45,7 @@ def test_equal_scores_are_not_all_correct() -> None:
     assert meter.means()["accuracy"] == 0.25
 
 
-def test_regression_by_hand() -> None:
+def test_regression_metrics() -> None:
     meter = Meter("regression", CPU)
     output, target = torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([2.0, 2.0, 5.0])
     for rows in (slice(0, 2), slice(2, 3)):
@@ -69,18 +69,18 @@ def test_r2_of_targets_far_from_zero() -> None:
     assert meter.means()["r2"] == pytest.approx(1 - 1 / 5.25)  # (8² - 1) / 12
 
 
-def test_nan_shows() -> None:
+def test_nan_is_not_hidden() -> None:
     meter = Meter("classification", CPU)
     meter.add(torch.tensor(math.nan), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
     meter.add(torch.tensor(1.0), torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
     assert math.isnan(meter.means()["loss"])
 
 
-def test_nothing_added_is_nan() -> None:
+def test_means_without_samples_are_nan() -> None:
     assert math.isnan(Meter("regression", CPU).means()["loss"])
 
 
-def test_the_square_has_no_half_and_no_broadcast() -> None:
+def test_squared_error_has_no_half_and_no_broadcast() -> None:
     assert make_loss("square") is make_loss("mse")
     assert make_loss("xentropy") is make_loss("log")
     assert squared_error(torch.tensor([[3.0], [1.0]]), torch.tensor([1.0, 1.0])).item() == 2.0

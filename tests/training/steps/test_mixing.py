@@ -33,7 +33,7 @@ def _lam(mixing: Mixing, batch: tuple[torch.Tensor, torch.Tensor], seed: int) ->
     return mixing(batch, seed)[1][0, batch[1][0]].item()
 
 
-def test_mixup_by_hand() -> None:
+def test_mixup_equals_a_manual_computation() -> None:
     x, y = _batch()
     mixing = Mixing(0.4, 0.0, 0.0, 3)
     mixed_x, shares = mixing((x, y), seed=1)
@@ -46,7 +46,7 @@ def test_mixup_by_hand() -> None:
     torch.testing.assert_close(F.cross_entropy(output, shares), by_hand)
 
 
-def test_cutmix_by_hand() -> None:
+def test_cutmix_equals_a_manual_computation() -> None:
     x, y = _batch()
     for seed in range(20):
         mixed_x, shares = Mixing(0.0, 1.0, 0.0, 3)((x, y), seed)
@@ -62,7 +62,7 @@ def test_cutmix_by_hand() -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 40), st.integers(1, 40), st.integers(0, 999))
-def test_a_box_has_the_share_that_it_was_drawn_with_unless_it_reaches_over_an_edge(
+def test_box_has_its_area_unless_it_crosses_an_edge(
         lam: float, height: int, width: int, seed: int) -> None:
     x = torch.stack([torch.zeros(1, height, width), torch.ones(1, height, width)])
     cut, left = cutmix(x, lam, Random(seed))
@@ -81,7 +81,7 @@ def test_smoothed_labels_give_the_loss_of_torch(smoothing: float) -> None:
                                nn.CrossEntropyLoss(label_smoothing=smoothing)(output, y))
 
 
-def test_shares_add_up_and_the_batch_is_left_alone() -> None:
+def test_targets_add_up_and_the_batch_is_unchanged() -> None:
     x, y = _batch(6)
     before = x.clone(), y.clone()
     for seed in range(30):
@@ -90,7 +90,7 @@ def test_shares_add_up_and_the_batch_is_left_alone() -> None:
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
 
 
-def test_both_kinds_take_turns_and_lam_is_of_the_beta_distribution() -> None:
+def test_mixup_and_cutmix_alternate_with_lam_from_beta() -> None:
     batch = torch.zeros(2, 1, 32, 32), torch.tensor([0, 1])
     batch[0][1] = 1
     kinds, lams = [], []
@@ -104,7 +104,7 @@ def test_both_kinds_take_turns_and_lam_is_of_the_beta_distribution() -> None:
     assert min(blended) < 0.05 and max(blended) > 0.95
 
 
-def test_accuracy_is_that_of_the_largest_share() -> None:
+def test_accuracy_uses_the_most_probable_class() -> None:
     meter = Meter("classification", CPU)
     output = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     shares = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]])
@@ -114,7 +114,7 @@ def test_accuracy_is_that_of_the_largest_share() -> None:
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_how_a_batch_is_mixed_depends_on_seed_pass_and_its_first_sample(lazy: bool) -> None:
+def test_mixing_depends_on_seed_pass_and_first_sample(lazy: bool) -> None:
     split: Any = _Read(40) if lazy else toy_classes(40)
     mixing = Mixing(1.0, 0.0, 0.0, 3)
 
@@ -128,7 +128,7 @@ def test_how_a_batch_is_mixed_depends_on_seed_pass_and_its_first_sample(lazy: bo
     assert len({tuple(shares[0].sort().values.tolist()) for shares in first}) > 8  # each has a lam of its own
 
 
-def test_training_sees_shares_and_evaluation_labels() -> None:
+def test_training_uses_probabilities_and_evaluation_labels() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_micro_batches_are_of_the_mixed_batch() -> None:
     assert pieces[-1]["train/accuracy"] == pytest.approx(whole[-1]["train/accuracy"])
 
 
-def test_smoothing_alone_trains_as_torchs_loss_does() -> None:
+def test_smoothing_equals_that_of_torch() -> None:
     ours, _ = train_toy(make_toy(label_smoothing=0.1))
     made = make_toy()
     run = Experiment(made)
@@ -184,7 +184,7 @@ def test_invalid_mixing_is_rejected_at_submission(spec: dict[str, Any], message:
         Config.from_dict(spec)
 
 
-def test_what_only_the_data_tell_is_refused_before_training() -> None:
+def test_cutmix_of_other_shapes_is_refused_before_training() -> None:
     with pytest.raises(ConfigError, match=r"cutmix: samples of shape \[5\] are not images"):
         Experiment(make_toy(cutmix=1.0))
     Experiment(make_toy({"train": Split(torch.randn(9, 3, 4, 4), torch.arange(9) % 3)}, nn.Flatten(), cutmix=1.0))

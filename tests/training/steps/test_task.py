@@ -32,7 +32,7 @@ def _stats(folder: Path, **options: Any) -> pd.DataFrame:
     return pd.read_csv(folder / run_folder.STATS)
 
 
-def test_an_autoencoder(tmp_path: Path) -> None:
+def test_autoencoder_learns(tmp_path: Path) -> None:
     stats = _stats(tmp_path, task=f"{OWN}Autoencoder", optim_alg="adam", base_lr=5e-3, averaging="ema_0.9",
                    save_best_checkpoint=True, best_checkpoint_metric="val/av/error", train_length=8)
     assert [column for column in stats if column.startswith("val/av/")] == [
@@ -55,7 +55,7 @@ def test_a_gan_learns_where_the_samples_are(tmp_path: Path, monkeypatch: pytest.
     assert rows[-1]["train/generator_loss"] > 0
 
 
-def test_rates_of_own_optimizers_follow_the_schedule(tmp_path: Path) -> None:
+def test_rates_of_user_optimizers_follow_the_schedule(tmp_path: Path) -> None:
     parts = build(Config.from_dict({**DIGITS, "data_dir": str(tmp_path), "task": f"{OWN}Gan", "lr_schedule": "poly_1",
                                     "model_input_shape": None, "train_length": 4, "train_length_unit": "step"}), None)
     parts.task.training_step = lambda model, batch, step: {"loss": 0.0, "generator_loss": 0.0}
@@ -70,7 +70,7 @@ def test_sharpness_aware_steps_of_the_config_s_optimizer_and_model(tmp_path: Pat
     assert stats["val/last/accuracy"].iloc[-1] > 0.85
 
 
-def test_a_task_repeats_itself(tmp_path: Path) -> None:
+def test_task_is_reproducible(tmp_path: Path) -> None:
     first = _stats(tmp_path / "a", task=f"{OWN}SharpnessAware")
     again = _stats(tmp_path / "b", task=f"{OWN}SharpnessAware")
     assert first["val/last/loss"].tolist() == again["val/last/loss"].tolist()
@@ -87,7 +87,7 @@ def test_a_task_repeats_itself(tmp_path: Path) -> None:
     ({"loss": f"{OWN}focl"}, f"did you mean '{OWN}focal'"),
     ({"loss": "torch/L1los"}, "did you mean 'torch/L1Loss'"),
     ({"targets": "labels"}, "allowed: classes, numbers")])
-def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_invalid_tasks_are_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _stats(tmp_path, **options)
 
@@ -104,7 +104,7 @@ def test_losses_by_name(tmp_path: Path) -> None:
     assert "val/last/r2" in classes_as_numbers
 
 
-def test_a_scaled_loss_gives_the_same_steps_and_leaves_out_those_that_overflow() -> None:
+def test_loss_scaling_keeps_steps_and_skips_overflows() -> None:
     split = toy_classes(32)
     model = torch.nn.Linear(5, 3)
     plain, scaled = copy.deepcopy(model), copy.deepcopy(model)

@@ -29,7 +29,7 @@ def _scores() -> tuple[torch.Tensor, torch.Tensor]:
     return output, target
 
 
-def test_all_are_those_of_scikit_learn() -> None:
+def test_metrics_equal_scikit_learn() -> None:
     output, target = _scores()
     measures = ConfiguredMetrics(ALL, 4, CPU)
     for rows in (slice(0, 128), slice(128, 256), slice(256, 300)):
@@ -59,7 +59,7 @@ def _calibration_error(p: np.ndarray, y: np.ndarray) -> float:
     return float(sum(abs(confidence[bins == b].sum() - right[bins == b].sum()) for b in range(15)) / len(y))
 
 
-def test_numbers_are_in_stats_and_arrays_beside_them(tmp_path: Path) -> None:
+def test_numbers_are_in_stats_and_arrays_in_files(tmp_path: Path) -> None:
     rows, _ = train_toy(make_toy(metrics=["f1", "confusion_matrix"], averaging="poly"), str(tmp_path))
     stats = pd.read_csv(tmp_path / run_folder.STATS)
     assert [column for column in stats if column.startswith("test/av/")] == [
@@ -75,7 +75,7 @@ def test_numbers_are_in_stats_and_arrays_beside_them(tmp_path: Path) -> None:
     assert epochs_with_arrays(tmp_path) == []
 
 
-def test_ones_own_may_have_the_name_of_a_ready_one() -> None:
+def test_user_metric_may_have_the_name_of_a_torchmetrics_one() -> None:
     measures = ConfiguredMetrics(["tests.confusion:confusion_matrix"], 3, torch.device("cpu"))
     measures.update(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]))
     numbers, arrays = measures.compute()
@@ -83,7 +83,7 @@ def test_ones_own_may_have_the_name_of_a_ready_one() -> None:
     assert numbers == {"confusion_matrix": 4 / 9}
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_torchmetrics_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="has no arrays; set metrics"):
         read_arrays(tmp_path, "test/last/f1")
     train_toy(make_toy(metrics=["f1"]), str(tmp_path))
@@ -99,12 +99,12 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     ({"metrics": ["f1", "f1"]}, "two metrics would have the name f1"),
     ({"metrics": ["f1"], "loss": "mse"}, "metrics: f1 need classes"),
     ({"metrics": ["top5"], "task": "tests.training.tasks:Gan"}, "measures its own")])
-def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: str) -> None:
+def test_metrics_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(options)
 
 
-def test_what_is_seen_only_at_the_start_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_metrics_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="top5 needs 5 outputs, and the model has 3; allowed: top1 to top3"):
         train_toy(make_toy(metrics=["top5"]))
     with pytest.raises(ConfigError, match=r"metrics: .*'secnd'.*did you mean '\S+:second'"):
