@@ -25,19 +25,19 @@ def records(path: Path) -> list[Any]:
     checksum (4 bytes), a length (2) and a kind (1: whole, 2: first, 3: middle, 4: last), after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, make_toy, found = path.read_bytes(), 7, b"", []
+    data, at, payload, found = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4:at + 6], "little"), data[at + 6]
-        make_toy += data[at + 7:at + 7 + length]
+        payload += data[at + 7:at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(make_toy)
+            record.ParseFromString(payload)
             found.append(record)
-            make_toy = b""
+            payload = b""
     return found
 
 
@@ -53,6 +53,11 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
         train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["mine"]), str(folder))
+    path, = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60
+    while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+        assert time.monotonic() < deadline, "wandb's own process writes the end of the file after finish() has returned"
+        time.sleep(0.05)
     return folder
 
 
