@@ -35,7 +35,7 @@ COMMANDS = {
     "clean": Command("stop", "remove the saved states of runs that have ended", remote=True),
     "report": Command("results", "write one HTML file with the results of batches", remote=True),
     "sync": Command("results", "download results from another machine by rsync; again: only what is new"),
-    "compare": Command("results", "compare two batches: changed settings, and changes of metrics in standard errors"),
+    "compare": Command("results", "compare two batches: best runs, changed settings, changes of metrics"),
     "query": Command("results", "list the runs of batches that match an expression"),
     "note": Command("records", "add a note with the commit to a batch, for the report; without text: print all notes",
                     remote=True),

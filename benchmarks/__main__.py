@@ -35,7 +35,7 @@ def main(names: list[str]) -> int:
         sections[name] = (f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\nMeasured on {machine}.\n\n"
                           f"| measurement | value | limit |\n|---|---|---|\n{text}\n")
         print(sections[name], flush=True)
-        PAGE.write_text(HEAD + "\n".join(sections[known] for known in MODULES if known in sections))
+        PAGE.write_text(HEAD + "\n".join(sections[module] for module in MODULES if module in sections))
     print(f"{exceeded} values exceed their limit" if exceeded else "all values are within their limits")
     return 1 if exceeded else 0
 

@@ -152,8 +152,8 @@ def _against_mlflow(size: int = 200) -> list[tuple[str, float, float | None]]:
                                       for epoch, value in run[name].items()])
 
         def search() -> None:
-            found = mlflow.search_runs([experiment])
-            for run_id in found["run_id"]:
+            frame = mlflow.search_runs([experiment])
+            for run_id in frame["run_id"]:
                 for name in MEASURES:
                     client.get_metric_history(run_id, name)
 
@@ -179,11 +179,11 @@ def _shortest(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]]
     """Return the minimum seconds of each function in rounds in which they take turns, each after its preparation."""
     times: list[list[float]] = [[] for _ in pairs]
     for _ in range(rounds):
-        for (prepare, function), found in zip(pairs, times, strict=True):
+        for (prepare, function), seconds in zip(pairs, times, strict=True):
             prepare()
             start = time.perf_counter()
             function()
-            found.append(time.perf_counter() - start)
+            seconds.append(time.perf_counter() - start)
     return list(map(min, times))
 
 

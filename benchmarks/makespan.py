@@ -45,11 +45,11 @@ def measure() -> list[tuple[str, float, float | None]]:
     return [(f"108 short runs by two local workers / two warm processes ({warm:.1f} s)", ours / warm, 1.35)]
 
 
-def _submit(folder: Path, *words: str) -> list[str]:
+def _submit(folder: Path, *arguments: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     spec = folder / "makespan.yaml"
     spec.write_text(JOB_SPEC.format(folder=folder))
-    return [sys.executable, "submit_multiple.py", str(spec), "--local", *words]
+    return [sys.executable, "submit_multiple.py", str(spec), "--local", *arguments]
 
 
 def _ours(folder: Path) -> float:

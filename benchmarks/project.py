@@ -35,9 +35,9 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def submit(folder: Path, name: str, runs: int, *words: str) -> None:
+def submit(folder: Path, name: str, runs: int, *arguments: str) -> None:
     """Run submit_multiple.py on a grid of `runs` runs."""
     (folder / f"{name}.yaml").write_text(
         f"job_details: {{name: {name}, output_dir: results}}\nparameters: {{seed_model: 'range({runs})'}}\n")
-    subprocess.run([sys.executable, "submit_multiple.py", f"{name}.yaml", "-y", *words], cwd=folder, check=True,
+    subprocess.run([sys.executable, "submit_multiple.py", f"{name}.yaml", "-y", *arguments], cwd=folder, check=True,
                    stdout=subprocess.DEVNULL)

@@ -62,12 +62,12 @@ def make(root: Path, size: int) -> Path:
         kind = index % 8
         if kind > 2:
             continue
-        who = {"host": "node1", "boot_id": "b", "pid": index, "pid_start": 1, "slurm_job": job, "time": now}
+        process = {"host": "node1", "boot_id": "b", "pid": index, "pid_start": 1, "slurm_job": job, "time": now}
         how, error = ("completed", None) if kind == 0 else ("failed", f"ValueError: no {index}") if kind == 1 else (
             None, None)
-        record = {"ticket": 1, "number": 0, "who": who, "start": now, "host": f"node{index % 7}", "slurm_job": job,
+        record = {"ticket": 1, "number": 0, "who": process, "start": now, "host": f"node{index % 7}", "slurm_job": job,
                   "end": how and now, "how": how, "error": error}
-        for file, text in (("claim-1", json.dumps(who)), ("attempt-1-0.json", json.dumps(record)),
+        for file, text in (("claim-1", json.dumps(process)), ("attempt-1-0.json", json.dumps(record)),
                            (run_folder.CONFIG, config), (run_folder.STATS, stats), (run_folder.LOG, "epoch 1\n")):
             (path / name / file).write_text(text)
         if kind == 0:

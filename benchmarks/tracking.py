@@ -128,9 +128,9 @@ def _found() -> Iterator[tuple[str, float, float | None]]:
                 ("is_done of a missing run among {} runs", lambda: runs.is_done(none, folder), lambda: search(none, 1)),
                 ("find_runs, checking each run, ten of {} runs", lambda: _again(some, folder), lambda: search(some)),
                 ("first find_runs in a process, ten of {} runs", lambda: _first(some, folder), lambda: search(some))):
-            mine, other = _least(ours), _least(theirs)
+            own, other = _least(ours), _least(theirs)
             label = f"{what.format(f'{RUNS:,}')} / mlflow.search_runs on sqlite ({1e3 * other:.0f} ms)"
-            yield label, mine / other, None if "check" in what or "first" in what else 1.0
+            yield label, own / other, None if "check" in what or "first" in what else 1.0
 
 
 def _again(params: dict[str, Any], folder: str) -> None:
@@ -159,18 +159,18 @@ def _database(folder: Path, specs: list[dict[str, Any]]) -> Callable[..., Any]:
         Param(name, "?") for name in specs[0] if name not in list(config)[:98]])
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
         for table in ("runs", "params", "metrics", "latest_metrics", "tags"):
-            found = database.execute(f"SELECT * FROM {table} WHERE run_uuid = ?", (first,))
-            names = [column[0] for column in found.description]
+            rows = database.execute(f"SELECT * FROM {table} WHERE run_uuid = ?", (first,))
+            names = [column[0] for column in rows.description]
             copies = [_copy(dict(zip(names, row, strict=True)), f"{index:032x}", spec)
-                      for row in found.fetchall() for index, spec in enumerate(specs)]
+                      for row in rows.fetchall() for index, spec in enumerate(specs)]
             database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", copies)
         database.commit()
     mlflow.set_tracking_uri(client.tracking_uri)
 
     def search(params: dict[str, Any], most: int | None = None) -> Any:
-        words = " and ".join(f"params.{name} = '{value}'" for name, value in params.items())
+        filter_string = " and ".join(f"params.{name} = '{value}'" for name, value in params.items())
         options = {"max_results": most, "output_format": "list"} if most else {}
-        return mlflow.search_runs([experiment], words, **options)
+        return mlflow.search_runs([experiment], filter_string, **options)
 
     return search
 

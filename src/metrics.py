@@ -11,6 +11,7 @@ from src.errors import JobSpecError, UserError
 from src.io import yaml_io
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
+TEST_NOTE = "chosen by a test split: the best values are optimistic estimates"
 
 _DESCENDING = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
 _PREFERENCE = ("accuracy", "r2", "loss")
@@ -49,6 +50,11 @@ def lower_is_better(column: str, metric: Metric | None = None) -> bool:
     if metric and metric.goal and metric.names(column):
         return metric.goal == MINIMIZE
     return _DESCENDING.search(column.rpartition("/")[2]) is not None  # the name of a split does not count
+
+
+def chooses_by_test(column: str | None) -> bool:
+    """Return whether choosing by this column means choosing by a test split."""
+    return (column or "").startswith("test")
 
 
 def is_better(column: str, value: float, other: float, metric: Metric | None = None) -> bool:

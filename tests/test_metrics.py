@@ -1,4 +1,4 @@
-"""Which way is better, and what a run is judged by."""
+"""Directions of metrics, and the columns that rank runs."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from src.errors import JobSpecError
 NAN = float("nan")
 
 
-def test_directions() -> None:
+def test_direction_follows_from_the_name() -> None:
     assert all(metrics.lower_is_better(f"val/last/{name}")
                for name in ("loss", "mae", "rmse", "top5_error", "perplexity"))
     assert not any(metrics.lower_is_better(f"val/last/{name}") for name in ("accuracy", "r2", "auc", "explosions"))
@@ -21,7 +21,7 @@ def test_directions() -> None:
     assert metrics.lower_is_better("perplexity")
 
 
-def test_better_and_nan_is_worst() -> None:
+def test_nan_is_never_better() -> None:
     assert metrics.is_better("val/last/loss", 1, 2)
     assert not metrics.is_better("val/last/accuracy", 1, 2)
     assert metrics.is_better("val/last/loss", 1, NAN)
@@ -35,11 +35,11 @@ def test_better_and_nan_is_worst() -> None:
      ["val/last/accuracy", "val/av/accuracy"]),
     (["train/loss", "test/last/r2", "test/last/loss"], ["test/last/r2"]),
     (["epoch", "step"], [])])
-def test_val_before_test_before_train_and_accuracy_before_loss(columns: list[str], expected: list[str]) -> None:
+def test_val_and_accuracy_are_preferred(columns: list[str], expected: list[str]) -> None:
     assert metrics.ranking_columns(columns) == expected
 
 
-def test_the_metric_of_a_job_spec_names_columns_and_says_which_way() -> None:
+def test_metric_of_a_job_spec_selects_columns_and_direction() -> None:
     columns = ["train/loss", "val/last/accuracy", "val/av/accuracy", "val/last/energy", "val/av/energy"]
     energy = metrics.Metric("val/.*/energy", "minimize")
     assert metrics.ranking_columns(columns, energy) == ["val/last/energy", "val/av/energy"]
@@ -51,7 +51,7 @@ def test_the_metric_of_a_job_spec_names_columns_and_says_which_way() -> None:
     assert metrics.Metric("energy (J/(kg").find([*columns, "energy (J/(kg"]) == ["energy (J/(kg"]
 
 
-def test_a_metric_that_no_run_has_is_said_and_the_usual_one_ranks() -> None:
+def test_metric_that_no_run_has_is_reported_and_ignored() -> None:
     columns = ["train/loss", "val/last/accuracy", "val/av/accuracy"]
     missing = metrics.Metric("val_loss", "minimize")
     assert metrics.ranking_columns(columns, missing) == ["val/last/accuracy", "val/av/accuracy"]
@@ -65,14 +65,14 @@ def test_a_metric_that_no_run_has_is_said_and_the_usual_one_ranks() -> None:
 @pytest.mark.parametrize("text", [
     "job_details: {name: x, metric: {name: val/last/f1, goal: minimize}}\nparameters: {}\n",
     "metric: {name: val/last/f1, goal: minimize, target: 0.1}\nmethod: grid\nparameters: {}\n"])
-def test_a_batch_says_its_metric_in_job_details_or_as_a_sweep_file(tmp_path: Path, text: str) -> None:
+def test_metric_of_a_batch_is_read_from_job_details_or_a_sweep_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "job.yaml").write_text(text)
     assert metrics.read_from_batch(tmp_path) == ("val/last/f1", "minimize")
 
 
 @pytest.mark.parametrize("text", [
     None, "", "- a\n", "job_details: {name: x}\n", "job_details: {metric: [1]}\n", "a: b: c"])
-def test_a_folder_without_a_metric(tmp_path: Path, text: str | None) -> None:
+def test_folder_without_a_metric_has_none(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "job.yaml").write_text(text)
     assert metrics.read_from_batch(tmp_path) is None
@@ -80,7 +80,7 @@ def test_a_folder_without_a_metric(tmp_path: Path, text: str | None) -> None:
 
 @pytest.mark.parametrize("value", [3, [], {}, {"goal": "maximize"}, {"name": "a", "goal": "max"},
                                    {"name": "a", "gaol": "maximize"}, ""])
-def test_what_is_no_metric_is_a_user_error(value: object) -> None:
+def test_invalid_metric_is_an_error(value: object) -> None:
     with pytest.raises(JobSpecError, match=r"^x\.yaml, metric: "):
         metrics.parse(value, "x.yaml, metric")
     assert metrics.parse("val/last/loss", "") == ("val/last/loss", None)

@@ -1,4 +1,4 @@
-"""The notebook and the pictures of the gallery, on the results of a real grid, from any working directory."""
+"""The notebook and the plots of the gallery, on the results of a real grid, from any working directory."""
 from __future__ import annotations
 
 import os
@@ -17,7 +17,7 @@ from jupyter_client import AsyncKernelManager
 from docs.pictures.draw import PICTURES, small_png
 from src.analysis.plotting import plots
 from src.analysis.reading.results import read_experiments
-from tests.analysis.looking import assert_nothing_is_cut_off
+from tests.analysis.figures import assert_nothing_is_cut_off
 from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT
 
@@ -73,7 +73,7 @@ def pictures(outputs: list[nbformat.NotebookNode]) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_it_shows_and_saves_every_picture_of_a_real_grid(digits: str, tmp_path: Path) -> None:
+def test_notebook_shows_and_saves_every_plot_of_a_real_grid(digits: str, tmp_path: Path) -> None:
     notebook = read(digits, tmp_path)
     outputs = run(notebook, NOTEBOOK.parent)
     assert "32 runs of " in outputs[0]["text"]
@@ -86,7 +86,7 @@ def test_it_shows_and_saves_every_picture_of_a_real_grid(digits: str, tmp_path: 
                                                           for kind in ("png", "pdf")}
 
 
-def test_it_says_which_pictures_a_batch_has_not(tmp_path: Path) -> None:
+def test_notebook_prints_why_a_plot_is_not_possible(tmp_path: Path) -> None:
     outputs = run(read(make_batch(tmp_path)), NOTEBOOK.parent)
     said = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
     assert "no run has measured system/memory; `system_metrics: 5` in the job spec" in said
@@ -95,7 +95,8 @@ def test_it_says_which_pictures_a_batch_has_not(tmp_path: Path) -> None:
     assert not [output for output in outputs if output.get("name") == "stderr"]
 
 
-def test_it_finds_project_and_newest_batch_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_finds_project_and_newest_batch_from_elsewhere(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "a fork"
     (project / "notebooks").mkdir(parents=True)
     (project / "results").mkdir()
@@ -109,7 +110,7 @@ def test_it_finds_project_and_newest_batch_from_elsewhere(tmp_path: Path, monkey
     assert "12 runs of 26-11-20-digits" in run(notebook, elsewhere)[-1]["text"]
 
 
-def test_it_is_committed_without_outputs() -> None:
+def test_notebook_is_committed_without_outputs() -> None:
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     assert cells
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
@@ -120,7 +121,7 @@ def is_picture(name: str) -> bool:
     return getattr(getattr(plots, name), "__annotations__", {}).get("return") == "Figure"
 
 
-def test_gallery_shows_each_picture() -> None:
+def test_gallery_shows_each_plot() -> None:
     gallery = (ROOT / "docs" / "gallery.md").read_text("utf-8")
     assert {path.stem for path in DRAWN} == set(PICTURES), "make pictures draws them"
     for path in DRAWN:
@@ -131,7 +132,7 @@ def test_gallery_shows_each_picture() -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_gallery_pictures_are_drawn_from_a_real_grid(name: str, digits_df: pd.DataFrame) -> None:
+def test_gallery_plots_are_drawn_from_a_real_grid(name: str, digits_df: pd.DataFrame) -> None:
     figure = PICTURES[name](digits_df)
     assert_nothing_is_cut_off(figure)
     assert small_png(figure).startswith(b"\x89PNG")

@@ -104,12 +104,12 @@ def compare(before: Results, after: Results) -> Comparison:
             np.flatnonzero(tables.counted(config)) for config in configs]
         compared = [_Match(np.array(runs[0]), np.array(runs[1]), is_paired=False)]
     columns = _metric_columns(before, after, values, metric)
-    found = [_metric_change(name, values, compared, metric) for name in columns]
+    metric_changes = [_metric_change(name, values, compared, metric) for name in columns]
     ranked = metrics.ranking_columns(columns, metric)
     only_before, only_after = ([name for name in own if name not in other] for own, other in (names, names[::-1]))
     return Comparison(changes, only_before, only_after, len(matches),
                       (tables.run_counts(before.config), tables.run_counts(after.config)), best,
-                      [change for change in found if change is not None],
+                      [change for change in metric_changes if change is not None],
                       "; ".join(tables.selection_note(ranked)) if ranked else "")
 
 

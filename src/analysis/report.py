@@ -204,9 +204,9 @@ def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
     caption = best.attrs[tables.CAPTION]
     if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
-    note += f" ({html.escape(caption)})" if caption and tables.TEST_NOTE not in caption else ""
+    note += f" ({html.escape(caption)})" if caption and metrics.TEST_NOTE not in caption else ""
     note += ". The columns of other splits have the same epoch. The command repeats the run in a new folder."
-    if tables.TEST_NOTE in caption:
+    if metrics.TEST_NOTE in caption:
         note += f" <strong>{html.escape(caption[0].upper() + caption[1:])}.</strong>"
     if lost := tables.run_counts(df).lost("listed last", "listed with the epochs so far"):
         note += f" {html.escape('; '.join(lost))}."

@@ -5,6 +5,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from src import metrics
 from src.commands.common import PROJECT
 from src.errors import BatchError
 from src.submission.batch import batch_folder
@@ -167,7 +168,7 @@ def query(options: argparse.Namespace) -> None:
     print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
     print(f"{len(matches)} of {count(len(values), 'run')}")
     if any(name.startswith("best/test") for name in names):
-        print(f"note: best values {tables.TEST_NOTE}")
+        print(f"note: best values {metrics.TEST_NOTE}")
 
 
 def export(options: argparse.Namespace) -> None:

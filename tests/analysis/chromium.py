@@ -1,4 +1,4 @@
-"""Chromium without a window, led through its debugging pipe: what a page asks for, prints, and answers."""
+"""Control headless Chromium by its debugging pipe: requests, console messages and results of a page."""
 from __future__ import annotations
 
 import json
@@ -55,9 +55,9 @@ class Tab:
 
     def js(self, expression: str) -> Any:
         """The value of an expression in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def of(self, *methods: str) -> list[dict[str, Any]]:
         """The events of some kinds."""

@@ -1,4 +1,4 @@
-"""Batches as the training loop leaves them, made without training: for tests and benchmarks."""
+"""Create batches as the training loop writes them, without training: for tests and benchmarks."""
 from __future__ import annotations
 
 import itertools

@@ -39,25 +39,25 @@ def change_of(comparison: Comparison, metric: str = "best/val/last/accuracy") ->
     return next(change for change in comparison.metrics if change.metric == metric)
 
 
-def test_settings_are_matched_and_the_interval_has_the_degrees_of_freedom_of_their_number(tmp_path: Path) -> None:
+def test_interval_over_settings_has_their_degrees_of_freedom(tmp_path: Path) -> None:
     rates = (0.1, 1.0, 2.0, 4.0)
     before = batch_of(tmp_path, "a", [({"base_lr": rate}, 0.5) for rate in rates for _ in range(2)])
     after = batch_of(tmp_path, "b", [({"base_lr": rate, "batch_size": 64}, value)  # 4.0 has no counterpart
                                      for rate, value in ((0.1, 0.625), (1.0, 0.75), (2.0, 0.875))], seeds=300)
-    found = compare(read_results(before), read_results(after))
-    assert found.changes == [SettingChange("batch_size", str(Config().batch_size), "64"),
+    result = compare(read_results(before), read_results(after))
+    assert result.changes == [SettingChange("batch_size", str(Config().batch_size), "64"),
                              SettingChange("base_lr", "0.1, 1, 2, 4", "0.1, 1, 2")]
-    assert found.settings == 3
-    best = change_of(found)
+    assert result.settings == 3
+    best = change_of(result)
     assert (best.before, best.after, best.change.value) == (0.5, 0.75, 0.25)
     reference = stats.ttest_1samp([0.125, 0.25, 0.375], 0)
     interval = reference.confidence_interval(0.95)
     assert best.change.p == pytest.approx(reference.pvalue)
     assert (best.change.low, best.change.high) == pytest.approx((interval.low, interval.high))
     assert best.basis == "3 settings" and best.better is True
-    assert change_of(found, "val/last/accuracy").before == 0.25
-    assert change_of(found, "val/last/loss").better is True and change_of(found, "val/last/loss").change.value < 0
-    assert change_of(found, "train/time").better is None
+    assert change_of(result, "val/last/accuracy").before == 0.25
+    assert change_of(result, "val/last/loss").better is True and change_of(result, "val/last/loss").change.value < 0
+    assert change_of(result, "train/time").better is None
 
 
 def test_runs_of_equal_seeds_are_pairs(tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_runs_of_other_seeds_are_compared_by_welchs_test(tmp_path: Path) -> None
     first, second = [0.5, 0.75], [0.25, 0.5, 0.375]
     before = batch_of(tmp_path, "a", [({}, value) for value in first])
     after = batch_of(tmp_path, "b", [({}, value) for value in second], seeds=300)
-    found = compare(read_results(before), read_results(after))
-    assert found.changes == [] and found.settings == 1
-    best = change_of(found)
+    result = compare(read_results(before), read_results(after))
+    assert result.changes == [] and result.settings == 1
+    best = change_of(result)
     reference = stats.ttest_ind(second, first, equal_var=False)
     assert best.change.p == pytest.approx(reference.pvalue) and best.basis == "2 + 3 runs"
     assert best.change.value == -0.25 and best.better is False
@@ -85,10 +85,10 @@ def test_runs_of_other_seeds_are_compared_by_welchs_test(tmp_path: Path) -> None
 def test_without_a_common_setting_the_best_runs_are_compared(tmp_path: Path) -> None:
     before = batch_of(tmp_path, "a", [({"base_lr": 0.1}, 0.5), ({"base_lr": 0.2}, 0.625)])
     after = batch_of(tmp_path, "b", [({"base_lr": 0.3}, 0.75), ({"base_lr": 0.4}, 0.25)])
-    found = compare(read_results(before), read_results(after))
-    assert found.settings == 0
-    assert [run.value for run in found.best if run] == [0.625, 0.75]
-    best = change_of(found)
+    result = compare(read_results(before), read_results(after))
+    assert result.settings == 0
+    assert [run.value for run in result.best if run] == [0.625, 0.75]
+    best = change_of(result)
     assert (best.before, best.after) == (0.625, 0.75) and math.isnan(best.change.p)
 
 
@@ -97,19 +97,19 @@ def test_fields_that_one_group_lacks_are_no_changes(tmp_path: Path) -> None:
     after = make_empty_batch(tmp_path, "b")
     make_run(after, 0, {"COMMAND": "python x.py", "depth": 3}, config=None,
              stats="epoch,val/last/accuracy\n1,0.75\n")
-    found = compare(read_results(before), read_results(after))
-    assert found.changes == []
-    assert found.only_after == ["COMMAND", "depth"] and "base_lr" in found.only_before
+    result = compare(read_results(before), read_results(after))
+    assert result.changes == []
+    assert result.only_after == ["COMMAND", "depth"] and "base_lr" in result.only_before
 
 
 def test_runs_that_diverged_or_stopped_early_do_not_count(tmp_path: Path) -> None:
     before = batch_of(tmp_path, "a", [({}, 0.5), ({}, 0.75), ({}, 0.0), ({}, 0.0)],
                       ends={2: run_folder.DIVERGED, 3: None})
     after = batch_of(tmp_path, "b", [({}, 0.75), ({}, 0.75), ({}, 0.75), ({}, 0.75)])
-    found = compare(read_results(before), read_results(after))
-    assert change_of(found).before == 0.625
-    assert change_of(found).basis == "2 seeds in both", "a pair counts if both of its runs do"
-    assert found.counts[0][:4] == (4, 2, 1, 1)
+    result = compare(read_results(before), read_results(after))
+    assert change_of(result).before == 0.625
+    assert change_of(result).basis == "2 seeds in both", "a pair counts if both of its runs do"
+    assert result.counts[0][:4] == (4, 2, 1, 1)
     lost = batch_of(tmp_path, "c", [({}, 0.5)], ends={0: run_folder.DIVERGED})
     assert compare(read_results(before), read_results(lost)).metrics == []
     with pytest.raises(ResultsError, match="no runs"):
@@ -131,8 +131,8 @@ def test_intervals_cover_the_true_change(tmp_path: Path) -> None:
     covered = 0
     for _ in range(200):
         effects = random.normal(0.5, 1, size=3)  # of a change on each setting: the settings are a sample
-        found = inference.paired_difference(effects + random.normal(0, 0.1, 3))
-        covered += found.low <= 0.5 <= found.high
+        result = inference.paired_difference(effects + random.normal(0, 0.1, 3))
+        covered += result.low <= 0.5 <= result.high
     assert stats.binom.cdf(covered, 200, 0.95) > 0.001
 
 

@@ -1,4 +1,4 @@
-"""JupyterLab: on the loopback alone, never without a token, whatever is asked for; and the line that leads there."""
+"""JupyterLab listens on the loopback interface only, always with a token; the tunnel command works."""
 from __future__ import annotations
 
 import os
@@ -22,7 +22,7 @@ c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ''
 """
 
 
-def test_the_tunnel_leads_through_the_login_node() -> None:
+def test_tunnel_goes_through_the_login_node() -> None:
     slurm = {"SLURM_JOB_ID": "12", "SLURM_SUBMIT_HOST": "login1"}
     text = connection_instructions(4711, "secret", "me", "node3", slurm)
     assert "\n  ssh -N -J me@login1 -L 4711:127.0.0.1:4711 me@node3\n" in text
@@ -47,24 +47,24 @@ def status(url: str, token: str = "") -> int:
 
 def listening(port: int) -> set[str]:
     """The addresses, as the kernel writes them, on which somebody listens at a port."""
-    found = set()
+    result = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         rows = Path(table).read_text().splitlines()[1:] if os.path.exists(table) else []
         for address, state in ((row.split()[1], row.split()[3]) for row in rows):
             if state == "0A" and int(address.partition(":")[2], 16) == port:
-                found.add(address.partition(":")[0])
-    return found
+                result.add(address.partition(":")[0])
+    return result
 
 
 def check(output: Path) -> None:
     """The server that `output` tells of answers on the loopback, to the token alone."""
     end = time.monotonic() + 90
-    while not (found := re.search(r"ssh -N .*-L (\d+):127\.0\.0\.1:\1 \S+\n", output.read_text() if output.exists()
+    while not (result := re.search(r"ssh -N .*-L (\d+):127\.0\.0\.1:\1 \S+\n", output.read_text() if output.exists()
                                   else "")):
         assert time.monotonic() < end, "no tunnel line"
         time.sleep(0.1)
     assert output.stat().st_mode & 0o077 == 0, "the token is for nobody else"
-    port, token = int(found[1]), re.search(r"token=(\w{48})", output.read_text())[1]  # type: ignore[index]
+    port, token = int(result[1]), re.search(r"token=(\w{48})", output.read_text())[1]  # type: ignore[index]
     url = f"http://127.0.0.1:{port}/api/status"
     while status(url, token) != 200:
         assert time.monotonic() < end, output.read_text()
@@ -88,14 +88,14 @@ def open_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("word", ["--ip=0.0.0.0", "--ip", "--ServerApp.ip=*", "--NotebookApp.ip=0.0.0.0",
                                   "--IdentityProvider.token=", "--ServerApp.token=", "--ServerApp.password=",
                                   "--PasswordIdentityProvider.hashed_password=x", "--port=8888"])
-def test_words_that_would_open_it_are_refused(word: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_options_that_expose_the_server_are_refused(word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--allow-root", word]) == 2
     output = capfd.readouterr()
     assert output.err.startswith(f"error: {word}: JupyterLab listens on the loopback interface, with a token")
     assert output.out == ""
 
 
-def test_no_configuration_opens_it(open_to_all: Path) -> None:
+def test_configuration_files_cannot_expose_the_server(open_to_all: Path) -> None:
     output = open_to_all / "jupyter.out"
     words = [sys.executable, "-m", "src.analysis.lab", "--allow-root"]
     with output.open("w") as file, subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file) as server:
@@ -108,7 +108,7 @@ def test_no_configuration_opens_it(open_to_all: Path) -> None:
             server.wait(30)
 
 
-def test_on_slurm_as_the_docs_say(open_to_all: Path, slurm: Slurm) -> None:
+def test_notebook_runs_as_a_slurm_job(open_to_all: Path, slurm: Slurm) -> None:
     output = open_to_all / "jupyter.out"
     job = slurm.run("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={output}", ROOT / "submit_jupyter.sh",
                     "--allow-root")

@@ -1,4 +1,4 @@
-"""The report as a reader of HTML sees it: self-contained, escaped, and it names what went wrong."""
+"""The HTML report: self-contained, escaped, with failures and their reasons."""
 from __future__ import annotations
 
 import base64
@@ -66,7 +66,7 @@ def assert_self_contained(page: Page) -> None:
     assert not re.search(r"url\(|@import|https?://", page.source)
 
 
-def test_a_report_on_a_grid(tmp_path: Path) -> None:
+def test_report_on_a_grid_has_all_sections(tmp_path: Path) -> None:
     batch = make_batch(tmp_path)
     path = write_report(batch)
     assert path == f"{batch}/report.html"
@@ -82,7 +82,7 @@ def test_a_report_on_a_grid(tmp_path: Path) -> None:
     assert "Failed" not in page.text and "Left out" not in page.text
 
 
-def test_pictures_are_svg_without_scripts(tmp_path: Path) -> None:
+def test_figures_are_svg_without_scripts(tmp_path: Path) -> None:
     page = Page(write_report(make_batch(tmp_path, TWO)))
     for _, attributes in (tag for tag in page.tags if tag[0] == "img"):
         head, _, data = str(attributes["src"]).partition(",")
@@ -92,7 +92,7 @@ def test_pictures_are_svg_without_scripts(tmp_path: Path) -> None:
         assert attributes["alt"]
 
 
-def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
+def test_all_texts_are_escaped(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path, f"26-11-20-{EVIL.replace('/', '')}{{{{body}}}}")
     for index, spec in enumerate(TWO):
         make_run(batch, index, {**spec, "wandb_project_name": f"{EVIL}{index}"}, stats=curves(spec, 3, index))
@@ -108,7 +108,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     assert f"ValueError: {EVIL}" in page.text
 
 
-def test_failed_and_left_out_runs_are_named(tmp_path: Path) -> None:
+def test_failed_and_skipped_runs_are_listed(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     make_run(batch, 20, {}, stats="epoch,train/loss\n1,2.0\n", end=None, error="Traceback …\nRuntimeError: no memory")
     make_run(batch, 21, {}, config=None, end=None)
@@ -119,7 +119,7 @@ def test_failed_and_left_out_runs_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
-def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> None:
+def test_failures_are_grouped_with_the_end_of_a_log(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     folders = [make_run(batch, index, {}, end=None, error=f"RuntimeError: no memory for {index} MiB")
                for index in range(20, 60)]
@@ -135,11 +135,11 @@ def test_failures_are_told_by_groups_with_the_end_of_a_log(tmp_path: Path) -> No
     assert "Failed runs (2)" in page.text and "Not ended (1)" in page.text
 
 
-def test_the_states_are_those_of_status() -> None:
+def test_states_cover_those_of_status() -> None:
     assert {*report._ACTIVE, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
 
 
-def test_resources_used_against_asked_for(tmp_path: Path) -> None:
+def test_used_and_requested_resources_are_shown(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     assert "Resources" not in Page(write_report(batch, resources={batch: []})).text
     used = efficiency.Usage(jobs=2, memory=1 << 20, longest=600, cpu=600, allocated=1200, requested_memory="8G",
@@ -158,7 +158,7 @@ def test_heat_maps_of_the_parameters_with_the_most_values(tmp_path: Path) -> Non
     assert "Two parameters at once" not in Page(write_report(make_batch(tmp_path, TWO, name="26-11-20-two"))).text
 
 
-def test_the_caller_s_status_is_shown(tmp_path: Path) -> None:
+def test_status_of_the_caller_is_shown(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     status = [{"run": f"run{i}", "batch": batch, "state": state, "why": why, "left": None} for i, (state, why) in
               enumerate([("done", ""), ("running", ""), ("out_of_memory", "killed by Slurm")])]
@@ -168,14 +168,14 @@ def test_the_caller_s_status_is_shown(tmp_path: Path) -> None:
     assert "run0" not in text and "run1" in text and "run2" in text
 
 
-def test_a_path_and_several_batches(tmp_path: Path) -> None:
+def test_report_of_several_batches_at_a_path(tmp_path: Path) -> None:
     batches = [make_batch(tmp_path, TWO, name=name) for name in ("26-01-01-a", "26-01-02-b")]
     path = write_report(batches, tmp_path / "both.html")
     assert path == str(tmp_path / "both.html")
     assert "26-01-01-a, 26-01-02-b" in Page(path).text
 
 
-def test_a_test_metric_is_called_one(tmp_path: Path) -> None:
+def test_report_says_that_a_test_split_chose(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     for index, value in enumerate((0.5, 0.75)):
         make_run(batch, index, {"base_lr": value}, stats=f"epoch,test/last/accuracy\n1,{value}\n")
@@ -183,7 +183,7 @@ def test_a_test_metric_is_called_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runs", [0, 1])
-def test_nothing_has_run_yet(tmp_path: Path, runs: int) -> None:
+def test_report_without_runs(tmp_path: Path, runs: int) -> None:
     batch = make_empty_batch(tmp_path)
     for index in range(runs):
         make_run(batch, index, {}, config=None, end=None)
@@ -194,7 +194,7 @@ def test_nothing_has_run_yet(tmp_path: Path, runs: int) -> None:
     assert "No run has been evaluated yet" in page.text
 
 
-def test_a_picture_that_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+def test_impossible_figure_is_replaced_by_the_reason(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     for index in range(30):
         make_run(batch, index, {"model": f"timm/m{index}"}, stats="epoch,val/last/loss\n1,nan\n")
@@ -203,12 +203,12 @@ def test_a_picture_that_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     assert_self_contained(page)
 
 
-def test_no_batch_is_an_error(tmp_path: Path) -> None:
+def test_report_of_no_batch_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ResultsError):
         write_report(tmp_path / "nowhere")
 
 
-def test_a_gpu_that_has_little_to_do_is_told(tmp_path: Path) -> None:
+def test_idle_gpus_are_reported(tmp_path: Path) -> None:
     spec = {"base_lr": 0.1, "num_workers": 2}
     batch = make_empty_batch(tmp_path)
     header = "epoch,step,train/time,train/data_time,val/last/loss"

@@ -1,4 +1,4 @@
-"""The report of 2,000 runs in a real browser: it renders, filters, sorts, fetches nothing, complains of nothing."""
+"""The report of 2,000 runs in a real browser: renders, filters, sorts, loads nothing, logs no error."""
 from __future__ import annotations
 
 import os
@@ -37,7 +37,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         yield opened
 
 
-def test_it_renders_on_a_phone(tab: Tab) -> None:
+def test_report_renders_on_a_phone(tab: Tab) -> None:
     assert tab.js("document.querySelectorAll('#runs tbody tr').length") == RUNS
     assert tab.js("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
     assert tab.js("document.images.length") >= 3
@@ -47,7 +47,7 @@ def test_it_renders_on_a_phone(tab: Tab) -> None:
     assert tab.js("document.body.innerText.includes('RuntimeError: no memory')")
 
 
-def test_it_filters(tab: Tab) -> None:
+def test_report_filters_runs(tab: Tab) -> None:
     shown = "[...document.querySelectorAll('#runs tbody tr')].filter(row => row.offsetParent !== null).length"
     type_in = """(words => { const input = document.querySelector('[data-filter=runs]'); input.value = words;
                  input.dispatchEvent(new Event('input')); })"""
@@ -60,7 +60,7 @@ def test_it_filters(tab: Tab) -> None:
     assert tab.js(shown) == RUNS
 
 
-def test_it_sorts(tab: Tab) -> None:
+def test_report_sorts_runs(tab: Tab) -> None:
     tab.js("document.querySelector('#runs').scrollIntoView()")
     names = tab.js("[...document.querySelectorAll('#runs thead th')].map(head => head.textContent)")
     column = next(position for position, name in enumerate(names) if "val" in name and "accuracy" in name)
@@ -74,7 +74,7 @@ def test_it_sorts(tab: Tab) -> None:
     assert tab.js(f"document.querySelectorAll('#runs thead th')[{column}].getAttribute('aria-sort')") == "descending"
 
 
-def test_it_fetches_nothing_and_complains_of_nothing(tab: Tab) -> None:
+def test_report_loads_nothing_and_logs_no_error(tab: Tab) -> None:
     tab.js("window.scrollTo(0, document.body.scrollHeight)")
     urls = [event["request"]["url"] for event in tab.of("Network.requestWillBeSent")]
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
@@ -82,7 +82,7 @@ def test_it_fetches_nothing_and_complains_of_nothing(tab: Tab) -> None:
     assert tab.of("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded") == []
 
 
-def test_this_test_would_see_it(tab: Tab, tmp_path: Path) -> None:
+def test_browser_detects_requests_and_errors(tab: Tab, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('here'); missing()</script>")
     tab.events.clear()

@@ -247,25 +247,26 @@ def importance(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int 
     diverged = ((df["end"] == run_folder.DIVERGED) & ~tables.repeats(df)).to_numpy()
     if np.isfinite(scores).any():
         scores[diverged] = (np.nanmax if tables.lower_is_better(df, drawn[0]) else np.nanmin)(scores)
-    found = permutation_importance(df[names], scores)
-    table = found.table
+    estimate = permutation_importance(df[names], scores)
+    table = estimate.table
     figure = Figure(figsize=(4.6, max(0.26 * len(table), 0.7) + 1.2), layout="constrained")
     axes = figure.subplots()
     positions = np.arange(len(table))[::-1]
     axes.barh(positions, table["importance"], xerr=table["error"], height=0.62,
-              color=BLUE if found.is_above_chance else "#bbbbbb",
+              color=BLUE if estimate.is_above_chance else "#bbbbbb",
               error_kw={"elinewidth": 1, "ecolor": "#333333"})
     axes.set_yticks(positions, [format_value(name) for name in table["parameter"]])
     axes.set(xlabel="permutation importance\n(growth of the squared error / variance)",
              xlim=(min(0, (table["importance"] - table["error"]).min()), None))
     axes.grid(False, axis="y")
-    verdict = "" if found.is_above_chance else ": not above chance, so the bars do not show what matters"
+    verdict = "" if estimate.is_above_chance else ": not above chance, so the bars do not show what matters"
     if verdict:
         axes.set_title("not above chance")
     figure_layout.add_caption(figure, [
         describe_metric(drawn, epoch),
-        f"random forest on {np.isfinite(scores).sum()} runs of {count(found.settings, 'setting')}, R² = {found.r2:.2f} "
-        f"on settings that it has not seen (p = {found.p:.2g}){verdict}", "bars: standard error",
+        f"random forest on {np.isfinite(scores).sum()} runs of {count(estimate.settings, 'setting')}, "
+        f"R² = {estimate.r2:.2f} on settings that it has not seen (p = {estimate.p:.2g}){verdict}",
+        "bars: standard error",
         *tables.run_counts(df).lost(diverged="taken as the worst")])
     return figure
 

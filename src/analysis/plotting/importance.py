@@ -87,8 +87,8 @@ def permutation_importance(settings: pd.DataFrame, values: np.ndarray) -> Import
 def _chance(gain: np.ndarray, setting: np.ndarray) -> float:
     """The p value of a mean gain above zero, one-sided, with the settings as independent samples."""
     gains = pd.Series(gain).groupby(setting).mean().to_numpy()
-    found = inference.paired_difference(gains)
-    return found.p / 2 if found.value > 0 else 1 - found.p / 2
+    gain_over_mean = inference.paired_difference(gains)
+    return gain_over_mean.p / 2 if gain_over_mean.value > 0 else 1 - gain_over_mean.p / 2
 
 
 def _codes(values: pd.Series) -> np.ndarray:

@@ -18,7 +18,6 @@ from src.errors import ResultsError, did_you_mean
 from src.metrics import Metric
 
 CAPTION = "caption"  # key in the attrs of tables that rank: what a reader must know
-TEST_NOTE = "chosen by a test split: the best values are optimistic estimates"
 _log = logging.getLogger(__name__)
 
 
@@ -177,7 +176,7 @@ def selection_note(columns: list[str], epoch: str | int = "best") -> list[str]:
     """Return what a caption says about choosing by these columns: about test splits, and about averaged weights."""
     notes = ["averaged weights where a run has them, else the last"] if len(columns) > 1 and any(
         "/av/" in name for name in columns) else []
-    return notes + [TEST_NOTE] * columns[0].startswith("test")
+    return notes + [metrics.TEST_NOTE] * metrics.chooses_by_test(columns[0])
 
 
 def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
@@ -191,7 +190,7 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     diverged or have no value come last, as NaN. Logs a warning if a test split ranks. Errors as in `metric_columns`.
     """
     columns = by_preference(metric_columns(df, metric))
-    if columns[0].startswith("test"):
+    if metrics.chooses_by_test(columns[0]):
         _log.warning("runs are ranked by %s, a test split: the best value is an optimistic estimate. Use a val split "
                      "of train: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}", columns[0])
     less = lower_is_better(df, columns[0])

@@ -109,7 +109,10 @@ def _best_run(observation: Observation) -> str:
         if best is None or best.best is None or row.metric == best.metric and metrics.is_better(
                 row.metric or "", row.best, best.best, metric):
             best = row
-    return f"best: {best.best:.4g} {best.metric} of {best.run}" if best else ""
+    if best is None:
+        return ""
+    note = f" ({metrics.TEST_NOTE})" if metrics.chooses_by_test(best.metric) else ""
+    return f"best: {best.best:.4g} {best.metric} of {best.run}{note}"
 
 
 def notify_failure(folder: str, ticket: int) -> None:

@@ -151,6 +151,8 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     lines = table([["run", "state", "epochs", "left", "best", *extra_names, ""], *body])
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
+        if any(metrics.chooses_by_test(row.metric) for row in run_rows):
+            lines.append(f"the runs above are {metrics.TEST_NOTE}")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
         lines.append("squeue did not answer: runs that were submitted to Slurm are shown as unknown")
     # a run that is judged by another metric has no value of the named one

@@ -1,4 +1,4 @@
-"""Pictures over several parameters: the numbers in cells, lines and bars, and what is said where there are none."""
+"""Figures over several parameters: the values of cells, lines and bars, captions, and errors."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from src import run_folder
 from src.analysis.plotting import plots
 from src.analysis.reading.results import read_experiments
 from src.errors import ResultsError
-from tests.analysis.looking import assert_nothing_is_cut_off, says, texts
+from tests.analysis.figures import assert_nothing_is_cut_off, has_text, texts
 from tests.analysis.make_batch import AXES, DIGITS, grid, make_batch
 
 
@@ -26,7 +26,7 @@ def cells(figure: plots.Figure, panel: int = 0) -> list[str]:
     return [text.get_text() for text in figure.axes[panel].texts]
 
 
-def test_a_cell_is_the_mean_of_its_runs(digits: pd.DataFrame) -> None:
+def test_cell_is_the_mean_of_its_runs(digits: pd.DataFrame) -> None:
     figure = plots.heat_map(digits, "base_lr", "model", "val/last/loss", columns="averaging", epoch="last")
     runs = digits[digits["averaging"].isna()]
     last = runs["val/last/loss"].map(lambda curve: curve.iloc[-1])
@@ -35,12 +35,12 @@ def test_a_cell_is_the_mean_of_its_runs(digits: pd.DataFrame) -> None:
                              for rate in (0.01, 0.1, 1.0)]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "1"]
     assert figure.axes[0].get_ylabel() == "model"
-    assert says(figure, "mean of 2 runs that differ in seeds")
+    assert has_text(figure, "mean of 2 runs that differ in seeds")
     assert_nothing_is_cut_off(figure)
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val/last/accuracy", max), ("val/last/loss", min)])
-def test_the_best_cell_is_framed_and_the_brightest(digits: pd.DataFrame, metric: str, best: object) -> None:
+def test_best_cell_is_framed_and_the_brightest(digits: pd.DataFrame, metric: str, best: object) -> None:
     figure = plots.heat_map(digits, "base_lr", "model", metric)
     (axes, _) = figure.axes
     (frame,) = axes.patches
@@ -59,11 +59,11 @@ def test_cells_without_runs_are_grey_and_diverged_ones_crossed(digits: pd.DataFr
     assert values.mask.tolist() == [[False, True, True], [False, False, False]]
     (cross,) = figure.axes[0].lines
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (1.5, 0.5)
-    assert says(figure, "4 diverged runs left out, a cross where no run counts")
+    assert has_text(figure, "4 diverged runs left out, a cross where no run counts")
     assert_nothing_is_cut_off(figure)
 
 
-def test_a_cell_that_lost_runs_says_so_and_its_frame_is_dashed(digits: pd.DataFrame) -> None:
+def test_cell_that_lost_runs_says_so_and_its_frame_is_dashed(digits: pd.DataFrame) -> None:
     runs = digits.copy()
     best = runs["model"].eq("tiny/lenet") & runs["base_lr"].eq(0.1)
     lost = runs[best].index[:3]
@@ -73,9 +73,9 @@ def test_a_cell_that_lost_runs_says_so_and_its_frame_is_dashed(digits: pd.DataFr
     assert any(text.endswith("\n1/4") for text in cells(figure))
     (frame,) = figure.axes[0].patches
     assert frame.get_linestyle() == ("--" if (frame.get_x(), frame.get_y()) == (1, 1) else "-")
-    assert says(figure, "1 cell lost runs (n/N: runs that count of all)")
-    assert says(figure, "2 diverged runs left out; 1 run not ended, left out")
-    assert says(figure, "the best cell is framed, dashed if it lost runs")
+    assert has_text(figure, "1 cell lost runs (n/N: runs that count of all)")
+    assert has_text(figure, "2 diverged runs left out; 1 run not ended, left out")
+    assert has_text(figure, "the best cell is framed, dashed if it lost runs")
     assert_nothing_is_cut_off(figure)
     runs.loc[runs["model"].ne("tiny/lenet") | runs["base_lr"].ne(0.1), "end"] = run_folder.DIVERGED
     (frame,) = plots.heat_map(runs, "base_lr", "model", "val/last/accuracy").axes[0].patches
@@ -86,7 +86,7 @@ def test_lossy_settings_are_dashed_lines(digits: pd.DataFrame) -> None:
     runs = digits.copy()
     runs.loc[0, "end"] = run_folder.DIVERGED
     figure = plots.parallel_coordinates(runs, "val/last/accuracy")
-    assert says(figure, "dashed: lost runs (1 of them)")
+    assert has_text(figure, "dashed: lost runs (1 of them)")
     assert len({str(style) for style in figure.axes[0].collections[0].get_linestyle()}) == 2
 
 
@@ -96,20 +96,20 @@ def test_importance_says_when_it_is_not_above_chance(digits: pd.DataFrame) -> No
     noise["val/last/accuracy"] = pd.Series([pd.Series([value], index=[1]) for value in random], index=noise.index,
                                            dtype=object)
     figure = plots.importance(noise, "val/last/accuracy")
-    assert says(figure, "not above chance, so the bars do not show what matters")
+    assert has_text(figure, "not above chance, so the bars do not show what matters")
     assert figure.axes[0].get_title() == "not above chance"
     assert_nothing_is_cut_off(figure)
     real = plots.importance(digits, "val/last/accuracy", epoch="last")
-    assert says(real, "24 runs of 12 settings")
+    assert has_text(real, "24 runs of 12 settings")
 
 
-@pytest.mark.parametrize(("x", "says"), [
+@pytest.mark.parametrize(("x", "message"), [
     ("batch_size", "batch_size has 1 value, and a heat map shows 2 to 30; allowed: model, base_lr, averaging"),
     ("number", "number has 200 values, .*plots.metric_against.df, 'number'. shows many"),
     ("modle", "did you mean 'model'")])
-def test_what_a_heat_map_cannot_show(digits: pd.DataFrame, x: str, says: str) -> None:
+def test_heat_map_of_unsuitable_parameters_is_an_error(digits: pd.DataFrame, x: str, message: str) -> None:
     many = pd.concat([digits] * 9, ignore_index=True).iloc[:200].assign(number=range(200))
-    with pytest.raises(ResultsError, match=says):
+    with pytest.raises(ResultsError, match=message):
         plots.heat_map(many, x, "base_lr")
 
 
@@ -125,12 +125,13 @@ def test_lines_pass_through_the_values_of_their_setting(digits: pd.DataFrame) ->
     assert_nothing_is_cut_off(figure)
 
 
-@pytest.mark.parametrize(("parameters", "says"), [
+@pytest.mark.parametrize(("parameters", "message"), [
     (["model", "batch_size"], "batch_size has a single value in 24 runs.*allowed: model, base_lr, averaging"),
     (["model"], "needs 2 parameters that vary, seeds apart; 24 runs have model"),
     (["model", "base_lr"] * 6, "12 parameters are too many")])
-def test_what_coordinates_cannot_show(digits: pd.DataFrame, parameters: list[str], says: str) -> None:
-    with pytest.raises(ResultsError, match=says):
+def test_parallel_coordinates_of_unsuitable_parameters_is_an_error(digits: pd.DataFrame, parameters: list[str],
+                                                                   message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
         plots.parallel_coordinates(digits, parameters=parameters)
 
 
@@ -139,7 +140,7 @@ def test_bars_are_importances_and_diverged_runs_the_worst(digits: pd.DataFrame) 
     runs.loc[runs["base_lr"] == 1.0, "end"] = run_folder.DIVERGED
     figure = plots.importance(runs)
     assert figure.axes[0].get_yticklabels()[0].get_text() == "base_lr"
-    assert says(figure, "8 diverged runs taken as the worst")
+    assert has_text(figure, "8 diverged runs taken as the worst")
     assert_nothing_is_cut_off(figure)
 
 
@@ -165,7 +166,7 @@ def test_confusion_is_added_up_and_in_percent(with_arrays: pd.DataFrame) -> None
     assert_nothing_is_cut_off(apart)
 
 
-def test_confusion_of_many_classes(with_arrays: pd.DataFrame) -> None:
+def test_confusion_of_a_hundred_classes(with_arrays: pd.DataFrame) -> None:
     path = Path(with_arrays["folder"].iloc[0]) / run_folder.arrays_name(3)
     np.savez(path, **{"val/last/confusion_matrix": np.eye(100, dtype=int)})
     assert_nothing_is_cut_off(plots.confusion(with_arrays.iloc[:1], classes=[f"class number {i}" for i in range(100)]))
@@ -173,10 +174,11 @@ def test_confusion_of_many_classes(with_arrays: pd.DataFrame) -> None:
         plots.confusion(with_arrays.iloc[:2])
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     ({"name": "test/last/confusion_matrix"}, "unknown array 'test/last/confusion_matrix'; allowed: val/last"),
     ({"epoch": 7}, "no arrays of epoch 7"), ({"classes": ["a"]}, "1 names for 3 classes"),
     ({"columns": "model"}, "this run has no arrays; set metrics")])
-def test_confusion_that_is_not_there(with_arrays: pd.DataFrame, arguments: dict[str, object], says: str) -> None:
-    with pytest.raises(ResultsError, match=says):
+def test_missing_confusion_matrix_is_an_error(with_arrays: pd.DataFrame, arguments: dict[str, object],
+                                              message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
         plots.confusion(with_arrays, **arguments)

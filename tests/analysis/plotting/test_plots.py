@@ -1,4 +1,4 @@
-"""Pictures: the numbers in their lines, and nothing cut off, whatever the grid."""
+"""Figures: the values of lines, captions, and that nothing is cut off, for many kinds of grids."""
 from __future__ import annotations
 
 import itertools
@@ -15,7 +15,7 @@ from src.analysis.plotting import figure_layout, plots
 from src.analysis.reading.results import read_experiments
 from src.analysis.tables import tables
 from src.errors import ResultsError
-from tests.analysis.looking import assert_nothing_is_cut_off, says, texts
+from tests.analysis.figures import assert_nothing_is_cut_off, has_text, texts
 from tests.analysis.make_batch import AXES, DIGITS, curves, grid, make_batch, make_empty_batch, make_run
 
 SEEDS = {**AXES, "seed_model": [1, 2, 3]}
@@ -56,7 +56,7 @@ def of_lengths(curves: list[list[float]], ends: list[str | None] | None = None,
     return df
 
 
-def test_a_mean_does_not_jump_where_a_run_ends() -> None:
+def test_mean_does_not_jump_where_a_run_ends() -> None:
     figure = plots.learning_curves(of_lengths([[0.5, 0.6, 0.65], [0.7, 0.9], [0.6, 0.75, 0.65]]))
     mean, *thin = figure.axes[0].lines
     assert mean.get_xdata().tolist() == [1, 2], "over the epochs that all of them have"
@@ -65,34 +65,34 @@ def test_a_mean_does_not_jump_where_a_run_ends() -> None:
     assert all(line.get_linewidth() < mean.get_linewidth() for line in thin)
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert band[:, 0].max() == 2, "no band where runs are missing"
-    assert says(figure, "1 mean ends where the first run ended, other runs go on thin; mean of 3 runs")
+    assert has_text(figure, "1 mean ends where the first run ended, other runs go on thin; mean of 3 runs")
 
 
-def test_the_best_so_far_of_a_run_that_ended_goes_on() -> None:
+def test_best_so_far_of_a_run_that_ended_goes_on() -> None:
     figure = plots.learning_curves(of_lengths([[0.5, 0.6, 0.65], [0.7, 0.9]]), best_so_far=True)
     (mean,) = figure.axes[0].lines
     assert mean.get_ydata().tolist() == pytest.approx([0.6, 0.75, 0.775])
 
 
-def test_a_caption_counts_what_is_drawn() -> None:
+def test_caption_counts_what_is_drawn() -> None:
     lengths = [[0.5, 0.6], [0.7, 0.9], [], [np.nan, np.nan], [0.4], [0.3, 0.3]]
     ends = ["completed", "completed", "completed", "completed", None, "diverged"]
     figure = plots.learning_curves(of_lengths(lengths, ends))
-    assert says(figure, "2 runs without a value; mean of 2 runs that differ in seeds")
-    assert says(figure, "1 diverged run left out; 1 run not ended, drawn thin")
+    assert has_text(figure, "2 runs without a value; mean of 2 runs that differ in seeds")
+    assert has_text(figure, "1 diverged run left out; 1 run not ended, drawn thin")
     alone = plots.learning_curves(of_lengths([[0.5, 0.6], [0.7, 0.9], [0.1, 0.2]], base_lr=[1.0, 1.0, 2.0]),
                                   legend="base_lr")
     assert len(alone.axes[0].collections) == 1, "a single run has no band"
-    assert says(alone, "Mean of 1 to 2 runs that differ in seeds; band: standard error, none for single runs")
+    assert has_text(alone, "Mean of 1 to 2 runs that differ in seeds; band: standard error, none for single runs")
 
 
 def test_while_no_run_has_ended_all_count() -> None:
     figure = plots.learning_curves(of_lengths([[0.5, 0.6], [0.7]], [None, None]))
     assert figure.axes[0].lines[0].get_ydata().tolist() == [0.6]
-    assert says(figure, "no run has ended: preliminary values")
+    assert has_text(figure, "no run has ended: preliminary values")
 
 
-def test_the_front_of_costs_marks_settings_that_lost_runs(digits: pd.DataFrame) -> None:
+def test_front_of_costs_marks_settings_that_lost_runs(digits: pd.DataFrame) -> None:
     runs = digits[digits["averaging"].isna()].copy()
     best = runs[runs["model"].eq("tiny/lenet") & runs["base_lr"].eq(0.1)].index
     runs.loc[best[:2], "end"] = run_folder.DIVERGED
@@ -103,7 +103,7 @@ def test_the_front_of_costs_marks_settings_that_lost_runs(digits: pd.DataFrame) 
     assert set(costs.tolist()) == {10.0}
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
     assert sum(len(line.get_xdata()) for line in hollow) == 2, "this one, and the one that has a diverged run anyway"
-    assert says(figure, "hollow: lost runs (2 of them); 3 diverged runs left out; 1 run not ended, left out")
+    assert has_text(figure, "hollow: lost runs (2 of them); 3 diverged runs left out; 1 run not ended, left out")
 
 
 def test_averaging_has_no_advantage_by_chance() -> None:
@@ -118,7 +118,7 @@ def test_averaging_has_no_advantage_by_chance() -> None:
     assert 80 <= wins <= 120, "within 3 standard deviations of 100; the better of both would win 133"
 
 
-def test_the_range_is_least_and_most(digits: pd.DataFrame) -> None:
+def test_range_is_least_and_most(digits: pd.DataFrame) -> None:
     runs = digits[(digits["model"] == "linear") & (digits["base_lr"] == 1.0)]
     figure = plots.learning_curves(runs, "train/loss", spread="range")
     corners = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
@@ -144,7 +144,7 @@ def test_panels_and_legend_are_the_values(digits: pd.DataFrame) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["0.01", "0.1", "1"]
     assert legend.get_title().get_text() == "base_lr"
     assert [len(axes.lines) for axes in figure.axes] == [4, 3, 3, 3], "an unfinished run has its own line"
-    assert says(figure, "1 diverged run left out; 1 run not ended, drawn thin")
+    assert has_text(figure, "1 diverged run left out; 1 run not ended, drawn thin")
     assert_nothing_is_cut_off(figure)
 
 
@@ -156,7 +156,7 @@ def test_last_and_averaged_have_line_styles(digits: pd.DataFrame) -> None:
     assert "val accuracy (averaged)" not in texts(plain)
 
 
-def test_against_a_number(digits: pd.DataFrame) -> None:
+def test_metric_against_a_number(digits: pd.DataFrame) -> None:
     runs = digits[(digits["model"] == "tiny/lenet") & digits["averaging"].isna()]
     figure = plots.metric_against(runs, "base_lr", "val/last/accuracy", epoch="last")
     dots, means = figure.axes[0].lines
@@ -176,21 +176,21 @@ def test_diverged_runs_are_crosses_at_the_worse_edge(digits: pd.DataFrame, metri
     assert [line.get_xdata().tolist() for line in crosses] == [[0.01]]
 
 
-def test_against_words_and_missing_values(digits: pd.DataFrame) -> None:
+def test_metric_against_strings_and_missing_values(digits: pd.DataFrame) -> None:
     figure = plots.metric_against(digits, "averaging", legend="model", columns="base_lr", spread="range")
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert labels == ["none", "poly_8"]
     assert_nothing_is_cut_off(figure)
 
 
-def test_zero_has_its_place_beside_a_logarithmic_axis(tmp_path: Path) -> None:
+def test_zero_is_shown_beside_a_logarithmic_axis(tmp_path: Path) -> None:
     df = read_experiments(make_batch(tmp_path, grid({"weight_decay": [0.0, 1e-4, 1e-2]}, **DIGITS)))
     figure = plots.metric_against(df, "weight_decay")
     assert figure.axes[0].get_xscale() == "symlog"
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0", "0.0001", "0.01"]
 
 
-def test_one_run_with_one_epoch(digits: pd.DataFrame) -> None:
+def test_single_run_with_one_epoch_is_a_dot(digits: pd.DataFrame) -> None:
     run = digits.iloc[[5]].copy()
     run["val/last/loss"] = pd.Series([run["val/last/loss"].iloc[0].iloc[:1]], index=run.index, dtype=object)
     for figure in (plots.learning_curves(run, "val/last/loss", log_x=True, log_y=True),
@@ -198,7 +198,7 @@ def test_one_run_with_one_epoch(digits: pd.DataFrame) -> None:
         assert_nothing_is_cut_off(figure)
 
 
-def test_hundreds_of_runs(digits: pd.DataFrame) -> None:
+def test_hundreds_of_runs_are_drawn(digits: pd.DataFrame) -> None:
     many = pd.concat([digits] * 12, ignore_index=True)
     many["run"] = [f"{index:04d}_a_rather_long_name_of_a_run+bas={index}" for index in range(len(many))]
     many["base_lr"] = np.geomspace(1e-4, 10, len(many))
@@ -208,7 +208,7 @@ def test_hundreds_of_runs(digits: pd.DataFrame) -> None:
         assert_nothing_is_cut_off(figure)
 
 
-def test_names_with_formulas_and_great_length(digits: pd.DataFrame) -> None:
+def test_long_names_and_formulas_fit(digits: pd.DataFrame) -> None:
     odd = digits.copy()
     odd["model"] = ["$x^{", "a" * 300, "<b>&\n"] * 12
     for figure in (plots.learning_curves(odd, columns="model", legend="model"),
@@ -217,17 +217,17 @@ def test_names_with_formulas_and_great_length(digits: pd.DataFrame) -> None:
         assert_nothing_is_cut_off(figure)
 
 
-def test_only_diverged_runs(digits: pd.DataFrame) -> None:
+def test_only_diverged_runs_give_an_empty_figure(digits: pd.DataFrame) -> None:
     gone = digits[digits["end"] == run_folder.DIVERGED]
     assert len(plots.learning_curves(gone).axes[0].lines) == 0
     assert len(plots.metric_against(gone, "base_lr").axes[0].lines) == 2
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     ({"columns": "modle"}, "did you mean 'model'"), ({"spread": "std"}, "95% confidence, standard deviation, range"),
     ({"metric": "nothing"}, "no stats column"), ({"rows": "run", "columns": "model"}, "too many")])
-def test_what_cannot_be_drawn_is_an_error(digits: pd.DataFrame, arguments: dict[str, str], says: str) -> None:
-    with pytest.raises(ResultsError, match=says):
+def test_undrawable_column_is_an_error(digits: pd.DataFrame, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
         plots.learning_curves(digits, **arguments)
 
 
@@ -239,7 +239,7 @@ def test_no_runs_is_an_error(digits: pd.DataFrame) -> None:
 @pytest.mark.parametrize(("name", "text"), [
     ("val/av/accuracy", "val accuracy (averaged)"), ("train/time", "train time (s)"), ("step", "step"),
     ("train/seen_examples", "train seen examples"), ("a/b/c/d", "a/b/c/d")])
-def test_labels(name: str, text: str) -> None:
+def test_column_labels(name: str, text: str) -> None:
     assert plots.column_label(name) == text
 
 
@@ -278,13 +278,13 @@ def test_averaged_against_last(digits: pd.DataFrame) -> None:
     assert sorted(x) == sorted(runs["val/last/accuracy"].map(max))
     assert sorted(y) == sorted(runs["val/av/accuracy"].map(max))
     gain = runs["val/av/accuracy"].map(max) - runs["val/last/accuracy"].map(max)
-    assert says(figure, f"by {gain.mean():.2g} ±") and says(figure, f"in {(gain > 0).sum()} of 18 runs")
+    assert has_text(figure, f"by {gain.mean():.2g} ±") and has_text(figure, f"in {(gain > 0).sum()} of 18 runs")
     assert_nothing_is_cut_off(figure)
     losses = plots.averaged_against_last(digits, "val/.*/loss", log=True)
     assert any("below the diagonal averaging is better" in text for text in texts(losses))
 
 
-def test_the_front_is_what_none_beats_in_both(digits: pd.DataFrame) -> None:
+def test_front_is_what_none_beats_in_both(digits: pd.DataFrame) -> None:
     runs = digits.iloc[12:36:3].copy()  # eight settings
     costs, values = [1, 2, 3, 4, 5, 6, 7, 8], [0.2, 0.1, 0.5, 0.5, 0.4, 0.9, 0.8, 0.3]
     runs["facts/parameters"] = costs
@@ -296,7 +296,7 @@ def test_the_front_is_what_none_beats_in_both(digits: pd.DataFrame) -> None:
     assert_nothing_is_cut_off(figure)
 
 
-def test_costs(digits: pd.DataFrame) -> None:
+def test_costs_have_labels_and_units(digits: pd.DataFrame) -> None:
     seconds = plots.pareto(digits, legend="averaging")
     assert seconds.axes[0].get_xlabel() == "training (s)"
     runs = digits.copy()
@@ -340,13 +340,13 @@ def drawn_or_told(draw: Callable[[pd.DataFrame], Figure], df: pd.DataFrame) -> N
     assert "\n" not in sentence and len(sentence) > 30
 
 
-def test_every_picture_is_tried() -> None:
+def test_every_figure_function_is_tested() -> None:
     assert set(PICTURES) == {name for name in plots.__all__ if getattr(
         getattr(plots, name), "__annotations__", {}).get("return") == "Figure"}
 
 
 @each_picture
-def test_awkward_runs_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+def test_awkward_runs_give_a_figure_or_an_error(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
     no_numbers = digits.copy()
     for name in ("val/last/accuracy", "val/av/accuracy"):
         no_numbers[name] = pd.Series([cell * np.nan for cell in digits[name]], index=digits.index, dtype=object)
@@ -363,14 +363,15 @@ def test_awkward_runs_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], 
 
 
 @each_picture
-def test_two_hundred_values_are_drawn_or_told(draw: Callable[[pd.DataFrame], Figure], digits: pd.DataFrame) -> None:
+def test_two_hundred_values_give_a_figure_or_an_error(draw: Callable[[pd.DataFrame], Figure],
+                                                      digits: pd.DataFrame) -> None:
     many = pd.concat([digits] * 6, ignore_index=True).iloc[:200]
     many["run"] = [str(number) for number in range(200)]
     many["base_lr"] = np.geomspace(1e-4, 10, 200)
     drawn_or_told(draw, many)
 
 
-@pytest.mark.parametrize(("draw", "says"), [
+@pytest.mark.parametrize(("draw", "message"), [
     (lambda df: plots.metric_against(df.assign(word=[f"w{i}" for i in range(36)]), "word"), "36 values .* too many"),
     (lambda df: plots.learning_curves(df, style="base_lr"), "so one column can be drawn; allowed: val/last/accuracy"),
     (lambda df: plots.learning_curves(df, "val/last/loss", style="run"), "too many for line styles; allowed: 4"),
@@ -380,8 +381,9 @@ def test_two_hundred_values_are_drawn_or_told(draw: Callable[[pd.DataFrame], Fig
     (lambda df: plots.pareto(df, "tiem"), "unknown cost 'tiem'; allowed: time, memory, .*; did you mean 'time'"),
     (lambda df: plots.pareto(df, legend="modle"), "did you mean 'model'"),
 ])
-def test_what_is_missing_is_named(draw: Callable[[pd.DataFrame], Figure], says: str, digits: pd.DataFrame) -> None:
-    with pytest.raises(ResultsError, match=says):
+def test_errors_name_what_is_missing(draw: Callable[[pd.DataFrame], Figure], message: str,
+                                     digits: pd.DataFrame) -> None:
+    with pytest.raises(ResultsError, match=message):
         draw(digits)
 
 
@@ -390,7 +392,7 @@ def test_bands_on_a_logarithmic_axis_stay_above_zero(digits: pd.DataFrame) -> No
     assert low[0] == 0.1
     assert high[0] == figure_layout.spread_bounds(pd.DataFrame([[0.1, 0.1, 5.0]]), "95% confidence")[1][0]
     figure = plots.metric_against(digits, "base_lr", "val/last/loss", spread="95% confidence", log_y=True)
-    assert says(figure, "bars (cut at the lowest run): 95% confidence")
+    assert has_text(figure, "bars (cut at the lowest run): 95% confidence")
 
 
 def test_dots_of_a_front_that_are_close_share_a_label(digits: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""The cache against a cold read: whatever happens to the folders in between, both find the same."""
+"""Reads with a cache equal reads without one after any change of the folders."""
 from __future__ import annotations
 
 import itertools
@@ -124,7 +124,7 @@ CHANGES = st.tuples(st.sampled_from(["add", "add", "delete", "rename", "swap", "
 # without shrinking: an example takes a second
 @settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=5), st.booleans())
-def test_a_cached_read_is_a_cold_read(tmp_path_factory: pytest.TempPathFactory, rounds: list[list[Any]],
+def test_cached_read_equals_uncached_read(tmp_path_factory: pytest.TempPathFactory, rounds: list[list[Any]],
                                       only_done: bool) -> None:
     clock, numbers = itertools.count(), itertools.count()
     batch = make_empty_batch(tmp_path_factory.mktemp("cache"))
@@ -161,7 +161,7 @@ def test_only_what_changed_is_read(tmp_path: Path) -> None:
     assert_same(read_results(batch), read_results(batch, cache=False))
 
 
-def test_a_young_file_is_read_again(tmp_path: Path) -> None:
+def test_recent_file_is_read_again(tmp_path: Path) -> None:
     """Two writes within one tick of a file system's clock leave the same size and time."""
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
@@ -177,7 +177,7 @@ def test_a_young_file_is_read_again(tmp_path: Path) -> None:
     assert_same(read_results(batch), read_results(batch, cache=False))
 
 
-def test_reading_some_of_a_batch_forgets_nothing(tmp_path: Path) -> None:
+def test_reading_some_runs_keeps_the_cache_of_others(tmp_path: Path) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     read_results(batch)
@@ -188,7 +188,7 @@ def test_reading_some_of_a_batch_forgets_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"x" * 100])
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_cache_is_rebuilt(tmp_path: Path, damage: bytes) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     read_results(batch)
@@ -200,7 +200,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_block_of_zeros_is_never_taken_for_numbers(tmp_path: Path, seed: int) -> None:
+def test_block_of_zeros_is_detected(tmp_path: Path, seed: int) -> None:
     """As a power cut may leave it."""
     batch = make_batch(tmp_path)
     age(batch, itertools.count())
@@ -214,7 +214,7 @@ def test_a_block_of_zeros_is_never_taken_for_numbers(tmp_path: Path, seed: int) 
     assert_same(read_results(batch), cold)
 
 
-def test_other_code_reads_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_other_code_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     read_results(batch)
@@ -222,7 +222,7 @@ def test_other_code_reads_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(read_now(batch)) == 12
 
 
-def test_a_batch_that_cannot_be_written_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_batch_is_cached_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -234,7 +234,7 @@ def test_a_batch_that_cannot_be_written_is_kept_elsewhere(tmp_path: Path, monkey
     assert len(read_now(batch)) == 12
 
 
-def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_works_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
     for name in ("pyarrow", "pyarrow.parquet"):
@@ -243,7 +243,7 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(read_now(batch)) == 12
 
 
-def test_what_is_read_may_be_changed(tmp_path: Path) -> None:
+def test_changing_a_frame_does_not_change_the_cache(tmp_path: Path) -> None:
     batch = make_batch(tmp_path)
     age(batch, itertools.count())
     for _ in range(2):
@@ -253,7 +253,7 @@ def test_what_is_read_may_be_changed(tmp_path: Path) -> None:
         long.iloc[:, 3] += 1.0
 
 
-def test_a_slow_disk_is_read_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_disk_is_read_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(tmp_path)
     cold = read_results(batch, cache=False)
     for name, value in (("SLOW_CALL_SECONDS", -1.0), ("_PROBES", 2), ("_BLOCK", 3)):
@@ -262,7 +262,7 @@ def test_a_slow_disk_is_read_in_threads(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(raw_files.map_ordered(lambda item: item * 2, range(11))) == [*range(0, 22, 2)]
 
 
-def test_columns_are_put_together_by_run() -> None:
+def test_columns_are_assembled_by_run() -> None:
     def part(names: str, start: int) -> columns.Columns:
         texts = [raw_files.RunText(f"b/{name}", None, True, {"rate": start + i, name: i}, f"epoch,{name}",
                                    "".join(f"{row},{start + i + row / 8}\n" for row in range(i)).encode())
@@ -270,10 +270,10 @@ def test_columns_are_put_together_by_run() -> None:
         return columns.parse(texts)
 
     parts = [part("abc", 10), part("de", 20)]
-    found = columns.assemble(parts, np.array([1, 0, 0, 0, 1]), np.array([1, 2, 0, 1, 0]))
-    assert found.names == ["e", "c", "a", "b", "d"]
-    assert found.config["rate"].tolist() == [21, 12, 10, 11, 20]
-    assert found.config["c"].tolist() == [None, 2, None, None, None]
-    assert found.counts.tolist() == [1, 2, 0, 1, 0]
-    np.testing.assert_array_equal(found.stats["c"], [np.nan, 12.0, 12.125, np.nan])
-    np.testing.assert_array_equal(found.stats["e"], [21.0, np.nan, np.nan, np.nan])
+    result = columns.assemble(parts, np.array([1, 0, 0, 0, 1]), np.array([1, 2, 0, 1, 0]))
+    assert result.names == ["e", "c", "a", "b", "d"]
+    assert result.config["rate"].tolist() == [21, 12, 10, 11, 20]
+    assert result.config["c"].tolist() == [None, 2, None, None, None]
+    assert result.counts.tolist() == [1, 2, 0, 1, 0]
+    np.testing.assert_array_equal(result.stats["c"], [np.nan, 12.0, 12.125, np.nan])
+    np.testing.assert_array_equal(result.stats["e"], [21.0, np.nan, np.nan, np.nan])

@@ -1,4 +1,4 @@
-"""Columns of curves behave as columns of objects did, and are made for those alone who look at them."""
+"""Columns of curves behave like columns of objects, and their cells are created on access."""
 from __future__ import annotations
 
 import pickle
@@ -27,7 +27,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_only_what_is_looked_at_is_made(tmp_path: Path, made: list[str]) -> None:
+def test_accessing_a_column_creates_only_its_cells(tmp_path: Path, made: list[str]) -> None:
     df = read_results(make_batch(tmp_path)).big_df()
     chosen = filt(df, model="linear").sort_values("base_lr", ascending=False).reset_index(drop=True).copy()
     assert len(df.columns) > 100 and tables.stats_columns(chosen) and tables.varying_columns(chosen)
@@ -40,7 +40,7 @@ def test_only_what_is_looked_at_is_made(tmp_path: Path, made: list[str]) -> None
     assert chosen[NAME].tolist()[2] is df[NAME][chosen["index"][2]]
 
 
-def test_what_pandas_does_with_them(tmp_path: Path) -> None:
+def test_pandas_operations_work_on_columns_of_curves(tmp_path: Path) -> None:
     read = read_results(make_batch(tmp_path))
     df = read.big_df()
     objects = df.astype(dict.fromkeys(tables.stats_columns(df), object))
@@ -69,7 +69,7 @@ def test_what_pandas_does_with_them(tmp_path: Path) -> None:
     assert df[df["model"] == "linear"][NAME].size == 6 and df.head(3)[NAME].size == 3 and df[NAME][::-1].size == 12
 
 
-def test_cells_can_be_put_there(tmp_path: Path) -> None:
+def test_cells_can_be_assigned(tmp_path: Path) -> None:
     df = read_results(make_batch(tmp_path)).big_df()
     kept = df.copy()
     mine = pd.Series([0.5], index=[1])
@@ -81,7 +81,7 @@ def test_cells_can_be_put_there(tmp_path: Path) -> None:
     assert df[NAME][0].equals(kept["train/loss"][0]) and df[NAME][11].equals(kept[NAME][11])
 
 
-def test_later_changes_of_the_long_frame_are_not_seen(tmp_path: Path) -> None:
+def test_cells_do_not_change_with_the_long_frame(tmp_path: Path) -> None:
     read = read_results(make_batch(tmp_path))
     first = read.long[NAME].iloc[0]
     df = read.big_df()

@@ -1,4 +1,4 @@
-"""Defaults that have changed: found, told once for each batch, and never where a spec says what it means."""
+"""Changed defaults are found, reported once per batch, and never for parameters that a spec sets."""
 from __future__ import annotations
 
 import logging
@@ -22,7 +22,7 @@ def add_run(batch: str, index: int, spec: dict[str, object], version: str | None
     return make_run(batch, index, spec, stats=curves(spec, 2), config=yaml_io.dump_flat(made))
 
 
-def test_another_default_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_default_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old, new = make_empty_batch(tmp_path, "26-01-01-old"), make_empty_batch(tmp_path, "26-02-01-new")
     for index in range(3):
         add_run(old, index, {"batch_size": 8 * 2**index}, "before", base_lr=0.5, averaging="poly_8", batch_size=7)
@@ -37,7 +37,7 @@ def test_another_default_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureF
     assert read_results(new).drift == []
 
 
-def test_two_defaults_in_one_batch(tmp_path: Path) -> None:
+def test_batch_with_two_defaults_is_reported_twice(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     for index, (version, rate) in enumerate([("first", 0.5), ("second", 0.25), (None, 0.125), (None, 1.0)]):
         add_run(batch, index, {}, version, base_lr=rate)
@@ -46,7 +46,7 @@ def test_two_defaults_in_one_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["before", None])
-def test_what_is_no_drift(tmp_path: Path, version: str | None) -> None:
+def test_equal_or_explicit_values_are_no_drift(tmp_path: Path, version: str | None) -> None:
     batch = make_empty_batch(tmp_path)
     add_run(batch, 0, {"base_lr": 0.5, "batch_size": 8}, version)  # said in the spec
     make_run(batch, 1, {}, config="base_lr: 1.0\nmomentum: 0.9\ngone: 3\n")  # parameters that came or went since
@@ -56,7 +56,7 @@ def test_what_is_no_drift(tmp_path: Path, version: str | None) -> None:
     assert read_results(batch).drift == []
 
 
-def test_the_version_is_of_all_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_covers_all_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     now = defaults_version()
     monkeypatch.setattr(config, "_DEFAULTS", {**config._DEFAULTS, "base_lr": 0.5})
     defaults_version.cache_clear()
@@ -66,7 +66,7 @@ def test_the_version_is_of_all_defaults(monkeypatch: pytest.MonkeyPatch) -> None
     assert defaults_version() == now
 
 
-def test_a_newer_parameter_has_its_default_in_older_runs(tmp_path: Path) -> None:
+def test_older_runs_have_the_default_of_a_newer_parameter(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     make_run(batch, 0, {}, config="base_lr: 0.5\nold_option: x\n")
     make_run(batch, 1, {}, config="base_lr: 0.5\nprecision: bf16\ndata_splits_map: {train: train}\n")

@@ -1,4 +1,4 @@
-"""filt against a plain loop over rows, and what each kind of condition matches."""
+"""filt against a loop over rows, and the matches of each kind of condition."""
 from __future__ import annotations
 
 import math
@@ -76,33 +76,33 @@ def runs(*args: Any, **conditions: Any) -> str:
     ({"val/loss": lambda curve: curve.min() < 1}, "a"),
     ({"facts/host": "y", "wandb": False}, "d"),
 ])
-def test_conditions(conditions: dict[str, Any], kept: str) -> None:
+def test_filt_keeps_matching_rows(conditions: dict[str, Any], kept: str) -> None:
     assert runs(conditions) == kept
 
 
-def test_keywords_and_mapping_must_both_hold() -> None:
+def test_keywords_and_mapping_are_combined() -> None:
     assert runs({"facts/host": "x"}, base_lr=0.1) == "a"
     assert filt(DF, batch_size=64).index.tolist() == [4]
 
 
-def test_an_unknown_column_names_the_nearest() -> None:
+def test_unknown_column_suggests_the_nearest() -> None:
     with pytest.raises(ResultsError, match="did you mean 'batch_size'"):
         runs(batchsize=8)
 
 
 @pytest.mark.parametrize("value", [8, "adam", 0.5])
-def test_a_single_value_in_a_column_of_lists_is_an_error(value: Any) -> None:
+def test_single_value_in_a_column_of_lists_is_an_error(value: Any) -> None:
     with pytest.raises(ResultsError, match="the cells of shape are lists, which no single value equals"):
         runs(shape=value)
 
 
-def test_a_fraction_and_a_count_differ_even_where_only_one_of_them_occurs() -> None:
+def test_fraction_and_a_count_differ_even_where_only_one_of_them_occurs() -> None:
     df = pd.DataFrame({"limit_train_batches": [1.0, 0.5], "base_lr": [1.0, 0.5]})
     assert len(filt(df, limit_train_batches=1)) == 0, "1 is one batch, 1.0 is all of them"
     assert len(filt(df, base_lr=1)) == 1, "a learning rate of 1 is 1.0"
 
 
-def test_a_curve_equals_no_value() -> None:
+def test_single_value_in_a_column_of_curves_is_an_error() -> None:
     with pytest.raises(ResultsError, match="function of the curve"):
         runs({"val/loss": 1.0})
 
@@ -111,7 +111,7 @@ settings_of_runs = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3
 
 
 @given(st.lists(settings_of_runs, min_size=1, max_size=8), settings_of_runs)
-def test_a_value_and_all_others_share_out_the_rows(values: list[Any], wanted: Any) -> None:
+def test_rows_match_a_value_or_its_negation(values: list[Any], wanted: Any) -> None:
     df = pd.DataFrame({"x": pd.Series(values, dtype=object)})
     kept = filt(df, x=wanted)
     strict = distinguishes_floats("x", values)

@@ -1,4 +1,4 @@
-"""Reading results: against the numbers that were written, and every way in which a run folder can be awkward."""
+"""Frames against the numbers in the files, and damaged, incomplete and unusual run folders."""
 from __future__ import annotations
 
 import json
@@ -42,7 +42,7 @@ def reasons(batch: str) -> dict[str, str]:
     return {os.path.basename(folder): reason for folder, reason in read_results(batch).skipped}
 
 
-def test_a_row_per_run_with_config_facts_and_curves(tmp_path: Path) -> None:
+def test_big_df_has_a_row_per_run_with_config_facts_and_curves(tmp_path: Path) -> None:
     df = read_experiments(make_batch(tmp_path))
     assert len(df) == 12
     assert list(df.columns[:5]) == list(IDENTITY)
@@ -68,7 +68,7 @@ def test_cells_hold_the_written_numbers(tmp_path: Path) -> None:
         assert cell.tolist() == [float(line[position]) for line in lines[1:]]
 
 
-def test_the_long_frame_is_the_same_stats(tmp_path: Path) -> None:
+def test_long_frame_is_the_same_stats(tmp_path: Path) -> None:
     results = read_results(make_batch(tmp_path))
     df, long = results.big_df(), results.long
     assert len(long) == 12 * 12
@@ -99,7 +99,7 @@ def test_empty_cells_were_not_evaluated(batch: str) -> None:
 
 
 @pytest.mark.parametrize("torn", ["3,30,3.5,0.1,0.9", "3,3", "3", "\0\0\0"])
-def test_a_torn_last_line_is_dropped_silently(batch: str, torn: str) -> None:
+def test_incomplete_last_line_is_dropped(batch: str, torn: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS + torn)
     assert read_experiments(batch)["train/loss"][0].index.tolist() == [1, 2]
     assert read_results(batch).skipped == []
@@ -107,7 +107,7 @@ def test_a_torn_last_line_is_dropped_silently(batch: str, torn: str) -> None:
 
 @pytest.mark.parametrize("damaged", ["3,30,3.5,0.1\n", "3,30,3.5,0.1,0.2,0.3\n", "3,30,x.5,0.1,0.9\n", "\n", "\0\0,\n",
                                      ",30,3.5,0.1,0.9\n", "3,30,3.5,0.1.1,0.9\n", HEADER])
-def test_a_damaged_row_is_left_out_and_listed(batch: str, damaged: str) -> None:
+def test_damaged_row_is_left_out_and_listed(batch: str, damaged: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS)
     folder = make_run(batch, 1, {}, stats=HEADER + ROWS + damaged + "4,40,4.5,0.125,0.875\n")
     results = read_results(batch)
@@ -119,21 +119,21 @@ def test_a_damaged_row_is_left_out_and_listed(batch: str, damaged: str) -> None:
     assert df["train/loss"][1].dtype == np.float64
 
 
-def test_two_damages_that_add_up_to_the_right_number_of_cells(batch: str) -> None:
+def test_two_damaged_rows_with_the_right_total_of_cells_are_detected(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS + "3,30,3.5,0.1\n4,40,4.5,0.1,0.2,0.3\n")
     results = read_results(batch)
     assert results.big_df()["train/loss"][0].index.tolist() == [1, 2]
     assert "2 damaged rows" in results.skipped[0].reason
 
 
-def test_a_column_of_words_stays_words(batch: str) -> None:
+def test_column_of_strings_stays_strings(batch: str) -> None:
     make_run(batch, 0, {}, stats='epoch,note,x\n1,warm,1\n2,"a, b",2\n')
     df = read_experiments(batch)
     assert df["note"][0].tolist() == ["warm", "a, b"]
     assert df["x"][0].tolist() == [1.0, 2.0]
 
 
-def test_a_column_without_a_row_and_one_of_words(batch: str) -> None:
+def test_empty_column_and_column_of_strings(batch: str) -> None:
     make_run(batch, 0, {}, stats="epoch,later\n", end=None)
     make_run(batch, 1, {}, stats=HEADER + ROWS)
     make_run(batch, 2, {}, stats="epoch,note\n1,warm\n")
@@ -144,7 +144,7 @@ def test_a_column_without_a_row_and_one_of_words(batch: str) -> None:
     assert [len(cell) for cell in df["later"]] == [0, 2, 1]
 
 
-def test_words_in_a_column_of_numbers_are_damage(batch: str) -> None:
+def test_strings_in_a_column_of_numbers_are_damage(batch: str) -> None:
     """A run's only row may be a torn one: the column stays numbers for all others."""
     for index in range(3):
         make_run(batch, index, {}, stats=HEADER + ROWS)
@@ -155,14 +155,14 @@ def test_words_in_a_column_of_numbers_are_damage(batch: str) -> None:
 
 
 @pytest.mark.parametrize("epoch", ["1.5", "inf", "-inf", "1e300", "nan"])
-def test_an_epoch_is_a_whole_number(batch: str, epoch: str) -> None:
+def test_epoch_is_a_whole_number(batch: str, epoch: str) -> None:
     make_run(batch, 0, {}, stats=f"{HEADER}{epoch},1,1,1,1\n{ROWS}")
     results = read_results(batch)
     assert results.long["epoch"].tolist() == [1, 2]
     assert "1 damaged row" in results.skipped[0].reason
 
 
-def test_the_later_row_of_an_epoch_counts(batch: str) -> None:
+def test_later_row_of_an_epoch_counts(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS + "2,20,9.5,0.125,0.5\n3,30,10.5,0.0625,0.5\n")
     make_run(batch, 1, {}, stats=HEADER + ROWS)
     df = read_experiments(batch)
@@ -171,7 +171,7 @@ def test_the_later_row_of_an_epoch_counts(batch: str) -> None:
 
 
 @pytest.mark.parametrize("stats", [None, "", "epoch,st", HEADER])
-def test_a_run_without_stats_is_a_row_with_empty_curves(batch: str, stats: str | None) -> None:
+def test_run_without_stats_is_a_row_with_empty_curves(batch: str, stats: str | None) -> None:
     make_run(batch, 0, {}, stats=stats, end=None)
     make_run(batch, 1, {}, stats=HEADER + ROWS)
     df = read_experiments(batch)
@@ -181,7 +181,7 @@ def test_a_run_without_stats_is_a_row_with_empty_curves(batch: str, stats: str |
     assert read_results(batch).skipped == []
 
 
-def test_a_run_that_is_still_going_is_a_row_with_the_epochs_so_far(batch: str) -> None:
+def test_unfinished_run_is_a_row_with_the_epochs_so_far(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS)
     going = make_run(batch, 1, {}, stats=HEADER + ROWS[:18] + "2,20,2.", end=None)
     results = read_results(batch)
@@ -194,7 +194,7 @@ def test_a_run_that_is_still_going_is_a_row_with_the_epochs_so_far(batch: str) -
 
 
 @pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.SPEC, run_folder.STATS, run_folder.DONE])
-def test_an_empty_file(batch: str, name: str) -> None:
+def test_empty_file_is_handled(batch: str, name: str) -> None:
     folder = make_run(batch, 0, {"base_lr": 0.5}, stats=HEADER + ROWS)
     make_run(batch, 1, {"base_lr": 0.25}, stats=HEADER + ROWS)
     Path(folder, name).write_bytes(b"")
@@ -208,7 +208,7 @@ def test_an_empty_file(batch: str, name: str) -> None:
         assert [len(cell) for cell in results.big_df()["train/loss"]] == [2 * (name != run_folder.STATS), 2]
 
 
-def test_several_batches_with_different_columns(tmp_path: Path) -> None:
+def test_batches_with_different_columns_are_joined(tmp_path: Path) -> None:
     """Of parameters, facts and stats: what one does not have is missing there, and what it has keeps its type."""
     one, other = (make_empty_batch(tmp_path, name) for name in ("26-01-01-a", "26-01-02-b"))
     make_run(one, 0, {}, config="width: 3\nfacts: {classes: 10}\n", stats="epoch,train/loss\n1,0.5\n")
@@ -240,7 +240,7 @@ def test_stats_without_epochs_are_listed(batch: str) -> None:
     assert ["column epoch" in one.reason for one in results.skipped] == [True, True]
 
 
-def test_every_folder_that_is_left_out_has_its_reason(batch: str) -> None:
+def test_skipped_folders_have_reasons(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS)
     names = {what: os.path.basename(make_run(batch, index, {}, config=config, end=None, error=error))
              for index, (what, config, error) in enumerate([
@@ -248,24 +248,24 @@ def test_every_folder_that_is_left_out_has_its_reason(batch: str) -> None:
                  ("no mapping", "- 1\n", None), ("bytes", "x", None)], start=1)}
     Path(batch, names["bytes"], run_folder.CONFIG).write_bytes(b"\xff\xfe\n")
     os.mkdir(os.path.join(batch, "figures"))
-    found = reasons(batch)
-    assert found.pop(names["not started"]) == "not started"
-    assert found.pop(names["empty"]) == "config.yaml is empty"
-    assert "not valid YAML" in found.pop(names["broken"])
-    assert "mapping" in found.pop(names["no mapping"])
-    assert "UTF-8" in found.pop(names["bytes"])
-    assert "not a run folder" in found.pop("figures")
-    assert found == {}
+    result = reasons(batch)
+    assert result.pop(names["not started"]) == "not started"
+    assert result.pop(names["empty"]) == "config.yaml is empty"
+    assert "not valid YAML" in result.pop(names["broken"])
+    assert "mapping" in result.pop(names["no mapping"])
+    assert "UTF-8" in result.pop(names["bytes"])
+    assert "not a run folder" in result.pop("figures")
+    assert result == {}
     assert len(read_experiments(batch)) == 1
 
 
-def test_a_run_that_crashed_before_its_config_says_why(batch: str) -> None:
+def test_run_that_crashed_before_its_config_has_its_error_as_reason(batch: str) -> None:
     folder = make_run(batch, 0, {}, config=None, end=None)
     Path(folder, run_folder.attempt_name(0, 0)).write_text(json.dumps({"how": "failed", "error": "no such data"}))
     assert "no such data" in reasons(batch)[os.path.basename(folder)]
 
 
-def test_a_foreign_program_is_read_from_its_spec(batch: str) -> None:
+def test_external_program_is_read_from_its_spec(batch: str) -> None:
     make_run(batch, 0, {"epoch": 3, "x/y": "z"}, config=None, stats="epoch,loss\n1,0.5\n")
     df = read_experiments(batch)
     assert df["epoch"].tolist() == [3]
@@ -273,14 +273,14 @@ def test_a_foreign_program_is_read_from_its_spec(batch: str) -> None:
     assert df["loss"][0].to_dict() == {1: 0.5}
 
 
-def test_a_measure_named_as_a_parameter_stands_beside_it(batch: str) -> None:
+def test_metric_with_the_name_of_a_parameter_gets_a_prefix(batch: str) -> None:
     make_run(batch, 0, {"loss": "mse"}, config=None, stats="epoch,loss\n1,0.5\n")
     df = read_experiments(batch)
     assert df["loss"].tolist() == ["mse"]
     assert df["stats/loss"][0].tolist() == [0.5]
 
 
-def test_only_done(batch: str) -> None:
+def test_only_done_leaves_out_unfinished_runs(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS)
     going = make_run(batch, 1, {}, stats=HEADER + ROWS, end=None)
     results = read_results(batch, only_done=True)
@@ -344,7 +344,7 @@ def seeded(batch: str, index: int, commit: str | None = None, end: str | None = 
     make_run(batch, index, spec, config=config + facts, stats=HEADER + ROWS, end=end)
 
 
-def test_an_exact_repeat_is_marked_and_does_not_count(batch: str) -> None:
+def test_exact_repeat_is_marked_and_does_not_count(batch: str) -> None:
     seeded(batch, 0)
     seeded(batch, 1, seed_model=7)
     seeded(batch, 2)  # as `reproduce --run` leaves it
@@ -387,7 +387,7 @@ def test_batches_globs_lists_and_run_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["nowhere", "no*", "", "here"])
-def test_what_is_no_batch_is_an_error(tmp_path: Path, wrong: str) -> None:
+def test_path_that_is_no_batch_is_an_error(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "results").mkdir()
     make_batch(tmp_path / "results", [{}])
     with pytest.raises(ResultsError) as caught:
@@ -395,13 +395,13 @@ def test_what_is_no_batch_is_an_error(tmp_path: Path, wrong: str) -> None:
     assert caught.value.hint is not None or wrong == ""
 
 
-def test_an_empty_batch_is_an_empty_frame(batch: str) -> None:
+def test_empty_batch_is_an_empty_frame(batch: str) -> None:
     df = read_experiments(batch)
     assert df.empty
     assert list(df.columns) == list(IDENTITY)
 
 
-def test_what_was_left_out_is_logged(batch: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_folders_are_logged(batch: str, caplog: pytest.LogCaptureFixture) -> None:
     make_run(batch, 0, {}, config=None, end=None)
     with caplog.at_level(logging.WARNING):
         read_experiments(batch)
@@ -409,7 +409,7 @@ def test_what_was_left_out_is_logged(batch: str, caplog: pytest.LogCaptureFixtur
     assert "not started" in caplog.text
 
 
-def test_the_newest_batch(tmp_path: Path) -> None:
+def test_newest_batch(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no batch here"):
         newest_batch(tmp_path)
     batches = [make_batch(tmp_path, [{}], name=name) for name in ("26-01-02-b", "26-01-01-a")]
@@ -437,7 +437,7 @@ def test_floats_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, runs
             np.testing.assert_array_equal(cell.to_numpy(dtype=float), values)
 
 
-def test_a_folder_that_cannot_be_read_is_listed(batch: str) -> None:
+def test_folder_that_cannot_be_read_is_listed(batch: str) -> None:
     folder = make_run(batch, 0, {}, config=None, end=None)
     os.mkdir(os.path.join(folder, run_folder.CONFIG))
     assert "cannot be read" in reasons(batch)[os.path.basename(folder)]

@@ -1,4 +1,4 @@
-"""What is remembered of a batch is what its files say, whatever happens to them; and only what changed is read."""
+"""The index of a batch equals its files after any change, and only changed runs are read."""
 from __future__ import annotations
 
 import os
@@ -109,14 +109,14 @@ def check(batch: Path) -> None:
     pd.testing.assert_frame_equal(find_runs(None, batch), expected, check_like=True)
     lists = [list(find_runs({"base_lr": 0.01, "averaging": None, "end": end}, batch)["run"]) for end in (
         "completed", "completez")]
-    assert ended == [bool(found) for found in lists]
+    assert ended == [bool(result) for result in lists]
     assert lists == [list(expected["run"][(expected["base_lr"] == 0.01) & (expected["end"] == end)]) for end in (
         "completed", "completez")]
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["young", "old"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_it_is_never_wrong(batch: Path, change: Callable[[Path], None], old: bool) -> None:
+def test_index_equals_a_fresh_read_after_any_changes(batch: Path, change: Callable[[Path], None], old: bool) -> None:
     """Also a moment after a question, with a file of the same size."""
     check(batch)
     change(batch)
@@ -124,13 +124,13 @@ def test_it_is_never_wrong(batch: Path, change: Callable[[Path], None], old: boo
     check(batch)
 
 
-def test_one_change_after_another(batch: Path) -> None:
+def test_index_equals_a_fresh_read_after_each_change(batch: Path) -> None:
     for change in (end, begin, add, with_another_key, tear, rename, remove):
         change(batch)
         check(batch)
 
 
-def test_a_young_file_is_read_again(batch: Path) -> None:
+def test_recent_file_is_read_again(batch: Path) -> None:
     """It may be written again in the same moment, as coarse as a disk's clock is: here even with the same stamp."""
     path = runs(batch)[0] / "config.yaml"
     os.utime(path)
@@ -155,7 +155,7 @@ def test_only_what_changed_is_read(batch: Path, monkeypatch: pytest.MonkeyPatch)
         assert read == expected, change
 
 
-def test_conditions_hold_as_in_a_frame(batch: Path) -> None:
+def test_find_runs_matches_like_filt(batch: Path) -> None:
     make_run(make_empty_batch(batch.parent, "26-11-21-more"), 0, {**SPECS[5], "momentum": 0.25})
     for params, number in (({"base_lr": [0.01, 1.0]}, 3), ({"rate": 3}, 1), ({"rate": None}, 3), ({"index": 0}, 2),
                            ({"momentum": Interval(0.2, 0.3)}, 1), ({"momentum": lambda value: value < 0.3}, 1),
@@ -166,7 +166,7 @@ def test_conditions_hold_as_in_a_frame(batch: Path) -> None:
         is_done({"momentums": 0.5}, batch.parent)
 
 
-def test_what_a_person_changes_is_seen_after_a_second(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_config_of_an_ended_run_is_seen_after_a_second(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the config of a run that has ended; whatever else happens, at once."""
     monkeypatch.setattr(run_index, "_TRUSTED_SECONDS", 1e9)
     check(batch)
@@ -178,13 +178,13 @@ def test_what_a_person_changes_is_seen_after_a_second(batch: Path, monkeypatch: 
     assert len(find_runs({"base_lr": 0.07}, batch)) == 1
 
 
-def test_what_is_remembered_is_nobodys_to_change(batch: Path) -> None:
-    found = find_runs({"index": 0}, batch).iloc[0]
-    found["data_splits_map"].clear()
+def test_changing_a_result_does_not_change_the_index(batch: Path) -> None:
+    result = find_runs({"index": 0}, batch).iloc[0]
+    result["data_splits_map"].clear()
     check(batch)
 
 
-def test_memory_has_an_end(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_drops_the_least_recently_used_batch(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_index, "_MAX_RUNS", 4)
     other = Path(make_empty_batch(batch.parent, "26-11-21-more"))
     make_run(str(other), 0, SPECS[5])

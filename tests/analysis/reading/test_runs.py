@@ -24,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_runs_are_found_in_all_batches(results: Path) -> None:
+def test_find_runs_searches_all_batches(results: Path) -> None:
     assert len(find_runs(results=results)) == 13
     assert len(find_runs({"model": "linear", "base_lr": [0.01, 1]}, results)) == 4
     assert find_runs({"base_lr": Interval(2, None)}, results)["batch"].tolist() == ["26-11-21-more"]
@@ -32,7 +32,7 @@ def test_runs_are_found_in_all_batches(results: Path) -> None:
     assert len(find_runs(results=results / "nowhere")) == 0
 
 
-def test_one_or_an_error(results: Path) -> None:
+def test_find_one_returns_one_run_or_an_error(results: Path) -> None:
     one = find_one({"model": "linear", "base_lr": 0.1, "averaging": None}, results)
     assert one["end"] == "completed" and Path(one["folder"]).is_dir()
     with pytest.raises(ResultsError, match=r"2 runs match .*give more conditions"):
@@ -43,7 +43,7 @@ def test_one_or_an_error(results: Path) -> None:
         find_one({"base_lrr": 77.0}, results)
 
 
-def test_done_is_what_has_ended(results: Path, tmp_path: Path) -> None:
+def test_is_done_for_ended_runs(results: Path, tmp_path: Path) -> None:
     assert is_done({"model": "linear", "base_lr": 0.1}, results)
     assert not is_done({"base_lr": 5.0}, results)  # it has not ended
     assert not is_done({"base_lr": 77.0}, results)
@@ -54,7 +54,7 @@ def test_done_is_what_has_ended(results: Path, tmp_path: Path) -> None:
     ("a.json", {"classes": [1, 2], "why": None}), ("a.npy", np.arange(6.0).reshape(2, 3)), ("a.txt", "why: é"),
     ("a.npz", {"x": np.arange(3), "y": np.zeros((2, 2))}), ("a.csv", pd.DataFrame({"x": [1, 2], "y": [0.5, None]})),
     ("a.bin", b"\0\1")])
-def test_what_is_kept_comes_back(results: Path, name: str, value: object) -> None:
+def test_artifacts_are_loaded_as_they_were_saved(results: Path, name: str, value: object) -> None:
     run = find_one({"base_lr": 5.0}, results)
     path = save_artifact(value, run, name)
     assert path == str(results / "26-11-21-more" / Path(run["folder"]).name / "artifacts" / name)
@@ -65,13 +65,13 @@ def test_what_is_kept_comes_back(results: Path, name: str, value: object) -> Non
         np.testing.assert_equal(back, value)
 
 
-def test_a_figure_is_kept_as_a_picture(results: Path) -> None:
+def test_figure_is_saved_as_png(results: Path) -> None:
     run = find_one({"base_lr": 5.0}, results)
     save_artifact(Figure(), run, "a.png")
     assert load_artifact(run, "a.png").startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_kept_is_told(results: Path) -> None:
+def test_value_that_cannot_be_stored_is_an_error(results: Path) -> None:
     run = find_one({"base_lr": 5.0}, results)
     for value, name, message in ((object(), "a.pkl", "cannot store"), (1, "../a.json", "not a plain file name")):
         with pytest.raises(ResultsError, match=message):

@@ -28,10 +28,10 @@ def test_paired_difference_is_students() -> None:
     for count in (2, 3, 10):
         before, after = random.normal(size=(2, count))
         reference = stats.ttest_rel(after, before)
-        found = inference.paired_difference(after - before)
+        result = inference.paired_difference(after - before)
         interval = reference.confidence_interval(0.95)
-        assert found.p == pytest.approx(reference.pvalue)
-        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+        assert result.p == pytest.approx(reference.pvalue)
+        assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
 
 
 def test_welch_difference_is_welchs() -> None:
@@ -39,10 +39,10 @@ def test_welch_difference_is_welchs() -> None:
     for count, other in ((2, 2), (3, 5), (10, 4)):
         before, after = random.normal(size=count), random.normal(1, 3, size=other)
         reference = stats.ttest_ind(after, before, equal_var=False)
-        found = inference.welch_difference(before, after)
+        result = inference.welch_difference(before, after)
         interval = reference.confidence_interval(0.95)
-        assert found.p == pytest.approx(reference.pvalue)
-        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+        assert result.p == pytest.approx(reference.pvalue)
+        assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
 
 
 def test_what_one_value_says_is_unknown_and_no_noise_is_certain() -> None:
@@ -75,14 +75,14 @@ def test_ranks_are_those_of_scipys_test_and_holms_correction() -> None:
         groups = [random.normal(random.choice([0, 1, 2]), random.uniform(0.02, 0.2), random.integers(2, 6))
                   for _ in range(random.integers(2, 7))]
         groups.sort(key=lambda values: -values.mean())
-        found = inference.ranks(np.array([values.mean() for values in groups]),
+        result = inference.ranks(np.array([values.mean() for values in groups]),
                                 np.array([values.std(ddof=1) for values in groups]), np.array([*map(len, groups)]))
-        assert found.tolist() == ranks_by_hand(groups)
-        differing += len(set(found.tolist())) > 1
+        assert result.tolist() == ranks_by_hand(groups)
+        differing += len(set(result.tolist())) > 1
     assert differing > 20
 
 
-def test_a_single_run_is_given_the_pooled_deviation() -> None:
+def test_single_run_is_given_the_pooled_deviation() -> None:
     deviations = np.array([0.01, np.nan, 0.03])
     pooled = math.sqrt((2 * 0.01**2 + 3 * 0.03**2) / 5)
     error = pooled**2 + 0.01**2 / 3

@@ -1,4 +1,4 @@
-"""Expressions that choose runs: what they mean, and that nothing in them is ever run."""
+"""Expressions that select runs: their meaning, and that they are never executed."""
 from __future__ import annotations
 
 import contextlib
@@ -52,7 +52,7 @@ DF = pd.DataFrame({
     ("limit_train_batches == 1", [0]), ("limit_train_batches == 1.0", [1]), ("limit_train_batches in [1.0, 2]", [1]),
     ("limit_train_batches.isin([1])", [0]), ("limit_train_batches != 1", [1, 2, 3]),
     ("limit_train_batches >= 1", [0, 1])])
-def test_what_an_expression_means(expression: str, rows: list[int] | None) -> None:
+def test_expression_selects_rows(expression: str, rows: list[int] | None) -> None:
     if rows is None:
         with pytest.raises(ResultsError, match="not allowed"):
             query(DF, expression)
@@ -66,24 +66,24 @@ def test_what_an_expression_means(expression: str, rows: list[int] | None) -> No
     "size[0]", "open('f')", "size.isin(size.to_list())", "average.contains()", "average.contains('a', regex=True)",
     "b'x' == size", "size << 9999", "{1: 2}", "{1, 2}", "*size", "print(1)", "size.values", "1j == size", "... == size",
     "(yield)"])
-def test_what_is_refused(expression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_expression_is_refused(expression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ResultsError, match="not allowed|invalid expression"):
         query(DF, expression)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("expression", "says"), [
+@pytest.mark.parametrize(("expression", "message"), [
     ("sice > 8", "did you mean 'size'"), ("size >", "invalid expression: invalid syntax"), ("", "invalid expression"),
     ("size == 8; flag", "invalid expression"), ("(" * 300 + "1" + ")" * 300, "invalid expression"),
     ("1 + " * 600 + "1 == size", "characters")])
-def test_a_mistake_says_what_to_do(expression: str, says: str) -> None:
-    with pytest.raises(ResultsError, match=says) as caught:
+def test_invalid_expression_has_a_hint(expression: str, message: str) -> None:
+    with pytest.raises(ResultsError, match=message) as caught:
         query(DF, expression)
     assert caught.value.hint
 
 
-def test_long_ones_come_to_an_end() -> None:
+def test_long_expressions_terminate() -> None:
     start = time.monotonic()
     query(DF, "- " * 80 + "size == 8")
     query(DF, "size == '" + "x" * 1000 + "' * 1000 * 1000 * 1000 * 1000")
@@ -91,12 +91,12 @@ def test_long_ones_come_to_an_end() -> None:
 
 
 @given(st.text(alphabet="size rate()[]'\"`.&|~<>=!+-*/%,0189nulotadisr@\\{}:", max_size=40))
-def test_whatever_is_typed_is_rows_or_a_user_error(expression: str) -> None:
+def test_any_text_gives_rows_or_a_user_error(expression: str) -> None:
     with contextlib.suppress(ResultsError):
         assert set(query(DF, expression).index) <= set(DF.index)
 
 
-def test_values_of_runs(tmp_path: Path) -> None:
+def test_values_table_has_last_and_best_values(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     header = "epoch,val/last/accuracy,val/last/loss,note\n"
     make_run(batch, 0, {}, stats=header + "1,0.5,2.0,a\n2,0.75,nan,b\n3,0.25,3.0,c\n")
@@ -111,7 +111,7 @@ def test_values_of_runs(tmp_path: Path) -> None:
     assert query(table, "`best/val/last/accuracy` > 0.7")["index"].tolist() == [0]
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_query_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batch = make_batch(tmp_path)
     assert experiments.main(["query", batch, "base_lr >= 0.1 and averaging.isnull()"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -128,7 +128,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_export(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_both_frames(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     batch = make_batch(tmp_path)
     assert experiments.main(["export", batch, "--to", kind, "--into", str(tmp_path / "out")]) == 0
     runs, long = capsys.readouterr().out.splitlines()
@@ -159,13 +159,13 @@ def test_polars_gets_both_frames(tmp_path: Path) -> None:
         cell.max() for cell in results.big_df()["val/last/accuracy"]]
 
 
-def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polars_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(ResultsError, match="pip install polars"):
         read_results(make_batch(tmp_path)).polars()
 
 
-def test_mixed_values_as_a_table() -> None:
+def test_mixed_values_become_json_in_arrow() -> None:
     table = arrow_columns.to_table(DF)
     assert table["mixed"].to_pylist() == ["1", '"1"', "true", "[1, 2]"]
     assert table["average"].to_pylist() == [None, "poly_8", "ema_0.9", None]

@@ -1,4 +1,4 @@
-"""Rankings worked by hand: val before test, better up or down, diverged last, which epoch and which weights."""
+"""Rankings against values computed by hand: splits, directions, diverged runs, epochs, weights."""
 from __future__ import annotations
 
 import logging
@@ -33,7 +33,7 @@ TWO = frame({"val/last/accuracy": [[0.5, 0.9, 0.6], [0.7, 0.8, 0.8]],
              "val/last/loss": [[3.0, 1.0, 2.0], [0.9, 0.8, 1.1]]}, base_lr=[0.1, 1.0])
 
 
-def test_best_epoch_with_the_test_value_beside_it() -> None:
+def test_best_runs_have_the_test_value_of_their_epoch() -> None:
     table = best_runs(TWO)
     assert table["run"].tolist() == ["r0", "r1"]
     assert table["value"].tolist() == [0.9, 0.8]
@@ -49,7 +49,7 @@ def test_best_epoch_with_the_test_value_beside_it() -> None:
     ("val/last/loss", "best", ["r1", "r0"], [0.8, 1.0]),
     ("val/.*/loss", "last", ["r1", "r0"], [1.1, 2.0]),
 ])
-def test_metric_and_epoch(metric: str, epoch: str | int, runs: list[str], values: list[float]) -> None:
+def test_best_runs_by_metric_and_epoch(metric: str, epoch: str | int, runs: list[str], values: list[float]) -> None:
     table = best_runs(TWO, metric, epoch=epoch)
     assert table["run"].tolist() == runs
     assert table["value"].tolist() == values
@@ -77,7 +77,7 @@ def test_diverged_and_missing_come_last(metric: str) -> None:
     assert table["epoch"].isna().tolist() == [False, False, True, True, True]
 
 
-def test_a_split_of_train_ranks_before_test(caplog: pytest.LogCaptureFixture) -> None:
+def test_split_of_train_ranks_before_test(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert metric_columns(TWO) == ["val/last/accuracy"]
         best_runs(TWO)
@@ -90,18 +90,18 @@ def test_ranking_by_test_warns(caplog: pytest.LogCaptureFixture) -> None:
     assert "a test split: the best value is an optimistic estimate" in caplog.text
 
 
-def test_equals_keep_their_order_and_n_limits() -> None:
+def test_equal_runs_keep_their_order_and_n_limits() -> None:
     df = frame({"val/last/accuracy": [[0.5], [0.9], [0.5], [0.5]]})
     assert best_runs(df)["run"].tolist() == ["r1", "r0", "r2", "r3"]
     assert best_runs(df, n=2)["run"].tolist() == ["r1", "r0"]
     assert len(best_runs(df, n=None)) == 4
 
 
-@pytest.mark.parametrize(("metric", "says"), [
+@pytest.mark.parametrize(("metric", "message"), [
     ("val/last/acuracy", "did you mean 'val/last/accuracy'"), ("val/last", "more is better"),
     ("nothing", "no stats column")])
-def test_a_metric_that_cannot_rank_is_an_error(metric: str, says: str) -> None:
-    with pytest.raises(ResultsError, match=says):
+def test_metric_that_cannot_rank_is_an_error(metric: str, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
         best_runs(TWO, metric)
 
 
@@ -110,7 +110,7 @@ def test_no_stats_at_all_is_an_error() -> None:
         best_runs(TWO[["run", "end", "folder"]])
 
 
-def test_an_epoch_that_is_none_is_an_error() -> None:
+def test_unknown_epoch_is_an_error() -> None:
     with pytest.raises(ResultsError, match="best, last"):
         best_runs(TWO, epoch="first")
 
@@ -123,13 +123,13 @@ def test_varying_columns() -> None:
     assert "facts/host" not in setting_columns(df)
 
 
-def test_seeds_that_every_run_drew_are_no_settings() -> None:
+def test_seeds_that_all_runs_drew_do_not_vary() -> None:
     df = frame({"val/last/loss": [[1.0], [2.0]]}, seed_model=[1, 2], seed_training=[3, 4],
                **{"facts/seeds_drawn": [["seed_model", "seed_training"], ["seed_model"]]})
     assert varying_columns(df, seeds=True) == ["seed_training"]
 
 
-def test_runs_table() -> None:
+def test_runs_table_has_last_values() -> None:
     table = runs_table(TWO)
     assert table["epochs"].tolist() == [3, 3]
     assert table["val/last/accuracy"].tolist() == [0.6, 0.8]
@@ -147,7 +147,7 @@ def ranked(values: list[list[float]], ends: list[list[str | None]] | None = None
     return ranking(df)
 
 
-def test_settings_that_seeds_cannot_tell_apart_tie() -> None:
+def test_settings_within_noise_share_rank_1() -> None:
     # Welch's t of the first two: 0.02 / sqrt(0.0001 / 3 + 0.0004 / 3) = 1.55, below 3.2 (2.94 degrees of freedom);
     # of the first and third: 0.2 / sqrt(0.0002 / 3) = 24.5
     table = ranked([[0.69, 0.70, 0.71], [0.89, 0.90, 0.91], [0.86, 0.88, 0.90]])
@@ -158,7 +158,7 @@ def test_settings_that_seeds_cannot_tell_apart_tie() -> None:
     assert table["members"].iloc[2] == [0, 1, 2]
 
 
-def test_the_test_is_welchs() -> None:
+def test_two_settings_are_compared_by_welchs_test() -> None:
     from scipy.stats import ttest_ind
 
     random = np.random.default_rng(0)
@@ -169,13 +169,13 @@ def test_the_test_is_welchs() -> None:
         assert (ranked([first, second])["rank"].iloc[1] == 1) == tie
 
 
-def test_ties_are_with_the_first_of_a_rank() -> None:
+def test_rank_is_one_more_than_the_number_of_better_settings() -> None:
     # each is like its neighbour, and the last is not like the first
     table = ranked([[0.90, 0.902], [0.899, 0.901], [0.880, 0.882], [0.879, 0.881]])
     assert table["rank"].tolist() == [1, 1, 3, 3]
 
 
-def test_a_single_run_has_the_noise_of_the_others() -> None:
+def test_single_run_gets_the_pooled_deviation() -> None:
     assert ranked([[0.89, 0.90, 0.91], [0.895], [0.5]])["rank"].tolist() == [1, 1, 3]
     assert ranked([[0.9], [0.8], [0.8]])["rank"].tolist() == [1, 2, 2], "nothing is known: only equals tie"
 
@@ -188,12 +188,12 @@ def test_runs_without_noise_and_without_values() -> None:
     assert table["runs"].tolist() == [1, 2, 2, 0]
 
 
-def test_one_setting_and_none() -> None:
+def test_single_setting_has_rank_1() -> None:
     df = frame({"val/last/loss": [[1.0, 0.5], [0.7]]}, seed_model=[1, 2])
     assert ranking(df)[["rank", "value", "runs"]].to_numpy().tolist() == [[1.0, 0.6, 2.0]]
 
 
-def test_the_metric_of_the_job_spec_ranks_and_its_goal_decides(caplog: pytest.LogCaptureFixture,
+def test_metric_of_the_job_spec_ranks_and_its_goal_decides(caplog: pytest.LogCaptureFixture,
                                                                tmp_path: Path) -> None:
     stats = "epoch,step,train/loss,val/last/accuracy,val/last/energy,psnr\n1,9,1.0,{},{},{}\n"
     batch = make_empty_batch(tmp_path)
@@ -219,7 +219,7 @@ def test_the_metric_of_the_job_spec_ranks_and_its_goal_decides(caplog: pytest.Lo
     assert "No run has val_acc" in build_report(read_results(batch))
 
 
-def test_batches_that_name_different_metrics_are_ranked_as_without(tmp_path: Path) -> None:
+def test_different_metrics_of_batches_are_ignored(tmp_path: Path) -> None:
     paths = [make_batch(tmp_path, [{"base_lr": 0.1}], f"26-11-2{number}-x") for number in (1, 2)]
     for path, name in zip(paths, ("val/last/loss", "train/loss"), strict=True):
         Path(path, "job.yaml").write_text(f"job_details: {{name: x, metric: {name}}}\n")

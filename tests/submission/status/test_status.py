@@ -72,6 +72,14 @@ def test_limited_table_shows_failures_and_the_best(tmp_path: Path) -> None:
     assert len(status.run_table(observation(*runs), limit=None)) == 62
 
 
+def test_limited_table_says_that_a_test_split_chose_its_runs(tmp_path: Path) -> None:
+    header = HEADER.replace("val/", "test/")
+    runs = [run(tmp_path, f"{index:03d}_a", "done", header + f"1,1,1,1,0.{index:03d},0,0,0\n") for index in range(20)]
+    note = "the runs above are chosen by a test split: the best values are optimistic estimates"
+    assert note in status.run_table(observation(*runs), limit=10)
+    assert note not in status.run_table(observation(*runs), limit=None), "nothing is chosen"
+
+
 def test_summary_has_a_column_for_each_state_that_occurs(tmp_path: Path) -> None:
     item = observation(run(tmp_path, "000_a", "done"), run(tmp_path, "001_a", "timeout"))
     assert status.summary_table([item]) == ["batch      runs  done  timeout", "results/b  2     1     1"]

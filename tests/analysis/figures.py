@@ -1,4 +1,4 @@
-"""What tests of pictures look at: their texts, and whether all of them are within."""
+"""Helpers for tests of figures: their texts, and whether all of them are inside."""
 from __future__ import annotations
 
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
 
 
-def says(figure: Figure, words: str) -> bool:
+def has_text(figure: Figure, words: str) -> bool:
     """Whether a text of the picture has these words, wherever its lines break."""
     return any(words in " ".join(text.split()) for text in texts(figure))
 
