@@ -199,9 +199,9 @@ def _best_and_figures(df: pd.DataFrame) -> list[str]:
 def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
     best = tables.best_runs(df, n=10)
     commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
+    caption = best.attrs[tables.CAPTION]
     best = _named(best, columns)
     note = "Each run counts with its best epoch"
-    caption = best.attrs[tables.CAPTION]
     if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
     note += f" ({html.escape(caption)})" if caption and metrics.TEST_NOTE not in caption else ""
@@ -225,9 +225,9 @@ def _named(best: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _curves(df: pd.DataFrame) -> str:
-    rows, legend = _facets(df, ())
-    figures = [_figure(f"learning curves, {name}", plots.learning_curves, df, metric, columns=rows, legend=legend,
-                         log_y=log_y)
+    columns, legend = _facets(df, ())
+    figures = [_figure(f"learning curves, {name}", plots.learning_curves, df, metric, columns=columns, legend=legend,
+                       log_y=log_y)
                 for name, metric, log_y in (("ranking metric", None, False), ("training loss", "train/loss", True))
                 if metric is None or metric in tables.stats_columns(df)]
     return _section("Learning curves", "".join(figures))
@@ -238,7 +238,7 @@ def _against(df: pd.DataFrame) -> str:
     for parameter in tables.varying_columns(df)[:_MAX_PARAMETERS]:
         columns, legend = _facets(df, (parameter,))
         figures.append(_figure(f"metric against {parameter}", plots.metric_against, df, parameter, columns=columns,
-                                 legend=legend))
+                               legend=legend))
     return _section("Metric against each parameter", "".join(figures)) if figures else ""
 
 

@@ -166,6 +166,13 @@ def test_find_runs_matches_like_filt(batch: Path) -> None:
         is_done({"momentums": 0.5}, batch.parent)
 
 
+def test_one_batch_is_not_all_batches(batch: Path) -> None:
+    make_run(make_empty_batch(batch.parent, "26-11-21-more"), 0, {**SPECS[5], "limit_train_batches": 1.0})
+    assert is_done({"limit_train_batches": 1.0}, batch.parent)
+    assert not is_done({"limit_train_batches": 1}, batch.parent)
+    assert find_runs({"limit_train_batches": [1, 2]}, batch.parent).empty
+
+
 def test_edited_config_of_an_ended_run_is_seen_after_a_second(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the config of a run that has ended; whatever else happens, at once."""
     monkeypatch.setattr(run_index, "_TRUSTED_SECONDS", 1e9)
