@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 from collections.abc import Hashable
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -104,24 +105,28 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
                     counted = _hold_last(counted)
                 mean, rest = _mean_of(counted)
                 rest += [curve for run, curve in curves.items() if not grid.counted[run]]
-                line_style = line.style if style else metric_style
                 if len(mean):
                     grid.record_mean(len(counted))
                     cut_lines += any(curve.index[-1] > mean.index[-1] for curve in counted)
-                    panel.axes.plot(mean.index, mean.mean(axis=1), line_style, color=line.colour, linewidth=width,
-                                    marker="o" if len(mean) == 1 else "")
-                if spread and len(counted) > 1 and len(mean):
-                    low, high = figure_layout.spread_bounds(mean, spread, log_y)
-                    panel.axes.fill_between(mean.index, low, high, color=line.colour, alpha=0.18, linewidth=0)
+                    band = figure_layout.spread_bounds(mean, spread, log_y) if spread and len(counted) > 1 else None
+                    _draw_mean(panel.axes, mean.mean(axis=1), band, line.colour, style=line.style if style else
+                               metric_style, linewidth=width)
                 for curve in rest:
-                    panel.axes.plot(curve.index, curve, line_style, color=line.colour, linewidth=0.6, alpha=0.5,
-                                    marker="." if len(curve) == 1 else "")
+                    panel.axes.plot(curve.index, curve, line.style if style else metric_style, color=line.colour,
+                                    linewidth=0.6, alpha=0.5, marker="." if len(curve) == 1 else "")
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure_layout.set_log_axes(panel.axes, log_x, log_y)
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
     notes = [f"{count(cut_lines, 'mean')} end{'s' * (cut_lines == 1)} where the first run ended, other runs go on thin"
              if cut_lines else "", f"{count(without_value, 'run')} without a value" if without_value else ""]
     return grid.finish("epoch", y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
+
+
+def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | None, colour: Any, style: str,
+               linewidth: float) -> None:
+    axes.plot(mean.index, mean, style, color=colour, linewidth=linewidth, marker="o" if len(mean) == 1 else "")
+    if band:
+        axes.fill_between(mean.index, *band, color=colour, alpha=0.18, linewidth=0)
 
 
 def _curves_of(runs: pd.DataFrame, name: str, descends: bool | None) -> dict[Hashable, pd.Series]:
