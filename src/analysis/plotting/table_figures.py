@@ -117,7 +117,8 @@ def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "
         f"the best {len(table)} of {count(len(settings), 'setting')}" if len(settings) > len(table) else "",
         describe_metric(drawn, epoch), "mean ± standard deviation; bar: standard error" if has_repeats else "",
         "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs, Holm's correction: at "
-        "most 5 % chance of any wrong difference)" if has_repeats else
+        f"most 5 % chance of any wrong difference); {ties[1]} of {count(len(settings), 'setting')} have rank 1"
+        if has_repeats else
         "one run each: nothing is known about the noise of seeds",
         f"{count(lossy, 'setting')} lost runs (n/N: runs that count of all)" if lossy else "",
         *tables.run_counts(df).lost()], below=0.2)

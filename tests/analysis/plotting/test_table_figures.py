@@ -60,6 +60,8 @@ def test_ranks_say_what_they_mean_and_which_settings_lost_runs(digits: pd.DataFr
     assert has_text(figure, "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs,")
     assert has_text(figure, "2 settings lost runs (n/N: runs that count of all)")
     assert texts(figure).count("1/2") == 2
+    rank_1 = int((tables.ranking(digits)["rank"] == 1).sum())
+    assert has_text(figure, f"{rank_1} of 12 settings have rank 1")
 
 
 def test_what_ranks_by_a_test_split_says_so(digits: pd.DataFrame) -> None:
