@@ -9,10 +9,11 @@ from src.errors import exits_on_user_error
 from src.submission.batch import journal
 from src.submission.batch.journal import SLURM
 from src.submission.planning import preview
-from src.submission.planning.command_line import parse
+from src.submission.planning.command_line import Options, parse
 from src.submission.planning.launch import choose_launch
 from src.submission.planning.planner import plan_job_spec
 from src.submission.planning.sbatch_calls import plan_submission
+from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.spec.reader import read_job_spec
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
@@ -32,15 +33,7 @@ def main(argv: Sequence[str]) -> int:
         if exit_code is not None:
             return exit_code
 
-    # which runs of which batch, and how they are started
-    if options.retry:
-        from src.submission.planning.retry import plan_retry
-
-        spec, plan = None, plan_retry(options, PROJECT)
-    else:
-        spec = read_job_spec(options.path)
-        plan = plan_job_spec(spec, options, PROJECT)
-    plan, launch = choose_launch(plan, spec, options, journal.new_token())
+    plan, launch = plan_runs(options)
     submission = plan_submission(plan, launch, options.max_queued)
 
     # what is printed; a dry run ends here
@@ -69,6 +62,16 @@ def main(argv: Sequence[str]) -> int:
         preflight.confirm(plan, launch.mode)
 
     return execute(plan, launch, submission, options, argv)
+
+
+def plan_runs(options: Options) -> tuple[SubmissionPlan, LaunchSettings]:
+    """Return which runs of which batch to submit, and how they are started."""
+    if options.retry:
+        from src.submission.planning.retry import plan_retry
+
+        return choose_launch(plan_retry(options, PROJECT), None, options, journal.new_token())
+    spec = read_job_spec(options.path)
+    return choose_launch(plan_job_spec(spec, options, PROJECT), spec, options, journal.new_token())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from src import run_folder
 from src.config import Config
-from src.errors import BatchError, ConfigError
-from src.io import files, yaml_io
+from src.errors import ConfigError
+from src.io import files
 from src.submission.job import attempt, multi_gpu, ranks
 from src.submission.system import process
 from src.submission.system.signals import Stopped, signals
@@ -102,11 +102,12 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
     """
     from src.training.components import build
     from src.training.experiment import run_epochs
+    from src.training.output.recorder import create_run_folder
     from src.training.output.table import StatsTable
     from src.training.setup.seeds import preserve_generators
 
     components = build(config, None)
-    folder = _create_run_folder(config)
+    folder = create_run_folder(config)
     table: StatsTable | None = None
     for row, model, outcome in run_epochs(components, folder, lambda: None):
         table = table or StatsTable(list(row))
@@ -114,20 +115,6 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
             files.write_atomic(os.path.join(folder, run_folder.DONE), outcome + "\n")
         with preserve_generators(components.device):
             yield table.add(row), model
-
-
-def _create_run_folder(config: Config) -> str | None:
-    """Create the run folder of output_dir, with its spec.yaml; None if output_dir is null."""
-    if config.output_dir is None:
-        return None
-    folder = os.path.abspath(files.expand_path(config.output_dir, "output_dir"))
-    os.makedirs(folder, exist_ok=True)
-    spec = os.path.join(folder, run_folder.SPEC)
-    text = yaml_io.dump_flat({key: value for key, value in config.to_dict().items() if key != "output_dir"})
-    if not files.create_exclusive(spec, text) and (
-            files.read_text(spec) != text or os.path.exists(os.path.join(folder, run_folder.STATS))):
-        raise BatchError("there is a run in this folder already", where=folder, hint="give another output_dir")
-    return folder
 
 
 def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:

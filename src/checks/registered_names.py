@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from src.errors import ConfigError, did_you_mean
 
@@ -55,8 +55,7 @@ _SCHEDULES = ("constant", "linear", "poly", "step", "cosine", "onecycle", "wsd")
 _AVERAGING_FORMS = ("null", "poly", "poly_ETA", "ema", "ema_DECAY")
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """A learning-rate schedule.
 
     kind: constant, linear, poly, step, cosine, onecycle or wsd;
@@ -77,8 +76,7 @@ class Schedule:
     share: float = 0.0
 
 
-@dataclass(frozen=True)
-class Averaging:
+class Averaging(NamedTuple):
     """An average of the weights. kind poly: weight (eta+1)/(eta+t) at step t, value = eta; kind ema: value = decay."""
 
     kind: str
@@ -138,8 +136,7 @@ def _count(text: str) -> int:
     return value
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """An interval: `amount` minutes, epochs or steps; unit: min, epoch or step."""
 
     amount: float

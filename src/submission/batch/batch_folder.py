@@ -6,7 +6,6 @@ import datetime
 import errno
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -148,6 +147,8 @@ def remove_leftovers(output_dir: str) -> None:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil  # loads four modules that a dry run does not need
+
         shutil.rmtree(path, ignore_errors=True)
 
 

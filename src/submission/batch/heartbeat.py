@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +24,9 @@ _FILES = (run_folder.STATS, run_folder.LOG)  # other files that a running attemp
 @contextlib.contextmanager
 def beating(folder: str, ticket: int, number: int) -> Iterator[None]:
     """Renew the heartbeat of an attempt during the block, unless its record is deleted."""
+    import signal
+    import threading  # not needed by a dry run
+
     path = os.path.join(folder, run_folder.attempt_name(ticket, number))
     has_ended = threading.Event()
 

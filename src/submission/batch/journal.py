@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import run_folder
 from src.io import files
@@ -35,8 +35,7 @@ def job_comment(token: str, unit: int) -> str:
     return f"{COMMENT_PREFIX}{token}-{unit}"
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(NamedTuple):
     """How the runs of a plan are divided among calls of sbatch, the units.
 
     kind: unit u is run u (ONE_EACH), chunk u (ARRAY), or all runs, or those of a worker group (WORKERS)
@@ -44,7 +43,7 @@ class Units:
     """
 
     kind: str = ONE_EACH
-    bounds: list[int] = field(default_factory=list)
+    bounds: Sequence[int] = ()
 
     def runs(self, unit: int, names: Sequence[str]) -> Sequence[str]:
         """Return the runs that the unit's Slurm job may run."""

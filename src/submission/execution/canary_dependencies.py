@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from src import run_folder
@@ -103,5 +102,5 @@ def fill_in_jobs(command: list[str], jobs: Mapping[str, str]) -> list[str]:
 
 def without_canaries(calls: Iterable[SbatchCall]) -> list[SbatchCall]:
     """Return the calls without dependencies on canaries, for `sbatch --test-only`: the canaries have no jobs yet."""
-    return [replace(call, command=[argument for argument in fill_in_jobs(call.command, {})
+    return [call._replace(command=[argument for argument in fill_in_jobs(call.command, {})
                                    if argument != "--kill-on-invalid-dep=yes"]) for call in calls]

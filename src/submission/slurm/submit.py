@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, JobSpecError
@@ -100,8 +100,7 @@ def _append(extra: Mapping[str, str], requested: Mapping[str, Any]) -> dict[str,
             f"{requested[name]},{value}" for name, value in extra.items()}
 
 
-@dataclass(frozen=True)
-class SbatchCall:
+class SbatchCall(NamedTuple):
     """One call of sbatch.
 
     label: its name in messages;
@@ -117,22 +116,20 @@ class SbatchCall:
     tasks: int = 1
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """The calls of sbatch that submit a plan; call u is unit u of the journal. tasks: the task files that they name."""
 
     tickets: dict[str, int]
     units: Units
     calls: list[SbatchCall]
-    tasks: dict[str, Tasks] = field(default_factory=dict)
+    tasks: Mapping[str, Tasks] = {}
 
     def commands(self) -> dict[str, list[str]]:
         """Return the command that submits each run; the first one if several workers share it."""
         return {name: self.calls[self.units.unit_of(position)].command for position, name in enumerate(self.tickets)}
 
 
-@dataclass(frozen=True)
-class SubmissionContext:
+class SubmissionContext(NamedTuple):
     """The context of a submission: the batch's absolute path, the token of its journal, the project's folder."""
 
     batch: str
@@ -304,7 +301,7 @@ def submit_all(submission: Submission, journal: Journal, resume_command: str, li
                 command = resolve_command(call) if resolve_command else call.command
                 if command is None:
                     break
-                job = _submit(unit, replace(call, command=command), journal, limiter, where, resume_command)
+                job = _submit(unit, call._replace(command=command), journal, limiter, where, resume_command)
         if job is None:
             continue
         for name in submission.units.runs(unit, names):

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
@@ -40,8 +40,7 @@ class Axis:
                     for entry in self.entries})
 
 
-@dataclass(frozen=True)
-class SubGrid:
+class SubGrid(NamedTuple):
     """The axes and the points of a job spec without subtests, or of one subtest."""
 
     axes: list[Axis]

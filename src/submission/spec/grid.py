@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.config import BOOKKEEPING, NOT_PARAMETERS, PER_POINT
 from src.errors import JobSpecError
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from src.submission.spec.job_spec import JobSpec
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """The specs of a batch, in the order of the file. Equal values are one object in all specs: do not change them.
 
     axes: (key, number of distinct entries) of each axis with more than one; empty for a composite; for random points,
@@ -32,8 +30,7 @@ class Grid:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
-class _Sampling:
+class _Sampling(NamedTuple):
     """How random points are drawn: their number per listed point, the seed, and a mode of DRAW_MODES."""
 
     samples: int | None

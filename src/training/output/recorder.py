@@ -48,6 +48,23 @@ def _files_in(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in os.listdir(folder)]
 
 
+def create_run_folder(config: Config) -> str | None:
+    """Create the run folder of output_dir, with its spec.yaml; None if output_dir is null.
+
+    BatchError if that folder holds another run.
+    """
+    if config.output_dir is None:
+        return None
+    folder = os.path.abspath(files.expand_path(config.output_dir, "output_dir"))
+    os.makedirs(folder, exist_ok=True)
+    spec = os.path.join(folder, run_folder.SPEC)
+    text = yaml_io.dump_flat({key: value for key, value in config.to_dict().items() if key != "output_dir"})
+    if not files.create_exclusive(spec, text) and (
+            files.read_text(spec) != text or os.path.exists(os.path.join(folder, run_folder.STATS))):
+        raise BatchError("there is a run in this folder already", where=folder, hint="give another output_dir")
+    return folder
+
+
 class Recorder:
     """Writes the files of a run, as a context manager; without a folder it does nothing.
 
