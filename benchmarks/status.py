@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cluster import is_possible, one_machine_slurm
 from src import run_folder
@@ -117,12 +118,17 @@ def seconds(path: Path) -> dict[str, float]:
 def calls() -> Iterator[list[list[str]]]:
     """Record the Slurm commands that are called within the block."""
     made: list[list[str]] = []
-    ask = client.query
-    client.query = lambda command: (made.append(command), ask(command))[1]
+    call = client._call
+
+    def record(command: list[str], *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        made.append(command)
+        return call(command, *arguments, **options)
+
+    client._call = record
     try:
         yield made
     finally:
-        client.query = ask
+        client._call = call
 
 
 def main(size: int) -> None:

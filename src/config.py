@@ -19,7 +19,7 @@ NOT_PARAMETERS = frozenset((*PER_POINT, "facts"))
 scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # compiling both for a hundred fields would take 1 ms at every start
 class Config:
     """All parameters of a run. A released default never changes: tests/golden/config_defaults.yaml pins them.
 

@@ -61,7 +61,7 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
     identity = plan.history.first_plan().get("identity") if plan.history.plans else plan.identity
     record: dict[str, Any] = {
         "mode": launch.mode, "tickets": tickets, "argv": list(argv), "identity": identity, "code": launch.token,
-        "snapshot": launch.has_snapshot, "notify": launch.notify and vars(launch.notify)}
+        "snapshot": launch.has_snapshot, "notify": launch.notify and launch.notify._asdict()}
     if launch.slurm:
         record |= {"project": launch.program_folder, "script": launch.slurm.script, "sbatch": dict(launch.slurm.batch),
                    "shape": dict(launch.slurm.shape), "command_line": dict(launch.slurm.command_line),

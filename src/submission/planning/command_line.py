@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ class Options(NamedTuple):
 
 def parse(argv: Sequence[str], description: str | None = None) -> Options:
     """Parse the command line. JobSpecError if options contradict each other."""
-    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description,
+    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description, formatter_class=_formatter,
                                      epilog="docs/job-spec.md describes job specs. experiments.py manages what was "
                                      "submitted.")
     parser.add_argument("path", help="a job spec (jobs/x.yaml) or a W&B sweep file; with -r a batch folder")
@@ -76,6 +77,15 @@ def parse(argv: Sequence[str], description: str | None = None) -> Options:
         if is_contradiction:
             raise JobSpecError(message, where="command line", hint="see `python submit_multiple.py --help`")
     return options
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Return a formatter of the terminal's width; without a width it would load shutil and compression libraries."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    except (OSError, ValueError):
+        columns = 80
+    return argparse.HelpFormatter(prog, width=columns - 2)
 
 
 def _add_actions(add: _AddArgument) -> None:

@@ -22,16 +22,12 @@ _PAUSES = (1, 4, 15, 45)  # seconds between attempts while the controller is una
 _UNKNOWN_ATTEMPTS = 3  # calls of sbatch, while its message is not known
 
 
-@dataclass(frozen=True)
 class SbatchError(Exception):
-    """sbatch did not return a job id.
+    """sbatch did not return a job id. kind: of sbatch_messages.py; message: of sbatch."""
 
-    kind: of sbatch_messages.py;
-    message: of sbatch.
-    """
-
-    kind: str
-    message: str
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
 
 
 class Job(NamedTuple):

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.errors import JobSpecError
 from src.io import files
@@ -17,8 +16,7 @@ _ALLOWED = (f"true (uses ${ADDRESS_VARIABLE} or {ADDRESS_FILE}), an environment 
             "{to: …, digest: hours}")
 
 
-@dataclass(frozen=True)
-class Notify:
+class Notify(NamedTuple):
     """Where notifications are sent, and how often.
 
     to: `$NAME` or a file, which holds addresses in the form of apprise; None: the default variable or file;
