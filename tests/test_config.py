@@ -29,7 +29,9 @@ def test_a_config_survives_its_file() -> None:
     config = Config(base_lr=1e-5, optim_alg="adam", momentum="0.9,0.99", wandb_tags=["a", "b: c"],
                     model_input_shape=[1, 28, 28], data_splits_map={"train": "train[:90%]"}, averaging=None,
                     max_allowed_loss=float("inf"))
-    assert Config.from_dict(yaml_io.load_flat(yaml_io.dump_flat(config.to_dict()))).to_dict() == config.to_dict()
+    assert Config.from_dict(yaml_io.load_flat(yaml_io.dump_flat(config.to_dict()))) == config
+    assert config != Config() and config != config.to_dict()
+    assert repr(Config(base_lr=0.2, device="cpu")) == "Config(base_lr=0.2, device='cpu')"
 
 
 @pytest.mark.parametrize(("spec", "message"), [
