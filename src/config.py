@@ -183,6 +183,8 @@ class Config:
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, Config) else NotImplemented
 
+    __hash__ = None  # type: ignore[assignment]  # some values are lists
+
     def __repr__(self) -> str:
         changed = (f"{key}={value!r}" for key, value in vars(self).items() if value != _DEFAULTS[key])
         return f"Config({', '.join(changed)})"

@@ -31,7 +31,7 @@ def test_a_config_survives_its_file() -> None:
                     max_allowed_loss=float("inf"))
     assert Config.from_dict(yaml_io.load_flat(yaml_io.dump_flat(config.to_dict()))) == config
     assert config != Config() and config != config.to_dict()
-    assert repr(Config(base_lr=0.2, device="cpu")) == "Config(base_lr=0.2, device='cpu')"
+    assert repr(Config(base_lr=0.2, device="cpu")) == "Config(device='cpu', base_lr=0.2)"
 
 
 @pytest.mark.parametrize(("spec", "message"), [
