@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from src import printable
 from src.errors import exits_on_user_error
+from src.io import files
 
 
 class Command(NamedTuple):
@@ -81,4 +83,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    files.limit_umask()
+    printable.filter_output()
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # JupyterLab on a compute node, listening only on its loopback interface, with a token.
 #   sbatch submit_jupyter.sh
-# Its output, jupyter-{job}.out, shows the commands for your own machine. Further arguments are passed to JupyterLab.
+# Its output, jupyter-{job}.out, shows the command for your own machine, and the file with the address, which contains
+# the token and is readable only by you. Further arguments are passed to JupyterLab.
 
 # one process on one node
 #SBATCH --nodes=1
@@ -16,7 +17,6 @@
 #SBATCH --time=08:00:00
 # a second start would use another node, port and token
 #SBATCH --no-requeue
-# readable only by you
 #SBATCH --output=jupyter-%j.out
 
 set -euo pipefail

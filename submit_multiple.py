@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from src import printable
 from src.errors import exits_on_user_error
+from src.io import files
 from src.submission.batch import journal
 from src.submission.batch.journal import SLURM
 from src.submission.planning import preview
@@ -75,4 +77,6 @@ def plan_runs(options: Options) -> tuple[SubmissionPlan, LaunchSettings]:
 
 
 if __name__ == "__main__":
+    files.limit_umask()
+    printable.filter_output()
     sys.exit(main(sys.argv[1:]))

@@ -153,4 +153,5 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    files.limit_umask()
     process.exit_process(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from src import run_folder
+from src.printable import SEQUENCE
 
 _TAIL_BYTES = 16_384  # read at the end of a log
-_ESCAPE = r"\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal colours and cursor movements
 
 _LINES_AFTER_TRACEBACK = 30  # of a tracker that ends, or of srun; after more lines the traceback was probably handled
 _REPORTS_CHILD = r"(?:torch\.distributed\.elastic\.\S*ChildFailedError|subprocess\.CalledProcessError)\b"
@@ -36,7 +36,7 @@ def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
     with open(path, "rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
-    shown = [re.sub(_ESCAPE, "", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
+    shown = [SEQUENCE.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
     shown = ["".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in shown if line]
     return "\n".join(line if len(line) <= width else f"{line[:width]} …" for line in shown[-lines:])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from src.errors import BatchError, UserError
-from src.io import files, yaml_io
+from src.io import deletion, files, yaml_io
 
 # in a batch folder
 JOB_SPEC = "job.yaml"
@@ -83,25 +84,32 @@ def is_resume_checkpoint(name: str) -> bool:
 
 
 def resume_checkpoints_size(folder: str) -> int:
-    """Return the size of the resume checkpoints in a run folder, in bytes."""
-    return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder) if is_resume_checkpoint(name))
+    """Return the size of the resume checkpoints in a run folder, in bytes; 0 if the folder is a link."""
+    if os.path.islink(folder):
+        return 0
+    return sum(os.lstat(os.path.join(folder, name)).st_size for name in os.listdir(folder)
+               if is_resume_checkpoint(name))
 
 
-def remove_resume_checkpoints(folder: str) -> int:
-    """Remove the resume checkpoints of a run that has ended. Return the bytes that this frees."""
-    freed = resume_checkpoints_size(folder)
-    for name in filter(is_resume_checkpoint, os.listdir(folder)):
-        os.unlink(os.path.join(folder, name))
-    return freed
+def remove_resume_checkpoints(folder: str, attempts: Sequence[tuple[int, int]] | None = None) -> int:
+    """Remove the resume checkpoints of a run that has ended. Return the bytes that this frees.
+
+    attempts: those of the run when it was looked at; nothing is removed if there are others now, or if the folder has
+    been replaced by a link.
+    """
+    with contextlib.suppress(NotADirectoryError), deletion.folder_descriptor(folder) as descriptor:
+        if attempts is None or _attempts(os.listdir(descriptor)) == list(attempts):
+            return deletion.remove_files(descriptor, is_resume_checkpoint)
+    return 0
 
 
 def remove_partial_files(folder: str) -> None:
     """Remove temporary files of starts that were killed while they wrote."""
     prefixes = (".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.", f".{CONFIG}.", ".epoch-")
     for directory in (folder, os.path.join(folder, ARRAYS)):
-        for name in os.listdir(directory) if os.path.isdir(directory) else []:
-            if name.endswith(".tmp") and name.startswith(prefixes):
-                os.unlink(os.path.join(directory, name))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
+                directory) as descriptor:
+            deletion.remove_files(descriptor, lambda name: name.endswith(".tmp") and name.startswith(prefixes))
 
 
 def set_aside(folder: str) -> str:
@@ -109,15 +117,16 @@ def set_aside(folder: str) -> str:
 
     The spec, the claims and the records of attempts stay.
     """
-    numbers = [int(match[1]) for name in os.listdir(folder) if (match := re.fullmatch(r"before-(\d+)", name))]
-    target = os.path.join(folder, f"before-{max(numbers, default=0) + 1}")
-    os.mkdir(target)
-    for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM,
-                 TENSORBOARD, COMET, *filter(
-            re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, os.listdir(folder))):
-        if os.path.lexists(os.path.join(folder, name)):
-            os.rename(os.path.join(folder, name), os.path.join(target, name))
-    return target
+    names = os.listdir(folder)
+    numbers = [int(match[1]) for name in names if (match := re.fullmatch(r"before-(\d+)", name))]
+    target = f"before-{max(numbers, default=0) + 1}"
+    with deletion.folder_descriptor(folder) as descriptor:
+        os.mkdir(target, files.FOLDER_MODE, dir_fd=descriptor)
+        for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM, TENSORBOARD, COMET,
+                     *filter(re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, names)):
+            if name in names:
+                os.rename(name, f"{target}/{name}", src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    return os.path.join(folder, target)
 
 
 def arrays_name(epoch: int) -> str:
@@ -225,8 +234,7 @@ class RunFolder(NamedTuple):
         if names == [SPEC]:  # not started, as most are while a batch waits
             return cls(path, _NOT_STARTED)
         claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
-        attempts = sorted([(int(match[1]), int(match[2])) for name in names
-                           if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])
+        attempts = _attempts(names)
         ended = (files.read_text(os.path.join(path, DONE)) or "").strip() or COMPLETED if DONE in names else None
         return cls(path, frozenset(names), tuple(claims), tuple(attempts), ended)
 
@@ -250,6 +258,12 @@ class RunFolder(NamedTuple):
             return None
         ticket, number = self.attempts[-1]
         return {"ticket": ticket, "number": number, **_mapping(self.file(attempt_name(ticket, number)))}
+
+
+def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
+    """Return (ticket, number) of the records of attempts among file names, in order."""
+    return sorted([(int(match[1]), int(match[2])) for name in names
+                   if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])
 
 
 def _mapping(path: str) -> dict[str, Any]:

@@ -267,4 +267,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.umask(os.umask(0o022) | 0o022)  # nobody else may write to the environment
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ import time
 
 from src.commands.common import observe_batches
 from src.errors import BatchError
+from src.printable import unfiltered
 from src.submission.batch import batch_folder
 from src.submission.slurm import client
 from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
@@ -59,6 +60,8 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=print_logs)
     parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run has ended")
+    parser.add_argument("--raw", action="store_true", help="also print the escape sequences in the logs, such as "
+                        "colours, which can do more than that")
 
 
 def print_status(options: argparse.Namespace) -> None:
@@ -92,15 +95,17 @@ def _print_efficiency(observations: list[Observation]) -> None:
 def watch(options: argparse.Namespace) -> None:
     """Refresh the status on a cleared screen until nothing is pending or running."""
     def show(observations: list[Observation]) -> None:
-        clear, limit = "", _MAX_ROWS
+        limit = _MAX_ROWS
         if sys.stdout.isatty():
-            clear, limit = "\x1b[H\x1b[2J", _rows_on_screen(observations, len(options.batches) or 1)
+            limit = _rows_on_screen(observations, len(options.batches) or 1)
         is_pending = any(run.slurm_jobs and run.state.name == states.PENDING
                          for observation in observations for run in observation.runs.values())
         text = status.render(observations, None if options.all else limit, not options.batches,
                              starts=client.expected_starts() if is_pending else {}, curves=True)
         progress = throughput.progress_line(observations, time.time())
-        print(f"{clear}{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
+        if sys.stdout.isatty():
+            unfiltered(sys.stdout).write("\x1b[H\x1b[2J")  # clears the screen
+        print(f"{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
 
     try:
         status.watch(lambda: observe_batches(options.batches), show, options.every)
@@ -161,6 +166,6 @@ def print_logs(options: argparse.Namespace) -> None:
     positions: dict[str, int] = {}
     for path in paths:
         print(f"==> {path} <==")
-        positions[path] = follow_logs.print_from(path, 0)
+        positions[path] = follow_logs.print_from(path, 0, options.raw)
     if options.follow:
-        follow_logs.follow(run.path, positions)
+        follow_logs.follow(run.path, positions, options.raw)

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -138,7 +138,7 @@ def _download(config: Config, folder: Path) -> str:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=saved.parent) as temporary:
             downloaded = datasets.load_dataset(name, part or None, cache_dir=f"{temporary}/cache")
             downloaded.save_to_disk(f"{temporary}/saved")
-            shutil.move(f"{temporary}/saved", saved)
+            os.rename(f"{temporary}/saved", saved)
 
     return hub.once(config, saved.with_name(f".{saved.name}.lock"), config.dataset,
                     lambda: str(saved) if saved.exists() else None, save)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ def once(lock: str | os.PathLike[str], name: str, find: Callable[[], T | None], 
     lock = os.fspath(lock)
     has_waited = False
     while (result := find()) is None:
-        os.makedirs(os.path.dirname(lock) or ".", exist_ok=True)
+        files.make_folder(os.path.dirname(lock) or ".")
         owner = f"{os.uname().nodename} {os.getpid()} {threading.get_ident()} {time.time_ns()}"
         if files.create_exclusive(lock, owner, sync=False):
             with _heartbeat(lock, owner):
@@ -114,7 +115,7 @@ def _is_dead(owner: str) -> bool:
     """Return whether the process that `owner` names ran on this machine and has ended."""
     host, _, rest = owner.partition(" ")
     pid = rest.partition(" ")[0]
-    if host != os.uname().nodename or not pid.isdigit():
+    if host != os.uname().nodename or not re.fullmatch("[0-9]{1,10}", pid):
         return False
     try:
         os.kill(int(pid), 0)
@@ -133,7 +134,7 @@ def _heartbeat(lock: str, owner: str) -> Iterator[None]:
     def beat() -> None:
         while not is_done.wait(_HEARTBEAT_INTERVAL):
             with contextlib.suppress(OSError):
-                os.utime(lock)
+                os.utime(lock, follow_symlinks=False)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, claims that only one process can create, and lines that are appended whole.
 
-Folders may be shared with other users, so no file is opened for writing through a symbolic link, and temporary files
-have names that cannot be predicted and are created exclusively.
+Folders may be shared with other users, so no file is opened for writing through a symbolic link, temporary files have
+names that cannot be predicted and are created exclusively, and no other user may write to a new file or folder.
 """
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
 
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-_MODE = 0o666  # less the umask
+MODE, FOLDER_MODE = 0o644, 0o755  # of new files and folders, less the umask
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes, sync: bool = True) -> None:
@@ -34,7 +35,7 @@ def atomic_writer(path: str | os.PathLike[str], sync: bool = True) -> Iterator[B
     path = os.fspath(path)
     temporary = temporary_path(path)
     try:
-        with open(os.open(temporary, _NEW_FILE, _MODE), "wb") as file:
+        with open(os.open(temporary, _NEW_FILE, MODE), "wb") as file:
             yield file
             if sync:
                 file.flush()
@@ -88,6 +89,31 @@ def expand_path(path: str, key: str) -> str:
     return expanded
 
 
+def limit_umask() -> None:
+    """Have this process, and those that it starts, create no file or folder that another user may write to."""
+    os.umask(os.umask(0o022) | 0o022)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Create a folder, and those above it, unless it exists. BatchError if it is a symbolic link of another user."""
+    os.makedirs(path, mode=FOLDER_MODE, exist_ok=True)
+    reject_foreign_link(path)
+
+
+def reject_foreign_link(path: str | os.PathLike[str]) -> None:
+    """Raise BatchError if a path is a symbolic link that neither this user nor root has made.
+
+    What is written below it would be written where that user chose.
+    """
+    try:
+        info = os.lstat(os.fspath(path).rstrip("/"))  # a slash at the end follows the link
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(info.st_mode) and info.st_uid not in (os.geteuid(), 0):
+        raise BatchError("another user made this symbolic link: nothing is written through it", where=os.fspath(path),
+                         hint="remove it, or make the link yourself")
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Flush renames and creations in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -131,17 +157,27 @@ def _create_without_link(path: str, text: str) -> bool:
 
 
 def _write_new_file(path: str, text: str, sync: bool) -> None:
-    with open(os.open(path, _NEW_FILE, _MODE), "w", encoding="utf-8") as file:
+    with open(os.open(path, _NEW_FILE, MODE), "w", encoding="utf-8") as file:
         file.write(text)
         if sync:
             file.flush()
             os.fsync(file.fileno())
 
 
+def open_for_append(path: str | os.PathLike[str]) -> int:
+    """Open a file, created if need be, for appending, and return its descriptor. OSError for a link, pipe or device."""
+    # without O_NONBLOCK, opening a pipe that has no reader never returns; a regular file ignores it
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK, MODE)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> None:
     """Append a whole line in one write, so that lines of several writers do not mix. OSError if the disk is full."""
     data = line.rstrip("\n").encode() + b"\n"
-    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW, _MODE)
+    descriptor = open_for_append(path)
     try:
         if os.write(descriptor, data) != len(data):  # a full disk accepts a part without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))

@@ -15,6 +15,7 @@ from typing import Any
 
 from src import run_folder
 from src.config import Config
+from src.io import files
 from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable
 
 _MAX_VALUES = 10_000  # of a tensor, for its histogram
@@ -42,9 +43,10 @@ class TensorBoardTracker(Tracker):
         if tags := run_folder.tags(folder):
             self._config["TAGS"] = ",".join(tags)  # as a hyperparameter, by which its page can filter runs
         path = os.path.join(folder, run_folder.TENSORBOARD)
-        os.makedirs(path, exist_ok=True)
+        files.make_folder(path)
         name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}.{os.getpid()}"
-        self._file = RecordWriter(open(os.path.join(path, name), "wb"))  # noqa: SIM115  # closed by `finish`
+        events = files.open_for_append(os.path.join(path, name))
+        self._file = RecordWriter(open(events, "wb"))  # noqa: SIM115  # closed by `finish`
         self._has_hparams = False  # whether the hyperparameters have been written
         self._metrics: dict[str, float] = {}
         self._write(0, file_version="brain.Event:2")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from src.analysis import lab
 from src.analysis.lab import connection_instructions, main
+from src.io import private
 from tests.conftest import ROOT, Slurm
 
 OPEN = """
@@ -24,11 +26,11 @@ c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ''
 
 def test_tunnel_goes_through_the_login_node() -> None:
     slurm = {"SLURM_JOB_ID": "12", "SLURM_SUBMIT_HOST": "login1"}
-    text = connection_instructions(4711, "secret", "me", "node3", slurm)
+    text = connection_instructions(4711, "/home/me/x.url", "me", "node3", slurm)
     assert "\n  ssh -N -J me@login1 -L 4711:127.0.0.1:4711 me@node3\n" in text
-    assert "\n  http://127.0.0.1:4711/lab/tree/notebooks/view_results.ipynb?token=secret\n" in text
+    assert "\n  /home/me/x.url\n" in text
     assert text.endswith("scancel 12")
-    here = connection_instructions(4711, "secret", "me", "desk", {})
+    here = connection_instructions(4711, "/home/me/x.url", "me", "desk", {})
     assert "\n  ssh -N -L 4711:127.0.0.1:4711 me@desk\n" in here
     assert "scancel" not in here and "login" not in here
 
@@ -56,21 +58,28 @@ def listening(port: int) -> set[str]:
     return result
 
 
-def check(output: Path) -> None:
-    """The server that `output` tells of answers on the loopback, to the token alone."""
+def check(output: Path) -> str:
+    """The server whose output this is answers on the loopback interface, to the token alone, which is returned.
+
+    The token is in a file that nobody else can read, in a folder that nobody else can open, and not in the output.
+    """
     end = time.monotonic() + 90
     while not (result := re.search(r"ssh -N .*-L (\d+):127\.0\.0\.1:\1 \S+\n", output.read_text() if output.exists()
                                   else "")):
         assert time.monotonic() < end, "no tunnel line"
         time.sleep(0.1)
-    assert output.stat().st_mode & 0o077 == 0, "the token is for nobody else"
-    port, token = int(result[1]), re.search(r"token=(\w{48})", output.read_text())[1]  # type: ignore[index]
+    path = Path(re.search(r"^  (/.*\.url)$", output.read_text(), re.MULTILINE)[1])  # type: ignore[index]
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    port, token = int(result[1]), re.search(r"token=(\w{48})", path.read_text())[1]  # type: ignore[index]
+    assert path.read_text() == f"http://127.0.0.1:{port}/lab/tree/notebooks/view_results.ipynb?token={token}\n"
     url = f"http://127.0.0.1:{port}/api/status"
     while status(url, token) != 200:
         assert time.monotonic() < end, output.read_text()
         time.sleep(0.2)
     assert status(url) == status(url, "0" * 48) == 403
     assert listening(port) == {"0100007F"}, "127.0.0.1, and no other"
+    assert token not in output.read_text()
+    return token
 
 
 @pytest.fixture
@@ -79,7 +88,8 @@ def open_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("jupyter_server_config.py", "jupyter_lab_config.py", "jupyter_config.py"):
         (tmp_path / ".jupyter").mkdir(exist_ok=True)
         (tmp_path / ".jupyter" / name).write_text(OPEN)
-    for name in ("JUPYTER_TOKEN", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "SLURM_JOB_ID"):
+    for name in ("JUPYTER_TOKEN", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "SLURM_JOB_ID",
+                 "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
@@ -87,7 +97,10 @@ def open_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("word", ["--ip=0.0.0.0", "--ip", "--ServerApp.ip=*", "--NotebookApp.ip=0.0.0.0",
                                   "--IdentityProvider.token=", "--ServerApp.token=", "--ServerApp.password=",
-                                  "--PasswordIdentityProvider.hashed_password=x", "--port=8888"])
+                                  "--PasswordIdentityProvider.hashed_password=x", "--port=8888",
+                                  "--ServerApp.ip+=x", "--config=/tmp/x.py", "--config", "--conf=/tmp/x.py",
+                                  "--JupyterApp.config_file=x", "--ServerApp.allow_origin=*", "--notebook-dir=/",
+                                  "--ServerApp.ip[0]=x", "-", "--ServerApp.cookie_secret=x"])
 def test_options_that_expose_the_server_are_refused(word: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--allow-root", word]) == 2
     output = capfd.readouterr()
@@ -95,17 +108,42 @@ def test_options_that_expose_the_server_are_refused(word: str, capfd: pytest.Cap
     assert output.out == ""
 
 
+@pytest.mark.parametrize("word", ["--allow-root", "--debug", "-y", "--log-level=DEBUG", "--no-browser", "notebooks",
+                                  "--ServerApp.shutdown_no_activity_timeout=600", "--LabApp.collaborative=True",
+                                  "--MappingKernelManager.cull_idle_timeout=60"])
+def test_other_options_are_passed_to_jupyterlab(word: str) -> None:
+    assert not lab._is_reserved(word)
+
+
 def test_configuration_files_cannot_expose_the_server(open_to_all: Path) -> None:
     output = open_to_all / "jupyter.out"
     words = [sys.executable, "-m", "src.analysis.lab", "--allow-root"]
     with output.open("w") as file, subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file) as server:
         try:
-            check(output)
-            token = re.search(r"token=(\w+)", output.read_text())[1]  # type: ignore[index]
+            token = check(output)
             assert token not in Path(f"/proc/{server.pid}/cmdline").read_text(), "`ps` shows it to all"
         finally:
             server.terminate()
             server.wait(30)
+    assert os.listdir(open_to_all / ".local" / "state" / "gridiron") == [], "the address is removed at the end"
+
+
+def test_token_is_not_written_through_a_link(open_to_all: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (open_to_all / "theirs").mkdir()
+    (open_to_all / ".local" / "state").mkdir(parents=True)
+    (open_to_all / ".local" / "state" / "gridiron").symlink_to(open_to_all / "theirs")
+    assert main(["--allow-root"]) == 2
+    assert "no private folder for the address" in capfd.readouterr().err
+    assert os.listdir(open_to_all / "theirs") == []
+
+
+def test_open_folder_of_this_user_is_made_private(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine").chmod(0o777)
+    assert private.make_private_folder(str(tmp_path / "mine")) == str(tmp_path / "mine")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileExistsError):
+        private.write_secret(str(tmp_path / "mine"), "a token")
 
 
 def test_notebook_runs_as_a_slurm_job(open_to_all: Path, slurm: Slurm) -> None:

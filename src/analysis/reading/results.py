@@ -98,7 +98,7 @@ class Results:
             raise ResultsError(f"unknown kind of file '{kind}'", allowed="parquet, csv")
         from src.analysis.reading import arrow_columns
 
-        os.makedirs(folder, exist_ok=True)
+        files.make_folder(folder)
         paths = []
         for name, frame in (("runs", self.config), ("long", self.long)):
             paths.append(os.path.join(folder, f"{name}.{kind}"))

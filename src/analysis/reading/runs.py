@@ -153,7 +153,7 @@ def save_artifact(value: Any, run: str | os.PathLike[str] | pd.Series, name: str
         arrays), .csv (a data frame), .txt (text), .png, .pdf, .svg (a figure); bytes are stored under any other.
     """
     path = _artifact_path(run, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    files.make_folder(os.path.dirname(path))
     files.write_atomic(path, _to_bytes(value, os.path.splitext(name)[1], name))
     return path
 

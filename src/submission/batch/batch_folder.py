@@ -12,7 +12,7 @@ from typing import Any
 
 from src import run_folder
 from src.errors import BatchError, shell_command
-from src.io import files, yaml_io
+from src.io import deletion, files, yaml_io
 
 RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the folder of this machine's batches, if not results/
 _LEFTOVER = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
@@ -62,16 +62,20 @@ def path_for(output_dir: str, folder_name: str) -> str:
 
 
 def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],
-           write_plan: Callable[[str], None] | None = None, replaces: str | None = None) -> bool:
+           write_plan: Callable[[str], None] | None = None, replaces: str | None = None,
+           replaces_id: tuple[int, int] | None = None) -> bool:
     """Create a batch with all its run folders atomically. Return False if another process has created one of that name.
 
     names, texts: the run folders and the text of their spec.yaml.
     write_plan: writes the first journal into the folder that it is called with.
     replaces: an earlier batch, which is removed once the new one is written.
+    replaces_id: its `deletion.folder_id` when it was looked at. BatchError if another folder is there now.
     """
     if replaces and os.path.islink(replaces):
         raise BatchError("this is a link, and nothing is removed through a link", where=replaces,
                          hint="remove the link, or the folder that it points to, yourself")
+    if replaces and replaces_id is None:
+        replaces_id = deletion.folder_id(replaces)
     output_dir = os.path.dirname(path)
     os.makedirs(output_dir or ".", exist_ok=True)
     staging = files.temporary_path(path)
@@ -87,17 +91,26 @@ def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[
         files.sync_folder(staging)
         if replaces:
             os.rename(replaces, removed)
+            _require_folder(removed, replaces_id, replaces)
         os.rename(staging, path)
     except BaseException as error:
-        _remove(staging)
-        if replaces and os.path.isdir(removed):
+        deletion.remove_tree(staging)
+        if replaces and os.path.lexists(removed):
             os.rename(removed, replaces)
         if is_name_taken(error):
             return False
         raise
     files.sync_folder(output_dir or ".")
-    _remove(removed)
+    if replaces:
+        deletion.remove_tree(removed, replaces_id)
     return True
+
+
+def _require_folder(path: str, expected: tuple[int, int] | None, name: str) -> None:
+    """Raise BatchError unless a path is the folder that was looked at. name: its path at that time."""
+    if os.path.islink(path) or deletion.folder_id(path) != expected:
+        raise BatchError("another process has replaced this batch a moment ago", where=name,
+                         hint="nothing was removed; the same command again shows the batch that is there now")
 
 
 def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
@@ -109,7 +122,7 @@ def write_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> None:
     for name, text in zip(names, texts, strict=True):
         folder = f"{batch}/{name}"
         os.mkdir(folder)
-        descriptor = os.open(f"{folder}/{run_folder.SPEC}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(f"{folder}/{run_folder.SPEC}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.MODE)
         data = text.encode()
         try:
             if os.write(descriptor, data) != len(data):
@@ -124,7 +137,7 @@ def repair_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     for name, text in zip(names, texts, strict=True):
         spec = os.path.join(batch, name, run_folder.SPEC)
         if not files.read_text(spec):
-            os.makedirs(os.path.dirname(spec), exist_ok=True)
+            files.make_folder(os.path.dirname(spec))
             files.write_atomic(spec, text)
             repaired += 1
     return repaired
@@ -141,15 +154,9 @@ def remove_leftovers(output_dir: str) -> None:
         for entry in entries:
             if _LEFTOVER.match(entry.name):
                 with contextlib.suppress(OSError):  # its process has just completed it
-                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - 86400:
-                        _remove(entry.path)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        import shutil  # loads four modules that a dry run does not need
-
-        shutil.rmtree(path, ignore_errors=True)
+                    if entry.is_dir(follow_symlinks=False) and entry.stat(
+                            follow_symlinks=False).st_mtime < time.time() - 86400:
+                        deletion.remove_tree(entry.path)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

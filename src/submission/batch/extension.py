@@ -4,13 +4,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from src import run_folder
-from src.io import files
+from src.io import deletion, files
 from src.submission.batch import batch_folder
 
 
@@ -77,7 +76,7 @@ def create(batch: str, extension: Extension, job_spec_text: str, names: Sequence
         files.sync_folder(staging)
         os.rename(staging, os.path.join(batch, run_folder.extension_name(extension.number)))
     except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        deletion.remove_tree(staging)
         if batch_folder.is_name_taken(error):
             return False
         raise

@@ -33,7 +33,7 @@ def beating(folder: str, ticket: int, number: int) -> Iterator[None]:
     def beat() -> None:
         while not has_ended.wait(INTERVAL):
             try:
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
             except FileNotFoundError:
                 return
             except OSError:  # a file system that does not answer now

@@ -53,6 +53,6 @@ def read_host(batch: str, host: str) -> SyncMarker:
 def write(batch: str, marker: SyncMarker) -> None:
     """Write a marker into a batch."""
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
     files.write_json(os.path.join(folder, run_folder.sync_marker_name(marker.host)),
                      {**marker._asdict(), "journals": sorted(marker.journals)})

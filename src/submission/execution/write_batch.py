@@ -7,7 +7,7 @@ from typing import Any
 
 from src import run_folder
 from src.errors import BatchError
-from src.io import files
+from src.io import deletion, files
 from src.submission.batch import batch_folder, provenance, task_files
 from src.submission.batch.extension import Extension
 from src.submission.batch.journal import Journal
@@ -25,9 +25,13 @@ def write_batch(plan: SubmissionPlan, launch: LaunchSettings, submission: Submis
 
     argv: the command line, for the records. BatchError if another process has written the batch in the meantime.
     """
+    replaces_id = deletion.folder_id(plan.replaces) if plan.replaces and not os.path.islink(plan.replaces) else None
     if plan.replaces:
         observation, = observe([plan.replaces])  # again: runs may have started while the user was asked
         require_none_alive(observation, "overwrite this batch")
+    if not plan.is_new:
+        for folder in ("", run_folder.SUBMISSIONS, run_folder.CODE, run_folder.CANARY):
+            files.reject_foreign_link(os.path.join(plan.batch, folder))
     record = _plan_record(plan, launch, submission, argv)
 
     def write_records(folder: str) -> None:
@@ -46,7 +50,7 @@ def write_batch(plan: SubmissionPlan, launch: LaunchSettings, submission: Submis
         _repair_specs(plan.batch, plan.points)
         write_both(plan.batch)
     elif not batch_folder.create(plan.batch, plan.job_spec_text, list(plan.points),
-                                 grid.spec_texts(list(plan.points.values())), write_both, plan.replaces):
+                                 grid.spec_texts(list(plan.points.values())), write_both, plan.replaces, replaces_id):
         raise BatchError("another process made this batch a moment ago", where=plan.batch,
                          hint="the same command again continues it")
     for path, tasks in (submission.tasks if submission else {}).items():
@@ -99,7 +103,7 @@ def _write_canaries(folder: str, launch: LaunchSettings) -> None:
 
     assert launch.canaries is not None
     path = canary_folder(folder)
-    os.makedirs(os.path.join(path, run_folder.SUBMISSIONS), exist_ok=True)
+    files.make_folder(os.path.join(path, run_folder.SUBMISSIONS))
     _repair_specs(path, launch.canaries.points)
     Journal(path, canary_token(launch.token)).record_plan(
         launch.mode, launch.canaries.to_submit, container=vars(launch.container) if launch.container else None)

@@ -154,7 +154,7 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
     if name == run_folder.CONFIG:
         folder = _free_name(folder)
     with files.report_os_errors(folder, "give another output_dir"):
-        os.makedirs(folder, exist_ok=True)
+        files.make_folder(folder)
     spec = {key: value for key, value in spec.items() if key != "output_dir"}
     spec_path = os.path.join(folder, run_folder.SPEC)
     if not files.create_exclusive(spec_path, yaml_io.dump_flat(spec)):
@@ -194,6 +194,8 @@ class Attempt:
 
         BatchError if a user starts a run that is running.
         """
+        files.reject_foreign_link(os.path.dirname(folder))
+        files.reject_foreign_link(folder)
         claimed = claims.claim(folder, ticket, in_worker)
         if claimed is None:
             return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from src import run_folder
 from src.errors import one_line
-from src.io import machine
+from src.io import files, machine
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.system.process import environment_outside_slurm
@@ -42,7 +42,7 @@ def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_en
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with open(os.path.join(submissions, f"{token}.workers.log"), "ab") as log:
+        with open(files.open_for_append(os.path.join(submissions, f"{token}.workers.log")), "ab") as log:
             # each in a session of its own: Ctrl-C reaches this process alone, which stops them
             for number, command in enumerate(commands):
                 processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,

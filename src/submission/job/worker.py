@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
-from src.io import machine, slurm_environment
+from src.io import files, machine, slurm_environment
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
@@ -55,7 +55,7 @@ def redirect_output(folder: str) -> None:
     sys.stderr.flush()
     job = slurm_environment.job_id()
     name = run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG
-    descriptor = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = files.open_for_append(os.path.join(folder, name))
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

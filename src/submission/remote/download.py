@@ -11,9 +11,9 @@ from typing import Any
 
 from src import notes, run_folder
 from src.errors import JobSpecError, RemoteError
-from src.io import files, yaml_io
+from src.io import deletion, files, yaml_io
 from src.submission.batch import batch_folder, sync_markers
-from src.submission.remote import hosts, ssh
+from src.submission.remote import hosts, ssh, staging
 from src.submission.remote.ssh import Remote
 from src.submission.system.terminal import count
 
@@ -26,7 +26,11 @@ _INDEX = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{ru
 # files of the index that the download of the batches omits: journals written meanwhile have no marker yet
 _ONLY_IN_INDEX = (f"/*/{run_folder.NOTES}", *(f"{folder}*.jsonl" for folder in _SUBMISSIONS),
                   *(folder + run_folder.sync_marker_name("*") for folder in _SUBMISSIONS))
-_COPY = ("--archive", "--compress")
+_STAGING = ".staging"  # in the index: files that are not checked yet
+
+
+_KINDS = ("runs", "canaries")  # keys of the JSON of `experiments.py status`
+_States = Mapping[str, Mapping[str, Mapping[str, tuple[str, str]]]]  # of runs: by batch, kind and run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ def download_from_host(source: str, into: str, project: str, checkpoints: bool =
     remote = ssh.connect(host, known_hosts=hosts.read_hosts(project))
     folder = "" if source_folder else remote_results_folder(remote)
     download = download_batches(remote, folder, into, checkpoints)
-    states: dict[str, dict[str, Any]] = {}
+    states: _States = {}
     if not source_folder:
         try:
             states = _remote_states(remote, folder, into, download.batches)
@@ -80,15 +84,23 @@ def download_batches(remote: Remote, folder: str, into: str, checkpoints: bool =
 
     Nothing is deleted, and newer local files remain. After an interruption at any time, a repetition continues.
     """
-    index = os.path.join(into, f".from-{remote.host.name}")
-    os.makedirs(index, exist_ok=True)
-    remote.rsync(*_COPY, "--checksum", "--delete", "--prune-empty-dirs",
+    files.make_folder(into)
+    with staging.private_path(os.path.join(into, f".from-{remote.host.name}")) as index:
+        return _download_into(remote, folder, into, index, checkpoints)
+
+
+def _download_into(remote: Remote, folder: str, into: str, index: str, checkpoints: bool) -> Download:
+    """Download the index, and then the batches by way of a staging folder in it."""
+    remote.rsync(*staging.OPTIONS, "--checksum", "--delete", "--prune-empty-dirs",
                  *(f"--exclude={pattern}" for pattern in _NEVER),
                  *(f"--include={pattern}" for pattern in _INDEX), "--exclude=*", "--",
                  _contents(remote.rsync_path(folder)), _contents(index), living=True)
     download = Download([], [], [])
     for name in sorted(map(os.path.basename, batch_folder.all_batches(index))):
         here, there = os.path.join(into, name), os.path.join(index, name)
+        if not staging.is_plain(name):
+            download.skipped.append(f"{name!r} on {remote.host.name}: skipped: not a name of a batch")
+            continue
         remote_journals = _journals(there) - (_journals(here) - _synced_journals(here))
         if _journals(there) and not remote_journals:
             download.submitted_here.append(name)
@@ -101,13 +113,28 @@ def download_batches(remote: Remote, folder: str, into: str, checkpoints: bool =
     canaries = [f"/{_escape_pattern(name)}/{run_folder.CANARY}/" for name in download.batches
                 if _leaves_canaries(os.path.join(into, name), os.path.join(index, name))]
     excluded = (*_NEVER, *(() if checkpoints else _LARGE), *_ONLY_IN_INDEX, *canaries)
-    remote.rsync(*_COPY, "--update", "--partial-dir=.partial", "--info=progress2", "--human-readable",
-                 *(f"--exclude={pattern}" for pattern in excluded),
-                 *(f"--include=/{_escape_pattern(name)}/" for name in download.batches), "--exclude=/*/", "--",
-                 _contents(remote.rsync_path(folder)), _contents(into), living=True, show=True)
+    staged = os.path.join(index, _STAGING)
+    try:
+        remote.rsync(*staging.OPTIONS, f"--compare-dest={os.path.abspath(into)}", "--partial-dir=.partial",
+                     "--info=progress2", "--human-readable", *(f"--exclude={pattern}" for pattern in excluded),
+                     *(f"--include=/{_escape_pattern(name)}/" for name in download.batches), "--exclude=/*/", "--",
+                     _contents(remote.rsync_path(folder)), _contents(staged), living=True, show=True)
+    finally:  # after an error, what has arrived
+        refused = staging.merge(staged, into, download.batches, _is_only_in_index) if os.path.isdir(staged) else []
+    deletion.remove_tree(staged)
+    download.skipped.extend(f"{os.path.join(into, path)!r}: skipped: its name or kind is not allowed, or a "
+                            "link is there" for path in refused)
     for name in download.batches:
         notes.merge(os.path.join(into, name), os.path.join(index, name))
     return download
+
+
+def _is_only_in_index(path: str) -> bool:
+    """Return whether a file below the results is stored from the index: notes, journals and sync markers."""
+    _, *folders, name = path.split("/")
+    if folders in ([run_folder.SUBMISSIONS], [run_folder.CANARY, run_folder.SUBMISSIONS]):
+        return name.endswith(".jsonl") or run_folder.is_sync_marker(name)
+    return not folders and name == run_folder.NOTES
 
 
 def find_conflict(here: str, there: str, host: str, remote_journals: frozenset[str]) -> str | None:
@@ -115,6 +142,8 @@ def find_conflict(here: str, there: str, host: str, remote_journals: frozenset[s
 
     remote_journals: those that were not written on this machine.
     """
+    if os.path.islink(here):
+        return "skipped: it is a symbolic link here; download it into another folder with --into"
     if not run_folder.is_batch_folder(here):
         return None
     if missing := sync_markers.read_host(here, host).journals - _journals(there):
@@ -138,7 +167,7 @@ def find_conflict(here: str, there: str, host: str, remote_journals: frozenset[s
     return None
 
 
-def _remote_states(remote: Remote, folder: str, into: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _remote_states(remote: Remote, folder: str, into: str, names: Sequence[str]) -> _States:
     """Return the remote machine's status of those batches that have unfinished runs, by name."""
     unfinished = [name for name in names if _has_unfinished_runs(os.path.join(into, name))]
     if not unfinished:
@@ -146,21 +175,30 @@ def _remote_states(remote: Remote, folder: str, into: str, names: Sequence[str])
     output = remote.read_output(["python", "experiments.py", "status", "--json",
                                  *(os.path.join(folder, name) for name in unfinished)])
     try:
-        return {os.path.basename(status["batch"]): status for status in json.loads(output)}
-    except (ValueError, KeyError, TypeError):
+        return {os.path.basename(status["batch"]): {kind: _run_states(status.get(kind, [])) for kind in _KINDS}
+                for status in json.loads(output)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RemoteError("its `experiments.py status --json` cannot be parsed", where=remote.host.name,
                           hint="check that the project there is as new as this one") from None
 
 
-def _store_states(into: str, names: Iterable[str], host: str, states: Mapping[str, Mapping[str, Any]]) -> None:
+def _store_states(into: str, names: Iterable[str], host: str, states: _States) -> None:
     """Record that the batches were downloaded completely now, with the states of their runs there."""
     for name in names:
         path = os.path.join(into, name)
-        for folder, kind in ((path, "runs"), (os.path.join(path, run_folder.CANARY), "canaries")):
+        for folder, kind in zip((path, os.path.join(path, run_folder.CANARY)), _KINDS, strict=True):
             marker = sync_markers.read_host(folder, host)
-            if marker.journals or kind == "runs":
-                run_states = {row["run"]: (row["state"], row["why"]) for row in states.get(name, {}).get(kind, ())}
+            if marker.journals or kind == _KINDS[0]:
+                run_states = states.get(name, {}).get(kind, {})
                 sync_markers.write(folder, marker._replace(time=time.time(), states=run_states))
+
+
+def _run_states(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return state and reason of each run in the JSON of `status`. KeyError or TypeError if it has another form."""
+    run_states = {row["run"]: (row["state"], row["why"]) for row in rows}
+    if not all(isinstance(text, str) for name, pair in run_states.items() for text in (name, *pair)):
+        raise TypeError
+    return run_states
 
 
 def _has_unfinished_runs(path: str) -> bool:
@@ -191,7 +229,8 @@ def _journals(path: str) -> frozenset[str]:
     """Return the tokens of a batch's submissions."""
     folder = os.path.join(path, run_folder.SUBMISSIONS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return frozenset(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
+    return frozenset(name.removesuffix(".jsonl") for name in names
+                     if name.endswith(".jsonl") and staging.is_plain(name))
 
 
 def _synced_journals(path: str) -> frozenset[str]:
@@ -210,7 +249,9 @@ def _read_plan(path: str, token: str) -> dict[str, Any] | None:
 
 def _identity(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a submission that all parts of a batch share; options that were not given are omitted."""
-    return {key: value for key, value in (plan.get("identity") or {}).items() if key != "shard" and value is not None}
+    identity = plan.get("identity")
+    return {key: value for key, value in identity.items() if key != "shard" and value is not None} if isinstance(
+        identity, dict) else {}
 
 
 def _job_spec_differences(here: str, there: str) -> list[str]:

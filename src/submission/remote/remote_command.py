@@ -4,15 +4,19 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
 from src.errors import ON, RemoteError
+from src.io import files
 from src.submission.batch import batch_folder
-from src.submission.remote import download, hosts, remote_server, ssh, upload
+from src.submission.remote import download, hosts, remote_server, ssh, staging, upload
 from src.submission.remote.ssh import ConnectionLost, Remote
 
+_REPORT = "report.html"
 _NOT_REPEATED = ("logs", "cancel", "clean", "note")  # after a lost connection they would print or act twice
 _NEEDS_UPLOAD = ("doctor", "prefetch", "missing")  # commands that read the project's files, which may have changed
 
@@ -35,7 +39,7 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
     remote_command = ["env", f"{ON}={remote.host.name}", f"{batch_folder.RESULTS_VARIABLE}={remote_results}",
                       remote.host.python, "experiments.py", *arguments]
     if command == "report":
-        return _download_report(remote, remote_command, options.to, results)
+        return _download_report(remote, remote_command, options, results)
     return _run(remote, remote_command, is_repeatable=command not in _NOT_REPEATED)
 
 
@@ -69,19 +73,25 @@ def _run(remote: Remote, command: Sequence[str], is_repeatable: bool) -> int:
     return remote.retry(attempt)
 
 
-def _download_report(remote: Remote, command: list[str], to: str | None, results: str) -> int:
-    """Write a report there and download it: to `to`, or into the local copy of the batch, or beside where it would be.
+def _download_report(remote: Remote, command: list[str], options: argparse.Namespace, results: str) -> int:
+    """Write a report there and download it: to `--to`, or into the local copy of the batch, or beside where it would
+    be. The path here depends on the command line only, never on what the remote machine sends.
     """
+    to: str | None = options.to
     without_to = [word for index, word in enumerate(command)
                   if not (to and (word == f"--to={to}" or "--to" in (word, command[index - 1])))]
     line = re.search(r"^report: (.+)$", remote.read_output(without_to), re.MULTILINE)
     if line is None:
         raise RemoteError("its report was not found", where=remote.host.name,
                           hint="upload this version of the project: any submission with --on does")
-    folder, name = os.path.split(os.path.abspath(line[1]))
-    copy = os.path.join(results, os.path.basename(folder))
-    path = os.path.abspath(to or (os.path.join(copy, name) if os.path.isdir(copy) else f"{copy}.{name}"))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    remote.rsync("--times", "--compress", "--", remote.rsync_path(line[1]), path)
+    copy = os.path.join(results, os.path.basename(os.path.abspath(options.batches[0])))
+    path = os.path.abspath(to or (os.path.join(copy, _REPORT) if os.path.isdir(copy) else f"{copy}.{_REPORT}"))
+    files.make_folder(os.path.dirname(path))
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=os.path.dirname(path)) as folder:
+        staged = os.path.join(folder, _REPORT)
+        remote.rsync(*staging.FILE_OPTIONS, "--", remote.rsync_path(line[1]), staged)
+        if not stat.S_ISREG(os.lstat(staged).st_mode):
+            raise RemoteError("its report is not a file", where=remote.host.name)
+        os.replace(staged, path)
     print(f"report: {path}")
     return 0

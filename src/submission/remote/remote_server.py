@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src import run_folder
-from src.io import files
+from src.io import deletion, files
 from src.submission.system import detached, process
 
 MARK = "gridiron: the far side speaks"
@@ -96,9 +95,10 @@ def _start(folder: str, request: Mapping[str, Any]) -> None:
     try:
         os.rename(staging, folder)
     except OSError:  # another connection has started it meanwhile
-        shutil.rmtree(staging)
+        deletion.remove_tree(staging)
         return
-    with open(os.path.join(folder, detached.OUT), "ab") as out, open(os.path.join(folder, detached.ERR), "ab") as err:
+    with open(files.open_for_append(os.path.join(folder, detached.OUT)), "ab") as out, open(
+            files.open_for_append(os.path.join(folder, detached.ERR)), "ab") as err:
         subprocess.Popen([sys.executable, "-m", "src.submission.remote.remote_server", "run", folder],
                          stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
                          env={**os.environ, process.DETACHED_COMMAND: folder})
@@ -146,17 +146,9 @@ def _remove_deleted(names: list[str]) -> None:
             before = {os.fsdecode(name) for name in file.read().split(b"\0")}
     except FileNotFoundError:
         before = set()
-    top = os.path.realpath(".")
-    for name in before - set(names) - {""}:
-        parent = os.path.dirname(name)
-        if ".." in name.split("/") or os.path.realpath(parent or ".") != os.path.normpath(f"{top}/{parent}"):
-            continue
-        if os.path.islink(name) or os.path.isfile(name):
-            os.unlink(name)
-            with contextlib.suppress(OSError):  # not empty
-                while parent:
-                    os.rmdir(parent)
-                    parent = os.path.dirname(parent)
+    with deletion.folder_descriptor(os.path.realpath(".")) as project:
+        for name in before - set(names):
+            deletion.remove_below(project, name)
     files.write_atomic(_UPLOADED, b"".join(os.fsencode(name) + b"\0" for name in names))
 
 
@@ -238,6 +230,7 @@ def _handle_answer(folder: str, line: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    files.limit_umask()
     if sys.argv[1] == "run":
         run(sys.argv[2])
     else:

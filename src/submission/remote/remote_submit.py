@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from src.errors import RemoteError, shell_command
+from src.errors import RemoteError, one_line, shell_command
+from src.printable import printable
 from src.submission.batch import journal, provenance
-from src.submission.remote import hosts, remote_server, ssh, upload
+from src.submission.remote import frames, hosts, remote_server, ssh, upload
+from src.submission.remote.frames import Frame
 from src.submission.remote.ssh import ConnectionLost, Remote
 from src.submission.system import detached, terminal
 from src.submission.system.signals import Waker
@@ -93,7 +95,7 @@ def running_token(remote: Remote, arguments: Sequence[str]) -> str | None:
     if not remote.has_running_commands:
         return None
     output = remote.read_output([*_SERVER, "going"], json.dumps({"words": list(arguments)}).encode() + b"\n")
-    return json.loads(output.rpartition(remote_server.MARK)[2])["going"]
+    return frames.parse_token(output.rpartition(remote_server.MARK)[2], remote.host.name)
 
 
 class RemoteCall:
@@ -167,24 +169,18 @@ class RemoteCall:
 
     def _handle_frames(self, to: IO[bytes], source: IO[bytes]) -> int | None:
         """Handle the frames of the server until the exit status; None if they end before it."""
-        has_mark, lines, rest = False, deque[bytes](), b""
+        lines, pending = frames.Lines(remote_server.MARK, self.remote.host.name), deque[bytes]()
         with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
             while True:
                 try:
-                    while lines:
-                        line = lines.popleft()
-                        if has_mark:
-                            code = self._handle_frame(to, json.loads(line))
-                            if code is not None:
-                                return code
-                        has_mark = has_mark or line.strip() == remote_server.MARK.encode()
+                    while pending:
+                        code = self._handle_frame(to, frames.parse(pending.popleft(), self.remote.host.name))
+                        if code is not None:
+                            return code
                     if waker.wait(None, source.fileno()):
                         if not (chunk := os.read(source.fileno(), 65536)):
                             return None
-                        *whole, rest = (rest + chunk).split(b"\n")
-                        lines.extend(whole)
-                except json.JSONDecodeError:
-                    return None
+                        pending.extend(lines.add(chunk))
                 except KeyboardInterrupt:
                     if self.interrupted:
                         return self._detach()
@@ -192,29 +188,27 @@ class RemoteCall:
                     self._send(to, interrupt=True)
                     self.interrupted = True
 
-    def _handle_frame(self, to: IO[bytes], frame: Mapping[str, Any]) -> int | None:
+    def _handle_frame(self, to: IO[bytes], frame: Frame) -> int | None:
         """Handle one frame of the server; return the exit status if the frame contains it."""
         self.arguments = None  # the command has started
-        for stream in self.bytes_shown.keys() & frame.keys():
-            data = frame[stream].encode("utf-8", "surrogateescape")
+        for stream, data in frame.output.items():
             self.bytes_shown[stream] += len(data)
             self._close_bar()
             local_stream = sys.stdout if stream == "out" else sys.stderr
-            local_stream.write(self.decoders[stream].decode(data))
+            local_stream.write(printable(self.decoders[stream].decode(data)))
             local_stream.flush()
             self.made_progress = True
-        if frame.get("done"):
-            self._show_progress(*frame["done"])
-        if "ask" in frame:
-            number = frame["ask"]
-            if number not in self.answers:
-                self.answers[number] = sys.stdin.readline() or None
-            self._send(to, answer=number, text=self.answers[number])
-        if "lost" in frame:
+        if frame.progress:
+            self._show_progress(*frame.progress)
+        if frame.question is not None:
+            if frame.question not in self.answers:
+                self.answers[frame.question] = sys.stdin.readline() or None
+            self._send(to, answer=frame.question, text=self.answers[frame.question])
+        if frame.is_lost:
             progress = f", {self._format_progress()}" if self.progress else ""
             raise RemoteError(f"the command there died without an exit status{progress}",
                               where=self.remote.host.name, hint=f"`{self.local_command}` continues")
-        return frame.get("exit")
+        return frame.exit_code
 
     def _show_progress(self, done: int, total: int, noun: str, failed: int) -> None:
         if (done, total) == self.progress:  # unchanged since before the connection was lost
@@ -222,7 +216,7 @@ class RemoteCall:
         self.made_progress, self.progress = True, (done, total)
         if self.bar is None or (self.bar.total, self.bar.noun) != (total, noun):
             self._close_bar()
-            self.bar = terminal.Progress(total, noun).__enter__()
+            self.bar = terminal.Progress(total, one_line(noun)).__enter__()
         self.bar.set(done, failed)
 
     def _close_bar(self) -> None:

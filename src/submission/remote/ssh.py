@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from src.errors import ON, RemoteError, one_line, shell_command
+from src.io import private
 from src.submission.remote.hosts import Host
 from src.submission.system import detached
 
@@ -27,6 +27,7 @@ _RSYNC_VANISHED = 24  # exit status of rsync if listed files were removed before
 # never prompt, detect a dead connection within half a minute, and forward nothing
 _OPTIONS = ("-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=10", "-oServerAliveCountMax=3",
             "-oClearAllForwardings=yes", "-oForwardAgent=no", "-oForwardX11=no", "-oRemoteCommand=none")
+_MAX_SOCKET_PATH = 88  # bytes; the system allows 107, and ssh appends up to 18 while it opens the socket
 _PERSIST = 600  # seconds for which the shared connection remains open without a command
 _Result = TypeVar("_Result")
 
@@ -47,7 +48,8 @@ class ConnectionLost(Exception):
 class Remote:
     """A remote machine that answered.
 
-    socket: of the shared connection; None if the user's configuration of ssh shares connections;
+    socket: of the shared connection; None if the user's configuration of ssh shares connections, or if there is no
+        private folder for it;
     has_running_commands: whether a detached command there may not have ended.
     """
 
@@ -255,20 +257,20 @@ def _ssh_is_missing() -> RemoteError:
     return RemoteError("ssh is not installed here", where="--on", hint="install an OpenSSH client")
 
 
-def _socket(host: Host) -> str:
-    """Return the path of the shared connection's socket: short, and in a folder of this user alone."""
-    folder = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/tmp", f"gridiron-ssh-{os.getuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    info = os.lstat(folder)
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise RemoteError("other users can write to this folder", where=folder, hint="remove it")
-    return os.path.join(folder, _hash(host))
+def _socket(host: Host) -> str | None:
+    """Return the path of the shared connection's socket, in a folder of this user alone.
+
+    None if there is no such folder with a short path: then each command opens a connection of its own.
+    """
+    paths = (os.path.join(folder, _hash(host)) for folder in private.runtime_folders())
+    return next((path for path in paths if len(os.fsencode(path)) <= _MAX_SOCKET_PATH), None)
 
 
 def _hash(host: Host) -> str:
     import hashlib  # imported on demand: start-up time on a login node
 
-    return hashlib.sha256("\0".join((host.ssh, *host.options)).encode()).hexdigest()[:16]
+    # this machine's name, since a home folder may be shared with others, which cannot use the socket
+    return hashlib.sha256("\0".join((os.uname().nodename, host.ssh, *host.options)).encode()).hexdigest()[:16]
 
 
 def _open(host: Host, socket: str | None) -> str:

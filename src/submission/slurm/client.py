@@ -126,8 +126,10 @@ def option_arguments(options: Mapping[str, Any], where: str) -> list[str]:
             raise JobSpecError(f"'{key}' is not an sbatch option", where=where,
                                allowed="long names such as mem, time, partition")
         name = str(key).replace("_", "-")
-        if name in _RESERVED_OPTIONS:
-            raise JobSpecError(f"the sbatch option '{name}' is set by Gridiron", where=where, hint="remove it")
+        if reserved := directives.abbreviated(name, _RESERVED_OPTIONS):
+            raise JobSpecError(f"the sbatch option '{reserved}' is set by Gridiron" if name == reserved else
+                               f"'{name}' is a form of the sbatch option '{reserved}', which is set by Gridiron",
+                               where=where, hint="remove it")
         if value is None or value is False:
             continue
         if isinstance(value, (list, dict)) or "\0" in str(value):

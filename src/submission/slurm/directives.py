@@ -53,6 +53,15 @@ def effective(script: str, arguments: Iterable[str] = ()) -> dict[str, str]:
     return {option.name: option.value or "" for option in (*parse_script(script), *parse_arguments(arguments))}
 
 
+def abbreviated(name: str, options: Iterable[str]) -> str | None:
+    """Return the first of the options that sbatch may take `name` for: an option, or the beginning of one or of another
+    name of it. None if there is none.
+    """
+    return next((option for option in options if any(
+        full.startswith(name) for full in (option, *(alias for alias, long in _ALIASES.items() if long == option)))),
+        None)
+
+
 def _script_words(text: str) -> Iterator[tuple[str, int]]:
     """The words of all #SBATCH lines, each with the number of its line."""
     for number, line in enumerate(text.splitlines(), 1):

@@ -31,9 +31,10 @@ def check(script: str, script_text: str, requested: Mapping[str, Any], is_genera
     values = {name.replace("_", "-"): value for name, value in requested.items()}
     for option in _options(script_text):
         where = "job_details.resources" if is_generated else f"{script}, line {option.line}"
-        if option.name in _REFUSED:
-            raise JobSpecError(f"a submit script cannot have the option --{option.name}", where=where,
-                               hint=f"delete it; {_REFUSED[option.name]}")
+        if refused := directives.abbreviated(option.name, _REFUSED):
+            raise JobSpecError(f"a submit script cannot have the option --{refused}" + (
+                "" if option.name == refused else f", which --{option.name} abbreviates"), where=where,
+                hint=f"delete it; {_REFUSED[refused]}")
         value = values.get(option.name, "")
         if (value is None or value is False) and option.name != "exclude":  # an empty exclude adds no bad nodes
             raise JobSpecError(f"{option.name} is {'null' if value is None else 'false'}, which cannot remove "

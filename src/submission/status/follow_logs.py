@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from src import logs
+from src.printable import unfiltered
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.observe import observe
@@ -20,25 +21,25 @@ def observe_run(folder: str) -> Run:
     return observation.runs[os.path.basename(os.path.abspath(folder))]
 
 
-def print_from(path: str, start: int) -> int:
-    """Print a file from byte `start` on. Return the position of its end."""
+def print_from(path: str, start: int, raw: bool = False) -> int:
+    """Print a file from byte `start` on. Return the position of its end. raw: with its escape sequences."""
     with open(path, "rb") as file:
         file.seek(start)
-        sys.stdout.write(file.read().decode(errors="replace"))
+        (unfiltered(sys.stdout) if raw else sys.stdout).write(file.read().decode(errors="replace"))
         return file.tell()
 
 
-def follow(folder: str, printed: Mapping[str, int]) -> None:
+def follow(folder: str, printed: Mapping[str, int], raw: bool = False) -> None:
     """Print what is appended to the logs of a run until it has ended, or until Ctrl-C.
 
-    printed: number of bytes that were printed already, by path.
+    printed: number of bytes that were printed already, by path. raw: with escape sequences.
     """
     positions = dict(printed)
     try:
         while True:
             run = observe_run(folder)
             for path in logs.log_paths(folder):
-                positions[path] = print_from(path, positions.get(path, 0))
+                positions[path] = print_from(path, positions.get(path, 0), raw)
             sys.stdout.flush()
             if run.host:  # a copy: the run cannot be followed from here
                 print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")

@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterable
 
 from src.errors import BatchError
-from src.io import files
+from src.io import deletion, files
 from src.submission.system import process
 
 FOLDER = ".gridiron/errands"  # in the project; holds a folder for each command that was started here
@@ -61,7 +60,7 @@ def remove_old() -> None:
     for folder in list(folders()):
         with contextlib.suppress(OSError):
             if os.stat(folder).st_mtime < time.time() - _RETENTION and not is_alive(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                deletion.remove_tree(folder)
 
 
 def running_token(arguments: list[str]) -> str | None:
@@ -90,5 +89,5 @@ def answer_path(folder: str, number: int) -> str:
 
 def touch(path: str) -> None:
     """Set a file's modification time to now; create the file if there is none."""
-    with open(path, "ab"):
-        os.utime(path)
+    os.close(files.open_for_append(path))
+    os.utime(path, follow_symlinks=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from src.errors import BatchError
+from src.printable import printable, unfiltered
 from src.submission.system import process
 
 
@@ -26,7 +27,7 @@ def ask(question: str) -> str:
 
         return detached.ask(folder, question)
     try:
-        return input(question).strip()
+        return input(printable(question)).strip()
     except EOFError:
         print()
         raise BatchError("nobody answered the question", where="standard input",
@@ -80,7 +81,8 @@ class Progress:
             detached.write_progress(self._detached_folder, self.done, self.total, self.noun, self.failed)
             return
         if self._on_terminal:
-            self._stream.write(f"\r\x1b[2K{self.line(_columns(self._stream))}{chr(10) if last else ''}")
+            unfiltered(self._stream).write("\r\x1b[2K")
+            self._stream.write(f"{self.line(_columns(self._stream))}{chr(10) if last else ''}")
         elif self.done or last:
             self._stream.write(f"{self.line()}\n")
         self._stream.flush()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from src import run_folder
+from src.io import files
 
 if TYPE_CHECKING:
     from loguru import Logger, Record
@@ -31,19 +32,21 @@ def open_log(folder: str | None, to_stdout: bool, silent: bool = False) -> Itera
     """
     run = next(_numbers)
     _exclude_runs_from_default_sink()
-    sinks: list[Any] = [os.path.join(folder, run_folder.LOG)] if folder else []
-    if to_stdout or not folder:
-        sinks.append(_print)
-    if silent:
-        sinks = []
-    ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
-                      filter=lambda record: record["extra"].get(_KEY) in (None, run)) for sink in sinks]
-    try:
-        yield logger.bind(**{_KEY: run})
-    finally:
-        for sink_id in ids:
-            with contextlib.suppress(ValueError):  # the host removed every sink
-                logger.remove(sink_id)
+    with contextlib.ExitStack() as stack:
+        sinks: list[Any] = []
+        if folder and not silent:
+            descriptor = files.open_for_append(os.path.join(folder, run_folder.LOG))
+            sinks.append(stack.enter_context(open(descriptor, "a", buffering=1, encoding="utf-8")))
+        if (to_stdout or not folder) and not silent:
+            sinks.append(_print)
+        ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
+                          filter=lambda record: record["extra"].get(_KEY) in (None, run)) for sink in sinks]
+        try:
+            yield logger.bind(**{_KEY: run})
+        finally:
+            for sink_id in ids:
+                with contextlib.suppress(ValueError):  # the host removed every sink
+                    logger.remove(sink_id)
 
 
 def _print(line: str) -> None:

@@ -1,6 +1,7 @@
 """The files of a run: config.yaml, stats.csv, arrays and checkpoints, until a later attempt takes over the run."""
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import nn
 from src import run_folder
 from src.config import Config
 from src.errors import BatchError
-from src.io import files, yaml_io
+from src.io import deletion, files, yaml_io
 from src.training.output import checkpoint
 
 Row = dict[str, float | None]  # the cells of stats.csv by column; None is an empty cell
@@ -41,13 +42,6 @@ def stats_columns(metrics: Sequence[str], evaluated: Iterable[str], models: Iter
     return columns
 
 
-def _files_in(folder: str) -> list[str]:
-    """Return the paths of the files in a folder; empty if it does not exist or is a link."""
-    if not os.path.isdir(folder) or os.path.islink(folder):
-        return []
-    return [os.path.join(folder, name) for name in os.listdir(folder)]
-
-
 def create_run_folder(config: Config) -> str | None:
     """Create the run folder of output_dir, with its spec.yaml; None if output_dir is null.
 
@@ -56,7 +50,7 @@ def create_run_folder(config: Config) -> str | None:
     if config.output_dir is None:
         return None
     folder = os.path.abspath(files.expand_path(config.output_dir, "output_dir"))
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
     spec = os.path.join(folder, run_folder.SPEC)
     text = yaml_io.dump_flat({key: value for key, value in config.to_dict().items() if key != "output_dir"})
     if not files.create_exclusive(spec, text) and (
@@ -86,11 +80,11 @@ class Recorder:
             lines = ",".join(self._columns), *self._earlier_rows(path)
             files.write_atomic(path, "".join(f"{line}\n" for line in lines))
             first = os.path.basename(run_folder.arrays_name(self._first))
-            for arrays_path in _files_in(os.path.join(self._folder, run_folder.ARRAYS)):
-                name = os.path.basename(arrays_path)
-                if name >= first or name.startswith(".epoch-"):  # a later epoch, or a temporary file of a killed start
-                    os.unlink(arrays_path)
-            self._stats = open(path, "a", encoding="utf-8", newline="")
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
+                    os.path.join(self._folder, run_folder.ARRAYS)) as arrays:
+                # of a later epoch, or a temporary file of a killed start
+                deletion.remove_files(arrays, lambda name: name >= first or name.startswith(".epoch-"))
+            self._stats = open(files.open_for_append(path), "a", encoding="utf-8", newline="")
         return self
 
     def _earlier_rows(self, path: str) -> list[str]:
@@ -128,7 +122,7 @@ class Recorder:
         if self._folder and arrays:
             self._check()
             path = os.path.join(self._folder, run_folder.arrays_name(epoch))
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            files.make_folder(os.path.dirname(path))
             packed = io.BytesIO()
             np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
             files.write_atomic(path, packed.getvalue())

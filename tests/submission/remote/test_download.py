@@ -150,7 +150,7 @@ def test_sync_continues_after_a_lost_connection(sshd: Sshd, tmp_path: Path, monk
     cuts = []
 
     def cut() -> None:
-        while not list(here.glob(f"results/{NAME}/*.bin")):
+        while not list(here.glob(f"results/.from-cluster/.staging/{NAME}/*.bin")):
             time.sleep(0.002)
         cuts.append(sshd.drop_connections())
 

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -175,12 +177,22 @@ def test_retries_are_limited(here: Path, sshd: Sshd, monkeypatch: pytest.MonkeyP
 
 
 def test_socket_is_in_a_private_folder(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / f"gridiron-ssh-{os.getuid()}"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    with pytest.raises(RemoteError, match="other users can write"):
-        reach(here)
+    """A folder of another user with our name, or a home folder with a long path, does not lock us out."""
+    (tmp_path / "session").mkdir()
+    (tmp_path / "session" / "gridiron").symlink_to(tmp_path)
+    home = Path(tempfile.mkdtemp(prefix="gridiron-home-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "session"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    cluster = reach(here)
+    assert cluster.socket
+    assert os.path.dirname(cluster.socket) == str(home / "gridiron")
+    assert (home / "gridiron").stat().st_mode & 0o777 == 0o700
+    cluster.close()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("long" * 20)))
+    cluster = reach(here)
+    assert cluster.socket is None
+    assert cluster.read_output(["python", "-c", "print(1)"]) == "1\n"
+    shutil.rmtree(home)
 
 
 def test_shell_is_quoted_for_rsync() -> None:
