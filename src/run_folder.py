@@ -31,6 +31,8 @@ COMMIT = "COMMIT"  # in a snapshot: its commit
 SPEC = "spec.yaml"
 CONFIG = "config.yaml"
 STATS = "stats.csv"
+STEPS = "steps.csv"  # a row every log_steps optimizer steps: these columns, and those that a task logs
+STEP_COLUMNS = ("step", "epoch", "timestamp", "loss", "learning_rate", "grad_norm", "examples_per_second")
 LOG = "training.log"
 TENSORBOARD = "tensorboard"
 COMET = "comet"  # archives of Comet when it is offline
@@ -105,7 +107,8 @@ def remove_resume_checkpoints(folder: str, attempts: Sequence[tuple[int, int]] |
 
 def remove_partial_files(folder: str) -> None:
     """Remove temporary files of starts that were killed while they wrote."""
-    prefixes = (".resume-", ".checkpoint-", f".{BEST_CHECKPOINT}.", f".{STATS}.", f".{CONFIG}.", ".epoch-")
+    prefixes = (".resume-", ".checkpoint-", ".epoch-", *(f".{name}." for name in (
+        BEST_CHECKPOINT, STATS, STEPS, CONFIG)))
     for directory in (folder, os.path.join(folder, ARRAYS)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
                 directory) as descriptor:
@@ -122,8 +125,8 @@ def set_aside(folder: str) -> str:
     target = f"before-{max(numbers, default=0) + 1}"
     with deletion.folder_descriptor(folder) as descriptor:
         os.mkdir(target, files.FOLDER_MODE, dir_fd=descriptor)
-        for name in (CONFIG, STATS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM, TENSORBOARD, COMET,
-                     *filter(re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, names)):
+        for name in (CONFIG, STATS, STEPS, LOG, DONE, BEST_CHECKPOINT, PROFILE, TRACE, ARRAYS, SYSTEM, TENSORBOARD,
+                     COMET, *filter(re.compile(r"(checkpoint|resume)-\d+\.pt|mlflow-.*\.json").fullmatch, names)):
             if name in names:
                 os.rename(name, f"{target}/{name}", src_dir_fd=descriptor, dst_dir_fd=descriptor)
     return os.path.join(folder, target)
@@ -319,19 +322,3 @@ def run_index(name: str) -> int | None:
     """Return the index of a run in its batch: 7 for `007_lr=0.1`; None for a name that does not begin with one."""
     index = name.partition("_")[0]
     return int(index) if index.isascii() and index.isdigit() else None
-
-
-def last_stats_row(path: str, block: int = 8192) -> tuple[list[str], list[str]]:
-    """Return the header and the last complete row of a stats.csv as lists of cells; both empty if there is no row yet.
-
-    Only the beginning and the end of the file are read, so that status is fast for any number of epochs.
-    """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        header = file.readline()
-        start = file.tell()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - block))
-        complete = file.read().rpartition(b"\n")[0]  # a line without its end is incomplete
-        if complete and header.endswith(b"\n"):
-            return header.decode().rstrip("\r\n").split(","), complete.rpartition(b"\n")[2].decode().strip().split(",")
-    return [], []

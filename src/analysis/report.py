@@ -190,18 +190,19 @@ def _format_levels(values: list[Any], limit: int = 12) -> str:
 
 def _best_and_figures(df: pd.DataFrame) -> list[str]:
     """Best runs and figures; a note while no run has been evaluated."""
-    columns = metrics.ranking_columns(tables.stats_columns(df), tables.named_metric(df))
+    columns, problems = tables.ranking_columns(df)
     if not columns:
-        return [_section("Best runs", "<p>No run has been evaluated yet.</p>")]
-    return [_best_runs(df, columns), _curves(df), _against(df), _heat_maps(df)]
+        return [_section("Best runs", f"<p>{html.escape('; '.join(problems)) or 'No run has been evaluated yet.'}</p>")]
+    return [_best_runs(df, columns, problems), _curves(df), _against(df), _heat_maps(df)]
 
 
-def _best_runs(df: pd.DataFrame, columns: list[str]) -> str:
+def _best_runs(df: pd.DataFrame, columns: list[str], problems: list[str]) -> str:
     best = tables.best_runs(df, n=10)
     commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
     caption = best.attrs[tables.CAPTION]
     best = _named(best, columns)
-    note = "Each run counts with its best epoch"
+    note = "".join(f"<strong>{html.escape(problem)}.</strong> " for problem in problems) + (
+        "Each run counts with its best epoch")
     if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
     note += f" ({html.escape(caption)})" if caption and metrics.TEST_NOTE not in caption else ""
@@ -288,9 +289,10 @@ def _runs(df: pd.DataFrame) -> str:
 
 def _machines(df: pd.DataFrame) -> str:
     """GPUs with low utilization, and what to try."""
-    if gpu_idle.COLUMN not in df:
+    stats = tables.stats_columns(df)
+    if gpu_idle.COLUMN not in stats:
         return ""
-    columns = [gpu_idle.COLUMN, "train/time", "train/data_time"]
+    columns = [name for name in (gpu_idle.COLUMN, "train/time", "train/data_time") if name in stats]
     idle = [gpu_idle.assess(pd.DataFrame({name: row[name] for name in columns}).dropna().to_dict("records"),
                          {**row, "facts": {"threads": row.get("facts/threads")}}) for row in df.to_dict("records")]
     lines = gpu_idle.summarize(idle)

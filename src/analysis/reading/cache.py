@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.analysis.reading import arrow_columns, columns, raw_files
 from src.analysis.reading.columns import Columns
 from src.io import files, yaml_io
@@ -116,7 +116,7 @@ def _parts(folder: str) -> list[str]:
 def _version() -> str:
     """A hash of the code that turns files into columns: a cache of other code is ignored."""
     digest = hashlib.sha256(f"{sys.version} {pd.__version__}".encode())
-    for module in (sys.modules[__name__], arrow_columns, columns, raw_files, yaml_io, run_folder):
+    for module in (sys.modules[__name__], arrow_columns, columns, raw_files, yaml_io, run_folder, stats_csv):
         with open(str(module.__file__), "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()

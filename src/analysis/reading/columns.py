@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import itertools
 import json
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.analysis.reading.raw_files import STAMP_LENGTH, RunText
 
 SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
@@ -138,17 +137,15 @@ def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
     """Parse the texts of runs. stamps: (runs, STAMP) int64."""
     configs = [run.config for run in runs]
     facts = [dict(_flatten(config.pop("facts", None), "facts/")) for config in configs]
+    stats, counts, notes, stats_names = parse_tables([(run.header, run.body) for run in runs])
     layouts: dict[tuple[Any, ...], str] = {}
-    for run, run_facts in zip(runs, facts, strict=True):
-        layout = (run.has_config, tuple(run.config), tuple(run_facts), run.header)
-        if layout not in layouts:
-            layouts[layout] = json.dumps([run.has_config, [*run.config], [*run_facts], _column_names(run.header)])
-    stats, counts, notes = _stats(runs)
+    keys = [(run.has_config, tuple(run.config), tuple(run_facts), tuple(names))
+            for run, run_facts, names in zip(runs, facts, stats_names, strict=True)]
+    for key in dict.fromkeys(keys):
+        layouts[key] = json.dumps(key)
     return Columns([run.folder.rpartition("/")[2] for run in runs],
                    np.zeros((len(runs), STAMP_LENGTH), np.int64) if stamps is None else stamps,
-                   [run.end for run in runs], notes,
-                   [layouts[run.has_config, tuple(run.config), tuple(run_facts), run.header]
-                    for run, run_facts in zip(runs, facts, strict=True)],
+                   [run.end for run in runs], notes, [layouts[key] for key in keys],
                    _transpose(configs), _transpose(facts), counts, stats)
 
 
@@ -169,30 +166,39 @@ def _transpose(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {key: to_array([row.get(key) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)}
 
 
-def _column_names(header: str) -> list[str]:
-    """The columns of a stats.csv; empty if they are unusable."""
-    names = header.split(",")
-    return names if "epoch" in names and len(set(names)) == len(names) else []
+def parse_tables(texts: Sequence[tuple[str, bytes]], file: str = run_folder.STATS
+                 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[str], list[list[str]]]:
+    """Parse files of many runs, each given by header and rows.
 
-
-def _stats(runs: Sequence[RunText]) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """All stats, rows in the order of `runs`; rows of each run; notes. Bodies of one header are parsed together."""
-    notes: list[list[str]] = [[] for _ in runs]
+    Plain ones with one header are parsed together; all others by `stats_csv.parse`, which defines the result. Return
+    all rows as columns, in the order of `texts`; the rows, notes and columns of each.
+    """
+    names = [stats_csv.column_names(header, file) for header, _ in texts]
+    notes: list[list[str]] = [[] for _ in texts]
     same_header: dict[str, list[int]] = {}
-    for position, run in enumerate(runs):
-        if run.body and _column_names(run.header):
-            same_header.setdefault(run.header, []).append(position)
-        elif run.body:
-            notes[position].append(f"{run_folder.STATS} left out: its header has no column epoch, or a column twice")
-    parts = [_parse(_column_names(header), positions, runs, notes) for header, positions in same_header.items()]
+    others: list[int] = []
+    for position, (header, body) in enumerate(texts):
+        if body and stats_csv.is_plain(header, body, file):
+            same_header.setdefault(header, []).append(position)
+        elif body:
+            others.append(position)
+    parts = []
+    for positions in same_header.values():
+        part, irregular = _parse_plain(names[positions[0]], positions, [texts[position][1] for position in positions],
+                                       stats_csv.KEYS[file])
+        parts += [part] if part else []
+        others += irregular
+    for position in others:
+        stats = stats_csv.parse(*texts[position], file)
+        names[position], notes[position] = stats.names, stats.notes
+        parts.append((np.full(len(stats.rows), position), _to_columns(stats, stats_csv.KEYS[file])))
     run_of_row = np.concatenate([run for run, _ in parts]) if parts else np.zeros(0, int)
-    stats = _union([table for _, table in parts], [len(run) for run, _ in parts])
+    table = _union([table for _, table in parts], [len(run) for run, _ in parts])
     if len(parts) > 1:
         order = np.argsort(run_of_row, kind="stable")
-        run_of_row, stats = run_of_row[order], {name: values[order] for name, values in stats.items()}
-    if parts and (rows := _rows_to_keep(run_of_row, stats["epoch"])) is not None:
-        run_of_row, stats = run_of_row[rows], {name: values[rows] for name, values in stats.items()}
-    return stats, np.bincount(run_of_row, minlength=len(runs)), ["\n".join(lines) for lines in notes]
+        run_of_row, table = run_of_row[order], {name: values[order] for name, values in table.items()}
+    return table, np.bincount(run_of_row, minlength=len(texts)), ["\n".join(lines) for lines in notes], [
+        list(filter(None, run_names)) for run_names in names]
 
 
 def _union(tables: list[dict[str, np.ndarray]], rows: list[int]) -> dict[str, np.ndarray]:
@@ -203,85 +209,40 @@ def _union(tables: list[dict[str, np.ndarray]], rows: list[int]) -> dict[str, np
             for name in dict.fromkeys(itertools.chain.from_iterable(tables))}
 
 
-def _parse(names: list[str], positions: list[int], runs: Sequence[RunText], notes: list[list[str]]
-           ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The stats of runs with one header: the run (position) of each row, and the columns."""
-    bodies = [runs[position].body for position in positions]
+_Part = tuple[np.ndarray, dict[str, np.ndarray]]  # the run (position) of each row, and the columns
+
+
+def _parse_plain(names: list[str], positions: list[int], bodies: list[bytes], key: str
+                 ) -> tuple[_Part | None, list[int]]:
+    """The rows of files with one header, and the files with damaged rows, or whose epochs do not ascend."""
     text = b"".join(bodies)
     characters = np.frombuffer(text, np.uint8)
     line_ends = np.flatnonzero(characters == ord("\n"))
     counts = np.diff(np.searchsorted(line_ends, np.cumsum([0, *map(len, bodies)])))
     run_of_row = np.repeat(positions, counts)
+    # the parser itself finds rows that are too long, but not those that are too short
+    if np.count_nonzero(characters == ord(",")) != len(line_ends) * (len(names) - 1):
+        return None, positions
     try:
-        commas = np.count_nonzero(characters == ord(","))
-        if commas != len(line_ends) * (len(names) - 1) or b"\0" in text or b'"' in text:
-            raise ValueError("a row is too short (the parser itself finds those that are too long), or not plain")
-        frame = _read_csv(text, names, np.float64)
-        table = {name: frame[name].to_numpy() for name in names}
-        bad = np.zeros(len(frame), bool)
-    except ValueError:  # in some row: check each row of each run
-        repaired = [_repair(runs[position].body, len(names)) for position in positions]
-        for position, count, (_, whole) in zip(positions, counts, repaired, strict=True):
-            _add_note(notes[position], int(count) - whole)
-        run_of_row = np.repeat(positions, [whole for _, whole in repaired])
-        frame = _read_csv(b"".join(body for body, _ in repaired), names, str)
-        table, bad = _to_numbers(frame, run_of_row, len(runs))
-    epoch = table["epoch"]
-    bad |= ~(np.isfinite(epoch) & (epoch == np.floor(epoch)) & (np.abs(epoch) < 2**53))
-    if bad.any():
-        for position, count in zip(*np.unique(run_of_row[bad], return_counts=True), strict=True):
-            _add_note(notes[position], int(count))
-        run_of_row, table = run_of_row[~bad], {name: values[~bad] for name, values in table.items()}
-    return run_of_row, table
+        frame = pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=np.float64, index_col=False)
+    except ValueError:  # in some row
+        return None, positions
+    if len(frame) != len(run_of_row):  # blank lines
+        return None, positions
+    table = {name: frame[name].to_numpy() for name in names}
+    epoch = table[key]
+    bad = ~(np.isfinite(epoch) & (epoch == np.floor(epoch)) & (np.abs(epoch) < stats_csv.MAX_EPOCH))
+    bad[1:] |= (run_of_row[1:] == run_of_row[:-1]) & (epoch[1:] <= epoch[:-1])
+    irregular = np.unique(run_of_row[bad])
+    regular = ~np.isin(run_of_row, irregular)
+    return (run_of_row[regular], {name: values[regular] for name, values in table.items()}) if len(
+        irregular) else (run_of_row, table), irregular.tolist()
 
 
-def _read_csv(text: bytes, names: list[str], dtype: type) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=dtype, index_col=False)
-
-
-def _to_numbers(frame: pd.DataFrame, run_of_row: np.ndarray, runs: int
-                      ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Cells as floats, or as strings in columns of a run that are mostly strings; second, rows with damaged numbers."""
-    bad = np.zeros(len(frame), dtype=bool)
-    table = {}
-    for name in frame:
-        present = frame[name].notna().to_numpy()
-        numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64)
-        damaged = present & np.isnan(numbers)
-        holds_strings = 2 * np.bincount(run_of_row, damaged, runs) > np.bincount(run_of_row, present, runs)
-        is_string = holds_strings[run_of_row] if name != "epoch" else np.zeros(len(frame), bool)
-        bad |= damaged & ~is_string
-        table[name] = numbers if not is_string.any() else np.where(
-            is_string & present, frame[name].astype(object), numbers)
-    return table, bad
-
-
-def _repair(body: bytes, width: int) -> tuple[bytes, int]:
-    """Return the rows of a body that have `width` cells, and their number."""
-    lines = body.decode(errors="replace").split("\n")[:-1]
-    whole = [cells for line in lines if "\0" not in line for cells in csv.reader([line]) if len(cells) == width]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(whole)
-    return text.getvalue().encode(), len(whole)
-
-
-def _add_note(notes: list[str], damaged: int) -> None:
-    if damaged:
-        notes.append(damage_message(damaged))
-
-
-def damage_message(rows: int) -> str:
-    """Return the note about damaged rows."""
-    return f"{run_folder.STATS}: {rows} damaged row{'s' * (rows > 1)} left out, the rest is read"
-
-
-def _rows_to_keep(run: np.ndarray, epoch: np.ndarray) -> np.ndarray | None:
-    """The rows to keep, epochs ascending; None: all rows as they are.
-
-    A run that was resumed, or ran twice, may have written an epoch twice: the later row counts.
-    """
-    if not ((run[1:] == run[:-1]) & (epoch[1:] <= epoch[:-1])).any():
-        return None
-    order = np.lexsort((epoch, run))  # stable: of equal epochs the later row comes last
-    run, epoch = run[order], epoch[order]
-    return order[np.append((run[1:] != run[:-1]) | (epoch[1:] != epoch[:-1]), True)]
+def _to_columns(stats: stats_csv.Stats, key: str) -> dict[str, np.ndarray]:
+    """Columns of floats; of objects where a column holds words: strings, and NaN for an empty cell."""
+    cells = dict(zip(stats.names, zip(*stats.rows, strict=True), strict=True)) if stats.rows else dict.fromkeys(
+        stats.names, ())
+    columns = {name: np.array([cell or np.nan for cell in values], object) if name in stats.words else np.array(
+        list(map(stats_csv.to_number, values)), np.float64) for name, values in cells.items()}
+    return {**columns, key: np.array(stats.epochs, np.float64)} if stats.names else {}

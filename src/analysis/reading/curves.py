@@ -15,11 +15,15 @@ Make = Callable[[], np.ndarray]  # returns the (n,) Series of a column
 
 
 class CurveType(ExtensionDtype):
-    """The pandas type of a column of curves."""
+    """The pandas type of a column of curves. holds_words: they are of strings instead of numbers."""
 
     name = "curve"
     kind = "O"
     na_value = np.nan
+    _metadata = ("holds_words",)
+
+    def __init__(self, holds_words: bool = False) -> None:
+        self.holds_words = holds_words
 
     @property
     def type(self) -> Any:
@@ -33,8 +37,8 @@ class CurveType(ExtensionDtype):
 class _Column:
     """The cells of a whole column, created once for all arrays that are parts of it."""
 
-    def __init__(self, make: Make) -> None:
-        self._make = make
+    def __init__(self, make: Make, holds_words: bool) -> None:
+        self._make, self.holds_words = make, holds_words
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
@@ -52,9 +56,9 @@ class Curves(ExtensionArray):
         self._source, self._at = source, at  # cell i is the cell at[i] of the source
 
     @classmethod
-    def lazy(cls, make: Make, length: int) -> Curves:
+    def lazy(cls, make: Make, length: int, holds_words: bool = False) -> Curves:
         """Return `length` cells that `make` creates when one of them is accessed."""
-        return cls(_Column(make), np.arange(length))
+        return cls(_Column(make, holds_words), np.arange(length))
 
     @classmethod
     def of(cls, cells: Sequence[Any] | np.ndarray) -> Curves:
@@ -62,7 +66,8 @@ class Curves(ExtensionArray):
         values = np.empty(len(cells), dtype=object)
         for position, cell in enumerate(cells):
             values[position] = cell
-        curves = cls.lazy(lambda: values, len(values))
+        holds_words = any(isinstance(cell, pd.Series) and cell.dtype == object for cell in values)
+        curves = cls.lazy(lambda: values, len(values), holds_words)
         curves._source.cells  # noqa: B018  # marks them as created
         return curves
 
@@ -120,7 +125,7 @@ class Curves(ExtensionArray):
 
     @property
     def dtype(self) -> CurveType:
-        return CurveType()
+        return CurveType(self._source.holds_words)
 
     @property
     def nbytes(self) -> int:

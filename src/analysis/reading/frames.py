@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.analysis.reading import columns
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, is_missing
@@ -206,30 +206,31 @@ def _pairs(groups: Iterable[list[int]], commits: list[Any]) -> Iterator[tuple[in
 
 
 def long_frame(runs: Columns, labels: pd.Series, folders: list[str]) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Return all stats, rows in the order of the runs, and (folder, message) for each run with damaged rows."""
+    """Return all stats, rows in the order of the runs, and (folder, message) for each column of words of a run that
+    holds numbers in other runs: its cells are NaN.
+    """
     run_of_row = np.repeat(np.arange(len(runs)), runs.counts)
     names = dict.fromkeys(name for layout in _layouts(runs).values() for name in layout.stats)
     stats = {name: runs.stats[name] if name in runs.stats else np.full(len(run_of_row), np.nan)  # runs without a row
              for name in ("epoch", *names)}
-    damaged = np.zeros(len(run_of_row), bool)
-    for values in stats.values():
+    messages: list[tuple[int, str]] = []
+    for name, values in stats.items():
         if values.dtype == object:
-            damaged |= _stray_strings(values, run_of_row)
-    messages: list[tuple[str, str]] = []
-    if damaged.any():
-        messages = [(folders[run], columns.damage_message(int(count)))
-                    for run, count in zip(*np.unique(run_of_row[damaged], return_counts=True), strict=True)]
-        run_of_row, stats = run_of_row[~damaged], {name: values[~damaged] for name, values in stats.items()}
+            stats[name], examples = _without_words(values, run_of_row)
+            messages += [(run, stats_csv.words_message(name, example)) for run, example in examples.items()]
     return pd.DataFrame({"run": pd.Categorical.from_codes(run_of_row, pd.Index(labels, dtype=object)),
                          **{name if name != "run" else "stats/run": _stats_column(name, values)
-                            for name, values in stats.items()}}, copy=False), messages
+                            for name, values in stats.items()}}, copy=False), [
+        (folders[run], message) for run, message in sorted(messages, key=lambda item: item[0])]
 
 
-def _stray_strings(values: np.ndarray, run_of_row: np.ndarray) -> np.ndarray:
-    """Where a column that holds numbers in most runs has strings, (rows,) bool."""
-    is_string = np.fromiter((type(value) is str for value in values), bool, len(values))
-    with_strings, with_values = set(run_of_row[is_string].tolist()), set(run_of_row[pd.notna(values)].tolist())
-    return is_string if 2 * len(with_strings) <= len(with_values) else np.zeros(len(values), bool)
+def _without_words(values: np.ndarray, run_of_row: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """Replace words by NaN in a column that holds numbers as well; also return an example of each run that has some."""
+    is_word = np.fromiter((type(value) is str for value in values), bool, len(values))
+    if not pd.notna(values[~is_word]).any():
+        return values, {}
+    examples = {int(run_of_row[row]): values[row] for row in np.flatnonzero(is_word)[::-1]}
+    return np.where(is_word, np.nan, values), examples
 
 
 def _stats_column(name: str, values: np.ndarray) -> np.ndarray | pd.Series:

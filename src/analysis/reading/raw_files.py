@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.errors import UserError
 from src.io import yaml_io
 
@@ -154,9 +154,4 @@ def _end(done: bytes | None) -> str | None:
 
 def _read_stats(folder: str) -> tuple[str, bytes]:
     """Header and rows of stats.csv, without an incomplete last line."""
-    text = _read_bytes(f"{folder}/{run_folder.STATS}") or b""
-    end = text.find(b"\n")
-    if end < 0:
-        return "", b""
-    header = text[:end].rstrip(b"\r").decode(errors="replace")
-    return header, text[end + 1:] if text.endswith(b"\n") else text[end + 1:text.rfind(b"\n") + 1]
+    return stats_csv.split(_read_bytes(f"{folder}/{run_folder.STATS}") or b"")

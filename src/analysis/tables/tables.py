@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src import metrics, run_folder
+from src import metrics, run_folder, stats_csv
 from src.analysis.reading.curves import CurveType
 from src.analysis.reading.filters import cell_key, require_column
 from src.analysis.reading.frames import FACTS, NO_SETTINGS, REPEAT_OF, varies
@@ -32,7 +33,12 @@ def lower_is_better(df: pd.DataFrame, column: str) -> bool:
 
 
 def stats_columns(df: pd.DataFrame) -> list[str]:
-    """Return the columns of big_df that hold curves, in order."""
+    """Return the columns of big_df that hold curves of numbers, in order."""
+    words = set(_columns_of_words(df))
+    return [name for name in _curve_columns(df) if name not in words]
+
+
+def _curve_columns(df: pd.DataFrame) -> list[str]:
     if df.empty:
         return []
     return [str(name) for name in df if isinstance(df[name].dtype, CurveType)
@@ -41,7 +47,7 @@ def stats_columns(df: pd.DataFrame) -> list[str]:
 
 def setting_columns(df: pd.DataFrame) -> list[str]:
     """Return the config columns of big_df: without identity, facts, curves, and names that change no result."""
-    curves = set(stats_columns(df))
+    curves = set(_curve_columns(df))
     return [name for name in map(str, df.columns)
             if name not in curves and name not in NO_SETTINGS and not name.startswith(FACTS)]
 
@@ -124,17 +130,44 @@ def run_counts(df: pd.DataFrame) -> RunCounts:
                      bool(counts.any() and df["end"][counts].isna().any()))
 
 
+def ranking_columns(df: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the columns that runs are ranked by, and a sentence for each column of words that would come first.
+
+    The metric of the job spec, else val before others, accuracy before r2 before loss.
+    """
+    columns, words = stats_columns(df), _columns_of_words(df)
+    first = metrics.ranking_columns([*columns, *words], named_metric(df))
+    return metrics.ranking_columns(columns, named_metric(df)), _words_messages(df, [name for name in first
+                                                                                    if name in words])
+
+
+def _columns_of_words(df: pd.DataFrame) -> list[str]:
+    return [str(name) for name in df if isinstance(df[name].dtype, CurveType) and df[name].dtype.holds_words]
+
+
+def _words_messages(df: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """A sentence for each column of words, with an example."""
+    return [stats_csv.words_message(name, next(
+        (cell for curve in df[name] for cell in curve if isinstance(cell, str)), "")) for name in names]
+
+
 def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
     """Return the stats columns that `metric` names: one column, or all that a regular expression matches.
 
-    None: the metric of the job spec, else the columns that runs are ranked by: val before others, accuracy before r2
-    before loss. ResultsError if there is none, or if more is better in one of them and less in another.
+    None: as in `ranking_columns`. ResultsError if there is none that holds numbers, or if more is better in one of them
+    and less in another.
     """
     columns = stats_columns(df)
     if metric is None:
-        matching = metrics.ranking_columns(columns, named_metric(df))
+        matching, problems = ranking_columns(df)
     else:
-        matching = [metric] if metric in columns else [name for name in columns if re.search(metric, name)]
+        words = _columns_of_words(df)
+        named = [metric] if metric in (*columns, *words) else [
+            name for name in (*columns, *words) if re.search(metric, name)]
+        matching = [name for name in named if name in columns]
+        problems = _words_messages(df, [name for name in named if name in words])
+    if problems and not matching:
+        raise ResultsError(problems[0], where=run_folder.STATS)
     if not matching:
         message = "no stats to rank runs by" if metric is None else f"no stats column matches '{metric}'"
         raise ResultsError(message, allowed=columns or "no stats column: no run has finished an epoch yet",
@@ -301,6 +334,6 @@ def runs_table(df: pd.DataFrame) -> pd.DataFrame:
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
     for name in varying_columns(df, seeds=True):
         table[name] = df[name]
-    for name in metrics.ranking_columns(curves, named_metric(df)):
+    for name in ranking_columns(df)[0]:
         table[name] = [value_at(curve.dropna(), "last", False)[0] for curve in require_column(df, name)]
     return table

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from src import gpu_idle, metrics, run_folder
-from src.io import files
+from src import gpu_idle, metrics, run_folder, stats_csv
 from src.metrics import Metric
+from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
 from src.submission.status.observation import Observation, Run
 from src.submission.system.terminal import format_duration, table
@@ -28,7 +28,8 @@ class Row:
     left: remaining seconds; None if unknown;
     metric: the column of `best`;
     idle: the use of its GPU, if that is low;
-    tags: its TAGS.
+    tags: its TAGS;
+    notes: what of its stats.csv was left out.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Row:
     slurm_job: str | None
     idle: gpu_idle.IdleGpu | None = None
     tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
@@ -50,45 +52,44 @@ def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = 
 
 
 def _row(run: Run, now: float, metric: Metric | None) -> Row:
-    has_stats = _has_stats(run)
-    header, lines = _read_stats(run.path) if has_stats else ([], [])
-    column, best = _best(header, lines, metric)
-    config = _read_config(run) if has_stats else {}
+    stats = _read_stats(run)
+    done = len(stats.epochs)
+    column, best = _best(stats, metric)
+    config = _read_config(run) if stats.names else {}
     epochs = (config.get("facts") or {}).get("epochs")
     left = None
-    if run.state.name == states.RUNNING and epochs and lines and run.attempt:
+    if run.state.name == states.RUNNING and epochs and done and run.attempt:
         elapsed = now - run.attempt.get("start", now)
-        left = max(0.0, elapsed / len(lines) * (epochs - len(lines)))
-    idle = gpu_idle.assess((dict(zip(header, cells, strict=True)) for cells in lines), config) if (
-        gpu_idle.COLUMN in header) else None
+        left = max(0.0, elapsed / done * (epochs - done))
+    idle = gpu_idle.assess((dict(zip(stats.names, cells, strict=True)) for cells in stats.rows), config) if (
+        gpu_idle.COLUMN in stats.names and not stats.words) else None
     tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
-    return Row(run.name, run.state.name, len(lines), epochs, left, column, best, run.state.why, run.state.slurm_job,
-               idle, tags)
+    words = [name for name in metrics.ranking_columns(stats.names, metric) if name in stats.words]
+    return Row(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job, idle,
+               tags, (*stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)))
 
 
-def _has_stats(run: Run) -> bool:
-    return run.folder is not None and run_folder.STATS in run.folder.names
+def _read_stats(run: Run) -> Stats:
+    """The stats of a run; empty if it has none yet."""
+    has_stats = run.folder is not None and run_folder.STATS in run.folder.names
+    return stats_csv.read(run.path) if has_stats else stats_csv.parse("", b"")
 
 
-def _read_stats(folder: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a stats.csv; an incomplete last line is left out."""
-    text = files.read_text(os.path.join(folder, run_folder.STATS)) or ""
-    header, *lines = text[:text.rfind("\n") + 1].splitlines() or [""]
-    return header.split(","), [cells for line in lines if len(cells := line.split(",")) == header.count(",") + 1]
-
-
-def _best(header: list[str], lines: list[list[str]], metric: Metric | None) -> tuple[str | None, float | None]:
+def _best(stats: Stats, metric: Metric | None) -> tuple[str | None, float | None]:
     """The column of the metric that judges runs, and its best value over all epochs; None without one."""
     best_column, best = None, None
-    for column in metrics.ranking_columns(header, metric):
-        position = header.index(column)
-        values = [_number(cells[position]) for cells in lines]
+    for column in metrics.ranking_columns(_number_columns(stats), metric):
+        values = stats.numbers(column)
         values = [value for value in values if value == value] or values[:1]
         if values:
             value = min(values) if metrics.lower_is_better(column, metric) else max(values)
             if best is None or metrics.is_better(column, value, best, metric):
                 best_column, best = column, value
     return best_column, best
+
+
+def _number_columns(stats: Stats) -> list[str]:
+    return [name for name in stats.names if name not in stats.words]
 
 
 def _read_config(run: Run) -> dict[str, Any]:
@@ -159,7 +160,18 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     columns = [row.metric for row in run_rows if row.metric]
     if metric and columns and not metric.find(columns):
         lines.append(f"no run has {metric.name}, the metric of the job spec: judged by {columns[0]}")
-    return lines + gpu_idle.summarize(row.idle for row in run_rows)
+    return lines + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
+
+
+def _note_lines(run_rows: list[Row]) -> list[str]:
+    """A line for each note on a stats.csv, with the first run that has it."""
+    runs: dict[str, list[str]] = {}
+    for row in run_rows:
+        for note in row.notes:
+            runs.setdefault(note, []).append(row.run)
+    lines = [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
+             for note, names in runs.items()]
+    return lines[:MAX_GROUPS] + ([f"… and {len(lines) - MAX_GROUPS} more notes"] if len(lines) > MAX_GROUPS else [])
 
 
 def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[Run]:
@@ -178,7 +190,7 @@ def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[
     chosen = [*urgent, *waiting][:limit]
     if len(chosen) < limit:
         def rank(index: int) -> float:
-            column, best = _best(*_read_stats(runs[index].path), metric)
+            column, best = _best(_read_stats(runs[index]), metric)
             if best is None or best != best:
                 return math.inf
             return best if metrics.lower_is_better(column or "", metric) else -best
@@ -191,18 +203,12 @@ def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[lis
     """The columns of the training loss and of the judging metrics, and for each run a small curve of each."""
     curves = []
     for run in runs:
-        header, lines = _read_stats(run.path) if _has_stats(run) else ([], [])
-        columns = [name for name in ("train/loss", *metrics.ranking_columns(header, metric)) if name in header]
-        curves.append({name: sparkline([_number(cells[header.index(name)]) for cells in lines]) for name in columns})
+        stats = _read_stats(run)
+        names = _number_columns(stats)
+        curves.append({name: sparkline(stats.numbers(name))
+                       for name in ("train/loss", *metrics.ranking_columns(names, metric)) if name in names})
     names = list(dict.fromkeys(name for curve in curves for name in curve))
     return names, [[curve.get(name, "") for name in names] for curve in curves]
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:
