@@ -30,6 +30,7 @@ from src.training.steps.task import Supervised
 
 SAMPLES, FEATURES, CLASSES = 50_000, 54, 7
 EVALUATED = 200_000
+LOG_STEPS = 50
 CPU = torch.device("cpu")
 
 
@@ -43,6 +44,7 @@ def measure() -> list[tuple[str, float, float | None]]:
                              lambda b=batch_size, s=steps: _bare_training(split, b, s))
         rows.append((f"training, batch size {batch_size} / bare loop ({1e6 * bare / steps:.0f} us per step)",
                      ours / bare, 1 / speed))
+    rows.append((f"training with log_steps: {LOG_STEPS} / without, batch size 128", _step_log_ratio(split), 1.02))
     split = random_split(EVALUATED)
     model = Linear((FEATURES,), CLASSES)
     ours, bare = rivals(lambda: _our_evaluation(model, split), lambda: _bare_evaluation(model, split))
@@ -58,6 +60,25 @@ def rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7)
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
+def _step_log_ratio(split: Split, turns: int = 21) -> float:
+    """Return the median ratio of neighbouring trainings with and without rows of steps.csv, in alternating order.
+
+    Their processor time is compared, to which other processes add less noise than to the time of the day.
+    """
+    def cpu_seconds(log_steps: int | None) -> float:
+        start = time.process_time()
+        _our_training(split, 128, 4 * SAMPLES // 128, log_steps)
+        return time.process_time() - start
+
+    cpu_seconds(LOG_STEPS), cpu_seconds(None)
+    ratios = []
+    for turn in range(turns):
+        seconds = {log_steps: cpu_seconds(log_steps) for log_steps in ((LOG_STEPS, None) if turn % 2 else (
+            None, LOG_STEPS))}
+        ratios.append(seconds[LOG_STEPS] / seconds[None])
+    return statistics.median(ratios)
+
+
 def random_split(samples: int) -> Split:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, FEATURES, generator=generator)
@@ -71,9 +92,9 @@ def linear_parts(split: Split, config: Config) -> TrainingComponents:
                  [make_optimizer(config, model)], AveragedModel(model, Averaging("poly", 8.0)), CPU, [])
 
 
-def _our_training(split: Split, batch_size: int, steps: int) -> float:
+def _our_training(split: Split, batch_size: int, steps: int, log_steps: int | None = None) -> float:
     config = Config(batch_size=batch_size, train_length=steps, train_length_unit="step", steps_per_epoch=steps,
-                    base_lr=0.01, seed_training=0)
+                    base_lr=0.01, seed_training=0, log_steps=log_steps)
     with tempfile.TemporaryDirectory() as folder:
         (row, _, _), = run_epochs(linear_parts(split, config), folder, lambda: None)
     return row["train/time"] or 0.0

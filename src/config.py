@@ -30,6 +30,7 @@ class Config:
     # --- Logging and checkpoints ---
     log_interval: float = 10  # seconds between progress lines within a training epoch; 0: none
     log_interval_eval: float | None = None  # the same within an evaluation; null: the value of log_interval
+    log_steps: int | None = None  # optimizer steps between rows of steps.csv, as 50; null: no such file
     # interval between resume checkpoints, from which an interrupted run continues: 10min, 0.5epochs, 500steps; null:
     # only when the run is told to stop
     checkpoint_every: str | None = "10min"
@@ -327,7 +328,7 @@ def _check_shape(value: list[int] | None) -> None:
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
-                     "early_stopping_patience", "checkpoints_kept", "model_output_dim",
+                     "early_stopping_patience", "checkpoints_kept", "log_steps", "model_output_dim",
                      "overfit_batches", "unfreeze_epoch", "max_length", "aug_repeats"), _at_least(1)),
     **dict.fromkeys(("log_interval", "log_interval_eval", "save_freq", "num_workers", "train_length", "base_lr",
                      "weight_decay", "weight_decay_biases", "ada_eps", "warmup_steps", "cooldown_steps", "seed_model",

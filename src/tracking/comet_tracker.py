@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src import run_folder
 from src.config import Config
 from src.io import yaml_io
-from src.tracking.tracker import Tracker, TrackerUnavailable
+from src.tracking.tracker import Tracker, TrackerUnavailable, step_metrics
 
 
 class CometTracker(Tracker):
@@ -53,6 +53,11 @@ class CometTracker(Tracker):
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Send the cells of an epoch."""
         self._experiment.log_metrics(dict(row), step=step, epoch=int(row["epoch"]))
+
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Send the cells of steps."""
+        for row in rows:
+            self._experiment.log_metrics(step_metrics(row), step=int(row["step"]), epoch=int(row["epoch"]))
 
     def finish(self, end: str | None) -> None:
         """Send how the run ended; offline, close the archive."""

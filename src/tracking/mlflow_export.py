@@ -42,13 +42,15 @@ def export_run(client: Any, uri: str, folder: str, experiments: dict[str, Mlflow
     experiment = experiments.get(name) or experiments.setdefault(
         name, MlflowExperiment(client, uri, name, _artifact_location(uri)))
     run = experiment.run(folder, config, facts)
-    rows, files_of_run = mlflow_run.read_rows(folder), RunFolder.read(folder)
+    rows, step_rows = (mlflow_run.read_rows(folder, name) for name in (run_folder.STATS, run_folder.STEPS))
+    files_of_run = RunFolder.read(folder)
     attempt = files_of_run.last_attempt() or {}
     ended = files_of_run.ended or ("failed" if attempt.get("how") == "failed" else None)
     status = "RUNNING" if not ended and attempt.get("how") is None and attempt else mlflow_run.mlflow_status(ended)
-    if run.is_current(rows, status):
+    if run.is_current(rows, step_rows, status):
         return run, False
     run.log_rows(rows)
+    run.log_step_rows(step_rows)
     for artifact in (run_folder.CONFIG, run_folder.GPU_INFO):
         run.log_artifact(os.path.join(folder, artifact))
     if files_of_run.ended:

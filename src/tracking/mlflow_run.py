@@ -1,6 +1,7 @@
 """A run in MLflow, from the files of its folder. Live runs and exports use the same functions, without duplicates."""
 from __future__ import annotations
 
+import csv
 import getpass
 import hashlib
 import os
@@ -13,10 +14,12 @@ from src import run_folder
 from src.config import NOT_PARAMETERS
 from src.errors import UserError
 from src.io import files, yaml_io
+from src.tracking.tracker import step_metrics
 
 _MAX_PER_REQUEST = {"params": 100, "metrics": 800, "tags": 100}  # MLflow accepts 1000 altogether
 _MAX_LENGTH = {"params": 6000, "tags": 5000}
-_ID, _STEP, MODEL = "gridiron.id", "gridiron.step", "gridiron.model"  # tags of this project
+# tags of this project; _STEP and _LOGGED_STEP are those of the last row of stats.csv and of steps.csv
+_ID, _STEP, _LOGGED_STEP, MODEL = "gridiron.id", "gridiron.step", "gridiron.logged_step", "gridiron.model"
 
 Cells = Mapping[str, float]
 
@@ -111,7 +114,7 @@ class MlflowRun:
     def __init__(self, client: Any, run_id: str) -> None:
         self.client, self.id = client, run_id
         self._remote = client.get_run(run_id)
-        self._step = int(self._remote.data.tags.get(_STEP, -1))
+        self._step, self._logged_step = (int(self._remote.data.tags.get(tag, -1)) for tag in (_STEP, _LOGGED_STEP))
 
     def log_parameters(self, config: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
         """Send parameters that are missing, since MLflow does not let them change, and tags."""
@@ -127,9 +130,10 @@ class MlflowRun:
             self.client.update_run(self.id, "RUNNING")
             self._remote.info._status = "RUNNING"
 
-    def is_current(self, rows: Sequence[Cells], status: str) -> bool:
-        """Return whether it has this status and all of these rows."""
-        return self._remote.info.status == status and (not rows or rows[-1]["step"] <= self._step)
+    def is_current(self, rows: Sequence[Cells], step_rows: Sequence[Cells], status: str) -> bool:
+        """Return whether it has this status and all of these rows, of stats.csv and of steps.csv."""
+        return self._remote.info.status == status and (not rows or rows[-1]["step"] <= self._step) and (
+            not step_rows or step_rows[-1]["step"] <= self._logged_step)
 
     def log_rows(self, rows: Iterable[Cells]) -> None:
         """Send the rows of epochs, at their steps, except those that it has."""
@@ -139,8 +143,21 @@ class MlflowRun:
         metrics = [Metric(name, value, int(1000 * row["timestamp"]), int(row["step"])) for row in new
                    for name, value in row.items() if name not in ("step", "timestamp")]
         if new:
-            self._step = int(new[-1]["step"])
-            self._send(metrics=metrics, tags={_STEP: str(self._step)})
+            step = int(new[-1]["step"])
+            self._send(metrics=metrics, tags={_STEP: str(step)})
+            self._step = step  # after an error they are sent again
+
+    def log_step_rows(self, rows: Iterable[Cells]) -> None:
+        """Send rows of steps.csv, except those that it has."""
+        from mlflow.entities import Metric
+
+        new = [row for row in rows if row["step"] > self._logged_step]
+        if new:
+            step = int(max(row["step"] for row in new))
+            self._send(tags={_LOGGED_STEP: str(step)}, metrics=[
+                Metric(name, value, int(1000 * row["timestamp"]), int(row["step"]))
+                for row in new for name, value in step_metrics(row).items()])
+            self._logged_step = step
 
     def log_artifact(self, path: str) -> None:
         """Send a file, if it exists."""
@@ -228,12 +245,12 @@ def experiment_name(folder: str, config: Mapping[str, Any]) -> str:
     return str(config.get("mlflow_experiment") or re.sub(r"^\d\d-\d\d-\d\d-", "", batch) or "runs")
 
 
-def read_rows(folder: str) -> list[dict[str, float]]:
-    """Return the rows of stats.csv, without empty cells."""
-    header, *lines = (files.read_text(os.path.join(folder, run_folder.STATS)) or "").split("\n")[:-1] or [""]
-    names = header.split(",")
+def read_rows(folder: str, name: str = run_folder.STATS) -> list[dict[str, float]]:
+    """Return the rows of stats.csv or steps.csv, without empty cells."""
+    header, *lines = (files.read_text(os.path.join(folder, name)) or "").split("\n")[:-1] or [""]
+    names = next(csv.reader([header]), [])
     return [{name: float(cell) for name, cell in zip(names, line.split(","), strict=True) if cell} for line in lines
-            if line.count(",") == header.count(",")]
+            if line.count(",") == len(names) - 1]
 
 
 def _texts(values: Mapping[str, Any], kind: str) -> dict[str, str]:

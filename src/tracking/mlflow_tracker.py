@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from src import run_folder
@@ -27,7 +27,8 @@ class MlflowTracker(Tracker):
         self._example: Any = None  # model input, if the model is logged
         self._wants_example = with_model
         self._run: mlflow_run.MlflowRun | None = None
-        self._rows: dict[float, Mapping[str, float]] = {}  # by step
+        self._rows: dict[float, Mapping[str, float]] = {}  # of stats.csv, by step
+        self._step_rows: list[Mapping[str, float]] = []  # of steps.csv, not sent yet
         self._sent = 0.0  # when rows were sent last, by time.monotonic
 
     @staticmethod
@@ -46,6 +47,8 @@ class MlflowTracker(Tracker):
             ping(uri, _PING_TIMEOUT)  # before importing MLflow, which takes seconds and waits longer
         if "resumed_at_step" in facts:
             self._rows = {row["step"]: row for row in mlflow_run.read_rows(folder)}
+            self._step_rows = [row for row in mlflow_run.read_rows(folder, run_folder.STEPS)
+                               if row["step"] <= facts["resumed_at_step"]]
         client = _HeartbeatClient(mlflow_run.connect(uri), self.heartbeat)
         book = mlflow_run.MlflowExperiment(client, uri, mlflow_run.experiment_name(folder, self._config))
         self._run = book.run(folder, self._config, facts)
@@ -68,8 +71,16 @@ class MlflowTracker(Tracker):
         if time.monotonic() > self._sent + _MIN_INTERVAL:
             self._send_rows()
 
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Send the cells of steps, and of earlier ones that came too soon after the last request."""
+        self._step_rows += rows
+        if time.monotonic() > self._sent + _MIN_INTERVAL:
+            self._send_rows()
+
     def _send_rows(self) -> None:
         assert self._run
+        self._run.log_step_rows(self._step_rows)
+        self._step_rows = []
         self._run.log_rows(self._rows.values())
         self._sent = time.monotonic()
 

@@ -10,13 +10,13 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src import run_folder
 from src.config import Config
 from src.io import files
-from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable
+from src.tracking.tracker import Action, EpochView, Tracker, TrackerUnavailable, step_metrics
 
 _MAX_VALUES = 10_000  # of a tensor, for its histogram
 _MAX_CLASSES = 20  # with a PR curve each
@@ -86,6 +86,13 @@ class TensorBoardTracker(Tracker):
             self._write(step, summary=self._summary.scalar(name, value))
         self._file.flush()
 
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write the cells as scalars."""
+        for row in rows:
+            for name, value in step_metrics(row).items():
+                self._write(int(row["step"]), row["timestamp"], summary=self._summary.scalar(name, value))
+        self._file.flush()
+
     def finish(self, end: str | None) -> None:
         """Close the file."""
         if self._has_hparams and end:
@@ -98,8 +105,8 @@ class TensorBoardTracker(Tracker):
         return self._summary.hparams(values, {name: value for name, value in self._metrics.items()
                                              if name.count("/") == 2 or name == "train/loss"})
 
-    def _write(self, step: int, **content: Any) -> None:
-        event = self._events.Event(wall_time=time.time(), step=step, **content)
+    def _write(self, step: int, when: float | None = None, **content: Any) -> None:
+        event = self._events.Event(wall_time=time.time() if when is None else when, step=step, **content)
         self._file.write(event.SerializeToString())
 
 

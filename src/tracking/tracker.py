@@ -1,7 +1,7 @@
 """The interface of a tracker, which shows a run in a tool such as MLflow; and what trackers have in common."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class Tracker:
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Show the cells of an epoch, without empty ones, at optimizer step `step`."""
 
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Show rows of steps.csv, without empty cells, in the order of their steps."""
+
     def finish(self, end: str | None) -> None:
         """Finish. end: how the run ended, or "failed"; None if it was interrupted and may be resumed."""
 
@@ -48,6 +51,11 @@ class EpochView:
     model: Any
     arrays: Mapping[str, Any]
     samples: Callable[[], Any]
+
+
+def step_metrics(row: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics in a row of steps.csv, by the names that tools show: steps/loss, steps/learning_rate, …"""
+    return {f"steps/{name}": value for name, value in row.items() if name not in ("step", "epoch", "timestamp")}
 
 
 class TrackerUnavailable(Exception):

@@ -5,7 +5,7 @@ import enum
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src.config import Config
@@ -50,6 +50,11 @@ class Trackers:
             cells = {name: value for name, value in row.items() if value is not None}
             for thread in self._threads:
                 thread.log(cells, view)
+
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Show rows of steps.csv."""
+        for thread in self._threads:
+            thread.log_steps(rows)
 
 
 class _State(enum.Enum):
@@ -116,6 +121,10 @@ class _TrackerThread:
             except Exception as error:
                 self._warn(error)
         self._queue.put(lambda: self._tracker.log(cells, step))
+
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Have the tracker show rows of steps.csv."""
+        self._queue.put(lambda: self._tracker.log_steps(rows))
 
     def finish(self, end: str | None) -> None:
         """Have the tracker finish, and wait as long as it gives signs of life."""

@@ -12,7 +12,7 @@ from src import metrics, run_folder
 from src.config import Config
 from src.errors import BatchError
 from src.tracking.mlflow_run import read_rows
-from src.tracking.tracker import Tracker, TrackerUnavailable, ping
+from src.tracking.tracker import Tracker, TrackerUnavailable, ping, step_metrics
 
 _PING_TIMEOUT = 10.0  # seconds
 
@@ -41,14 +41,38 @@ class WandbTracker(Tracker):
             config={**config.to_dict(), "facts": dict(facts)},
             **(_identification(config, os.path.abspath(folder)) if folder else
                {"name": config.wandb_run_name, "tags": config.wandb_tags}))
-        for earlier in read_rows(folder) if folder and "resumed_at_step" in facts else ():
+        self._held: Mapping[str, float] = {}
+        is_resumed = folder is not None and "resumed_at_step" in facts
+        for earlier in read_rows(folder) if folder and is_resumed else ():
             self._update_best(earlier)
+        if folder and is_resumed:  # rows that an interrupted start did not send
+            self.log_steps([row for row in read_rows(folder, run_folder.STEPS)
+                            if row["step"] <= facts["resumed_at_step"]])
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Send the cells of an epoch, unless an earlier start has: W&B rejects repeated steps."""
-        if step >= self._run.starting_step:
-            self._run.log(dict(row), step=step)
+        self._send(dict(row), step)
         self._update_best(row)
+
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Send the cells of steps. The last one is held: W&B takes one row for each step, and its epoch may end here.
+        """
+        for row in rows:
+            if self._held:
+                self._send({}, int(self._held["step"]))
+            self._held = row
+
+    def _send(self, cells: dict[str, float], step: int) -> None:
+        """Send cells at a step, after or together with the row of a step that is held."""
+        held, self._held = self._held, {}
+        if held and held["step"] != step:
+            self._log(step_metrics(held), int(held["step"]))
+            held = {}
+        self._log({**step_metrics(held), **cells}, step)
+
+    def _log(self, cells: dict[str, float], step: int) -> None:
+        if step >= self._run.starting_step:
+            self._run.log(cells, step=step)
 
     def _update_best(self, row: Mapping[str, float]) -> None:
         for column in metrics.ranking_columns(row, self._metric):
@@ -57,6 +81,8 @@ class WandbTracker(Tracker):
 
     def finish(self, end: str | None) -> None:
         """Close the W&B run; one that was interrupted or failed is shown as failed."""
+        if self._held and end:  # one that resumes will send it together with its epoch
+            self._send({}, int(self._held["step"]))
         self._run.summary.update({"end": end, **{f"best/{name}": value for name, value in self._best.items()}})
         self._run.finish(exit_code=0 if end in run_folder.ENDS else 1)
 

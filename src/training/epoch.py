@@ -13,6 +13,7 @@ from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.training.output.log import Progress
 from src.training.output.resume import ResumeSaver
+from src.training.output.step_log import StepLog
 from src.training.parallel.data_shards import DataShard
 from src.training.steps.batches import ordered_batches
 from src.training.steps.forward import Forward
@@ -36,6 +37,7 @@ class Trainer:
 
     rate_factor: factor on the initial learning rate of each parameter group, as a function of the step from 0.
     max_allowed_loss: a larger mean loss ends the epoch.
+    step_log: records the steps; None without log_steps.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Trainer:
     average: AveragedModel | None
     max_allowed_loss: float
     freeze: Freeze | None = None
+    step_log: StepLog | None = None
 
     def train(self, batches: Iterator[Batch], steps: range, meter: Meter | MeanMeter, progress: Progress,
               saver: ResumeSaver, elapsed: Elapsed) -> tuple[int, dict[str, float]]:
@@ -61,6 +64,7 @@ class Trainer:
         for optimizer in self.steps.optimizers:
             optimizer.zero_grad()  # a caller of experiment_generator may have left gradients
         start, waited, step = perf_counter() - elapsed.time, elapsed.data, steps.start - 1
+        due = self.step_log.due(steps.start) if self.step_log else 0  # the next step, from 1, that the log visits
         for step in steps:
             before = perf_counter()
             batch = next(batches)
@@ -73,6 +77,8 @@ class Trainer:
             self.steps.train(batch, step, meter)
             if self.average:
                 self.average.update(step + 1)
+            if step + 1 == due and self.step_log:
+                due = self.step_log.visit(due, factor)
 
             if now >= progress.due:
                 progress.report(step + 1 - steps.start, len(steps))
@@ -83,6 +89,8 @@ class Trainer:
                 saver.save(step + 1)
         saver.step = step + 1
         meter.means()  # waits until the device has finished the steps
+        if self.step_log:
+            self.step_log.pause()
         time = elapsed.time = perf_counter() - start
         elapsed.data = waited
         return step, {"time": time, "data_time": waited, "examples_per_second": meter.samples / time}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -19,6 +19,7 @@ from src.training.evaluation_phase import EvaluationPhase, EvaluationPlan, avera
 from src.training.output import resume
 from src.training.output.log import epoch_line, header_lines, open_log
 from src.training.output.recorder import Recorder, Row
+from src.training.output.step_log import StepRow
 from src.training.setup import facts, summary
 from src.training.setup.length import Length
 from src.training.setup.out_of_memory import explain_out_of_memory
@@ -57,6 +58,7 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
           Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
           Trackers(config, experiment.facts, folder, log, silent=not writes) as trackers,
           system.SystemMonitor(config, str(components.device), output_folder, log) as system_monitor,
+          experiment.open_step_log(output_folder, check, trackers.log_steps),
           matmul_precision(config.precision),
           experiment.profile or contextlib.nullcontext(), contextlib.closing(experiment),
           on_stop(experiment.saver.request_exit) if on_stop and folder else contextlib.nullcontext()):
@@ -171,6 +173,12 @@ class Experiment:
     def view(self) -> EpochView:
         """Return what trackers may read."""
         return EpochView(self._components.model, self.arrays, self._sample_inputs)
+
+    def open_step_log(self, folder: str | None, check: Callable[[], None],
+                      show: Callable[[Sequence[StepRow]], None]) -> contextlib.AbstractContextManager[None]:
+        """Open steps.csv, if the config has log_steps. Arguments as in StepLog.open."""
+        log = self._training.step_log
+        return log.open(folder, self.saver.step, check, show) if log else contextlib.nullcontext()
 
     def try_step(self, batch: Batch) -> None:
         """Take one step on a given batch, to see whether the device has enough memory for it."""

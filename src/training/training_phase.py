@@ -1,6 +1,7 @@
 """The first half of each epoch: optimizer steps on the train split, and the train/ columns of the row."""
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from src.training.epoch import Elapsed, Trainer
 from src.training.output.log import Progress, bottleneck_message
 from src.training.output.recorder import Row
 from src.training.output.resume import ResumeSaver, State
+from src.training.output.step_log import StepLog
 from src.training.parallel.data_shards import DataShard
 from src.training.setup import facts
 from src.training.setup.length import Length
@@ -49,8 +51,10 @@ class TrainingPhase:
             config.clip_grad_norm or config.clip_grad_value) else None
         self.steps = make_steps(components, forward, evaluation_shard, profile, self._scaler, self._clipping)
         self._rate_factor = make_rate_factor(config, length)
+        self.step_log = StepLog(config.log_steps, config.base_lr, config.clip_grad_norm is not None, components.device,
+                                components.group) if config.log_steps else None
         self._trainer = Trainer(components.model, self.steps, self._rate_factor, components.average,
-                                config.max_allowed_loss, components.freeze)
+                                config.max_allowed_loss, components.freeze, self.step_log)
         self._batches = self._batches_from(0) if length.epochs else iter(())
         # of the epoch in progress
         self._number, self._meter, self._elapsed = 0, components.make_meter(), Elapsed()
@@ -65,8 +69,9 @@ class TrainingPhase:
         steps = self._begin_epoch(number)
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
         try:
-            last_step, timing = self._trainer.train(self._batches, steps, self._meter, progress, self._saver,
-                                                    self._elapsed)
+            with self._logging_steps(number):
+                last_step, timing = self._trainer.train(self._batches, steps, self._meter, progress, self._saver,
+                                                        self._elapsed)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -83,6 +88,21 @@ class TrainingPhase:
             self._log_bottleneck(row, log)
         return row
 
+    @contextlib.contextmanager
+    def _logging_steps(self, number: int) -> Iterator[None]:
+        """Give the values of each step to the step log, if there is one."""
+        task, log = self._components.task, self.step_log
+        if log:
+            log.begin(number)
+            self._meter.step_losses = log.losses
+            if self._clipping:
+                self._clipping.step_norms = log.norms
+            if task:
+                task.step_values = log.values
+        yield
+        if task:
+            task.step_values = None
+
     def try_step(self, batch: Batch) -> None:
         """Take one step on a given batch, to see whether the device has enough memory for it."""
         self._components.model.train()
@@ -95,6 +115,7 @@ class TrainingPhase:
                 "meters": self._components.group.gather(self._meter.state()),
                 "scaler": self._scaler.state_dict() if self._scaler else None,
                 "clipping": self._clipping.state() if self._clipping else None,
+                "step_log": self._components.group.gather(self.step_log.state()) if self.step_log else None,
                 "bottleneck": self._logged_bottleneck}
 
     def restore(self, state: State) -> None:
@@ -103,6 +124,8 @@ class TrainingPhase:
             self._scaler.load_state_dict(state["scaler"])
         if self._clipping:
             self._clipping.restore(state["clipping"], self._components.device)
+        if self.step_log and state.get("step_log"):  # states of earlier versions have none
+            self.step_log.restore(state["step_log"][self._components.group.rank])
         self._resume_point = state["step"], state["meters"][self._components.group.rank]
         self._elapsed = Elapsed(*state["spent"])
         self._examples_before, self._logged_bottleneck = state["seen"], state["bottleneck"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from src import run_folder
-from src.tracking import trackers
+from src.tracking import mlflow_run, trackers
 from tests.training.toys import make_toy, train_toy
 
 
@@ -61,12 +61,16 @@ def test_experiment_receives_config_metrics_and_end(
     if archive:
         (folder / "comet").mkdir()
         (folder / "comet" / archive).touch()
-    train_toy(make_toy(comet=True, comet_project="p"), str(folder))
+    train_toy(make_toy(comet=True, comet_project="p", log_steps=3), str(folder))
     assert "WARNING" not in (folder / "training.log").read_text()
     (made, options), = comet.made
     assert made == kind and options["project_name"] == "p"
     assert 2 * run_folder.identity(folder) in options.values()
-    steps = [(words[0]["train/loss"], options["step"]) for call, words, options in comet.told if call == "log_metrics"]
+    told = [(words[0], options) for call, words, options in comet.told if call == "log_metrics"]
+    steps = [(cells["train/loss"], options["step"]) for cells, options in told if "train/loss" in cells]
+    assert [(cells["steps/loss"], options) for cells, options in told if "steps/loss" in cells] == [
+        (row["loss"], {"step": row["step"], "epoch": row["epoch"]}) for row in mlflow_run.read_rows(
+            str(folder), "steps.csv")]
     header, *lines = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
     assert steps == [(float(line[header.index("train/loss")]), int(line[1])) for line in lines]
     assert [call for call, _, _ in comet.told][-2:] == ["log_other", "end"]

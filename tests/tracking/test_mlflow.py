@@ -27,7 +27,7 @@ pytest.importorskip("alembic")
 
 SPEC = {"dataset": "sklearn/digits", "data_splits_map": {"train": "train[:60%]", "val": "train[60%:]"}, "base_lr": 0.05,
         "train_length": 3, "train_length_unit": "step", "steps_per_epoch": 1, "save_best_checkpoint": True,
-        "best_checkpoint_metric": "val/.*/accuracy", "seed_model": 1, "seed_training": 2}
+        "best_checkpoint_metric": "val/.*/accuracy", "seed_model": 1, "seed_training": 2, "log_steps": 1}
 
 
 def make_batch(root: Path, name: str = "26-11-20-tracked") -> Path:
@@ -103,6 +103,11 @@ def test_live_run_is_complete(batch: Path, uri: str) -> None:
     rows = mlflow_run.read_rows(str(batch / "000_tracked"))
     history = client.get_metric_history(run.info.run_id, "val/last/loss")
     assert [(point.step, point.value) for point in history] == [(row["step"], row["val/last/loss"]) for row in rows]
+    history = client.get_metric_history(run.info.run_id, "steps/loss")
+    assert [(point.step, point.value, point.timestamp) for point in history] == [
+        (row["step"], row["loss"], int(1000 * row["timestamp"])) for row in mlflow_run.read_rows(
+            str(batch / "000_tracked"), run_folder.STEPS)]
+    assert [point.step for point in history] == [1, 2, 3]
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
 
 
@@ -188,8 +193,30 @@ def test_resumed_run_continues_the_same_run(batch: Path, uri: str, tmp_path: Pat
     assert "resumed_at_step" in run_folder.read_spec(folder / "config.yaml")["facts"]
     run = runs_of(uri, "resumed")["000_resumed"]
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
-    history = mlflow_run.connect(uri).get_metric_history(run.info.run_id, "epoch")
-    assert [point.value for point in history] == [1, 2, 3]
+    for name in ("epoch", "steps/loss"):
+        history = mlflow_run.connect(uri).get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_rows_of_a_failed_request_are_sent_again() -> None:
+    sent: list[tuple[str, int]] = []
+    fails = [True, True]
+
+    def log_batch(run_id: str, metrics: list[Any], **_: Any) -> None:
+        if fails and fails.pop():
+            raise ConnectionError
+        sent.extend((metric.key, metric.step) for metric in metrics)
+
+    client = types.SimpleNamespace(log_batch=log_batch, get_run=lambda run_id: types.SimpleNamespace(
+        data=types.SimpleNamespace(tags={})))
+    run = mlflow_run.MlflowRun(client, "x")
+    for log in (run.log_rows, run.log_step_rows):
+        with pytest.raises(ConnectionError):
+            log([{"step": 1, "timestamp": 1.0, "loss": 0.5}])
+    for _ in range(2):
+        run.log_rows([{"step": 1, "timestamp": 1.0, "loss": 0.5}])
+        run.log_step_rows([{"step": 1, "timestamp": 1.0, "loss": 0.5}])
+    assert sent == [("loss", 1), ("steps/loss", 1)]
 
 
 def test_short_epochs_are_sent_together_without_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +232,8 @@ def test_short_epochs_are_sent_together_without_duplicates(monkeypatch: pytest.M
 
     monkeypatch.setattr("src.tracking.mlflow_tracker.time.monotonic", lambda: now[0])
     shown = MlflowTracker(False)
-    shown._run = types.SimpleNamespace(log_rows=rows, mark_ended=lambda status: None)  # type: ignore[assignment]
+    shown._run = types.SimpleNamespace(  # type: ignore[assignment]
+        log_rows=rows, log_step_rows=lambda rows: None, mark_ended=lambda status: None)
     for moment, step in ((10, 1), (10.1, 2), (10.2, 3), (15, 4), (20, 5), (20.5, 6), (30, 7), (30.5, 8)):
         now[0] = moment
         with contextlib.suppress(ConnectionError):

@@ -1,6 +1,7 @@
 """TensorBoard's files, as TensorBoard's own reader finds them."""
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from src.datasets.data import Split
-from src.tracking import tensorboard_tracker
+from src.tracking import mlflow_run, tensorboard_tracker
 from tests.conftest import ROOT
 from tests.training.toys import make_toy, toy_classes, train_toy
 
@@ -58,6 +59,28 @@ def test_scalars_are_the_cells_of_stats_csv(shown: Path) -> None:
         events = found.Scalars(name)
         assert [event.step for event in events] == steps
         np.testing.assert_allclose([event.value for event in events], told, rtol=1e-6)
+
+
+def test_rows_of_steps_csv_are_scalars(tmp_path: Path) -> None:
+    """At their steps and times; a start that resumes repeats none."""
+    def stop() -> None:
+        path = tmp_path / "stats.csv"
+        if path.exists() and len(path.read_text().splitlines()) == 3:
+            raise KeyboardInterrupt
+
+    (tmp_path / "spec.yaml").write_text("{}")
+    for check in (stop, lambda: None):
+        with contextlib.suppress(KeyboardInterrupt):
+            train_toy(make_toy(tensorboard=True, log_steps=3, clip_grad_norm=1.0, checkpoint_every="1epoch"),
+                      str(tmp_path), check)
+    rows, found = mlflow_run.read_rows(str(tmp_path), "steps.csv"), read(tmp_path)
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    for name in ("loss", "learning_rate", "grad_norm", "examples_per_second"):
+        events = found.Scalars(f"steps/{name}")
+        assert [event.step for event in events] == [3, 6, 9, 12]
+        np.testing.assert_allclose([event.value for event in events], [row[name] for row in rows], rtol=1e-6)
+        assert [event.wall_time for event in events] == pytest.approx([row["timestamp"] for row in rows])
+    assert "steps/epoch" not in found.Tags()["scalars"]
 
 
 def test_histograms_images_and_graph_are_written(shown: Path) -> None:

@@ -93,6 +93,29 @@ def test_resumed_run_sends_no_epoch_twice(tmp_path: Path, monkeypatch: pytest.Mo
     assert shown._run.summary["best/val/last/loss"] == 0.25
 
 
+def test_wandb_gets_one_row_for_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of an epoch joins that of its last step, also if the run was interrupted between them."""
+    wandb = _FakeWandb()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (tmp_path / "stats.csv").write_text("epoch,step,val/last/loss\n")
+    (tmp_path / "steps.csv").write_text("step,epoch,timestamp,loss\n2,1,5.0,0.5\n4,1,6.0,0.25\n6,2,6.0,0.25\n")
+    rows = [{"step": step, "epoch": 1, "timestamp": 5.0, "loss": loss} for step, loss in ((2, 0.5), (4, 0.25))]
+    first = WandbTracker()
+    first.start(Config(), {}, str(tmp_path))
+    first.log_steps(rows)
+    first.finish(None)  # interrupted in the evaluation after step 4
+    assert wandb.rows == [(2, {"steps/loss": 0.5})]
+    wandb.starting_step = 3
+    second = WandbTracker()
+    second.start(Config(), {"resumed_at_step": 4}, str(tmp_path))
+    second.log({"epoch": 1, "step": 4, "val/last/loss": 0.125}, 4)
+    second.log_steps([{"step": 6, "epoch": 2, "timestamp": 6.0, "loss": 0.0}])
+    second.finish("completed")
+    assert wandb.rows[1:] == [(4, {"steps/loss": 0.25, "epoch": 1, "step": 4, "val/last/loss": 0.125}),
+                              (6, {"steps/loss": 0.0})]
+
+
 def test_run_without_a_key_is_not_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = _FakeWandb(has_key=False)
     warnings = _track(monkeypatch, tmp_path, wandb)

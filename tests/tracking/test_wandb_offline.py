@@ -13,7 +13,7 @@ import pytest
 
 import experiments
 from src import run_folder
-from src.tracking import trackers, wandb_tracker
+from src.tracking import mlflow_run, trackers, wandb_tracker
 from tests.tracking.test_mlflow import make_batch
 from tests.training.toys import make_toy, train_toy
 
@@ -53,7 +53,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
-        train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["mine"]), str(folder))
+        train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["mine"], log_steps=3), str(folder))
     path, = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 60
     while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
@@ -73,7 +73,12 @@ def test_offline_run_is_complete(offline: Path) -> None:
     assert sorted(run.tags) == ["adam", "bas_lr=0.1", "mine", "mom=0.9"]
     rows = [{item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
              for item in record.history.item} for record in found if record.WhichOneof("record_type") == "history"]
-    assert [row["_step"] for row in rows] == [4, 8, 12]
+    assert [row["_step"] for row in rows] == [3, 4, 6, 8, 9, 12]
+    steps = mlflow_run.read_rows(str(offline), "steps.csv")
+    assert [(row["_step"], row["steps/loss"]) for row in rows if "steps/loss" in row] == [
+        (row["step"], pytest.approx(row["loss"])) for row in steps]
+    rows = [row for row in rows if "train/loss" in row]
+    assert [row["_step"] for row in rows] == [4, 8, 12]  # the last is a row of steps.csv too
     header, *lines = [line.split(",") for line in (offline / "stats.csv").read_text().splitlines()]
     told = [float(line[header.index("train/loss")]) for line in lines]
     assert [row["train/loss"] for row in rows] == pytest.approx(told)

@@ -334,6 +334,8 @@ def column_label(name: str) -> str:
     unit = _UNITS.get(parts[-1])
     if len(parts) not in (2, 3):
         return name
+    if parts[0] == "steps":
+        return f"{_measure(name)} in training"
     return f"{parts[0]} {_measure(name)}" + (f" ({notes})" if notes else "") + (f" ({unit})" if unit else "")
 
 

@@ -31,6 +31,7 @@ from src.analysis.plotting.figure_layout import (
 from src.analysis.plotting.heat_maps import confusion, heat_map, importance, parallel_coordinates
 from src.analysis.plotting.table_figures import overview, ranking
 from src.analysis.reading.filters import cell_key, levels, require_column
+from src.analysis.reading.steps import curve_column, with_step_curves
 from src.analysis.tables import tables
 from src.errors import ResultsError, did_you_mean
 from src.io import files
@@ -77,21 +78,26 @@ def save(figure: Figure, path: str | os.PathLike[str], formats: tuple[str, ...] 
 @styled
 def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | None = None, columns: str | None = None,
                     legend: str | None = None, style: str | None = None, spread: str | None = "standard error",
-                    best_so_far: bool = False, log_x: bool = False, log_y: bool = False) -> Figure:
-    """Draw a metric over the epochs: a grid of panels, each with a line per value of `legend` and `style`.
+                    best_so_far: bool = False, log_x: bool = False, log_y: bool = False, by: str = "epoch") -> Figure:
+    """Draw a metric over the epochs or steps: a grid of panels, each with a line per value of `legend` and `style`.
 
     df: big_df, a row per run;
     metric: a stats column, or a regular expression for several (drawn in different line styles); None: those that runs
-        are ranked by;
+        are ranked by. By step, a column of steps.csv, as 'grad_norm'; None: its loss;
     rows, columns, legend, style: config columns; legend (colour), style (line style); legend='run' draws each run;
     spread: of the band around a mean: 'standard error', '95% confidence' (Student's t), 'standard deviation', 'range'
         or None;
-    best_so_far: each run's best value until each epoch.
+    best_so_far: each run's best value until each epoch;
+    by: 'epoch', or 'step' for runs with `log_steps`.
     Runs that share a line are repeats of it. Their mean and band are drawn over the epochs at which all of them have a
     value; beyond these, and for runs that have not ended, each run is a thin line. A single run has no band. Diverged
     runs and exact repeats are left out. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError
     for an unknown or empty column, and for too many panels or styles.
     """
+    if by not in ("epoch", "step"):
+        raise ResultsError(f"unknown axis '{by}'", allowed="epoch, step")
+    if by == "step":
+        df, metric = with_step_curves(df), curve_column(metric)
     grid = Grid(df, metric, rows, columns, legend, spread, style=style)
     cut_lines = without_value = 0
     width = 1.5 if len(grid.colours) <= figure_layout.MAX_LEGEND_ENTRIES else 0.8
@@ -119,7 +125,7 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
     notes = [f"{count(cut_lines, 'mean')} end{'s' * (cut_lines == 1)} where the first run ended, other runs go on thin"
              if cut_lines else "", f"{count(without_value, 'run')} without a value" if without_value else ""]
-    return grid.finish("epoch", y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
+    return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
 
 def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | None, colour: Any, style: str,

@@ -24,6 +24,7 @@ from src.analysis.reading.columns import Columns
 from src.analysis.reading.curves import Curves
 from src.analysis.reading.drift import Drift, find_drift
 from src.analysis.reading.raw_files import RunText
+from src.analysis.reading.steps import read_steps
 from src.errors import ResultsError
 from src.io import files
 from src.metrics import Metric
@@ -68,11 +69,17 @@ class Results:
         cells = _Cells(self.long.copy(deep=False), len(self.config))
         # an external program may have a parameter and a metric of the same name
         stats = pd.DataFrame({f"stats/{name}" if name in self.config else name:
-                              Curves.lazy(functools.partial(cells.of, name), len(self.config))
+                              Curves.lazy(functools.partial(cells.of, name), len(self.config),
+                                          holds_words=self.long[name].dtype == object)
                               for name in self.long.columns[2:]}, index=self.config.index)
         df = pd.concat([self.config, stats], axis=1)
         df.attrs = dict(self.config.attrs)
         return df
+
+    @functools.cached_property
+    def steps(self) -> pd.DataFrame:
+        """A row per run and step of steps.csv (`log_steps`): run, step, epoch, loss, … It is read on first use."""
+        return read_steps(self.config["folder"].tolist(), self.config["run"].tolist())
 
     def polars(self) -> tuple[Any, Any]:
         """Return `config` and `long` as polars frames; lists, mappings and columns of mixed types are JSON.

@@ -29,9 +29,9 @@ State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappi
 
 _MAGIC = b"gridiron training state 1 "  # followed by the hash of all after this line
 # fields that may change between two starts, since they do not affect the results
-_MAY_CHANGE = frozenset(("log_interval", "log_interval_eval", "save_freq", "output_dir", "log_to_stdout", "num_workers",
-                   "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues", "profile",
-                   *TRACKER_FIELDS)) - {"system_metrics"}  # which has columns in stats.csv
+_MAY_CHANGE = frozenset(("log_interval", "log_interval_eval", "log_steps", "save_freq", "output_dir", "log_to_stdout",
+                   "num_workers", "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues",
+                   "profile", *TRACKER_FIELDS)) - {"system_metrics"}  # which has columns in stats.csv
 
 
 class SavedAndExit(Exception):

@@ -13,7 +13,10 @@ class GradientClipping:
     """Clips each gradient to `value`, then their total norm to `norm`. Only `mean_norm` waits for the device.
 
     norm: inf measures the norm without clipping.
+    step_norms: is given the norm of each step too; None: nothing else reads them.
     """
+
+    step_norms: list[Tensor] | None = None
 
     def __init__(self, norm: float | None, value: float | None) -> None:
         self._norm, self._value = norm, value
@@ -25,6 +28,8 @@ class GradientClipping:
             nn.utils.clip_grad_value_(params, self._value)
         if self._norm is not None:
             self._norms.append(nn.utils.clip_grad_norm_(params, self._norm))
+            if self.step_norms is not None:
+                self.step_norms.append(self._norms[-1])
 
     def reset(self) -> None:
         """Forget the norms, when an epoch begins."""

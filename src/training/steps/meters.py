@@ -14,6 +14,8 @@ from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
 
 METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
            "next_token": ("loss", "accuracy", "perplexity")}
+# the mean loss of a batch, its weight in a mean over batches (samples or tokens), and its samples
+StepLosses = list[tuple[Tensor, int | Tensor, int]]
 # Batches are kept and reduced together: one reduction per batch would take half of a small model's step.
 _KEPT_BATCHES = 256
 _KEPT_NUMBERS = 65_536
@@ -26,9 +28,11 @@ class Meter:
     Regression: loss, mae, r2 = 1 - (mean squared error) / (variance of the targets).
     samples: their number in all processes, as of the last call of `means`.
     needs_whole_batches: whether `add` needs the batches of all processes together.
+    step_losses: is given the loss of each batch too; None: nothing else reads them.
     """
 
     needs_whole_batches = False
+    step_losses: StepLosses | None = None
 
     def __init__(self, task: str, device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._task, self._group = task, group
@@ -49,7 +53,10 @@ class Meter:
         if not self._room or size != self._size:
             self._reduce()
             self._size, self._room = size, max(1, min(_KEPT_BATCHES, _KEPT_NUMBERS // output.numel()))
-        self._losses.append(loss.detach())
+        loss = loss.detach()
+        if self.step_losses is not None:
+            self.step_losses.append((loss, size, size))
+        self._losses.append(loss)
         self._outputs.append(output.detach())
         self._targets.append(target)
         self._count += size
@@ -125,6 +132,8 @@ class TokenMeter(Meter):
         """
         correct = (output.detach().argmax(-1) == target).sum()
         tokens = (target != IGNORED).sum().to(self._dtype)
+        if self.step_losses is not None:
+            self.step_losses.append((loss.detach(), tokens, target.shape[0]))
         self._sums += torch.stack([loss.detach().to(self._dtype) * tokens, correct.to(self._dtype), tokens])
         self._count += target.shape[0]
 
@@ -138,7 +147,12 @@ class TokenMeter(Meter):
 
 
 class MeanMeter:
-    """Means over the samples of all processes of what a user-defined task returns for each batch."""
+    """Means over the samples of all processes of what a user-defined task returns for each batch.
+
+    step_losses: as in Meter.
+    """
+
+    step_losses: StepLosses | None = None
 
     def __init__(self, names: Sequence[str], device: torch.device, group: SingleProcess = SINGLE_PROCESS) -> None:
         self._names, self._device, self._group = tuple(names), device, group
@@ -153,6 +167,8 @@ class MeanMeter:
             raise ConfigError(f"a step returned {', '.join(values) or 'nothing'}", where="task", allowed=self._names,
                               hint="return a value for each name in metrics, and nothing else")
         row = [torch.as_tensor(values[name], dtype=self._dtype, device=self._device).detach() for name in self._names]
+        if self.step_losses is not None:
+            self.step_losses.append((row[self._names.index("loss")], samples, samples))
         self._sums += torch.stack(row) * samples
         self._count += samples
 

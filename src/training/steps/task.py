@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from src import run_folder
 from src.checks import user_code
 from src.config import Config
 from src.datasets.data import Batch, Data
@@ -86,6 +87,7 @@ class Task:
     config, data, device: of the run.
     metrics: names of what both steps return, including loss; columns of stats.csv.
     optimizers: those of make_optimizers.
+    step_values: what `log` collects for the next row of steps.csv; None: nothing is collected.
     several_processes: whether training_step calls share_gradients.
     """
 
@@ -96,6 +98,24 @@ class Task:
         self.config, self.data, self.device = config, data, device
         self.optimizers: Sequence[Optimizer] = ()
         self.sum_gradients: Callable[[Iterable[Tensor]], None] = lambda parameters: None
+        self.step_values: dict[str, list[Tensor | float]] | None = None
+
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Log a number of a training step to steps.csv, where column `name` has the mean since the row before.
+
+        value: a number, or a tensor with one element, which is not waited for. Without log_steps, and in evaluations,
+        this does nothing. ConfigError for the name of another column.
+        """
+        if self.step_values is None:
+            return
+        if not isinstance(name, str) or not name.isprintable() or name.strip() in ("", *run_folder.STEP_COLUMNS):
+            raise ConfigError(f"a task cannot log {name!r}", where="task", allowed=(
+                f"a name other than {', '.join(run_folder.STEP_COLUMNS)}"))
+        if isinstance(value, Tensor) and value.numel() != 1 or not isinstance(value, (Tensor, int, float)):
+            raise ConfigError(f"a task cannot log {type(value).__name__} as {name!r}", where="task",
+                              allowed="a number, or a tensor with one element")
+        self.step_values.setdefault(name, []).append(
+            value.detach().reshape(()).clone() if isinstance(value, Tensor) else float(value))
 
     def share_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Turn gradients of the mean over this process's part of the batch into those of the mean over the batch.

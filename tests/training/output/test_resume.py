@@ -54,7 +54,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "short_epochs": {"steps_per_epoch": 3, "train_length": 5},
     "long_epochs": {"steps_per_epoch": 7, "save_best_checkpoint": True, "early_stopping_patience": 1,
                     "best_checkpoint_metric": "test/last/loss", "base_lr": 5},
-    "task": {"training": own}, "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
+    "steps": {"log_steps": 3, "clip_grad_norm": 0.5},
+    "task": {"training": own, "log_steps": 5}, "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
 
 
 @pytest.fixture(autouse=True)
@@ -118,14 +119,19 @@ def at(number: int, what: str) -> Callable[[Callable[[], None]], None]:
     return called
 
 
-def outcome(folder: Path) -> tuple[list[list[str]], dict[str, Any], set[str]]:
-    """stats.csv without times, the content of the last checkpoint, and which files there are."""
-    header, *rows = [line.split(",") for line in (folder / "stats.csv").read_text().splitlines()]
+def without_times(path: Path) -> list[list[str]]:
+    """The header and the rows of a file; empty if it does not exist."""
+    header, *rows = [line.split(",") for line in path.read_text().splitlines()] if path.exists() else [[]]
     kept = [index for index, name in enumerate(header) if not name.endswith(("time", "stamp", "second"))]
+    return [[row[index] for index in kept] for row in [header, *rows]]
+
+
+def outcome(folder: Path) -> tuple[list[list[str]], dict[str, Any], set[str]]:
+    """stats.csv and steps.csv without times, the content of the last checkpoint, and which files there are."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     last = max(name for name in names if name.startswith("checkpoint-"))
     content = torch.load(folder / last, weights_only=True)
-    return ([[row[index] for index in kept] for row in [header, *rows]], content,
+    return (without_times(folder / "stats.csv") + without_times(folder / "steps.csv"), content,
             {name for name in names if not run_folder.is_resume_checkpoint(name)})
 
 
@@ -249,7 +255,8 @@ class File:
 @pytest.mark.parametrize("begun", [False, True], ids=["the first start", "the second"])
 def test_run_killed_at_every_file_operation_is_identical(begun: bool, tmp_path: Path) -> None:
     """In the midst of a row, a state, a checkpoint, config.yaml, arrays; before and after each is renamed."""
-    options = CONFIGS["average"] | {"metrics": ["confusion_matrix"], "save_best_checkpoint": True, "train_length": 2}
+    options = CONFIGS["average"] | {"metrics": ["confusion_matrix"], "save_best_checkpoint": True, "train_length": 2,
+                                    "log_steps": 2}
     start(tmp_path / "calm", every="3steps", **options)
     if begun:
         leave_in(tmp_path / "begun", 9, every="3steps", **options)
@@ -272,11 +279,11 @@ def test_run_killed_at_every_file_operation_is_identical(begun: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("piece", ["step", "model", "average", "optimizers", "generators", "meters", "seen", "best",
-                                   "clipping", "task"])
+                                   "clipping", "task", "step_log"])
 def test_every_part_of_the_state_is_needed(piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the comparison fails: it is as it was when the start began."""
     options = CONFIGS["task"] if piece == "task" else CONFIGS["long_epochs"] | {
-        "averaging": "poly_3", "clip_grad_norm": 0.5}
+        "averaging": "poly_3", "clip_grad_norm": 0.5, "log_steps": 4}
     start(tmp_path / "calm", **options)
     restore = Experiment.restore
 

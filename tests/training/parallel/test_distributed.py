@@ -23,6 +23,7 @@ from src.datasets.data import IGNORED, Batch, Split
 from src.errors import BatchError, ConfigError
 from src.io import yaml_io
 from src.optimizers.layers import Freeze
+from src.tracking import mlflow_run
 from src.training.experiment import run_epochs
 from src.training.output import resume
 from src.training.output.recorder import Row
@@ -137,6 +138,19 @@ def test_losses_are_weighted_by_tokens(tmp_path: Path) -> None:
     assert "test/last/perplexity" in alone[0][0]
     for mine in found:
         assert_close(mine, alone)
+
+
+def test_logged_steps_equal_those_of_one_process(tmp_path: Path) -> None:
+    """Their last batch has two samples, so that one of the three processes has none."""
+    def train(group: SingleProcess) -> Any:
+        folder = tmp_path / str(group.size)
+        folder.mkdir(exist_ok=True)
+        return trained(make(group, net(3), {"train": toy_classes(50)}, log_steps=2, clip_grad_norm=0.5), folder)
+    train(SINGLE_PROCESS), run_processes(3, tmp_path / "work", train)
+    alone, found = (mlflow_run.read_rows(str(tmp_path / name), "steps.csv") for name in ("1", "3"))
+    assert [row["step"] for row in alone] == [row["step"] for row in found] == [2, 4, 6, 8]
+    for name in ("loss", "grad_norm", "learning_rate"):
+        assert [row[name] for row in found] == pytest.approx([row[name] for row in alone], rel=2e-4)
 
 
 def test_first_process_writes_the_profile(tmp_path: Path) -> None:
