@@ -37,11 +37,11 @@ def measure() -> list[tuple[str, float, float | None]]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-    one, two, synchronised = (max(rates) for rates in zip(*turns, strict=True))  # other processes only slow it down
+    one, two, synchronized = (max(rates) for rates in zip(*turns, strict=True))  # other processes only slow it down
     return [(f"time per sample, two processes / one ({one:.3g} samples per second), `sync_batch_norm: false`",
              one / two, 1 / 1.6),
             ("the same with statistics of the whole batch, which synchronizes 40 times per step",
-             one / synchronised, None)]
+             one / synchronized, None)]
 
 
 def _rate(processes: int, **settings: Any) -> float:

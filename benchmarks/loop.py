@@ -61,7 +61,7 @@ def rivals(one: Callable[[], float], other: Callable[[], float], turns: int = 7)
 
 
 def _step_log_ratio(split: Split, turns: int = 21) -> float:
-    """Return the median ratio of neighbouring trainings with and without rows of steps.csv, in alternating order.
+    """Return the median ratio of neighboring trainings with and without rows of steps.csv, in alternating order.
 
     Their processor time is compared, to which other processes add less noise than to the time of the day.
     """

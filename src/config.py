@@ -87,7 +87,7 @@ class Config:
     hflip: float = 0.0  # probability of a horizontal flip
     vflip: float = 0.0  # probability of a vertical flip
     interpolation: str | None = None  # for resizing: bilinear (null), bicubic, or random (either, in training only)
-    # evaluation resizes the shorter side to the input size / crop_pct and takes a centre crop of the input size; null:
+    # evaluation resizes the shorter side to the input size / crop_pct and takes a center crop of the input size; null:
     # the model's own value, or 1
     crop_pct: float | None = None
     color_jitter: float | None = None  # maximum relative change of brightness, contrast and saturation, as 0.4

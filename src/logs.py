@@ -29,7 +29,7 @@ def _is_not_empty(path: str) -> bool:
 
 
 def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
-    """Return the last lines of a log as a terminal shows them: only the last state of a progress bar, and no colours.
+    """Return the last lines of a log as a terminal shows them: only the last state of a progress bar, and no colors.
 
     Lines of more than `width` characters are truncated. start: position in the file, in bytes, of the first line.
     """

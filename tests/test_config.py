@@ -20,9 +20,9 @@ def test_no_default_ever_changes() -> None:
     changed = {name: (value, now.get(name, "gone")) for name, value in golden.items()
                if name not in now or (type(now[name]), now[name]) != (type(value), value)}
     assert not changed, (f"defaults changed (before, now): {changed}. A released default keeps its value: give the new "
-                         "behaviour a new value or a new parameter, whose default is the old behaviour")
+                         "behavior a new value or a new parameter, whose default is the old behavior")
     new = [name for name in now if name not in golden]
-    assert not new, f"new parameters {new}: if their defaults keep the old behaviour, refresh the file:\n{REFRESH}"
+    assert not new, f"new parameters {new}: if their defaults keep the old behavior, refresh the file:\n{REFRESH}"
 
 
 def test_a_config_survives_its_file() -> None:

@@ -281,8 +281,8 @@ def test_contradicting_options_are_refused(options: dict[str, Any], message: str
 def test_interrupted_image_training_is_identical(workers: int, tmp_path: Path) -> None:
     """Killed at some instants, with loader processes or without: the same rows and weights as calmly and alone."""
     pytest.importorskip("timm")
-    make_folder(tmp_path / "colours", {"train": 7, "test": 3})
-    options = {"dataset": "folder/colours", "data_splits_map": {"train": "train", "test": "test"}, "averaging": None,
+    make_folder(tmp_path / "colors", {"train": 7, "test": 3})
+    options = {"dataset": "folder/colors", "data_splits_map": {"train": "train", "test": "test"}, "averaging": None,
                "model": "tiny/wrn_10_1_0.3", "batch_size": 4, "train_length": 2, "steps_per_epoch": 5, "save_freq": 2,
                "seed_model": 1, "seed_training": 2, "crop_padding": 1, "hflip": 0.5, "color_jitter": 0.2, "mixup": 0.2,
                "random_erasing": 0.3, "checkpoint_every": "1step"}

@@ -50,11 +50,11 @@ def small_png(figure: Figure) -> bytes:
     return with_palette(drawn, _COLOURS)
 
 
-def with_palette(image_file: str | BinaryIO, colours: int) -> bytes:
-    """Return an image as a PNG with a palette of so many colours."""
+def with_palette(image_file: str | BinaryIO, colors: int) -> bytes:
+    """Return an image as a PNG with a palette of so many colors."""
     packed = io.BytesIO()
     with Image.open(image_file) as image:
-        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+        image.convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
     return packed.getvalue()
 
 

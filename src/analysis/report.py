@@ -254,7 +254,7 @@ def _heat_maps(df: pd.DataFrame) -> str:
 
 
 def _facets(df: pd.DataFrame, drawn: tuple[str, ...]) -> tuple[str | None, str | None]:
-    """(columns, legend) of a figure: the parameter with the fewest values as columns, the next as colours."""
+    """(columns, legend) of a figure: the parameter with the fewest values as columns, the next as colors."""
     counts = {name: len(plots.levels(df[name])) for name in tables.varying_columns(df) if name not in drawn}
     names = sorted((name for name, count in counts.items() if count <= _MAX_LINES), key=counts.__getitem__)
     many = [name for name, count in counts.items() if count > _MAX_LINES]

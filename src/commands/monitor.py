@@ -61,7 +61,7 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run has ended")
     parser.add_argument("--raw", action="store_true", help="also print the escape sequences in the logs, such as "
-                        "colours, which can do more than that")
+                        "colors, which can do more than that")
 
 
 def print_status(options: argparse.Namespace) -> None:

@@ -88,21 +88,21 @@ class Source:
     x: as in Split.
     y: [n] float64, labels or targets.
     targets: y are measurements, never classes.
-    standardise: features have different units and are standardised to zero mean and unit variance.
+    standardize: features have different units and are standardized to zero mean and unit variance.
     column_base: the number of the first column in a LIBSVM file, 0 or 1; None for other data sets.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     targets: bool = False
-    standardise: bool = False
+    standardize: bool = False
     column_base: int | None = None
 
 
 def take(x: torch.Tensor, indices: torch.Tensor | slice) -> torch.Tensor:
     """Return the rows of `x` at `indices` ([b] int64, on x's device) as a dense batch [b, …].
 
-    A slice of a dense x is a view. Rows of a CSR tensor are gathered on its device; on a GPU this synchronises once,
+    A slice of a dense x is a view. Rows of a CSR tensor are gathered on its device; on a GPU this synchronizes once,
     because the number of values in the batch must be known.
     """
     if x.layout != torch.sparse_csr:

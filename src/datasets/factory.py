@@ -33,7 +33,7 @@ def make_data(config: Config) -> Data:
     Classification: labels are integers. Their indices follow the sorted labels of the sources of the split train (of
     all sources without one), so a small slice of train does not change an index.
     Regression: y are the labels as float32, which may also be class labels.
-    Features that require it are standardised by the statistics of the split train (of all samples without one).
+    Features that require it are standardized by the statistics of the split train (of all samples without one).
     """
     slices = {text: parse_split(text) for text in config.data_splits_map.values()}
     sources = _reader(config).load(config, data_folder(config), _source_names(slices))
@@ -50,7 +50,7 @@ def make_data(config: Config) -> Data:
     y = {name: _labels(config, name, source, classes) for name, source in sources.items()}
     cut = {text: _cut(parts, sources, y, config.seed_split) for text, parts in slices.items()}
     scale = None
-    if any(source.standardise for source in sources.values()):
+    if any(source.standardize for source in sources.values()):
         scale = _scale(cut, config.data_splits_map.get("train"), sources)
         cut = {text: _scaled(split, scale) for text, split in cut.items()}
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
@@ -127,7 +127,7 @@ def _add_evaluations_to_finished(config: Config, data: Data) -> Data:
         eval_data = _reader(eval_config).load(eval_config, data_folder(eval_config), _source_names({text: parts}))
         if not isinstance(eval_data, Data) or eval_data.input_shape != data.input_shape:
             raise DataError(f"samples of {text} are not like those of {config.dataset}", where="eval_datasets")
-        splits[name] = _normalised_as_train(eval_data.splits[name], data)
+        splits[name] = _normalized_as_train(eval_data.splits[name], data)
         if class_map := (config.eval_class_maps or {}).get(name):
             columns[name] = _columns_of(class_map, name, len(eval_data.classes), len(data.classes))
         elif eval_config.dataset.startswith("hf/"):
@@ -139,8 +139,8 @@ def _add_evaluations_to_finished(config: Config, data: Data) -> Data:
     return dataclasses.replace(data, splits=splits, columns=columns)
 
 
-def _normalised_as_train(split: Split | Lazy, data: Data) -> Split | Lazy:
-    """Return an evaluation split that is normalised like the training images if it is on the training device."""
+def _normalized_as_train(split: Split | Lazy, data: Data) -> Split | Lazy:
+    """Return an evaluation split that is normalized like the training images if it is on the training device."""
     if not isinstance(split, on_device.OnDevice):
         return split
     return on_device.OnDevice(split.images, split.y, next(iter(data.splits.values())).recipe)  # type: ignore[union-attr]

@@ -64,7 +64,7 @@ class IndexedSplit:
         self._parts, self._transforms, self._workers, self._repeats = parts, transforms, workers, repeats
         self._device = device or torch.device("cpu")
         self.labels = np.concatenate([labels[indices] for *_, labels, indices in parts])
-        self._normalise = _Normalise(transforms, self._device)
+        self._normalize = _Normalize(transforms, self._device)
         self._loaders: dict[bool, tuple[_Plan, DataLoader[Any]]] = {}
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class IndexedSplit:
         for loaded, first in zip(samples, firsts, strict=True):
             if isinstance(loaded, str):
                 raise DataError(loaded)
-            yield self._normalise(loaded[0], first[1]), loaded[1].to(self._device, non_blocking=True)
+            yield self._normalize(loaded[0], first[1]), loaded[1].to(self._device, non_blocking=True)
 
     def close(self) -> None:
         """Stop the loader processes. Garbage collection would take half a minute, since they ignore SIGTERM."""
@@ -141,7 +141,7 @@ class StreamedSplit:
                  transforms: Transforms, device: torch.device | None = None, keep: np.ndarray | None = None) -> None:
         self._what, self._length, self._stream, self._classes = what, length, stream, classes
         self._transforms, self._device, self._keep = transforms, device or torch.device("cpu"), keep
-        self._normalise = _Normalise(transforms, self._device)
+        self._normalize = _Normalize(transforms, self._device)
 
     def __len__(self) -> int:
         return self._length if self._keep is None else int(self._keep.sum())
@@ -160,7 +160,7 @@ class StreamedSplit:
         while some := [sample for _, sample in zip(range(batch_size), samples, strict=False)]:
             x, y = zip(*[(image, label) for _, image, label in some], strict=True)
             first = None if order is None else _mixed(seed, some[0][0])
-            yield self._normalise(torch.stack(x), first), torch.tensor(y).to(self._device)
+            yield self._normalize(torch.stack(x), first), torch.tensor(y).to(self._device)
 
     def _samples(self, order: Tensor | None, seed: int) -> Iterator[tuple[int, Tensor, int]]:
         """Yield the number in the stream, the image, and the label of each sample."""
@@ -201,8 +201,8 @@ class _Plan:
         return len(self.keys)
 
 
-class _Normalise:
-    """Normalise a batch of bytes on the training device, and apply random erasing there."""
+class _Normalize:
+    """Normalize a batch of bytes on the training device, and apply random erasing there."""
 
     def __init__(self, transforms: Transforms, device: torch.device) -> None:
         std = torch.tensor(transforms.std, device=device)[:, None, None]
@@ -213,7 +213,7 @@ class _Normalise:
             self._erasing.device = str(device)
 
     def __call__(self, x: Tensor, seed: int | None) -> Tensor:
-        """Return the normalised batch. seed: that of the first sample of the batch; None in evaluation."""
+        """Return the normalized batch. seed: that of the first sample of the batch; None in evaluation."""
         x = x.to(self._device, non_blocking=True).float().mul_(self._gain).add_(self._shift)
         if self._erasing is not None and seed is not None:
             with _drawing(seed, self._device):
@@ -287,7 +287,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _begin_worker(_number: int) -> None:
-    """Initialise a loader process: ignore signals, which the training process handles, and use one CPU."""
+    """Initialize a loader process: ignore signals, which the training process handles, and use one CPU."""
     for number in _NOT_FOR_LOADERS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

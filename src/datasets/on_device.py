@@ -1,4 +1,4 @@
-"""Images that are kept on the training device as bytes, and cropped, flipped and normalised there in batches."""
+"""Images that are kept on the training device as bytes, and cropped, flipped and normalized there in batches."""
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 20  # small batches are transformed together in blocks of th
 class Recipe:
     """The transform of images of one size, uint8 [n, c, h, w], to float32 [n, c, *size].
 
-    Evaluation resizes the shorter side to size / crop_pct and takes the centre. Training does the same unless padding
+    Evaluation resizes the shorter side to size / crop_pct and takes the center. Training does the same unless padding
     or scale is set.
 
     mean, std: of each channel, for values from 0 to 1
@@ -55,7 +55,7 @@ class Recipe:
             images = pad(images, (self.padding,) * 4) if self.padding else images
             top, left = (whole(crop_draws[:, axis], images.shape[2 + axis] - self.size[axis]) for axis in (0, 1))
             return windows(images, top, left, self.size, *flips).float()
-        spans = self._centre(images)
+        spans = self._center(images)
         if self.scale is not None:
             top, left, height, width = parts((images.shape[2], images.shape[3]), self.scale, self.ratio, crop_draws)
             spans = [Span(low, length / out, low, low + length) for low, length, out in (
@@ -73,7 +73,7 @@ class Recipe:
                 images.shape[2:], self.size, strict=True))
             return images[..., rows, columns].float()
         return resampled(images, *(weights(span, side, out, cubic, no) for span, side, out in zip(
-            self._centre(images), images.shape[2:], self.size, strict=True)))
+            self._center(images), images.shape[2:], self.size, strict=True)))
 
     def _resized(self, images: Tensor) -> tuple[int, int]:
         """Return height and width of images that evaluation has resized; the shorter, in units of `size`, fits."""
@@ -82,8 +82,8 @@ class Recipe:
         height, width = (target[shorter] * side // images.shape[2 + shorter] for side in images.shape[2:])
         return height, width
 
-    def _centre(self, images: Tensor) -> list[Span]:
-        """Return the span of the resized image's centre in the image, for both sides."""
+    def _center(self, images: Tensor) -> list[Span]:
+        """Return the span of the resized image's center in the image, for both sides."""
         spans = []
         for side, resized, out in zip(images.shape[2:], self._resized(images), self.size, strict=True):
             step = side / resized
@@ -120,7 +120,7 @@ class OnDevice:
         """Yield the batches of a pass, as in Lazy."""
         if order is None:
             for rows in zip(self.images.split(batch_size), self.y.split(batch_size), strict=True):
-                yield self._normalised(self.recipe.evaluation(rows[0])), rows[1]
+                yield self._normalized(self.recipe.evaluation(rows[0])), rows[1]
             return
         draws = torch.rand(len(self.y), self.recipe.draws, generator=torch.Generator().manual_seed(seed))
         per_sample = 4 * self.images.shape[1] * self.recipe.size[0] * self.recipe.size[1]
@@ -128,21 +128,21 @@ class OnDevice:
         for rows in order.split(block):
             indices = rows.to(self.y.device)
             x = self.recipe.training(self.images.index_select(0, indices), draws[rows].to(self.y.device))
-            yield from zip(self._normalised(x).split(batch_size), self.y[indices].split(batch_size), strict=True)
+            yield from zip(self._normalized(x).split(batch_size), self.y[indices].split(batch_size), strict=True)
 
     def some(self, batch_size: int, rows: Tensor) -> Iterator[Batch]:
         """Yield batches of the images at `rows` [n], as in evaluation."""
         for part in rows.to(self.y.device).split(batch_size):
-            yield self._normalised(self.recipe.evaluation(self.images.index_select(0, part))), self.y[part]
+            yield self._normalized(self.recipe.evaluation(self.images.index_select(0, part))), self.y[part]
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         return x.mul_(self._gain).add_(self._shift)
 
 
 def kept(config: Config, data: Data) -> Data:
     """Convert splits of images as bytes to OnDevice splits.
 
-    They are normalised by the mean and standard deviation of the model's pretrained weights, or else of the split train
+    They are normalized by the mean and standard deviation of the model's pretrained weights, or else of the split train
     (of the first split without one). DataError if the splits are not such images, or cannot be cropped as requested.
     """
     splits = data.splits.values()

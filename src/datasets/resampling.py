@@ -48,7 +48,7 @@ def parts(sides: tuple[int, int], scale: tuple[float, float], ratio: tuple[float
 
     scale: range of their share of the area. ratio: range of width / height, uniform in its logarithm.
     draws: [n, 2 + 2 * ATTEMPTS], uniform in [0, 1).
-    The first attempt that fits is used; if none does, the largest centred crop within the ratios, as in torchvision's
+    The first attempt that fits is used; if none does, the largest centered crop within the ratios, as in torchvision's
     RandomResizedCrop (Szegedy et al., Going deeper with convolutions, 2015).
     """
     height, width = sides
@@ -74,9 +74,9 @@ def weights(span: Span, inputs: int, outputs: int, cubic: Tensor, flip: Tensor) 
     result if that is the larger one, so that downsizing averages. flip: [n].
     """
     steps = torch.arange(outputs, device=span.start.device) + 0.5
-    centres = span.start[:, None] + span.step[:, None] * torch.where(flip[:, None], outputs - steps, steps)
+    centers = span.start[:, None] + span.step[:, None] * torch.where(flip[:, None], outputs - steps, steps)
     pixels = torch.arange(inputs, device=span.start.device) + 0.5
-    distance = ((pixels - centres[:, :, None]) / span.step.clamp(min=1)[:, None, None]).abs()
+    distance = ((pixels - centers[:, :, None]) / span.step.clamp(min=1)[:, None, None]).abs()
     near = (1.5 * distance - 2.5) * distance.square() + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     keys = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))

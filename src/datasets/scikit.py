@@ -36,7 +36,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
     features = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     return {"train": Source(features.view(-1, 1, 8, 8) / 16 if name == "digits" else features,
                             torch.from_numpy(np.ascontiguousarray(y, dtype=np.float64)),
-                            targets=name == "diabetes", standardise=name not in ("digits", "synthetic"))}
+                            targets=name == "diabetes", standardize=name not in ("digits", "synthetic"))}
 
 
 def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:

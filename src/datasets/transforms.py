@@ -1,4 +1,4 @@
-"""Transforms of images: crops, flips and other augmentations, and the normalisation."""
+"""Transforms of images: crops, flips and other augmentations, and the normalization."""
 from __future__ import annotations
 
 import itertools
@@ -22,7 +22,7 @@ class Transforms:
     mode: the PIL mode of the images to transform
     train, evaluation: from a PIL image to uint8 [c, h, w]
     mean, std: of each channel, for values from 0 to 1
-    erasing: random erasing of normalised training batches; None: off
+    erasing: random erasing of normalized training batches; None: off
     """
 
     shape: tuple[int, int, int]
@@ -68,7 +68,7 @@ def transforms_of(config: Config, image: Any) -> Transforms:
 
 
 def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float, squash: bool) -> Any:
-    """Resize the shorter side, in units of the size, or if squashed both, to size / crop_pct; crop the centre."""
+    """Resize the shorter side, in units of the size, or if squashed both, to size / crop_pct; crop the center."""
     from timm.data.transforms import MaybePILToTensor, ResizeKeepRatio, str_to_interp_mode
     from torchvision import transforms as T
 
@@ -99,8 +99,8 @@ def _training(config: Config, shape: tuple[int, ...], interpolation: str, crop_p
         steps = [RandomResizedCropAndInterpolation(size, scale=tuple(config.scale), ratio=tuple(
             config.ratio or (3 / 4, 4 / 3)), interpolation=interpolation)]
     else:
-        resize, centre = _evaluation(shape, interpolation, crop_pct, squash).transforms[:2]
-        steps = [resize, centre]
+        resize, center = _evaluation(shape, interpolation, crop_pct, squash).transforms[:2]
+        steps = [resize, center]
     steps += [T.RandomHorizontalFlip(config.hflip)] * (config.hflip > 0)
     steps += [T.RandomVerticalFlip(config.vflip)] * (config.vflip > 0)
     if config.auto_augment:

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip: the image tower with a linear head, which can be initialised from the class names."""
+"""CLIP models of open_clip: the image tower with a linear head, which can be initialized from the class names."""
 from __future__ import annotations
 
 import dataclasses
@@ -25,18 +25,18 @@ _STEM = r"(?:conv\d|bn\d|ln_pre|class_emb|positional_emb|cls_token|pos_emb|patch
 class ImageClassifier(nn.Module):
     """[n, c, h, w] -> [n, output_dim]: a linear head on the features [n, features] of the image tower.
 
-    normalised: features are scaled to norm 1 first, like the text features that a zero-shot head consists of.
+    normalized: features are scaled to norm 1 first, like the text features that a zero-shot head consists of.
     """
 
-    def __init__(self, visual: nn.Module, features: int, output_dim: int, normalised: bool) -> None:
+    def __init__(self, visual: nn.Module, features: int, output_dim: int, normalized: bool) -> None:
         super().__init__()
         self.visual = visual
         self.head = nn.Linear(features, output_dim)
-        self.normalised = normalised
+        self.normalized = normalized
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.visual(x)
-        return self.head(functional.normalize(features, dim=-1) if self.normalised else features)
+        return self.head(functional.normalize(features, dim=-1) if self.normalized else features)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's patterns of parameter names: the stem, and the blocks; the head is the rest."""
@@ -191,7 +191,7 @@ def _zero_shot_weights(config: Config, clip: ClipModel, model: Any, names: Seque
                        ) -> Tensor:
     """Return the weights [classes, features] of a zero-shot head.
 
-    They are, for each class, the normalised mean of the normalised embeddings of its texts, one for each template,
+    They are, for each class, the normalized mean of the normalized embeddings of its texts, one for each template,
     times the model's logit scale (Radford et al., Learning transferable visual models from natural language
     supervision, 2021, section 3.1).
     """

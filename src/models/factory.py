@@ -1,4 +1,4 @@
-"""make_model: create the model that a config names, and initialise its last layer as model_head_init requires."""
+"""make_model: create the model that a config names, and initialize its last layer as model_head_init requires."""
 from __future__ import annotations
 
 import dataclasses
@@ -82,7 +82,7 @@ def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classe
 
 
 def find_head(model: nn.Module, name: str) -> Head:
-    """Return the layer that model_head_init initialises. ConfigError if there is none.
+    """Return the layer that model_head_init initializes. ConfigError if there is none.
 
     It is timm's classifier if that is linear, else the linear layer that was created last, or, in a model of
     torchvision, the convolution that replaces it.
@@ -95,7 +95,7 @@ def find_head(model: nn.Module, name: str) -> Head:
         return torchvision_models.last_layer(model)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ConfigError(f"{name} has no linear layer to initialise", where="model_head_init", allowed="null")
+        raise ConfigError(f"{name} has no linear layer to initialize", where="model_head_init", allowed="null")
     return linear[-1]
 
 
@@ -105,7 +105,7 @@ def beside_backbone(model: nn.Module, name: str) -> nn.Module:
 
 
 def init_head(head: Head, how: str) -> None:
-    """Initialise the head.
+    """Initialize the head.
 
     how: zero sets weights and biases to 0; rand draws normal weights of variance 1 / fan-in and sets biases to 0 (LeCun
     et al., Efficient backprop, 1998).

@@ -67,7 +67,7 @@ def make(config: Config, output_dim: int) -> nn.Module:
         return Transformer(kind.from_pretrained(
             hub.folder(config, config.model.removeprefix("hf/"), weights=True), config=settings, dtype=torch.float32,
             use_safetensors=True, trust_remote_code=False,
-            ignore_mismatched_sizes=config.targets != "next_token"))  # a head for other classes is initialised randomly
+            ignore_mismatched_sizes=config.targets != "next_token"))  # a head for other classes is initialized randomly
 
 
 def fetch(config: Config) -> str:

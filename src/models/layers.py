@@ -1,4 +1,4 @@
-"""Shared by the image models: 3 × 3 convolutions, He's initialisation, checks of channels and image sizes."""
+"""Shared by the image models: 3 × 3 convolutions, He's initialization, checks of channels and image sizes."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
 
 
 def init_he(model: nn.Module) -> None:
-    """Draw normal weights of variance 2 / fan-out for convolutions; linear layers keep PyTorch's initialisation.
+    """Draw normal weights of variance 2 / fan-out for convolutions; linear layers keep PyTorch's initialization.
 
     He, Zhang, Ren, Sun: Delving deep into rectifiers, ICCV 2015 (the backward form of equation 14).
     """

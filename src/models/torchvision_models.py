@@ -96,7 +96,7 @@ def _find(config: Config) -> tuple[Callable[..., nn.Module], Any]:
 
 def _default_options(config: Config, builder: Callable[..., nn.Module], size: list[int]) -> dict[str, Any]:
     """Return the options of a new model: the size of its images, no auxiliary outputs, and for pretrained weights the
-    normalisation that some of them require."""
+    normalization that some of them require."""
     defaults = {"image_size": size[0], "input_size": tuple(size), "aux_logits": False, "init_weights": True,
               "transform_input": config.model_pretrained}
     parameters = inspect.signature(_class_of(builder)).parameters

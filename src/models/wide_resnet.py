@@ -11,7 +11,7 @@ from src.models.layers import conv3x3, image_size, init_he
 class WideBlock(nn.Module):
     """A residual block: batch norm, rectifier and 3 × 3 convolution, twice, with dropout between, added to a shortcut.
 
-    A shortcut that changes shape is a 1 × 1 convolution of the normalised, rectified input.
+    A shortcut that changes shape is a 1 × 1 convolution of the normalized, rectified input.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, drop: float) -> None:

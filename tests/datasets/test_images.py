@@ -29,7 +29,7 @@ COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}  # a c
 
 
 def image(name: str, number: int, size: tuple[int, int] = (12, 10)) -> Any:
-    """An image of a class: its colour, with a corner that differs from image to image."""
+    """An image of a class: its color, with a corner that differs from image to image."""
     pixels = np.full((size[1], size[0], 3), COLOURS[name], dtype=np.uint8)
     pixels[:3, :4] = number * 9 % 256
     return PIL.fromarray(pixels)
@@ -46,12 +46,12 @@ def make_folder(root: Path, splits: dict[str, int], **options: Any) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    make_folder(tmp_path / "colours", {"train": 10, "test": 4})
+    make_folder(tmp_path / "colors", {"train": 10, "test": 4})
     return tmp_path
 
 
 def data(folder: Path, **options: Any) -> Data:
-    return make_data(Config.from_dict({"dataset": "folder/colours", "data_dir": str(folder), "num_workers": 0,
+    return make_data(Config.from_dict({"dataset": "folder/colors", "data_dir": str(folder), "num_workers": 0,
                                        "model": "tiny/lenet", **options}))
 
 
@@ -61,7 +61,7 @@ def read(made: Data, split: str = "train", batch_size: int = 7, order: torch.Ten
     return torch.cat(x), torch.cat(y)
 
 
-def test_image_folder_is_read_and_normalised(folder: Path) -> None:
+def test_image_folder_is_read_and_normalized(folder: Path) -> None:
     made = data(folder)
     assert (made.classes, made.input_shape, made.task) == (("blue", "green", "red"), (3, 10, 12), "classification")
     assert [len(split) for split in made.splits.values()] == [30, 12]
@@ -109,7 +109,7 @@ def test_augmentation_depends_only_on_seed_and_sample(options: dict[str, Any], f
 
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original", "v0", "3a", "augmix-m5-w4-d2"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_policy_takes_grey_and_coloured_images(policy: str, channels: int) -> None:
+def test_each_policy_takes_grey_and_colored_images(policy: str, channels: int) -> None:
     config = Config(model="tiny/lenet", model_input_shape=[channels, 12, 10], auto_augment=policy, color_jitter=0.4)
     some = image("red", 5).convert("L" if channels == 1 else "RGB")
     transforms = transforms_of(config, some)
@@ -131,8 +131,8 @@ def test_small_images_grow_to_the_size_before_they_are_cropped(folder: Path) -> 
 
 
 def test_images_of_many_sizes_become_one(folder: Path) -> None:
-    image("red", 1, (40, 30)).save(folder / "colours" / "train" / "red" / "large.jpg")
-    image("red", 1).convert("L").save(folder / "colours" / "train" / "red" / "grey.png")
+    image("red", 1, (40, 30)).save(folder / "colors" / "train" / "red" / "large.jpg")
+    image("red", 1).convert("L").save(folder / "colors" / "train" / "red" / "grey.png")
     made = data(folder, model_input_shape=[3, 16, 16], scale=[0.5, 1.0])
     assert read(made, order=torch.arange(32))[0].shape == (32, 3, 16, 16)
     assert read(made)[0].shape == (32, 3, 16, 16)
@@ -153,7 +153,7 @@ def halves() -> Any:
     ("tiny/lenet", [3, 10, 10], 0.0), ("clip/ViT-B-16-SigLIP", [3, 20, 20], 0.5)])
 def test_images_of_another_shape_are_cropped_or_squashed(model: str, shape: list[int], white: float,
                                                          folder: Path) -> None:
-    """The centre, in its own shape; all of it, squashed, where the model was trained on such images."""
+    """The center, in its own shape; all of it, squashed, where the model was trained on such images."""
     pytest.importorskip("open_clip")
     image = transforms_of(Config(model=model, model_input_shape=shape), halves()).evaluation(halves())
     assert image.shape == tuple(shape) and (image > 127).double().mean().item() == pytest.approx(white, abs=0.06)
@@ -161,17 +161,17 @@ def test_images_of_another_shape_are_cropped_or_squashed(model: str, shape: list
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
-    path = folder / "colours" / "train" / "green" / "004.png"
+    path = folder / "colors" / "train" / "green" / "004.png"
     path.write_bytes(path.read_bytes()[:60])
     made = data(folder, num_workers=workers)
     for order in (None, torch.arange(30)):
-        with pytest.raises(DataError, match=r"sample 14 of split 'train' of folder/colours \(.*green/004.png\) cannot"):
+        with pytest.raises(DataError, match=r"sample 14 of split 'train' of folder/colors \(.*green/004.png\) cannot"):
             read(made, order=order)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"data_splits_map": {"train": "training"}}, r"no folder .*colours/training; allowed: test, train"),
-    ({"dataset": "folder/colors"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse needs numbers"),
+    ({"data_splits_map": {"train": "training"}}, r"no folder .*colors/training; allowed: test, train"),
+    ({"dataset": "folder/shapes"}, "no folder"), ({"loss": "mse"}, "has classes, and loss mse needs numbers"),
     ({"model_input_shape": [2, 3, 3]}, r"cannot be converted to \[2, 3, 3\]"),
     ({"auto_augment": "rand-m9-q7"}, "cannot read 'rand-m9-q7'"),
     ({"dataset": "timm/torch/nothing"}, "cannot be opened: Unknown torchvision dataset nothing")])
@@ -191,7 +191,7 @@ def test_invalid_image_options_are_refused_without_reading(options: dict[str, An
 
 def test_images_of_every_format_are_read_and_hidden_folders_ignored(folder: Path, capsys: pytest.CaptureFixture[str]
                                                                     ) -> None:
-    train = folder / "colours" / "train"
+    train = folder / "colors" / "train"
     for ending in (".BMP", ".webp", ".tif", ".gif", ".jpeg"):
         image("red", 3).save(train / "red" / f"x{ending}")
     for ignored in (".ipynb_checkpoints", "__MACOSX", "red/.ipynb_checkpoints", "red/@eaDir"):
@@ -207,7 +207,7 @@ def test_images_of_every_format_are_read_and_hidden_folders_ignored(folder: Path
         (train / name).touch()
     assert len(data(folder).splits["train"]) == 35
     assert capsys.readouterr().err == (
-        "warning: split 'train' of folder/colours has 3 files that are not images and are ignored (.txt: 1, .csv: 2); "
+        "warning: split 'train' of folder/colors has 3 files that are not images and are ignored (.txt: 1, .csv: 2); "
         "classes found: blue: 10, green: 10, red: 15\n")
 
 
@@ -217,22 +217,22 @@ def test_images_of_every_format_are_read_and_hidden_folders_ignored(folder: Path
     ("group/violet/a.png", r"has 1 image in subfolders of class folders \(group/violet: 1\)"),
     ("violet/notes.txt", r"has class folders without images \(violet\)")])
 def test_unexpected_files_of_an_image_folder_are_named_with_the_classes(path: str, message: str, folder: Path) -> None:
-    target = folder / "colours" / "train" / path
+    target = folder / "colors" / "train" / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "colours" / "train" / "red" / "000.png", target)
+    shutil.copy(folder / "colors" / "train" / "red" / "000.png", target)
     with pytest.raises(DataError, match=rf"{message}; classes found: blue: 10, green: 10, red: 10; allowed: CLASS/IMA"):
         data(folder)
 
 
 def test_split_that_lacks_a_class_names_it(folder: Path) -> None:
-    shutil.rmtree(folder / "colours" / "test" / "green")
+    shutil.rmtree(folder / "colors" / "test" / "green")
     with pytest.raises(DataError, match="split 'test' .* has other classes than the split train: it lacks green;"):
         data(folder)
 
 
 def test_split_with_a_further_class_names_it(folder: Path) -> None:
-    (folder / "colours" / "test" / "violet").mkdir()
-    shutil.copy(folder / "colours" / "test" / "red" / "000.png", folder / "colours" / "test" / "violet")
+    (folder / "colors" / "test" / "violet").mkdir()
+    shutil.copy(folder / "colors" / "test" / "red" / "000.png", folder / "colors" / "test" / "violet")
     with pytest.raises(DataError, match="has other classes than the split train: it has also violet"):
         data(folder)
 
@@ -240,13 +240,13 @@ def test_split_with_a_further_class_names_it(folder: Path) -> None:
 def test_further_evaluation_sets_and_class_maps(folder: Path) -> None:
     make_folder(folder / "others", {"test": 2})
     shutil.rmtree(folder / "others" / "test" / "green")
-    options = {"eval_datasets": {"others": "folder/others", "same": "folder/colours@train[:5]"},
+    options = {"eval_datasets": {"others": "folder/others", "same": "folder/colors@train[:5]"},
                "eval_class_maps": {"others": "0, 2"}}
     made = data(folder, **options)
     assert made.columns == {"others": (0, 2)}
     assert read(made, "others")[1].tolist() == [0, 0, 1, 1]
     assert len(made.splits["same"]) == 5
-    with pytest.raises(DataError, match="has other classes than folder/colours.*eval_class_maps"):
+    with pytest.raises(DataError, match="has other classes than folder/colors.*eval_class_maps"):
         data(folder, eval_datasets={"others": "folder/others"})
 
 
@@ -264,7 +264,7 @@ def test_images_on_the_device_equal_those_read_one_by_one(folder: Path) -> None:
 
 def test_hugging_face_from_local_files(folder: Path) -> None:
     pytest.importorskip("datasets")
-    made = data(folder, dataset="timm/hfds/colours", data_splits_map={"train": "train[:20]", "test": "test"})
+    made = data(folder, dataset="timm/hfds/colors", data_splits_map={"train": "train[:20]", "test": "test"})
     assert made.classes == ("blue", "green", "red")
     assert [len(split) for split in made.splits.values()] == [20, 12]
     torch.testing.assert_close(read(made, "test")[0], read(data(folder), "test")[0])
@@ -313,7 +313,7 @@ def test_webdataset_from_tars(folder: Path) -> None:
 def test_tensorflow_data_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
 
-    class Colours(tfds.core.GeneratorBasedBuilder):
+    class Colors(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self) -> Any:
@@ -328,8 +328,8 @@ def test_tensorflow_data_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             for index in range(number):
                 name = list(COLOURS)[index % 3]
                 yield index, {"image": np.asarray(image(name, index)), "label": name}
-    Colours(data_dir=str(folder)).download_and_prepare()
-    options = {"dataset": "timm/tfds/colours", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]",
+    Colors(data_dir=str(folder)).download_and_prepare()
+    options = {"dataset": "timm/tfds/colors", "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]",
                                                                   "test": "test"}, "data_download": False}
     made = data(folder, **options, crop_padding=1)
     assert made.classes == ("blue", "green", "red")

@@ -230,7 +230,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("module")
-def test_images_stay_bytes_and_are_normalised_by_those_of_train() -> None:
+def test_images_stay_bytes_and_are_normalized_by_those_of_train() -> None:
     data = make_data(Config.from_dict({**SPEC, "crop_padding": 2, "hflip": 0.5, "data_splits_map": {
         "train": "train[:50%]", "val": "train[50%:]", "test": "test", "again": "test"}}))
     train, val, test = (data.splits[name] for name in ("train", "val", "test"))
@@ -248,7 +248,7 @@ def test_images_stay_bytes_and_are_normalised_by_those_of_train() -> None:
 
 
 @pytest.mark.usefixtures("module")
-def test_further_sets_are_normalised_by_train_too() -> None:
+def test_further_sets_are_normalized_by_train_too() -> None:
     data = make_data(Config.from_dict({**SPEC, "data_splits_map": {"train": "train"}, "hflip": 0.5,
                                        "eval_datasets": {"other": "images_of_mine:make@test[:10]"}}))
     other = data.splits["other"]

@@ -62,7 +62,7 @@ def test_digits_are_images_from_0_to_1() -> None:
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris", "diabetes"])
-def test_features_are_standardised_by_train_alone(name: str) -> None:
+def test_features_are_standardized_by_train_alone(name: str) -> None:
     splits = make_data(config(name, loss="mse", data_splits_map={
         "val": "train[80%:]", "train": "train[:80%]", "all": "train"})).splits
     train = splits["train"].x

@@ -60,7 +60,7 @@ def make(name: str = "clip/small", shape: tuple[int, ...] = (3, 8, 8), output_di
 
 @torch.no_grad()
 def by_hand(model: Any, images: Tensor, names: list[str], templates: tuple[str, ...]) -> Tensor:
-    """Scaled cosines of images and classes; a class is the normalised mean of its texts' normalised embeddings."""
+    """Scaled cosines of images and classes; a class is the normalized mean of its texts' normalized embeddings."""
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     rows = []
     for name in names:
@@ -124,10 +124,10 @@ def test_names_of_the_data_and_of_a_file(tmp_path: Path) -> None:
 
 
 def test_names_of_folders(small: Any, tmp_path: Path) -> None:
-    """Images of a folder come in the model's own size and normalisation, and their classes with names."""
-    make_folder(tmp_path / "colours", {"test": 4})
+    """Images of a folder come in the model's own size and normalization, and their classes with names."""
+    make_folder(tmp_path / "colors", {"test": 4})
     config = Config.from_dict({"model": "clip/small@mine", "model_head_init": "zero_shot", "train_length": 0,
-                               "dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0,
+                               "dataset": "folder/colors", "data_dir": str(tmp_path), "num_workers": 0,
                                "data_splits_map": {"test": "test"}, "zero_shot_templates": ["a {} thing"]})
     (stats, _), = train.experiment_generator(config)
     x, y = next(build(config, None).data.splits["test"].batches(12, None, 0))  # type: ignore[union-attr]
@@ -167,11 +167,11 @@ def test_sizes_channels_and_heads(name: str, shape: tuple[int, ...]) -> None:
 
 def test_grey_images_are_what_three_equal_channels_are() -> None:
     torch.manual_seed(0)
-    colours = make("clip/small@mine").eval()
+    colors = make("clip/small@mine").eval()
     torch.manual_seed(0)
     grey = make("clip/small@mine", (1, 8, 8)).eval()
     x = torch.rand(2, 1, 8, 8)
-    assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
+    assert torch.allclose(grey(x), colors(x.expand(-1, 3, -1, -1)), atol=1e-5)
 
 
 def test_seeds_and_silence(caplog: pytest.LogCaptureFixture) -> None:

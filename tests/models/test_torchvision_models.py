@@ -85,16 +85,16 @@ def test_the_same_model_without_published_weights() -> None:
 
 def test_grey_images_are_what_three_equal_channels_are(published: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
-    colours = make(SMALL, model_pretrained=True).eval()
+    colors = make(SMALL, model_pretrained=True).eval()
     torch.manual_seed(0)
     grey = make(SMALL, (1, 32, 32), model_pretrained=True).eval()
     x = torch.rand(2, 1, 32, 32)
-    assert torch.allclose(grey(x), colours(x.expand(-1, 3, -1, -1)), atol=1e-5)
+    assert torch.allclose(grey(x), colors(x.expand(-1, 3, -1, -1)), atol=1e-5)
 
 
-def test_images_are_normalised_as_for_the_weights(tmp_path: Path) -> None:
-    make_folder(tmp_path / "colours", {"train": 2, "test": 1})
-    spec = {"dataset": "folder/colours", "data_dir": str(tmp_path), "num_workers": 0, "model": "torchvision/resnet18"}
+def test_images_are_normalized_as_for_the_weights(tmp_path: Path) -> None:
+    make_folder(tmp_path / "colors", {"train": 2, "test": 1})
+    spec = {"dataset": "folder/colors", "data_dir": str(tmp_path), "num_workers": 0, "model": "torchvision/resnet18"}
     made = make_data(Config.from_dict(spec))
     assert made.input_shape == (3, 224, 224)
     assert re.search(r"Resize\(size=256, interpolation=bilinear", made.about["images"]["evaluation"][0])

@@ -74,7 +74,7 @@ class Gan(Task):
                 "generator_loss": F.softplus(-model["discriminator"](made)).mean()}
 
 
-class Centred(Task):
+class Centered(Task):
     """Keeps a mean of its inputs beside the model, which another start must find again."""
 
     metrics = ("loss",)

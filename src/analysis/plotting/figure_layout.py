@@ -55,15 +55,15 @@ class Panel(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Runs that share a line: its colour shows their value of the legend, its style that of the style parameter."""
+    """Runs that share a line: its color shows their value of the legend, its style that of the style parameter."""
 
-    colour: Any
+    color: Any
     style: str
     runs: pd.DataFrame
 
 
 class Grid:
-    """The frame of a figure: its panels, the runs in each, a colour for each value of the legend, a caption.
+    """The frame of a figure: its panels, the runs in each, a color for each value of the legend, a caption.
 
     df: big_df, a row per run;
     metric: as in tables.metric_columns; the columns that have a number are drawn;
@@ -87,7 +87,7 @@ class Grid:
         self.row_levels, self.column_levels, self.legend_levels, self.style_levels = (
             [None] if name is None else levels(require_column(df, name)) for name in (rows, columns, legend, style))
         self._check_styles()
-        self.colours = choose_colours(self.legend_levels)
+        self.colors = choose_colors(self.legend_levels)
         self._separated = list(dict.fromkeys(name for name in (rows, columns, legend, style, *shown_apart) if name))
         height, width = len(self.row_levels), len(self.column_levels)
         if height * width > _MAX_PANELS:
@@ -105,7 +105,7 @@ class Grid:
                                hint=f"metric='{self.metrics[0]}'")
         if len(self.style_levels) > len(LINE_STYLES):
             raise ResultsError(f"{self.style} has {len(self.style_levels)} values: too many for line styles",
-                               allowed=f"{len(LINE_STYLES)}", hint=f"legend='{self.style}' shows them by colour")
+                               allowed=f"{len(LINE_STYLES)}", hint=f"legend='{self.style}' shows them by color")
 
     def panels(self) -> Iterator[Panel]:
         """Yield each panel with its runs, titled with its values."""
@@ -124,11 +124,11 @@ class Grid:
         if not diverged:
             runs = runs[runs["end"] != run_folder.DIVERGED]
         by_legend = group_by(runs, self.legend)
-        for level, colour in zip(self.legend_levels, self.colours, strict=True):
+        for level, color in zip(self.legend_levels, self.colors, strict=True):
             by_style = group_by(by_legend.get(cell_key(level), runs.iloc[:0]), self.style)
             for value, line_style in zip(self.style_levels, LINE_STYLES, strict=False):
                 if cell_key(value) in by_style:
-                    yield Line(colour, line_style, by_style[cell_key(value)])
+                    yield Line(color, line_style, by_style[cell_key(value)])
 
     def record_mean(self, runs: int) -> None:
         """Record that a mean of so many runs was drawn, for the caption."""
@@ -156,9 +156,9 @@ class Grid:
         return self.figure
 
     def _add_legend(self, metric_styles: bool, marker: str) -> None:
-        entries = list(zip(self.legend_levels, self.colours, strict=True)) if self.legend else []
-        handles = [Line2D([], [], color=colour, label=format_value(level), marker=marker,
-                          linestyle="none" if marker else "-") for level, colour in thin_out(entries)]
+        entries = list(zip(self.legend_levels, self.colors, strict=True)) if self.legend else []
+        handles = [Line2D([], [], color=color, label=format_value(level), marker=marker,
+                          linestyle="none" if marker else "-") for level, color in thin_out(entries)]
         names: list[tuple[str, str]] = []
         if self.style:
             if handles:
@@ -367,8 +367,8 @@ def group_by(df: pd.DataFrame, name: str | None) -> dict[Any, pd.DataFrame]:
     return {value: df.iloc[rows] for value, rows in positions.items()}
 
 
-def choose_colours(values: Sequence[Any]) -> list[Any]:
-    """Return distinct colours for a few values, or a ramp from dark to light for many values or ordered numbers."""
+def choose_colors(values: Sequence[Any]) -> list[Any]:
+    """Return distinct colors for a few values, or a ramp from dark to light for many values or ordered numbers."""
     if len(values) <= 7 and not (len(values) > 2 and all(map(is_number, values))):
         return mpl.rcParams["axes.prop_cycle"].by_key()["color"][:len(values)]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, len(values))))

@@ -47,7 +47,7 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     df: big_df, a row per run;
     x, y: config columns, their values side by side in order;
     metric, epoch: as in `metric_against`;
-    log: colours by the logarithm.
+    log: colors by the logarithm.
     A cell is the mean of its runs that count, grey without a run, a cross if none of its runs counts. A cell that lost
     runs says how many of all count, as 2/3, or has a dot in its corner if numbers have no room. The best cell is
     framed, dashed if it lost runs. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError for
@@ -68,9 +68,9 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     descends = tables.lower_is_better(df, grid.metrics[0])
     best = finite.min() if descends else finite.max()
     norm = (LogNorm if log and finite.min() > 0 else Normalize)(finite.min(), finite.max())
-    colours = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
+    colors = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
     for axes, cells in panels:
-        image = axes.pcolormesh(np.ma.masked_invalid(cells.means), norm=norm, cmap=colours, edgecolors="white",
+        image = axes.pcolormesh(np.ma.masked_invalid(cells.means), norm=norm, cmap=colors, edgecolors="white",
                                 linewidth=0.5)
         _mark_cells(axes, cells, image, best)
         for runs in cells.counted[cells.counted > 0]:
@@ -192,8 +192,8 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*heights, height], 1)], 2)
     is_lossy = (table["runs"] < table["total"]).to_numpy()
     ramp = mpl.colormaps["viridis"](np.linspace(0, 0.92, 256))  # the brightest yellow is lost on paper
-    colours = ListedColormap(ramp[::-1] if tables.lower_is_better(df, drawn[0]) else ramp)
-    axes.add_collection(LineCollection(lines, array=table["value"].to_numpy(), cmap=colours, linewidth=1.1, alpha=0.8,
+    colors = ListedColormap(ramp[::-1] if tables.lower_is_better(df, drawn[0]) else ramp)
+    axes.add_collection(LineCollection(lines, array=table["value"].to_numpy(), cmap=colors, linewidth=1.1, alpha=0.8,
                                        linestyles=np.where(is_lossy, "--", "-").tolist(),
                                        rasterized=len(table) > 500))
     for position, (name, axis) in enumerate(zip(names, coordinates, strict=True)):

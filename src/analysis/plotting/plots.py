@@ -84,7 +84,7 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
     df: big_df, a row per run;
     metric: a stats column, or a regular expression for several (drawn in different line styles); None: those that runs
         are ranked by. By step, a column of steps.csv, as 'grad_norm'; None: its loss;
-    rows, columns, legend, style: config columns; legend (colour), style (line style); legend='run' draws each run;
+    rows, columns, legend, style: config columns; legend (color), style (line style); legend='run' draws each run;
     spread: of the band around a mean: 'standard error', '95% confidence' (Student's t), 'standard deviation', 'range'
         or None;
     best_so_far: each run's best value until each epoch;
@@ -100,7 +100,7 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         df, metric = with_step_curves(df), curve_column(metric)
     grid = Grid(df, metric, rows, columns, legend, spread, style=style)
     cut_lines = without_value = 0
-    width = 1.5 if len(grid.colours) <= figure_layout.MAX_LEGEND_ENTRIES else 0.8
+    width = 1.5 if len(grid.colors) <= figure_layout.MAX_LEGEND_ENTRIES else 0.8
     for panel in grid.panels():
         for line in grid.lines(panel.runs):
             for name, metric_style in zip(grid.metrics, itertools.cycle(figure_layout.LINE_STYLES), strict=False):
@@ -115,10 +115,10 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
                     grid.record_mean(len(counted))
                     cut_lines += any(curve.index[-1] > mean.index[-1] for curve in counted)
                     band = figure_layout.spread_bounds(mean, spread, log_y) if spread and len(counted) > 1 else None
-                    _draw_mean(panel.axes, mean.mean(axis=1), band, line.colour, style=line.style if style else
+                    _draw_mean(panel.axes, mean.mean(axis=1), band, line.color, style=line.style if style else
                                metric_style, linewidth=width)
                 for curve in rest:
-                    panel.axes.plot(curve.index, curve, line.style if style else metric_style, color=line.colour,
+                    panel.axes.plot(curve.index, curve, line.style if style else metric_style, color=line.color,
                                     linewidth=0.6, alpha=0.5, marker="." if len(curve) == 1 else "")
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure_layout.set_log_axes(panel.axes, log_x, log_y)
@@ -128,11 +128,11 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
     return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
 
-def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | None, colour: Any, style: str,
+def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | None, color: Any, style: str,
                linewidth: float) -> None:
-    axes.plot(mean.index, mean, style, color=colour, linewidth=linewidth, marker="o" if len(mean) == 1 else "")
+    axes.plot(mean.index, mean, style, color=color, linewidth=linewidth, marker="o" if len(mean) == 1 else "")
     if band:
-        axes.fill_between(mean.index, *band, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(mean.index, *band, color=color, alpha=0.18, linewidth=0)
 
 
 def _curves_of(runs: pd.DataFrame, name: str, descends: bool | None) -> dict[Hashable, pd.Series]:
@@ -182,15 +182,15 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     worse_edge = 0.97 if tables.lower_is_better(df, grid.metrics[0]) else 0.03  # fraction of the panel's height
     for panel in grid.panels():
         for number, line in enumerate(grid.lines(panel.runs, diverged=True)):
-            x = axis.positions(line.runs[parameter], number - (len(grid.colours) - 1) / 2)
+            x = axis.positions(line.runs[parameter], number - (len(grid.colors) - 1) / 2)
             y = scores[line.runs.index].to_numpy()
             diverged = (line.runs["end"] == run_folder.DIVERGED).to_numpy()
-            panel.axes.plot(x, y, "o", color=line.colour, alpha=0.5, markersize=4.5, markeredgewidth=0,
+            panel.axes.plot(x, y, "o", color=line.color, alpha=0.5, markersize=4.5, markeredgewidth=0,
                             rasterized=len(df) > 500)
             if diverged.any():
-                panel.axes.plot(x[diverged], np.full(diverged.sum(), worse_edge), "x", color=line.colour,
+                panel.axes.plot(x[diverged], np.full(diverged.sum(), worse_edge), "x", color=line.color,
                                 transform=panel.axes.get_xaxis_transform())
-            for values in _draw_means(panel.axes, x, y, line.colour, "-" if axis.numeric else "", spread, log_y):
+            for values in _draw_means(panel.axes, x, y, line.color, "-" if axis.numeric else "", spread, log_y):
                 grid.record_mean(len(values))
         figure_layout.set_log_axes(panel.axes, False, log_y)
         axis.format_axis(panel.axes)
@@ -198,20 +198,20 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
                        diverged="shown as crosses", metric_styles=False)
 
 
-def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, colour: object, line: str, spread: str | None,
+def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, color: object, line: str, spread: str | None,
                 log: bool) -> list[pd.Series]:
     """Draw the mean of y at each x, joined by a line, with bars for the spread. Return the values of each mean."""
     groups = [(position, pd.Series(y[(x == position) & np.isfinite(y)])) for position in np.unique(x)]
     groups = [(position, values) for position, values in groups if len(values)]
     if not groups:
         return []
-    axes.plot([position for position, _ in groups], [values.mean() for _, values in groups], line or "_", color=colour,
+    axes.plot([position for position, _ in groups], [values.mean() for _, values in groups], line or "_", color=color,
               markersize=9)
     several = [(position, values) for position, values in groups if len(values) > 1]
     if spread and several:
         bounds = [figure_layout.spread_bounds(values.to_frame().T, spread, log) for _, values in several]
         axes.vlines([position for position, _ in several], [float(low.iloc[0]) for low, _ in bounds],
-                    [float(high.iloc[0]) for _, high in bounds], color=colour, linewidth=1)
+                    [float(high.iloc[0]) for _, high in bounds], color=color, linewidth=1)
     return [values for _, values in groups]
 
 
@@ -243,7 +243,7 @@ def averaged_against_last(df: pd.DataFrame, metric: str | None = None, *, epoch:
         panel.axes.axline((low, low), (high, high) if high > low else (low + 1, low + 1), color=figure_layout.GREY,
                           linestyle="--", linewidth=0.8)
         for line in grid.lines(panel.runs):
-            panel.axes.plot(table[last][line.runs.index], table[averaged][line.runs.index], "o", color=line.colour,
+            panel.axes.plot(table[last][line.runs.index], table[averaged][line.runs.index], "o", color=line.color,
                             alpha=0.6, markersize=4.5, markeredgewidth=0, rasterized=len(df) > 500)
         figure_layout.set_log_axes(panel.axes, log and low > 0, log and low > 0)
         limits = (low / 1.1, high * 1.1) if log and low > 0 else (low - margin, high + margin)
@@ -334,17 +334,17 @@ def _aggregate(df: pd.DataFrame, name: str, function: str, hint: str | None) -> 
 
 
 def _draw_dots(axes: Axes, table: pd.DataFrame, values: pd.Series | None) -> list[Line2D]:
-    """Draw a dot for each row, coloured by its first run's value, hollow if it lost runs. Return the legend entries."""
+    """Draw a dot for each row, colored by its first run's value, hollow if it lost runs. Return the legend entries."""
     distinct = [None] if values is None else levels(values)
     keys = [None if values is None else cell_key(values[members[0]]) for members in table["members"]]
     handles = []
-    for level, colour in zip(distinct, figure_layout.choose_colours(distinct), strict=True):
+    for level, color in zip(distinct, figure_layout.choose_colors(distinct), strict=True):
         rows = table[[key == cell_key(level) for key in keys]]
         is_lossy = rows["runs"] < rows["total"]
-        for part, fill in ((rows[~is_lossy], colour), (rows[is_lossy], "none")):
-            axes.plot(part["cost"], part["value"], "o", color=colour, alpha=0.65, markersize=5, markerfacecolor=fill,
+        for part, fill in ((rows[~is_lossy], color), (rows[is_lossy], "none")):
+            axes.plot(part["cost"], part["value"], "o", color=color, alpha=0.65, markersize=5, markerfacecolor=fill,
                       markeredgewidth=1.0 if fill == "none" else 0)
-        handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", label=format_value(level)))
+        handles.append(Line2D([], [], color=color, marker="o", linestyle="none", label=format_value(level)))
     return [] if values is None else figure_layout.thin_out(handles)
 
 

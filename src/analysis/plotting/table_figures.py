@@ -141,12 +141,12 @@ def _draw_dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Serie
             sheet.axes.plot([x_of(tick)] * 2, [sheet.middle(-0.5), bottom], color="#e4e4e4", linewidth=0.6, zorder=0)
             sheet.axes.text(x_of(tick), bottom + 0.04, f"{tick:.6g}", fontsize=7, ha="center", va="top")
     for row, (row_values, rank, mean) in enumerate(zip(values, table["rank"], table["value"], strict=True)):
-        colour, height = ORANGE if rank == 1 else BLUE, sheet.middle(row)
-        sheet.axes.plot(x_of(row_values), np.full(len(row_values), height), "o", color=colour, alpha=0.4,
+        color, height = ORANGE if rank == 1 else BLUE, sheet.middle(row)
+        sheet.axes.plot(x_of(row_values), np.full(len(row_values), height), "o", color=color, alpha=0.4,
                         markersize=4.5, markeredgewidth=0)
         error = row_values.std(ddof=1) / np.sqrt(len(row_values)) if len(row_values) > 1 else 0.0
-        sheet.axes.plot([x_of(mean - error), x_of(mean + error)], [height] * 2, color=colour, linewidth=1.4)
-        sheet.axes.plot(x_of(mean), height, "|", color=colour, markersize=9, markeredgewidth=1.8)
+        sheet.axes.plot([x_of(mean - error), x_of(mean + error)], [height] * 2, color=color, linewidth=1.4)
+        sheet.axes.plot(x_of(mean), height, "|", color=color, markersize=9, markeredgewidth=1.8)
 
 
 class _Sheet:

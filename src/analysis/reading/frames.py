@@ -84,7 +84,7 @@ def parameter_columns(runs: Columns) -> dict[str, np.ndarray]:
 
 def _with_defaults(runs: Columns, layouts: Mapping[str, _Layout], parameters: Mapping[str, np.ndarray]
                    ) -> dict[str, np.ndarray]:
-    """The parameters that are newer than some config.yaml. A default means the behaviour before the parameter existed.
+    """The parameters that are newer than some config.yaml. A default means the behavior before the parameter existed.
     """
     lacking = {text: set(_DEFAULTS).difference(layout.parameters)
                for text, layout in layouts.items() if layout.has_config}

@@ -50,7 +50,7 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     """Choose what to cancel; None if nothing of it is pending or running.
 
     observations: of the batches that were named and of those that hold the named runs
-    batches, runs: normalised paths of the batches and run folders that were named
+    batches, runs: normalized paths of the batches and run folders that were named
     state_names: cancel only runs in one of these states (None: all that are pending or running)
     by_id: also runs in the state unknown that have Slurm jobs by the journal
     BatchError if a Slurm job to cancel is a worker that has other runs too, or if a batch is a copy.

@@ -47,8 +47,8 @@ def test_best_cell_is_framed_and_the_brightest(digits: pd.DataFrame, metric: str
     values = axes.collections[0].get_array()
     at = tuple(int(place) for place in (frame.get_y(), frame.get_x()))
     assert values[at] == best(values.ravel())  # type: ignore[operator]
-    colours = axes.collections[0].to_rgba(values)[..., :3].sum(-1)
-    assert colours[at] == colours.max()
+    colors = axes.collections[0].to_rgba(values)[..., :3].sum(-1)
+    assert colors[at] == colors.max()
 
 
 def test_cells_without_runs_are_grey_and_diverged_ones_crossed(digits: pd.DataFrame) -> None:

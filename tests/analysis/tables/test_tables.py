@@ -170,7 +170,7 @@ def test_two_settings_are_compared_by_welchs_test() -> None:
 
 
 def test_rank_is_one_more_than_the_number_of_better_settings() -> None:
-    # each is like its neighbour, and the last is not like the first
+    # each is like its neighbor, and the last is not like the first
     table = ranked([[0.90, 0.902], [0.899, 0.901], [0.880, 0.882], [0.879, 0.881]])
     assert table["rank"].tolist() == [1, 1, 3, 3]
 

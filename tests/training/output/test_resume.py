@@ -28,13 +28,13 @@ from src.training.components import TrainingComponents
 from src.training.experiment import Experiment, run_epochs
 from src.training.output import resume
 from src.training.steps.forward import find_compiler
-from tests.training.tasks import Centred
+from tests.training.tasks import Centered
 from tests.training.toys import make_toy, toy_classes, train_toy
 
 
 def own(net: nn.Module, **options: Any) -> TrainingComponents:
-    made = training(net, task="tests.training.tasks:Centred", **options)
-    task = Centred(made.config, made.data, made.device)
+    made = training(net, task="tests.training.tasks:Centered", **options)
+    task = Centered(made.config, made.data, made.device)
     task.optimizers = made.optimizers
     return dataclasses.replace(made, task=task)
 

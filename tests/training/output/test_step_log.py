@@ -17,7 +17,7 @@ from src.errors import ConfigError
 from src.training.components import TrainingComponents
 from src.training.output import step_log
 from src.training.output.step_log import StepLog
-from tests.training.tasks import Centred
+from tests.training.tasks import Centered
 from tests.training.toys import CPU, make_toy, train_toy
 
 # a pass of 60 samples has four steps, of 16, 16, 16 and 12 samples
@@ -118,7 +118,7 @@ def _forbid_reads(monkeypatch: pytest.MonkeyPatch, function: Any, is_forbidden: 
     return wrapped
 
 
-class Logging(Centred):
+class Logging(Centered):
     """Logs a tensor in each step, a number from the third step on, and something in evaluations."""
 
     name, value = "second, half", 1.0

@@ -164,7 +164,7 @@ def test_first_process_writes_the_profile(tmp_path: Path) -> None:
 
 
 def test_unsynchronized_batch_norm_differs(tmp_path: Path) -> None:
-    """The control: without synchronising the numbers are others, and all processes have those of the first."""
+    """The control: without synchronizing the numbers are others, and all processes have those of the first."""
     def train(group: SingleProcess) -> Any:
         return trained(make(group, net(3), {"train": toy_classes(48), "test": toy_classes(41, seed=1)},
                             sync_batch_norm=False))
