@@ -191,6 +191,9 @@ def test_every_module_has_a_docstring() -> None:
     assert not silent, "a docstring's first line becomes the module's line in the tree of docs/architecture.md"
 
 
-def test_every_folder_has_a_docstring() -> None:
-    packages = [path for path in MODULES.values() if path.name == "__init__.py"]
-    assert [str(path.relative_to(ROOT)) for path in packages if not docstring(path)] == []
+def test_every_folder_says_what_it_is_for() -> None:
+    for path in sorted((ROOT / "src").rglob("__init__.py")):
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        lines = [line for line in text.splitlines() if line]
+        assert 2 <= len(lines) <= 5, f"{path}: what the folder is for, what may import it, and where to begin"
+        assert "import" in text and "begin" in text.lower(), path

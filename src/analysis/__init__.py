@@ -1,1 +1,5 @@
-"""From run folders to answers: results → filters → tables and plots → report. Neither torch nor src.submission."""
+"""From run folders to answers: filters, tables, plots, reports and comparisons. Never loads torch.
+
+Commands, notebooks and scripts import it; nothing else in src does. Begin with `report.py`, which uses all three
+subfolders: `reading` (files to frames), `tables` (frames to tables) and `plotting` (frames to figures).
+"""

@@ -1,4 +1,5 @@
 """Names and combinations of options that a config may have, checked without importing torch.
 
-Imports only `src.errors` and `src.io`; `src.config` imports it. Begin with `registered_names.py`.
+`src.config` imports it, and whoever needs a parsed option; it imports only `src.errors` and `src.io`. Begin with
+`registered_names.py`.
 """

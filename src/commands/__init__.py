@@ -1,5 +1,5 @@
 """The commands of experiments.py: their arguments and what they print; the work itself is done by the other folders.
 
 The top folder of `src`: it may import all others, inside functions where that is slow; nobody imports it but
-experiments.py, whose table names the module of each command. `add_<command>` in that module defines the arguments.
+experiments.py, where to begin: its table names the module of each command, whose `add_<command>` defines the arguments.
 """

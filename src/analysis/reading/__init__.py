@@ -1,1 +1,4 @@
-"""From run folders to data frames: read, parse, cache and filter the files of runs. Begin with `results.py`."""
+"""From run folders to data frames: read, parse, cache and filter the files of runs.
+
+All of src/analysis and the commands may import it; it imports nothing of them. Begin with `results.py`.
+"""

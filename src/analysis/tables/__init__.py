@@ -1,1 +1,4 @@
-"""From data frames to tables: rankings, summaries over seeds, queries. Imports `reading`. Begin with `tables.py`."""
+"""From data frames to tables: rankings, summaries over seeds, queries.
+
+Plots, reports and the commands may import it; it imports `reading`. Begin with `tables.py`.
+"""

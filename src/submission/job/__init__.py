@@ -1,4 +1,5 @@
 """Inside a Slurm job or local worker: claim a run, run it once, record how it ended, requeue if it must go on.
 
-Imports `system`, `spec`, `batch`, `slurm` and `status`. Begin with `attempt.py`, then `worker.py`.
+train.py, the commands, `planning` and `execution` may import it; it imports `system` to `status`. Begin with
+`attempt.py`, then `worker.py`.
 """

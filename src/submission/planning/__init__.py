@@ -1,5 +1,5 @@
-"""From the command line to a plan: which runs of which batch are submitted, how they are started, and what is printed.
+"""From the command line to a plan: which runs of which batch are submitted, how they are started, what is printed.
 
-Writes and submits nothing; `execution` does. May import all folders of `src/submission` but that. The types of the
-stages are in `submission_plan.py`; begin with `planner.py`, then `launch.py` and `sbatch_calls.py`.
+submit_multiple.py, the commands and `execution` may import it; it imports all folders below, and submits nothing. The
+types of the stages are in `submission_plan.py`; begin with `planner.py`, then `launch.py` and `sbatch_calls.py`.
 """

@@ -1,4 +1,5 @@
 """Another machine, reached by ssh and rsync: run commands, submit and download results there.
 
-Imports `system`, `spec` and `batch`. Begin with `ssh.py`, then `remote_command.py`.
+Only entry points and commands import it; it imports `system`, `spec` and `batch`. Begin with `ssh.py`, then
+`remote_command.py`.
 """

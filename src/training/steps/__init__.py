@@ -1,4 +1,5 @@
 """What happens with a batch: forward pass, loss, gradients, optimizer step, metrics.
 
-Imports `setup` and `parallel`. Begin with `task.py`; `distributed_steps.py` is its counterpart for several processes.
+src/training and train.py import it; it imports `setup` and `parallel`. Begin with `task.py`; `distributed_steps.py` is
+its counterpart for several processes.
 """
