@@ -253,7 +253,9 @@ class Attempt:
         """Record that the run has ended. Signals to stop are ignored from here on."""
         with signals.ignore_stops():
             if process.rank() == 0:
-                files.write_atomic(os.path.join(self.folder, run_folder.DONE), how + "\n")
+                with files.atomic_writer(os.path.join(self.folder, run_folder.DONE)) as file:
+                    file.write(f"{how}\n".encode())
+                    self.check()  # this host has changed the folder: a network file system lists it anew
                 run_folder.remove_resume_checkpoints(self.folder)
             self._close(how)
 

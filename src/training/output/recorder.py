@@ -78,7 +78,9 @@ class Recorder:
         if self._folder:
             path = os.path.join(self._folder, run_folder.STATS)
             lines = ",".join(self._columns), *self._earlier_rows(path)
-            files.write_atomic(path, "".join(f"{line}\n" for line in lines))
+            with files.atomic_writer(path) as file:
+                file.write("".join(f"{line}\n" for line in lines).encode())
+                self._check()  # this host has changed the folder: a network file system lists it anew
             first = os.path.basename(run_folder.arrays_name(self._first))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
                     os.path.join(self._folder, run_folder.ARRAYS)) as arrays:

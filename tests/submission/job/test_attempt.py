@@ -74,6 +74,40 @@ def record(run: Path, name: str = "attempt-1-0.json") -> dict[str, Any]:
     return json.loads((run / name).read_text())
 
 
+def test_superseded_attempt_that_sees_the_later_one_late_does_not_end_the_run(
+        run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on NFS, a folder is listed from a cache until this host changes it."""
+    listings: dict[str, list[str]] = {}
+    list_folder = os.listdir
+
+    def late(path: str) -> list[str]:
+        if any(name.endswith(".tmp") for name in list_folder(path)):
+            listings.pop(path, None)
+        return list(listings.setdefault(path, list_folder(path)))
+
+    def superseded(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        monkeypatch.setattr(os, "listdir", late)
+        check()
+        (run / "attempt-2-0.json").write_text("{}")  # on another host
+        (run / "resume-0000000001.pt").touch()  # its checkpoint
+        check()  # not seen yet
+        return "completed"
+    assert start(run, superseded) == 0
+    assert "a later attempt has taken over this run" in capsys.readouterr().err
+    assert not (run / "done").exists()
+    assert (run / "resume-0000000001.pt").exists()
+    assert record(run)["how"] is None
+
+
+def test_output_dir_of_a_spec_yaml_is_not_used_and_a_note_says_so(run: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "spec.yaml").write_text("batch_size: 8\noutput_dir: elsewhere\n")
+    assert start(run) == 0
+    note = f"spec.yaml: output_dir is not used, as a spec.yaml runs in its own folder, {run};"
+    assert note in capsys.readouterr().out
+    assert (run / "done").exists()
+
+
 def test_run_is_claimed_recorded_and_done(run: Path) -> None:
     assert start(run) == 0
     assert {path.name for path in run.iterdir()} == {"attempt-1-0.json", "claim-1", "done", "executed", "spec.yaml"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -56,6 +57,36 @@ def test_new_attempt_starts_with_empty_files(tmp_path: Path) -> None:
 
 class _Fenced(Exception):
     pass
+
+
+def test_earlier_attempt_finds_the_later_one_before_it_replaces_the_rows(tmp_path: Path) -> None:
+    """As on NFS: the folder is listed anew only after a change by this host."""
+    listing = [run_folder.attempt_name(1, 0)]
+
+    def check() -> None:
+        if any(name.endswith(".tmp") for name in os.listdir(tmp_path)):
+            listing[:] = os.listdir(tmp_path)
+        if run_folder.attempt_name(2, 0) in listing:
+            raise _Fenced
+
+    (tmp_path / run_folder.attempt_name(2, 0)).touch()
+    (tmp_path / run_folder.STATS).write_text("rows of the later attempt\n")
+    with pytest.raises(_Fenced), Recorder(str(tmp_path), COLUMNS, check):
+        pass
+    assert (tmp_path / run_folder.STATS).read_text() == "rows of the later attempt\n"
+    assert len(list(tmp_path.iterdir())) == 2, "a temporary file is left"
+
+
+def test_rows_of_a_superseded_attempt_go_to_the_replaced_file(tmp_path: Path) -> None:
+    """An earlier attempt that does not see the later one yet writes on; the rows are those of the later one."""
+    with Recorder(str(tmp_path), COLUMNS, _nothing) as earlier:
+        earlier.write_row(_row(1))
+        with Recorder(str(tmp_path), COLUMNS, _nothing) as later:
+            for epoch in (1, 2, 3):
+                later.write_row(_row(epoch, **{"train/loss": 0.5}))
+                earlier.write_row(_row(epoch + 1))
+    frame = pd.read_csv(tmp_path / run_folder.STATS)
+    assert (list(frame["epoch"]), set(frame["train/loss"])) == ([1, 2, 3], {0.5})
 
 
 def test_nothing_is_written_after_a_later_attempt_took_over(tmp_path: Path) -> None:
