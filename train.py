@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from src.datasets.data import Data
-    from src.training.parallel.distributed import ProcessInfo
+    from src.training.parallel.rendezvous import ProcessInfo
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -52,7 +52,8 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
         with join_processes(config, _process_info(folder)) as group:
             try:
                 components = build(config, folder, group)
-                outcomes = [outcome for _row, _model, outcome in run_epochs(components, folder, check, signals.on_stop)]
+                outcomes = [outcome for _row, _model, outcome in run_epochs(
+                    components, folder, check, signals.on_stop, shows_progress=sys.stdout.isatty())]
             except SavedAndExit:
                 if stop_signal := group.max(signals.stop_signal or 0):  # not every process has to receive the signal
                     raise Stopped(stop_signal) from None
@@ -84,7 +85,7 @@ def count_processes(config: Config) -> int:
 
 def _process_info(folder: str | None) -> ProcessInfo:
     """Return the rank of this process, and where the processes of its start meet."""
-    from src.training.parallel.distributed import ProcessInfo
+    from src.training.parallel.rendezvous import ProcessInfo
 
     numbers = process.rank(), process.world_size(), process.local_rank()
     if local_folder := os.environ.get(multi_gpu.RENDEZVOUS):

@@ -12,7 +12,8 @@ import torch
 import torch._dynamo  # DistributedDataParallel imports it: once here instead of in each process
 
 from src.config import Config
-from src.training.parallel.distributed import ProcessInfo, SingleProcess, join_processes
+from src.training.parallel.distributed import SingleProcess, join_processes
+from src.training.parallel.rendezvous import ProcessInfo
 
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 

@@ -11,6 +11,7 @@ _PREFIX = "SLURM_"
 # These locate the cluster; every other SLURM_* variable describes the Slurm job that this process is part of.
 _CLUSTERS = "SLURM_CLUSTERS"
 _CLUSTER = ("SLURM_CONF", _CLUSTERS, "SLURM_JWT")
+_STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 # Defaults of options of Slurm's commands, for example SQUEUE_PARTITION: a filter would hide jobs.
 _OPTION_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCTMGR_")
 # Variables of sbatch that override the lines of a script: SBATCH_QOS is --qos. Values of flags are ignored by sbatch.
@@ -67,7 +68,14 @@ def rank() -> int:
 
 def world_size() -> int:
     """Return the number of processes of this job step; 1 in a batch script, which srun did not start."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return int(os.environ.get(_STEP_TASKS, "1"))
+
+
+def single_process_setting() -> str:
+    """Return what to write before a command so that it does not wait for the other processes of its job step; empty if
+    it is the only one.
+    """
+    return f"{_STEP_TASKS}=1" if world_size() > 1 else ""
 
 
 def local_rank() -> int:

@@ -17,7 +17,7 @@ from src.tracking.trackers import Trackers
 from src.training.components import TrainingComponents
 from src.training.evaluation_phase import EvaluationPhase, EvaluationPlan, averaged_model, evaluation_batch_size
 from src.training.output import resume
-from src.training.output.log import epoch_line, header_lines, open_log
+from src.training.output.log import epoch_line, header_lines, open_log, progress
 from src.training.output.recorder import Recorder, Row
 from src.training.output.step_log import StepRow
 from src.training.setup import facts, summary
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 
 def run_epochs(components: TrainingComponents, folder: str | None, check: Callable[[], None],
-               on_stop: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None
-               ) -> Iterator[tuple[Row, nn.Module, str | None]]:
+               on_stop: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None,
+               shows_progress: bool = False) -> Iterator[tuple[Row, nn.Module, str | None]]:
     """Train, resuming from the newest saved state in `folder`. Yield after each epoch: its row of stats.csv, the model,
     and how the training ended, or None while it goes on.
 
@@ -46,6 +46,7 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     check: raises if a later attempt has taken over the run.
     on_stop: context manager that calls a function when the training has to stop. The training then saves its state and
     raises resume.SavedAndExit.
+    shows_progress: print a line for each epoch, unless the log goes to stdout anyway.
     """
     config, writes = components.config, components.group.is_first
     check = check if writes else lambda: None
@@ -54,7 +55,7 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     if saved_state:
         experiment.restore(saved_state)
     output_folder = folder if writes else None
-    with (open_log(folder, config.log_to_stdout, silent=not writes) as log,
+    with (open_log(folder, config.log_to_stdout, not writes, shows_progress) as log,
           Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
           Trackers(config, experiment.facts, folder, log, silent=not writes) as trackers,
           system.SystemMonitor(config, str(components.device), output_folder, log) as system_monitor,
@@ -72,14 +73,14 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
             with experiment.measure("logging"):
                 recorder.write_arrays(epoch, experiment.arrays)
                 recorder.write_row(row)
-                log.info(epoch_line(row, experiment.epochs[-1]))
+                progress(log).info(epoch_line(row, experiment.epochs[-1]))
                 trackers.log(row, experiment.view())
                 for name in experiment.checkpoint_names(epoch):
                     recorder.write_checkpoint(name, config, row, components.model, experiment.averaged)
             if experiment.outcome:
                 for line in experiment.profile.text().splitlines() if experiment.profile else ():
                     log.info(line)
-                log.info(experiment.outcome)
+                progress(log).info(experiment.outcome)
                 trackers.end = experiment.outcome
             yield row, components.model, experiment.outcome
             if experiment.outcome:

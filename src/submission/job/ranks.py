@@ -14,6 +14,7 @@ from src.submission.system import process
 
 FOLLOW_TIMEOUT = 600.0  # seconds that the others wait for the first process, whose node may be slow to start
 _POLL_INTERVAL = 0.2  # seconds
+_SILENCE = 5.0  # seconds before it is printed who is waited for
 _TORCHRUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -57,6 +58,8 @@ def wait_for_attempt(folder: str) -> tuple[int, int] | None:
     BatchError if neither is recorded within ten minutes.
     """
     start, deadline = start_id(), time.monotonic() + FOLLOW_TIMEOUT
+    message: str | None = (f"{folder}: rank {process.rank()} of {process.world_size()} processes waits for rank 0 to "
+                           f"start the run, at most {FOLLOW_TIMEOUT / 60:.0f} minutes")
     while time.monotonic() < deadline:
         try:
             run = RunFolder.read(folder)
@@ -67,6 +70,9 @@ def wait_for_attempt(folder: str) -> tuple[int, int] | None:
         if attempt := claims.attempt_of_start(run, start):
             ticket, number, has_ended = attempt
             return None if has_ended else (ticket, number)
+        if message and time.monotonic() > deadline - FOLLOW_TIMEOUT + _SILENCE:
+            print(message, flush=True)
+            message = None
         time.sleep(_POLL_INTERVAL)
     raise BatchError(f"process {process.rank()} of {process.world_size()} waited {FOLLOW_TIMEOUT / 60:.0f} minutes for "
                      "the first process", where=folder, hint="see its log; `-r BATCH` resubmits the run")

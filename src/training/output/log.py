@@ -20,33 +20,51 @@ if TYPE_CHECKING:
 
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {level: <7} | {message}"
 _KEY = "gridiron_run"  # key of a run's log records; a host program may use the key `run` itself
+_PROGRESS = "gridiron_progress"  # key of those records that a terminal shows
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def open_log(folder: str | None, to_stdout: bool, silent: bool = False) -> Iterator[Logger]:
+def open_log(folder: str | None, to_stdout: bool, silent: bool = False, shows_progress: bool = False
+             ) -> Iterator[Logger]:
     """Yield a logger that writes to training.log in the folder, and to stdout if `to_stdout` or without a folder.
 
+    shows_progress: without the log, stdout gets the records of `progress`, and warnings.
     silent: it writes nothing. What other code logs by loguru during the run is in its log as well. Sinks of a host
     program are left unchanged.
     """
     run = next(_numbers)
     _exclude_runs_from_default_sink()
+
+    def is_of_run(record: Record) -> bool:
+        return record["extra"].get(_KEY) in (None, run)
+
+    def is_progress(record: Record) -> bool:
+        return is_of_run(record) and (_PROGRESS in record["extra"] or record["level"].name != "INFO")
+
     with contextlib.ExitStack() as stack:
-        sinks: list[Any] = []
+        sinks: list[tuple[Any, str, Any]] = []
         if folder and not silent:
             descriptor = files.open_for_append(os.path.join(folder, run_folder.LOG))
-            sinks.append(stack.enter_context(open(descriptor, "a", buffering=1, encoding="utf-8")))
+            sinks.append((stack.enter_context(open(descriptor, "a", buffering=1, encoding="utf-8")), _FORMAT,
+                          is_of_run))
         if (to_stdout or not folder) and not silent:
-            sinks.append(_print)
-        ids = [logger.add(sink, format=_FORMAT, level="INFO", colorize=False,
-                          filter=lambda record: record["extra"].get(_KEY) in (None, run)) for sink in sinks]
+            sinks.append((_print, _FORMAT, is_of_run))
+        elif shows_progress and not silent:
+            sinks.append((_print, "{message}", is_progress))
+        ids = [logger.add(sink, format=line_format, level="INFO", colorize=False, filter=is_shown)
+               for sink, line_format, is_shown in sinks]
         try:
             yield logger.bind(**{_KEY: run})
         finally:
             for sink_id in ids:
                 with contextlib.suppress(ValueError):  # the host removed every sink
                     logger.remove(sink_id)
+
+
+def progress(log: Logger) -> Logger:
+    """Return a logger whose records a terminal shows too."""
+    return log.bind(**{_PROGRESS: True})
 
 
 def _print(line: str) -> None:
@@ -74,7 +92,7 @@ class Progress:
     """
 
     def __init__(self, log: Logger, label: str, interval: float) -> None:
-        self._log, self._label, self._interval = log, label, interval
+        self._log, self._label, self._interval = progress(log), label, interval
         self.due = perf_counter() + interval if interval else math.inf
 
     def report(self, done: int, total: int) -> None:

@@ -3,12 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -17,14 +12,13 @@ from torch import Tensor, nn
 
 from src.checks import user_code
 from src.config import Config
-from src.errors import BatchError, ConfigError
-from src.io import files
+from src.errors import ConfigError
+from src.training.parallel import rendezvous
+from src.training.parallel.rendezvous import ProcessInfo
 from src.training.setup.facts import choose_device, micro_batch_size
 
 T = TypeVar("T")
 CONTINUE, SAVE, EXIT = range(3)  # requests of a process after a step; all processes follow the highest one
-RENDEZVOUS_TIMEOUT = timedelta(minutes=30)  # another process may have to download the data first
-_POLL_INTERVAL = 0.2  # seconds
 
 
 class SingleProcess:
@@ -161,24 +155,6 @@ def _unpack(packed: Tensor) -> Any:
     return torch.load(io.BytesIO(packed.numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
-@dataclass(frozen=True)
-class ProcessInfo:
-    """A process among those of its start, and where they meet.
-
-    local_rank: rank on its node.
-    rendezvous_folder: one that all processes can access.
-    rendezvous_name: of a file in it, which no other start uses.
-    is_single_node: whether all processes run on this machine.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    rendezvous_folder: str | None = None
-    rendezvous_name: str = "meeting"
-    is_single_node: bool = False
-
-
 @contextlib.contextmanager
 def join_processes(config: Config, info: ProcessInfo) -> Iterator[SingleProcess]:
     """Connect the processes of a start, by NCCL on GPUs and by Gloo on CPUs, and yield their group.
@@ -192,11 +168,10 @@ def join_processes(config: Config, info: ProcessInfo) -> Iterator[SingleProcess]
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _check(config, info.size)
-    options = _rendezvous(info)
+    store = rendezvous.meet(info)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank=info.rank,
-                            world_size=info.size, timeout=RENDEZVOUS_TIMEOUT, **options)
-    if info.rank == 0 and "store" in options:
-        os.unlink(os.path.join(info.rendezvous_folder or "", info.rendezvous_name))
+                            world_size=info.size, timeout=rendezvous.TIMEOUT, store=store)
+    rendezvous.remove_file(info)
     group = WorkerGroup(info.rank, info.size, device)
     yield group
     group.close()  # not after an error, when other processes may have died
@@ -233,35 +208,6 @@ def max_processes(config: Config) -> int:
             user_code.load(config.task, "task"), "several_processes", False):
         return 1
     return micro_batch_size(config)
-
-
-def _rendezvous(info: ProcessInfo) -> dict[str, Any]:
-    """Return the options of init_process_group by which the processes find each other.
-
-    On a single machine, by a file. Otherwise by MASTER_ADDR and MASTER_PORT if they are set, as torchrun does; else the
-    first process writes its address to the run folder.
-    """
-    if info.is_single_node:
-        return {"init_method": f"file://{info.rendezvous_folder}/{info.rendezvous_name}"}
-    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        return {"init_method": "env://"}
-    assert info.rendezvous_folder is not None, "several processes need a common folder"
-    path = os.path.join(info.rendezvous_folder, info.rendezvous_name)
-    if info.rank == 0:
-        host = socket.gethostname()
-        server = socket.create_server((host, 0))  # not on every address of the node
-        port = server.getsockname()[1]
-        store = dist.TCPStore(host, port, info.size, True, RENDEZVOUS_TIMEOUT, wait_for_workers=False,
-                              master_listen_fd=server.detach())
-        files.write_json(path, {"host": host, "port": port})
-        return {"store": store}
-    end = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
-    while not (address := files.read_json(path)):
-        if time.monotonic() > end:
-            raise BatchError("the first process did not write its address", where=path,
-                             hint="see its log for the reason")
-        time.sleep(_POLL_INTERVAL)
-    return {"store": dist.TCPStore(address["host"], address["port"], info.size, False, RENDEZVOUS_TIMEOUT)}
 
 
 def is_peer_loss(error: BaseException) -> bool:

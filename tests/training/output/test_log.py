@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from src.training.output.log import Progress, epoch_line, open_log
+from src.training.output.log import Progress, epoch_line, open_log, progress
 from src.training.output.recorder import stats_columns
 
 
@@ -31,6 +31,23 @@ def test_lines_go_to_stdout_if_requested_or_without_a_folder(tmp_path: Path, cap
     with open_log(str(tmp_path) if in_folder else None, to_stdout=in_folder) as log:
         log.info("hello")
     assert capsys.readouterr().out.endswith("hello\n")
+
+
+def test_terminal_shows_progress_and_warnings_unless_it_shows_the_log(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], no_default_sink: None) -> None:
+    for to_stdout in (False, True):
+        with open_log(str(tmp_path), to_stdout, shows_progress=True) as log:
+            log.info("a fact")
+            progress(log).info("epoch 1")
+            log.warning("careful")
+        lines = capsys.readouterr().out.splitlines()
+        if to_stdout:
+            assert [line.rpartition("| ")[2] for line in lines] == ["a fact", "epoch 1", "careful"]
+        else:
+            assert lines == ["epoch 1", "careful"]
+    with open_log(str(tmp_path), False) as log:
+        progress(log).info("epoch 1")
+    assert capsys.readouterr().out == ""
 
 
 def test_two_runs_have_separate_logs_and_host_sinks_stay(tmp_path: Path, no_default_sink: None) -> None:

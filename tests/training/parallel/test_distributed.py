@@ -28,7 +28,8 @@ from src.training.experiment import run_epochs
 from src.training.output import resume
 from src.training.output.recorder import Row
 from src.training.parallel.data_shards import DataShard
-from src.training.parallel.distributed import SINGLE_PROCESS, ProcessInfo, SingleProcess, WorkerGroup, _device
+from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess, WorkerGroup, _device
+from src.training.parallel.rendezvous import ProcessInfo
 from src.training.parallel.sync_batch_norm import synchronize_batch_norms
 from src.training.setup.facts import micro_batch_size
 from src.training.steps.batches import ordered_batches, shuffled_batches
