@@ -34,7 +34,8 @@ test: $(ENVIRONMENT) ## run all tests, including those on a real Slurm if it is 
 
 chaos: $(ENVIRONMENT) ## inject faults into runs, connections and a real Slurm; verify exactly-once execution and results
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
-		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_remote.py
+		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_lag.py \
+		tests/test_slurm_remote.py
 
 environment: $(ENVIRONMENT) ## install requirements.lock into .venv; the other targets do so too
 
@@ -45,8 +46,8 @@ lint: $(ENVIRONMENT) ## run ruff, mypy (on the layers without torch) and shellch
 	@.venv/bin/mypy
 	@.venv/bin/shellcheck --external-sources *.sh .ci/run tests/cluster/*.sh
 
-cluster: ## start a four-node Slurm on this machine (needs root, slurm-wlm slurmdbd munge mariadb-server)
-	@tests/cluster/up.sh
+cluster: ## start a four-node Slurm here (root, slurm-wlm slurmdbd munge mariadb-server); LAG=1: on slow shared files
+	@LAG=$(LAG) tests/cluster/up.sh
 
 cluster-down: ## stop that Slurm and remove its files
 	@tests/cluster/down.sh

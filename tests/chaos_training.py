@@ -22,7 +22,7 @@ from src.submission.status import status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 from src.submission.system import process
-from tests.conftest import ROOT, Slurm
+from tests.conftest import CLUSTER, ROOT, Slurm
 from tests.test_chaos import SEED, daemons, repair_cluster, start_daemon
 from tests.test_interrupted import SPEC, assert_same
 
@@ -81,7 +81,7 @@ class Killer:
         """Start nodes again some time after Slurm has marked them as down."""
         for node, since in list(self.dead.items()):
             if all_nodes or time.monotonic() > since + 25:
-                start_daemon(self.slurm, "slurmd", "-D", "-N", node)
+                start_daemon(self.slurm, str(CLUSTER / "node.sh"), str(self.slurm.folder), node)
                 del self.dead[node]
         if all_nodes:
             repair_cluster(self.slurm)

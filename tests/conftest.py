@@ -59,6 +59,11 @@ class Slurm:
 
     folder: Path
 
+    @property
+    def has_lag(self) -> bool:
+        """Whether the nodes see changes in `folder / "shared"` late."""
+        return (self.folder / "lag").exists()
+
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
         """Run a command. Returns what it prints, stripped; fails the test if the command fails."""
         result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
@@ -90,6 +95,15 @@ class Slurm:
         return state
 
 
+def _lag_settings() -> dict[str, str]:
+    """Settings of up.sh for a folder whose changes nodes see late, which only the tests of that use; fewer seconds than
+    usual, unless faults are injected for hours.
+    """
+    if not shutil.which("bindfs") or not os.access("/dev/fuse", os.W_OK):
+        return {}
+    return {"LAG": "1", "LAG_SECONDS": "30" if os.environ.get("GRIDIRON_CHAOS") == "1" else "4"}
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A real four-node Slurm on this machine, started for the session, or the one in $GRIDIRON_CLUSTER, which is kept.
@@ -104,7 +118,8 @@ def slurm() -> Iterator[Slurm]:
     folder = Path(existing or tempfile.mkdtemp(prefix="gridiron-slurm-"))
     previous = os.environ.get("SLURM_CONF")
     try:
-        subprocess.run([CLUSTER / "up.sh", folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([CLUSTER / "up.sh", folder], check=True, stdout=subprocess.DEVNULL,
+                       env=os.environ if existing else {**os.environ, **_lag_settings()})
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
         yield Slurm(folder)
     finally:

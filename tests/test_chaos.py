@@ -20,7 +20,7 @@ import pytest
 
 from src.submission.status import status
 from src.submission.status.observe import observe
-from tests.conftest import ROOT, Slurm
+from tests.conftest import CLUSTER, ROOT, Slurm
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
 __all__ = ["fake_slurm"]  # the fixture
@@ -158,7 +158,7 @@ def daemons(slurm: Slurm, name: str) -> list[int]:
 
 def start_daemon(slurm: Slurm, *command: str) -> None:
     """Start a daemon of the cluster again, as tests/cluster/up.sh does."""
-    with open(slurm.folder / "log" / f"{command[0]}-again.out", "a") as log:
+    with open(slurm.folder / "log" / f"{Path(command[0]).name}-again.out", "a") as log:
         subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
                          env={**os.environ, "GRIDIRON_CLUSTER_DAEMON": str(slurm.folder)})
 
@@ -362,7 +362,7 @@ def test_lost_node_under_a_run(project: Project, slurm: Slurm) -> None:
     try:
         slurm.wait(job, "PENDING", seconds=90)  # requeued, since the node does not answer
     finally:
-        start_daemon(slurm, "slurmd", "-D", "-N", "node1")
+        start_daemon(slurm, str(CLUSTER / "node.sh"), str(slurm.folder), "node1")
     run, = (path for path in project.batch("lost").iterdir() if path.name[0].isdigit())
     slurm.restart(job, (run / "attempt-1-1.json").exists)
     (project.batch("lost") / "go").touch()

@@ -4,6 +4,9 @@
 #
 #   tests/cluster/up.sh [FOLDER]        then: export SLURM_CONF=FOLDER/slurm.conf
 #
+# With LAG=1 in the environment, each node sees changes in FOLDER/shared up to 30 seconds late ($LAG_SECONDS), as on a
+# slow network file system; this requires bindfs and /dev/fuse.
+#
 # Requires root and Debian's slurm-wlm, slurmdbd, munge and mariadb-server, but neither systemd nor files in /etc: every
 # daemon has its socket, key and logs in FOLDER, and listens on a free port. A running cluster in FOLDER is kept; a broken
 # one is removed first. Jobs run as root, so use it only on a machine that nobody else uses.
@@ -13,6 +16,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$(realpath -m "${1:-${TMPDIR:-/tmp}/gridiron-slurm}")
 host=${HOSTNAME%%.*}
 nodes=4
+lag=${LAG:+${LAG_SECONDS:-30}}
 
 export SLURM_CONF=$folder/slurm.conf
 export MYSQL_UNIX_PORT=$folder/mariadb.socket
@@ -48,7 +52,7 @@ all_nodes_answer() {
 }
 
 is_up() {
-    [[ -f $SLURM_CONF ]] && timeout 3 sacctmgr --noheader list cluster >/dev/null 2>&1 && all_nodes_answer 2>/dev/null
+    [[ -f $SLURM_CONF && (-z $lag || $(cat "$folder/lag" 2>/dev/null) == "$lag") ]] && timeout 3 sacctmgr --noheader list cluster >/dev/null 2>&1 && all_nodes_answer 2>/dev/null
 }
 
 # Print the first of six consecutive free ports, below the range of ephemeral ports.
@@ -165,11 +169,15 @@ if ((EUID != 0)); then fail "the daemons of the cluster must run as root"; fi
 for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
     command -v "$program" >/dev/null || fail "$program not found: apt-get install slurm-wlm slurmdbd munge mariadb-server"
 done
+if [[ -n $lag ]] && ! { command -v bindfs >/dev/null && [[ -w /dev/fuse ]]; }; then
+    fail "LAG=1 needs /dev/fuse, and bindfs: apt-get install bindfs"
+fi
 if ((${#MYSQL_UNIX_PORT} > 100)); then fail "the path of $folder is too long for a socket (100 bytes)"; fi
 
 if ! is_up; then
     "$here/down.sh" "$folder"
-    mkdir -p "$folder"/{log,run,state,mariadb}
+    mkdir -p "$folder"/{log,run,state,mariadb,shared}
+    if [[ -n $lag ]]; then printf '%s\n' "$lag" >"$folder/lag"; fi
     chmod 755 "$folder" # munged requires that everyone can access its socket
     for node in $(seq "$nodes"); do mkdir -p "$folder/spool/node$node"; done
     write_configuration
@@ -181,7 +189,7 @@ if ! is_up; then
     wait_for slurmdbd sacctmgr --noheader list cluster
     sacctmgr --immediate add cluster gridiron >/dev/null
     start slurmctld slurmctld -D
-    for node in $(seq "$nodes"); do start "slurmd-node$node" slurmd -D -N "node$node"; done
+    for node in $(seq "$nodes"); do start "slurmd-node$node" "$here/node.sh" "$folder" "node$node"; done
     wait_for slurmctld all_nodes_answer
 fi
 printf 'export SLURM_CONF=%s\n' "$SLURM_CONF"
