@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from src import run_folder
 from src.printable import SEQUENCE
@@ -21,6 +21,11 @@ def log_paths(folder: str) -> list[str]:
                  if name == run_folder.LOG or name.endswith(".out")]
     except FileNotFoundError:
         return []
+    return newest_last(paths)
+
+
+def newest_last(paths: Iterable[str]) -> list[str]:
+    """Return those of the files that are not empty, the one written last at the end."""
     return sorted(filter(_is_not_empty, paths), key=os.path.getmtime)
 
 

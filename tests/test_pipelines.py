@@ -275,7 +275,7 @@ def test_after_and_efficiency_on_a_real_cluster(slurm: Slurm, project: Project,
     second, = project.results.glob("*-second")
     queue = {run.state.why for run in observe([str(second)])[0].runs.values()}
     assert queue == {"Dependency"}
-    assert experiments.main(["wait", "--every", "0.5", str(second)]) == 0
+    assert experiments.main(["wait", "--every", "0.5", "--interval", "0.5", str(second)]) == 0
     assert max(done.stat().st_mtime for done in first.glob("*/done")) < min(
         claim.stat().st_mtime for claim in second.glob("*/claim-1"))
     capsys.readouterr()
@@ -303,7 +303,7 @@ def test_expected_starts_and_a_failed_dependency_on_a_real_cluster(slurm: Slurm,
 
     observation, = observe([str(first)])
     jobs = [run.state.slurm_job for run in observation.runs.values()]
-    starts = commands.expected_starts()
+    starts = commands.squeue().expected_starts()
     assert all(abs(starts[job] - time.time()) < 60 for job in jobs if job in starts)
     tickets = journal.read_history(str(second)).tickets.values()
     waiting = {job for ticket in tickets for job in ticket.slurm_jobs}

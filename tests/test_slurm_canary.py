@@ -74,8 +74,8 @@ def test_sacct_lists_jobs_that_never_started(slurm: Slurm, tmp_path: Path) -> No
     waits = ["sbatch", "--parsable", "--output=/dev/null", "--kill-on-invalid-dep=yes", f"--dependency=afterok:{bad}"]
     one, many = (slurm.run(*waits, *more, "--wrap=true") for more in ([], ["--array=0-3"]))
     wanted = {one, *(f"{many}_{task}" for task in range(4))}
-    wait_for(lambda: wanted <= {job for job, row in commands.sacct(start).items() if row.state == "CANCELLED"})
-    assert commands.sacct(start)[bad].state == "FAILED"
+    wait_for(lambda: wanted <= {job for job, row in commands.sacct(start).jobs.items() if row.state == "CANCELLED"})
+    assert commands.sacct(start).jobs[bad].state == "FAILED"
 
 
 def test_batch_after_a_failed_batch_is_cancelled(slurm: Slurm, project: Project, script: str) -> None:

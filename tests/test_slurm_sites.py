@@ -1,16 +1,25 @@
 """A running run of the real Slurm that squeue does not show, by a site's or a user's settings, is not started twice."""
 from __future__ import annotations
 
+import json
 import os
+import pty
+import select
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import experiments
-from tests.conftest import Slurm
+from src.submission.slurm import client
+from tests.conftest import ROOT, Slurm
 from tests.submission.conftest import Project, project
+from tests.submission.planning.test_retry import CLUSTER_WRAPPER
+from tests.test_interrupted import attempts, make_run
 from tests.test_slurm_ways import all_jobs, counts, script, wait_for
 
 __all__ = ["project", "script"]  # the fixtures
@@ -25,22 +34,50 @@ def wrap_squeue(folder: Path, expression: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize("reason", ["environment", "heterogeneous job", "unknown state", "no row"])
+def wrap_clusters(folder: Path) -> None:
+    """Put commands on the PATH of a site whose jobs run on another cluster, c2, which is the real one."""
+    for name in ("sbatch", "squeue", "sacct", "scancel"):
+        path = folder / name
+        path.write_text(CLUSTER_WRAPPER.replace("NAME", name).replace("{real}", str(shutil.which(name))))
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def hidden_partition(slurm: Slurm) -> Iterator[None]:
+    slurm.run("scontrol", "update", "PartitionName=cpu-killable", "Hidden=YES")
+    yield
+    slurm.run("scontrol", "update", "PartitionName=cpu-killable", "Hidden=NO")
+
+
+@pytest.mark.parametrize("reason", ["environment", "hidden partition", "heterogeneous job", "unknown state",
+                                    "other cluster", "no row"])
 def test_running_run_is_not_started_again_by_twenty_retries(
-        reason: str, project: Project, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reason: str, project: Project, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        request: pytest.FixtureRequest) -> None:
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    if reason == "other cluster":
+        wrap_clusters(bin_folder)
+        monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    options = ["--sbatch", "clusters=c2"] if reason == "other cluster" else []
     project.spec.write_text(project.spec.read_text().replace("[8, 32]", "18").replace("[0.1, 1]", "0.1"))
     with monkeypatch.context() as an_hour_ago:  # a new run is not lost for five minutes
         an_hour_ago.setattr("time.time", lambda now=time.time: now() - 3000)
-        assert project.submit(project.spec, "-s", script, "-y") == 0
+        assert project.submit(project.spec, "-s", script, "-y", *options) == 0
     wait_for((project.runs()[0] / "attempt-1-0.json").exists)
     jobs = all_jobs(project)
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
+    assert all(job.endswith(";c2") for job in jobs) == (reason == "other cluster")
     if reason == "environment":
         for name in ("SQUEUE_PARTITION", "SACCT_PARTITION", "SCANCEL_PARTITION"):
             monkeypatch.setenv(name, "owner")
         monkeypatch.setenv("SQUEUE_STATES", "PENDING")
-    else:
+    elif reason == "hidden partition":  # root sees it; an ordinary user only with --all
+        request.getfixturevalue("hidden_partition")
+        (bin_folder / "squeue").write_text(
+            f'#!/bin/sh\ncase "$*" in *--all*) exec {shutil.which("squeue")} "$@";; esac\n')
+        (bin_folder / "squeue").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    elif reason != "other cluster":
         wrap_squeue(bin_folder, {"heterogeneous job": "s/^\\([0-9]*\\)|/\\1+0|/", "no row": "d",
                                  "unknown state": "s/RUNNING/EXPEDITING/"}[reason])
         monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
@@ -57,11 +94,105 @@ def test_running_run_is_not_started_again_by_twenty_retries(
 
 
 def test_scancel_of_an_unknown_id_cancels_the_others(project: Project, script: str, slurm: Slurm) -> None:
-    from src.submission.slurm import client
-
     project.spec.write_text(project.spec.read_text().replace("[8, 32]", "15").replace("[0.1, 1]", "0.1"))
     assert project.submit(project.spec, "-s", script, "-y") == 0
     job, = all_jobs(project)
     client.scancel(["999999", job])
     slurm.wait(job)
-    assert client.sacct(time.time() - 600)[job].state == "CANCELLED"
+    assert client.sacct(time.time() - 600).jobs[job].state == "CANCELLED"
+
+
+@pytest.mark.parametrize("way", ["--output", "--error"])
+def test_job_whose_output_cannot_be_opened_is_explained(
+        way: str, project: Project, script: str, slurm: Slurm, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text(project.spec.read_text().replace("[8, 32]", "8").replace("[0.1, 1]", "0.1"))
+    error = project.folder / "missing" / "%j.err"
+    option = f"error={error}" if way == "--error" else "hold=true"
+    assert project.submit(project.spec, "-s", script, "-y", "--sbatch", option) == 0
+    job, = all_jobs(project)
+    output = project.runs()[0] / f"{job}.out"
+    if way == "--output":
+        output.mkdir()  # Slurm cannot open a folder
+        slurm.run("scontrol", "release", job)
+    slurm.wait(job, "FAILED")
+    capsys.readouterr()
+    explanation = f"Slurm could not open the file for the job's output (exit code 0:53): {output}"
+    for is_queued in (True, False):
+        assert experiments.main(["status", "--json", str(project.batch)]) == 0
+        run, = json.loads(capsys.readouterr().out)[0]["runs"]
+        assert run["state"] == "failed"
+        assert run["why"].startswith(explanation)
+        assert run["why"].endswith(str(error).replace("%j", job)) == (way == "--error")
+        if is_queued:
+            wait_for(lambda: client.sacct(time.time() - 600).jobs[job].state == "FAILED")
+            wrap_squeue(project.folder, "d")
+            monkeypatch.setenv("PATH", f"{project.folder}:{os.environ['PATH']}")
+    assert experiments.main(["logs", str(project.runs()[0])]) == 2
+    assert explanation in capsys.readouterr().err
+
+
+def test_errors_in_a_file_of_their_own_are_shown(project: Project, script: str, slurm: Slurm,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(script).read_text().replace("#SBATCH", "#SBATCH -e errors/%x-%j.err\n#SBATCH", 1)
+    Path(script).write_text(text.replace("exec ", "echo no such module >&2; exit 3; exec "))
+    (project.folder / "errors").mkdir()
+    project.spec.write_text(project.spec.read_text().replace("[8, 32]", "8").replace("[0.1, 1]", "0.1"))
+    assert project.submit(project.spec, "-s", script, "-y") == 0
+    job, = all_jobs(project)
+    slurm.wait(job, "FAILED")
+    path, = project.folder.glob("errors/*.err")
+    capsys.readouterr()
+    assert experiments.main(["logs", str(project.runs()[0])]) == 0
+    assert capsys.readouterr().out == f"==> {path} <==\nno such module\n"
+    assert experiments.main(["status", str(project.batch)]) == 0
+    assert f"1 failed: FAILED ({path})" in capsys.readouterr().out
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *command: str) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        self.output = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def expect(self, text: str, seconds: float = 90) -> str:
+        """Return the output up to `text`, and forget it."""
+        end = time.monotonic() + seconds
+        while text not in self.output:
+            assert time.monotonic() < end, f"no {text!r} in {self.output!r}"
+            if select.select([self._master], [], [], 0.2)[0]:
+                self.output += os.read(self._master, 65536).decode(errors="replace")
+        before, _, self.output = self.output.partition(text)
+        return before
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+def test_training_by_hand_in_a_shell_of_two_tasks(slurm: Slurm, tmp_path: Path) -> None:
+    """It waits for the second task, which is not there, until Ctrl-C; then it trains alone and shows its progress."""
+    spec = make_run(tmp_path / "run", train_length=3)
+    train = f"{sys.executable} {ROOT}/train.py {spec}\n"
+    terminal = Terminal("srun", "--ntasks=2", "--mem=900", "--pty", "bash", "--norc", "--noprofile")
+    try:
+        terminal.type(f"cd {tmp_path}; export OMP_NUM_THREADS=1; {train}")
+        terminal.expect("rank 0 of 2 processes waits for rank 1 to join")
+        pressed = time.monotonic()
+        terminal.type("\x03")
+        terminal.expect("stopped by SIGINT")
+        assert time.monotonic() - pressed < 10
+        terminal.type(f"SLURM_STEP_NUM_TASKS=1 {train}")
+        terminal.expect("epoch 1/3")
+        lines = terminal.expect("completed").splitlines()
+        assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
+        wait_for(lambda: [attempt["how"] for attempt in attempts(spec)] == ["cancelled", "completed"])
+    finally:
+        terminal.close()

@@ -33,7 +33,7 @@ case "$(basename "$0") $*" in
 sbatch*)
   n=$(($(cat "{folder}/n" 2>/dev/null || echo 0) + 1)); echo $n > "{folder}/n"
   for word; do
-    case "$word" in --comment=*) echo "$n|PENDING|N/A|(Priority)|${{word#--comment=}}" >> "{folder}/queue";; esac
+    case "$word" in --comment=*) echo "$n|PENDING|N/A|N/A|(Priority)|${{word#--comment=}}" >> "{folder}/queue";; esac
   done
   if [ "$n" = "$(cat "{folder}/fail_at" 2>/dev/null)" ]; then
     echo "sbatch: error: invalid partition specified: x" >&2; exit 1

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.status.observation import Observation
-from src.submission.status.observe import observe
+from src.submission.status.observe import SlurmView, observe
 from src.submission.system.terminal import ask
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the folder of train.py
 
 
-def observe_batches(paths: Sequence[str]) -> list[Observation]:
-    """Observe the named batches, or all batches of the results folder. BatchError if there is none."""
+def observe_batches(paths: Sequence[str], slurm: SlurmView | None = None) -> list[Observation]:
+    """Observe the named batches, or all batches of the results folder. BatchError if there is none.
+
+    slurm: earlier answers of Slurm, as for observe.
+    """
     results = batch_folder.results_folder()
     batches = [batch_folder.require_batch(path) for path in paths] or batch_folder.all_batches(results)
     if not batches:
         raise BatchError(f"no batch in {results}/", hint="submit one: `python submit_multiple.py "
                          "jobs/digits-quickstart.yaml --local`; or name a batch folder")
-    return observe(batches)
+    return observe(batches, slurm)
 
 
 def confirm(question: str, nothing_done: str, skip: bool) -> None:

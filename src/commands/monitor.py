@@ -10,9 +10,9 @@ from src.commands.common import observe_batches
 from src.errors import BatchError
 from src.printable import unfiltered
 from src.submission.batch import batch_folder
-from src.submission.slurm import client
 from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
 from src.submission.status.observation import Observation
+from src.submission.status.observe import SlurmView
 
 _MAX_ROWS = 50  # runs in a status table without --all
 
@@ -33,7 +33,14 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 def add_watch(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=watch)
     _add_batches(parser)
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="refresh interval (default: 5)")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS",
+                        help="refresh interval, from the files of the runs (default: 5)")
+    _add_interval(parser)
+
+
+def _add_interval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
+                        "30 in the first ten minutes, then 60)")
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +51,9 @@ def _add_batches(parser: argparse.ArgumentParser) -> None:
 def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=wait)
     parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
-    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="polling interval (default: 10)")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS",
+                        help="polling interval of the files of the runs (default: 10)")
+    _add_interval(parser)
 
 
 def add_missing(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +71,7 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="print new lines until the run has ended")
     parser.add_argument("--raw", action="store_true", help="also print the escape sequences in the logs, such as "
                         "colors, which can do more than that")
+    _add_interval(parser)
 
 
 def print_status(options: argparse.Namespace) -> None:
@@ -94,21 +104,21 @@ def _print_efficiency(observations: list[Observation]) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     """Refresh the status on a cleared screen until nothing is pending or running."""
-    def show(observations: list[Observation]) -> None:
+    from src.submission.status import wait
+
+    def show(observations: list[Observation], slurm: SlurmView) -> None:
         limit = _MAX_ROWS
         if sys.stdout.isatty():
             limit = _rows_on_screen(observations, len(options.batches) or 1)
-        is_pending = any(run.slurm_jobs and run.state.name == states.PENDING
-                         for observation in observations for run in observation.runs.values())
         text = status.render(observations, None if options.all else limit, not options.batches,
-                             starts=client.expected_starts() if is_pending else {}, curves=True)
+                             starts=slurm.queue.expected_starts(), curves=True)
         progress = throughput.progress_line(observations, time.time())
         if sys.stdout.isatty():
             unfiltered(sys.stdout).write("\x1b[H\x1b[2J")  # clears the screen
         print(f"{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
 
     try:
-        status.watch(lambda: observe_batches(options.batches), show, options.every)
+        wait.watch(lambda slurm: observe_batches(options.batches, slurm), show, options.every, options.interval)
     except KeyboardInterrupt:
         print()
 
@@ -125,7 +135,8 @@ def wait(options: argparse.Namespace) -> int:
     from src.submission.status.wait import wait_for_batches
 
     results = batch_folder.results_folder()
-    observations = wait_for_batches([run_lookup.find_batch(path, results) for path in options.batches], options.every)
+    observations = wait_for_batches([run_lookup.find_batch(path, results) for path in options.batches], options.every,
+                                    options.interval)
     for observation in observations:
         counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
         print(f"{observation.path}: {counts}")
@@ -155,17 +166,17 @@ def print_missing(options: argparse.Namespace) -> int:
 
 def print_logs(options: argparse.Namespace) -> None:
     """Print training.log and the output of all attempts, the file that was written last at the end."""
-    from src import logs
     from src.submission.status import follow_logs
 
     run = follow_logs.observe_run(run_lookup.find_run(options.run_name, batch_folder.results_folder()))
-    paths = logs.log_paths(run.path)
+    paths = failures.log_paths(run)
     if not paths and not options.follow:
-        raise BatchError(f"this run has no log yet; its state: {run.state.name}", where=run.path,
-                         hint="-f waits for it")
+        raise BatchError("this run has no log; its state: " + states.shown(run.state.name) + (
+            f": {run.state.why}" if run.state.why else ""), where=run.path, hint="-f waits for it"
+            if run.state.name in retry_policy.MAYBE_ALIVE else None)
     positions: dict[str, int] = {}
     for path in paths:
         print(f"==> {path} <==")
         positions[path] = follow_logs.print_from(path, 0, options.raw)
     if options.follow:
-        follow_logs.follow(run.path, positions, options.raw)
+        follow_logs.follow(run.path, positions, options.interval, options.raw)

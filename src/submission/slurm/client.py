@@ -34,6 +34,7 @@ class Job(NamedTuple):
     """One row of squeue or sacct: a Slurm job, or one task of an array. Times are unix seconds.
 
     The id is `12`, `12_3` for a task, and with `;NAME` at the end on a cluster other than this machine's.
+    The reason of a row of sacct is its exit code, as `0:53`. start: of a pending job, when Slurm expects to start it.
     """
 
     id: str
@@ -41,6 +42,18 @@ class Job(NamedTuple):
     reason: str = ""
     comment: str = ""
     submitted: float | None = None
+    start: float | None = None
+
+
+@dataclass
+class Accounting:
+    """This user's jobs by id, as sacct lists them.
+
+    answered: False if there is accounting and sacct failed: a job that it does not list may be running.
+    """
+
+    answered: bool = True
+    jobs: dict[str, Job] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,6 +99,10 @@ class Queue:
         if len(comments) == 1:  # the usual case, for each of many runs
             return ids.get(comments[0], [])
         return [job for key in dict.fromkeys(comments) if key in ids for job in ids[key]]
+
+    def expected_starts(self) -> dict[str, float]:
+        """Return when Slurm expects to start pending jobs, unix seconds by id; unknown ones are left out."""
+        return {job.id: job.start for job in self.jobs.values() if job.state == "PENDING" and job.start is not None}
 
     def newest_with_comment(self, comment: str) -> str | None:
         """Return the id of the newest job or array with the comment; None if there is none."""
@@ -291,7 +308,7 @@ def _suffix(cluster: str | None) -> str:
     return f";{cluster}" if cluster else ""
 
 
-_QUEUE_FORMAT = "%i|%T|%V|%r|%k"  # id, state, submit time, reason, comment
+_QUEUE_FORMAT = "%i|%T|%V|%S|%r|%k"  # id, state, submit time, start, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
                 "AllocTRES", "TRESUsageInTot")
 
@@ -306,10 +323,10 @@ def squeue(clusters: Collection[str] | None = None) -> Queue:
     for cluster in [None] if clusters is None else sorted(clusters):
         output = own_jobs(f"--format={_QUEUE_FORMAT}", cluster=cluster)
         queue.answered &= output is not None
-        for row in (line.split("|", 4) for line in (output or "").splitlines() if line.count("|") >= 4):
+        for row in (line.split("|", 5) for line in (output or "").splitlines() if line.count("|") >= 5):
             for job in _job_ids(row[0]):
                 job += _suffix(cluster)
-                queue.jobs[job] = Job(job, row[1], row[3], row[4], _seconds(row[2]))
+                queue.jobs[job] = Job(job, row[1], row[4], row[5], _seconds(row[2]), _seconds(row[3]))
     return queue
 
 
@@ -318,23 +335,40 @@ _ACCOUNTED = ("PENDING", "RUNNING", "SUSPENDED", "BOOT_FAIL", "CANCELLED", "COMP
               "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
 
 
-def sacct(since: float, clusters: Collection[str] | None = None) -> dict[str, Job]:
-    """Return this user's Slurm jobs since a time (unix seconds) by id, by one call for each cluster; array tasks
-    separately. clusters: as for squeue.
+# sacct's message on a cluster without a database
+_NO_ACCOUNTING = re.compile("accounting storage is disabled|not (?:configured|running) with.*accounting", re.IGNORECASE)
 
-    Empty if sacct is missing or has no database.
+
+def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
+    """Return this user's Slurm jobs since a time (unix seconds), by one call for each cluster; array tasks separately.
+
+    clusters: as for squeue. Without sacct, or without a database, there are no jobs.
     """
-    jobs = {}
+    accounting = Accounting()
     for cluster in [None] if clusters is None else sorted(clusters):
-        answer = _answer(["sacct", "--allocations", "--noheader", "--parsable2", *_cluster_option(cluster),
-                          _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}",
-                          "--format=JobID,State,Submit,ExitCode"], cluster)
-        output = answer.stdout if answer and answer.returncode == 0 else ""
-        for row in (line.split("|") for line in output.splitlines() if line.count("|") == 3):
+        rows = _sacct_rows(["--allocations", _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}"],
+                           ("JobID", "State", "Submit", "ExitCode"), cluster)
+        accounting.answered &= rows is not None
+        for row in rows or ():
             for job in _job_ids(row[0]) if row[1] else []:
                 job += _suffix(cluster)
-                jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]))
-    return jobs
+                accounting.jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]))
+    return accounting
+
+
+def _sacct_rows(options: Iterable[str], fields: Sequence[str], cluster: str | None) -> list[list[str]] | None:
+    """The rows of sacct on a cluster; none without sacct or a database, None if it failed."""
+    command = ["sacct", "--noheader", "--parsable2", *_cluster_option(cluster), *options,
+               f"--format={','.join(fields)}"]
+    try:
+        answer = _call(command, env=_query_environment(cluster), timeout=60)
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return None
+    if answer.returncode:
+        return [] if _NO_ACCOUNTING.search(answer.stderr) else None
+    return [row for line in answer.stdout.splitlines() if len(row := line.split("|")) == len(fields)]
 
 
 def _start_time(since: float) -> str:
@@ -358,13 +392,6 @@ def _job_ids(text: str) -> list[str]:
     return [f"{master}_{task}" for first, _, last in spans for task in range(int(first), int(last or first) + 1)]
 
 
-def expected_starts() -> dict[str, float]:
-    """Return when Slurm expects to start this user's pending jobs, unix seconds by id; unknown ones are left out."""
-    output = own_jobs("--start", "--format=%i|%S") or ""
-    pairs = (line.partition("|") for line in output.splitlines())
-    return {job: start for job, _, text in pairs if (start := _seconds(text.strip())) is not None}
-
-
 def end_time(job: str) -> float | None:
     """Return when the time limit ends a running Slurm job, in unix seconds; None without a limit or an answer."""
     return _seconds((query(["squeue", "--all", "--noheader", f"--jobs={job}", "--format=%e"]) or "").strip())
@@ -376,12 +403,17 @@ def show_job(job: str) -> dict[str, str]:
     return {name: value for name, equals, value in (field.partition("=") for field in fields) if equals}
 
 
-def usage(since: float) -> list[list[str]]:
-    """Return rows of sacct, in the columns USAGE_FIELDS: this user's jobs and steps since a time in unix seconds."""
-    output = query(["sacct", "--noheader", "--parsable2", "--units=K", _start_time(since),
-                    f"--format={','.join(USAGE_FIELDS)}"])
-    rows = (line.split("|") for line in (output or "").splitlines())
-    return [row for row in rows if len(row) == len(USAGE_FIELDS)]
+def usage(since: float, clusters: Collection[str]) -> list[list[str]]:
+    """Return rows of sacct, in the columns USAGE_FIELDS: this user's jobs and steps since a time in unix seconds.
+
+    clusters: as for squeue; one call for each. On other clusters `;NAME` follows the id of a job.
+    """
+    rows = []
+    for cluster in sorted(clusters):
+        for identifier, *cells in _sacct_rows(["--units=K", _start_time(since)], USAGE_FIELDS, cluster) or ():
+            job, dot, step = identifier.partition(".")
+            rows.append([f"{job}{_suffix(cluster)}{dot}{step}", *cells])
+    return rows
 
 
 def requeue(job: str) -> str | None:

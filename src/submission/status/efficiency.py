@@ -98,19 +98,19 @@ def suggested_minutes(seconds: float) -> int:
 
 
 def usage_by_batch(observations: Iterable[Observation]) -> dict[str, Usage]:
-    """Return the usage of each batch by its path. Calls sacct once, and not at all without Slurm jobs."""
+    """Return the usage of each batch by its path. Calls sacct once for each cluster that had a job of theirs."""
     observations = list(observations)
     jobs = {batch.path: {job for ticket in batch.history.tickets.values() for job in ticket.slurm_jobs}
             for batch in observations}
     since = min((plan["time"] for batch in observations for plan in batch.history.plans), default=time.time())
-    rows = client.usage(since) if any(jobs.values()) else []
+    rows = client.usage(since, {job.partition(";")[2] for batch_jobs in jobs.values() for job in batch_jobs})
     return {path: usage_of_jobs(rows, batch_jobs) for path, batch_jobs in jobs.items()}
 
 
 def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage:
     """Return the usage of those of `jobs` that have ended.
 
-    rows: of sacct, with the columns client.USAGE_FIELDS, for jobs and their steps. A step's id is that of its job with
+    rows: of client.usage, for jobs and their steps. A step's id is that of its job with
     `.batch`, `.extern` or a number; only steps have the use of memory and GPUs.
     """
     usage = Usage()

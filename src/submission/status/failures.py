@@ -1,12 +1,14 @@
 """Failures of a batch: grouped by the last line of the error, with a log to read, and the nodes to avoid in a retry."""
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from src import logs
+from src import logs, run_folder
 from src.errors import one_line
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
@@ -50,7 +52,21 @@ def requests_memory(options: Iterable[str]) -> bool:
 
 def newest_log(run: Run) -> str:
     """Return the newest log of a run; its folder if there is none."""
-    return (logs.log_paths(run.path) or [run.path])[-1]
+    return (log_paths(run) or [run.path])[-1]
+
+
+def log_paths(run: Run) -> list[str]:
+    """Return the paths of all logs of a run that are not empty, the one written last at the end.
+
+    Before its start that is the output of its array or worker, and with --error the file of its errors.
+    """
+    paths = logs.log_paths(run.path)
+    if not paths and run.state.slurm_job:
+        array = run.state.slurm_job.partition(";")[0].partition("_")[0]
+        paths = [os.path.join(os.path.dirname(run.path), run_folder.SUBMISSIONS, run_folder.slurm_log_name(array))]
+    if run.error_log:
+        paths += glob.glob(run.error_log)
+    return logs.newest_last(dict.fromkeys(paths))
 
 
 def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:

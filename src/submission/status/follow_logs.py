@@ -6,18 +6,18 @@ import sys
 import time
 from collections.abc import Mapping
 
-from src import logs
 from src.printable import unfiltered
-from src.submission.status import retry_policy, states
+from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Run
-from src.submission.status.observe import observe
+from src.submission.status.observe import SlurmView, observe
+from src.submission.status.wait import Poller
 
 _INTERVAL = 1.0  # seconds between reads
 
 
-def observe_run(folder: str) -> Run:
-    """Observe the run in a run folder."""
-    observation, = observe([os.path.dirname(folder) or "."])
+def observe_run(folder: str, slurm: SlurmView | None = None) -> Run:
+    """Observe the run in a run folder. slurm: earlier answers of Slurm, as for observe."""
+    observation, = observe([os.path.dirname(folder) or "."], slurm)
     return observation.runs[os.path.basename(os.path.abspath(folder))]
 
 
@@ -29,22 +29,24 @@ def print_from(path: str, start: int, raw: bool = False) -> int:
         return file.tell()
 
 
-def follow(folder: str, printed: Mapping[str, int], raw: bool = False) -> None:
+def follow(folder: str, printed: Mapping[str, int], interval: float | None = None, raw: bool = False) -> None:
     """Print what is appended to the logs of a run until it has ended, or until Ctrl-C.
 
-    printed: number of bytes that were printed already, by path. raw: with escape sequences.
+    printed: number of bytes that were printed already, by path;
+    interval: seconds between queries of Slurm, as for Poller;
+    raw: with escape sequences.
     """
-    positions = dict(printed)
+    positions, poller = dict(printed), Poller(interval)
     try:
         while True:
-            run = observe_run(folder)
-            for path in logs.log_paths(folder):
+            run = poller.poll(lambda slurm: observe_run(folder, slurm))
+            for path in failures.log_paths(run):
                 positions[path] = print_from(path, positions.get(path, 0), raw)
             sys.stdout.flush()
             if run.host:  # a copy: the run cannot be followed from here
                 print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")
                 return
-            if run.state.name not in (*retry_policy.ALIVE, states.NEW, states.UNKNOWN):
+            if run.state.name not in (*retry_policy.ALIVE, states.NEW, states.UNKNOWN) and poller.is_current([run]):
                 print(f"state: {run.state.name}")
                 return
             time.sleep(_INTERVAL)

@@ -18,7 +18,8 @@ class Run(NamedTuple):
     attempt: the record of its newest attempt;
     slurm_jobs: those in the queue that may run it, several if it is shared by workers;
     host: the machine that runs it, if the batch was synced from another one;
-    unseen_jobs: if its state is unknown, the Slurm jobs that may run it, by the journal.
+    unseen_jobs: if its state is unknown, the Slurm jobs that may run it, by the journal;
+    error_log: the file of its Slurm job's --error, as a pattern for glob; empty if its output has the errors too.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     slurm_jobs: tuple[str, ...] = ()
     host: str | None = None
     unseen_jobs: tuple[str, ...] = ()
+    error_log: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.journal import History, Ticket
 from src.submission.batch.sync_markers import SyncMarker
-from src.submission.slurm import client
-from src.submission.slurm.client import Job, Queue
+from src.submission.slurm import client, error_log
+from src.submission.slurm.client import Accounting, Queue
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.states import Evidence, State
@@ -59,6 +60,62 @@ class _RunFiles(NamedTuple):
         jobs = [job] if job else self.ticket.slurm_jobs if self.ticket else []
         return any(map(queue.find, jobs))
 
+    def progress(self) -> tuple[Any, ...]:
+        """Return what changes when the run is submitted, starts or ends."""
+        attempt = self.attempt or {}
+        return (self.number, len(self.ticket.slurm_jobs) if self.ticket else 0, attempt.get("ticket"),
+                attempt.get("number"), attempt.get("how"))
+
+    def is_started(self) -> bool:
+        """Return whether an attempt under the newest ticket has not recorded its end."""
+        attempt = self.attempt or {}
+        return attempt.get("ticket") == self.number and not attempt.get("how")
+
+
+@dataclass
+class SlurmView:
+    """The answers of squeue and sacct to the last query, from which several observations can be made.
+
+    is_due: whether the next observation queries Slurm; was_queried: whether the last one did, or needed no query;
+    is_outdated: whether files have changed since the query in a way that only Slurm can explain.
+    """
+
+    is_due: bool = True
+    was_queried: bool = False
+    is_outdated: bool = False
+    queue: Queue = field(default_factory=Queue)
+    accounting: Accounting = field(default_factory=Accounting)
+    _progress: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # at the query, by run
+
+    def update(self, open_runs: list[_RunFiles]) -> None:
+        """Query Slurm about the runs that it may have, if that is due."""
+        self.is_outdated = False
+        self.was_queried = self.is_due or not open_runs
+        if not open_runs:
+            self.queue, self.accounting, self._progress = Queue(), Accounting(), {}
+        elif self.is_due:
+            clusters = {cluster for files in open_runs for cluster in files.clusters()}
+            self.queue = client.squeue(clusters)
+            # a run that squeue lists does not need sacct
+            times = [files.ticket.time for files in open_runs if files.ticket and not files.is_queued(self.queue)]
+            self.accounting = client.sacct(min(times), clusters) if times else Accounting()
+            self._progress = {files.path: files.progress() for files in open_runs}
+
+    def revise(self, files: _RunFiles, state: State) -> State:
+        """Return the state of a run in view of what its files show since the query: a run that has started is running.
+
+        Only Slurm can tell what became of a run that has stopped or is lost.
+        """
+        if state.name not in (*retry_policy.ALIVE, states.UNKNOWN, states.LOST) or not files.may_be_queued():
+            return state
+        if self._progress.get(files.path) == files.progress():
+            self.is_outdated |= state.name == states.LOST
+        elif files.is_started():
+            return State(states.RUNNING, "", files.claim.get("slurm_job"))
+        else:
+            self.is_outdated = True
+        return state
+
 
 class _Processes:
     """Whether processes are alive; each is checked once, as all runs of a submission name the same ones."""
@@ -77,17 +134,31 @@ class _Processes:
 class _Answers(NamedTuple):
     """What the rest of the machine answers: squeue, sacct, processes, and the time of the observation.
 
-    batch_clocks: the time on the file system of each batch, as far as it was needed.
+    batch_clocks: the time on the file system of each batch, as far as it was needed;
+    taken: the runs that have not recorded an end, by the Slurm job that claimed them;
+    worker_ages: the seconds since a sign of life of the runs of a Slurm job, as far as they were needed.
     """
 
-    queue: Queue
-    accounting: Mapping[str, Job]
+    slurm: SlurmView
     processes: _Processes
     now: float
     batch_clocks: dict[str, float]
+    taken: Mapping[str, list[_RunFiles]]
+    worker_ages: dict[str, float]
 
     def heartbeat_age(self, files: _RunFiles) -> float:
-        """Return the seconds since the run's files showed a sign of life of its last attempt."""
+        """Return the seconds since a sign of life: in the run's files, of its last attempt; of a run that waits for
+        workers, in those of the runs that these have taken.
+        """
+        if not files.ticket or not files.ticket.shared or files.claim:
+            return self._age(files)
+        jobs = [job.partition(";")[0] for job in files.ticket.slurm_jobs]
+        for job in jobs:
+            if job not in self.worker_ages:
+                self.worker_ages[job] = min(map(self._age, self.taken.get(job, ())), default=math.inf)
+        return min((self.worker_ages[job] for job in jobs), default=math.inf)
+
+    def _age(self, files: _RunFiles) -> float:
         if files.folder is None or files.attempt is None or files.attempt.get("how"):
             return math.inf
         batch = os.path.dirname(files.path)
@@ -96,12 +167,16 @@ class _Answers(NamedTuple):
         return heartbeat.age(files.folder, files.attempt, self.batch_clocks[batch])
 
 
-def observe(batches: Iterable[str]) -> list[Observation]:
-    """Observe all runs of the batches. Slurm is queried only if a run that has not ended was submitted to it."""
+def observe(batches: Iterable[str], slurm: SlurmView | None = None) -> list[Observation]:
+    """Observe all runs of the batches. Slurm is queried only if a run that has not ended was submitted to it.
+
+    slurm: earlier answers, to use again as long as no query is due.
+    """
     paths = list(batches)
     with_canaries = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
     with _without_garbage_collector():
-        observations = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in with_canaries)])
+        observations = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in with_canaries)],
+                                slurm or SlurmView())
     if not with_canaries:
         return observations
     from src.submission.status import canary_results  # few batches have canaries
@@ -123,20 +198,18 @@ def _without_garbage_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _observe(batches: Iterable[str]) -> list[Observation]:
+def _observe(batches: Iterable[str], slurm: SlurmView) -> list[Observation]:
     # Folders before journals: a run that joins a batch meanwhile has its plan first, and would seem to have no ticket.
     names = [(path, _run_names(path)) for path in batches]
     batch_files = []
     for path, run_names in names:
         history = journal.read_history(path)
         batch_files.append((path, history, [_read(path, name, history) for name in _with_deleted(run_names, history)]))
-    open_runs = [files for _, _, runs in batch_files for files in runs if files.may_be_queued()]
-    clusters = {cluster for files in open_runs for cluster in files.clusters()}
-    queue = client.squeue(clusters) if open_runs else Queue()
-    # a run that squeue lists does not need sacct
-    ticket_times = [files.ticket.time for files in open_runs if files.ticket and not files.is_queued(queue)]
-    accounting = client.sacct(min(ticket_times), clusters) if ticket_times else {}
-    answers = _Answers(queue, accounting, _Processes(), time.time(), {})
+    slurm.update([files for _, _, runs in batch_files for files in runs if files.may_be_queued()])
+    taken: dict[str, list[_RunFiles]] = {}
+    for files in (files for _, _, runs in batch_files for files in runs if files.is_started()):
+        taken.setdefault(files.claim.get("slurm_job") or "", []).append(files)
+    answers = _Answers(slurm, _Processes(), time.time(), {}, taken, {})
 
     def conclude(files: _RunFiles, history: History) -> Run:
         run = _conclude(files, answers)
@@ -145,8 +218,29 @@ def _observe(batches: Iterable[str]) -> list[Observation]:
         # it may have ended well after its folder was read and before its process or Slurm job was checked
         return _conclude(_read(os.path.dirname(files.path), files.name, history), answers)
 
-    return [Observation(path, history, {files.name: conclude(files, history) for files in runs}, queue.answered)
-            for path, history, runs in batch_files]
+    return [Observation(path, history, _with_error_logs(
+        {files.name: conclude(files, history) for files in runs}, history), slurm.queue.answered)
+        for path, history, runs in batch_files]
+
+
+def _with_error_logs(runs: dict[str, Run], history: History) -> dict[str, Run]:
+    """Add the files that submit scripts name by --error; most name none."""
+    for plan in history.plans:
+        if pattern := error_log.pattern_of_plan(plan):
+            for name, ticket in plan["tickets"].items():
+                run, planned = runs.get(name), history.tickets.get(name)
+                job = run and (run.state.slurm_job or (run.attempt or {}).get("slurm_job")) or (
+                    planned.slurm_jobs[-1] if planned and planned.slurm_jobs else None)
+                if run and job and run.ticket == ticket:
+                    runs[name] = _with_error_log(run, error_log.expand(pattern, job))
+    return runs
+
+
+def _with_error_log(run: Run, path: str) -> Run:
+    state = run.state
+    if state.why.startswith(states.OUTPUT_NOT_OPENED):
+        state = state._replace(why=f"{state.why}, or for its errors: {path}")
+    return run._replace(state=state, error_log=path)
 
 
 def _run_names(path: str) -> list[str]:
@@ -193,14 +287,16 @@ def _conclude(files: _RunFiles, answers: _Answers) -> Run:
     is_local = bool(files.claim) and not files.claim.get("slurm_job")
     submitter = files.ticket.submitter if files.ticket else {}
     evidence = Evidence(
-        files.folder, files.ticket, answers.queue, answers.accounting, files.claim,
+        files.folder, files.ticket, answers.slurm.queue, answers.slurm.accounting, files.claim,
         answers.processes.is_alive(files.claim) if is_local else None,
         answers.processes.is_alive(submitter) if submitter else None, files.attempt, answers.now,
         partial(answers.heartbeat_age, files))
     state = states.state_of(evidence)
+    if not answers.slurm.was_queried:
+        state = answers.slurm.revise(files, state)
     queued = evidence.jobs if state.slurm_job and state.name in retry_policy.ALIVE else ()
     return Run(files.name, files.path, files.folder, files.number, files.attempt, state,
-               tuple([job for job in queued if answers.queue.find(job)]), host,
+               tuple([job for job in queued if answers.slurm.queue.find(job)]), host,
                tuple(evidence.jobs) if state.name == states.UNKNOWN else ())
 
 

@@ -48,9 +48,9 @@ POLICIES: dict[str, Policy] = {
     states.NODE_FAILED: _failure("its node failed"),
     states.CANCELLED: _failure("was cancelled, or a dependency failed"),
     states.LOST: _failure("ended without recording an exit status")._replace(restarts_canary=True),
-    states.UNKNOWN: Policy(NO, "squeue did not answer, its files still change, it is on another machine, or it is too "
-                           "early to decide; `--force` submits it",
-                           is_alive=None),
+    states.UNKNOWN: Policy(
+        NO, "squeue or sacct did not answer, its files still change, it is on another machine, or it is too early to "
+        "decide; `--force` submits it", is_alive=None),
 }
 
 ENDED_FOR_GOOD = frozenset(

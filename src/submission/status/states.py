@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.submission.batch import heartbeat
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
-from src.submission.slurm.client import Job, Queue
+from src.submission.slurm.client import Accounting, Job, Queue
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
 DONE, EARLY_STOPPED, DIVERGED = "done", "early_stopped", "diverged"
@@ -25,6 +26,7 @@ ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, F
        PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
+OUTPUT_NOT_OPENED = "Slurm could not open the file for the job's output"
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
 _DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
@@ -47,6 +49,9 @@ _STUCK_REASON = (
     "JobHeldAdmin|JobHoldMaxRequeue|requeued.(in.)?held|JobLaunchFailure|DependencyNeverSatisfied|BadConstraints|"
     r"PartitionTimeLimit|PartitionNodeLimit|MaxMemPerLimit|(Assoc|QOS)Max\w*Per(Job|Node)|QOSMin\w+|"
     "Invalid(Account|QOS)|(Account|QOS)NotAllowed|Reservation(Deleted|Invalid)|DeadLine")
+
+# Slurm's exit code of a job whose output could not be opened, in a row of sacct and of squeue
+_OUTPUT_NOT_OPENED = r"0:53\Z|RaisedSignal:53\b"
 
 
 class State(NamedTuple):
@@ -74,7 +79,7 @@ class Evidence:
     folder: run_folder.RunFolder | None
     ticket: Ticket | None
     queue: Queue
-    accounting: Mapping[str, Job]
+    accounting: Accounting
     claim: Mapping[str, Any]
     claim_alive: bool | None
     submitter_alive: bool | None
@@ -157,7 +162,7 @@ class Evidence:
     def _accounted_rows(self) -> Iterator[Job]:
         """The rows of sacct of this ticket's ended jobs, without jobs that ended because the run was requeued."""
         for job in reversed(self.jobs):
-            row = self.accounting.get(job)
+            row = self.accounting.jobs.get(job)
             if row is None or row.state not in _SLURM_ENDED or self._was_succeeded(row):
                 continue
             # an earlier job may have had the same id
@@ -183,11 +188,27 @@ class Evidence:
         age = self.heartbeat_age()
         return f"its files changed {age:.0f} s ago" if age < heartbeat.TIMEOUT else ""
 
+    @property
+    def may_have_workers(self) -> bool:
+        """Whether the run waits for workers that squeue does not list, and no proof exists that they have ended."""
+        if not (self.is_for_workers and self.queue.answered and self.jobs):
+            return False
+        if self.unfinished or all(job in self.accounting.jobs for job in self.jobs):
+            return self.unfinished is not None
+        return self.is_recent or not self.accounting.answered or bool(self.last_heartbeat)
+
     @cached_property
     def unfinished(self) -> Job | None:
         """The row of sacct that shows that a job has not ended; None if it shows none."""
-        rows = (self.accounting.get(job) for job in reversed(self.jobs))
+        rows = (self.accounting.jobs.get(job) for job in reversed(self.jobs))
         return next((row for row in rows if row and row.state in _SLURM_PENDING | _SLURM_RUNNING), None)
+
+    def explain(self, reason: str, slurm_job: str) -> str:
+        """Return a reason of Slurm in words, if its own name the cause badly."""
+        if not re.match(_OUTPUT_NOT_OPENED, reason):
+            return reason
+        output = os.path.join(self.folder.path, run_folder.slurm_log_name(slurm_job)) if self.folder else "its output"
+        return f"{OUTPUT_NOT_OPENED} (exit code 0:53): {output}"
 
     @property
     def is_recent(self) -> bool:
@@ -225,8 +246,11 @@ def _is_queued_as(name: str) -> Callable[[Evidence], bool]:
 
 def _accounted(evidence: Evidence) -> State:
     row = evidence.accounted
-    return State(evidence.accounted_end or UNKNOWN, evidence.error or (row.state if row else ""),
-                 row.id if row else evidence.jobs[-1])
+    if row is None:
+        return State(evidence.accounted_end or UNKNOWN, evidence.error, evidence.jobs[-1])
+    explanation = evidence.explain(row.reason, row.id)
+    return State(evidence.accounted_end or UNKNOWN,
+                 evidence.error or (row.state if explanation == row.reason else explanation), row.id)
 
 
 # The first rule that applies decides. Every rule but the first three may rely on those before it.
@@ -247,7 +271,9 @@ RULES: tuple[Rule, ...] = (
     Rule("squeue lists the job as pending, for a reason that does not end by itself", (STUCK,),
          _is_queued_as(STUCK), _queued, "for example PartitionTimeLimit, or a limit on one job"),
     Rule("squeue lists the job as pending", (PENDING,), _is_queued_as(PENDING), _queued),
-    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.in_queue, _queued),
+    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.in_queue,
+         lambda evidence: _queued(evidence)._replace(why=evidence.explain(
+             _queued(evidence).why, _queued(evidence).slurm_job or ""))),
     Rule("a local process claimed the run, and the attempt recorded its end", _ENDED,
          lambda evidence: evidence.is_claimed_locally and evidence.recorded_end,
          lambda evidence: State(evidence.recorded_end or FAILED, evidence.error)),
@@ -263,6 +289,10 @@ RULES: tuple[Rule, ...] = (
          lambda evidence: evidence.is_local and evidence.submitter_alive and not evidence.claim, _always(PENDING)),
     Rule("not submitted to Slurm", (NEW,), lambda evidence: evidence.is_local,
          lambda evidence: State(NEW, evidence.error)),
+    Rule("squeue does not list the workers that may take the run, but one of them may run: by sacct, by a heartbeat of "
+         f"their runs, or because they were submitted less than {LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,),
+         lambda evidence: evidence.may_have_workers,
+         lambda evidence: State(UNKNOWN, "squeue does not list its workers, which may be running", evidence.jobs[-1])),
     Rule("the workers that may take the run have ended, and none has claimed it", (NEW,),
          lambda evidence: evidence.is_for_workers and evidence.queue.answered and evidence.jobs,
          _always(NEW, "its workers have ended")),
@@ -290,6 +320,8 @@ RULES: tuple[Rule, ...] = (
     Rule("sacct lists the job as pending or running", (UNKNOWN,), lambda evidence: evidence.unfinished,
          lambda evidence: State(UNKNOWN, f"sacct lists it as {evidence.unfinished.state if evidence.unfinished else ''}"
                                 ", squeue does not list it", evidence.jobs[-1])),
+    Rule("there is accounting, but sacct fails", (UNKNOWN,), lambda evidence: not evidence.accounting.answered,
+         lambda evidence: State(UNKNOWN, "squeue does not list it, and sacct did not answer", evidence.jobs[-1])),
     Rule(f"the run's files changed less than {heartbeat.TIMEOUT:.0f} s ago", (UNKNOWN,),
          lambda evidence: evidence.last_heartbeat,
          lambda evidence: State(UNKNOWN, f"squeue does not list it, but {evidence.last_heartbeat}", evidence.jobs[-1]),

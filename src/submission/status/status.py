@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -272,13 +272,3 @@ def filter_runs(observation: Observation, only: Collection[str], tags: Collectio
     return replace(observation, runs={
         name: run for name, run in observation.runs.items()
         if run.state.name in only and (not tags or set(tags) <= set(run_folder.tags(run.path)))})
-
-
-def watch(read: Callable[[], list[Observation]], show: Callable[[list[Observation]], None], interval: float) -> None:
-    """Read and show batches every `interval` seconds until nothing is pending or running."""
-    while True:
-        observations = read()
-        show(observations)
-        if not any(observation.count(retry_policy.ALIVE) for observation in observations):
-            return
-        time.sleep(interval)

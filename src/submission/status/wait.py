@@ -1,32 +1,92 @@
-"""Wait until the runs of batches have ended."""
+"""Observe batches again and again: their files often, Slurm only from time to time, as sites request."""
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from src.errors import BatchError, shell_command
 from src.submission.batch import journal
-from src.submission.status import states
-from src.submission.status.observation import Observation
-from src.submission.status.observe import observe
+from src.submission.status import retry_policy, states
+from src.submission.status.observation import Observation, Run
+from src.submission.status.observe import SlurmView, observe
+
+T = TypeVar("T")
+FIRST_INTERVAL, LATER_INTERVAL = 30.0, 60.0  # seconds between queries of Slurm: at first, and later
+FIRST_PERIOD = 600.0  # seconds for which the first interval applies
+_EARLIEST = 10.0  # seconds after a query until files that show the end of a run may cause another
 
 # states that end by themselves; a stuck run does not
 _WAITED_FOR = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)
 
 
-def wait_for_batches(paths: Sequence[str], interval: float) -> list[Observation]:
-    """Observe batches every `interval` seconds until no run can still end by itself. Return the last observations.
+class Poller:
+    """Decides when an observation queries Slurm.
+
+    interval: seconds between queries; None for 30, and 60 after ten minutes. After files have shown that a run ended
+    in a way that only Slurm can explain, the next query is ten seconds after the last one at the latest.
+    """
+
+    def __init__(self, interval: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.slurm = SlurmView()
+        self._interval, self._clock, self._start, self._last_query = interval, clock, clock(), -math.inf
+
+    def poll(self, read: Callable[[SlurmView], T]) -> T:
+        """Return what `read` returns, which observes batches by the view of Slurm that it is given."""
+        now = self._clock()
+        self.slurm.is_due = self.slurm.is_due or now - self._last_query >= self._pause(now)
+        result = read(self.slurm)
+        if self.slurm.was_queried:
+            self._last_query = now
+        self.slurm.is_due = False
+        return result
+
+    def _pause(self, now: float) -> float:
+        interval = FIRST_INTERVAL if now - self._start < FIRST_PERIOD else LATER_INTERVAL
+        interval = interval if self._interval is None else self._interval
+        return min(interval, _EARLIEST) if self.slurm.is_outdated else interval
+
+    def is_current(self, runs: Iterable[Run]) -> bool:
+        """Return whether the states of runs need no newer answer of Slurm. If they do, the next observation queries it.
+        """
+        self.slurm.is_due = not self.slurm.was_queried and any(
+            run.state.name not in retry_policy.ENDED_FOR_GOOD for run in runs)
+        return not self.slurm.is_due
+
+
+def wait_for_batches(paths: Sequence[str], every: float, interval: float | None = None) -> list[Observation]:
+    """Read the files of batches every `every` seconds until no run can still end by itself. Return the last
+    observations. interval: seconds between queries of Slurm, as for Poller.
 
     BatchError for a copy of a batch, whose runs are on another machine.
     """
     for path in paths:
         reject_copy(path, "wait")
+    poller = Poller(interval)
     while True:
-        observations = observe(paths)
-        if not any(run.state.name in _WAITED_FOR and not run.host
-                   for observation in observations for run in observation.runs.values()):
+        observations = poller.poll(lambda slurm: observe(paths, slurm))
+        runs = [run for observation in observations for run in observation.runs.values()]
+        if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
+            time.sleep(every)
+        elif poller.is_current(runs):
             return observations
-        time.sleep(interval)
+
+
+def watch(read: Callable[[SlurmView], list[Observation]], show: Callable[[list[Observation], SlurmView], None],
+          every: float, interval: float | None = None) -> None:
+    """Read and show batches every `every` seconds until nothing is pending or running.
+
+    interval: seconds between queries of Slurm, as for Poller.
+    """
+    poller = Poller(interval)
+    while True:
+        observations = poller.poll(read)
+        show(observations, poller.slurm)
+        if any(observation.count(retry_policy.ALIVE) for observation in observations):
+            time.sleep(every)
+        elif poller.is_current(run for observation in observations for run in observation.runs.values()):
+            return
 
 
 def reject_copy(path: str, command: str) -> None:

@@ -53,7 +53,8 @@ def test_running_run_that_slurm_does_not_show_is_not_started_again(
     else:
         fake_slurm.reject("accounting_disabled", command="sacct")
         fake_slurm.inject_fault("squeue", stdout={
-            "unknown state": "2|EXPEDITING|N/A|None|(null)\n", "heterogeneous job": "2+0|RUNNING|N/A|None|(null)\n",
+            "unknown state": "2|EXPEDITING|N/A|N/A|None|(null)\n",
+            "heterogeneous job": "2+0|RUNNING|N/A|N/A|None|(null)\n",
             "no row": ""}[reason])
     for _ in range(3):
         project.submit("-r", project.batch, "-y")

@@ -113,7 +113,7 @@ def test_unknown_message_is_retried_a_few_times(fake_sbatch: Path) -> None:
 
 def test_unknown_message_after_which_the_job_is_queued_has_submitted(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo something new >&2; exit 1")
-    answer(fake_sbatch, "echo '41|PENDING|1767225600|(Priority)|c-41'", "squeue")
+    answer(fake_sbatch, "echo '41|PENDING|1767225600|N/A|(Priority)|c-41'", "squeue")
     assert client.submit_with_retries(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
@@ -163,7 +163,7 @@ def test_submission_is_retried_until_the_controller_answers(fake_sbatch: Path) -
 
 def test_after_a_lost_answer_squeue_is_queried_before_sbatch(fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo x >> {fake_sbatch}/calls; echo Socket timed out >&2; exit 1")
-    answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|(Priority)|c-41'", "squeue")
+    answer(fake_sbatch, "echo '41|PENDING|2026-01-01T00:00:00|N/A|(Priority)|c-41'", "squeue")
     assert client.submit_with_retries(["sbatch"], 1, "c-41", pauses=(0, 0)) == "41"
     assert (fake_sbatch / "calls").read_text() == "x\n"
 
@@ -195,14 +195,16 @@ def test_last_attempt_raises_the_message_of_slurm(fake_sbatch: Path) -> None:
 
 
 def test_rows_of_squeue_and_sacct_are_parsed(fake_sbatch: Path) -> None:
-    answer(fake_sbatch, "printf '1|RUNNING|1700000000|None|a|b\\n2_3|PENDING|N/A|(Resources)|\\n'", "squeue")
+    answer(fake_sbatch, "printf '1|RUNNING|1700000000|1700000009|None|a|b\\n"
+                        "2_3|PENDING|N/A|1800000000|(Resources)|\\n'", "squeue")
     answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:0\\n'", "sacct")
     queue = client.squeue()
     assert queue.answered
     assert queue.jobs["1"].comment == "a|b"
     assert queue.jobs["1"].submitted == 1.7e9
     assert queue.jobs["2_3"].submitted is None
-    assert client.sacct(0)["1"].state == "CANCELLED"
+    assert queue.expected_starts() == {"2_3": 1.8e9}
+    assert client.sacct(0).jobs["1"].state == "CANCELLED"
     answer(fake_sbatch, "exit 1", "squeue")
     assert not client.squeue().answered
 
@@ -239,13 +241,31 @@ def test_filters_in_the_environment_hide_no_job(fake_slurm: FakeSlurm, monkeypat
     assert fake_slurm.calls("squeue")[-1].env["SLURM_TIME_FORMAT"] == "%s"
     client.scancel([job])
     assert fake_slurm.job(job)["State"] == "CANCELLED"
-    assert client.sacct(0)[job].state == "CANCELLED"
+    assert client.sacct(0).jobs[job].state == "CANCELLED"
+
+
+@pytest.mark.parametrize(("error", "has_answered"), [
+    ("sacct: error: Slurm accounting storage is disabled", True),
+    ("sacct: error: Problem talking to the database: Connection refused", False), ("", False)])
+def test_failing_sacct_is_not_taken_for_a_cluster_without_accounting(error: str, has_answered: bool,
+                                                                     fake_sbatch: Path) -> None:
+    answer(fake_sbatch, f"echo '{error}' >&2; exit 1", "sacct")
+    assert client.sacct(0) == client.Accounting(has_answered)
+    answer(fake_sbatch, """case "$*" in *--clusters=c2*) exit 1;; *) echo '7|TIMEOUT|1700000000|0:0';; esac""", "sacct")
+    partial = client.sacct(0, ["", "c2"])
+    assert (partial.answered, list(partial.jobs)) == (False, ["7"])
+
+
+def test_without_sacct_there_is_no_accounting(fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(fake_sbatch))
+    (fake_sbatch / "sacct").unlink(missing_ok=True)
+    assert client.sacct(0) == client.Accounting(True)
 
 
 @pytest.mark.parametrize("message", ["squeue: unrecognized option '--me'", "squeue: unrecognized option: me"])
 def test_squeue_without_me_is_given_the_user(message: str, fake_sbatch: Path) -> None:
     answer(fake_sbatch, f'case "$*" in *--me*) echo "{message}" >&2; exit 1;; *--user={os.getuid()}*) '
-                  'echo "5|RUNNING|1|None|c";; esac', "squeue")
+                  'echo "5|RUNNING|1|2|None|c";; esac', "squeue")
     assert list(client.squeue().jobs) == ["5"]
 
 
@@ -264,7 +284,7 @@ def test_window_of_sacct_is_in_utc(fake_sbatch: Path, monkeypatch: pytest.Monkey
 
 def test_rows_of_arrays_and_heterogeneous_jobs_are_found(fake_sbatch: Path) -> None:
     rows = ("2_[0-1,4%2]|PENDING", "2_3|RUNNING", "28+0|RUNNING", "28+1|RUNNING", "5_[0-9,12-...|PENDING")
-    answer(fake_sbatch, "\n".join(f"echo '{row}|1700000000|None|c'" for row in rows), "squeue")
+    answer(fake_sbatch, "\n".join(f"echo '{row}|1700000000|N/A|None|c'" for row in rows), "squeue")
     queue = client.squeue()
     found = {job: row.id for job in ("2", "2_0", "2_4", "2_2", "28", "5_777", "5", "3") if (row := queue.find(job))}
     assert found == {"2": "2_3", "2_0": "2_0", "2_4": "2_4", "28": "28", "5_777": "5_[0-9,12-...", "5": "5_[0-9,12-..."}

@@ -1,10 +1,15 @@
 """What ended Slurm jobs used, from rows as sacct prints them."""
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from src.submission.batch.journal import SLURM, History, Ticket
 from src.submission.slurm import client
 from src.submission.status import efficiency
+from src.submission.status.observation import Observation
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
 __all__ = ["fake_slurm"]  # the fixture
@@ -23,7 +28,7 @@ cpu=00:40:00,energy=0,fs/disk=1048576,gres/gpumem=9216M,gres/gpuutil=150,mem=209
 
 def lines(fake_slurm: FakeSlurm, text: str, *jobs: str) -> list[str]:
     fake_slurm.inject_fault("sacct", stdout=text)
-    found = efficiency.usage_of_jobs(client.usage(0.0), jobs).lines()
+    found = efficiency.usage_of_jobs(client.usage(0.0, [""]), jobs).lines()
     fake_slurm.clear_faults()
     return found
 
@@ -39,6 +44,27 @@ def test_gpu_use_is_shown_if_the_cluster_measures_it(fake_slurm: FakeSlurm) -> N
 
 def test_memory_is_that_of_all_tasks_on_a_node(fake_slurm: FakeSlurm) -> None:
     assert lines(fake_slurm, SACCT, "8")[1] == "suggestion: --sbatch mem=5200M --sbatch time=15"  # 8 GiB on two nodes
+
+
+def test_each_cluster_of_the_jobs_is_queried(fake_slurm: FakeSlurm, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = tmp_path / "sacct"
+    wrapper.write_text("""#!/bin/sh
+case "$*" in
+    *--clusters=c2*) echo '7|COMPLETED|600|10:00|1||1G|60||'; echo '7.batch|COMPLETED|600|10:00|1|2048K||||';;
+    *) echo '7|COMPLETED|60|01:00|1||9G|60||'; echo '7.batch|COMPLETED|60|01:00|1|1024K||||';;
+esac
+""")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def usage(*jobs: str) -> list[tuple[int, float, str]]:
+        history = History({str(index): Ticket(1, 0.0, SLURM, {}, [], [job]) for index, job in enumerate(jobs)})
+        found = efficiency.usage_by_batch([Observation("b", history, {}, True)])["b"]
+        return [(found.jobs, found.longest, found.requested_memory)]
+    assert usage("7;c2") == [(1, 600.0, "1G")]
+    assert usage("7") == [(1, 60.0, "9G")]
+    assert usage("7", "7;c2") == [(2, 600.0, "1G")]
 
 
 ROWS = [["7", "COMPLETED", "600", "10:00", "2", "", "8G", "60"],

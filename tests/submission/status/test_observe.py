@@ -11,7 +11,7 @@ from src import run_folder
 from src.submission.batch import journal
 from src.submission.batch.journal import LOCAL, SLURM, Journal
 from src.submission.slurm import client
-from src.submission.slurm.client import Queue
+from src.submission.slurm.client import Accounting, Queue
 from src.submission.status.observe import observe
 from src.submission.system import process
 
@@ -45,7 +45,7 @@ def test_run_that_ends_during_the_observation_is_not_lost(batch: Path, monkeypat
         (batch / RUNS[0] / "done").write_text("completed\n")
         return Queue(True)
     monkeypatch.setattr(client, "squeue", squeue)
-    monkeypatch.setattr(client, "sacct", lambda *_: {})
+    monkeypatch.setattr(client, "sacct", lambda *_: Accounting())
     assert states(batch) == ["done", "lost"]
 
 
@@ -80,7 +80,7 @@ def test_slurm_is_queried_once_for_all_runs(batch: Path, monkeypatch: pytest.Mon
         book.record_job(unit, "7")
     asked: list[str] = []
     monkeypatch.setattr(client, "squeue", lambda clusters: asked.append("squeue") or Queue(True))
-    monkeypatch.setattr(client, "sacct", lambda *_: asked.append("sacct") or {})
+    monkeypatch.setattr(client, "sacct", lambda *_: asked.append("sacct") or Accounting())
     states(batch)
     assert asked == ["squeue", "sacct"]
     for name in RUNS:

@@ -11,7 +11,7 @@ import pytest
 from src import run_folder
 from src.run_folder import RunFolder
 from src.submission.batch.journal import LOCAL, SLURM, Ticket
-from src.submission.slurm.client import Job, Queue
+from src.submission.slurm.client import Accounting, Job, Queue
 from src.submission.status import retry_policy, states
 from src.submission.status.states import Evidence
 
@@ -19,15 +19,16 @@ NOW = 1_000_000.0
 
 
 def state(end: str | None = None, ticket: Ticket | None = None, queue: Queue | None = None, accounting: dict[str,
-          Job] | None = None, claim: dict[str, Any] | None = None, claim_alive: bool | None = None,
+          Job] | None = None, sacct_answered: bool = True, claim: dict[str, Any] | None = None,
+          claim_alive: bool | None = None,
           submitter_alive: bool | None = False, attempt: dict[str, Any] | None = None, tmp: Any = None,
           heartbeat_age: float = 1e6) -> states.State:
     folder = RunFolder("run", frozenset())
     if end is not None:
         (tmp / run_folder.DONE).write_text(f"{end}\n")
         folder = RunFolder.read(tmp)
-    return states.state_of(Evidence(folder, ticket, queue or Queue(True), accounting or {}, claim or {}, claim_alive,
-                                    submitter_alive, attempt, NOW, lambda: heartbeat_age))
+    return states.state_of(Evidence(folder, ticket, queue or Queue(True), Accounting(sacct_answered, accounting or {}),
+                                    claim or {}, claim_alive, submitter_alive, attempt, NOW, lambda: heartbeat_age))
 
 
 def slurm_ticket(age: float = 1000.0, jobs: list[str] | None = None, sent: bool = True) -> Ticket:
@@ -58,6 +59,8 @@ def test_held_job_whose_attempt_failed_is_failed(row: str, reason: str, expected
 
 def test_run_is_lost_only_if_sacct_and_its_files_agree() -> None:
     assert state(ticket=slurm_ticket()).name == "lost"
+    assert state(ticket=slurm_ticket(), sacct_answered=False) == (
+        "unknown", "squeue does not list it, and sacct did not answer", "7")
     assert state(ticket=slurm_ticket(), heartbeat_age=10) == states.State(
         "unknown", "squeue does not list it, but its files changed 10 s ago", "7")
     for row in ("RUNNING", "PENDING"):
@@ -167,6 +170,13 @@ def test_states_of_runs_that_share_workers() -> None:
     ticket = Ticket(1, NOW - 1000, SLURM, {}, [], ["7", "8"], True, shared=True)
     assert state(ticket=ticket, queue=queue_with("RUNNING")).name == "pending"
     assert state(ticket=ticket).name == "new"  # the workers have ended: it may be submitted again
+    for proof in ({"heartbeat_age": 10}, {"sacct_answered": False}, {"accounting": {"7": Job("7", "RUNNING")}}):
+        assert state(ticket=ticket, **proof) == (  # type: ignore[arg-type]
+            "unknown", "squeue does not list its workers, which may be running", "8")
+    recent = Ticket(1, NOW - 10, SLURM, {}, [], ["7", "8"], True, shared=True)
+    assert state(ticket=recent).name == "unknown"
+    ended = {"7": Job("7", "COMPLETED"), "8": Job("8", "FAILED")}
+    assert state(ticket=recent, accounting=ended).name == "new"
     assert state(ticket=ticket, queue=Queue(False)).name == "unknown"
     assert state(ticket=ticket, queue=queue_with("RUNNING", job="8"), claim={"slurm_job": "8"}).name == "running"
 
@@ -207,8 +217,8 @@ def combinations() -> Iterator[Evidence]:
                                                         (SLURM, ["7"], True, True)))]
     queues = [Queue(False), Queue(True), queue_with("RUNNING"), queue_with("PENDING"), queue_with("TIMEOUT"),
               queue_with("PENDING", "(PartitionTimeLimit)")]
-    accounts: list[dict[str, Job]] = [{}, {"7": Job("7", "FAILED")}, {"7": Job("7", "TIMEOUT")},
-                                       {"7": Job("7", "NODE_FAIL")}, {"7": Job("7", "RUNNING")}]
+    accounts = [Accounting(False), Accounting(), *(
+        Accounting(True, {"7": Job("7", row)}) for row in ("FAILED", "TIMEOUT", "NODE_FAIL", "RUNNING"))]
     claims: list[dict[str, Any]] = [{}, {"pid": 1}, {"slurm_job": "7"}]
     attempts = [None, *({"ticket": 1, "how": how, "slurm_job": "7"} for how in (None, "failed", "timeout", "requeued"))]
     for folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt in itertools.product(
@@ -220,31 +230,33 @@ def combinations() -> Iterator[Evidence]:
 
 # how many of the combinations each rule decides, and the states that follow
 DECIDED = """
- 1 done 29700
- 2 new 540
- 3 pending 1200
- 4 failed 510
- 5 running 2010
- 6 stuck 2520
- 7 pending 2520
- 8 timeout 2520
- 9 failed 1500, timeout 1500
-10 running 1440
-11 unknown 1440
-12 lost 1440
-13 pending 1260
-14 new 2100
-15 new 300
-16 submitted 1800
-17 unknown 150
-18 new 1650
-19 unknown 44
-20 failed 660, node_failed 280, timeout 480
-21 unknown 1416
-22 unknown 210
-23 unknown 90
-24 unknown 10
-25 lost 110
+ 1 done 35640
+ 2 new 648
+ 3 pending 1440
+ 4 failed 612
+ 5 running 2412
+ 6 stuck 3024
+ 7 pending 3024
+ 8 timeout 3024
+ 9 failed 1800, timeout 1800
+10 running 1728
+11 unknown 1728
+12 lost 1728
+13 pending 1512
+14 new 2520
+15 unknown 152
+16 new 208
+17 submitted 2160
+18 unknown 180
+19 new 1980
+20 unknown 44
+21 failed 792, node_failed 280, timeout 540
+22 unknown 1704
+23 unknown 300
+24 unknown 90
+25 unknown 90
+26 unknown 10
+27 lost 110
 """
 
 

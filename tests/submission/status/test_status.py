@@ -85,13 +85,6 @@ def test_summary_has_a_column_for_each_state_that_occurs(tmp_path: Path) -> None
     assert status.summary_table([item]) == ["batch      runs  done  timeout", "results/b  2     1     1"]
 
 
-def test_watch_ends_when_nothing_is_alive(tmp_path: Path) -> None:
-    looks = iter([[observation(run(tmp_path, "000_a", "running"))], [observation(run(tmp_path, "000_b", "done"))]])
-    shown: list[str] = []
-    status.watch(lambda: next(looks), shown.append, 0)
-    assert len(shown) == 2
-
-
 def test_run_with_a_deleted_folder_is_listed(tmp_path: Path) -> None:
     from src.submission.batch import batch_folder
     from src.submission.batch.journal import LOCAL, Journal
