@@ -33,7 +33,7 @@ NODES = ("node1", "node2", "node3", "node4")
 def shared(slurm: Slurm) -> Iterator[Path]:
     """A folder in which nodes see changes late."""
     if not slurm.has_lag:
-        pytest.skip("tests on late files need /dev/fuse and bindfs, and a cluster with LAG=1")
+        pytest.skip("tests on late files need bindfs, a /dev/fuse that this process may use, and a cluster with LAG=1")
     folder = Path(tempfile.mkdtemp(dir=slurm.folder / "shared"))
     yield folder
     shutil.rmtree(folder)

@@ -18,6 +18,8 @@ def _forget(path: Any) -> None:
 
 
 def _late_listdir(path: Any = ".") -> list[str]:
+    if isinstance(path, int):  # a descriptor, of shutil
+        return _list(path)
     folder = os.path.abspath(path)
     if folder not in _listings or time.monotonic() - _listings[folder][0] > _SECONDS:
         _listings[folder] = time.monotonic(), _list(folder)

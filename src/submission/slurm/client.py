@@ -399,7 +399,7 @@ def end_time(job: str) -> float | None:
 
 def show_job(job: str) -> dict[str, str]:
     """Return the fields of `scontrol show job`, as {"Restarts": "0", "PreemptTime": "None", …}; empty if it fails."""
-    fields = (query(["scontrol", "--oneliner", "show", "job", job]) or "").split()
+    fields = (query(["scontrol", "--all", "--oneliner", "show", "job", job]) or "").split()
     return {name: value for name, equals, value in (field.partition("=") for field in fields) if equals}
 
 

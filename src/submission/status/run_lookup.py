@@ -80,7 +80,7 @@ def _batches_of_job(job: str) -> list[str]:
     """The batch of a job that Slurm still lists, in any folder: its output goes into the batch or one of its runs."""
     from src.submission.slurm import client
 
-    output = client.query(["scontrol", "show", "job", job]) or ""
+    output = client.query(["scontrol", "--all", "show", "job", job]) or ""
     folders = {os.path.dirname(path) for path in re.findall(r"^ *StdOut=(.+)$", output, re.MULTILINE)}
     return [path for path in dict.fromkeys(map(os.path.dirname, folders)) if run_folder.is_batch_folder(path)]
 

@@ -289,8 +289,9 @@ RULES: tuple[Rule, ...] = (
          lambda evidence: evidence.is_local and evidence.submitter_alive and not evidence.claim, _always(PENDING)),
     Rule("not submitted to Slurm", (NEW,), lambda evidence: evidence.is_local,
          lambda evidence: State(NEW, evidence.error)),
-    Rule("squeue does not list the workers that may take the run, but one of them may run: by sacct, by a heartbeat of "
-         f"their runs, or because they were submitted less than {LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,),
+    Rule("squeue does not list the workers that may take the run, but sacct lists one of them as pending or running or "
+         "fails, one of their runs has a fresh heartbeat, or they were submitted less than "
+         f"{LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,),
          lambda evidence: evidence.may_have_workers,
          lambda evidence: State(UNKNOWN, "squeue does not list its workers, which may be running", evidence.jobs[-1])),
     Rule("the workers that may take the run have ended, and none has claimed it", (NEW,),

@@ -13,7 +13,7 @@ from tests.fake_slurm.errors import CommandExit, unsupported
 from tests.fake_slurm.formats import format_long_duration, format_time, parse_time_limit
 from tests.fake_slurm.jobs import Job, command_line, elapsed_seconds, end_time, job_id_of, output_path, raw_id_of
 
-OPTIONS = "o:oneliner Q:quiet d:details"
+OPTIONS = "a:all o:oneliner Q:quiet d:details"
 # the record's key for each attribute of `update`; empty: accepted without effect on the record
 ATTRIBUTES = {"comment": "Comment", "jobname": "JobName", "name": "JobName", "starttime": "", "priority": "",
               "partition": "Partition", "timelimit": "TimeLimit", "dependency": "Dependency", "requeue": "Requeue",
