@@ -4,6 +4,7 @@ The nodes see the cluster's folder `shared` through mirrors that keep names for 
 """
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -96,23 +97,33 @@ def test_workers_retries_and_extensions_execute_each_run_once(project: Project, 
     assert project.executed() == [1] * (runs + 4)
 
 
+def start_elsewhere(slurm: Slurm, job: str, node: str, record: Path) -> None:
+    """Have a requeued job start on a node, and return soon after its attempt has been recorded."""
+    wait_for(lambda: slurm.state(job) == "PENDING")
+    slurm.run("scontrol", "update", f"jobid={job}", f"ReqNodeList={node}")
+    time.sleep(6)  # Slurm would mistake the end of its old processes for that of the new ones
+    end = time.monotonic() + 150
+    while not record.exists():
+        assert time.monotonic() < end, slurm.run("scontrol", "show", "job", job)
+        slurm.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+        again = time.monotonic() + 4  # every update delays the start
+        while not record.exists() and time.monotonic() < again:
+            time.sleep(0.05)
+    time.sleep(0.5)  # until it listens to signals
+
+
 def test_training_that_moves_between_nodes_has_the_results_of_one_that_stays(slurm: Slurm, shared: Path,
                                                                              calm: Path) -> None:
     spec, job = submit(slurm, shared)
-    nodes = [attempts(spec)[-1]["node"]]
-    for number in range(6 if CHAOS else 1):
+    moves = 6 if CHAOS else 1
+    for number in range(moves):
         slurm.run("scancel", "--batch", "--signal=USR1", job)
-        wait_for(lambda number=number: attempts(spec)[number]["how"] is not None)  # type: ignore[misc]
-        if attempts(spec)[number]["how"] == "completed":
-            break
-        wait_for(lambda: slurm.state(job) == "PENDING")
-        slurm.run("scontrol", "update", f"jobid={job}", f"ReqNodeList={NODES[number % 2 + 2]}")
-        slurm.restart(job, (spec.parent / f"attempt-1-{number + 1}.json").exists)
-        nodes.append(attempts(spec)[-1]["node"])
+        start_elsewhere(slurm, job, NODES[number % 2 + 2], spec.parent / f"attempt-1-{number + 1}.json")
     wait_for((spec.parent / "done").exists)
     slurm.wait(job, "COMPLETED")
-    assert len(set(nodes)) > 1
-    assert [attempt["how"] for attempt in attempts(spec)] == ["requeued"] * (len(nodes) - 1) + ["completed"]
+    assert [attempt["how"] for attempt in attempts(spec)] == ["requeued"] * moves + ["completed"]
+    nodes = [attempt["node"] for attempt in attempts(spec)]
+    assert all(node != following for node, following in itertools.pairwise(nodes[:2 + moves // 2 * 2]))
     (spec.parent / f"{job}.out").unlink()
     assert_same(spec, calm)
 
