@@ -13,6 +13,7 @@ from src.io import deletion, files, yaml_io
 # in a batch folder
 JOB_SPEC = "job.yaml"
 SUBMISSIONS = "submissions"
+FIRST_NAME = "first-name"  # in submissions/: the batch's name before it was renamed
 EXTENSION = "extension.json"  # in a folder of submissions/: the run of each grid point as of that extension
 TASKS_SUFFIX = ".tasks.json"
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was generated from resources
@@ -26,6 +27,7 @@ DIFF = "uncommitted.diff"
 UNTRACKED = "untracked"
 ENVIRONMENT = "environment.txt"
 SNAPSHOT = "snapshot"  # a copy of the project's sources, from which runs start
+SOURCES = "sources.json"  # hashes of the code at submission
 COMMIT = "COMMIT"  # in a snapshot: its commit
 # in a run folder
 SPEC = "spec.yaml"
@@ -46,6 +48,7 @@ TRACE = "trace.json.gz"
 ARRAYS = "arrays"  # results that are not numbers: a file of arrays for each epoch
 SWEEP_CONFIG = "sweep.yaml"  # the parameters for an external program, in the format of W&B's agent
 ARGUMENTS = "arguments.json"  # the same as JSON
+FACTS = "facts.json"  # of an external program: host, duration, commit, command, hashes of its scripts
 LOCAL_LOG = "local.out"  # output of a run that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
@@ -132,6 +135,21 @@ def set_aside(folder: str) -> str:
     return os.path.join(folder, target)
 
 
+def started_code_name(code: str) -> str:
+    """Return the folder, in one of code/, with the files that differ from the submission in runs that started with this
+    code.
+    """
+    return f"started-{code}"
+
+
+def free_repeat_name(folder: str) -> str:
+    """Return a folder, not there yet, for a repeat of the run in `folder`."""
+    number = 1
+    while os.path.exists(f"{folder}-repeat-{number}"):
+        number += 1
+    return f"{folder}-repeat-{number}"
+
+
 def arrays_name(epoch: int) -> str:
     """Return the name of the file of arrays after `epoch`."""
     return f"{ARRAYS}/epoch-{epoch:05d}.npz"
@@ -165,22 +183,27 @@ def mlflow_name(key: str) -> str:
 
 
 def identity(folder: str) -> str:
-    """Return a unique id of a run or batch, which stays when its folder is moved or the run resumes.
+    """Return a unique id of a run or batch, which stays when the batch is moved or renamed or the run resumes.
 
     It is a hash of the name and of the first start or submission; a run that was started with --fresh gets another.
     """
     import hashlib  # loads OpenSSL, which few commands need
 
     folder = os.path.abspath(folder)
-    parts = [os.path.basename(os.path.dirname(folder)), os.path.basename(folder)]
+    parts = [_first_name(os.path.dirname(folder)), os.path.basename(folder)]
     if is_batch_folder(folder):
-        parts[0] = ""
+        parts = ["", _first_name(folder)]
         parts += sorted(os.listdir(os.path.join(folder, SUBMISSIONS)))[:1]
     else:
         run = RunFolder.read(folder)
         first = _mapping(run.file(attempt_name(*run.attempts[0]))) if run.attempts else {}
         parts += [str(first.get("start")), *sorted(name for name in run.names if name.startswith("before-"))]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _first_name(batch: str) -> str:
+    """Return the name that a batch was created with."""
+    return (files.read_text(os.path.join(batch, SUBMISSIONS, FIRST_NAME)) or os.path.basename(batch)).rstrip("\n")
 
 
 def slurm_log_name(slurm_job: str) -> str:
@@ -281,6 +304,11 @@ def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise BatchError(f"this spec {problem}: nothing is run", where=os.fspath(path),
                          hint="repeat the submit_multiple.py command of the batch: it writes and submits it again")
     return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
+
+
+def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the facts of a run of an external program; empty if it recorded none."""
+    return _mapping(os.path.join(folder, FACTS))
 
 
 def tags(folder: str | os.PathLike[str]) -> list[str]:

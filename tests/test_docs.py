@@ -243,7 +243,7 @@ def is_harmless(arguments: list[str]) -> bool:
     if script == "experiments.py":
         if "--on" in rest:
             return False  # see tests/submission/remote/test_remote_command.py
-        return rest[0] in ("status", "report", "query", "compare", "cancel", "note") \
+        return rest[0] in ("status", "report", "query", "compare", "cancel", "note", "rename", "move") \
             or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)

@@ -56,6 +56,27 @@ def test_status_and_results_read_it(batch: Path) -> None:
     assert len(rows(batch / "000_before-layout+bas_lr=0.25" / "stats.csv")) == 40
 
 
+def test_reproduce_writes_beside_the_run(batch: Path) -> None:
+    """Its config names the folder of another machine, to which the code of that version would write."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode:
+        pytest.skip("the project is not in git here")
+    path, = batch.glob("code/*/code.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": head.stdout.strip()}))
+    printed = run("experiments.py", "reproduce", batch / "000_before-layout+bas_lr=0.25")
+    assert printed.returncode == 0, printed.stderr
+    start, cleanup = printed.stdout.splitlines()[-2:]
+    assert start.endswith("/config.yaml") and cleanup.startswith("git worktree remove")
+    assert f'output_dir: "{batch}/000_before-layout+bas_lr=0.25"' in printed.stdout
+
+
+def test_it_is_renamed(batch: Path) -> None:
+    target = batch.with_name("26-11-29-other")
+    assert run("experiments.py", "rename", batch, "other").returncode == 0
+    assert states(target) == ["done", "timeout", "new"]
+    target.rename(batch)
+
+
 def test_its_checkpoints_load(batch: Path) -> None:
     import torch
 

@@ -16,7 +16,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import gpu_idle, logs, metrics, notes, run_folder
+from src import code_state, gpu_idle, logs, metrics, notes, run_folder
 from src.analysis.plotting import heat_maps, plots
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
@@ -67,9 +67,9 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     df = results.big_df()
     failures = _failures(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
-    sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _failed(failures),
-                _active(status), _parameters(df), *_best_and_figures(df), _machines(df), _resources(resources or {}),
-                _runs(df), _skipped(results.skipped)]
+    sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _changed_code(df),
+                _failed(failures), _active(status), _parameters(df), *_best_and_figures(df), _machines(df),
+                _resources(resources or {}), _runs(df), _skipped(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
         page = file.read()
     head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
@@ -135,6 +135,21 @@ def _drift(results: Results) -> str:
     return _section("Defaults that have changed", f"<ul>{items}</ul>") if items else ""
 
 
+def _changed_code(df: pd.DataFrame) -> str:
+    """Runs that started with other code than was submitted, by the files."""
+    runs: dict[tuple[str, ...], list[str]] = {}
+    column = f"facts/{code_state.CHANGED}"
+    for name, changed in zip(df["run"], df[column], strict=True) if column in df else ():
+        if isinstance(changed, (list, tuple)) and changed:
+            runs.setdefault(tuple(changed), []).append(name)
+    if not runs:
+        return ""
+    table = pd.DataFrame([{"runs": len(names), "files that had changed when they started": ", ".join(changed),
+                           "first": names[0]} for changed, names in runs.items()])
+    return _section("Code changed since submission", "<p>The command in <i>best runs</i> repeats what ran.</p>"
+                    + _table(table, code=("files that had changed when they started", "first")))
+
+
 def _failed(failures: list[_Failure]) -> str:
     """The failures, each with its runs and the end of a log; the first ones unfolded."""
     if not failures:
@@ -198,7 +213,7 @@ def _best_and_figures(df: pd.DataFrame) -> list[str]:
 
 def _best_runs(df: pd.DataFrame, columns: list[str], problems: list[str]) -> str:
     best = tables.best_runs(df, n=10)
-    commands = [f"python train.py {shlex.quote(os.path.join(folder, run_folder.CONFIG))}" for folder in best["folder"]]
+    commands = [shlex.join(["python", "experiments.py", "reproduce", folder, "--run"]) for folder in best["folder"]]
     caption = best.attrs[tables.CAPTION]
     best = _named(best, columns)
     note = "".join(f"<strong>{html.escape(problem)}.</strong> " for problem in problems) + (
@@ -206,7 +221,8 @@ def _best_runs(df: pd.DataFrame, columns: list[str], problems: list[str]) -> str
     if problem := metrics.missing_metric_message(tables.named_metric(df), tables.stats_columns(df)):
         note = f"<strong>{html.escape(problem[0].upper() + problem[1:])}.</strong> {note}"
     note += f" ({html.escape(caption)})" if caption and metrics.TEST_NOTE not in caption else ""
-    note += ". The columns of other splits have the same epoch. The command repeats the run in a new folder."
+    note += ". The columns of other splits have the same epoch. The command repeats the run in a new folder, with " \
+            "the code that it ran with, and compares the results."
     if metrics.TEST_NOTE in caption:
         note += f" <strong>{html.escape(caption[0].upper() + caption[1:])}.</strong>"
     if lost := tables.run_counts(df).lost("listed last", "listed with the epochs so far"):

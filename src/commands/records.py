@@ -18,7 +18,8 @@ def add_note(parser: argparse.ArgumentParser) -> None:
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=reproduce)
     parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
-    parser.add_argument("--run", action="store_true", dest="execute", help="execute the steps")
+    parser.add_argument("--run", action="store_true", dest="execute",
+                        help="execute the steps, and compare the results; exit code 1 if they differ")
 
 
 def add_notify(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +47,20 @@ def note(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Print the steps that repeat a run exactly, or execute them."""
+    """Print the steps that repeat a run exactly, or execute them and compare. Return 1 if the results differ."""
     from src.submission.batch import reproduce as reproducing
 
-    steps = reproducing.plan_steps(run_lookup.find_run(options.run_name, batch_folder.results_folder()))
-    if options.execute:
-        print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
-        return steps.run()
-    print("\n".join(steps.lines()))
-    return 0
+    run = run_lookup.find_run(options.run_name, batch_folder.results_folder())
+    steps = reproducing.plan_steps(run, PROJECT)
+    if not options.execute:
+        print("\n".join(steps.lines()))
+        return 0
+    print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
+    if exit_code := steps.run():
+        return exit_code
+    is_identical, line = reproducing.compare_results(run, steps.repeat)
+    print(line)
+    return 0 if is_identical else 1
 
 
 def notify(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from src import run_folder
+from src import code_state, run_folder
 from src.checks.registered_names import parse_interval
 from src.datasets.data import Batch
 from src.tracking import system
@@ -54,6 +54,7 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     experiment = Experiment(components, folder, check)
     if saved_state:
         experiment.restore(saved_state)
+        experiment.facts |= code_state.facts_before(folder, experiment.facts)
     output_folder = folder if writes else None
     with (open_log(folder, config.log_to_stdout, not writes, shows_progress) as log,
           Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
@@ -116,6 +117,8 @@ class Experiment:
         self.facts = facts.gather(config, self._data, components.model, length, device, components.seeds_drawn)
         if group.size > 1:
             self.facts["processes"] = group.size
+        if group.is_first:
+            self.facts |= code_state.facts_of_start(folder)
 
         self.profile = Profile(folder if group.is_first else None, device, length.total_steps) if (
             config.profile) else None
@@ -142,6 +145,8 @@ class Experiment:
         for line in summary.lines(self._components.model, self._components.optimizers,
                                   self._components.average is not None):
             log.info(line)
+        for warning in code_state.warnings(self.facts):
+            log.warning(warning)
         if self._stopping.uses_test_split:
             log.warning("best_checkpoint_metric {} is of a test split: its best value is not an unbiased estimate",
                         self._components.config.best_checkpoint_metric)

@@ -75,8 +75,7 @@ def test_report_on_a_grid_has_all_sections(tmp_path: Path) -> None:
     for text in ("26-11-20-digits", "Varying parameters", "base_lr", "Best runs", "Learning curves", "val accuracy",
                  "Metric against each parameter", "12", "runs read", "completed"):
         assert text in page.text
-    assert f"python train.py '{batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml'" in page.text \
-        or f"python train.py {batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8/config.yaml" in page.text
+    assert f"python experiments.py reproduce {batch}/011_digits+mod=tiny-lenet+bas=1.0+ave=poly_8 --run" in page.text
     assert page.count("img") == 2 + 3 + 3  # curves; model, base_lr and averaging; the pairs of these
     assert page.count("tr") >= 12 + 10
     assert "Failed" not in page.text and "Left out" not in page.text

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import run_folder, stats_csv
+from src import code_state, run_folder, stats_csv
 from src.analysis.reading import columns
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, is_missing
@@ -23,7 +23,7 @@ FACTS = "facts/"
 # columns that differ from run to run and change no result
 NO_SETTINGS = frozenset((*IDENTITY, REPEAT_OF, "output_dir", "wandb_run_name",
                          *(name for name in PER_POINT if name != "COMMAND")))
-_COMMIT = "facts/commit"
+_VERSIONS = ("facts/commit", f"facts/{code_state.CODE}")  # of the code
 _DEFAULTS = Config().to_dict()
 
 
@@ -157,9 +157,9 @@ def _cell_type(cells: list[Any]) -> Any:
 def find_repeats(frame: pd.DataFrame) -> list[str | None]:
     """Return for each run the label of the run that it repeats exactly, or None.
 
-    A run repeats another one if all its parameters, both seeds included, are the same, and its commit as far as both
-    are known. Of such runs the first one that ended without diverging is the original. Runs whose seeds are unknown
-    repeat none.
+    A run repeats another one if all its parameters, both seeds included, are the same, and its commit and code as far
+    as both are known. Of such runs the first one that ended without diverging is the original. Runs whose seeds are
+    unknown repeat none.
     """
     originals: list[str | None] = [None] * len(frame)
     if not set(SEEDS) <= set(frame.columns):
@@ -172,13 +172,14 @@ def find_repeats(frame: pd.DataFrame) -> list[str | None]:
                 if name not in NO_SETTINGS and not name.startswith(FACTS) and varies(candidates[name])]
     keys = list(zip(*(map(cell_key, candidates[name].tolist()) for name in settings), strict=True)) or [()] * len(
         candidates)
-    commits = candidates[_COMMIT].tolist() if _COMMIT in candidates else [None] * len(candidates)
+    versions = list(zip(*(candidates[name].tolist() if name in candidates else [None] * len(candidates)
+                          for name in _VERSIONS), strict=True))
     has_ended = candidates["end"].isin([run_folder.COMPLETED, run_folder.EARLY_STOPPED]).tolist()
     groups: dict[Any, list[int]] = {}
     for position in sorted(range(len(candidates)), key=lambda position: not has_ended[position]):  # a stable order
         groups.setdefault(keys[position], []).append(position)
     labels, positions = candidates["run"].tolist(), frame.index.get_indexer(candidates.index)
-    for original, position in _pairs(groups.values(), commits):
+    for original, position in _pairs(groups.values(), versions):
         originals[positions[position]] = labels[original]
     return originals
 
@@ -192,13 +193,19 @@ def varies(values: pd.Series) -> bool:
     return any(cell is not cells[0] and cell_key(cell) != first for cell in cells)
 
 
-def _pairs(groups: Iterable[list[int]], commits: list[Any]) -> Iterator[tuple[int, int]]:
-    """(original, repeat) of runs with equal parameters. Runs of different commits do not repeat each other."""
+def _pairs(groups: Iterable[list[int]], versions: list[tuple[Any, ...]]) -> Iterator[tuple[int, int]]:
+    """(original, repeat) of runs with equal parameters. Runs of different code do not repeat each other.
+
+    versions: commit and code of each run.
+    """
+    def may_be_same(first: int, position: int) -> bool:
+        return all(is_missing(a) or is_missing(b) or a == b
+                   for a, b in zip(versions[first], versions[position], strict=True))
+
     for members in groups:
         firsts: list[int] = []
         for position in members:
-            original = next((first for first in firsts if is_missing(commits[first]) or is_missing(commits[position])
-                             or commits[first] == commits[position]), None)
+            original = next((first for first in firsts if may_be_same(first, position)), None)
             if original is None:
                 firsts.append(position)
             else:

@@ -141,7 +141,9 @@ def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
         return f"not a run folder: it has no {run_folder.SPEC}"
     if done is not None:
         spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
-        return RunText(folder, _end(done), False, spec, *_read_stats(folder))
+        facts = run_folder.read_facts(folder)
+        return RunText(folder, _end(done), False, {**spec, **({"facts": facts} if facts else {})},
+                       *_read_stats(folder))
     attempt = run_folder.RunFolder.read(folder).last_attempt()
     if attempt is None:
         return "not started"

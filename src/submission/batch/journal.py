@@ -189,6 +189,18 @@ def read_history(batch: str) -> History:
     return history
 
 
+def code_token(batch: str, name: str, ticket: int | None) -> str | None:
+    """Return the folder in code/ of the submission that a run's ticket belongs to; None if none was recorded."""
+    folder = os.path.join(batch, run_folder.CODE)
+    tokens = [token for token in (os.listdir(folder) if os.path.isdir(folder) else [])
+              if os.path.exists(os.path.join(folder, token, run_folder.CODE_RECORD))]
+    if len(tokens) < 2:
+        return next(iter(tokens), None)  # the common case, without parsing journals
+    plans = [plan for plan in read_history(batch).all_plans() if plan.get("code") in tokens]
+    token: str | None = (plan_of(plans, name, ticket) or plan_of(plans, name, None)).get("code")
+    return token
+
+
 def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
     """Return all plans of a batch if one of them has a mapping under `key`; otherwise none, without parsing any."""
     folder, lines, pattern = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from src import run_folder
+from src import code_state, run_folder
 from src.errors import BatchError
 from src.io import files
+from src.io.secrets import redact, redact_json, secret_values
 from src.submission.system import process
-from src.submission.system.secrets import redact, redact_json, secret_values
 from src.submission.system.terminal import count
 
 _GIT_TIMEOUT = 60.0  # seconds; enough for a slow disk
@@ -159,6 +159,24 @@ def project_files(project: str) -> list[str] | None:
         return None
 
 
+def has_commit(project: str, commit: str) -> bool:
+    """Return whether the repository of a project has a commit."""
+    try:
+        _git(project, "cat-file", "-e", f"{commit}^{{commit}}")
+    except _GitError:
+        return False
+    return True
+
+
+def names_outside_commit(project: str, commit: str) -> list[str]:
+    """List what lies at the top of a project and not in a commit, such as data and .venv; empty if git fails."""
+    try:
+        tracked = _names(_git(project, "ls-tree", "--name-only", "-z", commit))
+        return sorted({*os.listdir(project)} - {*tracked, ".git", "__pycache__"})
+    except (_GitError, OSError):
+        return []
+
+
 def _all_untracked(code: Code) -> list[str]:
     if code.commit is None or not code.untracked or code.upload_folder:
         return code.untracked
@@ -208,8 +226,10 @@ def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[st
     files.write_atomic(os.path.join(folder, run_folder.ENVIRONMENT),
                        "".join(f"{line}\n" for line in installed_packages()),
                        sync=False)
+    sources = snapshot_sources(code)
+    code_state.write_manifest(folder, code.project, sources)
     if snapshot:
-        _copy_sources(code, os.path.join(folder, run_folder.SNAPSHOT), secrets)
+        _copy_sources(code, sources, os.path.join(folder, run_folder.SNAPSHOT), secrets)
     files.write_json(os.path.join(folder, run_folder.CODE_RECORD), redact_json({
         "time": time.time(), "commit": code.commit, "branch": code.branch, "remote": code.remote,
         "dirty": bool(code.uncommitted), "changed": code.changed, "untracked": code.untracked,
@@ -281,12 +301,12 @@ def snapshot_sources(code: Code) -> list[str]:
     return sources
 
 
-def _copy_sources(code: Code, target: str, secrets: Mapping[str, str]) -> None:
+def _copy_sources(code: Code, sources: Sequence[str], target: str, secrets: Mapping[str, str]) -> None:
     """Copy the sources, and link everything else that lies beside them, such as data and .venv.
 
     BatchError if a source contains a secret, which would be stored with the results.
     """
-    for name in snapshot_sources(code):
+    for name in sources:
         source, copy = os.path.join(code.project, name), os.path.join(target, name)
         os.makedirs(os.path.dirname(copy), exist_ok=True)
         if not os.path.islink(source):

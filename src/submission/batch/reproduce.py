@@ -1,114 +1,251 @@
-"""Reproduce a run: restore its code from the commit and the stored changes, and start it."""
+"""Reproduce a run: restore the code that it ran with, start it in a new folder, and compare the results."""
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from src import run_folder
+from src import code_state, run_folder, stats_csv
 from src.errors import BatchError, shell_command
+from src.run_folder import RunFolder
 from src.submission.batch import journal, provenance
 from src.submission.system import process
+from src.submission.system.terminal import count
+
+_MEASURED = re.compile(r"(.*[/_])?(timestamp|time|per_second)|system/.*")  # columns that differ between exact repeats
+
+
+class Command(NamedTuple):
+    """A command: its argument list, its working directory, and the environment variables that it gets."""
+
+    arguments: list[str]
+    folder: str
+    variables: Mapping[str, str] = {}
+
+    def line(self) -> str:
+        """Format the command for a shell that is in its folder."""
+        return " ".join([*(f"{key}={value}" for key, value in self.variables.items()), shell_command(*self.arguments)])
+
+
+class _Checkout(NamedTuple):
+    """How the code of a run is restored.
+
+    project: the folder with the code, in which a program of the user's own starts
+    home: the folder in which train.py starts
+    commands: restore the code; cleanup: remove it; tree: the git worktree, if there is one
+    """
+
+    project: str
+    home: str
+    commands: list[Command]
+    cleanup: list[Command]
+    tree: str | None = None
 
 
 @dataclass(frozen=True)
 class Steps:
     """The commands that reproduce a run.
 
-    folder: their working directory
-    commands: in order, pairs of environment variables and argument list
+    repeat: the folder of the new run
+    commands: in order; cleanup: what follows them, also if one fails
     notes: what cannot be restored, one sentence each
     """
 
-    folder: str
-    commands: list[tuple[dict[str, str], list[str]]]
+    repeat: str
+    commands: list[Command]
+    cleanup: list[Command]
     notes: list[str] = field(default_factory=list)
+    tree: str | None = None
 
     def lines(self) -> list[str]:
         """Format the steps as shell commands, the notes first as comments."""
-        return [f"# {note}" for note in self.notes] + [shell_command("cd", self.folder)] + [
-            _shell_line(*command) for command in self.commands]
+        lines, folder = [f"# {note}" for note in self.notes], None
+        for command in (*self.commands, *self.cleanup):
+            if command.folder != folder:
+                folder = command.folder
+                lines.append(shell_command("cd", folder))
+            lines.append(command.line())
+        return lines
 
     def run(self) -> int:
         """Execute the commands. Return the exit code of the first that fails, or 0."""
-        for variables, arguments in self.commands:
-            print(_shell_line(variables, arguments), flush=True)
-            done = subprocess.run(arguments, cwd=self.folder, check=False,
-                                  env={**process.environment_outside_slurm(), **variables})
-            if done.returncode:
-                return done.returncode
-        return 0
+        try:
+            return next(filter(None, map(_execute, self.commands)), 0)
+        finally:
+            if self.tree and os.path.isdir(self.tree):
+                for command in self.cleanup:
+                    _execute(command)
 
 
-def plan_steps(run: str) -> Steps:
-    """Plan the steps that repeat a run in a new folder beside it, with the code that its last start was submitted with.
+def _execute(command: Command) -> int:
+    print(command.line(), flush=True)
+    return subprocess.run(command.arguments, cwd=command.folder, check=False,
+                          env={**process.environment_outside_slurm(), **command.variables}).returncode
 
-    run: path of the run folder. BatchError if that code is unknown.
+
+def plan_steps(run: str, project: str) -> Steps:
+    """Plan the steps that repeat a run in a new folder beside it, with the code that its last start ran with.
+
+    run: path of the run folder. project: the local one, for a batch whose project is not on this machine. BatchError if
+    the code is unknown.
     """
     run = os.path.abspath(run)
+    spec = run_folder.read_spec(os.path.join(run, run_folder.SPEC))
+    notes: list[str] = []
+    is_own_program = "COMMAND" in spec
     folder = _code_folder(run)
     record = provenance.read_record(folder)
-    facts = _facts(run)
-    notes = _notes(record, facts)
-    variables = {"GRIDIRON_THREADS": str(facts["threads"])} if facts.get("threads") else {}
-    start = [sys.executable, "train.py", os.path.join(run, run_folder.CONFIG)]
+    config = {} if is_own_program else _config(run)
+    facts = run_folder.read_facts(run) if is_own_program else config.get("facts") or {}
     if record["snapshot"]:
-        start[1] = os.path.join(folder, run_folder.SNAPSHOT, start[1])
-        return Steps(os.path.join(folder, run_folder.SNAPSHOT), [(variables, start)], notes)
-    if record["commit"] is None:
-        raise BatchError(f"its code was not in a git commit ({record['git']})", where=run,
-                         hint="job_details.snapshot: true stores the code itself")
-    tree = _free_name(os.path.join(os.path.dirname(folder), f"tree-{record['commit'][:10]}"))
-    project = os.path.normpath(os.path.join(tree, record["prefix"]))
-    commands = [["git", "worktree", "add", "--detach", tree, record["commit"]]]
-    if os.path.exists(diff := os.path.join(folder, run_folder.DIFF)):
-        commands.append(["git", "-C", project, "apply", "--binary", diff])
-    if os.path.isdir(untracked := os.path.join(folder, run_folder.UNTRACKED)):
-        commands.append(["cp", "-R", f"{untracked}/.", project])
-    start[1] = os.path.join(project, start[1])
-    sent_from = (record.get("sent_from") or {}).get("project")  # has the history, if it is on this machine
-    home = sent_from if sent_from and os.path.isdir(sent_from) else record["project"]
-    return Steps(home, [*(({}, arguments) for arguments in commands), (variables, start)], notes)
-
-
-def _shell_line(variables: dict[str, str], arguments: list[str]) -> str:
-    return " ".join([*(f"{key}={value}" for key, value in variables.items()), shell_command(*arguments)])
+        snapshot = os.path.join(folder, run_folder.SNAPSHOT)
+        checkout = _Checkout(snapshot, snapshot, [], [])
+    elif record["commit"] is None:
+        checkout, notes = _current_code(folder, record, run)
+    else:
+        home = _repository(record, project)
+        checkout, notes = _worktree(folder, record, facts, home, is_own_program)
+    repeat = run_folder.free_repeat_name(run)
+    start = _own_start(run, repeat, checkout) if is_own_program else _start(run, config, facts, checkout)
+    return Steps(repeat, [*checkout.commands, *start], checkout.cleanup,
+                 [*notes, *_notes(record, facts)], checkout.tree)
 
 
 def _code_folder(run: str) -> str:
     """Return the folder in code/ of the submission that the run's last start belongs to."""
     batch, name = os.path.split(run)
-    attempt = run_folder.RunFolder.read(run).last_attempt() or {}
-    plans = [plan for plan in journal.read_history(batch).all_plans() if plan.get("code") and name in plan["tickets"]]
-    plans = [plan for plan in plans if plan["tickets"][name] == attempt.get("ticket")] or plans
-    if not plans:
-        raise BatchError("no record of the code that this run was submitted from", where=run,
+    attempt = RunFolder.read(run).last_attempt() or {}
+    token = attempt.get("code") or journal.code_token(batch, name, attempt.get("ticket"))
+    if token is None:
+        raise BatchError("no record of the code that this batch was submitted from", where=run,
                          hint=f"`python train.py {os.path.join(run, run_folder.CONFIG)}` repeats it with the "
                          "current code")
-    return os.path.join(batch, run_folder.CODE, plans[-1]["code"])
+    return os.path.join(batch, run_folder.CODE, token)
 
 
-def _facts(run: str) -> dict[str, Any]:
-    """Return the facts that the run recorded when it started. BatchError if it never started, or is not of train.py."""
-    spec = run_folder.read_spec(os.path.join(run, run_folder.SPEC))
-    if "COMMAND" in spec:
-        raise BatchError("this is a run of an external program, which `reproduce` cannot repeat", where=run,
-                         hint="its commit and diff are in the batch's code/")
+def _config(run: str) -> dict[str, Any]:
+    """Return the config that the run recorded when it started. BatchError if it never started."""
     if not os.path.exists(config := os.path.join(run, run_folder.CONFIG)):
         raise BatchError(f"this run has no {run_folder.CONFIG}: it never started", where=run, hint="submit it first")
-    return run_folder.read_spec(config).get("facts") or {}
+    return run_folder.read_spec(config)
+
+
+def _repository(record: dict[str, Any], project: str) -> str:
+    """Return a project on this machine with the commit: that of the submission, the one it was sent from, or `project`.
+
+    BatchError if none has it.
+    """
+    sent_from = (record.get("sent_from") or {}).get("project")
+    for folder in (sent_from, record["project"], project):
+        if folder and provenance.has_commit(folder, record["commit"]):
+            return str(folder)
+    raise BatchError(f"its commit {record['commit'][:10]} is not in the repository on this machine", where=project,
+                     hint=f"`git fetch {record['remote']} {record['branch'] or record['commit']}` may have it"
+                     if record["remote"] else "fetch it from where the batch was submitted")
+
+
+def _worktree(folder: str, record: dict[str, Any], facts: dict[str, Any], home: str,
+              needs_links: bool) -> tuple[_Checkout, list[str]]:
+    """Return how a worktree of the commit gets the changes of the submission, then those of the start, and notes.
+
+    home: a project with the commit. needs_links: link what git ignores, such as data and .venv, since the program
+    starts in the worktree.
+    """
+    tree = _free_name(os.path.join(os.path.dirname(folder), f"tree-{record['commit'][:10]}"))
+    project = os.path.normpath(os.path.join(tree, record["prefix"]))
+    commands = [["git", "worktree", "add", "--quiet", "--detach", tree, record["commit"]]]
+    if os.path.exists(diff := os.path.join(folder, run_folder.DIFF)):
+        commands.append(["git", "-C", project, "apply", "--binary", diff])
+    if os.path.isdir(untracked := os.path.join(folder, run_folder.UNTRACKED)):
+        commands.append(["cp", "-R", f"{untracked}/.", project])
+    changes, notes = _changes_since_submission(folder, facts, project)
+    stored_folders = untracked, _started_folder(folder, facts)
+    if needs_links and (paths := _paths_outside_code(home, record["commit"], *stored_folders)):
+        changes.append(["ln", "-s", *paths, project])
+    return _Checkout(project, home, [Command(arguments, home) for arguments in [*commands, *changes]],
+                     [Command(["git", "worktree", "remove", "--force", tree], home)], tree), notes
+
+
+def _paths_outside_code(home: str, commit: str, *stored_folders: str) -> list[str]:
+    """List what lies at the top of a project, but neither in a commit nor in folders of stored code."""
+    stored = {name for folder in stored_folders if os.path.isdir(folder) for name in os.listdir(folder)}
+    return [os.path.join(home, name) for name in provenance.names_outside_commit(home, commit) if name not in stored]
+
+
+def _started_folder(folder: str, facts: dict[str, Any]) -> str:
+    """Return the folder with the files that differed from the submission when the run started."""
+    return os.path.join(folder, run_folder.started_code_name(str(facts.get(code_state.CODE))))
+
+
+def _changes_since_submission(folder: str, facts: dict[str, Any], project: str) -> tuple[list[list[str]], list[str]]:
+    """Return the commands that restore the files that had changed when the run started, and notes about them."""
+    changed = facts.get(code_state.CHANGED)
+    if not changed:
+        return [], []
+    note = code_state.change_message(changed)
+    stored = _started_folder(folder, facts)
+    if not os.path.isdir(stored):
+        return [], [f"{note}; what ran was not stored, and this repeats what was submitted"]
+    commands = [["cp", "-R", f"{stored}/.", project]]
+    if gone := [os.path.join(project, name) for name in changed if not os.path.exists(os.path.join(stored, name))]:
+        commands.append(["rm", "-f", "--", *gone])
+    return commands, [f"{note}; this repeats what ran"]
+
+
+def _current_code(folder: str, record: dict[str, Any], run: str) -> tuple[_Checkout, list[str]]:
+    """Return the project as it is now, for code outside git, and a note whether it has changed. BatchError if that is
+    unknown.
+    """
+    project = record["project"]
+    changed = code_state.changed_names(folder, project)
+    if changed is None:
+        raise BatchError(f"its code was not in a git commit ({record['git']})", where=run,
+                         hint="job_details.snapshot: true stores the code itself")
+    state = f"now, and {count(len(changed), 'file')} changed: {', '.join(changed[:3])}" if changed else (
+        "now: unchanged since the submission")
+    return _Checkout(project, project, [], []), [f"its code was not in git; this uses {project} as it is {state}"]
+
+
+def _start(run: str, config: dict[str, Any], facts: dict[str, Any], checkout: _Checkout) -> list[Command]:
+    """Return the commands that start train.py with the config of a run."""
+    path = os.path.join(run, run_folder.CONFIG)
+    variables = {"GRIDIRON_THREADS": str(facts["threads"])} if facts.get("threads") else {}
+    commands = []
+    if checkout.tree and code_state.CODE not in facts and config.get("output_dir") != run:
+        # the batch was moved, and code of that age writes to output_dir
+        copy = os.path.join(checkout.project, run_folder.CONFIG)
+        value = re.sub(r"[\\&|]", r"\\\g<0>", json.dumps(run))
+        commands = [["cp", path, copy], ["sed", "-i", f"s|^output_dir: .*|output_dir: {value}|", copy]]
+        path = copy
+    start = [sys.executable, os.path.join(checkout.project, "train.py"), path]
+    return [*(Command(arguments, checkout.home) for arguments in commands), Command(start, checkout.home, variables)]
+
+
+def _own_start(run: str, repeat: str, checkout: _Checkout) -> list[Command]:
+    """Return the commands that start a program of the user's own with the spec of a run."""
+    spec = os.path.join(repeat, run_folder.SPEC)
+    return [Command(["mkdir", repeat], checkout.home),
+            Command(["cp", os.path.join(run, run_folder.SPEC), spec], checkout.home),
+            Command([sys.executable, "train.py", spec], checkout.project)]
 
 
 def _notes(record: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     """List what differs between then and now, and what was not stored."""
     notes = []
-    if facts.get("commit") and record["commit"] and facts["commit"] != record["commit"]:
+    if code_state.CODE not in facts and facts.get("commit") and record["commit"] not in (None, facts["commit"]):
         notes.append(f"submitted at commit {record['commit'][:10]}, started at {facts['commit'][:10]}: the code "
-                     "changed in between, and this is the submitted one (job_details.snapshot: true prevents that)")
+                     "changed in between, and this is the submitted one")
+    if facts.get(code_state.BEFORE):
+        notes.append("earlier starts of this run had other code; this repeats all of it with that of the last start")
     if facts.get("container"):
         notes.append(f"it ran in the container {facts['container']}; this repeats it without the container")
+    notes += [f"{path} has changed since" for path, digest in facts.get("scripts", {}).items()
+              if os.path.isabs(path) and code_state.file_hash(path) != digest]
     notes += [f"{name} was not stored: {reason}" for name, reason in record["left_out"].items()]
     for fact, current in (("host", os.uname().nodename), ("python", ".".join(map(str, sys.version_info[:3])))):
         if facts.get(fact) not in (None, current):
@@ -121,3 +258,33 @@ def _free_name(path: str) -> str:
     while os.path.exists(f"{path}-{number}"):
         number += 1
     return f"{path}-{number}"
+
+
+def compare_results(run: str, repeat: str) -> tuple[bool, str]:
+    """Return whether the stats of a repeat are those of the run, as far as both go, and a line that says so.
+
+    Columns that measure time or load are left out. The line names the first difference.
+    """
+    before, after = stats_csv.read(run), stats_csv.read(repeat)
+    if not before.epochs or not after.epochs:
+        folder = repeat if before.epochs else run
+        return not before.epochs, f"nothing to compare: {folder} has no {run_folder.STATS} with rows"
+    columns = [name for name in before.names if name in after.names and not _MEASURED.fullmatch(name)]
+    for epoch, old_row, new_row in zip(before.epochs, before.rows, after.rows, strict=False):
+        for name in columns:
+            old, new = old_row[before.names.index(name)], new_row[after.names.index(name)]
+            if not _is_same(old, new):
+                return False, f"first difference: epoch {epoch}, {name}: {old} before, {new} now"
+    epochs, more = len(before.epochs), len(after.epochs) - len(before.epochs)
+    if more < 0:
+        return False, f"first difference: the repeat has {len(after.epochs)} of {count(epochs, 'epoch')}"
+    only = sorted(name for name in {*before.names} ^ {*after.names} if not _MEASURED.fullmatch(name))
+    parts = [f"identical: {count(epochs, 'epoch')}, {count(len(columns), 'column')}"]
+    parts += [f"the repeat has {count(more, 'more epoch')}"] if more else []
+    parts += [f"only one has {', '.join(only)}"] if only else []
+    return True, "; ".join(parts)
+
+
+def _is_same(old: str, new: str) -> bool:
+    numbers = stats_csv.to_number(old), stats_csv.to_number(new)
+    return old == new or numbers[0] == numbers[1]

@@ -15,7 +15,7 @@ from src import config, run_folder
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
-from src.submission.batch import claims, heartbeat
+from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded
 from src.submission.job import container, external_program, ranks, requeue, worker
 from src.submission.spec import command_template
@@ -152,7 +152,8 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
         return None, spec
     folder = os.path.abspath(files.expand_path(output_dir, "output_dir"))
     if name == run_folder.CONFIG:
-        folder = _free_name(folder)
+        own_folder = os.path.dirname(os.path.abspath(path))  # of a run that was moved, output_dir is where it was
+        folder = run_folder.free_repeat_name(own_folder if run_folder.is_run_folder(own_folder) else folder)
     with files.report_os_errors(folder, "give another output_dir"):
         files.make_folder(folder)
     spec = {key: value for key, value in spec.items() if key != "output_dir"}
@@ -167,13 +168,6 @@ def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any
     return folder, spec
 
 
-def _free_name(folder: str) -> str:
-    number = 1
-    while os.path.exists(f"{folder}-repeat-{number}"):
-        number += 1
-    return f"{folder}-repeat-{number}"
-
-
 class Attempt:
     """One start of a run that this process, or the first process of the same start, has claimed.
 
@@ -185,8 +179,9 @@ class Attempt:
         self._is_external, self._max_requeues = False, config.Config.max_requeues
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": slurm_environment.node_name(),
-                        "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(), "end": None,
-                        "how": None, "error": None}
+                        "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(),
+                        "code": journal.code_token(*os.path.split(folder), ticket), "end": None, "how": None,
+                        "error": None}
 
     @classmethod
     def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import stat
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from src import logs, run_folder
+from src import code_state, logs, run_folder
 from src.config import NOT_PARAMETERS
 from src.errors import one_line
 from src.io import files, slurm_environment, yaml_io
+from src.io.secrets import redact_json, secret_values
 from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
@@ -22,6 +25,7 @@ SAVED = 75  # exit status of a program that has saved a checkpoint and requests 
 _CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
 _POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
 _PIPE_DELAY = 0.5  # seconds in which srun writes what it has received to the log
+_MAX_SCRIPT = 2**20  # bytes; a larger file of a command is data
 _TAIL_LINES = 200  # of the output, among which the error is searched for
 
 
@@ -35,6 +39,46 @@ def write_parameters(command: list[str], spec: dict[str, Any], folder: str) -> N
         files.write_atomic(os.path.join(folder, run_folder.SWEEP_CONFIG), yaml_io.dump_flat(config))
 
 
+def gather_facts(command: list[str], folder: str) -> dict[str, Any]:
+    """Return the facts of this start of a program: where it runs, its command, and the code. Secrets are redacted."""
+    project, environment = code_state.project_folder(), os.environ
+    facts = {"host": os.uname().nodename, "slurm_job": slurm_environment.job_id(), "python": platform.python_version(),
+             "commit": code_state.commit(Path(project)), "command": command, "scripts": _hash_scripts(command)}
+    if image := environment.get("SINGULARITY_CONTAINER"):
+        facts["container"] = image
+    token = (run_folder.RunFolder.read(folder).last_attempt() or {}).get("code")
+    code_folder = os.path.join(os.path.dirname(folder), run_folder.CODE, str(token))
+    started = code_state.compare_all(code_folder, project) if token else None
+    if started and started.changed:  # then there may be new files too
+        from src.submission.batch import provenance
+
+        sources = provenance.snapshot_sources(provenance.inspect_code(project))
+        started = code_state.compare_all(code_folder, project, sources)
+    redacted: dict[str, Any] = redact_json({**facts, **(started.facts() if started else {})},
+                                           secret_values(environment))
+    return redacted
+
+
+def _hash_scripts(command: list[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file among the words of a command that is a script: it begins with `#!`, or its name
+    ends as that of code.
+    """
+    scripts = {}
+    for word in command:
+        if os.path.isfile(word) and os.path.getsize(word) <= _MAX_SCRIPT and _is_script(word) and (
+                digest := code_state.file_hash(word)):
+            scripts[word] = digest
+    return scripts
+
+
+def _is_script(path: str) -> bool:
+    if code_state.is_code(path):
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(2) == b"#!"
+    return False
+
+
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         time_is_short: Callable[[], bool] = lambda: False) -> str:
     """Run the spec's COMMAND in the current folder to its end. Return completed, or requeued if it exits with 75.
@@ -45,6 +89,8 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     command = fill_command(spec["COMMAND"], spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
+    facts, start = gather_facts(command, folder), time.monotonic()
+    files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)
     output = _output_positions(folder)
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -60,6 +106,8 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
             program.kill()
             program.wait()
         raise
+    facts["duration"] = round(time.monotonic() - start, 3)
+    files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)
     if code == SAVED:
         return run_folder.REQUEUED
     if code != 0:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from src import run_folder
+from src import code_state, run_folder
 from src.errors import BatchError, UserError, one_line
 from src.io import files, machine, slurm_environment
 from src.submission.batch import task_files
@@ -150,6 +150,9 @@ class _Worker:
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
+            token = os.path.basename(self.path).partition(".")[0]
+            code_state.compare_loaded(os.path.join(self.tasks.batch, run_folder.CODE, token),
+                                      code_state.project_folder())
         # a garbage collection in a child would write into, and so copy, every memory page that it shares with this one
         gc.collect()
         gc.freeze()

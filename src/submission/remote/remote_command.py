@@ -17,7 +17,8 @@ from src.submission.remote import download, hosts, remote_server, ssh, staging, 
 from src.submission.remote.ssh import ConnectionLost, Remote
 
 _REPORT = "report.html"
-_NOT_REPEATED = ("logs", "cancel", "clean", "note")  # after a lost connection they would print or act twice
+# after a lost connection these would print or act twice
+_NOT_REPEATED = ("logs", "cancel", "clean", "note", "rename", "move", "delete")
 _NEEDS_UPLOAD = ("doctor", "prefetch", "missing")  # commands that read the project's files, which may have changed
 
 

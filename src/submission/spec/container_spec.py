@@ -83,7 +83,7 @@ def _parse_env(value: Any, where: str) -> dict[str, str | None]:
     if not isinstance(variables, dict):
         raise JobSpecError(f"invalid environment {value!r}", where=where,
                            allowed="a list of names, or a mapping of names to values, null to pass one on")
-    from src.submission.system.secrets import is_secret_name  # imported on demand: runs do not need it
+    from src.io.secrets import is_secret_name  # imported on demand: runs do not need it
 
     for name, text in variables.items():
         if not isinstance(name, str) or not re.fullmatch(_VARIABLE, name) or name in _SET_BY_RUNTIME:

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from src import gpu_idle, metrics, run_folder, stats_csv
+from src import code_state, gpu_idle, metrics, run_folder, stats_csv
 from src.metrics import Metric
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
 from src.submission.status.observation import Observation, Run
-from src.submission.system.terminal import format_duration, table
+from src.submission.system.terminal import count, format_duration, table
 
 _BARS = "▁▂▃▄▅▆▇█"
 MAX_GROUPS = 5  # groups of failures that are listed below the runs
@@ -29,7 +29,8 @@ class Row:
     metric: the column of `best`;
     idle: the use of its GPU, if that is low;
     tags: its TAGS;
-    notes: what of its stats.csv was left out.
+    notes: what of its stats.csv was left out;
+    code_changed: files that differed from the submission when it started.
     """
 
     run: str
@@ -44,6 +45,7 @@ class Row:
     idle: gpu_idle.IdleGpu | None = None
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    code_changed: tuple[str, ...] = ()
 
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
@@ -56,7 +58,8 @@ def _row(run: Run, now: float, metric: Metric | None) -> Row:
     done = len(stats.epochs)
     column, best = _best(stats, metric)
     config = _read_config(run) if stats.names else {}
-    epochs = (config.get("facts") or {}).get("epochs")
+    facts = config.get("facts") or _read_own_facts(run)
+    epochs = facts.get("epochs")
     left = None
     if run.state.name == states.RUNNING and epochs and done and run.attempt:
         elapsed = now - run.attempt.get("start", now)
@@ -66,7 +69,8 @@ def _row(run: Run, now: float, metric: Metric | None) -> Row:
     tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
     words = [name for name in metrics.ranking_columns(stats.names, metric) if name in stats.words]
     return Row(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job, idle,
-               tags, (*stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)))
+               tags, (*stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)),
+               tuple(facts.get(code_state.CHANGED) or ()))
 
 
 def _read_stats(run: Run) -> Stats:
@@ -98,6 +102,18 @@ def _read_config(run: Run) -> dict[str, Any]:
         return run_folder.read_spec(os.path.join(run.path, run_folder.CONFIG))
     except ValueError:
         return {}
+
+
+def _read_own_facts(run: Run) -> dict[str, Any]:
+    """The facts of a run of an external program; empty for others."""
+    return run_folder.read_facts(run.path) if run.folder is not None and run_folder.FACTS in run.folder.names else {}
+
+
+def _code_lines(run_rows: Iterable[Row]) -> list[str]:
+    """A line about the runs that started with other code than was submitted."""
+    changed = [row.code_changed for row in run_rows if row.code_changed]
+    names = sorted({name for names in changed for name in names})
+    return [f"{code_state.change_message(names)} ({count(len(changed), 'run')})"] if changed else []
 
 
 def counts(observation: Observation) -> dict[str, int]:
@@ -160,7 +176,7 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     columns = [row.metric for row in run_rows if row.metric]
     if metric and columns and not metric.find(columns):
         lines.append(f"no run has {metric.name}, the metric of the job spec: judged by {columns[0]}")
-    return lines + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
+    return lines + _code_lines(run_rows) + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
 
 
 def _note_lines(run_rows: list[Row]) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from src import run_folder
+from src.code_state import commit
 from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError
 from src.image_models import is_pretrained, pretrained_images
-from src.io import files, slurm_environment
+from src.io import slurm_environment
 from src.training.setup import summary
 from src.training.setup.length import Length
 
@@ -103,23 +103,3 @@ def micro_batch_size(config: Config) -> int:
 def output_dim(config: Config, data: Data) -> int:
     """Return the number of model outputs per sample: that of the config, or one per class, or 1 for regression."""
     return config.model_output_dim or data.n_classes or 1
-
-
-def commit(root: Path) -> str | None:
-    """Return the commit that is checked out at `root`, or that of a snapshot; None outside a git repository.
-
-    It reads git's own files, since a subprocess would add 5 ms to each run.
-    """
-    if snapshot_commit := files.read_text(root / run_folder.COMMIT):
-        return snapshot_commit.strip()
-    git = root / ".git"
-    if git.is_file():  # of a worktree: the file contains the path of its folder
-        git = root / (files.read_text(git) or "").partition("gitdir:")[2].strip()
-    head = (files.read_text(git / "HEAD") or "").strip()
-    ref = head.removeprefix("ref: ")
-    if ref == head:  # detached: HEAD is the commit
-        return head or None
-    common = git / (files.read_text(git / "commondir") or "").strip()
-    loose = (files.read_text(common / ref) or "").strip()
-    packed = (files.read_text(common / "packed-refs") or "").splitlines()
-    return loose or next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)

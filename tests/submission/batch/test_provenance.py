@@ -1,8 +1,11 @@
 """The code that a batch was submitted from is stored, and a run can be reproduced from it."""
 from __future__ import annotations
 
+import hashlib
+import html
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +14,10 @@ import pytest
 
 import experiments
 import submit_multiple
+from src.analysis.reading.results import read_experiments
 from src.errors import BatchError
-from src.submission.batch import provenance
-from src.submission.system import secrets
+from src.io import secrets
+from src.submission.batch import provenance, reproduce
 from tests.conftest import ROOT
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
@@ -26,12 +30,16 @@ ENTRY = """\
 import json, os, sys
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 import known, extra
+from src import code_state
 from src.io import yaml_io
 from src.submission.job import attempt
 
 def train(spec, folder, check):
     with open(os.path.join(folder, "config.yaml"), "w") as file:
-        file.write(yaml_io.dump_flat({**spec, "output_dir": folder, "facts": {"threads": 3}}))
+        file.write(yaml_io.dump_flat({**spec, "output_dir": folder, "facts": {
+            "threads": 3, **code_state.facts_of_start(folder)}}))
+    with open(os.path.join(folder, "stats.csv"), "w") as file:
+        file.write(f"epoch,timestamp,val/last/accuracy,val/last/time\\n1,{os.getpid()},{known.RATE},{os.getpid()}\\n")
     with open(os.path.join(folder, "result"), "w") as file:
         json.dump([known.RATE * spec["base_lr"], extra.MORE, os.environ.get("GRIDIRON_THREADS")], file)
     return "completed"
@@ -174,15 +182,18 @@ def test_reproduce_repeats_a_run_after_the_code_changed(repository: Project,
     capsys.readouterr()
     assert experiments.main(["reproduce", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["cd", "git", "git", "cp", "GRIDIRON_THREADS=3"]
+    assert [line.split()[0] for line in lines] == ["cd", "git", "git", "cp", "GRIDIRON_THREADS=3", "git"]
     assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert capsys.readouterr().out.endswith("\nidentical: 1 epoch, 2 columns\n")
     assert result(run.with_name(f"{run.name}-repeat-1")) == [3, 4, "3"]
     assert experiments.main(["reproduce", str(run), "--run"]) == 0  # and again
     assert git(repository.folder, "status", "--porcelain") == "M train.py"
+    assert worktrees(repository) == 1
     # the printed commands do the same
     tree = f"tree-{git(repository.folder, 'rev-parse', 'HEAD~1')[:10]}"
     subprocess.run(["bash", "-ec", "\n".join(lines).replace(f"{tree}-1", f"{tree}-9")], check=True, capture_output=True)
     assert result(run.with_name(f"{run.name}-repeat-3")) == [3, 4, "3"]
+    assert worktrees(repository) == 1
     # of a batch that was submitted on another machine and downloaded, the git history is here
     path, = (repository.batch / "code").glob("*/code.json")
     record = json.loads(path.read_text())
@@ -190,6 +201,172 @@ def test_reproduce_repeats_a_run_after_the_code_changed(repository: Project,
     capsys.readouterr()
     assert experiments.main(["reproduce", str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == lines[0]
+
+
+def worktrees(project: Project) -> int:
+    """Return the number of git worktrees of a project; those of `reproduce` are removed."""
+    return len(git(project.folder, "worktree", "list").splitlines())
+
+
+def test_code_edited_while_runs_are_queued(repository: Project, fake_slurm: FakeSlurm,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs say so wherever they are shown, and `reproduce` repeats what ran, not what was submitted."""
+    (repository.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
+    assert repository.submit(repository.spec, "-s", "s.sh", "-y") == 0
+    (repository.folder / "known.py").write_text("RATE = 50\n")
+    (repository.folder / "x.yaml").write_text("the next batch\n")
+    fake_slurm.run_all()
+    run, batch = repository.runs()[1], str(repository.batch)
+    assert result(run)[0] == 50
+    change_everything(repository)
+    capsys.readouterr()
+    assert experiments.main(["status", batch]) == 0
+    assert "\ncode changed since submission: known.py (2 runs)" in capsys.readouterr().out
+    assert experiments.main(["status", batch, "--json"]) == 0
+    assert [row["code_changed"] for row in json.loads(capsys.readouterr().out)[0]["runs"]] == [["known.py"]] * 2
+    assert experiments.main(["report", batch]) == 0
+    page = (repository.batch / "report.html").read_text()
+    assert "Code changed since submission" in page and "<code>known.py</code>" in page
+    assert f"python experiments.py reproduce {shlex.quote(str(run))} --run" in html.unescape(page)
+    big_df = read_experiments(batch)
+    assert big_df["facts/code_changed"].tolist() == [["known.py"]] * 2 and big_df["facts/code"].nunique() == 1
+    capsys.readouterr()
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    out = capsys.readouterr().out
+    assert "# code changed since submission: known.py; this repeats what ran\n" in out
+    assert out.endswith("\nidentical: 1 epoch, 2 columns\n") and worktrees(repository) == 1
+    assert result(run.with_name(f"{run.name}-repeat-1")) == [50, 4, "3"]
+
+
+def test_first_difference_is_printed(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    run = repository.runs()[0]
+    stats = run / "stats.csv"
+    stats.write_text(stats.read_text().replace(",3,", ",3.5,"))
+    assert experiments.main(["reproduce", str(run), "--run"]) == 1
+    assert capsys.readouterr().out.endswith(
+        "\nfirst difference: epoch 1, val/last/accuracy: 3.5 before, 3 now\n")
+
+
+@pytest.mark.parametrize(("before", "after", "is_identical", "line"), [
+    ("epoch,loss\n1,0.5\n2,nan\n", "epoch,loss\n1,5e-1\n2,nan\n", True, "identical: 2 epochs, 2 columns"),
+    ("epoch,loss,train/time\n1,0.5,3\n", "epoch,loss,train/time\n1,0.5,4\n", True, "identical: 1 epoch, 2 columns"),
+    ("epoch,loss\n1,0.5\n2,0.", "epoch,loss\n1,0.5\n2,0.4\n", True,
+     "identical: 1 epoch, 2 columns; the repeat has 1 more epoch"),
+    ("epoch,loss\n1,0.5\n2,0.4\n", "epoch,loss\n1,0.5\n", False,
+     "first difference: the repeat has 1 of 2 epochs"),
+    ("epoch,loss,a\n1,0.5,1\n", "epoch,loss\n1,0.5\n", True, "identical: 1 epoch, 2 columns; only one has a"),
+    ("epoch,loss\n1,0.5\n2,0.4\n", "epoch,loss\n1,0.5\n2,0.41\n", False,
+     "first difference: epoch 2, loss: 0.4 before, 0.41 now")])
+def test_results_are_compared_without_times(tmp_path: Path, before: str, after: str, is_identical: bool,
+                                            line: str) -> None:
+    for name, text in (("a", before), ("b", after)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stats.csv").write_text(text)
+    assert reproduce.compare_results(str(tmp_path / "a"), str(tmp_path / "b")) == (is_identical, line)
+
+
+def test_run_without_stats_cannot_be_compared(tmp_path: Path) -> None:
+    assert reproduce.compare_results(str(tmp_path), str(tmp_path)) == (
+        True, f"nothing to compare: {tmp_path} has no stats.csv with rows")
+
+
+@pytest.mark.parametrize("is_old_code", [False, True])
+def test_moved_batch_is_reproduced_where_it_is(repository: Project, is_old_code: bool) -> None:
+    """Also with the code of an earlier version, which writes to the output_dir of the config."""
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    moved = repository.folder / "new & better" / "renamed"
+    moved.parent.mkdir()
+    repository.batch.rename(moved)
+    run = moved / "000_tiny+bas_lr=0.1"
+    if is_old_code:
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.partition("facts:")[0] + 'facts: {"threads": 3}\n')
+        (repository.folder / "train.py").write_text(ENTRY)
+    lines = reproduce.plan_steps(str(run), str(repository.folder)).lines()
+    assert any(line.startswith("sed ") for line in lines) == is_old_code
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert result(run.with_name(f"{run.name}-repeat-1"))[:2] == [3 * 0.1, 4]
+    assert list(repository.results.iterdir()) == []
+
+
+OWN = """\
+import json, pathlib, sys, known
+folder = pathlib.Path(sys.argv[2])
+folder.joinpath("stats.csv").write_text(f"epoch,loss\\n1,{known.RATE * float(sys.argv[1])}\\n")
+folder.joinpath("data").write_text(pathlib.Path("data/x").read_text())
+"""
+
+
+@pytest.fixture
+def own_program(repository: Project) -> Project:
+    """A program of the user's own, tracked by git, that reads a file that git ignores."""
+    (repository.folder / "own.py").write_text(OWN)
+    (repository.folder / "data").mkdir()
+    (repository.folder / "data" / "x").write_text("seven")
+    repository.spec.write_text(
+        "job_details: {name: own, output_dir: re sults, command: ["
+        f"{sys.executable}, own.py, '{{rate}}', '{{folder}}']}}\n"
+        "parameters: {rate: [0.5, 2]}\n")
+    git(repository.folder, "add", "own.py")
+    git(repository.folder, "commit", "--quiet", "-m", "own")
+    return repository
+
+
+def test_own_program_records_facts(own_program: Project) -> None:
+    assert own_program.submit(own_program.spec, "--local", "-y") == 0
+    run = own_program.runs()[1]
+    facts = json.loads((run / "facts.json").read_text())
+    assert facts["command"] == [sys.executable, "own.py", "2", str(run)]
+    assert facts["host"] == os.uname().nodename and 0 < facts["duration"] < 60
+    assert facts["commit"] == git(own_program.folder, "rev-parse", "HEAD")
+    assert facts["scripts"] == {"own.py": hashlib.sha256(OWN.encode()).hexdigest()}
+    assert facts["code_changed"] == []
+    big_df = read_experiments(str(own_program.batch))
+    assert big_df["facts/host"].tolist() == [facts["host"]] * 2
+    assert big_df["facts/duration"].tolist()[1] == facts["duration"]
+
+
+def test_own_program_is_reproduced_with_its_code_command_and_data(own_program: Project, fake_slurm: FakeSlurm,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    (own_program.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
+    assert own_program.submit(own_program.spec, "-s", "s.sh", "-y") == 0
+    (own_program.folder / "own.py").write_text(OWN.replace("known", "more"))
+    (own_program.folder / "more.py").write_text("RATE = 50\n")
+    fake_slurm.run_all()
+    run = own_program.runs()[0]
+    assert (run / "stats.csv").read_text() == "epoch,loss\n1,25.0\n"
+    (own_program.folder / "own.py").write_text("raise SystemExit('broken')\n")
+    (own_program.folder / "more.py").write_text("RATE = 60\n")
+    (own_program.folder / "known.py").write_text("RATE = 7\n")
+    capsys.readouterr()
+    assert experiments.main(["status", str(own_program.batch)]) == 0
+    assert "code changed since submission: more.py, own.py (2 runs)" in capsys.readouterr().out
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert capsys.readouterr().out.endswith("\nidentical: 1 epoch, 2 columns\n")
+    repeat = run.with_name(f"{run.name}-repeat-1")
+    assert (repeat / "data").read_text() == "seven" and (repeat / "spec.yaml").read_text() == (
+        run / "spec.yaml").read_text()
+    assert experiments.main(["reproduce", str(run)]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-ec", script], check=True, capture_output=True)  # the printed commands do the same
+    assert (run.with_name(f"{run.name}-repeat-2") / "stats.csv").read_text() == "epoch,loss\n1,25.0\n"
+    assert worktrees(own_program) == 1 and (own_program.folder / "more.py").read_text() == "RATE = 60\n"
+
+
+def test_reproduce_outside_git_says_whether_the_project_has_changed(project: Project,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    project.spec.write_text("job_details: {name: own, output_dir: re sults, command: [touch, '{folder}/{file}']}\n"
+                            "parameters: {file: [a]}\n")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    run, = project.runs()
+    capsys.readouterr()
+    assert experiments.main(["reproduce", str(run), "--run"]) == 0
+    assert "as it is now: unchanged since the submission\n" in capsys.readouterr().out
+    assert (run.with_name(f"{run.name}-repeat-1") / "a").exists()
+    (project.folder / "train.py").write_text("raise SystemExit(1)\n")
+    assert experiments.main(["reproduce", str(run)]) == 0
+    assert "as it is now, and 1 file changed: train.py\n" in capsys.readouterr().out
 
 
 def test_runs_start_from_the_snapshot(repository: Project, fake_slurm: FakeSlurm,
@@ -239,14 +416,12 @@ def test_snapshot_without_git(project: Project) -> None:
 
 
 @pytest.mark.parametrize(("missing", "message"), [
-    ("code", "no record of the code that this batch was submitted from"), ("config", "it never started"),
-    ("submissions", "repeats it with the current code")])
+    ("code", "no record of the code that this batch was submitted from"), ("config", "it never started")])
 def test_reproduce_explains_missing_records(repository: Project, missing: str, message: str,
                                             capsys: pytest.CaptureFixture[str]) -> None:
     assert repository.submit(repository.spec, "--local", "-y") == 0
     run = repository.runs()[0]
-    path = {"code": code_folder(repository) / "code.json", "config": run / "config.yaml",
-            "submissions": next((repository.batch / "submissions").glob("*.jsonl"))}[missing]
+    path = {"code": code_folder(repository) / "code.json", "config": run / "config.yaml"}[missing]
     path.unlink()
     assert experiments.main(["reproduce", str(run)]) == 2
     assert message in capsys.readouterr().err

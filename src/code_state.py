@@ -1,0 +1,247 @@
+"""The state of a project's code: its commit, hashes of its files at submission, and what differs when a run starts."""
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src import run_folder
+from src.io import deletion, files
+from src.io.secrets import redact, secret_values
+from src.run_folder import RunFolder
+
+CODE, CHANGED, BEFORE = "code", "code_changed", "code_before"  # facts of a run
+_SUFFIXES = frozenset(
+    ".py .pyi .pyx .sh .bash .yaml .yml .toml .cfg .ini .json .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r .m .lua "
+    ".js".split())
+_MAX_FILE = 2**20  # bytes; a larger file is not hashed
+_JOB_SPECS = "jobs/"  # no code: a run reads its own copy
+_MAX_NAMED = 3  # files in a message
+
+
+class StartedCode(NamedTuple):
+    """The code that a run started with.
+
+    code: id of all files; equal code has equal ids
+    changed: names of the files that differ from those at submission, are new, or are gone
+    """
+
+    code: str
+    changed: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts of the run."""
+        return {CODE: self.code, CHANGED: self.changed}
+
+
+class _Difference(NamedTuple):
+    """A file that differs from the one at submission. content: None if it is gone."""
+
+    content: bytes | None
+
+
+def write_manifest(folder: str, project: str, names: Iterable[str]) -> None:
+    """Write size, modification time and hash of the code among the files `names` of a project into a folder of code/.
+    """
+    entries: dict[str, list[Any]] = {}
+    for name in sorted(filter(is_code, names)):
+        path = os.path.join(project, name)
+        with contextlib.suppress(OSError):  # it has just been removed, or is a broken link
+            stat = os.stat(path)
+            if stat.st_size <= _MAX_FILE:
+                entries[name] = [stat.st_size, stat.st_mtime_ns, _hash(_read(path))]
+    files.write_json(os.path.join(folder, run_folder.SOURCES), {
+        "code": _code_id({name: entry[2] for name, entry in entries.items()}), "files": entries}, sync=False)
+
+
+def compare_all(code_folder: str, project: str, more_names: Iterable[str] = ()) -> StartedCode | None:
+    """Compare all code of a project with that at submission, and store what differs; None if that was not hashed.
+
+    code_folder: of the submission. more_names: files of the project that may be new.
+    """
+    if not (entries := _entries(code_folder)):
+        return None
+    names = dict.fromkeys((*entries, *filter(is_code, more_names)))
+    return _store(code_folder, {name: difference for name in names
+                                if (difference := _difference(code_folder, project, name))})
+
+
+def changed_names(code_folder: str, project: str) -> list[str] | None:
+    """Return the code of a project that differs from that at submission; None if that was not hashed."""
+    if not (entries := _entries(code_folder)):
+        return None
+    return [name for name in entries if _difference(code_folder, project, name)]
+
+
+def compare_loaded(code_folder: str, project: str) -> StartedCode | None:
+    """Compare the modules that this process has loaded with the files at submission, and store those that differ; None
+    if these were not hashed.
+
+    A module is compared once per process: later edits do not change what was loaded. A worker calls this before it
+    forks its runs.
+    """
+    if not _entries(code_folder):
+        return None
+    return _store(code_folder, {name: difference for name in _loaded_names(project)
+                                if (difference := _loaded_difference(code_folder, project, name))})
+
+
+def facts_of_start(folder: str | None) -> dict[str, Any]:
+    """Return the facts about the code that this process trains a run with; empty if the submission did not hash it."""
+    token = (RunFolder.read(folder).last_attempt() or {}).get("code") if folder else None
+    if not folder or not token:
+        return {}
+    started = compare_loaded(os.path.join(os.path.dirname(folder), run_folder.CODE, token), project_folder())
+    return started.facts() if started else {}
+
+
+def facts_before(folder: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fact that earlier starts of a resumed run had other code, from the config that they left; or nothing.
+    """
+    config = os.path.join(folder, run_folder.CONFIG) if folder else ""
+    earlier = (run_folder.read_spec(config).get("facts") or {}) if os.path.exists(config) else {}
+    codes = [code for code in dict.fromkeys((*earlier.get(BEFORE, ()), earlier.get(CODE)))
+             if code not in (None, facts.get(CODE))]
+    return {BEFORE: codes} if codes else {}
+
+
+def project_folder() -> str:
+    """Return the folder of the script that this process executes: the project, or a snapshot of it."""
+    return os.path.dirname(os.path.abspath(sys.argv[0]))
+
+
+def change_message(names: Iterable[str]) -> str:
+    """Return `code changed since submission: train.py, src/models/vgg.py and 2 more`."""
+    names = list(names)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"code changed since submission: {', '.join(names[:_MAX_NAMED])}{more}"
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return what the log of a run says about its code."""
+    return [*([change_message(facts[CHANGED])] if facts.get(CHANGED) else []),
+            *(["earlier starts of this run had other code"] if facts.get(BEFORE) else [])]
+
+
+def commit(root: Path) -> str | None:
+    """Return the commit that is checked out at `root`, or that of a snapshot; None outside a git repository.
+
+    It reads git's own files, since a subprocess would add 5 ms to each run.
+    """
+    if snapshot_commit := files.read_text(root / run_folder.COMMIT):
+        return snapshot_commit.strip()
+    git = root / ".git"
+    if git.is_file():  # of a worktree: the file contains the path of its folder
+        git = root / (files.read_text(git) or "").partition("gitdir:")[2].strip()
+    head = (files.read_text(git / "HEAD") or "").strip()
+    ref = head.removeprefix("ref: ")
+    if ref == head:  # detached: HEAD is the commit
+        return head or None
+    common = git / (files.read_text(git / "commondir") or "").strip()
+    loose = (files.read_text(common / ref) or "").strip()
+    packed = (files.read_text(common / "packed-refs") or "").splitlines()
+    return loose or next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
+
+
+def file_hash(path: str) -> str | None:
+    """Return the SHA-256 of a file as hexadecimal digits, as sha256sum prints it; None if it cannot be read."""
+    import hashlib  # as in _hash
+
+    try:
+        return hashlib.sha256(_read(path)).hexdigest()
+    except OSError:
+        return None
+
+
+def is_code(name: str) -> bool:
+    """Return whether a file of a project, or a script outside, is code by its name."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(_JOB_SPECS)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _hash(content: bytes) -> str:
+    import hashlib  # loads OpenSSL; a start with unchanged code does not need it
+
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _code_id(hashes: Mapping[str, str]) -> str:
+    return _hash("".join(f"{hashes[name]} {name}\n" for name in sorted(hashes)).encode("utf-8", "surrogateescape"))[:16]
+
+
+@functools.cache
+def _manifest(code_folder: str) -> dict[str, Any]:
+    value = files.read_json(os.path.join(code_folder, run_folder.SOURCES))
+    return value if isinstance(value, dict) else {}
+
+
+def _entries(code_folder: str) -> dict[str, list[Any]]:
+    entries: dict[str, list[Any]] = _manifest(code_folder).get("files", {})
+    return entries
+
+
+def _loaded_names(project: str) -> Iterator[str]:
+    """Yield the files of the project, relative to it, that modules of this process were loaded from."""
+    prefix = os.path.join(project, "")
+    for module in list(sys.modules.values()):
+        # not getattr, which would load lazy modules; of some modules of torch, it is a name without a folder
+        path = getattr(module, "__dict__", {}).get("__file__")
+        if isinstance(path, str) and path.startswith(prefix) and "site-packages" not in path and is_code(
+                name := path[len(prefix):]):
+            yield name
+
+
+def _difference(code_folder: str, project: str, name: str) -> _Difference | None:
+    """Return the content of a file that differs from the one at submission; None if it is the same."""
+    size, time_ns, submitted_hash = _entries(code_folder).get(name, (None, None, None))
+    path = os.path.join(project, name)
+    try:
+        stat = os.stat(path)
+        if (stat.st_size, stat.st_mtime_ns) == (size, time_ns):
+            return None
+        content = _read(path)
+    except OSError:
+        return _Difference(None)
+    return None if _hash(content) == submitted_hash else _Difference(content)
+
+
+_loaded_difference = functools.cache(_difference)
+
+
+def _store(code_folder: str, differences: Mapping[str, _Difference]) -> StartedCode:
+    """Store the files that differ, once for all runs that start with this code."""
+    if not differences:
+        return StartedCode(_manifest(code_folder)["code"], [])
+    hashes = {name: entry[2] for name, entry in _entries(code_folder).items()}
+    for name, difference in differences.items():
+        hashes[name] = "gone" if difference.content is None else _hash(difference.content)
+    started = StartedCode(_code_id(hashes), sorted(differences))
+    target = os.path.join(code_folder, run_folder.started_code_name(started.code))
+    if not os.path.isdir(target):
+        with contextlib.suppress(OSError):  # the run matters more than its record
+            _write_files(target, {name: difference.content for name, difference in differences.items()})
+    return started
+
+
+def _write_files(target: str, contents: Mapping[str, bytes | None]) -> None:
+    """Write files into a new folder, without secrets. The folder appears with all of them."""
+    staging, secrets = files.temporary_path(target), secret_values(os.environ)
+    files.make_folder(staging)
+    try:
+        for name, content in contents.items():
+            if content is not None:
+                path = os.path.join(staging, name)
+                files.make_folder(os.path.dirname(path))
+                files.write_atomic(path, redact(content, secrets), sync=False)
+        os.rename(staging, target)
+    except BaseException:
+        deletion.remove_tree(staging)  # another run may have stored the same at the same time
+        raise

@@ -1,0 +1,96 @@
+"""Commands that rename, move and delete batches."""
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from src import code_state, notes
+from src.commands.common import PROJECT, confirm
+from src.errors import shell_command
+from src.io import files
+from src.submission.batch import batch_folder, relocation
+from src.submission.planning.tickets import require_none_alive
+from src.submission.status import run_lookup, states, status
+from src.submission.status.observation import Observation
+from src.submission.status.observe import observe
+from src.submission.system.terminal import count
+
+
+def add_rename(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=rename)
+    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("name", metavar="NAME", help="the new name; the date in front of it stays")
+
+
+def add_move(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=move)
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("folder", metavar="FOLDER", help="where they are moved to; created if need be")
+
+
+def add_delete(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=delete)
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def rename(options: argparse.Namespace) -> None:
+    """Rename a batch of which nothing is pending or running."""
+    batch = _observe_idle([options.batch], "rename this batch")[0].path
+    with files.report_os_errors(batch, "nothing was changed"):
+        target = relocation.rename(batch, options.name)
+        _add_note(target, f"renamed from {os.path.basename(batch)}")
+    print(f"renamed {batch} to {target}")
+    print(f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues it; the command that made it "
+          "makes a new batch from now on")
+
+
+def move(options: argparse.Namespace) -> None:
+    """Move batches of which nothing is pending or running into a folder."""
+    for observation in _observe_idle(options.batches, "move this batch"):
+        with files.report_os_errors(observation.path, "the batch is where it was"):
+            target = relocation.move(observation.path, options.folder)
+            _add_note(target, f"moved from {os.path.dirname(os.path.abspath(observation.path))}")
+            print(f"moved {observation.path} to {target}", flush=True)
+    results = batch_folder.results_folder()
+    if os.path.realpath(options.folder) != os.path.realpath(results):
+        print(f"commands that name no batch look in {results}/ alone: name these by their folder")
+
+
+def delete(options: argparse.Namespace) -> None:
+    """Ask, and delete batches of which nothing is pending or running. Job spec and notes are kept in a file."""
+    observations = _observe_idle(options.batches, "delete this batch")
+    for observation in observations:
+        print(f"{observation.path}: {_describe(observation)}")
+    which = "it" if len(observations) == 1 else f"all {len(observations)}"
+    confirm(f"Delete {which}? This cannot be undone.", "nothing was deleted", options.yes)
+    # observed again, since a run may have been started in the meantime
+    for observation in _observe_idle([observation.path for observation in observations], "delete this batch"):
+        with files.report_os_errors(observation.path, "not all of it was deleted"):
+            kept = relocation.delete(observation.path, status.counts(observation))
+        print(f"deleted {observation.path}; {kept} keeps its job spec and notes", flush=True)
+
+
+def _observe_idle(names: list[str], action: str) -> list[Observation]:
+    """Observe batches. BatchError if a run of one may be pending or running on this machine or its cluster."""
+    paths = [run_lookup.find_batch(name, batch_folder.results_folder()) for name in names]
+    observations = observe(dict.fromkeys(paths))
+    for observation in observations:
+        local_runs = {name: run for name, run in observation.runs.items() if run.host is None}
+        require_none_alive(replace(observation, runs=local_runs), action)
+    return observations
+
+
+def _add_note(batch: str, text: str) -> None:
+    commit = code_state.commit(Path(PROJECT))
+    notes.add(batch, text, commit and commit[:10])
+
+
+def _describe(observation: Observation) -> str:
+    """Return `27 runs (24 done, 3 failed), 1,234.5 MiB`."""
+    numbers = ", ".join(f"{number} {states.shown(name)}" for name, number in status.counts(observation).items())
+    size = sum(os.lstat(os.path.join(folder, name)).st_size
+               for folder, _, names in os.walk(observation.path) for name in names)
+    return f"{count(len(observation.runs), 'run')} ({numbers}), {size / 2**20:,.1f} MiB"
