@@ -164,6 +164,7 @@ class Config:
     overfit_batches: int | None = None  # train on this number of fixed batches; null: on all data
     profile: bool = False  # write profile.txt, a table of where time goes, and a trace of ten steps
 
+    # All fields from here on are TRACKER_FIELDS.
     # --- System metrics ---
     system_metrics: float | None = None  # seconds between samples for system.csv, as 5; null: none
 
@@ -214,10 +215,12 @@ def defaults_version() -> str:
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
-# what the names of tracker fields start with, up to the first underscore
-TRACKER_PREFIXES = ("wandb", "mlflow", "tensorboard", "comet", "system")
-# fields that decide only how a run is shown, not its results
-TRACKER_FIELDS = tuple(key for key in FIELDS if key.partition("_")[0] in TRACKER_PREFIXES)
+# fields that decide only how a run is shown; job_details of a job spec may set them for all of its runs
+TRACKER_FIELDS = tuple(FIELDS)[tuple(FIELDS).index("system_metrics"):]
+# fields that decide what is logged and stored, and where: they do not change what is trained
+OUTPUT_FIELDS = frozenset(("log_interval", "log_interval_eval", "log_steps", "log_to_stdout", "save_freq",
+                           "save_best_checkpoint", "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir",
+                           "profile", *TRACKER_FIELDS))
 _DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}

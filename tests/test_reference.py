@@ -8,7 +8,7 @@ import pytest
 
 from docs.reference import generate
 from src import run_folder
-from src.config import FIELDS
+from src.config import FIELDS, TRACKER_FIELDS
 from src.submission.job import external_program
 from src.submission.spec import reader, resources
 from tests.conftest import ROOT
@@ -27,6 +27,11 @@ def test_every_config_field_has_a_section_and_most_a_description() -> None:
     assert [entry.name for entry in entries] == list(FIELDS)
     undescribed = [entry.name for entry in entries if not entry.description and entry.section != "Trackers"]
     assert not undescribed, "describe these fields in src/config.py, beside or above them"
+
+
+def test_tracker_fields_are_those_of_their_sections() -> None:
+    entries = generate.config_entries((ROOT / "src" / "config.py").read_text("utf-8"))
+    assert list(TRACKER_FIELDS) == [entry.name for entry in entries if entry.section in ("System metrics", "Trackers")]
 
 
 def test_config_field_without_a_section_is_an_error() -> None:

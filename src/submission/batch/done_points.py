@@ -8,16 +8,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from src import config, run_folder
-from src.config import NOT_PARAMETERS, TRACKER_FIELDS, Config
+from src.config import NOT_PARAMETERS, OUTPUT_FIELDS, Config
 from src.errors import UserError
 from src.submission.batch import batch_folder
 from src.submission.spec import command_template, grid, naming
 from src.submission.spec.job_spec import JobSpec
-
-# Fields of Config that decide what is logged and stored, and where: they do not change what is trained.
-NOT_HASHED = frozenset(("log_interval", "log_interval_eval", "log_to_stdout", "save_freq", "save_best_checkpoint",
-                      "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir", "profile",
-                      *TRACKER_FIELDS))
 
 
 def canonical_hash(spec: Mapping[str, Any]) -> str:
@@ -30,7 +25,7 @@ def canonical_hash(spec: Mapping[str, Any]) -> str:
         values = {key: value for key, value in spec.items() if key not in NOT_PARAMETERS or key == "COMMAND"}
     else:
         values = {key: value + 0.0 if isinstance(value, float) else value  # -0.0 is 0.0
-                  for key, value in Config.from_dict(spec).to_dict().items() if key not in NOT_HASHED}
+                  for key, value in Config.from_dict(spec).to_dict().items() if key not in OUTPUT_FIELDS}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

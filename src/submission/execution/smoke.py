@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder
+from src.config import TRACKER_FIELDS
 from src.errors import BatchError
 from src.io import files, yaml_io
 from src.submission.batch.journal import WRITE_ONLY, Journal
@@ -30,7 +31,7 @@ def distinct_specs(specs: Iterable[Mapping[str, Any]]) -> list[Spec]:
     """Return the first spec of each model and data set, changed to a run of one batch of data on this machine."""
     distinct: dict[str, Spec] = {}
     for spec in specs:
-        untracked = {key: value for key, value in spec.items() if not key.startswith("wandb")}
+        untracked = {key: value for key, value in spec.items() if key not in TRACKER_FIELDS}
         distinct.setdefault(repr([spec.get(key) for key in _DISTINGUISHING]), {**untracked, "fast_dev_run": True})
     if shutil.which("nvidia-smi") is None:  # on a login node, try runs for GPUs as far as its CPUs can
         for spec in distinct.values():

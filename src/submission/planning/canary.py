@@ -24,8 +24,7 @@ HELD_BACK = "held back by a canary"  # reason to leave a run alone
 _MAX_LISTED = 6  # canaries that a line names
 
 # keys of a spec that a canary does without
-_DROPPED = (*config.BOOKKEEPING, "WORKERS", "output_dir", "log_to_stdout", "save_freq", "save_best_checkpoint",
-            *config.TRACKER_FIELDS)
+_DROPPED = frozenset((*config.BOOKKEEPING, "WORKERS", *config.OUTPUT_FIELDS))
 
 # what happens to the runs of a canary, by its state
 _CLEARED = "cleared"  # the canary ended well: its runs need not wait

@@ -20,7 +20,7 @@ import torch
 
 from src import run_folder
 from src.checks.registered_names import Interval
-from src.config import TRACKER_FIELDS, Config
+from src.config import OUTPUT_FIELDS, Config
 from src.errors import BatchError
 from src.io import files
 from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCESS, SingleProcess
@@ -28,10 +28,9 @@ from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCE
 State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
 _MAGIC = b"gridiron training state 1 "  # followed by the hash of all after this line
-# fields that may change between two starts, since they do not affect the results
-_MAY_CHANGE = frozenset(("log_interval", "log_interval_eval", "log_steps", "save_freq", "output_dir", "log_to_stdout",
-                   "num_workers", "data_dir", "data_download", "checkpoint_every", "checkpoints_kept", "max_requeues",
-                   "profile", *TRACKER_FIELDS)) - {"system_metrics"}  # which has columns in stats.csv
+# Fields that may change between two starts, since they do not affect the results. system_metrics has columns in
+# stats.csv, and the best epoch may be one whose model was not kept.
+_MAY_CHANGE = OUTPUT_FIELDS - {"system_metrics", "save_best_checkpoint"} | {"num_workers", "data_dir", "data_download"}
 
 
 class SavedAndExit(Exception):

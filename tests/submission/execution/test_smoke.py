@@ -20,13 +20,14 @@ parameters:
 
 def test_smoke_runs_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # a machine without nvidia-smi
-    specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True}
+    specs = [{"model": model, "dataset": data, "base_lr": rate, "precision": "fp16", "device": "cuda", "wandb": True,
+              "mlflow": True}
              for model in ("a", "b") for data in ("x", "y") for rate in (1, 2)]
     chosen = smoke.distinct_specs(specs)
     assert [(spec["model"], spec["dataset"], spec["base_lr"]) for spec in chosen] == [
         (model, data, 1) for model in ("a", "b") for data in ("x", "y")]
     assert all((spec["fast_dev_run"], spec["precision"], spec["device"]) == (True, "bf16", "auto") for spec in chosen)
-    assert not any("wandb" in spec for spec in chosen)
+    assert not any("wandb" in spec or "mlflow" in spec for spec in chosen)
     assert "fast_dev_run" not in specs[0]
 
 
