@@ -11,14 +11,13 @@ from src import run_folder
 from src.config import NOT_PARAMETERS
 from src.errors import BatchError, UserError, shell_command
 from src.io import files
-from src.submission.batch.extension import Extension, finish_extensions, job_spec_path, last_extension
+from src.submission.batch.extension import Extension, job_spec_path, last_extension
 from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
-from src.submission.planning.tickets import new_run, next_tickets
+from src.submission.planning.tickets import new_run, next_tickets, observe_batch
 from src.submission.spec import naming
 from src.submission.spec.grammar import Spec
 from src.submission.status import states
 from src.submission.status.observation import Observation
-from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
 _MAX_LISTED = 3  # runs that a line names
@@ -32,9 +31,7 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     """
     # read before all else: if another process extends the batch in the meantime, both request the same number
     last = last_extension(batch)
-    if not dry_run:
-        finish_extensions(batch)
-    observation, = observe([batch])
+    observation = observe_batch(batch, dry_run)
     if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
         raise BatchError("this batch is on several machines, and each numbers its runs by the whole batch", where=batch,
                          hint="submit the new points under another name, and read both batches together")

@@ -130,7 +130,7 @@ def _extra_options(plan: SubmissionPlan, options: Options,
         from src.submission.planning.dependency import dependency_options
         from src.submission.status.observe import observe
 
-        observation, = observe([batch_folder.require_batch(options.after)])
+        observation, = observe([batch_folder.require_batch(options.after)], read_only=options.dry_run)
         dependency = dependency_options(observation)
         extra |= dependency
         lines.append(f"after      {observation.path}{'' if dependency else ' (all of it has ended)'}")

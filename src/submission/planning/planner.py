@@ -19,6 +19,7 @@ from src.submission.planning.tickets import (
     is_deleted,
     new_run,
     next_tickets,
+    observe_batch,
     require_none_alive,
     runs_maybe_alive,
 )
@@ -30,7 +31,6 @@ from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
-    from src.submission.status.observation import Observation
 
 
 def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
@@ -123,7 +123,7 @@ def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> Su
                              hint="move it away, or use another name")
         return plan
     if options.overwrite:
-        return _replacing(plan, earlier[-1])
+        return _replacing(plan, earlier[-1], options.dry_run)
     from src.submission.batch.extension import last_extension
 
     extension = last_extension(earlier[-1])
@@ -144,15 +144,9 @@ def _batch_date(options: Options) -> datetime.date:
                            allowed="yy-mm-dd, as in the name of the batch") from None
 
 
-def _observe(batch: str) -> Observation:
-    from src.submission.status.observe import observe  # imported on demand: new batches do without
-
-    return observe([batch])[0]
-
-
-def _replacing(plan: SubmissionPlan, earlier: str) -> SubmissionPlan:
+def _replacing(plan: SubmissionPlan, earlier: str, dry_run: bool) -> SubmissionPlan:
     """Let a new batch replace an earlier one. BatchError if runs of the earlier one may be alive."""
-    observation = _observe(earlier)
+    observation = observe_batch(earlier, dry_run)
     require_none_alive(observation, "overwrite this batch")
     line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
             f"{observation.count(retry_policy.ENDED_FOR_GOOD)} ended)")
@@ -164,7 +158,7 @@ def _other_batch_note(new_batch: str, earlier: str, changes: list[str], options:
     if earlier != new_batch:
         extend_hint = "" if options.shard else "; --extend would add the new points to it"
         return f"note: {earlier} was made from another job spec{extend_hint}"
-    is_alive = bool(runs_maybe_alive(_observe(earlier)))
+    is_alive = bool(runs_maybe_alive(observe_batch(earlier, options.dry_run)))
     extend_hint = "" if options.shard else "use --extend to add the new points to it, or "
     error = BatchError(f"this batch exists, made from another job spec ({'; '.join(changes[:5])})", where=earlier,
                        hint=f"{extend_hint}use another name{'' if is_alive else ', or -o to remove it first'}")
@@ -198,15 +192,11 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
     """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if that is unknown."""
     points = requested.points
     if extension:
-        from src.submission.batch.extension import finish_extensions
-
-        if not dry_run:
-            finish_extensions(batch)
         if len(extension.names) < len(points):
             raise BatchError(f"the job spec has {len(points)} points, and had {len(extension.names)} when the batch "
                              "was extended", where=batch, hint="--extend adds what is new")
         points = dict(zip(extension.names, points.values(), strict=False))
-    observation = _observe(batch)
+    observation = observe_batch(batch, dry_run)
     runs = {name: run if (run := observation.runs.get(name)) and not is_deleted(run) else new_run(batch, name, run)
             for name in points}
     tickets = next_tickets(runs, {states.NEW})

@@ -7,11 +7,10 @@ from src.errors import BatchError, JobSpecError
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import SubmissionPlan
-from src.submission.planning.tickets import DELETED, next_tickets, retry_command
+from src.submission.planning.tickets import DELETED, next_tickets, observe_batch, retry_command
 from src.submission.slurm.submit import read_specs
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Observation, Run
-from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
 
@@ -19,11 +18,7 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     """Plan the runs of an existing batch that are not done and not pending or running."""
     _reject_options_of_a_grid(options)
     batch = batch_folder.require_batch(options.path)
-    if not options.dry_run:
-        from src.submission.batch.extension import finish_extensions
-
-        finish_extensions(batch)
-    observation, = observe([batch])
+    observation = observe_batch(batch, options.dry_run)
     runs, elsewhere = _split_by_site(observation)
     retried = set(options.state or retry_policy.RETRIED)
     lines = [f"retries    {batch}"]

@@ -101,6 +101,16 @@ def is_deleted(run: Run) -> bool:
     return run.folder is None and run.state.name not in retry_policy.MAYBE_ALIVE
 
 
+def observe_batch(batch: str, dry_run: bool) -> Observation:
+    """Observe a batch that may be continued. First finish an extension that was interrupted; a dry run only reads."""
+    from src.submission.batch.extension import finish_extensions  # new batches need neither
+    from src.submission.status.observe import observe
+
+    if not dry_run:
+        finish_extensions(batch)
+    return observe([batch], read_only=dry_run)[0]
+
+
 def runs_maybe_alive(observation: Observation) -> list[Run]:
     """Return the runs, canaries included, that are pending or running, or might be."""
     return [run for run in (*observation.runs.values(), *observation.canaries.values())

@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -167,16 +167,17 @@ class _Answers(NamedTuple):
         return heartbeat.age(files.folder, files.attempt, self.batch_clocks[batch])
 
 
-def observe(batches: Iterable[str], slurm: SlurmView | None = None) -> list[Observation]:
+def observe(batches: Iterable[str], slurm: SlurmView | None = None, read_only: bool = False) -> list[Observation]:
     """Observe all runs of the batches. Slurm is queried only if a run that has not ended was submitted to it.
 
     slurm: earlier answers, to use again as long as no query is due.
+    read_only: take the time from this machine; otherwise a temporary file may be made to read the file system's clock.
     """
     paths = list(batches)
     with_canaries = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
     with _without_garbage_collector():
         observations = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in with_canaries)],
-                                slurm or SlurmView())
+                                slurm or SlurmView(), read_only)
     if not with_canaries:
         return observations
     from src.submission.status import canary_results  # few batches have canaries
@@ -198,8 +199,9 @@ def _without_garbage_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _observe(batches: Iterable[str], slurm: SlurmView) -> list[Observation]:
-    # Folders before journals: a run that joins a batch meanwhile has its plan first, and would seem to have no ticket.
+def _observe(batches: Sequence[str], slurm: SlurmView, read_only: bool) -> list[Observation]:
+    # Read the names of folders before the journals: the plan of a new run is written before its folder, so that every
+    # run found has its ticket.
     names = [(path, _run_names(path)) for path in batches]
     batch_files = []
     for path, run_names in names:
@@ -209,7 +211,8 @@ def _observe(batches: Iterable[str], slurm: SlurmView) -> list[Observation]:
     taken: dict[str, list[_RunFiles]] = {}
     for files in (files for _, _, runs in batch_files for files in runs if files.is_started()):
         taken.setdefault(files.claim.get("slurm_job") or "", []).append(files)
-    answers = _Answers(slurm, _Processes(), time.time(), {}, taken, {})
+    now = time.time()
+    answers = _Answers(slurm, _Processes(), now, dict.fromkeys(batches, now) if read_only else {}, taken, {})
 
     def conclude(files: _RunFiles, history: History) -> Run:
         run = _conclude(files, answers)

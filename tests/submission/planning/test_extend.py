@@ -205,8 +205,12 @@ def submitted(counted: Path) -> Counter[str]:
     return Counter((counted / "calls").read_text().splitlines())
 
 
+def modification_times(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
 @pytest.mark.parametrize("again", ["--extend", "the same command", "-r"])
-def test_extend_killed_before_any_change_to_the_disk_loses_nothing(project: Project, counted: Path, again: str) -> None:
+def test_extend_killed_before_each_change_to_the_disk_loses_nothing(project: Project, counted: Path, again: str) -> None:
     """Whichever command continues, each point has one run, and each run one Slurm job."""
     project.write_spec("[1]")
     slurm = ("-s", "s.sh", "-y")
@@ -217,6 +221,9 @@ def test_extend_killed_before_any_change_to_the_disk_loses_nothing(project: Proj
         sizes.append(number + 20)
         project.write_spec(str(sizes))
         code = killed_at(project, number, project.spec, *slurm, "--extend")
+        before = modification_times(project.batch)
+        project.submit("-r", project.batch, *slurm, "-d")
+        assert modification_times(project.batch) == before, "a dry run does not finish the extension"
         last = last_extension(str(project.batch))
         was_made = last and len(last.names) == 2 * len(sizes)
         if again == "-r" and was_made:

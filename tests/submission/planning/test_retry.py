@@ -85,6 +85,17 @@ def test_run_with_a_fresh_heartbeat_is_refused_until_forced(
     assert project.executed() == [1]
 
 
+def test_dry_run_makes_no_file_to_read_the_clock(
+        running: Path, project: Project, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_slurm.inject_fault("squeue", stdout="")
+    fake_slurm.reject("accounting_disabled", command="sacct")
+    folder = project.batch / "submissions"
+    before = folder.stat().st_mtime_ns
+    assert project.submit("-r", project.batch, "-d") == 0
+    assert "1 run may still be running (000_" in capsys.readouterr().out
+    assert folder.stat().st_mtime_ns == before
+
+
 def test_run_whose_heartbeat_is_old_is_lost(running: Path, project: Project, fake_slurm: FakeSlurm) -> None:
     fake_slurm.inject_fault("squeue", stdout="")
     fake_slurm.reject("accounting_disabled", command="sacct")
@@ -135,7 +146,7 @@ def test_job_on_another_cluster_is_found_and_cancelled_there(
     assert {run.state.name for run in observe([str(project.batch)])[0].runs.values()} == {"cancelled"}
 
 
-def test_run_on_another_cluster_is_running_by_its_claim(
+def test_run_on_another_cluster_is_found_by_its_claim_alone(
         running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, = (project.batch / "submissions").glob("*.jsonl")
     job, = fake_slurm.jobs()
