@@ -8,12 +8,14 @@ from typing import Any
 
 from src.checks import registered_names
 from src.checks.registered_names import (
+    IMAGE_FAMILIES,
     IMAGE_OPTIONS,
     LOSSES,
     MODEL_OPTIONS,
     PRETRAINED_FAMILIES,
     SHALLOW_MODELS,
     SOFT_LABEL_LOSSES,
+    STREAMED_KINDS,
     parse_tiny,
     task_of,
 )
@@ -121,13 +123,14 @@ def _check_images(spec: Mapping[str, Any], dataset: str) -> None:
     if dataset.startswith(("libsvm/", "sklearn/")):
         raise ConfigError(f"samples of {dataset} are not images", where=field, hint="remove it: they are always kept "
                           "on the training device" if field == "data_on_device" else None)
-    if not spec.get("data_on_device") and not dataset.startswith(("timm/", "folder/")):
+    family, _, name = dataset.partition("/")
+    if not spec.get("data_on_device") and family not in IMAGE_FAMILIES:
         raise ConfigError("your own images can be augmented only on the training device", where=field,
                           hint="set data_on_device: true")
     if spec.get("data_on_device") and (single := [name for name in _PER_IMAGE if spec.get(name)]):
         raise ConfigError(f"{single[0]} is for images that are loaded one by one", where=single[0],
                           hint="remove it, or data_on_device")
-    if (spec.get("aug_repeats") or 1) > 1 and dataset.startswith(("timm/tfds/", "timm/wds/")):
+    if (spec.get("aug_repeats") or 1) > 1 and family == "timm" and name.partition("/")[0] in STREAMED_KINDS:
         raise ConfigError(f"{dataset} is streamed, each image once", where="aug_repeats", allowed="1")
     if spec.get("crop_padding") is not None and spec.get("scale"):
         raise ConfigError("crop_padding and scale both crop", where="crop_padding", hint="set one of them")

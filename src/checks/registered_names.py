@@ -44,8 +44,11 @@ VGG_DEPTHS = (11, 13, 16, 19)
 MODEL_OPTIONS = {"resnet": ("width",), "vgg": ("width",)}  # keys of model_kwargs for tiny/ models
 SHALLOW_MODELS = ("linear", "linear/no_bias", "tiny/lenet")  # too few layers for gradient checkpointing
 
-_DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", "timm/torch/NAME", "timm/tfds/NAME", "timm/hfds/NAME",
-                     "timm/wds/NAME", "folder/PATH", "hf/NAME", "my_module:make_dataset")
+IMAGE_FAMILIES = ("timm", "folder")  # data sets of src/datasets/images.py
+TIMM_KINDS = ("torch", "tfds", "hfds", "wds")  # timm/KIND/NAME: the library that timm reads it with
+STREAMED_KINDS = ("tfds", "wds")  # of these, those whose samples can only be read in their own order
+_DATASET_FAMILIES = ("libsvm/NAME", "sklearn/NAME", *(f"timm/{kind}/NAME" for kind in TIMM_KINDS), "folder/PATH",
+                     "hf/NAME", "my_module:make_dataset")
 _MODEL_FAMILIES = ("linear", "linear/no_bias", "tiny/lenet", "tiny/resnet_D", "tiny/vgg_D", "tiny/wrn_D_W[_drop]",
                    "timm/NAME", "torchvision/NAME", "clip/NAME", "hf/NAME", "my_module:make_model")
 PRETRAINED_FAMILIES = ("timm", "torchvision", "clip", "hf")  # families with pretrained weights
@@ -299,10 +302,10 @@ def check_dataset(name: str) -> None:
     if family == "sklearn" and rest not in SKLEARN_DATASETS:
         raise ConfigError(f"unknown data set '{name}'", allowed=[f"sklearn/{known}" for known in SKLEARN_DATASETS],
                           hint=did_you_mean(rest, SKLEARN_DATASETS, prefix="sklearn/"))
-    if family == "timm" and not re.match(r"(torch|tfds|hfds|wds)/.", rest) or family not in (
-            "libsvm", "sklearn", "timm", "folder") or not rest:
+    if family == "timm" and not re.match(rf"({'|'.join(TIMM_KINDS)})/.", rest) or family not in (
+            "libsvm", "sklearn", *IMAGE_FAMILIES) or not rest:
         raise ConfigError(f"unknown family of data set in '{name}'", allowed=_DATASET_FAMILIES,
-                          hint=did_you_mean(family, ("libsvm", "sklearn", "timm", "folder", "hf"), suffix=f"/{rest}")
+                          hint=did_you_mean(family, ("libsvm", "sklearn", *IMAGE_FAMILIES, "hf"), suffix=f"/{rest}")
                           if rest else None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from src.checks import user_code
-from src.checks.registered_names import CLASS_LIST, parse_eval_dataset, task_of
+from src.checks.registered_names import CLASS_LIST, IMAGE_FAMILIES, parse_eval_dataset, task_of
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Lazy, Source, Split, gather_rows
@@ -22,7 +22,7 @@ from src.io import files
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of each feature
 READERS: dict[str, ModuleType] = {
-    "libsvm": libsvm, "sklearn": scikit, "timm": images, "folder": images, "hf": hf,
+    "libsvm": libsvm, "sklearn": scikit, **dict.fromkeys(IMAGE_FAMILIES, images), "hf": hf,
 }
 
 
@@ -189,8 +189,7 @@ def warm_up(configs: Iterable[Config]) -> None:
         key = (config.dataset, config.data_dir, task_of(config.loss, config.targets), config.tokenizer,
                tuple(config.data_splits_map.values()), tuple((config.eval_datasets or {}).values()))
         # the parent of many runs must neither run user code nor load the libraries that timm reads with
-        if key not in seen and not user_code.is_user_code(config.dataset) and not config.dataset.startswith(
-                ("timm/", "folder/")):
+        if key not in seen and not user_code.is_user_code(config.dataset) and _reader(config) is not images:
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(dataclasses.replace(config, data_download=False))

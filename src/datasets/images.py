@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.checks.registered_names import task_of
+from src.checks.registered_names import STREAMED_KINDS, task_of
 from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.datasets.image_folder import find_images, is_ignored
@@ -24,12 +24,11 @@ from src.errors import DataError, UserError
 from src.io import download, files, machine
 
 _PACKAGES = {"torch": "torchvision", "tfds": "tensorflow-datasets tensorflow-cpu", "hfds": "datasets",
-             "wds": "webdataset", "": "timm"}  # the packages that each kind of source needs
-_STREAMED = ("tfds", "wds")
+             "wds": "webdataset", "": "timm"}  # the packages that each kind needs
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ImageSource:
     """One split of a data set. A source has either `image`, or `stream` if samples can only be read in its own order.
 
     name: of the split, for messages
@@ -94,7 +93,7 @@ def _slices(kind: str, text: str) -> tuple[Slice, ...]:
     return (Slice(text),) if kind == "tfds" else parse_split(text)
 
 
-def _open(config: Config, folder: Path, split: str) -> Source:
+def _open(config: Config, folder: Path, split: str) -> ImageSource:
     """Open a split, downloaded if it is missing and may be. DataError, on one line, if that fails."""
     kind, split_name = _kind(config.dataset), f"split '{split}' of {config.dataset}"
     try:
@@ -128,7 +127,7 @@ def _open(config: Config, folder: Path, split: str) -> Source:
     except Exception as error:
         message = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"{split_name} cannot be opened: {message}", where="dataset", hint=download.PREFETCH) from None
-    return _streamed_source(split_name, dataset) if kind in _STREAMED else _indexed_source(split_name, dataset)
+    return _streamed_source(split_name, dataset) if kind in STREAMED_KINDS else _indexed_source(split_name, dataset)
 
 
 def _folder_of_split(config: Config, folder: Path, split: str) -> Path:
@@ -141,10 +140,10 @@ def _folder_of_split(config: Config, folder: Path, split: str) -> Path:
     return root / split
 
 
-def _folder_source(split_name: str, folder: Path) -> Source:
+def _folder_source(split_name: str, folder: Path) -> ImageSource:
     images = find_images(split_name, folder)
     paths = images.paths
-    return Source(split_name, len(paths), images.classes, np.asarray(images.labels, dtype=np.int64),
+    return ImageSource(split_name, len(paths), images.classes, np.asarray(images.labels, dtype=np.int64),
                   lambda index: _read_image(open(paths[index], "rb")),
                   path=lambda index: os.path.relpath(paths[index], folder))
 
@@ -155,18 +154,18 @@ def _with_local_path(name: str, folder: Path) -> str:
     return f"hfds/{path}" if path.exists() else name
 
 
-def _indexed_source(split_name: str, dataset: Any) -> Source:
+def _indexed_source(split_name: str, dataset: Any) -> ImageSource:
     """Return the source of a data set of torchvision, or of one of timm with a reader."""
     reader = getattr(dataset, "reader", None)
     if reader is None:
         labels = getattr(dataset, "targets", None)
         names = getattr(dataset, "classes", None) or [str(label) for label in sorted(set(map(int, labels)))]
-        return Source(split_name, len(dataset), tuple(map(str, names)), _labels(dataset, labels),
+        return ImageSource(split_name, len(dataset), tuple(map(str, names)), _labels(dataset, labels),
                       lambda index: dataset[index][0])
     labels = list(reader.dataset[reader.label_key])  # Hugging Face: reads this column alone
     by_name: Mapping[str, int] = reader.class_to_idx or {str(label): label for label in sorted(set(labels))}
     classes = tuple(str(name) for name in sorted(by_name, key=lambda name: by_name[name]))
-    return Source(split_name, len(labels), classes, _labels(dataset, labels),
+    return ImageSource(split_name, len(labels), classes, _labels(dataset, labels),
                   lambda index: _read_image(reader[index][0]), path=lambda index: str(reader.filename(index)))
 
 
@@ -186,23 +185,23 @@ def _read_image(stream: Any) -> Any:
     return image
 
 
-def _streamed_source(split_name: str, dataset: Any) -> Source:
+def _streamed_source(split_name: str, dataset: Any) -> ImageSource:
     by_name = dataset.reader.class_to_idx or {}
     classes = tuple(str(name) for name in sorted(by_name, key=lambda name: by_name[name]))
     length = dataset.reader.num_samples or sum(1 for _ in dataset)
     if not classes:
         classes = tuple(map(str, range(1 + max(int(label) for _image, label in dataset))))
-    return Source(split_name, length, classes, stream=lambda: ((image, int(label)) for image, label in dataset))
+    return ImageSource(split_name, length, classes, stream=lambda: ((image, int(label)) for image, label in dataset))
 
 
-def _first_image(source: Source) -> Any:
+def _first_image(source: ImageSource) -> Any:
     """Return the first image, whose size and channels may count."""
     if not source.length:
         raise DataError(f"{source.name} is empty", where="dataset")
     return _checked_image(source, 0) if source.image else next(iter(source.stream()))[0]  # type: ignore[misc]
 
 
-def _checked_image(source: Source, index: int) -> Any:
+def _checked_image(source: ImageSource, index: int) -> Any:
     """Return an image of an indexed source. DataError, with its path, if it cannot be read."""
     assert source.image
     try:
@@ -213,7 +212,7 @@ def _checked_image(source: Source, index: int) -> Any:
                         ) from None
 
 
-def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
+def _check_classes(source: ImageSource, classes: tuple[str, ...]) -> None:
     """DataError unless the source has these classes, and its labels are among them."""
     if source.classes != classes:
         unknown = [name for name in source.classes if name not in classes]
@@ -231,7 +230,7 @@ def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
                         where=source.path(index) or None, allowed=f"0 to {len(classes) - 1}")
 
 
-def _split(config: Config, parts: list[tuple[Source, Slice]], classes: tuple[str, ...],
+def _split(config: Config, parts: list[tuple[ImageSource, Slice]], classes: tuple[str, ...],
            transforms: Transforms) -> Split | Lazy:
     """Return slices of sources, one after another, as one split."""
     if parts[0][0].stream:
@@ -249,7 +248,7 @@ def _split(config: Config, parts: list[tuple[Source, Slice]], classes: tuple[str
     return IndexedSplit(indexed, transforms, min(config.num_workers, machine.allotted_cpus()), config.aug_repeats or 1)
 
 
-def _streamed_split(config: Config, parts: list[tuple[Source, Slice]], classes: int, transforms: Transforms
+def _streamed_split(config: Config, parts: list[tuple[ImageSource, Slice]], classes: int, transforms: Transforms
                     ) -> Split | StreamedSplit:
     """Return slices of streams, one after another, as one split; samples outside of the slices are skipped."""
     name = " and ".join(dict.fromkeys(source.name for source, _ in parts))
