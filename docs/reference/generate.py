@@ -1,4 +1,5 @@
-"""Generate the pages that come from the code: docs/reference/config.md and commands.md, and parts of architecture.md.
+"""Generate the pages that come from the code: docs/reference/config.md and commands.md, and parts of architecture.md
+and guarantees.md.
 
     make reference
 
@@ -234,11 +235,17 @@ def _table(actions: list[argparse.Action]) -> str:
 
 
 def architecture_page() -> str:
-    """The page on the architecture, with the parts between its markers made anew: the states and the file tree."""
+    """The page on the architecture, with the parts between its markers made anew: rules of states and file tree."""
     text = (FOLDER.parent / "architecture.md").read_text("utf-8")
     tree = "\n".join(file_tree())
-    text = _replace_part(text, "states", f"{retry_policy.as_markdown()}\n\n{states.as_markdown()}")
+    text = _replace_part(text, "rules", states.as_markdown())
     return _replace_part(text, "tree", f"```text\n{tree}\n```")
+
+
+def guarantees_page() -> str:
+    """The page on guarantees, with the table of states between its markers made anew."""
+    text = (FOLDER.parent / "guarantees.md").read_text("utf-8")
+    return _replace_part(text, "states", retry_policy.as_markdown())
 
 
 def _replace_part(text: str, name: str, part: str) -> str:
@@ -275,7 +282,7 @@ def _first_line(path: Path) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {"config.md": config_page, "commands.md": commands_page,
-                                       "../architecture.md": architecture_page}
+                                       "../architecture.md": architecture_page, "../guarantees.md": guarantees_page}
 
 
 if __name__ == "__main__":

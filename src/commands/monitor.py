@@ -142,7 +142,7 @@ def wait(options: argparse.Namespace) -> int:
         print(f"{observation.path}: {counts}")
         for group in failures.group_failures(observation.runs.values()):
             print(f"  {group.line()}")
-    return int(any(observation.count(retry_policy.ENDED_FOR_GOOD) < len(observation.runs)
+    return int(any(observation.count(retry_policy.ENDED_WELL) < len(observation.runs)
                    for observation in observations))
 
 

@@ -64,7 +64,7 @@ def cancel(options: argparse.Namespace) -> None:
 def clean(options: argparse.Namespace) -> None:
     """Print how much the saved states of ended runs take, and remove them."""
     kept_states = (*retry_policy.ALIVE, states.UNKNOWN) if options.unfinished else [
-        state for state in states.ALL if state not in retry_policy.ENDED_FOR_GOOD]
+        state for state in states.ALL if state not in retry_policy.ENDED_WELL]
     rows, total = [], 0
     for observation in observe_batches(options.batches):
         sizes = [size for run in _without_states(observation, kept_states)

@@ -82,7 +82,7 @@ def _hold_back(plan: SubmissionPlan, launch: LaunchSettings) -> tuple[TicketPlan
     tickets, lines = plan.tickets, []
     for name, canary in observation.runs.items():
         runs = [run for run in tickets.to_submit if launch.canaries.canary_of.get(run) == name]
-        if runs and canary.state.name not in retry_policy.ENDED_FOR_GOOD:
+        if runs and canary.state.name not in retry_policy.ENDED_WELL:
             tickets = tickets.without(runs, HELD_BACK)
             lines.append(f"{count(len(runs), 'run')} held back, {explain_failure(canary)}")
     print("".join(f"{line}\n" for line in lines), end="")
@@ -106,7 +106,7 @@ def _report_end(batch: str, names: Iterable[str], log: str) -> int:
     observation, = observe([batch])
     retry = retry_command(batch, "--local")
     unfinished = {name: state for name in names
-                  if (state := observation.runs[name].state.name) not in retry_policy.ENDED_FOR_GOOD}
+                  if (state := observation.runs[name].state.name) not in retry_policy.ENDED_WELL}
     never_started = [name for name, state in unfinished.items() if state in (states.NEW, states.PENDING)]
     if never_started:
         raise BatchError(f"the workers ended before {count(len(never_started), 'run')} started", where=log,

@@ -124,7 +124,7 @@ def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], s
 def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
     """Return what happens to a canary and its runs. BatchError if it must be waited for but cannot be."""
     state = canary.state
-    if state.name in retry_policy.ENDED_FOR_GOOD:
+    if state.name in retry_policy.ENDED_WELL:
         return _CLEARED
     if state.name in retry_policy.CANARY_RESTARTED or retry and state.name in retry_policy.RETRIED:
         return _SUBMIT

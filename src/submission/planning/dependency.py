@@ -17,7 +17,7 @@ def dependency_options(observation: Observation) -> dict[str, str]:
     a worker, whose Slurm job may end well with runs left to its successor.
     """
     batch = observation.path
-    open_runs = [run for run in observation.runs.values() if run.state.name not in retry_policy.ENDED_FOR_GOOD]
+    open_runs = [run for run in observation.runs.values() if run.state.name not in retry_policy.ENDED_WELL]
     never_end = [run for run in open_runs if run.state.name not in _CAN_BE_WAITED_FOR]
     if never_end:
         state = never_end[0].state.name.replace("_", " ")

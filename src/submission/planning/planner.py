@@ -149,7 +149,7 @@ def _replacing(plan: SubmissionPlan, earlier: str, dry_run: bool) -> SubmissionP
     observation = observe_batch(earlier, dry_run)
     require_none_alive(observation, "overwrite this batch")
     line = (f"removes    {earlier} ({count(len(observation.runs), 'run')}, "
-            f"{observation.count(retry_policy.ENDED_FOR_GOOD)} ended)")
+            f"{observation.count(retry_policy.ENDED_WELL)} ended)")
     return plan.with_lines(line)._replace(replaces=earlier)
 
 

@@ -80,7 +80,7 @@ def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:
     failures = _count_by_node(run for run in runs if run.state.name == states.FAILED)
     suspects = {node: number for node, number in failures.items() if number >= _SUSPECT}
     if suspects:  # only then are the records of the runs that ended well read
-        good = _count_by_node(run for run in runs if run.state.name in retry_policy.ENDED_FOR_GOOD)
+        good = _count_by_node(run for run in runs if run.state.name in retry_policy.ENDED_WELL)
         suspects = {node: number for node, number in suspects.items() if node not in good} if good else {}
     return {**{node: f"{number} attempts failed there, none ended well, and others ended well elsewhere"
                for node, number in suspects.items()},

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from src.submission.status import states
 
-NO, YES, WITH_MORE_MEMORY = "no", "yes", "yes, with more memory"
+NO, YES, WITH_MORE_MEMORY = "no", "yes", "yes, with more memory or `--local`"
 
 
 class Policy(NamedTuple):
     """What a state means for a run.
 
-    retry: whether `-r` submits it: NO, YES, or WITH_MORE_MEMORY, which -r does only if its command requests memory;
-    meaning: for the documentation;
+    retry: whether `-r` submits it: NO, YES, or, if it requests memory or runs without Slurm, WITH_MORE_MEMORY;
+    meaning: for the pages of the documentation;
     is_alive: whether it runs or will run without another submission; None if that is unknown;
     is_failure: whether it is listed among the failures;
     fails_canary: whether the runs that wait for a canary in this state are held back;
@@ -32,28 +32,32 @@ def _failure(meaning: str, retry: str = YES) -> Policy:
 
 
 POLICIES: dict[str, Policy] = {
-    states.NEW: Policy(YES, "written, but not submitted", restarts_canary=True),
-    states.SUBMITTED: Policy(NO, "sbatch is being called", is_alive=True),
+    states.NEW: Policy(YES, "not started, and no job or worker will start it", restarts_canary=True),
+    states.SUBMITTED: Policy(NO, "its submission is under way: sbatch is called, or waits for room in the queue",
+                             is_alive=True),
     states.PENDING: Policy(NO, "waits in the queue, or for a worker", is_alive=True),
     states.RUNNING: Policy(NO, "runs", is_alive=True),
-    states.STUCK: Policy(NO, "waits in the queue for a reason that does not end by itself", is_alive=True,
+    states.STUCK: Policy(NO, "Slurm will not start it as it is: an administrator holds it, it exceeds a limit on one "
+                         "job, or it requests what does not exist; the reason is shown", is_alive=True,
                          is_failure=True),
     states.DONE: Policy(NO, "trained to the end"),
     states.EARLY_STOPPED: Policy(NO, "stopped early by its own rule"),
     states.DIVERGED: Policy(NO, "stopped because its loss diverged"),
-    states.FAILED: _failure("crashed, or has an error in its config"),
+    states.FAILED: _failure("crashed, or has an error in its config; the last line of the error is shown"),
     states.TIMEOUT: _failure("reached the time limit"),
     states.OUT_OF_MEMORY: _failure("was killed for its memory use", WITH_MORE_MEMORY),
     states.PREEMPTED: _failure("was preempted, and Slurm did not requeue it"),
     states.NODE_FAILED: _failure("its node failed"),
-    states.CANCELLED: _failure("was cancelled, or a dependency failed"),
-    states.LOST: _failure("ended without recording an exit status")._replace(restarts_canary=True),
-    states.UNKNOWN: Policy(
-        NO, "squeue or sacct did not answer, its files still change, it is on another machine, or it is too early to "
-        "decide; `--force` submits it", is_alive=None),
+    states.CANCELLED: _failure("was cancelled, or a dependency failed: another batch or "
+                               "[its canary](submission.md#canaries)"),
+    states.LOST: _failure("its process died without recording an exit status, or its job is in neither squeue nor "
+                          "sacct and its heartbeat is old")._replace(restarts_canary=True),
+    states.UNKNOWN: Policy(NO, "squeue or sacct did not answer, its heartbeat is fresh, it is on another machine or "
+                           "was [synced from one](results.md#sync-results-from-a-cluster), or it is too early to "
+                           "decide; `--force` submits it", is_alive=None),
 }
 
-ENDED_FOR_GOOD = frozenset(
+ENDED_WELL = frozenset(
     state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
 ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
 MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)  # may be alive
@@ -65,6 +69,6 @@ CANARY_RESTARTED = frozenset(state for state, policy in POLICIES.items() if poli
 
 
 def as_markdown() -> str:
-    """Return the table of states for docs/architecture.md."""
+    """Return the table of states for docs/architecture.md and docs/guarantees.md."""
     rows = [f"| {states.shown(state)} | {policy.meaning} | {policy.retry} |" for state, policy in POLICIES.items()]
     return "\n".join(["| state | meaning | `-r` submits it |", "|---|---|---|", *rows])

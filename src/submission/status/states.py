@@ -39,19 +39,26 @@ _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
                 "REVOKED": CANCELLED}
 _ENDED = tuple(dict.fromkeys(_SLURM_ENDED.values()))
-# An attempt may end like this before Slurm requeues its job, which only squeue shows.
+# An attempt may end like this before Slurm requeues its job. Only squeue shows the requeue.
 _MAY_BE_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
-# Reasons of pending Slurm jobs that do not end by themselves: the job exceeds a limit on one job, has been held, or
-# requests what does not exist.
-# Compiled on demand: a dry run needs none.
+# Reasons of pending Slurm jobs, compiled on demand: a dry run needs none.
 _HELD_REASON = "JobHeld|JobHoldMaxRequeue|requeued.(in.)?held"
-_STUCK_REASON = (
-    "JobHeldAdmin|JobHoldMaxRequeue|requeued.(in.)?held|JobLaunchFailure|DependencyNeverSatisfied|BadConstraints|"
+_STUCK_REASON = (  # reasons that persist until someone acts
+    # the job exceeds a limit on one job
     r"PartitionTimeLimit|PartitionNodeLimit|MaxMemPerLimit|(Assoc|QOS)Max\w*Per(Job|Node)|QOSMin\w+|"
-    "Invalid(Account|QOS)|(Account|QOS)NotAllowed|Reservation(Deleted|Invalid)|DeadLine")
+    # an administrator, or Slurm itself, holds it; a job that its user holds is pending
+    "JobHeldAdmin|JobHoldMaxRequeue|requeued.(in.)?held|JobLaunchFailure|"
+    # what it requests or waits for does not exist
+    "DependencyNeverSatisfied|BadConstraints|Invalid(Account|QOS)|(Account|QOS)NotAllowed|"
+    "Reservation(Deleted|Invalid)|DeadLine")
 
 # Slurm's exit code of a job whose output could not be opened, in a row of sacct and of squeue
 _OUTPUT_NOT_OPENED = r"0:53\Z|RaisedSignal:53\b"
+
+
+def shown(state: str) -> str:
+    """Return the name of a state as messages and the documentation print it."""
+    return state.replace("_", " ")
 
 
 class State(NamedTuple):
@@ -88,7 +95,7 @@ class Evidence:
     heartbeat_age: Callable[[], float] = lambda: math.inf
 
     @property
-    def end(self) -> str | None:
+    def done_content(self) -> str | None:
         """The content of the run's `done` file; None if there is none."""
         return self.folder.ended if self.folder else None
 
@@ -115,7 +122,7 @@ class Evidence:
 
     @property
     def is_for_workers(self) -> bool:
-        """Whether the run waits for a worker to claim it."""
+        """Whether the run was submitted to workers, and none has claimed it."""
         return self.ticket is not None and self.ticket.shared and not self.claim
 
     @property
@@ -138,7 +145,7 @@ class Evidence:
         return None
 
     @cached_property
-    def in_queue(self) -> State | None:
+    def state_in_queue(self) -> State | None:
         """The state that squeue shows, of the newest job if there are several; None if it shows none."""
         return _state_in_queue(self.queue_row) if self.queue_row else None
 
@@ -150,41 +157,41 @@ class Evidence:
             row.state in _SLURM_PENDING and re.search(_HELD_REASON, row.reason) is not None))
 
     def _is_reused(self, row: Job) -> bool:
-        """Whether Slurm gave the id to another submission of ours: it restarts at 1 when Slurm's state is lost."""
+        """Whether Slurm gave the id to another submission of ours: its numbers restart at 1 if its state is lost."""
         return self.ticket is not None and row.comment.startswith(COMMENT_PREFIX) and row.comment not in [
             comment for comment, _ in self.ticket.comments]
 
     @cached_property
-    def accounted(self) -> Job | None:
-        """The row of sacct that shows how the newest job ended; None if it shows none."""
-        return next(self._accounted_rows(), None)
+    def sacct_row(self) -> Job | None:
+        """The row of sacct that shows how the newest job ended; None if there is none."""
+        return next(self._ended_sacct_rows(), None)
 
-    def _accounted_rows(self) -> Iterator[Job]:
+    def _ended_sacct_rows(self) -> Iterator[Job]:
         """The rows of sacct of this ticket's ended jobs, without jobs that ended because the run was requeued."""
         for job in reversed(self.jobs):
             row = self.accounting.jobs.get(job)
-            if row is None or row.state not in _SLURM_ENDED or self._was_succeeded(row):
+            if row is None or row.state not in _SLURM_ENDED or self._has_successor(row):
                 continue
             # an earlier job may have had the same id
             if row.submitted is None or self.ticket is None or row.submitted >= self.ticket.time - _CLOCK_TOLERANCE:
                 yield row
 
-    def _was_succeeded(self, row: Job) -> bool:
+    def _has_successor(self, row: Job) -> bool:
         """Whether this Slurm job ended because its run continues in another one."""
         return (self.attempt.get("how") == run_folder.REQUEUED and row.state in ("FAILED", "COMPLETED", "PREEMPTED")
                 and row.id.partition(";")[0] == self.attempt.get("slurm_job"))
 
     @cached_property
-    def accounted_end(self) -> str | None:
+    def sacct_or_recorded_end(self) -> str | None:
         """The state in which the run ended, from sacct and its own record; None if neither shows an end."""
         # Slurm reports FAILED for any exit code other than 0; the record is more precise
-        if self.accounted and not (self.recorded_end and self.accounted.state == "FAILED"):
-            return _SLURM_ENDED[self.accounted.state]
+        if self.sacct_row and not (self.recorded_end and self.sacct_row.state == "FAILED"):
+            return _SLURM_ENDED[self.sacct_row.state]
         return self.recorded_end
 
     @cached_property
-    def last_heartbeat(self) -> str:
-        """A description of the attempt's heartbeat if it is fresh; else empty. Reads files: for runs that seem lost."""
+    def heartbeat_text(self) -> str:
+        """`its files changed 9 s ago` if the attempt's heartbeat is fresh; else empty. Reads files."""
         age = self.heartbeat_age()
         return f"its files changed {age:.0f} s ago" if age < heartbeat.TIMEOUT else ""
 
@@ -193,15 +200,15 @@ class Evidence:
         """Whether the run waits for workers that squeue does not list, and no proof exists that they have ended."""
         if not (self.is_for_workers and self.queue.answered and self.jobs):
             return False
-        if self.unfinished or all(job in self.accounting.jobs for job in self.jobs):
-            return self.unfinished is not None
-        return self.is_recent or not self.accounting.answered or bool(self.last_heartbeat)
+        if self.unended_in_sacct or all(job in self.accounting.jobs for job in self.jobs):
+            return bool(self.unended_in_sacct)
+        return self.is_recent or not self.accounting.answered or bool(self.heartbeat_text)
 
     @cached_property
-    def unfinished(self) -> Job | None:
-        """The row of sacct that shows that a job has not ended; None if it shows none."""
+    def unended_in_sacct(self) -> str:
+        """The state of the newest job that sacct lists as not ended; empty if there is none."""
         rows = (self.accounting.jobs.get(job) for job in reversed(self.jobs))
-        return next((row for row in rows if row and row.state in _SLURM_PENDING | _SLURM_RUNNING), None)
+        return next((row.state for row in rows if row and row.state in _SLURM_PENDING | _SLURM_RUNNING), "")
 
     def explain(self, reason: str, slurm_job: str) -> str:
         """Return a reason of Slurm in words, if its own name the cause badly."""
@@ -235,55 +242,57 @@ def _always(name: str, why: str = "") -> Callable[[Evidence], State]:
     return lambda evidence: State(name, why)
 
 
-def _queued(evidence: Evidence) -> State:
-    assert evidence.in_queue
-    return evidence.in_queue
+def _queue_state(evidence: Evidence) -> State:
+    assert evidence.state_in_queue
+    return evidence.state_in_queue
 
 
-def _is_queued_as(name: str) -> Callable[[Evidence], bool]:
-    return lambda evidence: evidence.in_queue is not None and evidence.in_queue.name == name
+def _squeue_shows(name: str) -> Callable[[Evidence], bool]:
+    return lambda evidence: evidence.state_in_queue is not None and evidence.state_in_queue.name == name
 
 
-def _accounted(evidence: Evidence) -> State:
-    row = evidence.accounted
+def _end_by_sacct(evidence: Evidence) -> State:
+    row = evidence.sacct_row
     if row is None:
-        return State(evidence.accounted_end or UNKNOWN, evidence.error, evidence.jobs[-1])
+        return State(evidence.sacct_or_recorded_end or UNKNOWN, evidence.error, evidence.jobs[-1])
     explanation = evidence.explain(row.reason, row.id)
-    return State(evidence.accounted_end or UNKNOWN,
+    return State(evidence.sacct_or_recorded_end or UNKNOWN,
                  evidence.error or (row.state if explanation == row.reason else explanation), row.id)
 
 
 # The first rule that applies decides. Every rule but the first three may rely on those before it.
 RULES: tuple[Rule, ...] = (
-    Rule("the run has a `done` file", (DONE, EARLY_STOPPED, DIVERGED), lambda evidence: evidence.end is not None,
-         lambda evidence: State(_DONE_FILE.get(evidence.end or "", DONE)), "whatever Slurm says"),
+    Rule("the run has a `done` file", (DONE, EARLY_STOPPED, DIVERGED),
+         lambda evidence: evidence.done_content is not None,
+         lambda evidence: State(_DONE_FILE.get(evidence.done_content or "", DONE)), "whatever Slurm says"),
     Rule("no ticket and no attempt", (NEW,), lambda evidence: evidence.ticket is None and not evidence.last_attempt,
          _always(NEW)),
     Rule("squeue lists the workers that may take the run, and none has claimed it", (PENDING,),
-         lambda evidence: evidence.is_for_workers and evidence.in_queue,
-         lambda evidence: State(PENDING, "waits for a worker", _queued(evidence).slurm_job)),
+         lambda evidence: evidence.is_for_workers and evidence.state_in_queue,
+         lambda evidence: State(PENDING, "waits for a worker", _queue_state(evidence).slurm_job)),
     Rule("squeue lists the job as running or held, and the attempt recorded a failure", (FAILED,),
-         lambda evidence: (evidence.is_held or _is_queued_as(RUNNING)(evidence)) and evidence.recorded_end == FAILED,
-         lambda evidence: State(FAILED, evidence.error, _queued(evidence).slurm_job),
+         lambda evidence: (evidence.is_held or _squeue_shows(RUNNING)(evidence)) and evidence.recorded_end == FAILED,
+         lambda evidence: State(FAILED, evidence.error, _queue_state(evidence).slurm_job),
          "a worker's job continues after one of its runs has failed; a held job does not start again"),
-    Rule("squeue lists the job as running, or in a state that is not known", (RUNNING,), _is_queued_as(RUNNING),
-         _queued),
-    Rule("squeue lists the job as pending, for a reason that does not end by itself", (STUCK,),
-         _is_queued_as(STUCK), _queued, "for example PartitionTimeLimit, or a limit on one job"),
-    Rule("squeue lists the job as pending", (PENDING,), _is_queued_as(PENDING), _queued),
-    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.in_queue,
-         lambda evidence: _queued(evidence)._replace(why=evidence.explain(
-             _queued(evidence).why, _queued(evidence).slurm_job or ""))),
-    Rule("a local process claimed the run, and the attempt recorded its end", _ENDED,
+    Rule("squeue lists the job as running, or in a state that Gridiron does not know", (RUNNING,),
+         _squeue_shows(RUNNING), _queue_state),
+    Rule("squeue lists the job as pending, for a reason that persists until someone acts", (STUCK,),
+         _squeue_shows(STUCK), _queue_state, "for example PartitionTimeLimit, or a limit on one job"),
+    Rule("squeue lists the job as pending", (PENDING,), _squeue_shows(PENDING), _queue_state),
+    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.state_in_queue,
+         lambda evidence: _queue_state(evidence)._replace(why=evidence.explain(
+             _queue_state(evidence).why, _queue_state(evidence).slurm_job or ""))),
+    Rule("a process outside Slurm claimed the run, and the attempt recorded its end", _ENDED,
          lambda evidence: evidence.is_claimed_locally and evidence.recorded_end,
          lambda evidence: State(evidence.recorded_end or FAILED, evidence.error)),
-    Rule("a local process claimed the run and is alive", (RUNNING,),
+    Rule("a process outside Slurm claimed the run and is alive", (RUNNING,),
          lambda evidence: evidence.is_claimed_locally and evidence.claim_alive, _always(RUNNING)),
-    Rule("a local process claimed the run on another machine", (UNKNOWN,),
+    Rule("a process of another machine claimed the run, outside Slurm", (UNKNOWN,),
          lambda evidence: evidence.is_claimed_locally and evidence.claim_alive is None,
          lambda evidence: State(UNKNOWN, f"it runs, or ran, on {evidence.claim.get('host', 'another host')}; if that "
                                 "is gone, remove the run's newest claim file")),
-    Rule("a local process claimed the run and is dead", (LOST,), lambda evidence: evidence.is_claimed_locally,
+    Rule("a process outside Slurm claimed the run and is dead", (LOST,),
+         lambda evidence: evidence.is_claimed_locally,
          _always(LOST, "its process died without recording an exit status (killed, or the machine went down)")),
     Rule("submitted to local workers, which are alive", (PENDING,),
          lambda evidence: evidence.is_local and evidence.submitter_alive and not evidence.claim, _always(PENDING)),
@@ -302,30 +311,30 @@ RULES: tuple[Rule, ...] = (
     Rule("no Slurm job is known, sbatch was called, and squeue does not answer", (UNKNOWN,),
          lambda evidence: not evidence.jobs and evidence.ticket and evidence.ticket.sent
          and not evidence.queue.answered,
-         _always(UNKNOWN, "squeue did not answer"), "the answer of sbatch was lost"),
+         _always(UNKNOWN, "squeue did not answer"), "sbatch's answer may have been lost"),
     Rule("no Slurm job is known", (NEW,), lambda evidence: not evidence.jobs, _always(NEW)),
     Rule(f"sacct shows that the node failed, but the run's files changed less than {heartbeat.TIMEOUT:.0f} s ago",
-         (UNKNOWN,), lambda evidence: evidence.accounted_end == NODE_FAILED and evidence.last_heartbeat,
-         lambda evidence: State(UNKNOWN, f"its node failed, but {evidence.last_heartbeat}", evidence.jobs[-1]),
+         (UNKNOWN,), lambda evidence: evidence.sacct_or_recorded_end == NODE_FAILED and evidence.heartbeat_text,
+         lambda evidence: State(UNKNOWN, f"its node failed, but {evidence.heartbeat_text}", evidence.jobs[-1]),
          "a node that Slurm cannot reach may still run it"),
-    Rule("sacct or the attempt's record shows the end, and squeue answers or the end is final", _ENDED,
-         lambda evidence: evidence.accounted_end and (
-             evidence.queue.answered or evidence.accounted_end not in _MAY_BE_REQUEUED), _accounted,
-         f"{', '.join(name.replace('_', ' ') for name in _MAY_BE_REQUEUED)} are not final: Slurm may have requeued the "
-         "job"),
+    Rule("sacct or the attempt's record shows an end: any end if squeue answers, otherwise only "
+         f"{' or '.join(shown(name) for name in _ENDED if name not in _MAY_BE_REQUEUED)}", _ENDED,
+         lambda evidence: evidence.sacct_or_recorded_end and (
+             evidence.queue.answered or evidence.sacct_or_recorded_end not in _MAY_BE_REQUEUED), _end_by_sacct,
+         "after any other end Slurm may have requeued the job, which only squeue shows"),
     Rule("squeue does not answer", (UNKNOWN,), lambda evidence: not evidence.queue.answered,
          lambda evidence: State(UNKNOWN, "squeue did not answer", evidence.jobs[-1])),
     Rule(f"submitted less than {LOST_AFTER / 60:.0f} minutes ago", (UNKNOWN,), lambda evidence: evidence.is_recent,
          lambda evidence: State(UNKNOWN, "squeue does not list it (yet, or any more)", evidence.jobs[-1]),
          "squeue may not list a new job at once"),
-    Rule("sacct lists the job as pending or running", (UNKNOWN,), lambda evidence: evidence.unfinished,
-         lambda evidence: State(UNKNOWN, f"sacct lists it as {evidence.unfinished.state if evidence.unfinished else ''}"
-                                ", squeue does not list it", evidence.jobs[-1])),
+    Rule("sacct lists the job as pending or running", (UNKNOWN,), lambda evidence: evidence.unended_in_sacct,
+         lambda evidence: State(UNKNOWN, f"sacct lists it as {evidence.unended_in_sacct}, squeue does not list it",
+                                evidence.jobs[-1])),
     Rule("there is accounting, but sacct fails", (UNKNOWN,), lambda evidence: not evidence.accounting.answered,
          lambda evidence: State(UNKNOWN, "squeue does not list it, and sacct did not answer", evidence.jobs[-1])),
     Rule(f"the run's files changed less than {heartbeat.TIMEOUT:.0f} s ago", (UNKNOWN,),
-         lambda evidence: evidence.last_heartbeat,
-         lambda evidence: State(UNKNOWN, f"squeue does not list it, but {evidence.last_heartbeat}", evidence.jobs[-1]),
+         lambda evidence: evidence.heartbeat_text,
+         lambda evidence: State(UNKNOWN, f"squeue does not list it, but {evidence.heartbeat_text}", evidence.jobs[-1]),
          f"a running attempt leaves a heartbeat every {heartbeat.INTERVAL:.0f} s"),
     Rule("otherwise", (LOST,), lambda evidence: True,
          lambda evidence: State(LOST, evidence.error or "squeue does not list it", evidence.jobs[-1]),
@@ -344,11 +353,6 @@ def rule_of(evidence: Evidence) -> Rule:
         if rule.applies(evidence):
             return rule
     raise AssertionError("the last rule always applies")
-
-
-def shown(state: str) -> str:
-    """Return the name of a state as messages and the documentation print it."""
-    return state.replace("_", " ")
 
 
 def as_markdown() -> str:

@@ -210,7 +210,7 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("again", ["--extend", "the same command", "-r"])
-def test_extend_killed_before_each_change_to_the_disk_loses_nothing(project: Project, counted: Path, again: str) -> None:
+def test_extend_killed_before_each_change_to_disk_loses_nothing(project: Project, counted: Path, again: str) -> None:
     """Whichever command continues, each point has one run, and each run one Slurm job."""
     project.write_spec("[1]")
     slurm = ("-s", "s.sh", "-y")
@@ -277,15 +277,15 @@ def test_extension_made_while_another_is_planned(project: Project, monkeypatch: 
     write(project, "base_lr: 1, batch_size: 1")
     assert project.submit(project.spec, "--local", "-y") == 0
     arguments = (project.spec, "--local", "-y", "--extend", "--set", "batch_size=[1,2]")
-    real = extend.observe
+    real = extend.observe_batch
 
-    def overtaken(paths: list[str]) -> Any:
-        observations = real(paths)
-        monkeypatch.setattr(extend, "observe", real)
+    def overtaken(batch: str, dry_run: bool) -> Any:
+        observation = real(batch, dry_run)
+        monkeypatch.setattr(extend, "observe_batch", real)
         assert project.submit(*arguments) == 0
-        return observations
+        return observation
 
-    monkeypatch.setattr(extend, "observe", overtaken)
+    monkeypatch.setattr(extend, "observe_batch", overtaken)
     assert project.submit(*arguments) == 2
     assert "another process extended this batch a moment ago" in capsys.readouterr().err
     assert project.submit(*arguments) == 0 and "nothing to submit" in capsys.readouterr().out

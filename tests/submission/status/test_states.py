@@ -203,7 +203,7 @@ def test_states_of_local_runs() -> None:
 
 
 def test_every_state_is_ended_alive_retried_or_unknown() -> None:
-    groups = [retry_policy.ENDED_FOR_GOOD, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
+    groups = [retry_policy.ENDED_WELL, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
     assert sorted(name for group in groups for name in group) == sorted(states.ALL)
     assert list(retry_policy.POLICIES) == list(states.ALL)
 
