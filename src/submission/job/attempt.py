@@ -31,7 +31,7 @@ SPEC is a spec.yaml in a run folder (runs there), a config.yaml of an earlier ru
 it), any YAML file of `key: value` lines (runs in its output_dir, or writes nothing if it has none), or a task file that
 submit_multiple.py wrote (a worker). An interrupted run resumes from its last resume checkpoint. --fresh starts it from
 the beginning, even if it has ended, and moves its files into a folder `before-N` inside its own. Exit code: 0 ended, 1
-failed, 2 user error, 75 saved a resume checkpoint and needs another start (requested from Slurm)."""
+failed, 2 user error, 75 saved a resume checkpoint and needs another start (in Slurm, it has requested one)."""
 
 
 def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
@@ -88,7 +88,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     if process.world_size() > 1 and os.path.basename(path) != run_folder.SPEC:
         raise BatchError(f"{process.world_size()} processes were started, and they need a run folder to coordinate in",
                          where=path, hint="pass the spec.yaml of a run folder, or start one process")
-    folder, spec = _resolve(path, run_folder.read_spec(path))
+    folder, spec = _prepare_folder(path, run_folder.read_spec(path))
     if folder is None:
         train(spec, None, lambda: None)
         return 0
@@ -97,10 +97,10 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
         return None
     if process.rank():
         return _follow_first(folder, spec, train, in_worker, owns_job)
-    # a signal between the claim and the record of its attempt waits until it can be recorded
+    # block signals until there is an attempt that can record them
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        attempt = _begin(folder, ticket, in_worker)
+        attempt = _begin_or_announce(folder, ticket, in_worker)
         if attempt is None:
             return None
         if in_worker:
@@ -123,7 +123,7 @@ def _follow_first(folder: str, spec: dict[str, Any], train: Train, in_worker: bo
     return Attempt(folder, *begun).run(spec, train, owns_job)
 
 
-def _begin(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
+def _begin_or_announce(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
     """Begin an attempt; if there is none, announce that to the other processes of this start."""
     attempt = None
     try:
@@ -134,9 +134,10 @@ def _begin(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
     return attempt
 
 
-def _resolve(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the run folder of a spec file, created if need be, and the spec to run; the folder is None without an
-    output_dir. BatchError if the folder holds a run with other parameters.
+def _prepare_folder(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Create the run folder of a spec file if it is missing. Return it, or None without an output_dir, and the spec.
+
+    BatchError if the folder holds a run with other parameters.
     """
     name = os.path.basename(path)
     if name == run_folder.SPEC:
@@ -200,7 +201,7 @@ class Attempt:
         print(f"{folder}: run already claimed by another process; exiting")
         return None
 
-    def check(self) -> None:
+    def check_current(self) -> None:
         """Raise Superseded or RunDeleted unless this is the last attempt. Called before every row, checkpoint and
         `done`.
         """
@@ -213,11 +214,11 @@ class Attempt:
             self._max_requeues = spec.get("max_requeues", self._max_requeues)
         try:
             signals.listen()
-            self.check()  # a late Slurm job stops here if a later ticket has the run
+            self.check_current()  # a late Slurm job stops here if a later ticket has the run
             with contextlib.nullcontext() if process.rank() else heartbeat.beating(
                     self.folder, self.ticket, self.number):
                 how = self._execute(spec, train)
-            self.check()
+            self.check_current()
             if how == run_folder.REQUEUED:
                 return self._request_restart(owns_job)
             self._complete(how)
@@ -238,11 +239,11 @@ class Attempt:
 
     def _execute(self, spec: dict[str, Any], train: Train) -> str:
         if not self._is_external:
-            return train(spec, self.folder, self.check)
+            return train(spec, self.folder, self.check_current)
         if process.rank():
             print("the first process starts the external program; this one exits")
             return run_folder.COMPLETED
-        return external_program.run(spec, self.folder, self.check, signals.time_is_short)
+        return external_program.run(spec, self.folder, self.check_current, signals.time_is_short)
 
     def _complete(self, how: str) -> None:
         """Record that the run has ended. Signals to stop are ignored from here on."""
@@ -250,7 +251,7 @@ class Attempt:
             if process.rank() == 0:
                 with files.atomic_writer(os.path.join(self.folder, run_folder.DONE)) as file:
                     file.write(f"{how}\n".encode())
-                    self.check()  # this host has changed the folder: a network file system lists it anew
+                    self.check_current()  # this host has changed the folder: a network file system lists it anew
                 run_folder.remove_resume_checkpoints(self.folder)
             self._close(how)
 
@@ -284,19 +285,19 @@ class Attempt:
         return 1
 
     def _request_restart(self, owns_job: bool, reason: str = "time limit reached",
-                         otherwise: str = run_folder.TIMEOUT) -> int:
+                         how_if_refused: str = run_folder.TIMEOUT) -> int:
         """Request another start of the run. Return 75, or 1 if it has reached max_requeues.
 
-        A worker requests one start for all of its runs (owns_job is False). otherwise: how the attempt ended if the run
-        is not started again.
+        A worker requests one start for all of its runs (owns_job is False). how_if_refused: how the attempt ended if
+        the run is not started again.
         """
         for number in STOP_SIGNALS:  # requeueing sends TERM, and everything is written
             signal.signal(number, signal.SIG_IGN)
         if process.rank():
-            return 0  # on any other code srun would end the first process, which requests the start
+            return 0  # on any other code srun would end all processes, and the first one requests the start
         requeues = claims.requeue_count(self.folder, self.ticket)
         if requeues >= self._max_requeues:
-            self._close_with_error(otherwise, f"{reason} after {requeues} requeues, the maximum of one submission "
+            self._close_with_error(how_if_refused, f"{reason} after {requeues} requeues, the maximum of one submission "
                                    "(max_requeues); -r resumes it")
             return 1
         self._close(run_folder.REQUEUED)
@@ -305,7 +306,7 @@ class Attempt:
         try:
             print(f"{self.folder}: {reason}: {requeue.requeue_run(self.folder, self.ticket)}", flush=True)
         except requeue.RequeueRefused as refused:
-            self._close_with_error(otherwise, f"{reason}; {refused}")
+            self._close_with_error(how_if_refused, f"{reason}; {refused}")
         return external_program.SAVED
 
     def fail(self, error: str) -> None:

@@ -40,9 +40,11 @@ def choose_container(option: str | None, requested: Container | None, earlier: M
                      folders: Iterable[str], here: bool) -> Container | None:
     """Return the container of a submission, checked; None if there is none.
 
-    option: --container, which replaces the image of the others; `none` for no container.
-    requested: by the job spec. earlier: of the last submission, used if the job spec has none.
-    folders: that the runs need, as the job spec has them. here: the runs run on this machine.
+    option: the value of --container, which replaces the image of the other two; `none` for no container.
+    requested: the container of the job spec.
+    earlier: the container of the last submission, used if the job spec has none.
+    folders: folders that the runs need, as they are written in the job spec.
+    here: whether the runs run on this machine.
     UserError if this machine lacks the image, a folder that it binds, or (if here) a runtime.
     """
     container = requested or (Container(**earlier) if earlier else None)
@@ -139,7 +141,7 @@ def runtime_environment(runtime: str, inside: Mapping[str, str], environment: Ma
     """Return the environment of the runtime itself. It passes on variables with its prefix, so that their values appear
     neither in its arguments nor in a file. NO_EVAL: it does not evaluate values as a shell does.
     """
-    prefix = RUNTIMES[os.path.basename(runtime) != RUNTIMES[0]].upper()
+    prefix = "APPTAINER" if os.path.basename(runtime) == "apptainer" else "SINGULARITY"
     return {**environment, **{f"{prefix}ENV_{name}": value for name, value in inside.items()}, f"{prefix}_NO_EVAL": "1"}
 
 

@@ -32,39 +32,40 @@ _POLL_INTERVAL = 10.0  # seconds, at most, between checks whether the container 
 _MAX_SOCKET_PATH = 90  # bytes; the system allows 107
 
 
-def run_in_container(spec: Container, batch: str, arguments: Sequence[str], ticket: int | None = None) -> int:
+def run_in_container(requested: Container, batch: str, arguments: Sequence[str], ticket: int | None = None) -> int:
     """Run train.py with these arguments in a container. Return its exit code; UserError if it cannot be started.
 
     batch: the folder of the batch. ticket: that the Slurm job was submitted with.
     """
     runtime = container.find_runtime()
     if runtime is None:
-        raise UserError(f"neither {' nor '.join(container.RUNTIMES)} is on {os.uname().nodename}", where=spec.image,
+        raise UserError(f"neither {' nor '.join(container.RUNTIMES)} is on {os.uname().nodename}",
+                        where=requested.image,
                         hint="a submit script, or activate.sh, can put one on the PATH, as by `module load apptainer`")
-    if not os.path.exists(spec.image):
-        raise UserError(f"the image is not on {os.uname().nodename}", where=spec.image,
+    if not os.path.exists(requested.image):
+        raise UserError(f"the image is not on {os.uname().nodename}", where=requested.image,
                         hint="nodes and login node must see it at the same path")
     program = os.path.abspath(sys.argv[0])
     with tempfile.TemporaryDirectory(prefix="gridiron-", dir=_socket_parent(tempfile.gettempdir())) as folder:
         relay = {RELAY_SOCKET: os.path.join(folder, "slurm"),
                  process.PARENT: json.dumps(process.identity_of(os.getppid()))}
-        inside = {**container.inside_environment(spec, os.environ), **relay}
+        inside = {**container.inside_environment(requested, os.environ), **relay}
         if ticket is not None:
             inside["GRIDIRON_TICKET"] = str(ticket)
-        python = container.python_inside(spec)
+        python = container.python_inside(requested)
         if python == sys.executable:
             inside["PREPEND_PATH"] = os.path.dirname(python)
         working_dir = os.getcwd()
-        mounts = [*container.mount_options(container.expand_on_node(spec), batch, program, inside, working_dir),
+        mounts = [*container.mount_options(container.expand_on_node(requested), batch, program, inside, working_dir),
                   container.mount_option(folder, folder)]
-        command = container.exec_command(spec, runtime, mounts, container.may_use_gpus(os.environ),
+        command = container.exec_command(requested, runtime, mounts, container.may_use_gpus(os.environ),
                                          [python, program, *arguments], working_dir)
         with _ContainerHost(relay[RELAY_SOCKET]) as host:
             code = host.run(command, container.runtime_environment(runtime, inside, os.environ))
     if code not in (0, 2) and not host.has_client and not host.is_stopped:
         raise UserError(f"train.py did not start in the container: {os.path.basename(runtime)} ended with exit code "
-                        f"{code}; its output is above", where=spec.image, hint=f"{python} must start there, and find "
-                        "its packages; docs/containers.md explains which Python that is")
+                        f"{code}; its output is above", where=requested.image, hint=f"{python} must start there, and "
+                        "find its packages; docs/containers.md explains which Python that is")
     return code
 
 
@@ -124,8 +125,8 @@ class _ContainerHost:
     def _forward_signals(self) -> None:
         """Send pending signals to the process inside, once it has registered, whatever the runtime does with its own.
 
-        Before that, a stop is sent to the runtime, which may end the start, and is kept for the process too. The
-        warning that the time limit is near is only kept, because it would end the start as well.
+        Until then keep all signals, and send a stop to the runtime too, which may still be starting the container. The
+        warning that the time limit is near is not sent to the runtime, because it would end the start.
         """
         if self._client is not None:
             # another thread may forward the same signals; or the process has ended
@@ -159,7 +160,7 @@ class _ContainerHost:
 
 
 def _run_slurm_command(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one of Slurm's commands. Return its exit status and output, or under `failed` missing or timeout."""
+    """Run one of Slurm's commands. Return its exit status and output, or {failed: missing} or {failed: timeout}."""
     command = list(map(str, request["command"]))
     if not command or command[0] not in _SLURM_COMMANDS:
         return {"failed": "missing"}

@@ -21,7 +21,7 @@ from src.io.secrets import redact_json, secret_values
 from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
-SAVED = 75  # exit status of a program that has saved a checkpoint and requests another start
+SAVED = 75  # exit status of a program that has saved its state and requests another start
 _CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
 _POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
 _PIPE_DELAY = 0.5  # seconds in which srun writes what it has received to the log
@@ -83,8 +83,8 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         time_is_short: Callable[[], bool] = lambda: False) -> str:
     """Run the spec's COMMAND in the current folder to its end. Return completed, or requeued if it exits with 75.
 
-    check: as in train; the program is ended when it raises. time_is_short: once it returns True, the program is sent
-    USR1 if it handles that signal. CommandFailed, with the error that the program printed, if it exits otherwise.
+    check: as in train; if it raises, the program is ended. time_is_short: once it returns True, send USR1 to the
+    program if it handles that signal. CommandFailed, with the error that the program printed, if it exits otherwise.
     """
     command = fill_command(spec["COMMAND"], spec, folder)
     check()
@@ -116,8 +116,10 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
 
 
 def _describe_failure(name: str, code: int, output: dict[str, int]) -> str:
-    """Return the error that a program printed and its exit status; only the signal if one killed it, since its last
-    line is then about its progress. After SIGABRT that is the error.
+    """Return the error that a program printed, and its exit status.
+
+    If a signal killed it, return only the signal, since its last line is about its progress; after SIGABRT the last
+    line is the error.
     """
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
     error = _printed_error(output) if code > 0 or code == -signal.SIGABRT else ""

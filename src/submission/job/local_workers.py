@@ -70,7 +70,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int], None]) -> None:
     """Read the lines `ended CODE NAME` of the workers until all have closed their output."""
     outputs = {process.stdout.fileno(): b"" for process in processes if process.stdout}
-    with Waker() as waker:  # Ctrl-C wakes it whichever thread takes the signal, and also just before it sleeps
+    with Waker() as waker:  # Ctrl-C wakes it in any thread, also if it arrives just before the wait
         while outputs:
             for descriptor in waker.wait(None, *outputs):
                 chunk = os.read(descriptor, 65536)
@@ -88,6 +88,7 @@ def _follow(processes: list[subprocess.Popen[bytes]], on_end: Callable[[str, int
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Have the workers end their runs; at a second Ctrl-C, or after the grace period, kill their runs."""
+    # a worker that receives a second TERM kills its runs
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         try:
             for process in processes:

@@ -29,7 +29,7 @@ class PeerLost(command_template.CommandFailed):
 
 
 @dataclass
-class _Worker:
+class _Process:
     """A started process.
 
     result: pipe through which it sends how it ended, as JSON: one of ended, stopped, lost, user_error, failed, and the
@@ -45,10 +45,10 @@ def run(count: int, function: Callable[..., str], arguments: tuple[Any, ...]) ->
     """Call `function` in `count` processes with the environment that torchrun would set. Return the first's result.
 
     Signals are forwarded to the first process, which agrees with the others on what follows. If one fails, the others
-    are killed after a grace period. Failed, UserError or Stopped reports the first failure.
+    are killed after a grace period. CommandFailed, UserError or Stopped reports the first failure.
     """
     with tempfile.TemporaryDirectory(prefix="gridiron-") as rendezvous:
-        workers: list[_Worker] = []
+        workers: list[_Process] = []
         try:
             for rank in range(count):
                 workers.append(_start(rank, count, rendezvous, function, arguments))
@@ -64,7 +64,7 @@ def run(count: int, function: Callable[..., str], arguments: tuple[Any, ...]) ->
 
 
 def _start(rank: int, count: int, rendezvous: str, function: Callable[..., str],
-           arguments: tuple[Any, ...]) -> _Worker:
+           arguments: tuple[Any, ...]) -> _Process:
     import multiprocessing  # few runs need it, and a dry run never does
 
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads and locks of torch
@@ -72,18 +72,20 @@ def _start(rank: int, count: int, rendezvous: str, function: Callable[..., str],
     process = context.Process(target=_main, args=(rank, count, rendezvous, writer, function, arguments))
     process.start()
     writer.close()
-    return _Worker(process, reader, rank)
+    return _Process(process, reader, rank)
 
 
-def _forward_signal(first: _Worker) -> None:
-    """Send the first process TERM for a stop, also for Ctrl-C: the terminal has sent it that signal already, and a
-    second one would end it at once.
+def _forward_signal(first: _Process) -> None:
+    """Forward a signal to the first process: TERM for a stop, USR1 for the time limit.
+
+    Ctrl-C is forwarded as TERM: the terminal sends SIGINT to all processes, and a second SIGINT would end the run at
+    once.
     """
     if first.process.is_alive():
         os.kill(first.process.pid, signal.SIGTERM if signals.stop_signal else signal.SIGUSR1)
 
 
-def _wait(workers: list[_Worker]) -> dict[int, Any]:
+def _wait(workers: list[_Process]) -> dict[int, Any]:
     """Wait for all processes, and return their results by rank. Raises as described in `run` if one fails."""
     from multiprocessing.connection import wait
 
@@ -104,7 +106,7 @@ def _wait(workers: list[_Worker]) -> dict[int, Any]:
     return results
 
 
-def _read_result(worker: _Worker) -> tuple[str, Any]:
+def _read_result(worker: _Process) -> tuple[str, Any]:
     """Return how a process ended, and its result or the error."""
     worker.process.join()
     try:

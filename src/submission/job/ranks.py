@@ -41,7 +41,8 @@ def announce_no_attempt(folder: str) -> None:
 
 
 def record_failure(folder: str, error: str) -> None:
-    """Record the error of this process, unless another one of this start has: the others then only lose a peer."""
+    """Record the error of this process, unless another process of this start has failed before, as that is the reason.
+    """
     if process.world_size() > 1 and os.path.isdir(folder):
         files.create_exclusive(os.path.join(folder, run_folder.failed_name(start_id())),
                                f"process {process.rank()} on {os.uname().nodename}: {error}\n")

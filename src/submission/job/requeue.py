@@ -30,14 +30,14 @@ _BACK_OFF = (5, 10, 20, 40)  # seconds between calls of sbatch while a limit on 
 
 
 class RequeueRefused(Exception):
-    """The run cannot be started again; the message says why."""
+    """The run cannot be started again; the message gives the reason."""
 
 
 def classify_stop(can_resume: bool = True) -> str:
-    """Return what a TERM signal means for the run: requeued, preempted or cancelled.
+    """Return how to record a TERM signal: requeued, preempted or cancelled.
 
-    requeued: Slurm preempts this job and will not restart it unless requested, as with PreemptMode=CANCEL, or when the
-      job ends before its GraceTime is over.
+    requeued: the run has to request another start, since Slurm preempts this job and will not restart it unless
+      requested, as with PreemptMode=CANCEL, or when the job ends before its GraceTime is over.
     preempted: Slurm has put the job back into the queue.
     can_resume: the run continues from where it was. One that would start from the beginning is left at preempted if the
       job was submitted with --no-requeue.
@@ -75,7 +75,7 @@ def fits_in_time(end: float | None, durations: Iterable[float], now: float | Non
 
 
 def requeue_run(folder: str, ticket: int) -> str:
-    """Have a run started again, and return a message that says how. Its attempt must be recorded as requeued.
+    """Have a run started again, and return a message about it. Its attempt must be recorded as requeued.
 
     Requests that Slurm requeue this job; where Slurm refuses, submits another job for the run with the same ticket.
     RequeueRefused if both fail.
@@ -110,28 +110,28 @@ def _submit_successor_of_run(folder: str, ticket: int) -> str:
                                   plan.get("command_line") or {}, environment=plan.get("environment") or {})
     context = submit.SubmissionContext(batch, journal.new_token(), plan.get("project") or os.getcwd())
     submission = submit.plan_single_jobs({name: ticket}, submit.read_specs(batch, [name]), options, context)
-    book = Journal(batch, context.token)
-    book.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))
+    journal_file = Journal(batch, context.token)
+    journal_file.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))
     try:
-        return _submit(submission.calls[0], book)
+        return _submit(submission.calls[0], journal_file)
     finally:
-        book.record_end()
+        journal_file.record_end()
 
 
-def _submit(call: SbatchCall, book: Journal) -> str:
+def _submit(call: SbatchCall, journal_file: Journal) -> str:
     """Call sbatch and return the job's id; wait and repeat while a limit is reached. SbatchError if it is refused."""
     for pause in (*_BACK_OFF, None):
-        book.record_sending(0, client.target_clusters(call.command))
+        journal_file.record_sending(0, client.target_clusters(call.command))
         try:
             job = client.submit_with_retries(call.command, call.ticket, call.comment)
         except client.SbatchError as error:
             if error.kind != sbatch_messages.AMBIGUOUS:
-                book.record_refusal(0, error.message)
+                journal_file.record_refusal(0, error.message)
             if error.kind != sbatch_messages.LIMIT or pause is None:
                 raise
             time.sleep(pause)
         else:
-            book.record_job(0, job)
+            journal_file.record_job(0, job)
             return job
     raise AssertionError("unreachable")
 
@@ -140,13 +140,13 @@ def _repeated(plan: dict[str, Any]) -> dict[str, Any]:
     return {key: plan[key] for key in _REPEATED if key in plan}
 
 
-def submit_successor(path: str, tasks: Tasks, started: Collection[str] = (), is_last: bool = False) -> str | None:
+def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), is_last: bool = False) -> str | None:
     """Submit another worker for the runs that may be started. Return its Slurm job id.
 
     None if there is nothing to run, Slurm refuses, or the submission has had MAX_SUCCESSORS.
     path: of the task file, whose name begins with the token of the submission.
-    started: runs that this worker runs or ran, and that the other may have to resume.
-    is_last: the worker is for these alone, and this job may have submitted another before.
+    to_resume: runs that this worker has started, and that the other one may have to resume.
+    is_last: submit it for these runs alone, even if this job has submitted a successor before.
     """
     tickets = {name: tasks.tickets[name] for name in tasks.startable()}
     token = os.path.basename(path).partition(".")[0]
@@ -155,22 +155,22 @@ def submit_successor(path: str, tasks: Tasks, started: Collection[str] = (), is_
     if not tickets or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
         return None
     job, restart = slurm_environment.job_id(), slurm_environment.restart_count()
-    book = Journal(tasks.batch, f"{token}.{job}-{restart}{'-last' if is_last else ''}")
-    if os.path.exists(book.path):
+    journal_file = Journal(tasks.batch, f"{token}.{job}-{restart}{'-last' if is_last else ''}")
+    if os.path.exists(journal_file.path):
         return None  # this job has submitted one already
     parent = json.loads((files.read_text(os.path.join(folder, f"{token}.jsonl")) or "{}").partition("\n")[0] or "{}")
-    tickets |= {name: tasks.tickets[name] for name in started}
-    book.record_plan(journal.SLURM, tickets, Units(journal.WORKERS), **_repeated(parent))
-    comment = journal.job_comment(book.token, 0)
+    tickets |= {name: tasks.tickets[name] for name in to_resume}
+    journal_file.record_plan(journal.SLURM, tickets, Units(journal.WORKERS), **_repeated(parent))
+    comment = journal.job_comment(journal_file.token, 0)
     command = [f"--comment={comment}" if word.startswith("--comment=") else word for word in tasks.command]
-    book.record_sending(0, client.target_clusters(command))
+    journal_file.record_sending(0, client.target_clusters(command))
     try:
         job = client.submit_with_retries(command, None, comment)
     except client.SbatchError as error:
-        book.record_refusal(0, error.message)
+        journal_file.record_refusal(0, error.message)
         return None
     else:
-        book.record_job(0, job)
+        journal_file.record_job(0, job)
         return job
     finally:
-        book.record_end()
+        journal_file.record_end()

@@ -78,11 +78,11 @@ class _Worker:
     run_spec: RunSpec
     children: dict[int, _Child] = field(default_factory=dict)  # by process id
     durations: list[float] = field(default_factory=list)  # seconds, of runs that have ended
-    end: float | None = None  # when the time limit ends this Slurm job, unix seconds
+    job_end: float | None = None  # when the time limit ends this Slurm job, unix seconds
     stop_count: int = 0  # signals that requested a stop
-    warned: bool = False  # a signal warned that the time limit is near, or a successor was submitted
-    saved: list[str] = field(default_factory=list)  # runs that saved a resume checkpoint and need another start
-    deadline: float | None = None  # time.monotonic() at which runs that were sent TERM are killed
+    starts_no_more: bool = False  # a signal warned that the time limit is near, or a successor was submitted
+    to_resume: list[str] = field(default_factory=list)  # runs that saved their state and need another start
+    kill_deadline: float | None = None  # time.monotonic() at which runs that were sent TERM are killed
     failed: bool = False  # a run failed
 
     def work(self, warm_up: Callable[..., None]) -> int:
@@ -97,8 +97,8 @@ class _Worker:
     def _loop(self, waker: Waker, is_parent_alive: Callable[[], bool]) -> int:
         """Start a run in each free slot, sleep until a signal or the end of a child, and handle it."""
         is_stopping = self.stop_count > 0
-        self.end = time_limit.end_of_job()
-        self.durations = requeue.run_durations(self.tasks) if self.end else []
+        self.job_end = time_limit.end_of_job()
+        self.durations = requeue.run_durations(self.tasks) if self.job_end else []
         queue = deque(self.tasks.tickets)
         while True:
             lacks_time = self._lacks_time()
@@ -129,16 +129,16 @@ class _Worker:
 
     def _on_warning(self, _number: int, _frame: object) -> None:
         """The time limit is near: start no more runs, and pass the signal on to those that run."""
-        self.warned = True
+        self.starts_no_more = True
         for pid in self.children:
             os.kill(pid, signal.SIGUSR1)
 
     def _stop_runs(self) -> None:
         """Send TERM to the runs; after the grace period, or at the second signal, kill them."""
-        if self.deadline is None:
-            self.deadline = time.monotonic() + _GRACE
+        if self.kill_deadline is None:
+            self.kill_deadline = time.monotonic() + _GRACE
             _signal_all(self.children, signal.SIGTERM)
-        elif self.stop_count > 1 or time.monotonic() > self.deadline:
+        elif self.stop_count > 1 or time.monotonic() > self.kill_deadline:
             _signal_all(self.children, signal.SIGKILL)
 
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
@@ -159,20 +159,22 @@ class _Worker:
 
     def _lacks_time(self) -> bool:
         """Return whether another run would not end before the time limit."""
-        return self.warned or not requeue.fits_in_time(self.end, self.durations)
+        return self.starts_no_more or not requeue.fits_in_time(self.job_end, self.durations)
 
     def _submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""
         running = [child.name for child in self.children.values()]
-        if self.end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
+        if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
             print(f"time limit is near: Slurm job {job} runs the rest", flush=True)
-        self.end, self.warned = None, True
+        self.job_end, self.starts_no_more = None, True
 
     def _submit_successor_for_saved(self) -> None:
-        """Submit another worker for runs that saved themselves: an earlier successor may have skipped them before that.
+        """Submit another worker for runs that saved their state.
+
+        An earlier successor may have skipped them, because they were still running.
         """
-        if self.saved and (job := requeue.submit_successor(self.path, self.tasks, self.saved, is_last=True)):
-            print(f"Slurm job {job} resumes {', '.join(self.saved)}", flush=True)
+        if self.to_resume and (job := requeue.submit_successor(self.path, self.tasks, self.to_resume, is_last=True)):
+            print(f"Slurm job {job} resumes {', '.join(self.to_resume)}", flush=True)
         elif self.stop_count and requeue.classify_stop() == run_folder.REQUEUED and (
                 job := requeue.submit_successor(self.path, self.tasks)):
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
@@ -182,8 +184,9 @@ class _Worker:
         return next((slot for slot in range(self.tasks.slots) if slot not in used), None)
 
     def _start(self, name: str, slot: int) -> bool:
-        """Start a run in a child process unless it is claimed. Return False if no process can be created until a child
-        ends.
+        """Start a run in a child process unless it is claimed. Return False if no process can be created now.
+
+        True: go on to the next run; False: try again when a child has ended.
         """
         if not self.tasks.can_start(name, _restarted_job()):
             return True
@@ -255,7 +258,7 @@ class _Worker:
             if code != _NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
                 self.failed |= code not in (0, external_program.SAVED)
-                self.saved += [child.name] * (code == external_program.SAVED)
+                self.to_resume += [child.name] * (code == external_program.SAVED)
                 print(f"ended {code} {child.name}", flush=True)
 
 

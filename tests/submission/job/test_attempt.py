@@ -155,11 +155,11 @@ def test_attempt_of_a_requeued_job_supersedes_the_earlier_one(
     as_slurm_job(monkeypatch, "7")
     first = attempt.Attempt.begin(str(run))
     assert first is not None
-    first.check()
+    first.check_current()
     as_slurm_job(monkeypatch, "7", restart=1)
     assert start(run) == 0
     with pytest.raises(claims.Superseded):
-        first.check()
+        first.check_current()
     assert first.run({}, train) == 0  # it stops before it writes
     assert (run / "executed").read_text() == "once\n"
     assert record(run)["how"] is None
@@ -172,7 +172,7 @@ def test_late_job_leaves_the_run_to_a_later_ticket(run: Path, monkeypatch: pytes
     as_slurm_job(monkeypatch, "7")  # it was believed lost
     assert start(run, ticket=1) == 0
     assert not (run / "executed").exists()
-    later.check()
+    later.check_current()
 
 
 def test_later_ticket_supersedes_a_running_job(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_later_ticket_supersedes_a_running_job(run: Path, monkeypatch: pytest.Mo
     as_slurm_job(monkeypatch, "8")
     assert start(run, ticket=2) == 0
     with pytest.raises(claims.Superseded):
-        early.check()
+        early.check_current()
     assert (run / "executed").read_text() == "once\n"
 
 
@@ -516,11 +516,11 @@ def test_only_one_process_resumes_a_saved_run(run: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(claims, "claim", lambda *_: (1, 1))
     as_slurm_job(monkeypatch, "9")
     assert attempt.Attempt.begin(str(run), 1) is None
-    first.check()
+    first.check_current()
     monkeypatch.undo()
     as_slurm_job(monkeypatch, "7", restart=1)  # requeued after all, but the successor has it
     assert start(run, ticket=1) is None
-    first.check()
+    first.check_current()
 
 
 def test_run_without_a_successor_is_recorded_as_timeout_with_the_reason(run: Path, monkeypatch: pytest.MonkeyPatch,

@@ -89,15 +89,15 @@ def test_user_error_has_no_traceback(tmp_path: Path, capfd: pytest.CaptureFixtur
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_signals_are_forwarded_to_the_first_process(number: int, tmp_path: Path) -> None:
     """The first process exits then; the test signals the second one."""
-    def forward(first: multi_gpu._Worker) -> None:
+    def forward(first: multi_gpu._Process) -> None:
         original(first)
         while not any(tmp_path.glob("1 of 2*")):
             time.sleep(0.01)
         os.kill(started[1].process.pid, signal.SIGUSR1)
-    started: list[multi_gpu._Worker] = []
+    started: list[multi_gpu._Process] = []
     original, wait = multi_gpu._forward_signal, multi_gpu._wait
 
-    def waiting(processes: list[multi_gpu._Worker]) -> dict[int, tuple[str, object]]:
+    def waiting(processes: list[multi_gpu._Process]) -> dict[int, tuple[str, object]]:
         started.extend(processes)
         while len(list(tmp_path.iterdir())) < 2:
             time.sleep(0.01)
