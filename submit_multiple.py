@@ -23,7 +23,7 @@ PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 @exits_on_user_error
 def main(argv: Sequence[str]) -> int:
-    """Read, expand, validate, plan, print, confirm, write, submit. A dry run stops before it writes."""
+    """Read the job spec, plan, print, validate, confirm, write, submit. A dry run stops when the plan is printed."""
     options = parse(argv, __doc__)
     if options.on:
         from src.submission.remote import remote_submit
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     plan, launch = plan_runs(options)
     submission = plan_submission(plan, launch, options.max_queued)
 
-    # what is printed; a dry run ends here
+    # print the plan; a dry run ends here
     if options.json:
         preview.print_json(plan, launch, submission)
         return 0
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         preview.print_commands(plan, launch, submission)
         return 0
 
-    # what is checked before anything is written
+    # validate and confirm before the batch is written
     from src.submission.execution import preflight
     from src.submission.execution.execute import execute
 
@@ -72,8 +72,8 @@ def plan_runs(options: Options) -> tuple[SubmissionPlan, LaunchSettings]:
         from src.submission.planning.retry import plan_retry
 
         return choose_launch(plan_retry(options, PROJECT), None, options, journal.new_token())
-    spec = read_job_spec(options.path)
-    return choose_launch(plan_job_spec(spec, options, PROJECT), spec, options, journal.new_token())
+    job_spec = read_job_spec(options.path)
+    return choose_launch(plan_job_spec(job_spec, options, PROJECT), job_spec, options, journal.new_token())
 
 
 if __name__ == "__main__":

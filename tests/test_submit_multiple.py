@@ -69,7 +69,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(project: Project, fake_slurm
     assert everything(project.folder) == before
     assert not (fake_slurm / "n").exists()
     out = capsys.readouterr().out
-    assert "4 configurations: 2 batch_size x 2 base_lr" in out
+    assert "4 runs: 2 batch_size x 2 base_lr" in out
     assert "first run  000_tiny+bat_siz=8+bas_lr=0.1" in out
     assert "last run   003_tiny+bat_siz=32+bas_lr=1" in out
     assert "s.sh: partition killable, mem 8G" in out
@@ -296,7 +296,7 @@ def test_random_points_are_reproducible_and_fixed_by_samples_and_seed_of_the_bat
     project.write_spec("!int_uniform [100, 999]")
     arguments = (project.spec, "--local", "-y", "--set", "base_lr=!loguniform [1e-3, 1]", "--samples", "3")
     assert project.submit(*arguments, "--max-runs", "1") == 0
-    assert "3 configurations: 3 samples" in capsys.readouterr().out
+    assert "3 runs: 3 samples" in capsys.readouterr().out
     assert project.submit(*arguments) == 0  # continues the batch
     assert [run.name.split("=")[0] for run in project.runs()] == ["000_tiny+bat_siz", "001_tiny+bat_siz",
                                                                   "002_tiny+bat_siz"]

@@ -109,8 +109,8 @@ def _configs_of_job_spec(path: str) -> Sequence[Config]:
     """Return the config of each point of a job spec. JobSpecError for one with a program of its own."""
     from src.submission.spec import grid, reader
 
-    spec = reader.read_job_spec(path)
-    if spec.command:
+    job_spec = reader.read_job_spec(path)
+    if job_spec.command:
         raise JobSpecError("this job spec runs its own command, whose data sets and models are unknown", where=path)
-    return [Config.from_dict(point, spec.source)
-            for point in grid.expand_job_spec(spec, None, check_parameters, _ALL_VALUES).specs]
+    return [Config.from_dict(point, job_spec.source)
+            for point in grid.expand_job_spec(job_spec, None, check_parameters, _ALL_VALUES).specs]

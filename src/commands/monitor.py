@@ -151,15 +151,16 @@ def print_missing(options: argparse.Namespace) -> int:
     from src.io import files
     from src.submission.batch import done_points
     from src.submission.planning.command_line import key_values
-    from src.submission.spec import job_spec, reader
+    from src.submission.spec.job_spec import check_output_dir
+    from src.submission.spec.reader import read_job_spec
 
-    spec = reader.read_job_spec(options.path)
-    output_dir = spec.output_dir
+    job_spec = read_job_spec(options.path)
+    output_dir = job_spec.output_dir
     if options.output_dir:
-        output_dir = job_spec.check_output_dir(options.output_dir, "--output-dir")
+        output_dir = check_output_dir(options.output_dir, "--output-dir")
     output_dir = files.expand_path(output_dir, "output_dir")
-    names = done_points.missing_points(spec, key_values(options.set, "--set"), output_dir,
-                                options.samples, options.seed)
+    names = done_points.missing_points(job_spec, key_values(options.set, "--set"), output_dir, options.samples,
+                                       options.seed)
     print("".join(f"{name}\n" for name in names), end="")
     return int(bool(names))
 

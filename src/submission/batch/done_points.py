@@ -55,18 +55,19 @@ def _ended_runs(path: str) -> Iterator[str]:
             yield folder
 
 
-def missing_points(spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
-            seed: int | None = None) -> list[str]:
+def missing_points(job_spec: JobSpec, overrides: Mapping[str, Any], output_dir: str, samples: int | None = None,
+                   seed: int | None = None) -> list[str]:
     """Return the names of the points of a job spec that no batch under `output_dir` has done.
 
     samples, seed: of random points, in place of the job spec's own.
     """
-    expanded = grid.expand_job_spec(spec, overrides, None if spec.command else config.check_parameters, samples, seed)
+    check = None if job_spec.command else config.check_parameters
+    expanded = grid.expand_job_spec(job_spec, overrides, check, samples, seed)
     points = expanded.specs
-    if spec.command:
-        command = command_template.parse_command(spec.command, spec.source)
+    if job_spec.command:
+        command = command_template.parse_command(job_spec.command, job_spec.source)
         points = [{**point, "COMMAND": command} for point in points]
     done = done_points(output_dir)
-    names = naming.run_names(spec.name, points, expanded.varying)
-    named_points = list(zip(names, points, strict=True))[:spec.max_runs]
+    names = naming.run_names(job_spec.name, points, expanded.varying)
+    named_points = list(zip(names, points, strict=True))[:job_spec.max_runs]
     return [name for name, point in named_points if canonical_hash(point) not in done]

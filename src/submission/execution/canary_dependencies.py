@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from src import run_folder
 from src.submission.batch import claims
 from src.submission.batch.journal import Journal
-from src.submission.planning.canary import JOB_OF, CanaryPlan, canary_submission, canary_token
+from src.submission.planning.canary import JOB_PLACEHOLDER, CanaryPlan, canary_submission, canary_token
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.slurm.submit import SbatchCall, SlurmOptions, submit_all
 from src.submission.status import states
@@ -17,7 +17,7 @@ from src.submission.status import states
 if TYPE_CHECKING:
     from src.submission.slurm.queue_limits import QueueLimiter
 
-_PLACEHOLDER = re.compile(rf":{JOB_OF}([\w.+-]+)")
+_PLACEHOLDER = re.compile(rf":{JOB_PLACEHOLDER}([\w.+-]+)")
 _OPTION = "--dependency="
 
 

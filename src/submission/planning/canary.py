@@ -19,7 +19,7 @@ from src.submission.status.canary_results import canary_folder, explain_failure
 from src.submission.status.observation import Run
 from src.submission.system.terminal import count
 
-JOB_OF = "JOB_OF_"  # in a command: stands for the Slurm job of a canary, until that is known
+JOB_PLACEHOLDER = "JOB_OF_"  # in a command, before the name of a canary: stands for its Slurm job
 HELD_BACK = "held back by a canary"  # reason to leave a run alone
 _MAX_LISTED = 6  # canaries that a line names
 
@@ -41,7 +41,7 @@ class CanaryPlan:
     canary_of: the canary that a run waits for, by run
     tickets: the ticket of each of these canaries
     to_submit: the tickets of the canaries that this submission submits
-    points: the specs of these
+    points: the specs of the canaries in to_submit
     slurm_jobs: the Slurm jobs of canaries that are pending or running already; several are joined by colons
     """
 
@@ -72,12 +72,13 @@ class CanaryPlan:
         canaries, workers start when all have ended, well or not.
         """
         if not by_workers:
-            return {name: f"afterok:{JOB_OF}{self.canary_of[name]}" for name in names if name in self.canary_of}
+            return {name: f"afterok:{JOB_PLACEHOLDER}{self.canary_of[name]}" for name in names
+                    if name in self.canary_of}
         canaries = list(dict.fromkeys(self.canary_of.values()))
         if not canaries:
             return {}
         kind = "afterok" if len(canaries) == 1 and set(names) <= self.canary_of.keys() else "afterany"
-        return dict.fromkeys(names, kind + "".join(f":{JOB_OF}{canary}" for canary in canaries))
+        return dict.fromkeys(names, kind + "".join(f":{JOB_PLACEHOLDER}{canary}" for canary in canaries))
 
 
 def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], slurm: SlurmOptions | None,
@@ -143,7 +144,7 @@ def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
 
 def _canary_name(spec: Spec, slurm: SlurmOptions | None, batch: str) -> str:
     if "COMMAND" in spec:
-        raise JobSpecError("a canary trains one epoch, and `command` is an external program, whose length is not known",
+        raise JobSpecError("a canary trains one epoch, and an external program cannot be cut to one epoch",
                            where="--canary", hint="leave it out; --max-runs 1 submits the first run alone")
     return canary_name(slurm.script_of(spec) if slurm else None, spec, batch)
 
@@ -170,7 +171,7 @@ def _model_and_dataset(spec: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def canary_spec(spec: Mapping[str, Any]) -> Spec:
-    """Return a grid point cut to one epoch that writes only its run folder; 0 epochs, which only evaluate, stay 0."""
+    """Return a grid point cut to one epoch that writes only its run folder. If it only evaluates, it still does."""
     kept = {key: value for key, value in spec.items() if key not in _DROPPED}
     if kept.get("train_length") == 0:
         return kept

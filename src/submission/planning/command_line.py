@@ -94,9 +94,10 @@ def _add_actions(add: _AddArgument) -> None:
     add("-y", "--yes", action="store_true", help="do not ask")
     add("--no-submit", action="store_true", help="only write the run folders; -r submits them later")
     add("-o", "--overwrite", action="store_true", help="first remove the earlier batch of the same name")
-    add("-r", "--retry", "--rerun", action="store_true", help="submit what is not done and not pending or running")
-    add("--force", action="store_true", help="with -r: also runs that may still be running (unknown), which this "
-        "supersedes")
+    add("-r", "--retry", "--rerun", action="store_true", help="submit the runs of a batch that were not submitted or "
+        "did not end well, except those that may still run (docs/guarantees.md)")
+    add("--force", action="store_true", help="with -r: also runs in the state unknown; one that still runs is "
+        "superseded and stops")
     add("--extend", action="store_true", help="add the new points of the job spec to the newest batch of that name; "
         "its runs stay as they are")
 
@@ -127,10 +128,10 @@ def _add_points(add: _AddArgument) -> None:
     add("--state", action="append", choices=sorted(retry_policy.RETRIED), metavar="STATE",
         help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(retry_policy.RETRIED))}")
     add("--skip-done", action="store_true", help="leave out points that another batch in the same output_dir has done")
-    add("--shard", metavar="K/N", help="only part K of N, for example 1/2 at one site and 2/2 at another; "
+    add("--shard", metavar="K/N", help="only shard K of N, for example 1/2 at one site and 2/2 at another; "
         "`experiments.py sync` merges them")
     add("--date", metavar="YY-MM-DD", help="with --shard: date in the name of the batch, if another site has "
-        "submitted its part on an earlier day")
+        "submitted its shard on an earlier day")
     add("--output-dir", metavar="F", help="folder of the batch, instead of job_details.output_dir")
     add("--command", metavar="WORDS", help="run a program other than train.py; {spec}, {folder}, {args} and the "
         "{NAME} of a parameter are filled in")
@@ -157,10 +158,10 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
          "--no-submit does not: use it when you submit"),
         (options.smoke and options.command, "--smoke can only run train.py, not a --command"),
         (options.json and not options.dry_run, "--json requires --dry-run"),
-        (options.local and options.script, "--local runs without Slurm, -s with it: use one of them"),
-        (options.local and options.array, "--local runs without Slurm, --array with it: use one of them"),
-        (options.array and options.workers, "--array makes each run a task, and --workers share the runs: use one of "
-         "them"),
+        (options.local and options.script, "--local does not use Slurm, -s is a script for Slurm: use one of them"),
+        (options.local and options.array, "--local does not use Slurm, --array submits job arrays: use one of them"),
+        (options.array and options.workers, "--array makes each run a task of a job array, and --workers N shares the "
+         "runs among N jobs: use one of them"),
         (options.max_running and not options.array, "--max-running requires --array"),
         (options.slots and not (options.workers or options.local), "--slots requires --workers or --local"),
         (options.gpus and not options.local, "--gpus requires --local: Slurm assigns GPUs to each job"),
@@ -172,15 +173,14 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.force and not options.retry, "--force requires -r"),
         (options.extend and (options.retry or options.overwrite), "--extend adds new points of a job spec to its "
          "batch: use it without -r and -o"),
-        (options.extend and options.shard, "--extend numbers its runs by the whole batch, of which --shard is a part: "
-         "use one of them"),
+        (options.extend and options.shard, "--extend cannot number the runs of one shard: use one of them"),
         (options.skip_done and options.retry, "--skip-done requires a job spec: -r submits only runs of its batch"),
-        (options.shard and options.retry, "--shard requires a job spec: -r submits only the part of this site"),
+        (options.shard and options.retry, "--shard requires a job spec: -r submits only the shard of this site"),
         (options.date and not options.shard, "--date requires --shard: a batch of one site is named after today"),
         (options.after and options.no_submit, "--no-submit submits nothing that could wait: use --after with -r"),
         (options.after and options.local, "--after makes Slurm wait, and --local runs without it: use "
          "`experiments.py wait`"),
-        (options.local and options.sbatch, "--local runs without Slurm, --sbatch is for it: use one of them"),
+        (options.local and options.sbatch, "--local does not use Slurm, --sbatch sets its options: use one of them"),
         (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, not a job spec: "
          "-r continues it"),
         (options.retry and options.overwrite, "--retry keeps an earlier batch and --overwrite removes it: use one of "

@@ -29,7 +29,7 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
 
     max_runs: submit at most so many runs
     """
-    # read before all else: if another process extends the batch in the meantime, both request the same number
+    # read before all else: if another process extends the batch meanwhile, both request the same number, and one fails
     last = last_extension(batch)
     observation = observe_batch(batch, dry_run)
     if observation.history.sync_markers or observation.history.first_plan().get("identity", {}).get("shard"):
@@ -42,13 +42,13 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     tickets = next_tickets(runs, {states.NEW}).first(max_runs)
     added = frozenset(new_names).intersection(tickets.to_submit)
     extension = None
-    if added or files.read_text(job_spec_path(batch, last)) != requested.spec.text:
+    if added or files.read_text(job_spec_path(batch, last)) != requested.job_spec.text:
         extension = Extension(last.number + 1 if last else 0, names, requested.identity, added)
     else:
         tickets.require_decided(batch)
     lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing))
     return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
-                          observation.history, observation.canaries, {}, requested.spec.text, requested.identity,
+                          observation.history, observation.canaries, {}, requested.job_spec.text, requested.identity,
                           extension=extension)
 
 
@@ -60,7 +60,7 @@ def _name_points(requested: RequestedBatch, existing: Mapping[str, Spec], observ
     indices = map(run_folder.run_index, [*observation.runs, *(last.names if last else [])])
     first_index = max((index for index in indices if index is not None), default=-1) + 1
     new_specs = [spec for spec, name in zip(specs, matches, strict=True) if name is None]
-    new_names = naming.run_names(requested.spec.name, new_specs, requested.varying, first_index)
+    new_names = naming.run_names(requested.job_spec.name, new_specs, requested.varying, first_index)
     remaining = iter(new_names)
     return [next(remaining) if name is None else name for name in matches], new_names
 
@@ -75,22 +75,22 @@ def match_points(points: Sequence[Mapping[str, Any]], existing: Mapping[str, Map
 
     matches: list[str | None] = [None] * len(points)
     unmatched = dict(existing)
-    for identity in (_exact_identity, done_points.canonical_hash):
+    for key_of in (_exact_key, done_points.canonical_hash):
         names: dict[str, list[str]] = {}
         for name, spec in unmatched.items():
             with contextlib.suppress(UserError):  # from another version of the project: no point of today is equal
-                names.setdefault(identity(spec), []).append(name)
+                names.setdefault(key_of(spec), []).append(name)
         if not names:
             break
         for position, point in enumerate(points):
-            if matches[position] is None and (equal := names.get(identity(point))):
+            if matches[position] is None and (equal := names.get(key_of(point))):
                 matches[position] = equal.pop(0)
         matched = set(matches)
         unmatched = {name: spec for name, spec in unmatched.items() if name not in matched}
     return matches
 
 
-def _exact_identity(spec: Mapping[str, Any]) -> str:
+def _exact_key(spec: Mapping[str, Any]) -> str:
     return json.dumps({key: value for key, value in spec.items() if key not in NOT_PARAMETERS or key == "COMMAND"},
                       sort_keys=True)
 

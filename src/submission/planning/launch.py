@@ -22,21 +22,23 @@ if TYPE_CHECKING:
     from src.submission.spec.notify_spec import Notify
 
 
-def choose_launch(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options,
                   token: str) -> tuple[SubmissionPlan, LaunchSettings]:
-    """Choose how the runs of a plan are started. Return the plan without runs that a canary holds back, and the choice.
+    """Choose how the runs of a plan are started.
 
-    spec: the job spec; None for a retry, which starts runs like the last submission of the batch
+    Return the plan without runs that a canary holds back, and the launch settings.
+
+    job_spec: the job spec; None for a retry, which starts runs like the last submission of the batch
     token: the name of the submission
-    UserError if an option cannot be used, or if it is not clear where the runs shall run.
+    UserError if an option cannot be used, or if neither Slurm nor this machine is chosen.
     """
-    mode, slurm, lines = _choose_mode(plan, spec, options, token)
-    container = _choose_container(plan, spec, options, mode, slurm)
+    mode, slurm, lines = _choose_mode(plan, job_spec, options, token)
+    container = _choose_container(plan, job_spec, options, mode, slurm)
     code = _inspect_code(plan.project, options)
-    notify = _choose_notify(plan, spec)
+    notify = _choose_notify(plan, job_spec)
     if notify and not options.dry_run:
         notify.addresses()  # fails now rather than after the batch was written
-    has_snapshot = spec.snapshot if spec else bool(plan.last_setting("snapshot"))
+    has_snapshot = job_spec.snapshot if job_spec else bool(plan.last_setting("snapshot"))
     snapshot = os.path.join(os.path.abspath(plan.batch), run_folder.CODE, token, run_folder.SNAPSHOT)
     uses_canaries = _uses_canaries(plan, options)
     launch = LaunchSettings(token, mode, snapshot if has_snapshot else plan.project, has_snapshot, slurm, container,
@@ -44,7 +46,7 @@ def choose_launch(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
     return _with_canaries(plan, launch, options.retry) if uses_canaries and mode != WRITE_ONLY else (plan, launch)
 
 
-def _choose_mode(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+def _choose_mode(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options,
                  token: str) -> tuple[str, SlurmOptions | None, list[str]]:
     """Return the mode, the options of Slurm, and lines to print. JobSpecError if neither -s nor --local is given."""
     if options.local:
@@ -52,7 +54,7 @@ def _choose_mode(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
     is_plain_retry = options.retry and not (options.script or options.sbatch or options.no_submit)
     if is_plain_retry and plan.last_setting("mode") == LOCAL:
         return LOCAL, None, []
-    slurm, lines = _choose_slurm_options(plan, spec, options, token)
+    slurm, lines = _choose_slurm_options(plan, job_spec, options, token)
     if slurm:
         return (WRITE_ONLY if options.no_submit else SLURM), slurm, lines
     if options.no_submit:
@@ -63,23 +65,23 @@ def _choose_mode(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
                        "time)")
 
 
-def _choose_slurm_options(plan: SubmissionPlan, spec: JobSpec | None, options: Options,
+def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options,
                           token: str) -> tuple[SlurmOptions | None, list[str]]:
     """Return the submit script and the options of sbatch, and lines to print; None if no script is given."""
     lines = []
     # shape and options of the last submission apply to a retry unless others are given
     previous = plan.history.last_slurm_plan() if options.retry else {}
     by_workers = _runs_by_workers(plan, options)
-    script = options.script or (spec.script if spec else None) or script_of_plan(previous, plan.batch)
+    script = options.script or (job_spec.script if job_spec else None) or script_of_plan(previous, plan.batch)
     script_text = None
-    if spec and spec.resources and not options.script:
+    if job_spec and job_spec.resources and not options.script:
         from src.submission.spec import resources  # few job specs have them
 
         script = os.path.join(os.path.abspath(plan.batch), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
-        is_single_process = bool(by_workers or options.command or spec.command)
-        script_text = resources.submit_script(spec.resources, spec.name, is_single_process)
-        if spec.resources.ranks > 1 and not is_single_process:
-            lines.append(f"processes  {spec.resources.ranks} train each run together")
+        is_single_process = bool(by_workers or options.command or job_spec.command)
+        script_text = resources.submit_script(job_spec.resources, job_spec.name, is_single_process)
+        if job_spec.resources.ranks > 1 and not is_single_process:
+            lines.append(f"processes  {job_spec.resources.ranks} train each run together")
     if not script:
         return None, []
     if script_text is None:
@@ -92,16 +94,16 @@ def _choose_slurm_options(plan: SubmissionPlan, spec: JobSpec | None, options: O
         shape |= {"array": False, "workers": shape["workers"] or 1}
     command_line = {**(previous.get("command_line") or {}), **options.sbatch}
     extra, extra_lines = _extra_options(plan, options, command_line)
-    batch_options = (spec.sbatch if spec else previous.get("sbatch")) or {}
+    batch_options = (job_spec.sbatch if job_spec else previous.get("sbatch")) or {}
     environment, environment_lines = _environment_options(previous)
     return (SlurmOptions(script, batch_options, command_line, shape, script_text, extra, environment=environment),
             [*lines, *extra_lines, *environment_lines])
 
 
 def _environment_options(previous: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return sbatch's options of the environment, and lines about those that a retry ignores.
+    """Return the options from SBATCH_* variables, and lines about variables that are ignored.
 
-    previous: the recorded plan whose options a retry repeats, with those of the shell that it was given in.
+    previous: the recorded plan that a retry repeats, with the options from the variables of its own shell.
     """
     here = slurm_environment.sbatch_defaults()
     recorded = previous.get("environment")
@@ -120,7 +122,7 @@ def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:
 
 def _extra_options(plan: SubmissionPlan, options: Options,
                    command_line: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the sbatch options of this submission alone, nodes to avoid and the batch to wait for, and their lines."""
+    """Return `exclude` and `dependency` if this submission needs them, and lines to print about them."""
     extra: dict[str, str] = {}
     lines = []
     if plan.avoided_nodes and command_line.get("exclude", "") is not None:
@@ -137,21 +139,21 @@ def _extra_options(plan: SubmissionPlan, options: Options,
     return extra, lines
 
 
-def _choose_container(plan: SubmissionPlan, spec: JobSpec | None, options: Options, mode: str,
+def _choose_container(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options, mode: str,
                       slurm: SlurmOptions | None) -> Container | None:
     """Return the container of the command line, else of the job spec (a retry: of the last submission).
 
     UserError if something that the container needs is missing on this machine.
     """
-    recorded = None if spec else plan.last_setting("container")
-    if not (options.container or recorded or spec and spec.container):
+    recorded = None if job_spec else plan.last_setting("container")
+    if not (options.container or recorded or job_spec and job_spec.container):
         return None
     from src.submission.job import container  # few batches have one
 
     folders = [plan.project, *container.data_folders(plan.points.values())]
     if slurm:
         folders.append(os.path.dirname(slurm.script))
-    return container.choose_container(options.container, spec.container if spec else None, recorded, folders,
+    return container.choose_container(options.container, job_spec.container if job_spec else None, recorded, folders,
                                       here=mode == LOCAL)
 
 
@@ -167,10 +169,10 @@ def _inspect_code(project: str, options: Options) -> Code | None:
     return code
 
 
-def _choose_notify(plan: SubmissionPlan, spec: JobSpec | None) -> Notify | None:
+def _choose_notify(plan: SubmissionPlan, job_spec: JobSpec | None) -> Notify | None:
     """Return where messages are sent, by the job spec (a retry: by the last submission)."""
-    if spec:
-        return spec.notify
+    if job_spec:
+        return job_spec.notify
     recorded = plan.last_setting("notify")
     from src.submission.spec.notify_spec import Notify
 
@@ -178,7 +180,7 @@ def _choose_notify(plan: SubmissionPlan, spec: JobSpec | None) -> Notify | None:
 
 
 def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:
-    """Return --canary, else what the last submission with canaries recorded; None if nothing was said about them."""
+    """Return --canary; without it True if the last submission that recorded the setting used canaries, else None."""
     if options.canary is not None:
         return options.canary
     records = (record["canary"] for record in reversed(plan.history.plans) if "canary" in record)

@@ -23,9 +23,9 @@ from src.submission.planning.tickets import (
     require_none_alive,
     runs_maybe_alive,
 )
-from src.submission.spec import grammar, grid, job_spec, naming
+from src.submission.spec import grammar, grid, naming
 from src.submission.spec.grammar import Spec
-from src.submission.spec.job_spec import JobSpec
+from src.submission.spec.job_spec import JobSpec, check_output_dir
 from src.submission.status import retry_policy, states
 from src.submission.system.terminal import count
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
 
 
-def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
+def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
     """Plan the submission of a job spec. UserError if the job spec is wrong or its batch must not be touched."""
-    requested = _expand(spec, options)
+    requested = _expand(job_spec, options)
     total, shard = len(requested.points), None
     if options.shard:
         from src.submission.batch import shard as shards  # few batches have several sites
@@ -47,7 +47,7 @@ def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPl
     if options.extend:
         plan = _plan_extension(requested, options, project)
     else:
-        requested = requested._replace(points=_first(requested.points, options.max_runs))
+        requested = requested._replace(points=_first_points(requested.points, options.max_runs))
         plan = _plan_batch(requested, options, project)
     if shard:
         date = os.path.basename(plan.batch)[:len("yy-mm-dd")]
@@ -55,38 +55,39 @@ def plan_job_spec(spec: JobSpec, options: Options, project: str) -> SubmissionPl
     return _without_done_points(plan) if options.skip_done else plan
 
 
-def _expand(spec: JobSpec, options: Options) -> RequestedBatch:
+def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
-    command = options.command if options.command is not None else spec.command
+    command = options.command if options.command is not None else job_spec.command
     check = None if command else config.check_parameters
-    expanded = grid.expand_job_spec(spec, options.overrides, check, options.samples, options.seed)
+    expanded = grid.expand_job_spec(job_spec, options.overrides, check, options.samples, options.seed)
     specs = expanded.specs
-    if spec.tags:
-        specs = [{**point, "TAGS": list(dict.fromkeys((*spec.tags, *point.get("TAGS", ()))))} for point in specs]
+    if job_spec.tags:
+        specs = [{**point, "TAGS": list(dict.fromkeys((*job_spec.tags, *point.get("TAGS", ()))))} for point in specs]
     if command:
         from src.submission.spec import command_template
 
-        words = command_template.parse_command(command, spec.source)
+        words = command_template.parse_command(command, job_spec.source)
         specs = [{**point, "COMMAND": words} for point in specs]
-    names = naming.run_names(spec.name, expanded.specs, expanded.varying)
+    names = naming.run_names(job_spec.name, expanded.specs, expanded.varying)
     points = dict(zip(names, specs, strict=True))
     # an extension numbers its runs itself
     shown_names = [] if options.extend else names
-    lines = [*(f"warning: {text}" for text in (*spec.warnings, *expanded.warnings)),
+    lines = [*(f"warning: {text}" for text in (*job_spec.warnings, *expanded.warnings)),
              *(f"note: {text}" for text in expanded.notes),
              *preview.grid_lines(specs, expanded.axes, expanded.varying, shown_names)]
-    if spec.max_runs and not options.max_runs:  # applies to the whole batch, not to one shard
-        if spec.max_runs < len(points):
-            lines.append(f"note: only the first {spec.max_runs} of {count(len(points), 'run')}, because of run_cap")
-        points = _first(points, spec.max_runs)
-    output_dir = spec.output_dir
+    if job_spec.max_runs and not options.max_runs:  # applies to the whole batch, not to one shard
+        if job_spec.max_runs < len(points):
+            lines.append(f"note: only the first {job_spec.max_runs} of {count(len(points), 'run')}, because of run_cap "
+                         "in the sweep file")
+        points = _first_points(points, job_spec.max_runs)
+    output_dir = job_spec.output_dir
     if options.output_dir:
-        output_dir = job_spec.check_output_dir(options.output_dir, "--output-dir")
-    return RequestedBatch(spec, points, expanded.varying, _identity(options),
+        output_dir = check_output_dir(options.output_dir, "--output-dir")
+    return RequestedBatch(job_spec, points, expanded.varying, _grid_options(options),
                           os.path.normpath(files.expand_path(output_dir, "output_dir")), tuple(lines))
 
 
-def _identity(options: Options) -> dict[str, Any]:
+def _grid_options(options: Options) -> dict[str, Any]:
     """Return the options that determine the points of a batch, as the journal keeps them."""
     overrides = {key: yaml_io.dump_value(value) if grammar.is_random(value) else value
                  for key, value in options.overrides.items()}
@@ -94,7 +95,7 @@ def _identity(options: Options) -> dict[str, Any]:
             "shard": None}
 
 
-def _first(points: Mapping[str, Spec], maximum: int | None) -> dict[str, Spec]:
+def _first_points(points: Mapping[str, Spec], maximum: int | None) -> dict[str, Spec]:
     return dict(islice(points.items(), maximum))
 
 
@@ -102,20 +103,20 @@ def _plan_extension(requested: RequestedBatch, options: Options, project: str) -
     """Plan what the grid adds to the newest batch of its name. BatchError if there is no such batch."""
     from src.submission.planning import extend  # few submissions extend a batch
 
-    spec = requested.spec
-    earlier = batch_folder.find(requested.output_dir, spec.name)
+    job_spec = requested.job_spec
+    earlier = batch_folder.find(requested.output_dir, job_spec.name)
     if not earlier:
-        raise BatchError(f"there is no batch '{spec.name}' in {requested.output_dir} to extend", where=spec.source,
-                         hint="submit it without --extend first")
+        raise BatchError(f"there is no batch '{job_spec.name}' in {requested.output_dir} to extend",
+                         where=job_spec.source, hint="submit it without --extend first")
     return extend.plan_extension(requested, earlier[-1], project, options.max_runs, options.dry_run)
 
 
 def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> SubmissionPlan:
     """Plan a new batch, or the rest of the newest batch of that name if it has the same points."""
-    name = requested.spec.name
+    name = requested.job_spec.name
     new_batch = batch_folder.path_for(requested.output_dir, naming.batch_name(name, _batch_date(options)))
     plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
-                          journal.History(), {}, {}, requested.spec.text, requested.identity, is_new=True)
+                          journal.History(), {}, {}, requested.job_spec.text, requested.identity, is_new=True)
     earlier = batch_folder.find(requested.output_dir, name)
     if not earlier:
         if os.path.lexists(new_batch):
@@ -154,7 +155,7 @@ def _replacing(plan: SubmissionPlan, earlier: str, dry_run: bool) -> SubmissionP
 
 
 def _other_batch_note(new_batch: str, earlier: str, changes: list[str], options: Options) -> str:
-    """Return a note that the newest batch of that name has other points. BatchError if it is in the way."""
+    """Return a note that the newest batch of that name has other points. BatchError if the new one needs its folder."""
     if earlier != new_batch:
         extend_hint = "" if options.shard else "; --extend would add the new points to it"
         return f"note: {earlier} was made from another job spec{extend_hint}"
@@ -183,13 +184,13 @@ def _changes(requested: RequestedBatch, batch: str, extension: Extension | None)
         document = yaml_io.load_file(job_spec_path(batch, extension))
     except JobSpecError as error:
         return [f"its {run_folder.JOB_SPEC}: {error.what}"]
-    return batch_folder.differences(document, yaml_io.load(requested.spec.text, requested.spec.source)) + (
+    return batch_folder.differences(document, yaml_io.load(requested.job_spec.text, requested.job_spec.source)) + (
         batch_folder.differences(identity, requested.identity))
 
 
 def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | None, project: str,
                dry_run: bool) -> SubmissionPlan:
-    """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if that is unknown."""
+    """Plan the runs of a batch that reached neither Slurm nor a worker. BatchError if it is unknown which they are."""
     points = requested.points
     if extension:
         if len(extension.names) < len(points):
@@ -202,7 +203,7 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
     tickets = next_tickets(runs, {states.NEW})
     tickets.require_decided(batch)
     return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
-                          observation.history, observation.canaries, {}, requested.spec.text, requested.identity)
+                          observation.history, observation.canaries, {}, requested.job_spec.text, requested.identity)
 
 
 def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:

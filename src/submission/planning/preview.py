@@ -31,7 +31,7 @@ def grid_lines(specs: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, int
                names: Sequence[str]) -> list[str]:
     """Describe a grid: its size, a table of the varying parameters, and the first and last run names."""
     product = " x ".join(f"{number} {key}" for key, number in axes)
-    lines = [f"{count(len(specs), 'configuration')}{f': {product}' if product else ''}"]
+    lines = [f"{count(len(specs), 'run')}{f': {product}' if product else ''}"]
     lines += subtest_lines(specs)
     rows = [(key, f"{len(values)}", _abbreviated(values, _MAX_WIDTH)) for key in varying
             for values in [list(dict.fromkeys(_cell(spec[key]) for spec in specs if key in spec))]]
@@ -91,7 +91,7 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
 
 
 def print_nothing_to_submit(plan: SubmissionPlan) -> None:
-    """Print why nothing is submitted; after the command that made the batch, also how to run it again."""
+    """Print why nothing is submitted, and, if the same job spec was submitted again, how to run it anew."""
     print(f"nothing to submit: {plan.tickets.progress()}")
     if plan.identity is None or plan.is_new:
         return

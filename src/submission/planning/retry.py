@@ -15,7 +15,7 @@ from src.submission.system.terminal import count
 
 
 def plan_retry(options: Options, project: str) -> SubmissionPlan:
-    """Plan the runs of an existing batch that are not done and not pending or running."""
+    """Plan the runs of an existing batch that the retry policy, or --state, selects."""
     _reject_options_of_a_grid(options)
     batch = batch_folder.require_batch(options.path)
     observation = observe_batch(batch, options.dry_run)
@@ -37,8 +37,8 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     tickets = next_tickets(runs, retried).first(options.max_runs)
     tickets = tickets._replace(left_alone={**tickets.left_alone, **elsewhere})
     if deleted := tickets.left_alone.get(DELETED):
-        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates them "
-                     "again")
+        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates "
+                     f"{'it' if len(deleted) == 1 else 'them'} again")
     lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]
     return SubmissionPlan(project, batch, read_specs(batch, list(tickets.to_submit)), tickets, tuple(lines),
                           observation.history, observation.canaries,
@@ -59,7 +59,7 @@ def _note_on_unknown_runs(batch: str, unknown: Sequence[Run], is_forced: bool) -
     """Return the line about runs that may still be running."""
     example = f"{count(len(unknown), 'run')} may still be running ({unknown[0].name}: {unknown[0].state.why})"
     if is_forced:
-        return (f"note: {example}: --force submits them; an attempt that still runs stops at its next row or "
+        return (f"note: {example}: --force submits them; an old attempt that still runs stops at its next row or "
                 "checkpoint")
     return f"note: {example}: left alone; `{retry_command(batch, '--force')}` submits them nevertheless"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: int | None) -> Submission | None:
     """Return the calls of sbatch for the runs to submit: one per run, arrays, or workers. None without Slurm.
 
-    max_queued: arrays have at most so many tasks
+    max_queued: maximum number of tasks of an array; None: no limit
     """
     if launch.slurm is None or not plan.to_submit:
         return None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RequestedBatch(NamedTuple):
     """The points of a job spec, before it is known which batch they belong to.
 
-    spec: the job spec
+    job_spec: as it was read
     points: the spec of each run, by name, in the order of the grid
     varying: the parameters that differ between points
     identity: overrides and other options that determine the points
@@ -32,7 +32,7 @@ class RequestedBatch(NamedTuple):
     lines: what to print about the grid
     """
 
-    spec: JobSpec
+    job_spec: JobSpec
     points: dict[str, Spec]
     varying: list[str]
     identity: dict[str, Any]
@@ -101,7 +101,7 @@ class LaunchSettings(NamedTuple):
     container: what runs start in; None: on the node itself
     notify: where messages are sent; None: no messages
     code: the state of the project in git; None in a dry run
-    uses_canaries: as recorded for later submissions; None: not recorded
+    uses_canaries: whether later submissions of the batch use canaries too; None: not recorded
     canaries: the canaries that runs wait for; None: no canaries
     lines: what to print about the settings
     """

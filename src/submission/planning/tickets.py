@@ -43,7 +43,7 @@ class TicketPlan(NamedTuple):
                           *(f"{number} {states.shown(reason)}" for reason, number in numbers.items())])
 
     def require_decided(self, batch: str) -> None:
-        """BatchError if no run is submitted, and it is unknown whether all that have not ended are submitted."""
+        """BatchError if nothing can be submitted and some runs are in the state submitted or unknown."""
         if not self.to_submit and self.left_alone.keys() & {states.SUBMITTED, states.UNKNOWN}:
             status = shell_command("python", "experiments.py", "status", batch)
             raise BatchError(f"no run can be submitted now ({self.progress()})", where=batch,
@@ -81,14 +81,14 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
             left_alone.setdefault(DELETED, []).append(name)
         elif run.folder is not None and run.state.name in submitted_states:
             keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.folder, run.ticket)
-            to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1
+            to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1  # 0: without a ticket so far
         else:
             left_alone.setdefault(run.state.name, []).append(name)
     return TicketPlan(to_submit, left_alone)
 
 
 def new_run(batch: str, name: str, deleted: Run | None) -> Run:
-    """Return a run whose folder is to be created; again after it was deleted, with a ticket of its own."""
+    """Return a run whose folder is to be created. deleted: the run that had this folder, whose next ticket it gets."""
     from src.submission.status.observation import Run
 
     folder = os.path.join(batch, name)

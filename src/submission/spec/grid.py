@@ -38,13 +38,13 @@ class _Sampling(NamedTuple):
     draw: str
 
 
-def expand_job_spec(spec: JobSpec, overrides: Mapping[str, Any] | None = None,
+def expand_job_spec(job_spec: JobSpec, overrides: Mapping[str, Any] | None = None,
                     check: Callable[[Spec, str], object] | None = None, samples: int | None = None,
                     seed: int | None = None) -> Grid:
     """Expand the parameters of a job spec; samples and seed override its own (see expand_parameters)."""
-    return expand_parameters(spec.parameters, spec.source, overrides, check,
-                             spec.samples if samples is None else samples,
-                             spec.seed if seed is None else seed, spec.draw)
+    return expand_parameters(job_spec.parameters, job_spec.source, overrides, check,
+                             job_spec.samples if samples is None else samples,
+                             job_spec.seed if seed is None else seed, job_spec.draw)
 
 
 def expand_parameters(parameters: Mapping[str, Any], where: str, overrides: Mapping[str, Any] | None = None,

@@ -34,7 +34,7 @@ def test_parts_are_disjoint_complete_and_of_equal_size(runs: int, of: int) -> No
 
 @pytest.mark.parametrize("values", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("of", [2, 3, 4, 5])
-def test_every_part_has_all_values_of_an_axis(values: int, of: int) -> None:
+def test_every_shard_has_all_values_of_an_axis(values: int, of: int) -> None:
     for number in range(1, of + 1):
         indices = [index for index in range(60 * values) if Shard(number, of).contains(f"{index:03d}_t")]
         for axis in (1, values):
@@ -43,8 +43,8 @@ def test_every_part_has_all_values_of_an_axis(values: int, of: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/2", "1/2/3", "-1/2"])
-def test_invalid_parts_are_refused(text: str) -> None:
-    with pytest.raises(JobSpecError, match="invalid part"):
+def test_invalid_shards_are_refused(text: str) -> None:
+    with pytest.raises(JobSpecError, match="invalid shard"):
         shard.parse(text)
 
 
@@ -52,7 +52,7 @@ def numbers(project: Project) -> list[int]:
     return [int(run.name.partition("_")[0]) for run in project.runs()]
 
 
-def test_two_sites_submit_disjoint_parts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_sites_submit_disjoint_shards(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1, 2, 3]")
     arguments = [project.spec, "--local", "-y", "--workers", "1"]
     assert project.submit(*arguments, "--shard", "1/2", "--date", "26-01-02") == 0
@@ -76,7 +76,7 @@ def test_two_sites_submit_disjoint_parts(project: Project, capsys: pytest.Captur
     assert sorted(first + numbers(project)) == [0, 1, 2, 3, 4, 5] and project.executed() == [1, 1, 1]
 
 
-def test_retry_skips_runs_of_another_part(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_skips_runs_of_another_shard(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """Their folders may be here after a download that was interrupted before the journals."""
     project.write_spec("[1, 13]")  # the second fails
     assert project.submit(project.spec, "--local", "-y", "--shard", "2/2") == 1
@@ -94,11 +94,11 @@ def test_retry_skips_runs_of_another_part(project: Project, capsys: pytest.Captu
     assert [plan["identity"]["shard"] for plan in observation.history.plans] == ["2/2", "2/2"]
 
 
-def test_dry_run_shows_the_part(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_the_shard(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1, 2, 3]")
     assert project.submit(project.spec, "--local", "-d", "--shard", "2/3") == 0
     out = capsys.readouterr().out
-    assert "6 configurations" in out and "2 of 6 runs" in out and out.count("train.py") == 2
+    assert "6 runs: " in out and "2 of 6 runs" in out and out.count("train.py") == 2
     assert not project.results.exists()
 
 

@@ -627,7 +627,7 @@ def test_running_attempt_renews_its_heartbeat(spec: str, run: Path, monkeypatch:
         raise ZeroDivisionError
 
     checks = iter(range(100))  # of an external program: the third one is made while it runs
-    monkeypatch.setattr(attempt.Attempt, "check",
+    monkeypatch.setattr(attempt.Attempt, "check_current",
                         lambda self: wait_for_heartbeat() if "COMMAND" in spec and next(checks) == 2 else None)
     assert start(run, wait_for_heartbeat) == 1
     assert ages[0] < 20

@@ -83,7 +83,7 @@ def test_canary_names_are_safe_and_short(script: str, model: str, dataset: str) 
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
     assert name[0] != "."
     # a name contains no separator of a list of dependencies
-    option = f"--dependency=afterok:{canary.JOB_OF}{name},singleton"
+    option = f"--dependency=afterok:{canary.JOB_PLACEHOLDER}{name},singleton"
     assert canary_dependencies.fill_in_jobs([option], {name: "12"}) == ["--dependency=afterok:12,singleton"]
 
 
@@ -123,7 +123,7 @@ def test_dry_run_prints_canaries_and_writes_nothing(grid: Project, capsys: pytes
     assert "canary     2 runs of one epoch first: linear on libsvm/a9a, tiny/lenet on sklearn/digits" in out
     calls = [line for line in out.splitlines() if line.startswith("sbatch ")]
     assert len(calls) == 2 + 8
-    assert [f"dependency=afterok:{canary.JOB_OF}s+" in line for line in calls] == [False] * 2 + [True] * 8
+    assert [f"dependency=afterok:{canary.JOB_PLACEHOLDER}s+" in line for line in calls] == [False] * 2 + [True] * 8
     assert all("/canary/s+" in line for line in calls[:2])
     assert not grid.results.exists()
 

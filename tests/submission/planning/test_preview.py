@@ -13,7 +13,7 @@ from src.submission.system import terminal
 def test_axes_show_whole_values_and_quote_commas() -> None:
     specs = [{"base_lr": 1 / 3 + index, "momentum": "0.9,0.99"} for index in range(100)]
     lines = preview.grid_lines(specs, [("base_lr", 100)], ["base_lr", "momentum"], ["first", "last"])
-    assert lines[0] == "100 configurations: 100 base_lr"
+    assert lines[0] == "100 runs: 100 base_lr"
     values = lines[1].split(maxsplit=2)[2].split(", ")
     assert values.count("…") == 1
     assert {float(value) for value in values if value != "…"} < {spec["base_lr"] for spec in specs}

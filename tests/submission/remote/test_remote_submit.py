@@ -38,7 +38,7 @@ def test_project_is_uploaded_submitted_and_followed(laptop: Laptop, monkeypatch:
         file.write("# mended q7-planted-secret-q7\n")
     (laptop.folder / "src" / "new ä.py").write_text("new = 1\n")
     said = laptop.submit("jobs/tiny.yaml", "--local", "--workers", "2", "-y")
-    assert "4 configurations" in said
+    assert "4 runs: 2 batch_size" in said
     assert "4/4 runs" in said
     assert laptop.executed() == [1] * 4
     assert not (laptop.remote_dir / "hosts.toml").is_symlink()
@@ -76,7 +76,7 @@ def test_dry_run_lists_the_upload_and_changes_nothing(laptop: Laptop) -> None:
     assert "488.3 KiB  notes.txt" in said
     assert "huge.bin" not in said
     assert " results" not in said.partition("planned on this machine")[0]
-    assert "4 configurations" in said
+    assert "4 runs: 2 batch_size" in said
     assert not laptop.remote_dir.exists()
     laptop.submit("jobs/tiny.yaml", "--local", "-y")
     (laptop.folder / "notes.txt").write_text("y" * 6000)
