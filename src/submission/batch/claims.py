@@ -1,27 +1,28 @@
 """The claim protocol: which process may run a run, and which start of it may write.
 
-Every submission of a run has a ticket, a number that the batch's journals hold: 1 at first, one more each time the run
-is submitted again. Several processes may hold the same ticket: a Slurm job before and after a requeue, a second job
-because the answer of sbatch was lost, workers that share a task file, a successor. Files in the run's folder decide
-between them; their names are in `run_folder.py`:
+Every submission of a run has a ticket, a number that the batch's journals hold: 1 at first, one more each time a run
+that was started is submitted again. Several processes may hold the same ticket: a Slurm job before and after a requeue,
+a second job because the answer of sbatch was lost, workers that share a task file, a successor. Files in the run's
+folder decide between them; their names are in `run_folder.py`:
 
     claim-TICKET           the identity of the first process that tried this ticket; created exclusively
     attempt-TICKET-N.json  start N = 0, 1, … under this ticket; created exclusively, and its creator runs the run.
                            Keys: `who` (the identity of the process), `start`, `end`, `how` it ended, `error`.
                            While it runs, its modification time is renewed: see heartbeat.py
     done                   the run has ended: completed, early_stopped or diverged
-    left-START             the first process of a START of several (srun, torchrun) began no attempt; the others exit
-    failed-START           the first failure of one of them
+    left-START             the first process of a start of several processes (srun, torchrun) began no attempt, so that
+                           the others exit
+    failed-START           the first failure of one of these processes
 
 The states of a run, and the files that move it from one to the next:
 
-    unclaimed --- claim-T, attempt-T-0 ---> running --- done ---> ended, for good
+    unclaimed --- claim-T, attempt-T-0 ---> running --- done ---> ended well
         ^                                    |   ^ |
-        |                                    |   | +--- how: requeued, or Slurm restarts the job ---> resumable
-        |    how: failed, timeout, cancelled |   |                                                       |
-        |    or its process died             |   +---------------- attempt-T-(N+1) ----------------------+
+        |                                    |   | +--- how: requeued, or Slurm restarts the job ---> pending
+        |    how: failed, timeout, cancelled |   |                                                      |
+        |    or its process died             |   +---------------- attempt-T-(N+1) ---------------------+
         |                                    v
-        +--- submitted again: ticket T+1 --- broken off
+        +--- submitted again: ticket T+1 --- failed, timeout, cancelled, lost, …
 
 Attempts are ordered by (ticket, N); the last one supersedes all others. Before every row, checkpoint and `done`, an
 attempt checks that it is still the last (`check_current`), and if it is not, writes nothing more. So a Slurm job that
@@ -56,8 +57,7 @@ class Superseded(Exception):
 
 
 class RunDeleted(Exception):
-    """The run's folder, or the attempt's record in it, is gone: nothing more is written, and the folder not made again.
-    """
+    """The run's folder, or the attempt's record in it, is gone: write nothing more, and do not make the folder anew."""
 
 
 def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] | None:
@@ -67,7 +67,8 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     Several processes may be given the same pair; the one that creates the attempt's record has the run.
     BatchError if the run was started by hand and is running.
     """
-    # in an interactive Slurm job too; where sites do not pass the ticket on, a submitted one has no terminal
+    # A process without a ticket was started by hand if it is outside Slurm or has a terminal, as in an interactive job.
+    # Some sites drop the ticket of submitted jobs; those have no terminal.
     by_hand = ticket is None and (slurm_environment.job_id() is None or os.isatty(0))
     if ticket is None:
         ticket = newest_ticket(folder)
@@ -80,7 +81,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     if is_first:
         return next_attempt
     last = run.last_attempt() or {}
-    is_of_ticket = last.get("ticket") == ticket  # a later ticket would supersede this process anyway
+    is_of_ticket = last.get("ticket") == ticket  # if not, a later ticket will supersede this process
     holder = last["who"] if is_of_ticket and "who" in last else run.claim(ticket)
     if identity["slurm_job"] and is_of_ticket and last.get("how") == run_folder.REQUEUED:
         return next_attempt
@@ -91,7 +92,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
             return next_attempt
     elif by_hand:
         if last.get("how") or process.is_alive(holder) is False:
-            return claim(folder, ticket + 1, in_worker=True)
+            return claim(folder, ticket + 1, in_worker=True)  # no message if another process is faster
         raise BatchError(f"this run is already running: {process.describe(holder)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself
@@ -125,7 +126,7 @@ def newest_ticket(folder: str) -> int:
 
 
 def can_start(folder: str, ticket: int, restarted_job: str | None = None) -> bool:
-    """Return whether a worker may start the run: it is unclaimed, or its last attempt asked for another start.
+    """Return whether a worker may start the run: it is unclaimed, or its last attempt requested another start.
 
     restarted_job: the worker's Slurm job if Slurm has restarted it; it resumes what it had claimed before.
     """
@@ -165,7 +166,7 @@ def was_claimed_by(run: RunFolder, slurm_job: str) -> bool:
 
 
 def requeue_count(folder: str, ticket: int) -> int:
-    """Return how many attempts under a ticket asked for another start."""
+    """Return how many attempts under a ticket requested another start."""
     run = RunFolder.read(folder)
     records = (files.read_json(run.file(run_folder.attempt_name(*attempt))) or {} for attempt in run.attempts
                if attempt[0] == ticket)
@@ -182,5 +183,5 @@ def attempt_of_start(run: RunFolder, start: str) -> tuple[int, int, bool] | None
 
 
 def is_claimed(run: RunFolder, ticket: int) -> bool:
-    """Return whether a process has tried to start the run under this ticket."""
+    """Return whether a process has claimed the run under this ticket."""
     return ticket in run.claims

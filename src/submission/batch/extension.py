@@ -39,9 +39,9 @@ def last_extension(batch: str) -> Extension | None:
 
 
 def job_spec_path(batch: str, extension: Extension | None) -> str:
-    """Return the file with the job spec of a batch since its last extension.
+    """Return the file with the newest job spec of a batch.
 
-    If a process was killed while it extended the batch, that is not job.yaml yet.
+    If the last extension was interrupted, its job spec is not in job.yaml yet.
     """
     path = os.path.join(batch, run_folder.extension_name(extension.number), run_folder.JOB_SPEC) if extension else ""
     return path if os.path.exists(path) else os.path.join(batch, run_folder.JOB_SPEC)

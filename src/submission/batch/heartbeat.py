@@ -1,6 +1,6 @@
 """The heartbeat of a running attempt: the modification time of its record, renewed by a thread of the process.
 
-The process that waits for an external program does it for that. The age is measured on the clock of the file system,
+For an external program, the train.py that waits for it does this. The age is measured on the clock of the file system,
 which also sets the times, so that the clocks of two machines are not compared.
 """
 from __future__ import annotations
@@ -16,7 +16,7 @@ from src import run_folder
 from src.run_folder import RunFolder
 
 INTERVAL = 30.0  # seconds between heartbeats
-# A heartbeat that is younger is fresh: one may be missed, and NFS may show times that are a minute old.
+# seconds for which a heartbeat is fresh: one may be missed, and NFS may show times that are a minute old
 TIMEOUT = 120.0
 _FILES = (run_folder.STATS, run_folder.LOG)  # other files that a running attempt changes
 
@@ -53,7 +53,7 @@ def beating(folder: str, ticket: int, number: int) -> Iterator[None]:
 
 
 def age(run: RunFolder, attempt: Mapping[str, Any] | None, now: float) -> float:
-    """Return the seconds since the files of an attempt that has not recorded its end changed; inf if there is none.
+    """Return the seconds since an attempt last changed its files; inf if there is none or it has recorded its end.
 
     attempt: the record of the run's last attempt. now: on the clock of the file system (`file_system_time`).
     """

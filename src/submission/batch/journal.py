@@ -38,8 +38,10 @@ def job_comment(token: str, unit: int) -> str:
 class Units(NamedTuple):
     """How the runs of a plan are divided among calls of sbatch, the units.
 
-    kind: unit u is run u (ONE_EACH), chunk u (ARRAY), or all runs, or those of a worker group (WORKERS)
-    bounds: of ARRAY, the positions at which chunks begin, and the end; of WORKERS in groups, begin and end for each
+    kind: ONE_EACH: unit u is run u. ARRAY: unit u is an array of the runs from bounds[u] to bounds[u + 1].
+      WORKERS: unit u is a worker, for all runs if bounds is empty, else for those from bounds[2u] to bounds[2u + 1]
+    bounds: positions among the runs. Two arrays of three runs: [0, 3, 6]; two workers for runs 0 to 2, and one for runs
+      3 to 5: [0, 3, 0, 3, 3, 6]
     """
 
     kind: str = ONE_EACH
@@ -83,22 +85,22 @@ class Journal:
         files.create_exclusive(self.path, json.dumps(record) + "\n")
 
     def record_sending(self, unit: int, clusters: Sequence[str] = ()) -> None:
-        """sbatch is about to be called. If no answer follows this line, Slurm may or may not have the job.
+        """Record that sbatch is about to be called. Without a later answer, Slurm may or may not have the job.
 
         clusters: those that sbatch may choose from; none for that of this machine.
         """
         self._append(kind="sending", unit=unit, **({"clusters": list(clusters)} if clusters else {}))
 
     def record_job(self, unit: int, slurm_job: str) -> None:
-        """sbatch has returned this job id, `12;NAME` on another cluster."""
+        """Record the job id that sbatch has returned, `12;NAME` on another cluster."""
         self._append(kind="job", unit=unit, slurm_job=slurm_job)
 
     def record_refusal(self, unit: int, message: str) -> None:
-        """sbatch has refused the job, with this message."""
+        """Record that sbatch has refused the job, with its message."""
         self._append(kind="refused", unit=unit, words=message)
 
     def record_end(self) -> None:
-        """This process submits no more, and answers that are missing will stay missing."""
+        """Record that this process submits nothing more, so that missing answers will stay missing."""
         self._append(kind="ended")
 
     def _append(self, **record: Any) -> None:
@@ -153,8 +155,9 @@ class History:
         return sorted(self.plans + self.remote_plans, key=lambda plan: plan["time"])
 
     def sync_marker_of(self, name: str) -> SyncMarker | None:
-        """Return the marker of the download that a run came with, perhaps before its journal; None if the run is of
-        this machine.
+        """Return the marker of the download that a run came with, even if its journal has not been downloaded yet.
+
+        None if the run is of this machine.
         """
         ticket = self.tickets.get(name)
         if ticket is not None:
@@ -268,7 +271,7 @@ def _apply_answer(record: dict[str, Any], token: str, units: Units, names: Seque
 
 
 def _open_ticket(history: History, name: str, plan: dict[str, Any]) -> Ticket | None:
-    """Return the run's ticket in this plan, which an earlier plan may share; None if a later plan has a newer one."""
+    """Return the run's ticket in this plan; None if another plan has a newer one. Plans may share a ticket."""
     number = plan["tickets"][name]
     ticket = history.tickets.get(name)
     if ticket is not None and number < ticket.number:

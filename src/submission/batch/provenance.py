@@ -43,7 +43,7 @@ class Code:
     untracked: files that git neither tracks nor ignores
     unpushed: number of commits that no remote has; None if there is no remote
     git_error: why the commit is unknown
-    upload_folder: of files that another machine uploaded, the folder with the record and diff that it sent along
+    upload_folder: folder with the record and diff of the machine that uploaded the project; None if none did
     files: the uploaded files
     sent_from: host and project of that machine
     """

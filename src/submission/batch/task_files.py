@@ -1,4 +1,4 @@
-"""Task files: the runs that one Slurm job, or one local worker, may run when there are several."""
+"""Task files: the runs of one Slurm job or local worker, if it may have several."""
 from __future__ import annotations
 
 import dataclasses
@@ -65,10 +65,10 @@ class Tasks:
     command: list[str] = field(default_factory=list)
     canaries: dict[str, str] = field(default_factory=dict)
 
-    def folder(self, name: str) -> str:
+    def run_path(self, name: str) -> str:
         return os.path.join(self.batch, name)
 
-    def spec(self, name: str) -> str:
+    def spec_path(self, name: str) -> str:
         return os.path.join(self.batch, name, run_folder.SPEC)
 
     def startable(self) -> Iterator[str]:
@@ -77,7 +77,7 @@ class Tasks:
 
     def can_start(self, name: str, restarted_job: str | None = None) -> bool:
         """Return whether a worker may start the run: see claims.can_start. Its canary, if any, must have ended well."""
-        return self.is_canary_done(name) and claims.can_start(self.folder(name), self.tickets[name], restarted_job)
+        return self.is_canary_done(name) and claims.can_start(self.run_path(name), self.tickets[name], restarted_job)
 
     def is_canary_done(self, name: str) -> bool:
         """Return whether the run has no canary, or one that has ended well."""

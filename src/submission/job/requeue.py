@@ -56,7 +56,7 @@ def run_durations(tasks: Tasks) -> list[float]:
     durations = []
     for name in run_folder.run_names(tasks.batch)[:_MAX_DURATIONS]:
         try:
-            run = RunFolder.read(tasks.folder(name))
+            run = RunFolder.read(tasks.run_path(name))
         except OSError:
             continue
         attempt = run.last_attempt() if run_folder.DONE in run.names else None

@@ -46,7 +46,7 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         raise BatchError("this task file is for a Slurm job array", where=path,
                          hint="`-r BATCH` submits the remaining runs of a batch")
     name = names[index]
-    return run_spec(tasks.spec(name), train, tasks.tickets[name], in_worker=True) or 0
+    return run_spec(tasks.spec_path(name), train, tasks.tickets[name], in_worker=True) or 0
 
 
 def redirect_output(folder: str) -> None:
@@ -146,7 +146,7 @@ class _Worker:
         specs = []
         for name in self.tasks.startable():
             with contextlib.suppress(UserError):  # the run itself reports it
-                specs.append(run_folder.read_spec(self.tasks.spec(name)))
+                specs.append(run_folder.read_spec(self.tasks.spec_path(name)))
         specs = [spec for spec in specs if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
@@ -212,16 +212,16 @@ class _Worker:
         code = 1
         try:
             self._prepare_child(slot)
-            result = self.run_spec(self.tasks.spec(name), self.train, self.tasks.tickets[name], in_worker=True,
+            result = self.run_spec(self.tasks.spec_path(name), self.train, self.tasks.tickets[name], in_worker=True,
                                    owns_job=False)
             code = _NOT_STARTED if result is None else result
         except UserError as error:
             with contextlib.suppress(OSError):  # its folder may be what is wrong
-                redirect_output(self.tasks.folder(name))
+                redirect_output(self.tasks.run_path(name))
             os.write(2, f"error: {one_line(str(error))}\n".encode())
             code = 2
         except OSError as error:
-            os.write(2, f"error: {self.tasks.folder(name)}: {error.strerror}\n".encode())
+            os.write(2, f"error: {self.tasks.run_path(name)}: {error.strerror}\n".encode())
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
