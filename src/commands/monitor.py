@@ -103,7 +103,7 @@ def _print_efficiency(observations: list[Observation]) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    """Refresh the status on a cleared screen until nothing is pending or running."""
+    """Refresh the status on a cleared screen until every run has ended or is stuck."""
     from src.submission.status import wait
 
     def show(observations: list[Observation], slurm: SlurmView) -> None:

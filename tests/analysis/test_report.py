@@ -141,8 +141,8 @@ def test_states_cover_those_of_status() -> None:
 def test_used_and_requested_resources_are_shown(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     assert "Resources" not in Page(write_report(batch, resources={batch: []})).text
-    used = efficiency.Usage(jobs=2, memory=1 << 20, longest=600, cpu=600, allocated=1200, requested_memory="8G",
-                            requested_time="60")
+    used = efficiency.Usage(jobs=2, memory=1 << 20, longest=600, cpu_used=600, cpu_allocated=1200,
+                            requested_memory="8G", requested_time="60")
     text = Page(write_report(batch, resources={batch: used.resources()})).text
     for part in ("Resources used and requested", "1,024 MB", "8,192 MB", "12 %", "--sbatch mem=1300M", "50 %"):
         assert part in text

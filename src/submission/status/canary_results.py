@@ -56,9 +56,9 @@ def canary_by_run(history: History) -> dict[str, str]:
 
 
 def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Observation:
-    """Add its canaries to a batch, and to the runs that a failed canary held back the reason why they never started.
+    """Add a batch's canaries. Give each run that a failed canary held back the canary's error as its reason.
 
-    Slurm has cancelled those runs, or keeps them in the queue, or no worker has started them.
+    Slurm has cancelled such a run, or keeps it in the queue, or no worker has started it.
     """
     runs = dict(observation.runs)
     reasons = {name: explain_failure(canary) for name, canary in canaries.items() if canary.state.name in CANARY_FAILED}

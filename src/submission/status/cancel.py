@@ -52,7 +52,7 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
     observations: of the batches that were named and of those that hold the named runs
     batches, runs: normalized paths of the batches and run folders that were named
     state_names: cancel only runs in one of these states (None: all that are pending or running)
-    by_id: also runs in the state unknown that have Slurm jobs by the journal
+    by_id: also runs in the state unknown that have Slurm jobs in the journal
     BatchError if a Slurm job to cancel is a worker that has other runs too, or if a batch is a copy.
     """
     observations = list(observations)
@@ -80,7 +80,7 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
 
 
 def unverified(observations: Iterable[Observation], batches: Collection[str], runs: Collection[str]) -> list[Run]:
-    """Return the named runs, and the canaries of the named batches, that may be pending or running, or not."""
+    """Return the named runs, and the canaries of the named batches, whose state is unknown."""
     selected = [run for observation in observations for run in observation.runs.values()
                 if observation.path in batches or os.path.normpath(run.path) in runs]
     selected += [canary for observation in observations if observation.path in batches

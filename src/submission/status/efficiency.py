@@ -35,18 +35,18 @@ class Usage:
     jobs: that have ended;
     memory: the maximum on one node, in KiB;
     longest: the longest time of one, in seconds;
-    cpu, allocated: CPU seconds used and allocated;
-    gpu, gpus: GPU seconds used and allocated; gpu is None if the cluster does not measure it;
+    cpu_used, cpu_allocated: CPU seconds;
+    gpu_used, gpu_allocated: GPU seconds; gpu_used is None if the cluster does not measure it;
     requested_memory, requested_time: memory and limit (minutes) as sacct prints them.
     """
 
     jobs: int = 0
     memory: float = 0.0
     longest: float = 0.0
-    cpu: float = 0.0
-    allocated: float = 0.0
-    gpu: float | None = None
-    gpus: float = 0.0
+    cpu_used: float = 0.0
+    cpu_allocated: float = 0.0
+    gpu_used: float | None = None
+    gpu_allocated: float = 0.0
     requested_memory: str = ""
     requested_time: str = ""
 
@@ -62,12 +62,12 @@ class Usage:
                      f"--sbatch mem={suggested_megabytes(self.memory)}M" if self.memory else ""),
             Resource("time, at most", format_duration(self.longest), format_duration(limit) if limit else "none",
                      _percent(self.longest, limit), f"--sbatch time={suggested_minutes(self.longest)}"),
-            Resource("CPU time", format_duration(self.cpu), format_duration(self.allocated),
-                     _percent(self.cpu, self.allocated), "")]
-        if self.gpus:
-            used, share = ("not measured", "") if self.gpu is None else (
-                format_duration(self.gpu), _percent(min(self.gpu, self.gpus), self.gpus))
-            resources.append(Resource("GPU time", used, format_duration(self.gpus), share, ""))
+            Resource("CPU time", format_duration(self.cpu_used), format_duration(self.cpu_allocated),
+                     _percent(self.cpu_used, self.cpu_allocated), "")]
+        if self.gpu_allocated:
+            used, share = ("not measured", "") if self.gpu_used is None else (
+                format_duration(self.gpu_used), _percent(min(self.gpu_used, self.gpu_allocated), self.gpu_allocated))
+            resources.append(Resource("GPU time", used, format_duration(self.gpu_allocated), share, ""))
         return resources
 
     def lines(self) -> list[str]:
@@ -124,9 +124,9 @@ def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage
             ended.add(job)
             usage.jobs += 1
             usage.longest = max(usage.longest, seconds)
-            usage.cpu += parse_cpu_time(cpu)
-            usage.allocated += seconds * float(cpus or 0)
-            usage.gpus += seconds * _gpu_count(parse_tres(allocated))
+            usage.cpu_used += parse_cpu_time(cpu)
+            usage.cpu_allocated += seconds * float(cpus or 0)
+            usage.gpu_allocated += seconds * _gpu_count(parse_tres(allocated))
             usage.requested_memory = memory or usage.requested_memory
             usage.requested_time = limit or usage.requested_time
         elif step and job in ended:
@@ -134,7 +134,7 @@ def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage
             nodes = float(parse_tres(allocated).get("node", 1))
             usage.memory = max(usage.memory, _parse_kib(max_rss), _parse_kib(totals.get("mem", "")) / nodes)
             if "gres/gpuutil" in totals:  # percent, of all GPUs together
-                usage.gpu = (usage.gpu or 0.0) + float(totals["gres/gpuutil"]) / 100 * seconds
+                usage.gpu_used = (usage.gpu_used or 0.0) + float(totals["gres/gpuutil"]) / 100 * seconds
     return usage
 
 

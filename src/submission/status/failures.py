@@ -13,7 +13,7 @@ from src.errors import one_line
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 
-_SUSPECT = 3  # failed attempts on a node on which none ended well, before the node is avoided
+_MIN_FAILURES = 3  # failed runs on a node on which none ended well, before the node is avoided
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ def nodes_to_avoid(runs: Iterable[Run]) -> dict[str, str]:
     runs = list(runs)
     broken = _count_by_node(run for run in runs if run.state.name == states.NODE_FAILED)
     failures = _count_by_node(run for run in runs if run.state.name == states.FAILED)
-    suspects = {node: number for node, number in failures.items() if number >= _SUSPECT}
+    suspects = {node: number for node, number in failures.items() if number >= _MIN_FAILURES}
     if suspects:  # only then are the records of the runs that ended well read
         good = _count_by_node(run for run in runs if run.state.name in retry_policy.ENDED_WELL)
         suspects = {node: number for node, number in suspects.items() if node not in good} if good else {}
-    return {**{node: f"{number} attempts failed there, none ended well, and others ended well elsewhere"
+    return {**{node: f"{number} runs failed there, none ended well, and others ended well elsewhere"
                for node, number in suspects.items()},
             **dict.fromkeys(broken, "it failed")}
 

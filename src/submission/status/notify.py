@@ -19,7 +19,7 @@ from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 
 FAILED, ENDED, DIGEST = "failed", "ended", "digest"
-_MAX_DEPENDENCIES = 1000  # jobs that one notify job waits for; after the last of them it looks for others
+_MAX_DEPENDENCIES = 1000  # Slurm jobs that a notify job waits for; then it submits another one if others still run
 _TIMEOUT = 60.0  # seconds that a failed run waits until its message is sent
 _PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 SCRIPT = """#!/usr/bin/env bash
@@ -118,8 +118,9 @@ def _best_run(observation: Observation) -> str:
 def notify_failure(folder: str, ticket: int) -> None:
     """Have a message sent about a failed run of a Slurm job, if its batch wants one and none was sent.
 
-    A job that depends on an array or on workers starts only at their end. Another process sends the message, with a
-    timeout, because the failed one may be unable to. Errors are ignored.
+    A notify job would start too late: one that depends on an array or on workers starts only at their end. So the run
+    itself has the message sent, by another process, because this one may be unable to, and with a timeout. Errors are
+    ignored.
     """
     batch, name = os.path.split(folder)
     with contextlib.suppress(OSError, subprocess.SubprocessError, UserError):
@@ -171,7 +172,7 @@ def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | N
     """Send the message of a notify job, or submit another job that waits for what still runs. Return a note on failure.
 
     A batch has ended when nothing of it is pending or running, including requeued runs and successors. Only the newest
-    submission sends that message.
+    submission sends the message that the batch has ended.
     """
     if kind == FAILED:
         return send(notify, batch, token, kind)

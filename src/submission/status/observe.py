@@ -28,7 +28,8 @@ class _RunFiles(NamedTuple):
     """What the file system contains of one run.
 
     folder: None if it was deleted; number: of the newest ticket, including one taken by calling train.py directly;
-    claim: identity of the process that holds the ticket; synced_from: the machine that runs it, if that is another.
+    claim: identity of the process that holds the ticket; synced_from: marker of the machine that runs it, if it is not
+    this one.
     """
 
     name: str

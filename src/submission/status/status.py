@@ -80,7 +80,7 @@ def _read_stats(run: Run) -> Stats:
 
 
 def _best(stats: Stats, metric: Metric | None) -> tuple[str | None, float | None]:
-    """The column of the metric that judges runs, and its best value over all epochs; None without one."""
+    """The column of the ranking metric, and its best value over all epochs; None without one."""
     best_column, best = None, None
     for column in metrics.ranking_columns(_number_columns(stats), metric):
         values = stats.numbers(column)
@@ -151,7 +151,7 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
 
     limit: maximum number of runs; failures, then open runs, then the best of the others are shown;
     starts: when Slurm expects to start its jobs, unix seconds by id;
-    curves: add columns with small curves of the training loss and the judging metrics.
+    curves: add columns with small curves of the training loss and the ranking metrics.
     """
     runs = list(observation.runs.values())
     metric = metrics.read_from_batch(observation.path)
@@ -172,10 +172,10 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
             lines.append(f"the runs above are {metrics.TEST_NOTE}")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
         lines.append("squeue did not answer: runs that were submitted to Slurm are shown as unknown")
-    # a run that is judged by another metric has no value of the named one
+    # rank by another metric if no run has the one of the job spec
     columns = [row.metric for row in run_rows if row.metric]
     if metric and columns and not metric.find(columns):
-        lines.append(f"no run has {metric.name}, the metric of the job spec: judged by {columns[0]}")
+        lines.append(f"no run has {metric.name}, the metric of the job spec: ranked by {columns[0]}")
     return lines + _code_lines(run_rows) + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
 
 
@@ -216,7 +216,7 @@ def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[
 
 
 def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[list[str]]]:
-    """The columns of the training loss and of the judging metrics, and for each run a small curve of each."""
+    """The columns of the training loss and of the ranking metrics, and for each run a small curve of each."""
     curves = []
     for run in runs:
         stats = _read_stats(run)

@@ -17,7 +17,7 @@ from src.submission.system.terminal import format_duration
 class Throughput:
     """Runs that end well per hour, in the last hour and over the batch, and the seconds that the rest will take.
 
-    None where it is unknown; `now` and `left` also if nothing of the batch is pending or running.
+    now: over the last hour. Each is None where it is unknown; `now` and `left` also if nothing is pending or running.
     """
 
     now: float | None

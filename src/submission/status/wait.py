@@ -17,7 +17,7 @@ FIRST_INTERVAL, LATER_INTERVAL = 30.0, 60.0  # seconds between queries of Slurm:
 FIRST_PERIOD = 600.0  # seconds for which the first interval applies
 _EARLIEST = 10.0  # seconds after a query until files that show the end of a run may cause another
 
-# states that end by themselves; a stuck run does not
+# states that change by themselves
 _WAITED_FOR = (states.SUBMITTED, states.PENDING, states.RUNNING, states.UNKNOWN)
 
 
@@ -56,26 +56,19 @@ class Poller:
 
 
 def wait_for_batches(paths: Sequence[str], every: float, interval: float | None = None) -> list[Observation]:
-    """Read the files of batches every `every` seconds until no run can still end by itself. Return the last
+    """Read the files of batches every `every` seconds until every run has ended or is stuck. Return the last
     observations. interval: seconds between queries of Slurm, as for Poller.
 
     BatchError for a copy of a batch, whose runs are on another machine.
     """
     for path in paths:
         reject_copy(path, "wait")
-    poller = Poller(interval)
-    while True:
-        observations = poller.poll(lambda slurm: observe(paths, slurm))
-        runs = [run for observation in observations for run in observation.runs.values()]
-        if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
-            time.sleep(every)
-        elif poller.is_current(runs):
-            return observations
+    return watch(lambda slurm: observe(paths, slurm), lambda observations, slurm: None, every, interval)
 
 
 def watch(read: Callable[[SlurmView], list[Observation]], show: Callable[[list[Observation], SlurmView], None],
-          every: float, interval: float | None = None) -> None:
-    """Read and show batches every `every` seconds until nothing is pending or running.
+          every: float, interval: float | None = None) -> list[Observation]:
+    """Read and show batches every `every` seconds until every run has ended or is stuck. Return the last observations.
 
     interval: seconds between queries of Slurm, as for Poller.
     """
@@ -83,10 +76,11 @@ def watch(read: Callable[[SlurmView], list[Observation]], show: Callable[[list[O
     while True:
         observations = poller.poll(read)
         show(observations, poller.slurm)
-        if any(observation.count(retry_policy.ALIVE) for observation in observations):
+        runs = [run for observation in observations for run in observation.runs.values()]
+        if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
             time.sleep(every)
-        elif poller.is_current(run for observation in observations for run in observation.runs.values()):
-            return
+        elif poller.is_current(runs):
+            return observations
 
 
 def reject_copy(path: str, command: str) -> None:

@@ -79,7 +79,7 @@ def test_usage_counts_only_ended_jobs_of_the_batch() -> None:
     rows = [[*row, "", ""] for row in ROWS]  # of a Slurm without TRES
     usage = efficiency.usage_of_jobs(rows, {"7", "8_1", "9"})
     assert (usage.jobs, usage.memory, usage.longest) == (2, 1048576, 600)
-    assert usage.cpu / usage.allocated == pytest.approx(900.5 / 1800)
+    assert usage.cpu_used / usage.cpu_allocated == pytest.approx(900.5 / 1800)
     assert usage.lines() == [
         "2 ended: at most 1,024 MB of memory (requested: 8,192 MB) and 10:00 (limit: 1:00:00), 50 % of the CPU time",
         "suggestion: --sbatch mem=1300M --sbatch time=15"]

@@ -156,7 +156,7 @@ def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
     assert "0.9 val/last/accuracy" in table("null")[1]
     lines = table("val_acc")
     assert "0.9 val/last/accuracy" in lines[1]
-    assert "no run has val_acc, the metric of the job spec: judged by val/last/accuracy" in lines
+    assert "no run has val_acc, the metric of the job spec: ranked by val/last/accuracy" in lines
     lines = table("note")  # text is not a value
     assert "0.9 val/last/accuracy" in lines[1]
     assert any("column note holds words, as 'good': it is not a metric" in line for line in lines)

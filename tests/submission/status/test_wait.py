@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from src import run_folder
-from src.submission.batch.journal import SLURM, Journal
+from src.submission.batch.journal import SLURM, History, Journal
 from src.submission.slurm import client
 from src.submission.slurm.client import Accounting, Job, Queue
 from src.submission.status import wait
 from src.submission.status.observation import Observation, Run
-from src.submission.status.observe import observe
+from src.submission.status.observe import SlurmView, observe
+from src.submission.status.states import State
 from src.submission.status.wait import Poller
 
 
@@ -164,3 +165,15 @@ def test_watch_ends_when_nothing_is_alive(cluster: Cluster) -> None:
             (run / "done").write_text("completed\n")
     wait.watch(lambda slurm: observe([str(cluster.batch)], slurm), show, 0)
     assert shown == [["running", "running"], ["done", "done"]]
+
+
+def test_watch_ends_when_every_run_has_ended_or_is_stuck() -> None:
+    looks = iter(["running", "unknown", "pending", "stuck", "never shown"])
+    shown: list[str] = []
+
+    def read(slurm: SlurmView) -> list[Observation]:
+        slurm.was_queried = True
+        run = Run("000_a", "b/000_a", None, 1, None, State(next(looks)))
+        return [Observation("b", History(), {run.name: run}, True)]
+    wait.watch(read, lambda observations, _slurm: shown.append(observations[0].runs["000_a"].state.name), 0)
+    assert shown == ["running", "unknown", "pending", "stuck"]
