@@ -232,6 +232,7 @@ def copy(prepared: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     shutil.copytree(prepared, folder)
     shutil.copytree(folder / "results" / BATCH, folder / "results" / "picture" / BATCH)
+    shutil.copytree(folder / "results" / BATCH, folder / "results" / "26-11-20-lenet")  # of the README
     return folder
 
 
