@@ -55,7 +55,7 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
                 outcomes = [outcome for _row, _model, outcome in run_epochs(
                     components, folder, check, signals.on_stop, shows_progress=sys.stdout.isatty())]
             except SavedAndExit:
-                if stop_signal := group.max(signals.stop_signal or 0):  # not every process has to receive the signal
+                if stop_signal := group.max(signals.stop_signal or 0):  # perhaps only one process received it
                     raise Stopped(stop_signal) from None
                 return run_folder.REQUEUED
     except RuntimeError as error:

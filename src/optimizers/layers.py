@@ -64,7 +64,7 @@ class Freeze:
         self._model, self._head, self._until = model, head, until
         self._frozen = False
 
-    def at(self, epoch: int) -> None:
+    def apply(self, epoch: int) -> None:
         """Freeze or unfreeze the backbone for an epoch."""
         frozen = self._until is None or epoch < self._until
         if frozen != self._frozen:
@@ -72,7 +72,7 @@ class Freeze:
                 parameter.requires_grad_(not frozen)
             self._frozen = frozen
 
-    def keep_still(self) -> None:
+    def set_eval_mode(self) -> None:
         """Set frozen batch norms to evaluation mode; call it after model.train()."""
         if self._frozen:
             head_modules = set(self._head.modules())

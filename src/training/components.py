@@ -34,7 +34,7 @@ class TrainingComponents:
     config: with all its seeds.
     optimizers: one, unless a user-defined task makes its own.
     average: of the model's weights; None without averaging.
-    seeds_drawn: names of the seeds that the config left open.
+    seeds_drawn: names of the seeds that are null in the spec.
     task: user-defined, or None.
     group: the processes that train together.
     shard: this process's part of each batch; None for a single process.
@@ -53,14 +53,14 @@ class TrainingComponents:
     shard: DataShard | None = None
 
     @property
-    def metrics(self) -> list[str]:
+    def training_metrics(self) -> list[str]:
         """Names of the metrics that are measured in training as well as in evaluation."""
         return list(self.task.metrics if self.task else METRICS[self.data.task])
 
     def make_meter(self) -> Meter | MeanMeter:
-        """Return a new meter of these metrics."""
+        """Return a new meter of the training metrics."""
         if self.task:
-            return MeanMeter(self.metrics, self.device, self.group)
+            return MeanMeter(self.training_metrics, self.device, self.group)
         if self.data.task == "next_token":
             return TokenMeter(self.device, self.group)
         return Meter(self.data.task, self.device, self.group)
@@ -97,7 +97,7 @@ def build(config: Config, folder: str | None, group: SingleProcess = SINGLE_PROC
     head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # otherwise the optimizer needs all parameters from the start
-        freeze.at(1)
+        freeze.apply(epoch=1)
     optimizers = (task.make_optimizers(model) if task else None) or [make_optimizer(config, model, head)]
     if task:
         task.optimizers = optimizers

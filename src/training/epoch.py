@@ -35,7 +35,7 @@ class Elapsed:
 class Trainer:
     """What the steps of an epoch need.
 
-    rate_factor: factor on the initial learning rate of each parameter group, as a function of the step from 0.
+    rate_factor: returns the factor on the initial learning rate of each parameter group at a step, counted from 0.
     max_allowed_loss: a larger mean loss ends the epoch.
     step_log: records the steps; None without log_steps.
     """
@@ -53,11 +53,11 @@ class Trainer:
         """Take the given steps, or fewer if the loss diverges.
 
         elapsed: time of earlier steps of this epoch, before the training was interrupted; updated here. Return the last
-        step, and time and data_time in seconds with examples_per_second.
+        step and three columns of the row: time and data_time in seconds, examples_per_second.
         """
         self.model.train()
         if self.freeze:
-            self.freeze.keep_still()
+            self.freeze.set_eval_mode()
         groups = [group for optimizer in self.steps.optimizers for group in optimizer.param_groups]
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
@@ -118,6 +118,6 @@ def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | La
         evaluated += shard.samples if shard else len(batch[1])
         if now >= progress.due:
             progress.report(evaluated, total)
-        if saver.should_exit():
+        if saver.agree_to_exit():
             saver.save(saver.step)
     return {**meter.means(), "time": perf_counter() - start, "data_time": waited}

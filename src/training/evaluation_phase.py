@@ -32,7 +32,8 @@ class EvaluationPlan:
     """Which models are evaluated on which splits, and when.
 
     models: `last`, the model, and `av`, its average, or one of them.
-    each_epoch, at_end: names of splits.
+    each_epoch, at_end: names of splits. Every split is in one of them, except that train is evaluated only at the end,
+      and only if eval_at_end has it.
     """
 
     def __init__(self, components: TrainingComponents) -> None:
@@ -42,7 +43,7 @@ class EvaluationPlan:
         self.at_end = config.eval_at_end or []
         self.each_epoch = [name for name in splits if name not in self.at_end and name != "train"]
         self._all = [name for name in splits if name in self.at_end or name != "train"]
-        self._config, self._metrics = config, components.metrics
+        self._config, self._metrics = config, components.training_metrics
 
     def columns(self) -> list[str]:
         """Return the columns of stats.csv, without those of system metrics."""

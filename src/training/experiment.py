@@ -148,7 +148,7 @@ class Experiment:
         for warning in code_state.warnings(self.facts):
             log.warning(warning)
         if self._stopping.uses_test_split:
-            log.warning("best_checkpoint_metric {} is of a test split: its best value is not an unbiased estimate",
+            log.warning("best_checkpoint_metric {} is of a test split: its best value is an optimistic estimate",
                         self._components.config.best_checkpoint_metric)
 
     def run_epoch(self, number: int, log: Logger) -> Row:
@@ -190,7 +190,7 @@ class Experiment:
         """Take one step on a given batch, to see whether the device has enough memory for it."""
         self._training.try_step(batch)
 
-    def restore(self, state: resume.State) -> None:
+    def restore(self, state: resume.TrainingState) -> None:
         """Resume from a state that an earlier start saved."""
         components = self._components
         components.model.load_state_dict(state["model"])
@@ -213,7 +213,7 @@ class Experiment:
             if hasattr(split, "close"):
                 split.close()
 
-    def _state(self, step: int) -> resume.State:
+    def _state(self, step: int) -> resume.TrainingState:
         """Return what `restore` needs, after `step` steps. All processes call it together."""
         components = self._components
         return {"config": components.config.to_dict(), "versions": resume.versions(), "step": step,

@@ -25,10 +25,10 @@ _TIMES_SAVED, _USABLE_MEMORY = 3, 0.8
 _PRECISION = 20  # bisection ends within 1/20
 
 
-def report(configs: Iterable[Config], most: int, build: Callable[[Config], TrainingComponents]) -> Iterator[str]:
+def report(configs: Iterable[Config], max_size: int, build: Callable[[Config], TrainingComponents]) -> Iterator[str]:
     """Yield lines with a batch_size and num_workers for the model of `configs` with the most parameters.
 
-    most: maximum number of samples in a batch. ConfigError if there is no train split, or if not even one sample fits.
+    max_size: samples in a batch, at most. ConfigError if there is no train split, or if not even one sample fits.
     """
     distinct = {(config.task, config.model, str(config.model_kwargs), config.dataset): config
                 for config in configs}.values()
@@ -39,14 +39,14 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Train
         raise ConfigError("a train split is required", where="data_splits_map")
     note = f", the largest of {len(distinct)}" if len(distinct) > 1 else ""
     yield f"model        {config.model} on {config.dataset}{note}, on {device}"
-    one_batch = dataclasses.replace(config, batch_size=most, grad_accum_steps=1, train_length=1)
+    one_batch = dataclasses.replace(config, batch_size=max_size, grad_accum_steps=1, train_length=1)
     step = Experiment(dataclasses.replace(largest, config=one_batch)).try_step
     size = min(len(split), 64)
     batch = split.longest(size) if isinstance(split, Texts) else next(shuffled_batches(split, size, 0, device))
-    good, bad = find_largest_batch(make_fit_check(step, batch, device), min(config.batch_size, 64), most)
-    if not good:
+    fitting, too_large = find_largest_batch(make_fit_check(step, batch, device), min(config.batch_size, 64), max_size)
+    if not fitting:
         raise ConfigError(f"not even one sample of {config.dataset} fits {device} with {config.model}", where="model")
-    yield f"batch_size   {good} fit" + (f", {bad} do not" if bad else ", and more were not tried")
+    yield f"batch_size   {fitting} fit" + (f", {too_large} do not" if too_large else ", and more were not tried")
     if isinstance(split, (Split, OnDevice, Texts)):
         yield "num_workers  has no effect: the data is in memory"
         return
@@ -54,47 +54,48 @@ def report(configs: Iterable[Config], most: int, build: Callable[[Config], Train
     def split_with_workers(count: int) -> Split | Lazy:
         return build(dataclasses.replace(config, num_workers=count)).data.splits["train"]
 
-    rates = measure_loading_rates(split_with_workers, candidate_workers(machine.allotted_cpus()),
-                                  min(good, len(split)), device)
+    rates = measure_loading_rates(split_with_workers, candidate_loader_counts(machine.allotted_cpus()),
+                                  min(fitting, len(split)), device)
     rate_list = ", ".join(f"{count}: {rate:.4g}" for count, rate in rates.items())
-    yield (f"num_workers  {best_workers(rates)} of {machine.allotted_cpus()} CPUs; samples per second by number of "
-           f"loaders: {rate_list}")
+    yield (f"num_workers  {best_loader_count(rates)} of {machine.allotted_cpus()} CPUs; samples per second by number "
+           f"of loaders: {rate_list}")
 
 
-def find_largest_batch(fits: Callable[[int], bool], start: int, most: int) -> tuple[int, int | None]:
-    """Return the largest size that fits, within 5 %, and the smallest that did not (None if `most` fits).
+def find_largest_batch(fits: Callable[[int], bool], start: int, max_size: int) -> tuple[int, int | None]:
+    """Return the largest size that fits, within 5 %, and the smallest that did not (None if `max_size` fits).
 
     It doubles from `start`, or halves if that does not fit, then bisects. 0 if not even 1 fits.
     """
-    size = min(start, most)
+    size = min(start, max_size)
     if fits(size):
-        good, bad = size, None
-        while good < most:
-            size = min(2 * good, most)
+        fitting, too_large = size, None
+        while fitting < max_size:
+            size = min(2 * fitting, max_size)
             if not fits(size):
-                bad = size
+                too_large = size
                 break
-            good = size
-        if bad is None:
-            return good, None
+            fitting = size
+        if too_large is None:
+            return fitting, None
     else:
-        bad, good = size, 0
-        while bad > 1:
-            if fits(bad // 2):
-                good = bad // 2
+        too_large, fitting = size, 0
+        while too_large > 1:
+            if fits(too_large // 2):
+                fitting = too_large // 2
                 break
-            bad //= 2
-        if not good:
-            return 0, bad
-    while bad - good > max(1, good // _PRECISION):
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good, bad
+            too_large //= 2
+        if not fitting:
+            return 0, too_large
+    while too_large - fitting > max(1, fitting // _PRECISION):
+        middle = (fitting + too_large) // 2
+        fitting, too_large = (middle, too_large) if fits(middle) else (fitting, middle)
+    return fitting, too_large
 
 
 def make_fit_check(step: Callable[[Batch], None], batch: Batch, device: torch.device) -> Callable[[int], bool]:
-    """Return a function that decides whether `step` fits the device with a number of samples, which repeat `batch`.
+    """Return a function that decides whether `step` fits the device with a number of samples.
 
+    It repeats the samples of `batch`.
     A CPU does not report a lack of memory in time. There a size fits if three times what it saves for the backward
     pass, measured on two small batches, is at most 80 % of the available memory.
     """
@@ -144,14 +145,13 @@ def bytes_per_sample(step: Callable[[Batch], None], batch: Batch) -> float:
     return max(1.0, (totals[1] - totals[0]) / (sizes[1] - sizes[0]))
 
 
-def candidate_workers(most: int) -> list[int]:
-    """Return 1, 2, 4, … and `most`."""
-    return sorted({most, *itertools.takewhile(lambda count: count < most, (2**power for power in range(20)))})
+def candidate_loader_counts(cpus: int) -> list[int]:
+    """Return 1, 2, 4, … and `cpus`."""
+    return sorted({cpus, *itertools.takewhile(lambda count: count < cpus, (2**power for power in range(20)))})
 
 
 def measure_loading_rates(split_of: Callable[[int], Split | Lazy], counts: list[int], batch_size: int,
-                          device: torch.device,
-            seconds: float = 5.0) -> dict[int, float]:
+                          device: torch.device, seconds: float = 5.0) -> dict[int, float]:
     """Return the samples per second of a train split with each number of loader processes, after its first batch.
 
     split_of: returns the split with a number of loaders.
@@ -169,6 +169,6 @@ def measure_loading_rates(split_of: Callable[[int], Split | Lazy], counts: list[
     return rates
 
 
-def best_workers(rates: Mapping[int, float]) -> int:
+def best_loader_count(rates: Mapping[int, float]) -> int:
     """Return the smallest number of loaders within 5 % of the best rate: more would only take memory."""
     return min(count for count, rate in rates.items() if rate >= 0.95 * max(rates.values()))

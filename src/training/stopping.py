@@ -3,16 +3,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from src import run_folder
 from src.config import Config
 from src.errors import ConfigError
 from src.metrics import lower_is_better
+from src.training.output.recorder import Row
 
 _NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
                 "learning_rate", "trainable_parameters", "grad_norm")
-Row = Mapping[str, float | None]
 
 
 class StoppingRule:
@@ -49,7 +49,7 @@ class StoppingRule:
 
     @property
     def uses_test_split(self) -> bool:
-        """Whether the best epoch is chosen by a test split, so that its value is not an unbiased estimate."""
+        """Whether the best epoch is chosen by a test split, so that its value is too optimistic."""
         return self._best is not None and self._best.uses_test_split
 
     def state(self) -> tuple[float, int] | None:

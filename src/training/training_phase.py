@@ -17,7 +17,7 @@ from src.training.components import TrainingComponents
 from src.training.epoch import Elapsed, Trainer
 from src.training.output.log import Progress, bottleneck_message
 from src.training.output.recorder import Row
-from src.training.output.resume import ResumeSaver, State
+from src.training.output.resume import ResumeSaver, TrainingState
 from src.training.output.step_log import StepLog
 from src.training.parallel.data_shards import DataShard
 from src.training.setup import facts
@@ -58,7 +58,7 @@ class TrainingPhase:
         self._batches = self._batches_from(0) if length.epochs else iter(())
         # of the epoch in progress
         self._number, self._meter, self._elapsed = 0, components.make_meter(), Elapsed()
-        self._resume_point: tuple[int, State] | None = None  # the next step and the meter of an interrupted epoch
+        self._resume_point: tuple[int, TrainingState] | None = None  # next step and meter of an interrupted epoch
         self._examples_before = 0  # in earlier epochs
         self._logged_bottleneck = ""
 
@@ -108,7 +108,7 @@ class TrainingPhase:
         self._components.model.train()
         self.steps.train(batch, 0, self._components.make_meter())
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         """Return what `restore` needs. All processes call it together."""
         return {"epoch": self._number, "seen": self._examples_before,
                 "spent": [self._elapsed.time, self._elapsed.data],
@@ -118,7 +118,7 @@ class TrainingPhase:
                 "step_log": self._components.group.gather(self.step_log.state()) if self.step_log else None,
                 "bottleneck": self._logged_bottleneck}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Resume from a state that was saved after optimizer step state["step"]."""
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
@@ -143,7 +143,7 @@ class TrainingPhase:
             if self._clipping:
                 self._clipping.reset()
         if self._components.freeze:
-            self._components.freeze.at(number)
+            self._components.freeze.apply(number)
         return steps
 
     def _batches_from(self, step: int) -> Iterator[Batch]:

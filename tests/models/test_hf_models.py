@@ -106,7 +106,7 @@ def test_layers_and_the_head(options: dict[str, Any]) -> None:
         assert scale == (1 if tied and "wte" in name else expected), name
     if not tied:
         freeze = Freeze(made, beside_backbone(made, "it"), None)
-        freeze.at(1)
+        freeze.apply(1)
         learning = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
         assert learning == [name for name in found if name.startswith(("model.classifier", "model.score"))]
 

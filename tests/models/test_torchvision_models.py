@@ -171,7 +171,7 @@ def test_layers_are_blocks() -> None:
 @pytest.mark.parametrize(("name", "head"), [("torchvision/squeezenet1_1", "classifier.1"), (SMALL, "fc")])
 def test_a_frozen_backbone(name: str, head: str) -> None:
     model = make(name, (3, 64, 64))
-    Freeze(model, beside_backbone(model, name), None).at(1)
+    Freeze(model, beside_backbone(model, name), None).apply(1)
     assert [key for key, parameter in model.named_parameters() if parameter.requires_grad] == [
         f"{head}.weight", f"{head}.bias"]
 

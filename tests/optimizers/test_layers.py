@@ -65,13 +65,13 @@ def test_a_frozen_backbone_keeps_its_statistics_until_it_is_freed() -> None:
     freeze = Freeze(model, model.head, until=3)
     batch_norm = model.stem[1]
     for epoch, frozen in ((1, True), (2, True), (3, False), (4, False)):
-        freeze.at(epoch)
+        freeze.apply(epoch)
         model.train()
-        freeze.keep_still()
+        freeze.set_eval_mode()
         assert [parameter.requires_grad for parameter in model.parameters()] == [not frozen] * 10 + [True] * 2
         before = batch_norm.running_mean.clone()
         model(torch.randn(8, 4)).sum().backward()
         assert torch.equal(batch_norm.running_mean, before) == frozen
     again = Freeze(Net(), nn.Linear(1, 1), until=3)
-    again.at(5)  # a start that goes on after the backbone was freed
+    again.apply(5)  # a start that goes on after the backbone was freed
     assert all(parameter.requires_grad for parameter in again._model.parameters())

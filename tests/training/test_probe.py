@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import experiments
 from src.io import machine
 from src.training import probe
-from tests.training.test_looking_inside import _Read
+from tests.training.test_debugging_options import _Read
 from tests.training.toys import CPU, toy_classes
 
 
@@ -67,8 +67,8 @@ def test_samples_are_repeated() -> None:
 
 
 def test_fewest_loaders_near_the_best_rate() -> None:
-    assert [probe.candidate_workers(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
-    assert probe.best_workers({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
+    assert [probe.candidate_loader_counts(most) for most in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+    assert probe.best_loader_count({1: 100.0, 2: 196.0, 4: 200.0, 8: 190.0}) == 2
     rates = probe.measure_loading_rates(lambda count: _Read(50), [1, 2], 10, CPU, seconds=0.01)
     assert rates.keys() == {1, 2} and min(rates.values()) > 0
 

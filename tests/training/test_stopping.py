@@ -50,6 +50,6 @@ def test_metrics_of_opposite_directions_are_refused() -> None:
         BestEpoch("val/last/(loss|accuracy)", COLUMNS)
 
 
-def test_choosing_by_a_test_split_is_noticed() -> None:
+def test_choosing_by_a_test_split_sets_uses_test_split() -> None:
     assert BestEpoch("test/.*/accuracy", COLUMNS).uses_test_split
     assert not BestEpoch("val/.*/accuracy", COLUMNS).uses_test_split

@@ -63,16 +63,16 @@ class Recorder:
     """Writes the files of a run, as a context manager; without a folder it does nothing.
 
     check: raises if a later attempt has taken over; called before each row and each checkpoint.
-    first: the next epoch. Rows of earlier epochs are kept.
+    next_epoch: the epoch at which the training starts or resumes.
     """
 
-    def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None], first: int = 0) -> None:
-        self._folder, self._columns, self._check, self._first = folder, columns, check, first
+    def __init__(self, folder: str | None, columns: list[str], check: Callable[[], None], next_epoch: int = 0) -> None:
+        self._folder, self._columns, self._check, self._next_epoch = folder, columns, check, next_epoch
 
     def __enter__(self) -> Recorder:
-        """Start stats.csv, with the rows of earlier epochs; later rows of an earlier attempt are removed.
+        """Start stats.csv: keep the rows before the next epoch, and remove the others.
 
-        BatchError if an earlier epoch is missing.
+        BatchError if one of these rows is missing.
         """
         self._check()
         if self._folder:
@@ -81,7 +81,7 @@ class Recorder:
             with files.atomic_writer(path) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())
                 self._check()  # this host has changed the folder: a network file system lists it anew
-            first = os.path.basename(run_folder.arrays_name(self._first))
+            first = os.path.basename(run_folder.arrays_name(self._next_epoch))
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), deletion.folder_descriptor(
                     os.path.join(self._folder, run_folder.ARRAYS)) as arrays:
                 # of a later epoch, or a temporary file of a killed start
@@ -90,15 +90,15 @@ class Recorder:
         return self
 
     def _earlier_rows(self, path: str) -> list[str]:
-        """Return the rows of earlier epochs, which an earlier attempt wrote; an incomplete last line is ignored."""
-        if self._first <= 1:
+        """Return the rows before the next epoch, which an earlier attempt wrote; an incomplete last line is ignored."""
+        if self._next_epoch <= 1:
             return []
         header, *lines = (files.read_text(path) or "").split("\n")[:-1] or [""]
         rows = {int(line.partition(",")[0]): line for line in lines}
-        if header != ",".join(self._columns) or any(epoch not in rows for epoch in range(1, self._first)):
-            raise BatchError(f"cannot resume at epoch {self._first}: rows of earlier epochs are missing",
+        if header != ",".join(self._columns) or any(epoch not in rows for epoch in range(1, self._next_epoch)):
+            raise BatchError(f"cannot resume at epoch {self._next_epoch}: rows of earlier epochs are missing",
                              where=path, hint=f"start over: `python train.py --fresh {self._folder}/{run_folder.SPEC}`")
-        return [rows[epoch] for epoch in range(1, self._first)]
+        return [rows[epoch] for epoch in range(1, self._next_epoch)]
 
     def __exit__(self, *_: object) -> None:
         if self._folder:

@@ -25,9 +25,9 @@ from src.errors import BatchError
 from src.io import files
 from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCESS, SingleProcess
 
-State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
+TrainingState = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
-_MAGIC = b"gridiron training state 1 "  # followed by the hash of all after this line
+_MAGIC = b"gridiron training state 1 "  # start of the first line, which ends with the hash of all other lines
 # Fields that may change between two starts, since they do not affect the results. system_metrics has columns in
 # stats.csv, and the best epoch may be one whose model was not kept.
 _MAY_CHANGE = OUTPUT_FIELDS - {"system_metrics", "save_best_checkpoint"} | {"num_workers", "data_dir", "data_download"}
@@ -42,8 +42,8 @@ class ResumeSaver:
     """Writes the state of a training to its folder, at intervals and when an exit is requested.
 
     After each step the loop calls `is_due`, and `save` if it is. `save` copies the state and writes it in a thread; an
-    error of the thread is raised by the next `save`. All processes of a group call the same methods; the first one's
-    clock decides, and only the first writes.
+    error of the thread is raised by the next `save`. All processes of a group call the same methods. The clock of the
+    first process decides, and only that process writes.
 
     folder: run folder; None disables.
     interval: between two states; None saves only when an exit is requested.
@@ -52,7 +52,7 @@ class ResumeSaver:
     check: raises if a later attempt has taken over.
     step: steps taken, as of the last save or the end of an epoch.
     due, due_step: when the next state is due, by perf_counter or by steps.
-    exit_requested: whether this process was asked to exit.
+    exit_requested: whether this process was told to exit.
     is_exiting: whether all processes exit with the next save.
     """
 
@@ -60,7 +60,7 @@ class ResumeSaver:
     interval: Interval | None
     keep: int
     steps_per_epoch: int
-    state: Callable[[int], State]
+    state: Callable[[int], TrainingState]
     check: Callable[[], None]
     group: SingleProcess = SINGLE_PROCESS
     step: int = 0
@@ -84,8 +84,8 @@ class ResumeSaver:
         self.is_exiting = request == EXIT
         return request > CONTINUE or step >= self.due_step
 
-    def should_exit(self) -> bool:
-        """Return whether to save and exit, outside of training steps."""
+    def agree_to_exit(self) -> bool:
+        """Return whether all processes save and exit, outside of training steps. Sets `is_exiting`."""
         self.is_exiting = self.group.agree_on(EXIT if self.exit_requested else CONTINUE) == EXIT
         return self.is_exiting
 
@@ -120,7 +120,7 @@ class ResumeSaver:
             steps = self.interval.amount * (self.steps_per_epoch if self.interval.unit == "epoch" else 1)
             self.due_step = self.step + max(1, round(steps))
 
-    def _write(self, folder: str, step: int, content: State) -> None:
+    def _write(self, folder: str, step: int, content: TrainingState) -> None:
         try:
             write(os.path.join(folder, run_folder.resume_name(step)), content, self.check)
             for name in state_names(folder)[self.keep:]:
@@ -147,7 +147,7 @@ def state_names(folder: str) -> list[str]:
     return sorted(filter(run_folder.is_resume_checkpoint, os.listdir(folder)), reverse=True)
 
 
-def write(path: str, content: State, check: Callable[[], None] = lambda: None) -> None:
+def write(path: str, content: TrainingState, check: Callable[[], None] = lambda: None) -> None:
     """Write a state atomically, with its hash. check: raises if it must not be written any more."""
     packed = io.BytesIO()
     torch.save(content, packed)
@@ -158,14 +158,14 @@ def write(path: str, content: State, check: Callable[[], None] = lambda: None) -
         check()
 
 
-def read(path: str) -> State:
+def read(path: str) -> TrainingState:
     """Return what `write` wrote, on the CPU. ValueError if the file is incomplete or holds something else."""
     with open(path, "rb") as file:
         head, data = file.readline(200), file.read()
     if not head.startswith(_MAGIC) or head[len(_MAGIC):].strip().decode() != hashlib.blake2b(data).hexdigest():
         raise ValueError("the file is incomplete")
     try:
-        content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content: TrainingState = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         details = f": {name[1]}" if name else ""
@@ -173,8 +173,8 @@ def read(path: str) -> State:
     return content
 
 
-def load_newest(folder: str | None, config: Config, group: SingleProcess = SINGLE_PROCESS) -> tuple[State | None,
-                                                                                                    list[str]]:
+def load_newest(folder: str | None, config: Config,
+                group: SingleProcess = SINGLE_PROCESS) -> tuple[TrainingState | None, list[str]]:
     """Return the newest readable state in a run folder, and warnings about unreadable ones and about other versions.
 
     BatchError if the config has changed since, if there are states but none is readable, or if another number of
@@ -182,7 +182,7 @@ def load_newest(folder: str | None, config: Config, group: SingleProcess = SINGL
     """
     if folder is None:
         return None, []
-    content: State | None = None
+    content: TrainingState | None = None
 
     def choose() -> list[Any]:
         nonlocal content
@@ -199,7 +199,7 @@ def load_newest(folder: str | None, config: Config, group: SingleProcess = SINGL
     return state, warnings
 
 
-def _load_newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
+def _load_newest(folder: str, config: Config) -> tuple[TrainingState | None, list[str]]:
     run_folder.remove_partial_files(folder)
     warnings = []
     for name in state_names(folder):
@@ -223,7 +223,7 @@ def _load_newest(folder: str, config: Config) -> tuple[State | None, list[str]]:
 
 
 def config_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the changes of parameters that affect the results. Fields that were added since count as their default."""
+    """Return the changes of parameters that affect the results. A field that the saved config lacks has its default."""
     then = {**Config().to_dict(), **then}
     return [f"{key} was {then.get(key)!r}, now {now.get(key)!r}" for key in {**then, **now}
             if key not in _MAY_CHANGE and then.get(key) != now.get(key)]
@@ -234,11 +234,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
-def generator_states(device: torch.device) -> State:
+def generator_states(device: torch.device) -> TrainingState:
     """Return the states of all random generators that a training may draw from."""
     # NumPy's global generator, from which some libraries draw
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    state: State = {"cpu": torch.get_rng_state(), "python": random.getstate(),
+    state: TrainingState = {"cpu": torch.get_rng_state(), "python": random.getstate(),
                     "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -247,7 +247,7 @@ def generator_states(device: torch.device) -> State:
     return state
 
 
-def restore_generators(state: State, device: torch.device) -> None:
+def restore_generators(state: TrainingState, device: torch.device) -> None:
     """Restore the generators to the states that `generator_states` returned."""
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002

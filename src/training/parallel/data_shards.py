@@ -38,8 +38,8 @@ class DataShard:
                mixing: Callable[[Batch, int], Batch] | None, gather: Gather) -> Iterator[Batch]:
         """Yield this process's part of each batch in pass `number`, in the given order [n].
 
-        done: number of batches before the first of `order`. The random numbers of layers depend on the seed, the pass,
-        the batch and the process.
+        done: number of batches of the pass that come before `order`. The random numbers of layers depend on the seed,
+        the pass, the batch and the process.
         """
         sizes = self._batch_sizes(len(order))
         firsts = itertools.chain(order[::self._batch_size].tolist(), itertools.count(len(order)))
@@ -57,12 +57,12 @@ class DataShard:
         """Yield this process's part of each batch of one pass in the split's own order."""
         sizes = self._batch_sizes(len(split))
         rows = self._rows_of_batches(torch.arange(len(split)), False)
-        most = len(self._positions(min(self._batch_size, len(split))))
+        max_rows = len(self._positions(min(self._batch_size, len(split))))
         if isinstance(split, Split):
-            rows_by_batch = rows.to(split.y.device).split(most)
-            batches: Iterator[Batch] = ((take(split.x, some), split.y[some]) for some in rows_by_batch)
+            rows_by_batch = rows.to(split.y.device).split(max_rows)
+            batches: Iterator[Batch] = ((take(split.x, rows), split.y[rows]) for rows in rows_by_batch)
         elif hasattr(split, "some"):
-            batches = split.some(most, rows)
+            batches = split.some(max_rows, rows)
         else:
             batches = self._select(split.batches(self._batch_size, None, 0), False)
         for batch, samples in zip(batches, sizes, strict=False):
@@ -72,8 +72,8 @@ class DataShard:
     def gather(self, local: Tensor) -> Tensor:
         """Return the rows of all processes [samples, ...], given those of this one [n, ...] of an evaluation batch."""
         counts = [self._own_rows(self.samples, rank)[1] for rank in range(self._group.size)]
-        most = max(1, *counts)  # all processes gather tensors of one size; padding is cut off
-        padded = torch.cat([local, local[-1:].expand(most - len(local), *local.shape[1:])])
+        max_rows = max(1, *counts)  # all processes gather tensors of one size; padding is cut off
+        padded = torch.cat([local, local[-1:].expand(max_rows - len(local), *local.shape[1:])])
         parts = self._group.gather_tensors(padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
@@ -86,8 +86,8 @@ class DataShard:
         if getattr(split, "streamed", False):
             return self._select(split.batches(self._batch_size, order, seed), mirrored)  # type: ignore[union-attr]
         rows = self._rows_of_batches(order, mirrored)
-        most = len(self._positions(min(self._batch_size, len(order)), mirrored))
-        return gather(split, most, rows) if isinstance(split, Split) else split.batches(most, rows, seed)
+        max_rows = len(self._positions(min(self._batch_size, len(order)), mirrored))
+        return gather(split, max_rows, rows) if isinstance(split, Split) else split.batches(max_rows, rows, seed)
 
     def _select(self, batches: Iterator[Batch], mirrored: bool) -> Iterator[Batch]:
         """Select this process's rows of whole batches, which every process reads."""
@@ -107,7 +107,7 @@ class DataShard:
     def _positions(self, samples: int, mirrored: bool = False) -> Tensor:
         """Return which rows of a batch of `samples` are this process's.
 
-        mirrored: followed by those of their mirror images in reverse order, so that flipping what is read pairs them.
+        mirrored: also the rows that mixing pairs with these, in reverse order.
         """
         indices: list[int] = []
         start = 0

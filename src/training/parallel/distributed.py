@@ -37,7 +37,7 @@ class SingleProcess:
         return decide()
 
     def agree_on(self, level: int) -> int:
-        """Return the highest request of any process: CONTINUE, SAVE or EXIT. It does not wait for other processes."""
+        """Return the highest request of any process: CONTINUE, SAVE or EXIT. With several, that of the last call."""
         return level
 
     def max(self, number: int) -> int:
@@ -66,7 +66,7 @@ class SingleProcess:
 SINGLE_PROCESS = SingleProcess()
 
 
-class WorkerGroup(SingleProcess):
+class ProcessGroup(SingleProcess):
     """Several processes, all of which have to call the same methods in the same order."""
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class WorkerGroup(SingleProcess):
         self._exchange: dist.Work | None = None  # of the last request
 
     def close(self) -> None:
-        """End the group once all processes are ready: a message that arrives while Python exits would abort it."""
+        """End the group once all processes are ready: a message that arrives while Python exits would abort Python."""
         self.max(0)
         if self._exchange:
             self._exchange.wait()
@@ -98,7 +98,7 @@ class WorkerGroup(SingleProcess):
         return result
 
     def agree_on(self, level: int) -> int:
-        """Return the result of the previous step's exchange, which ran on the CPU meanwhile, and start another."""
+        """Return the result of the exchange that the last call started on the CPU, and start another."""
         agreed = CONTINUE
         if self._exchange:
             self._exchange.wait()
@@ -172,7 +172,7 @@ def join_processes(config: Config, info: ProcessInfo) -> Iterator[SingleProcess]
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank=info.rank,
                             world_size=info.size, timeout=rendezvous.TIMEOUT, store=store)
     rendezvous.remove_file(info)
-    group = WorkerGroup(info.rank, info.size, device)
+    group = ProcessGroup(info.rank, info.size, device)
     yield group
     group.close()  # not after an error, when other processes may have died
 

@@ -37,7 +37,7 @@ class SyncBatchNorm(_BatchNorm):
     group: SingleProcess
 
     def forward(self, x: Tensor) -> Tensor:
-        """As torch.nn.BatchNorm*d. x: [n, c, ...], of which no row counts if they are placeholders."""
+        """As torch.nn.BatchNorm*d. x: [n, c, ...]. If they are placeholders, no row counts."""
         if not self.training:
             return super().forward(x)
         if self.group.is_idle:  # take part in the exchange, without contributing
@@ -70,8 +70,8 @@ class SyncBatchNorm(_BatchNorm):
 class _SyncBatchNorm(torch.autograd.Function):
     """Normalize x [n, c, ...] float32 on a CPU by mean and variance over all processes; return these and the count too.
 
-    PyTorch's kernels for evaluation compute what is local, and terms that cross processes are added. The gradient is in
-    Ioffe and Szegedy, Batch normalization, 2015.
+    PyTorch's kernels for evaluation compute the terms of this process; those of other processes are added. The gradient
+    is in Ioffe and Szegedy, Batch normalization, 2015.
     """
 
     @staticmethod

@@ -91,7 +91,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def visible_gpus(name: str) -> int:
-    """Return the number of GPUs that may each get a process; 0 if `name` is another kind of device, or a single GPU."""
+    """Return the number of GPUs that may each get a process; 0 unless the device is auto or cuda."""
     return torch.cuda.device_count() if name in ("auto", "cuda") else 0
 
 

@@ -11,8 +11,8 @@ from src.config import Config
 class Length:
     """A training is a stream of passes over the train split, cut into epochs.
 
-    Each pass has ceil(samples / batch_size) steps, of which the last may have a smaller batch, no matter where epochs
-    begin and end: the number of evaluations does not change the training.
+    Each pass has ceil(samples / batch_size) steps, of which the last may have a smaller batch. Passes do not depend on
+    where epochs begin and end, so that the number of evaluations does not change the training.
     """
 
     samples: int  # in the train split

@@ -72,7 +72,7 @@ def flops(model: nn.Module, input_shape: tuple[int, ...], device: torch.device,
     model.eval()
     had_fast_path = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
     torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]  # its products would not be counted
-    try:  # not inference mode: a model may cache tensors, and training through those would fail
+    try:  # not inference mode: a model may cache tensors, and cached inference tensors cannot be trained
         with (preserve_generators(device), torch.no_grad(), sdpa_kernel(SDPBackend.MATH),
               FlopCounterMode(display=False) as counter):
             model(torch.zeros(1, *input_shape, device=device))

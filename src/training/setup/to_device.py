@@ -22,7 +22,7 @@ def place_on_device(config: Config, data: Data, device: torch.device) -> Data:
                           where="model_input_shape", hint="choose a shape with the same number of elements, or null")
     check_gpu_memory({id(split): split for split in data.splits.values() if isinstance(split, OnDevice)}.values(),
                      device)
-    placed_splits: dict[int, Split | Lazy] = {}  # splits with equal expressions are one object: keep it so
+    placed_splits: dict[int, Split | Lazy] = {}  # splits with equal expressions are one object, here too
     for split in data.splits.values():
         if id(split) not in placed_splits:
             placed_splits[id(split)] = Split(_shaped(split.x, shape).to(device), split.y.to(device)) if isinstance(

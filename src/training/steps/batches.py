@@ -28,7 +28,7 @@ def shuffled_batches(split: Split | Lazy, batch_size: int, seed: int, device: to
     number of the pass.
 
     mixing: transforms each batch, given a seed that also depends on the batch's first sample.
-    start: number of batches to skip; within a pass, the caller has to restore the generators.
+    start: number of batches to skip; if that is not the start of a pass, the caller has to restore the generators.
     shard: yields this process's part of each batch.
     """
     passes, done = divmod(start, -(-len(split) // batch_size))

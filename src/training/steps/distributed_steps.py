@@ -77,9 +77,9 @@ class DistributedSupervised(Supervised):
         self._step()
 
     def _weights(self, parts: list[tuple[Batch, int]]) -> list[float | Tensor]:
-        """Return the weight of each micro-batch's mean loss in that of the whole batch, times the number of processes.
+        """Return the weight of the mean loss of each micro-batch: its samples * processes / samples of the whole batch.
 
-        It is by samples, or by tokens.
+        For tokens, the same with numbers of tokens.
         """
         y, processes = parts[0][0][1], self._group.size
         if y.dim() == 2 and not y.is_floating_point():
@@ -107,7 +107,7 @@ class DistributedUserTask(UserTask):
                               "step, and set several_processes = True in the class; or start one process")
         super().__init__(task, model)
         self._shard, self._evaluation_shard = shard, evaluation_shard
-        # the weight of a mean over this process's part in the mean over the batch
+        # this process's share of the samples is the weight of its mean
         task.sum_gradients = lambda parameters: group.sum_gradients(parameters, shard.rows[0] / shard.samples)
 
     def train(self, batch: Batch, step: int, meter: MeanMeter) -> None:

@@ -38,7 +38,7 @@ class Meter:
         self._task, self._group = task, group
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._sums = torch.zeros(2 if task == "classification" else 5, dtype=self._dtype, device=device)
-        self._origin: Tensor | None = None  # a target that is subtracted from all: r2 is exact if all are equal
+        self._origin: Tensor | None = None  # one target, subtracted from all, so that r2 is exact if all are equal
         self._count = 0
         self.samples = 0
         self._size = 0  # of the kept batches, which is the same for all

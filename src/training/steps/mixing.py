@@ -17,7 +17,7 @@ from src.errors import ConfigError
 class Mixing:
     """Transforms a training batch: x is mixed with itself in reverse order, y becomes probabilities [n, outputs].
 
-    mixup, cutmix: alpha, where a batch's lam is drawn from Beta(alpha, alpha); 0 disables. With both, each batch uses
+    mixup, cutmix: alpha; the weight of a batch is drawn from Beta(alpha, alpha). 0 disables. With both, each batch uses
     one of them with probability 1/2.
     smoothing: the part of a label that is spread over all outputs.
 

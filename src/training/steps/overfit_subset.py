@@ -1,4 +1,4 @@
-"""A few training samples, the same in each pass: a model that can learn at all fits them perfectly."""
+"""A few training samples, the same in each pass, to check that a model can learn them."""
 from __future__ import annotations
 
 import dataclasses

@@ -15,7 +15,7 @@ from src.datasets.data import Batch
 from src.io import files
 from src.training.steps.task import Supervised, UserTask
 
-WARM_UP_STEPS, TRACED_STEPS = 5, 10  # before and in the trace
+WARM_UP_STEPS, TRACED_STEPS = 5, 10  # steps before the trace, and in it
 PARTS = ("data", "forward", "backward", "step", "training step", "evaluation", "logging", "tracing")
 
 

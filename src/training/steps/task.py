@@ -1,4 +1,4 @@
-"""What is done with a batch: the default, which minimizes a loss, or a user-defined task."""
+"""One step on a batch: by default it minimizes a loss; a user-defined task replaces it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -18,7 +18,7 @@ _ARRAYS_ONLY = ("confusion_matrix", "pr_curve")  # without a column in stats.csv
 Arrays = dict[str, np.ndarray]
 
 
-class Metric(Protocol):
+class MetricLike(Protocol):
     """The interface of metrics, that of TorchMetrics."""
 
     def update(self, output: Tensor, target: Tensor, /) -> Any:
@@ -47,7 +47,7 @@ class ConfiguredMetrics:
 
     def __init__(self, names: Sequence[str], n_outputs: int, device: torch.device) -> None:
         self._names = names
-        self._user_metrics: dict[str, Metric] = {metric_column(name): _make_user_metric(name, n_outputs, device)
+        self._user_metrics: dict[str, MetricLike] = {metric_column(name): _make_user_metric(name, n_outputs, device)
                                                  for name in names if ":" in name}
         torch_names = [name for name in names if ":" not in name]
         self._torch_metrics = _make_collection(torch_names, n_outputs, device) if torch_names else None
@@ -79,7 +79,7 @@ class ConfiguredMetrics:
 
 
 class MetricsMeter(Meter):
-    """A meter that measures the config's metrics as well. arrays: those that are not numbers, after `means`."""
+    """A meter that measures the config's metrics as well. arrays: the metrics that are not numbers, set by `means`."""
 
     needs_whole_batches = True  # some metrics cannot be computed from those of parts
 
@@ -119,7 +119,7 @@ def _array(value: Any) -> np.ndarray:
     return value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _make_user_metric(name: str, n_outputs: int, device: torch.device) -> Metric:
+def _make_user_metric(name: str, n_outputs: int, device: torch.device) -> MetricLike:
     """Return a user-defined metric: an instance of a class, or the mean of a function."""
     definition = user_code.load(name, "metrics")
     if not isinstance(definition, type):

@@ -93,7 +93,7 @@ def test_missing_random_points(tmp_path: Path) -> None:
     assert missing_points(spec, {}, str(tmp_path)) == names[1:]
 
 
-def test_missing_points_of_a_capped_sweep_are_within_its_cap(tmp_path: Path) -> None:
+def test_missing_points_of_a_sweep_respect_run_cap(tmp_path: Path) -> None:
     text = "{method: grid, run_cap: 2, parameters: {batch_size: [1, 2, 3]}}"
     assert missing_points(reader.parse_job_spec(text, "s.yaml"), {}, str(tmp_path)) == ["000_s+bat_siz=1",
                                                                                         "001_s+bat_siz=2"]

@@ -135,7 +135,7 @@ def test_without_squeue_what_may_have_been_requeued_is_unknown(how: str, expecte
 
 
 @pytest.mark.parametrize(("age", "expected"), [(10, "unknown"), (-10, "unknown"), (1e6, "lost"), (-1e6, "lost")])
-def test_age_of_a_ticket_is_symmetric_around_now(age: float, expected: str) -> None:
+def test_ticket_in_the_near_future_is_recent(age: float, expected: str) -> None:
     assert state(ticket=slurm_ticket(age=age)).name == expected
 
 
@@ -153,7 +153,7 @@ def test_attempt_of_an_earlier_ticket_is_ignored() -> None:
     assert state(ticket=ticket, attempt=record).name == "unknown"
 
 
-def test_of_duplicate_jobs_the_claiming_one_decides() -> None:
+def test_of_two_jobs_with_one_ticket_the_claiming_one_decides() -> None:
     ticket = slurm_ticket(jobs=["7", "8"])
     queue = Queue(True, {"7": Job("7", "PENDING"), "8": Job("8", "RUNNING")})
     assert state(ticket=ticket, queue=queue, claim={"slurm_job": "8"}).slurm_job == "8"
@@ -260,7 +260,7 @@ DECIDED = """
 """
 
 
-def test_table_decides_as_before() -> None:
+def test_rules_decide_every_combination_as_recorded() -> None:
     decided: dict[int, Counter[str]] = {number: Counter() for number in range(1, len(states.RULES) + 1)}
     for evidence in combinations():
         rule = states.rule_of(evidence)

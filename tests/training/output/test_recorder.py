@@ -129,18 +129,6 @@ def test_config_yaml_repeats_the_run(tmp_path: Path) -> None:
     assert Config.from_dict(spec).to_dict() == {**config.to_dict(), "output_dir": str(tmp_path)}
 
 
-def test_frames_share_memory_and_are_read_only() -> None:
-    table = StatsTable(COLUMNS)
-    frames = [table.add(_row(epoch)) for epoch in range(1, 200)]
-    assert [len(frame) for frame in frames] == list(range(1, 200))
-    assert frames[40]["epoch"].tolist() == list(range(1, 42))
-    with pytest.raises(ValueError, match="read-only"):
-        frames[-1].loc[0, "epoch"] = 7
-    copy = frames[-1].copy()
-    copy.loc[0, "epoch"] = 7
-    assert table.add(_row(200)).loc[0, "epoch"] == 1
-
-
 @pytest.mark.parametrize(("spec", "tags"), [
     ('TAGS: ["a", "b c"]\n', ["a", "b c"]), ("base_lr: 1\n", None), (None, None)])
 def test_the_config_has_the_tags_of_the_spec(tmp_path: Path, spec: str | None, tags: list[str] | None) -> None:

@@ -287,7 +287,7 @@ def test_every_part_of_the_state_is_needed(piece: str, tmp_path: Path, monkeypat
     start(tmp_path / "calm", **options)
     restore = Experiment.restore
 
-    def restore_without(self: Experiment, state: resume.State) -> None:
+    def restore_without(self: Experiment, state: resume.TrainingState) -> None:
         fresh = resume._on_cpu(self._state(0)[piece])
         restore(self, {**state, piece: fresh})
     monkeypatch.setattr(Experiment, "restore", restore_without)

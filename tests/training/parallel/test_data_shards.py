@@ -116,7 +116,7 @@ def test_pass_resumes_at_its_batch(done: int) -> None:
         assert torch.rand(()) == noise, "layers draw the same"
 
 
-def test_each_process_draws_different_noise() -> None:
+def test_layers_draw_other_random_numbers_in_each_process() -> None:
     drawn = []
     for rank in range(PROCESSES):
         next(shuffled_batches(toy_classes(N), BATCH, 5, CPU, shard=DataShard(OfTeam(rank, PROCESSES), BATCH, BATCH)))

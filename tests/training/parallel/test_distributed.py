@@ -28,7 +28,7 @@ from src.training.experiment import run_epochs
 from src.training.output import resume
 from src.training.output.recorder import Row
 from src.training.parallel.data_shards import DataShard
-from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess, WorkerGroup, _device
+from src.training.parallel.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess, _device
 from src.training.parallel.rendezvous import ProcessInfo
 from src.training.parallel.sync_batch_norm import synchronize_batch_norms
 from src.training.setup.facts import micro_batch_size
@@ -334,7 +334,7 @@ def test_request_of_one_process_reaches_all_once(tmp_path: Path) -> None:
 
 def test_error_in_the_first_process_ends_the_others(tmp_path: Path) -> None:
     def decide(group: SingleProcess) -> Any:
-        assert isinstance(group, WorkerGroup)
+        assert isinstance(group, ProcessGroup)
         return [group.broadcast(lambda: [group.rank, 0.1, "a", None]), group.gather({"rank": group.rank}),
                 group.max(group.rank)]
     assert run_processes(2, tmp_path, decide) == [[[0, 0.1, "a", None], [{"rank": 0}, {"rank": 1}], 1]] * 2

@@ -45,7 +45,7 @@ def test_order_depends_only_on_seed_and_pass() -> None:
     assert tuple(pass_order(50, 0, 1).tolist()) == orders[0, 1]
 
 
-def test_each_pass_seeds_the_noise() -> None:
+def test_each_pass_seeds_the_random_numbers_of_layers() -> None:
     def draws() -> list[float]:
         stream, drawn = shuffled_batches(_numbered(10), 5, seed=4, device=CPU), []
         for _ in range(4):
@@ -101,7 +101,7 @@ def test_lazy_split_has_the_same_passes() -> None:
     orders, seeds = zip(*split.asked, strict=True)
     assert [number for batch in seen for number in batch] == [*orders[0], *orders[1]]
     assert orders[:2] == tuple(pass_order(10, 3, number).tolist() for number in (0, 1))
-    assert len(set(seeds)) == len(seeds), "the noise of every pass is its own"
+    assert len(set(seeds)) == len(seeds), "layers draw other numbers in every pass"
     assert [y.tolist() for _, y in ordered_batches(split, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 

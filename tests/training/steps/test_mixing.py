@@ -19,7 +19,7 @@ from src.training.experiment import Experiment
 from src.training.steps.batches import shuffled_batches
 from src.training.steps.meters import Meter
 from src.training.steps.mixing import Mixing, cutmix, smooth_labels
-from tests.training.test_looking_inside import _Read
+from tests.training.test_debugging_options import _Read
 from tests.training.toys import CPU, make_toy, toy_classes, train_toy
 
 

@@ -51,7 +51,7 @@ def test_limited_epochs(limit: float, steps: int) -> None:
     assert len({row["val/last/loss"] for row in rows}) == 3
 
 
-def test_fast_dev_run_does_everything_with_one_batch(tmp_path: Path) -> None:
+def test_fast_dev_run_takes_one_step_and_writes_all_files(tmp_path: Path) -> None:
     rows, end = train_toy(make_toy(SPLITS, fast_dev_run=True, train_length=50, save_freq=10, averaging="poly",
                             eval_at_end=["test"], save_best_checkpoint=True, lr_schedule="step_10,20_0.1",
                             best_checkpoint_metric="val/.*/accuracy"), str(tmp_path))
@@ -64,7 +64,7 @@ def test_overfit_subset_is_learned_perfectly() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 3))
     random = {"train": toy_classes(200), "test": toy_classes(40, seed=1)}
-    random["train"].y[:] = torch.randint(3, (200,))  # no rule: only learning by heart helps
+    random["train"].y[:] = torch.randint(3, (200,))  # no rule: only memorizing helps
     rows, _ = train_toy(make_toy(random, model=model, overfit_batches=2, train_length=150, eval_at_end=["train"]))
     assert rows[-1]["step"] == 2 * 150
     assert rows[-1]["train/accuracy"] == rows[-1]["train/last/accuracy"] == 1
