@@ -147,7 +147,7 @@ def test_after_adds_a_dependency_on_another_batch(submitted: Project, fake_slurm
     assert submitted.submit(*arguments, "-y") == 0
     assert "(all of it has ended)" in capsys.readouterr().out
     second, = submitted.results.glob("*-second")
-    assert "afterok" not in json.dumps(journal.read_history(str(second)).plans)
+    assert "afterok" not in json.dumps(journal.read_history(str(second)).recorded_plans)
 
 
 def test_after_rejects_batches_that_slurm_cannot_wait_for(project: Project, fake_slurm: Path,

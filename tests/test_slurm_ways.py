@@ -81,7 +81,7 @@ parameters:
     assert project.submit(project.spec, "-s", script, "-y", "--array") == 0
     wait_for(lambda: counts(project) == {"done": 10})
     assert project.executed() == [1] * 10
-    plan = journal.read_history(str(project.batch)).plans[0]
+    plan = journal.read_history(str(project.batch)).recorded_plans[0]
     assert plan["bounds"] == [0, 4, 6, 10]
     asked = {re.search(r"MinMemoryNode=(\d+M)", slurm.run("scontrol", "show", "job", job))[1]  # type: ignore[index]
              for job in all_jobs(project)}

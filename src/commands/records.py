@@ -70,7 +70,7 @@ def notify(options: argparse.Namespace) -> int:
     from src.submission.status import notify as messages
 
     path = batch_folder.require_batch(options.batch)
-    plans = journal.read_history(path).plans
+    plans = journal.read_history(path).recorded_plans
     plan = next((plan for plan in reversed(plans) if plan.get("notify") and options.token in (None, plan.get("code"))),
                 None)
     if plan is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loguru import Logger
 
 
-class EvaluationPlan:
+class EvaluationSchedule:
     """Which models are evaluated on which splits, and when.
 
     models: `last`, the model, and `av`, its average, or one of them.
@@ -69,7 +69,7 @@ class EvaluationPhase:
     measure: context manager that adds time to a part of the profile.
     """
 
-    def __init__(self, components: TrainingComponents, data: Data, plan: EvaluationPlan,
+    def __init__(self, components: TrainingComponents, data: Data, plan: EvaluationSchedule,
                  forwards: Mapping[str, Forward], steps: Steps, shard: DataShard | None, saver: ResumeSaver,
                  measure: Callable[[str], AbstractContextManager[None]]) -> None:
         self._components, self._data, self._plan, self._forwards = components, data, plan, forwards

@@ -15,7 +15,7 @@ from src.tracking import system
 from src.tracking.tracker import EpochView
 from src.tracking.trackers import Trackers
 from src.training.components import TrainingComponents
-from src.training.evaluation_phase import EvaluationPhase, EvaluationPlan, averaged_model, evaluation_batch_size
+from src.training.evaluation_phase import EvaluationPhase, EvaluationSchedule, averaged_model, evaluation_batch_size
 from src.training.output import resume
 from src.training.output.log import epoch_line, header_lines, open_log, progress
 from src.training.output.recorder import Recorder, Row
@@ -111,7 +111,7 @@ class Experiment:
         length = Length.of(config, len(train_split or ()))
         self.epochs = range(min(1, length.epochs), length.epochs + 1)
 
-        self._plan = plan = EvaluationPlan(components)
+        self._plan = plan = EvaluationSchedule(components)
         self.columns = [*plan.columns(), *system.columns(config, device.type == "cuda")]
         self._stopping = StoppingRule(config, plan.epoch_columns(), plan.loss_columns(), length.epochs)
         self.facts = facts.gather(config, self._data, components.model, length, device, components.seeds_drawn)

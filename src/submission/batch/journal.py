@@ -140,19 +140,19 @@ class History:
     """All journals of a batch together.
 
     tickets: the newest ticket of each run
-    plans: of this machine, in order of time
+    recorded_plans: of this machine, in order of time
     sync_markers: of downloads from other machines, the newest first
     remote_plans: the plans that were downloaded
     """
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
-    plans: list[dict[str, Any]] = field(default_factory=list)
+    recorded_plans: list[dict[str, Any]] = field(default_factory=list)
     sync_markers: list[SyncMarker] = field(default_factory=list)
     remote_plans: list[dict[str, Any]] = field(default_factory=list)
 
     def all_plans(self) -> list[dict[str, Any]]:
         """Return the plans of this machine and of others, in order of time."""
-        return sorted(self.plans + self.remote_plans, key=lambda plan: plan["time"])
+        return sorted(self.recorded_plans + self.remote_plans, key=lambda plan: plan["time"])
 
     def sync_marker_of(self, name: str) -> SyncMarker | None:
         """Return the marker of the download that a run came with, even if its journal has not been downloaded yet.
@@ -162,15 +162,15 @@ class History:
         ticket = self.tickets.get(name)
         if ticket is not None:
             return ticket.synced_from
-        is_ours = not self.sync_markers or any(name in plan["tickets"] for plan in self.plans)
+        is_ours = not self.sync_markers or any(name in plan["tickets"] for plan in self.recorded_plans)
         return None if is_ours else self.sync_markers[0]
 
     def first_plan(self) -> dict[str, Any]:
-        return self.plans[0] if self.plans else {}
+        return self.recorded_plans[0] if self.recorded_plans else {}
 
     def last_slurm_plan(self) -> dict[str, Any]:
         """Return the newest plan with a submit script, submitted or only written: a retry reuses its options."""
-        return next((plan for plan in reversed(self.plans) if plan.get("script")), {})
+        return next((plan for plan in reversed(self.recorded_plans) if plan.get("script")), {})
 
 
 def read_history(batch: str) -> History:
@@ -185,10 +185,10 @@ def read_history(batch: str) -> History:
         plan, *records = [record for record in files.read_json_lines(os.path.join(folder, name))
                           if _is_complete(record)] or [{}]
         if plan.get("kind") == "plan":
-            (history.remote_plans if marker else history.plans).append(plan)
+            (history.remote_plans if marker else history.recorded_plans).append(plan)
             if plan["mode"] != WRITE_ONLY:
                 _add(history, token, plan, records, marker)
-    history.plans.sort(key=lambda plan: plan["time"])
+    history.recorded_plans.sort(key=lambda plan: plan["time"])
     return history
 
 

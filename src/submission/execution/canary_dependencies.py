@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from src import run_folder
 from src.submission.batch import claims
 from src.submission.batch.journal import Journal
-from src.submission.planning.canary import JOB_PLACEHOLDER, CanaryPlan, canary_submission, canary_token
+from src.submission.planning.canary import JOB_PLACEHOLDER, Canaries, canary_submission, canary_token
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.slurm.submit import SbatchCall, SlurmOptions, submit_all
 from src.submission.status import states
@@ -29,7 +29,7 @@ class CanaryDependencies:
     held_back: labels of the calls that were left out since all of their canaries failed
     """
 
-    def __init__(self, canaries: CanaryPlan) -> None:
+    def __init__(self, canaries: Canaries) -> None:
         self.canaries = canaries
         self.jobs = dict(canaries.slurm_jobs)
         self.submitted: list[str] = []

@@ -14,7 +14,7 @@ from src.submission.planning.canary import HELD_BACK
 from src.submission.planning.command_line import Options
 from src.submission.planning.sbatch_calls import local_worker_groups
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
-from src.submission.planning.tickets import TicketPlan, retry_command
+from src.submission.planning.tickets import Tickets, retry_command
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.status import retry_policy, states
 from src.submission.status.canary_results import explain_failure
@@ -72,7 +72,7 @@ def _choose_gpus(requested: str | None) -> list[str]:
     return chosen
 
 
-def _hold_back(plan: SubmissionPlan, launch: LaunchSettings) -> tuple[TicketPlan, list[str]]:
+def _hold_back(plan: SubmissionPlan, launch: LaunchSettings) -> tuple[Tickets, list[str]]:
     """Return the tickets without the runs whose canary has not ended well, and print a line for each such canary.
 
     BatchError if no run is left.

@@ -102,7 +102,7 @@ def _submit_successor_of_run(folder: str, ticket: int) -> str:
     from src.submission.slurm import submit
 
     batch, name = os.path.split(folder)
-    plan = next((plan for plan in reversed(journal.read_history(batch).plans)
+    plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
                  if plan.get("script") and plan["tickets"].get(name) == ticket), None)
     if plan is None:
         raise BatchError("the job was not submitted by submit_multiple.py", where=folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, shell_command
-from src.submission.planning.tickets import TicketPlan, new_run, next_tickets, retry_command
+from src.submission.planning.tickets import Tickets, new_run, next_tickets, retry_command
 from src.submission.slurm.submit import SlurmOptions, Submission, SubmissionContext, plan_single_jobs
 from src.submission.spec.grammar import Spec
 from src.submission.status import retry_policy, states
@@ -34,7 +34,7 @@ _HOLD_BACK = "hold back"  # the canary failed: its runs are not submitted
 
 
 @dataclass(frozen=True)
-class CanaryPlan:
+class Canaries:
     """The canaries that the runs of one submission wait for.
 
     batch: the batch folder
@@ -81,8 +81,8 @@ class CanaryPlan:
         return dict.fromkeys(names, kind + "".join(f":{JOB_PLACEHOLDER}{canary}" for canary in canaries))
 
 
-def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], slurm: SlurmOptions | None,
-                  existing: Mapping[str, Run], retry: bool) -> tuple[CanaryPlan, TicketPlan, list[str]]:
+def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slurm: SlurmOptions | None,
+                  existing: Mapping[str, Run], retry: bool) -> tuple[Canaries, Tickets, list[str]]:
     """Return the canaries of a submission, the tickets without runs that are held back, and lines to print.
 
     slurm: None for local workers
@@ -102,7 +102,7 @@ def plan_canaries(batch: str, tickets: TicketPlan, points: Mapping[str, Spec], s
     to_submit = next_tickets({name: run for name, run in canaries.items() if actions[name] == _SUBMIT},
                              retry_policy.RETRIED).to_submit
     waited_for = {name: run for name, run in canaries.items() if actions[name] == _WAIT}
-    plan = CanaryPlan(
+    plan = Canaries(
         batch, {name: canary for name, canary in canary_of.items() if actions[canary] in (_SUBMIT, _WAIT)},
         {name: run.ticket for name, run in waited_for.items()} | to_submit, to_submit,
         {name: canary_spec(points[runs_of[name][0]]) for name in to_submit},
@@ -196,7 +196,7 @@ def canary_token(token: str) -> str:
     return f"{token}-canary"
 
 
-def canary_submission(canaries: CanaryPlan, slurm: SlurmOptions, token: str, program_folder: str) -> Submission:
+def canary_submission(canaries: Canaries, slurm: SlurmOptions, token: str, program_folder: str) -> Submission:
     """Plan a Slurm job for each canary to submit."""
     context = SubmissionContext(os.path.abspath(canaries.folder), canary_token(token), program_folder)
     return plan_single_jobs(canaries.to_submit, canaries.points, replace(slurm, dependencies={}), context)

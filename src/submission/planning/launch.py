@@ -183,7 +183,7 @@ def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:
     """Return --canary; without it True if the last submission that recorded the setting used canaries, else None."""
     if options.canary is not None:
         return options.canary
-    records = (record["canary"] for record in reversed(plan.history.plans) if "canary" in record)
+    records = (record["canary"] for record in reversed(plan.history.recorded_plans) if "canary" in record)
     return True if next(records, False) else None
 
 

@@ -175,7 +175,7 @@ def _changes(requested: RequestedBatch, batch: str, extension: Extension | None)
     history = journal.read_history(batch)
     recorded = extension.identity if extension else history.first_plan().get("identity", {})
     identity = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **recorded}
-    if not history.plans and history.remote_plans:  # a batch of another site, of which this site takes a part
+    if not history.recorded_plans and history.remote_plans:  # a batch of another site, of which this site takes a part
         remote = [plan.get("identity", {}) for plan in history.remote_plans]
         identity |= remote[0]
         if requested.identity["shard"] not in [None, *(recorded.get("shard") for recorded in remote)]:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
     from src.submission.batch.journal import History
     from src.submission.batch.provenance import Code
-    from src.submission.planning.canary import CanaryPlan
-    from src.submission.planning.tickets import TicketPlan
+    from src.submission.planning.canary import Canaries
+    from src.submission.planning.tickets import Tickets
     from src.submission.slurm.submit import SlurmOptions
     from src.submission.spec.container_spec import Container
     from src.submission.spec.grammar import Spec
@@ -61,7 +61,7 @@ class SubmissionPlan(NamedTuple):
     project: str
     batch: str
     points: dict[str, Spec]
-    tickets: TicketPlan
+    tickets: Tickets
     lines: tuple[str, ...]
     history: History
     canaries: dict[str, Run]
@@ -77,7 +77,7 @@ class SubmissionPlan(NamedTuple):
         """The ticket of each run to submit, by name."""
         return self.tickets.to_submit
 
-    def with_tickets(self, tickets: TicketPlan) -> SubmissionPlan:
+    def with_tickets(self, tickets: Tickets) -> SubmissionPlan:
         """Return the plan with other tickets."""
         return self._replace(tickets=tickets)
 
@@ -87,7 +87,7 @@ class SubmissionPlan(NamedTuple):
 
     def last_setting(self, key: str) -> Any:
         """Return what the last submission of the batch recorded under a key; None if there is no such record."""
-        return self.history.plans[-1].get(key) if self.history.plans else None
+        return self.history.recorded_plans[-1].get(key) if self.history.recorded_plans else None
 
 
 class LaunchSettings(NamedTuple):
@@ -115,7 +115,7 @@ class LaunchSettings(NamedTuple):
     notify: Notify | None = None
     code: Code | None = None
     uses_canaries: bool | None = None
-    canaries: CanaryPlan | None = None
+    canaries: Canaries | None = None
     lines: tuple[str, ...] = ()
 
     @property

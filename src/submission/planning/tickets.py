@@ -18,7 +18,7 @@ DELETED = "deleted"  # reason to leave a run alone: its folder is gone
 LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
 
 
-class TicketPlan(NamedTuple):
+class Tickets(NamedTuple):
     """Which runs are submitted.
 
     to_submit: the ticket number of each run to submit, in order
@@ -49,26 +49,26 @@ class TicketPlan(NamedTuple):
             raise BatchError(f"no run can be submitted now ({self.progress()})", where=batch,
                              hint=f"give the same command again in a few minutes; `{status}` shows why")
 
-    def without(self, names: Iterable[str], reason: str) -> TicketPlan:
+    def without(self, names: Iterable[str], reason: str) -> Tickets:
         """Return the plan with some runs left alone for a reason."""
         names = list(names)
         if not names:
             return self
         removed = set(names)
-        return TicketPlan({name: ticket for name, ticket in self.to_submit.items() if name not in removed},
+        return Tickets({name: ticket for name, ticket in self.to_submit.items() if name not in removed},
                           {**self.left_alone, reason: [*self.left_alone.get(reason, []), *names]})
 
-    def first(self, maximum: int | None) -> TicketPlan:
+    def first(self, maximum: int | None) -> Tickets:
         """Return the plan with only its first `maximum` runs to submit; None: with all."""
         return self if maximum is None else self.without(list(self.to_submit)[maximum:], LATER)
 
 
-def first_tickets(names: Iterable[str]) -> TicketPlan:
+def first_tickets(names: Iterable[str]) -> Tickets:
     """Give every run of a new batch its first ticket."""
-    return TicketPlan(dict.fromkeys(names, 1), {})
+    return Tickets(dict.fromkeys(names, 1), {})
 
 
-def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> TicketPlan:
+def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> Tickets:
     """Give the runs of an existing batch that are in one of the states a ticket.
 
     A run that was planned but reached neither Slurm nor a worker keeps its ticket, so that one process at most runs it
@@ -84,7 +84,7 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
             to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1  # 0: without a ticket so far
         else:
             left_alone.setdefault(run.state.name, []).append(name)
-    return TicketPlan(to_submit, left_alone)
+    return Tickets(to_submit, left_alone)
 
 
 def new_run(batch: str, name: str, deleted: Run | None) -> Run:

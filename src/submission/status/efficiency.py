@@ -102,7 +102,7 @@ def usage_by_batch(observations: Iterable[Observation]) -> dict[str, Usage]:
     observations = list(observations)
     jobs = {batch.path: {job for ticket in batch.history.tickets.values() for job in ticket.slurm_jobs}
             for batch in observations}
-    since = min((plan["time"] for batch in observations for plan in batch.history.plans), default=time.time())
+    since = min((plan["time"] for batch in observations for plan in batch.history.recorded_plans), default=time.time())
     rows = client.usage(since, {job.partition(";")[2] for batch_jobs in jobs.values() for job in batch_jobs})
     return {path: usage_of_jobs(rows, batch_jobs) for path, batch_jobs in jobs.items()}
 

@@ -124,7 +124,7 @@ def notify_failure(folder: str, ticket: int) -> None:
     """
     batch, name = os.path.split(folder)
     with contextlib.suppress(OSError, subprocess.SubprocessError, UserError):
-        plan = next((plan for plan in reversed(journal.read_history(batch).plans)
+        plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
                      if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
         if plan and not os.path.exists(_sent_file(batch, plan["code"], FAILED)):
             command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], FAILED]
@@ -182,7 +182,7 @@ def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | N
     if kind == DIGEST:
         note = _submit_next(batch, token, kind, [_in_minutes(60 * (notify.digest or 1))]) if jobs else None
         return (send(notify, batch, token, kind) if jobs else None) or note
-    if any(plan.get("notify") and plan.get("code", "") > token for plan in observation.history.plans):
+    if any(plan.get("notify") and plan.get("code", "") > token for plan in observation.history.recorded_plans):
         return None
     if jobs:  # in a minute, as Slurm may list an ended job as running for a moment
         return _submit_next(batch, token, kind, [_in_minutes(1), *_after(jobs)])

@@ -229,7 +229,7 @@ def _observe(batches: Sequence[str], slurm: SlurmView, read_only: bool) -> list[
 
 def _with_error_logs(runs: dict[str, Run], history: History) -> dict[str, Run]:
     """Add the files that submit scripts name by --error; most name none."""
-    for plan in history.plans:
+    for plan in history.recorded_plans:
         if pattern := error_log.pattern_of_plan(plan):
             for name, ticket in plan["tickets"].items():
                 run, planned = runs.get(name), history.tickets.get(name)

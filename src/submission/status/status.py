@@ -21,7 +21,7 @@ MAX_GROUPS = 5  # groups of failures that are listed below the runs
 
 
 @dataclass(frozen=True)
-class Row:
+class StatusRow:
     """One run in a table of runs. The names of the fields are the keys of `status --json`.
 
     epochs: planned epochs; None if unknown;
@@ -48,12 +48,12 @@ class Row:
     code_changed: tuple[str, ...] = ()
 
 
-def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[Row]:
+def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[StatusRow]:
     """Return a row for each run, in order. metric: the one that their job spec names."""
     return [_row(run, time.time() if now is None else now, metric) for run in runs]
 
 
-def _row(run: Run, now: float, metric: Metric | None) -> Row:
+def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     stats = _read_stats(run)
     done = len(stats.epochs)
     column, best = _best(stats, metric)
@@ -68,9 +68,9 @@ def _row(run: Run, now: float, metric: Metric | None) -> Row:
         gpu_idle.COLUMN in stats.names and not stats.words) else None
     tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
     words = [name for name in metrics.ranking_columns(stats.names, metric) if name in stats.words]
-    return Row(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job, idle,
-               tags, (*stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)),
-               tuple(facts.get(code_state.CHANGED) or ()))
+    notes = *stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)
+    return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
+                     idle, tags, notes, tuple(facts.get(code_state.CHANGED) or ()))
 
 
 def _read_stats(run: Run) -> Stats:
@@ -109,7 +109,7 @@ def _read_own_facts(run: Run) -> dict[str, Any]:
     return run_folder.read_facts(run.path) if run.folder is not None and run_folder.FACTS in run.folder.names else {}
 
 
-def _code_lines(run_rows: Iterable[Row]) -> list[str]:
+def _code_lines(run_rows: Iterable[StatusRow]) -> list[str]:
     """A line about the runs that started with other code than was submitted."""
     changed = [row.code_changed for row in run_rows if row.code_changed]
     names = sorted({name for names in changed for name in names})
@@ -132,7 +132,7 @@ def as_json(observation: Observation) -> dict[str, Any]:
                if observation.canaries else {})}
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: StatusRow) -> dict[str, Any]:
     return {**asdict(row), "idle": "".join(gpu_idle.summarize([row.idle])) or None}
 
 
@@ -179,7 +179,7 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     return lines + _code_lines(run_rows) + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
 
 
-def _note_lines(run_rows: list[Row]) -> list[str]:
+def _note_lines(run_rows: list[StatusRow]) -> list[str]:
     """A line for each note on a stats.csv, with the first run that has it."""
     runs: dict[str, list[str]] = {}
     for row in run_rows:
@@ -241,7 +241,7 @@ def sparkline(values: Sequence[float], width: int = 12) -> str:
                    for height in heights)
 
 
-def _cells(row: Row, start: float | None = None) -> list[str]:
+def _cells(row: StatusRow, start: float | None = None) -> list[str]:
     """The cells of a row. start: when Slurm expects to start its job, in unix seconds."""
     epochs = f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
     best = "" if row.best is None else f"{row.best:.4g} {row.metric}"

@@ -86,7 +86,7 @@ def watch(read: Callable[[SlurmView], list[Observation]], show: Callable[[list[O
 def reject_copy(path: str, command: str) -> None:
     """BatchError if all of a batch was downloaded from another machine: only that machine knows what runs."""
     history = journal.read_history(path)
-    if history.sync_markers and not history.plans:
+    if history.sync_markers and not history.recorded_plans:
         host = history.sync_markers[0].host
         remote_command = shell_command("python", "experiments.py", command, path, "--on", host)
         raise BatchError(f"this batch is a copy; its runs are on {host}", where=path,

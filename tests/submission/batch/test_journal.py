@@ -20,7 +20,8 @@ def batch(tmp_path: Path) -> str:
 
 def test_batch_without_journals_has_an_empty_history(tmp_path: Path) -> None:
     history = journal.read_history(str(tmp_path))
-    assert (history.tickets, history.plans, history.first_plan(), history.last_slurm_plan()) == ({}, [], {}, {})
+    assert not history.tickets and not history.recorded_plans
+    assert history.first_plan() == history.last_slurm_plan() == {}
 
 
 def test_history_has_answers_and_missing_answers(batch: str) -> None:

@@ -91,7 +91,7 @@ def test_retry_skips_runs_of_another_shard(project: Project, capsys: pytest.Capt
     assert "4 runs: 1 to submit, 3 left alone (1 done, 2 in another shard)" in capsys.readouterr().out
     assert {int(run.name[:3]) for run in project.runs() if not list(run.glob("claim-*"))} == others
     observation, = observe.observe([str(project.batch)])
-    assert [plan["identity"]["shard"] for plan in observation.history.plans] == ["2/2", "2/2"]
+    assert [plan["identity"]["shard"] for plan in observation.history.recorded_plans] == ["2/2", "2/2"]
 
 
 def test_dry_run_shows_the_shard(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

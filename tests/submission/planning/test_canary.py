@@ -431,6 +431,6 @@ def test_local_stops_if_every_canary_fails(project: Project, capsys: pytest.Capt
 
 def test_journal_records_the_canary_of_each_run(grid: Project) -> None:
     assert grid.submit(grid.spec, "-s", "s.sh", "--canary", "-y", "--array") == 0
-    plan = journal.read_history(str(grid.batch)).plans[0]
+    plan = journal.read_history(str(grid.batch)).recorded_plans[0]
     assert plan["canary"] is True
     assert sorted(plan["canaries"].values()) == [[0, 1, 2, 3], [4, 5, 6, 7]]

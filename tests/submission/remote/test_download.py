@@ -262,7 +262,7 @@ def test_submission_during_a_sync_waits_for_the_next_sync(sites: Path, monkeypat
     assert experiments.main(["sync", "north"]) == 0
     for name in (NAME, "26-11-21-later"):
         observation, = observe([f"results/{name}"])
-        assert {run.host for run in observation.runs.values()} == {"north"} and not observation.history.plans
+        assert {run.host for run in observation.runs.values()} == {"north"} and not observation.history.recorded_plans
     assert tree(Path("results")) == tree(there)
 
 
