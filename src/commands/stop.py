@@ -78,9 +78,9 @@ def clean(options: argparse.Namespace) -> None:
     print("\n".join(table(rows)))
     confirm(f"Remove {_mebibytes(total)}?", "nothing was removed", options.yes)
     # observed again, since a run may have been resumed in the meantime
-    freed = sum(run_folder.remove_resume_checkpoints(run.path, run.folder.attempts)
+    freed = sum(run_folder.remove_resume_checkpoints(run.path, run.files.attempts)
                 for observation in observe_batches(options.batches)
-                for run in _without_states(observation, kept_states) if run.folder)
+                for run in _without_states(observation, kept_states) if run.files)
     print(f"removed {_mebibytes(freed)}")
 
 

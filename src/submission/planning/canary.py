@@ -95,7 +95,7 @@ def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slur
     runs_of: dict[str, list[str]] = {}
     for name, canary in canary_of.items():
         runs_of.setdefault(canary, []).append(name)
-    canaries = {name: run if (run := existing.get(name)) and run.folder is not None else
+    canaries = {name: run if (run := existing.get(name)) and run.files is not None else
                 new_run(canary_folder(batch), name, run) for name in runs_of}
     actions = {name: _choose_action(batch, run, retry, is_local=slurm is None) for name, run in canaries.items()}
 

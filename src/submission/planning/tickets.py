@@ -79,8 +79,8 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
     for name, run in runs.items():
         if is_deleted(run):
             left_alone.setdefault(DELETED, []).append(name)
-        elif run.folder is not None and run.state.name in submitted_states:
-            keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.folder, run.ticket)
+        elif run.files is not None and run.state.name in submitted_states:
+            keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.files, run.ticket)
             to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1  # 0: without a ticket so far
         else:
             left_alone.setdefault(run.state.name, []).append(name)
@@ -98,7 +98,7 @@ def new_run(batch: str, name: str, deleted: Run | None) -> Run:
 
 def is_deleted(run: Run) -> bool:
     """Whether the folder of a run was deleted and no Slurm job or worker will look for it."""
-    return run.folder is None and run.state.name not in retry_policy.MAYBE_ALIVE
+    return run.files is None and run.state.name not in retry_policy.MAYBE_ALIVE
 
 
 def observe_batch(batch: str, dry_run: bool) -> Observation:

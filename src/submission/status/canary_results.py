@@ -71,7 +71,7 @@ def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Obse
 
 
 def _never_started(run: Run, queue_answered: bool) -> bool:
-    if run.folder is None or claims.is_claimed(run.folder, run.ticket):
+    if run.files is None or claims.is_claimed(run.files, run.ticket):
         return False
     return run.state.name in _NEVER_STARTED or run.state.name == states.UNKNOWN and queue_answered
 

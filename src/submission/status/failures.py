@@ -93,5 +93,5 @@ def _count_by_node(runs: Iterable[Run]) -> Counter[str]:
 
 def _node(run: Run) -> str | None:
     """The node of a run's last attempt, by its name in Slurm; None without an attempt, or outside Slurm."""
-    attempt = run.attempt or (run.folder.last_attempt() if run.folder else None) or {}
+    attempt = run.attempt or (run.files.last_attempt() if run.files else None) or {}
     return (attempt.get("node") or attempt.get("host")) if attempt.get("slurm_job") else None

@@ -13,7 +13,7 @@ from src.submission.status.states import State
 class Run(NamedTuple):
     """One run.
 
-    folder: None if it was deleted;
+    files: the names of its files; None if its folder was deleted;
     ticket: its newest number, 0 before the first submission;
     attempt: the record of its newest attempt;
     slurm_jobs: those in the queue that may run it, several if it is shared by workers;
@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     name: str
     path: str
-    folder: RunFolder | None
+    files: RunFolder | None
     ticket: int
     attempt: dict[str, Any] | None
     state: State

@@ -73,7 +73,7 @@ class State(NamedTuple):
 class Evidence:
     """What the state of a run is determined from.
 
-    folder: None if it was deleted;
+    files: the names of its files; None if its folder was deleted;
     ticket: the newest one; None before the first submission;
     queue, accounting: the answers of squeue and sacct;
     claim: the record of the process or Slurm job that claimed the ticket; empty if none has;
@@ -83,7 +83,7 @@ class Evidence:
     heartbeat_age: returns the seconds since the last sign of life of the attempt in its files.
     """
 
-    folder: run_folder.RunFolder | None
+    files: run_folder.RunFolder | None
     ticket: Ticket | None
     queue: Queue
     accounting: Accounting
@@ -97,7 +97,7 @@ class Evidence:
     @property
     def done_content(self) -> str | None:
         """The content of the run's `done` file; None if there is none."""
-        return self.folder.ended if self.folder else None
+        return self.files.ended if self.files else None
 
     @cached_property
     def attempt(self) -> Mapping[str, Any]:
@@ -214,7 +214,7 @@ class Evidence:
         """Return a reason of Slurm in words, if its own name the cause badly."""
         if not re.match(_OUTPUT_NOT_OPENED, reason):
             return reason
-        output = os.path.join(self.folder.path, run_folder.slurm_log_name(slurm_job)) if self.folder else "its output"
+        output = os.path.join(self.files.path, run_folder.slurm_log_name(slurm_job)) if self.files else "its output"
         return f"{OUTPUT_NOT_OPENED} (exit code 0:53): {output}"
 
     @property

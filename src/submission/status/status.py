@@ -66,7 +66,7 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
         left = max(0.0, elapsed / done * (epochs - done))
     idle = gpu_idle.assess((dict(zip(stats.names, cells, strict=True)) for cells in stats.rows), config) if (
         gpu_idle.COLUMN in stats.names and not stats.words) else None
-    tags = tuple(run_folder.tags(run.path)) if run.folder is not None else ()
+    tags = tuple(run_folder.tags(run.path)) if run.files is not None else ()
     words = [name for name in metrics.ranking_columns(stats.names, metric) if name in stats.words]
     notes = *stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)
     return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
@@ -75,7 +75,7 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
 
 def _read_stats(run: Run) -> Stats:
     """The stats of a run; empty if it has none yet."""
-    has_stats = run.folder is not None and run_folder.STATS in run.folder.names
+    has_stats = run.files is not None and run_folder.STATS in run.files.names
     return stats_csv.read(run.path) if has_stats else stats_csv.parse("", b"")
 
 

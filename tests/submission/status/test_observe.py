@@ -70,7 +70,7 @@ def test_other_folders_are_ignored_and_deleted_runs_are_listed(batch: Path) -> N
     Journal(str(batch), "1-a").record_plan(LOCAL, dict.fromkeys((*RUNS, "002_gone"), 1))
     runs = observe([str(batch)])[0].runs
     assert list(runs) == [*RUNS, "002_gone"]
-    assert runs["002_gone"].folder is None
+    assert runs["002_gone"].files is None
 
 
 def test_slurm_is_queried_once_for_all_runs(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

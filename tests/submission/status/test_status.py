@@ -96,7 +96,7 @@ def test_run_with_a_deleted_folder_is_listed(tmp_path: Path) -> None:
     book.record_end()
     batch, = observe([str(path)])
     assert [item.state.name for item in batch.runs.values()] == [states.NEW, states.NEW]
-    assert batch.runs["001_a"].folder is None
+    assert batch.runs["001_a"].files is None
 
 
 def test_runs_per_hour_of_the_last_hour() -> None:
