@@ -27,8 +27,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "status": Command("monitor", "show how far each run is; without a batch: all under results/", remote=True),
-    "watch": Command("monitor", "refresh the status until nothing is pending or running", remote=True),
-    "wait": Command("monitor", "block until nothing is pending or running; exit code 0 if all ended well, 1 otherwise",
+    "watch": Command("monitor", "refresh the status until every run has ended or is stuck", remote=True),
+    "wait": Command("monitor", "block until every run has ended or is stuck; exit code 0 if all ended well, else 1",
                     remote=True),
     "missing": Command("monitor", "list the points of a job spec not done in any batch; exit code 1 if any",
                        remote=True),

@@ -129,7 +129,7 @@ def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
 
 
 def _load_pyfunc(path: str) -> Any:
-    """Return the predictor of a model that was logged to MLflow, whose records name this function's module."""
+    """Return the predictor of a model that was logged to MLflow. MLflow stores the name of this module."""
     from src.training import saved_model
 
     return saved_model.Predictor(path)

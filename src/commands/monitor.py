@@ -131,7 +131,7 @@ def _rows_on_screen(observations: list[Observation], tables: int) -> int:
 
 
 def wait(options: argparse.Namespace) -> int:
-    """Block until nothing is pending or running. Return 0 if every run ended well, else 1."""
+    """Block until every run has ended or is stuck. Return 0 if every run ended well, else 1."""
     from src.submission.status.wait import wait_for_batches
 
     results = batch_folder.results_folder()

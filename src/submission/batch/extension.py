@@ -19,13 +19,13 @@ class Extension:
 
     number: of the extension, from 0
     names: the run of each grid point, in the order of the grid
-    identity: overrides and other options that determine the points
+    grid_options: overrides and other options that determine the points
     new: the names of the runs that the extension adds
     """
 
     number: int
     names: list[str]
-    identity: dict[str, Any]
+    grid_options: dict[str, Any]
     new: frozenset[str] = frozenset()
 
 
@@ -70,7 +70,7 @@ def create(batch: str, extension: Extension, job_spec_text: str, names: Sequence
         os.makedirs(os.path.join(staging, run_folder.SUBMISSIONS))
         files.write_atomic(os.path.join(staging, run_folder.JOB_SPEC), job_spec_text)
         files.write_json(os.path.join(staging, run_folder.EXTENSION),
-                         {"names": extension.names, "identity": extension.identity})
+                         {"names": extension.names, "identity": extension.grid_options})
         batch_folder.write_specs(staging, names, texts)
         write_plan(staging)
         files.sync_folder(staging)

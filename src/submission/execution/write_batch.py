@@ -62,9 +62,9 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
                  argv: Sequence[str]) -> dict[str, Any]:
     """Return what the journal stores: the tickets, and the settings that later submissions repeat."""
     tickets = submission.tickets if submission else plan.to_submit
-    identity = plan.history.first_plan().get("identity") if plan.history.recorded_plans else plan.identity
+    grid_options = plan.history.first_plan().get("identity") if plan.history.recorded_plans else plan.grid_options
     record: dict[str, Any] = {
-        "mode": launch.mode, "tickets": tickets, "argv": list(argv), "identity": identity, "code": launch.token,
+        "mode": launch.mode, "tickets": tickets, "argv": list(argv), "identity": grid_options, "code": launch.token,
         "snapshot": launch.has_snapshot, "notify": launch.notify and launch.notify._asdict()}
     if launch.slurm:
         record |= {"project": launch.program_folder, "script": launch.slurm.script, "sbatch": dict(launch.slurm.batch),

@@ -20,7 +20,7 @@ from src.submission.system.signals import Stopped, signals
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-RENDEZVOUS = "GRIDIRON_MEETING"  # environment variable: the folder in which the processes find each other
+RENDEZVOUS = "GRIDIRON_RENDEZVOUS"  # environment variable: the folder in which the processes find each other
 GRACE = 10.0  # seconds that the other processes have to end by themselves after one has failed
 
 

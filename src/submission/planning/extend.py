@@ -43,13 +43,13 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     added = frozenset(new_names).intersection(tickets.to_submit)
     extension = None
     if added or files.read_text(job_spec_path(batch, last)) != requested.job_spec.text:
-        extension = Extension(last.number + 1 if last else 0, names, requested.identity, added)
+        extension = Extension(last.number + 1 if last else 0, names, requested.grid_options, added)
     else:
         tickets.require_decided(batch)
     lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing))
     return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
-                          observation.history, observation.canaries, {}, requested.job_spec.text, requested.identity,
-                          extension=extension)
+                          observation.history, observation.canaries, {}, requested.job_spec.text,
+                          requested.grid_options, extension=extension)
 
 
 def _name_points(requested: RequestedBatch, existing: Mapping[str, Spec], observation: Observation,

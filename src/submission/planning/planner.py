@@ -42,7 +42,7 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
 
         shard = shards.parse(options.shard)
         requested = requested._replace(points=shard.select(requested.points),
-                            identity={**requested.identity, "shard": str(shard)})
+                            grid_options={**requested.grid_options, "shard": str(shard)})
     in_shard = len(requested.points)
     if options.extend:
         plan = _plan_extension(requested, options, project)
@@ -116,7 +116,7 @@ def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> Su
     name = requested.job_spec.name
     new_batch = batch_folder.path_for(requested.output_dir, naming.batch_name(name, _batch_date(options)))
     plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
-                          journal.History(), {}, {}, requested.job_spec.text, requested.identity, is_new=True)
+                          journal.History(), {}, {}, requested.job_spec.text, requested.grid_options, is_new=True)
     earlier = batch_folder.find(requested.output_dir, name)
     if not earlier:
         if os.path.lexists(new_batch):
@@ -173,19 +173,19 @@ def _changes(requested: RequestedBatch, batch: str, extension: Extension | None)
     from src.submission.batch.extension import job_spec_path
 
     history = journal.read_history(batch)
-    recorded = extension.identity if extension else history.first_plan().get("identity", {})
-    identity = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **recorded}
+    recorded = extension.grid_options if extension else history.first_plan().get("identity", {})
+    grid_options = {"overrides": {}, "command": None, "samples": None, "seed": None, "shard": None, **recorded}
     if not history.recorded_plans and history.remote_plans:  # a batch of another site, of which this site takes a part
         remote = [plan.get("identity", {}) for plan in history.remote_plans]
-        identity |= remote[0]
-        if requested.identity["shard"] not in [None, *(recorded.get("shard") for recorded in remote)]:
-            identity["shard"] = requested.identity["shard"]
+        grid_options |= remote[0]
+        if requested.grid_options["shard"] not in [None, *(recorded.get("shard") for recorded in remote)]:
+            grid_options["shard"] = requested.grid_options["shard"]
     try:
         document = yaml_io.load_file(job_spec_path(batch, extension))
     except JobSpecError as error:
         return [f"its {run_folder.JOB_SPEC}: {error.what}"]
     return batch_folder.differences(document, yaml_io.load(requested.job_spec.text, requested.job_spec.source)) + (
-        batch_folder.differences(identity, requested.identity))
+        batch_folder.differences(grid_options, requested.grid_options))
 
 
 def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | None, project: str,
@@ -203,7 +203,8 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
     tickets = next_tickets(runs, {states.NEW})
     tickets.require_decided(batch)
     return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
-                          observation.history, observation.canaries, {}, requested.job_spec.text, requested.identity)
+                          observation.history, observation.canaries, {}, requested.job_spec.text,
+                          requested.grid_options)
 
 
 def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:

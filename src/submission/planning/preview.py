@@ -93,7 +93,7 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
 def print_nothing_to_submit(plan: SubmissionPlan) -> None:
     """Print why nothing is submitted, and, if the same job spec was submitted again, how to run it anew."""
     print(f"nothing to submit: {plan.tickets.progress()}")
-    if plan.identity is None or plan.is_new:
+    if plan.grid_options is None or plan.is_new:
         return
     left_alone = plan.tickets.left_alone
     if retried := sum(len(left_alone.get(state, ())) for state in retry_policy.RETRIED):

@@ -27,7 +27,7 @@ class RequestedBatch(NamedTuple):
     job_spec: as it was read
     points: the spec of each run, by name, in the order of the grid
     varying: the parameters that differ between points
-    identity: overrides and other options that determine the points
+    grid_options: overrides and other options that determine the points
     output_dir: the folder of the batch
     lines: what to print about the grid
     """
@@ -35,7 +35,7 @@ class RequestedBatch(NamedTuple):
     job_spec: JobSpec
     points: dict[str, Spec]
     varying: list[str]
-    identity: dict[str, Any]
+    grid_options: dict[str, Any]
     output_dir: str
     lines: tuple[str, ...]
 
@@ -52,7 +52,7 @@ class SubmissionPlan(NamedTuple):
     canaries: canaries of the batch on disk, by name
     avoided_nodes: nodes to exclude, each with the reason
     job_spec_text: the text of job.yaml, if the batch is new or extended
-    identity: overrides and other options that determine the points of the batch; None for a retry
+    grid_options: overrides and other options that determine the points of the batch; None for a retry
     is_new: whether the batch is not on disk yet
     replaces: an earlier batch to remove (--overwrite)
     extension: what makes an existing batch a larger one (--extend)
@@ -67,7 +67,7 @@ class SubmissionPlan(NamedTuple):
     canaries: dict[str, Run]
     avoided_nodes: dict[str, str]
     job_spec_text: str = ""
-    identity: dict[str, Any] | None = None
+    grid_options: dict[str, Any] | None = None
     is_new: bool = False
     replaces: str | None = None
     extension: Extension | None = None

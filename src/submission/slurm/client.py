@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _RESERVED_OPTIONS = ("job-name", "output", "comment", "chdir", "parsable", "wrap", "array", "test-only", "wait")
 _PAUSES = (1, 4, 15, 45)  # seconds between attempts while the controller is unavailable
-_UNKNOWN_ATTEMPTS = 3  # calls of sbatch, while its message is not known
+_MAX_UNKNOWN_ANSWERS = 3  # calls of sbatch that answer with an unknown message
 
 
 class SbatchError(Exception):
@@ -252,7 +252,7 @@ def submit_with_retries(command: list[str], ticket: int | None, comment: str, pa
             return job
         error = uncertain
         if queue.answered:
-            if uncertain and uncertain.kind == sbatch_messages.UNKNOWN and calls >= _UNKNOWN_ATTEMPTS:
+            if uncertain and uncertain.kind == sbatch_messages.UNKNOWN and calls >= _MAX_UNKNOWN_ANSWERS:
                 raise uncertain
             try:
                 calls += 1

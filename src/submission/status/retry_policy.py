@@ -60,7 +60,7 @@ POLICIES: dict[str, Policy] = {
 ENDED_WELL = frozenset(
     state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
 ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
-MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)  # may be alive
+MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)
 RETRIED = frozenset(state for state, policy in POLICIES.items() if policy.retry != NO)
 NEEDS_MORE_MEMORY = frozenset(state for state, policy in POLICIES.items() if policy.retry == WITH_MORE_MEMORY)
 UNSUCCESSFUL = frozenset(state for state, policy in POLICIES.items() if policy.is_failure)

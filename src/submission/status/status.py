@@ -106,7 +106,7 @@ def _read_config(run: Run) -> dict[str, Any]:
 
 def _read_own_facts(run: Run) -> dict[str, Any]:
     """The facts of a run of an external program; empty for others."""
-    return run_folder.read_facts(run.path) if run.folder is not None and run_folder.FACTS in run.folder.names else {}
+    return run_folder.read_facts(run.path) if run.files is not None and run_folder.FACTS in run.files.names else {}
 
 
 def _code_lines(run_rows: Iterable[StatusRow]) -> list[str]:

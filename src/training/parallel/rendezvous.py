@@ -36,7 +36,7 @@ class ProcessInfo:
     size: int = 1
     local_rank: int = 0
     rendezvous_folder: str | None = None
-    rendezvous_name: str = "meeting"
+    rendezvous_name: str = "rendezvous"
     is_single_node: bool = False
 
     @property

@@ -303,7 +303,7 @@ def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, step: int = 0) -> None:
         monkeypatch.setenv(f"SLURM_{name}", str(value))
 
 
-def test_only_the_first_rank_writes_records(
+def test_only_the_first_process_writes_records(
         run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
@@ -320,7 +320,7 @@ def test_only_the_first_rank_writes_records(
     assert record(run) == before
 
 
-def test_first_failure_of_the_ranks_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_failure_of_the_processes_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose_peer(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         raise RuntimeError("Connection closed by peer")
     as_slurm_job(monkeypatch, "7")
@@ -344,7 +344,7 @@ def test_start_ids_of_torchrun_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks.start_id() != earlier
 
 
-def test_other_ranks_exit_if_the_first_begins_no_attempt(run: Path, monkeypatch: pytest.MonkeyPatch,
+def test_other_processes_exit_if_the_first_begins_no_attempt(run: Path, monkeypatch: pytest.MonkeyPatch,
                                                          capsys: pytest.CaptureFixture[str]) -> None:
     as_slurm_job(monkeypatch, "7")
     attempt.Attempt.begin(str(run))  # another Slurm job has it
@@ -357,7 +357,7 @@ def test_other_ranks_exit_if_the_first_begins_no_attempt(run: Path, monkeypatch:
     assert not (run / "executed").exists()
 
 
-def test_other_ranks_ignore_the_attempt_of_an_earlier_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_ignore_the_attempt_of_an_earlier_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.submission.job.ranks.FOLLOW_TIMEOUT", 0.3)
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
