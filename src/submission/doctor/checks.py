@@ -185,7 +185,7 @@ def check_script(name: str, text: str, refusal: str | None) -> Finding:
         return Finding(name, ERROR, "it passes no arguments to train.py", 'end it with `exec python train.py "$@"`')
     if not last.startswith("exec "):
         return Finding(name, WARNING, "its last line has no exec: the shell does not pass on Slurm's signals, so that "
-                       "runs cannot save checkpoints", 'end it with `exec python train.py "$@"`')
+                       "runs cannot save resume checkpoints", 'end it with `exec python train.py "$@"`')
     if refusal:
         return Finding(name, WARNING, refusal)
     return Finding(name, OK, "no problem found" if refusal is None else "Slurm would accept it")
