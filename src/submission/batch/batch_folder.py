@@ -56,11 +56,6 @@ def require_batch(path: str) -> str:
                      "contains a job.yaml")
 
 
-def path_for(output_dir: str, folder_name: str) -> str:
-    """Return the path of a new batch."""
-    return os.path.join(output_dir, folder_name)
-
-
 def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],
            write_plan: Callable[[str], None] | None = None, replaces: str | None = None,
            replaces_id: tuple[int, int] | None = None) -> bool:

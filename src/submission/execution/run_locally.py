@@ -51,7 +51,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
         if not run_groups(launch.canaries.folder, groups, "canaries"):
             return _report_stop(plan)
         tickets, held_back = _hold_back(plan, launch)
-        plan = plan.with_tickets(tickets)
+        plan = plan._replace(tickets=tickets)
     with failure_sent(notifier):
         is_finished = run_groups(plan.batch, local_worker_groups(plan, options), "runs", on_end)
     if not is_finished:

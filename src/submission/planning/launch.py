@@ -196,4 +196,5 @@ def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, retry: bool) ->
     if slurm:
         by_workers = bool(slurm.shape["workers"])
         slurm = replace(slurm, dependencies=canaries.dependencies(tickets.to_submit, by_workers))
-    return plan.with_tickets(tickets), launch._replace(slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))
+    launch = launch._replace(slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))
+    return plan._replace(tickets=tickets), launch

@@ -114,7 +114,7 @@ def _plan_extension(requested: RequestedBatch, options: Options, project: str) -
 def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> SubmissionPlan:
     """Plan a new batch, or the rest of the newest batch of that name if it has the same points."""
     name = requested.job_spec.name
-    new_batch = batch_folder.path_for(requested.output_dir, naming.batch_name(name, _batch_date(options)))
+    new_batch = os.path.join(requested.output_dir, naming.batch_name(name, _batch_date(options)))
     plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
                           journal.History(), {}, {}, requested.job_spec.text, requested.grid_options, is_new=True)
     earlier = batch_folder.find(requested.output_dir, name)

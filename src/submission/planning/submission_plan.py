@@ -77,10 +77,6 @@ class SubmissionPlan(NamedTuple):
         """The ticket of each run to submit, by name."""
         return self.tickets.to_submit
 
-    def with_tickets(self, tickets: Tickets) -> SubmissionPlan:
-        """Return the plan with other tickets."""
-        return self._replace(tickets=tickets)
-
     def with_lines(self, *lines: str) -> SubmissionPlan:
         """Return the plan with more lines to print."""
         return self._replace(lines=(*self.lines, *lines))

@@ -1,7 +1,4 @@
-"""The state of a run: evidence from its folder, its ticket, squeue and sacct, and the ordered rules that decide.
-
-`python -m src.submission.status.states` prints the rules as the table of docs/architecture.md.
-"""
+"""The state of a run: evidence from its folder, its ticket, squeue and sacct, and the ordered rules that decide."""
 from __future__ import annotations
 
 import math
@@ -391,7 +388,3 @@ def _state_in_queue(row: Job) -> State:
     if row.state in _SLURM_ENDED:
         return State(_SLURM_ENDED[row.state], reason, row.id)
     return State(RUNNING, "" if row.state in _SLURM_RUNNING else row.state, row.id)
-
-
-if __name__ == "__main__":
-    print(as_markdown())
