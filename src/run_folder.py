@@ -60,6 +60,7 @@ CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt 
 _NOT_STARTED = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
+_REPEAT = re.compile(r"-repeat-\d+\Z")
 _RESUME = re.compile(r"resume-\d+\.pt\Z")
 
 
@@ -140,6 +141,11 @@ def started_code_name(code: str) -> str:
     code.
     """
     return f"started-{code}"
+
+
+def is_repeat(name: str) -> bool:
+    """Return whether a run folder is a repeat of another one, by its name."""
+    return _REPEAT.search(name) is not None
 
 
 def free_repeat_name(folder: str) -> str:

@@ -87,7 +87,7 @@ def _batches_of_job(job: str) -> list[str]:
 
 def _runs_by_name_or_index(batch: str, run: str) -> list[str]:
     names = [name for name in run_folder.run_names(batch) if name == run or (
-        run.isdecimal() and run_folder.run_index(name) == int(run))]
+        run.isdecimal() and run_folder.run_index(name) == int(run) and not run_folder.is_repeat(name))]
     return [os.path.join(batch, name) for name in names]
 
 

@@ -58,6 +58,15 @@ def test_run_and_batch_are_found_by_their_folders(results: Path, monkeypatch: py
     assert run_lookup.find_run("001_x", "nowhere") == "001_x"
 
 
+def test_index_is_that_of_the_run_and_not_of_its_repeats(results: Path) -> None:
+    """After `reproduce` the same index can be reproduced again; a repeat is found by its name."""
+    repeat = results / "26-01-01-z" / "001_z-repeat-1"
+    repeat.mkdir()
+    (repeat / "spec.yaml").write_text("batch_size: 8\n")
+    assert found("1", results) == found("26-01-01-z:1", results) == "26-01-01-z/001_z"
+    assert found("001_z-repeat-1", results) == "26-01-01-z/001_z-repeat-1"
+
+
 @pytest.mark.parametrize("word", ["3", "70_1", "80_3", "90", "999", "000_q", "../x", "26-01-02-x:7", "x:1:2", ""])
 def test_unknown_run_is_an_error_with_the_accepted_forms(word: str, results: Path) -> None:
     with pytest.raises(BatchError) as error:
