@@ -60,7 +60,6 @@ CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt 
 _NOT_STARTED = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-(\d+)\Z")
 _ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
-_REPEAT = re.compile(r"-repeat-\d+\Z")
 _RESUME = re.compile(r"resume-\d+\.pt\Z")
 
 
@@ -145,7 +144,7 @@ def started_code_name(code: str) -> str:
 
 def is_repeat(name: str) -> bool:
     """Return whether a run folder is a repeat of another one, by its name."""
-    return _REPEAT.search(name) is not None
+    return re.search(r"-repeat-\d+\Z", name) is not None
 
 
 def free_repeat_name(folder: str) -> str:
