@@ -1,8 +1,12 @@
-"""On a real Slurm: runs start from a snapshot, whatever is edited while they are queued, and messages come."""
+"""On a real Slurm: edits while runs are queued are recorded, and do not reach a snapshot; and messages come."""
 from __future__ import annotations
+
+import sys
 
 import pytest
 
+import experiments
+from src import run_folder
 from tests.conftest import Slurm
 from tests.submission.conftest import Project, project
 from tests.submission.status.test_notify import for_slurm, received, titles, want_messages
@@ -25,6 +29,22 @@ def test_edited_code_does_not_reach_runs_and_messages_are_sent(slurm: Slurm, pro
         f"{project.batch.name}: a run failed", f"{project.batch.name} has ended"}
     log = next(project.runs()[0].glob("*.out")).read_text()
     assert "training 8" in log and "edited" not in log
+
+
+def test_code_edited_while_queued_is_recorded(slurm: Slurm, project: Project, script: str,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "own.py").write_text("raise SystemExit(1)\n")
+    project.spec.write_text(f"job_details: {{name: own, output_dir: re sults, command: [{sys.executable}, own.py]}}\n"
+                            "parameters: {a: [1, 2]}\n")
+    assert project.submit(project.spec, "-s", script, "-y", "--sbatch", "begin=now+3") == 0
+    (project.folder / "own.py").write_text("print('edited')\n")
+    assert experiments.main(["rename", str(project.batch), "other"]) == 2  # its runs are pending
+    assert "cannot rename this batch: 2 runs of it may be pending" in capsys.readouterr().err
+    wait_for(lambda: counts(project) == {"done": 2})
+    facts = [run_folder.read_facts(run) for run in project.runs()]
+    assert [fact["code_changed"] for fact in facts] == [["own.py"]] * 2
+    assert experiments.main(["status", str(project.batch)]) == 0
+    assert "code changed since submission: own.py (2 runs)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("way", ["--array", "--workers"])
