@@ -34,8 +34,8 @@ def add_clean(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def cancel(options: argparse.Namespace) -> None:
-    """Cancel batches and single runs, and print how to submit them again."""
+def cancel(options: argparse.Namespace) -> int:
+    """Cancel batches and single runs, and print how to submit them again. Return 1 if something was left alone."""
     from src.errors import shell_command
     from src.submission.status import cancel as cancelling
 
@@ -44,11 +44,13 @@ def cancel(options: argparse.Namespace) -> None:
             for name in options.targets if not run_folder.is_batch_folder(name)}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
     cancellation = cancelling.select(observations, batches, runs, options.state, options.by_id)
+    left_alone: list[str] = []
     unverified = cancelling.unverified(observations, batches, runs)
     if cancellation is not None:
         confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options.yes)
-        gone = cancelling.cancel(cancellation)
-        print(f"cancelled {cancellation.summary()}")
+        gone, left_alone = cancelling.cancel(cancellation)
+        print(f"cancelled {cancellation.summary()}" if not left_alone else "cancelled, with these exceptions:")
+        print("".join(f"  {line}\n" for line in left_alone), end="")
         if gone:
             print(f"note: Slurm does not have {', '.join(gone)} any more")
         unverified = [run for run in unverified if run not in (*cancellation.runs, *cancellation.canaries)]
@@ -59,6 +61,7 @@ def cancel(options: argparse.Namespace) -> None:
     if unverified:
         raise cancelling.unverified_error(
             unverified, shell_command("python", "experiments.py", "cancel", *options.targets, "--by-id"))
+    return int(bool(left_alone))
 
 
 def clean(options: argparse.Namespace) -> None:

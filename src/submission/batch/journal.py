@@ -204,6 +204,22 @@ def code_token(batch: str, name: str, ticket: int | None) -> str | None:
     return token
 
 
+def own_submissions(batch: str) -> dict[str, set[str]]:
+    """Return the ids of the Slurm jobs of each submission by this user, by its token; root takes every one for its own.
+
+    The owner of a journal is the user whose process wrote it: nobody can give a file away.
+    """
+    folder = os.path.join(batch, run_folder.SUBMISSIONS)
+    submissions: dict[str, set[str]] = {}
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        if name.endswith(".jsonl") and os.geteuid() in (0, os.lstat(path).st_uid):
+            submissions[name.removesuffix(".jsonl")] = {
+                str(record["slurm_job"]) for record in files.read_json_lines(path)
+                if _is_complete(record) and record["kind"] == "job"}
+    return submissions
+
+
 def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
     """Return all plans of a batch if one of them has a mapping under `key`; otherwise none, without parsing any."""
     folder, lines, pattern = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()

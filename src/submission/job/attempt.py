@@ -64,9 +64,10 @@ def _run_in_container(request: container.ContainerRequest, path: str, ticket: in
     """Call train.py again inside a container, where it claims its run. If that cannot start, the attempt has failed."""
     from src.submission.job import container_host  # few runs have a container
 
+    arguments = [*(["--fresh"] if fresh else []), path]
+    successor = requeue.successor_command(request.batch, request.name, path, request.ticket)
     try:
-        return container_host.run_in_container(request.container, request.batch,
-                                               [*(["--fresh"] if fresh else []), path], ticket)
+        return container_host.run_in_container(request.container, request.batch, arguments, ticket, successor)
     except UserError as error:
         if request.name and process.rank() == 0:
             with contextlib.suppress(UserError):

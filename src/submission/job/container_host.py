@@ -19,23 +19,24 @@ from typing import Any
 
 from src.errors import UserError
 from src.io import slurm_environment
-from src.submission.job import container
+from src.submission.job import container, container_calls
 from src.submission.spec.container_spec import Container
 from src.submission.system import process
-from src.submission.system.container_relay import FORWARDED_VARIABLES
 from src.submission.system.process import RELAY_SOCKET
 from src.submission.system.signals import Waker
 
-_SLURM_COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")  # that a container may request
 _FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_INTERVAL = 10.0  # seconds, at most, between checks whether the container has ended
+_MAX_REQUEST = 1 << 16  # bytes
 _MAX_SOCKET_PATH = 90  # bytes; the system allows 107
 
 
-def run_in_container(requested: Container, batch: str, arguments: Sequence[str], ticket: int | None = None) -> int:
+def run_in_container(requested: Container, batch: str, arguments: Sequence[str], ticket: int | None = None,
+                     successor: Sequence[str] | None = None) -> int:
     """Run train.py with these arguments in a container. Return its exit code; UserError if it cannot be started.
 
     batch: the folder of the batch. ticket: that the Slurm job was submitted with.
+    successor: the command of sbatch that a run inside may request, if any.
     """
     runtime = container.find_runtime()
     if runtime is None:
@@ -60,7 +61,7 @@ def run_in_container(requested: Container, batch: str, arguments: Sequence[str],
                   container.mount_option(folder, folder)]
         command = container.exec_command(requested, runtime, mounts, container.may_use_gpus(os.environ),
                                          [python, program, *arguments], working_dir)
-        with _ContainerHost(relay[RELAY_SOCKET]) as host:
+        with _ContainerHost(relay[RELAY_SOCKET], successor) as host:
             code = host.run(command, container.runtime_environment(runtime, inside, os.environ))
     if code not in (0, 2) and not host.has_client and not host.is_stopped:
         raise UserError(f"train.py did not start in the container: {os.path.basename(runtime)} ended with exit code "
@@ -78,7 +79,8 @@ def _socket_parent(folder: str) -> str:
 class _ContainerHost:
     """Context manager that runs one container and answers requests from inside it."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, successor: Sequence[str] | None = None) -> None:
+        self._successor = successor
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(socket_path)  # in a folder that no other user can open
         self._listener.listen(64)
@@ -146,10 +148,10 @@ class _ContainerHost:
 
     def _answer(self, connection: socket.socket) -> None:
         """Answer one request: run a Slurm command, or register the client for signals."""
-        with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as file:
-            request = json.loads(file.readline())
-            if "command" in request:
-                answer = _run_slurm_command(request)
+        with contextlib.suppress(OSError, ValueError, RecursionError), connection, connection.makefile("rb") as file:
+            request = json.loads(file.readline(_MAX_REQUEST))
+            if request:
+                answer = _run_slurm_command(request, self._successor)
             else:
                 if self._client is None:  # later requests come from processes that the client started
                     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -159,17 +161,18 @@ class _ContainerHost:
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _run_slurm_command(request: Mapping[str, Any]) -> dict[str, Any]:
+def _run_slurm_command(request: Any, successor: Sequence[str] | None) -> dict[str, Any]:
     """Run one of Slurm's commands. Return its exit status and output, or {failed: missing} or {failed: timeout}."""
-    command = list(map(str, request["command"]))
-    if not command or command[0] not in _SLURM_COMMANDS:
-        return {"failed": "missing"}
+    parsed = container_calls.parse_request(request)
+    if parsed is None or not container_calls.is_allowed(parsed[0], slurm_environment.job_id(), successor):
+        return {"code": 1, "stdout": "", "stderr": container_calls.REFUSED}
+    command, variables, timeout = parsed
     environment = (process.environment_outside_slurm() if command[0] == "sbatch"
                    else slurm_environment.for_queries())
-    environment |= {name: str(value) for name, value in request["set"].items() if name in FORWARDED_VARIABLES}
+    environment |= variables
     try:
-        done = subprocess.run(command, input=request["input"], capture_output=True, text=True, errors="replace",
-                              env=environment, timeout=request["timeout"], check=False)
+        done = subprocess.run(command, input="", capture_output=True, text=True, errors="replace", env=environment,
+                              timeout=timeout, check=False)
     except OSError:
         return {"failed": "missing"}
     except subprocess.TimeoutExpired:

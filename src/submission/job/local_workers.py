@@ -48,7 +48,7 @@ def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_en
                 processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                                   env={**environment, "GRIDIRON_WORKER": str(number)},
                                                   start_new_session=True))
-        _follow(processes, on_end)
+            _follow(processes, on_end)  # the log stays open: it shows `cancel` that this process is of this batch
         return True
     except KeyboardInterrupt:
         _stop(processes)

@@ -12,13 +12,13 @@ from src import run_folder
 from src.errors import BatchError, UserError, one_line
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
-from src.submission.batch import journal
+from src.submission.batch import claims, journal, task_files
 from src.submission.batch.journal import Journal, Units
 from src.submission.batch.task_files import Tasks
 from src.submission.slurm import client, sbatch_messages
 
 if TYPE_CHECKING:
-    from src.submission.slurm.submit import SbatchCall
+    from src.submission.slurm.submit import SbatchCall, Submission
 
 MAX_SUCCESSORS = 1000  # of one submission: ends a chain of successors that makes no progress
 # keys of a plan that its successors' plans repeat
@@ -96,9 +96,35 @@ def requeue_run(folder: str, ticket: int) -> str:
         raise RequeueRefused(f"{refusal}; and no other job could be submitted: {reason}") from None
 
 
+def successor_command(batch: str, name: str | None, path: str, ticket: int | None) -> list[str] | None:
+    """Return the command of sbatch that continues a run (its name and ticket) or a worker (name None, the path of its
+    task file) in another Slurm job, but for its comment. None outside Slurm, and if there is none.
+    """
+    if slurm_environment.job_id() is None:
+        return None
+    try:
+        if name is None:
+            return task_files.read(path).command or None
+        folder = os.path.join(batch, name)
+        return _plan_successor_of_run(folder, ticket or claims.newest_ticket(folder))[0].calls[0].command
+    except (UserError, OSError):
+        return None
+
+
 def _submit_successor_of_run(folder: str, ticket: int) -> str:
     """Submit another Slurm job for one run, with the options of the submission that issued the ticket. Return its id.
     """
+    submission, token, plan = _plan_successor_of_run(folder, ticket)
+    journal_file = Journal(os.path.dirname(folder), token)
+    journal_file.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))
+    try:
+        return _submit(submission.calls[0], journal_file)
+    finally:
+        journal_file.record_end()
+
+
+def _plan_successor_of_run(folder: str, ticket: int) -> tuple[Submission, str, dict[str, Any]]:
+    """Return the submission of another Slurm job for one run, its token, and the plan that issued the ticket."""
     from src.submission.slurm import submit
 
     batch, name = os.path.split(folder)
@@ -110,12 +136,7 @@ def _submit_successor_of_run(folder: str, ticket: int) -> str:
                                   plan.get("command_line") or {}, environment=plan.get("environment") or {})
     context = submit.SubmissionContext(batch, journal.new_token(), plan.get("project") or os.getcwd())
     submission = submit.plan_single_jobs({name: ticket}, submit.read_specs(batch, [name]), options, context)
-    journal_file = Journal(batch, context.token)
-    journal_file.record_plan(journal.SLURM, submission.tickets, submission.units, **_repeated(plan))
-    try:
-        return _submit(submission.calls[0], journal_file)
-    finally:
-        journal_file.record_end()
+    return submission, context.token, plan
 
 
 def _submit(call: SbatchCall, journal_file: Journal) -> str:

@@ -41,7 +41,7 @@ def run(command: str, argv: Sequence[str], options: argparse.Namespace, project:
                       remote.host.python, "experiments.py", *arguments]
     if command == "report":
         return _download_report(remote, remote_command, options, results)
-    return _run(remote, remote_command, is_repeatable=command not in _NOT_REPEATED)
+    return _run(remote, remote_command, is_repeatable=command not in _NOT_REPEATED, raw=getattr(options, "raw", False))
 
 
 def _move_path(word: str, results: str, remote_results: str) -> str:
@@ -60,12 +60,12 @@ def _upload(remote: Remote, project: str, arguments: list[str], job_spec: str | 
     return [named_files[0].remote_name if named_files and word == job_spec else word for word in arguments]
 
 
-def _run(remote: Remote, command: Sequence[str], is_repeatable: bool) -> int:
-    """Run a command on our terminal. is_repeatable: run it again if the connection is lost."""
+def _run(remote: Remote, command: Sequence[str], is_repeatable: bool, raw: bool) -> int:
+    """Run a command on our terminal. is_repeatable: run it again if the connection is lost. raw: do not filter it."""
     def attempt() -> int:
         started = time.monotonic()
         try:
-            return remote.run(command, terminal=True)
+            return remote.run(command, terminal=True, raw=raw)
         except RemoteError as error:  # the connection was lost
             if not is_repeatable:
                 raise

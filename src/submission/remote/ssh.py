@@ -17,6 +17,7 @@ from typing import TypeVar
 from src.errors import ON, RemoteError, one_line, shell_command
 from src.io import private
 from src.submission.remote.hosts import Host
+from src.submission.remote.output import run_filtered
 from src.submission.system import detached
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each retry of a lost connection
@@ -66,16 +67,17 @@ class Remote:
         """Return rsync's name (with --protect-args) of a remote folder, relative to the project's unless absolute."""
         return f"{self.host.ssh}:{os.path.join(self.host.folder, folder)}"
 
-    def run(self, command: Sequence[str], terminal: bool = False) -> int:
+    def run(self, command: Sequence[str], terminal: bool = False, raw: bool = False) -> int:
         """Run a command in the project's folder and environment, with our streams. Return its exit status.
 
         terminal: allocate one, if we have one: for commands that redraw the screen or end by Ctrl-C.
+        raw: print its escape sequences too.
         RemoteError if the connection is lost; whether the command ended is then unknown.
         """
         has_terminal = terminal and sys.stdin.isatty() and sys.stdout.isatty()
         sys.stdout.flush()
-        code = subprocess.run([*self.ssh_command(*["-t"] * has_terminal), project_command(self.host, command)],
-                              check=False).returncode
+        ssh_command = [*self.ssh_command(*["-t"] * has_terminal), project_command(self.host, command)]
+        code = subprocess.run(ssh_command, check=False).returncode if raw else run_filtered(ssh_command, has_terminal)
         if code == SSH_FAILED:
             raise RemoteError("the connection was lost", where=self.host.name, hint="repeat the command")
         return code

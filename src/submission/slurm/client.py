@@ -71,7 +71,7 @@ class Queue:
         row = self.jobs.get(job)
         if row or not self._tasks:
             return row
-        tasks = self._tasks.get(_array_of(job), [])
+        tasks = self._tasks.get(array_of(job), [])
         if "_" in job.partition(";")[0]:
             return next((task for task in tasks if "[" in task.id), None)
         return next((task for task in tasks if task.state != "PENDING"), tasks[0] if tasks else None)
@@ -82,7 +82,7 @@ class Queue:
         tasks: dict[str, list[Job]] = {}
         for job in self.jobs.values():
             if "_" in job.id.partition(";")[0]:
-                tasks.setdefault(_array_of(job.id), []).append(job)
+                tasks.setdefault(array_of(job.id), []).append(job)
         return tasks
 
     @cached_property
@@ -106,11 +106,11 @@ class Queue:
 
     def newest_with_comment(self, comment: str) -> str | None:
         """Return the id of the newest job or array with the comment; None if there is none."""
-        ids = (_array_of(job.id) for job in self.jobs.values() if job.comment == comment)
+        ids = (array_of(job.id) for job in self.jobs.values() if job.comment == comment)
         return max(ids, key=lambda job: int(job.partition(";")[0]), default=None)
 
 
-def _array_of(job: str) -> str:
+def array_of(job: str) -> str:
     """Return the id without an array task or a component: 12;NAME for 12_3;NAME."""
     local, semicolon, cluster = job.partition(";")
     return re.split("[_+]", local)[0] + semicolon + cluster

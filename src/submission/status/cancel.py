@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from src.errors import BatchError, SlurmError, shell_command
+from src.submission.batch import journal
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
 from src.submission.status import retry_policy, states
@@ -128,26 +129,84 @@ def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> Non
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
 
 
-def cancel(cancellation: Cancellation) -> list[str]:
+class Outcome(NamedTuple):
+    """What `cancel` did not end.
+
+    gone: ids of Slurm jobs that had ended already;
+    left_alone: sentences about Slurm jobs and processes that the files of a batch name, but that are not of the batch
+    """
+
+    gone: list[str]
+    left_alone: list[str]
+
+
+def cancel(cancellation: Cancellation) -> Outcome:
     """Cancel the Slurm jobs, stop the local workers of whole batches, and terminate what else runs on this machine.
 
-    Return the ids of Slurm jobs that Slurm does not have any more.
+    The files of a batch may have been written by another user, so only jobs and processes that are provably of the
+    batch are ended.
     """
-    gone = client.scancel(cancellation.slurm_jobs) if cancellation.slurm_jobs else []
+    jobs, gone, left_alone = _verify_jobs((*cancellation.runs, *cancellation.canaries))
+    gone += client.scancel(jobs) if jobs else []
     for observation in cancellation.batches:
-        _stop_local_workers(observation)
+        left_alone += _stop_local_workers(observation)
     for run in (*cancellation.runs, *cancellation.canaries):
-        if not _jobs_of(run) and process.is_alive(_process_of(run)):
-            os.kill(_process_of(run)["pid"], signal.SIGTERM)
-    return gone
+        identity = _process_of(run)
+        if not _jobs_of(run) and process.is_alive(identity) and not process.terminate(
+                identity, partial(process.works_on, folder=run.path)):
+            left_alone.append(_left_alone(identity, run.path))
+    return Outcome(gone, left_alone)
 
 
-def _stop_local_workers(observation: Observation) -> None:
-    """Have the local submissions of a batch stop their workers, and wait until they have ended, 30 seconds at most."""
+def _left_alone(identity: Mapping[str, Any], folder: str) -> str:
+    return (f"process {identity['pid']} was left alone, as neither its command line nor its open files are in {folder} "
+            f"(`ps -fp {identity['pid']}` shows it)")
+
+
+def _verify_jobs(runs: Sequence[Run]) -> tuple[list[str], list[str], list[str]]:
+    """Return the Slurm jobs whose comment is of a submission of their batch by this user, those that have ended, and a
+    sentence about each other one.
+
+    A job of which Slurm does not show the comment is one if it is selected by its id in a journal of this user.
+    """
+    jobs = {job: run for run in runs for job in _jobs_of(run)}
+    if not jobs:
+        return [], [], []
+    queue = client.squeue({job.partition(";")[2] for job in jobs})
+    submissions = {batch: journal.own_submissions(batch)
+                   for batch in {os.path.dirname(run.path) for run in jobs.values()}}
+    verified, gone, left_alone = [], [], []
+    for job, run in sorted(jobs.items()):
+        own = submissions[os.path.dirname(run.path)]
+        row = queue.find(job)
+        comment = row.comment if row else client.show_job(job).get("Comment")
+        token, _, unit = (comment or "").removeprefix(journal.COMMENT_PREFIX).rpartition("-")
+        if comment is None and job in run.unseen_jobs:
+            is_own = any(client.array_of(job) in ids for ids in own.values())
+        elif comment is None and queue.answered:
+            gone.append(job)
+            continue
+        else:
+            is_own = token in own and unit.isdecimal()
+        if is_own:
+            verified.append(job)
+        else:
+            left_alone.append(f"Slurm job {job} was left alone, as its comment is not of a submission of {run.path} by "
+                              f"you (`scontrol show job {job}` shows it)")
+    return verified, gone, left_alone
+
+
+def _stop_local_workers(observation: Observation) -> list[str]:
+    """Have the local submissions of a batch stop their workers, and wait until they have ended, 30 seconds at most.
+
+    Return a sentence about each process that is not provably one of them.
+    """
     submitters = {ticket.submitter["pid"]: ticket.submitter for ticket in observation.history.tickets.values()
                   if ticket.mode == LOCAL and process.is_alive(ticket.submitter)}
-    for pid in submitters:
-        os.kill(pid, signal.SIGTERM)
+    works_on = partial(process.works_on, folder=observation.path)
+    stopped = [identity for identity in submitters.values() if process.terminate(identity, works_on)]
     deadline = time.monotonic() + _GRACE_SECONDS
-    while any(map(process.is_alive, submitters.values())) and time.monotonic() < deadline:
+    while any(map(process.is_alive, stopped)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return [_left_alone(identity, observation.path) for identity in submitters.values()
+            if identity not in stopped and process.is_alive(identity)]

@@ -1,9 +1,11 @@
 """Identify processes, so that a dead one is recognised after a reboot or if its process id was reused."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -86,7 +88,7 @@ def is_alive(identity: dict[str, Any]) -> bool | None:
     A machine is identified by its boot id and its namespace of process ids (a container has its own), so that a new
     host name does not hide a process. After a reboot, the host name shows that all of its processes are gone.
     """
-    if "pid" not in identity:
+    if not _is_pid(identity.get("pid")):
         return None
     boot = _boot_id()
     if identity.get("boot_id") != boot:
@@ -97,6 +99,89 @@ def is_alive(identity: dict[str, Any]) -> bool | None:
     if start == 0 != identity.get("pid_start"):
         return None  # a process has that id, but /proc hides when it started
     return start is not None and start == identity.get("pid_start")
+
+
+def _is_pid(pid: object) -> bool:
+    """Return whether a value names one process: 0 and -1 name several, and 1 is none of ours."""
+    return type(pid) is int and 1 < pid < 1 << 31
+
+
+def terminate(identity: dict[str, Any], works_on: Callable[[int], bool]) -> bool:
+    """Send TERM to a process if it is alive and `works_on` returns True for its id. Return whether that is so.
+
+    The identity comes from a file, which another user may have written: `works_on` proves what the process does.
+    """
+    pid = identity.get("pid")
+    if not isinstance(pid, int) or not _is_pid(pid):
+        return False
+    try:
+        handle = os.pidfd_open(pid)  # it denotes this process even if the id is reused before the signal is sent
+    except (AttributeError, OSError):  # not Linux, an old kernel, or the process has ended
+        handle = None
+    try:
+        if not is_alive(identity) or not works_on(pid):
+            return False
+        if handle is None:
+            os.kill(pid, signal.SIGTERM)
+        else:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def works_on(pid: int, folder: str) -> bool:
+    """Return whether a process is a Python program that names a path in a folder on its command line, or that has a
+    file there open, or that started such a program.
+    """
+    return _works_on(pid, folder) or any(_works_on(child, folder) for child in _children(pid))
+
+
+def _works_on(pid: int, folder: str) -> bool:
+    top = os.path.join(os.path.realpath(folder), "")
+    program, *arguments = _command_line(pid) or [""]
+    if "python" not in os.path.basename(program):
+        return False
+    working_dir = _read_link(f"/proc/{pid}/cwd")
+    paths = [os.path.join(working_dir, argument) for argument in arguments]
+    with contextlib.suppress(OSError):  # not Linux, or not ours
+        paths += [_read_link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    return any(os.path.join(os.path.realpath(path), "").startswith(top) for path in paths if os.path.isabs(path))
+
+
+def _read_link(path: str) -> str:
+    """Return the target of a link; empty if it cannot be read."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _command_line(pid: int) -> list[str]:
+    """Return the program and the arguments of a process; empty if that cannot be seen."""
+    text = files.read_text(f"/proc/{pid}/cmdline")
+    if text is None:
+        return _ps("-ww", "-o", "args=", "-p", str(pid)).split()
+    return text.rstrip("\0").split("\0")
+
+
+def _children(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started."""
+    pairs = (line.split() for line in _ps("-A", "-o", "pid=,ppid=").splitlines())
+    return [int(child) for child, parent in pairs if parent == str(pid)]
+
+
+def _ps(*options: str) -> str:
+    """Return the output of ps; empty if it fails."""
+    import subprocess  # few commands need it
+
+    try:
+        return subprocess.run(["ps", *options], capture_output=True, text=True, errors="replace", check=False).stdout
+    except OSError:
+        return ""
 
 
 def describe(identity: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Containers: the checked request and the command built from it, which takes any path and shows no secret."""
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import os
 import select
 import signal
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import UserError
-from src.submission.job import container, container_host
+from src.submission.job import container, container_calls, container_host
+from src.submission.slurm import sbatch_messages
 from src.submission.spec import container_spec
 from src.submission.spec.container_spec import Container
 from src.submission.system import container_relay, process
@@ -183,19 +186,76 @@ def test_option_overrides_the_image_and_a_retry_keeps_the_rest(tmp_path: Path) -
     assert container.choose_container(container.NONE, requested, earlier, ["/p"], here=True) is None
 
 
-def test_host_runs_only_slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "scontrol").write_text('#!/bin/sh\nread line\necho "$line $*"; echo "$SLURM_TIME_FORMAT" >&2; exit 3\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with container_host._ContainerHost(str(tmp_path / "slurm")):
+SUCCESSOR = ["sbatch", "--parsable", "--chdir=/p", "--job-name=x", "--output=/p/b/000_x/%j.out",
+             "--comment=gridiron-261120-100000-abcdef-0", "--mem=8G", "/p/s.sh", "/p/b/000_x/spec.yaml"]
+COMMENTED = [word.replace("100000-abcdef", "110000-ffffff.12-0-last") for word in SUCCESSOR]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file with the commands that the host process of Slurm job 12 has run for its container."""
+    for name in ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sh"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$0 $*" | sed "s,.*/bin-,," >> "{tmp_path}/asked"\n'
+                                     'echo "$SLURM_TIME_FORMAT" >&2; exit 3\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CLUSTER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    with container_host._ContainerHost(str(tmp_path / "slurm"), SUCCESSOR):
         monkeypatch.setenv(process.RELAY_SOCKET, str(tmp_path / "slurm"))
-        done = container_relay.run(["scontrol", "a b", "$(x)"], {"LD_PRELOAD": "x"}, 5, "read")
-        assert (done.returncode, done.stdout, done.stderr) == (3, "read a b $(x)\n", "%s\n")
-        for command in (["sh", "-c", "true"], ["squeue"]):
-            with pytest.raises(FileNotFoundError):
-                container_relay.run(command, None, 5, "")
+        yield tmp_path / "asked"
     with pytest.raises(FileNotFoundError):  # the host process has ended
         container_relay.run(["scontrol"], None, 5, "")
+
+
+@pytest.mark.parametrize("command", [
+    ["squeue", "--all", "--noheader", "--jobs=12_3", "--format=%e"],
+    ["squeue", "--all", "--noheader", "--array", "--clusters=a,b", "--format=%i|%T|%V|%r|%k", "--user=1000"],
+    ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=2026-11-20T10:00:00", "--endtime=now",
+     "--state=PENDING,RUNNING", "--format=JobID,State,Submit,ExitCode"],
+    ["scontrol", "--oneliner", "show", "job", "12"], ["scontrol", "show", "config"], ["scontrol", "requeue", "12"],
+    SUCCESSOR, COMMENTED])
+def test_host_runs_what_a_run_needs(command: list[str], asked: Path) -> None:
+    done = container_relay.run(command, {"LD_PRELOAD": "x"}, 5, "")
+    assert done.returncode == 3
+    assert len(asked.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [
+    ["sh", "-c", "true"], ["scancel", "12"], ["scancel", "--user=me"], ["scontrol", "requeue", "13"],
+    ["scontrol", "update", "job=12", "TimeLimit=30-0"], ["scontrol", "show", "job", "12"], ["scontrol", "shutdown"],
+    ["scontrol", "--oneliner", "show", "job", "12 x"], ["scontrol"], ["squeue", "--jobs=12", "-o", "%i"],
+    ["sacct", "--file=/etc/shadow"], ["sbatch", "--wrap=touch x"], ["sbatch", "/tmp/x.sh"],
+    [*SUCCESSOR[:-2], "/tmp/x.sh", SUCCESSOR[-1]], [*SUCCESSOR[:-1], "/p/b/001_x/spec.yaml"],
+    [*SUCCESSOR[:-2], "--wrap=touch x", *SUCCESSOR[-2:]], SUCCESSOR[:-1],
+    [word.replace("gridiron-261120", "x") for word in SUCCESSOR]])
+def test_host_refuses_every_other_command(command: list[str], asked: Path) -> None:
+    done = container_relay.run(command, None, 5, "")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == container_calls.REFUSED
+    assert sbatch_messages.classify(done.stderr) == sbatch_messages.PERMANENT
+    assert not asked.exists()
+
+
+@pytest.mark.parametrize("request_line", [
+    b"[1]", b'{"command": "squeue"}', b'{"command": []}', b'{"command": [1]}', b'"x"', b"3",
+    b'{"command": ["squeue"], "set": {"LD_PRELOAD": "x"}, "input": "", "timeout": 5}',
+    b'{"command": ["squeue"], "set": {"GRIDIRON_TICKET": "x"}, "input": "", "timeout": 5}',
+    b'{"command": ["squeue"], "set": {}, "input": "#!/bin/sh", "timeout": 5}',
+    b'{"command": ["squeue"], "set": {}, "input": "", "timeout": 1e9}',
+    b'{"command": ["squeue"], "set": {}, "input": "", "timeout": true}', b"{" * 100_000, b"x", b""])
+def test_host_refuses_malformed_requests(request_line: bytes, asked: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ[process.RELAY_SOCKET])
+        connection.settimeout(10)
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(request_line + b"\n")
+        with contextlib.suppress(ConnectionResetError):
+            answer = connection.recv(1000)
+            assert answer in (b"", json.dumps({"code": 1, "stdout": "", "stderr": container_calls.REFUSED}).encode()
+                              + b"\n")
+    assert not asked.exists()
 
 
 TRAIN = """import os, signal, sys, time

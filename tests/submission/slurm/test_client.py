@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import JobSpecError, SlurmError
-from src.submission.slurm import client, sbatch_errors
+from src.submission.slurm import client, sbatch_errors, script_options
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 
 __all__ = ["fake_slurm"]  # the fixture
@@ -317,3 +317,26 @@ def test_target_clusters_as_sbatch_chooses_them(arguments: list[str], variables:
         monkeypatch.setenv(name, value)
     (tmp_path / "s.sh").write_text(f"#!/bin/sh\n{script}")
     assert client.target_clusters(["sbatch", *arguments, str(tmp_path / "s.sh"), "spec.yaml"]) == clusters
+
+
+@pytest.mark.parametrize(("name", "option"), [
+    ("wra", "wrap"), ("wrap", "wrap"), ("outpu", "output"), ("comm", "comment"), ("par", "parsable"), ("arra", "array"),
+    ("job_na", "job-name"), ("test", "test-only"), ("chd", "chdir"), ("workdir", "chdir"), ("workd", "chdir"),
+    ("wai", "wait")])
+def test_abbreviations_of_options_that_are_set_are_refused(name: str, option: str) -> None:
+    """sbatch accepts the beginning of a long option, and earlier names of some."""
+    with pytest.raises(JobSpecError, match=f"sbatch option '{option}'.* set by Gridiron"):
+        client.option_arguments({name: "touch x"}, "job.yaml")
+
+
+def test_options_with_a_similar_name_are_passed_on() -> None:
+    options = {"wait-all-nodes": 1, "comments": "x", "error": "x", "nice": 3, "mem-per-cpu": "1G", "time-min": 5}
+    assert len(client.option_arguments(options, "job.yaml")) == len(options)
+
+
+@pytest.mark.parametrize(("line", "option"), [
+    ("--arr=0-3", "array"), ("-a 0-3", "array"), ("--test", "test-only"), ("-W", "wait"), ("--wai", "wait")])
+def test_script_cannot_abbreviate_refused_options(line: str, option: str) -> None:
+    with pytest.raises(JobSpecError, match=f"cannot have the option --{option}"):
+        script_options.check("s.sh", f"#!/bin/bash\n#SBATCH {line}\n", {})
+    script_options.check("s.sh", "#!/bin/bash\n#SBATCH --wait-all-nodes=1\n", {})
