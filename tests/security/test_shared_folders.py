@@ -72,14 +72,14 @@ def test_logs_and_notes_are_not_written_through_a_link(name: str, victim: Victim
 
 def test_stats_are_not_appended_through_a_link_planted_after_their_header(
         victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = files.write_atomic
+    replace = os.replace
 
-    def write_and_plant(path: str, text: str) -> None:
-        write(path, text)
+    def replace_and_plant(source: str, path: str) -> None:
+        replace(source, path)
         os.unlink(path)
         os.symlink(victim.file, path)
 
-    monkeypatch.setattr(files, "write_atomic", write_and_plant)
+    monkeypatch.setattr(os, "replace", replace_and_plant)
     with pytest.raises(OSError, match="symbolic"), Recorder(str(tmp_path), ["epoch"], lambda: None) as recorder:
         recorder.write_row({"epoch": 1.0})
     assert victim.is_intact()
