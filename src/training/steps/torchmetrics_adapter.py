@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +13,14 @@ from torch import Tensor
 
 from src.checks import user_code
 from src.errors import ConfigError
+from src.training.steps.class_metrics import Auroc, CalibrationError
 from src.training.steps.meters import Meter
 
 CURVE_POINTS = 101  # thresholds of pr_curve, evenly spaced from 0 to 1
 _ARRAYS_ONLY = ("confusion_matrix", "pr_curve")  # without a column in stats.csv
+_PER_CLASS = ("precision", "recall", "f1")
+_OWN: dict[str, Callable[[torch.device], Metric]] = {"auroc": lambda _: Auroc(), "calibration_error": CalibrationError}
+_OPTIONS: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process receives whole batches
 Arrays = dict[str, np.ndarray]
 
 
@@ -49,32 +55,44 @@ class ConfiguredMetrics:
         self._names = names
         self._user_metrics: dict[str, MetricLike] = {metric_column(name): _make_user_metric(name, n_outputs, device)
                                                  for name in names if ":" in name}
-        torch_names = [name for name in names if ":" not in name]
+        torch_names = [name for name in names if name not in (*_OWN, "pr_curve") and ":" not in name]
         self._torch_metrics = _make_collection(torch_names, n_outputs, device) if torch_names else None
+        self._pr_curve = _import_torchmetrics(["pr_curve"]).MulticlassPrecisionRecallCurve(
+            n_outputs, thresholds=CURVE_POINTS, **_OPTIONS).to(device) if "pr_curve" in names else None
+        self._own: dict[str, Metric] = {name: make(device) for name, make in _OWN.items() if name in names}
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Add a batch: output [n, k], targets [n]. TorchMetrics receive probabilities, user-defined ones outputs."""
+        """Add a batch: output [n, k], targets [n]. All receive the outputs, whose order no rounding of a softmax
+        changes, except for pr_curve, whose thresholds are probabilities.
+        """
         if self._torch_metrics is not None:
-            self._torch_metrics.update(output.softmax(1), target)
-        for metric in self._user_metrics.values():
+            self._torch_metrics.update(output, target)
+        if self._pr_curve is not None:
+            self._pr_curve.update(output.softmax(1), target)
+        for metric in (*self._own.values(), *self._user_metrics.values()):
             metric.update(output, target)
 
     def compute(self) -> tuple[dict[str, float], Arrays]:
-        """Return the numbers for stats.csv, one per metric column, and the arrays for the file of arrays, by name."""
-        results = {**(self._torch_metrics.compute() if self._torch_metrics is not None else {}),
-                   **{name: metric.compute() for name, metric in self._user_metrics.items()}}
-        numbers, arrays = {}, {}
-        for name, value in results.items():
-            is_of_torchmetrics = name not in self._user_metrics  # a user-defined one may have the same name
-            if is_of_torchmetrics and name == "pr_curve":
-                for part, values in zip(("precision", "recall", "thresholds"), value, strict=True):
-                    arrays[f"pr_curve/{part}"] = _array(values)
-            elif is_of_torchmetrics and (name.endswith("/each") or name in _ARRAYS_ONLY):
+        """Return the numbers for stats.csv, one per metric column, and the arrays for the file of arrays, by name.
+
+        The number of an array is the mean of its values that are defined: auroc is NaN for classes that are absent.
+        """
+        numbers: dict[str, float] = {}
+        arrays: Arrays = {}
+        if self._pr_curve is not None:
+            for part, values in zip(("precision", "recall", "thresholds"), self._pr_curve.compute(), strict=True):
+                arrays[f"pr_curve/{part}"] = _array(values)
+        for name, value in (self._torch_metrics.compute() if self._torch_metrics is not None else {}).items():
+            if name.endswith("/each") or name in _ARRAYS_ONLY:
                 arrays[name.removesuffix("/each")] = _array(value)
-            elif np.ndim(array := _array(value)):
-                numbers[name], arrays[name] = float(array.mean()), array
             else:
-                numbers[name] = float(array)
+                numbers[name] = float(value)
+        for name, metric in {**self._own, **self._user_metrics}.items():
+            array = _array(metric.compute())
+            is_defined = ~np.isnan(array) if name in self._own else np.ones(array.shape, bool)
+            numbers[name] = float(array[is_defined].mean()) if is_defined.any() else math.nan
+            if np.ndim(array):
+                arrays[name] = array
         return {name: numbers[name] for name in metric_columns(self._names)}, arrays
 
 
@@ -96,6 +114,11 @@ class MetricsMeter(Meter):
         means = super().means()
         numbers, self.arrays = self._measures.compute()
         return {**means, **numbers}
+
+    @property
+    def absent_classes(self) -> int:
+        """The number of classes for which auroc is not defined, after `means`."""
+        return int(np.isnan(self.arrays.get("auroc", np.zeros(0))).sum())
 
 
 def warm_up(names: Iterable[str]) -> None:
@@ -131,31 +154,38 @@ def _make_user_metric(name: str, n_outputs: int, device: torch.device) -> Metric
 
 
 def _make_collection(names: Sequence[str], n_classes: int, device: torch.device) -> Any:
-    """Return metrics of TorchMetrics for classification; equal ones share their state. NAME/each: a value per class."""
-    try:
-        from torchmetrics import MetricCollection
-        from torchmetrics import classification as tm
-    except ImportError:
-        raise ConfigError(f"{', '.join(names)} need TorchMetrics, which is not installed", where="metrics",
-                          hint="pip install torchmetrics") from None
-    per_class = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score,
-                 "auroc": tm.MulticlassAUROC}
+    """Return metrics of TorchMetrics for classification. NAME/each: a value per class.
+
+    Those per class share their state. MetricCollection would merge all metrics whose states are equal after the first
+    batch: those of a good model for top2 and top3.
+    """
+    tm = _import_torchmetrics(names)
+    from torchmetrics import MetricCollection
+
+    per_class = dict(zip(_PER_CLASS, (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score), strict=True))
     metrics: dict[str, Any] = {}
-    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process receives whole batches
     for name in names:
         if name in per_class:
             for key, average in ((name, "macro"), (f"{name}/each", "none")):
-                metrics[key] = per_class[name](n_classes, average=average, **options)
-        elif name == "calibration_error":
-            metrics[name] = tm.MulticlassCalibrationError(n_classes, n_bins=15, **options)
+                metrics[key] = per_class[name](n_classes, average=average, **_OPTIONS)
         elif name == "confusion_matrix":
-            metrics[name] = tm.MulticlassConfusionMatrix(n_classes, **options)
-        elif name == "pr_curve":
-            metrics[name] = tm.MulticlassPrecisionRecallCurve(n_classes, thresholds=CURVE_POINTS, **options)
+            metrics[name] = tm.MulticlassConfusionMatrix(n_classes, **_OPTIONS)
         else:
             k = int(name.removeprefix("top"))
             if k > n_classes:
                 raise ConfigError(f"{name} needs {k} outputs, and the model has {n_classes}", where="metrics",
                                   allowed=f"top1 to top{n_classes}")
-            metrics[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **options)
-    return MetricCollection(metrics).to(device)
+            metrics[name] = tm.MulticlassAccuracy(n_classes, top_k=k, average="micro", **_OPTIONS)
+    shared = [key for key in metrics if key.removesuffix("/each") in per_class]
+    groups = [shared] * bool(shared) + [[key] for key in metrics if key not in shared]
+    return MetricCollection(metrics, compute_groups=groups).to(device)
+
+
+def _import_torchmetrics(names: Sequence[str]) -> ModuleType:
+    """Return torchmetrics.classification. ConfigError if it is not installed; names: metrics that need it."""
+    try:
+        from torchmetrics import classification
+    except ImportError:
+        raise ConfigError(f"{', '.join(names)} need TorchMetrics, which is not installed", where="metrics",
+                          hint="pip install torchmetrics") from None
+    return classification
