@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from src.datasets.data import Data
     from src.training.parallel.rendezvous import ProcessInfo
+    from src.training.saved_model import SavedModel
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -118,10 +118,11 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
             yield table.add(row), model
 
 
-def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
-    """Return the best model of a run, in eval mode on the CPU, and its data: see src/training/saved_model.py.
+def load_model(run: str, uri: str | None = None) -> SavedModel:
+    """Return the best model of a run, in eval mode on the CPU, and its data: `model, data = load_model(run)`.
 
-    run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`.
+    run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`. The
+    result's `judgement` says which weights these are, and by which metric, value and epoch they were judged best.
     """
     from src.training import saved_model
 

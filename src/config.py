@@ -37,10 +37,14 @@ class Config:
     checkpoints_kept: int = 2  # number of resume checkpoints kept; all are removed once the run is done
     max_requeues: int = 100  # maximum number of requeues of one submission of a run after a time limit; 0: none
     save_freq: int = 0  # epochs between model checkpoints (checkpoint-EPOCH.pt), which are kept; 0: none
-    save_best_checkpoint: bool = False  # keep the model of the best epoch in best_checkpoint.pt
+    # keep the model of the best epoch in best_checkpoint.pt, and evaluate it on the splits of eval_at_end. Early
+    # stopping with eval_at_end does both too
+    save_best_checkpoint: bool = False
     # regular expression for the columns of stats.csv that define the best epoch. If several match, the best of them
     # counts. Early stopping uses it too
     best_checkpoint_metric: str = "test/.*/accuracy"
+    # minimize or maximize it; null: the goal of job_details.metric for its columns, else by the metric's name
+    best_checkpoint_goal: str | None = None
     output_dir: str | None = None  # run folder; null: write nothing. Runs of a batch get theirs at submission
     log_to_stdout: bool = False  # print training.log on stdout too
 
@@ -159,7 +163,8 @@ class Config:
 
     # --- Debugging and profiling ---
     limit_train_batches: int | float | None = None  # per epoch: 10 is ten batches, 0.1 a tenth of them; null: all
-    limit_eval_batches: int | float | None = None  # the same for each evaluation
+    # the same for each evaluation: a random sample of the split, drawn with seed_split, the same in all epochs
+    limit_eval_batches: int | float | None = None
     fast_dev_run: bool = False  # one batch of training and of each evaluation, to see that everything runs
     overfit_batches: int | None = None  # train on this number of fixed batches; null: on all data
     profile: bool = False  # write profile.txt, a table of where time goes, and a trace of ten steps
@@ -338,6 +343,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
                      "seed_training", "seed_split", "max_allowed_loss", "crop_padding", "max_requeues"), _at_least(0)),
     **dict.fromkeys(("scale", "ratio"), registered_names.check_range),
     "libsvm_base": _check_column_base,
+    "best_checkpoint_goal": _one_of(registered_names.GOALS),
     "interpolation": _one_of(registered_names.INTERPOLATIONS),
     "crop_pct": registered_names.check_crop_pct,
     **dict.fromkeys(("hflip", "vflip", "random_erasing"), registered_names.check_probability),

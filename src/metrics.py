@@ -7,13 +7,32 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.errors import JobSpecError, UserError
-from src.io import yaml_io
+from src.errors import JobSpecError, ResultsError, UserError
+from src.io import files, yaml_io
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
+GOAL_HINT = "give a goal in job_details, as metric: {name: val/last/energy, goal: minimize}"
 TEST_NOTE = "chosen by a test split: the best values are optimistic estimates"
 
-_DESCENDING = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
+# Words in the name of a metric that say which direction is better. If words of both kinds occur, as in top5_error,
+# those of the first kind decide. Words with two meanings are left out: such a metric needs a goal.
+_LESS = frozenset((
+    "loss losses error errors err perplexity ppl mae nmae rmae mse nmse rmse nrmse msle rmsle mape smape wmape mdape "
+    "mase medae residual residuals nll nlpd ce bce xent kl kld jsd mmd deviance brier crps ece mce wer cer ter der eer "
+    "levenshtein mistakes misclassification false failures fpr fnr fdr fid kid fvd fad lpips bits nats bpb bpc bpd bpt "
+    "emd wasserstein chamfer hausdorff hd95 regret hinge huber pinball cost aic bic violations time seconds duration "
+    "runtime latency memory").split())
+_LESS_SUFFIX = re.compile(r"(loss|error|crossentropy|divergence|distance)$")
+_MORE = frozenset((
+    "accuracy acc precision recall fbeta auc auroc roc auprc aupr prauc ap map explained iou miou jaccard dice bleu "
+    "chrf meteor cider bertscore exact em pass hit hits ndcg mrr psnr ssim snr sdr sisdr pesq stoi kappa mcc corr "
+    "correlation spearman pearson kendall concordance ccc similarity agreement sensitivity specificity tpr tnr ppv npv "
+    "true likelihood elbo reward rewards return returns score success win wins utility inception nmi ari silhouette "
+    "throughput fps").split())
+_MORE_NUMBERED = re.compile(r"(top|f|r|acc|ap|map|ndcg|bleu|hits)\d+|rouge\w*")
+_SPEED_OR_SKILL = re.compile(r"per_s(ec(ond)?)?$|(^|_)skill(_|$)")  # examples_per_second, brier_skill_score
+_MINIMIZED_PHRASES = ({"cross", "entropy"}, {"negative", "likelihood"}, {"neg", "likelihood"})
+_WORD_ENDS = re.compile(r"[\W_]+")
 _PREFERENCE = ("accuracy", "r2", "loss")
 _SWEEP_KEYS = ("target", "impute", "impute_while_running")  # of W&B sweeps, ignored here
 
@@ -29,10 +48,14 @@ class Metric(NamedTuple):
     goal: str | None = None
 
     def find(self, columns: Iterable[str]) -> list[str]:
-        """Return the columns that it names and that have the direction of the first one; empty if there is none."""
+        """Return the columns that it names and that have the direction of the first one; empty if there is none, or if
+        no direction is known.
+        """
         columns = list(columns)
         named = [self.name] if self.name in columns else [column for column in columns if self.names(column)]
-        return [column for column in named if lower_is_better(column, self) == lower_is_better(named[0], self)]
+        directions = {column: direction(column, self) for column in named}
+        first = next(filter(None, directions.values()), None)
+        return [column for column in named if first and directions[column] == first]
 
     def names(self, column: str) -> bool:
         """Return whether the name matches this column as a regular expression."""
@@ -42,14 +65,42 @@ class Metric(NamedTuple):
             return self.name == column
 
 
-def lower_is_better(column: str, metric: Metric | None = None) -> bool:
-    """Return whether smaller is better: for losses, errors, perplexities. Larger is better for everything else.
+def direction(column: str, metric: Metric | None = None) -> str | None:
+    """Return whether to maximize or minimize a stats column; None if it is not known.
 
-    metric: of the job spec; its goal overrides the names of the columns that it matches.
+    metric: of the job spec; its goal overrides the names of the columns that it matches. Otherwise the words of the
+    column's last part decide, as `error` of val/last/top5_error.
     """
     if metric and metric.goal and metric.names(column):
-        return metric.goal == MINIMIZE
-    return _DESCENDING.search(column.rpartition("/")[2]) is not None  # the name of a split does not count
+        return metric.goal
+    spelled = column.rpartition("/")[2]  # the name of a split does not count
+    name = spelled.lower()
+    words = {*_WORD_ENDS.split(name), *_WORD_ENDS.split(re.sub("(?<=[a-z])(?=[A-Z])", "_", spelled).lower())}  # valLoss
+    if _SPEED_OR_SKILL.search(name):
+        return MAXIMIZE
+    if words & _LESS or any(map(_LESS_SUFFIX.search, words)) or any(map(words.issuperset, _MINIMIZED_PHRASES)):
+        return MINIMIZE
+    return MAXIMIZE if words & _MORE or any(map(_MORE_NUMBERED.fullmatch, words)) else None
+
+
+def lower_is_better(column: str, metric: Metric | None = None) -> bool:
+    """Return whether smaller is better in a column by which something is chosen. ResultsError if it is not known."""
+    goal = direction(column, metric)
+    if goal is None:
+        raise ResultsError(f"whether more or less is better is not known for {column}", hint=GOAL_HINT)
+    return goal == MINIMIZE
+
+
+def check_known(name: str, metric: Metric | None, where: str) -> None:
+    """JobSpecError if something is chosen by `name` and its direction is not known.
+
+    name: a column, or a regular expression for columns, which is checked only if its last part is a plain word.
+    metric: of the job spec, whose goal holds for the same last part.
+    """
+    last = name.rpartition("/")[2]
+    has_goal = metric is not None and metric.goal is not None and metric.name.rpartition("/")[2] == last
+    if re.fullmatch(r"[\w@ -]+", last) and not has_goal and direction(name, metric) is None:
+        raise JobSpecError(f"whether more or less is better is not known for {name!r}", where=where, hint=GOAL_HINT)
 
 
 def chooses_by_test(column: str | None) -> bool:
@@ -84,18 +135,39 @@ def ranking_columns(columns: Iterable[str], metric: Metric | None = None) -> lis
     return []
 
 
+def by_preference(columns: Iterable[str]) -> list[str]:
+    """Return the columns of one metric, averaged weights first: a run counts with the first that it has.
+
+    The choice does not depend on the values: the better of both would favour averaging by chance.
+    """
+    return sorted(columns, key=lambda name: "/av/" not in name)
+
+
 def missing_metric_message(metric: Metric | None, columns: Iterable[str]) -> str | None:
-    """Return a message if some runs were evaluated, but none has the metric that the job spec names."""
+    """Return a message if some runs were evaluated, but the metric that the job spec names cannot rank them."""
     columns = list(columns)
     ranked = ranking_columns(columns)
     if metric is None or not ranked or metric.find(columns):
         return None
+    if any(map(metric.names, columns)):
+        return f"{metric.name} has no goal, maximize or minimize: ranked by {ranked[0]}"
     return f"no run has {metric.name}, the metric that the job spec names: ranked by {ranked[0]}"
 
 
-def parse(value: Any, where: str) -> Metric:
-    """Parse the metric of a job spec: a name, or {name: …, goal: maximize or minimize}. JobSpecError for anything else.
+def parse(value: Any, where: str, default_goal: str | None = None) -> Metric:
+    """Parse the metric of a job spec: a name, or {name: …, goal: maximize or minimize}.
+
+    default_goal: of a metric without a goal whose direction is not known. JobSpecError if that is None, and for
+    anything else.
     """
+    metric = _parse(value, where)
+    if default_goal and direction(metric.name, metric) is None:
+        return metric._replace(goal=default_goal)
+    check_known(metric.name, metric, where)
+    return metric
+
+
+def _parse(value: Any, where: str) -> Metric:
     spec = {"name": value} if isinstance(value, str) else value
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str) or not spec["name"] or (
             spec.keys() - {"name", "goal", *_SWEEP_KEYS}):
@@ -109,10 +181,25 @@ def parse(value: Any, where: str) -> Metric:
 
 def read_from_batch(batch: str | os.PathLike[str]) -> Metric | None:
     """Return the metric that a batch's job spec names: in its job_details, or in a sweep file beside `parameters`."""
-    path = os.path.join(batch, run_folder.JOB_SPEC)
     try:
-        document = yaml_io.load_file(path)
-        details = document.get("job_details", document) if isinstance(document, dict) else None
-        return parse(details["metric"], path) if isinstance(details, dict) and details.get("metric") else None
-    except (UserError, OSError):  # not a batch, or an older job spec with another key of that name
+        return read_from_text(files.read_text(os.path.join(batch, run_folder.JOB_SPEC)) or "")
+    except OSError:  # not a folder
         return None
+
+
+def read_from_text(job_spec: str) -> Metric | None:
+    """Return the metric that the text of a job spec names; None if it is invalid, or has another key of that name."""
+    try:
+        document = yaml_io.load(job_spec, run_folder.JOB_SPEC)
+        details = document.get("job_details", document) if isinstance(document, dict) else None
+        if not isinstance(details, dict) or not details.get("metric"):
+            return None
+        return parse(details["metric"], "metric", MINIMIZE) if details is document else _parse(details["metric"], "")
+    except UserError:
+        return None
+
+
+def read_for_run(folder: str | os.PathLike[str]) -> Metric | None:
+    """Return the metric that the job spec of a run's batch names; a canary's folder is inside its batch."""
+    parent = os.path.dirname(os.path.abspath(folder))
+    return read_from_batch(os.path.dirname(parent) if os.path.basename(parent) == run_folder.CANARY else parent)

@@ -430,8 +430,24 @@ BAD = {
     "unknown optimizer": ("job_details: {name: a}\nparameters: {optim_alg: adamm}", "adam, adamw"),
     "unknown schedule": ("job_details: {name: a}\nparameters: {lr_schedule: cosin}", "cosine"),
     "misspelt split": ("job_details: {name: a}\nparameters: {data_splits_map: {train: 'train[:80'}}", "train[:80%]"),
+    "metric of unknown direction": ("job_details: {name: a, metric: energy}\nparameters: {batch_size: 1}",
+                                    "metric: whether more or less is better is not known for 'energy'"),
+    "best epoch by such a metric": (
+        "job_details: {name: a}\nparameters: {early_stopping_patience: 3, best_checkpoint_metric: val/.*/energy}",
+        "best_checkpoint_metric: whether more or less is better is not known for 'val/.*/energy'"),
     "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "train is missing"),
 }
+
+
+@pytest.mark.parametrize("text", [
+    "job_details: {{name: a, metric: {{name: energy, goal: minimize}}}}\nparameters: {{{by_energy}}}\n",
+    "job_details: {{name: a}}\nparameters: {{{by_energy}, best_checkpoint_goal: maximize}}\n",
+    "job_details: {{name: a}}\nparameters: {{best_checkpoint_metric: val/.*/energy}}\n"])  # nothing is chosen by it
+def test_goal_makes_any_metric_acceptable(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_energy = "save_best_checkpoint: true, best_checkpoint_metric: val/.*/energy"
+    (tmp_path / "x.yaml").write_text(text.format(by_energy=by_energy))
+    assert submit_multiple.main(["x.yaml", "--local", "-d"]) == 0
 
 
 @pytest.mark.parametrize("text_and_message", BAD.values(), ids=BAD.keys())

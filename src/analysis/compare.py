@@ -63,6 +63,7 @@ class Comparison(NamedTuple):
     changes: settings that both groups have, with other values;
     only_before, only_after: parameters that only one group has;
     settings: number of settings that both have, which are compared; 0: none, and the best runs are compared instead;
+    lost_settings: number of settings that both have, of which one group has no run that counts;
     counts: which runs of each group count;
     best: the best run of each group; None if none has a value;
     metrics: the change of each metric, the named one first;
@@ -73,6 +74,7 @@ class Comparison(NamedTuple):
     only_before: list[str]
     only_after: list[str]
     settings: int
+    lost_settings: int
     counts: tuple[tables.RunCounts, tables.RunCounts]
     best: tuple[BestRun | None, BestRun | None]
     metrics: list[MetricChange]
@@ -97,7 +99,8 @@ def compare(before: Results, after: Results) -> Comparison:
                if len({frozenset(map(cell_key, config[name].tolist())) for config in configs}) > 1]
     values = [tables.values_table(results.config, results.long) for results in (before, after)]
     best = _best_run(before, metric), _best_run(after, metric)
-    matches = _match_settings(configs, common)
+    shared = _match_settings(configs, common)
+    matches = [match for match in shared if len(match.before) and len(match.after)]
     compared = matches
     if not matches:
         runs = [[one.position] for one in best if one] if all(best) else [
@@ -107,7 +110,7 @@ def compare(before: Results, after: Results) -> Comparison:
     metric_changes = [_metric_change(name, values, compared, metric) for name in columns]
     ranked = metrics.ranking_columns(columns, metric)
     only_before, only_after = ([name for name in own if name not in other] for own, other in (names, names[::-1]))
-    return Comparison(changes, only_before, only_after, len(matches),
+    return Comparison(changes, only_before, only_after, len(matches), len(shared) - len(matches),
                       (tables.run_counts(before.config), tables.run_counts(after.config)), best,
                       [change for change in metric_changes if change is not None],
                       "; ".join(tables.selection_note(ranked)) if ranked else "")
@@ -147,8 +150,7 @@ def _match_settings(configs: tuple[pd.DataFrame, pd.DataFrame], common: list[str
     if not set(varying) <= set(common):
         return []
     rows = [_rows_by_setting(config, varying) for config in configs]
-    matches = [_match_seeds(configs, (rows[0][point], rows[1][point])) for point in rows[0] if point in rows[1]]
-    return [match for match in matches if len(match.before) and len(match.after)]
+    return [_match_seeds(configs, (rows[0][point], rows[1][point])) for point in rows[0] if point in rows[1]]
 
 
 def _rows_by_setting(config: pd.DataFrame, names: list[str]) -> dict[_Setting, list[int]]:
@@ -217,9 +219,9 @@ def _metric_change(name: str, values: list[pd.DataFrame], matches: list[_Match],
         change = inference.paired_difference(other - own) if is_paired else inference.welch_difference(own, other)
         basis = f"{len(own)} seed{'s' * (len(own) > 1)} in both" if is_paired else f"{len(own)} + {len(other)} runs"
     is_result = name.rpartition("/")[2] != "time"
+    goal = metrics.direction(name, metric) if is_result and change.value else None
     return MetricChange(name, float(before.mean()), float(after.mean()), change, basis,
-                        (change.value < 0) == metrics.lower_is_better(name, metric)
-                        if is_result and change.value else None)
+                        (change.value < 0) == (goal == metrics.MINIMIZE) if goal else None)
 
 
 def _format_levels(values: pd.Series, limit: int = 6) -> str:

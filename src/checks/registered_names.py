@@ -18,6 +18,7 @@ AUGMENTATIONS = ("crop_padding", "scale", "ratio", "hflip", "vflip", "color_jitt
                  "aug_repeats")
 IMAGE_OPTIONS = (*AUGMENTATIONS, "interpolation", "crop_pct")
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
+GOALS = ("minimize", "maximize")
 TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")

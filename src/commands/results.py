@@ -128,8 +128,10 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
         if names:
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             lines.append(f"only {group}: {', '.join(names[:6])}{more}")
-    settings = count(comparison.settings, "setting")
+    shared = comparison.settings + comparison.lost_settings
+    settings = f"{comparison.settings} of {shared} settings" if comparison.lost_settings else count(shared, "setting")
     lines += ["", f"change of each metric: last values, mean over {settings} that both have"
+              f"{' (of the others, one batch has no run that counts)' * bool(comparison.lost_settings)}"
               if comparison.settings else "no setting is in both: the best run against the best run, last values"]
     lines += table([["metric", "before", "after", "change", "95 % interval", "p", "basis", ""],
                     *map(_metric_row, comparison.metrics)])
@@ -144,7 +146,7 @@ def _metric_row(row: MetricChange) -> list[str]:
         verdict = "within the noise"
     return [row.metric, f"{row.before:.4g}", f"{row.after:.4g}", f"{row.change.value:+.3g}",
             f"{row.change.low:+.3g} to {row.change.high:+.3g}" if is_known else "unknown",
-            f"{row.change.p:.2g}" if is_known else "", row.basis, verdict]
+            ("<0.001" if row.change.p < 0.001 else f"{row.change.p:.2g}") if is_known else "", row.basis, verdict]
 
 
 def query(options: argparse.Namespace) -> None:
@@ -168,7 +170,7 @@ def query(options: argparse.Namespace) -> None:
     print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
     print(f"{len(matches)} of {count(len(values), 'run')}")
     if any(name.startswith("best/test") for name in names):
-        print(f"note: best values {metrics.TEST_NOTE}")
+        print(f"note: {metrics.TEST_NOTE}")
 
 
 def export(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from src.checks.registered_names import CLASS_LIST, IMAGE_FAMILIES, parse_eval_d
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Lazy, Source, Split, gather_rows
-from src.datasets.splits import Slice, parse_split
+from src.datasets.splits import Slice, overlaps, parse_split
 from src.errors import DataError, UserError
 from src.io import files
 
@@ -55,10 +55,18 @@ def make_data(config: Config) -> Data:
         cut = {text: _scaled(split, scale) for text, split in cut.items()}
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
     base = next(iter(sources.values())).column_base
-    data = Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]),
-                {} if base is None else {"libsvm_base": base})
+    about = {**({} if base is None else {"libsvm_base": base}),
+             **overlaps(_slices_by_name(config, slices), {name: len(source.y) for name, source in sources.items()})}
+    data = Data(splits, task, classes, tuple(next(iter(splits.values())).x.shape[1:]), about)
     data = _add_evaluations(config, data, scale)
     return on_device.kept(config, data) if config.data_on_device else data
+
+
+def _slices_by_name(config: Config, slices: Mapping[str, tuple[Slice, ...]]) -> dict[str, tuple[Slice, ...]]:
+    """Return the slices of each split, with those of eval_datasets that are of the same data set."""
+    further = {name: parse_eval_dataset(text) for name, text in (config.eval_datasets or {}).items()}
+    return {**{name: slices[text] for name, text in config.data_splits_map.items()},
+            **{name: parse_split(part) for name, (dataset, part) in further.items() if dataset == config.dataset}}
 
 
 def _add_evaluations(config: Config, data: Data, scale: Scale | None) -> Data:

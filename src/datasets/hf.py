@@ -16,7 +16,7 @@ from src import hub
 from src.checks.registered_names import TEXT_FILES, task_of
 from src.config import Config
 from src.datasets.data import Data
-from src.datasets.splits import parse_split
+from src.datasets.splits import overlaps, parse_split
 from src.datasets.texts import Texts, make_table, tokenized
 from src.errors import ConfigError, DataError, did_you_mean
 
@@ -67,7 +67,9 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     cut = {text: _cut(all_texts, ranges, text, config.seed_split) for text in config.data_splits_map.values()}
     about = {"tokenizer": hub.tokenizer_name(config), "max_length": max_length, "text_column": ", ".join(columns),
              **({"label_column": label} if label else {"output_dim": _vocabulary_size(config, tokenizer)}),
-             "texts": facts}
+             "texts": facts,
+             **overlaps({name: parse_split(text) for name, text in config.data_splits_map.items()},
+                        {name: len(rows) for name, rows in ranges.items()})}
     return Data({key: cut[text] for key, text in config.data_splits_map.items()}, task, classes, (), about)
 
 

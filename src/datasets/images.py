@@ -18,7 +18,7 @@ from src.datasets.data import Data, Lazy, Split
 from src.datasets.image_folder import find_images, is_ignored
 from src.datasets.image_splits import UNREADABLE, IndexedSplit, StreamedSplit
 from src.datasets.on_device import kept
-from src.datasets.splits import Slice, parse_split
+from src.datasets.splits import Slice, overlaps, parse_split
 from src.datasets.transforms import Transforms, transforms_of
 from src.errors import DataError, UserError
 from src.io import download, files, machine
@@ -68,11 +68,13 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> Data:
     cut = {text: _split(config, [(sources[part.source], part) for part in parts], reference.classes, transforms)
            for text, parts in slices.items()}
     splits = {key: cut[text] for key, text in config.data_splits_map.items()}
+    about = overlaps({key: slices[text] for key, text in config.data_splits_map.items()},
+                     {name: source.length for name, source in sources.items()})
     if config.data_on_device:
         first = next(iter(splits.values()))
         assert isinstance(first, Split)
-        return kept(config, Data(splits, "classification", reference.classes, tuple(first.x.shape[1:])))
-    return Data(splits, "classification", reference.classes, transforms.shape, {"images": transforms.about()})
+        return kept(config, Data(splits, "classification", reference.classes, tuple(first.x.shape[1:]), about))
+    return Data(splits, "classification", reference.classes, transforms.shape, {"images": transforms.about(), **about})
 
 
 def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:

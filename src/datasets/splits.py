@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +68,25 @@ def parse_split(text: str) -> tuple[Slice, ...]:
             raise DataError(f"invalid split '{text}'", where="data_splits_map", allowed=registered_names.SPLIT_FORMS)
         slices.append(Slice(match[1], match[3], match[4], whole=match[2] is None))
     return tuple(slices)
+
+
+def overlaps(slices: Mapping[str, tuple[Slice, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return a fact for config.yaml, {overlaps: {'train, val': 360}}: how many samples two splits share.
+
+    slices: of each split, by name; sizes: the number of samples of each source. Empty if no two splits overlap.
+    """
+    shared = {f"{one}, {other}": sum(_count_shared(part, other_part, sizes[part.source])
+                                     for part in slices[one] for other_part in slices[other]
+                                     if part.source == other_part.source in sizes)
+              for one, other in itertools.combinations(slices, 2)}
+    found = {names: samples for names, samples in shared.items() if samples}
+    return {"overlaps": found} if found else {}
+
+
+def _count_shared(one: Slice, other: Slice, n: int) -> int:
+    """Return how many of the n samples of their source both slices contain: they share its permutation."""
+    (low, high), (other_low, other_high) = one.bounds(n), other.bounds(n)
+    return max(0, min(high, other_high) - max(low, other_low))
 
 
 def permutation(n: int, seed: int) -> np.ndarray:

@@ -35,7 +35,7 @@ class WandbTracker(Tracker):
             raise TrackerUnavailable(
                 "no API key: set WANDB_API_KEY or run `wandb login` once, or set WANDB_MODE=offline")
         self._best: dict[str, float] = {}
-        self._metric = metrics.read_from_batch(os.path.dirname(os.path.abspath(folder))) if folder else None
+        self._metric = metrics.read_for_run(folder) if folder else None
         self._run = wandb.init(
             entity=config.wandb_entity, project=config.wandb_project_name, dir=folder,
             config={**config.to_dict(), "facts": dict(facts)},

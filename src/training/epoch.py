@@ -98,16 +98,16 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | Lazy, batch_size: int,
-             meter: Meter | MeanMeter, progress: Progress, saver: ResumeSaver, max_batches: int | None = None,
-             shard: DataShard | None = None) -> dict[str, float]:
+             meter: Meter | MeanMeter, progress: Progress, saver: ResumeSaver, shard: DataShard | None = None
+             ) -> dict[str, float]:
     """Return the metrics of a model on a split, in eval mode, with time and data_time in seconds.
 
-    forward: calls the model. max_batches: None evaluates the whole split. shard: this process's part of each batch.
+    forward: calls the model. shard: this process's part of each batch.
     SavedAndExit if the training has to stop; it repeats the evaluation when it is resumed.
     """
     model.eval()
     start, waited, evaluated = perf_counter(), 0.0, 0
-    total = len(split) if max_batches is None else min(len(split), max_batches * batch_size)
+    total = len(split)
     batches = ordered_batches(split, batch_size, shard)
     while evaluated < total:
         before = perf_counter()

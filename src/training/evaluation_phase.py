@@ -20,9 +20,10 @@ from src.training.parallel.data_shards import DataShard
 from src.training.setup.length import limit_batches
 from src.training.setup.seeds import derive_seed, preserve_generators
 from src.training.steps.batches import shuffled_batches
-from src.training.steps.forward import Forward, recompute_batch_norm
+from src.training.steps.forward import Forward, make_forward, recompute_batch_norm
 from src.training.steps.task import Steps
 from src.training.steps.torchmetrics_adapter import Arrays, metric_columns
+from src.training.stopping import keeps_best_checkpoint
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -32,40 +33,43 @@ class EvaluationSchedule:
     """Which models are evaluated on which splits, and when.
 
     models: `last`, the model, and `av`, its average, or one of them.
-    each_epoch, at_end: names of splits. Every split is in one of them, except that train is evaluated only at the end,
-      and only if eval_at_end has it.
+    splits: names of all that are evaluated; each_epoch, at_end: when. train is evaluated only at the end, and only if
+      eval_at_end has it.
+    evaluates_best: whether the splits at the end are also evaluated with the best checkpoint in `folder`, as `best`.
     """
 
-    def __init__(self, components: TrainingComponents) -> None:
+    def __init__(self, components: TrainingComponents, folder: str | None = None) -> None:
         config, splits = components.config, components.data.splits
         available = ("last", "av") if components.average else ("last",)
         self.models = [name for name in available if not config.eval_models or name in config.eval_models]
         self.at_end = config.eval_at_end or []
         self.each_epoch = [name for name in splits if name not in self.at_end and name != "train"]
-        self._all = [name for name in splits if name in self.at_end or name != "train"]
+        self.splits = [name for name in splits if name in self.at_end or name != "train"]
         self._config, self._metrics = config, components.training_metrics
+        self.evaluates_best = bool(folder and self.at_end and keeps_best_checkpoint(config))
 
     def columns(self) -> list[str]:
         """Return the columns of stats.csv, without those of system metrics."""
-        return self._columns(self._all)
+        best = self._columns(self.at_end, ["best"]) if self.evaluates_best else []
+        return [*self._columns(self.splits, self.models), *(name for name in best if "/best/" in name)]
 
     def epoch_columns(self) -> list[str]:
         """Return the columns that have a value in each epoch, by which the best epoch can be chosen."""
-        return self._columns(self.each_epoch)
+        return self._columns(self.each_epoch, self.models)
 
     def loss_columns(self) -> list[str]:
         """Return the evaluation losses of each epoch, for one of the models."""
         return [f"{split}/{self.models[0]}/loss" for split in self.each_epoch]
 
-    def _columns(self, splits: Iterable[str]) -> list[str]:
-        return stats_columns(self._metrics, splits, self.models, metric_columns(self._config.metrics or ()),
+    def _columns(self, splits: Iterable[str], models: Iterable[str]) -> list[str]:
+        return stats_columns(self._metrics, splits, models, metric_columns(self._config.metrics or ()),
                              ["grad_norm"] if self._config.clip_grad_norm else [])
 
 
 class EvaluationPhase:
     """Evaluates the model and its average.
 
-    data: may have a smaller train split than the components. shard: this process's part of evaluation batches.
+    data: its splits may be smaller than those of the components. shard: this process's part of evaluation batches.
     measure: context manager that adds time to a part of the profile.
     """
 
@@ -74,15 +78,19 @@ class EvaluationPhase:
                  measure: Callable[[str], AbstractContextManager[None]]) -> None:
         self._components, self._data, self._plan, self._forwards = components, data, plan, forwards
         self._steps, self._shard, self._saver, self._measure = steps, shard, saver, measure
+        self._logged_absent: set[str] = set()
 
-    def run(self, splits: Iterable[str], averaged: nn.Module | None, log: Logger) -> tuple[Row, Arrays]:
-        """Evaluate on some splits. Return the cells of the row, and what was measured besides numbers."""
+    def run(self, splits: Iterable[str], models: Mapping[str, nn.Module | None], log: Logger) -> tuple[Row, Arrays]:
+        """Evaluate on some splits. Return the cells of the row, and what was measured besides numbers.
+
+        models: by their names in columns: last, av or best; those that are None are left out.
+        """
         row: Row = {}
         arrays: Arrays = {}
         for split in splits:
-            for name in self._plan.models:
-                model = self._components.model if name == "last" else averaged
-                assert model is not None
+            for name, model in models.items():
+                if model is None:
+                    continue
                 metrics, more_arrays = self._evaluate(split, name, model, log)
                 row |= {f"{split}/{name}/{metric}": value for metric, value in metrics.items()}
                 arrays |= {f"{split}/{name}/{key}": array for key, array in more_arrays.items()}
@@ -94,17 +102,24 @@ class EvaluationPhase:
         interval = config.log_interval if config.log_interval_eval is None else config.log_interval_eval
         progress = Progress(log, f"evaluating {split}/{name}", interval)
         samples = self._data.splits[split]
-        batch_size = evaluation_batch_size(config)
-        max_batches = _max_batches(config, len(samples), batch_size)
         meter = self._components.make_evaluation_meter()
         with self._measure("evaluation"):
-            metrics = evaluate(model, self._forward(name, split), self._steps, samples, batch_size, meter, progress,
-                               self._saver, max_batches, self._shard)
+            metrics = evaluate(model, self._forward(name, model, split), self._steps, samples,
+                               evaluation_batch_size(config), meter, progress, self._saver, self._shard)
+        self._log_absent_classes(split, getattr(meter, "absent_classes", 0), log)
         return metrics, getattr(meter, "arrays", {})
 
-    def _forward(self, name: str, split: str) -> Forward:
-        """Return what calls the model or its average, and selects the outputs of the classes of a split."""
-        forward = self._forwards[name]
+    def _log_absent_classes(self, split: str, absent: int, log: Logger) -> None:
+        """Log once for a split how many classes auroc is a mean over, if some are absent."""
+        if absent and split not in self._logged_absent:
+            self._logged_absent.add(split)
+            classes = self._components.data.n_classes or 0
+            log.warning("auroc of {} is the mean over {} of {} classes: the others have no samples there, or all",
+                        split, classes - absent, classes)
+
+    def _forward(self, name: str, model: nn.Module, split: str) -> Forward:
+        """Return what calls the model, and selects the outputs of the classes of a split."""
+        forward = self._forwards.get(name) or make_forward(self._components.config, model, self._components.device)
         outputs = self._data.columns.get(split)
         if outputs is None:
             return forward
@@ -137,9 +152,3 @@ def averaged_model(components: TrainingComponents, train_split: Split | Lazy | N
                                    components.device, shard=shard)
         recompute_batch_norm(model, forward, itertools.islice(batches, count))
     return model
-
-
-def _max_batches(config: Config, samples: int, batch_size: int) -> int | None:
-    """Return how many batches of a split are evaluated at most; None for all."""
-    limit = 1 if config.fast_dev_run else config.limit_eval_batches
-    return None if limit is None else limit_batches(-(-samples // batch_size), limit)

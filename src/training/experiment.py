@@ -2,21 +2,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from src import code_state, run_folder
+from src import code_state, metrics, run_folder
 from src.checks.registered_names import parse_interval
 from src.datasets.data import Batch
 from src.tracking import system
 from src.tracking.tracker import EpochView
 from src.tracking.trackers import Trackers
+from src.training import saved_model
 from src.training.components import TrainingComponents
 from src.training.evaluation_phase import EvaluationPhase, EvaluationSchedule, averaged_model, evaluation_batch_size
-from src.training.output import resume
+from src.training.output import checkpoint, resume
 from src.training.output.log import epoch_line, header_lines, open_log, progress
 from src.training.output.recorder import Recorder, Row
 from src.training.output.step_log import StepRow
@@ -25,11 +28,12 @@ from src.training.setup.length import Length
 from src.training.setup.out_of_memory import explain_out_of_memory
 from src.training.setup.seeds import preserve_generators
 from src.training.steps.batches import ordered_batches
+from src.training.steps.evaluation_subset import subset_facts, with_evaluation_subsets
 from src.training.steps.forward import make_forward, matmul_precision
 from src.training.steps.overfit_subset import with_overfit_subset
 from src.training.steps.profile import Profile
 from src.training.steps.torchmetrics_adapter import Arrays
-from src.training.stopping import StoppingRule
+from src.training.stopping import Judgement, StoppingRule, keeps_best_checkpoint
 from src.training.training_phase import TrainingPhase
 
 if TYPE_CHECKING:
@@ -77,7 +81,8 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
                 progress(log).info(epoch_line(row, experiment.epochs[-1]))
                 trackers.log(row, experiment.view())
                 for name in experiment.checkpoint_names(epoch):
-                    recorder.write_checkpoint(name, config, row, components.model, experiment.averaged)
+                    recorder.write_checkpoint(name, config, row, components.model, experiment.averaged,
+                                              experiment.judgement._asdict())
             if experiment.outcome:
                 for line in experiment.profile.text().splitlines() if experiment.profile else ():
                     log.info(line)
@@ -95,6 +100,7 @@ class Experiment:
     columns: those of stats.csv.
     averaged: the averaged model after the last epoch; None without averaging.
     arrays: what the evaluations of the last epoch measured besides numbers.
+    judgement: which weights of the last epoch are the better ones, and why.
     outcome: how the training ended; None while it goes on.
     measure: context manager that adds time to a part of the profile, if there is one.
 
@@ -111,10 +117,15 @@ class Experiment:
         length = Length.of(config, len(train_split or ()))
         self.epochs = range(min(1, length.epochs), length.epochs + 1)
 
-        self._plan = plan = EvaluationSchedule(components)
+        self._plan = plan = EvaluationSchedule(components, folder)
+        evaluated = with_evaluation_subsets(config, self._data, plan.splits)
         self.columns = [*plan.columns(), *system.columns(config, device.type == "cuda")]
-        self._stopping = StoppingRule(config, plan.epoch_columns(), plan.loss_columns(), length.epochs)
+        self._stopping = StoppingRule(config, plan.epoch_columns(), plan.loss_columns(), length.epochs,
+                                      metrics.read_for_run(folder) if folder else None)
+        self._best_state = self._stopping.state()  # before the epoch in progress
         self.facts = facts.gather(config, self._data, components.model, length, device, components.seeds_drawn)
+        if limited := subset_facts(self._data, evaluated):
+            self.facts["evaluated"] = limited
         if group.size > 1:
             self.facts["processes"] = group.size
         if group.is_first:
@@ -131,15 +142,18 @@ class Experiment:
         shard = components.shard and components.shard.with_whole_batches(evaluation_batch_size(config))
         self._training = TrainingPhase(components, train_split, length, self._forwards["last"], shard, self.saver,
                                        self.profile)
-        self._evaluation = EvaluationPhase(components, self._data, plan, self._forwards, self._training.steps, shard,
+        self._evaluation = EvaluationPhase(components, evaluated, plan, self._forwards, self._training.steps, shard,
                                            self.saver, self.measure)
         self._batch_norm_split = train_split if length.epochs else None
+        self._folder = folder
         self.averaged: nn.Module | None = None
         self.arrays: Arrays = {}
+        self.judgement = Judgement("last", 0)
         self.outcome: str | None = None
 
     def log_header(self, log: Logger) -> None:
-        """Log the facts and the model's size, and warn if the best epoch is chosen by a test split."""
+        """Log the facts and the model's size. Warn if the best epoch is chosen by a test split, or if splits overlap.
+        """
         for line in header_lines(self._components.config.to_dict(), self.facts):
             log.info(line)
         for line in summary.lines(self._components.model, self._components.optimizers,
@@ -147,22 +161,31 @@ class Experiment:
             log.info(line)
         for warning in code_state.warnings(self.facts):
             log.warning(warning)
+        for names, samples in self.facts.get("overlaps", {}).items():
+            if not all(name.startswith("train") for name in names.split(", ")):
+                log.warning("splits {} share {} samples, so that neither is held out from the other",
+                            names.replace(", ", " and "), samples)
         if self._stopping.uses_test_split:
             log.warning("best_checkpoint_metric {} is of a test split: its best value is an optimistic estimate",
                         self._components.config.best_checkpoint_metric)
 
     def run_epoch(self, number: int, log: Logger) -> Row:
         """Train and evaluate an epoch, and decide whether it is the last. Return its row."""
+        self._best_state = self._stopping.state()
         row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0}
         if number:
             row |= self._training.run(number, log)
         self.averaged = averaged_model(self._components, self._batch_norm_split, self._forwards.get("av"))
-        cells, self.arrays = self._evaluation.run(self._plan.each_epoch, self.averaged, log)
+        models = {name: self._components.model if name == "last" else self.averaged for name in self._plan.models}
+        cells, self.arrays = self._evaluation.run(self._plan.each_epoch, models, log)
         epoch_row = row | cells
         row = self._components.group.broadcast(lambda: epoch_row)  # all processes decide by the same numbers
         self.outcome = self._stopping.update(row)
+        self.judgement = self._stopping.judge(row, self._plan.models)
         if self.outcome:
-            cells, arrays = self._evaluation.run(self._plan.at_end, self.averaged, log)
+            if self._plan.evaluates_best:
+                models["best"] = self._best_model()
+            cells, arrays = self._evaluation.run(self._plan.at_end, models, log)
             row |= cells
             self.arrays |= arrays
         row["timestamp"] = time.time()
@@ -173,8 +196,22 @@ class Experiment:
         config = self._components.config
         if config.save_freq and (epoch % config.save_freq == 0 or config.fast_dev_run):
             yield run_folder.checkpoint_name(epoch)
-        if config.save_best_checkpoint and self._stopping.is_best:
+        if self._stopping.is_best and keeps_best_checkpoint(config):
             yield run_folder.BEST_CHECKPOINT
+
+    def _best_model(self) -> nn.Module | None:
+        """Return the model of the best epoch so far, with its weights that were judged best; None without one."""
+        components = self._components
+        if self._stopping.is_best:  # it is not saved yet
+            return self.averaged if self.judgement.weights == "av" else components.model
+        folder = self._folder or ""
+        path = os.path.join(folder, run_folder.BEST_CHECKPOINT)
+        if not os.path.isfile(path):
+            return None
+        content = checkpoint.load(path, components.device)
+        model = copy.deepcopy(components.model)
+        model.load_state_dict(saved_model.best_weights(content, saved_model.find_judgement(content, folder)))
+        return model
 
     def view(self) -> EpochView:
         """Return what trackers may read."""
@@ -220,7 +257,7 @@ class Experiment:
                 **self._training.state(), "model": components.model.state_dict(),
                 "average": components.average.state_dict() if components.average else None,
                 "optimizers": [optimizer.state_dict() for optimizer in components.optimizers],
-                "best": self._stopping.state(), "task": components.task.state_dict() if components.task else {},
+                "best": self._best_state, "task": components.task.state_dict() if components.task else {},
                 "generators": resume.generator_states(components.device)}
 
     def _sample_inputs(self) -> Any:

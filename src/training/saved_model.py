@@ -3,26 +3,48 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from loguru import logger
 from torch import nn
 
 from src import run_folder
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
-from src.errors import BatchError
+from src.errors import BatchError, ConfigError
+from src.io import files
+from src.metrics import read_for_run
 from src.models.factory import make_model
 from src.training.output import checkpoint
 from src.training.steps.task import make_task
+from src.training.stopping import BestEpoch, Judgement
 
 
-def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
-    """Return the best model of a run, in eval mode on the CPU, and its data.
+@dataclass(frozen=True)
+class SavedModel:
+    """A model of a run, in eval mode on the CPU; its data; and why these weights were chosen.
+
+    `model, data = load_model(run)` unpacks the first two.
+    """
+
+    model: nn.Module
+    data: Data
+    judgement: Judgement
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.data))
+
+
+def load_model(run: str, uri: str | None = None) -> SavedModel:
+    """Return the best model of a run with its data.
 
     run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`. The
-    weights are those of best_checkpoint.pt, otherwise of the newest checkpoint; averaged weights if it has them.
+    checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that were judged best, the last or
+    the averaged ones, as the checkpoint records; of an older one that does not, see `find_judgement`.
     """
     with tempfile.TemporaryDirectory() as download_folder:
         if run.startswith("models:"):
@@ -31,7 +53,7 @@ def load_model(run: str, uri: str | None = None) -> tuple[nn.Module, Data]:
             run = resolve_model(run, uri, download_folder)
         config, facts = _read_config(run)
         data = make_data(config)
-        return _build_model(run, config, facts, data), data
+        return SavedModel(*_build_model(run, config, facts, data))
 
 
 class Predictor:
@@ -39,7 +61,7 @@ class Predictor:
 
     def __init__(self, folder: str) -> None:
         config, facts = _read_config(folder)
-        self._model = _build_model(folder, config, facts, None)
+        self._model = _build_model(folder, config, facts, None)[0]
 
     def predict(self, x: Any, params: object = None) -> Any:
         """Return the model's output [n, outputs] for samples [n, …]; both are numpy arrays."""
@@ -57,14 +79,55 @@ def _read_config(folder: str) -> tuple[Config, dict[str, Any]]:
     return Config.from_dict(spec), spec.get("facts") or {}
 
 
-def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data | None) -> nn.Module:
+def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data | None
+                 ) -> tuple[nn.Module, Any, Judgement]:
     """Return the model of a run with its saved weights. data: for a user-defined task, which makes the model."""
     content = checkpoint.load(_checkpoint_path(folder))
     task = make_task(config, data, torch.device("cpu")) if data and config.task else None
     model = (task.make_model() if task else None) or make_model(
         config, tuple(facts["input_shape"]), facts["output_dim"], weights=False)
-    model.load_state_dict(content["averaged"] or content["model"])
-    return model.eval()
+    judgement = find_judgement(content, folder)
+    model.load_state_dict(best_weights(content, judgement))
+    return model.eval(), data, judgement
+
+
+def best_weights(content: Mapping[str, Any], judgement: Judgement) -> dict[str, torch.Tensor]:
+    """Return the state dict of a checkpoint that was judged best."""
+    weights: dict[str, torch.Tensor] = content["averaged"] if judgement.weights == "av" else content["model"]
+    return weights
+
+
+def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
+    """Return which weights of a checkpoint were judged best, and why.
+
+    A checkpoint of an older version does not record it. If it has averaged weights, the row of its epoch in stats.csv
+    decides, by best_checkpoint_metric; without such a row, the averaged weights if the run evaluated them, else the
+    last. Either is logged as a warning.
+    """
+    if "judgement" in content:
+        return Judgement(**content["judgement"])
+    epoch, config = int(content["epoch"]), content["config"]
+    if content["averaged"] is None:
+        return Judgement("last", epoch)
+    header, rows = _read_stats(folder)
+    row = next((row for row in rows if row["epoch"] == epoch), dict.fromkeys(header))
+    try:
+        judgement = BestEpoch(config["best_checkpoint_metric"], header, read_for_run(folder)).judge(row)
+    except ConfigError:  # no such column, or no direction
+        judgement = None
+    judgement = judgement or Judgement("av" if "av" in (config["eval_models"] or ["av"]) else "last", epoch)
+    reason = f"by {judgement.metric} in stats.csv" if judgement.metric else "without a metric"
+    logger.warning("{}: the checkpoint does not record which weights were judged best; chosen {}: {}", folder, reason,
+                   "averaged" if judgement.weights == "av" else "last")
+    return judgement
+
+
+def _read_stats(folder: str) -> tuple[list[str], list[dict[str, float | None]]]:
+    """Return the columns and the complete rows of stats.csv; both empty without one."""
+    header, *lines = (files.read_text(os.path.join(folder, run_folder.STATS)) or "").split("\n")[:-1] or [""]
+    names = header.split(",")
+    return names, [{name: float(cell) if cell else None for name, cell in zip(names, line.split(","), strict=True)}
+                   for line in lines if line.count(",") == header.count(",")]
 
 
 def _checkpoint_path(folder: str) -> str:

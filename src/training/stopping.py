@@ -4,29 +4,58 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from src import run_folder
+from src import metrics, run_folder
 from src.config import Config
 from src.errors import ConfigError
-from src.metrics import lower_is_better
+from src.metrics import MAXIMIZE, MINIMIZE, Metric
 from src.training.output.recorder import Row
 
 _NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
                 "learning_rate", "trainable_parameters", "grad_norm")
+# direction of states without a sign, which the version before this rule saved
+_EARLIER_MINIMIZED = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
+BestState = tuple[Any, ...]
+
+
+class Judgement(NamedTuple):
+    """Why weights were chosen, as checkpoints record it.
+
+    weights: last, those of the model, or av, their average;
+    metric, value: the column of stats.csv that decided, and its value; None if no metric decided;
+    epoch: of the weights and the value;
+    goal: whether the metric is maximized or minimized.
+    """
+
+    weights: str
+    epoch: int
+    metric: str | None = None
+    value: float | None = None
+    goal: str | None = None
+
+
+def keeps_best_checkpoint(config: Config) -> bool:
+    """Return whether the model of the best epoch is saved: also if early stopping evaluates it at the end."""
+    return config.save_best_checkpoint or bool(config.early_stopping_patience and config.eval_at_end)
 
 
 class StoppingRule:
     """Decides after each epoch whether it is the best so far, and whether the training ends with it.
 
     columns: those with a value in each epoch. loss_columns: the evaluation losses among them.
+    metric: of the job spec, whose goal holds for the columns that it names.
     is_best: whether the last epoch is the best so far; False if nothing depends on the best epoch.
     """
 
-    def __init__(self, config: Config, columns: Iterable[str], loss_columns: Sequence[str], last_epoch: int) -> None:
+    def __init__(self, config: Config, columns: Iterable[str], loss_columns: Sequence[str], last_epoch: int,
+                 metric: Metric | None = None) -> None:
         self._patience, self._max_loss = config.early_stopping_patience, config.max_allowed_loss
         self._loss_columns, self._last_epoch = loss_columns, last_epoch
         needs_best = self._patience is not None or config.save_best_checkpoint
-        self._best = BestEpoch(config.best_checkpoint_metric, columns) if needs_best else None
+        if goal := config.best_checkpoint_goal:
+            metric = Metric(config.best_checkpoint_metric, goal)
+        self._best = BestEpoch(config.best_checkpoint_metric, columns, metric) if needs_best else None
         self.is_best = False
 
     def update(self, row: Row) -> str | None:
@@ -41,6 +70,14 @@ class StoppingRule:
             return run_folder.EARLY_STOPPED
         return None
 
+    def judge(self, row: Row, models: Sequence[str]) -> Judgement:
+        """Return which weights of an epoch are the better ones, by its row.
+
+        models: those that are evaluated. Without a metric these are the averaged weights, if they are evaluated.
+        """
+        judgement = self._best.judge(row) if self._best else None
+        return judgement or Judgement("av" if "av" in models else "last", int(row["epoch"] or 0))
+
     def _has_diverged(self, row: Row) -> bool:
         """Return whether the training loss is NaN or too large, or an evaluation shows that the last step led to NaN.
         """
@@ -52,11 +89,11 @@ class StoppingRule:
         """Whether the best epoch is chosen by a test split, so that its value is too optimistic."""
         return self._best is not None and self._best.uses_test_split
 
-    def state(self) -> tuple[float, int] | None:
+    def state(self) -> BestState | None:
         """Return what `restore` needs."""
         return self._best.state() if self._best else None
 
-    def restore(self, state: tuple[float, int] | None) -> None:
+    def restore(self, state: BestState | None) -> None:
         """Continue as after the epoch at which `state` was called."""
         if self._best and state:
             self._best.restore(state)
@@ -65,41 +102,58 @@ class StoppingRule:
 class BestEpoch:
     """The best value so far, over all columns whose full name matches a regular expression.
 
-    ConfigError if it matches no metric, or metrics that improve in opposite directions.
+    metric: of the job spec, whose goal holds for the columns that it names.
+    ConfigError if the pattern matches no metric, one whose direction is not known, or metrics of opposite directions.
     """
 
-    def __init__(self, pattern: str, columns: Iterable[str]) -> None:
-        metrics = [column for column in columns if column.rpartition("/")[2] not in _NOT_METRICS]
-        self.columns = [column for column in metrics if re.fullmatch(pattern, column)]
+    def __init__(self, pattern: str, columns: Iterable[str], metric: Metric | None = None) -> None:
+        numbers = [column for column in columns if column.rpartition("/")[2] not in _NOT_METRICS]
+        self.columns = [column for column in numbers if re.fullmatch(pattern, column)]
         if not self.columns:
             raise ConfigError(f"{pattern!r} matches no metric of this run", where="best_checkpoint_metric",
-                              allowed=metrics, hint="it is a regular expression for the whole of a name")
-        directions = {lower_is_better(column) for column in self.columns}
-        if len(directions) > 1:
+                              allowed=numbers, hint="it is a regular expression for the whole of a name")
+        directions = {column: metrics.direction(column, metric) for column in self.columns}
+        if unknown := [column for column, goal in directions.items() if goal is None]:
+            raise ConfigError(f"whether more or less is better is not known for {unknown[0]}",
+                              where="best_checkpoint_metric",
+                              hint=f"set best_checkpoint_goal: {MINIMIZE} or {MAXIMIZE}, or {metrics.GOAL_HINT}")
+        if len(set(directions.values())) > 1:
             raise ConfigError(f"{pattern!r} matches metrics that improve by falling and metrics that improve by rising",
                               where="best_checkpoint_metric", allowed=f"one kind of {', '.join(self.columns)}")
-        self._sign = -1.0 if directions.pop() else 1.0
+        self._sign = -1.0 if directions[self.columns[0]] == MINIMIZE else 1.0
         self._best = -math.inf
         self.epochs_since = 0  # epochs since the best one
 
+    def judge(self, row: Row) -> Judgement | None:
+        """Return the best of the columns in an epoch's row, and whose weights it is of; None if all are NaN or empty.
+        """
+        values = {column: value for column in self.columns if (value := row[column]) is not None and value == value}
+        if not values:
+            return None
+        column = max(values, key=lambda name: self._sign * values[name])
+        return Judgement("av" if column.split("/")[1] == "av" else "last", int(row["epoch"] or 0), column,
+                         float(values[column]), MINIMIZE if self._sign < 0 else MAXIMIZE)
+
     def update(self, row: Row) -> bool:
         """Take an epoch's row. Return whether it is better than all before; NaN is never better."""
-        values = [self._sign * value for column in self.columns if (value := row[column]) is not None]
-        value = max((value for value in values if not math.isnan(value)), default=-math.inf)
+        judgement = self.judge(row)
+        value = self._sign * judgement.value if judgement and judgement.value is not None else -math.inf
         is_better = value > self._best
         self._best = max(self._best, value)
         self.epochs_since = 0 if is_better else self.epochs_since + 1
         return is_better
 
-    def state(self) -> tuple[float, int]:
-        """Return the best value, negated if smaller is better, and the epochs since then."""
-        return self._best, self.epochs_since
+    def state(self) -> BestState:
+        """Return the best value, times the sign; the epochs since then; and the sign, -1 if smaller is better."""
+        return self._best, self.epochs_since, self._sign
 
-    def restore(self, state: tuple[float, int]) -> None:
-        """Continue as after the epoch at which `state` was called."""
-        self._best, self.epochs_since = state
+    def restore(self, state: BestState) -> None:
+        """Continue as after the epoch at which `state` was called, in its direction."""
+        self._best, self.epochs_since, *sign = state
+        earlier_sign = -1.0 if _EARLIER_MINIMIZED.search(self.columns[0].rpartition("/")[2]) else 1.0
+        self._sign = sign[0] if sign else earlier_sign
 
     @property
     def uses_test_split(self) -> bool:
         """Whether one of the columns is of a test split."""
-        return any(column.startswith("test") for column in self.columns)
+        return any(map(metrics.chooses_by_test, self.columns))

@@ -155,3 +155,25 @@ def test_compare_command_says_that_a_test_split_chose(tmp_path: Path, capsys: py
     make_run(batch, 0, {}, config=config, stats="epoch,test/last/accuracy\n1,0.5\n")
     assert experiments.main(["compare", batch, batch]) == 0
     assert "chosen by a test split" in capsys.readouterr().out
+
+
+def test_settings_that_lost_all_runs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = (0.1, 1.0, 2.0)
+    before = batch_of(tmp_path, "a", [({"base_lr": rate}, 0.5) for rate in rates])
+    after = batch_of(tmp_path, "b", [({"base_lr": rate}, 0.5 + rate / 8) for rate in rates],
+                     ends={2: run_folder.DIVERGED})
+    result = compare(read_results(before), read_results(after))
+    assert (result.settings, result.lost_settings) == (2, 1)
+    assert change_of(result).after == pytest.approx(0.5 + (0.1 + 1.0) / 2 / 8)
+    assert experiments.main(["compare", before, after]) == 0
+    assert "mean over 2 of 3 settings that both have (of the others, one batch has no run" in capsys.readouterr().out
+
+
+def test_direction_that_is_not_known_is_not_judged(tmp_path: Path) -> None:
+    paths = []
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        paths.append(make_empty_batch(tmp_path, name))
+        make_run(paths[-1], 0, {}, stats=f"epoch,val/last/accuracy,val/last/energy\n1,{value / 4},{value}\n")
+    result = compare(*map(read_results, paths))
+    assert change_of(result, "val/last/energy").better is None
+    assert change_of(result, "val/last/accuracy").better is True

@@ -163,3 +163,9 @@ class Recall:
 
     def compute(self) -> Tensor:
         return self._right / self._all
+
+
+def make_normed_net(input_shape: tuple[int, ...], output_dim: int) -> nn.Module:
+    """A model with a batch norm, whose running statistics lag behind large steps."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), 16), nn.BatchNorm1d(16), nn.ReLU(),
+                         nn.Linear(16, output_dim))

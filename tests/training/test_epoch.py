@@ -34,10 +34,9 @@ def _trainer(made: Any, micro_batch_size: int = 10**9, rate: float = 0.1, max_lo
     return Trainer(made.model, steps, lambda step: rate / 0.1 / (1 + step), made.average, max_loss)  # 0.1: base_lr
 
 
-def _evaluate(model: nn.Module, split: Any, batch_size: int, most: int | None = None) -> dict[str, float]:
+def _evaluate(model: nn.Module, split: Any, batch_size: int) -> dict[str, float]:
     steps = Supervised(model, F.cross_entropy, SGD([], 0.1), 1)
-    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, disabled_saver(),
-                    most)
+    return evaluate(model, model, steps, split, batch_size, Meter("classification", CPU), SILENT, disabled_saver())
 
 
 def test_loop_equals_a_manual_loop() -> None:

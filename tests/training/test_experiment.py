@@ -208,3 +208,76 @@ def test_nan_is_recorded_as_such(tmp_path: Path) -> None:
     rows, end = train_toy(make_toy(splits, train_length=5), str(tmp_path))
     assert (len(rows), end) == (1, "diverged")
     assert math.isnan(rows[0]["train/loss"])
+
+
+BEST_AT_END = {"eval_at_end": ["test"], "train_length": 8, "base_lr": 3.0, "momentum": 0.0, "averaging": "poly",
+               "best_checkpoint_metric": "val/.*/accuracy"}
+
+
+@pytest.mark.parametrize("options", [{"early_stopping_patience": 2}, {"save_best_checkpoint": True},
+                                     {"early_stopping_patience": 8}])
+def test_best_checkpoint_is_evaluated_at_the_end(options: dict[str, Any], tmp_path: Path) -> None:
+    rows, _ = train_toy(make_toy(SPLITS, **BEST_AT_END, **options), str(tmp_path))
+    saved = checkpoint.load(str(tmp_path / "best_checkpoint.pt"))
+    weights = saved["averaged"] if saved["judgement"]["weights"] == "av" else saved["model"]
+    output = nn.functional.linear(SPLITS["test"].x, weights["weight"], weights["bias"])
+    accuracy = (output.argmax(1) == SPLITS["test"].y).double().mean().item()
+    assert rows[-1]["test/best/accuracy"] == accuracy
+    assert rows[-1]["test/best/loss"] == pytest.approx(nn.functional.cross_entropy(output, SPLITS["test"].y).item())
+    assert all(row["test/best/accuracy"] is None for row in rows[:-1])
+    assert "val/best/accuracy" not in rows[0]
+    if len(rows) > saved["epoch"]:  # the last epoch has other weights
+        assert rows[-1]["test/best/loss"] != rows[-1][f"test/{saved['judgement']['weights']}/loss"]
+
+
+def test_training_ends_with_its_last_weights_after_evaluating_the_best(tmp_path: Path) -> None:
+    options = {**BEST_AT_END, "early_stopping_patience": 2, "save_freq": 1}
+    results = list(run_epochs(make_toy(SPLITS, **options), str(tmp_path), lambda: None))
+    row, model, _ = results[-1]
+    assert row["epoch"] > checkpoint.load(str(tmp_path / "best_checkpoint.pt"))["epoch"]
+    last = checkpoint.load(str(tmp_path / f"checkpoint-{row['epoch']:05d}.pt"))["model"]
+    torch.testing.assert_close(dict(model.state_dict()), dict(last), rtol=0, atol=0)
+
+
+def test_without_a_best_checkpoint_there_are_no_columns_for_it(tmp_path: Path) -> None:
+    for options in ({}, {"early_stopping_patience": 2}):  # the second one without a folder
+        rows, _ = train_toy(make_toy(SPLITS, **{**BEST_AT_END, **options}), None if options else str(tmp_path))
+        assert not any("/best/" in name for name in rows[0])
+    rows, _ = train_toy(make_toy(SPLITS, early_stopping_patience=2, best_checkpoint_metric="val/.*/loss"),
+                        str(tmp_path))
+    assert not any("/best/" in name for name in rows[0])
+
+
+def test_job_spec_decides_the_direction_of_the_best_epoch(tmp_path: Path) -> None:
+    """Also in the folder of a canary. Without a goal, the direction of a metric of that name is an error."""
+    options = {"metrics": ["tests.training.tasks:second"], "save_best_checkpoint": True, "train_length": 6,
+               "base_lr": 3.0, "best_checkpoint_metric": "val/last/second"}
+    with pytest.raises(ConfigError, match="not known for val/last/second"):
+        train_toy(make_toy(SPLITS, **options), str(tmp_path))
+    for goal, best, name in (("minimize", min, "000_x"), ("maximize", max, "canary/x")):
+        (tmp_path / "job.yaml").write_text(f"job_details: {{name: x, metric: {{name: second, goal: {goal}}}}}\n"
+                                           "parameters: {}\n")
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        rows, _ = train_toy(make_toy(SPLITS, **options), str(folder))
+        judgement = checkpoint.load(str(folder / "best_checkpoint.pt"))["judgement"]
+        assert judgement["value"] == best(row["val/last/second"] for row in rows)
+        assert judgement["goal"] == goal
+
+
+def test_overlapping_splits_cause_a_warning(tmp_path: Path) -> None:
+    from src.config import Config
+    from train import experiment_generator
+
+    def log(**splits: str) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        config = Config.from_dict({"dataset": "sklearn/iris", "data_splits_map": splits, "train_length": 1,
+                                   "output_dir": str(folder), "eval_datasets": {"again": "sklearn/iris@train[:20]"}})
+        list(experiment_generator(config))
+        return (folder / "training.log").read_text()
+
+    text = log(train="train[:100]", val="train[90:]", test="train[100:]")
+    for line in ("train and val share 10 ", "val and test share 50 ", "train and again share 20 "):
+        assert f"splits {line}samples, so that" in text
+    assert "train and test" not in text
+    assert "share" not in log(train="train[20:100]", train_part="train[20:50]", val="train[100:]")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from src import run_folder
+from src import metrics, run_folder
 from src.analysis.plotting import figure_layout
 from src.analysis.plotting.figure_layout import (
     STYLE,
@@ -124,7 +124,8 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         figure_layout.set_log_axes(panel.axes, log_x, log_y)
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
     notes = [f"{count(cut_lines, 'mean')} end{'s' * (cut_lines == 1)} where the first run ended, other runs go on thin"
-             if cut_lines else "", f"{count(without_value, 'run')} without a value" if without_value else ""]
+             if cut_lines else "", f"{count(without_value, 'run')} without a value" if without_value else "",
+             metrics.TEST_NOTE if best_so_far and metrics.chooses_by_test(grid.metrics[0]) else ""]
     return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
 
@@ -169,7 +170,7 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     """Draw a metric against a hyperparameter: a grid of panels, each with a line per value of `legend`, a dot per run.
 
     df: big_df, a row per run;
-    metric, spread: as in `learning_curves`; of several columns, a run counts with the first of `tables.by_preference`;
+    metric, spread: as in `learning_curves`; of several columns, a run counts with the first of `metrics.by_preference`;
     epoch: 'best', 'last' or a number;
     log_x: None chooses a logarithmic axis if the values span a factor of 10 or more (zero has a place beside it).
     The line joins the means of runs with equal values, its bars show their spread. Diverged runs are crosses at the

@@ -40,7 +40,7 @@ def filt(df: pd.DataFrame, where: Mapping[str, Any] | None = None, /, **conditio
     """
     keep = np.ones(len(df), dtype=bool)
     for name, condition in {**(where or {}), **conditions}.items():
-        cells = require_column(df, name).tolist()
+        cells, condition = require_column(df, name).tolist(), as_declared(name, condition)
         check_condition(name, condition, cells)
         strict = distinguishes_floats(name, cells)
         keep &= np.fromiter((matches(condition, cell, strict) for cell in cells), bool, len(df))
@@ -80,6 +80,20 @@ def distinguishes_floats(name: str, cells: Iterable[Any]) -> bool:
     if types:
         return {"int", "float"} <= types
     return {int, float} <= set(map(type, cells))
+
+
+def as_declared(name: str, value: Any) -> Any:
+    """Return a value, or a list of them, in the type of a column's cells: '0.9' is 0.9 in a field of Config that takes
+    numbers and strings.
+    """
+    if not {"float", "str"} <= declared_types(name):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [as_declared(name, item) for item in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def cells_equal(first: object, second: object, strict: bool = False) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from src import run_folder
 from src.analysis.reading import run_index
-from src.analysis.reading.filters import distinguishes_floats, matches, unknown_column
+from src.analysis.reading.filters import as_declared, distinguishes_floats, matches, unknown_column
 from src.analysis.reading.frames import FACTS, IDENTITY, identity_columns, to_frame
 from src.analysis.reading.run_index import BatchIndex
 from src.errors import ResultsError
@@ -122,7 +122,7 @@ class _Runs:
         if name in IDENTITY or callable(condition):  # a function gets the cell that a frame has
             values = to_frame({name: self._column(name)})[name].tolist()
             return {run for run, value in enumerate(values) if matches(condition, value)}
-        strict = distinguishes_floats(name, self._column(name))
+        condition, strict = as_declared(name, condition), distinguishes_floats(name, self._column(name))
         starts = itertools.accumulate((len(index.names) for _, index in self._batches), initial=0)
         return {start + run for start, (_, index) in zip(starts, self._batches, strict=False)
                 for run in index.matching(name, condition, strict)}

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.reading.filters import cells_equal, distinguishes_floats, is_missing, is_number, require_column
+from src.analysis.reading.filters import (
+    as_declared,
+    cells_equal,
+    distinguishes_floats,
+    is_missing,
+    is_number,
+    require_column,
+)
 from src.errors import ResultsError
 
 _MAX_LENGTH = 2000
@@ -176,10 +183,19 @@ class _Compiler:
         operands = [node.left, *node.comparators]
         values = list(map(self.value, operands))
         strict = list(map(self._is_strict, operands))
+        for position, operand in enumerate(operands):
+            if isinstance(operand, ast.Name):  # a column: its neighbours are compared in its type
+                for other in {position - 1, position + 1} & set(range(len(operands))):
+                    values[other] = self._in_type_of(operand, values[other])
         links = [(operation, values[i], values[i + 1], strict[i] or strict[i + 1])
                  for i, operation in enumerate(node.ops)]
         return lambda row: all(self._holds(operation, left(row), right(row), is_strict)
                                for operation, left, right, is_strict in links)
+
+    def _in_type_of(self, column: ast.Name, value: _Value) -> _Value:
+        """Return a value as the cells of a column hold it."""
+        name = self._quoted.get(column.id, column.id)
+        return lambda row: as_declared(name, value(row))
 
     @staticmethod
     def _holds(operation: ast.cmpop, left: Any, right: Any, strict: bool) -> bool:

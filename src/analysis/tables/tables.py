@@ -27,9 +27,26 @@ def named_metric(df: pd.DataFrame) -> Metric | None:
     return Metric(*df.attrs[METRIC]) if METRIC in df.attrs else None
 
 
+def with_goal(df: pd.DataFrame, metric: str, goal: str) -> pd.DataFrame:
+    """Return big_df with the metric that ranks its runs, instead of that of the job specs.
+
+    metric: a stats column, or a regular expression. goal: maximize or minimize.
+    """
+    result = df.copy()
+    result.attrs[METRIC] = metrics.parse({"name": metric, "goal": goal}, "with_goal")
+    return result
+
+
 def lower_is_better(df: pd.DataFrame, column: str) -> bool:
-    """Return whether less is better in a stats column, by the job specs' goal or the column's name."""
-    return metrics.lower_is_better(column, named_metric(df))
+    """Return whether less is better in a stats column, by the job specs' goal or the column's name.
+
+    ResultsError if neither is known.
+    """
+    goal = metrics.direction(column, named_metric(df))
+    if goal is None:
+        raise ResultsError(f"whether more or less is better is not known for {column}",
+                           hint=f"{metrics.GOAL_HINT}, or use tables.with_goal(big_df, '{column}', 'minimize')")
+    return goal == metrics.MINIMIZE
 
 
 def stats_columns(df: pd.DataFrame) -> list[str]:
@@ -172,7 +189,7 @@ def metric_columns(df: pd.DataFrame, metric: str | None = None) -> list[str]:
         message = "no stats to rank runs by" if metric is None else f"no stats column matches '{metric}'"
         raise ResultsError(message, allowed=columns or "no stats column: no run has finished an epoch yet",
                            hint=did_you_mean(metric or "", columns))
-    if len({lower_is_better(df, name) for name in matching}) > 1:
+    if len({metrics.direction(name, named_metric(df)) for name in matching}) > 1:
         raise ResultsError(f"'{metric}' matches columns where more is better and where less is", allowed=matching,
                            hint="choose one kind")
     return matching
@@ -197,14 +214,6 @@ def value_at(curve: pd.Series, epoch: str | int, less: bool) -> tuple[float, flo
     return (float(curve[at]), at) if at in curve.index else (np.nan, np.nan)
 
 
-def by_preference(columns: list[str]) -> list[str]:
-    """Return the columns of one metric, averaged weights first: a run counts with the first that it has.
-
-    The choice does not depend on the values: the better of both would favour averaging by chance.
-    """
-    return sorted(columns, key=lambda name: "/av/" not in name)
-
-
 def selection_note(columns: list[str], epoch: str | int = "best") -> list[str]:
     """Return what a caption says about choosing by these columns: about test splits, and about averaged weights."""
     notes = ["averaged weights where a run has them, else the last"] if len(columns) > 1 and any(
@@ -216,13 +225,13 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
               epoch: str | int = "best") -> pd.DataFrame:
     """Return the `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
 
-    metric: as in `metric_columns`; of several columns, a run counts with the first in `by_preference` that it has;
+    metric: as in `metric_columns`; of several columns, a run counts with the first of `metrics.by_preference` it has;
     epoch: 'best', 'last' or a number.
     Columns: run, value, metric (the column of the value), epoch, the same metric of the other splits at that epoch (as
     test/accuracy), the varying parameters, end, folder; attrs["caption"] has what a reader must know. Runs that
     diverged or have no value come last, as NaN. Logs a warning if a test split ranks. Errors as in `metric_columns`.
     """
-    columns = by_preference(metric_columns(df, metric))
+    columns = metrics.by_preference(metric_columns(df, metric))
     if metrics.chooses_by_test(columns[0]):
         _log.warning("runs are ranked by %s, a test split: the best value is an optimistic estimate. Use a val split "
                      "of train: data_splits_map: {train: 'train[:90%%]', val: 'train[90%%:]', test: test}", columns[0])
@@ -277,13 +286,13 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
-    """Return each run's value at an epoch, (runs,): of the first of the columns, in `by_preference`, that it has.
+    """Return each run's value at an epoch, (runs,): of the first of the columns, by `metrics.by_preference`, it has.
 
     NaN for runs that do not count (`counted`) or have no value.
     """
     less = lower_is_better(df, columns[0])
     values = np.full(len(df), np.nan)
-    for name in by_preference(columns):
+    for name in metrics.by_preference(columns):
         of_column = [value_at(finite_epochs(end, curve), epoch, less)[0]
                      for end, curve in zip(df["end"], df[name], strict=True)]
         values = np.where(np.isnan(values), of_column, values)
@@ -299,7 +308,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
     r − 1 settings are significantly better, as `inference.ranks` defines it; with few seeds most settings share rank 1.
     Settings without a value come last. attrs["caption"] has what a reader must know. Errors as in `metric_columns`.
     """
-    names = by_preference(metric_columns(df, metric))
+    names = metrics.by_preference(metric_columns(df, metric))
     settings = varying_columns(df)
     is_repeat = repeats(df).to_numpy()
     points = zip(*(map(cell_key, df[name].tolist()) for name in settings), strict=True) if settings else [()] * len(df)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from src import metrics
 from src.errors import BatchError
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.planning.sbatch_calls import canary_calls
@@ -51,7 +52,8 @@ def smoke_test(plan: SubmissionPlan, launch: LaunchSettings) -> None:
     specs = [plan.points[name] for name in plan.to_submit]
     if any("COMMAND" in spec for spec in specs):
         raise BatchError("--smoke can only run train.py, and this batch runs another program", where=plan.batch)
-    for line in run_smoke_test(specs, plan.project, launch.container):
+    metric = metrics.read_from_text(plan.job_spec_text) or metrics.read_from_batch(plan.batch)
+    for line in run_smoke_test(specs, plan.project, launch.container, metric.goal if metric else None):
         print(line, flush=True)
 
 

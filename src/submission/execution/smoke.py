@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from src import run_folder
+from src import metrics, run_folder
 from src.config import TRACKER_FIELDS
 from src.errors import BatchError
 from src.io import files, yaml_io
@@ -27,11 +27,16 @@ _RUN = "run"
 _CPU_PRECISION = {"fp16": "bf16", "tf32": "float32"}
 
 
-def distinct_specs(specs: Iterable[Mapping[str, Any]]) -> list[Spec]:
-    """Return the first spec of each model and data set, changed to a run of one batch of data on this machine."""
+def distinct_specs(specs: Iterable[Mapping[str, Any]], goal: str | None = None) -> list[Spec]:
+    """Return the first spec of each model and data set, changed to a run of one batch of data on this machine.
+
+    goal: of the metric of the job spec, which the run cannot read.
+    """
     distinct: dict[str, Spec] = {}
     for spec in specs:
         untracked = {key: value for key, value in spec.items() if key not in TRACKER_FIELDS}
+        if goal and metrics.direction(spec.get("best_checkpoint_metric", "accuracy")) is None:
+            untracked.setdefault("best_checkpoint_goal", goal)
         distinct.setdefault(repr([spec.get(key) for key in _DISTINGUISHING]), {**untracked, "fast_dev_run": True})
     if shutil.which("nvidia-smi") is None:  # on a login node, try runs for GPUs as far as its CPUs can
         for spec in distinct.values():
@@ -40,13 +45,14 @@ def distinct_specs(specs: Iterable[Mapping[str, Any]]) -> list[Spec]:
     return list(distinct.values())
 
 
-def run_smoke_test(specs: Iterable[Mapping[str, Any]], project: str, container: Container | None = None
-                   ) -> Iterator[str]:
+def run_smoke_test(specs: Iterable[Mapping[str, Any]], project: str, container: Container | None = None,
+                   goal: str | None = None) -> Iterator[str]:
     """Run each distinct spec and yield a line for each that works. BatchError, with its last line, if one fails.
 
     container: the container of the batch, in which the specs are run too
+    goal: of the metric of the job spec
     """
-    for spec in distinct_specs(specs):
+    for spec in distinct_specs(specs, goal):
         label = f"{spec.get('model', 'the default model')} on {spec.get('dataset', 'the default data set')}"
         process = _run(spec, project, container)
         if process.returncode:

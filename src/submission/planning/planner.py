@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Mapping
 from itertools import islice
@@ -30,6 +31,7 @@ from src.submission.status import retry_policy, states
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
+    from src.metrics import Metric
     from src.submission.batch.extension import Extension
 
 
@@ -58,7 +60,7 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
 def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else job_spec.command
-    check = None if command else config.check_parameters
+    check = None if command else functools.partial(_check_point, job_spec.metric)
     expanded = grid.expand_job_spec(job_spec, options.overrides, check, options.samples, options.seed)
     specs = expanded.specs
     if job_spec.tags:
@@ -85,6 +87,20 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
         output_dir = check_output_dir(options.output_dir, "--output-dir")
     return RequestedBatch(job_spec, points, expanded.varying, _grid_options(options),
                           os.path.normpath(files.expand_path(output_dir, "output_dir")), tuple(lines))
+
+
+def _check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:
+    """ConfigError unless Config accepts a point, and the direction of what chooses its best epoch is known.
+
+    metric: of the job spec.
+    """
+    config.check_parameters(point, where)
+    if point.get("save_best_checkpoint") or point.get("early_stopping_patience"):
+        from src import metrics  # few points choose an epoch
+
+        pattern = point.get("best_checkpoint_metric", config.FIELDS["best_checkpoint_metric"].default)
+        if not point.get("best_checkpoint_goal"):
+            metrics.check_known(pattern, metric, f"{where}, best_checkpoint_metric")
 
 
 def _grid_options(options: Options) -> dict[str, Any]:

@@ -84,9 +84,10 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     name = safe_name(sweep_name or os.path.splitext(os.path.basename(source))[0]) or "sweep"
     if sweep_name not in (None, name):
         warnings.append(f"{source}: the batch of sweep {sweep_name!r} is named {name}")
-    metric = document.get("metric")
+    metric = None if document.get("metric") is None else metrics.parse(
+        document["metric"], f"{source}, metric", default_goal=metrics.MINIMIZE)  # W&B's default
     return JobSpec(name, parameters, command=command, description=_parse_name(document, "description", source),
-                   metric=None if metric is None else metrics.parse(metric, f"{source}, metric"),
+                   metric=metric,
                    samples=cap if method == RANDOM else None, max_runs=cap if method == GRID else None,
                    text=text, source=source, warnings=warnings)
 

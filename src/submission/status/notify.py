@@ -106,13 +106,18 @@ def _best_run(observation: Observation) -> str:
     for row in status.rows(observation.runs.values(), metric=metric):
         if row.best is None or row.best != row.best:
             continue
-        if best is None or best.best is None or row.metric == best.metric and metrics.is_better(
+        if best is None or best.best is None or _is_same_measure(row.metric, best.metric) and metrics.is_better(
                 row.metric or "", row.best, best.best, metric):
             best = row
     if best is None:
         return ""
     note = f" ({metrics.TEST_NOTE})" if metrics.chooses_by_test(best.metric) else ""
     return f"best: {best.best:.4g} {best.metric} of {best.run}{note}"
+
+
+def _is_same_measure(column: str | None, other: str | None) -> bool:
+    """Return whether two columns have the same metric of one split, of last or averaged weights."""
+    return (column or "").replace("/av/", "/last/") == (other or "").replace("/av/", "/last/")
 
 
 def notify_failure(folder: str, ticket: int) -> None:

@@ -80,16 +80,18 @@ def _read_stats(run: Run) -> Stats:
 
 
 def _best(stats: Stats, metric: Metric | None) -> tuple[str | None, float | None]:
-    """The column of the ranking metric, and its best value over all epochs; None without one."""
-    best_column, best = None, None
-    for column in metrics.ranking_columns(_number_columns(stats), metric):
+    """The column of the ranking metric, and its best value over all epochs; None without one.
+
+    Averaged weights rank a run that has them, else the last.
+    """
+    only_nan: tuple[str | None, float | None] = None, None
+    for column in metrics.by_preference(metrics.ranking_columns(_number_columns(stats), metric)):
         values = stats.numbers(column)
-        values = [value for value in values if value == value] or values[:1]
-        if values:
-            value = min(values) if metrics.lower_is_better(column, metric) else max(values)
-            if best is None or metrics.is_better(column, value, best, metric):
-                best_column, best = column, value
-    return best_column, best
+        if numbers := [value for value in values if value == value]:
+            return column, min(numbers) if metrics.lower_is_better(column, metric) else max(numbers)
+        if values and only_nan[0] is None:
+            only_nan = column, math.nan
+    return only_nan
 
 
 def _number_columns(stats: Stats) -> list[str]:
@@ -175,7 +177,8 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     # rank by another metric if no run has the one of the job spec
     columns = [row.metric for row in run_rows if row.metric]
     if metric and columns and not metric.find(columns):
-        lines.append(f"no run has {metric.name}, the metric of the job spec: ranked by {columns[0]}")
+        reason = f"no run has {metric.name}" if metrics.direction(metric.name, metric) else f"no goal for {metric.name}"
+        lines.append(f"{reason}, the metric of the job spec: ranked by {columns[0]}")
     return lines + _code_lines(run_rows) + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
 
 

@@ -90,12 +90,20 @@ class Recorder:
         return self
 
     def _earlier_rows(self, path: str) -> list[str]:
-        """Return the rows before the next epoch, which an earlier attempt wrote; an incomplete last line is ignored."""
+        """Return the rows before the next epoch, which an earlier attempt wrote; an incomplete last line is ignored.
+
+        Columns that an earlier version did not have are empty.
+        """
         if self._next_epoch <= 1:
             return []
         header, *lines = (files.read_text(path) or "").split("\n")[:-1] or [""]
         rows = {int(line.partition(",")[0]): line for line in lines}
-        if header != ",".join(self._columns) or any(epoch not in rows for epoch in range(1, self._next_epoch)):
+        names = header.split(",")
+        if names != self._columns and set(names) < set(self._columns):
+            cells = {epoch: dict(zip(names, line.split(","), strict=True)) for epoch, line in rows.items()}
+            rows = {epoch: ",".join(row.get(name, "") for name in self._columns) for epoch, row in cells.items()}
+            names = self._columns
+        if names != self._columns or any(epoch not in rows for epoch in range(1, self._next_epoch)):
             raise BatchError(f"cannot resume at epoch {self._next_epoch}: rows of earlier epochs are missing",
                              where=path, hint=f"start over: `python train.py --fresh {self._folder}/{run_folder.SPEC}`")
         return [rows[epoch] for epoch in range(1, self._next_epoch)]
@@ -130,8 +138,8 @@ class Recorder:
             files.write_atomic(path, packed.getvalue())
 
     def write_checkpoint(self, name: str, config: Config, row: Row, model: nn.Module,
-                         averaged: nn.Module | None) -> None:
-        """Save the model and its average under `name`."""
+                         averaged: nn.Module | None, judgement: Mapping[str, Any]) -> None:
+        """Save the model and its average under `name`, with a judgement: which of them is the better one, and why."""
         self._check()
         if self._folder:
-            checkpoint.save(os.path.join(self._folder, name), config, row, model, averaged)
+            checkpoint.save(os.path.join(self._folder, name), config, row, model, averaged, judgement)

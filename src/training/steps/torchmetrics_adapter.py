@@ -19,7 +19,8 @@ from src.training.steps.meters import Meter
 CURVE_POINTS = 101  # thresholds of pr_curve, evenly spaced from 0 to 1
 _ARRAYS_ONLY = ("confusion_matrix", "pr_curve")  # without a column in stats.csv
 _PER_CLASS = ("precision", "recall", "f1")
-_OWN: dict[str, Callable[[torch.device], Metric]] = {"auroc": lambda _: Auroc(), "calibration_error": CalibrationError}
+_OWN: dict[str, Callable[[torch.device], MetricLike]] = {
+    "auroc": lambda _: Auroc(), "calibration_error": CalibrationError}
 _OPTIONS: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}  # each process receives whole batches
 Arrays = dict[str, np.ndarray]
 
@@ -59,7 +60,7 @@ class ConfiguredMetrics:
         self._torch_metrics = _make_collection(torch_names, n_outputs, device) if torch_names else None
         self._pr_curve = _import_torchmetrics(["pr_curve"]).MulticlassPrecisionRecallCurve(
             n_outputs, thresholds=CURVE_POINTS, **_OPTIONS).to(device) if "pr_curve" in names else None
-        self._own: dict[str, Metric] = {name: make(device) for name, make in _OWN.items() if name in names}
+        self._own: dict[str, MetricLike] = {name: make(device) for name, make in _OWN.items() if name in names}
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Add a batch: output [n, k], targets [n]. All receive the outputs, whose order no rounding of a softmax

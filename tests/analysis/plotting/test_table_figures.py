@@ -73,6 +73,9 @@ def test_what_ranks_by_a_test_split_says_so(digits: pd.DataFrame) -> None:
     for figure in (plots.heat_map(digits, "base_lr", "model", "test/last/accuracy"),
                    plots.metric_against(digits, "base_lr", "test/last/accuracy")):
         assert has_text(figure, "chosen by a test split: the best values are optimistic estimates")
+    curves = plots.learning_curves(digits, "test/last/accuracy", best_so_far=True, columns="model")
+    assert has_text(curves, "hosen by a test split")
+    assert not has_text(plots.learning_curves(digits, "test/last/accuracy", columns="model"), "hosen by a test split")
     assert "chosen by a test split" in tables.ranking(digits, "test/last/accuracy").attrs["caption"]
     assert "chosen by a test split" in tables.best_runs(digits, "test/last/accuracy").attrs["caption"]
 

@@ -24,6 +24,7 @@ DF = pd.DataFrame({
     "splits": pd.Series([{"train": "train"}, {"train": "x"}, [1, 2], (1, 2), None], dtype=object),
     "shape": pd.Series([[1, 8, 8], [1, 8, 8], [3, 32, 32], None, []], dtype=object),
     "limit_train_batches": pd.Series([1, 1.0, None, 1, 0.5], dtype=object),
+    "momentum": pd.Series([0.9, "0.9,0.99", 0.5, 0.9, None], dtype=object),
     "facts/host": list("xxyyz"),
     "val/loss": pd.Series([pd.Series([i, 2.0], index=[1, 2]) for i in range(5)], dtype=object),
 })
@@ -37,6 +38,8 @@ def runs(*args: Any, **conditions: Any) -> str:
     ({}, "abcde"),
     ({"batch_size": 8}, "ab"),
     ({"batch_size": 8.0}, "ab"),
+    ({"momentum": "0.9"}, "ad"),  # Config takes numbers and strings
+    ({"momentum": ["0.90", "0.9,0.99"]}, "abd"),
     ({"batch_size": np.int64(16)}, "c"),
     ({"batch_size": [8, 64]}, "abe"),
     ({"batch_size": range(8, 33)}, "abcd"),

@@ -27,6 +27,7 @@ DF = pd.DataFrame({
     "average": pd.Series([None, "poly_8", "ema_0.9", None], dtype=object), "odd name/x": ["a", "b", "c", "d"],
     "mixed": pd.Series([1, "1", True, [1, 2]], dtype=object),
     "TAGS": pd.Series([["a"], ["a", "b"], None, []], dtype=object),
+    "momentum": pd.Series([0.9, "0.9,0.99", 0.5, None], dtype=object),
     "limit_train_batches": pd.Series([1, 1.0, None, 0.5], dtype=object)})
 
 
@@ -51,7 +52,9 @@ DF = pd.DataFrame({
     # one batch is not all batches
     ("limit_train_batches == 1", [0]), ("limit_train_batches == 1.0", [1]), ("limit_train_batches in [1.0, 2]", [1]),
     ("limit_train_batches.isin([1])", [0]), ("limit_train_batches != 1", [1, 2, 3]),
-    ("limit_train_batches >= 1", [0, 1])])
+    ("limit_train_batches >= 1", [0, 1]),
+    ("momentum == '0.9'", [0]), ("'0.90' == momentum", [0]), ("momentum in ['0.5', '0.9,0.99']", [1, 2]),
+    ("momentum != '0.9'", [1, 2, 3])])
 def test_expression_selects_rows(expression: str, rows: list[int] | None) -> None:
     if rows is None:
         with pytest.raises(ResultsError, match="not allowed"):

@@ -12,7 +12,16 @@ import pytest
 
 from src.analysis.reading.results import read_results
 from src.analysis.report import build_report
-from src.analysis.tables.tables import best_runs, metric_columns, ranking, runs_table, setting_columns, varying_columns
+from src.analysis.tables.tables import (
+    best_runs,
+    metric_columns,
+    named_metric,
+    ranking,
+    runs_table,
+    setting_columns,
+    varying_columns,
+    with_goal,
+)
 from src.errors import ResultsError
 from tests.analysis.make_batch import make_batch, make_empty_batch, make_run
 
@@ -225,3 +234,24 @@ def test_different_metrics_of_batches_are_ignored(tmp_path: Path) -> None:
         Path(path, "job.yaml").write_text(f"job_details: {{name: x, metric: {name}}}\n")
     assert metric_columns(read_results(paths).big_df()) == ["val/last/accuracy"]
     assert metric_columns(read_results(paths[1]).big_df()) == ["train/loss"]
+
+
+def test_choosing_by_a_metric_of_unknown_direction_is_an_error() -> None:
+    df = frame({"val/last/energy": [[3.0, 2.0], [2.5, 4.0]]}, base_lr=[0.1, 0.2])
+    for choose in (best_runs, ranking):
+        with pytest.raises(ResultsError, match=r"not known for val/last/energy; .*tables.with_goal\(big_df"):
+            choose(df, "val/last/energy")
+    assert best_runs(with_goal(df, "val/.*/energy", "minimize"))["value"].tolist() == [2.0, 2.5]
+    assert best_runs(with_goal(df, "val/.*/energy", "maximize"))["value"].tolist() == [4.0, 3.0]
+    assert named_metric(df) is None
+    assert metric_columns(df, "energy") == ["val/last/energy"]  # a learning curve chooses nothing
+
+
+def test_older_job_spec_without_a_goal_does_not_rank(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    path = make_empty_batch(tmp_path)
+    stats = "epoch,step,train/loss,val/last/accuracy,val/last/energy\n1,9,1.0,{},{}\n"
+    for index, cells in enumerate([(0.7, 5.0), (0.9, 2.0)]):
+        make_run(path, index, {"base_lr": float(index)}, stats=stats.format(*cells))
+    Path(path, "job.yaml").write_text("job_details: {name: x, metric: energy}\n")
+    assert best_runs(read_results(path).big_df())["value"].tolist() == [0.9, 0.7]
+    assert "energy has no goal, maximize or minimize: ranked by val/last/accuracy" in caplog.text

@@ -31,6 +31,14 @@ def test_smoke_runs_each_model_and_data_set_once(monkeypatch: pytest.MonkeyPatch
     assert "fast_dev_run" not in specs[0]
 
 
+def test_smoke_run_has_the_goal_of_the_job_spec() -> None:
+    """It cannot read the job spec of the batch."""
+    by_energy = {"save_best_checkpoint": True, "best_checkpoint_metric": "val/.*/energy"}
+    assert smoke.distinct_specs([by_energy], "minimize")[0]["best_checkpoint_goal"] == "minimize"
+    for spec, goal in ((by_energy, None), ({"best_checkpoint_metric": "val/.*/loss"}, "maximize"), ({}, "minimize")):
+        assert "best_checkpoint_goal" not in smoke.distinct_specs([spec], goal)[0]
+
+
 def test_smoke_runs_before_the_submission_and_stops_it_on_failure(tmp_path: Path,
                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     job, out = tmp_path / "job.yaml", tmp_path / "results"

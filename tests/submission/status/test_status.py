@@ -11,7 +11,7 @@ import pytest
 from src import run_folder
 from src.io import yaml_io
 from src.submission.batch.journal import History
-from src.submission.status import states, status, throughput
+from src.submission.status import notify, states, status, throughput
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.status.states import State
@@ -35,14 +35,20 @@ def observation(*runs: Run) -> Observation:
 def test_row_of_a_running_run(tmp_path: Path) -> None:
     stats = HEADER + "1,10,5,2.0,0.5,0.6,1.0,0.9\n2,20,9,1.0,0.7,0.65,0.9,0.95\n3,30,1"
     row, = status.rows([run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)], now=120.0)
-    assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/last/accuracy", 0.7)
+    assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/av/accuracy", 0.65)
     assert row.left == pytest.approx(20 / 2 * 8)
 
 
-def test_best_value_of_last_and_averaged_model(tmp_path: Path) -> None:
+def test_averaged_weights_judge_a_run_that_has_them(tmp_path: Path) -> None:
     row, = status.rows(observation(run(tmp_path, "000_a", "done", HEADER + "1,10,5,2.0,0.5,nan,1.0,0.9\n"
                                                                              "2,20,5,2.0,0.5,0.6,1.0,0.9\n")).runs.values())
     assert (row.metric, row.best) == ("val/av/accuracy", 0.6)
+
+
+def test_message_has_the_best_run_whichever_weights_judge_it(tmp_path: Path) -> None:
+    rows = ("1,10,5,2.0,0.9,0.6,1.0,0.9\n", "1,10,5,2.0,0.7,,1.0,0.9\n", "1,10,5,2.0,0.5,0.65,1.0,0.9\n")
+    batch = observation(*(run(tmp_path, f"{index:03d}_a", "done", HEADER + row) for index, row in enumerate(rows)))
+    assert "best: 0.7 val/last/accuracy of 001_a" in notify.message(batch, notify.ENDED)[1]
 
 
 def test_run_with_empty_stats(tmp_path: Path) -> None:

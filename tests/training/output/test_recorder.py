@@ -103,7 +103,7 @@ def test_nothing_is_written_after_a_later_attempt_took_over(tmp_path: Path) -> N
         with pytest.raises(_Fenced):
             recorder.write_row(_row(2))
         with pytest.raises(_Fenced):
-            recorder.write_checkpoint("best_checkpoint.pt", made.config, _row(2), made.model, None)
+            recorder.write_checkpoint("best_checkpoint.pt", made.config, _row(2), made.model, None, {})
     with pytest.raises(_Fenced), Recorder(str(tmp_path), COLUMNS, check):
         pass
     assert len(pd.read_csv(tmp_path / run_folder.STATS)) == 1
@@ -116,7 +116,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     with Recorder(None, COLUMNS, _nothing) as recorder:
         recorder.write_config(made.config, {})
         recorder.write_row(_row(1))
-        recorder.write_checkpoint("x.pt", made.config, _row(1), made.model, None)
+        recorder.write_checkpoint("x.pt", made.config, _row(1), made.model, None, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -55,6 +55,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "long_epochs": {"steps_per_epoch": 7, "save_best_checkpoint": True, "early_stopping_patience": 1,
                     "best_checkpoint_metric": "test/last/loss", "base_lr": 5},
     "steps": {"log_steps": 3, "clip_grad_norm": 0.5},
+    "best_at_end": {"eval_at_end": ["test"], "early_stopping_patience": 2, "best_checkpoint_metric": "val/.*/loss",
+                    "averaging": "poly_3", "eval_batch_size": 40, "training": lambda net, **options: make_toy(
+                        {"train": toy_classes(), "val": toy_classes(20, seed=2), "test": toy_classes(40, seed=1)}, net,
+                        **options)},
     "task": {"training": own, "log_steps": 5}, "bf16": {"precision": "bf16", "metrics": ["f1", "confusion_matrix"]}}
 
 
@@ -168,6 +172,31 @@ def test_resumed_run_is_identical(name: str, what: str, tmp_path: Path) -> None:
     start(tmp_path / "calm", **CONFIGS[name])
     for number in (7, 11):
         assert_nobody_notices(tmp_path / f"at{number}", number, what, tmp_path / "calm", **CONFIGS[name])
+
+
+def test_best_epoch_is_saved_if_the_evaluation_after_it_was_interrupted(tmp_path: Path) -> None:
+    """The last epoch is the best, and forward 16 belongs to the evaluation at the end."""
+    options = CONFIGS["best_at_end"] | {"base_lr": 0.01, "momentum": 0.0, "averaging": None, "train_length": 3}
+    with pytest.raises(resume.SavedAndExit):
+        start(tmp_path, at(16, "leave"), **options)
+    assert torch.load(tmp_path / "best_checkpoint.pt", weights_only=True)["epoch"] == 2
+    start(tmp_path, **options)
+    best = torch.load(tmp_path / "best_checkpoint.pt", weights_only=True)
+    assert best["epoch"] == best["judgement"]["epoch"] == 3
+
+
+def test_run_of_a_version_without_some_columns_resumes(tmp_path: Path) -> None:
+    options = CONFIGS["best_at_end"] | {"train_length": 3}
+    start(tmp_path / "calm", **options)
+    with pytest.raises(resume.SavedAndExit):
+        start(tmp_path / "run", at(12, "leave"), **options)
+    path = tmp_path / "run" / "stats.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    kept = [index for index, name in enumerate(rows[0]) if "/best/" not in name]
+    assert len(rows) > 1 and len(kept) < len(rows[0])
+    path.write_text("".join(",".join(row[index] for index in kept) + "\n" for row in rows))
+    start(tmp_path / "run", **options)
+    assert_same(tmp_path / "run", tmp_path / "calm")
 
 
 @pytest.mark.skipif(not find_compiler(), reason="there is no C++ compiler")

@@ -409,3 +409,19 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     assert yaml_io.load_file(str(tmp_path / "config.yaml"))["facts"]["processes"] == 2
     assert len((tmp_path / "stats.csv").read_text().splitlines()) == 3
     assert [path.name for path in tmp_path.glob("claim-*")] == ["claim-1"]
+
+
+def test_two_processes_evaluate_the_best_checkpoint_of_one(tmp_path: Path) -> None:
+    splits = {"train": toy_classes(50), "val": toy_classes(30, seed=2), "test": toy_classes(41, seed=1)}
+    options = {"eval_at_end": ["test"], "early_stopping_patience": 2, "train_length": 9, "base_lr": 2.0,
+               "averaging": "poly_3", "best_checkpoint_metric": "val/.*/loss", "limit_eval_batches": 2}
+
+    def train(group: SingleProcess) -> Any:
+        folder = tmp_path / ("one" if group.size == 1 else "two")
+        folder.mkdir(exist_ok=True)
+        return trained(make(group, net(3), splits, **options), folder)
+
+    alone, found = train(SINGLE_PROCESS), run_processes(2, tmp_path, train)
+    assert alone[0][-1]["test/best/loss"] != alone[0][-1]["test/last/loss"]
+    for mine in found:
+        assert_close(mine, alone)
