@@ -1,6 +1,7 @@
 """The direction of a metric, and the metric that runs are ranked by."""
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -65,6 +66,7 @@ class Metric(NamedTuple):
             return self.name == column
 
 
+@functools.lru_cache(maxsize=10_000)  # status asks for each run
 def direction(column: str, metric: Metric | None = None) -> str | None:
     """Return whether to maximize or minimize a stats column; None if it is not known.
 

@@ -37,7 +37,8 @@ class Lazy(Protocol):
     close(): called after the training.
     lengths: [n] or None; samples of similar lengths share a training batch.
     some(batch_size, rows [n] int64): batches of these samples in evaluation. With several processes, each process then
-    reads only its own part of each batch; without it, each reads every batch and evaluates its part.
+    reads only its own part of each batch; without it, each reads every batch and evaluates its part. limit_eval_batches
+    needs it for a random sample; without it, the first samples are evaluated.
     streamed: true if samples cannot be indexed; with several processes, each reads every training batch and trains on
     its part.
     """
