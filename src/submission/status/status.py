@@ -67,7 +67,8 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     idle = gpu_idle.assess((dict(zip(stats.names, cells, strict=True)) for cells in stats.rows), config) if (
         gpu_idle.COLUMN in stats.names and not stats.words) else None
     tags = tuple(run_folder.tags(run.path)) if run.files is not None else ()
-    words = [name for name in metrics.ranking_columns(stats.names, metric) if name in stats.words]
+    ranked = metrics.ranking_columns(stats.names, metric)
+    words = [name for name in stats.words if name in ranked or metric and metric.names(name)]
     notes = *stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)
     return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
                      idle, tags, notes, tuple(facts.get(code_state.CHANGED) or ()))

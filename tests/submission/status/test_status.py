@@ -67,7 +67,7 @@ def test_counts_and_json(tmp_path: Path) -> None:
 
 
 def test_limited_table_shows_failures_and_the_best(tmp_path: Path) -> None:
-    runs = [run(tmp_path, f"{index:03d}_a", "done", HEADER + f"1,1,1,1,0.{index:03d},0,0,0\n") for index in range(60)]
+    runs = [run(tmp_path, f"{index:03d}_a", "done", HEADER + f"1,1,1,1,0.{index:03d},,0,0\n") for index in range(60)]
     runs.append(run(tmp_path, "060_a", "failed"))
     lines = status.run_table(observation(*runs), limit=10)
     text = "\n".join(lines)
@@ -158,7 +158,10 @@ def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
 
     assert "001_a  done   2             1 val/last/energy" in table("{name: energy, goal: minimize}")[1]
     assert [row["best"] for row in status.as_json(batch)["runs"]] == [3.0, 1.0, 5.0]
-    assert "002_a  done   2             6 val/last/energy" in table("energy")[1]
+    assert "002_a  done   2             6 val/last/energy" in table("{name: energy, goal: maximize}")[1]
+    lines = table("energy")  # as a batch before goals were required
+    assert "0.9 val/last/accuracy" in lines[1]
+    assert "no goal for energy, the metric of the job spec: judged by val/last/accuracy" in lines
     assert "0.9 val/last/accuracy" in table("null")[1]
     lines = table("val_acc")
     assert "0.9 val/last/accuracy" in lines[1]

@@ -424,4 +424,4 @@ def test_two_processes_evaluate_the_best_checkpoint_of_one(tmp_path: Path) -> No
     alone, found = train(SINGLE_PROCESS), run_processes(2, tmp_path, train)
     assert alone[0][-1]["test/best/loss"] != alone[0][-1]["test/last/loss"]
     for mine in found:
-        assert_close(mine, alone)
+        assert_close(mine, alone, 5e-3)  # large steps enlarge rounding
