@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,7 @@ from src.training.steps.meters import Meter
 from src.training.steps.task import Supervised
 from tests.training.toys import CPU, make_toy, toy_classes
 
-SILENT = Progress(None, "", 0.0)
+SILENT = Progress(logger, "", 0.0)
 
 
 def quiet() -> tuple[Progress, ResumeSaver, Elapsed]:

@@ -161,7 +161,7 @@ def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
     assert "002_a  done   2             6 val/last/energy" in table("{name: energy, goal: maximize}")[1]
     lines = table("energy")  # as a batch before goals were required
     assert "0.9 val/last/accuracy" in lines[1]
-    assert "no goal for energy, the metric of the job spec: judged by val/last/accuracy" in lines
+    assert "no goal for energy, the metric of the job spec: ranked by val/last/accuracy" in lines
     assert "0.9 val/last/accuracy" in table("null")[1]
     lines = table("val_acc")
     assert "0.9 val/last/accuracy" in lines[1]
