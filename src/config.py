@@ -309,9 +309,13 @@ def _check_device(value: str) -> None:
 
 
 def _check_address(value: str | None) -> None:
-    if value and re.search(r"://[^/@\s]*@", value):
-        raise ConfigError("this address has a name or a password in it, and would be kept with the results", hint=(
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"))
+    if not value:
+        return
+    from src.io import secrets  # imported on demand: few configs have an address
+
+    if secrets.has_credentials(value):
+        raise ConfigError("this address has a name, a password or a token in it, and would be kept with the results",
+                          hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")
 
 
 def _check_limit(value: float | None) -> None:

@@ -7,7 +7,9 @@ import time
 from typing import NamedTuple
 
 from src import run_folder
-from src.io import files
+from src.io import files, records, secrets
+
+_FORMS: records.Forms = {"time": records.is_time, "commit": records.optional(records.is_text), "text": records.is_text}
 
 
 class Note(NamedTuple):
@@ -24,16 +26,16 @@ class Note(NamedTuple):
 
 
 def add(batch: str, text: str, commit: str | None) -> Note:
-    """Append a note to the notes of a batch; earlier ones are never rewritten."""
-    note = Note(time.time(), commit, text)
+    """Append a note to the notes of a batch; earlier ones are never rewritten. Secrets in it are redacted."""
+    note = Note(time.time(), commit, secrets.redact_json(text, secrets.secret_values(os.environ)))
     files.append_line(os.path.join(batch, run_folder.NOTES), json.dumps(note._asdict(), ensure_ascii=False), sync=True)
     return note
 
 
 def read(batch: str) -> list[Note]:
     """Return the notes of a batch, the oldest first."""
-    return sorted((Note(line.get("time", 0.0), line.get("commit"), str(line.get("text", "")))
-                   for line in files.read_json_lines(os.path.join(batch, run_folder.NOTES)) if isinstance(line, dict)),
+    lines = [records.fields(line, _FORMS) for line in files.read_json_lines(os.path.join(batch, run_folder.NOTES))]
+    return sorted((Note(line.get("time", 0.0), line.get("commit"), line.get("text", "")) for line in lines if line),
                   key=lambda note: note.time)
 
 

@@ -39,6 +39,8 @@ class WandbTracker(Tracker):
         self._run = wandb.init(
             entity=config.wandb_entity, project=config.wandb_project_name, dir=folder,
             config={**config.to_dict(), "facts": dict(facts)},
+            # it would store the remote's address as it is, with any password; the commit is among the facts
+            settings=wandb.Settings(disable_git=True),
             **(_identification(config, os.path.abspath(folder)) if folder else
                {"name": config.wandb_run_name, "tags": config.wandb_tags}))
         self._held: Mapping[str, float] = {}

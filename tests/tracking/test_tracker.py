@@ -35,6 +35,8 @@ class _FakeRun:
 class _FakeWandb(types.ModuleType):
     """Stands for the package: remembers what it was told."""
 
+    Settings = dict
+
     def __init__(self, has_key: bool = True, fails_at: int | None = None) -> None:
         super().__init__("wandb")
         self.has_key, self.fails_at, self.starting_step = has_key, fails_at, 0

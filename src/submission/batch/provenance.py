@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 from src import code_state, run_folder
 from src.errors import BatchError
 from src.io import files
-from src.io.secrets import redact, redact_json, secret_values
+from src.io.secrets import is_secret_file, public_url, redact, redact_json, secret_values
 from src.submission.system import process
 from src.submission.system.terminal import count
 
@@ -28,7 +27,6 @@ _SOURCE_SUFFIXES = frozenset(
     ".py .pyi .pyx .sh .bash .yaml .yml .toml .cfg .ini .txt .md .ipynb .json .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r "
     ".m .lua .html .css .js".split())
 _EXCLUDED_FOLDERS = frozenset(("__pycache__", "data", "results", "node_modules"))
-_SECRET_FILE = re.compile(r"secret|credential|passw|api_?key|\.netrc|id_rsa", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def inspect_code(project: str) -> Code:
             ).strip() if remotes else None
     except _GitError as error:
         return Code(project, git_error=str(error) or "no commit yet")
-    return Code(project, commit, None if branch == "HEAD" else branch, remote and strip_credentials(remote), prefix,
+    return Code(project, commit, None if branch == "HEAD" else branch, remote and public_url(remote), prefix,
                 changed,
                 untracked, unpushed)
 
@@ -183,11 +181,6 @@ def _all_untracked(code: Code) -> list[str]:
     return _names(_git(code.project, "ls-files", "--others", "--exclude-standard", "-z", "--", "."))
 
 
-def strip_credentials(url: str) -> str:
-    """Remove the user name, password or token in front of the host of a URL."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", url)
-
-
 def installed_packages() -> list[str]:
     """List the packages of this Python as `name==version`, sorted; read from folder names, which is fast."""
     packages = set()
@@ -205,15 +198,20 @@ def write_record(folder: str, code: Code, argv: Sequence[str], slurm: Mapping[st
           snapshot: bool = False) -> None:
     """Create `folder` and store in it everything that identifies what is submitted. Secrets in it are redacted.
 
+    Only this user can read the folder and its parent, since no list of secrets is complete.
+
     argv: of the command. slurm: script and options; None without Slurm. snapshot: copy the sources too.
     """
     secrets = secret_values(os.environ)
-    os.makedirs(folder)
+    os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
+    os.mkdir(folder, 0o700)
     left_out: dict[str, str] = {}
     if code.changed:
         diff = _diff(code)
         left_out |= {f"the value of ${name} in the diff": "it looks like a secret" for secret, name in secrets.items()
                      if os.fsencode(secret) in diff}
+        if redact(diff, ()) != diff:
+            left_out["values in the diff"] = "they have the shape of tokens, keys or passwords"
         if len(diff) > _MAX_DIFF:
             left_out["the diff"] = f"{len(diff) / 2**20:.0f} MiB"
         else:
@@ -264,7 +262,7 @@ def _untracked(code: Code, left_out: dict[str, str]) -> Iterator[tuple[str, byte
         if os.path.splitext(name)[1].lower() not in _SOURCE_SUFFIXES or not os.path.isfile(path) or _in_batch(path):
             continue
         size = os.path.getsize(path)
-        if _SECRET_FILE.search(name):
+        if is_secret_file(name):
             left_out[name] = "its name suggests a secret"
         elif os.path.islink(path) or size > _MAX_FILE or total + size > _MAX_UNTRACKED:
             left_out[name] = "a symbolic link" if os.path.islink(path) else f"{size / 2**20:.1f} MiB"

@@ -42,6 +42,13 @@ def parse_command(command: object, where: str) -> list[str]:
         raise JobSpecError(f"invalid command {command!r}", where=where, hint="for example command: python tool.py "
                            "{args}", allowed=f"a program and its arguments; {', '.join(_PLACEHOLDERS)} and the "
                            "{NAME} of a parameter are filled in for each run")
+    variables = [name for word in words for name in ENVIRONMENT_VARIABLE.findall(word)]
+    for name in variables:
+        from src.io import secrets  # imported on demand: few commands need it
+
+        if secrets.is_secret_name(name):
+            raise JobSpecError(f"the value of ${name} would be visible to all users of the machine", where=where,
+                               hint=f"leave ${{envvar:{name}}} out: the program can read the variable itself")
     return words
 
 
@@ -72,6 +79,10 @@ def fill_command(words: list[str], spec: dict[str, Any], folder: str) -> list[st
 def _variable_value(match: re.Match[str]) -> str:
     if match[1] not in os.environ:
         raise CommandFailed(f"{match[0]}: the environment variable {match[1]} is not set")
+    from src.io import secrets
+
+    if secrets.has_secret_shape(os.environ[match[1]]):
+        raise CommandFailed(f"{match[0]}: its value looks like a secret, which all users of the machine would see")
     return os.environ[match[1]]
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def parse_notify(value: Any, where: str) -> Notify | None:
         return None
     mapping = value if isinstance(value, dict) else {} if value is True else {"to": value}
     to, digest = mapping.get("to"), mapping.get("digest")
-    if isinstance(to, str) and "://" in to:
+    if isinstance(to, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", to):  # apprise accepts mailto:user:password@host
         raise JobSpecError("an address is a secret, and job specs are stored with the results", where=where,
                            hint=f"export {ADDRESS_VARIABLE}='{to.partition(':')[0]}://…', and write notify: true")
     if mapping.keys() - {"to", "digest"} or not (to is None or isinstance(to, str) and to) or not (

@@ -146,6 +146,35 @@ def test_secrets_of_the_environment_are_stored_nowhere(repository: Project, monk
     assert len([path for path in repository.results.rglob("*") if path.is_file()]) > 10
 
 
+def test_secrets_are_recognised_by_shape_and_name(repository: Project) -> None:
+    """In the address of the remote, a diff, an untracked file, and names of files."""
+    token, password = "ghp_" + "a1" * 18, "p@ss/w0rd"
+    git(repository.folder, "remote", "set-url", "origin", f"https://me:{password}@host.org/x.git?private_token={SECRET}")
+    (repository.folder / "known.py").write_text(f"RATE = 3  # {token}\nURL = 'postgres://me:{password}@host/db'\n")
+    (repository.folder / "extra.py").write_text(f"MORE = 4\nTOKEN = '{token}'\n")
+    names = ("hf_token.txt", "service-account.json", "rclone.cfg")
+    for name in names:
+        (repository.folder / name).write_text(SECRET)
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    record = json.loads((code_folder(repository) / "code.json").read_text())
+    assert record["remote"] == "https://host.org/x.git"
+    assert record["left_out"] == {"values in the diff": "they have the shape of tokens, keys or passwords",
+                                  **dict.fromkeys(names, "its name suggests a secret")}
+    stored = [path.read_bytes() for path in repository.results.rglob("*") if path.is_file()]
+    assert not any(secret.encode() in data for data in stored for secret in (token, password, SECRET))
+    assert "TOKEN = '***'" in (code_folder(repository) / "untracked" / "extra.py").read_text()
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022])
+def test_only_the_user_reads_the_stored_code(repository: Project, mask: int) -> None:
+    previous = os.umask(mask)
+    try:
+        assert repository.submit(repository.spec, "--local", "-y") == 0
+    finally:
+        os.umask(previous)
+    assert [path.stat().st_mode & 0o777 for path in (repository.batch / "code", code_folder(repository))] == [0o700] * 2
+
+
 def test_require_clean_refuses_uncommitted_and_unpushed_code(repository: Project,
                                                              capsys: pytest.CaptureFixture[str]) -> None:
     for options in (("-y",), ("-d",)):
@@ -456,8 +485,6 @@ def test_names_and_values_recognised_as_secrets() -> None:
                    "COMET_APIKEY": "d" * 9, "HOME": "/root/home", "AWS_SECRET_ACCESS_KEY": "e" * 9}
     values = secrets.secret_values(environment)
     assert set(values.values()) == {"WANDB_API_KEY", "HF_TOKEN", "COMET_APIKEY", "AWS_SECRET_ACCESS_KEY"}
-    assert provenance.strip_credentials("https://me:pass@host/x.git") == "https://host/x.git"
-    assert provenance.strip_credentials("git@host:me/x.git") == "git@host:me/x.git"
 
 
 def test_machine_without_git(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,6 +447,16 @@ def test_unset_environment_variable_fails_the_run() -> None:
         command_template.fill_command(["${envvar:GRIDIRON_NOT_SET}"], {}, "f")
 
 
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "PGPASSWORD", "HF_TOKEN"])
+def test_secrets_do_not_become_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user of the machine sees the arguments of all processes."""
+    with pytest.raises(JobSpecError, match=rf"the value of \${name} would be visible to all users"):
+        command_template.parse_command(["x", f"--key=${{envvar:{name}}}"], "x.yaml")
+    monkeypatch.setenv("GRIDIRON_TEST_DATABASE", "postgres://me:password@host/db")
+    with pytest.raises(command_template.CommandFailed, match="looks like a secret"):
+        command_template.fill_command(["${envvar:GRIDIRON_TEST_DATABASE}"], {}, "f")
+
+
 def test_program_reads_its_parameters_from_wandb_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     (tmp_path / "x.py").write_text("import json, wandb\nrun = wandb.init(config={'lr': 1, 'more': 2})\n"

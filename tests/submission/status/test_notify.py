@@ -14,7 +14,7 @@ import pytest
 
 import experiments
 from src.errors import JobSpecError
-from src.submission.spec.notify_spec import Notify
+from src.submission.spec.notify_spec import Notify, parse_notify
 from src.submission.status import notify
 from src.submission.status.notify import Notifier
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
@@ -287,6 +287,13 @@ def test_invalid_notify_is_an_error() -> None:
                            ("{too: x}", "invalid notify"), ("3", "invalid notify")):
         with pytest.raises(JobSpecError, match=message):
             with_details(f"notify: {wrong}")
+
+
+@pytest.mark.parametrize("address", ["slack://a/b", "mailto:user:password@host", "https://host/?token=x", "tgram:a/b"])
+def test_address_in_a_job_spec_is_refused(address: str) -> None:
+    for value in (address, {"to": address}):
+        with pytest.raises(JobSpecError, match="an address is a secret, and job specs are stored with the results"):
+            parse_notify(value, "x.yaml")
 
 
 def test_missing_addresses_are_an_error_before_anything_is_written(project: Project, monkeypatch: pytest.MonkeyPatch,
