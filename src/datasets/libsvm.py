@@ -20,7 +20,7 @@ import torch
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError, did_you_mean
-from src.io import download, files
+from src.io import download, files, ownership
 
 # split -> ending of its file's name, at LIBSVM's site and in libsvmdata
 RAW_ENDINGS = {"train": "", "test": ".t", "val": ".val", "tr": ".tr"}
@@ -88,8 +88,7 @@ def fetch(config: Config, folder: Path, names: Sequence[str]) -> str:
     actions = []
     for name in names:
         path, was_downloaded = _locate(config, folder, name)
-        if not _cache_of(path, folder).exists():
-            _rows(path, folder)
+        _rows(path, folder)
         actions.append(f"{name} {'fetched' if was_downloaded else 'present already'}")
     return ", ".join(actions)
 
@@ -197,23 +196,30 @@ def _libsvmdata_entry(config: Config, folder: Path, name: str, split: str) -> An
 
 
 def _cache_of(path: Path, folder: Path) -> Path:
-    """Return the cache file of the parsed `path`, whose name depends on the file's size and modification time."""
+    """Return the cache file of the parsed `path`, whose name depends on the file's size and modification time.
+
+    It is in the data set's folder; in the user's cache folder if others can write to the folder of the cache.
+    """
     stat = path.stat()
-    return folder / ".parsed" / f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}.npz"
+    parent = ownership.cache_folder(str(folder / ".parsed"), stat.st_uid, must_be_writable=False)
+    return Path(parent, f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}.npz")
 
 
 def _rows(path: Path, folder: Path) -> Rows:
     """Return the file's rows from the cache, or parse the file and cache them if data_dir is writable."""
-    cache = _cache_of(path, folder)
-    rows = _read_cache(cache)
+    cache, owner = _cache_of(path, folder), path.stat().st_uid
+    rows = _read_cache(cache, owner)
     if rows is None:
         rows = _parse_pair(path) if path.stem.endswith("_X") and path.suffix in (".npz", ".npy") else _parse(path)
         if _cache_of(path, folder) == cache:  # the file was not replaced meanwhile
-            _write_cache(cache, rows)
+            _write_cache(cache, rows, owner)
     return rows
 
 
-def _read_cache(cache: Path) -> Rows | None:
+def _read_cache(cache: Path, owner: int) -> Rows | None:
+    """Return the rows in a cache file; None if there is none that this user or the `owner` of the data has written."""
+    if not ownership.is_cache_file(str(cache), owner):
+        return None
     try:
         with np.load(cache, allow_pickle=False) as arrays:
             return Rows(**arrays)
@@ -221,14 +227,15 @@ def _read_cache(cache: Path) -> Rows | None:
         return None
 
 
-def _write_cache(cache: Path, rows: Rows) -> None:
+def _write_cache(cache: Path, rows: Rows, owner: int) -> None:
     """Write the cache atomically, since many jobs start at once. A full or read-only data_dir gets no cache."""
-    if not cache.parent.parent.stat().st_mode & 0o222:  # root could write, but the owner has made it read-only
-        return
     with contextlib.suppress(OSError):
-        cache.parent.mkdir(exist_ok=True)
-        with files.atomic_writer(cache) as file:
-            np.savez(file, **rows._asdict())
+        folder = cache.parent.parent
+        if folder.exists() and not folder.stat().st_mode & 0o222:  # root could write; the owner made it read-only
+            return
+        if ownership.create_cache_folder(str(cache.parent), owner):
+            with files.atomic_writer(cache) as file:
+                np.savez(file, **rows._asdict())
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -68,7 +68,7 @@ def test_a_damaged_cache_is_made_again(config: Config, tmp_path: Path, harm: byt
     for cache in (tmp_path / ".parsed").iterdir():
         cache.write_bytes(cache.read_bytes()[:200] if harm is None else harm)
     assert torch.equal(make_data(config).splits["train"].x, torch.tensor(X_TRAIN))
-    assert all(libsvm._read_cache(cache) is not None for cache in (tmp_path / ".parsed").iterdir())
+    assert all(libsvm._read_cache(cache, os.getuid()) is not None for cache in (tmp_path / ".parsed").iterdir())
 
 
 def test_read_only_data_dir_is_read(config: Config, tmp_path: Path) -> None:
@@ -89,16 +89,40 @@ def test_a_cache_that_cannot_be_written_leaves_nothing_behind(config: Config, tm
     assert list((tmp_path / ".parsed").iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("change", ["file", "folder", "group"])
+def test_a_planted_cache_is_not_used(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+                                     ) -> None:
+    """Others can write to the folder of the data, and would choose what a run is trained on."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "toy").chmod(0o644)
+    expected = libsvm._rows(tmp_path / "toy", tmp_path)
+    folder, = {path.parent for path in tmp_path.rglob(".parsed/*")}
+    for path in folder.iterdir():
+        libsvm._write_cache(path, expected._replace(value=expected.value + 1), os.getuid())
+    assert (libsvm._rows(tmp_path / "toy", tmp_path).value == expected.value + 1).all(), "the cache is used"
+    for path in [folder] if change == "folder" else folder.iterdir() if change == "file" else []:
+        os.chown(path, 12345, -1)
+    if change == "group":
+        os.chown(folder, -1, 12345)
+        folder.chmod(0o775)
+    for _ in range(2):
+        assert (libsvm._rows(tmp_path / "toy", tmp_path).value == expected.value).all()
+    assert any((tmp_path / "home").rglob("toy-*.npz")) == (change != "file")
+
+
 def test_a_reader_never_sees_half_a_cache(config: Config, tmp_path: Path) -> None:
     (tmp_path / "toy").write_text(TRAIN * 2000)
     rows, cache = libsvm._parse(tmp_path / "toy"), libsvm._cache_of(tmp_path / "toy", tmp_path)
-    libsvm._write_cache(cache, rows)
+    owner = os.getuid()
+    libsvm._write_cache(cache, rows, owner)
     fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=lambda: [libsvm._write_cache(cache, rows) for _ in range(60)]) for _ in range(2)]
+    writers = [fork.Process(target=lambda: [libsvm._write_cache(cache, rows, owner) for _ in range(60)])
+               for _ in range(2)]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        seen = libsvm._read_cache(cache)
+        seen = libsvm._read_cache(cache, owner)
         assert seen is not None and len(seen.y) == 8000
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert list((tmp_path / ".parsed").iterdir()) == [cache]

@@ -20,7 +20,7 @@ import pandas as pd
 from src import run_folder, stats_csv
 from src.analysis.reading import arrow_columns, columns, raw_files
 from src.analysis.reading.columns import Columns
-from src.io import files, yaml_io
+from src.io import files, ownership, yaml_io
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,13 +37,14 @@ _RUNS, _STATS = ".runs.parquet", ".stats.parquet"
 def load(batch: str) -> list[Columns]:
     """Return the cached runs of a folder, in the parts in which they were written; the last part with a run counts.
 
-    Empty if there is no cache, other code wrote it, or it is damaged.
+    Empty if there is no cache, other code wrote it, it is damaged, or another user may have written it.
     """
-    parts = []
+    parts, owner = [], os.stat(batch).st_uid
     with contextlib.suppress(ImportError):
         for path in _parts(cache_dir(batch)):
             with contextlib.suppress(*_DAMAGE):
-                if (part := _load_part(path)) is not None:
+                is_trusted = all(ownership.is_cache_file(file, owner) for file in (path + _RUNS, _stats_path(path)))
+                if is_trusted and (part := _load_part(path)) is not None:
                     parts.append(part)
     return parts
 
@@ -83,7 +84,8 @@ def store(batch: str, cached: Sequence[Columns], current: tuple[np.ndarray, np.n
     if not len(fresh) and outdated <= up_to_date:
         return
     with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
-        os.makedirs(folder, exist_ok=True)
+        if not ownership.create_cache_folder(folder, os.stat(batch).st_uid):
+            return
         if len(paths) < _MAX_PARTS and outdated + len(fresh) <= up_to_date // 2:
             _write_part(folder, fresh)
             return
@@ -95,12 +97,10 @@ def store(batch: str, cached: Sequence[Columns], current: tuple[np.ndarray, np.n
 
 
 def cache_dir(batch: str) -> str:
-    """Return the cache folder of a batch: in it, or in the user's cache folder if the batch is not writable."""
-    batch = os.path.abspath(batch)
-    if os.access(batch, os.W_OK):
-        return os.path.join(batch, run_folder.READ_CACHE)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "gridiron", hashlib.sha256(os.fsencode(batch)).hexdigest()[:20])
+    """Return the cache folder of a batch: in it; or in the user's cache folder, if the batch is not writable or others
+    can write to the folder.
+    """
+    return ownership.cache_folder(os.path.join(os.path.abspath(batch), run_folder.READ_CACHE), os.stat(batch).st_uid)
 
 
 def _parts(folder: str) -> list[str]:

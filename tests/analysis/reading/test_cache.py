@@ -234,6 +234,43 @@ def test_read_only_batch_is_cached_elsewhere(tmp_path: Path, monkeypatch: pytest
     assert len(read_now(batch)) == 12
 
 
+def plant(batch: str) -> None:
+    """Change the values in a cache, as somebody could who can write to it."""
+    cached, = cache.load(batch)
+    for parameter in cached.config:
+        cached.config[parameter] = np.full(len(cached), "planted", object)
+    shutil.rmtree(cache.cache_dir(batch))
+    cache.store(batch, [], (np.zeros(0, int), np.zeros(0, int)), cached, time.time_ns() + 10 * cache.RECENT_NS)
+    assert "planted" in read_results(batch).config["model"].tolist(), "the cache is used"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("change", ["file", "folder", "group", "others", "link"])
+def test_planted_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    batch, clock = make_batch(tmp_path), itertools.count()
+    age(batch, clock)
+    expected = read_results(batch, cache=False)
+    read_results(batch)
+    plant(batch)
+    folder = Path(batch, run_folder.READ_CACHE)
+    if change == "file":
+        for path in folder.iterdir():
+            os.chown(path, 12345, -1)
+    elif change == "folder":
+        os.chown(folder, 12345, -1)
+    elif change == "link":
+        os.rename(folder, tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", folder)
+    else:
+        os.chown(folder, -1, 12345)
+        folder.chmod(0o775 if change == "group" else 0o757)
+    assert_same(read_results(batch), expected)
+    assert_same(read_results(batch), expected)
+    is_private = change != "file"
+    assert is_private == (cache.cache_dir(batch) != str(folder)) == any((tmp_path / "home").rglob("*.parquet"))
+
+
 def test_reading_works_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, clock = make_batch(tmp_path), itertools.count()
     age(batch, clock)
