@@ -118,22 +118,26 @@ def experiment_generator(config: Config) -> Iterator[tuple[pd.DataFrame, nn.Modu
             yield table.add(row), model
 
 
-def load_model(run: str, uri: str | None = None) -> SavedModel:
+def load_model(run: str, uri: str | None = None, trust: bool = False) -> SavedModel:
     """Return the best model of a run, in eval mode on the CPU, and its data: `model, data = load_model(run)`.
 
     run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`. The
     result's `judgement` says which weights these are, and by which metric, value and epoch they were judged best.
+    trust: execute user code that a config of another user names.
     """
     from src.training import saved_model
 
-    return saved_model.load_model(run, uri)
+    return saved_model.load_model(run, uri, trust)
 
 
 def _load_pyfunc(path: str) -> Any:
-    """Return the predictor of a model that was logged to MLflow. MLflow stores the name of this module."""
+    """Return the predictor of a model that was logged to MLflow. MLflow stores the name of this module.
+
+    User code is executed if the variable GRIDIRON_TRUST is 1: MLflow takes arguments from files of the model as well.
+    """
     from src.training import saved_model
 
-    return saved_model.Predictor(path)
+    return saved_model.Predictor(path, os.environ.get("GRIDIRON_TRUST") == "1")
 
 
 def warm_up(specs: list[dict[str, Any]]) -> None:

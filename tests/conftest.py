@@ -15,6 +15,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from src.io import user_settings
+
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "tests" / "cluster"
 DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
@@ -51,6 +53,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @functools.cache
 def _needs_slurm(path: str) -> bool:
     return any(marker in Path(path).read_text("utf-8") for marker in ("slurm: Slurm", 'usefixtures("slurm")'))
+
+
+def trust_modules(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
+    """Let configs name functions of modules that are not in the project: list them in a settings file in `folder`."""
+    (folder / "gridiron.toml").write_text(f"trusted_modules = {list(names)!r}\n")
+    monkeypatch.setattr(user_settings, "FILE", str(folder / "gridiron.toml"))
 
 
 @dataclass(frozen=True)

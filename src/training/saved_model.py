@@ -12,6 +12,7 @@ from loguru import logger
 from torch import nn
 
 from src import run_folder
+from src.checks import user_code
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
@@ -23,6 +24,7 @@ from src.training.output import checkpoint
 from src.training.steps.task import make_task
 from src.training.stopping import BestEpoch, Judgement
 
+_REGISTRY = "the registry, which has no owner"
 
 @dataclass(frozen=True)
 class SavedModel:
@@ -39,28 +41,35 @@ class SavedModel:
         return iter((self.model, self.data))
 
 
-def load_model(run: str, uri: str | None = None) -> SavedModel:
+def load_model(run: str, uri: str | None = None, trust: bool = False) -> SavedModel:
     """Return the best model of a run with its data.
 
     run: a run folder, or a registered model such as models:/food11@production in the MLflow registry at `uri`. The
     checkpoint is best_checkpoint.pt, otherwise the newest one. Its weights are those that were judged best, the last or
     the averaged ones, as the checkpoint records; of an older one that does not, see `find_judgement`.
+    trust: execute user code of this project that a config of another user, or of the registry, names. BatchError if
+    that is needed and False.
     """
     with tempfile.TemporaryDirectory() as download_folder:
-        if run.startswith("models:"):
+        is_registered = run.startswith("models:")
+        if is_registered:
             from src.tracking.mlflow_export import resolve_model
 
             run = resolve_model(run, uri, download_folder)
-        config, facts = _read_config(run)
+        is_downloaded = is_registered and run.startswith(download_folder)
+        config, facts = _read_config(run, trust, _REGISTRY if is_downloaded else None)
         data = make_data(config)
         return SavedModel(*_build_model(run, config, facts, data))
 
 
 class Predictor:
-    """A model behind the interface of MLflow's Python models. folder: holds its config.yaml and checkpoint."""
+    """A model behind the interface of MLflow's Python models. folder: holds its config.yaml and checkpoint.
 
-    def __init__(self, folder: str) -> None:
-        config, facts = _read_config(folder)
+    trust: as in load_model. MLflow copies the folder, so that its owner says nothing.
+    """
+
+    def __init__(self, folder: str, trust: bool = False) -> None:
+        config, facts = _read_config(folder, trust, _REGISTRY)
         self._model = _build_model(folder, config, facts, None)[0]
 
     def predict(self, x: Any, params: object = None) -> Any:
@@ -69,14 +78,27 @@ class Predictor:
             return self._model(torch.as_tensor(x, dtype=torch.float32)).numpy()
 
 
-def _read_config(folder: str) -> tuple[Config, dict[str, Any]]:
-    """Return the config and the facts of a run that has started."""
+def _read_config(folder: str, trust: bool, owner: str | None) -> tuple[Config, dict[str, Any]]:
+    """Return the config and the facts of a run that has started. BatchError if it needs trust.
+
+    owner: where the folder is from, if that is not the user who owns it.
+    """
     path = os.path.join(folder, run_folder.CONFIG)
     if not os.path.isfile(path):
         raise BatchError("this is not the folder of a run that has started", where=folder,
                          hint="pass a folder with a config.yaml")
     spec = run_folder.read_spec(path)
-    return Config.from_dict(spec), spec.get("facts") or {}
+    user_code.require_trust(spec, trust, path, folder, owner=owner)
+    return Config.from_dict(spec), _facts(spec, path)
+
+
+def _facts(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return the facts of a run. BatchError unless they have the shapes that a model is built for."""
+    facts = spec.get("facts")
+    if not isinstance(facts, dict) or not isinstance(facts.get("output_dim"), int) or not isinstance(
+            facts.get("input_shape"), list) or not all(isinstance(size, int) for size in facts["input_shape"]):
+        raise BatchError("it has no facts input_shape and output_dim, for which its model is built", where=path)
+    return facts
 
 
 def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data | None
@@ -105,7 +127,10 @@ def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
     last. Either is logged as a warning.
     """
     if "judgement" in content:
-        return Judgement(**content["judgement"])
+        try:
+            return Judgement(**content["judgement"])
+        except TypeError:
+            raise BatchError("not a checkpoint: its judgement has another form", where=folder) from None
     epoch, config = int(content["epoch"]), content["config"]
     if content["averaged"] is None:
         return Judgement("last", epoch)

@@ -216,7 +216,7 @@ LANGUAGE = {"dataset": "hf/imdb", "model": "hf/gpt2", "targets": "next_token"}
 @pytest.mark.parametrize(("spec", "message"), [
     ({"dataset": "hf/imdb"}, "model linear/no_bias cannot read texts; allowed: hf/NAME"),
     ({"model": "hf/bert-base-uncased"}, "reads texts, and libsvm/a9a has none"),
-    ({"dataset": "hf/imdb", "task": "json:loads"}, "texts need a tokenizer, and linear/no_bias has none"),
+    ({"dataset": "hf/imdb", "task": "train:warm_up"}, "texts need a tokenizer, and linear/no_bias has none"),
     ({"targets": "next_token"}, "targets: next_token needs texts and a language model"),
     ({**LANGUAGE, "loss": "mse"}, "loss mse is not for tokens"),
     ({**LANGUAGE, "metrics": ["f1"]}, "perplexity"),

@@ -30,6 +30,7 @@ from src.errors import ConfigError, DataError
 from src.io import yaml_io
 from src.training.setup.out_of_memory import check_gpu_memory
 from src.training.steps.batches import shuffled_batches
+from tests.conftest import trust_modules
 from train import train as run_training
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -225,6 +226,7 @@ SPEC: dict[str, Any] = {"dataset": "images_of_mine:make", "data_on_device": True
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "images_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
+    trust_modules(monkeypatch, tmp_path, "images_of_mine")
     yield
     sys.modules.pop("images_of_mine", None)
 
@@ -295,7 +297,7 @@ def test_options_that_images_do_not_allow_are_refused(options: dict[str, Any], m
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"dataset": "sklearn/digits"}, "data_on_device: samples of sklearn/digits are not images.*always kept on"),
-    ({"data_on_device": False, "hflip": 0.5, "dataset": "json:loads"}, "hflip: your own images can be augmented"),
+    ({"data_on_device": False, "hflip": 0.5, "dataset": "train:train"}, "hflip: your own images can be augmented"),
     ({"crop_padding": 4, "scale": [0.5, 1.0]}, "crop_padding and scale both crop"),
     ({"ratio": [1.0, 1.0]}, "ratio needs scale"),
     ({"scale": [0.5, 1.5]}, "more than the whole image"),

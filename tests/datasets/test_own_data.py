@@ -11,6 +11,7 @@ import torch
 from src.config import Config
 from src.datasets.factory import fetch, make_data, warm_up
 from src.errors import ConfigError, DataError
+from tests.conftest import trust_modules
 
 MODULE = """
 import numpy as np
@@ -46,6 +47,7 @@ def broken(config): return 1 / 0
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
+    trust_modules(monkeypatch, tmp_path, "of_mine")
     yield
     sys.modules.pop("of_mine", None)
 

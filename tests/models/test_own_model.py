@@ -12,6 +12,7 @@ from src.config import Config, check_parameters
 from src.errors import ConfigError
 from src.models.factory import fetch, make_model
 from src.models.own_model import make
+from tests.conftest import trust_modules
 
 NETS = """
 import torch
@@ -44,6 +45,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A module with models, forgotten afterwards."""
     (tmp_path / "some_nets.py").write_text(NETS)
     monkeypatch.syspath_prepend(tmp_path)
+    trust_modules(monkeypatch, tmp_path, "some_nets")
     yield "some_nets"
     sys.modules.pop("some_nets", None)
 

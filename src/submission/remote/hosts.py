@@ -3,16 +3,15 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from src.errors import RemoteError, did_you_mean
-from src.io import yaml_io
+from src.io import user_settings
 
 PROJECT_FILE = "hosts.toml"  # in the project's folder
-USER_FILE = "~/.config/gridiron.toml"
+USER_FILE = user_settings.FILE
 _KEYS = ("ssh", "options", "folder", "python", "setup", "output_dir")
 # Names that ssh accepts. Its configuration may pass them to a shell (ProxyCommand), so no other characters are allowed.
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
@@ -61,12 +60,9 @@ def read_hosts(project: str) -> dict[str, Host]:
     """Return the hosts of the user's file and the project's, by name; the project's override the user's."""
     configured: dict[str, Host] = {}
     for path in (os.path.expanduser(USER_FILE), os.path.join(project, PROJECT_FILE)):
-        if not os.path.exists(path):
-            continue
-        try:
-            tables = tomllib.loads(yaml_io.read_user_file(path))
-        except tomllib.TOMLDecodeError as error:
-            raise RemoteError(f"not valid TOML: {error}", where=path) from None
+        tables = user_settings.read_toml(path)
+        if path == os.path.expanduser(USER_FILE):
+            tables.pop(user_settings.TRUSTED_MODULES, None)
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise RemoteError(f"'{name}' is outside of a table", where=path,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from src.config import Config
+from src.errors import BatchError
 from src.io import files
 
 
@@ -26,6 +28,18 @@ def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, avera
         file.write(packed.getbuffer())
 
 
+# what torch raises for damaged files
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+
+
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what `save` wrote, with its tensors on `device`."""
-    return torch.load(path, map_location=device, weights_only=True)
+    """Return what `save` wrote, with its tensors on `device`. BatchError if the file is damaged or no checkpoint."""
+    try:
+        with open(files.open_regular(path), "rb") as file:
+            content = torch.load(file, map_location=device, weights_only=True)
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BatchError(f"not a checkpoint: {reason}", where=path) from error
+    if not isinstance(content, dict) or not content.keys() >= {"model", "averaged", "epoch", "config"}:
+        raise BatchError("not a checkpoint: it lacks the model, its average, the epoch or the config", where=path)
+    return content
