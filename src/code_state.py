@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.io import deletion, files
+from src.io import deletion, files, records
 from src.io.secrets import redact, secret_values
 from src.run_folder import RunFolder
 
@@ -21,6 +21,11 @@ _SUFFIXES = frozenset(
 _MAX_FILE = 2**20  # bytes; a larger file is not hashed
 _JOB_SPECS = "jobs/"  # no code: a run reads its own copy
 _MAX_NAMED = 3  # files in a message
+
+
+_FORMS: records.Forms = {"code": records.is_text, "files": records.mapping_of(
+    lambda name: isinstance(name, str) and not os.path.isabs(name) and ".." not in name.split("/"),
+    lambda entry: isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str))}
 
 
 class StartedCode(NamedTuple):
@@ -152,7 +157,7 @@ def file_hash(path: str) -> str | None:
     import hashlib  # as in _hash
 
     try:
-        return hashlib.sha256(_read(path)).hexdigest()
+        return hashlib.sha256(files.read_bytes(path) or b"").hexdigest() if os.path.exists(path) else None
     except OSError:
         return None
 
@@ -179,8 +184,8 @@ def _code_id(hashes: Mapping[str, str]) -> str:
 
 @functools.cache
 def _manifest(code_folder: str) -> dict[str, Any]:
-    value = files.read_json(os.path.join(code_folder, run_folder.SOURCES))
-    return value if isinstance(value, dict) else {}
+    value = records.fields(files.read_json(os.path.join(code_folder, run_folder.SOURCES)), _FORMS)
+    return value if value.keys() >= _FORMS.keys() else {}
 
 
 def _entries(code_folder: str) -> dict[str, list[Any]]:

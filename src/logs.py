@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
+from src.io import files
 from src.printable import SEQUENCE
 
 _TAIL_BYTES = 16_384  # read at the end of a log
+_MAX_LINE = 500  # characters of an error that are compared
 
 _LINES_AFTER_TRACEBACK = 30  # of a tracker that ends, or of srun; after more lines the traceback was probably handled
 _REPORTS_CHILD = r"(?:torch\.distributed\.elastic\.\S*ChildFailedError|subprocess\.CalledProcessError)\b"
@@ -38,7 +40,7 @@ def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
 
     Lines of more than `width` characters are truncated. start: position in the file, in bytes, of the first line.
     """
-    with open(path, "rb") as file:
+    with open(files.open_regular(path), "rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     shown = [SEQUENCE.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
@@ -75,6 +77,7 @@ def _exceptions(lines: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def normalize_error(line: str) -> str:
-    """Replace paths and numbers, which differ between runs that failed for the same reason."""
+    """Replace paths and numbers, which differ between runs that failed for the same reason. A long line is cut."""
+    line = line[:_MAX_LINE]  # the expressions take a time that grows with its square
     line = re.sub(r"(?<![\w.])[\w.~+=-]*(?:/[^\s'\",:;()\[\]]+)+", "PATH", line)
     return re.sub(r"0x[0-9a-fA-F]+|(?<![A-Za-z_])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", "N", line)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -34,6 +35,10 @@ _MORE_NUMBERED = re.compile(r"(top|f|r|acc|ap|map|ndcg|bleu|hits)\d+|rouge\w*")
 _SPEED_OR_SKILL = re.compile(r"per_s(ec(ond)?)?$|(^|_)skill(_|$)")  # examples_per_second, brier_skill_score
 _MINIMIZED_PHRASES = ({"cross", "entropy"}, {"negative", "likelihood"}, {"neg", "likelihood"})
 _WORD_ENDS = re.compile(r"[\W_]+")
+# the parts of a regular expression: an escaped character, a set of characters, or any other character
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_REFERENCE = re.compile(r"\\[1-9]|\(\?[^:]")  # to an earlier group, or a group that does more than to match
+_MAX_STEPS = 2_000_000  # of a match: about 20 ms
 _PREFERENCE = ("accuracy", "r2", "loss")
 _SWEEP_KEYS = ("target", "impute", "impute_while_running")  # of W&B sweeps, ignored here
 
@@ -59,11 +64,46 @@ class Metric(NamedTuple):
         return [column for column in named if first and directions[column] == first]
 
     def names(self, column: str) -> bool:
-        """Return whether the name matches this column as a regular expression."""
-        try:
-            return re.search(self.name, column) is not None
-        except re.error:  # a plain name
-            return self.name == column
+        """Return whether the name matches this column as a regular expression, if that is quickly decided."""
+        return self.name == column or _search(self.name, column)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _search(pattern: str, column: str) -> bool:
+    """Return whether a regular expression matches part of a column's name. False if that could take long.
+
+    Somebody else may have written both.
+    """
+    if _steps(pattern, len(column)) > _MAX_STEPS:
+        return False
+    try:
+        return re.search(pattern, column) is not None
+    except (re.error, RecursionError, OverflowError):  # a plain name
+        return False
+
+
+def _steps(pattern: str, length: int) -> float:
+    """Return a bound of the steps that a regular expression takes on a text of that length; inf for one that repeats a
+    group, refers to one, or looks around.
+    """
+    if _REFERENCE.search(pattern):
+        return math.inf
+    steps, branches, previous = length, [1], ""  # branches: of each group that is open
+    for token in _TOKEN.findall(pattern):
+        if token in ("*", "+", "{"):
+            if previous == ")":
+                return math.inf
+            steps *= length + 1
+        elif token == "?" and previous != "(":
+            steps *= 2
+        elif token == "(":
+            branches.append(1)
+        elif token == "|":
+            branches[-1] += 1
+        elif token == ")" and len(branches) > 1:
+            steps *= branches.pop()
+        previous = token
+    return steps * branches[0]
 
 
 @functools.lru_cache(maxsize=10_000)  # status asks for each run

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from src.errors import BatchError, UserError
-from src.io import deletion, files, yaml_io
+from src.io import deletion, files, records, yaml_io
 
 # in a batch folder
 JOB_SPEC = "job.yaml"
@@ -58,9 +58,11 @@ REQUEUED, PREEMPTED = "requeued", "preempted"
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
 
 _NOT_STARTED = frozenset((SPEC,))
-_CLAIM = re.compile(r"claim-(\d+)\Z")
-_ATTEMPT = re.compile(r"attempt-(\d+)-(\d+)\.json\Z")
+_CLAIM = re.compile(r"claim-([0-9]{1,15})\Z")
+_ATTEMPT = re.compile(r"attempt-([0-9]{1,15})-([0-9]{1,15})\.json\Z")
 _RESUME = re.compile(r"resume-\d+\.pt\Z")
+_MAX_DONE = 1000  # bytes of `done` that are read
+_MAX_TAGS, _MAX_TAG = 100, 200  # number and characters
 
 
 def extension_name(number: int) -> str:
@@ -201,7 +203,7 @@ def identity(folder: str) -> str:
         parts += sorted(os.listdir(os.path.join(folder, SUBMISSIONS)))[:1]
     else:
         run = RunFolder.read(folder)
-        first = _mapping(run.file(attempt_name(*run.attempts[0]))) if run.attempts else {}
+        first = run.attempt(*run.attempts[0]) if run.attempts else {}
         parts += [str(first.get("start")), *sorted(name for name in run.names if name.startswith("before-"))]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -266,7 +268,8 @@ class RunFolder(NamedTuple):
             return cls(path, _NOT_STARTED)
         claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
         attempts = _attempts(names)
-        ended = (files.read_text(os.path.join(path, DONE)) or "").strip() or COMPLETED if DONE in names else None
+        ended = (files.read_text(os.path.join(path, DONE), _MAX_DONE) or "").strip() or COMPLETED if (
+            DONE in names) else None
         return cls(path, frozenset(names), tuple(claims), tuple(attempts), ended)
 
     @property
@@ -279,16 +282,18 @@ class RunFolder(NamedTuple):
 
     def claim(self, ticket: int) -> dict[str, Any]:
         """Return the identity of the process that claimed the ticket (`process.identity`). Empty if unreadable."""
-        return _mapping(self.file(claim_name(ticket)))
+        return records.identity(files.read_json(self.file(claim_name(ticket))))
+
+    def attempt(self, ticket: int, number: int) -> dict[str, Any]:
+        """Return the record of a start: ticket, number, who, host, slurm_job, start, end, how, error; without fields
+        that cannot be read.
+        """
+        record = records.attempt(files.read_json(self.file(attempt_name(ticket, number))))
+        return {**record, "ticket": ticket, "number": number}
 
     def last_attempt(self) -> dict[str, Any] | None:
-        """Return the record of the last start: ticket, number, host, slurm_job, start, end, how, error. None before
-        any.
-        """
-        if not self.attempts:
-            return None
-        ticket, number = self.attempts[-1]
-        return {"ticket": ticket, "number": number, **_mapping(self.file(attempt_name(ticket, number)))}
+        """Return the record of the last start, as `attempt` does. None before any."""
+        return self.attempt(*self.attempts[-1]) if self.attempts else None
 
 
 def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
@@ -297,14 +302,10 @@ def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
                    if name[:8] == "attempt-" and (match := _ATTEMPT.match(name))])
 
 
-def _mapping(path: str) -> dict[str, Any]:
-    value = files.read_json(path)
-    return value if isinstance(value, dict) else {}
-
-
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the grid point in a spec file. JobSpecError if it is invalid, BatchError if a run has lost its spec."""
-    if os.path.basename(path) == SPEC and not files.read_text(path):  # do not run the defaults
+    is_spec = os.path.basename(path) == SPEC
+    if is_spec and not (os.path.exists(path) and os.stat(path).st_size):  # do not run the defaults
         problem = "is empty" if os.path.exists(path) else "is missing, or its run folder"
         raise BatchError(f"this spec {problem}: nothing is run", where=os.fspath(path),
                          hint="repeat the submit_multiple.py command of the batch: it writes and submits it again")
@@ -313,18 +314,19 @@ def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the facts of a run of an external program; empty if it recorded none."""
-    return _mapping(os.path.join(folder, FACTS))
+    value = files.read_json(os.path.join(folder, FACTS))
+    return value if isinstance(value, dict) else {}
 
 
 def tags(folder: str | os.PathLike[str]) -> list[str]:
     """Return the TAGS of a run; none if its spec cannot be read."""
     path = os.path.join(folder, SPEC)
     try:
-        text = files.read_text(path) or ""
+        text = files.read_text(path, yaml_io.MAX_FILE) or ""
         value = yaml_io.load_flat(text, path).get("TAGS") if "TAGS" in text else None  # most have none
     except (UserError, OSError):
         return []
-    return [str(tag) for tag in value] if isinstance(value, list) else []
+    return [str(tag)[:_MAX_TAG] for tag in value[:_MAX_TAGS]] if isinstance(value, list) else []
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:
@@ -341,9 +343,16 @@ def run_names(batch: str | os.PathLike[str]) -> list[str]:
     """List the run folders of a batch, in order. Files, hidden folders and the batch's other folders are left out."""
     with os.scandir(batch) as entries:
         names = sorted(entry.name for entry in entries
-                       if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and entry.is_dir())
+                       if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and _is_dir(entry))
     names.sort(key=_sort_key)  # stable, and faster than a key of index and name
     return names
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
 
 
 def _sort_key(name: str) -> int:
@@ -354,4 +363,4 @@ def _sort_key(name: str) -> int:
 def run_index(name: str) -> int | None:
     """Return the index of a run in its batch: 7 for `007_lr=0.1`; None for a name that does not begin with one."""
     index = name.partition("_")[0]
-    return int(index) if index.isascii() and index.isdigit() else None
+    return int(index) if index.isascii() and index.isdigit() and len(index) < 16 else None

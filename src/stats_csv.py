@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from src import run_folder
+from src.io import files
 
 KEYS = {run_folder.STATS: "epoch", run_folder.STEPS: "step"}  # the column of each file that numbers its rows
 # cells without a value, as pandas, R, Julia and JavaScript write them; they never replace a value
 _EMPTY = frozenset(("", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "missing", "undefined"))
 _PLAIN_BYTES = b"0123456789+-.,eE\r\nnaifNIA"  # of rows of numbers, nan and inf
 MAX_EPOCH = 2**53
+_MAX_FILE = 16 * 2**20  # bytes that are read as text, which takes ten times the memory
 
 
 class Stats(NamedTuple):
@@ -39,12 +41,11 @@ class Stats(NamedTuple):
 
 
 def read(folder: str | os.PathLike[str]) -> Stats:
-    """Read the stats.csv of a run; empty if it does not exist."""
+    """Read the stats.csv of a run; empty if it does not exist, and with a note if it cannot be read."""
     try:
-        with open(os.path.join(folder, run_folder.STATS), "rb") as file:
-            return parse(*split(file.read()))
-    except FileNotFoundError:
-        return parse("", b"")
+        return parse(*split(files.read_bytes(os.path.join(folder, run_folder.STATS), _MAX_FILE) or b""))
+    except OSError as error:
+        return Stats([], [], [], {}, [f"{run_folder.STATS} cannot be read: {error.strerror}"])
 
 
 def split(content: bytes) -> tuple[str, bytes]:

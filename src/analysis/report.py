@@ -101,7 +101,10 @@ def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
     folders = [*results.config["folder"][results.config["end"].isna()],
                *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
     for folder in dict.fromkeys(folders):
-        attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
+        try:
+            attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
+        except OSError:  # listed among those left out
+            continue
         if attempt.get("error"):
             yield folder, str(attempt["error"])
 

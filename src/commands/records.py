@@ -20,6 +20,7 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help=run_lookup.ACCEPTED_FORMS)
     parser.add_argument("--run", action="store_true", dest="execute",
                         help="execute the steps, and compare the results; exit code 1 if they differ")
+    parser.add_argument("--trust", action="store_true", help="with --run: execute code of another user")
 
 
 def add_notify(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,10 @@ def reproduce(options: argparse.Namespace) -> int:
     if not options.execute:
         print("\n".join(steps.lines()))
         return 0
-    print("".join(f"# {text}\n" for text in steps.notes), end="", flush=True)
+    if steps.owner and not options.trust:
+        raise BatchError(f"this executes code of {steps.owner}", where=options.run_name, hint="read the files that "
+                         "`reproduce` prints without --run; then add --trust")
+    print("".join(f"{line}\n" for line in steps.comments()), end="", flush=True)
     if exit_code := steps.run():
         return exit_code
     is_identical, line = reproducing.compare_results(run, steps.repeat)

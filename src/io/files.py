@@ -16,6 +16,12 @@ from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
 
+MAX_FILE = 64 * 2**20  # bytes of a file that is read as a whole
+MAX_RECORDS = 32 * 2**20  # bytes of a file of records: the journal of 100,000 runs has a third of it
+MAX_DEPTH = 50  # of lists and mappings in one another
+_MAX_ITEMS = 1_000_000  # of lists and mappings in a file of records
+_BLOCK = 1 << 18
+_NO_RECORD = (errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.EISDIR, errno.ENXIO)  # not a regular file, or too large
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
 MODE, FOLDER_MODE = 0o644, 0o755  # of new files and folders, less the umask
 
@@ -187,22 +193,100 @@ def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> 
         os.close(descriptor)
 
 
-def read_text(path: str | os.PathLike[str]) -> str | None:
-    """Return the text of a file; None if it does not exist."""
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a file for reading and return its descriptor. OSError for a pipe, a device or a link of another user.
+
+    A pipe or a device may never end, and the link may lead to a file that only this user can read.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe would wait for a writer
     try:
-        with open(path, "rb", buffering=0) as file:  # a third faster than text mode, for 10,000 small files
-            return file.readall().decode(errors="replace")
+        descriptor = os.open(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        if os.lstat(path).st_uid not in (os.geteuid(), 0):
+            raise OSError(errno.ELOOP, "a symbolic link of another user", os.fspath(path)) from None
+        descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE) -> bytes | None:
+    """Return the content of a regular file; None if it does not exist. OSError as in `open_regular`, or if it has more
+    than `limit` bytes.
+    """
+    try:
+        descriptor = open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        size, length = os.fstat(descriptor).st_size, 0
+        parts: list[bytes] = []
+        block = size + 1 if 0 < size <= limit else _BLOCK  # a file of /proc has size 0
+        while max(size, length) <= limit and (part := os.read(descriptor, block)):
+            parts.append(part)
+            length, block = length + len(part), _BLOCK
+            if length == size:
+                break
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    finally:
+        os.close(descriptor)
+    if max(size, length) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", os.fspath(path))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_text(path: str | os.PathLike[str], limit: int = MAX_FILE) -> str | None:
+    """Return the text of a file; None if it does not exist. Errors as in `read_bytes`."""
+    data = read_bytes(path, limit)
+    return None if data is None else data.decode(errors="replace")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Return the JSON value in a file; None if it does not exist or is truncated."""
-    text = read_text(path)
+    """Return the JSON value in a file; None if it does not exist, is truncated or is no record of this project.
+
+    Other people can write records: none is a pipe, or larger or nested deeper than a record can be.
+    """
     try:
-        return None if text is None else json.loads(text)
-    except json.JSONDecodeError:
+        text = read_text(path, MAX_RECORDS)
+    except OSError as error:
+        if error.errno not in _NO_RECORD:
+            raise
         return None
+    return None if text is None else parse_json(text)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a text in JSON; None if it is none, or if it is larger or deeper than a record can be."""
+    if sum(map(text.count, "[{,:")) > _MAX_ITEMS:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # also a number of thousands of digits
+        return None
+    return None if is_too_deep(text, value) else value
+
+
+def is_too_deep(text: str, value: Any) -> bool:
+    """Return whether containers of a value are nested deeper than functions that walk through it can go.
+
+    text: from which it was parsed; most have too few brackets.
+    """
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for container in level if isinstance(container, (dict, list)) for item in (
+            container.values() if isinstance(container, dict) else container)]
+        if not level:
+            return False
+    return True
 
 
 def write_json(path: str | os.PathLike[str], value: object, sync: bool = True) -> None:
@@ -211,14 +295,15 @@ def write_json(path: str | os.PathLike[str], value: object, sync: bool = True) -
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """Return the JSON value of each line, without lines that a crash truncated."""
-    lines = [line for line in (read_text(path) or "").split("\n") if line]
-    with contextlib.suppress(json.JSONDecodeError):  # parsing all at once is three times as fast
-        values: list[Any] = json.loads(f"[{','.join(lines)}]")
-        if len(values) == len(lines):
-            return values
-    values = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
-    return values
+    """Return the JSON value of each line, without lines that a crash truncated, or that are no records."""
+    try:
+        text = read_text(path, MAX_RECORDS) or ""
+    except OSError as error:
+        if error.errno not in _NO_RECORD:
+            raise
+        return []
+    lines = [line for line in text.split("\n") if line]
+    values = parse_json(f"[{','.join(lines)}]")  # parsing all at once is three times as fast
+    if isinstance(values, list) and len(values) == len(lines):
+        return values
+    return [value for line in lines if (value := parse_json(line)) is not None]

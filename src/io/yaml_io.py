@@ -1,6 +1,7 @@
 """Safe YAML as people mean it (1e-3 is a number, dates are strings), and flat files at the speed of plain bytes."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from src.errors import JobSpecError
+from src.io import files
 
 try:
     from yaml import CSafeLoader as _Base
@@ -67,6 +69,10 @@ class _SbatchLoader(_Loader):
         return super().construct_document(_with_text(node, {}))
 
 
+# Limits, so that no file, whoever wrote it, takes more than about a second and 100 MiB to read
+MAX_FILE = 4 * 2**20  # bytes of a file in YAML
+_MAX_NODES = 100_000  # keys, values, lists and mappings of a document, with what its aliases stand for
+_MAX_DIGITS, _MAX_INT = 1100, 10**300  # of an integer; a binary one may have 1000 digits
 _SBATCH = "SBATCH"  # options of sbatch, of a grid point
 _JOB_DETAILS, _SBATCH_DETAILS = "job_details", ("sbatch", "resources")  # and of the whole job spec
 
@@ -98,7 +104,11 @@ def _with_text(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def _parse_int(text: str) -> int:
-    return int(text.replace("_", ""), 0)
+    """Return an integer. ValueError if it has more digits than a float can represent, which would fail later."""
+    value = int(text.replace("_", ""), 0) if len(text) <= _MAX_DIGITS else _MAX_INT
+    if abs(value) >= _MAX_INT:
+        raise ValueError("an integer of more than 300 digits")
+    return value
 
 
 def _parse_float(text: str) -> float:
@@ -149,6 +159,7 @@ def load(text: str, source: str, is_sbatch: bool = False) -> Any:
     is_sbatch: it holds options of sbatch, whose numbers keep their text.
     """
     try:
+        _check_structure(text)
         return yaml.load(text, _SbatchLoader if is_sbatch else _Loader)  # both are safe loaders
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -160,11 +171,43 @@ def load(text: str, source: str, is_sbatch: bool = False) -> Any:
                            hint="is it a text file in UTF-8?") from None
 
 
+def _check_structure(text: str) -> None:
+    """Raise YAMLError if a document is nested too deeply, or has too many nodes with those that its aliases stand for.
+
+    libyaml composes nodes recursively and would crash; every alias of an alias multiplies what functions walk through.
+    """
+    total = 0  # nodes so far
+    sizes: dict[str | None, int] = {}  # nodes of what each anchor stands for
+    opened: list[tuple[str | None, int]] = []  # the lists and mappings around: anchor, nodes before
+    for event in yaml.parse(text, _Base):
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 1)
+            if any(anchor == event.anchor for anchor, _ in opened):
+                problem = "an alias inside of what it stands for"
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, total))
+            total += 1
+            if len(opened) > files.MAX_DEPTH:
+                problem = f"more than {files.MAX_DEPTH} lists or mappings in one another"
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = total - before
+        if total > _MAX_NODES:
+            problem = f"more than {_MAX_NODES:,} values, counting what aliases stand for"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
+
+
 def load_1_1(text: str) -> Any:
     """What other programs, which mostly read YAML 1.1, make of a text: yes is true, 1:30 is 90. None if it is none."""
     try:
+        _check_structure(text)
         return yaml.load(text, _Base)  # a safe loader, too
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
@@ -176,8 +219,10 @@ def load_file(path: str | os.PathLike[str]) -> Any:
 def read_user_file(path: str | os.PathLike[str]) -> str:
     """The text of a file that the user named. JobSpecError says why it cannot be read."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:  # line breaks as they are
-            return file.read()
+        data = files.read_bytes(path, MAX_FILE)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return data.decode()
     except OSError as error:
         raise JobSpecError(f"cannot be read: {error.strerror}", where=os.fspath(path),
                            hint="check the path: job specs are in jobs/, submit scripts beside it") from None
@@ -238,6 +283,7 @@ def _dump_key(key: str) -> str:
 
 _dumped: dict[tuple[str, type, object], str] = {}  # (key, type, scalar) -> its line
 _CACHE_SIZE = 100_000
+_MAX_CACHED_LINE = 200  # characters
 
 
 def dump_flat(mapping: Mapping[str, Any]) -> str:
@@ -268,7 +314,7 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity are JSON to Python, but strings to YAML
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decode = json.JSONDecoder(parse_constant=_refuse, parse_int=_parse_int).decode
 
 
 def load_flat(text: str, source: str = "spec") -> dict[str, Any]:
@@ -284,7 +330,7 @@ def load_flat(text: str, source: str = "spec") -> dict[str, Any]:
         pairs[at] = pair = _parse_line(lines[at])
         if pair is None:
             return _load_edited(text, source)
-        if len(_loaded) < _CACHE_SIZE and type(pair[1]) not in (list, dict):
+        if len(_loaded) < _CACHE_SIZE and type(pair[1]) not in (list, dict) and len(lines[at]) <= _MAX_CACHED_LINE:
             _loaded[lines[at]] = pair
     result = dict(pairs)
     return result if len(result) == len(lines) else _load_edited(text, source)
@@ -303,7 +349,10 @@ def _parse_line(line: str) -> tuple[str, Any] | None:
             value = line[end + 2:]
         elif not _PLAIN_KEY.match(key) or key.lower() in _RESERVED:
             return None
-        return (key, _SPECIAL[value]) if value in _SPECIAL else (key, _decode(value))
+        if value in _SPECIAL:
+            return key, _SPECIAL[value]
+        parsed = _decode(value)
+        return None if files.is_too_deep(value, parsed) else (key, parsed)
     except (ValueError, IndexError, RecursionError):
         return None
 

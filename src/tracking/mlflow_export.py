@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from src import run_folder
-from src.errors import BatchError, ConfigError
+from src.errors import BatchError, ConfigError, UserError, one_line
+from src.io import records
 from src.run_folder import RunFolder
 from src.tracking import mlflow_run
 from src.tracking.mlflow_run import MlflowExperiment, MlflowRun
@@ -22,27 +23,39 @@ def export(batches: Sequence[str], uri: str) -> Iterator[str]:
     experiments: dict[str, MlflowExperiment] = {}
     for batch in batches:
         sent = unchanged = 0
+        left_out = []
         for name in run_folder.run_names(batch):
             folder = os.path.join(batch, name)
             if not os.path.isfile(os.path.join(folder, run_folder.CONFIG)):
                 continue  # not started, or not a run
-            if export_run(client, uri, folder, experiments)[1]:
-                sent += 1
-            else:
-                unchanged += 1
-        yield f"{batch}: {sent} runs updated, {unchanged} unchanged"
+            try:
+                has_changed = export_run(client, uri, folder, experiments)[1]
+            except UserError as error:  # one bad run does not stop the others
+                left_out.append(f"{folder}: left out: {one_line(str(error))[:500]}")
+                continue
+            except OSError as error:
+                if not str(error.filename or "").startswith(folder):
+                    raise  # of the server
+                left_out.append(f"{folder}: left out: {os.path.basename(error.filename)}: {error.strerror}")
+                continue
+            sent, unchanged = sent + has_changed, unchanged + (not has_changed)
+        yield f"{batch}: {sent} runs updated, {unchanged} unchanged{f', {len(left_out)} left out' if left_out else ''}"
+        yield from left_out
 
 
 def export_run(client: Any, uri: str, folder: str, experiments: dict[str, MlflowExperiment]
                ) -> tuple[MlflowRun, bool]:
     """Send a run to MLflow. Return it, and whether there was anything to send."""
     config = run_folder.read_spec(os.path.join(folder, run_folder.CONFIG))
-    facts = config.pop("facts", None) or {}
+    facts = config.pop("facts", None)
+    facts = facts if isinstance(facts, dict) else {}
     name = mlflow_run.experiment_name(folder, config)
     experiment = experiments.get(name) or experiments.setdefault(
         name, MlflowExperiment(client, uri, name, _artifact_location(uri)))
     run = experiment.run(folder, config, facts)
-    rows, step_rows = (mlflow_run.read_rows(folder, name) for name in (run_folder.STATS, run_folder.STEPS))
+    rows, step_rows = ([row for row in mlflow_run.read_rows(folder, name) if all(
+        records.is_number(row.get(key)) for key in ("step", "timestamp"))]
+        for name in (run_folder.STATS, run_folder.STEPS))
     files_of_run = RunFolder.read(folder)
     attempt = files_of_run.last_attempt() or {}
     ended = files_of_run.ended or ("failed" if attempt.get("how") == "failed" else None)

@@ -81,7 +81,8 @@ class MlflowExperiment:
         name, identity = os.path.basename(folder), run_folder.identity(folder)
         path = os.path.join(folder, run_folder.mlflow_name(self._key))
         record = files.read_json(path)
-        if isinstance(record, dict) and record.get("identity") == identity and self._exists(record["run_id"]):
+        if isinstance(record, dict) and record.get("identity") == identity and isinstance(
+                record.get("run_id"), str) and self._exists(record["run_id"]):
             return str(record["run_id"])
         matches = self.client.search_runs([self.id], f"tags.`{_ID}` = '{identity}'", max_results=1)
         if matches:
@@ -246,11 +247,19 @@ def experiment_name(folder: str, config: Mapping[str, Any]) -> str:
 
 
 def read_rows(folder: str, name: str = run_folder.STATS) -> list[dict[str, float]]:
-    """Return the rows of stats.csv or steps.csv, without empty cells."""
+    """Return the rows of stats.csv or steps.csv, without empty cells and those that are no numbers."""
     header, *lines = (files.read_text(os.path.join(folder, name)) or "").split("\n")[:-1] or [""]
     names = next(csv.reader([header]), [])
-    return [{name: float(cell) for name, cell in zip(names, line.split(","), strict=True) if cell} for line in lines
+    return [{name: number for name, cell in zip(names, line.split(","), strict=True)
+             if cell and (number := _number(cell)) is not None} for line in lines
             if line.count(",") == len(names) - 1]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def _texts(values: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -272,8 +281,7 @@ def _details(batch: str) -> dict[str, Any]:
 def _first_start(folder: str) -> float | None:
     """Return when the first attempt of a run started, as Unix time."""
     run = run_folder.RunFolder.read(folder)
-    record = files.read_json(run.file(run_folder.attempt_name(*run.attempts[0]))) if run.attempts else None
-    return (record or {}).get("start")
+    return run.attempt(*run.attempts[0]).get("start") if run.attempts else None
 
 
 def _commit(batch: str) -> str | None:
@@ -281,8 +289,9 @@ def _commit(batch: str) -> str | None:
     code = os.path.join(batch, run_folder.CODE)
     for name in sorted(os.listdir(code), reverse=True) if os.path.isdir(code) else ():
         record = files.read_json(os.path.join(code, name, run_folder.CODE_RECORD))
-        if isinstance(record, dict):
-            return record.get("commit")
+        commit = record.get("commit") if isinstance(record, dict) else None
+        if isinstance(commit, str):
+            return commit
     return None
 
 

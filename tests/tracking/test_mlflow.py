@@ -364,8 +364,11 @@ def test_missing_package_causes_one_warning(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_address_with_a_key_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a name or a password in it"):
-        entry.Config.from_dict({"mlflow_tracking_uri": "https://me:secret@host/"})
+    for uri in ("https://me:secret@host/", "https://me:p@ss/word@host/", "https://host/?token=abc", "https://me@host"):
+        with pytest.raises(ConfigError, match="a name, a password or a token in it"):
+            entry.Config.from_dict({"mlflow_tracking_uri": uri})
+    for uri in ("http://127.0.0.1:5000", "sqlite:////tmp/@x/y.db", "https://host/path?a=1"):
+        entry.Config.from_dict({"mlflow_tracking_uri": uri})
 
 
 def test_experiment_is_named_after_the_job() -> None:

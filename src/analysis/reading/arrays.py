@@ -4,11 +4,13 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 
 import numpy as np
 
 from src import run_folder
 from src.errors import ResultsError, did_you_mean
+from src.io import files
 
 
 def epochs_with_arrays(folder: str | os.PathLike[str]) -> list[int]:
@@ -17,7 +19,7 @@ def epochs_with_arrays(folder: str | os.PathLike[str]) -> list[int]:
         names = os.listdir(os.path.join(folder, run_folder.ARRAYS))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"epoch-(\d+)\.npz", name)))
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"epoch-([0-9]{1,15})\.npz", name)))
 
 
 def read_array(folder: str | os.PathLike[str], name: str, epoch: int | None = None) -> np.ndarray:
@@ -34,10 +36,10 @@ def read_array(folder: str | os.PathLike[str], name: str, epoch: int | None = No
                            if not epochs else f"it has those of {epochs[0]} to {epochs[-1]}")
     path = os.path.join(folder, run_folder.arrays_name(epochs[-1] if epoch is None else epoch))
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(files.open_regular(path), "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             array: np.ndarray | None = arrays[name] if name in names else None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise ResultsError(f"{os.path.basename(path)} cannot be read: it is incomplete, or holds no arrays",
                            where=os.fspath(folder), hint="try another epoch: epoch=…") from None
     if array is None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from src.analysis.reading.filters import is_missing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# the beginning of a cell that a spreadsheet evaluates; it skips blanks, and knows the wide forms of the characters
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
 
 def encode(values: np.ndarray) -> tuple[bool, pa.Array]:
@@ -69,9 +73,32 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
 
 
 def with_json_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame for a csv file: columns of lists, of mappings and of mixed types hold JSON, and None is empty."""
-    return frame.assign(**{str(name): [None if is_missing(cell) else json.dumps(cell) for cell in frame[name].tolist()]
-                           for name in frame if frame[name].dtype == object and _needs_json(frame[name].tolist())})
+    """Return a frame for a csv file: columns of lists, of mappings and of mixed types hold JSON, and None is empty.
+
+    Text that a spreadsheet would evaluate as a formula, also in names of columns and runs, begins with an apostrophe.
+    """
+    cells = {name: _csv_cells(frame[name]) for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
+    return frame.assign(**cells).rename(columns=_without_formula)
+
+
+def _csv_cells(values: pd.Series) -> Any:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.rename_categories(_without_formula)
+    cells = values.tolist()
+    if _needs_json(cells):
+        return [None if is_missing(cell) else json.dumps(cell) for cell in cells]
+    return [_without_formula(cell) for cell in cells]
+
+
+def _without_formula(cell: Any) -> Any:
+    """Return a cell; with an apostrophe in front if it is text that a spreadsheet evaluates, and no number."""
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _needs_json(cells: list[Any]) -> bool:

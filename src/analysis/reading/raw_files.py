@@ -8,14 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from src import run_folder, stats_csv
-from src.errors import UserError
-from src.io import yaml_io
+from src.errors import UserError, one_line
+from src.io import files, yaml_io
 
 # above this duration of a call, threads are faster; below it they only wait for each other
 SLOW_CALL_SECONDS = 0.4e-3
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
 STAMP_LENGTH = 9  # inode, size and mtime_ns of each of three files, zeros for a file that does not exist
 _CONFIG, _STATS, _DONE = (f"/{name}" for name in (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
+_MAX_DONE = 1000  # bytes
+_MAX_COLUMNS = 2000  # of one run: the frames have the columns of all runs
+_MAX_REASON = 500  # characters
 _INODE_LIMIT = 2**63  # of a column of int64
 NOT_DONE = "not done"
 _Item = TypeVar("_Item")
@@ -100,39 +103,34 @@ def _file_stamp(path: str) -> tuple[int, int, int]:
 def read_run(folder: str, only_done: bool = False) -> RunText | str:
     """Return a run, or the reason why it is left out. Opens each of its three files once."""
     try:
-        done = _read_bytes(f"{folder}/{run_folder.DONE}")
+        done = files.read_bytes(f"{folder}/{run_folder.DONE}", _MAX_DONE)
         if only_done and done is None:
             return NOT_DONE
-        text = _read_bytes(f"{folder}/{run_folder.CONFIG}")
+        text = files.read_bytes(f"{folder}/{run_folder.CONFIG}", yaml_io.MAX_FILE)
         if text is None:
             return _read_without_config(folder, done)
         config = yaml_io.load_flat(text.decode(), run_folder.CONFIG)
         if not config:
             return f"{run_folder.CONFIG} is empty"
-        return RunText(folder, _end(done), True, config, *_read_stats(folder))
+        return _checked(RunText(folder, _end(done), True, config, *_read_stats(folder)))
     except UserError as error:
-        return str(error)
+        return one_line(str(error))[:_MAX_REASON]
     except UnicodeDecodeError as error:
         return f"{run_folder.CONFIG}: not a text file in UTF-8 (byte {error.start})"
     except OSError as error:
         return f"{os.path.basename(error.filename or folder)} cannot be read: {error.strerror}"
 
 
-def _read_bytes(path: str) -> bytes | None:
-    """The bytes of a file, None if it does not exist. Takes two thirds of the time of `open` for files of this size."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        parts = []
-        while part := os.read(file, 1 << 18):
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.close(file)
+def _checked(run: RunText) -> RunText | str:
+    """Return the run; a reason to leave it out if it has so many columns that the frames of all runs become too large.
+    """
+    facts = run.config.get("facts")
+    names = len(run.config) + (len(facts) if isinstance(facts, dict) else 0)
+    if names > _MAX_COLUMNS:
+        return f"{run_folder.CONFIG} has {names:,} parameters and facts; at most {_MAX_COLUMNS:,} are read"
+    if (columns := run.header.count(",") + 1) > _MAX_COLUMNS:
+        return f"{run_folder.STATS} has {columns:,} columns; at most {_MAX_COLUMNS:,} are read"
+    return run
 
 
 def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
@@ -142,12 +140,13 @@ def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
     if done is not None:
         spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
         facts = run_folder.read_facts(folder)
-        return RunText(folder, _end(done), False, {**spec, **({"facts": facts} if facts else {})},
-                       *_read_stats(folder))
+        return _checked(RunText(folder, _end(done), False, {**spec, **({"facts": facts} if facts else {})},
+                                *_read_stats(folder)))
     attempt = run_folder.RunFolder.read(folder).last_attempt()
     if attempt is None:
         return "not started"
-    return f"started, but has no {run_folder.CONFIG} yet" + (f": {attempt['error']}" if attempt.get("error") else "")
+    error = f": {one_line(attempt['error'])[:_MAX_REASON]}" if attempt.get("error") else ""
+    return f"started, but has no {run_folder.CONFIG} yet{error}"
 
 
 def _end(done: bytes | None) -> str | None:
@@ -156,4 +155,4 @@ def _end(done: bytes | None) -> str | None:
 
 def _read_stats(folder: str) -> tuple[str, bytes]:
     """Header and rows of stats.csv, without an incomplete last line."""
-    return stats_csv.split(_read_bytes(f"{folder}/{run_folder.STATS}") or b"")
+    return stats_csv.split(files.read_bytes(f"{folder}/{run_folder.STATS}") or b"")

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -166,16 +167,18 @@ def load_artifact(run: str | os.PathLike[str] | pd.Series, name: str) -> Any:
         raise ResultsError("no such artifact", where=path, allowed=sorted(os.listdir(folder)) if os.path.isdir(
             folder) else None, hint="save_artifact stores one")
     suffix = os.path.splitext(name)[1]
-    if suffix == ".json":
-        return files.read_json(path)
-    if suffix in (".npy", ".npz"):
-        arrays = np.load(path, allow_pickle=False)
-        return dict(arrays) if suffix == ".npz" else arrays
-    if suffix == ".csv":
-        return pd.read_csv(path)
-    with open(path, "rb") as file:
-        data = file.read()
-    return data.decode() if suffix == ".txt" else data
+    try:
+        with open(files.open_regular(path), "rb") as file:
+            if suffix in (".npy", ".npz"):
+                arrays = np.load(file, allow_pickle=False)
+                return dict(arrays) if suffix == ".npz" else arrays
+            if suffix == ".csv":
+                return pd.read_csv(file)
+            data = file.read()
+        return json.loads(data) if suffix == ".json" else data.decode() if suffix == ".txt" else data
+    except (ValueError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"cannot be read: {(str(error).splitlines() or ['it is empty'])[0][:200]}", where=path
+                           ) from None
 
 
 def _to_bytes(value: Any, suffix: str, name: str) -> bytes:

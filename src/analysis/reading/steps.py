@@ -12,6 +12,7 @@ from src import run_folder, stats_csv
 from src.analysis.reading import columns, raw_files
 from src.analysis.reading.curves import Curves, CurveType
 from src.errors import ResultsError
+from src.io import files
 
 _WHOLE = ("step", "epoch")
 _PREFIX = "steps/"  # of columns of curves, as Config has a field `loss`
@@ -30,7 +31,7 @@ def read_steps(folders: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
         if note:
             _log.warning("%s: %s", folder, note)
     names = dict.fromkeys([*_WHOLE, *table])
-    frame = pd.DataFrame({name: table.get(name, np.zeros(0)) for name in names})
+    frame = pd.DataFrame({name: table.get(name, np.full(int(counts.sum()), np.nan)) for name in names})
     for name in _WHOLE:
         if frame[name].dtype != object and np.isfinite(frame[name]).all():
             frame[name] = frame[name].astype(np.int64)
@@ -41,9 +42,9 @@ def read_steps(folders: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
 
 def _read(folder: str) -> tuple[str, bytes]:
     try:
-        with open(os.path.join(folder, run_folder.STEPS), "rb") as file:
-            return stats_csv.split(file.read())
-    except (FileNotFoundError, NotADirectoryError):
+        return stats_csv.split(files.read_bytes(os.path.join(folder, run_folder.STEPS)) or b"")
+    except OSError as error:
+        _log.warning("%s: %s cannot be read: %s", folder, run_folder.STEPS, error.strerror)
         return "", b""
 
 

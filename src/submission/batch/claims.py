@@ -168,15 +168,14 @@ def was_claimed_by(run: RunFolder, slurm_job: str) -> bool:
 def requeue_count(folder: str, ticket: int) -> int:
     """Return how many attempts under a ticket requested another start."""
     run = RunFolder.read(folder)
-    records = (files.read_json(run.file(run_folder.attempt_name(*attempt))) or {} for attempt in run.attempts
-               if attempt[0] == ticket)
-    return sum(record.get("how") == run_folder.REQUEUED for record in records)
+    attempts = (run.attempt(*attempt) for attempt in run.attempts if attempt[0] == ticket)
+    return sum(record.get("how") == run_folder.REQUEUED for record in attempts)
 
 
 def attempt_of_start(run: RunFolder, start: str) -> tuple[int, int, bool] | None:
     """Return ticket and number of the attempt that a start of several processes made, and whether it has ended."""
     for ticket, number in reversed(run.attempts):
-        record = files.read_json(run.file(run_folder.attempt_name(ticket, number))) or {}
+        record = run.attempt(ticket, number)
         if record.get("started_by") == start:
             return ticket, number, bool(record.get("how"))
     return None

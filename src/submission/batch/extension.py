@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import run_folder
-from src.io import deletion, files
+from src.io import deletion, files, records
 from src.submission.batch import batch_folder
+
+_FORMS: records.Forms = {"names": records.list_of(records.is_name), "identity": records.is_mapping}
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ def last_extension(batch: str) -> Extension | None:
     """Return the last extension of a batch; None before any."""
     for number in reversed(_extension_numbers(batch)):
         record = files.read_json(os.path.join(batch, run_folder.extension_name(number), run_folder.EXTENSION))
-        if isinstance(record, dict):
-            return Extension(number, record["names"], record["identity"])
+        checked = records.fields(record, _FORMS)
+        if checked.keys() >= _FORMS.keys():
+            return Extension(number, checked["names"], checked["identity"])
     return None
 
 
@@ -51,7 +54,7 @@ def _extension_numbers(batch: str) -> list[int]:
     """Return the numbers of the extensions of a batch, in order."""
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"extension-(\d+)", name)))
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"extension-([0-9]{1,9})", name)))
 
 
 def create(batch: str, extension: Extension, job_spec_text: str, names: Sequence[str], texts: Iterable[str],

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
+import operator
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +13,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.io import files
+from src.io import files, records
 from src.submission.batch import sync_markers
 from src.submission.batch.sync_markers import SyncMarker
 from src.submission.system import process
@@ -19,10 +21,21 @@ from src.submission.system import process
 SLURM, LOCAL, WRITE_ONLY = "slurm", "local", "write-only"  # modes of a plan
 ONE_EACH, ARRAY, WORKERS = "one each", "array", "workers"  # kinds of Units
 COMMENT_PREFIX = "gridiron-"  # of the comments of our Slurm jobs
-_ANSWER = frozenset(("unit", "time"))
-_REQUIRED_KEYS: dict[str, frozenset[str]] = {  # by kind of record
-    "plan": frozenset(("time", "mode", "who", "tickets", "way", "bounds")), "sending": _ANSWER,
-    "job": _ANSWER | {"slurm_job"}, "refused": _ANSWER, "ended": frozenset()}
+_ANSWER: records.Forms = {"unit": records.is_count, "time": records.is_time}
+_REQUIRED: dict[str, records.Forms] = {  # the fields that a record must have, by its kind
+    "plan": {"time": records.is_time, "mode": records.is_text, "who": records.is_mapping,
+             "tickets": records.mapping_of(records.is_name, records.is_count),
+             "way": lambda value: value in (ONE_EACH, ARRAY, WORKERS), "bounds": records.list_of(records.is_count)},
+    "sending": _ANSWER, "job": {**_ANSWER, "slurm_job": lambda value: records.is_name(value) and value.isprintable()},
+    "refused": _ANSWER, "ended": {}}
+_OPTIONAL: records.Forms = {  # fields that some plans have, and answers
+    "code": records.is_token,
+    "clusters": records.list_of(records.is_text), "argv": records.list_of(records.is_text),
+    "project": records.is_text, "script": records.optional(records.is_text),
+    "canaries": records.mapping_of(records.is_name, records.list_of(records.is_count)),
+    **dict.fromkeys(("identity", "sbatch", "shape", "command_line", "environment"), records.is_mapping),
+    **dict.fromkeys(("notify", "container"), records.optional(records.is_mapping))}
+_FORMS = {kind: {**_OPTIONAL, **required} for kind, required in _REQUIRED.items()}
 
 
 def new_token(now: float | None = None) -> str:
@@ -52,6 +65,12 @@ class Units(NamedTuple):
         if self.kind == WORKERS:
             return names[self.bounds[2 * unit]:self.bounds[2 * unit + 1]] if self.bounds else names
         return names[self.bounds[unit]:self.bounds[unit + 1]] if self.kind == ARRAY else names[unit:unit + 1]
+
+    def has_unit(self, unit: int, names: Sequence[str]) -> bool:
+        """Return whether there is a unit of that number; workers without groups may have any number of units."""
+        if self.kind == WORKERS:
+            return not self.bounds or unit < len(self.bounds) // 2
+        return unit < self.planned_count(names)
 
     def unit_of(self, position: int) -> int:
         """Return the unit whose job may run the run at `position`; of workers, the first of the group."""
@@ -182,12 +201,11 @@ def read_history(batch: str) -> History:
     for name in sorted(name for name in names if name.endswith(".jsonl")):
         token = name.removesuffix(".jsonl")
         marker = next((marker for marker in history.sync_markers if token in marker.journals), None)
-        plan, *records = [record for record in files.read_json_lines(os.path.join(folder, name))
-                          if _is_complete(record)] or [{}]
+        plan, *answers = read_records(os.path.join(folder, name)) or [{}]
         if plan.get("kind") == "plan":
             (history.remote_plans if marker else history.recorded_plans).append(plan)
             if plan["mode"] != WRITE_ONLY:
-                _add(history, token, plan, records, marker)
+                _add(history, token, plan, answers, marker)
     history.recorded_plans.sort(key=lambda plan: plan["time"])
     return history
 
@@ -215,9 +233,13 @@ def own_submissions(batch: str) -> dict[str, set[str]]:
         path = os.path.join(folder, name)
         if name.endswith(".jsonl") and os.geteuid() in (0, os.lstat(path).st_uid):
             submissions[name.removesuffix(".jsonl")] = {
-                str(record["slurm_job"]) for record in files.read_json_lines(path)
-                if _is_complete(record) and record["kind"] == "job"}
+                record["slurm_job"] for record in read_records(path) if record["kind"] == "job"}
     return submissions
+
+
+def read_records(path: str) -> list[dict[str, Any]]:
+    """Return the records of a journal, without incomplete and unknown lines."""
+    return [record for line in files.read_json_lines(path) if (record := _checked(line))]
 
 
 def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
@@ -225,12 +247,12 @@ def plans_with_mapping(key: str, batch: str) -> list[dict[str, Any]]:
     folder, lines, pattern = os.path.join(batch, run_folder.SUBMISSIONS), [], f'"{key}": {{'.encode()
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         if name.endswith(".jsonl"):
-            with open(os.path.join(folder, name), "rb") as file:
-                lines.append(file.readline())
+            with contextlib.suppress(OSError), open(files.open_regular(os.path.join(folder, name)), "rb") as file:
+                lines.append(file.readline(files.MAX_RECORDS))
     if not any(pattern in line for line in lines):
         return []
-    records = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return [record for record in records if _is_complete(record) and record["kind"] == "plan"]
+    plans = [_checked(files.parse_json(line.decode(errors="replace"))) for line in lines if line.endswith(b"\n")]
+    return [plan for plan in plans if plan.get("kind") == "plan"]
 
 
 def plan_of(plans: Iterable[dict[str, Any]], name: str, ticket: int | None) -> dict[str, Any]:
@@ -239,12 +261,30 @@ def plan_of(plans: Iterable[dict[str, Any]], name: str, ticket: int | None) -> d
     return max(of_run, key=lambda plan: (plan["tickets"][name], plan["time"]), default={})
 
 
-def _is_complete(record: Any) -> bool:
-    required = _REQUIRED_KEYS.get(record.get("kind", "")) if isinstance(record, dict) else None
-    return required is not None and required <= record.keys()
+def _checked(record: Any) -> dict[str, Any]:
+    """Return a record, without optional fields that are not of their form; empty if it lacks a required one."""
+    kind = record.get("kind") if isinstance(record, dict) else None
+    forms = _FORMS.get(kind) if isinstance(kind, str) else None
+    if kind is None or forms is None:
+        return {}
+    checked = records.fields(record, forms)
+    if not _REQUIRED[kind].keys() <= checked.keys():
+        return {}
+    if kind != "plan":
+        return checked
+    return {**checked, "who": records.identity(checked["who"])} if _has_valid_positions(checked) else {}
 
 
-def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[dict[str, Any]],
+def _has_valid_positions(plan: Mapping[str, Any]) -> bool:
+    """Return whether the bounds of a plan divide its runs, and its canaries are those of its runs."""
+    bounds, runs = plan["bounds"], len(plan["tickets"])
+    is_divided = {ONE_EACH: True, ARRAY: bool(bounds) and bounds == sorted(bounds),
+                  WORKERS: len(bounds) % 2 == 0 and all(map(operator.le, bounds[::2], bounds[1::2]))}[plan["way"]]
+    return is_divided and all(position <= runs for position in bounds) and all(
+        position < runs for positions in plan.get("canaries", {}).values() for position in positions)
+
+
+def _add(history: History, token: str, plan: dict[str, Any], answers: Iterable[dict[str, Any]],
          marker: SyncMarker | None) -> None:
     """Add the tickets of one journal to the history, and apply its records to those that are the newest of their run.
     """
@@ -257,11 +297,11 @@ def _add(history: History, token: str, plan: dict[str, Any], records: Iterable[d
         for task, name in enumerate(units.runs(unit, names)):
             if name in tickets:
                 tickets[name].comments.append((comment, str(task) if units.kind == ARRAY else ""))
-    for record in records:
+    for record in answers:
         if record["kind"] == "ended":
             for ticket in tickets.values():
                 ticket.submitter = {}
-        elif record["kind"] != "plan":
+        elif record["kind"] != "plan" and units.has_unit(record["unit"], names):
             _apply_answer(record, token, units, names, tickets)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,13 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from src import code_state, run_folder, stats_csv
-from src.errors import BatchError, shell_command
+from src.errors import BatchError, one_line, shell_command
+from src.io import ownership, records
 from src.run_folder import RunFolder
 from src.submission.batch import journal, provenance
 from src.submission.system import process
 from src.submission.system.terminal import count
 
 _MEASURED = re.compile(r"(.*[/_])?(timestamp|time|per_second)|system/.*")  # columns that differ between exact repeats
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_CODE_ID = re.compile(r"[0-9a-f]{8,64}")
+_MAX_NOTE = 300  # characters
 
 
 class Command(NamedTuple):
@@ -29,7 +34,8 @@ class Command(NamedTuple):
 
     def line(self) -> str:
         """Format the command for a shell that is in its folder."""
-        return " ".join([*(f"{key}={value}" for key, value in self.variables.items()), shell_command(*self.arguments)])
+        return " ".join([*(f"{key}={shlex.quote(value)}" for key, value in self.variables.items()),
+                         shell_command(*self.arguments)])
 
 
 class _Checkout(NamedTuple):
@@ -54,6 +60,7 @@ class Steps:
     repeat: the folder of the new run
     commands: in order; cleanup: what follows them, also if one fails
     notes: what cannot be restored, one sentence each
+    owner: name of the other user whose files the steps come from; None if they are this user's
     """
 
     repeat: str
@@ -61,10 +68,15 @@ class Steps:
     cleanup: list[Command]
     notes: list[str] = field(default_factory=list)
     tree: str | None = None
+    owner: str | None = None
+
+    def comments(self) -> list[str]:
+        """Format the notes as comments of a shell, each on one line."""
+        return [f"# {one_line(note)[:_MAX_NOTE]}" for note in self.notes]
 
     def lines(self) -> list[str]:
         """Format the steps as shell commands, the notes first as comments."""
-        lines, folder = [f"# {note}" for note in self.notes], None
+        lines, folder = self.comments(), None
         for command in (*self.commands, *self.cleanup):
             if command.folder != folder:
                 folder = command.folder
@@ -92,28 +104,78 @@ def plan_steps(run: str, project: str) -> Steps:
     """Plan the steps that repeat a run in a new folder beside it, with the code that its last start ran with.
 
     run: path of the run folder. project: the local one, for a batch whose project is not on this machine. BatchError if
-    the code is unknown.
+    the code is unknown, or if a value in the records is not of its form.
     """
-    run = os.path.abspath(run)
+    run = _plain_path(os.path.abspath(run))
     spec = run_folder.read_spec(os.path.join(run, run_folder.SPEC))
     notes: list[str] = []
     is_own_program = "COMMAND" in spec
     folder = _code_folder(run)
-    record = provenance.read_record(folder)
+    record = _checked(provenance.read_record(folder), _RECORD, os.path.join(folder, run_folder.CODE_RECORD))
     config = {} if is_own_program else _config(run)
-    facts = run_folder.read_facts(run) if is_own_program else config.get("facts") or {}
+    facts = run_folder.read_facts(run) if is_own_program else config.get("facts")
+    facts = _checked(facts if isinstance(facts, dict) else {}, _FACTS, run)
+    owner = ownership.other_owner(run, folder, *(os.path.join(run, name) for name in (
+        run_folder.SPEC, run_folder.CONFIG)), os.path.join(folder, run_folder.CODE_RECORD))
+    if owner:
+        notes.append(f"these files belong to {owner}: read their code before you run it")
     if record["snapshot"]:
         snapshot = os.path.join(folder, run_folder.SNAPSHOT)
         checkout = _Checkout(snapshot, snapshot, [], [])
     elif record["commit"] is None:
-        checkout, notes = _current_code(folder, record, run)
+        checkout, more_notes = _current_code(folder, record, run)
+        notes += more_notes
     else:
         home = _repository(record, project)
-        checkout, notes = _worktree(folder, record, facts, home, is_own_program)
+        checkout, more_notes = _worktree(folder, record, facts, home, is_own_program)
+        notes += more_notes
     repeat = run_folder.free_repeat_name(run)
     start = _own_start(run, repeat, checkout) if is_own_program else _start(run, config, facts, checkout)
     return Steps(repeat, [*checkout.commands, *start], checkout.cleanup,
-                 [*notes, *_notes(record, facts)], checkout.tree)
+                 [*notes, *_notes(record, facts)], checkout.tree, owner)
+
+
+def _plain_path(path: str) -> str:
+    if not path.isprintable():
+        raise BatchError("the path has control characters", where=path, hint="rename the folder")
+    return path
+
+
+def _checked(record: Mapping[str, Any], forms: Mapping[str, tuple[Any, records.Form]], where: str) -> dict[str, Any]:
+    """Return a record whose missing fields have their default. BatchError if a field is not of its form."""
+    checked = {**record, **{key: default for key, (default, _) in forms.items() if record.get(key) is None}}
+    for key, (_, is_valid) in forms.items():
+        if not is_valid(checked[key]):
+            raise BatchError(f"invalid {key} {one_line(repr(checked[key]))[:80]}: the file is damaged, or was changed",
+                             where=where, hint="the config.yaml of a run has its parameters, and `facts` its commit")
+    return checked
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isabs(value) and value.isprintable()
+
+
+def _is_inside(path: Any) -> bool:
+    """Return whether this is the relative path of a file or folder in a repository."""
+    return isinstance(path, str) and path.isprintable() and not os.path.isabs(path) and ".." not in path.split("/")
+
+
+_is_text = records.optional(records.is_text)
+# Fields that become arguments of commands and paths: the value of a missing one, and what they may be. Other people can
+# write these files, and the steps are printed for a shell.
+_RECORD: dict[str, tuple[Any, records.Form]] = {
+    "commit": (None, records.optional(lambda value: isinstance(value, str) and _COMMIT.fullmatch(value) is not None)),
+    "git": (None, _is_text), "remote": (None, _is_text), "branch": (None, _is_text), "project": (None, _is_path),
+    "prefix": ("", _is_inside), "snapshot": (False, lambda value: isinstance(value, bool)),
+    "left_out": ({}, records.is_mapping),
+    "sent_from": ({}, lambda value: isinstance(value, dict) and (not value or _is_path(value.get("project"))))}
+_FACTS: dict[str, tuple[Any, records.Form]] = {
+    "threads": (None, records.optional(lambda value: records.is_count(value) and value < 2**16)),
+    "commit": (None, _is_text),
+    code_state.CODE: (None, records.optional(
+        lambda value: isinstance(value, str) and _CODE_ID.fullmatch(value) is not None)),
+    code_state.CHANGED: ([], records.list_of(lambda name: _is_inside(name) and bool(name))),
+    "scripts": ({}, records.mapping_of(records.is_text, records.is_text))}
 
 
 def _code_folder(run: str) -> str:
@@ -140,7 +202,7 @@ def _repository(record: dict[str, Any], project: str) -> str:
 
     BatchError if none has it.
     """
-    sent_from = (record.get("sent_from") or {}).get("project")
+    sent_from = record["sent_from"].get("project")
     for folder in (sent_from, record["project"], project):
         if folder and provenance.has_commit(folder, record["commit"]):
             return str(folder)
@@ -216,7 +278,7 @@ def _start(run: str, config: dict[str, Any], facts: dict[str, Any], checkout: _C
     path = os.path.join(run, run_folder.CONFIG)
     variables = {"GRIDIRON_THREADS": str(facts["threads"])} if facts.get("threads") else {}
     commands = []
-    if checkout.tree and code_state.CODE not in facts and config.get("output_dir") != run:
+    if checkout.tree and not facts[code_state.CODE] and config.get("output_dir") != run:
         # the batch was moved, and code of that age writes to output_dir
         copy = os.path.join(checkout.project, run_folder.CONFIG)
         value = re.sub(r"[\\&|]", r"\\\g<0>", json.dumps(run))
@@ -237,14 +299,14 @@ def _own_start(run: str, repeat: str, checkout: _Checkout) -> list[Command]:
 def _notes(record: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     """List what differs between then and now, and what was not stored."""
     notes = []
-    if code_state.CODE not in facts and facts.get("commit") and record["commit"] not in (None, facts["commit"]):
+    if not facts[code_state.CODE] and facts["commit"] and record["commit"] not in (None, facts["commit"]):
         notes.append(f"submitted at commit {record['commit'][:10]}, started at {facts['commit'][:10]}: the code "
                      "changed in between, and this is the submitted one")
     if facts.get(code_state.BEFORE):
         notes.append("earlier starts of this run had other code; this repeats all of it with that of the last start")
     if facts.get("container"):
         notes.append(f"it ran in the container {facts['container']}; this repeats it without the container")
-    notes += [f"{path} has changed since" for path, digest in facts.get("scripts", {}).items()
+    notes += [f"{path} has changed since" for path, digest in facts["scripts"].items()
               if os.path.isabs(path) and code_state.file_hash(path) != digest]
     notes += [f"{name} was not stored: {reason}" for name, reason in record["left_out"].items()]
     for fact, current in (("host", os.uname().nodename), ("python", ".".join(map(str, sys.version_info[:3])))):

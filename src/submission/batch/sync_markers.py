@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from src import run_folder
-from src.io import files
+from src.io import files, records
+
+_FORMS: records.Forms = {
+    "host": records.is_text, "time": records.is_time, "journals": records.list_of(records.is_text),
+    "states": records.mapping_of(records.is_name, lambda value: records.list_of(records.is_text)(value) and len(value)
+                                 == 2)}
 
 
 class SyncMarker(NamedTuple):
@@ -35,11 +40,11 @@ def read_all(submissions: str, names: Iterable[str]) -> list[SyncMarker]:
     """Read the markers among the files `names` of a batch's folder of submissions, the newest first."""
     markers = []
     for name in filter(run_folder.is_sync_marker, names):
-        value = files.read_json(os.path.join(submissions, name))
-        if isinstance(value, dict) and "host" in value:
-            states = {run: (str(state), str(reason)) for run, (state, reason) in value.get("states", {}).items()}
-            markers.append(SyncMarker(str(value["host"]), value.get("time", 0.0),
-                                      frozenset(value.get("journals", ())), states))
+        value = records.fields(files.read_json(os.path.join(submissions, name)), _FORMS)
+        if "host" in value:
+            states = {run: (state, reason) for run, (state, reason) in value.get("states", {}).items()}
+            markers.append(SyncMarker(value["host"], value.get("time", 0.0), frozenset(value.get("journals", ())),
+                                      states))
     return sorted(markers, key=lambda marker: -marker.time)
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from src.io import files
 from src.printable import unfiltered
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Run
@@ -23,7 +24,7 @@ def observe_run(folder: str, slurm: SlurmView | None = None) -> Run:
 
 def print_from(path: str, start: int, raw: bool = False) -> int:
     """Print a file from byte `start` on. Return the position of its end. raw: with its escape sequences."""
-    with open(path, "rb") as file:
+    with open(files.open_regular(path), "rb") as file:
         file.seek(start)
         (unfiltered(sys.stdout) if raw else sys.stdout).write(file.read().decode(errors="replace"))
         return file.tell()

@@ -29,7 +29,7 @@ class _RunFiles(NamedTuple):
 
     folder: None if it was deleted; number: of the newest ticket, including one taken by calling train.py directly;
     claim: identity of the process that holds the ticket; synced_from: marker of the machine that runs it, if it is not
-    this one.
+    this one; problem: why its files cannot be read.
     """
 
     name: str
@@ -40,6 +40,7 @@ class _RunFiles(NamedTuple):
     claim: dict[str, Any]
     attempt: dict[str, Any] | None
     synced_from: SyncMarker | None
+    problem: str = ""
 
     def may_be_queued(self) -> bool:
         """Return whether Slurm must be queried for the run."""
@@ -266,8 +267,11 @@ def _read(batch: str, name: str, history: History) -> _RunFiles:
     synced_from = history.sync_marker_of(name)
     try:
         folder = RunFolder.read(path)
-    except OSError:
+    except FileNotFoundError:
         return _RunFiles(name, path, None, ticket, planned, {}, None, synced_from)
+    except OSError as error:
+        problem = f"{os.path.basename(error.filename or path)} cannot be read: {error.strerror}"
+        return _RunFiles(name, path, None, ticket, planned, {}, None, synced_from, problem)
     number = max(planned, folder.claims[-1]) if folder.claims else planned
     if folder.ended is not None:
         return _RunFiles(name, path, folder, ticket, number, {}, None, synced_from)
@@ -285,6 +289,8 @@ def _read(batch: str, name: str, history: History) -> _RunFiles:
 def _conclude(files: _RunFiles, answers: _Answers) -> Run:
     """Determine the state of a run."""
     host = files.synced_from.host if files.synced_from else None
+    if files.problem:
+        return Run(files.name, files.path, None, files.number, None, State(states.UNKNOWN, files.problem), host=host)
     if files.synced_from and (files.folder is None or files.folder.ended is None):
         state = _state_elsewhere(files.synced_from, files.name, files.attempt)
         return Run(files.name, files.path, files.folder, files.number, files.attempt, state, host=host)

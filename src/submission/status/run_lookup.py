@@ -1,6 +1,7 @@
 """Find the run that a user names: by its folder, its name, its index in a batch, or its Slurm job id."""
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -8,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from src import run_folder
 from src.errors import BatchError, shell_command
-from src.io import files
-from src.submission.batch import batch_folder, claims
+from src.io import files, yaml_io
+from src.submission.batch import batch_folder, claims, journal
 from src.submission.batch.journal import WORKERS, Units
 
 ACCEPTED_FORMS = "a run's folder, its name, BATCH:12 (or 12 in the newest batch), or its Slurm job id (123 or 123_4)"
@@ -54,8 +55,9 @@ def _output_dirs() -> list[str]:
     """The output_dir of each job spec in jobs/; searched as text, so that an invalid job spec is not an error."""
     folders = []
     for path in sorted(glob.glob("jobs/**/*.yaml", recursive=True)):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            folders += re.findall(r"""\boutput_dir:\s*["']?([^"'\s,}]+)""", file.read())
+        with contextlib.suppress(OSError):  # a pipe, or larger than a job spec can be
+            folders += re.findall(r"""\boutput_dir:\s*["']?([^"'\s,}]+)""",
+                                  files.read_text(path, yaml_io.MAX_FILE) or "")
     return [os.path.expanduser(os.path.expandvars(folder)) for folder in dict.fromkeys(folders)]
 
 
@@ -95,15 +97,15 @@ def _runs_of_job(batch: str, job: str) -> list[str]:
     """The runs of a batch that the Slurm job may run; of a worker, those that it has claimed."""
     base = job.partition("_")[0]
     names: list[str] = []
-    for journal in _journals(batch):
-        records = files.read_json_lines(os.path.join(batch, run_folder.SUBMISSIONS, journal))
-        unit_numbers = [record["unit"] for record in records if isinstance(record, dict)
-                        and record.get("kind") == "job" and str(record.get("slurm_job")).partition(";")[0] == base]
-        if not unit_numbers:
+    for name in _journals(batch):
+        records = journal.read_records(os.path.join(batch, run_folder.SUBMISSIONS, name))
+        unit_numbers = [record["unit"] for record in records
+                        if record["kind"] == "job" and record["slurm_job"].partition(";")[0] == base]
+        if not unit_numbers or records[0]["kind"] != "plan":
             continue
         planned = list(records[0]["tickets"])
         units = Units(records[0]["way"], records[0]["bounds"])
-        for unit in dict.fromkeys(unit_numbers):
+        for unit in [unit for unit in dict.fromkeys(unit_numbers) if units.has_unit(unit, planned)]:
             runs = units.runs(unit, planned)
             names += [name for name, task in zip(runs, units.job_ids(base, runs), strict=True)
                       if job in (task, base) and (units.kind != WORKERS or _has_claimed(base, batch, name))]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src import code_state, gpu_idle, metrics, run_folder, stats_csv
+from src.io import records
 from src.metrics import Metric
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
@@ -59,7 +60,8 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     column, best = _best(stats, metric)
     config = _read_config(run) if stats.names else {}
     facts = config.get("facts") or _read_own_facts(run)
-    epochs = facts.get("epochs")
+    facts = facts if isinstance(facts, dict) else {}
+    epochs = facts.get("epochs") if records.is_count(facts.get("epochs")) else None
     left = None
     if run.state.name == states.RUNNING and epochs and done and run.attempt:
         elapsed = now - run.attempt.get("start", now)
@@ -70,8 +72,9 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     ranked = metrics.ranking_columns(stats.names, metric)
     words = [name for name in stats.words if name in ranked or metric and metric.names(name)]
     notes = *stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)
+    changed = facts.get(code_state.CHANGED)
     return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
-                     idle, tags, notes, tuple(facts.get(code_state.CHANGED) or ()))
+                     idle, tags, notes, tuple(map(str, changed)) if isinstance(changed, list) else ())
 
 
 def _read_stats(run: Run) -> Stats:

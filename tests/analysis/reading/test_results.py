@@ -322,6 +322,32 @@ def test_types_survive_in_frames_groups_and_exports(batch: str, tmp_path: Path) 
     assert results.polars()[0]["n"].to_list()[:2] == [100, None]
 
 
+def test_exported_csv_has_no_formulas_and_keeps_numbers(batch: str, tmp_path: Path) -> None:
+    """A spreadsheet evaluates cells that begin with = + - @, which the author of a run could choose."""
+    formulas = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1+1", "\uff1d1+1"]
+    plain = ["-1.5", "+3e-4", "-inf", "a=b", "1-2"]
+    for index, value in enumerate([*formulas, *plain]):
+        make_run(batch, index, {"=key": value, "negative": -1.5, "mixed": [-2, "=1"][index % 2]}, config=None,
+                 stats="epoch,=loss,word\n1,-0.5,=1+1\n")
+    os.rename(next(path for path in Path(batch).iterdir() if path.name.startswith("000")), Path(batch, "=1+1"))
+    read_results(batch).export(tmp_path, "csv")
+    runs, long = (pd.read_csv(tmp_path / f"{name}.csv", dtype=str, keep_default_na=False) for name in ("runs", "long"))
+    for frame in (runs, long):
+        cells = [*frame.columns, *frame.to_numpy().ravel().tolist()]
+        assert [cell for cell in cells if cell[:1] in "=+-@\t\uff1d" and cell and not is_float(cell)] == []
+    assert sorted(runs["'=key"]) == sorted([f"'{text}" for text in formulas] + plain)
+    assert set(runs["negative"]) == {"-1.5"} and set(long["'=loss"]) == {"-0.5"} and set(long["word"]) == {"'=1+1"}
+    assert set(runs["mixed"]) == {"-2", '"=1"'} and "'=1+1" in runs["run"].tolist() and "'=1+1" in long["run"].tolist()
+
+
+def is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def test_one_batch_and_all_batches_are_two_settings(batch: str) -> None:
     for index, limit in enumerate([1, 1.0, None, 1]):
         make_run(batch, index, {"limit_train_batches": limit, "seed_model": index}, stats=HEADER + ROWS)
