@@ -18,11 +18,13 @@ class Command(NamedTuple):
     module: the module of src.commands whose function `add_<command>` defines the arguments and what is run
     help: help text
     remote: whether the command has the option --on HOST, which runs it on another machine
+    examples: pairs of arguments and what they do, at the top of its help text
     """
 
     module: str
     help: str
     remote: bool = False
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 COMMANDS = {
@@ -32,7 +34,10 @@ COMMANDS = {
                     remote=True),
     "missing": Command("monitor", "list the points of a job spec not done in any batch; exit code 1 if any",
                        remote=True),
-    "logs": Command("monitor", "print the logs of a run", remote=True),
+    "logs": Command("monitor", "print the logs of a run", remote=True, examples=(
+        ("12", "the run with index 12 of the newest batch"),
+        ("jobs/digits-quickstart.yaml:12 -f", "that of the newest batch of a job spec; new lines until it ends"),
+        ("4711", "the run of a Slurm job"))),
     "cancel": Command("stop", "cancel what is pending or running of batches, or single runs", remote=True),
     "clean": Command("stop", "remove the saved states of runs that have ended", remote=True),
     "rename": Command("batches", "rename a batch", remote=True),
@@ -40,8 +45,14 @@ COMMANDS = {
     "delete": Command("batches", "delete batches; their job specs and notes are kept in a file", remote=True),
     "report": Command("results", "write one HTML file with the results of batches", remote=True),
     "sync": Command("results", "download results from another machine by rsync, when repeated only new ones"),
-    "compare": Command("results", "compare two batches: best runs, changed settings, changes of metrics"),
-    "query": Command("results", "list the runs of batches that match an expression"),
+    "compare": Command("results", "compare two batches: best runs, changed settings, changes of metrics", examples=(
+        ("results/26-11-20-lenet results/26-11-21-lenet", "two batches"),
+        ("lenet resnet", "the newest batches of these names"),
+        ("jobs/lenet.yaml jobs/resnet.yaml", "those of two job specs"))),
+    "query": Command("results", "list the runs of batches that match an expression", examples=(
+        ("lenet \"base_lr >= 0.1 and end != 'diverged'\"", "of the newest batch of lenet"),
+        ("lenet \"epochs > 9\" --sort best/val/last/accuracy --limit 5", "the five best"),
+        ("lenet \"averaging.isnull()\" --names", "only the folders"))),
     "note": Command("records", "add a note with the commit to a batch, for the report; without text: print all notes",
                     remote=True),
     "reproduce": Command("records", "print the steps that repeat a run exactly, with the code that it ran with"),
@@ -82,7 +93,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             if command.remote:
                 subparser.add_argument("--on", metavar="HOST", help="run it on another machine: a host of hosts.toml, "
                                        "or of the ssh configuration")
+            if command.examples:
+                usage = subparser.format_usage().removeprefix("usage: ").rstrip()
+                subparser.usage = f"{usage}\n\n{examples_text(name, command.examples)}"
     return parser.parse_args(argv)
+
+
+def examples_text(name: str, examples: Sequence[tuple[str, str]]) -> str:
+    """Return a line for each example of a command, with what it does; empty without examples."""
+    if not examples:
+        return ""
+    from src.submission.system.terminal import table
+
+    lines = table([(f"  python experiments.py {name} {arguments}", text) for arguments, text in examples])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@
 # one GPU, on a node with any of these features (`sinfo -o '%N %G %f'` lists features)
 #SBATCH --gres=gpu:1
 #SBATCH --constraint=tesla_v100|geforce_rtx_3090|a5000
-# days-hours:minutes:seconds; shorter jobs often start sooner
-#SBATCH --time=2-00:00:00
+# days-hours:minutes:seconds. Jobs of twelve hours start sooner than those of days, and most partitions allow them. A
+# run that takes longer saves its state, waits for a GPU again, and continues by itself. A program of your own that
+# cannot do that needs a limit for all of its work: --sbatch time=2-00:00:00
+#SBATCH --time=12:00:00
 # requeue the job after a preemption or a node failure, and append to its output file
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# send USR1 three to four minutes before the time limit, so that the run can save its state
+# send USR1 three to four minutes before the time limit, so that the run can save its state; submit_multiple.py
+# requests a fifth of a limit below 15 minutes
 #SBATCH --signal=B:USR1@180
 
 set -euo pipefail

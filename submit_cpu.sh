@@ -12,12 +12,15 @@
 #SBATCH --cpus-per-task=2
 # memory per node, not per CPU
 #SBATCH --mem=8G
-# days-hours:minutes:seconds; shorter jobs often start sooner
-#SBATCH --time=2-00:00:00
+# days-hours:minutes:seconds. Three hours fit into the gaps of a schedule and into most short partitions, so that jobs
+# start soon; a run that takes longer saves its state and continues by itself. A program of your own that cannot do that
+# needs a limit for all of its work: --sbatch time=2-00:00:00
+#SBATCH --time=03:00:00
 # requeue the job after a preemption or a node failure, and append to its output file
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# send USR1 three to four minutes before the time limit, so that the run can save its state
+# send USR1 three to four minutes before the time limit, so that the run can save its state; submit_multiple.py
+# requests a fifth of a limit below 15 minutes
 #SBATCH --signal=B:USR1@180
 
 set -euo pipefail

@@ -15,12 +15,13 @@
 #SBATCH --cpus-per-task=4
 # memory per node, not per CPU
 #SBATCH --mem=32G
-# days-hours:minutes:seconds; shorter jobs often start sooner
+# days-hours:minutes:seconds. Longer than for one GPU: a run that continues waits for all of its nodes again
 #SBATCH --time=2-00:00:00
 # requeue the job after a preemption or a node failure, and append to its output file
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# send USR1 three to four minutes before the time limit, so that the run can save its state
+# send USR1 three to four minutes before the time limit, so that the run can save its state; submit_multiple.py
+# requests a fifth of a limit below 15 minutes
 #SBATCH --signal=B:USR1@180
 
 set -euo pipefail

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from src import printable
-from src.errors import exits_on_user_error
+from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files
 from src.submission.batch import journal
 from src.submission.batch.journal import SLURM
@@ -16,6 +16,7 @@ from src.submission.planning.launch import choose_launch
 from src.submission.planning.planner import plan_job_spec
 from src.submission.planning.sbatch_calls import plan_submission
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+from src.submission.slurm.submit import Submission
 from src.submission.spec.reader import read_job_spec
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
@@ -38,7 +39,19 @@ def main(argv: Sequence[str]) -> int:
     plan, launch = plan_runs(options)
     submission = plan_submission(plan, launch, options.max_queued)
 
-    # print the plan; a dry run ends here
+    try:
+        return print_or_submit(plan, launch, submission, options, argv)
+    except BrokenPipeError:  # `… | head`, which must not look like a submission
+        if options.dry_run:
+            raise
+        discard_output()
+        raise BatchError("the output was closed before the submission had ended", where=plan.batch,
+                         hint="the same command continues; it stops at `| head`") from None
+
+
+def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, options: Options,
+                    argv: Sequence[str]) -> int:
+    """Print the plan and, unless it is a dry run, check, confirm and execute it. Return the exit code."""
     if options.json:
         preview.print_json(plan, launch, submission)
         return 0
@@ -51,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
     # validate and confirm before the batch is written
+    sys.stdout.flush()  # to a closed pipe it is an error
     from src.submission.execution import preflight
     from src.submission.execution.execute import execute
 

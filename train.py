@@ -5,6 +5,7 @@ A run is claimed before PyTorch is imported, so this module imports heavy module
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.io import files
 from src.submission.job import attempt, multi_gpu, ranks
+from src.submission.slurm.time_limit import SaveTimer
 from src.submission.system import process
 from src.submission.system.signals import Stopped, signals
 
@@ -48,12 +50,13 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
     from src.training.output.resume import SavedAndExit
     from src.training.parallel.distributed import is_peer_loss, join_processes
 
+    timer = SaveTimer(lambda: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         with join_processes(config, _process_info(folder)) as group:
             try:
                 components = build(config, folder, group)
                 outcomes = [outcome for _row, _model, outcome in run_epochs(
-                    components, folder, check, signals.on_stop, shows_progress=sys.stdout.isatty())]
+                    components, folder, check, signals.on_stop, sys.stdout.isatty(), timer.set)]
             except SavedAndExit:
                 if stop_signal := group.max(signals.stop_signal or 0):  # perhaps only one process received it
                     raise Stopped(stop_signal) from None
@@ -62,6 +65,8 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
         if process.world_size() == 1 or not is_peer_loss(error):
             raise
         raise multi_gpu.PeerLost("another process of this run died; see its output for the reason") from None
+    finally:
+        timer.cancel()
     return outcomes[-1] or ""
 
 

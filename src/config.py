@@ -13,7 +13,7 @@ from src.errors import ConfigError, did_you_mean
 
 BOOKKEEPING = ("TAGS", "SUBTESTS")  # keys that say where a grid point belongs
 # Keys of a grid point that say how it is run and where it belongs. They are never axes of a grid.
-PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", "WORKERS", *BOOKKEEPING)
+PER_POINT = ("SBATCH", "SCRIPT", "COMMAND", "CWD", "WORKERS", *BOOKKEEPING)
 # Keys of spec.yaml and config.yaml that are not parameters; facts are the last key of config.yaml.
 NOT_PARAMETERS = frozenset((*PER_POINT, "facts"))
 scalar = str | int | float | bool | None

@@ -102,6 +102,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def discard_output() -> None:
+    """Redirect stdout, which is closed, to nothing, so that the flush at exit does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate an entry point: a UserError is printed on one line of stderr, with exit code 2; Ctrl-C exits with 130.
 
@@ -120,8 +125,8 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `… | head`: redirect stdout, so that the flush at exit does not fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # `… | head`
+            discard_output()
             return 0
         except OSError as error:
             if error.filename is None:

@@ -1,8 +1,10 @@
 """Logs of a run: find them, show their last lines, and compare error lines apart from paths and numbers."""
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
@@ -29,6 +31,14 @@ def log_paths(folder: str) -> list[str]:
 def newest_last(paths: Iterable[str]) -> list[str]:
     """Return those of the files that are not empty, the one written last at the end."""
     return sorted(filter(_is_not_empty, paths), key=os.path.getmtime)
+
+
+def append(folder: str, message: str) -> None:
+    """Append a line to the training.log of a run, in its format; nothing if there is none or it cannot be written."""
+    path = os.path.join(folder, run_folder.LOG)
+    if os.path.isfile(path):
+        with contextlib.suppress(OSError):
+            files.append_line(path, f"{time.strftime('%Y-%m-%d %H:%M:%S')} | INFO    | {message}")
 
 
 def _is_not_empty(path: str) -> bool:

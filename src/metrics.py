@@ -185,15 +185,20 @@ def by_preference(columns: Iterable[str]) -> list[str]:
     return sorted(columns, key=lambda name: "/av/" not in name)
 
 
-def missing_metric_message(metric: Metric | None, columns: Iterable[str]) -> str | None:
-    """Return a message if some runs were evaluated, but the metric that the job spec names cannot rank them."""
+def missing_metric_message(metric: Metric | None, columns: Iterable[str], has_ended: bool = False) -> str | None:
+    """Return a message if some runs were evaluated, but the metric that the job spec names cannot rank them.
+
+    has_ended: a run has ended, so that it should have a metric.
+    """
     columns = list(columns)
     ranked = ranking_columns(columns)
-    if metric is None or not ranked or metric.find(columns):
+    if metric is None or metric.find(columns) or not (ranked or has_ended):
         return None
+    remark = f"ranked by {ranked[0]}" if ranked else (
+        "a program writes its metrics to stats.csv in its run folder, see docs/sweeps.md")
     if any(map(metric.names, columns)):
-        return f"{metric.name} has no goal, maximize or minimize: ranked by {ranked[0]}"
-    return f"no run has {metric.name}, the metric that the job spec names: ranked by {ranked[0]}"
+        return f"{metric.name} has no goal, maximize or minimize{f': {remark}' if ranked else ''}"
+    return f"no run has {metric.name}, the metric that the job spec names: {remark}"
 
 
 def parse(value: Any, where: str, default_goal: str | None = None) -> Metric:

@@ -90,6 +90,12 @@ def is_resume_checkpoint(name: str) -> bool:
     return _RESUME.match(name) is not None
 
 
+def newest_resume_step(folder: str) -> int | None:
+    """Return the optimizer step of the newest resume checkpoint in a run folder; None if there is none."""
+    name = max(filter(is_resume_checkpoint, os.listdir(folder)), default=None)
+    return int(name.removeprefix("resume-").removesuffix(".pt")) if name else None
+
+
 def resume_checkpoints_size(folder: str) -> int:
     """Return the size of the resume checkpoints in a run folder, in bytes; 0 if the folder is a link."""
     if os.path.islink(folder):

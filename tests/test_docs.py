@@ -37,7 +37,7 @@ OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export"
           "tensorboard", "tmux"}
 OTHER_OPTIONS = {"--chdir", "--cleanenv", "--comment", "--dependency", "--error", "--exclude", "--gres", "--ip",
                  "--job-name", "--key", "--learning_rate", "--me", "--no-requeue", "--nv", "--output", "--parsable",
-                 "--rdzv-id", "--requeue", "--test-only", "-L", "-M"}
+                 "--rdzv-id", "--requeue", "--signal", "--test-only", "-L", "-M"}
 _PATH = re.compile(r"(jobs|src|tests|tools|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,3 +173,17 @@ def test_clean_removes_saved_states_of_ended_runs(done: Project, monkeypatch: py
     assert "nothing to remove" in capsys.readouterr().out
     assert experiments.main(["clean", "-y", "--unfinished"]) == 0
     assert not list(failed.glob("resume-*"))
+
+
+@pytest.mark.parametrize("name", ["logs", "compare", "query"])
+def test_help_begins_with_command_lines_that_can_be_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = experiments.COMMANDS[name].examples
+    assert len(examples) == 3
+    with pytest.raises(SystemExit):
+        experiments.main([name, "--help"])
+    text = capsys.readouterr().out
+    for arguments, explanation in examples:
+        line = next(line for line in text.splitlines() if f"experiments.py {name} {arguments} " in line)
+        assert line.endswith(explanation)
+        assert text.index(line) < text.index("positional arguments")
+        experiments.parse([name, *shlex.split(arguments)])

@@ -98,6 +98,11 @@ def test_metric_that_no_run_has_is_reported_and_ignored() -> None:
     assert metrics.missing_metric_message(missing, columns) == (
         "no run has val_loss, the metric that the job spec names: ranked by val/last/accuracy")
     assert metrics.missing_metric_message(missing, ["epoch", "step"]) is None  # nothing has been evaluated yet
+    assert metrics.missing_metric_message(metrics.Metric("energy"), ["epoch", "energy"], has_ended=True) == (
+        "energy has no goal, maximize or minimize")
+    assert metrics.missing_metric_message(missing, ["epoch", "step"], has_ended=True) == (
+        "no run has val_loss, the metric that the job spec names: a program writes its metrics to stats.csv in its run "
+        "folder, see docs/sweeps.md")
     assert metrics.missing_metric_message(metrics.Metric("val/.*"), columns) is None
     assert metrics.missing_metric_message(None, columns) is None
 

@@ -1,6 +1,7 @@
 """On a real Slurm: runs at their time limit and preempted runs resume, with the results of uninterrupted ones."""
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,10 @@ def test_requeued_run_has_the_results_of_an_uninterrupted_one(command: list[str]
     slurm.wait(job, "COMPLETED")
     assert [attempt["how"] for attempt in attempts(spec)] == [how, "completed"]
     assert {attempt["slurm_job"] for attempt in attempts(spec)} == {job}
-    assert yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]["resumed_at_step"] > 0
+    saved = re.findall(r" time limit near: saved at step (\d+), back in the queue\n",
+                       (spec.parent / "training.log").read_text())
+    facts = yaml_io.load_file(str(spec.parent / "config.yaml"))["facts"]
+    assert saved == ([str(facts["resumed_at_step"])] if how == "requeued" else [])
+    assert facts["resumed_at_step"] > 0
     (spec.parent / f"{job}.out").unlink()
     assert_same(spec, calm)

@@ -112,7 +112,7 @@ def test_preempted_run_continues_in_a_successor(way: list[str], project: Project
 def test_preempted_worker_gets_a_successor_for_the_other_runs(reason: str, successors: int,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
-    monkeypatch.setattr(requeue, "classify_stop", lambda: reason)
+    monkeypatch.setattr(requeue, "classify_stop", lambda: requeue.Stop(reason, ""))
     monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
     stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, stop_count=1)
     stopped._submit_successor_for_saved()
@@ -159,7 +159,7 @@ def test_exit_status_requests_a_requeue_without_slurm_commands(project: Project,
     project.submit(project.spec, "-s", str(path), "-y")
     run_out_of_time(project, fake_slurm, 1)  # and its exit status is 75
     state = only_run(project).state
-    assert (state.name, state.why) == ("timeout", "time limit reached; scontrol is not on the PATH; and no other job "
+    assert (state.name, state.why) == ("timeout", "time limit near; scontrol is not on the PATH; and no other job "
                                        "could be submitted: sbatch is not on the PATH")
 
 
@@ -177,6 +177,7 @@ def test_external_program_is_signalled_and_requeued_after_exit_status_75(project
         fake_slurm.signal(job)
         wait_for(lambda start=start: fake_slurm.job(job)["Restarts"] == str(start))
         assert counts(project) == {"pending": 1}
+        assert only_run(project).state.why == f"continues (start {start + 1})"
     fake_slurm.run_all()
     assert (counts(project), project.executed()) == ({"done": 1}, [1])
     assert len(fake_slurm.jobs()) == 1
@@ -201,8 +202,8 @@ def test_worker_passes_saved_runs_to_its_successor(project: Project, fake_slurm:
 @pytest.mark.usefixtures("slurm")
 def test_successor_continues_on_a_real_slurm(project: Project, slurm: Slurm) -> None:
     project.write_spec("16")
-    options = "--no-requeue --time=2 --signal=B:USR1@110"
-    assert project.submit(project.spec, "-s", script(project, options), "-y") == 0
+    options = ["-s", script(project, "--no-requeue --time=2"), "--sbatch", "signal=B:USR1@110"]  # of a script: a fifth
+    assert project.submit(project.spec, *options, "-y") == 0
     wait_for(lambda: counts(project) == {"done": 2}, 180)
     assert project.executed() == [1, 1]
     for run in project.runs():

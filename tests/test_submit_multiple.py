@@ -593,3 +593,51 @@ def test_unreadable_journal_is_reported(project: Project, monkeypatch: pytest.Mo
     monkeypatch.setattr("src.io.files.read_json_lines", refuse)
     assert project.submit("-r", project.batch, "--local", "-y") == 2
     assert capsys.readouterr().err.endswith(".jsonl: Permission denied\n")
+
+
+def test_programs_that_share_the_project_folder_get_a_warning_and_cwd_separates_them(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "mine.py").write_text("import sys\nopen('result.json', 'w').write(sys.argv[1])\n")
+    text = f"job_details: {{name: tiny, output_dir: out, command: '{sys.executable} mine.py {{args}}'%s}}\n"
+    project.spec.write_text(text % "" + "parameters: {rate: [1, 2]}\n")
+    assert project.submit(project.spec, "--local", "-d") == 0
+    assert "warning: all runs work in the project's folder, and may overwrite each other's" in capsys.readouterr().out
+    project.spec.write_text(text % ", cwd: '{folder}'" + "parameters: {rate: [1, 2]}\n")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert "warning" not in capsys.readouterr().out
+    written = sorted((project.folder / "out").glob("*/*/result.json"))
+    assert [path.read_text() for path in written] == ["--rate=1", "--rate=2"]
+    project.spec.write_text("job_details: {name: other, cwd: x}\nparameters: {batch_size: 8}\n")
+    assert project.submit(project.spec, "--local", "-d") == 0
+    assert "warning: cwd is used only with `command`" in capsys.readouterr().out
+
+
+def test_unknown_parameter_of_a_sweep_with_train_py_says_how_to_name_a_program_of_ones_own(
+        project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = "program: train.py\nmethod: grid\nparameters:\n  epochs: {values: [1, 2]}\n"
+    project.spec.write_text(sweep)
+    assert project.submit(project.spec, "--local", "-d") == 2
+    error = capsys.readouterr().err
+    assert "unknown parameter 'epochs'; here it is train_length; or if train.py is a program of your own" in error
+    assert "program: my_train.py" in error
+    (project.folder / "mine").mkdir()
+    (project.folder / "mine" / "train.py").write_text("")
+    project.spec.write_text(sweep.replace("train.py", "mine/train.py"))
+    assert project.submit(project.spec, "--local", "-d") == 0
+    project.spec.write_text(sweep.replace("epochs", "train_length").replace("train.py", "./train.py"))
+    assert project.submit(project.spec, "--local", "-d") == 0
+
+
+@pytest.mark.parametrize(("option", "code"), [("-y", 2), ("-d", 0)])
+def test_closed_output_ends_a_submission_with_an_error(option: str, code: int, project: Project) -> None:
+    """`… -y | head` printed a plan, submitted nothing, and exited with 0."""
+    process = subprocess.Popen([sys.executable, ROOT / "submit_multiple.py", project.spec, "--local", option],
+                               cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    error = process.stderr.read()
+    assert process.wait(20) == code
+    assert error.count("the output was closed before the submission had ended; the same command") == (code == 2)
+    assert error.count("\n") == (code == 2)
+    assert not project.results.exists()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,29 @@ def test_command_line_run_and_its_repeat_are_identical(tmp_path: Path) -> None:
     assert _python("train.py", folder / run_folder.CONFIG).returncode == 0
     (repeat,) = (path for path in tmp_path.iterdir() if path.name.startswith("run-"))
     pd.testing.assert_frame_equal(_stats(repeat), _stats(folder), check_exact=True)
+
+
+def test_save_that_takes_long_has_the_run_exit_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durations: list[float] = []
+    exits: list[Callable[[], None]] = []
+
+    class Timer:
+        def __init__(self, request_exit: Callable[[], None]) -> None:
+            exits.append(request_exit)
+            self.set, self.cancel = durations.append, lambda: durations.append(0.0)
+
+    monkeypatch.setattr("train.SaveTimer", Timer)
+    _train(tmp_path / "run", tmp_path, checkpoint_every="1epoch")
+    assert len(durations) > 1
+    assert durations[-1] == 0  # a run that has ended is not signalled
+    assert min(durations[:-1]) > 0
+    received: list[int] = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+        exits[0]()  # as Slurm's own warning
+        assert received == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_a_user_error_is_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from unittest import mock
 import experiments
 import submit_multiple
 from src.config import FIELDS, Config
+from src.submission.planning import command_line
 from src.submission.status import retry_policy, states
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +40,9 @@ COMMANDS_INTRODUCTION = """\
 # Commands
 
 All commands are run in the project's folder, with the Python of its environment (`source .venv/bin/activate`). Each
-prints the same text with `--help`. [Exit codes](exit-codes.md) are the same for all of them. `BATCH` is a batch folder;
-`RUN` is a run's folder, its name, `BATCH:12` or `12` (index 12 of the newest batch), or its Slurm job id.
+prints the same text with `--help`. [Exit codes](exit-codes.md) are the same for all of them. `BATCH` is a batch folder,
+or a job spec (`jobs/x.yaml`) or the name in it, which mean its newest batch; `RUN` is a run's folder, its name,
+`BATCH:12` or `12` (index 12 of the newest batch), or its Slurm job id.
 """
 
 # shown as code in a description: `code`, 'quoted', "quoted", addresses, {…} and […] with what adjoins them, $NAME,
@@ -177,7 +180,7 @@ def commands_page() -> str:
     parts = [HEAD.format(source="the help texts in the code"), COMMANDS_INTRODUCTION]
     submit = submit_parser()
     parts += [f"\n## submit_multiple.py\n\n{_sentence(submit_multiple.__doc__)}\n\n",
-              _usage("submit_multiple.py", submit)]
+              _usage("submit_multiple.py", submit, command_line.EXAMPLES)]
     for group in submit._action_groups:
         actions = [action for action in group._group_actions if _is_shown(action)]
         if actions and not all(action.option_strings == [] for action in actions):
@@ -185,7 +188,9 @@ def commands_page() -> str:
     parts.append(f"\n## experiments.py\n\n{_sentence(experiments.__doc__)}\n")
     for name, command in experiments_parsers().items():
         actions = [action for action in command._actions if _is_shown(action)]
-        parts += [f"\n### {name}\n\n{_sentence(command.description)}\n\n", _usage(f"experiments.py {name}", command),
+        examples = experiments.examples_text(name, experiments.COMMANDS[name].examples)
+        parts += [f"\n### {name}\n\n{_sentence(command.description)}\n\n",
+                  _usage(f"experiments.py {name}", command, examples),
                   "\n" + _table(actions) if actions else ""]
     help_text = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True,
                                check=True).stdout
@@ -211,7 +216,7 @@ def _value_name(action: argparse.Action) -> str:
     return "|".join(action.choices) if action.choices else action.dest.upper() if action.option_strings else action.dest
 
 
-def _usage(program: str, parser: argparse.ArgumentParser) -> str:
+def _usage(program: str, parser: argparse.ArgumentParser, examples: str) -> str:
     words = []
     for action in parser._actions:
         if not action.option_strings and not isinstance(action, argparse._SubParsersAction):
@@ -221,7 +226,10 @@ def _usage(program: str, parser: argparse.ArgumentParser) -> str:
             words.append(f"{action.option_strings[-1]} {_value_name(action)}")
     options = ["[options]"] if any(action.option_strings and _is_shown(action) and not action.required
                                    for action in parser._actions) else []
-    return f"```text\npython {' '.join([program, *options, *words])}\n```\n"
+    text = f"python {' '.join([program, *options, *words])}\n"
+    if examples:
+        text += f"\n{textwrap.dedent(examples)}\n"
+    return f"```text\n{text}```\n"
 
 
 def _table(actions: list[argparse.Action]) -> str:

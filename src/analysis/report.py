@@ -49,14 +49,15 @@ def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     """Write the report on some batches and return its path.
 
     batches: as in `read_results`;
-    path: default report.html in the (first) batch;
+    path: default report.html in the batch; of several batches, report-with-B.html in the first, where B is the second;
     status: rows of the status table, if the caller has queried Slurm: mappings with at least run, batch, state and why;
     resources: by batch, rows of resource, used, requested, fraction, recommended.
     The file loads nothing from the network, and all texts are escaped. ResultsError as in `read_results`.
     """
     paths = [batches] if isinstance(batches, (str, os.PathLike)) else list(batches)
     results = read_results(paths)
-    path = os.fspath(path) if path is not None else os.path.join(_first_batch(results, paths), "report.html")
+    path = os.fspath(path) if path is not None else os.path.join(
+        _first_batch(results, paths), f"report{_other_batches(results)}.html")
     files.write_atomic(path, build_report(results, status, resources), sync=False)
     return path
 
@@ -74,6 +75,13 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
         page = file.read()
     head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
     return head + "\n".join(filter(None, sections)) + tail
+
+
+def _other_batches(results: Results) -> str:
+    """`-with-B`, or `-with-B-and-2-more`, of a report on several batches; empty for one."""
+    batches = list(dict.fromkeys(map(os.path.dirname, results.config["folder"])))
+    more = f"-and-{len(batches) - 2}-more" if len(batches) > 2 else ""
+    return f"-with-{os.path.basename(batches[1])}{more}" if len(batches) > 1 else ""
 
 
 def _first_batch(results: Results, paths: Sequence[str | os.PathLike[str]]) -> str:
@@ -210,7 +218,9 @@ def _best_and_figures(df: pd.DataFrame) -> list[str]:
     """Best runs and figures; a note while no run has been evaluated."""
     columns, problems = tables.ranking_columns(df)
     if not columns:
-        return [_section("Best runs", f"<p>{html.escape('; '.join(problems)) or 'No run has been evaluated yet.'}</p>")]
+        missing = metrics.missing_metric_message(tables.named_metric(df), [], bool(df["end"].notna().any()))
+        text = html.escape("; ".join(problems) or missing or "No run has been evaluated yet.")
+        return [_section("Best runs", f"<p>{text}</p>")]
     return [_best_runs(df, columns, problems), _curves(df), _against(df), _heat_maps(df)]
 
 

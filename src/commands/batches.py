@@ -12,7 +12,7 @@ from src.errors import shell_command
 from src.io import files
 from src.submission.batch import batch_folder, relocation
 from src.submission.planning.tickets import require_none_alive
-from src.submission.status import run_lookup, states, status
+from src.submission.status import states, status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
@@ -20,19 +20,19 @@ from src.submission.system.terminal import count
 
 def add_rename(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=rename)
-    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("name", metavar="NAME", help="the new name; the date in front of it stays")
 
 
 def add_move(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=move)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("folder", metavar="FOLDER", help="where they are moved to; created if need be")
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=delete)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -75,7 +75,7 @@ def delete(options: argparse.Namespace) -> None:
 
 def _observe_idle(names: list[str], action: str) -> list[Observation]:
     """Observe batches. BatchError if a run of one may be pending or running on this machine or its cluster."""
-    paths = [run_lookup.find_batch(name, batch_folder.results_folder()) for name in names]
+    paths = [batch_folder.require_batch(name) for name in names]
     observations = observe(dict.fromkeys(paths))
     for observation in observations:
         local_runs = {name: run for name, run in observation.runs.items() if run.host is None}

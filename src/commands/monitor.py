@@ -44,13 +44,14 @@ def _add_interval(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batches", nargs="*", metavar="BATCH", help="a batch folder (default: all under results/)")
+    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: "
+                        "all under results/)")
     parser.add_argument("--all", action="store_true", help=f"show every run, not only {_MAX_ROWS} per batch")
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=wait)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS",
                         help="polling interval of the files of the runs (default: 10)")
     _add_interval(parser)
@@ -134,8 +135,7 @@ def wait(options: argparse.Namespace) -> int:
     """Block until every run has ended or is stuck. Return 0 if every run ended well, else 1."""
     from src.submission.status.wait import wait_for_batches
 
-    results = batch_folder.results_folder()
-    observations = wait_for_batches([run_lookup.find_batch(path, results) for path in options.batches], options.every,
+    observations = wait_for_batches([batch_folder.require_batch(path) for path in options.batches], options.every,
                                     options.interval)
     for observation in observations:
         counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())

@@ -11,7 +11,7 @@ from src.submission.status import run_lookup
 
 def add_note(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=note)
-    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the note, in quotes (default: print all notes)")
 
 
@@ -25,7 +25,7 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
 
 def add_notify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=notify)
-    parser.add_argument("batch", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("token", metavar="TOKEN", nargs="?", help="token of a submission (default: the last one)")
     parser.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
 

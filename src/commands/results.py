@@ -9,6 +9,7 @@ from src import metrics
 from src.commands.common import PROJECT
 from src.errors import BatchError
 from src.submission.batch import batch_folder
+from src.submission.planning.command_line import positive
 from src.submission.status import run_lookup
 from src.submission.system.terminal import count, table
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help="a batch folder")
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=report)
     _add_batches(parser)
-    parser.add_argument("--to", metavar="FILE", help="default: report.html in the first batch")
+    parser.add_argument("--to", metavar="FILE", help="default: report.html in the batch; of several batches, "
+                        "report-with-B.html in the first, where B is the second")
 
 
 def add_sync(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +39,21 @@ def add_sync(parser: argparse.ArgumentParser) -> None:
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=compare)
-    parser.add_argument("before", metavar="BATCH_A", help="a batch folder")
-    parser.add_argument("after", metavar="BATCH_B", help="a batch folder")
+    parser.add_argument("before", metavar="BATCH_A", help=batch_folder.ACCEPTED_FORMS)
+    parser.add_argument("after", metavar="BATCH_B", help=batch_folder.ACCEPTED_FORMS)
 
 
 def add_query(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=query)
     _add_batches(parser)
     parser.add_argument("expression", metavar="EXPRESSION", help="for example \"batch_size >= 128 and "
-                        "averaging.isnull()\"; put names of columns such as `facts/host` in backticks")
+                        "averaging.isnull()\" or \"end != 'diverged'\"; put names of columns such as `facts/host` in "
+                        "backticks")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="columns to print (default: the parameters that "
                         "vary, and the best values)")
+    parser.add_argument("--sort", metavar="NAME", help="sort by this column: the best first of a metric, else "
+                        "ascending; --sort=-NAME: the other way round")
+    parser.add_argument("--limit", type=positive, metavar="K", help="only the first K runs")
     parser.add_argument("--names", action="store_true", help="print the folders of the runs only, one per line")
 
 
@@ -152,23 +158,27 @@ def _metric_row(row: MetricChange) -> list[str]:
 def query(options: argparse.Namespace) -> None:
     """Print a line per matching run, or only the folders."""
     from src.analysis.plotting import plots
-    from src.analysis.reading.filters import is_missing, require_column
+    from src.analysis.reading.filters import is_missing
     from src.analysis.reading.results import read_results
+    from src.analysis.tables import query as querying
     from src.analysis.tables import tables
-    from src.analysis.tables.query import query as matching_rows
 
     results = read_results([batch_folder.require_batch(path) for path in options.batches])
     values = tables.values_table(results.config, results.long)
-    matches = matching_rows(values, options.expression)
+    matches = querying.query(values, options.expression)
+    number = len(matches)
+    if options.sort:
+        matches = querying.sort(matches, options.sort)
+    matches = matches.head(options.limit)
     if options.names:
         print("".join(f"{folder}\n" for folder in matches["folder"]), end="")
         return
     names = options.columns or ["run", "end", *tables.varying_columns(results.config, seeds=True),
                                 *(name for name in values if name.startswith("best/"))]
     cells = [["" if is_missing(value) else plots.format_value(value, 100)
-              for value in require_column(matches, name)] for name in names]
+              for value in querying.column(matches, name)] for name in names]
     print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
-    print(f"{len(matches)} of {count(len(values), 'run')}")
+    print(f"{number} of {count(len(values), 'run')}{f', {len(matches)} shown' if len(matches) < number else ''}")
     if any(name.startswith("best/test") for name in names):
         print(f"note: {metrics.TEST_NOTE}")
 

@@ -17,7 +17,7 @@ from src.submission.system.terminal import count, table
 def add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cancel)
     parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
-                        help=f"a batch folder; or {run_lookup.ACCEPTED_FORMS}")
+                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
     parser.add_argument("--state", action="append", choices=sorted(retry_policy.ALIVE), metavar="STATE",
                         help=f"only runs in this state (repeatable): {', '.join(sorted(retry_policy.ALIVE))}")
     parser.add_argument("--by-id", action="store_true",
@@ -28,7 +28,8 @@ def add_cancel(parser: argparse.ArgumentParser) -> None:
 
 def add_clean(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=clean)
-    parser.add_argument("batches", nargs="*", metavar="BATCH", help="a batch folder (default: all under results/)")
+    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: "
+                        "all under results/)")
     parser.add_argument("--unfinished", action="store_true",
                         help="also of runs that have not ended and are not running: they would start over")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -39,9 +40,10 @@ def cancel(options: argparse.Namespace) -> int:
     from src.errors import shell_command
     from src.submission.status import cancel as cancelling
 
-    batches = [os.path.normpath(path) for path in options.targets if run_folder.is_batch_folder(path)]
-    runs = {run_lookup.find_run(name, batch_folder.results_folder())
-            for name in options.targets if not run_folder.is_batch_folder(name)}
+    # a number is the index or the Slurm job of a run, never the name of a batch
+    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
+    batches = [os.path.normpath(batch) for batch in named.values() if batch]
+    runs = {run_lookup.find_run(name, batch_folder.results_folder()) for name, batch in named.items() if not batch}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
     cancellation = cancelling.select(observations, batches, runs, options.state, options.by_id)
     left_alone: list[str] = []

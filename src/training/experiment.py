@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 def run_epochs(components: TrainingComponents, folder: str | None, check: Callable[[], None],
                on_stop: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None,
-               shows_progress: bool = False) -> Iterator[tuple[Row, nn.Module, str | None]]:
+               shows_progress: bool = False, on_saved: Callable[[float], None] | None = None,
+               ) -> Iterator[tuple[Row, nn.Module, str | None]]:
     """Train, resuming from the newest saved state in `folder`. Yield after each epoch: its row of stats.csv, the model,
     and how the training ended, or None while it goes on.
 
@@ -51,11 +52,13 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     on_stop: context manager that calls a function when the training has to stop. The training then saves its state and
     raises resume.SavedAndExit.
     shows_progress: print a line for each epoch, unless the log goes to stdout anyway.
+    on_saved: called after each save of the state with the seconds that it took, by another thread.
     """
     config, writes = components.config, components.group.is_first
     check = check if writes else lambda: None
     saved_state, warnings = resume.load_newest(folder, config, components.group)
     experiment = Experiment(components, folder, check)
+    experiment.saver.on_saved = on_saved
     if saved_state:
         experiment.restore(saved_state)
         experiment.facts |= code_state.facts_before(folder, experiment.facts)

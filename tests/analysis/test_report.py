@@ -193,6 +193,21 @@ def test_report_without_runs(tmp_path: Path, runs: int) -> None:
     assert "No run has been evaluated yet" in page.text
 
 
+def test_report_on_several_batches_has_a_file_of_its_own(tmp_path: Path) -> None:
+    first, second, third = (make_batch(tmp_path, [{"base_lr": 0.1}], f"26-11-2{number}-x") for number in range(3))
+    assert write_report(first) == f"{first}/report.html"
+    assert write_report([first, second]) == f"{first}/report-with-26-11-21-x.html"
+    assert write_report([first, second, third]) == f"{first}/report-with-26-11-21-x-and-1-more.html"
+    assert Page(f"{first}/report.html").text.count("26-11-21-x") == 0
+
+
+def test_report_names_a_metric_that_no_run_has(tmp_path: Path) -> None:
+    batch = make_empty_batch(tmp_path)
+    make_run(batch, 0, {}, stats="")
+    Path(batch, "job.yaml").write_text("job_details: {name: x, metric: val_loss}\n")
+    assert "no run has val_loss, the metric that the job spec names: a program" in Page(write_report(batch)).text
+
+
 def test_impossible_figure_is_replaced_by_the_reason(tmp_path: Path) -> None:
     batch = make_empty_batch(tmp_path)
     for index in range(30):

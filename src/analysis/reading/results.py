@@ -195,7 +195,7 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     skipped += itertools.starmap(Skipped, damaged)
     if metric := _common_metric(paths):
         config.attrs[METRIC] = metric
-        if problem := metrics.missing_metric_message(metric, long.columns):
+        if problem := metrics.missing_metric_message(metric, long.columns, bool(config["end"].notna().any())):
             _log.warning("%s", problem)
     drift = find_drift(config)
     for change in drift[:_MAX_WARNINGS]:

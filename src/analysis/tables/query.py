@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.analysis.reading.filters import (
-    as_declared,
-    cells_equal,
-    distinguishes_floats,
-    is_missing,
-    is_number,
-    require_column,
-)
-from src.errors import ResultsError
+from src import metrics, run_folder
+from src.analysis.reading.filters import as_declared, cells_equal, distinguishes_floats, is_missing, is_number
+from src.analysis.tables import tables
+from src.config import FIELDS
+from src.errors import ResultsError, did_you_mean
 
 _MAX_LENGTH = 2000
 _EXAMPLE = "batch_size >= 128 and averaging.isnull() and model in ['linear', 'tiny/lenet']"
@@ -84,6 +80,41 @@ def query(df: pd.DataFrame, expression: str) -> pd.DataFrame:
     return df[np.fromiter((holds(row) is True for row in range(len(df))), bool, len(df))]
 
 
+def column(df: pd.DataFrame, name: str, is_negated: bool = False) -> pd.Series:
+    """Return a column of values_table. ResultsError with the nearest name, or with all that are no parameters.
+
+    is_negated: `not` stands before the name, for the hint if it is a value of the column `end`.
+    """
+    if name in df.columns:
+        return df[name]
+    names = [str(column) for column in df.columns]
+    others = [column for column in names if column not in FIELDS and not column.startswith("facts/")]
+    hint = f"did you mean end {'!=' if is_negated else '=='} '{name}'?" if name in run_folder.ENDS else did_you_mean(
+        name, names)
+    raise ResultsError(f"unknown column '{name}'", hint=hint, allowed=None if hint else (
+        f"{', '.join(others)}; every parameter of a job spec; and facts, as facts/host"))
+
+
+def sort(df: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of values_table sorted by a column: the best first of a metric, else ascending; equal rows keep
+    their order. With a minus before the name, the other way round. Rows without a value come last.
+    """
+    is_reversed = name.startswith("-") and name not in df.columns
+    cells = column(df, name.removeprefix("-") if is_reversed else name)
+    is_missing_cell = cells.map(is_missing).to_numpy(bool)
+    measure = str(cells.name).removeprefix("best/")
+    is_descending = "/" in measure and not measure.startswith("facts/") and (
+        metrics.direction(measure, tables.named_metric(df)) == metrics.MAXIMIZE)
+    positions = sorted(np.flatnonzero(~is_missing_cell), key=lambda row: _sort_key(cells.iloc[row]),
+                       reverse=is_descending != is_reversed)
+    return df.iloc[[*positions, *np.flatnonzero(is_missing_cell)]]
+
+
+def _sort_key(value: Any) -> tuple[str, Any]:
+    """Numbers are sorted by value, strings by their characters, and other types by their text."""
+    return ("", value) if is_number(value) else (type(value).__name__, value if isinstance(value, str) else repr(value))
+
+
 def _to_python_syntax(expression: str) -> tuple[str, dict[str, str]]:
     """Replace backticks by identifiers, and & | ~ by and, or, not. Return the expression, and columns by identifier."""
     quoted: dict[str, str] = {}
@@ -136,7 +167,7 @@ class _Compiler:
         return self._cells(node).__getitem__
 
     def _cells(self, node: ast.Name) -> list[Any]:
-        return require_column(self._df, self._quoted.get(node.id, node.id)).tolist()
+        return column(self._df, self._quoted.get(node.id, node.id)).tolist()
 
     def _is_strict(self, node: ast.expr) -> bool:
         """Whether a node is a column in which 1 and 1.0 differ."""
@@ -156,8 +187,11 @@ class _Compiler:
         return lambda row: combine(part(row) is True for part in parts)
 
     def _unaryop(self, node: ast.UnaryOp) -> _Value:
+        is_not = isinstance(node.op, ast.Not)
+        if is_not and isinstance(node.operand, ast.Name) and node.operand.id not in ("true", "false", "null"):
+            column(self._df, self._quoted.get(node.operand.id, node.operand.id), is_negated=True)
         operand = self.value(node.operand)
-        if isinstance(node.op, ast.Not):
+        if is_not:
             return lambda row: operand(row) is not True
         if isinstance(node.op, ast.USub):
             return lambda row: -value if isinstance(value := operand(row), (int, float)) else None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -222,9 +222,10 @@ def selection_note(columns: list[str], epoch: str | int = "best") -> list[str]:
 
 
 def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
-              epoch: str | int = "best") -> pd.DataFrame:
+              epoch: str | int = "best", by: str | Sequence[str] = ()) -> pd.DataFrame:
     """Return the `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
 
+    by: columns, as 'model': the best run of each of their values (of each combination), the best of these first;
     metric: as in `metric_columns`; of several columns, a run counts with the first of `metrics.by_preference` it has;
     epoch: 'best', 'last' or a number.
     Columns: run, value, metric (the column of the value), epoch, the same metric of the other splits at that epoch (as
@@ -248,7 +249,12 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     table = pd.DataFrame(rows, index=df.index)
     settings = df[[*varying_columns(df, seeds=True), "end", "folder"]]
     table = pd.concat([table, settings], axis=1)
-    table = table.sort_values("value", ascending=less, kind="stable", na_position="last", ignore_index=True)
+    table = table.reset_index(drop=True).sort_values("value", ascending=less, kind="stable", na_position="last")
+    if by:
+        values = [require_column(df, name).map(cell_key) for name in ([by] if isinstance(by, str) else by)]
+        groups = pd.Series(list(zip(*values, strict=True)))
+        table = table[~groups[table.index].duplicated()]
+    table = table.reset_index(drop=True)
     table["epoch"] = table["epoch"].astype("Int64")
     table.attrs[CAPTION] = "; ".join(selection_note(columns, epoch))
     return table if n is None else table.head(n)

@@ -15,6 +15,7 @@ from src.errors import BatchError, shell_command
 from src.io import deletion, files, yaml_io
 
 RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the folder of this machine's batches, if not results/
+ACCEPTED_FORMS = "a batch folder, or the newest of a job spec by its file or name"
 _LEFTOVER = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
 
 
@@ -26,6 +27,13 @@ def find(output_dir: str, name: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [path for path in (os.path.join(output_dir, entry) for entry in names) if run_folder.is_batch_folder(path)]
+
+
+def split_name(batch: str) -> tuple[str, str]:
+    """Return the date, yy-mm-dd, and the name of a batch folder; the date is empty if it was renamed to have none."""
+    folder = os.path.basename(batch)
+    match = re.match(r"(\d\d-\d\d-\d\d)-(.+)", folder)
+    return (match[1], match[2]) if match else ("", folder)
 
 
 def results_folder() -> str:
@@ -44,16 +52,45 @@ def all_batches(output_dir: str) -> list[str]:
     return [path for path in (os.path.join(output_dir, name) for name in names) if run_folder.is_batch_folder(path)]
 
 
-def require_batch(path: str) -> str:
-    """Return the path of a batch folder without a trailing slash. BatchError if it is not one."""
+def require_batch(path: str, results: str | None = None) -> str:
+    """Return the path of the batch that a user names, in one of ACCEPTED_FORMS. BatchError if there is none.
+
+    results: where batches are looked up by name; by default the results folder.
+    """
     path = path.rstrip("/") or path
-    if run_folder.is_batch_folder(path):
-        return path
+    if batch := named_batch(path, results):
+        return batch
     if run_folder.is_run_folder(path):
         raise BatchError("this is a run folder, not a batch", where=path, hint=f"its batch is {os.path.dirname(path)}")
     raise BatchError("not a batch folder" if os.path.isdir(path) else "no such folder", where=path,
                      hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists the batches; a batch folder "
                      "contains a job.yaml")
+
+
+def named_batch(path: str, results: str | None = None) -> str | None:
+    """Return the batch that a user names, as require_batch; None if `path` is none of ACCEPTED_FORMS.
+
+    UserError for an invalid job spec, or one without a batch.
+    """
+    if run_folder.is_batch_folder(path):
+        return path
+    if os.path.isfile(path):
+        return _newest_of_job_spec(path)
+    results = results or results_folder()
+    inside = [] if os.sep in path else [*find(results, path), os.path.join(results, path)]
+    return next(filter(run_folder.is_batch_folder, reversed(inside)), None)
+
+
+def _newest_of_job_spec(path: str) -> str:
+    """Return the newest batch of a job spec in its output_dir. UserError if it is invalid, or has no batch."""
+    from src.submission.spec import reader  # few commands are given a job spec
+
+    spec = reader.read_job_spec(path)
+    output_dir = files.expand_path(spec.output_dir, "output_dir")
+    if not (batches := find(output_dir, spec.name)):
+        raise BatchError(f"there is no batch '{spec.name}' in {output_dir}", where=path,
+                         hint="submit the job spec first, or name a batch folder")
+    return batches[-1]
 
 
 def create(path: str, job_spec_text: str, names: Sequence[str], texts: Iterable[str],

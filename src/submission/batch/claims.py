@@ -40,8 +40,10 @@ Which process may start a run whose ticket is claimed already (`claim`):
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from typing import Any
 
 from src import run_folder
@@ -104,6 +106,19 @@ def create_attempt(folder: str, ticket: int, number: int, record: dict[str, Any]
     """Create the record of an attempt; False if another process has created it and so has the run."""
     path = os.path.join(folder, run_folder.attempt_name(ticket, number))
     return files.create_exclusive(path, json.dumps(record) + "\n")
+
+
+def record_kill(folder: str, ticket: int, error: str) -> bool:
+    """Record that the last attempt under a ticket failed, for a process that was killed. Return whether it was open."""
+    with contextlib.suppress(OSError):  # a deleted run, or a full disk: status then relies on the process
+        run = RunFolder.read(folder)
+        record = run.last_attempt()
+        if record and record["ticket"] == ticket and not record.get("how") and run.ended is None:
+            path = run.file(run_folder.attempt_name(ticket, record["number"]))
+            files.write_atomic(path, json.dumps({**record, "end": time.time(), "how": run_folder.FAILED,
+                                                 "error": error}) + "\n")
+            return True
+    return False
 
 
 def check_current(folder: str, ticket: int, number: int) -> None:

@@ -39,7 +39,8 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
     slots = slurm.shape["slots"] if slurm.shape["workers"] else 1
     specs = [plan.points[name] for name in plan.points if name in plan.to_submit]
     for line in (costs.upper_bound(requests),
-                 costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots)):
+                 costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots,
+                                by_workers=bool(slurm.shape["workers"]))):
         if line:
             print(f"costs      {line}")
 

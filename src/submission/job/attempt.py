@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src import config, run_folder
+from src import config, logs, run_folder
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
@@ -276,16 +276,15 @@ class Attempt:
         """
         if process.rank():
             return 0  # as in _request_restart; the first process records the end
-        how = run_folder.CANCELLED
+        how, why = run_folder.CANCELLED, str(stopped)
         if stopped.number == signal.SIGTERM:
-            how = requeue.classify_stop(can_resume=not self._is_external)
+            how, why = requeue.classify_stop(not self._is_external, signals.warned)
         if how == run_folder.REQUEUED:
             return self._request_restart(owns_job, "preempted", run_folder.PREEMPTED)
-        self._close(run_folder.TIMEOUT if signals.warned and how == run_folder.CANCELLED else how, str(stopped))
-        print(f"error: {self.folder}: {stopped}", file=sys.stderr)
+        self._close_with_error(how, why)
         return 1
 
-    def _request_restart(self, owns_job: bool, reason: str = "time limit reached",
+    def _request_restart(self, owns_job: bool, reason: str = "time limit near",
                          how_if_refused: str = run_folder.TIMEOUT) -> int:
         """Request another start of the run. Return 75, or 1 if it has reached max_requeues.
 
@@ -298,16 +297,22 @@ class Attempt:
             return 0  # on any other code srun would end all processes, and the first one requests the start
         requeues = claims.requeue_count(self.folder, self.ticket)
         if requeues >= self._max_requeues:
-            self._close_with_error(how_if_refused, f"{reason} after {requeues} requeues, the maximum of one submission "
-                                   "(max_requeues); -r resumes it")
+            self._close_with_error(how_if_refused, f"{reason}, and {requeues} requeues are the maximum of one "
+                                   "submission (max_requeues); -r resumes it")
             return 1
         self._close(run_folder.REQUEUED)
+        step = run_folder.newest_resume_step(self.folder)
+        saved = reason if step is None else f"{reason}: saved at step {step}"
         if not owns_job and slurm_environment.job_id():
+            logs.append(self.folder, f"{saved}, continues in another worker")
             return external_program.SAVED
         try:
-            print(f"{self.folder}: {reason}: {requeue.requeue_run(self.folder, self.ticket)}", flush=True)
+            how = requeue.requeue_run(self.folder, self.ticket)
         except requeue.RequeueRefused as refused:
             self._close_with_error(how_if_refused, f"{reason}; {refused}")
+        else:
+            logs.append(self.folder, f"{saved}, back in the queue")
+            print(f"{self.folder}: {saved}: {how}", flush=True)
         return external_program.SAVED
 
     def fail(self, error: str) -> None:

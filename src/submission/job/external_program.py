@@ -21,6 +21,7 @@ from src.io.secrets import redact_json, secret_values
 from src.submission.spec.command_template import SWEEP_CONFIG, CommandFailed, fill_command
 from src.submission.system import process
 
+RUN_FOLDER = "GRIDIRON_RUN_FOLDER"  # environment variable of the program: its run folder
 SAVED = 75  # exit status of a program that has saved its state and requests another start
 _CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
 _POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
@@ -81,19 +82,25 @@ def _is_script(path: str) -> bool:
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
         time_is_short: Callable[[], bool] = lambda: False) -> str:
-    """Run the spec's COMMAND in the current folder to its end. Return completed, or requeued if it exits with 75.
+    """Run the spec's COMMAND to its end, in its CWD or the current folder, which is the project's. Return completed, or
+    requeued if it exits with 75.
 
     check: as in train; if it raises, the program is ended. time_is_short: once it returns True, send USR1 to the
     program if it handles that signal. CommandFailed, with the error that the program printed, if it exits otherwise.
     """
-    command = fill_command(spec["COMMAND"], spec, folder)
+    words, working_dir, environment = spec["COMMAND"], None, {**os.environ, RUN_FOLDER: folder}
+    if "CWD" in spec:
+        working_dir = _working_directory(spec, folder)
+        words = [_absolute(word, position == 0) for position, word in enumerate(words)]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    command = fill_command(words, spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
     facts, start = gather_facts(command, folder), time.monotonic()
     files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)
     output = _output_positions(folder)
     try:
-        program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        program = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, cwd=working_dir)
     except OSError as error:
         raise CommandFailed(f"{command[0]}: {error.strerror}") from None
     try:
@@ -115,15 +122,33 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     return run_folder.COMPLETED
 
 
+def _working_directory(spec: dict[str, Any], folder: str) -> str:
+    """Return the absolute path of a spec's CWD. CommandFailed if there is no such folder."""
+    path = os.path.abspath(fill_command([files.expand_path(spec["CWD"], "cwd")], spec, folder)[0])
+    if not os.path.isdir(path):
+        raise CommandFailed(f"cwd {path}: no such folder")
+    return path
+
+
+def _absolute(word: str, is_program: bool) -> str:
+    """Return the absolute path of a file or folder of the project that a command names, any other word unchanged.
+
+    A program's name without a slash is searched on the PATH.
+    """
+    is_path = os.path.exists(word) and (os.path.dirname(word) or not is_program)
+    return os.path.abspath(word) if is_path else word
+
+
 def _describe_failure(name: str, code: int, output: dict[str, int]) -> str:
     """Return the error that a program printed, and its exit status.
 
     If a signal killed it, return only the signal, since its last line is about its progress; after SIGABRT the last
     line is the error.
     """
-    how = f"signal {-code}" if code < 0 else f"exit status {code}"
     error = _printed_error(output) if code > 0 or code == -signal.SIGABRT else ""
-    return f"{one_line(error)} ({how})" if error else f"{name} ended with {how}"
+    if error:
+        return f"{one_line(error)} ({f'signal {-code}' if code < 0 else f'exit status {code}'})"
+    return f"{name} was {process.killed_by(-code)}" if code < 0 else f"{name} ended with exit status {code}"
 
 
 def _output_positions(folder: str) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from src.errors import UserError, one_line
 from src.io import slurm_environment
 from src.submission.spec import command_template
+from src.submission.system.process import killed_by
 from src.submission.system.signals import Stopped, signals
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _read_result(worker: _Process) -> tuple[str, Any]:
         kind, result = json.loads(worker.result.recv_bytes())
     except EOFError:
         code = worker.process.exitcode
-        return "failed", f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"
+        return "failed", f"it was {killed_by(-code)}" if code < 0 else f"it ended with exit code {code}"
     return kind, result
 
 

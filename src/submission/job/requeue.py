@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, UserError, one_line
@@ -15,7 +15,8 @@ from src.run_folder import RunFolder
 from src.submission.batch import claims, journal, task_files
 from src.submission.batch.journal import Journal, Units
 from src.submission.batch.task_files import Tasks
-from src.submission.slurm import client, sbatch_messages
+from src.submission.slurm import client, directives, sbatch_messages
+from src.submission.system.terminal import format_duration
 
 if TYPE_CHECKING:
     from src.submission.slurm.submit import SbatchCall, Submission
@@ -33,22 +34,35 @@ class RequeueRefused(Exception):
     """The run cannot be started again; the message gives the reason."""
 
 
-def classify_stop(can_resume: bool = True) -> str:
-    """Return how to record a TERM signal: requeued, preempted or cancelled.
+class Stop(NamedTuple):
+    """How the attempt of a run that received TERM ended, and that in words."""
+
+    how: str
+    why: str
+
+
+def classify_stop(can_resume: bool = True, warned: bool = False) -> Stop:
+    """Return how to record a TERM signal, requeued, preempted, timeout or cancelled, and why.
 
     requeued: the run has to request another start, since Slurm preempts this job and will not restart it unless
       requested, as with PreemptMode=CANCEL, or when the job ends before its GraceTime is over.
     preempted: Slurm has put the job back into the queue.
     can_resume: the run continues from where it was. One that would start from the beginning is left at preempted if the
       job was submitted with --no-requeue.
+    warned: a signal warned of the time limit; it decides where Slurm does not show how long the job has run.
     """
     job = slurm_environment.job_id()
     details = client.show_job(job) if job else {}
     if int(details.get("Restarts", "0")) > slurm_environment.restart_count():
-        return run_folder.PREEMPTED
-    if details.get("PreemptTime", "None") == "None":
-        return run_folder.CANCELLED
-    return run_folder.REQUEUED if can_resume or details.get("Requeue") == "1" else run_folder.PREEMPTED
+        return Stop(run_folder.PREEMPTED, "preempted by another job")
+    if details.get("PreemptTime", "None") != "None":
+        return Stop(run_folder.REQUEUED if can_resume or details.get("Requeue") == "1" else run_folder.PREEMPTED,
+                    "preempted by another job")
+    limit, elapsed = (directives.parse_time(details.get(key, "")) for key in ("TimeLimit", "RunTime"))
+    has_timed_out = warned if limit is None or elapsed is None else elapsed >= limit
+    if has_timed_out:
+        return Stop(run_folder.TIMEOUT, f"reached its time limit{f' of {format_duration(limit)}' if limit else ''}")
+    return Stop(run_folder.CANCELLED, "cancelled by scancel" if job else "stopped by SIGTERM")
 
 
 def run_durations(tasks: Tasks) -> list[float]:

@@ -16,7 +16,7 @@ from typing import NoReturn
 from src import code_state, run_folder
 from src.errors import BatchError, UserError, one_line
 from src.io import files, machine, slurm_environment
-from src.submission.batch import task_files
+from src.submission.batch import claims, task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
 from src.submission.slurm import time_limit
@@ -175,7 +175,7 @@ class _Worker:
         """
         if self.to_resume and (job := requeue.submit_successor(self.path, self.tasks, self.to_resume, is_last=True)):
             print(f"Slurm job {job} resumes {', '.join(self.to_resume)}", flush=True)
-        elif self.stop_count and requeue.classify_stop() == run_folder.REQUEUED and (
+        elif self.stop_count and requeue.classify_stop().how == run_folder.REQUEUED and (
                 job := requeue.submit_successor(self.path, self.tasks)):
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
 
@@ -255,11 +255,21 @@ class _Worker:
                 return
             child = self.children.pop(pid)
             code = os.waitstatus_to_exitcode(status)
+            if code < 0 and not self.stop_count:
+                self._record_kill(child.name, -code)
             if code != _NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
                 self.failed |= code not in (0, external_program.SAVED)
                 self.to_resume += [child.name] * (code == external_program.SAVED)
                 print(f"ended {code} {child.name}", flush=True)
+
+    def _record_kill(self, name: str, number: int) -> None:
+        """Record that a signal killed a run, which the run itself could not do."""
+        folder, ticket = self.tasks.run_path(name), self.tasks.tickets[name]
+        if claims.record_kill(folder, ticket, process.killed_by(number)) and slurm_environment.job_id():
+            from src.submission.status import notify
+
+            notify.notify_failure(folder, ticket)
 
 
 def gpu_share(gpus: list[str], position: int, slots: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.errors import JobSpecError
 from src.io import yaml_io
+from src.submission.batch import batch_folder
 from src.submission.status import retry_policy
 
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -60,12 +61,20 @@ class Options(NamedTuple):
     max_failures: int = 5
 
 
+EXAMPLES = """\
+  python submit_multiple.py jobs/digits-quickstart.yaml -s submit_cpu.sh --dry-run  show what Slurm would run
+  python submit_multiple.py jobs/digits-quickstart.yaml --local                     run it on this machine
+  python submit_multiple.py -r jobs/digits-quickstart.yaml                          run again what failed"""
+
+
 def parse(argv: Sequence[str], description: str | None = None) -> Options:
     """Parse the command line. JobSpecError if options contradict each other."""
     parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description, formatter_class=_formatter,
+                                     usage=f"submit_multiple.py [options] path\n\n{EXAMPLES}",
                                      epilog="docs/job-spec.md describes job specs. experiments.py manages what was "
                                      "submitted.")
-    parser.add_argument("path", help="a job spec (jobs/x.yaml) or a W&B sweep file; with -r a batch folder")
+    parser.add_argument("path", help="a job spec (jobs/x.yaml) or a W&B sweep file; with -r "
+                        + batch_folder.ACCEPTED_FORMS)
     _add_actions(parser.add_argument_group("what to do").add_argument)
     _add_launch_options(parser.add_argument_group("where the runs run").add_argument)
     _add_points(parser.add_argument_group("which runs").add_argument)
@@ -105,10 +114,10 @@ def _add_actions(add: _AddArgument) -> None:
 def _add_launch_options(add: _AddArgument) -> None:
     add("-s", "--script", help="submit script for sbatch, for example submit_2080.sh")
     add("--array", action="store_true", help="submit Slurm job arrays instead of one Slurm job per run")
-    add("--workers", type=_positive, metavar="N", help="with --local: number of runs at a time (default: half the "
+    add("--workers", type=positive, metavar="N", help="with --local: number of runs at a time (default: half the "
         "cores); else: number of Slurm jobs that share the runs and take one after another")
-    add("--slots", type=_positive, metavar="K", help="runs at a time in each worker, to share a GPU (default: 1)")
-    add("--max-running", type=_positive, metavar="K", help="with --array: at most K runs of each array at a time")
+    add("--slots", type=positive, metavar="K", help="runs at a time in each worker, to share a GPU (default: 1)")
+    add("--max-running", type=positive, metavar="K", help="with --array: at most K runs of each array at a time")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch, for example mem=32G "
         "(repeatable)")
     add("--local", action="store_true", help="run on this machine, without Slurm")
@@ -121,10 +130,10 @@ def _add_launch_options(add: _AddArgument) -> None:
 
 def _add_points(add: _AddArgument) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="replace an axis or a constant (repeatable)")
-    add("--samples", type=_positive, metavar="K", help="number of random points, where values are drawn, for example "
+    add("--samples", type=positive, metavar="K", help="number of random points, where values are drawn, for example "
         "by !uniform [0, 1]")
     add("--seed", type=_non_negative, metavar="S", help="seed of these random points (default: 0)")
-    add("--max-runs", type=_positive, metavar="K", help="only the first K runs; with -r: of those to submit")
+    add("--max-runs", type=positive, metavar="K", help="only the first K runs; with -r: of those to submit")
     add("--state", action="append", choices=sorted(retry_policy.RETRIED), metavar="STATE",
         help=f"with -r: only runs in this state (repeatable): {', '.join(sorted(retry_policy.RETRIED))}")
     add("--skip-done", action="store_true", help="leave out points that another batch in the same output_dir has done")
@@ -143,8 +152,9 @@ def _add_checks(add: _AddArgument) -> None:
     add("--canary", action=argparse.BooleanOptionalAction, help="first run one epoch of each distinct script, model "
         "and data set; runs whose canary fails are not run. Also applies to later submissions of the batch")
     add("--require-clean", action="store_true", help="stop if any code is uncommitted or unpushed")
-    add("--after", metavar="BATCH", help="start when every run of that batch has ended well; Slurm waits for them")
-    add("--max-queued", type=_positive, metavar="K", help="at most K Slurm jobs of the batch pending or running; stops "
+    add("--after", metavar="BATCH", help="start when every run of that batch (a folder, or a job spec or name) has "
+        "ended well; Slurm waits for them")
+    add("--max-queued", type=positive, metavar="K", help="at most K Slurm jobs of the batch pending or running; stops "
         "there with exit code 3, and the same command continues")
     add("--wait", action="store_true", help="at a limit of queued jobs: wait for room and continue")
     add("--max-failures", type=_non_negative, default=5, metavar="K", help="stop if the first K runs that end all fail "
@@ -188,10 +198,11 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
 
 
 def _non_negative(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    return 0 if text == "0" else positive(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse an argument that is a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
-from src.errors import BatchError, JobSpecError
+from src.errors import BatchError, ConfigError, JobSpecError
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
 from src.submission.planning import preview
@@ -61,20 +61,33 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else job_spec.command
     check = None if command else functools.partial(_check_point, job_spec.metric)
-    expanded = grid.expand_job_spec(job_spec, options.overrides, check, options.samples, options.seed)
-    specs = expanded.specs
+    try:
+        expanded = grid.expand_job_spec(job_spec, options.overrides, check, options.samples, options.seed)
+    except ConfigError as error:
+        if job_spec.program and error.what.startswith("unknown parameter"):
+            error.hint = (f"{error.hint}; or if {job_spec.program} is a program of your own and not that of this "
+                          "project, name it otherwise: program: my_train.py, or program: /path/to/its/train.py")
+        raise
+    specs, warnings = expanded.specs, [*job_spec.warnings, *expanded.warnings]
     if job_spec.tags:
         specs = [{**point, "TAGS": list(dict.fromkeys((*job_spec.tags, *point.get("TAGS", ()))))} for point in specs]
     if command:
         from src.submission.spec import command_template
 
         words = command_template.parse_command(command, job_spec.source)
-        specs = [{**point, "COMMAND": words} for point in specs]
+        external = {"COMMAND": words, **({"CWD": job_spec.cwd} if job_spec.cwd else {})}
+        specs = [{**point, **external} for point in specs]
+        if len(specs) > 1 and command_template.share_folder(specs[0]):
+            warnings.append("all runs work in the project's folder, and may overwrite each other's files: add {folder} "
+                            "to the command or `cwd: \"{folder}\"` to job_details, or use $GRIDIRON_RUN_FOLDER in the "
+                            "program")
+    elif job_spec.cwd:
+        warnings.append("cwd is used only with `command`")
     names = naming.run_names(job_spec.name, expanded.specs, expanded.varying)
     points = dict(zip(names, specs, strict=True))
     # an extension numbers its runs itself
     shown_names = [] if options.extend else names
-    lines = [*(f"warning: {text}" for text in (*job_spec.warnings, *expanded.warnings)),
+    lines = [*(f"warning: {text}" for text in warnings),
              *(f"note: {text}" for text in expanded.notes),
              *preview.grid_lines(specs, expanded.axes, expanded.varying, shown_names)]
     if job_spec.max_runs and not options.max_runs:  # applies to the whole batch, not to one shard

@@ -111,7 +111,9 @@ def _print_resources(plan: SubmissionPlan, slurm: SlurmOptions, dry_run: bool) -
     layers = [*((slurm_environment.sbatch_variable(option), {option: value})
                 for option, value in slurm.environment.items()), *sources.items()]
     print(f"resources  {describe_resources(os.path.relpath(slurm.script), script_text, layers)}")
-    for line in (*script_options.notes(script_text), *point_option_lines(plan.points.values())):
+    specs = [plan.points[name] for name in plan.to_submit]
+    for line in (*script_options.notes(script_text), *point_option_lines(plan.points.values()),
+                 *_signal_lines(specs, slurm)):
         print(f"           {line}")
     if slurm.script_text and dry_run:
         print("".join(f"    {line}\n" for line in slurm.script_text.splitlines()), end="")
@@ -145,6 +147,17 @@ def point_option_lines(specs: Iterable[Mapping[str, Any]]) -> list[str]:
         if options:
             numbers[", ".join(options)] += 1
     return [f"{count(number, 'run')}: {options}" for options, number in numbers.items()]
+
+
+def _signal_lines(specs: Iterable[Mapping[str, Any]], slurm: SlurmOptions) -> list[str]:
+    """The lines about the signal before the time limit, of each distinct request."""
+    requests = {(spec.get("SCRIPT"), repr(spec.get("SBATCH"))): spec for spec in specs}
+    lines: dict[str, None] = {}
+    for spec in requests.values():
+        script, arguments = slurm.resolve(spec)
+        text = slurm.text_of(script)
+        lines |= dict.fromkeys(script_options.signal_notes(text, directives.effective(text, arguments)))
+    return list(lines)
 
 
 def describe_workers(groups: Sequence[WorkerGroup]) -> str:

@@ -43,6 +43,7 @@ class Job(NamedTuple):
     comment: str = ""
     submitted: float | None = None
     start: float | None = None
+    time_limit: int | None = None  # seconds
 
 
 @dataclass
@@ -347,12 +348,14 @@ def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
     accounting = Accounting()
     for cluster in [None] if clusters is None else sorted(clusters):
         rows = _sacct_rows(["--allocations", _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}"],
-                           ("JobID", "State", "Submit", "ExitCode"), cluster)
+                           ("JobID", "State", "Submit", "ExitCode", "TimelimitRaw"), cluster)
         accounting.answered &= rows is not None
         for row in rows or ():
             for job in _job_ids(row[0]) if row[1] else []:
                 job += _suffix(cluster)
-                accounting.jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]))
+                limit = 60 * int(row[4]) if row[4].isdecimal() else None
+                accounting.jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]),
+                                           time_limit=limit)
     return accounting
 
 

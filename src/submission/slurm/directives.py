@@ -62,6 +62,17 @@ def abbreviated(name: str, options: Iterable[str]) -> str | None:
         None)
 
 
+def parse_time(limit: str) -> int | None:
+    """Convert a time limit of Slurm (minutes, h:m:s, d-h:m:s …) to seconds; None if it is not one."""
+    days, dash, rest = limit.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) > 3 or not all(part.isdecimal() for part in (*parts, days if dash else "0")):
+        return None
+    numbers = [*map(int, parts), 0, 0]
+    hours, minutes, seconds = numbers[:3] if dash or len(parts) == 3 else (0, *numbers[:2])
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
+
+
 def _script_words(text: str) -> Iterator[tuple[str, int]]:
     """The words of all #SBATCH lines, each with the number of its line."""
     for number, line in enumerate(text.splitlines(), 1):

@@ -8,6 +8,7 @@ from typing import Any
 from src.errors import JobSpecError
 from src.submission.slurm import directives
 from src.submission.slurm.directives import Option
+from src.submission.system.terminal import format_duration
 
 # Options of a script that no option of the command line takes back, and what to use instead
 _REFUSED = {"array": "--array submits job arrays of runs", "test-only": "-d shows what would be submitted",
@@ -16,6 +17,9 @@ _REFUSED = {"array": "--array submits job arrays of runs", "test-only": "-d show
 _OVERRIDDEN = {"job-name": "the job has the name of its run", "output": "the output is in the run's folder",
                "chdir": "the job starts in the project's folder", "comment": "it identifies the job in the queue"}
 _GPU_COUNTS = ("gpus", "gpus-per-node")
+_DEFAULT_LEAD = 60  # seconds from the signal of --signal to the time limit, if the option names none
+_MAX_LEAD_SHARE = 1 / 5  # of the time limit
+_RESOLUTION = 60  # seconds: Slurm may send the signal so much earlier
 
 
 @lru_cache(maxsize=16)
@@ -44,6 +48,51 @@ def check(script: str, script_text: str, requested: Mapping[str, Any], is_genera
             raise JobSpecError(f"{beside}={values[beside]} and {_written(option)} of the script both request GPUs, "
                                "which Slurm may refuse", where=where, hint="use the option of the script, as --sbatch "
                                f"{option.name}={_same_form(option.name, values[beside])}, or delete it there")
+
+
+@lru_cache(maxsize=64)
+def scaled_signal(script_text: str, limit: str) -> str | None:
+    """Return the value of the script's --signal with a lead of a fifth of the time limit; None if it has no such option
+    or its lead is no longer than that.
+
+    limit: the time limit that is requested beside the script; empty for that of the script.
+    """
+    options = {option.name: option.value for option in _options(script_text)}
+    signal, seconds = options.get("signal") or "", directives.parse_time(limit or options.get("time") or "")
+    lead = _lead(signal)
+    if not seconds or lead is None or lead <= seconds * _MAX_LEAD_SHARE:
+        return None
+    return f"{signal.partition('@')[0]}@{max(1, int(seconds * _MAX_LEAD_SHARE))}"
+
+
+def _lead(signal: str) -> int | None:
+    """The seconds from a signal of --signal (`B:USR1@180`) to the time limit; None if it is not such a value."""
+    name, at, lead = signal.partition("@")
+    return int(lead) if lead.isdecimal() else _DEFAULT_LEAD if name and not at else None
+
+
+def signal_notes(script_text: str, effective: Mapping[str, str]) -> list[str]:
+    """Return lines about the signal before the time limit: if it is scaled, and if a third of the time is lost.
+
+    effective: the options of the Slurm job, by long name.
+    """
+    lines = []
+    signal, limit = effective.get("signal", ""), directives.parse_time(effective.get("time", ""))
+    lead = _lead(signal)
+    if not limit or lead is None:
+        return []
+    is_scaled = signal == scaled_signal(script_text, effective["time"])
+    for option in _options(script_text):
+        if option.name == "signal" and is_scaled:
+            lines.append(f"line {option.line}, {_written(option)}, becomes --signal={signal}: "
+                         f"a fifth of the time limit of {format_duration(limit)}")
+    if 3 * (lead + _RESOLUTION) >= limit:
+        enough = _RESOLUTION / (1 / 3 - _MAX_LEAD_SHARE) if is_scaled else 3 * (lead + _RESOLUTION)
+        rest = format_duration(max(0, limit - lead - _RESOLUTION))
+        lines.append(f"warning: of the time limit of {format_duration(limit)}, runs may train for {rest}, since Slurm "
+                     f"sends --signal={signal} up to a minute early; with more than {format_duration(enough)}, "
+                     "less than a third is lost")
+    return lines
 
 
 def notes(script_text: str) -> list[str]:

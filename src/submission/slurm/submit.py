@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src import run_folder
 from src.errors import BatchError, JobSpecError
 from src.io import yaml_io
-from src.submission.batch import task_files
+from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import Tasks, WorkerGroup
 from src.submission.slurm import client, directives, sbatch_messages, script_options
@@ -71,6 +71,9 @@ class SlurmOptions:
                    for key, value in layer.items()}
         script_options.check(os.path.relpath(script), self._text_of(script), options,
                              is_generated=self.unwritten_text(script) is not None)
+        if "signal" not in options and (signal := script_options.scaled_signal(
+                self._text_of(script), str(options.get("time") or ""))):
+            options["signal"] = signal
         if extra := self._extra_of(name):
             options |= _append(extra, {**directives.effective(self._text_of(script)), **options})
         return script, client.option_arguments(options, "sbatch options")
@@ -140,6 +143,13 @@ class SubmissionContext(NamedTuple):
         """Return the path of a file in the batch's submissions folder."""
         return os.path.join(self.batch, run_folder.SUBMISSIONS, name)
 
+    def job_name(self, suffix: str = "") -> str:
+        """Return the name of Slurm jobs that run several runs: that of the batch, of whose 8 first characters squeue
+        prints, before its date.
+        """
+        date, name = batch_folder.split_name(self.batch)
+        return f"{name}{suffix}{f'-{date}' if date else ''}"
+
 
 def plan_single_jobs(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
                      context: SubmissionContext) -> Submission:
@@ -171,7 +181,7 @@ def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any
             path = context.path_of(f"{context.token}.{len(calls)}{run_folder.TASKS_SUFFIX}")
             indices = f"--array=0-{len(chunk) - 1}{f'%{max_running}' if max_running else ''}"
             calls.append(SbatchCall(f"array {len(calls)} ({len(chunk)} runs)", client.sbatch_command(
-                os.path.basename(context.batch), context.path_of("%A.out"), comment,
+                context.job_name(), context.path_of("%A.out"), comment,
                 [indices, "--open-mode=append", *arguments], script, path, context.project), comment, tasks=len(chunk)))
             tasks[path] = Tasks(task_files.ARRAY, context.batch, {name: tickets[name] for name in chunk})
             bounds.append(bounds[-1] + len(chunk))
@@ -197,7 +207,7 @@ def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str,
         for unit in range(first, first + group.workers):
             comment = job_comment(context.token, unit)
             calls.append(SbatchCall(f"worker {unit}", client.sbatch_command(
-                f"{os.path.basename(context.batch)}-worker", context.path_of(run_folder.slurm_log_name("%j")), comment,
+                context.job_name("-worker"), context.path_of(run_folder.slurm_log_name("%j")), comment,
                 arguments, script, path, context.project), comment))
             bounds += [begin, len(tickets)]
         tasks[path] = Tasks(

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from src import run_folder
@@ -20,6 +21,7 @@ ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 MACROS = ("${interpreter}", "${args}", "${args_no_hyphens}", "${args_no_equals}", "${args_no_boolean_flags}",
           "${args_append_hydra}", "${args_override_hydra}", "${args_json}", "${args_json_file}")
 
+_OWN_FOLDER = ("{folder}", "{spec}", "${args_json_file}")  # placeholders that contain the run's folder
 _PLACEHOLDERS = ("{spec}", "{folder}", "{args}")
 
 
@@ -74,6 +76,11 @@ def fill_command(words: list[str], spec: dict[str, Any], folder: str) -> list[st
             word = ENVIRONMENT_VARIABLE.sub(_variable_value, word)
             arguments.append(re.sub(r"\{[^{}]+\}", lambda match: placeholders.get(match[0], match[0]), word))
     return arguments
+
+
+def share_folder(spec: Mapping[str, Any]) -> bool:
+    """Return whether all runs of a program work in the same folder, and are not given a folder of their own."""
+    return "CWD" not in spec and not any(name in word for word in spec["COMMAND"] for name in _OWN_FOLDER)
 
 
 def _variable_value(match: re.Match[str]) -> str:

@@ -52,6 +52,8 @@ def check_per_point(key: str, raw: Any, where: str) -> Any:
         return items
     if key == "WORKERS" and (type(raw) is not int or raw < 1):
         raise JobSpecError(f"invalid number of workers {raw!r}", where=where, allowed="an integer from 1")
+    if key == "CWD" and not (isinstance(raw, str) and raw):
+        raise JobSpecError(f"invalid CWD {raw!r}", where=where, allowed="the path of a folder, or {folder}")
     if key == "SCRIPT" and not (isinstance(raw, str) and raw):
         raise JobSpecError(f"invalid SCRIPT {raw!r}", where=where, allowed="the path of a submit script")
     return check_sbatch(raw, where) if key == "SBATCH" else raw

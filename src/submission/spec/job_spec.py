@@ -27,6 +27,8 @@ class JobSpec:
     parameters: those of the file, after the tracker settings of job_details (such as wandb_project_name), which apply
         to every run unless `parameters` contains them too;
     command: of an external program, as one string or a list of words;
+    cwd: its working directory, with placeholders; None: the project's folder;
+    program: this project's train.py, as a sweep file names it;
     script: path of the submit script;
     sbatch: options by name;
     resources: from which a submit script is generated;
@@ -45,6 +47,8 @@ class JobSpec:
     parameters: dict[str, Any]
     output_dir: str = DEFAULT_OUTPUT_DIR
     command: str | list[str] | None = None
+    cwd: str | None = None
+    program: str | None = None
     script: str | None = None
     sbatch: dict[str, Any] = field(default_factory=dict)
     resources: Resources | None = None

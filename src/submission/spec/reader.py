@@ -139,8 +139,9 @@ def _parse_metric(value: Any, where: str) -> Metric:
 
 # the keys of job_details that are fields of JobSpec, each with the function that checks its value
 _PARSERS: dict[str, Callable[[Any, str], Any]] = {
-    "name": check_name, "output_dir": check_output_dir, "command": _parse_command, "script": _parse_text,
-    "sbatch": grammar.check_sbatch, "resources": _parse_resources, "tags": _parse_tags, "description": _parse_text,
+    "name": check_name, "output_dir": check_output_dir, "command": _parse_command, "cwd": _parse_text,
+    "script": _parse_text, "sbatch": grammar.check_sbatch, "resources": _parse_resources, "tags": _parse_tags,
+    "description": _parse_text,
     "snapshot": _parse_bool, "notify": notify_spec.parse_notify, "metric": _parse_metric,
     "samples": _parse_integer(1), "seed": _parse_integer(0), "draw": _parse_draw,
     "container": container_spec.parse_container}

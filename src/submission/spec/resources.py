@@ -126,7 +126,8 @@ def submit_script(resources: Resources, name: str, one_process: bool = False) ->
         "#!/usr/bin/env bash", f"# Generated from job_details.resources of {name}.", "", *directives,
         "# requeue the job after a preemption or a node failure, and append to its output file",
         "#SBATCH --requeue", "#SBATCH --open-mode=append",
-        "# send USR1 three to four minutes before the time limit, so that the run can save its state",
+        "# send USR1 three to four minutes before the time limit, so that the run can save its state;",
+        "# submit_multiple.py requests a fifth of a limit below 15 minutes",
         "#SBATCH --signal=B:USR1@180", "", "set -euo pipefail", *setup,
         # srun needs the number of CPUs as an option; it ends all processes when one fails
         "# exec: a shell that stays alive does not pass signals on",

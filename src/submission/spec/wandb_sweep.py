@@ -86,8 +86,9 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
         warnings.append(f"{source}: the batch of sweep {sweep_name!r} is named {name}")
     metric = None if document.get("metric") is None else metrics.parse(
         document["metric"], f"{source}, metric", default_goal=metrics.MINIMIZE)  # W&B's default
-    return JobSpec(name, parameters, command=command, description=_parse_name(document, "description", source),
-                   metric=metric,
+    program = document.get("program") if command is None else None
+    return JobSpec(name, parameters, command=command, program=program,
+                   description=_parse_name(document, "description", source), metric=metric,
                    samples=cap if method == RANDOM else None, max_runs=cap if method == GRID else None,
                    text=text, source=source, warnings=warnings)
 

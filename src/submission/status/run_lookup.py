@@ -13,16 +13,9 @@ from src.io import files, yaml_io
 from src.submission.batch import batch_folder, claims, journal
 from src.submission.batch.journal import WORKERS, Units
 
-ACCEPTED_FORMS = "a run's folder, its name, BATCH:12 (or 12 in the newest batch), or its Slurm job id (123 or 123_4)"
+ACCEPTED_FORMS = ("a run's folder, its name, BATCH:12 or JOB_SPEC:12 (or 12 in the newest batch), or its Slurm job id "
+                  "(123 or 123_4)")
 _MAX_LISTED = 10  # candidates in a message
-
-
-def find_batch(name: str, results: str) -> str:
-    """Return a batch by its folder, or by its name under `results`. BatchError if there is none."""
-    inside = os.path.join(results, name)
-    if not run_folder.is_batch_folder(name) and run_folder.is_batch_folder(inside):
-        return inside
-    return batch_folder.require_batch(name)
 
 
 def find_run(name: str, results: str) -> str:
@@ -65,7 +58,7 @@ def _candidates(name: str, results: str, batches: Sequence[str]) -> list[str]:
     """The folders of all runs that `name` may refer to."""
     batch, colon, run = name.rpartition(":")
     if colon and batch:
-        return _runs_by_name_or_index(find_batch(batch, results), run)
+        return _runs_by_name_or_index(batch_folder.require_batch(batch, results), run)
     if not re.fullmatch(r"\d+(_\d+)?", name):
         return [path for path in (os.path.join(folder, name) for folder in batches)
                 if os.path.basename(name) == name and run_folder.is_run_folder(path)]

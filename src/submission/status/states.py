@@ -13,6 +13,8 @@ from src import run_folder
 from src.submission.batch import heartbeat
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
 from src.submission.slurm.client import Accounting, Job, Queue
+from src.submission.system import process
+from src.submission.system.terminal import format_duration
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
 DONE, EARLY_STOPPED, DIVERGED = "done", "early_stopped", "diverged"
@@ -24,6 +26,7 @@ ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, F
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
 OUTPUT_NOT_OPENED = "Slurm could not open the file for the job's output"
+_SIGNAL_STATUS = 128  # a shell's exit status of a program that a signal killed is this plus the signal
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
 _DONE_FILE = {run_folder.COMPLETED: DONE, run_folder.EARLY_STOPPED: EARLY_STOPPED, run_folder.DIVERGED: DIVERGED}
@@ -35,6 +38,10 @@ _SLURM_COMPLETED = "COMPLETED"
 _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
                 "REVOKED": CANCELLED}
+# what happened to a run whose Slurm job ended in one of these states, in words
+_SLURM_REMARKS = {"DEADLINE": "reached its deadline", "OUT_OF_MEMORY": "exceeded the memory of its job",
+                  "PREEMPTED": "preempted by another job", "NODE_FAIL": "its node failed",
+                  "BOOT_FAIL": "its node did not boot", "REVOKED": "revoked by its cluster"}
 _ENDED = tuple(dict.fromkeys(_SLURM_ENDED.values()))
 # An attempt may end like this before Slurm requeues its job. Only squeue shows the requeue.
 _MAY_BE_REQUEUED = (CANCELLED, TIMEOUT, PREEMPTED, NODE_FAILED)
@@ -244,17 +251,50 @@ def _queue_state(evidence: Evidence) -> State:
     return evidence.state_in_queue
 
 
+def _waiting(evidence: Evidence) -> State:
+    """The state of a pending job; its reason names the next start of a run that has been started.
+
+    Slurm's reason is left out where it says only that the job waits, as BeginTime, two minutes after a requeue.
+    """
+    state = _queue_state(evidence)
+    if not evidence.attempt.get("end") or not evidence.files:
+        return state
+    reason = "" if state.why in ("", "BeginTime") else f", {state.why}"
+    return state._replace(why=f"continues (start {len(evidence.files.attempts) + 1}){reason}")
+
+
+def _ended_in_queue(evidence: Evidence) -> State:
+    assert evidence.queue_row
+    return _queue_state(evidence)._replace(why=_describe_end(evidence, evidence.queue_row))
+
+
 def _squeue_shows(name: str) -> Callable[[Evidence], bool]:
     return lambda evidence: evidence.state_in_queue is not None and evidence.state_in_queue.name == name
 
 
 def _end_by_sacct(evidence: Evidence) -> State:
-    row = evidence.sacct_row
-    if row is None:
-        return State(evidence.sacct_or_recorded_end or UNKNOWN, evidence.error, evidence.jobs[-1])
-    explanation = evidence.explain(row.reason, row.id)
-    return State(evidence.sacct_or_recorded_end or UNKNOWN,
-                 evidence.error or (row.state if explanation == row.reason else explanation), row.id)
+    row, end = evidence.sacct_row, evidence.sacct_or_recorded_end or UNKNOWN
+    # Slurm knows better why it ended a job, unless the attempt recorded the same end, or a failure before
+    why = evidence.error if row is None or evidence.recorded_end in (end, FAILED) else ""
+    return State(end, why or (_describe_end(evidence, row) if row else ""), row.id if row else evidence.jobs[-1])
+
+
+def _describe_end(evidence: Evidence, row: Job) -> str:
+    """Describe how a Slurm job ended, by its row of sacct, whose reason is the exit code, or of squeue."""
+    if (explanation := evidence.explain(row.reason.strip("()"), row.id)) != row.reason.strip("()"):
+        return explanation
+    if row.state == "TIMEOUT":
+        return f"reached its time limit{f' of {format_duration(row.time_limit)}' if row.time_limit else ''}"
+    if row.state == "CANCELLED":
+        return "cancelled by scancel" if evidence.attempt else (
+            "cancelled before it started, by scancel or because a dependency failed")
+    if row.state != "FAILED":
+        return _SLURM_REMARKS[row.state]
+    match = re.match(r"(?:RaisedSignal|(\d+)):(\d+)", row.reason)
+    code, number = (int(match[1] or 0), int(match[2])) if match else (0, 0)
+    if number or code > _SIGNAL_STATUS:
+        return process.killed_by(number or code - _SIGNAL_STATUS)
+    return f"its job ended with exit status {code}" if code else "its job failed"
 
 
 # The first rule that applies decides. Every rule but the first three may rely on those before it.
@@ -275,10 +315,9 @@ RULES: tuple[Rule, ...] = (
          _squeue_shows(RUNNING), _queue_state),
     Rule("squeue lists the job as pending, for a reason that persists until someone acts", (STUCK,),
          _squeue_shows(STUCK), _queue_state, "for example PartitionTimeLimit, or a limit on one job"),
-    Rule("squeue lists the job as pending", (PENDING,), _squeue_shows(PENDING), _queue_state),
-    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.state_in_queue,
-         lambda evidence: _queue_state(evidence)._replace(why=evidence.explain(
-             _queue_state(evidence).why, _queue_state(evidence).slurm_job or ""))),
+    Rule("squeue lists the job as pending", (PENDING,), _squeue_shows(PENDING), _waiting,
+         "after a start that was requeued or preempted, the remark is `continues (start 2)`"),
+    Rule("squeue lists the job as ended", _ENDED, lambda evidence: evidence.state_in_queue, _ended_in_queue),
     Rule("a process outside Slurm claimed the run, and the attempt recorded its end", _ENDED,
          lambda evidence: evidence.is_claimed_locally and evidence.recorded_end,
          lambda evidence: State(evidence.recorded_end or FAILED, evidence.error)),
@@ -382,6 +421,7 @@ def recorded_end(attempt: Mapping[str, Any]) -> str | None:
 def _state_in_queue(row: Job) -> State:
     """The state that a row of squeue shows. A word that is not known, of a newer Slurm, counts as running."""
     reason = row.reason.strip("()")
+    reason = "" if reason == "None" else reason  # squeue's word for no reason
     if row.state in _SLURM_PENDING:
         is_stuck = row.state in _SLURM_HELD or re.search(_STUCK_REASON, row.reason)
         return State(STUCK if is_stuck else PENDING, reason, row.id)

@@ -183,6 +183,9 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     if metric and columns and not metric.find(columns):
         reason = f"no run has {metric.name}" if metrics.direction(metric.name, metric) else f"no goal for {metric.name}"
         lines.append(f"{reason}, the metric of the job spec: ranked by {columns[0]}")
+    elif not columns and (problem := metrics.missing_metric_message(
+            metric, [], any(row.state in retry_policy.ENDED_WELL for row in run_rows))):
+        lines.append(problem)
     return lines + _code_lines(run_rows) + _note_lines(run_rows) + gpu_idle.summarize(row.idle for row in run_rows)
 
 

@@ -184,6 +184,12 @@ def _ps(*options: str) -> str:
         return ""
 
 
+def killed_by(number: int) -> str:
+    """Return `killed by signal 9 (out of memory, or by hand)`, for any signal that ended a process."""
+    reason = "out of memory, or by hand" if number == signal.SIGKILL else signal.strsignal(number) or "unknown"
+    return f"killed by signal {number} ({reason})"
+
+
 def describe(identity: dict[str, Any]) -> str:
     """Describe a process in messages: `Slurm job 12 on node3`, or `process 4711 on host`."""
     job = identity.get("slurm_job")

@@ -50,6 +50,7 @@ class ResumeSaver:
     keep: number of states to keep.
     state: returns the state, given the number of steps taken.
     check: raises if a later attempt has taken over.
+    on_saved: called after each save, with the seconds that it took; by another thread.
     step: steps taken, as of the last save or the end of an epoch.
     due, due_step: when the next state is due, by perf_counter or by steps.
     exit_requested: whether this process was told to exit.
@@ -63,6 +64,7 @@ class ResumeSaver:
     state: Callable[[int], TrainingState]
     check: Callable[[], None]
     group: SingleProcess = SINGLE_PROCESS
+    on_saved: Callable[[float], None] | None = None
     step: int = 0
     due: float = field(default=math.inf, init=False)
     due_step: int = field(default=0, init=False)
@@ -93,13 +95,14 @@ class ResumeSaver:
         """Save the state after `step` steps. SavedAndExit if an exit was requested; OSError if the disk is full."""
         self._wait()
         if self.folder is not None:
+            start = perf_counter()
             self.check()
             self.step = step
             content = self.state(step)
             self._schedule_next()
         if self.folder is not None and self.group.is_first:
             content = _on_cpu(content)
-            self._writer = threading.Thread(target=self._write, args=(self.folder, step, content))
+            self._writer = threading.Thread(target=self._write, args=(self.folder, step, content, start))
             self._writer.start()
         if self.is_exiting:
             self._wait()
@@ -120,9 +123,11 @@ class ResumeSaver:
             steps = self.interval.amount * (self.steps_per_epoch if self.interval.unit == "epoch" else 1)
             self.due_step = self.step + max(1, round(steps))
 
-    def _write(self, folder: str, step: int, content: TrainingState) -> None:
+    def _write(self, folder: str, step: int, content: TrainingState, start: float) -> None:
         try:
             write(os.path.join(folder, run_folder.resume_name(step)), content, self.check)
+            if self.on_saved:
+                self.on_saved(perf_counter() - start)
             for name in state_names(folder)[self.keep:]:
                 os.unlink(os.path.join(folder, name))
         except BaseException as error:  # raised in the training's thread

@@ -130,6 +130,38 @@ def test_query_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "did you mean 'index'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("expression", "hint"), [
+    ("diverged", "did you mean end == 'diverged'?"), ("not diverged", "did you mean end != 'diverged'?"),
+    ("~completed and index > 1", "did you mean end != 'completed'?"),
+    ("zzz < 1", "allowed: run, batch, index, end, folder, epochs, step, timestamp, train/loss")])
+def test_unknown_column_is_answered_with_what_can_be_typed(expression: str, hint: str, tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    assert experiments.main(["query", make_batch(tmp_path), expression]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert "big_df" not in error
+
+
+def test_query_command_sorts_and_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = make_empty_batch(tmp_path)
+    values = [(0.1, 0.5, 3.0), (0.2, 0.9, 1.0), (0.3, 0.7, 2.0), (0.4, None, None)]
+    for index, (rate, accuracy, loss) in enumerate(values):
+        stats = f"1,{accuracy},{loss}\n" if accuracy else ""
+        make_run(batch, index, {"base_lr": rate}, stats=f"epoch,val/last/accuracy,val/last/loss\n{stats}")
+
+    def found(*options: str) -> str:
+        assert experiments.main(["query", batch, "base_lr > 0", "--columns", "index", *options]) == 0
+        return " ".join(capsys.readouterr().out.split()[1:])
+
+    assert found("--sort", "best/val/last/accuracy") == "1 2 0 3 4 of 4 runs"  # more is better
+    assert found("--sort", "val/last/loss") == "1 2 0 3 4 of 4 runs"
+    assert found("--sort=-val/last/loss") == "0 2 1 3 4 of 4 runs"
+    assert found("--sort", "base_lr", "--limit", "2") == "0 1 4 of 4 runs, 2 shown"
+    assert found("--sort=-base_lr", "--limit", "9") == "3 2 1 0 4 of 4 runs"
+    assert experiments.main(["query", batch, "base_lr > 0", "--sort", "base_l"]) == 2
+    assert "did you mean 'base_lr'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_export_writes_both_frames(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     batch = make_batch(tmp_path)

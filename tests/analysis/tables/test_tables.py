@@ -99,6 +99,17 @@ def test_ranking_by_test_warns(caplog: pytest.LogCaptureFixture) -> None:
     assert "a test split: the best value is an optimistic estimate" in caplog.text
 
 
+def test_best_run_of_each_value_of_a_column() -> None:
+    df = frame({"val/last/accuracy": [[0.5], [0.9], [0.7], [0.8], [np.nan]]}, model=["a", "a", "b", "b", None],
+               base_lr=[1, 2, 1, 2, 1], batch_size=[8] * 5)
+    assert best_runs(df, by="model")["run"].tolist() == ["r1", "r3", "r4"]
+    assert best_runs(df, by=["model", "base_lr"])["run"].tolist() == ["r1", "r3", "r2", "r0", "r4"]
+    assert best_runs(df, by="batch_size")["run"].tolist() == ["r1"]  # it does not vary
+    assert best_runs(df, by="model", n=1)["run"].tolist() == ["r1"]
+    with pytest.raises(ResultsError, match="did you mean 'model'"):
+        best_runs(df, by="mdel")
+
+
 def test_equal_runs_keep_their_order_and_n_limits() -> None:
     df = frame({"val/last/accuracy": [[0.5], [0.9], [0.5], [0.5]]})
     assert best_runs(df)["run"].tolist() == ["r1", "r0", "r2", "r3"]

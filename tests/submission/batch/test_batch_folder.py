@@ -116,3 +116,20 @@ def test_require_batch_explains_what_is_wrong(tmp_path: Path) -> None:
     ({"a": None}, {}, ["a: null -> nothing"])])
 def test_differences(old: object, new: object, expected: list[str]) -> None:
     assert batch_folder.differences(old, new) == expected
+
+
+@pytest.mark.parametrize("word", ["grid", "26-01-02-grid", "jobs/x.yaml", "results/26-01-02-grid/"])
+def test_batch_is_named_by_folder_name_or_job_spec(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("26-01-01-grid", "26-01-02-grid", "26-01-03-grid-2"):
+        batch_folder.create(f"results/{name}", "", [], [])
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "x.yaml").write_text("job_details: {name: grid}\nparameters: {base_lr: 1}\n")
+    assert batch_folder.require_batch(word) == "results/26-01-02-grid"
+
+
+def test_job_spec_without_a_batch_is_an_error_with_the_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"job_details: {{name: grid, output_dir: '{tmp_path}'}}\nparameters: {{base_lr: 1}}\n")
+    with pytest.raises(BatchError, match=f"there is no batch 'grid' in {tmp_path}; submit the job spec first"):
+        batch_folder.require_batch(str(path))

@@ -25,7 +25,7 @@ from src.submission.batch import claims, heartbeat
 from src.submission.job import attempt, external_program, ranks
 from src.submission.slurm import client
 from src.submission.system import process
-from src.submission.system.signals import Stopped
+from src.submission.system.signals import Stopped, signals
 from tests.conftest import ROOT
 
 
@@ -61,8 +61,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def start(run: Path, how: attempt.Train = train, ticket: int | None = None) -> int | None:
-    return attempt.run_spec(str(run / "spec.yaml"), how, ticket)
+def start(run: Path, how: attempt.Train = train, ticket: int | None = None, owns_job: bool = True) -> int | None:
+    return attempt.run_spec(str(run / "spec.yaml"), how, ticket, owns_job=owns_job)
 
 
 def as_slurm_job(monkeypatch: pytest.MonkeyPatch, job: str, restart: int = 0) -> None:
@@ -419,9 +419,10 @@ def test_config_yaml_repeats_the_run_in_a_new_folder(run: Path) -> None:
         assert (repeat / "done").exists()
 
 
-@pytest.mark.parametrize(("numbers", "how"), [
-    ([signal.SIGTERM], "cancelled"), ([signal.SIGINT], "cancelled"), ([signal.SIGUSR1, signal.SIGTERM], "timeout")])
-def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signals], how: str) -> None:
+@pytest.mark.parametrize(("numbers", "how", "error"), [
+    ([signal.SIGTERM], "cancelled", "stopped by SIGTERM"), ([signal.SIGINT], "cancelled", "stopped by SIGINT"),
+    ([signal.SIGUSR1, signal.SIGTERM], "timeout", "reached its time limit")])
+def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signals], how: str, error: str) -> None:
     (run / "spec.yaml").write_text("batch_size: 15\n")
     entry = Path(__file__).parents[1] / "entry.py"
     environment = {**os.environ, "GRIDIRON_TEST_ROOT": str(ROOT)}
@@ -436,8 +437,7 @@ def test_signals_end_the_run_with_a_record(run: Path, numbers: list[signal.Signa
             assert "time limit" in child.stderr.readline()
     child.communicate(timeout=10)
     assert child.returncode == 1
-    assert record(run)["how"] == how
-    assert numbers[-1].name in record(run)["error"]
+    assert (record(run)["how"], record(run)["error"]) == (how, error)
 
 
 def test_stop_after_the_end_is_ignored(tmp_path: Path) -> None:
@@ -533,6 +533,24 @@ def test_run_without_a_successor_is_recorded_as_timeout_with_the_reason(run: Pat
     assert "was not submitted by submit_multiple.py" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("refusal", "owns_job", "end"), [
+    (None, True, ", back in the queue"), (None, False, ", continues in another worker"), ("disabled", True, None)])
+def test_training_log_ends_in_the_saved_step_and_what_follows(refusal: str | None, owns_job: bool, end: str | None,
+                                                              run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_requeue(monkeypatch, refusal)
+    as_slurm_job(monkeypatch, "7")
+
+    def save(*_: Any) -> str:
+        (run / "training.log").write_text("before\n")
+        for step in (80, 120):
+            (run / run_folder.resume_name(step)).touch()
+        return run_folder.REQUEUED
+    assert start(run, save, owns_job=owns_job) == 75
+    lines = (run / "training.log").read_text().splitlines()
+    assert [line.split(" | ")[-1] for line in lines] == [
+        "before", *([f"time limit near: saved at step 120{end}"] if end else [])]
+
+
 def test_max_requeues_ends_the_chain_and_a_retry_starts_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "spec.yaml").write_text("batch_size: 8\nmax_requeues: 2\n")
     requested = fake_requeue(monkeypatch, None)
@@ -541,8 +559,8 @@ def test_max_requeues_ends_the_chain_and_a_retry_starts_another(run: Path, monke
         assert start(run, requeue) == code
     assert requested == ["7", "7"]
     assert record(run, "attempt-1-2.json")["how"] == "timeout"
-    assert "after 2 requeues, the maximum of one submission (max_requeues); -r resumes it" in record(
-        run, "attempt-1-2.json")["error"]
+    assert record(run, "attempt-1-2.json")["error"] == (
+        "time limit near, and 2 requeues are the maximum of one submission (max_requeues); -r resumes it")
     as_slurm_job(monkeypatch, "8")
     assert start(run, requeue, ticket=2) == 75
     assert requested == ["7", "7", "8"]
@@ -561,6 +579,23 @@ def test_only_a_preempted_run_is_requeued_after_a_stop(details: dict[str, str], 
     assert start(run, stopped) == code
     assert record(run)["how"] == how
     assert requested == ["7"] * (how == "requeued")
+
+
+@pytest.mark.parametrize(("elapsed", "warned", "how", "error"), [
+    ("00:05:01", False, "timeout", "reached its time limit of 5:00"),
+    ("00:04:10", True, "cancelled", "cancelled by scancel")])
+def test_stop_by_slurm_is_recorded_as_what_it_is(elapsed: str, warned: bool, how: str, error: str, run: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit without a warning, and a cancellation after one."""
+    monkeypatch.setattr("src.submission.slurm.client.show_job", lambda job: {
+        "Restarts": "0", "PreemptTime": "None", "TimeLimit": "00:05:00", "RunTime": elapsed})
+    as_slurm_job(monkeypatch, "7")
+
+    def stop(*_: Any) -> str:
+        monkeypatch.setattr(signals, "warned", warned)
+        return stopped(*_)
+    assert start(run, stop) == 1
+    assert (record(run)["how"], record(run)["error"]) == (how, error)
 
 
 def test_only_the_first_of_several_processes_records_a_stop(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

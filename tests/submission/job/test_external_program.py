@@ -50,7 +50,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert run("") == "completed"
     with pytest.raises(command_template.CommandFailed, match="exit status 3"):
         run("raise SystemExit(3)")
-    with pytest.raises(command_template.CommandFailed, match="^python.* ended with signal 9$"):
+    with pytest.raises(command_template.CommandFailed, match=r"^python.* was killed by signal 9 \(out of mem"):
         run("import os; print('epoch 3', flush=True); os.kill(os.getpid(), 9)")
     with pytest.raises(command_template.CommandFailed, match="No such file"):
         external_program.run({"COMMAND": ["/no/such/program"]}, str(tmp_path), lambda: None)
@@ -116,3 +116,39 @@ def test_placeholders_are_replaced_once(spec: dict[str, str],
 def test_path_placeholders_override_parameters() -> None:
     spec = {"folder": "mine", "a": 1e-5, "b": "{a}"}
     assert command_template.fill_command(["{folder}/{a}-{b}"], spec, "/r") == ["/r/1.0e-05-{a}"]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a program that imports a module beside it, and a run folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("NAME = 'result.json'\n")
+    (tmp_path / "mine.py").write_text("import os, sys, beside\nopen(beside.NAME, 'w').write("
+                                      "f\"{sys.argv[1:]} {os.environ['GRIDIRON_RUN_FOLDER']}\")\n")
+    (tmp_path / "run").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [["mine.py"], ["-m", "mine"]])
+@pytest.mark.parametrize("cwd", ["{folder}", "results/{depth}", None])
+def test_program_runs_in_its_cwd_or_the_project(command: list[str], cwd: str | None, mine: Path) -> None:
+    """Paths of the project in the command, and its modules, are found from anywhere."""
+    (mine / "results" / "3").mkdir(parents=True)
+    run, expected = str(mine / "run"), {"{folder}": "run", None: "."}.get(cwd, "results/3")
+    spec = {"COMMAND": [sys.executable, *command, "results", "mine", "{depth}"], "depth": 3, **(
+        {"CWD": cwd} if cwd else {})}
+    assert external_program.run(spec, run, lambda: None) == "completed"
+    results = str(mine / "results") if cwd else "results"
+    assert (mine / expected / "result.json").read_text() == f"{[results, 'mine', '3']} {run}"
+
+
+def test_cwd_that_does_not_exist_fails_with_its_path(mine: Path) -> None:
+    with pytest.raises(command_template.CommandFailed, match=f"^cwd {mine}/none: no such folder$"):
+        external_program.run({"COMMAND": ["true"], "CWD": "none"}, str(mine / "run"), lambda: None)
+
+
+@pytest.mark.parametrize(("command", "cwd", "shared"), [
+    (["a", "{args}"], None, True), (["a", "${args}"], None, True), (["a", "--out={folder}/x"], None, False),
+    (["a", "{spec}"], None, False), (["a", "${args_json_file}"], None, False), (["a"], "{folder}", False)])
+def test_runs_that_share_the_project_folder_are_recognised(command: list[str], cwd: str | None, shared: bool) -> None:
+    assert command_template.share_folder({"COMMAND": command, **({"CWD": cwd} if cwd else {})}) == shared

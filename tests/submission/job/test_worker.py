@@ -95,14 +95,28 @@ def test_ctrl_c_stops_the_workers_if_another_thread_takes_the_signal(project: Pr
     assert states_of(project) == ["cancelled", "cancelled"]
 
 
+def test_run_that_a_signal_kills_is_failed_while_its_worker_goes_on(project: Project) -> None:
+    project.write_spec("[15, 8]")
+    process = submit_in_background(project)
+    wait_for(lambda: both_run(project))
+    pids = [json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"] for run in project.runs()[:2]]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(20) == 1
+    killed, *_ = observe([str(project.batch)])[0].runs.values()
+    assert (killed.state.name, killed.state.why) == ("failed", "killed by signal 9 (out of memory, or by hand)")
+    assert states_of(project) == ["failed", "failed", "done", "done"]
+
+
 def test_killed_runs_are_lost_and_retry_resumes_them(project: Project) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)
     wait_for(lambda: both_run(project))
     pids = [json.loads((run / "attempt-1-0.json").read_text())["who"]["pid"] for run in project.runs()[:2]]
+    workers = [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids]
     process.kill()  # as in a power cut: no process can record its end
     process.wait()
-    for pid in pids:
+    for pid in (*workers, *pids):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: states_of(project) == ["lost", "lost", "new", "new"])
     for run in project.runs()[:2]:
@@ -116,7 +130,7 @@ def test_run_whose_worker_was_killed_counts_as_failed(project: Project, capsys: 
     project.write_spec("[1]")
     entry = (project.folder / "train.py").read_text()
     (project.folder / "train.py").write_text(entry.replace(
-        "    check()\n", "    os.kill(os.getppid(), 9)\n    os.kill(os.getpid(), 9)\n" ))
+        "\n    check()\n", "\n    os.kill(os.getppid(), 9)\n    os.kill(os.getpid(), 9)\n"))
     assert project.submit(project.spec, "--local", "--workers", "2", "-y") == 1
     assert states_of(project) == ["lost", "lost"]
     assert "2 runs failed" in capsys.readouterr().out

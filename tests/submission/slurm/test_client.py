@@ -197,14 +197,15 @@ def test_last_attempt_raises_the_message_of_slurm(fake_sbatch: Path) -> None:
 def test_rows_of_squeue_and_sacct_are_parsed(fake_sbatch: Path) -> None:
     answer(fake_sbatch, "printf '1|RUNNING|1700000000|1700000009|None|a|b\\n"
                         "2_3|PENDING|N/A|1800000000|(Resources)|\\n'", "squeue")
-    answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:0\\n'", "sacct")
+    answer(fake_sbatch, "printf '1|CANCELLED by 0|1700000000|0:15|5\\n2|FAILED|N/A|1:0|UNLIMITED\\n'", "sacct")
     queue = client.squeue()
     assert queue.answered
     assert queue.jobs["1"].comment == "a|b"
     assert queue.jobs["1"].submitted == 1.7e9
     assert queue.jobs["2_3"].submitted is None
     assert queue.expected_starts() == {"2_3": 1.8e9}
-    assert client.sacct(0).jobs["1"].state == "CANCELLED"
+    assert client.sacct(0).jobs == {"1": client.Job("1", "CANCELLED", "0:15", submitted=1.7e9, time_limit=300),
+                                    "2": client.Job("2", "FAILED", "1:0")}
     answer(fake_sbatch, "exit 1", "squeue")
     assert not client.squeue().answered
 
@@ -251,7 +252,8 @@ def test_failing_sacct_is_not_taken_for_a_cluster_without_accounting(error: str,
                                                                      fake_sbatch: Path) -> None:
     answer(fake_sbatch, f"echo '{error}' >&2; exit 1", "sacct")
     assert client.sacct(0) == client.Accounting(has_answered)
-    answer(fake_sbatch, """case "$*" in *--clusters=c2*) exit 1;; *) echo '7|TIMEOUT|1700000000|0:0';; esac""", "sacct")
+    answer(fake_sbatch, """case "$*" in *--clusters=c2*) exit 1;; *) echo '7|TIMEOUT|1700000000|0:0|5';; esac""",
+           "sacct")
     partial = client.sacct(0, ["", "c2"])
     assert (partial.answered, list(partial.jobs)) == (False, ["7"])
 

@@ -3,17 +3,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src.io import yaml_io
 from src.submission.slurm import costs, directives
-
-
-@pytest.mark.parametrize(("limit", "hours"), [
-    ("90", 1.5), ("30:36", 0.51), ("12:00:00", 12), ("2-0", 48), ("1-12:30", 36.5), ("1-00:00:36", 24.01),
-    ("UNLIMITED", None), ("", None), ("1:2:3:4", None)])
-def test_time_limits_are_parsed_as_slurm_does(limit: str, hours: float | None) -> None:
-    assert costs.parse_hours(limit) == pytest.approx(hours)
 
 
 @pytest.mark.parametrize(("words", "cpus", "gpus"), [
@@ -30,22 +25,70 @@ def test_upper_bound_is_the_sum_of_time_limits() -> None:
     assert costs.upper_bound([(10, small), (1, {})]) is None
 
 
-def earlier_run(folder: Path, model: str, minutes: float, how: str | None = "completed") -> None:
+START = 5.0  # seconds, from the start of an attempt to its first step, and from its last row to its end
+
+
+def earlier_run(folder: Path, seconds_per_epoch: float, end: str | None = "completed", way: str = "one each",
+                job: str | None = "7", **spec: Any) -> None:
+    """A run that trained for its train_length, with ten steps in an epoch."""
     folder.mkdir(parents=True)
     (folder.parent / "job.yaml").touch()
-    (folder / "spec.yaml").write_text(f"model: {model}\ndataset: d\n")
-    (folder / "attempt-1-0.json").write_text(json.dumps({"start": 100, "end": 100 + 60 * minutes, "how": how}))
-    if how:
-        (folder / "done").write_text(how)
+    (folder.parent / "submissions").mkdir(exist_ok=True)
+    plan = {"kind": "plan", "time": 1, "mode": "slurm", "who": {}, "tickets": {}, "way": way, "bounds": []}
+    (folder.parent / "submissions" / "t.jsonl").write_text(json.dumps(plan) + "\n")
+    (folder / "spec.yaml").write_text(yaml_io.dump_flat(spec))
+    epochs = spec.get("train_length", 1)
+    rows = [f"{epoch},{10 * epoch},{100 + START + seconds_per_epoch * epoch}" for epoch in range(1, epochs + 1)]
+    (folder / "stats.csv").write_text("\n".join(["epoch,step,timestamp", *rows]) + "\n")
+    (folder / "attempt-1-0.json").write_text(json.dumps({
+        "start": 100, "end": 100 + 2 * START + seconds_per_epoch * epochs, "how": end, "slurm_job": job}))
+    if end:
+        (folder / "done").write_text(end)
 
 
-def test_estimate_uses_earlier_runs_of_the_same_model_and_data(tmp_path: Path) -> None:
-    for number, minutes in enumerate((10, 20, 60)):
-        earlier_run(tmp_path / "26-01-01-a" / f"00{number}_a", "m", minutes)
-    earlier_run(tmp_path / "26-01-01-a" / "003_a", "m", 1000, None)
-    earlier_run(tmp_path / "26-01-02-b" / "000_b", "other", 1000)
-    specs = [{"model": "m", "dataset": "d"}] * 12
-    assert costs.estimate(specs, str(tmp_path), 2, 0.5) == (
-        "probably 2.0 GPU-hours, 8.0 CPU-hours (3 earlier runs of the same model and data)")
-    assert costs.estimate([*specs, {"model": "n", "dataset": "d"}], str(tmp_path), 2, 0) is None
+def test_estimate_scales_the_steps_but_not_the_start(tmp_path: Path) -> None:
+    for number, (seconds, epochs) in enumerate(((2, 10), (4, 5))):
+        earlier_run(tmp_path / "26-01-01-a" / f"00{number}_a", seconds, train_length=epochs, model="linear", base_lr=1)
+    specs = [{"model": "linear", "train_length": 100, "base_lr": number} for number in range(36)]
+    # 36 × (200 or 400 seconds, and 10 to start and end)
+    assert costs.estimate(specs, str(tmp_path), 2, 1) == (
+        "probably 2.1 to 4.1 GPU-hours, 4.2 to 8.2 CPU-hours (2 like runs)")
+    assert costs.estimate([{"model": "linear", "train_length": 1}], str(tmp_path), 2, 0) == (
+        "probably 0.007 to 0.008 CPU-hours (2 like runs)")  # two CPUs × 12 or 14 seconds
+
+
+def test_range_is_that_of_the_middle_half_of_many_like_runs(tmp_path: Path) -> None:
+    for number, seconds in enumerate((1, 2, 3, 4, 100)):
+        earlier_run(tmp_path / "26-01-01-a" / f"00{number}_a", seconds, train_length=10)
+    assert costs.estimate([{"train_length": 700}] * 36, str(tmp_path), 1, 0) == (
+        "probably 14 to 28 CPU-hours (5 like runs)")
+
+
+@pytest.mark.parametrize("spec", [
+    {"model": "tiny/lenet"}, {"batch_size": 8}, {"dataset": "sklearn/digits"}, {"train_length_unit": "step"},
+    {"precision": "bf16"}, {"train_length": 0}, {"COMMAND": ["python", "mine.py"]}])
+def test_unlike_runs_give_no_estimate(spec: dict[str, Any], tmp_path: Path) -> None:
+    earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, train_length=10, model="linear")
+    specs = [{"model": "linear", "train_length": 10}]
+    assert costs.estimate(specs, str(tmp_path), 2, 0) is not None
+    assert costs.estimate([{**specs[0], **spec}], str(tmp_path), 2, 0) is None
+    assert costs.estimate([*specs, {**specs[0], **spec}], str(tmp_path), 2, 0) is None
     assert costs.estimate(specs, str(tmp_path / "nowhere"), 2, 0) is None
+
+
+@pytest.mark.parametrize("options", [
+    {"way": "workers"}, {"job": None}, {"end": "early_stopped"}, {"end": None}, {"train_length": 1}])
+def test_runs_that_were_started_or_ended_in_another_way_do_not_count(options: dict[str, Any], tmp_path: Path) -> None:
+    """A worker's run does not load the libraries, and one that ran on this machine is no measure for a cluster."""
+    earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, **{"train_length": 10, **options})
+    assert costs.estimate([{"train_length": 10}], str(tmp_path), 2, 0) is None
+    found = costs.estimate([{"train_length": 10}], str(tmp_path), 2, 0, by_workers=True)
+    assert (found is None) == (options.get("way") != "workers")
+
+
+def test_external_program_is_estimated_from_runs_with_equal_parameters(tmp_path: Path) -> None:
+    command = ["python", "mine.py", "{args}"]
+    earlier_run(tmp_path / "26-01-01-a" / "000_a", 0, COMMAND=command, depth=3, seed=1)
+    spec = {"COMMAND": command, "depth": 3, "seed": 2, "SBATCH": {"mem": "1G"}}
+    assert costs.estimate([spec] * 360, str(tmp_path), 2, 0) == "probably 2.0 CPU-hours (1 like run)"
+    assert costs.estimate([{**spec, "depth": 4}], str(tmp_path), 2, 0) is None

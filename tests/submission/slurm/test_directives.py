@@ -48,3 +48,10 @@ def test_any_quoted_value_is_one_value(values: list[str]) -> None:
     line = " ".join(f"--comment={shlex.quote(value)}" for value in escaped if "'" not in value)
     assert [option.value for option in directives.parse_script(f"#SBATCH {line}\n")] == [
         value for value in values if "'" not in value]
+
+
+@pytest.mark.parametrize(("limit", "hours"), [
+    ("90", 1.5), ("30:36", 0.51), ("12:00:00", 12), ("2-0", 48), ("1-12:30", 36.5), ("1-00:00:36", 24.01), ("0", 0),
+    ("UNLIMITED", None), ("", None), ("1:2:3:4", None), ("1:", None), ("-3", None), ("2-1:2:3:4", None)])
+def test_time_limits_are_parsed_as_slurm_does(limit: str, hours: float | None) -> None:
+    assert directives.parse_time(limit) == (None if hours is None else pytest.approx(3600 * hours))

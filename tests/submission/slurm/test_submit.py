@@ -7,6 +7,7 @@ import pytest
 
 from src.errors import JobSpecError, SlurmError
 from src.submission.batch.journal import SLURM, Journal, read_history
+from src.submission.batch.task_files import WorkerGroup
 from src.submission.slurm import client, queue_limits, script_options, submit
 from src.submission.slurm.circuit_breaker import CircuitBreaker
 from src.submission.slurm.client import SbatchError
@@ -20,6 +21,20 @@ def submission_of(batch: Path, options: SlurmOptions | None = None) -> submit.Su
     specs = {name: {"SBATCH": {"mem": "9G"}} if name == "002_a" else {} for name in NAMES}
     options = options or SlurmOptions("/s.sh", script_text="#!/bin/bash\n")
     return submit.plan_single_jobs(dict.fromkeys(NAMES, 1), specs, options, SubmissionContext(str(batch), "t", "/p"))
+
+
+def test_names_of_arrays_and_workers_begin_with_the_name_of_the_batch() -> None:
+    """squeue prints eight characters of a name."""
+    options, specs = SlurmOptions("/s.sh", script_text="#!/bin/bash\n"), {name: {} for name in NAMES}
+
+    def job_names(batch: str) -> list[str]:
+        context, tickets = SubmissionContext(f"/r/{batch}", "t", "/p"), dict.fromkeys(NAMES, 1)
+        calls = (submit.plan_arrays(tickets, specs, options, context, 10, None).calls +
+                 submit.plan_workers([WorkerGroup("", 1, tickets)], specs, options, context, 1, {}).calls)
+        return [word.removeprefix("--job-name=") for call in calls for word in call.command if "--job-name=" in word]
+
+    assert job_names("26-11-20-lenet-lr") == ["lenet-lr-26-11-20", "lenet-lr-worker-26-11-20"]
+    assert job_names("renamed") == ["renamed", "renamed-worker"]
 
 
 def test_each_set_of_options_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +95,35 @@ def test_options_that_the_submission_overrides_are_noted() -> None:
     assert script_options.notes(text) == [
         "line 2, --job-name=mine, is overridden: the job has the name of its run",
         "line 3, --output=a.txt, is overridden: the output is in the run's folder"]
+
+
+@pytest.mark.parametrize(("line", "point", "signal"), [
+    ("--time=2 --signal=B:USR1@180", {}, ["--signal=B:USR1@24"]),  # a fifth
+    ("--time=2-0 --signal=B:USR1@180", {"time": "00:10:00"}, ["--time=00:10:00", "--signal=B:USR1@120"]),
+    ("--time=2 --signal=USR1", {}, ["--signal=USR1@24"]),  # a minute, by Slurm's default
+    ("--time=15 --signal=B:USR1@180", {}, []), ("--signal=B:USR1@180", {}, []), ("--time=2", {}, []),
+    ("--time=2 --signal=B:USR1@180", {"signal": "B:USR1@100"}, ["--signal=B:USR1@100"]),
+    ("--time=0 --signal=B:USR1@180", {}, [])])
+def test_signal_of_the_script_is_sent_at_most_a_fifth_of_the_time_limit_early(
+        line: str, point: dict[str, str], signal: list[str]) -> None:
+    options = SlurmOptions("/s.sh", script_text=f"#!/bin/bash\n#SBATCH {line}\n")
+    assert options.resolve({"SBATCH": point}) == ("/s.sh", signal)
+
+
+@pytest.mark.parametrize(("time", "signal", "lines"), [
+    ("2", "B:USR1@24", ["line 2, --signal=B:USR1@180, becomes --signal=B:USR1@24: a fifth of the time limit of 2:00",
+                        "warning: of the time limit of 2:00, runs may train for 0:36, since Slurm sends "
+                        "--signal=B:USR1@24 up to a minute early; with more than 7:30, less than a third is lost"]),
+    ("10", "B:USR1@120", ["line 2, --signal=B:USR1@180, becomes --signal=B:USR1@120: a fifth of the time limit of "
+                          "10:00"]),
+    ("10", "B:USR1@500", ["warning: of the time limit of 10:00, runs may train for 0:40, since Slurm sends "
+                          "--signal=B:USR1@500 up to a minute early; with more than 28:00, less than a third is "
+                          "lost"]),
+    ("60", "B:USR1@180", []), ("", "B:USR1@180", []), ("2", "", [])])
+def test_plan_notes_a_scaled_signal_and_warns_if_a_third_of_the_time_is_lost(time: str, signal: str,
+                                                                           lines: list[str]) -> None:
+    text = "#!/bin/bash\n#SBATCH --signal=B:USR1@180\n"
+    assert script_options.signal_notes(text, {"time": time, "signal": signal}) == lines
 
 
 @pytest.fixture

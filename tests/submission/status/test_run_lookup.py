@@ -45,8 +45,11 @@ def found(word: str, results: Path) -> str:
 @pytest.mark.parametrize(("word", "expected"), [
     ("001_x", "26-01-02-x/001_x"), ("26-01-02-x:1", "26-01-02-x/001_x"), ("26-01-02-y:001_y", "26-01-02-y/001_y"),
     ("0", "26-01-01-z/000_z"), ("2", "26-01-01-z/002_z"), ("71", "26-01-02-x/001_x"), ("80_2", "26-01-02-y/002_y"),
-    ("91", "26-01-01-z/002_z")])
+    ("91", "26-01-01-z/002_z"), ("x:1", "26-01-02-x/001_x"), ("jobs/x.yaml:1", "26-01-02-x/001_x")])
 def test_run_is_found_by_name_index_and_slurm_job(word: str, expected: str, results: Path) -> None:
+    batch_folder.create(str(results / "25-01-01-x"), "", ["001_older"], [""])  # of the same job spec
+    (results / "jobs").mkdir()
+    (results / "jobs" / "x.yaml").write_text("job_details: {name: x, output_dir: .}\nparameters: {base_lr: 1}\n")
     assert found(word, results) == expected
 
 

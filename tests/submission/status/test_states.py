@@ -57,6 +57,21 @@ def test_held_job_whose_attempt_failed_is_failed(row: str, reason: str, expected
     assert state(ticket=slurm_ticket(), queue=queue_with(row, reason), attempt=record).name == expected
 
 
+@pytest.mark.parametrize(("attempt", "reason", "why"), [
+    ({"how": "requeued", "end": 1.0}, "(BeginTime)", "continues (start 2)"),
+    ({"how": "preempted", "end": 1.0}, "(None)", "continues (start 2)"),
+    ({"how": "requeued", "end": 1.0}, "(Priority)", "continues (start 2), Priority"),
+    (None, "(BeginTime)", "BeginTime"),  # sbatch --begin
+    ({"how": "requeued", "end": 1.0, "ticket": 3}, "(Resources)", "Resources")])  # of an earlier ticket
+def test_pending_run_that_continues_shows_its_next_start(attempt: dict[str, Any] | None, reason: str, why: str,
+                                                        tmp_path: Any) -> None:
+    (tmp_path / "attempt-1-0.json").touch()
+    record = {"ticket": 1, **attempt} if attempt else None
+    evidence = Evidence(RunFolder.read(tmp_path), slurm_ticket(), queue_with("PENDING", reason), Accounting(), {}, None,
+                        False, record, NOW)
+    assert states.state_of(evidence) == states.State("pending", why, "7")
+
+
 def test_run_is_lost_only_if_sacct_and_its_files_agree() -> None:
     assert state(ticket=slurm_ticket()).name == "lost"
     assert state(ticket=slurm_ticket(), sacct_answered=False) == (
@@ -84,12 +99,44 @@ def test_no_ticket_is_new() -> None:
     *(("PENDING", f"({reason})", "pending") for reason in (
         "AssocGrpCpuLimit", "QOSMaxCpuPerUserLimit", "QOSMaxJobsPerUserLimit", "JobHeldUser", "PartitionDown")),
     ("REQUEUE_HOLD", "(JobHeldUser)", "stuck"),
-    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running"),
-    ("TIMEOUT", "TimeLimit", "timeout"), ("NODE_FAIL", "", "node_failed"), ("OUT_OF_MEMORY", "", "out_of_memory")])
+    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running")])
 def test_state_of_a_queued_job(row: str, reason: str, expected: str) -> None:
     found = state(ticket=slurm_ticket(), queue=queue_with(row, reason))
     assert (found.name, found.slurm_job) == (expected, "7")
     assert found.why == reason.strip("()")
+
+
+@pytest.mark.parametrize(("row", "reason", "expected", "why"), [
+    ("PENDING", "None", "pending", ""), ("RUNNING", "None", "running", ""),
+    ("TIMEOUT", "TimeLimit", "timeout", "reached its time limit"),
+    ("NODE_FAIL", "None", "node_failed", "its node failed"),
+    ("OUT_OF_MEMORY", "OutOfMemory", "out_of_memory", "exceeded the memory of its job"),
+    ("FAILED", "RaisedSignal:9(Killed)", "failed", "killed by signal 9 (out of memory, or by hand)"),
+    ("FAILED", "NonZeroExitCode", "failed", "its job failed")])
+def test_reason_in_the_queue_says_what_happened(row: str, reason: str, expected: str, why: str) -> None:
+    assert state(ticket=slurm_ticket(), queue=queue_with(row, reason)) == states.State(expected, why, "7")
+
+
+@pytest.mark.parametrize(("row", "exit_code", "attempt", "why"), [
+    ("FAILED", "0:9", {}, "killed by signal 9 (out of memory, or by hand)"),
+    ("FAILED", "137:0", {}, "killed by signal 9 (out of memory, or by hand)"),  # behind a shell
+    ("FAILED", "0:11", {}, "killed by signal 11 (Segmentation fault)"),
+    ("FAILED", "1:0", {}, "its job ended with exit status 1"),
+    ("FAILED", "1:0", {"how": "failed", "error": "ValueError: no"}, "ValueError: no"),
+    ("CANCELLED", "0:15", {}, "cancelled by scancel"),
+    ("CANCELLED", "0:0", None, "cancelled before it started, by scancel or because a dependency failed"),
+    ("CANCELLED", "0:15", {"how": "failed", "error": "ValueError: no"}, "ValueError: no"),
+    ("TIMEOUT", "0:15", {"how": "cancelled", "error": "cancelled by scancel"}, "reached its time limit of 5:00"),
+    ("TIMEOUT", "0:15", {"how": "timeout", "error": "time limit near; the disk is full"},
+     "time limit near; the disk is full"),
+    ("PREEMPTED", "0:0", {}, "preempted by another job"), ("NODE_FAIL", "1:0", {}, "its node failed"),
+    ("BOOT_FAIL", "0:0", None, "its node did not boot"), ("DEADLINE", "0:0", {}, "reached its deadline"),
+    ("OUT_OF_MEMORY", "0:125", {}, "exceeded the memory of its job")])
+def test_end_that_slurm_reports_is_described(row: str, exit_code: str, attempt: dict[str, Any] | None, why: str,
+                                             ) -> None:
+    job = Job("7", row, exit_code, submitted=NOW - 1000, time_limit=300)
+    record = None if attempt is None else {"ticket": 1, **attempt}
+    assert state(ticket=slurm_ticket(), accounting={"7": job}, attempt=record).why == why
 
 
 def test_job_whose_id_was_lost_is_found_by_its_comment() -> None:

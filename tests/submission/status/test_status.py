@@ -171,6 +171,14 @@ def test_metric_of_the_job_spec_decides_the_best(tmp_path: Path) -> None:
     assert any("column note holds words, as 'good': it is not a metric" in line for line in lines)
 
 
+@pytest.mark.parametrize(("state", "is_reported"), [("done", True), ("running", False), ("failed", False)])
+def test_metric_that_no_run_has_is_reported_once_a_run_has_ended(state: str, is_reported: bool, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("job_details: {name: a, metric: val_loss}\n")
+    batch = Observation(str(tmp_path), History(), {"000_a": run(tmp_path, "000_a", state)}, True)
+    lines = [line for line in status.run_table(batch) if line.startswith("no run has val_loss")]
+    assert len(lines) == is_reported
+
+
 def test_tags_are_shown_and_filter_runs(tmp_path: Path) -> None:
     runs = [run(tmp_path, f"00{index}_a", "done") for index in range(3)]
     for item, tags in zip(runs, ('["adam", "small"]', '["small"]'), strict=False):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+from src import logs
 from src.training.output.log import Progress, epoch_line, open_log, progress
 from src.training.output.recorder import stats_columns
 
@@ -23,6 +25,14 @@ def test_lines_go_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
         log.info("epoch {} {tricky}", 1, tricky="<red>é</red>")
     assert (tmp_path / "training.log").read_text("utf-8").endswith("| INFO    | epoch 1 <red>é</red>\n")
     assert capsys.readouterr() == ("", "")
+
+
+def test_appended_line_has_the_format_of_the_log(tmp_path: Path) -> None:
+    with open_log(str(tmp_path), to_stdout=False) as log:
+        log.info("one")
+    logs.append(str(tmp_path), "two")
+    first, second = (re.sub(r"\d", "0", line) for line in (tmp_path / "training.log").read_text().splitlines())
+    assert second == first.replace("one", "two")
 
 
 @pytest.mark.parametrize("in_folder", [True, False])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -333,6 +334,18 @@ def test_state_is_due_after_the_interval_in_minutes(tmp_path: Path, monkeypatch:
     saver.save(1)
     saver.close()
     assert saver.due == 1305
+
+
+def test_duration_of_each_save_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the copy of the state to the end of writing it."""
+    write = resume.write
+    monkeypatch.setattr(resume, "write", lambda *arguments: (time.sleep(0.1), write(*arguments)))
+    durations: list[float] = []
+    for _ in run_epochs(training(Net(), checkpoint_every="5steps"), str(tmp_path), lambda: None,
+                        on_saved=durations.append):
+        pass
+    assert len(durations) == 2
+    assert min(durations) >= 0.1
 
 
 @pytest.mark.parametrize("text", ["10", "0min", "1.5steps", "often", "-1epoch"])
