@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +43,33 @@ def records(path: Path) -> list[Any]:
     return found
 
 
+def test_address_of_the_git_remote_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B itself would store it, with a token in its query."""
+    address, user = "https://host.org/x.git?private_token=q7-planted-q7", ["-c", "user.name=n", "-c", "user.email=e@x"]
+    for arguments in (["init", "--quiet"], ["remote", "add", "origin", address],
+                      [*user, "commit", "--quiet", "--allow-empty", "-m", "1"]):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trackers, "_SHORT_TIMEOUT", 60.0)
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", KEY), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    folder = make_batch(tmp_path / "results") / "000_tracked"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text("base_lr: 0.1\n")
+    train_toy(make_toy(wandb=True, wandb_project_name="p"), str(folder))
+    wait_for_end(*folder.glob("wandb/offline-run-*/run-*.wandb"))
+    stored = [path.read_bytes() for path in (folder / "wandb").rglob("*") if path.is_file()]
+    assert stored and not any(b"host.org" in data for data in stored)
+
+
+def wait_for_end(path: Path) -> None:
+    """Wait until W&B's own process has written the end of a file, which it does after finish() has returned."""
+    deadline = time.monotonic() + 60
+    while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+        assert time.monotonic() < deadline, "the end of the file is missing"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a batch, trained offline."""
@@ -54,11 +82,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_SILENT", "true")
         train_toy(make_toy(wandb=True, wandb_project_name="p", wandb_tags=["mine"], log_steps=3), str(folder))
-    path, = folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 60
-    while not any(record.WhichOneof("record_type") == "exit" for record in records(path)):
-        assert time.monotonic() < deadline, "wandb's own process writes the end of the file after finish() has returned"
-        time.sleep(0.05)
+    wait_for_end(*folder.glob("wandb/offline-run-*/run-*.wandb"))
     return folder
 
 
