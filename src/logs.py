@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from src import run_folder
 from src.io import files
-from src.printable import SEQUENCE
+from src.printable import without_sequences
 
 _TAIL_BYTES = 16_384  # read at the end of a log
 _MAX_LINE = 500  # characters of an error that are compared
@@ -53,7 +53,7 @@ def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
     with open(files.open_regular(path), "rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
-    shown = [SEQUENCE.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
+    shown = [without_sequences(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
     shown = ["".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in shown if line]
     return "\n".join(line if len(line) <= width else f"{line[:width]} …" for line in shown[-lines:])
 

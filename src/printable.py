@@ -10,17 +10,23 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+# Patterns, compiled when they are first used: most output of a command is plain ASCII.
 # colors and cursor movements; strings such as window titles and the clipboard, up to their end; other sequences
-SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[PX^_\]][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+_SEQUENCE = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[PX^_\]][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]"
 # all control characters but tab, newline and carriage return; characters that change the direction of text; surrogates
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def printable(text: str) -> str:
     """Return text without escape sequences, and with other control characters as `\\x07`."""
-    if not _CONTROL.search(text):
+    if text.isascii() and text.replace("\n", "").isprintable() or not re.search(_CONTROL, text):
         return text
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), SEQUENCE.sub("", text))
+    return re.sub(_CONTROL, lambda match: match[0].encode("unicode_escape").decode(), without_sequences(text))
+
+
+def without_sequences(text: str) -> str:
+    """Return text without escape sequences."""
+    return re.sub(_SEQUENCE, "", text)
 
 
 class FilteredStream:

@@ -65,18 +65,30 @@ class SlurmOptions:
 
     def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
         """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
-        script = self.script_of(spec)
+        script, of_point = self.script_of(spec), spec.get("SBATCH") or {}
+        key = script, repr(of_point)
+        if key not in self._checked:  # most points of a grid request the same
+            self._checked[key] = self._check(script, of_point)
+        options = self._checked[key]
+        if extra := self._extra_of(name):
+            options = options | _append(extra, {**directives.effective(self._text_of(script)), **options})
+        return script, client.option_arguments(options, "sbatch options")
+
+    def _check(self, script: str, of_point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options beside those of a script. JobSpecError if they contradict it."""
         options = {str(key).replace("_", "-"): value
-                   for layer in (self.environment, self.batch, spec.get("SBATCH") or {}, self.command_line)
+                   for layer in (self.environment, self.batch, of_point, self.command_line)
                    for key, value in layer.items()}
         script_options.check(os.path.relpath(script), self._text_of(script), options,
                              is_generated=self.unwritten_text(script) is not None)
         if "signal" not in options and (signal := script_options.scaled_signal(
                 self._text_of(script), str(options.get("time") or ""))):
             options["signal"] = signal
-        if extra := self._extra_of(name):
-            options |= _append(extra, {**directives.effective(self._text_of(script)), **options})
-        return script, client.option_arguments(options, "sbatch options")
+        return options
+
+    @cached_property
+    def _checked(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {}
 
     def _extra_of(self, name: str) -> dict[str, str]:
         """The extra options of a run."""
