@@ -191,7 +191,7 @@ def test_retry_excludes_nodes_that_failed(submitted: Project, fake_slurm: Path,
     capsys.readouterr()
     assert submitted.submit("-r", submitted.batch, "-d") == 0
     out = capsys.readouterr().out
-    assert "excludes   bad7: 3 attempts failed there" in out
+    assert "excludes   bad7: 3 runs failed there" in out
     assert out.count("--exclude=old1,old2,bad7 ") == 3
     assert submitted.submit("-r", submitted.batch, "-d", "--sbatch", "exclude=other3") == 0
     assert capsys.readouterr().out.count("--exclude=other3,bad7 ") == 3
