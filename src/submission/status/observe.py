@@ -243,8 +243,9 @@ def _with_error_logs(runs: dict[str, Run], history: History) -> dict[str, Run]:
 
 def _with_error_log(run: Run, path: str) -> Run:
     state = run.state
-    if state.why.startswith(states.OUTPUT_NOT_OPENED):
-        state = state._replace(why=f"{state.why}, or for its errors: {path}")
+    output = state.why.removeprefix(states.OUTPUT_NOT_OPENED)
+    if output != state.why:
+        state = state._replace(why=f"{states.OUTPUT_NOT_OPENED}{path} or {output}")
     return run._replace(state=state, error_log=path)
 
 

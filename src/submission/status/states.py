@@ -25,7 +25,7 @@ ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, F
        PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
-OUTPUT_NOT_OPENED = "Slurm could not open the file for the job's output"
+OUTPUT_NOT_OPENED = "Slurm could not open the job's output (exit code 0:53): "  # the path follows
 _SIGNAL_STATUS = 128  # a shell's exit status of a program that a signal killed is this plus the signal
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
@@ -219,7 +219,7 @@ class Evidence:
         if not re.match(_OUTPUT_NOT_OPENED, reason):
             return reason
         output = os.path.join(self.files.path, run_folder.slurm_log_name(slurm_job)) if self.files else "its output"
-        return f"{OUTPUT_NOT_OPENED} (exit code 0:53): {output}"
+        return OUTPUT_NOT_OPENED + output
 
     @property
     def is_recent(self) -> bool:
