@@ -46,15 +46,14 @@ class Job(NamedTuple):
     time_limit: int | None = None  # seconds
 
 
-@dataclass
-class Accounting:
+class Accounting(NamedTuple):
     """This user's jobs by id, as sacct lists them.
 
     answered: False if there is accounting and sacct failed: a job that it does not list may be running.
     """
 
     answered: bool = True
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: Mapping[str, Job] = {}
 
 
 @dataclass
@@ -337,7 +336,7 @@ _ACCOUNTED = ("PENDING", "RUNNING", "SUSPENDED", "BOOT_FAIL", "CANCELLED", "COMP
 
 
 # sacct's message on a cluster without a database
-_NO_ACCOUNTING = re.compile("accounting storage is disabled|not (?:configured|running) with.*accounting", re.IGNORECASE)
+_NO_ACCOUNTING = "accounting storage is disabled"
 
 
 def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
@@ -345,18 +344,17 @@ def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
 
     clusters: as for squeue. Without sacct, or without a database, there are no jobs.
     """
-    accounting = Accounting()
+    answered, jobs = True, {}
     for cluster in [None] if clusters is None else sorted(clusters):
         rows = _sacct_rows(["--allocations", _start_time(since), "--endtime=now", f"--state={','.join(_ACCOUNTED)}"],
                            ("JobID", "State", "Submit", "ExitCode", "TimelimitRaw"), cluster)
-        accounting.answered &= rows is not None
+        answered &= rows is not None
         for row in rows or ():
             for job in _job_ids(row[0]) if row[1] else []:
                 job += _suffix(cluster)
                 limit = 60 * int(row[4]) if row[4].isdecimal() else None
-                accounting.jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]),
-                                           time_limit=limit)
-    return accounting
+                jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]), time_limit=limit)
+    return Accounting(answered, jobs)
 
 
 def _sacct_rows(options: Iterable[str], fields: Sequence[str], cluster: str | None) -> list[list[str]] | None:
@@ -370,7 +368,7 @@ def _sacct_rows(options: Iterable[str], fields: Sequence[str], cluster: str | No
     except OSError:
         return None
     if answer.returncode:
-        return [] if _NO_ACCOUNTING.search(answer.stderr) else None
+        return [] if _NO_ACCOUNTING in answer.stderr.lower() else None
     return [row for line in answer.stdout.splitlines() if len(row := line.split("|")) == len(fields)]
 
 

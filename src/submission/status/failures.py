@@ -64,8 +64,8 @@ def log_paths(run: Run) -> list[str]:
     if not paths and run.state.slurm_job:
         array = run.state.slurm_job.partition(";")[0].partition("_")[0]
         paths = [os.path.join(os.path.dirname(run.path), run_folder.SUBMISSIONS, run_folder.slurm_log_name(array))]
-    if run.error_log:
-        paths += glob.glob(run.error_log)
+    error_logs = glob.glob(run.error_log) if run.error_log else []
+    paths += error_logs if len(error_logs) == 1 else []  # of several, others may be of other jobs
     return logs.newest_last(dict.fromkeys(paths))
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,7 +73,6 @@ class _RunFiles(NamedTuple):
         return attempt.get("ticket") == self.number and not attempt.get("how")
 
 
-@dataclass
 class SlurmView:
     """The answers of squeue and sacct to the last query, from which several observations can be made.
 
@@ -82,12 +80,10 @@ class SlurmView:
     is_outdated: whether files have changed since the query in a way that only Slurm can explain.
     """
 
-    is_due: bool = True
-    was_queried: bool = False
-    is_outdated: bool = False
-    queue: Queue = field(default_factory=Queue)
-    accounting: Accounting = field(default_factory=Accounting)
-    _progress: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # at the query, by run
+    def __init__(self) -> None:
+        self.is_due, self.was_queried, self.is_outdated = True, False, False
+        self.queue, self.accounting = Queue(), Accounting()
+        self._progress: dict[str, tuple[Any, ...]] = {}  # of each run, at the query
 
     def update(self, open_runs: list[_RunFiles]) -> None:
         """Query Slurm about the runs that it may have, if that is due."""

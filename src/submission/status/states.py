@@ -341,7 +341,7 @@ RULES: tuple[Rule, ...] = (
          lambda evidence: State(UNKNOWN, "squeue does not list its workers, which may be running", evidence.jobs[-1])),
     Rule("the workers that may take the run have ended, and none has claimed it", (NEW,),
          lambda evidence: evidence.is_for_workers and evidence.queue.answered and evidence.jobs,
-         _always(NEW, "its workers have ended")),
+         lambda evidence: State(NEW, "its workers have ended", evidence.jobs[-1])),
     Rule("no Slurm job is known, and the submitting process is alive", (SUBMITTED,),
          lambda evidence: not evidence.jobs and evidence.submitter_alive, _always(SUBMITTED, "being submitted")),
     Rule("no Slurm job is known, sbatch was called, and squeue does not answer", (UNKNOWN,),

@@ -357,16 +357,21 @@ def test_other_processes_exit_if_the_first_begins_no_attempt(run: Path, monkeypa
     assert not (run / "executed").exists()
 
 
-def test_other_processes_ignore_the_attempt_of_an_earlier_step(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.submission.job.ranks.FOLLOW_TIMEOUT", 0.3)
+def test_other_processes_ignore_the_attempt_of_an_earlier_step(run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("src.submission.job.ranks.FOLLOW_TIMEOUT", 0.5)
+    monkeypatch.setattr("src.submission.job.ranks._SILENCE", 0.1)
     as_slurm_job(monkeypatch, "7")
     as_rank(monkeypatch, 0)
     start(run, crash)
     as_rank(monkeypatch, 1)
     assert start(run) is None  # that attempt has ended
     as_rank(monkeypatch, 1, step=1)
+    capsys.readouterr()
     with pytest.raises(BatchError, match="waited 0 minutes for the first process"):
         start(run)
+    assert capsys.readouterr().out == (
+        f"{run}: rank 1 of 2 processes waits for rank 0 to start the run, at most 0 minutes\n")
 
 
 def test_several_ranks_require_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Failures told by groups, and the nodes that a retry avoids."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,21 @@ def test_like_failures_are_grouped_with_a_log(tmp_path: Path) -> None:
     assert groups[0].log in (f"{folder}/training.log", f"{folder}/7.out")
     assert groups[0].line() == f"2 failed: ValueError: 1 ({groups[0].log})"
     assert groups[1].line() == "1 timeout (001_a)"
+
+
+def test_logs_of_a_run_that_did_not_start_are_those_of_its_array_and_of_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / "submissions" / "7.out").write_text("no module torch\n")
+    (tmp_path / "000_a").mkdir()
+    task = run("000_a", "failed", folder=tmp_path / "000_a")._replace(state=State("failed", "", "7_3"))
+    assert failures.log_paths(task) == [f"{tmp_path}/submissions/7.out"]
+    for name in ("7-1.err", "7-2.err"):
+        (tmp_path / name).write_text("srun: error\n")
+    os.utime(tmp_path / "submissions" / "7.out", (1, 1))
+    assert failures.newest_log(task._replace(error_log=f"{tmp_path}/7-2.*")) == f"{tmp_path}/7-2.err"
+    assert failures.newest_log(task._replace(error_log=f"{tmp_path}/7-*.err")) == f"{tmp_path}/submissions/7.out"
+    (tmp_path / "000_a" / "training.log").write_text("epoch 1\n")
+    assert failures.log_paths(task) == [f"{tmp_path}/000_a/training.log"]
 
 
 def test_failed_node_is_avoided() -> None:
