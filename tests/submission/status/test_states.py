@@ -72,6 +72,12 @@ def test_pending_run_that_continues_shows_its_next_start(attempt: dict[str, Any]
     assert states.state_of(evidence) == states.State("pending", why, "7")
 
 
+def test_job_whose_output_could_not_be_opened_is_explained_by_squeue_and_by_sacct() -> None:
+    expected = ("failed", "Slurm could not open the job's output (exit code 0:53): run/7.out", "7")
+    assert state(ticket=slurm_ticket(), queue=queue_with("FAILED", "RaisedSignal:53(Real-time_signal_19)")) == expected
+    assert state(ticket=slurm_ticket(), accounting={"7": Job("7", "FAILED", "0:53")}) == expected
+
+
 def test_run_is_lost_only_if_sacct_and_its_files_agree() -> None:
     assert state(ticket=slurm_ticket()).name == "lost"
     assert state(ticket=slurm_ticket(), sacct_answered=False) == (
