@@ -88,7 +88,7 @@ def as_declared(name: str, value: Any) -> Any:
     """
     if not {"float", "str"} <= declared_types(name):
         return value
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if type(value) in (list, tuple, set, frozenset):  # not an Interval
         return [as_declared(name, item) for item in value]
     try:
         return float(value) if isinstance(value, str) else value
