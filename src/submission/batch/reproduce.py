@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -132,7 +132,7 @@ def plan_steps(run: str, project: str) -> Steps:
     repeat = run_folder.free_repeat_name(run)
     start = _own_start(run, repeat, checkout) if is_own_program else _start(run, config, facts, checkout)
     return Steps(repeat, [*checkout.commands, *start], checkout.cleanup,
-                 [*notes, *_notes(record, facts)], checkout.tree, owner)
+                 [*notes, *_notes(record, facts, spec.get("COMMAND", ()))], checkout.tree, owner)
 
 
 def _plain_path(path: str) -> str:
@@ -296,8 +296,11 @@ def _own_start(run: str, repeat: str, checkout: _Checkout) -> list[Command]:
             Command([sys.executable, "train.py", spec], checkout.project)]
 
 
-def _notes(record: dict[str, Any], facts: dict[str, Any]) -> list[str]:
-    """List what differs between then and now, and what was not stored."""
+def _notes(record: dict[str, Any], facts: dict[str, Any], command: Sequence[str]) -> list[str]:
+    """List what differs between then and now, and what was not stored.
+
+    command: of an external program, as in its spec. A script that it names by an absolute path is not restored.
+    """
     notes = []
     if not facts[code_state.CODE] and facts["commit"] and record["commit"] not in (None, facts["commit"]):
         notes.append(f"submitted at commit {record['commit'][:10]}, started at {facts['commit'][:10]}: the code "
@@ -307,7 +310,7 @@ def _notes(record: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     if facts.get("container"):
         notes.append(f"it ran in the container {facts['container']}; this repeats it without the container")
     notes += [f"{path} has changed since" for path, digest in facts["scripts"].items()
-              if os.path.isabs(path) and code_state.file_hash(path) != digest]
+              if os.path.isabs(path) and path in command and code_state.file_hash(path) != digest]
     notes += [f"{name} was not stored: {reason}" for name, reason in record["left_out"].items()]
     for fact, current in (("host", os.uname().nodename), ("python", ".".join(map(str, sys.version_info[:3])))):
         if facts.get(fact) not in (None, current):

@@ -383,6 +383,20 @@ def test_own_program_is_reproduced_with_its_code_command_and_data(own_program: P
     assert worktrees(own_program) == 1 and (own_program.folder / "more.py").read_text() == "RATE = 60\n"
 
 
+def test_changed_script_outside_the_project_is_noted(repository: Project, tmp_path: Path) -> None:
+    script = tmp_path / "outside.sh"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    repository.spec.write_text(f"job_details: {{name: own, output_dir: re sults, command: ['{script}', train.py]}}\n"
+                               "parameters: {a: [1]}\n")
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    run = str(repository.runs()[0])
+    assert list(json.loads((repository.runs()[0] / "facts.json").read_text())["scripts"]) == [str(script), "train.py"]
+    assert reproduce.plan_steps(run, str(repository.folder)).notes == []
+    script.write_text("#!/bin/sh\nexit 1\n")
+    assert reproduce.plan_steps(run, str(repository.folder)).notes == [f"{script} has changed since"]
+
+
 def test_reproduce_outside_git_says_whether_the_project_has_changed(project: Project,
                                                                     capsys: pytest.CaptureFixture[str]) -> None:
     project.spec.write_text("job_details: {name: own, output_dir: re sults, command: [touch, '{folder}/{file}']}\n"
