@@ -35,9 +35,10 @@ BATCH = "26-11-20-digits-quickstart"  # the batch that the pages refer to
 OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir",
           "rsync", "sacctmgr", "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen",
           "tensorboard", "tmux"}
-OTHER_OPTIONS = {"--chdir", "--cleanenv", "--comment", "--dependency", "--error", "--exclude", "--gres", "--ip",
-                 "--job-name", "--key", "--learning_rate", "--me", "--no-requeue", "--nv", "--output", "--parsable",
-                 "--rdzv-id", "--requeue", "--signal", "--test-only", "-L", "-M"}
+OTHER_OPTIONS = {"--chdir", "--cleanenv", "--comment", "--config", "--contain", "--dependency", "--error", "--exclude",
+                 "--gres", "--ip", "--job-name", "--key", "--learning_rate", "--me", "--no-home", "--no-requeue",
+                 "--nv", "--output", "--parsable", "--rdzv-id", "--requeue", "--ServerApp.ip+", "--signal",
+                 "--test-only", "-L", "-M"}
 _PATH = re.compile(r"(jobs|src|tests|tools|docs|notebooks|benchmarks)/[\w./-]*|(submit_|train|experiments)\w*\.(sh|py)")
 
 
