@@ -53,7 +53,8 @@ def test_process_that_waits_for_another_says_so_and_stops_at_once(environment: d
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - sent < 10, "it ended late"
     assert process.returncode == 1
-    assert f"stopped by {number.name}" in output
+    is_scancel = environment is SRUN and number == signal.SIGTERM
+    assert ("cancelled by scancel" if is_scancel else f"stopped by {number.name}") in output
     assert not list((tmp_path / "run").glob("meeting-*")), "the next start would read an old address"
 
 
