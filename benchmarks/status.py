@@ -45,7 +45,8 @@ def make(root: Path, size: int) -> Path:
     """Make a batch of `size` runs: an eighth each done, failed and started, the others pending in a real queue."""
     path = root / "26-01-02-benchmark"
     names = [f"{index:05d}_benchmark+bat_siz={index}" for index in range(size)]
-    texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1})
+    texts = [yaml_io.dump_flat({"batch_size": index + 1, "dataset": "sklearn/digits", "base_lr": 0.1,
+                                "data_splits_map": {"train": "train[:80%]", "val": "train[80%:]"}})
              for index in range(size)]
     batch_folder.create(str(path), "job_details: {name: benchmark}\n", names, texts)
     jobs = hold(size)

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -289,6 +291,11 @@ def _above_zero(value: float | None) -> None:
         raise ConfigError(f"{value!r} is too small", allowed="more than 0")
 
 
+def _check_decay(value: float | None) -> None:
+    if value is not None and not 0 < value <= 10:
+        raise ConfigError(f"{value!r} is not a share of a learning rate", allowed="more than 0, up to 10, as 0.75")
+
+
 def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if value is not None and value not in allowed:
@@ -338,6 +345,11 @@ def _check_shape(value: list[int] | None) -> None:
         raise ConfigError(f"{value!r} is no shape", allowed="a list of positive sizes, as [3, 32, 32]")
 
 
+# fields in which infinity means: no limit, or never
+_MAY_BE_INFINITE = ("max_allowed_loss", "clip_grad_norm", "clip_grad_value", "log_interval", "log_interval_eval")
+# fields that are combined with weights; a larger number is none to some optimizers
+_OF_WEIGHTS = ("base_lr", "unfreeze_lr", "weight_decay", "weight_decay_biases", "ada_eps")
+_MAX_FLOAT32 = 3.4028234e38
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
                      "early_stopping_patience", "checkpoints_kept", "log_steps", "model_output_dim",
@@ -375,7 +387,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "train_length_unit": _one_of(registered_names.TRAIN_LENGTH_UNITS),
     "optim_alg": registered_names.check_optimizer,
     "freeze": _one_of(("backbone",)),
-    **dict.fromkeys(("layer_decay", "clip_grad_norm", "clip_grad_value", "unfreeze_lr", "system_metrics"), _above_zero),
+    "layer_decay": _check_decay,
+    **dict.fromkeys(("clip_grad_norm", "clip_grad_value", "unfreeze_lr", "system_metrics"), _above_zero),
     "lr_schedule": registered_names.parse_schedule,
     "averaging": registered_names.parse_averaging,
 }
@@ -416,12 +429,28 @@ def _check_value(key: str, value: Any) -> None:
             raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(_KIND_NAMES[kind] for kind in kinds),
                               hint=f"in a job spec a list is an axis, and [[{value}]] one list" if isinstance(
                                   value, str) and "list[str]" in kinds else None)
-        if isinstance(value, (int, float)) and "float" not in _KINDS[key] and abs(value) >= 2**63:
-            raise ConfigError(f"{value!r} is too large", allowed="less than 2**63")
+        if isinstance(value, (int, float)):
+            _check_size(value, "float" not in _KINDS[key], key in _MAY_BE_INFINITE)
+            if key in _OF_WEIGHTS and abs(value) > _MAX_FLOAT32:
+                raise ConfigError(f"{value!r} is too large for weights of 32 bits", allowed=f"up to {_MAX_FLOAT32}")
+        if isinstance(value, dict):
+            for item in value.values():
+                if isinstance(item, (int, float)):
+                    _check_size(item, is_whole=False, may_be_infinite=False)
         if key in _CHECKS:
             _CHECKS[key](value)
     except ConfigError as error:
         raise error.at(key) from None
+
+
+def _check_size(value: float, is_whole: bool, may_be_infinite: bool) -> None:
+    """ConfigError for a number that is too large for its type, infinite or NaN."""
+    text = repr(value) if abs(value) < 2**256 or isinstance(value, float) else f"2**{value.bit_length() - 1} or more"
+    if is_whole and abs(value) >= 2**63:
+        raise ConfigError(f"{text} is too large", allowed="less than 2**63")
+    if abs(value) > sys.float_info.max and not (may_be_infinite and value == math.inf) or value != value:
+        raise ConfigError(f"{text} is not a finite number", allowed="a finite number" + (
+            ", or .inf" if may_be_infinite else ""))
 
 
 @functools.lru_cache(maxsize=100_000)

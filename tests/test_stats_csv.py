@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src import run_folder, stats_csv
@@ -17,6 +17,7 @@ from src.analysis.reading.raw_files import RunText
 from src.analysis.reading.results import read_experiments, read_results
 from src.analysis.report import write_report
 from src.analysis.tables import tables
+from src.analysis.tables.query import query
 from src.errors import ResultsError
 from src.submission.status import status
 from src.submission.status.observation import Run
@@ -122,6 +123,10 @@ def test_column_of_words_is_no_metric_in_any_reader(batch: str) -> None:
             draw(df, "val/last/accuracy")
     assert SENTENCE in Path(write_report(batch)).read_text().replace("&#x27;", "'")
     assert "80%" not in str(tables.runs_table(df))
+    results = read_results(batch)
+    values = tables.values_table(results.config, results.long)
+    assert values["val/last/accuracy"].tolist() == ["90%"] * 3 and "best/val/last/accuracy" not in values
+    assert len(query(values, "`val/last/accuracy` == '90%'")) == 3 and query(values, "`val/last/accuracy` > 0.5").empty
 
 
 def test_only_column_of_words_is_a_sentence_in_the_report(batch: str) -> None:
@@ -164,8 +169,10 @@ ROWS = st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=6)
 HEADERS = st.sampled_from(["epoch,a,b", '"epoch","a","b"', "a, epoch, b", "epoch,a,", "\ufeffepoch,a,b", "a,b,c"])
 
 
+@pytest.mark.filterwarnings("error")
 @settings(max_examples=300)
 @given(HEADERS, ROWS)
+@example("epoch,a,b", [["1", "2", "3", "4"], ["2", "5"]])  # as many cells as two whole rows
 def test_fast_and_general_parser_agree(header: str, rows: list[list[str]]) -> None:
     """big_df parses plain files together by pandas; status, and all other files, by stats_csv."""
     text = f"{header}\n" + "".join(",".join(row) + "\n" for row in rows)

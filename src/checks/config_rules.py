@@ -16,6 +16,7 @@ from src.checks.registered_names import (
     SHALLOW_MODELS,
     SOFT_LABEL_LOSSES,
     STREAMED_KINDS,
+    implied_targets,
     parse_tiny,
     task_of,
 )
@@ -24,6 +25,8 @@ from src.errors import ConfigError, did_you_mean
 _PER_IMAGE = ("color_jitter", "auto_augment", "random_erasing", "aug_repeats")  # not for batches on a device
 _OPTIMIZATION = frozenset(("optim_kwargs", "layer_decay", "clip_grad_norm", "clip_grad_value", "freeze",
                            "unfreeze_epoch", "unfreeze_lr", "warmup_steps"))
+_FAMILY = frozenset(("dataset", "data_splits_map", "eval_datasets", "loss", "targets", "overfit_batches", "mixup",
+                     "cutmix", "data_on_device"))  # fields of rules in family_rules
 _STEP_FIELDS = ("momentum", "optim_alg", "batch_size", "grad_accum_steps", "steps_per_epoch", "samples_per_epoch",
              "averaging", "recompute_batch_norm", "precision", "compile", "device", "task")
 
@@ -51,10 +54,20 @@ def check(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         _check_checkpointing(model)
     if get("mixup") or get("cutmix") or get("label_smoothing"):
         _check_mixing(spec, loss, get("targets"), get("task"))
+    if loss != defaults["loss"] or get("targets"):
+        _check_targets(loss, get("targets"), get("task"))
     splits = get("data_splits_map", defaults["data_splits_map"])
     _check_splits(splits, get("eval_at_end"), get("train_length", defaults["train_length"]), get("eval_datasets"))
     if get("eval_datasets") or get("eval_class_maps"):
         _check_further(get("eval_datasets") or {}, get("eval_class_maps"), splits, spec, loss)
+    if not _FAMILY.isdisjoint(spec):
+        from src.checks import family_rules
+
+        family_rules.check(lambda key: get(key, defaults[key]))
+    if dataset.startswith("sklearn/"):
+        from src.checks import known_data  # few specs need it
+
+        known_data.check(lambda key: get(key, defaults[key]))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -90,7 +103,7 @@ def _check_optimization(get: Callable[[str], Any]) -> None:
     if task and (clips := [name for name in ("clip_grad_norm", "clip_grad_value") if get(name) is not None]):
         raise ConfigError("a user-defined task clips its own gradients", where=clips[0], allowed="null",
                           hint="call torch.nn.utils.clip_grad_norm_ in the task")
-    if decay not in (None, 1) and get("model").startswith("linear"):
+    if decay is not None and get("model").startswith("linear"):
         raise ConfigError("a linear model has only one layer", where="layer_decay", allowed="null")
     for name in ("unfreeze_epoch", "unfreeze_lr"):
         if get(name) is not None and freeze is None:
@@ -102,6 +115,15 @@ def _check_optimization(get: Callable[[str], Any]) -> None:
     if get("warmup_steps") and get("lr_schedule").startswith("onecycle"):
         raise ConfigError("onecycle has a warm-up of its own", where="warmup_steps", allowed="0", hint=(
             "onecycle_0.2 warms up for a fifth of the steps"))
+
+
+def _check_targets(loss: str, targets: str | None, task: str | None) -> None:
+    """Check that targets are of the kind that a built-in loss takes."""
+    wanted = implied_targets(loss)
+    if task is None and wanted and targets in ("classes", "numbers") and targets != wanted:
+        other = "log" if targets == "classes" else "mse"
+        raise ConfigError(f"loss {loss} needs {wanted}, and targets are {targets}", where="targets",
+                          allowed=f"{wanted} or null", hint=f"or set loss: {other}")
 
 
 def _check_evaluated(models: list[str] | None, averaging: str | None, metrics: list[str] | None, loss: str,
@@ -173,6 +195,10 @@ def check_model_options(spec: Mapping[str, Any], model: str) -> None:
     """Raise ConfigError unless the model has the pretrained weights, options and head that `spec` requests."""
     from src.checks.user_code import is_user_code
 
+    if spec.get("model_kwargs"):
+        from src.checks.family_rules import check_model_kwargs
+
+        check_model_kwargs(spec["model_kwargs"])
     family = model.partition("/")[0]
     if spec.get("model_pretrained") and not spec.get("task") and (
             is_user_code(model) or family not in PRETRAINED_FAMILIES):

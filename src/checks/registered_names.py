@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from typing import NamedTuple
 
@@ -56,6 +57,7 @@ PRETRAINED_FAMILIES = ("timm", "torchvision", "clip", "hf")  # families with pre
 _SCHEDULE_FORMS = ("constant", "linear", "poly", "poly_POWER", "step", "step_TIMES_FACTOR", "step_T1,T2,…_FACTOR",
                    "cosine", "cosine_CYCLES", "cosine_CYCLES_STRETCH", "onecycle", "onecycle_SHARE", "wsd", "wsd_SHARE")
 _SCHEDULES = ("constant", "linear", "poly", "step", "cosine", "onecycle", "wsd")
+_MAX_COUNT = 10_000  # cycles or drops of a schedule
 _AVERAGING_FORMS = ("null", "poly", "poly_ETA", "ema", "ema_DECAY")
 
 
@@ -87,6 +89,14 @@ class Averaging(NamedTuple):
     value: float
 
 
+def parse_number(text: str) -> float:
+    """Return the number in a text. ValueError if it overflows, or is not 0 and would become 0."""
+    value = float(text)
+    if math.isinf(value) and "inf" not in text.lower() or value == 0 and re.search("[1-9]", text.lower().split("e")[0]):
+        raise ValueError(text)
+    return value
+
+
 def parse_schedule(text: str) -> Schedule:
     """Parse lr_schedule. ConfigError if it is invalid."""
     kind, *args = text.split("_")
@@ -94,8 +104,9 @@ def parse_schedule(text: str) -> Schedule:
         if kind in ("constant", "linear") and not args:
             return Schedule(kind)
         if kind == "cosine" and len(args) <= 2:
-            return Schedule(kind, cycles=_count(args[0]) if args else 1,
-                            stretch=_positive(args[1]) if len(args) > 1 else 1.0)
+            cycles, stretch = _count(args[0]) if args else 1, _positive(args[1]) if len(args) > 1 else 1.0
+            _power(stretch, cycles)
+            return Schedule(kind, cycles=cycles, stretch=stretch)
         if kind in ("onecycle", "wsd") and len(args) <= 1:
             return Schedule(kind, share=_share(args[0]) if args else 0.3 if kind == "onecycle" else 0.2)
         if kind == "poly" and len(args) <= 1:
@@ -112,22 +123,30 @@ def parse_schedule(text: str) -> Schedule:
 
 def _step(positions: str, factor: str) -> Schedule:
     if "," not in positions:
+        _power(_positive(factor), _count(positions))
         return Schedule("step", drops=_count(positions), factor=_positive(factor))
-    milestones = tuple(float(milestone) for milestone in positions.split(",") if milestone)
-    if not milestones or list(milestones) != sorted(set(milestones)) or milestones[0] <= 0:
+    milestones = tuple(parse_number(milestone) for milestone in positions.split(",") if milestone)
+    if not milestones or list(milestones) != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < 1e18:
         raise ValueError(positions)
+    _power(_positive(factor), len(milestones))
     return Schedule("step", milestones=milestones, factor=_positive(factor))
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    value = parse_number(text)
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
 
 
+def _power(base: float, exponent: int) -> None:
+    """ValueError if a power is too large for a number."""
+    if exponent * math.log10(base) > 300:
+        raise ValueError(base)
+
+
 def _share(text: str) -> float:
-    value = float(text)
+    value = parse_number(text)
     if not 0 < value < 1:
         raise ValueError(text)
     return value
@@ -135,7 +154,7 @@ def _share(text: str) -> float:
 
 def _count(text: str) -> int:
     value = int(text)
-    if value < 1:
+    if not 1 <= value <= _MAX_COUNT:
         raise ValueError(text)
     return value
 
@@ -164,11 +183,11 @@ def parse_averaging(text: str | None) -> Averaging | None:
     kind, *args = text.split("_")
     try:
         if kind == "poly" and len(args) <= 1:
-            eta = float(args[0]) if args else 8.0
+            eta = parse_number(args[0]) if args else 8.0
             if 0 <= eta < float("inf"):
                 return Averaging("poly", eta)
         if kind == "ema" and len(args) <= 1:
-            decay = float(args[0]) if args else 0.999
+            decay = parse_number(args[0]) if args else 0.999
             if 0 <= decay < 1:
                 return Averaging("ema", decay)
     except ValueError:
@@ -182,7 +201,7 @@ def parse_momentum(value: float | str, optim_alg: str) -> tuple[float, ...]:
     for optimizers of timm. ConfigError if it does not fit the optimizer."""
     parts = str(value).split(",")
     try:
-        numbers = tuple(float(part) for part in parts)
+        numbers = tuple(parse_number(part) for part in parts)
     except ValueError:
         numbers = ()
     if optim_alg.startswith("timm/") and 1 <= len(numbers) <= 3 and all(0 <= number < 1 for number in numbers):
@@ -242,8 +261,14 @@ def task_of(loss: str, targets: str | None = None) -> str:
     """Return classification, regression or next_token: as `targets` says, else as the loss implies."""
     if targets == "next_token":
         return targets
-    implied = TORCH_LOSSES.get(loss.removeprefix("torch/"), "numbers" if LOSSES.get(loss) == "mse" else "classes")
-    return "regression" if (targets or implied) == "numbers" else "classification"
+    return "regression" if (targets or implied_targets(loss)) == "numbers" else "classification"
+
+
+def implied_targets(loss: str) -> str | None:
+    """Return the targets that a loss takes, classes or numbers; None for user code."""
+    if loss in LOSSES:
+        return "numbers" if LOSSES[loss] == "mse" else "classes"
+    return TORCH_LOSSES.get(loss.removeprefix("torch/"))
 
 
 def check_range(value: list[float] | None) -> None:

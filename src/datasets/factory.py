@@ -13,10 +13,10 @@ import torch
 
 from src.checks import user_code
 from src.checks.registered_names import CLASS_LIST, IMAGE_FAMILIES, parse_eval_dataset, task_of
+from src.checks.splits import Slice, overlaps, parse_split
 from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Lazy, Source, Split, gather_rows
-from src.datasets.splits import Slice, overlaps, parse_split
 from src.errors import DataError, UserError
 from src.io import files
 

@@ -14,9 +14,9 @@ import torch
 
 from src import hub
 from src.checks.registered_names import TEXT_FILES, task_of
+from src.checks.splits import overlaps, parse_split
 from src.config import Config
 from src.datasets.data import Data
-from src.datasets.splits import overlaps, parse_split
 from src.datasets.texts import Texts, make_table, tokenized
 from src.errors import ConfigError, DataError, did_you_mean
 

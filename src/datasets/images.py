@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from src.checks.registered_names import STREAMED_KINDS, task_of
+from src.checks.splits import Slice, overlaps, parse_split
 from src.config import Config
 from src.datasets.data import Data, Lazy, Split
 from src.datasets.image_folder import find_images, is_ignored
 from src.datasets.image_splits import UNREADABLE, IndexedSplit, StreamedSplit
 from src.datasets.on_device import kept
-from src.datasets.splits import Slice, overlaps, parse_split
 from src.datasets.transforms import Transforms, transforms_of
 from src.errors import DataError, UserError
 from src.io import download, files, machine

@@ -17,13 +17,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
+from src.checks.family_rules import LIBSVM_SPLITS
 from src.config import Config
 from src.datasets.data import Source
 from src.errors import DataError, did_you_mean
 from src.io import download, files, ownership
 
 # split -> ending of its file's name, at LIBSVM's site and in libsvmdata
-RAW_ENDINGS = {"train": "", "test": ".t", "val": ".val", "tr": ".tr"}
+RAW_ENDINGS = dict(zip(LIBSVM_SPLITS, ("", ".t", ".val", ".tr"), strict=True))
 DOWNLOADED_ENDINGS = {"train": ("", "_train"), "test": ("_test",)}
 DENSE_BYTES = 2 * 2**30  # splits become dense if all of a run's together are no larger as dense float32
 _OPENERS: dict[str, Any] = {"": open, ".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.checks import known_data
 from src.checks.registered_names import SKLEARN_DATASETS, task_of
 from src.config import Config
 from src.datasets.data import Source
@@ -27,11 +28,7 @@ def load(config: Config, folder: Path, names: Sequence[str]) -> dict[str, Source
     name = config.dataset.removeprefix("sklearn/")
     if name not in SKLEARN_DATASETS:
         raise DataError(f"scikit-learn has no data set '{name}'", where="dataset", allowed=SKLEARN_DATASETS)
-    for split in names:
-        if split != "train":
-            raise DataError(f"{config.dataset} has no split '{split}'", where="data_splits_map",
-                            allowed="train, which contains all samples",
-                            hint="cut it, as {train: 'train[:80%]', test: 'train[80%:]'}")
+    known_data.check_splits(config.dataset, list(names))
     x, y = _synthetic(task_of(config.loss, config.targets)) if name == "synthetic" else _packaged(name)
     features = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     return {"train": Source(features.view(-1, 1, 8, 8) / 16 if name == "digits" else features,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -94,7 +95,10 @@ def _with_text(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
     """Return a copy of a node, which may be shared through an anchor, whose ambiguous numbers are strings."""
     if isinstance(node, yaml.ScalarNode):
         parse = {"tag:yaml.org,2002:int": _parse_int, "tag:yaml.org,2002:float": _parse_float}.get(node.tag)
-        is_same = parse is None or str(parse(node.value)) == node.value
+        try:
+            is_same = parse is None or str(parse(node.value)) == node.value
+        except ValueError:  # out of the range of numbers
+            is_same = False
         return node if is_same else yaml.ScalarNode("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark)
     if id(node) not in copies:  # an alias may contain itself
         copy = copies[id(node)] = type(node)(node.tag, [], node.start_mark, node.end_mark)
@@ -112,7 +116,13 @@ def _parse_int(text: str) -> int:
 
 
 def _parse_float(text: str) -> float:
-    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    """Return a float. ValueError if the number overflows, or is not 0 and would become 0."""
+    value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if value in (math.inf, -math.inf) and "inf" not in text.lower():
+        raise ValueError(f"{text} is too large: numbers end at 1.8e+308; write .inf for infinity")
+    if value == 0 and re.search("[1-9]", text.lower().partition("e")[0]):
+        raise ValueError(f"{text} is too small: it would become 0, and numbers begin at 5e-324")
+    return value
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -120,7 +130,10 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _parse_float(node.value)
+    try:
+        return _parse_float(node.value)
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 def _construct_tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Tagged:
@@ -314,7 +327,7 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity are JSON to Python, but strings to YAML
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse, parse_int=_parse_int).decode
+_decode = json.JSONDecoder(parse_constant=_refuse, parse_int=_parse_int, parse_float=_parse_float).decode
 
 
 def load_flat(text: str, source: str = "spec") -> dict[str, Any]:

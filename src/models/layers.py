@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from src.checks import known_data
 from src.errors import ConfigError, UserError
 
 
@@ -25,15 +26,10 @@ def init_he(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def image_size(model: str, input_shape: tuple[int, ...], least: int = 1) -> tuple[int, int, int]:
-    """Return (channels, height, width). ConfigError unless samples are images of at least `least` × `least` pixels."""
-    if len(input_shape) != 3:
-        raise ConfigError(f"{model} needs images [channels, height, width], and a sample has the shape "
-                          f"{list(input_shape)}", where="model", hint="try model: linear")
+def image_size(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (channels, height, width). ConfigError unless samples are images, and large enough for a tiny/ model."""
+    known_data.check_image_size(model, input_shape)
     channels, height, width = input_shape
-    if min(height, width) < least:
-        raise ConfigError(f"{model} cannot take images of {height} × {width}", where="model",
-                          allowed=f"{least} × {least} or larger", hint="try model: tiny/lenet or linear")
     return channels, height, width
 
 

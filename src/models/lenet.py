@@ -20,7 +20,7 @@ class LeNet(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], output_dim: int) -> None:
         super().__init__()
-        channels, *sides = image_size("tiny/lenet", input_shape, least=4)
+        channels, *sides = image_size("tiny/lenet", input_shape)
         first = tuple(2 * (side < 32) for side in sides)
         sides = [(side + 2 * pad - 4) // 2 for side, pad in zip(sides, first, strict=True)]
         second = tuple(2 * (side < 14) for side in sides)

@@ -6,30 +6,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from src.checks import family_rules
 from src.config import Config
 from src.errors import ConfigError, UserError, did_you_mean
-
-_OF_DATA = frozenset(("num_classes", "num_labels", "in_chans", "input_shape", "output_dim", "img_size", "image_size",
-                      "input_size"))
-_OF_WEIGHTS = frozenset(("pretrained", "weights", "checkpoint_path"))
 
 
 def from_config(config: Config) -> dict[str, Any]:
     """Return the options with lists as tuples. ConfigError for options that follow from the data or other fields."""
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in (config.model_kwargs or {}).items()}
-    for key in options:
-        if key in _OF_DATA:
-            raise ConfigError(f"{key} follows from the data", where="model_kwargs",
-                              hint="leave it out; model_output_dim and model_input_shape override it")
-        if key in _OF_WEIGHTS:
-            raise ConfigError(f"{key} follows from model_pretrained", where="model_kwargs", hint="leave it out")
+    family_rules.check_model_kwargs(options)
     return options
 
 
 def check(config: Config, allowed: Iterable[str]) -> None:
     """ConfigError unless every option is among `allowed`."""
-    names = [name for name in allowed if name not in _OF_DATA | _OF_WEIGHTS]
+    names = [name for name in allowed if name not in family_rules.FROM_DATA | family_rules.FROM_WEIGHTS]
     if unknown := next((key for key in config.model_kwargs or () if key not in names), None):
         raise ConfigError(f"{config.model} has no option '{unknown}'", where="model_kwargs",
                           allowed=names or "null", hint=did_you_mean(unknown, names))

@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
     def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int | None = None) -> None:
         super().__init__()
-        channels, _, _ = image_size(f"tiny/resnet_{depth}", input_shape, least=8)
+        channels, _, _ = image_size(f"tiny/resnet_{depth}", input_shape)
         padded = depth not in IMAGENET
         counts, bottleneck = (((depth - 2) // 6,) * 3, False) if padded else IMAGENET[depth]
         width = width or (16 if padded else 64)

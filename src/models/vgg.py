@@ -22,7 +22,7 @@ class VGG(nn.Module):
 
     def __init__(self, depth: int, input_shape: tuple[int, ...], output_dim: int, width: int = 64) -> None:
         super().__init__()
-        channels, _, _ = image_size(f"tiny/vgg_{depth}", input_shape, least=32)
+        channels, _, _ = image_size(f"tiny/vgg_{depth}", input_shape)
         layers: list[nn.Module] = []
         for count, factor in zip(STAGES[depth], WIDTHS, strict=True):
             for _ in range(count):

@@ -38,7 +38,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, width: int, drop: float, input_shape: tuple[int, ...], output_dim: int) -> None:
         super().__init__()
-        channels, _, _ = image_size(f"tiny/wrn_{depth}_{width}", input_shape, least=8)
+        channels, _, _ = image_size(f"tiny/wrn_{depth}_{width}", input_shape)
         self.stem = conv3x3(channels, 16)
         blocks, inner = [], 16
         for stage in range(3):

@@ -23,7 +23,7 @@ from src.training.output import checkpoint, resume
 from src.training.output.log import epoch_line, header_lines, open_log, progress
 from src.training.output.recorder import Recorder, Row
 from src.training.output.step_log import StepRow
-from src.training.setup import facts, summary
+from src.training.setup import facts, single_samples, summary
 from src.training.setup.length import Length
 from src.training.setup.out_of_memory import explain_out_of_memory
 from src.training.setup.seeds import preserve_generators
@@ -120,6 +120,9 @@ class Experiment:
         length = Length.of(config, len(train_split or ()))
         self.epochs = range(min(1, length.epochs), length.epochs + 1)
 
+        if components.task is None and group.size == 1:
+            single_samples.check(components.model, components.freeze, config, length, components.data.input_shape,
+                                 device)
         self._plan = plan = EvaluationSchedule(components, folder)
         evaluated = with_evaluation_subsets(config, self._data, plan.splits)
         self.columns = [*plan.columns(), *system.columns(config, device.type == "cuda")]

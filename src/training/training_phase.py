@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from src.checks.known_data import single_sample_error
 from src.checks.registered_names import parse_schedule
 from src.config import Config
 from src.datasets.data import Batch, Lazy, Split
 from src.datasets.texts import Texts
-from src.errors import ConfigError
 from src.optimizers.schedules import make_schedule
 from src.training.components import TrainingComponents
 from src.training.epoch import Elapsed, Trainer
@@ -75,8 +75,7 @@ class TrainingPhase:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise ConfigError("batch norm needs more than one sample per micro-batch", where="batch_size", hint=(
-                "choose one that leaves more than one for the last micro-batch of a pass")) from None
+            raise single_sample_error(self._length.samples) from None
         if self._profile:
             self._profile.add("data", timing["data_time"])
         cells = {**self._meter.means(), **timing, "seen_examples": self._examples_before + self._meter.samples,

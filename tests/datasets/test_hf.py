@@ -291,5 +291,5 @@ def test_evaluation_sets_of_texts(options: dict[str, Any], tmp_path: Path) -> No
     assert y == {"train": [1, 0, 1], "good": [1, 1], "stars": [1, 0]} and data.columns == {"stars": (0, 1)}
     with pytest.raises(DataError, match="hf/stars.csv@train.* has labels that train does not have: 1, 5; allowed: neg"):
         make_data(Config.from_dict(further))
-    with pytest.raises(DataError, match="eval_datasets: sklearn/iris has no texts; allowed: hf/NAME@SPLIT"):
+    with pytest.raises(ConfigError, match="eval_datasets, iris: sklearn/iris has features, and hf/.* has texts"):
         make_data(Config.from_dict({**options, "eval_datasets": {"iris": "sklearn/iris"}}))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from src.checks import splits
 from src.config import Config
-from src.datasets import splits
 from src.datasets.data import Data
 from src.datasets.factory import fetch, make_data
 from src.datasets.transforms import _posterize, transforms_of

@@ -77,9 +77,8 @@ def test_a_run(nets: str) -> None:
     ("MPL", None, r"has no 'MPL' .*did you mean '\S+:MLP'"),
 ])
 def test_invalid_user_models_are_refused(nets: str, name: str, kwargs: dict[str, object] | None, message: str) -> None:
-    config = Config.from_dict({"model": f"{nets}:{name}", "model_kwargs": kwargs})
     with pytest.raises(ConfigError, match=message):
-        make(config, (4,), 3)
+        make(Config.from_dict({"model": f"{nets}:{name}", "model_kwargs": kwargs}), (4,), 3)
 
 
 def test_exception_of_a_user_model_keeps_its_traceback(nets: str) -> None:

@@ -186,7 +186,7 @@ def test_long_epochs_and_evaluations_log_progress(tmp_path: Path) -> None:
 
 
 def test_nan_after_the_last_step_is_divergence(tmp_path: Path) -> None:
-    rows, end = train_toy(make_toy(SPLITS, train_length=1, train_length_unit="step", base_lr=math.inf), str(tmp_path))
+    rows, end = train_toy(make_toy(SPLITS, train_length=1, train_length_unit="step", base_lr=3e38), str(tmp_path))
     assert math.isfinite(rows[0]["train/loss"])  # that before the step
     assert (end, math.isnan(rows[0]["val/last/loss"])) == ("diverged", True)
     (tmp_path / "early").mkdir()
@@ -195,11 +195,18 @@ def test_nan_after_the_last_step_is_divergence(tmp_path: Path) -> None:
     assert (len(rows), end) == (8, "completed")
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 59}, {"batch_size": 16, "grad_accum_steps": 16}])
+@pytest.mark.parametrize("options", [
+    {"batch_size": 59}, {"batch_size": 16, "grad_accum_steps": 16},
+    {"batch_size": 59, "train_length": 1, "train_length_unit": "step", "averaging": "ema",
+     "recompute_batch_norm": True}])
 def test_a_micro_batch_of_one_under_batch_norm_is_a_user_error(options: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    with pytest.raises(ConfigError, match="batch_size: batch norm needs more than one sample"):
-        train_toy(make_toy(SPLITS, model=model, **options))
+    with pytest.raises(ConfigError, match="batch_size: a step would have a single sample, for which batch norm"):
+        train_toy(make_toy(SPLITS, model=model, **options), check=_must_not_start)
+
+
+def _must_not_start() -> None:
+    raise AssertionError("a file is written before the batches are checked")
 
 
 def test_nan_is_recorded_as_such(tmp_path: Path) -> None:

@@ -220,8 +220,7 @@ def _parse_plain(names: list[str], positions: list[int], bodies: list[bytes], ke
     line_ends = np.flatnonzero(characters == ord("\n"))
     counts = np.diff(np.searchsorted(line_ends, np.cumsum([0, *map(len, bodies)])))
     run_of_row = np.repeat(positions, counts)
-    # the parser itself finds rows that are too long, but not those that are too short
-    if np.count_nonzero(characters == ord(",")) != len(line_ends) * (len(names) - 1):
+    if not _have_commas(np.flatnonzero(characters == ord(",")), line_ends, len(names) - 1):
         return None, positions
     try:
         frame = pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=np.float64, index_col=False)
@@ -237,6 +236,16 @@ def _parse_plain(names: list[str], positions: list[int], bodies: list[bytes], ke
     regular = ~np.isin(run_of_row, irregular)
     return (run_of_row[regular], {name: values[regular] for name, values in table.items()}) if len(
         irregular) else (run_of_row, table), irregular.tolist()
+
+
+def _have_commas(commas: np.ndarray, line_ends: np.ndarray, count: int) -> bool:
+    """Return whether each line has so many commas: the parser would cut or fill others. Both are sorted positions."""
+    if len(commas) != count * len(line_ends):
+        return False
+    if not count or not len(line_ends):
+        return True
+    by_line = commas.reshape(-1, count)
+    return bool((by_line[:, -1] < line_ends).all() and (by_line[1:, 0] > line_ends[:-1]).all())
 
 
 def _to_columns(stats: stats_csv.Stats, key: str) -> dict[str, np.ndarray]:

@@ -279,10 +279,10 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     """Return a row per run without curves: `config` of Results, then the number of epochs, the last value of each stats
     column, and as best/NAME the best one of the columns that runs are ranked by (NaN where a run diverged)."""
     by_run = long.groupby("run", observed=False, sort=True)
-    names = [name for name in long.columns[2:] if long[name].dtype != object]
-    last = by_run[names].last().set_axis(config.index)
+    names = [name for name in long.columns[2:] if long[name].dtype != object]  # the others hold words
+    last = by_run[list(long.columns[2:])].last().set_axis(config.index)
     table = pd.concat([config, by_run.size().rename("epochs").set_axis(config.index),
-                       last[[name for name in names if name not in config]]], axis=1)
+                       last[[name for name in last if name not in config]]], axis=1)
     finite = long[names].where(np.isfinite(long[names]))
     for name in metrics.ranking_columns(names, named_metric(config)):
         best = finite[name].groupby(long["run"], observed=False).agg("min" if lower_is_better(config, name) else "max")

@@ -19,7 +19,9 @@ class GradientClipping:
     step_norms: list[Tensor] | None = None
 
     def __init__(self, norm: float | None, value: float | None) -> None:
-        self._norm, self._value = norm, value
+        self._norm = norm
+        # a number that a gradient in float32 cannot have
+        self._value = math.inf if value is not None and value > torch.finfo(torch.float32).max else value
         self._norms: list[Tensor] = []
 
     def __call__(self, params: list[Tensor]) -> None:

@@ -8,6 +8,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from src.checks import known_data
 from src.config import Config
 from src.datasets.data import Batch, Data
 from src.errors import ConfigError
@@ -78,7 +79,6 @@ def make_mixing(config: Config, data: Data, outputs: int) -> Mixing | None:
     if (config.mixup or config.cutmix) and not data.input_shape:
         raise ConfigError(f"samples of {config.dataset} are not numbers and cannot be mixed",
                           where="mixup" if config.mixup else "cutmix", hint="label_smoothing works with them")
-    if config.cutmix and len(data.input_shape) != 3:
-        raise ConfigError(f"samples of shape {list(data.input_shape)} are not images", where="cutmix",
-                          hint="mixup works with them")
+    if config.cutmix:
+        known_data.check_cutmix(data.input_shape)
     return Mixing(config.mixup, config.cutmix, config.label_smoothing, outputs)

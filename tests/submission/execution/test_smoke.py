@@ -44,12 +44,12 @@ def test_smoke_runs_before_the_submission_and_stops_it_on_failure(tmp_path: Path
     job, out = tmp_path / "job.yaml", tmp_path / "results"
     job.write_text(JOB.format(out=out, model="tiny/lenet"))
     assert submit_multiple.main([str(job), "--smoke", "-s", "submit_cpu.sh", "--no-submit"]) == 2
-    # the images are too small for this model, which only a run detects
-    job.write_text(JOB.format(out=out, model="tiny/vgg_11"))
+    # the images are too small for this model, which only timm knows
+    job.write_text(JOB.format(out=out, model="timm/test_vit"))
     assert submit_multiple.main([str(job), "--smoke", "--local", "-y"]) == 2
     output = capsys.readouterr()
     assert "smoke      linear on sklearn/digits: one batch works" in output.out
-    assert "smoke: tiny/vgg_11 on sklearn/digits fails in its first batch: " in output.err
+    assert "smoke: timm/test_vit on sklearn/digits fails in its first batch: " in output.err
     assert "Traceback" not in output.err
     assert not out.exists()
 

@@ -36,7 +36,7 @@ parameters:
   base_lr: [0.1, 1]
   LIST:
     - {model: linear, batch_size: [8, 32]}
-    - {model: tiny/lenet, dataset: sklearn/digits, batch_size: [13, 14]}
+    - {model: tiny/lenet, dataset: sklearn/digits, batch_size: [13, 14], data_splits_map: {train: train, test: train}}
 """
 MODES = [[], ["--array"], ["--workers", "2"]]
 

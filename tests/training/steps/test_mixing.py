@@ -176,7 +176,7 @@ def test_smoothing_equals_that_of_torch() -> None:
     ({"cutmix": 1.0, "loss": "torch/NLLLoss"}, "cutmix: loss torch/NLLLoss does not accept class probabilities"),
     ({"mixup": 0.2, "task": "tests.training.tasks:Gan"}, "mixup: a user-defined task"),
     ({"mixup": -0.1}, "mixup: -0.1 is not an alpha"),
-    ({"cutmix": float("inf")}, "cutmix: inf is not an alpha"),
+    ({"cutmix": float("inf")}, "cutmix: inf is not a finite number"),
     ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is not a label smoothing"),
 ])
 def test_invalid_mixing_is_rejected_at_submission(spec: dict[str, Any], message: str) -> None:

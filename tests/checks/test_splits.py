@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.datasets.splits import Slice, parse_split, permutation
+from src.checks.splits import Slice, parse_split, permutation
 from src.errors import DataError
 
 PERCENT = st.decimals(0, 100, places=2).map(lambda value: f"{value}%")

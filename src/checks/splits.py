@@ -1,18 +1,17 @@
 """Split expressions: train, train[:80%], train[-500:], train[:10%]+test."""
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from src.checks import registered_names
 from src.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,21 @@ class Slice:
                             allowed=f"split '{self.source}' has {n} samples")
         return low, high
 
-    def indices(self, n: int, seed: int) -> np.ndarray | None:
-        """Return the sorted indices of the part in a split of n samples; None for the whole split."""
+    def size(self, n: int) -> int:
+        """Return the number of samples of the part in a split of n samples. DataError if it is out of range or empty.
+        """
         low, high = self.bounds(n)
         if low >= high:
             raise DataError(f"'{self}' is empty", where="data_splits_map",
                             allowed=f"split '{self.source}' has {n} samples")
-        return None if self.whole else np.sort(permutation(n, seed)[low:high])
+        return high - low
+
+    def indices(self, n: int, seed: int) -> np.ndarray | None:
+        """Return the sorted indices of the part in a split of n samples; None for the whole split."""
+        import numpy as np  # not needed to check a config
+
+        low, size = self.bounds(n)[0], self.size(n)
+        return None if self.whole else np.sort(permutation(n, seed)[low:low + size])
 
     def __str__(self) -> str:
         return self.source if self.whole else f"{self.source}[{self.start or ''}:{self.stop or ''}]"
@@ -53,6 +60,8 @@ class Slice:
 def _position(bound: str, n: int) -> int:
     """Convert a bound. p% is n·p/100 rounded to the nearest integer, halves up; -p% is (100-p)%; -k is n-k."""
     if bound.endswith("%"):
+        from fractions import Fraction  # loads decimal
+
         percent = Fraction(bound[:-1])
         percent = percent + 100 if bound.startswith("-") else percent
         return math.floor(n * percent / 100 + Fraction(1, 2))
@@ -94,5 +103,9 @@ def permutation(n: int, seed: int) -> np.ndarray:
 
     NumPy guarantees that RandomState's streams stay the same. Hashing separates the stream from those of other seeds.
     """
+    import hashlib
+
+    import numpy as np
+
     digest = hashlib.sha256(f"split {seed} of {n}".encode()).digest()
     return np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32)).permutation(n)
