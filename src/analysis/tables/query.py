@@ -218,7 +218,7 @@ class _Compiler:
         values = list(map(self.value, operands))
         strict = list(map(self._is_strict, operands))
         for position, operand in enumerate(operands):
-            if isinstance(operand, ast.Name):  # a column: its neighbours are compared in its type
+            if isinstance(operand, ast.Name):  # a column: its neighbors are compared in its type
                 for other in {position - 1, position + 1} & set(range(len(operands))):
                     values[other] = self._in_type_of(operand, values[other])
         links = [(operation, values[i], values[i + 1], strict[i] or strict[i + 1])
