@@ -327,12 +327,12 @@ def _check_address(value: str | None) -> None:
 
 def _check_limit(value: float | None) -> None:
     if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise ConfigError(f"{value!r} is no number of batches", allowed="1, 2, … batches, or a share from 0.001 to 1.0")
+        raise ConfigError(f"{value!r} is not a number of batches", allowed="1, 2, … batches, or a share from 0.001 to 1.0")
 
 
 def _check_models(value: list[str] | None) -> None:
     if value is not None and (not value or not set(value) <= {"last", "av"}):
-        raise ConfigError(f"{value!r} is no choice of models", allowed="[last], [av], [last, av] or null")
+        raise ConfigError(f"{value!r} is not a choice of models", allowed="[last], [av], [last, av] or null")
 
 
 def _check_column_base(value: int | None) -> None:
@@ -342,7 +342,7 @@ def _check_column_base(value: int | None) -> None:
 
 def _check_shape(value: list[int] | None) -> None:
     if value is not None and (not value or min(value) < 1):
-        raise ConfigError(f"{value!r} is no shape", allowed="a list of positive sizes, as [3, 32, 32]")
+        raise ConfigError(f"{value!r} is not a shape", allowed="a list of positive sizes, as [3, 32, 32]")
 
 
 # fields in which infinity means: no limit, or never
