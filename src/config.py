@@ -327,7 +327,8 @@ def _check_address(value: str | None) -> None:
 
 def _check_limit(value: float | None) -> None:
     if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise ConfigError(f"{value!r} is not a number of batches", allowed="1, 2, … batches, or a share from 0.001 to 1.0")
+        raise ConfigError(f"{value!r} is not a number of batches",
+                          allowed="1, 2, … batches, or a share from 0.001 to 1.0")
 
 
 def _check_models(value: list[str] | None) -> None:
