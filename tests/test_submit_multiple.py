@@ -433,8 +433,11 @@ BAD = {
     "metric of unknown direction": ("job_details: {name: a, metric: energy}\nparameters: {batch_size: 1}",
                                     "metric: whether more or less is better is not known for 'energy'"),
     "best epoch by such a metric": (
-        "job_details: {name: a}\nparameters: {early_stopping_patience: 3, best_checkpoint_metric: val/.*/energy}",
-        "best_checkpoint_metric: whether more or less is better is not known for 'val/.*/energy'"),
+        "job_details: {name: a}\nparameters: {early_stopping_patience: 3, best_checkpoint_metric: test/.*/energy}",
+        "best_checkpoint_metric: whether more or less is better is not known for 'test/.*/energy'"),
+    "best epoch by a split that is not evaluated": (
+        "job_details: {name: a}\nparameters: {save_best_checkpoint: true, best_checkpoint_metric: val/.*/accuracy}",
+        "best_checkpoint_metric: 'val/.*/accuracy' matches no metric of this run; allowed: test/.*/accuracy"),
     "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "train is missing"),
 }
 
@@ -442,10 +445,10 @@ BAD = {
 @pytest.mark.parametrize("text", [
     "job_details: {{name: a, metric: {{name: energy, goal: minimize}}}}\nparameters: {{{by_energy}}}\n",
     "job_details: {{name: a}}\nparameters: {{{by_energy}, best_checkpoint_goal: maximize}}\n",
-    "job_details: {{name: a}}\nparameters: {{best_checkpoint_metric: val/.*/energy}}\n"])  # nothing is chosen by it
+    "job_details: {{name: a}}\nparameters: {{best_checkpoint_metric: test/.*/energy}}\n"])  # nothing is chosen by it
 def test_goal_makes_any_metric_acceptable(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    by_energy = "save_best_checkpoint: true, best_checkpoint_metric: val/.*/energy"
+    by_energy = "save_best_checkpoint: true, best_checkpoint_metric: test/.*/energy"
     (tmp_path / "x.yaml").write_text(text.format(by_energy=by_energy))
     assert submit_multiple.main(["x.yaml", "--local", "-d"]) == 0
 

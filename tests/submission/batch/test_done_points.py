@@ -15,7 +15,7 @@ from src.submission.batch import batch_folder
 from src.submission.batch.done_points import canonical_hash, done_points, missing_points
 from src.submission.spec import reader
 
-POINT: dict[str, Any] = {"batch_size": 8, "base_lr": 1, "dataset": "sklearn/digits", "data_splits_map": {
+POINT: dict[str, Any] = {"batch_size": 8, "base_lr": 1, "dataset": "libsvm/toy", "data_splits_map": {
     "train": "train", "val": "test"}, "averaging": None}
 
 
