@@ -180,7 +180,7 @@ def ranking_columns(columns: Iterable[str], metric: Metric | None = None) -> lis
 def by_preference(columns: Iterable[str]) -> list[str]:
     """Return the columns of one metric, averaged weights first: a run counts with the first that it has.
 
-    The choice does not depend on the values: the better of both would favour averaging by chance.
+    The choice does not depend on the values: the better of both would favor averaging by chance.
     """
     return sorted(columns, key=lambda name: "/av/" not in name)
 

@@ -54,7 +54,7 @@ def match_runs(cached: Sequence[Columns], names: Sequence[str], stamps: np.ndarr
 
     A part of -1 means that the run has to be read.
 
-    stamps: (runs, STAMP) int64, zeros where none could be taken.
+    stamps: (runs, STAMP_LENGTH) int64, zeros where none could be taken.
     """
     places = dict(zip(itertools.chain.from_iterable(part.names for part in cached), itertools.count(), strict=False))
     row = np.array([places.get(name, -1) for name in names], int)

@@ -134,7 +134,7 @@ def _assemble_stats(parts: Sequence[Columns], spans: list[Span]) -> dict[str, np
 
 
 def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
-    """Parse the texts of runs. stamps: (runs, STAMP) int64."""
+    """Parse the texts of runs. stamps: (runs, STAMP_LENGTH) int64."""
     configs = [run.config for run in runs]
     facts = [dict(_flatten(config.pop("facts", None), "facts/")) for config in configs]
     stats, counts, notes, stats_names = parse_tables([(run.header, run.body) for run in runs])

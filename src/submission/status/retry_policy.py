@@ -69,6 +69,6 @@ CANARY_RESTARTED = frozenset(state for state, policy in POLICIES.items() if poli
 
 
 def as_markdown() -> str:
-    """Return the table of states for docs/architecture.md and docs/guarantees.md."""
+    """Return the table of states for docs/guarantees.md."""
     rows = [f"| {states.shown(state)} | {policy.meaning} | {policy.retry} |" for state, policy in POLICIES.items()]
     return "\n".join(["| state | meaning | `-r` submits it |", "|---|---|---|", *rows])

@@ -62,10 +62,7 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     facts = config.get("facts") or _read_own_facts(run)
     facts = facts if isinstance(facts, dict) else {}
     epochs = facts.get("epochs") if records.is_count(facts.get("epochs")) else None
-    left = None
-    if run.state.name == states.RUNNING and epochs and done and run.attempt:
-        elapsed = now - run.attempt.get("start", now)
-        left = max(0.0, elapsed / done * (epochs - done))
+    left = _seconds_left(stats, epochs, run.attempt or {}, now) if run.state.name == states.RUNNING and epochs else None
     idle = gpu_idle.assess((dict(zip(stats.names, cells, strict=True)) for cells in stats.rows), config) if (
         gpu_idle.COLUMN in stats.names and not stats.words) else None
     tags = tuple(run_folder.tags(run.path)) if run.files is not None else ()
@@ -75,6 +72,17 @@ def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
     changed = facts.get(code_state.CHANGED)
     return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
                      idle, tags, notes, tuple(map(str, changed)) if isinstance(changed, list) else ())
+
+
+def _seconds_left(stats: Stats, epochs: int, attempt: Mapping[str, Any], now: float) -> float | None:
+    """Return the time until the last of `epochs`, by the pace since the attempt's start; None before its first epoch.
+
+    Epochs that an earlier attempt has trained do not count for the pace.
+    """
+    start = attempt.get("start", now)
+    times = stats.numbers("timestamp") if "timestamp" in stats.names else []
+    trained = sum(not time_of_epoch < start for time_of_epoch in times) if times else len(stats.epochs)
+    return max(0.0, (now - start) / trained * (epochs - len(stats.epochs))) if trained else None
 
 
 def _read_stats(run: Run) -> Stats:

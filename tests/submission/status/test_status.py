@@ -33,10 +33,14 @@ def observation(*runs: Run) -> Observation:
 
 
 def test_row_of_a_running_run(tmp_path: Path) -> None:
-    stats = HEADER + "1,10,5,2.0,0.5,0.6,1.0,0.9\n2,20,9,1.0,0.7,0.65,0.9,0.95\n3,30,1"
+    stats = HEADER + "1,10,105,2.0,0.5,0.6,1.0,0.9\n2,20,109,1.0,0.7,0.65,0.9,0.95\n3,30,1"
     row, = status.rows([run(tmp_path, "000_a", "running", stats, epochs=10, start=100.0)], now=120.0)
     assert (row.epochs_done, row.epochs, row.metric, row.best) == (2, 10, "val/av/accuracy", 0.65)
     assert row.left == pytest.approx(20 / 2 * 8)
+    resumed, = status.rows([run(tmp_path, "001_a", "running", stats, epochs=10, start=106.0)], now=120.0)
+    assert resumed.left == pytest.approx(14 / 1 * 8)
+    begins, = status.rows([run(tmp_path, "002_a", "running", stats, epochs=10, start=110.0)], now=120.0)
+    assert begins.left is None
 
 
 def test_averaged_weights_judge_a_run_that_has_them(tmp_path: Path) -> None:
