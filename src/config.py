@@ -195,7 +195,7 @@ class Config:
     __hash__ = None  # type: ignore[assignment]  # some values are lists
 
     def __repr__(self) -> str:
-        changed = (f"{key}={value!r}" for key, value in vars(self).items() if value != _DEFAULTS[key])
+        changed = (f"{key}={value!r}" for key, value in vars(self).items() if value != DEFAULTS[key])
         return f"Config({', '.join(changed)})"
 
     @classmethod
@@ -218,7 +218,7 @@ def defaults_version() -> str:
     import hashlib  # only runs and their readers ask
     import json
 
-    return hashlib.sha256(json.dumps(_DEFAULTS).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(DEFAULTS).encode()).hexdigest()[:12]
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
@@ -228,7 +228,7 @@ TRACKER_FIELDS = tuple(FIELDS)[tuple(FIELDS).index("system_metrics"):]
 OUTPUT_FIELDS = frozenset(("log_interval", "log_interval_eval", "log_steps", "log_to_stdout", "save_freq",
                            "save_best_checkpoint", "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir",
                            "profile", *TRACKER_FIELDS))
-_DEFAULTS = Config().to_dict()
+DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
@@ -474,6 +474,6 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_value(key, value)
             else:
                 _check_scalar(key, value, kind.__name__)
-        config_rules.check(spec, _DEFAULTS)
+        config_rules.check(spec, DEFAULTS)
     except ConfigError as error:
         raise error.at(where) from None

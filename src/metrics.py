@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from src import run_folder
-from src.errors import JobSpecError, ResultsError, UserError
+from src.errors import ConfigError, JobSpecError, ResultsError, UserError
 from src.io import files, yaml_io
 
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
@@ -39,6 +39,10 @@ _WORD_ENDS = re.compile(r"[\W_]+")
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 _REFERENCE = re.compile(r"\\[1-9]|\(\?[^:]")  # to an earlier group, or a group that does more than to match
 _MAX_STEPS = 2_000_000  # of a match: about 20 ms
+# columns of stats.csv by which no epoch is chosen
+_NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
+                "learning_rate", "trainable_parameters", "grad_norm")
+_CHOOSING_FIELD = "best_checkpoint_metric"
 _PREFERENCE = ("accuracy", "r2", "loss")
 _SWEEP_KEYS = ("target", "impute", "impute_while_running")  # of W&B sweeps, ignored here
 
@@ -143,6 +147,27 @@ def check_known(name: str, metric: Metric | None, where: str) -> None:
     has_goal = metric is not None and metric.goal is not None and metric.name.rpartition("/")[2] == last
     if re.fullmatch(r"[\w@ -]+", last) and not has_goal and direction(name, metric) is None:
         raise JobSpecError(f"whether more or less is better is not known for {name!r}", where=where, hint=GOAL_HINT)
+
+
+def choosing_columns(pattern: str, columns: Iterable[str], metric: Metric | None) -> tuple[list[str], str]:
+    """Return the columns that a regular expression matches as a whole, by which an epoch is chosen, and their goal.
+
+    metric: of the job spec, whose goal holds for the columns that it names.
+    ConfigError if the pattern matches no metric, one whose direction is not known, or metrics of opposite directions.
+    """
+    numbers = [column for column in columns if column.rpartition("/")[2] not in _NOT_METRICS]
+    chosen = [column for column in numbers if re.fullmatch(pattern, column)]
+    if not chosen:
+        raise ConfigError(f"{pattern!r} matches no metric of this run", where=_CHOOSING_FIELD, allowed=numbers,
+                          hint="it is a regular expression for the whole of a name")
+    goals = {column: direction(column, metric) for column in chosen}
+    if unknown := next((column for column, goal in goals.items() if goal is None), None):
+        raise ConfigError(f"whether more or less is better is not known for {unknown}", where=_CHOOSING_FIELD,
+                          hint=f"set best_checkpoint_goal: {MINIMIZE} or {MAXIMIZE}, or {GOAL_HINT}")
+    if len(set(goals.values())) > 1:
+        raise ConfigError(f"{pattern!r} matches metrics that improve by falling and metrics that improve by rising",
+                          where=_CHOOSING_FIELD, allowed=f"one kind of {', '.join(chosen)}")
+    return chosen, goals[chosen[0]] or MAXIMIZE
 
 
 def chooses_by_test(column: str | None) -> bool:

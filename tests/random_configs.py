@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import train
 from src.checks.registered_names import METRICS, OPTIMIZERS, SKLEARN_DATASETS, TIMM_OPTIMIZERS, TORCH_LOSSES
-from src.config import FIELDS, Config
+from src.config import FIELDS
 from src.errors import UserError
 from src.io import yaml_io
+from src.submission.planning.planner import check_point
 
 RATES = st.sampled_from([0.0, 1e-300, 1e-10, 0.001, 0.01, 0.1, 0.5, 0.9, 1.0])
 NUMBERS = RATES | st.sampled_from([0, 1, 2, 30.0, 1e6, 1e30, 1e39, 1e300, 1e-45, math.inf, math.nan, -1.0, 10**400])
@@ -107,8 +108,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
 # Reasons that a dry run cannot know: the device and the network of the machine, and what code says that it does not
 # import, which is timm; a user-defined task decides which fields it uses.
 LATE_REASONS = (r"no device '", r"needs a CUDA device", r"CUDA required", r"timm's \w+ cannot be created",
-                r"timm/test_\w+ (cannot take images|has no option)", r"cannot be reached",
-                r"best_checkpoint_(metric|goal)")
+                r"timm/test_\w+ (cannot take images|has no option)", r"cannot be reached")
 
 
 @dataclasses.dataclass
@@ -129,7 +129,7 @@ def run(spec: dict[str, Any], counts: Counts) -> None:
     """Check a spec as a dry run does, and train it if it passes. Any exception but those of a user error is raised."""
     counts.tried += 1
     text = yaml_io.dump_flat(spec)
-    if _sentence(lambda: Config.from_dict(yaml_io.load_flat(text))):
+    if _sentence(lambda: check_point(None, yaml_io.load_flat(text), "spec")):
         counts.refused += 1
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -35,11 +35,10 @@ def test_direction_of_common_metrics(goal: str | None, names: str) -> None:
 
 
 def test_every_metric_of_the_project_has_a_direction() -> None:
-    from src.checks.registered_names import METRICS as CONFIGURED
-    from src.training.steps.meters import METRICS as MEASURED
+    from src.checks.registered_names import METRICS, TRAINING_METRICS
     from src.training.steps.torchmetrics_adapter import metric_columns
 
-    names = {name for names in MEASURED.values() for name in names} | {*metric_columns(CONFIGURED)}
+    names = {name for names in TRAINING_METRICS.values() for name in names} | {*metric_columns(METRICS)}
     assert [name for name in names if metrics.direction(name) is None] == []
 
 

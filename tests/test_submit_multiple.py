@@ -433,11 +433,18 @@ BAD = {
     "metric of unknown direction": ("job_details: {name: a, metric: energy}\nparameters: {batch_size: 1}",
                                     "metric: whether more or less is better is not known for 'energy'"),
     "best epoch by such a metric": (
-        "job_details: {name: a}\nparameters: {early_stopping_patience: 3, best_checkpoint_metric: test/.*/energy}",
-        "best_checkpoint_metric: whether more or less is better is not known for 'test/.*/energy'"),
+        "job_details: {name: a}\nparameters: {early_stopping_patience: 3, metrics: [['train:energy']], "
+        "best_checkpoint_metric: test/.*/energy}",
+        "best_checkpoint_metric: whether more or less is better is not known for test/last/energy"),
     "best epoch by a split that is not evaluated": (
         "job_details: {name: a}\nparameters: {save_best_checkpoint: true, best_checkpoint_metric: val/.*/accuracy}",
-        "best_checkpoint_metric: 'val/.*/accuracy' matches no metric of this run; allowed: test/.*/accuracy"),
+        "best_checkpoint_metric: 'val/.*/accuracy' matches no metric of this run; allowed: train/loss"),
+    "best epoch by a metric that is not measured": (
+        "job_details: {name: a}\nparameters: {save_best_checkpoint: true, best_checkpoint_metric: test/.*/f1}",
+        "best_checkpoint_metric: 'test/.*/f1' matches no metric of this run"),
+    "best epoch by metrics of both directions": (
+        "job_details: {name: a}\nparameters: {save_best_checkpoint: true, best_checkpoint_metric: test/.*}",
+        "best_checkpoint_metric: 'test/.*' matches metrics that improve by falling and metrics that improve by rising"),
     "no train split": ("job_details: {name: a}\nparameters: {data_splits_map: {val: train}}", "train is missing"),
 }
 
@@ -448,7 +455,8 @@ BAD = {
     "job_details: {{name: a}}\nparameters: {{best_checkpoint_metric: test/.*/energy}}\n"])  # nothing is chosen by it
 def test_goal_makes_any_metric_acceptable(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    by_energy = "save_best_checkpoint: true, best_checkpoint_metric: test/.*/energy"
+    by_energy = ("save_best_checkpoint: true, best_checkpoint_metric: test/.*/energy, "
+                 "metrics: [['train:energy']]")
     (tmp_path / "x.yaml").write_text(text.format(by_energy=by_energy))
     assert submit_multiple.main(["x.yaml", "--local", "-d"]) == 0
 

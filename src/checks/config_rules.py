@@ -58,10 +58,6 @@ def check(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         _check_targets(loss, get("targets"), get("task"))
     splits = get("data_splits_map", defaults["data_splits_map"])
     _check_splits(splits, get("eval_at_end"), get("train_length", defaults["train_length"]), get("eval_datasets"))
-    if get("save_best_checkpoint") or get("early_stopping_patience"):
-        at_end = get("eval_at_end") or ()
-        _check_best(get("best_checkpoint_metric", defaults["best_checkpoint_metric"]),
-                    [name for name in (*splits, *(get("eval_datasets") or {})) if name not in at_end])
     if get("eval_datasets") or get("eval_class_maps"):
         _check_further(get("eval_datasets") or {}, get("eval_class_maps"), splits, spec, loss)
     if not _FAMILY.isdisjoint(spec):
@@ -265,15 +261,6 @@ def _check_splits(splits: dict[str, str], at_end: list[str] | None, train_length
     for name in at_end or ():
         if name not in splits and name not in (further or {}):
             raise ConfigError(f"unknown split '{name}'", where="eval_at_end", allowed=splits)
-
-
-def _check_best(pattern: str, splits: list[str]) -> None:
-    """Check that best_checkpoint_metric can match a column, `split/model/metric`. splits: those of each epoch."""
-    split = pattern.partition("/")[0]
-    if re.fullmatch(r"[\w-]+", split) and split not in splits:
-        raise ConfigError(f"{pattern!r} matches no metric of this run", where="best_checkpoint_metric",
-                          allowed=[f"{name}/.*/accuracy" for name in splits if name != "train"],
-                          hint="it is a regular expression for the whole name of a column with a value in each epoch")
 
 
 def _check_further(sets: dict[str, str], maps: dict[str, str] | None, splits: dict[str, str], spec: Mapping[str, Any],

@@ -23,6 +23,9 @@ GOALS = ("minimize", "maximize")
 TARGETS = ("classes", "numbers", "next_token")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+# metrics of every epoch, by kind of task
+TRAINING_METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
+                    "next_token": ("loss", "accuracy", "perplexity")}
 METRICS = ("top1", "top5", "precision", "recall", "f1", "auroc", "calibration_error", "confusion_matrix", "pr_curve")
 OPTIMIZERS = ("sgd", "adam", "adamw", "amsgrad", "amsgradw")
 # optimizers of timm.optim; a test checks that the list is complete

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from src.checks.registered_names import parse_averaging
+from src.checks.registered_names import TRAINING_METRICS, parse_averaging
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
@@ -22,7 +22,7 @@ from src.training.setup.facts import allotted_threads, choose_device, micro_batc
 from src.training.setup.seeds import fill_seeds, seed_generators
 from src.training.setup.to_device import place_on_device
 from src.training.steps import forward
-from src.training.steps.meters import METRICS, MeanMeter, Meter, TokenMeter
+from src.training.steps.meters import MeanMeter, Meter, TokenMeter
 from src.training.steps.task import Optimizer, Task, make_task
 from src.training.steps.torchmetrics_adapter import ConfiguredMetrics, MetricsMeter
 
@@ -55,7 +55,7 @@ class TrainingComponents:
     @property
     def training_metrics(self) -> list[str]:
         """Names of the metrics that are measured in training as well as in evaluation."""
-        return list(self.task.metrics if self.task else METRICS[self.data.task])
+        return list(self.task.metrics if self.task else TRAINING_METRICS[self.data.task])
 
     def make_meter(self) -> Meter | MeanMeter:
         """Return a new meter of the training metrics."""

@@ -8,12 +8,9 @@ from typing import Any, NamedTuple
 
 from src import metrics, run_folder
 from src.config import Config
-from src.errors import ConfigError
 from src.metrics import MAXIMIZE, MINIMIZE, Metric
 from src.training.output.recorder import Row
 
-_NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
-                "learning_rate", "trainable_parameters", "grad_norm")
 # direction of states without a sign, which the version before this rule saved
 _EARLIER_MINIMIZED = re.compile(r"(?:^|_)(?:loss|error|err|perplexity|ppl|mae|mse|rmse)(?:$|_)")
 BestState = tuple[Any, ...]
@@ -107,20 +104,8 @@ class BestEpoch:
     """
 
     def __init__(self, pattern: str, columns: Iterable[str], metric: Metric | None = None) -> None:
-        numbers = [column for column in columns if column.rpartition("/")[2] not in _NOT_METRICS]
-        self.columns = [column for column in numbers if re.fullmatch(pattern, column)]
-        if not self.columns:
-            raise ConfigError(f"{pattern!r} matches no metric of this run", where="best_checkpoint_metric",
-                              allowed=numbers, hint="it is a regular expression for the whole of a name")
-        directions = {column: metrics.direction(column, metric) for column in self.columns}
-        if unknown := [column for column, goal in directions.items() if goal is None]:
-            raise ConfigError(f"whether more or less is better is not known for {unknown[0]}",
-                              where="best_checkpoint_metric",
-                              hint=f"set best_checkpoint_goal: {MINIMIZE} or {MAXIMIZE}, or {metrics.GOAL_HINT}")
-        if len(set(directions.values())) > 1:
-            raise ConfigError(f"{pattern!r} matches metrics that improve by falling and metrics that improve by rising",
-                              where="best_checkpoint_metric", allowed=f"one kind of {', '.join(self.columns)}")
-        self._sign = -1.0 if directions[self.columns[0]] == MINIMIZE else 1.0
+        self.columns, goal = metrics.choosing_columns(pattern, columns, metric)
+        self._sign = -1.0 if goal == MINIMIZE else 1.0
         self._best = -math.inf
         self.epochs_since = 0  # epochs since the best one
 

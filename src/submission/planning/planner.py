@@ -9,7 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from src import config, run_folder
-from src.errors import BatchError, ConfigError, JobSpecError
+from src.checks import registered_names
+from src.errors import BatchError, ConfigError, JobSpecError, UserError
 from src.io import files, yaml_io
 from src.submission.batch import batch_folder, journal
 from src.submission.planning import preview
@@ -33,6 +34,11 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.metrics import Metric
     from src.submission.batch.extension import Extension
+
+# fields that decide by which columns a run chooses its best epoch
+_CHOOSING_FIELDS = ("best_checkpoint_metric", "best_checkpoint_goal", "task", "dataset", "loss", "targets",
+                    "data_splits_map", "eval_datasets", "eval_at_end", "eval_models", "averaging", "metrics")
+_checked_choices: set[tuple[Metric | None, str]] = set()  # values of these fields that were checked already
 
 
 def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
@@ -60,7 +66,7 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
 def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else job_spec.command
-    check = None if command else functools.partial(_check_point, job_spec.metric)
+    check = None if command else functools.partial(check_point, job_spec.metric)
     try:
         expanded = grid.expand_job_spec(job_spec, options.overrides, check, options.samples, options.seed)
     except ConfigError as error:
@@ -102,18 +108,47 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
                           os.path.normpath(files.expand_path(output_dir, "output_dir")), tuple(lines))
 
 
-def _check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:
+def check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:
     """ConfigError unless Config accepts a point, and the direction of what chooses its best epoch is known.
 
     metric: of the job spec.
     """
     config.check_parameters(point, where)
     if point.get("save_best_checkpoint") or point.get("early_stopping_patience"):
-        from src import metrics  # few points choose an epoch
+        value = {name: point.get(name, config.DEFAULTS[name]) for name in _CHOOSING_FIELDS}
+        key = metric, repr(value)
+        if key not in _checked_choices:
+            _check_choice(metric, value, where)
+            _checked_choices.add(key)
 
-        pattern = point.get("best_checkpoint_metric", config.FIELDS["best_checkpoint_metric"].default)
-        if not point.get("best_checkpoint_goal"):
-            metrics.check_known(pattern, metric, f"{where}, best_checkpoint_metric")
+
+def _check_choice(metric: Metric | None, value: Mapping[str, Any], where: str) -> None:
+    """ConfigError unless best_checkpoint_metric matches metrics of each epoch that have one known direction."""
+    from src import metrics  # few points choose an epoch
+
+    pattern = value["best_checkpoint_metric"]
+    if goal := value["best_checkpoint_goal"]:
+        metric = metrics.Metric(pattern, goal)
+    try:
+        if columns := _epoch_columns(value):
+            metrics.choosing_columns(pattern, columns, metric)
+        else:
+            metrics.check_known(pattern, metric, "best_checkpoint_metric")
+    except UserError as error:
+        raise error.at(where) from None
+
+
+def _epoch_columns(value: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that have a value in each epoch; empty if code of the user decides what is measured."""
+    if value["task"] or ":" in value["dataset"] or ":" in value["loss"]:
+        return []
+    names = registered_names.TRAINING_METRICS[registered_names.task_of(value["loss"], value["targets"])]
+    splits = [name for name in (*value["data_splits_map"], *(value["eval_datasets"] or {}))
+              if name != "train" and name not in (value["eval_at_end"] or ())]
+    models = value["eval_models"] or (["last", "av"] if value["averaging"] else ["last"])
+    further = [name.rpartition(":")[2] for name in value["metrics"] or ()]
+    return [f"train/{name}" for name in names] + [
+        f"{split}/{model}/{name}" for split in splits for model in models for name in (*names, *further)]
 
 
 def _grid_options(options: Options) -> dict[str, Any]:

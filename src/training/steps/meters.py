@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.checks.registered_names import TRAINING_METRICS
 from src.datasets.data import IGNORED
 from src.errors import ConfigError
 from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
 
-METRICS = {"classification": ("loss", "accuracy"), "regression": ("loss", "mae", "r2"),
-           "next_token": ("loss", "accuracy", "perplexity")}
 # the mean loss of a batch, its weight in a mean over batches (samples or tokens), and its samples
 StepLosses = list[tuple[Tensor, int | Tensor, int]]
 # Batches are kept and reduced together: one reduction per batch would take half of a small model's step.
@@ -67,7 +66,7 @@ class Meter:
         self._reduce()
         total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
         if not self.samples:
-            return dict.fromkeys(METRICS[self._task], math.nan)
+            return dict.fromkeys(TRAINING_METRICS[self._task], math.nan)
         loss, *sums = (total / self.samples).tolist()
         if self._task == "classification":
             return {"loss": loss, "accuracy": sums[0]}
@@ -141,7 +140,7 @@ class TokenMeter(Meter):
         total, self.samples = self._total() if self._group.size > 1 else (self._sums, self._count)
         loss, correct, tokens = total.tolist()
         if not tokens:
-            return dict.fromkeys(METRICS["next_token"], math.nan)
+            return dict.fromkeys(TRAINING_METRICS["next_token"], math.nan)
         mean = loss / tokens
         return {"loss": mean, "accuracy": correct / tokens, "perplexity": math.exp(mean) if mean < 700 else math.inf}
 

@@ -58,7 +58,7 @@ def test_equal_or_explicit_values_are_no_drift(tmp_path: Path, version: str | No
 
 def test_version_covers_all_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     now = defaults_version()
-    monkeypatch.setattr(config, "_DEFAULTS", {**config._DEFAULTS, "base_lr": 0.5})
+    monkeypatch.setattr(config, "DEFAULTS", {**config.DEFAULTS, "base_lr": 0.5})
     defaults_version.cache_clear()
     assert defaults_version() != now
     monkeypatch.undo()

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from src import run_folder
+from src.checks.registered_names import TRAINING_METRICS
 from src.config import Config
 from src.training.output.recorder import Recorder, stats_columns
 from src.training.output.table import StatsTable
-from src.training.steps.meters import METRICS
 from tests.training.toys import make_toy
 
 COLUMNS = stats_columns(("loss", "accuracy"), ("test",), ("last",))
@@ -31,7 +31,8 @@ def test_stats_columns() -> None:
         "train/learning_rate,train/trainable_parameters,val/last/loss,val/last/accuracy,val/last/time,val/last/data_time,val/av/loss,"
         "val/av/accuracy,val/av/time,val/av/data_time,test/last/loss,test/last/accuracy,test/last/time,"
         "test/last/data_time,test/av/loss,test/av/accuracy,test/av/time,test/av/data_time")
-    assert stats_columns(METRICS["regression"], ("test",), ("last",))[3:6] == ["train/loss", "train/mae", "train/r2"]
+    assert stats_columns(TRAINING_METRICS["regression"], ("test",), ("last",))[3:6] == [
+        "train/loss", "train/mae", "train/r2"]
 
 
 def test_rows_read_back_equal(tmp_path: Path) -> None:
