@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
 
         exit_code = remote_submit.submit(
             argv, PROJECT, options.on, None if options.retry else options.path, options.script,
-            has_output_dir=options.retry or options.output_dir is not None, dry_run=options.dry_run,
+            ignores_host_output_dir=options.retry or options.output_dir is not None, dry_run=options.dry_run,
             json_output=options.json)
         if exit_code is not None:
             return exit_code

@@ -21,7 +21,7 @@ NOT_PARAMETERS = frozenset((*PER_POINT, "facts"))
 scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # defined below: dataclass would compile both at every start, 1 ms
+@dataclass(frozen=True, eq=False, repr=False)  # both are written below: generating them takes 1 ms at every start
 class Config:
     """All parameters of a run. A released default never changes: tests/golden/config_defaults.yaml pins them.
 
@@ -79,7 +79,8 @@ class Config:
     # and evaluates all others after each epoch
     data_splits_map: dict[str, str] = field(default_factory=lambda: {"train": "train", "test": "test"})
     eval_datasets: dict[str, str] | None = None  # further data sets to evaluate: name -> DATASET[@SPLIT]
-    # for those with classes of their own: name -> the training class of each class, as '3, 0, 7', or a file of them
+    # for evaluation sets with classes of their own: name -> for each of its classes the index of the training class, as
+    # '3, 0, 7', or a file of these
     eval_class_maps: dict[str, str] | None = None
     eval_at_end: list[str] | None = None  # splits that are evaluated once, after training
     eval_models: list[str] | None = None  # last, av or both; null: last, and av if the weights are averaged
@@ -214,7 +215,7 @@ class Config:
 
 @functools.cache
 def defaults_version() -> str:
-    """A short name of all defaults together: another one if any default is another."""
+    """A hash of all defaults: it changes if any default changes."""
     import hashlib  # only runs and their readers ask
     import json
 
@@ -456,7 +457,7 @@ def _check_size(value: float, is_whole: bool, may_be_infinite: bool) -> None:
 
 @functools.lru_cache(maxsize=100_000)
 def _check_scalar(key: str, value: object, kind: str) -> None:
-    """`_check_value`, once for each value. kind, its type, tells 1 from 1.0 and true, which are equal."""
+    """Call `_check_value` once per value. kind: its type, as part of the cache key, since 1 == 1.0 == True."""
     _check_value(key, value)
 
 

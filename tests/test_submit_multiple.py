@@ -411,7 +411,7 @@ parameters:
 BAD = {
     "no such file": (None, "cannot be read"),
     "not YAML": ("job_details: [a\nb: }", "line 2, column"),
-    "duplicate key": ("job_details: {name: a}\nparameters: {a: 1, a: 2}", "stands twice"),
+    "duplicate key": ("job_details: {name: a}\nparameters: {a: 1, a: 2}", "is defined twice"),
     "no job_details": ("parameters: {batch_size: 1}", "job_details"),
     "no parameters": ("job_details: {name: a}", "parameters"),
     "no name": ("job_details: {output_dir: r}\nparameters: {batch_size: 1}", "name"),

@@ -23,7 +23,7 @@ _Setting = tuple[object, ...]
 
 
 class SettingChange(NamedTuple):
-    """A setting that both groups have, with other values in the second one."""
+    """A parameter that both groups have, with other values in the second one."""
 
     parameter: str
     before: str
@@ -60,7 +60,7 @@ class BestRun(NamedTuple):
 class Comparison(NamedTuple):
     """The difference of two groups of runs.
 
-    changes: settings that both groups have, with other values;
+    changes: parameters that both groups have, with other values;
     only_before, only_after: parameters that only one group has;
     settings: number of settings that both have, which are compared; 0: none, and the best runs are compared instead;
     lost_settings: number of settings that both have, of which one group has no run that counts;
@@ -84,10 +84,11 @@ class Comparison(NamedTuple):
 def compare(before: Results, after: Results) -> Comparison:
     """Compare two groups of runs, such as two batches.
 
-    Runs that do not count (`tables.counted`) are left out. The others are matched by the settings that vary within a
-    group; a setting that has a single value per group may differ, as it is what changed. The change of a metric is the
-    mean change over the settings that both groups have; docs/statistics.md defines its interval. Without such a
-    setting, the best run is compared with the best run. ResultsError if one group has no run.
+    Runs that do not count (`tables.counted`) are left out. The others are matched by the parameters that vary within a
+    group: a setting is one combination of their values. A parameter that has a single value per group may differ, as it
+    is what changed. The change of a metric is the mean change over the settings that both groups have;
+    docs/statistics.md defines its interval. Without a common setting, the best run is compared with the best run.
+    ResultsError if one group has no run.
     """
     configs = (before.config, after.config)
     if any(config.empty for config in configs):

@@ -30,7 +30,7 @@ _MAX_LINES = 12  # of a figure
 _MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
 _MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
 _MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
-_ENDED = ("done", *run_folder.ENDS)  # states of runs that have ended
+_ENDED = ("done", *run_folder.ENDS)  # states of runs that have ended; the state of the end `completed` is "done"
 _ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
 
 

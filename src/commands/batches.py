@@ -43,8 +43,8 @@ def rename(options: argparse.Namespace) -> None:
         target = relocation.rename(batch, options.name)
         _add_note(target, f"renamed from {os.path.basename(batch)}")
     print(f"renamed {batch} to {target}")
-    print(f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues it; the command that made it "
-          "makes a new batch from now on")
+    print(f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues this batch; submitting its "
+          "job spec again creates a new one")
 
 
 def move(options: argparse.Namespace) -> None:

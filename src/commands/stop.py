@@ -54,7 +54,7 @@ def cancel(options: argparse.Namespace) -> int:
         print(f"cancelled {cancellation.summary()}" if not left_alone else "cancelled, with these exceptions:")
         print("".join(f"  {line}\n" for line in left_alone), end="")
         if gone:
-            print(f"note: Slurm does not have {', '.join(gone)} any more")
+            print(f"note: already ended or unknown to Slurm: {', '.join(gone)}")
         unverified = [run for run in unverified if run not in (*cancellation.runs, *cancellation.canaries)]
         for path in batches:
             print(f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again")

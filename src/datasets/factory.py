@@ -104,8 +104,8 @@ def _load_evaluation(eval_config: Config, text: str, parts: tuple[Slice, ...], t
     if None in (base, eval_base) or eval_base == base:
         return sources  # type: ignore[no-any-return]
     if eval_base == 0:
-        raise DataError(f"columns of {text} count from 0, and those of {train_dataset} seem to count from 1, since it "
-                        "has no column 0", where="eval_datasets",
+        raise DataError(f"{text} has a column 0 and {train_dataset} has none: columns of {text} count from 0, and "
+                        f"those of {train_dataset} seem to count from 1", where="eval_datasets",
                         hint="set libsvm_base: 0 if both count from 0; otherwise renumber one of the files")
     return load(dataclasses.replace(eval_config, libsvm_base=base))  # type: ignore[no-any-return]
 

@@ -197,7 +197,7 @@ def _streamed_source(split_name: str, dataset: Any) -> ImageSource:
 
 
 def _first_image(source: ImageSource) -> Any:
-    """Return the first image, whose size and channels may count."""
+    """Return the first image, whose size and channels are the last default of the transforms."""
     if not source.length:
         raise DataError(f"{source.name} is empty", where="dataset")
     return _checked_image(source, 0) if source.image else next(iter(source.stream()))[0]  # type: ignore[misc]

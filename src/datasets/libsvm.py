@@ -26,7 +26,7 @@ from src.io import download, files, ownership
 # split -> ending of its file's name, at LIBSVM's site and in libsvmdata
 RAW_ENDINGS = dict(zip(LIBSVM_SPLITS, ("", ".t", ".val", ".tr"), strict=True))
 DOWNLOADED_ENDINGS = {"train": ("", "_train"), "test": ("_test",)}
-DENSE_BYTES = 2 * 2**30  # splits become dense if all of a run's together are no larger as dense float32
+DENSE_BYTES = 2 * 2**30  # a run's splits are stored dense if together they take at most this as dense float32
 _OPENERS: dict[str, Any] = {"": open, ".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
 _BLANK_BEFORE_VALUE = re.compile(rb":[ \t]+")
 

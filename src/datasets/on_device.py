@@ -76,7 +76,7 @@ class Recipe:
             self._center(images), images.shape[2:], self.size, strict=True)))
 
     def _resized(self, images: Tensor) -> tuple[int, int]:
-        """Return height and width of images that evaluation has resized; the shorter, in units of `size`, fits."""
+        """Return height and width after the resizing of evaluation: the image just covers size / crop_pct."""
         target = [int(out / self.crop_pct) for out in self.size]
         shorter = max((0, 1), key=lambda axis: target[axis] / images.shape[2 + axis])
         height, width = (target[shorter] * side // images.shape[2 + shorter] for side in images.shape[2:])

@@ -68,7 +68,7 @@ def transforms_of(config: Config, image: Any) -> Transforms:
 
 
 def _evaluation(shape: tuple[int, ...], interpolation: str, crop_pct: float, squash: bool) -> Any:
-    """Resize the shorter side, in units of the size, or if squashed both, to size / crop_pct; crop the center."""
+    """Resize so that the image just covers size / crop_pct (squash: to exactly that), then crop the center."""
     from timm.data.transforms import MaybePILToTensor, ResizeKeepRatio, str_to_interp_mode
     from torchvision import transforms as T
 

@@ -18,7 +18,7 @@ from src.errors import BatchError, ConfigError
 
 MAX_FILE = 64 * 2**20  # bytes of a file that is read as a whole
 MAX_RECORDS = 32 * 2**20  # bytes of a file of records: the journal of 100,000 runs has a third of it
-MAX_DEPTH = 50  # of lists and mappings in one another
+MAX_DEPTH = 50  # of nested lists and mappings
 _MAX_ITEMS = 1_000_000  # of lists and mappings in a file of records
 _BLOCK = 1 << 18
 _NO_RECORD = (errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.EISDIR, errno.ENXIO)  # not a regular file, or too large
@@ -251,7 +251,7 @@ def read_text(path: str | os.PathLike[str], limit: int = MAX_FILE) -> str | None
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the JSON value in a file; None if it does not exist, is truncated or is no record of this project.
 
-    Other people can write records: none is a pipe, or larger or nested deeper than a record can be.
+    Other people may have written the file: a pipe, or a value that is too large or nested too deeply, is no record.
     """
     try:
         text = read_text(path, MAX_RECORDS)
@@ -263,7 +263,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a text in JSON; None if it is none, or if it is larger or deeper than a record can be."""
+    """Return the value of a text in JSON; None if it is not valid, or larger or deeper than a record can be."""
     if sum(map(text.count, "[{,:")) > _MAX_ITEMS:
         return None
     try:

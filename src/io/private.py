@@ -1,5 +1,4 @@
-"""Folders that only this user can open, for secrets and sockets. Nothing in them has a name that others can take first.
-"""
+"""Folders that only this user can open, for secrets and sockets: nobody else can take a name in them first."""
 from __future__ import annotations
 
 import contextlib

@@ -42,7 +42,7 @@ def is_count(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
-    """Return whether a value can be the name of a file or folder in another folder, and of nothing elsewhere."""
+    """Return whether a value is the name of a file or folder: one path component, so that it cannot lead elsewhere."""
     return isinstance(value, str) and value not in ("", ".", "..") and "/" not in value and "\0" not in value
 
 

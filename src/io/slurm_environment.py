@@ -26,8 +26,9 @@ _SBATCH_RENAMED = {"MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "TIMELIMIT":
 _SBATCH_OPTIONS = {**{name: name.lower().replace("_", "-") for name in (*_SBATCH_FLAGS, *_SBATCH_VALUES)},
                    **_SBATCH_RENAMED}
 _SBATCH_DROPPED = ("ARRAY_INX", "COMMENT", "JOB_NAME", "OUTPUT", "WAIT")  # what the submission decides
-# Unix seconds; all indices of an array; and times in UTC, in which no hour occurs twice.
-_FORMATS = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0", "TZ": "UTC0"}
+_FORMATS = {"SLURM_TIME_FORMAT": "%s",  # unix seconds
+            "SLURM_BITSTR_LEN": "0",  # the indices of an array in full
+            "TZ": "UTC0"}  # for times given or printed as dates: in UTC, no hour occurs twice
 
 
 def job_id(environment: Mapping[str, str] = os.environ) -> str | None:

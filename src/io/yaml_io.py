@@ -57,7 +57,8 @@ class _Loader(_Base):
             if key in seen:
                 line = seen[key].start_mark.line + 1
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice (first on line {line}); keep one", key_node.start_mark)
+                    None, None, f"the key '{key}' is defined twice (first on line {line}); keep one",
+                    key_node.start_mark)
             seen[key] = key_node
         _keep_sbatch_text(node)
         return super().construct_mapping(node, deep=deep)
@@ -79,7 +80,7 @@ _JOB_DETAILS, _SBATCH_DETAILS = "job_details", ("sbatch", "resources")  # and of
 
 
 def _keep_sbatch_text(mapping: yaml.MappingNode) -> None:
-    """Make strings of the numbers among sbatch's options that would be written differently: 2024_01, 1e3, 1.10, 0x1F.
+    """Keep numbers among sbatch's options as text if Python would print them differently: 2024_01, 1e3, 1.10, 0x1F.
 
     Sbatch is given the text that the user wrote; a number such as 8 has the same text.
     """
@@ -167,7 +168,7 @@ _Loader.add_multi_constructor("!", _construct_tagged)
 
 
 def load(text: str, source: str, is_sbatch: bool = False) -> Any:
-    """The YAML value of `text`. JobSpecError with `source`, line and column if it is not YAML or a key stands twice.
+    """The YAML value of `text`. JobSpecError with `source`, line and column if it is invalid or a key is defined twice.
 
     is_sbatch: it holds options of sbatch, whose numbers keep their text.
     """
@@ -178,7 +179,7 @@ def load(text: str, source: str, is_sbatch: bool = False) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         raise JobSpecError(f"not valid YAML: {error.problem or error.context}", where=where,
-                           hint="mend that line; docs/job-spec.md has examples") from None
+                           hint="correct that line; docs/job-spec.md has examples") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JobSpecError(f"not valid YAML: {_first_line(error)}", where=source,
                            hint="is it a text file in UTF-8?") from None
@@ -197,7 +198,7 @@ def _check_structure(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             total += sizes.get(event.anchor, 1)
             if any(anchor == event.anchor for anchor, _ in opened):
-                problem = "an alias inside of what it stands for"
+                problem = "an alias inside its own anchor"
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
             sizes[event.anchor] = 1
@@ -205,7 +206,7 @@ def _check_structure(text: str) -> None:
             opened.append((event.anchor, total))
             total += 1
             if len(opened) > files.MAX_DEPTH:
-                problem = f"more than {files.MAX_DEPTH} lists or mappings in one another"
+                problem = f"lists or mappings nested more than {files.MAX_DEPTH} deep"
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             sizes[anchor] = total - before
@@ -216,7 +217,7 @@ def _check_structure(text: str) -> None:
 
 
 def load_1_1(text: str) -> Any:
-    """What other programs, which mostly read YAML 1.1, make of a text: yes is true, 1:30 is 90. None if it is none."""
+    """Parse a text as YAML 1.1, as most other programs do: yes is true, 1:30 is 90. None if it is not valid YAML."""
     try:
         _check_structure(text)
         return yaml.load(text, _Base)  # a safe loader, too
@@ -316,7 +317,7 @@ def dump_flat(mapping: Mapping[str, Any]) -> str:
             if len(_dumped) < _CACHE_SIZE:
                 _dumped[key, kind, value] = line
         lines.append(line)
-    return "".join(lines) or "{}\n"  # an empty file is one that was lost
+    return "".join(lines) or "{}\n"  # never empty: an empty spec.yaml counts as lost
 
 
 _loaded: dict[str, tuple[str, Any]] = {}  # a line -> its key and scalar

@@ -31,7 +31,8 @@ def enable(model: nn.Module, name: str) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             module.register_forward_pre_hook(_freeze_statistics)
-            module.register_forward_hook(_unfreeze_statistics, always_call=True)  # recomputation ends by an exception
+            # always_call: PyTorch stops recomputing by an exception, as soon as it has what it needs
+            module.register_forward_hook(_unfreeze_statistics, always_call=True)
 
 
 class Segments(nn.Sequential):

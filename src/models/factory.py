@@ -99,7 +99,7 @@ def find_head(model: nn.Module, name: str) -> Head:
     return linear[-1]
 
 
-def beside_backbone(model: nn.Module, name: str) -> nn.Module:
+def trained_head(model: nn.Module, name: str) -> nn.Module:
     """Return the module that is trained while the backbone is frozen: the head, which may be more than one layer."""
     return model.head() if isinstance(model, hf_models.Transformer) else find_head(model, name)
 

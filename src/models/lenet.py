@@ -13,7 +13,7 @@ class LeNet(nn.Module):
     LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998, with later
     conventions: rectifiers, max-pooling, full connections between the maps of the first two layers, and a linear
     output.
-    The first convolution of the paper has inputs of 32 pixels a side, the second of 14. A shorter side is padded by two
+    The first convolution of the paper has inputs of 32 pixels a side, the second of 14. A smaller side is padded by two
     pixels on both ends, so that the convolution keeps its length: 28 × 28 gives the maps of the paper, and 8 × 8 gives
     16 maps of 2 × 2.
     """

@@ -35,7 +35,7 @@ def export(batches: Sequence[str], uri: str) -> Iterator[str]:
                 continue
             except OSError as error:
                 if not str(error.filename or "").startswith(folder):
-                    raise  # of the server
+                    raise  # an error of the server, not of this run's files
                 left_out.append(f"{folder}: left out: {os.path.basename(error.filename)}: {error.strerror}")
                 continue
             sent, unchanged = sent + has_changed, unchanged + (not has_changed)

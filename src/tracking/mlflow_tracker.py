@@ -21,7 +21,7 @@ NOT_LIVE = ("neither mlflow_tracking_uri nor MLFLOW_TRACKING_URI is set to a ser
 
 
 class MlflowTracker(Tracker):
-    """An MLflow run below that of its batch, in the experiment of the job's name. A resumed run continues it."""
+    """A child run of the batch's MLflow run, in the experiment of its batch. A resumed run continues it."""
 
     def __init__(self, with_model: bool) -> None:
         self._example: Any = None  # model input, if the model is logged
@@ -50,8 +50,8 @@ class MlflowTracker(Tracker):
             self._step_rows = [row for row in mlflow_run.read_rows(folder, run_folder.STEPS)
                                if row["step"] <= facts["resumed_at_step"]]
         client = _HeartbeatClient(mlflow_run.connect(uri), self.heartbeat)
-        book = mlflow_run.MlflowExperiment(client, uri, mlflow_run.experiment_name(folder, self._config))
-        self._run = book.run(folder, self._config, facts)
+        experiment = mlflow_run.MlflowExperiment(client, uri, mlflow_run.experiment_name(folder, self._config))
+        self._run = experiment.run(folder, self._config, facts)
         self._run.mark_running()
         self._run.log_artifact(os.path.join(folder, run_folder.CONFIG))
         if str(facts.get("device", "")).startswith("cuda"):

@@ -64,7 +64,7 @@ class _State(enum.Enum):
     LIVE = enum.auto()  # every call so far succeeded
     BEHIND = enum.auto()  # a call failed: it and all later ones are retried once, when the run ends
     FINISHING = enum.auto()  # finish() is under way: it may upload a model
-    RECONNECTING = enum.auto()  # so is it, but a server that answered during the run has not answered since
+    RECONNECTING = enum.auto()  # finish() is under way; the server, which answered before, has not answered since
     DISABLED = enum.auto()  # the tracker cannot be used in this run: calls are dropped
 
 

@@ -12,7 +12,7 @@ from src.checks.registered_names import TRAINING_METRICS, parse_averaging
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
-from src.models.factory import beside_backbone, make_model
+from src.models.factory import make_model, trained_head
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.factory import make_optimizer
 from src.optimizers.layers import Freeze
@@ -94,7 +94,7 @@ def build(config: Config, folder: str | None, group: SingleProcess = SINGLE_PROC
         config, data.input_shape, output_dim(config, data), data.classes, device)
     model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
     shard = _make_shard(config, model, group)
-    head = beside_backbone(model, config.model) if config.freeze or config.layer_decay else None
+    head = trained_head(model, config.model) if config.freeze or config.layer_decay else None
     freeze = Freeze(model, head, config.unfreeze_epoch) if config.freeze and head else None
     if freeze and not config.unfreeze_epoch:  # otherwise the optimizer needs all parameters from the start
         freeze.apply(epoch=1)

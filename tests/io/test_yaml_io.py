@@ -101,7 +101,7 @@ def test_number_that_an_option_of_sbatch_shares_with_a_parameter_stays_a_number(
 
 def test_merge_keys_may_be_overridden_but_keys_may_not_stand_twice() -> None:
     assert yaml_io.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", "x")["b"] == {"x": 3, "y": 2}
-    with pytest.raises(JobSpecError, match=r"x\.yaml, line 3, column 3: .*'x' stands twice \(first on line 2\)"):
+    with pytest.raises(JobSpecError, match=r"x\.yaml, line 3, column 3: .*'x' is defined twice \(first on line 2\)"):
         yaml_io.load("a:\n  x: 1\n  x: 2\n", "x.yaml")
 
 

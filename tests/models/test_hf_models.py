@@ -11,7 +11,7 @@ from src.config import Config
 from src.datasets.factory import make_data
 from src.datasets.texts import Texts
 from src.errors import ConfigError, DataError
-from src.models.factory import beside_backbone, fetch, make_model
+from src.models.factory import fetch, make_model, trained_head
 from src.optimizers.layers import Freeze, layer_scales
 from src.training.steps.losses import make_loss
 from tests.texts import WORDS, make_folder, reviews, write_csv
@@ -97,7 +97,7 @@ def test_heads_seeds_and_bad_folders(options: dict[str, Any], tmp_path: Path) ->
 
 def test_layers_and_the_head(options: dict[str, Any]) -> None:
     made = make_model(Config.from_dict(options), (), 2)
-    scales = layer_scales(made, 0.5, beside_backbone(made, "it"))
+    scales = layer_scales(made, 0.5, trained_head(made, "it"))
     found = {name: scales[parameter] for name, parameter in made.named_parameters()}
     tied = bool(options.get("targets"))
     for name, scale in found.items():
@@ -105,7 +105,7 @@ def test_layers_and_the_head(options: dict[str, Any]) -> None:
         expected = 0.5 ** (2 - int(block[1])) if block else 0.125 if re.search("embed|wte|wpe", name) else 1
         assert scale == (1 if tied and "wte" in name else expected), name
     if not tied:
-        freeze = Freeze(made, beside_backbone(made, "it"), None)
+        freeze = Freeze(made, trained_head(made, "it"), None)
         freeze.apply(1)
         learning = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
         assert learning == [name for name in found if name.startswith(("model.classifier", "model.score"))]

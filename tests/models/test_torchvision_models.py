@@ -13,7 +13,7 @@ from src.config import Config
 from src.datasets.factory import make_data
 from src.errors import ConfigError, DataError
 from src.models import torchvision_models
-from src.models.factory import beside_backbone, fetch, find_head, make_model
+from src.models.factory import fetch, find_head, make_model, trained_head
 from src.optimizers.layers import Freeze, layer_scales
 from tests.datasets.test_images import make_folder
 from tests.models.test_timm_models import stripes
@@ -171,7 +171,7 @@ def test_layers_are_blocks() -> None:
 @pytest.mark.parametrize(("name", "head"), [("torchvision/squeezenet1_1", "classifier.1"), (SMALL, "fc")])
 def test_a_frozen_backbone(name: str, head: str) -> None:
     model = make(name, (3, 64, 64))
-    Freeze(model, beside_backbone(model, name), None).apply(1)
+    Freeze(model, trained_head(model, name), None).apply(1)
     assert [key for key, parameter in model.named_parameters() if parameter.requires_grad] == [
         f"{head}.weight", f"{head}.bias"]
 

@@ -63,7 +63,9 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
               for panel in grid.panels()]
     finite = np.concatenate([cells.means[np.isfinite(cells.means)] for _, cells in panels])
     if not len(finite):
-        raise ResultsError(f"none of {count(len(df), 'run')} has a value to map: all diverged",
+        counts = tables.run_counts(df)
+        raise ResultsError(f"no cell can be drawn: no run that counts has a value; {counts.diverged} of "
+                           f"{count(counts.total, 'run')} diverged",
                            hint="plots.overview(df) shows their curves")
     descends = tables.lower_is_better(df, grid.metrics[0])
     best = finite.min() if descends else finite.max()

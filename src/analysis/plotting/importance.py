@@ -40,7 +40,7 @@ def permutation_importance(settings: pd.DataFrame, values: np.ndarray) -> Import
     settings: (runs, parameters), any cells; a tree sees the order of a parameter's values only;
     values: (runs,); runs without a value are left out.
     The folds are made of settings: runs that differ in seeds alone are in the same fold. A forest learns four fifths of
-    the settings and predicts the last fifth, as it is and with the values of a parameter permuted over all runs.
+    the settings and predicts the remaining fifth twice: unchanged, and with one parameter permuted among all runs.
     Importance is the growth of the mean squared error in units of the variance: 0 for what does not matter, about 2 at
     most; parameters that matter only together are both important. Random numbers are fixed. ResultsError if there are
     too few runs or settings, or all values are equal.

@@ -89,10 +89,10 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         or None;
     best_so_far: each run's best value until each epoch;
     by: 'epoch', or 'step' for runs with `log_steps`.
-    Runs that share a line are repeats of it. Their mean and band are drawn over the epochs at which all of them have a
-    value; beyond these, and for runs that have not ended, each run is a thin line. A single run has no band. Diverged
-    runs and exact repeats are left out. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError
-    for an unknown or empty column, and for too many panels or styles.
+    Runs that share a line are its replicates, such as runs that differ in their seeds. Their mean and band are drawn
+    over the epochs at which all of them have a value; beyond these, and for runs that have not ended, each run is a
+    thin line. A single run has no band. Diverged runs and exact repeats are left out. Returns a Figure of (values of
+    rows) x (values of columns) panels. ResultsError for an unknown or empty column, and for too many panels or styles.
     """
     if by not in ("epoch", "step"):
         raise ResultsError(f"unknown axis '{by}'", allowed="epoch, step")
@@ -123,8 +123,9 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
         panel.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure_layout.set_log_axes(panel.axes, log_x, log_y)
     y_label = f"{common_label(grid.metrics)}, best so far" if best_so_far else None
-    notes = [f"{count(cut_lines, 'mean')} end{'s' * (cut_lines == 1)} where the first run ended, other runs go on thin"
-             if cut_lines else "", f"{count(without_value, 'run')} without a value" if without_value else "",
+    notes = [f"{count(cut_lines, 'mean line')} end{'s' * (cut_lines == 1)} with the first run, the others continue "
+             "as thin lines" if cut_lines else "",
+             f"{count(without_value, 'run')} without a value" if without_value else "",
              metrics.TEST_NOTE if best_so_far and metrics.chooses_by_test(grid.metrics[0]) else ""]
     return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
@@ -137,7 +138,10 @@ def _draw_mean(axes: Axes, mean: pd.Series, band: tuple[pd.Series, pd.Series] | 
 
 
 def _curves_of(runs: pd.DataFrame, name: str, descends: bool | None) -> dict[Hashable, pd.Series]:
-    """The evaluated epochs of each run that has some, by label. descends: draw the best so far; less is better."""
+    """The evaluated epochs of each run that has some, by label.
+
+    descends: whether less is better, if each curve is to be replaced by its best value so far; else None.
+    """
     curves = {run: curve[np.isfinite(curve.to_numpy())] for run, curve in runs[name].items()}
     if descends is not None:
         curves = {run: curve.cummin() if descends else curve.cummax() for run, curve in curves.items()}
@@ -170,7 +174,8 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     """Draw a metric against a hyperparameter: a grid of panels, each with a line per value of `legend`, a dot per run.
 
     df: big_df, a row per run;
-    metric, spread: as in `learning_curves`; of several columns, a run counts with the first of `metrics.by_preference`;
+    metric, spread: as in `learning_curves`; of several columns, a run counts with the first one in which it has a
+        value, those of averaged weights before the others (`metrics.by_preference`);
     epoch: 'best', 'last' or a number;
     log_x: None chooses a logarithmic axis if the values span a factor of 10 or more (zero has a place beside it).
     The line joins the means of runs with equal values, its bars show their spread. Diverged runs are crosses at the

@@ -151,8 +151,9 @@ def _write_table(table: pa.Table, file: BinaryIO, dictionary: bool) -> None:
     pq.write_table(table, file, compression="none", use_dictionary=dictionary, write_statistics=False)
 
 
-# Files are not synced: after a power failure they may contain blocks of zeros. The checksum of the runs' file is in its
-# name, those of the stats are in that file: for numbers the sum of their bits, five times as fast as parquet's
+# Files are not synced: after a power failure they may contain blocks of zeros. The file of the runs has its own
+# checksum in its name, and contains the checksums of the stats columns: for numbers the sum of their bits, five times
+# as fast as parquet's checksums.
 def _checksums(stats: dict[str, np.ndarray]) -> str:
     """The checksum of each column, as JSON."""
     return json.dumps({name: zlib.crc32(repr(values.tolist()).encode()) if values.dtype == object

@@ -83,8 +83,9 @@ def distinguishes_floats(name: str, cells: Iterable[Any]) -> bool:
 
 
 def as_declared(name: str, value: Any) -> Any:
-    """Return a value, or a list of them, in the type of a column's cells: '0.9' is 0.9 in a field of Config that takes
-    numbers and strings.
+    """Return a value, or a list of them, in the type of a column's cells.
+
+    The string '0.9' becomes the number 0.9 if the field of Config accepts numbers and strings, as `momentum` does.
     """
     if not {"float", "str"} <= declared_types(name):
         return value

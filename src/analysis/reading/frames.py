@@ -84,7 +84,8 @@ def parameter_columns(runs: Columns) -> dict[str, np.ndarray]:
 
 def _with_defaults(runs: Columns, layouts: Mapping[str, _Layout], parameters: Mapping[str, np.ndarray]
                    ) -> dict[str, np.ndarray]:
-    """The parameters that are newer than some config.yaml. A default means the behavior before the parameter existed.
+    """The parameters that are newer than some config.yaml. Runs older than a parameter get its default, which by the
+    project's rule means the behavior before the parameter existed.
     """
     lacking = {text: set(_DEFAULTS).difference(layout.parameters)
                for text, layout in layouts.items() if layout.has_config}
@@ -157,7 +158,7 @@ def _cell_type(cells: list[Any]) -> Any:
 def find_repeats(frame: pd.DataFrame) -> list[str | None]:
     """Return for each run the label of the run that it repeats exactly, or None.
 
-    A run repeats another one if all its parameters, both seeds included, are the same, and its commit and code as far
+    A run repeats another one if all its parameters, including the seeds, are the same, and its commit and code as far
     as both are known. Of such runs the first one that ended without diverging is the original. Runs whose seeds are
     unknown repeat none.
     """

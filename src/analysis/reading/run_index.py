@@ -121,7 +121,10 @@ def _all_stamps(folder: str, names: list[str], earlier: dict[str, _Stamps | None
 
 
 def _read_stamps(folder: str, earlier: _Stamps | None = None) -> _Stamps | None:
-    """The stamps of a run; None if a file cannot be accessed. earlier: a run that had ended then has ended now."""
+    """The stamps of a run; None if a file cannot be accessed.
+
+    earlier: the stamps of the last check. The `done` file of a run that had ended is not checked again.
+    """
     try:
         config = _file_stamp(f"{folder}/{run_folder.CONFIG}")
         done = earlier[1] if earlier and earlier[1] != _NO_FILE else _file_stamp(f"{folder}/{run_folder.DONE}")

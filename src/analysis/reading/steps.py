@@ -15,7 +15,7 @@ from src.errors import ResultsError
 from src.io import files
 
 _WHOLE = ("step", "epoch")
-_PREFIX = "steps/"  # of columns of curves, as Config has a field `loss`
+_PREFIX = "steps/"  # of step curves in big_df: without it, `loss` would clash with the field of Config
 _log = logging.getLogger(__name__)
 
 

@@ -74,9 +74,9 @@ def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
 
     seeds: include seeds that the job spec sets. Seeds that every run drew for itself are never included.
     """
-    excluded = set(map(str, df.columns)) if not seeds else _drawn_seeds(df)
-    return [name for name in setting_columns(df)
-            if not (name.startswith("seed") and name in excluded) and varies(df[name])]
+    all_seeds = {name for name in map(str, df.columns) if name.startswith("seed")}
+    hidden_seeds = all_seeds & _drawn_seeds(df) if seeds else all_seeds
+    return [name for name in setting_columns(df) if name not in hidden_seeds and varies(df[name])]
 
 
 def _drawn_seeds(df: pd.DataFrame) -> set[str]:
@@ -91,7 +91,7 @@ class RunCounts(NamedTuple):
     total: all runs but repeats;
     counted: runs that count;
     diverged, unfinished: runs that do not count;
-    repeats: exact repeats of other runs of the selection, which count neither here nor there;
+    repeats: exact repeats of other runs of the selection, which are in none of the other numbers;
     is_preliminary: no run has ended yet, so that unfinished ones count with the epochs so far.
     """
 
@@ -226,7 +226,8 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     """Return the `n` best runs of big_df (None: all), a row each, best first. Ties keep the order of `df`.
 
     by: columns, as 'model': the best run of each of their values (of each combination), the best of these first;
-    metric: as in `metric_columns`; of several columns, a run counts with the first of `metrics.by_preference` it has;
+    metric: as in `metric_columns`; of several columns, a run counts with the first one in which it has a value, those
+        of averaged weights before the others (`metrics.by_preference`);
     epoch: 'best', 'last' or a number.
     Columns: run, value, metric (the column of the value), epoch, the same metric of the other splits at that epoch (as
     test/accuracy), the varying parameters, end, folder; attrs["caption"] has what a reader must know. Runs that
@@ -292,8 +293,10 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> pd.Series:
-    """Return each run's value at an epoch, (runs,): of the first of the columns, by `metrics.by_preference`, it has.
+    """Return each run's value at an epoch, (runs,).
 
+    Of several columns, a run counts with the first one in which it has a value, those of averaged weights before the
+    others (`metrics.by_preference`).
     NaN for runs that do not count (`counted`) or have no value.
     """
     less = lower_is_better(df, columns[0])

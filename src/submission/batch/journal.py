@@ -28,7 +28,8 @@ _REQUIRED: dict[str, records.Forms] = {  # the fields that a record must have, b
              "way": lambda value: value in (ONE_EACH, ARRAY, WORKERS), "bounds": records.list_of(records.is_count)},
     "sending": _ANSWER, "job": {**_ANSWER, "slurm_job": lambda value: records.is_name(value) and value.isprintable()},
     "refused": _ANSWER, "ended": {}}
-_OPTIONAL: records.Forms = {  # fields that some plans have, and answers
+# Fields that only some plans and answers have. identity: the options that determine the grid of the batch
+_OPTIONAL: records.Forms = {
     "code": records.is_token,
     "clusters": records.list_of(records.is_text), "argv": records.list_of(records.is_text),
     "project": records.is_text, "script": records.optional(records.is_text),
@@ -97,7 +98,10 @@ class Journal:
         self.path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.jsonl")
 
     def record_plan(self, mode: str, tickets: Mapping[str, int], units: Units | None = None, **details: Any) -> None:
-        """Write the plan: mode, the ticket of each run, and the details needed to repeat this submission."""
+        """Write the plan: mode, the ticket of each run, and the details needed to repeat this submission.
+
+        In the record, `way` is the kind of the units, and `who` the identity of this process.
+        """
         units = units or Units()
         record = {"kind": "plan", "time": time.time(), "mode": mode, "who": process.identity(), **details,
                   "way": units.kind, "bounds": units.bounds, "tickets": tickets}

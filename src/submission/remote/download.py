@@ -23,7 +23,8 @@ _NEVER, _LARGE = (".*",), ("*.pt", "*.safetensors", "snapshot/")
 _SUBMISSIONS = (f"/*/{run_folder.SUBMISSIONS}/", f"/*/{run_folder.CANARY}/{run_folder.SUBMISSIONS}/")
 _INDEX = ("/*/", f"/*/{run_folder.JOB_SPEC}", f"/*/{run_folder.NOTES}", f"/*/{run_folder.CANARY}/", *_SUBMISSIONS,
           *(f"{folder}*.jsonl" for folder in _SUBMISSIONS))
-# files of the index that the download of the batches omits: journals written meanwhile have no marker yet
+# Files of the index that are not downloaded again with the batches. A journal that was written after the index was made
+# is in no sync marker, so that its runs would count as submitted on this machine.
 _ONLY_IN_INDEX = (f"/*/{run_folder.NOTES}", *(f"{folder}*.jsonl" for folder in _SUBMISSIONS),
                   *(folder + run_folder.sync_marker_name("*") for folder in _SUBMISSIONS))
 _STAGING = ".staging"  # in the index: files that are not checked yet
@@ -248,7 +249,7 @@ def _read_plan(path: str, token: str) -> dict[str, Any] | None:
 
 
 def _identity(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a submission that all parts of a batch share; options that were not given are omitted."""
+    """Return the grid options of a plan, which all parts of a batch share; options that were not given are omitted."""
     identity = plan.get("identity")
     return {key: value for key, value in identity.items() if key != "shard" and value is not None} if isinstance(
         identity, dict) else {}

@@ -5,11 +5,11 @@ of JSON, the request, followed by lines with answers. Its standard output is lin
 shell may print lines too.
 
 Request: `words`, the arguments of the command (null to follow one that was started before); `out` and `err`, the bytes
-of its output that were read already; `files`, the names of the uploaded files; `code`, their provenance. With the token
-"going", only `words`.
+of its output that were read already; `files`, the names of the uploaded files; `code`, their provenance. With
+"going" in place of TOKEN, only `words`, to request the token of a running command with these arguments.
 Answers: `answer` and `text`, or `interrupt`.
 Output: `out` and `err`, text; `done`, the progress; `ask`, the number of a question; `exit`, the exit status; `lost`,
-if the command died; `going`, a token.
+if the command died; `going`, the token of the running command, or null.
 """
 from __future__ import annotations
 

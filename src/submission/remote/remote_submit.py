@@ -25,7 +25,7 @@ _SERVER = ("python", "-m", "src.submission.remote.remote_server")
 
 
 def submit(argv: Sequence[str], project: str, host_name: str, job_spec: str | None, script: str | None,
-           has_output_dir: bool, dry_run: bool, json_output: bool) -> int | None:
+           ignores_host_output_dir: bool, dry_run: bool, json_output: bool) -> int | None:
     """Upload what changed, submit on the remote machine, and return the exit status of that.
 
     None if a local dry run remains to be done, since the remote files are not those that would be submitted.
@@ -33,14 +33,13 @@ def submit(argv: Sequence[str], project: str, host_name: str, job_spec: str | No
 
     argv: the command line of submit_multiple.py, of which the others are options;
     job_spec: None for a retry;
-    has_output_dir: whether the output_dir of the host must not be used, since the command line has one or it is a
-        retry.
+    ignores_host_output_dir: whether the host's output_dir is not used: the command line has one, or this is a retry.
     """
     host, known_hosts = hosts.find_host(host_name, project), hosts.read_hosts(project)
     files = upload.project_files(project)
     named_files = {path: upload.locate_file(path, project, files, what)
                    for path, what in ((job_spec, "job spec"), (script, "submit script")) if path}
-    arguments = remote_arguments(argv, named_files, None if has_output_dir else host.output_dir)
+    arguments = remote_arguments(argv, named_files, None if ignores_host_output_dir else host.output_dir)
     if dry_run:
         remote = ssh.connect(host, known_hosts=known_hosts, may_be_missing=True)
         return _dry_run(remote, project, files, list(named_files.values()), arguments, json_output)

@@ -54,8 +54,9 @@ def effective(script: str, arguments: Iterable[str] = ()) -> dict[str, str]:
 
 
 def abbreviated(name: str, options: Iterable[str]) -> str | None:
-    """Return the first of the options that sbatch may take `name` for: an option, or the beginning of one or of another
-    name of it. None if there is none.
+    """Return the first of the options that sbatch may take `name` for; None if there is none.
+
+    options: long names. `name` may be one of them, an abbreviation of one, or an abbreviation of one of its aliases.
     """
     return next((option for option in options if any(
         full.startswith(name) for full in (option, *(alias for alias, long in _ALIASES.items() if long == option)))),
@@ -143,5 +144,5 @@ def _short(letters: str, following: _Words) -> list[tuple[str, str | None]]:
 
 
 def _next_value(following: _Words) -> str | None:
-    """Take the next word, unless it is an option: the script is wrong then, which sbatch says better."""
+    """Take the next word, unless it is an option: sbatch reports such a script itself."""
     return following.popleft()[0] if following and not following[0][0].startswith("-") else None

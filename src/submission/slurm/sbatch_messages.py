@@ -5,7 +5,7 @@ import re
 
 # The kinds of errors
 PERMANENT = "permanent"  # a mistake of the user: never accepted as it is
-LIMIT = "limit"  # of queued jobs or of what they use together: accepted when others have ended
+LIMIT = "limit"  # a limit on the number of jobs or on their total resources: accepted once other jobs have ended
 UNAVAILABLE = "unavailable"  # not accepted now, and perhaps later
 AMBIGUOUS = "ambiguous"  # the connection broke after it was made, so the controller may have accepted the job
 UNKNOWN = "unknown"  # a message that none of the patterns matches

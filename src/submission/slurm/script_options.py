@@ -72,7 +72,8 @@ def _lead(signal: str) -> int | None:
 
 
 def signal_notes(script_text: str, effective: Mapping[str, str]) -> list[str]:
-    """Return lines about the signal before the time limit: if it is scaled, and if a third of the time is lost.
+    """Return lines about the signal before the time limit: a note if it is scaled, a warning if a third of the time is
+    lost.
 
     effective: the options of the Slurm job, by long name.
     """

@@ -156,8 +156,9 @@ class SubmissionContext(NamedTuple):
         return os.path.join(self.batch, run_folder.SUBMISSIONS, name)
 
     def job_name(self, suffix: str = "") -> str:
-        """Return the name of Slurm jobs that run several runs: that of the batch, of whose 8 first characters squeue
-        prints, before its date.
+        """Return the name of Slurm jobs that run several runs: the batch's name, then its date.
+
+        The date comes last since squeue prints the first 8 characters only.
         """
         date, name = batch_folder.split_name(self.batch)
         return f"{name}{suffix}{f'-{date}' if date else ''}"

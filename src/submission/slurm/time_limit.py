@@ -11,8 +11,9 @@ from collections.abc import Callable
 from src.io import slurm_environment
 from src.submission.slurm import client
 
-_LEAD_PER_SAVING = 2.0  # an exit is requested when this multiple of the time that a save took is left
-_SHORTEST_LEAD = 12.0  # seconds: the signal comes earlier, a fifth of at least a minute before the end
+_LEAD_PER_SAVING = 2.0  # an exit is requested when the remaining time is this many times that of the last save
+# seconds; Slurm's signal comes at least this early: a fifth of the shortest time limit, which is one minute
+_SHORTEST_LEAD = 12.0
 
 
 def remaining_time() -> float:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Grid(NamedTuple):
     """The specs of a batch, in the order of the file. Equal values are one object in all specs: do not change them.
 
-    axes: (key, number of distinct entries) of each axis with more than one; empty for a composite; for random points,
-        their number per listed point comes first;
+    axes: (key, number of distinct entries) of each axis with more than one; empty for a composite, which is a job spec
+        with SUBTESTS; for random points, their number per listed point comes first;
     varying: the parameters that differ between specs, in the order of the file;
     notes, warnings: sentences for the user.
     """
@@ -104,7 +104,10 @@ def spec_texts(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _expand_grids(expansion: Expansion, parameters: Mapping[str, Any], overrides: Mapping[str, Any],
                   where: str) -> tuple[list[SubGrid], bool]:
-    """Return the grid of each subtest, without the points that the base's EXCLUDE removes, and True; or one grid."""
+    """Return (grids, is_composite): one grid per subtest and True if there are subtests, else one grid and False.
+
+    Points that the EXCLUDE of the base removes are missing from the grids of the subtests.
+    """
     parts = []
     if overrides or "SUBTESTS" in parameters or "subtests" in parameters:
         from src.submission.spec import subtests  # imported on demand: few job specs have them

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT_DIR = "results"
 DRAW_MODES = ("per_point", "shared")
-MAX_NAME_BYTES = 100  # the name of a run begins with it, and has at most twice as many
+MAX_NAME_BYTES = 100  # run names begin with the name, and have at most 200 bytes (naming.py)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 

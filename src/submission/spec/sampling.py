@@ -77,7 +77,8 @@ def draw_probability(seed: int, path: Sequence[str], number: int, point_id: str 
 def quantile_function(tagged: Tagged, where: str) -> Quantile:
     """Return the quantile function of a distribution. JobSpecError if its numbers are invalid.
 
-    With q, values are rounded to multiples of q. They are integers if q is, and whole values of QUANTIZED tags are.
+    With q, values are rounded to multiples of q. They are integers if q is one; of QUANTIZED tags, all whole values are
+    integers.
     """
     if is_random(tagged.value):
         raise JobSpecError(f"{tagged!r}: a distribution cannot contain another one", where=where,

@@ -295,8 +295,10 @@ def _add_environment(words: Iterable[str], project: str | None, entity: str | No
 
 
 def _different_in_yaml_1_1(text: str, document: Mapping[str, Any], source: str) -> Iterator[str]:
-    """Yield a sentence for each value that W&B, which reads YAML 1.1, reads differently, except numbers such as 1e-3,
-    which are strings in YAML 1.1."""
+    """Yield a sentence for each value that YAML 1.1, which W&B reads, parses differently.
+
+    A number such as 1e-3, which YAML 1.1 parses as a string, is not reported: it is meant as a number.
+    """
     def compare(theirs: Any, ours: Any, where: str) -> Iterator[str]:
         if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.keys() == ours.keys():
             for key in ours:

@@ -94,7 +94,7 @@ def _read_stats(run: Run) -> Stats:
 def _best(stats: Stats, metric: Metric | None) -> tuple[str | None, float | None]:
     """The column of the ranking metric, and its best value over all epochs; None without one.
 
-    Averaged weights rank a run that has them, else the last.
+    A run with averaged weights is ranked by these, any other by its last ones.
     """
     only_nan: tuple[str | None, float | None] = None, None
     for column in metrics.by_preference(metrics.ranking_columns(_number_columns(stats), metric)):

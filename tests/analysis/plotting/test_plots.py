@@ -65,7 +65,7 @@ def test_mean_does_not_jump_where_a_run_ends() -> None:
     assert all(line.get_linewidth() < mean.get_linewidth() for line in thin)
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert band[:, 0].max() == 2, "no band where runs are missing"
-    assert has_text(figure, "1 mean ends where the first run ended, other runs go on thin; mean of 3 runs")
+    assert has_text(figure, "1 mean line ends with the first run, the others continue as thin lines; mean of 3 runs")
 
 
 def test_best_so_far_of_a_run_that_ended_goes_on() -> None:

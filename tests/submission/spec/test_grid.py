@@ -281,8 +281,8 @@ def test_exclude_inside_a_list_item_sees_only_the_item():
     ("a: ['dict(x)']", ["test, a", "not a mapping"]),
     ("{a: 'range(1000)', b: 'range(1000)', c: [1, 2]}", ["more than 1,000,000", "1000 a x 1000 b x 2 c"]),
     ("LIST: [{a: 'range(1000)', b: 'range(1000)', c: [1, 2]}]", ["more than 1,000,000"]),
-    ("LIST: &x [{LIST: *x}]", ["an alias inside of what it stands for"]),
-    ("a: &x [*x]", ["an alias inside of what it stands for"]),
+    ("LIST: &x [{LIST: *x}]", ["an alias inside its own anchor"]),
+    ("a: &x [*x]", ["an alias inside its own anchor"]),
     ("a: !!binary aGk=", ["type bytes"]),
 ])
 def test_invalid_input_is_refused(text, words):

@@ -80,7 +80,7 @@ def test_other_top_level_keys_give_a_warning():
     ("- a", ["a job spec must be a mapping"]),
     ("just text", ["a job spec must be a mapping"]),
     ("a: [1, b: {", ["line 2, column 1", "not valid YAML"]),
-    ("a: 1\na: 2", ["line 2", "stands twice"]),
+    ("a: 1\na: 2", ["line 2", "is defined twice"]),
     ("parameters: {}", ["job_details is required"]),
     ("job_details: {name: x}", ["parameters is required", "base_lr"]),
     ("job_details: {name: x}\nparameters:", ["parameters is required"]),
