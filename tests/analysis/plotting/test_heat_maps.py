@@ -147,7 +147,7 @@ def test_bars_are_importances_and_diverged_runs_the_worst(digits: pd.DataFrame) 
 @pytest.fixture
 def with_arrays(tmp_path: Path) -> pd.DataFrame:
     """Two runs with a confusion matrix of three classes, and one that has none."""
-    models = ["linear", "tiny/lenet", "tiny/vgg_11"]
+    models = ["linear", "tiny/lenet", "tiny/resnet_20"]
     df = read_experiments(make_batch(tmp_path, grid({"model": models}, **DIGITS), epochs=2))
     for number, folder in enumerate(df["folder"].iloc[:2]):
         path = Path(folder) / run_folder.arrays_name(2)
