@@ -118,8 +118,9 @@ def test_training_records_its_code_and_warns(tmp_path: Path, monkeypatch: pytest
     code, run = tmp_path / "code" / "token", tmp_path / "000_x"
     code.mkdir(parents=True)
     run.mkdir()
-    names = [str(path.relative_to(ROOT)) for pattern in ("*.py", "src/**/*.py", "tests/**/*.py", "docs/**/*.py")
-             for path in ROOT.glob(pattern)]
+    names = [str(path.relative_to(ROOT)) for path in [
+        *ROOT.glob("*.py"), *(path for folder in ("src", "tests", "docs", "benchmarks", "tools")
+                              for path in (ROOT / folder).rglob("*.py"))]]
     code_state.write_manifest(str(code), str(ROOT), names)
     manifest = json.loads((code / "sources.json").read_text())
     manifest["files"]["src/training/stopping.py"] = [1, 1, "another"]

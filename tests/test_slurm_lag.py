@@ -57,16 +57,24 @@ def project(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def test_each_node_sees_a_new_file_late(slurm: Slurm, shared: Path) -> None:
     """Otherwise the other tests would show nothing."""
-    (shared / "look.sh").write_text("#!/bin/bash\n[ -e new ]; touch $SLURMD_NODENAME\n"
-                                    "until [ -e new ]; do sleep 0.1; done; date +%s.%N\n")
-    jobs = [slurm.run("sbatch", "--parsable", f"--nodelist={node}", f"--output={shared}/%j.out", "look.sh", cwd=shared)
-            for node in NODES]
-    wait_for(lambda: {path.name for path in shared.iterdir()} >= set(NODES))
-    created = time.time()
-    (shared / "new").touch()
-    for job in jobs:
+    (shared / "look.sh").write_text("#!/bin/bash\nnew=new-$SLURMD_NODENAME; [ -e $new ]; touch $SLURMD_NODENAME\n"
+                                    "until [ -e $new ]; do sleep 0.1; done; date +%s.%N\n")
+    jobs = {node: slurm.run("sbatch", "--parsable", f"--nodelist={node}", f"--output={shared}/%j.out", "look.sh",
+                            cwd=shared) for node in NODES}
+    created: dict[str, float] = {}
+
+    def answer() -> bool:
+        """Create a node's file as soon as the node has looked for it in vain, before its kernel looks again."""
+        for node in NODES:
+            if node not in created and (shared / node).exists():
+                created[node] = time.time()
+                (shared / f"new-{node}").touch()
+        return len(created) == len(NODES)
+
+    wait_for(answer)
+    for node, job in jobs.items():
         slurm.wait(job)
-        assert float((shared / f"{job}.out").read_text()) - created > 1
+        assert float((shared / f"{job}.out").read_text()) - created[node] > 1
 
 
 def test_three_jobs_on_three_nodes_execute_a_run_once(project: Project, slurm: Slurm) -> None:

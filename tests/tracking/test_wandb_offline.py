@@ -33,6 +33,8 @@ def records(path: Path) -> list[Any]:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4:at + 6], "little"), data[at + 6]
+        if at + 7 + length > len(data):  # being written
+            break
         payload += data[at + 7:at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
