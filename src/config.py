@@ -177,18 +177,18 @@ class Config:
     system_metrics: float | None = None  # seconds between samples for system.csv, as 5; null: none
 
     # --- Trackers ---
-    tensorboard: bool = False
-    mlflow: bool = False
+    tensorboard: bool = False  # event files in the run folder
+    mlflow: bool = False  # on the server of mlflow_tracking_uri, also while the run trains
     mlflow_tracking_uri: str | None = None  # address of the server, without credentials; null: $MLFLOW_TRACKING_URI
     mlflow_experiment: str | None = None  # null: the name of the job spec
     comet: bool = False  # online if $COMET_API_KEY is set, else into an archive in the run folder
-    comet_project: str | None = None
-    comet_workspace: str | None = None
-    wandb: bool = False  # Weights & Biases
-    wandb_entity: str | None = None
-    wandb_project_name: str | None = None
-    wandb_run_name: str | None = None
-    wandb_tags: list[str] | None = None
+    comet_project: str | None = None  # null: Comet's own default
+    comet_workspace: str | None = None  # null: that of the API key's user
+    wandb: bool = False  # Weights & Biases; $WANDB_MODE=offline keeps it in the run folder
+    wandb_entity: str | None = None  # user or team; null: W&B's own default
+    wandb_project_name: str | None = None  # null: W&B's own default
+    wandb_run_name: str | None = None  # null: the name of the run folder
+    wandb_tags: list[str] | None = None  # beside the run's TAGS and its parameters
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, Config) else NotImplemented
