@@ -40,12 +40,12 @@ class Stats(NamedTuple):
         return [to_number(cells[position]) for cells in self.rows]
 
 
-def read(folder: str | os.PathLike[str]) -> Stats:
-    """Read the stats.csv of a run; empty if it does not exist, and with a note if it cannot be read."""
+def read(folder: str | os.PathLike[str], file: str = run_folder.STATS) -> Stats:
+    """Read the stats.csv or steps.csv of a run; empty if it does not exist, and with a note if it cannot be read."""
     try:
-        return parse(*split(files.read_bytes(os.path.join(folder, run_folder.STATS), _MAX_FILE) or b""))
+        return parse(*split(files.read_bytes(os.path.join(folder, file), _MAX_FILE) or b""), file)
     except OSError as error:
-        return Stats([], [], [], {}, [f"{run_folder.STATS} cannot be read: {error.strerror}"])
+        return Stats([], [], [], {}, [f"{file} cannot be read: {error.strerror}"])
 
 
 def split(content: bytes) -> tuple[str, bytes]:

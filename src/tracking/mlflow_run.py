@@ -1,7 +1,6 @@
 """A run in MLflow, from the files of its folder. Live runs and exports use the same functions, without duplicates."""
 from __future__ import annotations
 
-import csv
 import getpass
 import hashlib
 import os
@@ -10,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.config import NOT_PARAMETERS
 from src.errors import UserError
 from src.io import files, yaml_io
@@ -247,19 +246,10 @@ def experiment_name(folder: str, config: Mapping[str, Any]) -> str:
 
 
 def read_rows(folder: str, name: str = run_folder.STATS) -> list[dict[str, float]]:
-    """Return the rows of stats.csv or steps.csv, without empty cells and those that are no numbers."""
-    header, *lines = (files.read_text(os.path.join(folder, name)) or "").split("\n")[:-1] or [""]
-    names = next(csv.reader([header]), [])
-    return [{name: number for name, cell in zip(names, line.split(","), strict=True)
-             if cell and (number := _number(cell)) is not None} for line in lines
-            if line.count(",") == len(names) - 1]
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+    """Return the rows of stats.csv or steps.csv, without empty cells and columns of words."""
+    stats = stats_csv.read(folder, name)
+    return [{column: stats_csv.to_number(cell) for column, cell in zip(stats.names, cells, strict=True)
+             if cell and column not in stats.words} for cells in stats.rows]
 
 
 def _texts(values: Mapping[str, Any], kind: str) -> dict[str, str]:

@@ -377,3 +377,10 @@ def test_experiment_is_named_after_the_job() -> None:
     assert mlflow_run.flatten_parameters({"a": {"b": {"c": 1}, "d": None}, "e": {}, "facts": {},
                                           "output_dir": "x"}) == {
         "a/b/c": 1, "a/d": None, "e": {}}
+
+
+def test_rows_of_a_file_that_is_no_csv(tmp_path: Path) -> None:
+    (tmp_path / "stats.csv").write_text('"epoch' + 200_000 * "x" + "\n1,2\n")
+    assert mlflow_run.read_rows(str(tmp_path)) == []
+    (tmp_path / "stats.csv").write_text('"epoch", "loss",note\n1,0.5,a\n2,,b\n')
+    assert mlflow_run.read_rows(str(tmp_path)) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2}]
