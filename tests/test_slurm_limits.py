@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("slurm")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_limits, "PAUSES", (0.2,))
     monkeypatch.setattr(circuit_breaker, "_PAUSE", 0.2)
+    monkeypatch.setattr(circuit_breaker, "_SLURM_PAUSE", 0.2)
 
 
 @pytest.mark.parametrize("way", [[], ["--array"]], ids=" ".join)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 
 from src import logs, run_folder
 from src.errors import BatchError, one_line, shell_command
@@ -11,7 +12,8 @@ from src.submission.batch import claims
 from src.submission.slurm import client
 
 _COMMAND = ("python", "experiments.py")
-_PAUSE = 3.0  # seconds between checks
+_PAUSE = 3.0  # seconds between checks of the runs' files
+_SLURM_PAUSE = 30.0  # seconds between queries of Slurm, which tell which jobs ended before Python started
 _MAX_WATCHED = 200  # runs, of those that were submitted first: the first to end are among them
 
 
@@ -26,6 +28,7 @@ class CircuitBreaker:
         self._error: str | None = None
         self._disabled = max_failures == 0
         self._next_check = time.monotonic() + _PAUSE
+        self._next_query = self._next_check
 
     def add(self, name: str, ticket: int, slurm_job: str = "") -> None:
         """Watch a run that was submitted."""
@@ -57,13 +60,18 @@ class CircuitBreaker:
                 self._count(name, how, str((run.last_attempt() or {}).get("error") or ""))
             elif not claims.is_claimed(run, ticket) and (log := run_folder.slurm_log_name(job)) in run.names:
                 suspects[name] = job, run.file(log)
-        clusters = {job.partition(";")[2] for job, _ in suspects.values()}
-        if suspects and (queue := client.squeue(clusters)).answered:
-            for name, (job, log) in suspects.items():
-                if not queue.find(job) and not RunFolder.read(os.path.join(self.batch, name)).claims:
-                    del self._open[name]
-                    self._count(name, "failed", logs.last_error(logs.tail(log, 200)))
+        if suspects and time.monotonic() >= self._next_query:
+            self._check_jobs(suspects)
+            self._next_query = time.monotonic() + _SLURM_PAUSE
         self._next_check = time.monotonic() + _PAUSE
+
+    def _check_jobs(self, suspects: Mapping[str, tuple[str, str]]) -> None:
+        """Count the runs whose Slurm jobs have ended before Python started. suspects: job and log of runs by name."""
+        queue = client.squeue({job.partition(";")[2] for job, _ in suspects.values()})
+        for name, (job, log) in suspects.items() if queue.answered else ():
+            if not queue.find(job) and not RunFolder.read(os.path.join(self.batch, name)).claims:
+                del self._open[name]
+                self._count(name, "failed", logs.last_error(logs.tail(log, 200)))
 
     def _count(self, name: str, how: str, error: str) -> None:
         if self._disabled:

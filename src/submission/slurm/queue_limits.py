@@ -12,7 +12,8 @@ from src.errors import SlurmError
 from src.submission.batch import journal
 from src.submission.slurm import client
 
-PAUSES = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # seconds between queries while the queue is full; the last one repeats
+# seconds between queries of Slurm while the queue is full, as sites request; the last one repeats
+PAUSES = (*[30.0] * 20, 60.0)
 
 
 class QueueFull(Exception):

@@ -14,6 +14,7 @@ from src.submission.slurm.circuit_breaker import CircuitBreaker
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit_breaker, "_PAUSE", 0)
+    monkeypatch.setattr(circuit_breaker, "_SLURM_PAUSE", 0)
 
 
 def end(batch: Path, name: str, how: str = "failed", error: str | None = "OSError: no /a/b7") -> None:
@@ -76,6 +77,23 @@ def test_job_that_fails_before_python_starts_counts(tmp_path: Path, monkeypatch:
     queue.answered = True
     with pytest.raises(BatchError, match=r"activate\.sh: no conda"):
         breaker.check()
+
+
+def test_slurm_is_queried_at_most_every_30_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[float] = []
+    now = 100.0
+    monkeypatch.undo()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(client, "squeue", lambda clusters: queries.append(now) or client.Queue())
+    breaker = CircuitBreaker(str(tmp_path), 1)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "spec.yaml").touch()
+    (tmp_path / "7" / "7.out").touch()
+    breaker.add("7", 1, "7")
+    for _ in range(80):
+        now += 1
+        breaker.check()
+    assert queries == [103, 133, 163]
 
 
 def test_local_runs_are_counted_as_they_end(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_queue_is_queried_once_for_all_free_places(batch: str, monkeypatch: pyte
         room.acquire(2)
 
 
-def test_pauses_grow_until_jobs_are_submitted(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_is_queried_every_30_seconds_and_later_every_60(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     answers = [client.Queue(), queue(*OURS), queue(*OURS), queue(OURS[0]), queue(*OURS), queue()]
     monkeypatch.setattr(client, "squeue", lambda clusters: answers.pop(0))
@@ -108,7 +108,11 @@ def test_pauses_grow_until_jobs_are_submitted(batch: str, monkeypatch: pytest.Mo
         while not room.acquire(1):
             pass
         room.submitted(1)
-    assert pauses == [2, 4, 8, 2]
+    assert pauses == [30] * 4
+    monkeypatch.setattr(client, "squeue", lambda clusters: queue(*OURS))
+    for _ in range(25):
+        assert not room.acquire(2)
+    assert pauses[4:] == [30] * 20 + [60] * 5
 
 
 def test_max_queued_without_an_answer_of_squeue_is_an_error(batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
