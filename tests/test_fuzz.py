@@ -1,6 +1,7 @@
 """No file, whatever is in it, stops a reader: no crash, no traceback, at most 2 s and 200 MiB.
 
-A minute of mutated real files, the same each time; an hour of other ones in `make chaos`. GRIDIRON_FUZZ_SEED repeats a failure.
+A minute of mutated real files, the same each time; an hour of other ones in `make chaos`. GRIDIRON_FUZZ_SEED repeats a
+failure.
 """
 from __future__ import annotations
 
