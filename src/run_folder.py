@@ -19,6 +19,7 @@ TASKS_SUFFIX = ".tasks.json"
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was generated from resources
 CODE = "code"  # a folder for each submission: the code that it was submitted from
 NOTES = "notes.jsonl"  # of the user
+SEARCH = "search"  # of a batch that is a search: its definition and its decisions
 CANARY = "canary"  # the run folders and journals of its canaries, laid out as a batch
 READ_CACHE = ".read"  # cached results of its runs; may be deleted at any time
 # in a folder of code/
@@ -55,8 +56,10 @@ COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
 # how an attempt ended whose run resumes in a later start, which the attempt requested, or which Slurm makes anyway
 REQUEUED, PREEMPTED = "requeued", "preempted"
+PAUSED = "paused"  # how an attempt ended that reached the epoch of a rung: the run resumes if the search promotes it
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
 
+_NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH)  # folders of a batch
 _NOT_STARTED = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-([0-9]{1,15})\Z")
 _ATTEMPT = re.compile(r"attempt-([0-9]{1,15})-([0-9]{1,15})\.json\Z")
@@ -349,7 +352,7 @@ def run_names(batch: str | os.PathLike[str]) -> list[str]:
     """List the run folders of a batch, in order. Files, hidden folders and the batch's other folders are left out."""
     with os.scandir(batch) as entries:
         names = sorted(entry.name for entry in entries
-                       if entry.name[0] != "." and entry.name not in (SUBMISSIONS, CODE, CANARY) and _is_dir(entry))
+                       if entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_dir(entry))
     names.sort(key=_sort_key)  # stable, and faster than a key of index and name
     return names
 

@@ -23,19 +23,20 @@ ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},
     "": {"io", "checks"},
+    "search": BASE,
     # each of these may import those before it
-    **{f"submission/{name}": BASE | {f"submission/{below}" for below in SUBMISSION[:index]}
+    **{f"submission/{name}": BASE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
     # the commands of experiments.py: on top of everything
-    "commands": BASE | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor")} | {
+    "commands": BASE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor")} | {
         "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "datasets", "models", "tracking",
         "training"},
     "submission/remote": BASE | {"submission/system", "submission/spec", "submission/batch"},
     "submission/doctor": BASE | {"submission/system", "submission/slurm"},
-    "analysis/reading": BASE,
-    "analysis/tables": BASE | {"analysis/reading"},
-    "analysis/plotting": BASE | {"analysis/reading", "analysis/tables"},
-    "analysis": BASE | {"analysis/reading", "analysis/tables", "analysis/plotting"},
+    "analysis/reading": BASE | {"search"},
+    "analysis/tables": BASE | {"search", "analysis/reading"},
+    "analysis/plotting": BASE | {"search", "analysis/reading", "analysis/tables"},
+    "analysis": BASE | {"search", "analysis/reading", "analysis/tables", "analysis/plotting"},
     "datasets": BASE,
     "models": BASE,
     "optimizers": BASE,
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
-    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "submission": {"yaml"}, "commands": {"yaml"},
+    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "search": {"yaml"}, "submission": {"yaml"}, "commands": {"yaml"},
     "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},
     "datasets": {"yaml", "torch"}, "models": {"yaml", "torch"}, "optimizers": {"yaml", "torch"},
     "tracking": {"yaml", "loguru"},
