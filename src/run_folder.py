@@ -54,9 +54,9 @@ LOCAL_LOG = "local.out"  # output of a run that a worker runs without Slurm
 
 COMPLETED, EARLY_STOPPED, DIVERGED = "completed", "early_stopped", "diverged"
 ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
-# how an attempt ended whose run resumes in a later start, which the attempt requested, or which Slurm makes anyway
-REQUEUED, PREEMPTED = "requeued", "preempted"
-PAUSED = "paused"  # how an attempt ended that reached the epoch of a rung: the run resumes if the search promotes it
+# how an attempt ended whose run resumes in a later start: which the attempt requested, which Slurm makes anyway, or
+# which is made if the search promotes the run, whose attempt has reached the epoch of a rung
+REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
 
 _NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH)  # folders of a batch
