@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
     """Train a spec to its end, resuming from the state that an earlier attempt saved.
 
-    Return how the run ended: completed, early_stopped or diverged; or requeued if it saved its state because the time
-    limit is near. Stopped if a signal requested a stop.
+    Return how the run ended: completed, early_stopped or diverged; requeued if it saved its state because the time
+    limit is near; or paused after the epoch that the attempt names. Stopped if a signal requested a stop.
 
     folder: run folder; None writes nothing. check: raises if a later attempt has taken over the run. With several GPUs
     this starts a process for each, unless srun or torchrun have done so.
@@ -47,16 +47,19 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
     """Train in this process, together with the other processes of the same start. Return as `train`."""
     from src.training.components import build
     from src.training.experiment import run_epochs
-    from src.training.output.resume import SavedAndExit
+    from src.training.output.resume import Paused, SavedAndExit
     from src.training.parallel.distributed import is_peer_loss, join_processes
 
     timer = SaveTimer(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    pause_after = run_folder.RunFolder.read(folder).pause_epoch() if folder else None
     try:
         with join_processes(config, _process_info(folder)) as group:
             try:
                 components = build(config, folder, group)
                 outcomes = [outcome for _row, _model, outcome in run_epochs(
-                    components, folder, check, signals.on_stop, sys.stdout.isatty(), timer.set)]
+                    components, folder, check, signals.on_stop, sys.stdout.isatty(), timer.set, pause_after)]
+            except Paused:
+                return run_folder.PAUSED
             except SavedAndExit:
                 if stop_signal := group.max(signals.stop_signal or 0):  # perhaps only one process received it
                     raise Stopped(stop_signal) from None

@@ -58,6 +58,7 @@ ENDS = (COMPLETED, EARLY_STOPPED, DIVERGED)  # the possible contents of `done`
 # which is made if the search promotes the run, whose attempt has reached the epoch of a rung
 REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
+PAUSED = "paused"  # how an attempt of a trial ended that waits at a rung of its search
 
 _NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH)  # folders of a batch
 _NOT_STARTED = frozenset((SPEC,))
@@ -303,6 +304,11 @@ class RunFolder(NamedTuple):
     def last_attempt(self) -> dict[str, Any] | None:
         """Return the record of the last start, as `attempt` does. None before any."""
         return self.attempt(*self.attempts[-1]) if self.attempts else None
+
+    def pause_epoch(self) -> int | None:
+        """Return the epoch after which the last start pauses, as a trial of a search does at a rung. None: never."""
+        epoch: int | None = (self.last_attempt() or {}).get("pause_after")
+        return epoch
 
 
 def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:

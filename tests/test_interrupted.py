@@ -117,6 +117,39 @@ def test_stopped_run_saves_itself_and_resumes(number: int, code: int, how: str, 
     assert_same(spec, calm)
 
 
+PAUSE = """
+import sys, train
+from src.submission.job import attempt
+sys.exit(attempt.run_spec(sys.argv[1], train.train, ticket=int(sys.argv[2]), pause_after=int(sys.argv[3]) or None))
+"""
+
+
+def run_until(spec: Path, ticket: int, epoch: int) -> subprocess.CompletedProcess[str]:
+    """Run a trial until it pauses after an epoch; 0: to its end."""
+    return subprocess.run([sys.executable, "-c", PAUSE, str(spec), str(ticket), str(epoch)], capture_output=True,
+                          text=True, env=environment(), timeout=300, cwd=ROOT)
+
+
+def test_promoted_trial_equals_an_uninterrupted_one(calm: Path, tmp_path: Path) -> None:
+    """A trial that pauses at two rungs has the same rows, weights and averages, bit for bit."""
+    spec = make_run(tmp_path / "run", clip_grad_norm=1.0)
+    uninterrupted = make_run(tmp_path / "uninterrupted", clip_grad_norm=1.0)
+    assert run(uninterrupted).returncode == 0
+    for ticket, epoch in enumerate((2, 5), 1):
+        done = run_until(spec, ticket, epoch)
+        assert done.returncode == 0, done.stderr
+        assert (attempts(spec)[-1]["how"], attempts(spec)[-1]["pause_after"]) == ("paused", epoch)
+        assert len((spec.parent / "stats.csv").read_text().splitlines()) == 1 + epoch
+        assert not (spec.parent / "done").exists()
+        assert run_folder.newest_resume_step(str(spec.parent)) == 10 * epoch
+    before = (spec.parent / "stats.csv").read_text()
+    again = run_until(spec, 3, 5)  # as after a worker that was killed between the state and the attempt's end
+    assert (again.returncode, attempts(spec)[-1]["how"]) == (0, "paused"), again.stderr
+    assert (spec.parent / "stats.csv").read_text() == before
+    assert run_until(spec, 4, 0).returncode == 0
+    assert_same(spec, uninterrupted)
+
+
 def test_fresh_starts_over_and_keeps_earlier_files(calm: Path, tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", checkpoint_every=None)
     process = start(spec)

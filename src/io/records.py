@@ -75,7 +75,8 @@ IDENTITY: Forms = {"host": is_text, "boot_id": is_text, "pid_space": is_text, "p
 # of a start of a run: see src/submission/job/attempt.py
 ATTEMPT: Forms = {"who": is_mapping, "start": is_time, "end": optional(is_time), "how": optional(is_text),
                   "error": optional(is_text), "host": optional(is_text), "node": optional(is_text),
-                  "slurm_job": optional(is_text), "started_by": optional(is_text), "code": optional(is_token)}
+                  "slurm_job": optional(is_text), "started_by": optional(is_text), "code": optional(is_token),
+                  "pause_after": optional(is_count)}
 
 
 def identity(record: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def run_epochs(components: TrainingComponents, folder: str | None, check: Callable[[], None],
                on_stop: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]] | None = None,
                shows_progress: bool = False, on_saved: Callable[[float], None] | None = None,
-               ) -> Iterator[tuple[Row, nn.Module, str | None]]:
+               pause_after: int | None = None) -> Iterator[tuple[Row, nn.Module, str | None]]:
     """Train, resuming from the newest saved state in `folder`. Yield after each epoch: its row of stats.csv, the model,
     and how the training ended, or None while it goes on.
 
@@ -53,6 +53,7 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     raises resume.SavedAndExit.
     shows_progress: print a line for each epoch, unless the log goes to stdout anyway.
     on_saved: called after each save of the state with the seconds that it took, by another thread.
+    pause_after: epoch after which the training saves its state and raises resume.Paused, unless it ends there.
     """
     config, writes = components.config, components.group.is_first
     check = check if writes else lambda: None
@@ -62,6 +63,9 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     if saved_state:
         experiment.restore(saved_state)
         experiment.facts |= code_state.facts_before(folder, experiment.facts)
+    if pause_after is not None and experiment.epochs[0] > pause_after:
+        experiment.close()
+        raise resume.Paused  # the start before saved the state, but was killed before it recorded that
     output_folder = folder if writes else None
     with (open_log(folder, config.log_to_stdout, not writes, shows_progress) as log,
           Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
@@ -94,6 +98,9 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
             yield row, components.model, experiment.outcome
             if experiment.outcome:
                 return
+            if epoch == pause_after:
+                progress(log).info(f"paused after epoch {epoch}: its search decides whether it continues")
+                experiment.pause(epoch)
 
 
 class Experiment:
@@ -248,6 +255,14 @@ class Experiment:
         self.saver.step = self.facts["resumed_at_step"] = state["step"]
         self.epochs = range(state["epoch"], self.epochs[-1] + 1)
         resume.restore_generators(state["generators"], components.device)
+
+    def pause(self, epoch: int) -> None:
+        """Save the state between `epoch` and the next one, and raise resume.Paused."""
+        self._best_state = self._stopping.state()
+        self._training.prepare(epoch + 1)
+        self.saver.save(self.saver.step)
+        self.saver.close()
+        raise resume.Paused
 
     def close(self) -> None:
         """Wait for a state that is being written, and stop the data loaders."""

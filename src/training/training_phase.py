@@ -130,6 +130,13 @@ class TrainingPhase:
         self._examples_before, self._logged_bottleneck = state["seen"], state["bottleneck"]
         self._batches = self._batches_from(state["step"])
 
+    def prepare(self, number: int) -> None:
+        """Move on to epoch `number`, so that a state saved now resumes with its first step."""
+        self._examples_before += self._meter.samples
+        self._number, self._meter, self._elapsed = number, self._components.make_meter(), Elapsed()
+        if self._clipping:
+            self._clipping.reset()
+
     def _begin_epoch(self, number: int) -> range:
         """Reset what counts within an epoch, or restore it. Return the steps that are left."""
         steps = self._length.epoch_steps(number)

@@ -78,13 +78,14 @@ def _run_in_container(request: container.ContainerRequest, path: str, ticket: in
 
 
 def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool = False,
-             owns_job: bool = True, fresh: bool = False) -> int | None:
+             owns_job: bool = True, fresh: bool = False, pause_after: int | None = None) -> int | None:
     """Run one spec to its end, once. Return the exit code; None if the run has ended, or another process claimed it.
 
     ticket: of this submission; None reads it from the batch's journals.
     in_worker: the run is from a task file; once it is claimed, output goes to the run's folder.
     owns_job: the Slurm job runs nothing else at the same time, so that it may be requeued for this run.
     fresh: move aside what the run has written, and start from the beginning.
+    pause_after: epoch after which the run pauses, as a trial of a search does at a rung.
     """
     if process.world_size() > 1 and os.path.basename(path) != run_folder.SPEC:
         raise BatchError(f"{process.world_size()} processes were started, and they need a run folder to coordinate in",
@@ -101,7 +102,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
     # block signals until there is an attempt that can record them
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        attempt = _begin_or_announce(folder, ticket, in_worker)
+        attempt = _begin_or_announce(folder, ticket, in_worker, pause_after)
         if attempt is None:
             return None
         if in_worker:
@@ -124,11 +125,11 @@ def _follow_first(folder: str, spec: dict[str, Any], train: Train, in_worker: bo
     return Attempt(folder, *begun).run(spec, train, owns_job)
 
 
-def _begin_or_announce(folder: str, ticket: int | None, in_worker: bool) -> Attempt | None:
+def _begin_or_announce(folder: str, ticket: int | None, in_worker: bool, pause_after: int | None) -> Attempt | None:
     """Begin an attempt; if there is none, announce that to the other processes of this start."""
     attempt = None
     try:
-        attempt = Attempt.begin(folder, ticket, in_worker)
+        attempt = Attempt.begin(folder, ticket, in_worker, pause_after)
     finally:
         if attempt is None:
             ranks.announce_no_attempt(folder)
@@ -176,27 +177,28 @@ class Attempt:
     Only the first process writes the attempt's record; in the others the methods that record do nothing.
     """
 
-    def __init__(self, folder: str, ticket: int, number: int) -> None:
-        self.folder, self.ticket, self.number = folder, ticket, number
+    def __init__(self, folder: str, ticket: int, number: int, pause_after: int | None = None) -> None:
+        self.folder, self.ticket, self.number, self._pause_after = folder, ticket, number, pause_after
         self._is_external, self._max_requeues = False, config.Config.max_requeues
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": slurm_environment.node_name(),
                         "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(),
                         "code": journal.code_token(*os.path.split(folder), ticket), "end": None, "how": None,
-                        "error": None}
+                        "error": None, **({} if pause_after is None else {"pause_after": pause_after})}
 
     @classmethod
-    def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False) -> Attempt | None:
+    def begin(cls, folder: str, ticket: int | None = None, in_worker: bool = False,
+              pause_after: int | None = None) -> Attempt | None:
         """Claim the run and record the start. None if another process has it: this one must leave the run alone.
 
-        BatchError if a user starts a run that is running.
+        pause_after: as for run_spec. BatchError if a user starts a run that is running.
         """
         files.reject_foreign_link(os.path.dirname(folder))
         files.reject_foreign_link(folder)
         claimed = claims.claim(folder, ticket, in_worker)
         if claimed is None:
             return None
-        attempt = cls(folder, *claimed)
+        attempt = cls(folder, *claimed, pause_after)
         if claims.create_attempt(folder, *claimed, attempt._record):
             return attempt
         print(f"{folder}: run already claimed by another process; exiting")
@@ -222,6 +224,9 @@ class Attempt:
             self.check_current()
             if how == run_folder.REQUEUED:
                 return self._request_restart(owns_job)
+            if how == run_folder.PAUSED:
+                self._close(how)
+                return 0
             self._complete(how)
             return 0
         except Superseded as superseded:

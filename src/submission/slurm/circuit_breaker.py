@@ -77,7 +77,7 @@ class CircuitBreaker:
         if self._disabled:
             return
         normalized = logs.normalize_error(f"{how}: {error}")
-        is_failure = how not in (*run_folder.ENDS, run_folder.REQUEUED, run_folder.PREEMPTED)
+        is_failure = how not in (*run_folder.ENDS, run_folder.PAUSED, run_folder.REQUEUED, run_folder.PREEMPTED)
         self._disabled = not is_failure or self._failed != [] and normalized != self._error
         if self._disabled:
             return

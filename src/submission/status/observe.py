@@ -43,7 +43,7 @@ class _RunFiles(NamedTuple):
 
     def may_be_queued(self) -> bool:
         """Return whether Slurm must be queried for the run."""
-        if self.synced_from or self.folder is not None and self.folder.ended is not None:
+        if self.synced_from or self.folder is not None and self.folder.ended is not None or self.is_paused():
             return False
         if self.claim:
             return bool(self.claim.get("slurm_job"))
@@ -66,6 +66,11 @@ class _RunFiles(NamedTuple):
         attempt = self.attempt or {}
         return (self.number, len(self.ticket.slurm_jobs) if self.ticket else 0, attempt.get("ticket"),
                 attempt.get("number"), attempt.get("how"))
+
+    def is_paused(self) -> bool:
+        """Return whether the last attempt under the newest ticket has paused at a rung of its search."""
+        attempt = self.attempt or {}
+        return attempt.get("ticket") == self.number and attempt.get("how") == run_folder.PAUSED
 
     def is_started(self) -> bool:
         """Return whether an attempt under the newest ticket has not recorded its end."""

@@ -17,12 +17,12 @@ from src.submission.system import process
 from src.submission.system.terminal import format_duration
 
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
-DONE, EARLY_STOPPED, DIVERGED = "done", "early_stopped", "diverged"
+DONE, EARLY_STOPPED, DIVERGED, PAUSED = "done", "early_stopped", "diverged", "paused"
 FAILED, TIMEOUT, OUT_OF_MEMORY, PREEMPTED = "failed", "timeout", "out_of_memory", "preempted"
 NODE_FAILED, CANCELLED, LOST, UNKNOWN = "node_failed", "cancelled", "lost", "unknown"
 
-ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, FAILED, TIMEOUT, OUT_OF_MEMORY,
-       PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
+ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, PAUSED, FAILED, TIMEOUT,
+       OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
 OUTPUT_NOT_OPENED = "Slurm could not open the job's output (exit code 0:53): "  # the path follows
@@ -297,11 +297,14 @@ def _describe_end(evidence: Evidence, row: Job) -> str:
     return f"its job ended with exit status {code}" if code else "its job failed"
 
 
-# The first rule that applies decides. Every rule but the first three may rely on those before it.
+# The first rule that applies decides. Every rule but the first four may rely on those before it.
 RULES: tuple[Rule, ...] = (
     Rule("the run has a `done` file", (DONE, EARLY_STOPPED, DIVERGED),
          lambda evidence: evidence.done_content is not None,
          lambda evidence: State(_DONE_FILE.get(evidence.done_content or "", DONE)), "whatever Slurm says"),
+    Rule("the attempt recorded that it paused at a rung of its search", (PAUSED,),
+         lambda evidence: evidence.recorded_end == PAUSED, _always(PAUSED),
+         "the job of its worker continues with other trials"),
     Rule("no ticket and no attempt", (NEW,), lambda evidence: evidence.ticket is None and not evidence.last_attempt,
          _always(NEW)),
     Rule("squeue lists the workers that may take the run, and none has claimed it", (PENDING,),

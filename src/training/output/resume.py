@@ -37,6 +37,10 @@ class SavedAndExit(Exception):
     """The training has saved its state, as requested, and ends here."""
 
 
+class Paused(SavedAndExit):
+    """The training has saved its state between two epochs, as its search requested, and ends here."""
+
+
 @dataclass
 class ResumeSaver:
     """Writes the state of a training to its folder, at intervals and when an exit is requested.

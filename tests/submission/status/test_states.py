@@ -273,7 +273,8 @@ def combinations() -> Iterator[Evidence]:
     accounts = [Accounting(False), Accounting(), *(
         Accounting(True, {"7": Job("7", row)}) for row in ("FAILED", "TIMEOUT", "NODE_FAIL", "RUNNING"))]
     claims: list[dict[str, Any]] = [{}, {"pid": 1}, {"slurm_job": "7"}]
-    attempts = [None, *({"ticket": 1, "how": how, "slurm_job": "7"} for how in (None, "failed", "timeout", "requeued"))]
+    attempts = [None, *({"ticket": 1, "how": how, "slurm_job": "7"} for how in (
+        None, "failed", "timeout", "requeued", "paused"))]
     for folder, ticket, queue, accounting, claim, claim_alive, submitter_alive, attempt in itertools.product(
             folders, tickets, queues, accounts, claims, (True, False, None), (True, False), attempts):
         has_heartbeat = attempt is not None and attempt["how"] is None and claim_alive
@@ -283,33 +284,34 @@ def combinations() -> Iterator[Evidence]:
 
 # how many of the combinations each rule decides, and the states that follow
 DECIDED = """
- 1 done 35640
- 2 new 648
- 3 pending 1440
- 4 failed 612
- 5 running 2412
- 6 stuck 3024
- 7 pending 3024
- 8 timeout 3024
- 9 failed 1800, timeout 1800
-10 running 1728
-11 unknown 1728
-12 lost 1728
-13 pending 1512
-14 new 2520
-15 unknown 152
-16 new 208
-17 submitted 2160
-18 unknown 180
-19 new 1980
-20 unknown 44
-21 failed 792, node_failed 280, timeout 540
-22 unknown 1704
-23 unknown 300
-24 unknown 90
+ 1 done 42768
+ 2 paused 7128
+ 3 new 648
+ 4 pending 1440
+ 5 failed 612
+ 6 running 2412
+ 7 stuck 3024
+ 8 pending 3024
+ 9 timeout 3024
+10 failed 1800, timeout 1800
+11 running 1728
+12 unknown 1728
+13 lost 1728
+14 pending 1512
+15 new 2520
+16 unknown 152
+17 new 208
+18 submitted 2160
+19 unknown 180
+20 new 1980
+21 unknown 44
+22 failed 792, node_failed 280, timeout 540
+23 unknown 1704
+24 unknown 300
 25 unknown 90
-26 unknown 10
-27 lost 110
+26 unknown 90
+27 unknown 10
+28 lost 110
 """
 
 
