@@ -26,8 +26,8 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# Examples have no deadline, so that a busy machine does not fail tests; their number is limited. They are the same in each
-# `make test`, so that no change is blamed for a fault that is found by chance; `make chaos` tries others.
+# Examples have no deadline, so that a busy machine does not fail tests; their number is limited. `make test` draws the
+# same ones each time, so that no change is blamed for a fault that is found by chance.
 hypothesis.settings.register_profile("gridiron", hypothesis.settings.default, deadline=None,
                                      derandomize=os.environ.get("GRIDIRON_CHAOS") != "1",
                                      suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -158,7 +158,7 @@ def test_superseded_training_that_sees_the_later_one_late_changes_no_results(
     replaced = stats.stat().st_ino
     wait_for(lambda: stats.stat().st_ino != replaced)  # the second one has begun its own
     slurm.run("scontrol", "resume", first)
-    assert slurm.wait(first) == "COMPLETED"
+    assert slurm.wait(first) == "COMPLETED", (spec.parent / f"{first}.out").read_text()[-3000:]
     wait_for((spec.parent / "done").exists)
     earlier, later = attempts(spec)
     assert (earlier["how"], later["how"]) == (None, "completed")

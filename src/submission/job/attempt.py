@@ -216,6 +216,16 @@ class Attempt:
         if not self._is_external:
             self._max_requeues = spec.get("max_requeues", self._max_requeues)
         try:
+            return self._run(spec, train, owns_job)
+        except Superseded as superseded:
+            print(superseded, file=sys.stderr)
+            return 0
+        except RunDeleted as deleted:
+            print(f"error: {deleted}; nothing more is written", file=sys.stderr)
+            return 1
+
+    def _run(self, spec: dict[str, Any], train: Train, owns_job: bool) -> int:
+        try:
             signals.listen()
             self.check_current()  # a late Slurm job stops here if a later ticket has the run
             with contextlib.nullcontext() if process.rank() else heartbeat.beating(
@@ -229,14 +239,10 @@ class Attempt:
                 return 0
             self._complete(how)
             return 0
-        except Superseded as superseded:
-            print(superseded, file=sys.stderr)
-            return 0
+        except (Superseded, RunDeleted):
+            raise
         except Stopped as stopped:
             return self._record_stop(stopped, owns_job)
-        except RunDeleted as deleted:
-            print(f"error: {deleted}; nothing more is written", file=sys.stderr)
-            return 1
         except UserError as error:
             self.fail(one_line(str(error)))
             raise
@@ -321,7 +327,9 @@ class Attempt:
         return external_program.SAVED
 
     def fail(self, error: str) -> None:
-        """Record that the attempt has failed."""
+        """Record that the attempt has failed. Superseded if a later one has the run: it may have caused the error by
+        removing files of this one.
+        """
         self._close(run_folder.FAILED, error)
 
     def _close_with_error(self, how: str, error: str) -> None:
@@ -341,7 +349,10 @@ class Attempt:
         text = json.dumps(self._record) + "\n"
         try:
             try:
-                files.write_atomic(path, text, sync=how not in run_folder.ENDS)  # then `done` is synced
+                with files.atomic_writer(path, sync=how not in run_folder.ENDS) as file:  # then `done` is synced
+                    file.write(text.encode())
+                    if how == run_folder.FAILED:
+                        self.check_current()  # this host has changed the folder: a network file system lists it anew
             except OSError:
                 files.overwrite(path, text)
         except OSError as failure:

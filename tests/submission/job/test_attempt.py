@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,9 @@ def record(run: Path, name: str = "attempt-1-0.json") -> dict[str, Any]:
     return json.loads((run / name).read_text())
 
 
-def test_superseded_attempt_that_sees_the_later_one_late_does_not_end_the_run(
-        run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As on NFS, a folder is listed from a cache until this host changes it."""
+@pytest.fixture
+def late_listing() -> Iterator[Callable[[], None]]:
+    """A function from whose call on, as on NFS, a folder is listed from a cache until this host changes it."""
     listings: dict[str, list[str]] = {}
     list_folder = os.listdir
 
@@ -85,8 +85,14 @@ def test_superseded_attempt_that_sees_the_later_one_late_does_not_end_the_run(
             listings.pop(path, None)
         return list(listings.setdefault(path, list_folder(path)))
 
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda: patch.setattr(os, "listdir", late)
+
+
+def test_superseded_attempt_that_sees_the_later_one_late_does_not_end_the_run(
+        run: Path, late_listing: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     def superseded(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
-        monkeypatch.setattr(os, "listdir", late)
+        late_listing()
         check()
         (run / "attempt-2-0.json").write_text("{}")  # on another host
         (run / "resume-0000000001.pt").touch()  # its checkpoint
@@ -96,6 +102,20 @@ def test_superseded_attempt_that_sees_the_later_one_late_does_not_end_the_run(
     assert "a later attempt has taken over this run" in capsys.readouterr().err
     assert not (run / "done").exists()
     assert (run / "resume-0000000001.pt").exists()
+    assert record(run)["how"] is None
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("resume-7.pt"), BatchError("rows are missing")])
+def test_error_after_a_later_attempt_has_begun_is_none_of_this_attempt(
+        run: Path, late_listing: Callable[[], None], capsys: pytest.CaptureFixture[str], error: Exception) -> None:
+    """The later attempt removes the files that the earlier one is about to use."""
+    def superseded(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
+        late_listing()
+        check()
+        (run / "attempt-2-0.json").write_text("{}")  # on another host
+        raise error
+    assert start(run, superseded) == 0
+    assert capsys.readouterr().err == f"{run}: a later attempt has taken over this run; exiting\n"
     assert record(run)["how"] is None
 
 
@@ -280,7 +300,7 @@ def test_full_disk_is_reported(run: Path, monkeypatch: pytest.MonkeyPatch,
     def train_on(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
         full()
         return ""
-    monkeypatch.setattr("src.io.files.write_atomic", full)
+    monkeypatch.setattr("src.io.files.atomic_writer", full)
     assert start(run, train_on) == 1
     assert record(run)["how"] == "failed"
     assert record(run)["error"].startswith("disk full: ")  # overwriting the record needs no new block
