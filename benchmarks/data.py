@@ -5,7 +5,6 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,9 +59,9 @@ def _read() -> list[tuple[str, float, float | None]]:
         for number, (image, label) in enumerate(zip(images[:FILES], y.tolist(), strict=False)):
             pixels = image.permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(root / "train" / str(label) / f"{number}.png", compress_level=1)
-        config = replace(CONFIG, dataset="folder/images", data_dir=folder, data_splits_map={"train": "train"},
-                         model_input_shape=[*SHAPE], scale=[0.5, 1.0], hflip=0.5, num_workers=WORKERS,
-                         train_length=ROUNDS, train_length_unit="epoch", steps_per_epoch=None)
+        config = CONFIG._replace(dataset="folder/images", data_dir=folder, data_splits_map={"train": "train"},
+                                 model_input_shape=[*SHAPE], scale=[0.5, 1.0], hflip=0.5, num_workers=WORKERS,
+                                 train_length=ROUNDS, train_length_unit="epoch", steps_per_epoch=None)
         loader = create_loader(create_dataset("", str(root), "train"), SHAPE, BATCH_SIZE, is_training=True,
                                scale=(0.5, 1.0), hflip=0.5, color_jitter=None, num_workers=WORKERS,
                                device=CPU)

@@ -1,17 +1,16 @@
 """Config: every parameter of a run with its default, checked strictly; an unknown name is answered with the nearest."""
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from src.checks import config_rules, registered_names
 from src.errors import ConfigError, did_you_mean
+from src.frozen import Frozen, field
 
 BOOKKEEPING = ("TAGS", "SUBTESTS")  # keys that say where a grid point belongs
 # Keys of a grid point that say how it is run and where it belongs. They are never axes of a grid.
@@ -21,8 +20,7 @@ NOT_PARAMETERS = frozenset((*PER_POINT, "facts"))
 scalar = str | int | float | bool | None
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # both are written below: generating them takes 1 ms at every start
-class Config:
+class Config(Frozen):
     """All parameters of a run. A released default never changes: tests/golden/config_defaults.yaml pins them.
 
     The comments are the source of docs/reference/config.md (`make reference`): a comment between dashes opens a
@@ -190,13 +188,8 @@ class Config:
     wandb_run_name: str | None = None  # null: the name of the run folder
     wandb_tags: list[str] | None = None  # beside the run's TAGS and its parameters
 
-    def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if isinstance(other, Config) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # some values are lists
-
     def __repr__(self) -> str:
-        changed = (f"{key}={value!r}" for key, value in vars(self).items() if value != DEFAULTS[key])
+        changed = (f"{key}={value!r}" for key, value in self._asdict().items() if value != DEFAULTS[key])
         return f"Config({', '.join(changed)})"
 
     @classmethod
@@ -210,7 +203,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters by name, in the order in which they are declared."""
-        return {name: getattr(self, name) for name in FIELDS}
+        return self._asdict()
 
 
 @functools.cache
@@ -222,7 +215,7 @@ def defaults_version() -> str:
     return hashlib.sha256(json.dumps(DEFAULTS).encode()).hexdigest()[:12]
 
 
-FIELDS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config)}
+FIELDS: dict[str, str] = Config.__annotations__  # name -> declared types, as "int | None"
 # fields that decide only how a run is shown; job_details of a job spec may set them for all of its runs
 TRACKER_FIELDS = tuple(FIELDS)[tuple(FIELDS).index("system_metrics"):]
 # fields that decide what is logged and stored, and where: they do not change what is trained
@@ -231,7 +224,7 @@ OUTPUT_FIELDS = frozenset(("log_interval", "log_interval_eval", "log_steps", "lo
                            "profile", *TRACKER_FIELDS))
 DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
-_KINDS = {name: frozenset(str(item.type).split(" | ")) for name, item in FIELDS.items()}
+_KINDS = {name: frozenset(types.split(" | ")) for name, types in FIELDS.items()}
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string",
                "None": "null", "dict[str, str]": "a mapping of strings", "list[str]": "a list of strings",
                "list[int]": "a list of whole numbers", "list[float]": "a list of numbers",
@@ -427,7 +420,7 @@ def _check_value(key: str, value: Any) -> None:
             key, FIELDS, cutoff=0.75) or "see src/config.py for all of them")
     try:
         if not _kind_of(value) & _KINDS[key]:
-            kinds = str(FIELDS[key].type).split(" | ")
+            kinds = FIELDS[key].split(" | ")
             raise ConfigError(f"{value!r} has the wrong type", allowed=" or ".join(_KIND_NAMES[kind] for kind in kinds),
                               hint=f"in a job spec a list is an axis, and [[{value}]] one list" if isinstance(
                                   value, str) and "list[str]" in kinds else None)

@@ -1,13 +1,11 @@
 """Image format that a pretrained model expects, as its library records it: size and normalization."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from src.config import Config
+from src.frozen import Frozen
 
 
-@dataclass(frozen=True)
-class ImageFormat:
+class ImageFormat(Frozen):
     """The images that a model was trained on.
 
     size: (height, width);

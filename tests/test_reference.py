@@ -36,7 +36,7 @@ def test_tracker_fields_are_those_of_their_sections() -> None:
 
 def test_config_field_without_a_section_is_an_error() -> None:
     with pytest.raises(ValueError, match="first section"):
-        list(generate.config_entries("\nclass Config:\n    batch_size: int = 100\n"))
+        list(generate.config_entries("\nclass Config(Frozen):\n    batch_size: int = 100\n"))
 
 
 @pytest.mark.parametrize(("text", "expected"), [

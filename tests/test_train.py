@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -85,8 +84,8 @@ def test_generator_writes_to_a_new_output_dir(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([
         run_folder.SPEC, run_folder.CONFIG, run_folder.STATS, run_folder.LOG, run_folder.DONE])
     pd.testing.assert_frame_equal(_stats(folder), stats[list(_stats(folder))], check_dtype=False, check_exact=True)
-    assert Config.from_dict(run_folder.read_spec(folder / run_folder.SPEC)) == dataclasses.replace(
-        config, output_dir=None)
+    assert Config.from_dict(run_folder.read_spec(folder / run_folder.SPEC)) == config._replace(
+        output_dir=None)
     before = (folder / run_folder.STATS).read_bytes()
     with pytest.raises(BatchError, match="a run in this folder already"):
         next(experiment_generator(config))

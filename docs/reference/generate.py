@@ -79,7 +79,7 @@ class Entry(NamedTuple):
 def config_entries(source: str) -> Iterator[Entry]:
     """Yield the fields of the class Config in a source text. ValueError if one has no section."""
     section, comments = "", []
-    body = source.partition("\nclass Config:\n")[2].partition("\n    @classmethod\n")[0]
+    body = source.partition("\nclass Config(Frozen):\n")[2].partition("\n    @classmethod\n")[0]
     for line in body.splitlines():
         if heading := re.fullmatch(r"    # --- (.*) ---", line):
             section, comments = heading[1], []
@@ -99,7 +99,7 @@ def config_page() -> str:
         if entry.section != section:
             section = entry.section
             parts.append(f"\n## {section}\n\n| field | type | default | description |\n|---|---|---|---|\n")
-        types = " or ".join(TYPES[name] for name in str(FIELDS[entry.name].type).split(" | "))
+        types = " or ".join(TYPES[name] for name in FIELDS[entry.name].split(" | "))
         default = _yaml(getattr(Config(), entry.name))
         parts.append(f"| `{entry.name}` | {types} | {_cell_code(default)} | {markdown(entry.description)} |\n")
     return HEAD.format(source="the comments in src/config.py") + "".join(parts)

@@ -4,8 +4,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.checks import registered_names
 from src.errors import DataError
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """A split of a source, or a part of it. start and stop are as written: '80%', '1000', '-500' or None.
 
     The whole split keeps the order of its file. A part is taken from a permutation of the split, so that parts of a

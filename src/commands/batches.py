@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from src import code_state, notes
@@ -79,7 +78,7 @@ def _observe_idle(names: list[str], action: str) -> list[Observation]:
     observations = observe(dict.fromkeys(paths))
     for observation in observations:
         local_runs = {name: run for name, run in observation.runs.items() if run.host is None}
-        require_none_alive(replace(observation, runs=local_runs), action)
+        require_none_alive(observation._replace(runs=local_runs), action)
     return observations
 
 

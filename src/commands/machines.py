@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 
 from src.commands.common import PROJECT, confirm
@@ -73,7 +72,7 @@ def prefetch(options: argparse.Namespace) -> None:
     from src.checks import registered_names
 
     # data_download: false is meant for nodes without internet access
-    configs = [dataclasses.replace(config, data_download=True) for config in _configs_of_job_spec(options.path)]
+    configs = [config._replace(data_download=True) for config in _configs_of_job_spec(options.path)]
     data = {(config.dataset, config.data_dir, tuple(config.data_splits_map.values()), config.loss, config.targets,
              config.tokenizer or config.model if config.dataset.startswith("hf/") else None,
              tuple((config.eval_datasets or {}).values())): config for config in configs}

@@ -107,7 +107,7 @@ def _load_evaluation(eval_config: Config, text: str, parts: tuple[Slice, ...], t
         raise DataError(f"{text} has a column 0 and {train_dataset} has none: columns of {text} count from 0, and "
                         f"those of {train_dataset} seem to count from 1", where="eval_datasets",
                         hint="set libsvm_base: 0 if both count from 0; otherwise renumber one of the files")
-    return load(dataclasses.replace(eval_config, libsvm_base=base))  # type: ignore[no-any-return]
+    return load(eval_config._replace(libsvm_base=base))  # type: ignore[no-any-return]
 
 
 def _padded(x: torch.Tensor, features: int, text: str, train_dataset: str) -> torch.Tensor:
@@ -157,8 +157,8 @@ def _normalized_as_train(split: Split | Lazy, data: Data) -> Split | Lazy:
 def evaluation(config: Config, name: str) -> tuple[Config, tuple[Slice, ...]]:
     """Return a config that reads the set `name` of eval_datasets like a training set, and its slices."""
     dataset, part = parse_eval_dataset(config.eval_datasets[name])  # type: ignore[index]
-    return dataclasses.replace(config, dataset=dataset, data_splits_map={name: part}, eval_datasets=None,
-                               eval_class_maps=None), parse_split(part)
+    return config._replace(dataset=dataset, data_splits_map={name: part}, eval_datasets=None,
+                           eval_class_maps=None), parse_split(part)
 
 
 def _columns_of(text: str, name: str, classes: int, outputs: int) -> tuple[int, ...]:
@@ -200,7 +200,7 @@ def warm_up(configs: Iterable[Config]) -> None:
         if key not in seen and not user_code.is_user_code(config.dataset) and _reader(config) is not images:
             seen.add(key)
             with contextlib.suppress(UserError):
-                fetch(dataclasses.replace(config, data_download=False))
+                fetch(config._replace(data_download=False))
 
 
 def data_folder(config: Config) -> Path:

@@ -1,7 +1,6 @@
 """make_model: create the model that a config names, and initialize its last layer as model_head_init requires."""
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -55,7 +54,7 @@ def fetch(config: Config) -> str:
 
 def _build(config: Config, input_shape: tuple[int, ...], output_dim: int, classes: Sequence[object],
            device: torch.device | None, weights: bool) -> nn.Module:
-    with_weights = config if weights else dataclasses.replace(config, model_pretrained=False)
+    with_weights = config if weights else config._replace(model_pretrained=False)
     if user_code.is_user_code(config.model):
         return own_model.make(config, input_shape, output_dim)
     if config.model.startswith("timm/"):

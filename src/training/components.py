@@ -1,7 +1,6 @@
 """What a training is made of: the data, model, optimizers and average of a config, built and placed on one device."""
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,7 +109,7 @@ def _agree_on_seeds(config: Config, folder: str | None, group: SingleProcess) ->
     """Return the config with all seeds, the same in all processes, and the names of those that were drawn."""
     config, seeds_drawn = fill_seeds(config, folder)
     seeds = group.broadcast(lambda: {name: getattr(config, name) for name in seeds_drawn})
-    return dataclasses.replace(config, **seeds), seeds_drawn
+    return config._replace(**seeds), seeds_drawn
 
 
 def _make_shard(config: Config, model: nn.Module, group: SingleProcess) -> DataShard | None:

@@ -39,7 +39,7 @@ def report(configs: Iterable[Config], max_size: int, build: Callable[[Config], T
         raise ConfigError("a train split is required", where="data_splits_map")
     note = f", the largest of {len(distinct)}" if len(distinct) > 1 else ""
     yield f"model        {config.model} on {config.dataset}{note}, on {device}"
-    one_batch = dataclasses.replace(config, batch_size=max_size, grad_accum_steps=1, train_length=1)
+    one_batch = config._replace(batch_size=max_size, grad_accum_steps=1, train_length=1)
     step = Experiment(dataclasses.replace(largest, config=one_batch)).try_step
     size = min(len(split), 64)
     batch = split.longest(size) if isinstance(split, Texts) else next(shuffled_batches(split, size, 0, device))
@@ -52,7 +52,7 @@ def report(configs: Iterable[Config], max_size: int, build: Callable[[Config], T
         return
 
     def split_with_workers(count: int) -> Split | Lazy:
-        return build(dataclasses.replace(config, num_workers=count)).data.splits["train"]
+        return build(config._replace(num_workers=count)).data.splits["train"]
 
     rates = measure_loading_rates(split_with_workers, candidate_loader_counts(machine.allotted_cpus()),
                                   min(fitting, len(split)), device)

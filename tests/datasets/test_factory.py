@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def with_splits(config: Config, **splits: str) -> Config:
-    return dataclasses.replace(config, data_splits_map=splits)
+    return config._replace(data_splits_map=splits)
 
 
 def numbers(config: Config, name: str) -> list[float]:
@@ -39,8 +38,8 @@ def test_slices_partition_the_split_and_keep_x_with_y(config: Config) -> None:
 def test_splits_depend_on_seed_split_and_on_no_other_seed(config: Config) -> None:
     config = with_splits(config, train="train[:50%]")
     first = numbers(config, "train")
-    assert numbers(dataclasses.replace(config, seed_model=1, seed_training=2), "train") == first
-    assert numbers(dataclasses.replace(config, seed_split=1), "train") != first
+    assert numbers(config._replace(seed_model=1, seed_training=2), "train") == first
+    assert numbers(config._replace(seed_split=1), "train") != first
 
 
 def test_a_small_train_split_changes_no_class_index(config: Config) -> None:
@@ -66,7 +65,7 @@ def test_label_that_train_does_not_have_is_refused(config: Config, tmp_path: Pat
     with pytest.raises(DataError, match=r"of libsvm/toy has labels that train does not have: 4, 10; allowed: 3, 5, 9"):
         make_data(with_splits(config, train="train", test="test"))
     assert make_data(with_splits(config, test="test")).classes == (3, 4, 10)  # evaluation alone
-    regression = dataclasses.replace(with_splits(config, train="train", test="test"), loss="mse")
+    regression = with_splits(config, train="train", test="test")._replace(loss="mse")
     assert make_data(regression).splits["test"].y.tolist() == [3, 4, 10]
 
 
@@ -91,7 +90,7 @@ def test_variables_in_data_dir_are_expanded(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_warm_up_parses_once_and_leaves_errors_to_the_runs(config: Config, tmp_path: Path) -> None:
-    missing = dataclasses.replace(config, dataset="libsvm/nowhere")
-    warm_up([missing, dataclasses.replace(config, base_lr=0.1), config, Config(dataset="timm/tfds/mnist")])
+    missing = config._replace(dataset="libsvm/nowhere")
+    warm_up([missing, config._replace(base_lr=0.1), config, Config(dataset="timm/tfds/mnist")])
     assert [path.name.split("-")[0] for path in (tmp_path / ".parsed").iterdir()] == ["toy"]
     assert not (tmp_path / "libsvm").exists()  # nothing was downloaded

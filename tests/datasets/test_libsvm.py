@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import gzip
 import lzma
 import multiprocessing
@@ -141,7 +140,7 @@ def test_splits_follow_from_file_endings(config: Config, tmp_path: Path) -> None
     (tmp_path / "toy.val").write_text("-1 1:1\n")
     (tmp_path / "toy.tr").write_text("+1 1:1\n")
     named = {"train": "train", "val": "val", "fit": "tr"}
-    splits = make_data(dataclasses.replace(config, data_splits_map=named)).splits
+    splits = make_data(config._replace(data_splits_map=named)).splits
     assert [len(split) for split in splits.values()] == [4, 1, 1]
     assert [split.y[0].item() for split in splits.values()] == [0, 0, 1]
 
@@ -158,7 +157,7 @@ def test_column_base_is_that_of_all_parts_of_the_data_set(config: Config, tmp_pa
     (tmp_path / "toy.t").write_text("+1 1:7\n-1 4:1\n")  # has no column 0
     for splits, evaluated in (({"train": "train", "test": "test"}, None), ({"test": "test"}, None),
                               ({"train": "train"}, {"test": "libsvm/toy"})):
-        data = make_data(dataclasses.replace(config, data_splits_map=splits, eval_datasets=evaluated))
+        data = make_data(config._replace(data_splits_map=splits, eval_datasets=evaluated))
         assert data.splits["test"].x.tolist() == [[0, 7, 0, 0, 0], [0, 0, 0, 0, 1]]  # type: ignore[union-attr]
         assert data.about == {"libsvm_base": 0}
 
@@ -169,11 +168,11 @@ def test_damaged_part_matters_only_to_a_run_that_uses_it(config: Config, tmp_pat
 
 
 def test_column_base_can_be_overridden(config: Config, tmp_path: Path) -> None:
-    data = make_data(dataclasses.replace(config, libsvm_base=0))
+    data = make_data(config._replace(libsvm_base=0))
     assert data.splits["test"].x.tolist() == [[0, 0, 0, 0, 0, 7], [0, 1, 0, 0, 0, 0]]  # type: ignore[union-attr]
     (tmp_path / "toy.t").write_text("+1 0:7\n")
     with pytest.raises(DataError, match="libsvm_base: split 'test' of libsvm/toy has a column 0; allowed: 0, or null"):
-        make_data(dataclasses.replace(config, libsvm_base=1))
+        make_data(config._replace(libsvm_base=1))
     with pytest.raises(ConfigError, match="libsvm_base: invalid column base 2; allowed: 0, 1 or null"):
         Config.from_dict({"libsvm_base": 2})
 
@@ -183,7 +182,7 @@ def test_evaluation_set_has_the_columns_of_training(config: Config, tmp_path: Pa
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libsvm, "DENSE_BYTES", dense_bytes)
     (tmp_path / "other.t").write_text("+1 2:7\n-1 1:1\n")
-    other = dataclasses.replace(config, eval_datasets={"other": "libsvm/other"})
+    other = config._replace(eval_datasets={"other": "libsvm/other"})
 
     def rows() -> list[list[float]]:
         split = make_data(other).splits["other"]
@@ -199,7 +198,7 @@ def test_evaluation_set_has_the_columns_of_training(config: Config, tmp_path: Pa
     (tmp_path / "other.t").write_text("+1 0:7\n")
     with pytest.raises(DataError, match="libsvm/other count from 0, and those of libsvm/toy .* from 1.*libsvm_base: 0"):
         make_data(other)
-    assert make_data(dataclasses.replace(other, libsvm_base=0)).input_shape == (6,)
+    assert make_data(other._replace(libsvm_base=0)).input_shape == (6,)
 
 
 @pytest.mark.parametrize("pack", ["", ".xz"])
@@ -213,7 +212,7 @@ def test_blanks_before_values_are_skipped(config: Config, tmp_path: Path, pack: 
 
 def test_sparse_stays_sparse_above_the_limit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     union = {"train": "train[:50%]", "val": "train[50%:]", "all": "train[:50%]+test+train[50%:]", "test": "test"}
-    config = dataclasses.replace(config, data_splits_map=union)
+    config = config._replace(data_splits_map=union)
     dense = make_data(config)
     monkeypatch.setattr(libsvm, "DENSE_BYTES", 6 * 5 * 4 - 1)  # six samples of five features
     sparse = make_data(config)
@@ -233,7 +232,7 @@ def test_regression_keeps_the_labels(tmp_path: Path) -> None:
     assert (data.task, data.classes, data.n_classes) == ("regression", (), None)
     assert data.splits["train"].y.tolist() == [0.25, -3] and data.splits["train"].y.dtype == torch.float32
     with pytest.raises(DataError, match="loss: mse"):
-        make_data(dataclasses.replace(config, loss="log"))
+        make_data(config._replace(loss="log"))
 
 
 @pytest.mark.parametrize("text", ["", "1 2:1 1:1\n", "1 1:1 1:1\n", "a 1:1\n", "1,2 1:1\n", "1 x:1\n", "\x00\x01",
@@ -263,7 +262,7 @@ def test_a_torn_packed_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["libsvm/../toy", "libsvm/a/b", "libsvm/.parsed", "libsvm/.."])
 def test_names_outside_of_the_folder_are_refused(config: Config, name: str) -> None:
     with pytest.raises(DataError, match="is not the name of a LIBSVM data set"):
-        make_data(dataclasses.replace(config, dataset=name))
+        make_data(config._replace(dataset=name))
 
 
 class FakeDataset:

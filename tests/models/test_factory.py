@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -150,7 +149,7 @@ def test_weights_come_from_the_cache_or_are_downloaded_once(monkeypatch: pytest.
                                     ({"data_download": False}, None, "data_download is false")):
         monkeypatch.setattr("src.io.download.unreachable_reason", lambda url, answer=reachable: answer)
         with pytest.raises(DataError, match=f"pretrained timm/resnet18 is not here, and {why}; .*experiments.py prefe"):
-            fetch(dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+            fetch(config._replace(**changes))  # type: ignore[arg-type]
     monkeypatch.setattr("src.io.download.unreachable_reason", lambda url: None)
     drawn = []
     for _ in range(2):  # whether it is in the cache or not: the same draws

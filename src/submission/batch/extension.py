@@ -5,18 +5,17 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from src import run_folder
+from src.frozen import Frozen
 from src.io import deletion, files, records
 from src.submission.batch import batch_folder
 
 _FORMS: records.Forms = {"names": records.list_of(records.is_name), "identity": records.is_mapping}
 
 
-@dataclass(frozen=True)
-class Extension:
+class Extension(Frozen):
     """What an extended batch is made from, beside its job spec.
 
     number: of the extension, from 0

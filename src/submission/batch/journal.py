@@ -8,11 +8,11 @@ import operator
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.frozen import Frozen, field
 from src.io import files, records
 from src.submission.batch import sync_markers
 from src.submission.batch.sync_markers import SyncMarker
@@ -130,7 +130,6 @@ class Journal:
         files.append_line(self.path, json.dumps({**record, "time": time.time()}))
 
 
-@dataclass(slots=True)
 class Ticket:
     """One decision to submit a run. Several processes may act on it; one Slurm job or worker claims it: see claims.py.
 
@@ -146,20 +145,21 @@ class Ticket:
     synced_from: marker of the download that the ticket came with, if it was issued on another machine
     """
 
-    number: int
-    time: float
-    mode: str
-    submitter: dict[str, Any]
-    comments: list[tuple[str, str]] = field(default_factory=list)
-    slurm_jobs: list[str] = field(default_factory=list)
-    sent: bool = False
-    shared: bool = False
-    synced_from: SyncMarker | None = None
-    clusters: set[str] = field(default_factory=set)
+    __slots__ = ("clusters", "comments", "mode", "number", "sent", "shared", "slurm_jobs", "submitter", "synced_from",
+                 "time")
+
+    def __init__(self, number: int, time: float, mode: str, submitter: dict[str, Any],
+                 comments: list[tuple[str, str]] | None = None, slurm_jobs: list[str] | None = None,
+                 sent: bool = False, shared: bool = False) -> None:
+        self.number, self.time, self.mode, self.submitter = number, time, mode, submitter
+        self.comments = comments or []
+        self.slurm_jobs = slurm_jobs or []
+        self.sent, self.shared = sent, shared
+        self.synced_from: SyncMarker | None = None
+        self.clusters: set[str] = set()
 
 
-@dataclass
-class History:
+class History(Frozen):
     """All journals of a batch together.
 
     tickets: the newest ticket of each run
@@ -198,10 +198,9 @@ class History:
 
 def read_history(batch: str) -> History:
     """Read all journals of a batch. Incomplete and unknown lines are skipped."""
-    history = History()
     folder = os.path.join(batch, run_folder.SUBMISSIONS)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    history.sync_markers = sync_markers.read_all(folder, names)
+    history = History(sync_markers=sync_markers.read_all(folder, names))
     for name in sorted(name for name in names if name.endswith(".jsonl")):
         token = name.removesuffix(".jsonl")
         marker = next((marker for marker in history.sync_markers if token in marker.journals), None)

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from src import code_state, run_folder
 from src.errors import BatchError
+from src.frozen import Frozen, field
 from src.io import files
 from src.io.secrets import is_secret_file, public_url, redact, redact_json, secret_values
 from src.submission.system import process
@@ -29,8 +29,7 @@ _SOURCE_SUFFIXES = frozenset(
 _EXCLUDED_FOLDERS = frozenset(("__pycache__", "data", "results", "node_modules"))
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(Frozen):
     """The state of the project's code in git.
 
     project: its folder

@@ -8,11 +8,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from src import code_state, run_folder, stats_csv
 from src.errors import BatchError, one_line, shell_command
+from src.frozen import Frozen, field
 from src.io import ownership, records
 from src.run_folder import RunFolder
 from src.submission.batch import journal, provenance
@@ -53,8 +53,7 @@ class _Checkout(NamedTuple):
     tree: str | None = None
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(Frozen):
     """The commands that reproduce a run.
 
     repeat: the folder of the new run

@@ -1,14 +1,13 @@
 """Task files: the runs of one Slurm job or local worker, if it may have several."""
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError
+from src.frozen import Frozen, field
 from src.io import files
 from src.submission.batch import claims
 
@@ -42,8 +41,7 @@ def worker_groups(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, A
             for (label, workers), members in sorted(grouped.items(), key=lambda item: not item[0][0])]  # "" comes last
 
 
-@dataclass(frozen=True)
-class Tasks:
+class Tasks(Frozen):
     """The content of a task file.
 
     kind: task i of an ARRAY runs the i-th run; a WORKER starts unclaimed runs until none is left
@@ -92,7 +90,7 @@ def file_name(token: str, group: int = 0, groups: int = 1) -> str:
 
 def write(path: str, tasks: Tasks) -> None:
     """Write a task file atomically."""
-    files.write_json(path, dataclasses.asdict(tasks))
+    files.write_json(path, tasks._asdict())
 
 
 def read(path: str) -> Tasks:

@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from src import run_folder
@@ -52,7 +51,7 @@ def choose_container(option: str | None, requested: Container | None, earlier: M
         return None
     if option:
         image = check_image(option, "--container")
-        container = replace(container, image=image) if container else Container(image)
+        container = container._replace(image=image) if container else Container(image)
     if container is None:
         return None
     if here and find_runtime() is None:
@@ -68,7 +67,7 @@ def choose_container(option: str | None, requested: Container | None, earlier: M
         if source[0] == "/" and not os.path.exists(source):
             raise JobSpecError(f"the container binds {source}, which does not exist here", where="container, binds",
                                hint="a path that only nodes have is written with a variable, as $TMPDIR")
-    return replace(container, image=image, binds=binds, folders=sorted(set(folders)))
+    return container._replace(image=image, binds=binds, folders=sorted(set(folders)))
 
 
 def _absolute(bind: str) -> str:
@@ -206,7 +205,7 @@ def expand_on_node(container: Container) -> Container:
         if not os.path.exists(source):
             raise UserError(f"the container binds {source}, which does not exist on {os.uname().nodename}",
                             where="container, binds", hint="correct `binds`, or exclude this node")
-    return replace(container, binds=binds, folders=[files.expand_path(name, "data_dir") for name in container.folders])
+    return container._replace(binds=binds, folders=[files.expand_path(name, "data_dir") for name in container.folders])
 
 
 def mount_option(source: str, destination: str, mode: str = "") -> str:
@@ -229,7 +228,7 @@ def preview_command(container: Container, batch: str, project: str, path: str, g
     path: of the spec or task file.
     """
     program, inside = os.path.join(project, "train.py"), inside_environment(container, os.environ)
-    expanded = replace(container, binds=list(map(_expand_if_set, container.binds)),
+    expanded = container._replace(binds=list(map(_expand_if_set, container.binds)),
                        folders=list(map(_expand_if_set, container.folders)))
     return exec_command(container, os.path.basename(find_runtime() or RUNTIMES[0]),
                         mount_options(expanded, batch, program, inside, project), gpus,

@@ -6,11 +6,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from src import config, run_folder
 from src.errors import BatchError, JobSpecError, shell_command
+from src.frozen import Frozen
 from src.submission.planning.tickets import Tickets, new_run, next_tickets, retry_command
 from src.submission.slurm.submit import SlurmOptions, Submission, SubmissionContext, plan_single_jobs
 from src.submission.spec.grammar import Spec
@@ -33,8 +33,7 @@ _WAIT = "wait"  # the canary is pending or running: its runs wait for it
 _HOLD_BACK = "hold back"  # the canary failed: its runs are not submitted
 
 
-@dataclass(frozen=True)
-class Canaries:
+class Canaries(Frozen):
     """The canaries that the runs of one submission wait for.
 
     batch: the batch folder
@@ -166,7 +165,7 @@ def canary_name(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
 
 
 def _model_and_dataset(spec: Mapping[str, Any]) -> tuple[str, str]:
-    model, dataset = (str(spec.get(key, config.FIELDS[key].default)) for key in ("model", "dataset"))
+    model, dataset = (str(spec.get(key, config.DEFAULTS[key])) for key in ("model", "dataset"))
     return model, dataset
 
 
@@ -199,4 +198,4 @@ def canary_token(token: str) -> str:
 def canary_submission(canaries: Canaries, slurm: SlurmOptions, token: str, program_folder: str) -> Submission:
     """Plan a Slurm job for each canary to submit."""
     context = SubmissionContext(os.path.abspath(canaries.folder), canary_token(token), program_folder)
-    return plan_single_jobs(canaries.to_submit, canaries.points, replace(slurm, dependencies={}), context)
+    return plan_single_jobs(canaries.to_submit, canaries.points, slurm._replace(dependencies={}), context)

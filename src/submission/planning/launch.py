@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder
@@ -195,6 +194,6 @@ def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, retry: bool) ->
     canaries, tickets, lines = plan_canaries(plan.batch, plan.tickets, plan.points, slurm, plan.canaries, retry)
     if slurm:
         by_workers = bool(slurm.shape["workers"])
-        slurm = replace(slurm, dependencies=canaries.dependencies(tickets.to_submit, by_workers))
+        slurm = slurm._replace(dependencies=canaries.dependencies(tickets.to_submit, by_workers))
     launch = launch._replace(slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))
     return plan._replace(tickets=tickets), launch

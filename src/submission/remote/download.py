@@ -1,13 +1,12 @@
 """Download batches of a remote machine by rsync, incrementally; notes and the parts of several sites are merged."""
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from src import notes, run_folder
 from src.errors import JobSpecError, RemoteError
@@ -34,8 +33,7 @@ _KINDS = ("runs", "canaries")  # keys of the JSON of `experiments.py status`
 _States = Mapping[str, Mapping[str, Mapping[str, tuple[str, str]]]]  # of runs: by batch, kind and run
 
 
-@dataclasses.dataclass(frozen=True)
-class Download:
+class Download(NamedTuple):
     """The result of a download.
 
     batches: names of the downloaded batches;
@@ -57,7 +55,7 @@ def download_from_host(source: str, into: str, project: str, checkpoints: bool =
     name, _, source_folder = source.partition(":")
     host = hosts.find_host(name, project)
     if source_folder:
-        host = dataclasses.replace(host, folder=source_folder.removeprefix("~/"))
+        host = host._replace(folder=source_folder.removeprefix("~/"))
     remote = ssh.connect(host, known_hosts=hosts.read_hosts(project))
     folder = "" if source_folder else remote_results_folder(remote)
     download = download_batches(remote, folder, into, checkpoints)

@@ -2,17 +2,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 
 from src.errors import RemoteError
+from src.frozen import Frozen, field
 
 MAX_BYTES = 1 << 20  # of a frame; the server sends 64 KiB of output at a time, escaped
 _MAX_NUMBER = 10 ** 9
 _STREAMS = ("out", "err")
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Frozen):
     """What the remote end reports in one line.
 
     output: new bytes of a stream, by its name;

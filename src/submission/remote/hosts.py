@@ -4,10 +4,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from src.errors import RemoteError, did_you_mean
+from src.frozen import Frozen
 from src.io import user_settings
 
 PROJECT_FILE = "hosts.toml"  # in the project's folder
@@ -18,8 +18,7 @@ _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 _ACTIVATE = ("source ./activate.sh",)
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Frozen):
     """A remote machine.
 
     name: as the user calls it;

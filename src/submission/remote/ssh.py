@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from src.errors import ON, RemoteError, one_line, shell_command
+from src.frozen import Frozen
 from src.io import private
 from src.submission.remote.hosts import Host
 from src.submission.remote.output import run_filtered
@@ -45,8 +45,7 @@ class ConnectionLost(Exception):
         self.message, self.made_progress = message, made_progress
 
 
-@dataclass(frozen=True)
-class Remote:
+class Remote(Frozen):
     """A remote machine that answered.
 
     socket: of the shared connection; None if the user's configuration of ssh shares connections, or if there is no
@@ -198,7 +197,7 @@ def connect(host: Host, create: Iterable[str] = (), known_hosts: Iterable[str] =
     if code:
         what, hint = problems.get(code, (f"its shell failed: {message or code}", None))
         raise RemoteError(what, where=host.name, hint=hint)
-    return replace(remote, has_running_commands=has_running_commands)
+    return remote._replace(has_running_commands=has_running_commands)
 
 
 def remove_on_option(argv: Sequence[str]) -> list[str]:

@@ -6,10 +6,10 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from src import run_folder
 from src.errors import RemoteError
+from src.frozen import Frozen
 from src.submission.batch import provenance
 from src.submission.remote import remote_server
 from src.submission.remote.ssh import Remote
@@ -25,8 +25,7 @@ _LINKED = "gridiron: linked folder "
 _MAX_LISTED = 12  # files that a dry run lists
 
 
-@dataclass(frozen=True)
-class Upload:
+class Upload(Frozen):
     """What rsync uploads, or would upload: (name, bytes) of each new or changed file."""
 
     files: list[tuple[str, int]]
@@ -119,8 +118,7 @@ def _parents(name: str) -> list[str]:
     return ["/".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
-@dataclass(frozen=True)
-class NamedFile:
+class NamedFile(Frozen):
     """A file that the user named on the command line.
 
     remote_name: its name in the project's folder on the remote machine;

@@ -5,11 +5,11 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError, SlurmError
+from src.frozen import Frozen, field
 from src.io import files, slurm_environment
 from src.submission.slurm import directives, sbatch_messages
 from src.submission.system import process
@@ -56,8 +56,7 @@ class Accounting(NamedTuple):
     jobs: Mapping[str, Job] = {}
 
 
-@dataclass
-class Queue:
+class Queue(Frozen):
     """This user's jobs by id, as squeue lists them; empty if it did not answer."""
 
     answered: bool = False
@@ -319,15 +318,15 @@ def squeue(clusters: Collection[str] | None = None) -> Queue:
     clusters: "" for that of this machine; None for the default. `answered` is False if squeue is missing, or failed for
     one of them.
     """
-    queue = Queue(True)
+    answered, jobs = True, {}
     for cluster in [None] if clusters is None else sorted(clusters):
         output = own_jobs(f"--format={_QUEUE_FORMAT}", cluster=cluster)
-        queue.answered &= output is not None
+        answered &= output is not None
         for row in (line.split("|", 5) for line in (output or "").splitlines() if line.count("|") >= 5):
             for job in _job_ids(row[0]):
                 job += _suffix(cluster)
-                queue.jobs[job] = Job(job, row[1], row[4], row[5], _seconds(row[2]), _seconds(row[3]))
-    return queue
+                jobs[job] = Job(job, row[1], row[4], row[5], _seconds(row[2]), _seconds(row[3]))
+    return Queue(answered, jobs)
 
 
 # Selected by state, sacct also lists jobs that were cancelled while they waited for a dependency.

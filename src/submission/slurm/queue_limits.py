@@ -5,10 +5,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from src import run_folder
 from src.errors import SlurmError
+from src.frozen import Frozen
 from src.submission.batch import journal
 from src.submission.slurm import client
 
@@ -75,8 +75,7 @@ def _list_folder(folder: str) -> list[str]:
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(Frozen):
     """A limit on queued Slurm jobs.
 
     owner: whose limit it is, as "your account's"; in_use: this user's jobs that count towards it now.

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
 from src.errors import BatchError, JobSpecError
+from src.frozen import Frozen, field
 from src.io import yaml_io
 from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
@@ -24,8 +24,7 @@ _KILL_ON_INVALID_DEPENDENCY = "kill-on-invalid-dep"
 _OPTIONS_OF_ONE_JOB = ("--job-name=", "--output=", "--comment=", "--array=")
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
+class SlurmOptions(Frozen):
     """The submit script and the options of sbatch.
 
     The command line overrides the grid point, which overrides the batch, which overrides the environment, which

@@ -2,18 +2,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 from src.errors import JobSpecError, did_you_mean
+from src.frozen import Frozen, field
 
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _SET_BY_RUNTIME = ("HOME", "PATH", "PREPEND_PATH", "APPEND_PATH")
 _BIND = r"[^:]+(:/[^:]*(:(ro|rw))?)?"
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(Frozen):
     """A container image, and how it is started.
 
     image: its file, or the folder of a sandbox;
@@ -36,7 +35,7 @@ class Container:
 
 def parse_container(value: Any, where: str) -> Container:
     """Parse job_details.container: an image, or a mapping. JobSpecError if a key or a value is invalid."""
-    keys = [item.name for item in fields(Container) if item.name != "folders"]
+    keys = [name for name in Container._fields if name != "folders"]
     mapping = {"image": value} if isinstance(value, str) else value
     if not isinstance(mapping, dict):
         raise JobSpecError(f"invalid container {value!r}", where=where, hint="for example container: image.sif",

@@ -4,11 +4,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from src.config import NOT_PARAMETERS
 from src.errors import JobSpecError, nearest
+from src.frozen import Frozen
 from src.io.yaml_io import Tagged
 from src.submission.spec import expressions
 from src.submission.spec.grammar import MAX_POINTS, Spec, check_per_point, comparison_key, is_random, reserved_word
@@ -16,8 +16,7 @@ from src.submission.spec.grammar import MAX_POINTS, Spec, check_per_point, compa
 ABSENT = object()  # stands for the value of a key that a point does not have
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(Frozen):
     """What one key of the job spec, or several consecutive constants, contribute to each point.
 
     name: the key;

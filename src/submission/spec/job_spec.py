@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from src.errors import JobSpecError
+from src.frozen import Frozen, field
 
 if TYPE_CHECKING:
     from src.metrics import Metric
@@ -20,8 +20,7 @@ MAX_NAME_BYTES = 100  # run names begin with the name, and have at most 200 byte
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 
 
-@dataclass(frozen=True)
-class JobSpec:
+class JobSpec(Frozen):
     """A job spec, checked except for its parameters.
 
     parameters: those of the file, after the tracker settings of job_details (such as wandb_project_name), which apply

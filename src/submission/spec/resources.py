@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
 
 from src.errors import JobSpecError, nearest
+from src.frozen import Frozen
 
 # what Slurm's parser takes as one word of a directive, and what no shell interprets
 _WORD = re.compile(r"[A-Za-z0-9_.,:;@%+=/*&|()\[\]-]+")
@@ -27,8 +27,7 @@ _SYNONYMS = {"cpu": "cpus", "cores": "cpus", "cpus_per_task": "cpus", "cpus-per-
              "nodelist": None}
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(Frozen):
     """Resources of one Slurm job. None leaves a value to the cluster, unless stated otherwise.
 
     gpus: per node, their number or type:number;
@@ -58,7 +57,7 @@ class Resources:
         return self.nodes * max(1, self.gpus_per_node)
 
 
-KEYS = ("cpus", *(field.name for field in fields(Resources)))
+KEYS = ("cpus", *Resources._fields)
 
 
 def parse_resources(value: Any, where: str) -> Resources:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from src import run_folder
 from src.errors import one_line
@@ -67,7 +66,7 @@ def with_canaries(observation: Observation, canaries: Mapping[str, Run]) -> Obse
         if run and canary in reasons and _never_started(run, observation.queue_answered):
             state = states.STUCK if run.state.name == states.STUCK else states.CANCELLED
             runs[name] = run._replace(state=run.state._replace(name=state, why=reasons[canary]))
-    return replace(observation, runs=runs, canaries=dict(canaries))
+    return observation._replace(runs=runs, canaries=dict(canaries))
 
 
 def _never_started(run: Run, queue_answered: bool) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from src.errors import BatchError, SlurmError, shell_command
+from src.frozen import Frozen
 from src.submission.batch import journal
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
@@ -22,8 +22,7 @@ _NAMED = 10  # runs and Slurm jobs that a message lists
 _GRACE_SECONDS = 30.0  # for a local submission to stop its workers
 
 
-@dataclass(frozen=True)
-class Cancellation:
+class Cancellation(Frozen):
     """What `cancel` ends.
 
     batches: the batches that are cancelled as a whole

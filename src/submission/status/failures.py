@@ -6,18 +6,17 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from src import logs, run_folder
 from src.errors import one_line
+from src.frozen import Frozen
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Run
 
 _MIN_FAILURES = 3  # failed runs on a node on which none ended well, before the node is avoided
 
 
-@dataclass(frozen=True)
-class FailureGroup:
+class FailureGroup(Frozen):
     """Runs in one state with like errors. error: of the first of them; log: its newest log, or its folder."""
 
     state: str

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from src.frozen import Frozen, field
 from src.run_folder import RunFolder
 from src.submission.batch.journal import History
 from src.submission.status.states import State
@@ -34,8 +34,7 @@ class Run(NamedTuple):
     error_log: str = ""
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(Frozen):
     """A batch: its path, its journals, and its runs and canaries by name, in order."""
 
     path: str

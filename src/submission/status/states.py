@@ -5,11 +5,11 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.frozen import Frozen
 from src.submission.batch import heartbeat
 from src.submission.batch.journal import COMMENT_PREFIX, LOCAL, Ticket
 from src.submission.slurm.client import Accounting, Job, Queue
@@ -73,8 +73,7 @@ class State(NamedTuple):
     slurm_job: str | None = None
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(Frozen):
     """What the state of a run is determined from.
 
     files: the names of its files; None if its folder was deleted;

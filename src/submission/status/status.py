@@ -6,10 +6,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src import code_state, gpu_idle, metrics, run_folder, stats_csv
+from src.frozen import Frozen
 from src.io import records
 from src.metrics import Metric
 from src.stats_csv import Stats
@@ -21,8 +21,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 MAX_GROUPS = 5  # groups of failures that are listed below the runs
 
 
-@dataclass(frozen=True)
-class StatusRow:
+class StatusRow(Frozen):
     """One run in a table of runs. The names of the fields are the keys of `status --json`.
 
     epochs: planned epochs; None if unknown;
@@ -140,14 +139,14 @@ def as_json(observation: Observation) -> dict[str, Any]:
     """Return a batch as plain values."""
     metric = metrics.read_from_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
-            "throughput": asdict(throughput.throughput(observation, time.time())),
+            "throughput": throughput.throughput(observation, time.time())._asdict(),
             "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
 
 
 def _plain(row: StatusRow) -> dict[str, Any]:
-    return {**asdict(row), "idle": "".join(gpu_idle.summarize([row.idle])) or None}
+    return {**row._asdict(), "idle": "".join(gpu_idle.summarize([row.idle])) or None}
 
 
 def summary_table(observations: Iterable[Observation]) -> list[str]:
@@ -303,6 +302,6 @@ def _failure_lines(observation: Observation, only: Collection[str]) -> list[str]
 
 def filter_runs(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:
     """Return the batch with only those runs that are in one of the states and have all of the tags."""
-    return replace(observation, runs={
+    return observation._replace(runs={
         name: run for name, run in observation.runs.items()
         if run.state.name in only and (not tags or set(tags) <= set(run_folder.tags(run.path)))})

@@ -4,17 +4,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from src import run_folder
+from src.frozen import Frozen
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.system import terminal
 from src.submission.system.terminal import format_duration
 
 
-@dataclass(frozen=True)
-class Throughput:
+class Throughput(Frozen):
     """Runs that end well per hour, in the last hour and over the batch, and the seconds that the rest will take.
 
     now: over the last hour. Each is None where it is unknown; `now` and `left` also if nothing is pending or running.

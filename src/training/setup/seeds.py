@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import secrets
@@ -27,7 +26,7 @@ def fill_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
     path = os.path.join(folder, run_folder.CONFIG) if folder else ""
     earlier = yaml_io.load_flat(files.read_text(path) or "", path) if folder and missing else {}
     seeds: dict[str, Any] = {name: _earlier_or_new(earlier.get(name)) for name in missing}
-    return dataclasses.replace(config, **seeds), missing
+    return config._replace(**seeds), missing
 
 
 def _earlier_or_new(seed: object) -> int:

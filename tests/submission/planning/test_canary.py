@@ -91,7 +91,7 @@ def test_canary_names_differ_by_script_model_and_data_set() -> None:
     specs = [{"model": model, "dataset": data} for model in ("a/b", "a_b", "a b") for data in ("d/1", "d_1")]
     names = [canary.canary_name(script, spec, "/b") for script in (None, "/x/s.sh", "/y/s.sh") for spec in specs]
     assert len(set(names)) == len(names) == 18
-    spec = {"model": config.FIELDS["model"].default}
+    spec = {"model": config.DEFAULTS["model"]}
     assert canary.canary_name(None, spec, "/b") == canary.canary_name(None, {}, "/b")  # defaults are filled in
     # each submission writes a new script from resources
     names = [canary.canary_name(f"/b/submissions/{token}.sh", spec, "/b") for token in ("1", "2")]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -45,8 +46,8 @@ class Site(Remote):
     """A "machine" that is a folder here: rsync goes there without ssh. told: what its status says, None: nothing;
     life: seconds after which an rsync is killed."""
 
-    told: list[object] | None = None
-    life: float | None = None
+    told: ClassVar[list[object] | None] = None
+    life: ClassVar[float | None] = None
 
     def rsync_path(self, folder: str = "") -> str:
         return os.path.join(self.host.folder, folder)

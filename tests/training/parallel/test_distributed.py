@@ -133,7 +133,7 @@ def test_losses_are_weighted_by_tokens(tmp_path: Path) -> None:
         model = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
         made = make(group, model, {"train": texts(50), "test": texts(41)}, grad_accum_steps=2)
         return trained(dataclasses.replace(
-            made, config=dataclasses.replace(made.config, targets="next_token"),
+            made, config=made.config._replace(targets="next_token"),
             data=dataclasses.replace(made.data, task="next_token", classes=())))
     alone, found = train(SINGLE_PROCESS), run_processes(3, tmp_path, train)
     assert "test/last/perplexity" in alone[0][0]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -33,4 +31,4 @@ def test_samples_have_the_shape_of_the_config() -> None:
 ])
 def test_incompatible_data_is_a_user_error(options: dict, data: Data, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        place_on_device(dataclasses.replace(Config(), **options), data, CPU)
+        place_on_device(Config()._replace(**options), data, CPU)
