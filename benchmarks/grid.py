@@ -80,8 +80,8 @@ def stages(size: int, root: str) -> dict[str, float]:
 
     before = _peak_memory()
     text = JOB_SPEC.format(repeats=size // 1_000)
-    grid: Grid = timed("expand", lambda: expand_parameters(parse_job_spec(text, "benchmark").parameters, "benchmark"))
-    timed("check", lambda: [check_parameters(spec) for spec in grid.specs])
+    grid: Grid = timed("expand and check", lambda: expand_parameters(
+        parse_job_spec(text, "benchmark").parameters, "benchmark", check=check_parameters))
     names = timed("name", lambda: run_names("benchmark", grid.specs, grid.varying))
     timed("render and write", lambda: batch_folder.create(f"{root}/batch", text, names, spec_texts(grid.specs)))
     seconds["memory"] = _peak_memory() - before

@@ -222,6 +222,9 @@ TRACKER_FIELDS = tuple(FIELDS)[tuple(FIELDS).index("system_metrics"):]
 OUTPUT_FIELDS = frozenset(("log_interval", "log_interval_eval", "log_steps", "log_to_stdout", "save_freq",
                            "save_best_checkpoint", "checkpoint_every", "checkpoints_kept", "max_requeues", "output_dir",
                            "profile", *TRACKER_FIELDS))
+# fields that no rule on combinations reads: a grid is checked once for each of their values
+INDEPENDENT_FIELDS = frozenset(("base_lr", "weight_decay", "weight_decay_biases", "ada_eps", "seed_model",
+                                "seed_training", "seed_split", "cooldown_steps"))
 DEFAULTS = Config().to_dict()
 # the declared types of a field, as words: {"int", "None"}
 _KINDS = {name: frozenset(types.split(" | ")) for name, types in FIELDS.items()}

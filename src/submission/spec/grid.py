@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from src.config import BOOKKEEPING, NOT_PARAMETERS, PER_POINT
+from src.config import BOOKKEEPING, INDEPENDENT_FIELDS, NOT_PARAMETERS, PER_POINT
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.spec.expansion import ABSENT, Axis, Expansion, SubGrid, with_merges
@@ -54,7 +54,7 @@ def expand_parameters(parameters: Mapping[str, Any], where: str, overrides: Mapp
 
     where: prefix of messages;
     overrides: YAML values that replace a key's value wherever it is; every spec then has the key;
-    check: `check(spec, where)` raises for a spec that cannot run; it is called for each distinct spec;
+    check: `check(spec, where)` raises for a spec that cannot run; see _check_specs for which it is called;
     samples, seed, draw: number of random points per listed point, and how they are drawn (sampling.py).
     """
     overrides = overrides or {}
@@ -80,9 +80,25 @@ def expand_parameters(parameters: Mapping[str, Any], where: str, overrides: Mapp
     if len(specs) < len(points):
         expansion.notes.append(f"{len(points)} grid points are {len(specs)} different ones: equal points were merged")
     if check:
-        for spec in specs:
-            check(spec, where)
+        _check_specs(specs, varying, check, where)
     return Grid(specs, sizes, varying, expansion.notes, expansion.warnings)
+
+
+def _check_specs(specs: Sequence[Spec], varying: Sequence[str], check: Callable[[Spec, str], object], where: str
+                 ) -> None:
+    """Call `check` for each spec with a new combination of parameters, or a new value of one of INDEPENDENT_FIELDS.
+
+    Equal values of a grid are one object, so that their ids are compared.
+    """
+    combined = [name for name in varying if name not in INDEPENDENT_FIELDS]
+    independent = [name for name in varying if name in INDEPENDENT_FIELDS]
+    checked: set[object] = set()
+    for spec in specs:
+        aspects = [tuple([id(spec.get(name, ABSENT)) for name in combined]),
+                   *[(name, id(spec.get(name, ABSENT))) for name in independent]]
+        if not checked.issuperset(aspects):
+            check(spec, where)
+            checked.update(aspects)
 
 
 def spec_texts(specs: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -349,6 +349,24 @@ def test_override_that_leaves_an_exclude_without_match_warns():
     assert grid.warnings == ["test, EXCLUDE, entry 1: matches nothing, because a is overridden"]
 
 
+def test_values_of_independent_parameters_are_checked_once():
+    """A sweep of rates and seeds takes as many checks as it has values, not as many as points; a bad one is found."""
+    def check(spec: dict, where: str) -> None:
+        checked.append(spec)
+        if spec["weight_decay"] == 7:
+            raise ConfigError("seven", where=where)
+
+    text = "{base_lr: [1, 2, 3], batch_size: [4, 8], momentum: [0, 1], seed_model: range(50), weight_decay: [0, %s]}"
+    checked: list[dict] = []
+    grid = expand_parameters(yaml(text % 1), "here", check=check)
+    assert len(grid.specs) == 3 * 2 * 2 * 50 * 2 and len(checked) <= 3 + 2 * 2 + 50 + 2
+    for names in (("batch_size", "momentum"), ("base_lr",), ("seed_model",), ("weight_decay",)):
+        assert {tuple(spec[name] for name in names) for spec in checked} == {
+            tuple(spec[name] for name in names) for spec in grid.specs}
+    with pytest.raises(ConfigError, match="seven"):
+        expand_parameters(yaml(text % 7), "here", check=check)
+
+
 def test_each_distinct_point_is_checked_once():
     seen = []
 
