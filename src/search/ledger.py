@@ -20,6 +20,7 @@ class Trial:
 
     target: index of the rung that it was started, or promoted, to reach
     decided: number of the decision that set the target
+    sampler: that chose its point, as in the decision that started it
     results: by rung
     end: None until it has ended
     """
@@ -30,6 +31,7 @@ class Trial:
     parameters: Mapping[str, Any]
     target: int
     decided: int
+    sampler: str = ""
     results: Mapping[int, Result] = field(default_factory=dict)
     end: str | None = None
     is_stopped: bool = False
@@ -76,7 +78,7 @@ class Ledger:
         trials = ledger.trials
         if decision.kind == NEW:
             trials = (*trials, Trial(decision.trial, decision.run, decision.point, decision.parameters, decision.rung,
-                                     decision.number))
+                                     decision.number, decision.sampler))
         else:
             trial = trials[decision.trial]
             changed = replace(trial, is_stopped=True) if decision.kind == STOP else replace(
@@ -87,6 +89,11 @@ class Ledger:
     def open_trials(self) -> list[Trial]:
         """Return the trials that run or are to be run."""
         return [trial for trial in self.trials if trial.state == OPEN]
+
+    def has_finished(self, trial: Trial) -> bool:
+        """Return whether a trial has its value: it has reached the top rung, or ended well before."""
+        return len(self.search.rungs) - 1 in trial.results or trial.end in (
+            run_folder.COMPLETED, run_folder.EARLY_STOPPED)
 
     def losses(self, rung: int) -> dict[int, float]:
         """Return the loss of each trial that has a result at a rung; inf if it diverged. Less is better."""

@@ -51,14 +51,20 @@ class Dimension:
         """Return the coordinate at a cumulative probability in (0, 1)."""
         if self.kind == CHOICE:
             return _index_at(probability, len(self.choices), self.weights)
-        low, high = (float(self.low), float(self.high))
-        if self.kind == INT:  # each integer has an interval of the same width
-            low, high = low - 0.5, high + 0.5
-        if self.log:
-            number = math.exp(math.log(low) + probability * (math.log(high) - math.log(low)))
-        else:
-            number = low + probability * (high - low)
-        return self.snap(number)
+        low, high = self._scaled_bounds()
+        number = low + probability * (high - low)
+        return self.snap(math.exp(number) if self.log else number)
+
+    def probability(self, number: Coordinate) -> float:
+        """Return the cumulative probability of a coordinate: the inverse of `at`, for numbers."""
+        low, high = self._scaled_bounds()
+        return ((math.log(number) if self.log else number) - low) / (high - low) if low < high else 0.5
+
+    def _scaled_bounds(self) -> tuple[float, float]:
+        """The bounds on the scale on which numbers are uniform; each integer has an interval of the same width."""
+        margin = 0.5 if self.kind == INT else 0.0
+        low, high = self.low - margin, self.high + margin
+        return (math.log(low), math.log(high)) if self.log else (low, high)
 
     def snap(self, number: float) -> Coordinate:
         """Return the number as the space has it: within its bounds, at a step, with DIGITS significant digits."""
