@@ -7,7 +7,7 @@ that the training loop uses, so any optimizer of torch.optim can replace them.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, compress
 from typing import Any
 
@@ -58,6 +58,19 @@ class FusedOptimizer:
         for state, saved_state in zip(self._states, saved["state"], strict=True):
             for tensor, saved_tensor in zip(chain(*state), chain(*saved_state), strict=True):
                 tensor.copy_(saved_tensor)
+
+    def state_columns(self, params: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return the state as lists parallel to `params`, which may be in any order: one list for each kind of state.
+        """
+        places = {id(param): (group, place) for group, settings in enumerate(self.param_groups)
+                  for place, param in enumerate(settings["params"])}
+        rows = [[kind[place] for kind in self._states[group]] for group, place in (places[id(param)] for param in params)]
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    def decay_of(self, param: Tensor) -> float:
+        """Return the weight decay of a parameter."""
+        return next(float(group["weight_decay"]) for group in self.param_groups
+                    if any(param is other for other in group["params"]))
 
     def _new_state(self, params: list[Tensor]) -> list[list[Tensor]]:
         raise NotImplementedError

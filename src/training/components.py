@@ -74,18 +74,20 @@ class TrainingComponents:
         return MetricsMeter(self.data.task, self.device, configured)
 
 
-def build(config: Config, folder: str | None, group: SingleProcess = SINGLE_PROCESS) -> TrainingComponents:
+def build(config: Config, folder: str | None, group: SingleProcess = SINGLE_PROCESS, data: Data | None = None
+          ) -> TrainingComponents:
     """Build what the config describes, for one of the processes of `group`.
 
     folder: run folder, where an earlier attempt left its seeds; None without one. The model's random weights depend on
     seed_model alone, since the generators are seeded after the data is ready.
+    data: that of the config, on its device, if another run has it already.
     """
     if threads := allotted_threads():
         torch.set_num_threads(threads)
     device = group.device or choose_device(config.device)
     forward.check_device_support(config, device)
     config, seeds_drawn = _agree_on_seeds(config, folder, group)
-    data = place_on_device(config, make_data(config), device)
+    data = data or place_on_device(config, make_data(config), device)
     assert config.seed_model is not None
     seed_generators(config.seed_model, device)
     task = make_task(config, data, device)

@@ -6,12 +6,14 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from src import code_state, metrics, run_folder
 from src.checks.registered_names import parse_interval
+from src.config import Config
 from src.datasets.data import Batch
 from src.tracking import system
 from src.tracking.tracker import EpochView
@@ -55,57 +57,103 @@ def run_epochs(components: TrainingComponents, folder: str | None, check: Callab
     on_saved: called after each save of the state with the seconds that it took, by another thread.
     pause_after: epoch after which the training saves its state and raises resume.Paused, unless it ends there.
     """
-    config, writes = components.config, components.group.is_first
-    check = check if writes else lambda: None
-    saved_state, warnings = resume.load_newest(folder, config, components.group)
-    experiment = Experiment(components, folder, check)
+    config = components.config
+    check = check if components.group.is_first else lambda: None
+    experiment, warnings = start_experiment(components, folder, check)
     experiment.saver.on_saved = on_saved
-    if saved_state:
-        experiment.restore(saved_state)
-        experiment.facts |= code_state.facts_before(folder, experiment.facts)
     if pause_after is not None and experiment.epochs[0] > pause_after:
         experiment.close()
         raise resume.Paused  # the start before saved the state, but was killed before it recorded that
-    output_folder = folder if writes else None
-    with (open_log(folder, config.log_to_stdout, not writes, shows_progress) as log,
-          Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
-          Trackers(config, experiment.facts, folder, log, silent=not writes) as trackers,
-          system.SystemMonitor(config, str(components.device), output_folder, log) as system_monitor,
-          experiment.open_step_log(output_folder, check, trackers.log_steps),
-          matmul_precision(config.precision),
+    with (matmul_precision(config.precision),
+          open_outputs(experiment, folder, check, shows_progress) as outputs,
           experiment.profile or contextlib.nullcontext(), contextlib.closing(experiment),
           on_stop(experiment.saver.request_exit) if on_stop and folder else contextlib.nullcontext()):
-        for warning in warnings:
-            log.warning(warning)
-        recorder.write_config(config, experiment.facts)
-        experiment.log_header(log)
+        outputs.write_header(experiment, warnings)
         for epoch in experiment.epochs:
             with explain_out_of_memory(config, components.device):
-                row = experiment.run_epoch(epoch, log) | system_monitor.epoch_cells()
-            with experiment.measure("logging"):
-                recorder.write_arrays(epoch, experiment.arrays)
-                recorder.write_row(row)
-                progress(log).info(epoch_line(row, experiment.epochs[-1]))
-                trackers.log(row, experiment.view())
-                for name in experiment.checkpoint_names(epoch):
-                    recorder.write_checkpoint(name, config, row, components.model, experiment.averaged,
-                                              experiment.judgement._asdict())
-            if experiment.outcome:
-                for line in experiment.profile.text().splitlines() if experiment.profile else ():
-                    log.info(line)
-                progress(log).info(experiment.outcome)
-                trackers.end = experiment.outcome
+                row = experiment.run_epoch(epoch, outputs.log)
+            row = outputs.write_epoch(experiment, epoch, row)
             yield row, components.model, experiment.outcome
             if experiment.outcome:
                 return
             if epoch == pause_after:
-                progress(log).info(f"paused after epoch {epoch}: its search decides whether it continues")
+                outputs.write_pause(epoch)
                 experiment.pause(epoch)
+
+
+def start_experiment(components: TrainingComponents, folder: str | None, check: Callable[[], None]
+                     ) -> tuple[Experiment, list[str]]:
+    """Return the experiment, resumed from the newest saved state in `folder`, and warnings about saved states.
+
+    Arguments as in run_epochs.
+    """
+    saved_state, warnings = resume.load_newest(folder, components.config, components.group)
+    experiment = Experiment(components, folder, check)
+    if saved_state:
+        experiment.restore(saved_state)
+        experiment.facts |= code_state.facts_before(folder, experiment.facts)
+    return experiment, warnings
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run is recorded: its log, the files of its folder, and its trackers."""
+
+    config: Config
+    log: Logger
+    recorder: Recorder
+    trackers: Trackers
+    system_monitor: system.SystemMonitor
+
+    def write_header(self, experiment: Experiment, warnings: Sequence[str]) -> None:
+        """Write config.yaml and the head of the log, with warnings about saved states."""
+        for warning in warnings:
+            self.log.warning(warning)
+        self.recorder.write_config(self.config, experiment.facts)
+        experiment.log_header(self.log)
+
+    def write_epoch(self, experiment: Experiment, epoch: int, row: Row) -> Row:
+        """Write an epoch's row, arrays and checkpoints, and how the training ended with it. Return the complete row."""
+        row = row | self.system_monitor.epoch_cells()
+        with experiment.measure("logging"):
+            self.recorder.write_arrays(epoch, experiment.arrays)
+            self.recorder.write_row(row)
+            progress(self.log).info(epoch_line(row, experiment.epochs[-1]))
+            self.trackers.log(row, experiment.view())
+            for name in experiment.checkpoint_names(epoch):
+                self.recorder.write_checkpoint(name, self.config, row, experiment.model, experiment.averaged,
+                                               experiment.judgement._asdict())
+        if experiment.outcome:
+            for line in experiment.profile.text().splitlines() if experiment.profile else ():
+                self.log.info(line)
+            progress(self.log).info(experiment.outcome)
+            self.trackers.end = experiment.outcome
+        return row
+
+    def write_pause(self, epoch: int) -> None:
+        """Log that the training pauses after an epoch."""
+        progress(self.log).info(f"paused after epoch {epoch}: its search decides whether it continues")
+
+
+@contextlib.contextmanager
+def open_outputs(experiment: Experiment, folder: str | None, check: Callable[[], None], shows_progress: bool
+                 ) -> Iterator[Outputs]:
+    """Open the outputs of a training. Arguments as in run_epochs."""
+    config, writes = experiment.config, experiment.writes
+    output_folder = folder if writes else None
+    with (open_log(folder, config.log_to_stdout, not writes, shows_progress) as log,
+          Recorder(output_folder, experiment.columns, check, experiment.epochs[0]) as recorder,
+          Trackers(config, experiment.facts, folder, log, silent=not writes) as trackers,
+          system.SystemMonitor(config, str(experiment.device), output_folder, log) as system_monitor,
+          experiment.open_step_log(output_folder, check, trackers.log_steps)):
+        yield Outputs(config, log, recorder, trackers, system_monitor)
 
 
 class Experiment:
     """A training in progress. An epoch has two phases, training and evaluation; a rule decides which epoch is the last.
 
+    config, device, model: those of the components.
+    writes: whether this process writes the files of the run.
     epochs: numbers of the epochs that are left, from 1; 0 alone if the experiment only evaluates.
     columns: those of stats.csv.
     averaged: the averaged model after the last epoch; None without averaging.
@@ -113,6 +161,7 @@ class Experiment:
     judgement: which weights of the last epoch are the better ones, and why.
     outcome: how the training ended; None while it goes on.
     measure: context manager that adds time to a part of the profile, if there is one.
+    training, saver: the training phase, and what saves the state.
 
     ConfigError if best_checkpoint_metric is used and matches no column.
     """
@@ -122,6 +171,7 @@ class Experiment:
         config, device, group = components.config, components.device, components.group
         components.make_evaluation_meter()  # fails early if a metric is not available
         self._components = components
+        self.config, self.device, self.model, self.writes = config, device, components.model, group.is_first
         self._data = with_overfit_subset(config, components.data)
         train_split = self._data.splits.get("train")
         length = Length.of(config, len(train_split or ()))
@@ -153,9 +203,9 @@ class Experiment:
         if components.average:
             self._forwards["av"] = make_forward(config, components.average.module(), device)
         shard = components.shard and components.shard.with_whole_batches(evaluation_batch_size(config))
-        self._training = TrainingPhase(components, train_split, length, self._forwards["last"], shard, self.saver,
+        self.training = TrainingPhase(components, train_split, length, self._forwards["last"], shard, self.saver,
                                        self.profile)
-        self._evaluation = EvaluationPhase(components, evaluated, plan, self._forwards, self._training.steps, shard,
+        self._evaluation = EvaluationPhase(components, evaluated, plan, self._forwards, self.training.steps, shard,
                                            self.saver, self.measure)
         self._batch_norm_split = train_split if length.epochs else None
         self._folder = folder
@@ -185,9 +235,21 @@ class Experiment:
     def run_epoch(self, number: int, log: Logger) -> Row:
         """Train and evaluate an epoch, and decide whether it is the last. Return its row."""
         self._best_state = self._stopping.state()
-        row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0}
-        if number:
-            row |= self._training.run(number, log)
+        return self.finish_epoch(number, self.training.run(number, log) if number else {}, log)
+
+    def begin_epoch(self, number: int) -> range:
+        """Begin an epoch whose steps the caller takes before it calls `training.finish` and `finish_epoch`. Return the
+        steps that are left.
+        """
+        self._best_state = self._stopping.state()
+        return self.training.begin(number)
+
+    def finish_epoch(self, number: int, trained: Row, log: Logger) -> Row:
+        """Evaluate after an epoch's steps, and decide whether it is the last. Return its row.
+
+        trained: the cells of the training.
+        """
+        row: Row = {**dict.fromkeys(self.columns), "epoch": number, "step": 0, **trained}
         self.averaged = averaged_model(self._components, self._batch_norm_split, self._forwards.get("av"))
         models = {name: self._components.model if name == "last" else self.averaged for name in self._plan.models}
         cells, self.arrays = self._evaluation.run(self._plan.each_epoch, models, log)
@@ -233,12 +295,12 @@ class Experiment:
     def open_step_log(self, folder: str | None, check: Callable[[], None],
                       show: Callable[[Sequence[StepRow]], None]) -> contextlib.AbstractContextManager[None]:
         """Open steps.csv, if the config has log_steps. Arguments as in StepLog.open."""
-        log = self._training.step_log
+        log = self.training.step_log
         return log.open(folder, self.saver.step, check, show) if log else contextlib.nullcontext()
 
     def try_step(self, batch: Batch) -> None:
         """Take one step on a given batch, to see whether the device has enough memory for it."""
-        self._training.try_step(batch)
+        self.training.try_step(batch)
 
     def restore(self, state: resume.TrainingState) -> None:
         """Resume from a state that an earlier start saved."""
@@ -250,7 +312,7 @@ class Experiment:
             optimizer.load_state_dict(optimizer_state)
         if components.task:
             components.task.load_state_dict(state["task"])
-        self._training.restore(state)
+        self.training.restore(state)
         self._stopping.restore(state["best"])
         self.saver.step = self.facts["resumed_at_step"] = state["step"]
         self.epochs = range(state["epoch"], self.epochs[-1] + 1)
@@ -259,7 +321,7 @@ class Experiment:
     def pause(self, epoch: int) -> None:
         """Save the state between `epoch` and the next one, and raise resume.Paused."""
         self._best_state = self._stopping.state()
-        self._training.prepare(epoch + 1)
+        self.training.prepare(epoch + 1)
         self.saver.save(self.saver.step)
         self.saver.close()
         raise resume.Paused
@@ -275,7 +337,7 @@ class Experiment:
         """Return what `restore` needs, after `step` steps. All processes call it together."""
         components = self._components
         return {"config": components.config.to_dict(), "versions": resume.versions(), "step": step,
-                **self._training.state(), "model": components.model.state_dict(),
+                **self.training.state(), "model": components.model.state_dict(),
                 "average": components.average.state_dict() if components.average else None,
                 "optimizers": [optimizer.state_dict() for optimizer in components.optimizers],
                 "best": self._best_state, "task": components.task.state_dict() if components.task else {},

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,50 +38,62 @@ class TrainingPhase:
     """Trains epoch after epoch, with a state from which a later start resumes.
 
     split: what is trained on; None if the experiment only evaluates. saver: asked after each step whether to save.
+    length, rate_factor, clipping: of the training. meter, elapsed: of the epoch in progress.
     """
 
     def __init__(self, components: TrainingComponents, split: Split | Lazy | None, length: Length, forward: Forward,
                  evaluation_shard: DataShard | None, saver: ResumeSaver, profile: Profile | None) -> None:
         config = components.config
-        self._components, self._config, self._split = components, config, split
-        self._length, self._saver, self._profile = length, saver, profile
+        self._components, self._config, self.split = components, config, split
+        self.length, self._saver, self._profile = length, saver, profile
         self._mixing = make_mixing(config, components.data, facts.output_dim(config, components.data))
         self._scaler = torch.amp.GradScaler(components.device.type) if config.precision == "fp16" else None
-        self._clipping = GradientClipping(config.clip_grad_norm, config.clip_grad_value) if (
+        self.clipping = GradientClipping(config.clip_grad_norm, config.clip_grad_value) if (
             config.clip_grad_norm or config.clip_grad_value) else None
-        self.steps = make_steps(components, forward, evaluation_shard, profile, self._scaler, self._clipping)
-        self._rate_factor = make_rate_factor(config, length)
+        self.steps = make_steps(components, forward, evaluation_shard, profile, self._scaler, self.clipping)
+        self.rate_factor = make_rate_factor(config, length)
         self.step_log = StepLog(config.log_steps, config.base_lr, config.clip_grad_norm is not None, components.device,
                                 components.group) if config.log_steps else None
-        self._trainer = Trainer(components.model, self.steps, self._rate_factor, components.average,
+        self._trainer = Trainer(components.model, self.steps, self.rate_factor, components.average,
                                 config.max_allowed_loss, components.freeze, self.step_log)
         self._batches = self._batches_from(0) if length.epochs else iter(())
         # of the epoch in progress
-        self._number, self._meter, self._elapsed = 0, components.make_meter(), Elapsed()
+        self._number, self.meter, self.elapsed = 0, components.make_meter(), Elapsed()
         self._resume_point: tuple[int, TrainingState] | None = None  # next step and meter of an interrupted epoch
         self._examples_before = 0  # in earlier epochs
         self._logged_bottleneck = ""
 
     def run(self, number: int, log: Logger) -> Row:
         """Train epoch `number`. Return its step and the train/ columns."""
-        self._examples_before += self._meter.samples
-        self._number, self._meter = number, self._components.make_meter()
-        steps = self._begin_epoch(number)
+        steps = self.begin(number)
         progress = Progress(log, f"epoch {number}", self._config.log_interval)
         try:
             with self._logging_steps(number):
-                last_step, timing = self._trainer.train(self._batches, steps, self._meter, progress, self._saver,
-                                                        self._elapsed)
+                last_step, timing = self._trainer.train(self._batches, steps, self.meter, progress, self._saver,
+                                                        self.elapsed)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise single_sample_error(self._length.samples) from None
+            raise single_sample_error(self.length.samples) from None
         if self._profile:
             self._profile.add("data", timing["data_time"])
-        cells = {**self._meter.means(), **timing, "seen_examples": self._examples_before + self._meter.samples,
-                 "learning_rate": self._config.base_lr * self._rate_factor(last_step),
+        return self.finish(number, last_step, timing, log)
+
+    def begin(self, number: int) -> range:
+        """Begin epoch `number`, or go on with it after a resume. Return the steps that are left."""
+        self._examples_before += self.meter.samples
+        self._number, self.meter = number, self._components.make_meter()
+        return self._begin_epoch(number)
+
+    def finish(self, number: int, last_step: int, timing: Mapping[str, float], log: Logger) -> Row:
+        """Return the step and the train/ columns of epoch `number`, after its last step.
+
+        timing: time, data_time and examples_per_second.
+        """
+        cells = {**self.meter.means(), **timing, "seen_examples": self._examples_before + self.meter.samples,
+                 "learning_rate": self._config.base_lr * self.rate_factor(last_step),
                  "trainable_parameters": facts.count_trainable(self._components.model),
-                 **(self._clipping.mean_norm() if self._clipping else {})}
+                 **(self.clipping.mean_norm() if self.clipping else {})}
         row: Row = {"step": last_step + 1, **{f"train/{name}": value for name, value in cells.items()}}
         if number > 1 or not self._config.compile:  # with compile, most of the first epoch is compilation
             self._log_bottleneck(row, log)
@@ -93,9 +105,9 @@ class TrainingPhase:
         task, log = self._components.task, self.step_log
         if log:
             log.begin(number)
-            self._meter.step_losses = log.losses
-            if self._clipping:
-                self._clipping.step_norms = log.norms
+            self.meter.step_losses = log.losses
+            if self.clipping:
+                self.clipping.step_norms = log.norms
             if task:
                 task.step_values = log.values
         yield
@@ -110,10 +122,10 @@ class TrainingPhase:
     def state(self) -> TrainingState:
         """Return what `restore` needs. All processes call it together."""
         return {"epoch": self._number, "seen": self._examples_before,
-                "spent": [self._elapsed.time, self._elapsed.data],
-                "meters": self._components.group.gather(self._meter.state()),
+                "spent": [self.elapsed.time, self.elapsed.data],
+                "meters": self._components.group.gather(self.meter.state()),
                 "scaler": self._scaler.state_dict() if self._scaler else None,
-                "clipping": self._clipping.state() if self._clipping else None,
+                "clipping": self.clipping.state() if self.clipping else None,
                 "step_log": self._components.group.gather(self.step_log.state()) if self.step_log else None,
                 "bottleneck": self._logged_bottleneck}
 
@@ -121,33 +133,33 @@ class TrainingPhase:
         """Resume from a state that was saved after optimizer step state["step"]."""
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
-        if self._clipping:
-            self._clipping.restore(state["clipping"], self._components.device)
+        if self.clipping:
+            self.clipping.restore(state["clipping"], self._components.device)
         if self.step_log and state.get("step_log"):  # states of earlier versions have none
             self.step_log.restore(state["step_log"][self._components.group.rank])
         self._resume_point = state["step"], state["meters"][self._components.group.rank]
-        self._elapsed = Elapsed(*state["spent"])
+        self.elapsed = Elapsed(*state["spent"])
         self._examples_before, self._logged_bottleneck = state["seen"], state["bottleneck"]
         self._batches = self._batches_from(state["step"])
 
     def prepare(self, number: int) -> None:
         """Move on to epoch `number`, so that a state saved now resumes with its first step."""
-        self._examples_before += self._meter.samples
-        self._number, self._meter, self._elapsed = number, self._components.make_meter(), Elapsed()
-        if self._clipping:
-            self._clipping.reset()
+        self._examples_before += self.meter.samples
+        self._number, self.meter, self.elapsed = number, self._components.make_meter(), Elapsed()
+        if self.clipping:
+            self.clipping.reset()
 
     def _begin_epoch(self, number: int) -> range:
         """Reset what counts within an epoch, or restore it. Return the steps that are left."""
-        steps = self._length.epoch_steps(number)
+        steps = self.length.epoch_steps(number)
         if self._resume_point:
             next_step, meter_state = self._resume_point
             steps, self._resume_point = range(next_step, steps.stop), None
-            self._meter.restore(meter_state)
+            self.meter.restore(meter_state)
         else:
-            self._elapsed = Elapsed()
-            if self._clipping:
-                self._clipping.reset()
+            self.elapsed = Elapsed()
+            if self.clipping:
+                self.clipping.reset()
         if self._components.freeze:
             self._components.freeze.apply(number)
         return steps
@@ -155,13 +167,13 @@ class TrainingPhase:
     def _batches_from(self, step: int) -> Iterator[Batch]:
         """Yield batches without end, starting with that of optimizer step `step`."""
         assert self._config.seed_training is not None
-        assert self._split is not None
-        return shuffled_batches(self._split, self._config.batch_size, self._config.seed_training,
+        assert self.split is not None
+        return shuffled_batches(self.split, self._config.batch_size, self._config.seed_training,
                                 self._components.device, self._mixing, step, self._components.shard)
 
     def _log_bottleneck(self, row: Row, log: Logger) -> None:
         """Log whether data or model limits the speed, unless that has been logged already."""
-        in_memory = isinstance(self._split, (Split, Texts)) or self._config.data_on_device
+        in_memory = isinstance(self.split, (Split, Texts)) or self._config.data_on_device
         message = bottleneck_message(row, self._config.to_dict(), in_memory, str(self._components.device)) or ""
         bottleneck = message.partition(":")[0]
         if message and bottleneck != self._logged_bottleneck:

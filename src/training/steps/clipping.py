@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class GradientClipping:
     def reset(self) -> None:
         """Forget the norms, when an epoch begins."""
         self._norms = []
+
+    def extend(self, norms: Iterable[Tensor]) -> None:
+        """Take over the norms of steps that a stack of runs has clipped."""
+        if self._norm is not None:
+            self._norms += norms
 
     def mean_norm(self) -> dict[str, float]:
         """Return the mean norm before clipping, by the name of its column; empty if norms are not measured."""

@@ -137,7 +137,7 @@ def test_training_uses_probabilities_and_evaluation_labels() -> None:
 
     made = make_toy(label_smoothing=0.1, mixup=0.2, train_length=1)
     run = Experiment(made)
-    run._training.steps._loss = loss  # type: ignore[union-attr]
+    run.training.steps._loss = loss  # type: ignore[union-attr]
     run.run_epoch(1, logger)
     assert {(y.dim(), output.requires_grad) for output, y in seen} == {(2, True), (1, False)}
 
@@ -164,7 +164,7 @@ def test_smoothing_equals_that_of_torch() -> None:
     made = make_toy()
     run = Experiment(made)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
-    run._training.steps._loss = loss  # type: ignore[union-attr]
+    run.training.steps._loss = loss  # type: ignore[union-attr]
     rows = [run.run_epoch(number, logger) for number in run.epochs]
     assert rows[-1]["train/loss"] == pytest.approx(ours[-1]["train/loss"], rel=1e-5)
     assert rows[-1]["test/last/accuracy"] == pytest.approx(ours[-1]["test/last/accuracy"])

@@ -1,0 +1,104 @@
+"""The training batches of a stack: one shared by all members if their seeds are equal, else one gathered for each."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.config import Config
+from src.datasets.data import Data, Split
+from src.training.setup.facts import output_dim
+from src.training.steps.batches import bytes_per_row, pass_order, shuffled_batches
+from src.training.steps.mixing import make_mixing
+
+_BLOCK_BYTES = 1 << 20  # samples are gathered for several steps at a time, of which batches are views
+
+
+class StackedBatch(NamedTuple):
+    """The batches of all members at one step. The first dimension is 1 for what all members share.
+
+    x: [1 or members, n, …].
+    y: classes or targets [1 or members, n], or probabilities of classes [1 or members, n, outputs].
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Yields the batches that the members' single runs would train on.
+
+    split: dense samples on the device. configs: of the members, with seeds.
+    is_shared: whether x is the same for all members.
+    """
+
+    split: Split
+    configs: Sequence[Config]
+    data: Data
+
+    @property
+    def is_shared(self) -> bool:
+        return len({config.seed_training for config in self.configs}) == 1
+
+    def from_step(self, step: int) -> Iterator[StackedBatch]:
+        """Yield batches without end, starting with that of optimizer step `step`."""
+        if self.configs[0].mixup or self.configs[0].cutmix:
+            return self._mixed(step)
+        return self._smoothed(self._gathered(step))
+
+    def _mixed(self, start: int) -> Iterator[StackedBatch]:
+        """Mix each member's batch as its single run does: the random numbers depend on its seed."""
+        outputs = output_dim(self.configs[0], self.data)
+        iterators = []
+        for config in self.configs:
+            assert config.seed_training is not None
+            mixing = make_mixing(config, self.data, outputs)
+            iterators.append(shuffled_batches(self.split, config.batch_size, config.seed_training,
+                                              self.split.y.device, mixing, start))
+        for batches in zip(*iterators, strict=True):
+            xs, ys = zip(*batches, strict=True)
+            yield StackedBatch(xs[0][None] if self.is_shared else torch.stack(xs), torch.stack(ys))
+
+    def _gathered(self, start: int) -> Iterator[StackedBatch]:
+        """Yield pass after pass. The last batch of a pass may be smaller."""
+        size, samples = self.configs[0].batch_size, len(self.split)
+        first_pass, done = divmod(start, -(-samples // size))
+        seeds = [config.seed_training for config in self.configs[:1 if self.is_shared else None]]
+        for number in itertools.count(first_pass):
+            orders = torch.stack([pass_order(samples, int(seed or 0), number) for seed in seeds])[:, done * size:]
+            done = 0
+            full = orders.shape[1] - orders.shape[1] % size
+            yield from self._blocks(orders[:, :full].unflatten(1, (-1, size)))
+            if full < orders.shape[1]:
+                yield from self._blocks(orders[:, None, full:])
+
+    def _blocks(self, orders: Tensor) -> Iterator[StackedBatch]:
+        """Yield the batches of samples at `orders` [members, steps, n], or [1, steps, n] if they are shared."""
+        members, _, size = orders.shape
+        steps = max(1, _BLOCK_BYTES // (members * size * bytes_per_row(self.split.x)))
+        for block in orders.split(steps, 1):
+            rows = block.transpose(0, 1).flatten().to(self.split.y.device)
+            shape = block.shape[1], members, size
+            xs = self.split.x.index_select(0, rows).unflatten(0, shape)
+            yield from map(StackedBatch, xs, self.split.y[rows].unflatten(0, shape))
+
+    def _smoothed(self, batches: Iterator[StackedBatch]) -> Iterator[StackedBatch]:
+        """Smooth the labels, if a member does. As smooth_labels in src/training/steps/mixing.py."""
+        smoothings = [config.label_smoothing for config in self.configs]
+        if not any(smoothings):
+            yield from batches
+            return
+        outputs = output_dim(self.configs[0], self.data)
+        background = torch.tensor(smoothings, device=self.split.y.device, dtype=torch.get_default_dtype())[
+            :, None, None] / outputs
+        peak = 1 - outputs * background + background
+        for x, y in batches:
+            is_label = y[:, :, None] == torch.arange(outputs, device=y.device)
+            yield StackedBatch(x, torch.where(is_label, peak, background))
+
+
