@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import run_folder
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from src.training.parallel.rendezvous import ProcessInfo
     from src.training.saved_model import SavedModel
+    from src.training.stacked.launch import Run
 
 
 def train(spec: dict[str, Any], folder: str | None, check: Callable[[], None]) -> str:
@@ -71,6 +72,38 @@ def train_in_process(config: Config, folder: str | None, check: Callable[[], Non
     finally:
         timer.cancel()
     return outcomes[-1] or ""
+
+
+def choose_stack(specs: Sequence[dict[str, Any]], requested: int | None) -> tuple[int, str]:
+    """Return how many of some runs, whose specs may be stacked, to train at once, and why.
+
+    requested: the number that the user wants; None takes the fastest, by a measurement. 1 means that they run singly.
+    """
+    from src.training.stacked.sizing import choose_size
+
+    configs = [Config.from_dict(spec) for spec in specs]
+    if count_processes(configs[0]) > 1:
+        return 1, "several processes train each run"
+    return choose_size(configs, requested)
+
+
+def train_stack(runs: Sequence[Run]) -> Iterator[tuple[int, str | BaseException]]:
+    """Train runs together, resuming each from the state that an earlier attempt saved. Yield the index of each run as
+    soon as it has ended, and how: as `train` returns it, or the error that ended this run alone.
+
+    Runs that are not yielded are to be trained singly, or together once more. Stopped if a signal requested a stop;
+    then all runs have saved their state.
+    """
+    from src.training.stacked.launch import train_runs
+
+    timer = SaveTimer(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        for index, outcome in train_runs(runs, signals.on_stop, timer.set):
+            if outcome == run_folder.REQUEUED:
+                signals.raise_if_stopped()
+            yield index, outcome
+    finally:
+        timer.cancel()
 
 
 def count_processes(config: Config) -> int:

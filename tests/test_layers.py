@@ -46,6 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "training/parallel": BASE | {"datasets", "training/setup"},
     "training/steps": BASE | {"datasets", "optimizers", "training/setup", "training/parallel"},
     "training/output": BASE | {"datasets", "training/setup", "training/parallel"},
+    "training/stacked": BASE | {"datasets", "models", "optimizers", "training/setup", "training/parallel",
+                                "training/steps", "training/output", "training"},
     "training": BASE | {"datasets", "models", "optimizers", "tracking", "training/setup", "training/parallel",
                         "training/steps", "training/output"},
 }

@@ -64,7 +64,8 @@ class FusedOptimizer:
         """
         places = {id(param): (group, place) for group, settings in enumerate(self.param_groups)
                   for place, param in enumerate(settings["params"])}
-        rows = [[kind[place] for kind in self._states[group]] for group, place in (places[id(param)] for param in params)]
+        found = [places[id(param)] for param in params]
+        rows = [[kind[place] for kind in self._states[group]] for group, place in found]
         return [list(column) for column in zip(*rows, strict=True)]
 
     def decay_of(self, param: Tensor) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from loguru import logger
 
 from src.checks.known_data import single_sample_error
 from src.checks.registered_names import parse_schedule
@@ -17,7 +18,7 @@ from src.training.components import TrainingComponents
 from src.training.epoch import Elapsed, Trainer
 from src.training.output.log import Progress, bottleneck_message
 from src.training.output.recorder import Row
-from src.training.output.resume import ResumeSaver, TrainingState
+from src.training.output.resume import ResumeSaver, TrainingState, disabled_saver
 from src.training.output.step_log import StepLog
 from src.training.parallel.data_shards import DataShard
 from src.training.setup import facts
@@ -118,6 +119,10 @@ class TrainingPhase:
         """Take one step on a given batch, to see whether the device has enough memory for it."""
         self._components.model.train()
         self.steps.train(batch, 0, self._components.make_meter())
+
+    def try_steps(self, steps: range) -> None:
+        """Take some steps without a record, to see what they do or how long they take."""
+        self._trainer.train(self._batches, steps, self.meter, Progress(logger, "", 0.0), disabled_saver(), Elapsed())
 
     def state(self) -> TrainingState:
         """Return what `restore` needs. All processes call it together."""

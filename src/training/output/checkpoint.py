@@ -20,12 +20,21 @@ def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, avera
     numbers, the parameters of the run, and the fields of a Judgement: which weights are the better ones, and why. A
     crash leaves the old file or the new one.
     """
-    content = {"model": model.state_dict(), "averaged": averaged.state_dict() if averaged else None,
+    content = {"model": _own_tensors(model), "averaged": _own_tensors(averaged) if averaged else None,
                "epoch": row["epoch"], "step": row["step"], "config": config.to_dict(), "judgement": dict(judgement)}
     packed = io.BytesIO()  # torch's own errors hide what is wrong with a file, such as a full disk
     torch.save(content, packed)
     with files.atomic_writer(path) as file:
         file.write(packed.getbuffer())
+
+
+def _own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict. Views of larger tensors are copied, since torch.save would write all of these."""
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:
+            state[name] = tensor.clone(memory_format=torch.contiguous_format)
+    return state
 
 
 # what torch raises for damaged files
