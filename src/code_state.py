@@ -108,9 +108,12 @@ def facts_before(folder: str | None, facts: Mapping[str, Any]) -> dict[str, Any]
     """Return the fact that earlier starts of a resumed run had other code, from the config that they left; or nothing.
     """
     config = os.path.join(folder, run_folder.CONFIG) if folder else ""
-    earlier = (run_folder.read_spec(config).get("facts") or {}) if os.path.exists(config) else {}
-    codes = [code for code in dict.fromkeys((*earlier.get(BEFORE, ()), earlier.get(CODE)))
-             if code not in (None, facts.get(CODE))]
+    earlier = run_folder.read_spec(config).get("facts") if os.path.exists(config) else None
+    if not isinstance(earlier, dict):
+        return {}
+    before = earlier.get(BEFORE)
+    codes = [code for code in dict.fromkeys(filter(records.is_text, (
+        *(before if isinstance(before, list) else ()), earlier.get(CODE)))) if code != facts.get(CODE)]
     return {BEFORE: codes} if codes else {}
 
 

@@ -179,7 +179,7 @@ def _rows_by_seeds(config: pd.DataFrame, rows: list[int]) -> dict[tuple[Any, ...
     """The row of each pair of seeds; empty if seeds are unknown or occur twice."""
     if not set(SEEDS) <= set(config):
         return {}
-    seeds = list(zip(*(config[name].iloc[rows].tolist() for name in SEEDS), strict=True))
+    seeds = list(zip(*(map(cell_key, config[name].iloc[rows].tolist()) for name in SEEDS), strict=True))
     is_unique = len(set(seeds)) == len(seeds) and not any(is_missing(seed) for pair in seeds for seed in pair)
     return dict(zip(seeds, rows, strict=True)) if is_unique else {}
 

@@ -152,7 +152,7 @@ def _changed_code(df: pd.DataFrame) -> str:
     column = f"facts/{code_state.CHANGED}"
     for name, changed in zip(df["run"], df[column], strict=True) if column in df else ():
         if isinstance(changed, (list, tuple)) and changed:
-            runs.setdefault(tuple(changed), []).append(name)
+            runs.setdefault(tuple(map(str, changed)), []).append(name)
     if not runs:
         return ""
     table = pd.DataFrame([{"runs": len(names), "files that had changed when they started": ", ".join(changed),

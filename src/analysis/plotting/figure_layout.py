@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from src import run_folder
-from src.analysis.reading.filters import cell_key, is_missing, is_number, levels, require_column
+from src.analysis.reading.filters import cell_key, is_missing, is_number, key_column, levels, require_column
 from src.analysis.tables import tables
 from src.errors import ResultsError
 
@@ -179,7 +179,8 @@ class Grid:
         if most < 2:
             return []
         differing = [name for name in tables.varying_columns(self.df) if name not in self._separated]
-        if any(self.df[name].nunique() > 1 for name in tables.setting_columns(self.df) if name.startswith("seed")):
+        seeds = [name for name in tables.setting_columns(self.df) if name.startswith("seed")]
+        if any(key_column(self.df[name]).nunique() > 1 for name in seeds):
             differing.append("seeds")
         single = ", none for single runs" if least == 1 else ""
         return [f"mean of {least if least == most else f'{least} to {most}'} runs"

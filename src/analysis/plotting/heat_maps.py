@@ -181,6 +181,9 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     drawn = figure_layout.drawable_columns(df, metric)
     names = figure_layout.varying_parameters(df, parameters, 2, _MAX_COORDINATES, "parallel coordinates")
     table = tables.ranking(df, metric, epoch)
+    if others := [name for name in names if name not in tables.varying_columns(df)]:
+        raise ResultsError(f"{others[0]} is no parameter by which settings differ", allowed=tables.varying_columns(df),
+                           hint="seeds and facts differ between the runs of a setting")
     table = table[np.isfinite(table["value"])].iloc[::-1]  # the best are drawn last
     if table.empty:
         raise ResultsError(f"none of {count(len(df), 'run')} has a value to draw: all diverged")

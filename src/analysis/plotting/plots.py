@@ -347,9 +347,9 @@ def _draw_dots(axes: Axes, table: pd.DataFrame, values: pd.Series | None) -> lis
     for level, color in zip(distinct, figure_layout.choose_colors(distinct), strict=True):
         rows = table[[key == cell_key(level) for key in keys]]
         is_lossy = rows["runs"] < rows["total"]
-        for part, fill in ((rows[~is_lossy], color), (rows[is_lossy], "none")):
+        for part, fill, edge in ((rows[~is_lossy], color, 0.0), (rows[is_lossy], "none", 1.0)):
             axes.plot(part["cost"], part["value"], "o", color=color, alpha=0.65, markersize=5, markerfacecolor=fill,
-                      markeredgewidth=1.0 if fill == "none" else 0)
+                      markeredgewidth=edge)
         handles.append(Line2D([], [], color=color, marker="o", linestyle="none", label=format_value(level)))
     return [] if values is None else figure_layout.thin_out(handles)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src import run_folder
-from src.analysis.reading.filters import cells_equal, is_missing, to_python
+from src.analysis.reading.filters import cells_equal, is_missing, key_column, to_python
 from src.config import Config, defaults_version
 from src.errors import UserError
 
@@ -46,7 +46,8 @@ def find_drift(config: pd.DataFrame) -> list[Drift]:
     versions = config.get(VERSION_COLUMN, pd.Series([None] * len(config), index=config.index, dtype=object))
     today, defaults = defaults_version(), Config().to_dict()
     changes: dict[tuple[str, str], Drift] = {}
-    for (batch, _), runs in config[versions != today].groupby([config["batch"], versions], dropna=False, sort=False):
+    groups = [config["batch"], key_column(versions)]
+    for (batch, _), runs in config[versions != today].groupby(groups, dropna=False, sort=False):
         for position in np.unique(np.linspace(0, len(runs) - 1, _MAX_EXAMPLES).astype(int)):
             for name, then, now in _differences(runs.iloc[position].to_dict(), defaults):
                 changes.setdefault((name, f"{batch} {then!r}"), Drift(name, then, now, batch, len(runs)))

@@ -130,6 +130,14 @@ def cell_key(value: Any) -> Any:
     return (type(value), value) if isinstance(value, (bool, float)) else value
 
 
+def key_column(values: pd.Series) -> pd.Series:
+    """Return the `cell_key` of each cell, for pandas' functions that hash cells: a config may have a list anywhere.
+
+    A column of one type of numbers is returned as it is.
+    """
+    return values.map(cell_key).astype(object) if values.dtype == object else values
+
+
 def levels(values: pd.Series) -> list[Any]:
     """Return the distinct values of a config column: a missing one first, numbers in order, others as they occur."""
     distinct = {cell_key(value): None if is_missing(value) else value for value in values.tolist()}

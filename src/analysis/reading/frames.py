@@ -13,7 +13,7 @@ import pandas as pd
 from src import code_state, run_folder, stats_csv
 from src.analysis.reading import columns
 from src.analysis.reading.columns import Columns
-from src.analysis.reading.filters import cell_key, is_missing
+from src.analysis.reading.filters import cell_key, is_missing, key_column
 from src.config import PER_POINT, Config, declared_types
 
 IDENTITY = ("run", "batch", "index", "end", "folder")  # the first columns of every frame with a row per run
@@ -166,7 +166,8 @@ def find_repeats(frame: pd.DataFrame) -> list[str | None]:
     if not set(SEEDS) <= set(frame.columns):
         return originals
     candidates = frame[frame[list(SEEDS)].notna().all(axis=1)]
-    candidates = candidates[candidates.duplicated(list(SEEDS), keep=False)]
+    seeds = pd.DataFrame({name: key_column(candidates[name]) for name in SEEDS})
+    candidates = candidates[seeds.duplicated(keep=False)]
     if candidates.empty:
         return originals
     settings = [name for name in map(str, candidates)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from src import metrics, run_folder, stats_csv
 from src.analysis.reading.curves import CurveType
-from src.analysis.reading.filters import cell_key, require_column
+from src.analysis.reading.filters import cell_key, key_column, require_column
 from src.analysis.reading.frames import FACTS, NO_SETTINGS, REPEAT_OF, varies
 from src.analysis.reading.results import METRIC
 from src.analysis.tables import inference
@@ -81,7 +81,8 @@ def varying_columns(df: pd.DataFrame, seeds: bool = False) -> list[str]:
 
 def _drawn_seeds(df: pd.DataFrame) -> set[str]:
     """The seeds that every run drew for itself."""
-    drawn = [set(names) if isinstance(names, list) else set() for names in df.get("facts/seeds_drawn", [])]
+    drawn = [{name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+             for names in df.get("facts/seeds_drawn", [])]
     return set.intersection(*drawn) if drawn else set()
 
 
@@ -252,7 +253,7 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
     table = pd.concat([table, settings], axis=1)
     table = table.reset_index(drop=True).sort_values("value", ascending=less, kind="stable", na_position="last")
     if by:
-        values = [require_column(df, name).map(cell_key) for name in ([by] if isinstance(by, str) else by)]
+        values = [key_column(require_column(df, name)) for name in ([by] if isinstance(by, str) else by)]
         groups = pd.Series(list(zip(*values, strict=True)))
         table = table[~groups[table.index].duplicated()]
     table = table.reset_index(drop=True)
@@ -350,8 +351,6 @@ def runs_table(df: pd.DataFrame) -> pd.DataFrame:
     table = df[["index", "run", "end", *([REPEAT_OF] if REPEAT_OF in df else [])]].copy()
     curves = stats_columns(df)
     table["epochs"] = [len(curve) for curve in df[curves[0]]] if curves else 0
-    for name in varying_columns(df, seeds=True):
-        table[name] = df[name]
-    for name in ranking_columns(df)[0]:
-        table[name] = [value_at(curve.dropna(), "last", False)[0] for curve in require_column(df, name)]
-    return table
+    last = {name: [value_at(curve.dropna(), "last", False)[0] for curve in require_column(df, name)]
+            for name in ranking_columns(df)[0]}
+    return pd.concat([table, df[varying_columns(df, seeds=True)], pd.DataFrame(last, index=df.index)], axis=1)
