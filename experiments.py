@@ -5,10 +5,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from src import printable
-from src.errors import exits_on_user_error
+from src.commands.output import redirected_output, show
+from src.errors import BatchError, exits_on_user_error
 from src.io import files
 
 
@@ -78,18 +79,31 @@ def main(argv: Sequence[str]) -> int | None:
         from src.submission.remote import remote_command
 
         return remote_command.run(argv[0], argv, options, PROJECT, batch_folder.results_folder())
-    return options.run(options)
+    with redirected_output(options.json):
+        output = options.run(options)
+    return show(output, options.json)
+
+
+class _JsonParser(argparse.ArgumentParser):
+    """Reports a mistake on the command line as a BatchError, which is printed as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the BatchError."""
+        raise BatchError(message, where="command line", hint=f"`python {self.prog} --help` describes its arguments")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. Only the module of the requested command is imported."""
-    parser = argparse.ArgumentParser(prog="experiments.py", description=__doc__)
+    parser_class = _JsonParser if "--json" in argv else argparse.ArgumentParser
+    parser = parser_class(prog="experiments.py", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         if name in argv[:1]:
             module = importlib.import_module(f"src.commands.{command.module}")
             getattr(module, f"add_{name.replace('-', '_')}")(subparser)
+            subparser.add_argument("--json", action="store_true", help="print one JSON document for programs "
+                                   "(docs/reference/json.md)")
             if command.remote:
                 subparser.add_argument("--on", metavar="HOST", help="run it on another machine: a host of hosts.toml, "
                                        "or of the ssh configuration")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from src import printable
+from src.commands.output import print_document, redirected_output
 from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files
 from src.submission.batch import journal
@@ -52,9 +53,20 @@ def main(argv: Sequence[str]) -> int:
 def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, options: Options,
                     argv: Sequence[str]) -> int:
     """Print the plan and, unless it is a dry run, check, confirm and execute it. Return the exit code."""
-    if options.json:
+    if options.json and options.dry_run:
         preview.print_json(plan, launch, submission)
         return 0
+    with redirected_output(options.json):
+        exit_code = _print_and_submit(plan, launch, submission, options, argv)
+    if options.json:
+        from src.submission.execution.messages import submission_document
+
+        print_document(submission_document(plan, exit_code))
+    return exit_code
+
+
+def _print_and_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, options: Options,
+                      argv: Sequence[str]) -> int:
     preview.print_plan(plan, launch, options)
     if not plan.to_submit and not plan.extension:
         preview.print_nothing_to_submit(plan)

@@ -21,7 +21,8 @@ class UserError(ValueError):
     def __init__(self, what: str, *, where: str | None = None, allowed: Iterable[object] | str | None = None,
                  hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
-        self.allowed = allowed if isinstance(allowed, str) or allowed is None else ", ".join(map(str, allowed))
+        self.allowed_values = [allowed] if isinstance(allowed, str) else [str(value) for value in allowed or ()]
+        self.allowed = ", ".join(self.allowed_values) or None
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -30,6 +31,10 @@ class UserError(ValueError):
             if part:
                 text += f"{'' if text.endswith('?') else ';'} {part}"
         return text
+
+    def document(self) -> dict[str, object]:
+        """Return the error as commands print it with --json."""
+        return {"error": self.what, "where": self.where, "allowed": self.allowed_values, "hint": self.hint}
 
     def at(self, where: str) -> UserError:
         """Return this error with `where` in front of the location that it names."""
@@ -110,8 +115,18 @@ def discard_output() -> None:
 def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate an entry point: a UserError is printed on one line of stderr, with exit code 2; Ctrl-C exits with 130.
 
-    An OSError that names a file is printed like a UserError. A closed pipe is not an error.
+    With --json on the command line it is a JSON object on stdout. An OSError that names a file is printed like a
+    UserError. A closed pipe is not an error.
     """
+
+    def print_error(error: UserError, arguments: Iterable[object]) -> int:
+        if any("--json" in argument for argument in arguments if isinstance(argument, (list, tuple))):
+            import json
+
+            print(json.dumps(error.document(), ensure_ascii=False), flush=True)
+        else:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 2
 
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> int:
@@ -120,8 +135,7 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout.flush()
             return code
         except UserError as error:
-            print(f"error: {one_line(str(error))}", file=sys.stderr)
-            return 2
+            return print_error(error, args)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
@@ -131,7 +145,6 @@ def exits_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
         except OSError as error:
             if error.filename is None:
                 raise
-            print(f"error: {one_line(str(error.filename))}: {error.strerror}", file=sys.stderr)
-            return 2
+            return print_error(UserError(str(error.strerror), where=str(error.filename)), args)
 
     return wrapped

@@ -481,7 +481,7 @@ def test_wrong_input_is_reported_in_one_line(text_and_message: tuple[str | None,
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["x.yaml"], "--local --workers 4"), (["x.yaml", "--local", "-s", "s.sh"], "use one of them"),
-    (["x.yaml", "--json", "--local"], "--dry-run"), (["x.yaml", "--array", "--local"], "use one of them"),
+    (["x.yaml", "--array", "--local"], "use one of them"),
     (["x.yaml", "--array", "--workers", "2", "-s", "s.sh"], "use one of them"),
     (["x.yaml", "--slots", "2", "-s", "s.sh"], "--workers"), (["x.yaml", "--gpus", "free", "-s", "s.sh"], "--local"),
     (["x.yaml", "--max-queued", "2", "--local"], "Slurm's queue"), (["x.yaml", "--wait", "--local"], "Slurm's queue"),

@@ -74,7 +74,7 @@ def _size(dataset: str, text: str, known: Known, where: str) -> int:
         check_splits(dataset, [part.source for part in parts])
         return sum(part.size(known.samples) for part in parts)
     except DataError as error:
-        raise ConfigError(error.what, where=where, allowed=error.allowed, hint=error.hint) from None
+        raise ConfigError(error.what, where=where, allowed=error.allowed_values, hint=error.hint) from None
 
 
 def check_output_dim(output_dim: int | None, classes: int | None) -> None:

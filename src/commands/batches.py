@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src import code_state, notes
 from src.commands.common import PROJECT, confirm
+from src.commands.output import Output
 from src.errors import shell_command
 from src.io import files
 from src.submission.batch import batch_folder, relocation
@@ -15,6 +17,9 @@ from src.submission.status import states, status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
+
+if TYPE_CHECKING:
+    from src.commands import documents
 
 
 def add_rename(parser: argparse.ArgumentParser) -> None:
@@ -35,41 +40,48 @@ def add_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def rename(options: argparse.Namespace) -> None:
+def rename(options: argparse.Namespace) -> Output:
     """Rename a batch of which nothing is pending or running."""
     batch = _observe_idle([options.batch], "rename this batch")[0].path
     with files.report_os_errors(batch, "nothing was changed"):
         target = relocation.rename(batch, options.name)
         _add_note(target, f"renamed from {os.path.basename(batch)}")
-    print(f"renamed {batch} to {target}")
-    print(f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues this batch; submitting its "
-          "job spec again creates a new one")
+    document: documents.Moved = {"source": batch, "target": target}
+    return Output([f"renamed {batch} to {target}",
+                   f"  {shell_command('python', 'submit_multiple.py', '-r', target)}  continues this batch; submitting "
+                   "its job spec again creates a new one"], document)
 
 
-def move(options: argparse.Namespace) -> None:
+def move(options: argparse.Namespace) -> Output:
     """Move batches of which nothing is pending or running into a folder."""
+    moved: list[documents.Moved] = []
     for observation in _observe_idle(options.batches, "move this batch"):
         with files.report_os_errors(observation.path, "the batch is where it was"):
             target = relocation.move(observation.path, options.folder)
             _add_note(target, f"moved from {os.path.dirname(os.path.abspath(observation.path))}")
+            moved.append({"source": observation.path, "target": target})
             print(f"moved {observation.path} to {target}", flush=True)
     results = batch_folder.results_folder()
-    if os.path.realpath(options.folder) != os.path.realpath(results):
-        print(f"commands that name no batch look in {results}/ alone: name these by their folder")
+    is_elsewhere = os.path.realpath(options.folder) != os.path.realpath(results)
+    return Output([f"commands that name no batch look in {results}/ alone: name these by their folder"] * is_elsewhere,
+                  moved)
 
 
-def delete(options: argparse.Namespace) -> None:
+def delete(options: argparse.Namespace) -> Output:
     """Ask, and delete batches of which nothing is pending or running. Job spec and notes are kept in a file."""
     observations = _observe_idle(options.batches, "delete this batch")
     for observation in observations:
         print(f"{observation.path}: {_describe(observation)}")
     which = "it" if len(observations) == 1 else f"all {len(observations)}"
-    confirm(f"Delete {which}? This cannot be undone.", "nothing was deleted", options.yes)
+    confirm(f"Delete {which}? This cannot be undone.", "nothing was deleted", options)
+    deleted: list[documents.Deleted] = []
     # observed again, since a run may have been started in the meantime
     for observation in _observe_idle([observation.path for observation in observations], "delete this batch"):
         with files.report_os_errors(observation.path, "not all of it was deleted"):
             kept = relocation.delete(observation.path, status.counts(observation))
+        deleted.append({"batch": observation.path, "kept": kept})
         print(f"deleted {observation.path}; {kept} keeps its job spec and notes", flush=True)
+    return Output([], deleted)
 
 
 def _observe_idle(names: list[str], action: str) -> list[Observation]:

@@ -1,6 +1,7 @@
 """What several commands share: the project's folder, the batches that were named, and questions to the user."""
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 
@@ -26,7 +27,11 @@ def observe_batches(paths: Sequence[str], slurm: SlurmView | None = None) -> lis
     return observe(batches, slurm)
 
 
-def confirm(question: str, nothing_done: str, skip: bool) -> None:
-    """Ask a yes/no question unless `skip`. BatchError, with `nothing_done` as its message, unless the answer is yes."""
-    if not skip and ask(f"{question} [y/N] ").lower() not in ("y", "yes"):
+def confirm(question: str, nothing_done: str, options: argparse.Namespace) -> None:
+    """Ask a yes/no question unless --yes is given. BatchError, with `nothing_done` as its message, if the answer is not
+    yes; with --json nobody is asked.
+    """
+    if options.json and not options.yes:
+        raise BatchError(f"stopped: {nothing_done}", where="command line", hint="--json asks no question: add --yes")
+    if not options.yes and ask(f"{question} [y/N] ").lower() not in ("y", "yes"):
         raise BatchError(f"stopped: {nothing_done}", hint="the answer was not y")

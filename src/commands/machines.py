@@ -2,12 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from src.commands.common import PROJECT, confirm
+from src.commands.output import Output
 from src.config import Config, check_parameters
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder
+
+if TYPE_CHECKING:
+    from src.commands import documents
 
 _ALL_VALUES = 1_000  # random points of a job spec: enough to draw each value of a list of choices at least once
 
@@ -15,7 +21,6 @@ _ALL_VALUES = 1_000  # random points of a job spec: enough to draw each value of
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=doctor)
     parser.add_argument("--deep", action="store_true", help="also load torch and check that it finds the GPUs")
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
 
 
 def add_push_env(parser: argparse.ArgumentParser) -> None:
@@ -35,21 +40,16 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=65_536, metavar="N", help="maximum batch size (default: 65536)")
 
 
-def doctor(options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace) -> Output:
     """Print a line for each check, or JSON. Return 1 if one of them is an error."""
     from src.submission.doctor import checks, probes
 
     findings = probes.examine(PROJECT, batch_folder.results_folder(), options.deep)
-    if options.json:
-        import json
-
-        print(json.dumps(checks.as_json(findings)))
-    else:
-        print("\n".join(checks.report_lines(findings)))
-    return int(any(finding.verdict == checks.ERROR for finding in findings))
+    return Output(checks.report_lines(findings), checks.as_json(findings),
+                  int(any(finding.verdict == checks.ERROR for finding in findings)))
 
 
-def push_env(options: argparse.Namespace) -> None:
+def push_env(options: argparse.Namespace) -> Output:
     """Upload the environment of this Python, and print what it will lack on the other machine."""
     import os
     import sys
@@ -61,13 +61,14 @@ def push_env(options: argparse.Namespace) -> None:
     folder = pushing.find_environment(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
     remote = ssh.connect(hosts.find_host(options.on_host, PROJECT), create=(".",),
                          known_hosts=hosts.read_hosts(PROJECT))
-    confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was copied", options.yes)
+    confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was copied", options)
     notes = pushing.push_environment(remote, folder, pushing.base_python())
-    print("\n".join([f"uploaded   {folder}", *notes]))
-    print(f"  {shell_command('python', 'experiments.py', 'doctor', '--on', remote.host.name)}  checks that it works")
+    document: documents.PushedEnvironment = {"host": remote.host.name, "folder": folder, "notes": list(notes)}
+    check = shell_command("python", "experiments.py", "doctor", "--on", remote.host.name)
+    return Output([f"uploaded   {folder}", *notes, f"  {check}  checks that it works"], document)
 
 
-def prefetch(options: argparse.Namespace) -> None:
+def prefetch(options: argparse.Namespace) -> Output:
     """Download each distinct data set and pretrained model of a job spec, on a node with internet access."""
     from src.checks import registered_names
 
@@ -81,13 +82,10 @@ def prefetch(options: argparse.Namespace) -> None:
     from src.datasets.factory import fetch as fetch_data
     from src.models.factory import fetch as fetch_model
 
-    for config in data.values():
-        print(fetch_data(config))
-    for config in models.values():
-        print(fetch_model(config))
+    return Output(itertools.chain(map(fetch_data, data.values()), map(fetch_model, models.values())))
 
 
-def probe(options: argparse.Namespace) -> None:
+def probe(options: argparse.Namespace) -> Output:
     """Train with growing batch sizes, then with more loader processes, and print what to write into the spec."""
     from src import run_folder
     from src.io import yaml_io
@@ -100,8 +98,7 @@ def probe(options: argparse.Namespace) -> None:
     from src.training.components import build
     from src.training.probe import report
 
-    for line in report(configs, options.most, lambda config: build(config, None)):
-        print(line, flush=True)
+    return Output(report(configs, options.most, lambda config: build(config, None)))
 
 
 def _configs_of_job_spec(path: str) -> Sequence[Config]:

@@ -2,17 +2,24 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from src.commands.common import observe_batches
+from src.commands.output import Output
 from src.errors import BatchError
-from src.printable import unfiltered
+from src.printable import printable, unfiltered
 from src.submission.batch import batch_folder
 from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
 from src.submission.status.observation import Observation
 from src.submission.status.observe import SlurmView
+
+if TYPE_CHECKING:
+    from src.commands import documents
 
 _MAX_ROWS = 50  # runs in a status table without --all
 
@@ -20,7 +27,6 @@ _MAX_ROWS = 50  # runs in a status table without --all
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=print_status)
     _add_batches(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("--state", action="append", choices=sorted(states.ALL), metavar="STATE",
                         help="only runs in this state (repeatable)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG",
@@ -75,53 +81,58 @@ def add_logs(parser: argparse.ArgumentParser) -> None:
     _add_interval(parser)
 
 
-def print_status(options: argparse.Namespace) -> None:
+def print_status(options: argparse.Namespace) -> Output:
     """Print the table of batches, and a line per run of the named batches (or of the newest)."""
     observations = observe_batches(options.batches)
     shown_states = options.state or states.ALL
     if options.tag:
         observations = [status.filter_runs(observation, states.ALL, options.tag) for observation in observations]
     in_shown_states = [status.filter_runs(observation, shown_states) for observation in observations]
+    if options.names:
+        names = [name for observation in in_shown_states for name in observation.runs]
+        return Output(names, names)
+    used = _used_resources(observations) if options.efficiency else {}
     if options.json:
-        import json
-
-        print(json.dumps(list(map(status.as_json, in_shown_states))))
-    elif options.names:
-        print("".join(f"{name}\n" for observation in in_shown_states for name in observation.runs), end="")
-    else:
-        print(status.render(observations, None if options.all else _MAX_ROWS, not options.batches, shown_states,
-                            now=time.time()))
-        if options.efficiency:
-            _print_efficiency(observations)
+        document = [status.as_json(observation) | (
+            {"used": used[observation.path]} if observation.path in used else {}) for observation in in_shown_states]
+        return Output([], document)
+    lines = [status.render(observations, None if options.all else _MAX_ROWS, not options.batches, shown_states,
+                           now=time.time())]
+    for path, usage in used.items():
+        lines += ["", path, *(usage or ["sacct has no ended Slurm job of this batch"])]
+    return Output(lines)
 
 
-def _print_efficiency(observations: list[Observation]) -> None:
-    """Print what the Slurm jobs of each batch used, from one call of sacct."""
+def _used_resources(observations: list[Observation]) -> dict[str, list[str]]:
+    """Return lines with what the Slurm jobs of each batch used, from one call of sacct."""
     from src.submission.status import efficiency
 
-    for path, usage in efficiency.usage_by_batch(observations).items():
-        print("\n".join(["", path, *(usage.lines() or ["sacct has no ended Slurm job of this batch"])]))
+    return {path: usage.lines() for path, usage in efficiency.usage_by_batch(observations).items()}
 
 
-def watch(options: argparse.Namespace) -> None:
+def watch(options: argparse.Namespace) -> Output:
     """Refresh the status on a cleared screen until every run has ended or is stuck."""
     from src.submission.status import wait
 
-    def show(observations: list[Observation], slurm: SlurmView) -> None:
-        limit = _MAX_ROWS
-        if sys.stdout.isatty():
-            limit = _rows_on_screen(observations, len(options.batches) or 1)
-        text = status.render(observations, None if options.all else limit, not options.batches,
-                             starts=slurm.queue.expected_starts(), curves=True)
-        progress = throughput.progress_line(observations, time.time())
-        if sys.stdout.isatty():
-            unfiltered(sys.stdout).write("\x1b[H\x1b[2J")  # clears the screen
-        print(f"{time.strftime('%H:%M:%S')}  {progress}\n{text}", flush=True)
+    views = wait.watch(lambda slurm: observe_batches(options.batches, slurm), options.every, options.interval)
+    return Output(_screens(views, options), (list(map(status.as_json, observations)) for observations, _ in views))
 
+
+def _screens(views: Iterable[tuple[list[Observation], SlurmView]], options: argparse.Namespace) -> Iterator[str]:
+    """Clear the screen and yield its text, for each view, until Ctrl-C."""
     try:
-        wait.watch(lambda slurm: observe_batches(options.batches, slurm), show, options.every, options.interval)
+        for observations, slurm in views:
+            limit = _MAX_ROWS
+            if sys.stdout.isatty():
+                limit = _rows_on_screen(observations, len(options.batches) or 1)
+            text = status.render(observations, None if options.all else limit, not options.batches,
+                                 starts=slurm.queue.expected_starts(), curves=True)
+            progress = throughput.progress_line(observations, time.time())
+            if sys.stdout.isatty():
+                unfiltered(sys.stdout).write("\x1b[H\x1b[2J")  # clears the screen
+            yield f"{time.strftime('%H:%M:%S')}  {progress}\n{text}"
     except KeyboardInterrupt:
-        print()
+        yield ""
 
 
 def _rows_on_screen(observations: list[Observation], tables: int) -> int:
@@ -131,22 +142,26 @@ def _rows_on_screen(observations: list[Observation], tables: int) -> int:
     return max(3, (os.get_terminal_size().lines - len(observations) - failure_lines - 3) // tables - 4)
 
 
-def wait(options: argparse.Namespace) -> int:
+def wait(options: argparse.Namespace) -> Output:
     """Block until every run has ended or is stuck. Return 0 if every run ended well, else 1."""
     from src.submission.status.wait import wait_for_batches
 
     observations = wait_for_batches([batch_folder.require_batch(path) for path in options.batches], options.every,
                                     options.interval)
+    lines, document = [], []
     for observation in observations:
-        counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status.counts(observation).items())
-        print(f"{observation.path}: {counts}")
-        for group in failures.group_failures(observation.runs.values()):
-            print(f"  {group.line()}")
-    return int(any(observation.count(retry_policy.ENDED_WELL) < len(observation.runs)
-                   for observation in observations))
+        counts, groups = status.counts(observation), failures.group_failures(observation.runs.values())
+        text = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+        lines += [f"{observation.path}: {text}", *(f"  {group.line()}" for group in groups)]
+        batch_end: documents.BatchEnd = {"batch": observation.path, "counts": counts, "failures": [
+            {"state": group.state, "error": group.error, "log": group.log,
+             "runs": [os.path.basename(run.path) for run in group.runs]} for group in groups]}
+        document.append(batch_end)
+    return Output(lines, document, int(any(
+        observation.count(retry_policy.ENDED_WELL) < len(observation.runs) for observation in observations)))
 
 
-def print_missing(options: argparse.Namespace) -> int:
+def print_missing(options: argparse.Namespace) -> Output:
     """Print the names of the points of a job spec that no batch in its output_dir has done, one per line."""
     from src.io import files
     from src.submission.batch import done_points
@@ -161,11 +176,11 @@ def print_missing(options: argparse.Namespace) -> int:
     output_dir = files.expand_path(output_dir, "output_dir")
     names = done_points.missing_points(job_spec, key_values(options.set, "--set"), output_dir, options.samples,
                                        options.seed)
-    print("".join(f"{name}\n" for name in names), end="")
-    return int(bool(names))
+    document: documents.Missing = {"missing": list(names)}
+    return Output(names, document, int(bool(names)))
 
 
-def print_logs(options: argparse.Namespace) -> None:
+def print_logs(options: argparse.Namespace) -> Output:
     """Print training.log and the output of all attempts, the file that was written last at the end."""
     from src.submission.status import follow_logs
 
@@ -175,9 +190,38 @@ def print_logs(options: argparse.Namespace) -> None:
         raise BatchError("this run has no log; its state: " + states.shown(run.state.name) + (
             f": {run.state.why}" if run.state.why else ""), where=run.path, hint="-f waits for it"
             if run.state.name in retry_policy.MAYBE_ALIVE else None)
-    positions: dict[str, int] = {}
-    for path in paths:
-        print(f"==> {path} <==")
-        positions[path] = follow_logs.print_from(path, 0, options.raw)
-    if options.follow:
-        follow_logs.follow(run.path, positions, options.interval, options.raw)
+    texts = {path: follow_logs.read_from(path, 0) for path in paths}
+    logs: list[documents.LogText] = [
+        {"file": path, "text": text if options.raw else printable(text)} for path, (text, _) in texts.items()]
+    if not options.follow:
+        document: documents.Logs = {"run": run.path, "state": run.state.name, "logs": logs}
+        return Output(_write_logs(logs, options.raw), document)
+    appended = follow_logs.follow(run.path, {path: end for path, (_, end) in texts.items()}, options.interval)
+    return Output(_follow(logs, appended, options.raw), itertools.chain(logs, (
+        {"state": part} if isinstance(part, str) else {"file": part[0], "text": part[1]} for part in appended)))
+
+
+def _write_logs(logs: Iterable[documents.LogText], raw: bool) -> Iterator[str]:
+    """Write logs, each below its path; yield nothing. raw: with their escape sequences."""
+    for log in logs:
+        print(f"==> {log['file']} <==")
+        _write(log["text"], raw)
+    yield from ()
+
+
+def _follow(logs: Iterable[documents.LogText], appended: Iterable[tuple[str, str] | str], raw: bool) -> Iterator[str]:
+    """Write logs and what is appended to them, until Ctrl-C; yield a line with the state at the end."""
+    yield from _write_logs(logs, raw)
+    try:
+        for part in appended:
+            if isinstance(part, str):
+                yield f"state: {part}"
+            else:
+                _write(part[1], raw)
+    except KeyboardInterrupt:
+        yield ""
+
+
+def _write(text: str, raw: bool) -> None:
+    (unfiltered(sys.stdout) if raw else sys.stdout).write(text)
+    sys.stdout.flush()

@@ -2,11 +2,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from src.commands.common import PROJECT
+from src.commands.output import Output
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.status import run_lookup
+
+if TYPE_CHECKING:
+    from src.commands import documents
+    from src.notes import Note
 
 
 def add_note(parser: argparse.ArgumentParser) -> None:
@@ -30,44 +37,50 @@ def add_notify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
 
 
-def note(options: argparse.Namespace) -> None:
+def note(options: argparse.Namespace) -> Output:
     """Append a note to the log of a batch, or print the log."""
     from src import notes
 
     path = batch_folder.require_batch(options.batch)
     if options.text is None:
-        print("".join(f"{entry.line()}\n" for entry in notes.read(path)), end="")
-        return
+        return _notes_output(notes.read(path))
     if not options.text.strip():
         raise BatchError("the note is empty", where=path, hint="write it in quotes")
     from src.submission.batch import provenance
 
     code = provenance.inspect_code(PROJECT)
     commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
-    print(notes.add(path, options.text.strip(), commit).line())
+    return _notes_output([notes.add(path, options.text.strip(), commit)])
 
 
-def reproduce(options: argparse.Namespace) -> int:
+def _notes_output(entries: Sequence[Note]) -> Output:
+    document: list[documents.NoteDocument] = [
+        {"time": entry.time, "commit": entry.commit, "text": entry.text} for entry in entries]
+    return Output([entry.line() for entry in entries], document)
+
+
+def reproduce(options: argparse.Namespace) -> Output:
     """Print the steps that repeat a run exactly, or execute them and compare. Return 1 if the results differ."""
     from src.submission.batch import reproduce as reproducing
 
     run = run_lookup.find_run(options.run_name, batch_folder.results_folder())
     steps = reproducing.plan_steps(run, PROJECT)
     if not options.execute:
-        print("\n".join(steps.lines()))
-        return 0
+        return Output(steps.lines(), {"steps": list(steps.lines())})
     if steps.owner and not options.trust:
         raise BatchError(f"this executes code of {steps.owner}", where=options.run_name, hint="read the files that "
                          "`reproduce` prints without --run; then add --trust")
     print("".join(f"{line}\n" for line in steps.comments()), end="", flush=True)
-    if exit_code := steps.run():
-        return exit_code
+    exit_code = steps.run()
+    document: documents.Steps = {"steps": list(steps.lines())}
+    if exit_code:
+        return Output([], document, exit_code)
     is_identical, line = reproducing.compare_results(run, steps.repeat)
-    print(line)
-    return 0 if is_identical else 1
+    document |= {"identical": is_identical, "difference": line}
+    return Output([line], document, int(not is_identical))
 
 
-def notify(options: argparse.Namespace) -> int:
+def notify(options: argparse.Namespace) -> Output:
     """Send a message about a batch. Return 1 if it could not be sent."""
     from src.submission.batch import journal
     from src.submission.spec.notify_spec import Notify
@@ -82,5 +95,5 @@ def notify(options: argparse.Namespace) -> int:
     settings = Notify(**plan["notify"])
     error = messages.run_notify_job(path, plan["code"], options.kind, settings) if options.token else messages.send(
         settings, path, plan["code"], options.kind)
-    print(error or "sent")
-    return int(error is not None)
+    document: documents.Sent = {"sent": error is None, "error": error}
+    return Output([error or "sent"], document, int(error is not None))

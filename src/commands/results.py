@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from src import metrics
 from src.commands.common import PROJECT
+from src.commands.output import Output
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive
@@ -15,6 +16,7 @@ from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
     from src.analysis.compare import Comparison, MetricChange
+    from src.commands import documents
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +82,7 @@ def add_sync_wandb(parser: argparse.ArgumentParser) -> None:
     _add_batches(parser)
 
 
-def report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> Output:
     """Write the HTML report and print its path."""
     from src.analysis.report import write_report
     from src.submission.status import efficiency, status
@@ -90,35 +92,55 @@ def report(options: argparse.Namespace) -> None:
     observations = observe(batches)
     rows = [{**row, "batch": batch["batch"]} for batch in map(status.as_json, observations) for row in batch["runs"]]
     resources = {path: usage.resources() for path, usage in efficiency.usage_by_batch(observations).items()}
-    print(f"report: {os.path.abspath(write_report(batches, options.to, status=rows, resources=resources))}")
+    document: documents.Report = {
+        "report": os.path.abspath(write_report(batches, options.to, status=rows, resources=resources))}
+    return Output([f"report: {document['report']}"], document)
 
 
-def sync(options: argparse.Namespace) -> int:
+def sync(options: argparse.Namespace) -> Output:
     """Download results and count them. Return 1 if a batch conflicts with the one on this machine."""
     from src.analysis.reading.results import read_results
     from src.submission.remote import download
 
     fetched = download.download_from_host(options.source, options.into, PROJECT, options.checkpoints)
-    print("".join(f"{line}\n" for line in download.summary_lines(fetched, options.into)), end="")
+    lines = [*download.summary_lines(fetched, options.into)]
     batches = batch_folder.all_batches(options.into)
+    document: documents.Synced = {"folder": options.into, "batches": batches, "runs": 0, "ended": 0, "left_out": [],
+                                  "conflicts": list(fetched.skipped)}
+    exit_code = int(bool(fetched.skipped))
     if not batches:
-        print(f"no batch in {options.into}")
-        return int(bool(fetched.skipped))
+        return Output([*lines, f"no batch in {options.into}"], document, exit_code)
     results = read_results(batches)
     ended = int(results.config["end"].notna().sum())
+    document |= {"runs": len(results.config), "ended": ended, "left_out": [str(note) for note in results.skipped]}
     skipped = f", {len(results.skipped)} left out or repaired" if results.skipped else ""
-    print(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, {count(len(results.config), 'run')}, "
-          f"{ended:,} ended{skipped}")
-    return int(bool(fetched.skipped))
+    lines.append(f"{options.into}: {len(batches)} batch{'es' * (len(batches) > 1)}, "
+                 f"{count(len(results.config), 'run')}, {ended:,} ended{skipped}")
+    return Output(lines, document, exit_code)
 
 
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> Output:
     """Print the best runs, a table of changed settings, and a table of metrics."""
     from src.analysis import compare as comparing
     from src.analysis.reading.results import read_results
 
     before, after = (batch_folder.require_batch(path) for path in (options.before, options.after))
-    print("\n".join(_comparison_lines(comparing.compare(read_results(before), read_results(after)))))
+    comparison = comparing.compare(read_results(before), read_results(after))
+    return Output(_comparison_lines(comparison), _comparison_document(comparison, (before, after)))
+
+
+def _comparison_document(comparison: Comparison, batches: tuple[str, str]) -> documents.ComparisonDocument:
+    return {
+        "best": [{"batch": batch, "run": run and run.run, "metric": run and run.metric, "value": run and run.value,
+                  "counted": counts.counted, "runs": counts.total}
+                 for batch, run, counts in zip(batches, comparison.best, comparison.counts, strict=True)],
+        "changes": [{"parameter": change.parameter, "before": change.before, "after": change.after}
+                    for change in comparison.changes],
+        "only_before": comparison.only_before, "only_after": comparison.only_after, "settings": comparison.settings,
+        "metrics": [{"metric": row.metric, "before": row.before, "after": row.after, "change": row.change.value,
+                     "low": row.change.low, "high": row.change.high, "p": row.change.p, "basis": row.basis,
+                     "better": row.better} for row in comparison.metrics],
+        "note": comparison.note}
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:
@@ -155,7 +177,7 @@ def _metric_row(row: MetricChange) -> list[str]:
             ("<0.001" if row.change.p < 0.001 else f"{row.change.p:.2g}") if is_known else "", row.basis, verdict]
 
 
-def query(options: argparse.Namespace) -> None:
+def query(options: argparse.Namespace) -> Output:
     """Print a line per matching run, or only the folders."""
     from src.analysis.plotting import plots
     from src.analysis.reading.filters import is_missing
@@ -171,38 +193,40 @@ def query(options: argparse.Namespace) -> None:
         matches = querying.sort(matches, options.sort)
     matches = matches.head(options.limit)
     if options.names:
-        print("".join(f"{folder}\n" for folder in matches["folder"]), end="")
-        return
+        return Output(matches["folder"], list(matches["folder"]))
     names = options.columns or ["run", "end", *tables.varying_columns(results.config, seeds=True),
                                 *(name for name in values if name.startswith("best/"))]
-    cells = [["" if is_missing(value) else plots.format_value(value, 100)
-              for value in querying.column(matches, name)] for name in names]
-    print("\n".join(table([names, *map(list, zip(*cells, strict=True))])))
-    print(f"{number} of {count(len(values), 'run')}{f', {len(matches)} shown' if len(matches) < number else ''}")
+    columns = [[None if is_missing(value) else value for value in querying.column(matches, name)] for name in names]
+    rows = list(zip(*columns, strict=True))
+    document: documents.Query = {"runs": [dict(zip(names, row, strict=True)) for row in rows], "matching": number,
+                                 "of": len(values)}
+    lines = table([names, *(["" if value is None else plots.format_value(value, 100) for value in row]
+                            for row in rows)])
+    lines.append(f"{number} of {count(len(values), 'run')}{f', {len(matches)} shown' if len(matches) < number else ''}")
     if any(name.startswith("best/test") for name in names):
-        print(f"note: {metrics.TEST_NOTE}")
+        lines.append(f"note: {metrics.TEST_NOTE}")
+    return Output(lines, document)
 
 
-def export(options: argparse.Namespace) -> None:
+def export(options: argparse.Namespace) -> Output:
     """Copy batches to MLflow, or write them to files."""
     batches = [batch_folder.require_batch(path) for path in options.batches]
     if options.to != "mlflow":
         from src.analysis.reading.results import read_results
 
-        print("\n".join(read_results(batches).export(options.into or batches[0], options.to)))
-        return
+        paths = read_results(batches).export(options.into or batches[0], options.to)
+        return Output(paths, {"files": list(paths)})
     from src.tracking import mlflow_export
 
-    for line in mlflow_export.export(batches, _mlflow_uri(options.uri)):
-        print(line, flush=True)
+    return Output(mlflow_export.export(batches, _mlflow_uri(options.uri)))
 
 
-def register(options: argparse.Namespace) -> None:
+def register(options: argparse.Namespace) -> Output:
     """Make the best checkpoint of a run a version of a registered model of MLflow."""
     from src.tracking import mlflow_export
 
     folder = run_lookup.find_run(options.run_name, batch_folder.results_folder())
-    print(mlflow_export.register(folder, _mlflow_uri(options.uri), options.name, options.alias))
+    return Output([mlflow_export.register(folder, _mlflow_uri(options.uri), options.name, options.alias)])
 
 
 def _mlflow_uri(uri: str | None) -> str:
@@ -215,7 +239,7 @@ def _mlflow_uri(uri: str | None) -> str:
     return uri
 
 
-def sync_wandb(options: argparse.Namespace) -> int:
+def sync_wandb(options: argparse.Namespace) -> Output:
     """Upload offline runs with `wandb sync`. Return 1 if one of them failed."""
     import importlib.util
 
@@ -223,9 +247,10 @@ def sync_wandb(options: argparse.Namespace) -> int:
 
     if importlib.util.find_spec("wandb") is None:
         raise BatchError("wandb is not installed", where="sync-wandb", hint="pip install wandb")
-    failed = sent = 0
+    uploads: list[documents.Upload] = []
     for path, is_sent, message in wandb_tracker.sync([batch_folder.require_batch(path) for path in options.batches]):
-        failed, sent = failed + (not is_sent), sent + is_sent
+        uploads.append({"run": path, "sent": is_sent, "message": message})
         print(f"{path}: {'sent' if is_sent else f'failed: {message}'}", flush=True)
-    print(f"{count(sent, 'run')} sent{f', {failed} failed' if failed else ''}")
-    return int(failed > 0)
+    failed = sum(not upload["sent"] for upload in uploads)
+    return Output([f"{count(len(uploads) - failed, 'run')} sent{f', {failed} failed' if failed else ''}"], uploads,
+                  int(failed > 0))

@@ -4,14 +4,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from src import run_folder
 from src.commands.common import confirm, observe_batches
+from src.commands.output import Output
 from src.submission.batch import batch_folder
 from src.submission.status import retry_policy, run_lookup, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count, table
+
+if TYPE_CHECKING:
+    from src.commands import documents
 
 
 def add_cancel(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +40,7 @@ def add_clean(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def cancel(options: argparse.Namespace) -> int:
+def cancel(options: argparse.Namespace) -> Output:
     """Cancel batches and single runs, and print how to submit them again. Return 1 if something was left alone."""
     from src.errors import shell_command
     from src.submission.status import cancel as cancelling
@@ -46,47 +51,52 @@ def cancel(options: argparse.Namespace) -> int:
     runs = {run_lookup.find_run(name, batch_folder.results_folder()) for name, batch in named.items() if not batch}
     observations = observe(dict.fromkeys([*batches, *(os.path.dirname(path) or "." for path in sorted(runs))]))
     cancellation = cancelling.select(observations, batches, runs, options.state, options.by_id)
-    left_alone: list[str] = []
+    lines: list[str] = []
+    document: documents.Cancelled = {"cancelled": [], "exceptions": [], "gone": []}
     unverified = cancelling.unverified(observations, batches, runs)
     if cancellation is not None:
-        confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options.yes)
+        confirm(f"Cancel {cancellation.summary()}?", "nothing was cancelled", options)
         gone, left_alone = cancelling.cancel(cancellation)
-        print(f"cancelled {cancellation.summary()}" if not left_alone else "cancelled, with these exceptions:")
-        print("".join(f"  {line}\n" for line in left_alone), end="")
+        runs_and_canaries = [*cancellation.runs, *cancellation.canaries]
+        document = {"cancelled": [run.path for run in runs_and_canaries], "exceptions": left_alone, "gone": gone}
+        lines.append("cancelled, with these exceptions:" if left_alone else f"cancelled {cancellation.summary()}")
+        lines += [f"  {line}" for line in left_alone]
         if gone:
-            print(f"note: already ended or unknown to Slurm: {', '.join(gone)}")
-        unverified = [run for run in unverified if run not in (*cancellation.runs, *cancellation.canaries)]
-        for path in batches:
-            print(f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again")
+            lines.append(f"note: already ended or unknown to Slurm: {', '.join(gone)}")
+        unverified = [run for run in unverified if run not in runs_and_canaries]
+        lines += [f"  {shell_command('python', 'submit_multiple.py', '-r', path)}  submits them again"
+                  for path in batches]
     elif not unverified:
-        print("nothing is pending or running")
+        lines.append("nothing is pending or running")
     if unverified:
+        print("".join(f"{line}\n" for line in lines), end="")
         raise cancelling.unverified_error(
             unverified, shell_command("python", "experiments.py", "cancel", *options.targets, "--by-id"))
-    return int(bool(left_alone))
+    return Output(lines, document, int(bool(document["exceptions"])))
 
 
-def clean(options: argparse.Namespace) -> None:
+def clean(options: argparse.Namespace) -> Output:
     """Print how much the saved states of ended runs take, and remove them."""
     kept_states = (*retry_policy.ALIVE, states.UNKNOWN) if options.unfinished else [
         state for state in states.ALL if state not in retry_policy.ENDED_WELL]
-    rows, total = [], 0
+    rows, runs, total = [], {}, 0
     for observation in observe_batches(options.batches):
         sizes = [size for run in _without_states(observation, kept_states)
                  if (size := run_folder.resume_checkpoints_size(run.path))]
         if sizes:
             rows.append((observation.path, f"{_mebibytes(sum(sizes))} in {count(len(sizes), 'run')}"))
+            runs[observation.path] = len(sizes)
             total += sum(sizes)
     if not total:
-        print("nothing to remove")
-        return
+        return Output(["nothing to remove"], {"removed": 0, "batches": {}})
     print("\n".join(table(rows)))
-    confirm(f"Remove {_mebibytes(total)}?", "nothing was removed", options.yes)
+    confirm(f"Remove {_mebibytes(total)}?", "nothing was removed", options)
     # observed again, since a run may have been resumed in the meantime
     freed = sum(run_folder.remove_resume_checkpoints(run.path, run.files.attempts)
                 for observation in observe_batches(options.batches)
                 for run in _without_states(observation, kept_states) if run.files)
-    print(f"removed {_mebibytes(freed)}")
+    document: documents.Cleaned = {"removed": freed, "batches": runs}
+    return Output([f"removed {_mebibytes(freed)}"], document)
 
 
 def _without_states(observation: Observation, state_names: Iterable[str]) -> Iterator[Run]:

@@ -99,7 +99,8 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def _add_actions(add: _AddArgument) -> None:
     add("-d", "--dry-run", action="store_true", help="print the plan with the exact commands; write and submit nothing")
-    add("--json", action="store_true", help="with -d: print one JSON object per run (name, folder, spec, command)")
+    add("--json", action="store_true", help="with -d: print one JSON object per run (name, folder, spec, command); "
+        "with -y: print one with the runs that were submitted, and all text on stderr (docs/reference/json.md)")
     add("-y", "--yes", action="store_true", help="do not ask")
     add("--no-submit", action="store_true", help="only write the run folders; -r submits them later")
     add("-o", "--overwrite", action="store_true", help="first remove the earlier batch of the same name")
@@ -167,7 +168,8 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.smoke and (options.dry_run or options.no_submit), "--smoke runs something, and a dry run or "
          "--no-submit does not: use it when you submit"),
         (options.smoke and options.command, "--smoke can only run train.py, not a --command"),
-        (options.json and not options.dry_run, "--json requires --dry-run"),
+        (options.json and not (options.dry_run or options.yes), "--json asks no question: use it with --dry-run or "
+         "--yes"),
         (options.local and options.script, "--local does not use Slurm, -s is a script for Slurm: use one of them"),
         (options.local and options.array, "--local does not use Slurm, --array submits job arrays: use one of them"),
         (options.array and options.workers, "--array makes each run a task of a job array, and --workers N shares the "

@@ -1,13 +1,11 @@
-"""Print what is appended to the logs of a run until the run has ended."""
+"""Read what is appended to the logs of a run until the run has ended."""
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from src.io import files
-from src.printable import unfiltered
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.observe import SlurmView, observe
@@ -22,34 +20,30 @@ def observe_run(folder: str, slurm: SlurmView | None = None) -> Run:
     return observation.runs[os.path.basename(os.path.abspath(folder))]
 
 
-def print_from(path: str, start: int, raw: bool = False) -> int:
-    """Print a file from byte `start` on. Return the position of its end. raw: with its escape sequences."""
+def read_from(path: str, start: int) -> tuple[str, int]:
+    """Return the text of a file from byte `start` on, and the position of its end."""
     with open(files.open_regular(path), "rb") as file:
         file.seek(start)
-        (unfiltered(sys.stdout) if raw else sys.stdout).write(file.read().decode(errors="replace"))
-        return file.tell()
+        return file.read().decode(errors="replace"), file.tell()
 
 
-def follow(folder: str, printed: Mapping[str, int], interval: float | None = None, raw: bool = False) -> None:
-    """Print what is appended to the logs of a run until it has ended, or until Ctrl-C.
+def follow(folder: str, positions: Mapping[str, int], interval: float | None = None) -> Iterator[tuple[str, str] | str]:
+    """Yield pairs of a path and the text that was appended to it, until the run has ended; then its state.
 
-    printed: number of bytes that were printed already, by path;
-    interval: seconds between queries of Slurm, as for Poller;
-    raw: with escape sequences.
+    positions: number of bytes that were read already, by path;
+    interval: seconds between queries of Slurm, as for Poller.
     """
-    positions, poller = dict(printed), Poller(interval)
-    try:
-        while True:
-            run = poller.poll(lambda slurm: observe_run(folder, slurm))
-            for path in failures.log_paths(run):
-                positions[path] = print_from(path, positions.get(path, 0), raw)
-            sys.stdout.flush()
-            if run.host:  # a copy: the run cannot be followed from here
-                print(f"state: {run.state.name}, {run.state.why}" if run.state.why else f"state: {run.state.name}")
-                return
-            if run.state.name not in (*retry_policy.ALIVE, states.NEW, states.UNKNOWN) and poller.is_current([run]):
-                print(f"state: {run.state.name}")
-                return
-            time.sleep(_INTERVAL)
-    except KeyboardInterrupt:
-        print()
+    ends, poller = dict(positions), Poller(interval)
+    while True:
+        run = poller.poll(lambda slurm: observe_run(folder, slurm))
+        for path in failures.log_paths(run):
+            text, ends[path] = read_from(path, ends.get(path, 0))
+            if text:
+                yield path, text
+        if run.host:  # a copy: the run cannot be followed from here
+            yield f"{run.state.name}, {run.state.why}" if run.state.why else run.state.name
+            return
+        if run.state.name not in (*retry_policy.ALIVE, states.NEW, states.UNKNOWN) and poller.is_current([run]):
+            yield run.state.name
+            return
+        time.sleep(_INTERVAL)

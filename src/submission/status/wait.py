@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from src.errors import BatchError, shell_command
@@ -63,24 +64,25 @@ def wait_for_batches(paths: Sequence[str], every: float, interval: float | None 
     """
     for path in paths:
         reject_copy(path, "wait")
-    return watch(lambda slurm: observe(paths, slurm), lambda observations, slurm: None, every, interval)
+    (observations, _), = deque(watch(lambda slurm: observe(paths, slurm), every, interval), maxlen=1)
+    return observations
 
 
-def watch(read: Callable[[SlurmView], list[Observation]], show: Callable[[list[Observation], SlurmView], None],
-          every: float, interval: float | None = None) -> list[Observation]:
-    """Read and show batches every `every` seconds until every run has ended or is stuck. Return the last observations.
+def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval: float | None = None
+          ) -> Iterator[tuple[list[Observation], SlurmView]]:
+    """Read batches every `every` seconds until every run has ended or is stuck; yield them, with Slurm's answers.
 
     interval: seconds between queries of Slurm, as for Poller.
     """
     poller = Poller(interval)
     while True:
         observations = poller.poll(read)
-        show(observations, poller.slurm)
+        yield observations, poller.slurm
         runs = [run for observation in observations for run in observation.runs.values()]
         if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
             time.sleep(every)
         elif poller.is_current(runs):
-            return observations
+            return
 
 
 def reject_copy(path: str, command: str) -> None:

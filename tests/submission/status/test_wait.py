@@ -163,17 +163,17 @@ def test_watch_ends_when_nothing_is_alive(cluster: Cluster) -> None:
         shown.append([run.state.name for run in runs])
         for run in cluster.runs:
             (run / "done").write_text("completed\n")
-    wait.watch(lambda slurm: observe([str(cluster.batch)], slurm), show, 0)
+    for view in wait.watch(lambda slurm: observe([str(cluster.batch)], slurm), 0):
+        show(*view)
     assert shown == [["running", "running"], ["done", "done"]]
 
 
 def test_watch_ends_when_every_run_has_ended_or_is_stuck() -> None:
     looks = iter(["running", "unknown", "pending", "stuck", "never shown"])
-    shown: list[str] = []
 
     def read(slurm: SlurmView) -> list[Observation]:
         slurm.was_queried = True
         run = Run("000_a", "b/000_a", None, 1, None, State(next(looks)))
         return [Observation("b", History(), {run.name: run}, True)]
-    wait.watch(read, lambda observations, _slurm: shown.append(observations[0].runs["000_a"].state.name), 0)
-    assert shown == ["running", "unknown", "pending", "stuck"]
+    assert [observations[0].runs["000_a"].state.name for observations, _ in wait.watch(read, 0)] == [
+        "running", "unknown", "pending", "stuck"]

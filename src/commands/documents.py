@@ -1,0 +1,286 @@
+"""The JSON documents that commands print with --json. The comments are docs/reference/json.md (`make reference`)."""
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Error(TypedDict):
+    """Printed by every command in place of its document, with exit code 2, for a mistake that the user can correct."""
+
+    error: str  # what is wrong
+    where: str | None  # the file, line, key or run
+    allowed: list[str]  # the allowed values, or one sentence that describes them; empty if there is nothing to list
+    hint: str | None  # what to do, or to type next
+
+
+class RunStatus(TypedDict):
+    """A run, in `BatchStatus`."""
+
+    run: str  # its name, which is the name of its folder in the batch
+    state: str  # new, submitted, pending, running, stuck, unknown, paused, completed, failed, …
+    epochs_done: int
+    epochs: int | None  # planned; null if unknown
+    left: float | None  # remaining seconds of a running run
+    metric: str | None  # the column of stats.csv that `best` is of
+    best: float | None
+    why: str  # explains the state
+    slurm_job: str | None
+    idle: str | None  # the use of its GPU, if that is low
+    tags: list[str]
+    notes: list[str]  # what of its stats.csv was left out
+    code_changed: list[str]  # files that differed from the submission when it started
+
+
+class Throughput(TypedDict):
+    """How fast a batch gets done, in `BatchStatus`."""
+
+    ended: int  # runs that ended in the last hour
+    per_hour: float
+    left: float | None  # seconds until all runs have ended, at this rate; null if unknown
+
+
+class BatchStatus(TypedDict, total=False):
+    """A batch."""
+
+    batch: str  # its folder
+    counts: dict[str, int]  # number of runs by state
+    throughput: dict[str, Any]  # of the last hour
+    runs: list[RunStatus]
+    canaries: list[RunStatus]  # only if it has any
+    used: list[str]  # with --efficiency: what its ended Slurm jobs used, and what to request
+
+
+class FailureGroupDocument(TypedDict):
+    """Runs that failed alike, in `BatchEnd`."""
+
+    state: str
+    error: str
+    runs: list[str]  # names
+    log: str  # of the first of them
+
+
+class BatchEnd(TypedDict):
+    """A batch of which every run has ended or is stuck."""
+
+    batch: str
+    counts: dict[str, int]  # number of runs by state
+    failures: list[FailureGroupDocument]
+
+
+class Missing(TypedDict):
+    """The points of a job spec that no batch has done."""
+
+    missing: list[str]  # names of runs
+
+
+class LogText(TypedDict, total=False):
+    """A part of a log. With `--follow` each is printed on a line of its own, the last one with `state` alone."""
+
+    file: str
+    text: str  # without escape sequences, unless `--raw`
+    state: str
+
+
+class Logs(TypedDict):
+    """The logs of a run."""
+
+    run: str  # its folder
+    state: str
+    logs: list[LogText]  # the one that was written last at the end
+
+
+class Cancelled(TypedDict):
+    """What was cancelled."""
+
+    cancelled: list[str]  # run folders, with those of canaries
+    exceptions: list[str]  # a line for each run or job that was left alone, with the reason
+    gone: list[str]  # Slurm jobs that had ended already
+
+
+class Cleaned(TypedDict):
+    """What `clean` removed."""
+
+    removed: int  # bytes
+    batches: dict[str, int]  # number of runs by batch
+
+
+class Moved(TypedDict):
+    """A batch that was renamed or moved."""
+
+    source: str  # the folder that it had
+    target: str  # the folder that it has
+
+
+class Deleted(TypedDict):
+    """A batch that was deleted."""
+
+    batch: str
+    kept: str  # the file with its job spec and notes
+
+
+class Report(TypedDict):
+    """The report."""
+
+    report: str  # the HTML file
+
+
+class Synced(TypedDict):
+    """The results after `sync`."""
+
+    folder: str
+    batches: list[str]
+    runs: int
+    ended: int
+    left_out: list[str]  # a line for each run or batch that is not as it is there
+    conflicts: list[str]  # batches that differ from those of the same name here
+
+
+class Query(TypedDict):
+    """Runs that match."""
+
+    runs: list[dict[str, Any]]  # columns and values; null if a run has none
+    matching: int  # number of runs that match, before `--limit`
+    of: int  # number of runs in the batches
+
+
+class BestOfGroup(TypedDict):
+    """The best run of a batch, in `ComparisonDocument`."""
+
+    batch: str
+    run: str | None  # null if no run has a value
+    metric: str | None
+    value: float | None
+    counted: int  # runs that count
+    runs: int  # all runs
+
+
+class SettingChangeDocument(TypedDict):
+    """A parameter that has other values, in `ComparisonDocument`."""
+
+    parameter: str
+    before: str
+    after: str
+
+
+class MetricChangeDocument(TypedDict):
+    """The change of a metric, in `ComparisonDocument`: last values, mean over the settings that both batches have."""
+
+    metric: str
+    before: float
+    after: float
+    change: float
+    low: float | None  # 95 % interval of the change; null if the noise is unknown
+    high: float | None
+    p: float | None  # of such a change by chance (t-test)
+    basis: str  # what the interval rests on
+    better: bool | None  # null if the direction of the metric is unknown
+
+
+class ComparisonDocument(TypedDict):
+    """Two batches compared."""
+
+    best: list[BestOfGroup]  # of the first batch and of the second
+    changes: list[SettingChangeDocument]
+    only_before: list[str]  # settings
+    only_after: list[str]
+    settings: int  # that both have, and that are compared; 0: the best runs are compared instead
+    metrics: list[MetricChangeDocument]
+    note: str  # what to know about the choice of the best values; empty: nothing
+
+
+class NoteDocument(TypedDict):
+    """A note on a batch."""
+
+    time: float  # unix seconds
+    commit: str | None
+    text: str
+
+
+class Steps(TypedDict, total=False):
+    """How to repeat a run, and with `--run` what came out."""
+
+    steps: list[str]  # comments and commands
+    identical: bool
+    difference: str  # the first one, or that there is none
+
+
+class Written(TypedDict):
+    """The files that `export` wrote."""
+
+    files: list[str]
+
+
+class Lines(TypedDict):
+    """What the command would print as text."""
+
+    lines: list[str]
+
+
+class Sent(TypedDict):
+    """Whether a message was sent."""
+
+    sent: bool
+    error: str | None
+
+
+class Upload(TypedDict):
+    """A run uploaded to Weights & Biases, or not."""
+
+    run: str
+    sent: bool
+    message: str
+
+
+class Finding(TypedDict):
+    """One check of `doctor`."""
+
+    check: str
+    verdict: str  # ok, note, warning or error
+    found: str
+    do: str  # what to do; empty: nothing
+
+
+class PushedEnvironment(TypedDict):
+    """An environment that was uploaded."""
+
+    host: str
+    folder: str
+    notes: list[str]
+
+
+class PlannedRun(TypedDict, total=False):
+    """A run that a submission would start, one on each line."""
+
+    name: str
+    folder: str
+    spec: dict[str, Any]
+    command: list[str]
+    container: list[str]  # with a container: the first command in it
+
+
+class SubmittedRun(TypedDict):
+    """A run, in `Submission`."""
+
+    name: str
+    folder: str
+    state: str  # as in status
+    slurm_job: str | None
+
+
+class Submission(TypedDict):
+    """What a submission did."""
+
+    batch: str
+    runs: list[SubmittedRun]  # the runs that it was to submit
+    exit_code: int
+
+
+# the document of each command of experiments.py; text that is no document goes to standard error
+DOCUMENTS: dict[str, Any] = {
+    "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
+    "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved], "delete": list[Deleted],
+    "report": Report, "sync": Synced, "compare": ComparisonDocument, "query": Query, "note": list[NoteDocument],
+    "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
+    "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
+# and of submit_multiple.py: in a dry run, and otherwise
+SUBMISSION_DOCUMENTS = (PlannedRun, Submission)
