@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from src import printable
-from src.commands.output import redirected_output, show
+from src.command_output import redirected_output, show
 from src.errors import BatchError, exits_on_user_error
 from src.io import files
 

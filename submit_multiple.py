@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from src import printable
-from src.commands.output import print_document, redirected_output
+from src.command_output import print_document, redirected_output
 from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files
 from src.submission.batch import journal

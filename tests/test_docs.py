@@ -27,7 +27,8 @@ from src.io import yaml_io
 from src.submission.spec import grid, reader
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "AGENTS.md",
+         *sorted((ROOT / "docs").rglob("*.md"))]
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"  # missing until `make bench` has written it
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # followed by tests/test_tutorial.py
 BATCH = "26-11-20-digits-quickstart"  # the batch that the pages refer to
@@ -129,7 +130,7 @@ def check_ours(script: str, arguments: list[str], made: set[str]) -> None:
     if script == "submit_multiple.py":
         options = submit_multiple.parse(arguments)
         assert exists(options.path) and (not options.script or exists(options.script)), arguments
-        assert options.retry == options.path.startswith("results/")
+        assert options.retry or not options.path.startswith("results/")
     elif script == "experiments.py":
         options = experiments.parse(arguments)
         named = [getattr(options, name, None) for name in ("folder", "path")] + getattr(options, "batches", [])
@@ -245,7 +246,7 @@ def is_harmless(arguments: list[str]) -> bool:
     if script == "experiments.py":
         if "--on" in rest:
             return False  # see tests/submission/remote/test_remote_command.py
-        return rest[0] in ("status", "report", "query", "compare", "cancel", "note", "rename", "move") \
+        return rest[0] in ("status", "report", "query", "compare", "cancel", "note", "rename", "move", "wait") \
             or rest[0] == "logs" and "-f" not in rest \
             or rest[0] == "export" and bool({"csv", "parquet"} & set(rest))
     options = submit_multiple.parse(rest)

@@ -1,5 +1,5 @@
-"""Generate the pages that come from the code: docs/reference/config.md and commands.md, and parts of architecture.md
-and guarantees.md.
+"""Generate the pages that come from the code: docs/reference/config.md, commands.md and json.md, and parts of
+architecture.md and guarantees.md.
 
     make reference
 
@@ -14,13 +14,15 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ForwardRef, NamedTuple
 from unittest import mock
 
 import experiments
 import submit_multiple
+from src.commands import documents
 from src.config import FIELDS, Config
 from src.submission.planning import command_line
 from src.submission.status import retry_policy, states
@@ -43,6 +45,16 @@ All commands are run in the project's folder, with the Python of its environment
 prints the same text with `--help`. [Exit codes](exit-codes.md) are the same for all of them. `BATCH` is a batch folder,
 or a job spec (`jobs/x.yaml`) or the name in it, which mean its newest batch; `RUN` is a run's folder, its name,
 `BATCH:12` or `12` (index 12 of the newest batch), or its Slurm job id.
+"""
+
+JSON_INTRODUCTION = """\
+# JSON documents
+
+For programs and agents: with `--json` a command prints one JSON document on standard output, on one line, and nothing
+else; other text goes to standard error. `watch` and `logs --follow` print one per line as they go on. Exit codes are
+[the same](exit-codes.md). No question is asked: commands that would ask need `--yes`. A mistake that the user can
+correct is an [Error](#error) in place of the document, with exit code 2. `status --names` and `query --names` print an
+array of names.
 """
 
 # shown as code in a description: `code`, 'quoted', "quoted", addresses, {…} and […] with what adjoins them, $NAME,
@@ -242,6 +254,41 @@ def _table(actions: list[argparse.Action]) -> str:
     return "| argument | description |\n|---|---|\n" + "".join(rows)
 
 
+def json_page() -> str:
+    """Return the page of JSON documents: which command prints which, and a table for each."""
+    source = (ROOT / "src" / "commands" / "documents.py").read_text("utf-8")
+    forms = {f"`experiments.py {name}`": form for name, form in documents.DOCUMENTS.items()}
+    forms |= {"`submit_multiple.py --dry-run`": documents.SUBMISSION_DOCUMENTS[0],
+              "`submit_multiple.py --yes`": documents.SUBMISSION_DOCUMENTS[1]}
+    rows = [f"| {command} | {_form(form, '#')} |\n" for command, form in forms.items()]
+    parts = [HEAD.format(source="src/commands/documents.py"), JSON_INTRODUCTION,
+             "\n| command | document |\n|---|---|\n", *rows]
+    for definition in ast.parse(source).body:
+        if isinstance(definition, ast.ClassDef):
+            parts.append(f"\n## {definition.name}\n\n{_sentence(ast.get_docstring(definition))}\n\n"
+                         "| key | value | description |\n|---|---|---|\n")
+            for field in definition.body:
+                if isinstance(field, ast.AnnAssign):
+                    comment = source.splitlines()[field.lineno - 1].partition("  # ")[2]
+                    form = _form(getattr(documents, definition.name).__annotations__[ast.unparse(field.target)], "#")
+                    parts.append(f"| `{ast.unparse(field.target)}` | {form} | {markdown(comment)} |\n")
+    return "".join(parts)
+
+
+def _form(form: Any, page: str) -> str:
+    """Return a type in words, with a link to the table of each document in it."""
+    text = form.__forward_arg__ if isinstance(form, ForwardRef) else getattr(form, "__name__", "") if isinstance(
+        form, type) and not isinstance(form, types.GenericAlias) else str(form)
+    text = re.sub(r"src\.commands\.documents\.|typing\.", "", text)
+    for pattern, words in ((r"list\[(.+?)\](?= \||$)", r"array of \1"), (r"dict\[str, (.+?)\]", r"object of \1"),
+                           (r"\bstr\b", "string"), (r"\bfloat\b", "number"), (r"\bint\b", "integer"),
+                           (r"\bbool\b", "boolean"), (r"\bNone\b", "null"), (r"\bAny\b", "values"),
+                           (r"array of (string|number|integer)\b", r"array of \1s"),
+                           (r" \| ", " or ")):
+        text = re.sub(pattern, words, text)
+    return re.sub(r"\b([A-Z]\w+)", lambda match: f"[{match[1]}]({page}{match[1].lower()})", text)
+
+
 def architecture_page() -> str:
     """The page on the architecture, with the parts between its markers made anew: rules of states and file tree."""
     text = (FOLDER.parent / "architecture.md").read_text("utf-8")
@@ -289,7 +336,7 @@ def _first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0].removesuffix(".")
 
 
-PAGES: dict[str, Callable[[], str]] = {"config.md": config_page, "commands.md": commands_page,
+PAGES: dict[str, Callable[[], str]] = {"config.md": config_page, "commands.md": commands_page, "json.md": json_page,
                                        "../architecture.md": architecture_page, "../guarantees.md": guarantees_page}
 
 

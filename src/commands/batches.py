@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import code_state, notes
+from src.command_output import Output
 from src.commands.common import PROJECT, confirm
-from src.commands.output import Output
 from src.errors import shell_command
 from src.io import files
 from src.submission.batch import batch_folder, relocation

@@ -1,4 +1,4 @@
-"""The JSON documents that commands print with --json. The comments are docs/reference/json.md (`make reference`)."""
+"""The JSON documents that commands print with --json: docs/reference/json.md shows them (`make reference`)."""
 from __future__ import annotations
 
 from typing import Any, TypedDict
@@ -31,12 +31,12 @@ class RunStatus(TypedDict):
     code_changed: list[str]  # files that differed from the submission when it started
 
 
-class Throughput(TypedDict):
-    """How fast a batch gets done, in `BatchStatus`."""
+class BatchThroughput(TypedDict):
+    """How many runs end well per hour, in `BatchStatus`; null if unknown, or if nothing is pending or running."""
 
-    ended: int  # runs that ended in the last hour
-    per_hour: float
-    left: float | None  # seconds until all runs have ended, at this rate; null if unknown
+    now: float | None  # over the last hour
+    over_the_batch: float | None
+    left: float | None  # seconds until all runs have ended, at this rate
 
 
 class BatchStatus(TypedDict, total=False):
@@ -44,7 +44,7 @@ class BatchStatus(TypedDict, total=False):
 
     batch: str  # its folder
     counts: dict[str, int]  # number of runs by state
-    throughput: dict[str, Any]  # of the last hour
+    throughput: BatchThroughput
     runs: list[RunStatus]
     canaries: list[RunStatus]  # only if it has any
     used: list[str]  # with --efficiency: what its ended Slurm jobs used, and what to request
@@ -275,7 +275,7 @@ class Submission(TypedDict):
     exit_code: int
 
 
-# the document of each command of experiments.py; text that is no document goes to standard error
+# the document of each command of experiments.py
 DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
     "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved], "delete": list[Deleted],

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from src.command_output import Output
 from src.commands.common import PROJECT, confirm
-from src.commands.output import Output
 from src.config import Config, check_parameters
 from src.errors import JobSpecError
 from src.submission.batch import batch_folder

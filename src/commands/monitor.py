@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from src.command_output import Output
 from src.commands.common import observe_batches
-from src.commands.output import Output
 from src.errors import BatchError
 from src.printable import printable, unfiltered
 from src.submission.batch import batch_folder

@@ -5,8 +5,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from src.command_output import Output
 from src.commands.common import PROJECT
-from src.commands.output import Output
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.status import run_lookup

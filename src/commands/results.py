@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from src import metrics
+from src.command_output import Output
 from src.commands.common import PROJECT
-from src.commands.output import Output
 from src.errors import BatchError
 from src.submission.batch import batch_folder
 from src.submission.planning.command_line import positive

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from src import run_folder
+from src.command_output import Output
 from src.commands.common import confirm, observe_batches
-from src.commands.output import Output
 from src.submission.batch import batch_folder
 from src.submission.status import retry_policy, run_lookup, states
 from src.submission.status.observation import Observation, Run
