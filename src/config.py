@@ -199,7 +199,7 @@ class Config(Frozen):
         Keys in NOT_PARAMETERS are dropped.
         """
         check_parameters(spec, where)
-        return cls(**{key: _convert(key, value) for key, value in spec.items() if key not in NOT_PARAMETERS})
+        return cls(**{key: convert(key, value) for key, value in spec.items() if key not in NOT_PARAMETERS})
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters by name, in the order in which they are declared."""
@@ -266,8 +266,8 @@ def _all_strings(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _convert(key: str, value: Any) -> Any:
-    """A number in the type its field declares: 1e5 -> 100000 for an int, 1 -> 1.0 for a float."""
+def convert(key: str, value: Any) -> Any:
+    """Return a number in the type that its field declares: 1e5 -> 100000 for an int, 1 -> 1.0 for a float."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not {"int", "float"} <= _KINDS[key]:
         if "float" in _KINDS[key]:
             return float(value)

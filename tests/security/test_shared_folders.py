@@ -19,7 +19,7 @@ from src import notes, run_folder
 from src.errors import BatchError
 from src.io import deletion, download, files
 from src.submission.execution import write_batch
-from src.submission.job import worker
+from src.submission.job import worker_child
 from src.submission.job.attempt import Attempt
 from src.submission.system import detached
 from src.training.output import log
@@ -42,7 +42,7 @@ def redirect_output(path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            worker.redirect_output(str(path.parent))
+            worker_child.redirect_output(str(path.parent))
             os.write(1, b"written through a link")
         finally:
             os._exit(0)

@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from src import run_folder
@@ -22,22 +22,21 @@ _FILES = (run_folder.STATS, run_folder.LOG)  # other files that a running attemp
 
 
 @contextlib.contextmanager
-def beating(folder: str, ticket: int, number: int) -> Iterator[None]:
-    """Renew the heartbeat of an attempt during the block, unless its record is deleted."""
+def beating(records: Collection[str]) -> Iterator[None]:
+    """Renew the heartbeats of attempts during the block, unless their records are deleted.
+
+    records: the paths of the records. The block may remove some, whose attempts have ended.
+    """
     import signal
     import threading  # not needed by a dry run
 
-    path = os.path.join(folder, run_folder.attempt_name(ticket, number))
     has_ended = threading.Event()
 
     def beat() -> None:
         while not has_ended.wait(INTERVAL):
-            try:
-                os.utime(path, follow_symlinks=False)
-            except FileNotFoundError:
-                return
-            except OSError:  # a file system that does not answer now
-                continue
+            for path in list(records):
+                with contextlib.suppress(OSError):  # it was deleted, or the file system does not answer now
+                    os.utime(path, follow_symlinks=False)
 
     # the thread takes no signals, which would not wake the main thread
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

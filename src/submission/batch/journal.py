@@ -31,6 +31,7 @@ _REQUIRED: dict[str, records.Forms] = {  # the fields that a record must have, b
 # Fields that only some plans and answers have. identity: the options that determine the grid of the batch
 _OPTIONAL: records.Forms = {
     "code": records.is_token,
+    "stack": lambda value: records.is_count(value) or records.is_text(value),
     "clusters": records.list_of(records.is_text), "argv": records.list_of(records.is_text),
     "project": records.is_text, "script": records.optional(records.is_text),
     "canaries": records.mapping_of(records.is_name, records.list_of(records.is_count)),

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import run_folder
@@ -52,6 +52,8 @@ class Tasks(Frozen):
     gpus: of the machine, divided among all slots; empty: as Slurm assigned them
     command: the sbatch call that submits another worker like this one
     canaries: by run name, the canary that must have ended well before the run starts
+    stacks: the runs that are trained at once in one process, as far as they are free, by their positions in tickets
+    stack_size: the largest number of runs to train at once; None: what is fastest
     """
 
     kind: str
@@ -62,12 +64,18 @@ class Tasks(Frozen):
     gpus: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     canaries: dict[str, str] = field(default_factory=dict)
+    stacks: list[list[int]] = field(default_factory=list)
+    stack_size: int | None = None
 
     def run_path(self, name: str) -> str:
         return os.path.join(self.batch, name)
 
     def spec_path(self, name: str) -> str:
         return os.path.join(self.batch, name, run_folder.SPEC)
+
+    def units(self) -> list[list[str]]:
+        """Return what a worker starts, in order: stacks, each at the place of its first run, and single runs."""
+        return units(list(self.tickets), self.stacks)
 
     def startable(self) -> Iterator[str]:
         """Yield the runs that a worker may start, each looked up when it is its turn."""
@@ -81,6 +89,41 @@ class Tasks(Frozen):
         """Return whether the run has no canary, or one that has ended well."""
         canary = self.canaries.get(name)
         return canary is None or os.path.exists(os.path.join(self.batch, run_folder.CANARY, canary, run_folder.DONE))
+
+
+class Stacks(Frozen):
+    """Runs to train at once.
+
+    runs: the names of those of each stack
+    size: the largest number at once; None: what is fastest
+    """
+
+    runs: Sequence[Sequence[str]] = ()
+    size: int | None = None
+
+    def divide(self, groups: Iterable[Iterable[str]]) -> Iterator[list[list[int]]]:
+        """Yield for each group of runs the stacks among them, as positions in the group."""
+        stack_of = {name: number for number, stack in enumerate(self.runs) for name in stack}
+        for group in groups:
+            positions: dict[int, list[int]] = {}
+            for position, name in enumerate(group):
+                if name in stack_of:
+                    positions.setdefault(stack_of[name], []).append(position)
+            yield [stack for stack in positions.values() if len(stack) > 1]
+
+
+NO_STACKS = Stacks()
+
+
+def units(names: Sequence[str], stacks: Sequence[Sequence[int]]) -> list[list[str]]:
+    """Return the runs of each stack, at the place of its first run, and every other run by itself.
+
+    stacks: positions among the names
+    """
+    stack_of = {positions[0]: positions for positions in stacks if positions}
+    stacked = {position for positions in stacks for position in positions[1:]}
+    return [[names[member] for member in stack_of.get(position, [position])]
+            for position in range(len(names)) if position not in stacked]
 
 
 def file_name(token: str, group: int = 0, groups: int = 1) -> str:

@@ -36,11 +36,11 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
     if limit := queue_limits.tightest(requests[0][1], total):
         print(f"limit      {limit.line(total)}")
     cpus, gpus = costs.cpus_and_gpus(requests[0][1])
-    slots = slurm.shape["slots"] if slurm.shape["workers"] else 1
+    slots = slurm.shape["slots"] if slurm.by_workers else 1
     specs = [plan.points[name] for name in plan.points if name in plan.to_submit]
     for line in (costs.upper_bound(requests),
                  costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots,
-                                by_workers=bool(slurm.shape["workers"]))):
+                                by_workers=slurm.by_workers)):
         if line:
             print(f"costs      {line}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from src import run_folder
 from src.errors import BatchError, shell_command
 from src.submission.batch import task_files
-from src.submission.batch.task_files import WorkerGroup
+from src.submission.batch.task_files import NO_STACKS, Stacks, WorkerGroup
 from src.submission.execution.messages import failure_sent, next_steps
 from src.submission.job import local_workers
 from src.submission.planning.canary import HELD_BACK
@@ -30,7 +30,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
     breaker = CircuitBreaker(plan.batch, options.max_failures)
 
     def run_groups(folder: str, groups: Sequence[WorkerGroup], noun: str,
-                   on_end: Callable[[str, int], None] | None = None) -> bool:
+                   on_end: Callable[[str, int], None] | None = None, stacks: Stacks = NO_STACKS) -> bool:
         """Run the tickets of the groups with a progress bar. Return whether all ended; False after Ctrl-C."""
         with Progress(sum(len(group.tickets) for group in groups), noun) as progress:
             def end(name: str, exit_code: int) -> None:
@@ -38,7 +38,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
                 if on_end:
                     on_end(name, exit_code)
 
-            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus)
+            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus, stacks)
 
     def on_end(name: str, exit_code: int) -> None:
         notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
@@ -53,7 +53,7 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
         tickets, held_back = _hold_back(plan, launch)
         plan = plan._replace(tickets=tickets)
     with failure_sent(notifier):
-        is_finished = run_groups(plan.batch, local_worker_groups(plan, options), "runs", on_end)
+        is_finished = run_groups(plan.batch, local_worker_groups(plan, options), "runs", on_end, launch.stacks)
     if not is_finished:
         return _report_stop(plan)
     notifier.send("ended")

@@ -72,6 +72,8 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
                    "environment": dict(launch.slurm.environment)}
     if submission:
         record["units"] = submission.units
+    if launch.stack_plan:
+        record["stack"] = launch.stack_plan.requested
     if launch.uses_canaries is not None:
         record["canary"] = launch.uses_canaries
     if launch.container:

@@ -17,7 +17,7 @@ from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded
-from src.submission.job import container, external_program, ranks, requeue, worker
+from src.submission.job import container, external_program, ranks, requeue, worker, worker_child
 from src.submission.spec import command_template
 from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
@@ -34,15 +34,18 @@ the beginning, even if it has ended, and moves its files into a folder `before-N
 failed, 2 user error, 75 saved a resume checkpoint and needs another start (in Slurm, it has requested one)."""
 
 
-def main(argv: Sequence[str], train: Train, warm_up: WarmUp) -> int:
-    """Run what each path names, one after another, even if one fails. Return the last exit code that is not 0, or 0."""
+def main(argv: Sequence[str], train: Train, warm_up: WarmUp, run_stack: worker.RunStack | None = None) -> int:
+    """Run what each path names, one after another, even if one fails. Return the last exit code that is not 0, or 0.
+
+    run_stack: trains several runs of a task file at once; None trains each by itself.
+    """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
     code, ticket, fresh = 0, _pop_ticket(), "--fresh" in argv
     for path in argv:
         if path != "--fresh":
-            code = _run_path(path, train, warm_up, ticket, fresh) or code
+            code = _run_path(path, train, warm_up, run_stack, ticket, fresh) or code
     return code
 
 
@@ -52,11 +55,12 @@ def _pop_ticket() -> int | None:
 
 
 @exits_on_user_error
-def _run_path(path: str, train: Train, warm_up: WarmUp, ticket: int | None, fresh: bool) -> int:
+def _run_path(path: str, train: Train, warm_up: WarmUp, run_stack: worker.RunStack | None, ticket: int | None,
+              fresh: bool) -> int:
     if request := container.requested_container(path, ticket):
         return _run_in_container(request, path, ticket, fresh)
     if path.endswith(run_folder.TASKS_SUFFIX):
-        return worker.run_tasks(path, train, warm_up, run_spec)
+        return worker.run_tasks(path, train, warm_up, run_spec, run_stack)
     return run_spec(path, train, ticket, fresh=fresh) or 0
 
 
@@ -106,7 +110,7 @@ def run_spec(path: str, train: Train, ticket: int | None = None, in_worker: bool
         if attempt is None:
             return None
         if in_worker:
-            worker.redirect_output(folder)
+            worker_child.redirect_output(folder)
         if fresh:
             print(f"{folder}: moved the files of earlier starts to {run_folder.set_aside(folder)}/")
         return attempt.run(spec, train, owns_job)
@@ -121,7 +125,7 @@ def _follow_first(folder: str, spec: dict[str, Any], train: Train, in_worker: bo
         print(f"{folder}: the first of {process.world_size()} processes did not start this run; exiting")
         return None
     if in_worker:
-        worker.redirect_output(folder)
+        worker_child.redirect_output(folder)
     return Attempt(folder, *begun).run(spec, train, owns_job)
 
 
@@ -180,6 +184,7 @@ class Attempt:
     def __init__(self, folder: str, ticket: int, number: int, pause_after: int | None = None) -> None:
         self.folder, self.ticket, self.number, self._pause_after = folder, ticket, number, pause_after
         self._is_external, self._max_requeues = False, config.Config.max_requeues
+        self.classify_stop = requeue.classify_stop
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": slurm_environment.node_name(),
                         "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(),
@@ -210,13 +215,32 @@ class Attempt:
         """
         claims.check_current(self.folder, self.ticket, self.number)
 
+    @property
+    def record_path(self) -> str:
+        """The path of the attempt's record."""
+        return os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
+
     def run(self, spec: dict[str, Any], train: Train, owns_job: bool = True) -> int:
         """Train, or run the external program, and record the end. Return the exit code. owns_job: as for run_spec."""
         self._is_external = "COMMAND" in spec
+
+        def execute() -> str:
+            signals.listen()
+            self.check_current()  # a late Slurm job stops here if a later ticket has the run
+            with contextlib.nullcontext() if process.rank() else heartbeat.beating([self.record_path]):
+                return self._execute(spec, train)
+
+        return self.settle(spec, execute, owns_job)
+
+    def settle(self, spec: dict[str, Any], execute: Callable[[], str], owns_job: bool = True) -> int:
+        """Call a function that trains the run, and record the end. Return the exit code. owns_job: as for run_spec.
+
+        execute: returns how the run ended, or raises what ended it. A UserError is recorded, and raised again.
+        """
         if not self._is_external:
             self._max_requeues = spec.get("max_requeues", self._max_requeues)
         try:
-            return self._run(spec, train, owns_job)
+            return self._settle(execute, owns_job)
         except Superseded as superseded:
             print(superseded, file=sys.stderr)
             return 0
@@ -224,13 +248,9 @@ class Attempt:
             print(f"error: {deleted}; nothing more is written", file=sys.stderr)
             return 1
 
-    def _run(self, spec: dict[str, Any], train: Train, owns_job: bool) -> int:
+    def _settle(self, execute: Callable[[], str], owns_job: bool) -> int:
         try:
-            signals.listen()
-            self.check_current()  # a late Slurm job stops here if a later ticket has the run
-            with contextlib.nullcontext() if process.rank() else heartbeat.beating(
-                    self.folder, self.ticket, self.number):
-                how = self._execute(spec, train)
+            how = execute()
             self.check_current()
             if how == run_folder.REQUEUED:
                 return self._request_restart(owns_job)
@@ -289,7 +309,7 @@ class Attempt:
             return 0  # as in _request_restart; the first process records the end
         how, why = run_folder.CANCELLED, str(stopped)
         if stopped.number == signal.SIGTERM:
-            how, why = requeue.classify_stop(not self._is_external, signals.warned)
+            how, why = self.classify_stop(not self._is_external, signals.warned)
         if how == run_folder.REQUEUED:
             return self._request_restart(owns_job, "preempted", run_folder.PREEMPTED)
         self._close_with_error(how, why)
@@ -345,18 +365,18 @@ class Attempt:
         if how == run_folder.FAILED and process.world_size() > 1:
             error = ranks.read_failure(self.folder) or error
         self._record.update(end=time.time(), how=how, error=error)
-        path = os.path.join(self.folder, run_folder.attempt_name(self.ticket, self.number))
         text = json.dumps(self._record) + "\n"
         try:
             try:
-                with files.atomic_writer(path, sync=how not in run_folder.ENDS) as file:  # then `done` is synced
+                # after an end `done` is synced
+                with files.atomic_writer(self.record_path, sync=how not in run_folder.ENDS) as file:
                     file.write(text.encode())
                     if how == run_folder.FAILED:
                         self.check_current()  # this host has changed the folder: a network file system lists it anew
             except OSError:
-                files.overwrite(path, text)
+                files.overwrite(self.record_path, text)
         except OSError as failure:
-            print(f"error: {path}: {failure.strerror}: the end of this attempt is not recorded ({how})",
+            print(f"error: {self.record_path}: {failure.strerror}: the end of this attempt is not recorded ({how})",
                   file=sys.stderr)
         if how in (run_folder.FAILED, run_folder.TIMEOUT) and slurm_environment.job_id():
             from src.submission.status import notify

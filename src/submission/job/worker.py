@@ -1,7 +1,9 @@
-"""A worker: imports the heavy libraries once, then forks each unclaimed run of a task file until none is left."""
+"""A worker: imports the heavy libraries once, then forks each unclaimed run or stack of a task file until none is left.
+"""
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import signal
@@ -9,29 +11,36 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from src import code_state, run_folder
-from src.errors import BatchError, UserError, one_line
-from src.io import files, machine, slurm_environment
+from src.errors import BatchError, UserError
+from src.io import machine, slurm_environment
 from src.submission.batch import claims, task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
+from src.submission.job.worker_child import Child, Report, Unit, describe_end, gpu_share, report_error, send_report
 from src.submission.slurm import time_limit
 from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Waker, signals
+from src.submission.system.terminal import count
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
 _POLL_INTERVAL = 1.0  # seconds between checks whether the parent process is alive
 _NOT_STARTED = 77  # exit code of a child whose run another worker has claimed
 
 RunSpec = Callable[..., int | None]
+RunStack = Callable[[Tasks, Sequence[str], int | None, Report], None]
 
 
-def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None], run_spec: RunSpec) -> int:
-    """Run a task file: one run in a task of a Slurm job array, the loop of a worker otherwise. Return the exit code."""
+def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None], run_spec: RunSpec,
+              run_stack: RunStack | None = None) -> int:
+    """Run a task file: one run in a task of a Slurm job array, the loop of a worker otherwise. Return the exit code.
+
+    run_stack: trains several runs at once; None trains each by itself.
+    """
     tasks = task_files.read(path)
     if tasks.kind == task_files.WORKER:
         if process.rank():
@@ -40,7 +49,7 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         if held_back := sum(not tasks.is_canary_done(name) for name in tasks.tickets):
             print(f"held back: {held_back} of {len(tasks.tickets)} runs, as their canary has not ended well",
                   flush=True)
-        return _Worker(path, tasks, train, run_spec).work(warm_up)
+        return _Worker(path, tasks, train, run_spec, run_stack).work(warm_up)
     names, index = list(tasks.tickets), slurm_environment.array_task()
     if index is None or index >= len(names):
         raise BatchError("this task file is for a Slurm job array", where=path,
@@ -49,34 +58,15 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
     return run_spec(tasks.spec_path(name), train, tasks.tickets[name], in_worker=True) or 0
 
 
-def redirect_output(folder: str) -> None:
-    """Append stdout and stderr of this process to a log in the run's folder from now on."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    job = slurm_environment.job_id()
-    name = run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG
-    descriptor = files.open_for_append(os.path.join(folder, name))
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-@dataclass(frozen=True)
-class _Child:
-    """A process that executes a run."""
-
-    name: str
-    slot: int
-    start: float  # time.monotonic()
-
-
 @dataclass
 class _Worker:
     path: str
     tasks: Tasks
     train: Callable[..., str]
     run_spec: RunSpec
-    children: dict[int, _Child] = field(default_factory=dict)  # by process id
+    run_stack: RunStack | None = None
+    queue: deque[Unit] = field(default_factory=deque)
+    children: dict[int, Child] = field(default_factory=dict)  # by process id
     durations: list[float] = field(default_factory=list)  # seconds, of runs that have ended
     job_end: float | None = None  # when the time limit ends this Slurm job, unix seconds
     stop_count: int = 0  # signals that requested a stop
@@ -99,19 +89,21 @@ class _Worker:
         is_stopping = self.stop_count > 0
         self.job_end = time_limit.end_of_job()
         self.durations = requeue.run_durations(self.tasks) if self.job_end else []
-        queue = deque(self.tasks.tickets)
+        self.queue.extend(Unit(names) for names in (
+            self.tasks.units() if self.run_stack else ([name] for name in self.tasks.tickets)))
         while True:
             lacks_time = self._lacks_time()
-            while not (is_stopping or lacks_time) and queue and (slot := self._free_slot()) is not None:
-                if not self._start(queue[0], slot):
+            while not (is_stopping or lacks_time) and self.queue and (slot := self._free_slot()) is not None:
+                if not self._start(self.queue[0], slot):
                     break
-                queue.popleft()
+                self.queue.popleft()
             if lacks_time and not is_stopping:
                 self._submit_successor()
-            if not self.children and (is_stopping or lacks_time or not queue):
+            if not self.children and (is_stopping or lacks_time or not self.queue):
                 self._submit_successor_for_saved()
                 return int(self.failed or is_stopping)
-            waker.wait(_POLL_INTERVAL)
+            pipes = (child.reports for child in self.children.values() if child.reports is not None)
+            waker.wait(_POLL_INTERVAL, *pipes)
             self._reap()
             if self.stop_count:
                 self._stop_runs()
@@ -163,7 +155,7 @@ class _Worker:
 
     def _submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""
-        running = [child.name for child in self.children.values()]
+        running = [name for child in self.children.values() for name in child.running]
         if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
             print(f"time limit is near: Slurm job {job} runs the rest", flush=True)
         self.job_end, self.starts_no_more = None, True
@@ -183,13 +175,17 @@ class _Worker:
         used = {child.slot for child in self.children.values()}
         return next((slot for slot in range(self.tasks.slots) if slot not in used), None)
 
-    def _start(self, name: str, slot: int) -> bool:
-        """Start a run in a child process unless it is claimed. Return False if no process can be created now.
+    def _start(self, unit: Unit, slot: int) -> bool:
+        """Start a run, or the free runs of a stack, in a child process, if any is unclaimed. Return False if no process
+        can be created now.
 
-        True: go on to the next run; False: try again when a child has ended.
+        True: go on to the next unit; False: try again when a child has ended.
         """
-        if not self.tasks.can_start(name, _restarted_job()):
+        names = [name for name in unit.names if self.tasks.can_start(name, restarted_job())]
+        if not names:
             return True
+        unit = unit._replace(names=names)
+        reports = os.pipe() if len(names) > 1 else None
         sys.stdout.flush()
         sys.stderr.flush()
         # in the child a signal waits until its attempt can record it
@@ -197,31 +193,31 @@ class _Worker:
         try:
             pid = os.fork()
             if pid == 0:
-                self._run_child(name, slot)
-            self.children[pid] = _Child(name, slot, time.monotonic())
+                self._run_child(unit, slot, reports)
+            self.children[pid] = Child(unit, slot, reports and os.dup(reports[0]))
             return True
         except OSError as error:
             if not self.children:
-                raise BatchError(f"cannot start a process: {error.strerror}", where=name) from None
+                raise BatchError(f"cannot start a process: {error.strerror}", where=names[0]) from None
             return False
         finally:
+            for descriptor in reports or ():
+                os.close(descriptor)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _run_child(self, name: str, slot: int) -> NoReturn:
-        """Execute a run in this child process, and end the process."""
+    def _run_child(self, unit: Unit, slot: int, reports: tuple[int, int] | None) -> NoReturn:
+        """Execute a run, or a stack that reports to a pipe, in this child process, and end the process."""
         code = 1
         try:
             self._prepare_child(slot)
-            result = self.run_spec(self.tasks.spec_path(name), self.train, self.tasks.tickets[name], in_worker=True,
-                                   owns_job=False)
-            code = _NOT_STARTED if result is None else result
-        except UserError as error:
-            with contextlib.suppress(OSError):  # its folder may be what is wrong
-                redirect_output(self.tasks.run_path(name))
-            os.write(2, f"error: {one_line(str(error))}\n".encode())
-            code = 2
-        except OSError as error:
-            os.write(2, f"error: {self.tasks.run_path(name)}: {error.strerror}\n".encode())
+            if reports is None or self.run_stack is None:
+                code = self._run(unit.names[0], unit.reason)
+            else:
+                os.close(reports[0])  # so that writing does not wait for a worker that was killed
+                self.run_stack(self.tasks, unit.names, unit.size, functools.partial(send_report, reports[1]))
+                code = 0
+        except (UserError, OSError) as error:
+            code = report_error(self.tasks.run_path(unit.names[0]), error)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -230,10 +226,22 @@ class _Worker:
                 sys.stderr.flush()
             os._exit(code)  # the exit handlers are the parent's
 
+    def _run(self, name: str, reason: str) -> int:
+        """Execute a run. Return its exit code. reason: why it is in no stack, for its log."""
+        def train(*arguments: Any) -> str:
+            print(f"trained alone, not in a stack: {reason}", flush=True)
+            return self.train(*arguments)
+
+        result = self.run_spec(self.tasks.spec_path(name), train if reason else self.train, self.tasks.tickets[name],
+                               in_worker=True, owns_job=False)
+        return _NOT_STARTED if result is None else result
+
     def _prepare_child(self, slot: int) -> None:
-        """Begin a session, drop the worker's signal handlers, and set the slot's share of the CPUs and GPUs."""
+        """Begin a session, drop what belongs to the worker, and set the slot's share of the CPUs and GPUs."""
         os.setsid()
         signal.set_wakeup_fd(-1)
+        for child in self.children.values():
+            child.close()
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -248,43 +256,81 @@ class _Worker:
         return gpu_share(self.tasks.gpus or visible, position, self.tasks.workers * self.tasks.slots)
 
     def _reap(self) -> None:
-        """Collect the children that have ended, and print a line for each."""
+        """Read the reports of stacks, collect the children that have ended, and print a line for each ended run."""
+        for child in self.children.values():
+            self._take_reports(child)
         while self.children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             child = self.children.pop(pid)
             code = os.waitstatus_to_exitcode(status)
+            if child.reports is not None:
+                self._take_reports(child)
+                child.close()
+                self._end_stack(child, code)
+                continue
             if code < 0 and not self.stop_count:
-                self._record_kill(child.name, -code)
+                self._record_kill(child.unit.names[0], process.killed_by(-code))
             if code != _NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
-                self.failed |= code not in (0, external_program.SAVED)
-                self.to_resume += [child.name] * (code == external_program.SAVED)
-                print(f"ended {code} {child.name}", flush=True)
+                self._end(child.unit.names[0], code)
 
-    def _record_kill(self, name: str, number: int) -> None:
-        """Record that a signal killed a run, which the run itself could not do."""
+    def _end(self, name: str, code: int) -> None:
+        """Note that a run has ended, and print it."""
+        self.failed |= code not in (0, external_program.SAVED)
+        self.to_resume += [name] * (code == external_program.SAVED)
+        print(f"ended {code} {name}", flush=True)
+
+    def _take_reports(self, child: Child) -> None:
+        """Note which runs a stack has claimed, and which of them have ended; put the others back."""
+        for report in child.read_reports():
+            if "ended" in report:
+                self._end(report["ended"], report["code"])
+                child.claimed = [name for name in child.claimed or () if name != report["ended"]]
+            else:
+                child.claimed = report["claimed"]
+                rest = [name for name in child.unit.names if name not in set(report["claimed"])]
+                self._put_back(rest, report["size"], report["reason"])
+
+    def _put_back(self, names: Sequence[str], size: int, reason: str) -> None:
+        """Put runs that a stack has left at the front of the queue: as one stack, or as single runs if size is 1."""
+        if reason:
+            print(f"not stacked: {count(len(names), 'run')} ({reason})", file=sys.stderr, flush=True)
+        units = [Unit(names, size)] if size > 1 and names else [Unit([name], reason=reason) for name in names]
+        self.queue.extendleft(reversed(units))
+
+    def _end_stack(self, child: Child, code: int) -> None:
+        """Note that the process of a stack has ended. If it was killed, what is left of the stack is divided further.
+        """
+        if child.claimed is None:  # killed while it was measured: its runs may do better one by one
+            if not (self.stop_count or self.starts_no_more):
+                self._put_back(child.unit.names, 1, describe_end(code))
+            return
+        self.durations.append(time.monotonic() - child.start)
+        for name in child.claimed:
+            if not self.stop_count:
+                self._record_kill(name, describe_end(code))
+            self._end(name, code or 1)
+        if code < 0:
+            self.queue = deque(unit._replace(size=max(1, unit.size // 2)) if unit.size and (
+                unit.names[0] in child.unit.names) else unit for unit in self.queue)
+
+    def _record_kill(self, name: str, error: str) -> None:
+        """Record that a run was killed, which it could not do by itself."""
         folder, ticket = self.tasks.run_path(name), self.tasks.tickets[name]
-        if claims.record_kill(folder, ticket, process.killed_by(number)) and slurm_environment.job_id():
+        if claims.record_kill(folder, ticket, error) and slurm_environment.job_id():
             from src.submission.status import notify
 
             notify.notify_failure(folder, ticket)
 
 
-def gpu_share(gpus: list[str], position: int, slots: int) -> list[str]:
-    """Return the GPUs of slot `position` of `slots`: its own while there are enough, otherwise a shared one."""
-    if not gpus or slots == 1:
-        return gpus
-    return gpus[position::slots] if len(gpus) >= slots else [gpus[position % len(gpus)]]
-
-
-def _restarted_job() -> str | None:
+def restarted_job() -> str | None:
     """Return this Slurm job if Slurm has restarted it: it may resume what it had claimed before."""
     return slurm_environment.job_id() if slurm_environment.restart_count() else None
 
 
-def _signal_all(pids: dict[int, _Child], number: int) -> None:
+def _signal_all(pids: dict[int, Child], number: int) -> None:
     for pid in pids:
         try:
             os.killpg(pid, number)

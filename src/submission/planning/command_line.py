@@ -10,6 +10,7 @@ from src import run_folder
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.batch import batch_folder
+from src.submission.spec.job_spec import AUTO
 from src.submission.status import retry_policy
 
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -36,6 +37,7 @@ class Options(NamedTuple):
     array: bool = False
     workers: int | None = None
     slots: int | None = None
+    stack: int | str | None = None
     max_running: int | None = None
     local: bool = False
     gpus: str | None = None
@@ -118,6 +120,8 @@ def _add_launch_options(add: _AddArgument) -> None:
     add("--workers", type=positive, metavar="N", help="with --local: number of runs at a time (default: half the "
         "cores); else: number of Slurm jobs that share the runs and take one after another")
     add("--slots", type=positive, metavar="K", help="runs at a time in each worker, to share a GPU (default: 1)")
+    add("--stack", type=stack_size, metavar="K|auto", help="train runs that differ in numbers alone, such as learning "
+        "rates and seeds, K at a time in one process; auto: as many as is fastest; 1: off (docs/stacking.md)")
     add("--max-running", type=positive, metavar="K", help="with --array: at most K runs of each array at a time")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch, for example mem=32G "
         "(repeatable)")
@@ -174,6 +178,10 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.local and options.array, "--local does not use Slurm, --array submits job arrays: use one of them"),
         (options.array and options.workers, "--array makes each run a task of a job array, and --workers N shares the "
          "runs among N jobs: use one of them"),
+        (options.array and options.stack not in (None, 1), "--array makes each run a task of a job array, and --stack "
+         "trains several in one process: use --stack without it (a Slurm job for each stack), or with --workers"),
+        (options.stack not in (None, 1) and options.command, "--stack trains runs of train.py together, and a "
+         "--command starts a process for each run: use one of them"),
         (options.max_running and not options.array, "--max-running requires --array"),
         (options.slots and not (options.workers or options.local), "--slots requires --workers or --local"),
         (options.gpus and not options.local, "--gpus requires --local: Slurm assigns GPUs to each job"),
@@ -208,6 +216,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)
+
+
+def stack_size(text: str) -> int | str:
+    """Parse the argument of --stack: a whole number from 1, or auto."""
+    if text != AUTO and (not text.isdecimal() or int(text) < 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of runs, from 1, nor auto")
+    return text if text == AUTO else int(text)
 
 
 def key_values(pairs: Iterable[str], option: str) -> dict[str, Any]:

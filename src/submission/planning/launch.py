@@ -31,7 +31,8 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
     token: the name of the submission
     UserError if an option cannot be used, or if neither Slurm nor this machine is chosen.
     """
-    mode, slurm, lines = _choose_mode(plan, job_spec, options, token)
+    stack = _requested_stack(plan, job_spec, options)
+    mode, slurm, lines = _choose_mode(plan, job_spec, options, token, stack)
     container = _choose_container(plan, job_spec, options, mode, slurm)
     code = _inspect_code(plan.project, options)
     notify = _choose_notify(plan, job_spec)
@@ -42,18 +43,46 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
     uses_canaries = _uses_canaries(plan, options)
     launch = LaunchSettings(token, mode, snapshot if has_snapshot else plan.project, has_snapshot, slurm, container,
                             notify, code, uses_canaries, lines=tuple(lines))
-    return _with_canaries(plan, launch, options.retry) if uses_canaries and mode != WRITE_ONLY else (plan, launch)
+    if uses_canaries and mode != WRITE_ONLY:
+        plan, launch = _with_canaries(plan, launch, options.retry)
+    return plan, _with_stacks(plan, launch, options, stack) if stack else launch
 
 
-def _choose_mode(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options,
-                 token: str) -> tuple[str, SlurmOptions | None, list[str]]:
+def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options) -> int | str | None:
+    """Return --stack, else that of the job spec (a retry: of the last submission); None if runs are not stacked.
+
+    JobSpecError if it cannot be used.
+    """
+    stack = options.stack or (job_spec.stack if job_spec else plan.last_setting("stack"))
+    if stack in (None, 1):
+        return None
+    if any("COMMAND" in spec for spec in plan.points.values()):
+        raise JobSpecError("stack trains runs of train.py together, and a command starts a process for each run",
+                           where="--stack" if options.stack else "job_details.stack", hint="leave it out")
+    if options.array:
+        raise JobSpecError("--array makes each run a task of a job array, and stack trains several in one process",
+                           where="job_details.stack", hint="use it without --array (a Slurm job for each stack), or "
+                           "--stack 1 to train each run by itself")
+    return stack
+
+
+def _with_stacks(plan: SubmissionPlan, launch: LaunchSettings, options: Options, stack: int | str) -> LaunchSettings:
+    """Divide the runs to submit into stacks: by the number of workers, where workers share the runs."""
+    from src.submission.planning import sbatch_calls, stacks  # few submissions have them
+
+    slots = sbatch_calls.count_slots(plan, launch, options)
+    return launch._replace(stack_plan=stacks.plan_stacks(plan.to_submit, plan.points, stack, slots))
+
+
+def _choose_mode(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options, token: str,
+                 stack: int | str | None) -> tuple[str, SlurmOptions | None, list[str]]:
     """Return the mode, the options of Slurm, and lines to print. JobSpecError if neither -s nor --local is given."""
     if options.local:
         return (WRITE_ONLY if options.no_submit else LOCAL), None, []
     is_plain_retry = options.retry and not (options.script or options.sbatch or options.no_submit)
     if is_plain_retry and plan.last_setting("mode") == LOCAL:
         return LOCAL, None, []
-    slurm, lines = _choose_slurm_options(plan, job_spec, options, token)
+    slurm, lines = _choose_slurm_options(plan, job_spec, options, token, stack)
     if slurm:
         return (WRITE_ONLY if options.no_submit else SLURM), slurm, lines
     if options.no_submit:
@@ -64,8 +93,8 @@ def _choose_mode(plan: SubmissionPlan, job_spec: JobSpec | None, options: Option
                        "time)")
 
 
-def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options,
-                          token: str) -> tuple[SlurmOptions | None, list[str]]:
+def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options, token: str,
+                          stack: int | str | None) -> tuple[SlurmOptions | None, list[str]]:
     """Return the submit script and the options of sbatch, and lines to print; None if no script is given."""
     lines = []
     # shape and options of the last submission apply to a retry unless others are given
@@ -77,7 +106,7 @@ def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, option
         from src.submission.spec import resources  # few job specs have them
 
         script = os.path.join(os.path.abspath(plan.batch), run_folder.SUBMISSIONS, token + run_folder.SCRIPT_SUFFIX)
-        is_single_process = bool(by_workers or options.command or job_spec.command)
+        is_single_process = bool(by_workers or stack or options.command or job_spec.command)
         script_text = resources.submit_script(job_spec.resources, job_spec.name, is_single_process)
         if job_spec.resources.ranks > 1 and not is_single_process:
             lines.append(f"processes  {job_spec.resources.ranks} train each run together")
@@ -91,6 +120,9 @@ def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, option
         shape |= previous.get("shape", {})
     if by_workers:
         shape |= {"array": False, "workers": shape["workers"] or 1}
+    shape.pop("stack", None)
+    if stack:
+        shape |= {"array": False, "stack": stack}
     command_line = {**(previous.get("command_line") or {}), **options.sbatch}
     extra, extra_lines = _extra_options(plan, options, command_line)
     batch_options = (job_spec.sbatch if job_spec else previous.get("sbatch")) or {}
@@ -193,7 +225,6 @@ def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, retry: bool) ->
     slurm = launch.slurm
     canaries, tickets, lines = plan_canaries(plan.batch, plan.tickets, plan.points, slurm, plan.canaries, retry)
     if slurm:
-        by_workers = bool(slurm.shape["workers"])
-        slurm = slurm._replace(dependencies=canaries.dependencies(tickets.to_submit, by_workers))
+        slurm = slurm._replace(dependencies=canaries.dependencies(tickets.to_submit, slurm.by_workers))
     launch = launch._replace(slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))
     return plan._replace(tickets=tickets), launch

@@ -87,6 +87,8 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
     elif launch.slurm and launch.slurm.shape["workers"] and plan.to_submit:
         groups = task_files.worker_groups(plan.to_submit, plan.points, launch.slurm.shape["workers"])
         print(f"workers    {describe_workers(groups)}")
+    if launch.stack_plan and plan.to_submit:
+        print("\n".join(launch.stack_plan.lines()))
     print(plan.tickets.summary())
 
 
@@ -174,9 +176,11 @@ def print_json(plan: SubmissionPlan, launch: LaunchSettings, submission: Submiss
     commands = submission.commands() if submission else {
         name: sbatch_calls.local_command(plan.batch, name) for name in plan.to_submit}
     container_command = sbatch_calls.container_command(plan, launch, submission)
+    stack_of = {name: number for number, stack in enumerate(launch.stacks.runs) for name in stack}
     for name, command in commands.items():
         print(json.dumps({"name": name, "folder": os.path.join(plan.batch, name), "spec": plan.points[name],
-                          "command": command, **({"container": container_command} if container_command else {})}))
+                          "command": command, **({"stack": stack_of[name]} if name in stack_of else {}),
+                          **({"container": container_command} if container_command else {})}))
 
 
 def print_commands(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> None:

@@ -30,10 +30,9 @@ def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: in
 
         size = min(client.max_array_size(), max_queued or sys.maxsize)
         return submit.plan_arrays(plan.to_submit, plan.points, launch.slurm, context, size, shape["max_running"])
-    if shape["workers"]:
-        groups = task_files.worker_groups(plan.to_submit, plan.points, shape["workers"])
-        return submit.plan_workers(groups, plan.points, launch.slurm, context, shape["slots"],
-                                   launch.canaries.canary_of if launch.canaries else {})
+    if launch.slurm.by_workers:
+        return submit.plan_workers(_slurm_worker_groups(plan, launch), plan.points, launch.slurm, context,
+                                   shape["slots"], launch.canaries.canary_of if launch.canaries else {}, launch.stacks)
     return submit.plan_single_jobs(plan.to_submit, plan.points, launch.slurm, context)
 
 
@@ -44,6 +43,28 @@ def canary_calls(launch: LaunchSettings) -> list[SbatchCall]:
     from src.submission.planning.canary import canary_submission
 
     return canary_submission(launch.canaries, launch.slurm, launch.token, launch.program_folder).calls
+
+
+def _slurm_worker_groups(plan: SubmissionPlan, launch: LaunchSettings) -> list[WorkerGroup]:
+    """Return the workers that share the runs; one worker for each stack if no number of workers is given."""
+    assert launch.slurm is not None
+    if workers := launch.slurm.shape["workers"]:
+        return task_files.worker_groups(plan.to_submit, plan.points, workers)
+    stacks, = launch.stacks.divide([plan.to_submit])
+    return [WorkerGroup("", 1, {name: plan.to_submit[name] for name in unit})
+            for unit in task_files.units(list(plan.to_submit), stacks)]
+
+
+def count_slots(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> int | None:
+    """Return how many runs or stacks the workers can have at the same time; None if each has a Slurm job of its own."""
+    if launch.slurm is None:
+        return (options.slots or 1) * sum(group.workers for group in local_worker_groups(plan, options))
+    shape = launch.slurm.shape
+    if not shape["workers"]:
+        return None
+    groups = task_files.worker_groups(plan.to_submit, plan.points, shape["workers"])
+    slots: int = shape["slots"] * sum(group.workers for group in groups)
+    return slots
 
 
 def local_worker_groups(plan: SubmissionPlan, options: Options) -> list[WorkerGroup]:

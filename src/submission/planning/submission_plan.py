@@ -7,11 +7,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from src.submission.batch.task_files import NO_STACKS, Stacks
+
 if TYPE_CHECKING:
     from src.submission.batch.extension import Extension
     from src.submission.batch.journal import History
     from src.submission.batch.provenance import Code
     from src.submission.planning.canary import Canaries
+    from src.submission.planning.stacks import StackPlan
     from src.submission.planning.tickets import Tickets
     from src.submission.slurm.submit import SlurmOptions
     from src.submission.spec.container_spec import Container
@@ -99,6 +102,7 @@ class LaunchSettings(NamedTuple):
     code: the state of the project in git; None in a dry run
     uses_canaries: whether later submissions of the batch use canaries too; None: not recorded
     canaries: the canaries that runs wait for; None: no canaries
+    stack_plan: which runs are trained at once; None: each run by itself
     lines: what to print about the settings
     """
 
@@ -112,7 +116,13 @@ class LaunchSettings(NamedTuple):
     code: Code | None = None
     uses_canaries: bool | None = None
     canaries: Canaries | None = None
+    stack_plan: StackPlan | None = None
     lines: tuple[str, ...] = ()
+
+    @property
+    def stacks(self) -> Stacks:
+        """The runs that are trained at once; none without stacks."""
+        return self.stack_plan.stacks if self.stack_plan else NO_STACKS
 
     @property
     def entry_script(self) -> str:

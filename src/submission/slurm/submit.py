@@ -12,7 +12,7 @@ from src.frozen import Frozen, field
 from src.io import yaml_io
 from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
-from src.submission.batch.task_files import Tasks, WorkerGroup
+from src.submission.batch.task_files import NO_STACKS, Stacks, Tasks, WorkerGroup
 from src.submission.slurm import client, directives, sbatch_messages, script_options
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class SlurmOptions(Frozen):
     script: absolute path;
     batch: job_details.sbatch;
     command_line: --sbatch;
-    shape: array, max_running, workers and slots, as requested;
+    shape: array, max_running, workers, slots and, if runs are stacked, stack, as requested;
     script_text: of a script that is generated from resources and not written yet;
     extra: `exclude` and `dependency` of this submission alone, which a retry does not repeat; they are appended to the
         values that are requested otherwise;
@@ -49,6 +49,11 @@ class SlurmOptions(Frozen):
     extra: Mapping[str, str] = field(default_factory=dict)
     dependencies: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def by_workers(self) -> bool:
+        """Whether Slurm jobs run task files: workers that share runs, or one job for each stack."""
+        return bool(self.shape.get("workers") or self.shape.get("stack"))
 
     def script_of(self, spec: Mapping[str, Any]) -> str:
         """Return the absolute path of a grid point's script."""
@@ -202,29 +207,34 @@ def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any
 
 
 def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-                 context: SubmissionContext, slots: int, canaries: Mapping[str, str]) -> Submission:
+                 context: SubmissionContext, slots: int, canaries: Mapping[str, str],
+                 stacks: Stacks = NO_STACKS) -> Submission:
     """Plan Slurm jobs that share the runs of their group, `slots` at a time each.
 
     canaries: the canary of each run that has one; a worker checks it before it starts the run.
+    stacks: the runs that are trained at once.
     JobSpecError if runs of one group request different jobs.
     """
     calls: list[SbatchCall] = []
     tickets: dict[str, int] = {}
     bounds, tasks = [], {}
-    for number, group in enumerate(groups):
+    kind = "worker" if options.shape.get("workers") or not options.shape.get("stack") else "stack"
+    divided = stacks.divide(group.tickets for group in groups)
+    for number, (group, positions) in enumerate(zip(groups, divided, strict=True)):
         script, arguments = _common_options(group, specs, options)
         path = context.path_of(task_files.file_name(context.token, number, len(groups)))
         begin, first = len(tickets), len(calls)
         tickets |= group.tickets
         for unit in range(first, first + group.workers):
             comment = job_comment(context.token, unit)
-            calls.append(SbatchCall(f"worker {unit}", client.sbatch_command(
-                context.job_name("-worker"), context.path_of(run_folder.slurm_log_name("%j")), comment,
+            calls.append(SbatchCall(f"{kind} {unit}", client.sbatch_command(
+                context.job_name(f"-{kind}"), context.path_of(run_folder.slurm_log_name("%j")), comment,
                 arguments, script, path, context.project), comment))
             bounds += [begin, len(tickets)]
         tasks[path] = Tasks(
             task_files.WORKER, context.batch, group.tickets, slots=slots,
             canaries={name: canaries[name] for name in group.tickets if name in canaries},
+            stacks=positions, stack_size=stacks.size,
             # the dependency is met when a worker starts
             command=[word for word in calls[first].command if not word.startswith("--dependency=")])
     return Submission(tickets, Units(WORKERS, bounds if len(groups) > 1 else []), calls, tasks)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT_DIR = "results"
 DRAW_MODES = ("per_point", "shared")
+AUTO = "auto"  # a `stack` whose number of runs is found by measuring
 MAX_NAME_BYTES = 100  # run names begin with the name, and have at most 200 bytes (naming.py)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
@@ -35,6 +36,7 @@ class JobSpec(Frozen):
     notify: where notifications are sent;
     metric: by which runs are ranked;
     samples, seed, draw: number of random points, and how they are drawn;
+    stack: number of runs to train at once, if they differ in numbers alone, or auto; None and 1: each by itself;
     max_runs: only the first runs of the grid; None: all;
     container: in which runs start;
     extra: keys of job_details that Gridiron does not use;
@@ -59,6 +61,7 @@ class JobSpec(Frozen):
     samples: int | None = None
     seed: int = 0
     draw: str = "per_point"
+    stack: int | str | None = None
     max_runs: int | None = None
     container: Container | None = None
     extra: dict[str, Any] = field(default_factory=dict)

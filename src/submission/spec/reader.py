@@ -9,7 +9,7 @@ from src.config import TRACKER_FIELDS
 from src.errors import JobSpecError
 from src.io import yaml_io
 from src.submission.spec import container_spec, grammar, notify_spec
-from src.submission.spec.job_spec import DRAW_MODES, JobSpec, check_name, check_output_dir
+from src.submission.spec.job_spec import AUTO, DRAW_MODES, JobSpec, check_name, check_output_dir
 
 if TYPE_CHECKING:
     from src.metrics import Metric
@@ -109,6 +109,14 @@ def _parse_draw(value: Any, where: str) -> str:
     return str(value)
 
 
+def _parse_stack(value: Any, where: str) -> int | str:
+    if value == AUTO:
+        return str(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise JobSpecError(f"invalid value {value!r}", where=where, allowed="auto, or an integer from 1 (1: off)")
+    return value
+
+
 def _parse_command(value: Any, where: str) -> str | list[str]:
     if isinstance(value, list) and value and all(isinstance(part, (str, int, float)) for part in value):
         return [str(part) for part in value]
@@ -143,7 +151,7 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "script": _parse_text, "sbatch": grammar.check_sbatch, "resources": _parse_resources, "tags": _parse_tags,
     "description": _parse_text,
     "snapshot": _parse_bool, "notify": notify_spec.parse_notify, "metric": _parse_metric,
-    "samples": _parse_integer(1), "seed": _parse_integer(0), "draw": _parse_draw,
+    "samples": _parse_integer(1), "seed": _parse_integer(0), "draw": _parse_draw, "stack": _parse_stack,
     "container": container_spec.parse_container}
 KEYS = tuple(_PARSERS)
 

@@ -119,12 +119,15 @@ def _process_of(run: Run) -> dict[str, Any]:
 
 
 def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> None:
-    """BatchError if a Slurm job to cancel also has runs that are to be kept."""
+    """BatchError if a Slurm job, or the process of a stack, to cancel also has runs that are to be kept."""
     jobs = set(cancellation.slurm_jobs)
-    others = [run for run in alive if run not in cancellation.runs and jobs & set(_jobs_of(run))]
-    if others:
+    processes = {_process_key(_process_of(run)) for run in cancellation.runs if _process_of(run)}
+    kept = [run for run in alive if run not in cancellation.runs]
+    in_jobs = [run for run in kept if jobs & set(_jobs_of(run))]
+    if others := in_jobs or [run for run in kept if _process_key(_process_of(run)) in processes]:
+        holder = "Slurm job of this run is a worker" if in_jobs else "process of this run trains a stack"
         whole_batch = shell_command("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
-        raise BatchError(f"the Slurm job of this run is a worker that has {count(len(others), 'other run')} too",
+        raise BatchError(f"the {holder} that has {count(len(others), 'other run')} too",
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
 
 
@@ -149,12 +152,28 @@ def cancel(cancellation: Cancellation) -> Outcome:
     gone += client.scancel(jobs) if jobs else []
     for observation in cancellation.batches:
         left_alone += _stop_local_workers(observation)
-    for run in (*cancellation.runs, *cancellation.canaries):
-        identity = _process_of(run)
-        if not _jobs_of(run) and process.is_alive(identity) and not process.terminate(
-                identity, partial(process.works_on, folder=run.path)):
-            left_alone.append(_left_alone(identity, run.path))
+    for identity, folders in _processes(run for run in (*cancellation.runs, *cancellation.canaries)
+                                        if not _jobs_of(run)):
+        if process.is_alive(identity) and not process.terminate(identity, partial(_works_on_any, folders=folders)):
+            left_alone.append(_left_alone(identity, folders[0]))
     return Outcome(gone, left_alone)
+
+
+def _processes(runs: Iterable[Run]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Return the processes that execute runs, each with the folders of its runs: a stack has several."""
+    processes: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for run in runs:
+        identity = _process_of(run)
+        processes.setdefault(_process_key(identity), (identity, []))[1].append(run.path)
+    return list(processes.values())
+
+
+def _process_key(identity: Mapping[str, Any]) -> str:
+    return repr([identity.get(key) for key in ("host", "boot_id", "pid_space", "pid", "pid_start")])
+
+
+def _works_on_any(pid: int, folders: Iterable[str]) -> bool:
+    return any(process.works_on(pid, folder) for folder in folders)
 
 
 def _left_alone(identity: Mapping[str, Any], folder: str) -> str:

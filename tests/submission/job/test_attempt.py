@@ -697,7 +697,7 @@ def test_running_attempt_renews_its_heartbeat(spec: str, run: Path, monkeypatch:
 
 def test_heartbeat_does_not_recreate_a_deleted_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
-    with heartbeat.beating(str(run), 1, 0):
+    with heartbeat.beating([str(run / "attempt-1-0.json")]):
         shutil.rmtree(run)
         time.sleep(0.05)
     assert not run.exists()

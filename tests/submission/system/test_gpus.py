@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import JobSpecError
-from src.submission.job.worker import gpu_share
+from src.submission.job.worker_child import gpu_share
 from src.submission.system import gpus
 
 # output of nvidia-smi on a machine with three GPUs, two of them in use

@@ -1,0 +1,121 @@
+"""A process that a worker has forked: the runs that it executes, its output, and what a stack reports to its worker."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from src import run_folder
+from src.errors import UserError, one_line
+from src.frozen import Frozen
+from src.io import files, slurm_environment
+from src.submission.system import process
+
+Report = Callable[[dict[str, Any]], None]  # sends what a stack has done to its worker: see Child.read_reports
+
+
+class Unit(Frozen):
+    """What one process executes.
+
+    names: one run, or those of a stack
+    size: how many of them to train at once, if that is known
+    reason: why runs of a stack are started one by one
+    """
+
+    names: Sequence[str]
+    size: int | None = None
+    reason: str = ""
+
+
+@dataclass
+class Child:
+    """A process that executes a run, or a stack.
+
+    reports: descriptor of the pipe by which a stack reports; None for a single run
+    claimed: of a stack, the runs that it has claimed and that have not ended; None before it has claimed any
+    start: time.monotonic()
+    """
+
+    unit: Unit
+    slot: int
+    reports: int | None = None
+    claimed: list[str] | None = None
+    start: float = field(default_factory=time.monotonic)
+    _unread: bytes = b""
+
+    @property
+    def running(self) -> list[str]:
+        """The runs that it may have claimed."""
+        return list(self.unit.names) if self.reports is None else self.claimed or []
+
+    def close(self) -> None:
+        """Close the pipe."""
+        if self.reports is not None:
+            os.close(self.reports)
+
+    def read_reports(self) -> Iterator[dict[str, Any]]:
+        """Yield what a stack has reported since the last time.
+
+        Once `claimed` (names), `size` (how many are trained at once; 1: none) and the `reason` if that is 1; then
+        `ended` (a name) and `code` for each run that has ended.
+        """
+        if self.reports is None:
+            return
+        os.set_blocking(self.reports, False)
+        while chunk := _read_available(self.reports):
+            *lines, self._unread = (self._unread + chunk).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def _read_available(descriptor: int) -> bytes:
+    """Return what can be read now; empty if that is nothing, or the other side is closed."""
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return b""
+
+
+def send_report(descriptor: int, report: dict[str, Any]) -> None:
+    """Send a report to the worker, unless that was killed."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, json.dumps(report).encode() + b"\n")
+
+
+def describe_end(code: int) -> str:
+    """Return how the process of a stack has ended, by its exit code."""
+    return process.killed_by(-code) if code < 0 else f"the process of its stack ended with exit code {code}"
+
+
+def redirect_output(folder: str) -> None:
+    """Append stdout and stderr of this process to a log in the run's folder from now on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    job = slurm_environment.job_id()
+    name = run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG
+    descriptor = files.open_for_append(os.path.join(folder, name))
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def report_error(folder: str, error: UserError | OSError) -> int:
+    """Print a user's error, or a file's, to the log in a run's folder, if there can be one. Return the exit code."""
+    if isinstance(error, UserError):
+        with contextlib.suppress(OSError):  # its folder may be what is wrong
+            redirect_output(folder)
+        os.write(2, f"error: {one_line(str(error))}\n".encode())
+        return 2
+    os.write(2, f"error: {folder}: {error.strerror}\n".encode())
+    return 1
+
+
+def gpu_share(gpus: list[str], position: int, slots: int) -> list[str]:
+    """Return the GPUs of slot `position` of `slots`: its own while there are enough, otherwise a shared one."""
+    if not gpus or slots == 1:
+        return gpus
+    return gpus[position::slots] if len(gpus) >= slots else [gpus[position % len(gpus)]]
