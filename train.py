@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from src.submission.batch.task_files import Tasks
+    from src.submission.job.worker_child import Report
     from src.training.parallel.rendezvous import ProcessInfo
     from src.training.saved_model import SavedModel
     from src.training.stacked.launch import Run
@@ -104,6 +106,13 @@ def train_stack(runs: Sequence[Run]) -> Iterator[tuple[int, str | BaseException]
             yield index, outcome
     finally:
         timer.cancel()
+
+
+def run_stack(tasks: Tasks, names: Sequence[str], size: int | None, report: Report) -> None:
+    """Claim free runs of a task file, and train them together. Arguments as for `stack.run_stack`."""
+    from src.submission.job import stack  # few batches have stacks
+
+    stack.run_stack(stack.Stacker(choose_stack, train_stack), train, tasks, names, size, report)
 
 
 def count_processes(config: Config) -> int:
@@ -201,4 +210,4 @@ def warm_up(specs: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     files.limit_umask()
-    process.exit_process(attempt.main(sys.argv[1:], train=train, warm_up=warm_up))
+    process.exit_process(attempt.main(sys.argv[1:], train=train, warm_up=warm_up, run_stack=run_stack))

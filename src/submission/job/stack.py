@@ -36,8 +36,8 @@ class StackMember(NamedTuple):
 class Stacker(NamedTuple):
     """How stacks are trained.
 
-    choose: returns how many runs of these specs to train at once, and the reason if that is 1. Its second argument is
-        the largest number; None: what is fastest. A UserError of one spec counts as 1.
+    choose: returns how many runs of these specs to train at once, and the reason. Its second argument is the largest
+        number; None: what is fastest. A UserError of one spec counts as 1.
     train: trains runs, and yields the index of each run that has ended with how it ended, or with the exception that
         ended it. Runs that are never yielded remain to be trained.
     """
@@ -57,6 +57,7 @@ def run_stack(stacker: Stacker, train: Train, tasks: Tasks, names: Sequence[str]
     reason = ""
     if size is None:
         size, reason = _choose(stacker, list(specs.values()), tasks.stack_size)
+        size = -(-len(specs) // -(-len(specs) // max(1, size)))  # equal parts: 9 and 9 of 18 runs, not 16 and 2
     # from the first claim on, signals wait until the attempts can record them
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stack = _Stack(tasks, stacker, train, report)
@@ -83,8 +84,7 @@ def _read_specs(tasks: Tasks, names: Sequence[str]) -> dict[str, dict[str, Any]]
 
 
 def _choose(stacker: Stacker, specs: Sequence[dict[str, Any]], largest: int | None) -> tuple[int, str]:
-    """Return how many runs to train at once, and the reason if it is 1. A signal ends the process: nothing is claimed.
-    """
+    """Return how many runs to train at once, and the reason. A signal ends the process: nothing is claimed."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -10,8 +10,9 @@ import signal
 import sys
 import time
 import traceback
+import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -89,8 +90,7 @@ class _Worker:
         is_stopping = self.stop_count > 0
         self.job_end = time_limit.end_of_job()
         self.durations = requeue.run_durations(self.tasks) if self.job_end else []
-        self.queue.extend(Unit(names) for names in (
-            self.tasks.units() if self.run_stack else ([name] for name in self.tasks.tickets)))
+        self.queue.extend(self._units())
         while True:
             lacks_time = self._lacks_time()
             while not (is_stopping or lacks_time) and self.queue and (slot := self._free_slot()) is not None:
@@ -170,6 +170,19 @@ class _Worker:
         elif self.stop_count and requeue.classify_stop().how == run_folder.REQUEUED and (
                 job := requeue.submit_successor(self.path, self.tasks)):
             print(f"preempted: Slurm job {job} runs the rest", flush=True)
+
+    def _units(self) -> Iterator[Unit]:
+        """Yield what this worker starts, in order. If there are stacks, each worker begins at another place, since
+        nothing of a stack is claimed while it is measured.
+        """
+        units = self.tasks.units() if self.run_stack else [[name] for name in self.tasks.tickets]
+        first = 0
+        if self.tasks.stacks and self.run_stack:
+            job = slurm_environment.job_id()
+            share = zlib.crc32(job.encode()) / 2**32 if job else (
+                int(os.environ.get("GRIDIRON_WORKER", "0")) % self.tasks.workers / self.tasks.workers)
+            first = int(share * len(units))
+        return map(Unit, units[first:] + units[:first])
 
     def _free_slot(self) -> int | None:
         used = {child.slot for child in self.children.values()}
@@ -290,13 +303,15 @@ class _Worker:
                 child.claimed = [name for name in child.claimed or () if name != report["ended"]]
             else:
                 child.claimed = report["claimed"]
-                rest = [name for name in child.unit.names if name not in set(report["claimed"])]
-                self._put_back(rest, report["size"], report["reason"])
+                size, reason, claimed = report["size"], report["reason"], set(report["claimed"])
+                if reason:
+                    how = f"{size} at a time" if size > 1 else "one by one"
+                    print(f"{count(len(child.unit.names), 'run')} of a stack train {how}: {reason}", file=sys.stderr,
+                          flush=True)
+                self._put_back([name for name in child.unit.names if name not in claimed], size, reason)
 
     def _put_back(self, names: Sequence[str], size: int, reason: str) -> None:
         """Put runs that a stack has left at the front of the queue: as one stack, or as single runs if size is 1."""
-        if reason:
-            print(f"not stacked: {count(len(names), 'run')} ({reason})", file=sys.stderr, flush=True)
         units = [Unit(names, size)] if size > 1 and names else [Unit([name], reason=reason) for name in names]
         self.queue.extendleft(reversed(units))
 

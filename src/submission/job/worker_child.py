@@ -61,7 +61,7 @@ class Child:
     def read_reports(self) -> Iterator[dict[str, Any]]:
         """Yield what a stack has reported since the last time.
 
-        Once `claimed` (names), `size` (how many are trained at once; 1: none) and the `reason` if that is 1; then
+        Once `claimed` (names), `size` (how many are trained at once; 1: none) and the `reason` for that; then
         `ended` (a name) and `code` for each run that has ended.
         """
         if self.reports is None:

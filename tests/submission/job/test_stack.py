@@ -92,7 +92,7 @@ def test_runs_that_are_faster_alone_run_alone_with_the_reason_in_their_logs(proj
     assert executed(project) == [["once"]] * 2
     assert log_of(project.runs()[0]).startswith("trained alone, not in a stack: single runs are faster\n")
     log, = (project.batch / "submissions").glob("*.workers.log")
-    assert log.read_text() == "not stacked: 2 runs (single runs are faster)\n"
+    assert log.read_text() == "2 runs of a stack train one by one: single runs are faster\n"
 
 
 def test_kill_while_measuring_leaves_single_runs(project: Project) -> None:
@@ -124,7 +124,7 @@ def test_members_of_a_stack_that_fails_as_a_whole_run_alone(project: Project) ->
     write_grid(project, "[10, 4, 11]")
     assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
     assert executed(project) == [["in a stack"], ["once"], ["once"]]
-    assert "RuntimeError: the stack fails" in log_of(project.runs()[0])
+    assert "RuntimeError: the stack fails" in log_of(project.runs()[1])
     assert set(states_of(project)) == {"done"}
 
 
