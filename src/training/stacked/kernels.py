@@ -24,23 +24,39 @@ class Kernel(Protocol):
 
     layout: how their tensors are stacked. params: the parameters of each member, in the order of the layout.
     stacked: the stacked parameters.
+    output_dim: the dimension of a sample's outputs in those that `gradients` returns: -1, or -2.
     """
 
     layout: Layout
     params: Sequence[Sequence[nn.Parameter]]
     stacked: Sequence[Tensor]
+    output_dim: int
+
+    def encode_samples(self, x: Tensor) -> Tensor:
+        """Return samples [n, …] in the form that `gradients` takes, [n, …] too."""
+
+    def encode_targets(self, y: Tensor) -> Tensor:
+        """Return the targets of some steps, [steps, 1 or members, n, …], in the form that `gradients` takes."""
+
+    def encode_outputs(self, outputs: Tensor) -> Tensor:
+        """Return a model's outputs [members, n, k] in the form that `gradients` returns."""
 
     def gradients(self, batch: StackedBatch) -> tuple[list[Tensor], Tensor]:
         """Return the gradient of each member's mean loss, parallel to `stacked`, as [members, elements], and the
-        outputs [members, n, k] before the step.
+        outputs before the step, [members, n, k] or [members, k, n].
         """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean losses [b, members] of outputs [b, members, n, k] and targets [b, 1 or members, n, …]."""
+        """Return the mean losses [b, members] of the outputs of b steps, given targets [b, 1 or members, n, …]."""
 
 
 class LinearKernel:
-    """Linear models with the loss log or mse: one product for the outputs, and one for the gradients."""
+    """Linear models with the loss log or mse: one product for the outputs, and one for the gradients.
+
+    The outputs are [members, k, n], so that sums over k are fast: logarithms of probabilities for the loss log.
+    """
+
+    output_dim = -2
 
     def __init__(self, models: Sequence[nn.Linear], loss: str) -> None:
         self.params = [list(model.parameters()) for model in models]
@@ -49,44 +65,50 @@ class LinearKernel:
         self._weights = self.stacked[0]  # [members, outputs, features + 1]
         self._has_bias = models[0].bias is not None
         self._is_log = LOSSES[loss] == "log"
-        self._one_hot = torch.eye(models[0].out_features, dtype=self._weights.dtype, device=self._weights.device)
         self._unused = self._weights.new_zeros(())
+
+    def encode_samples(self, x: Tensor) -> Tensor:
+        return F.pad(x.flatten(1), (0, int(self._has_bias)), value=1.0)
+
+    def encode_targets(self, y: Tensor) -> Tensor:
+        """Return targets as [steps, 1 or members, k, n]: probabilities of the classes, or numbers."""
+        if y.dim() == 4:
+            return y.mT.contiguous()
+        if not self._is_log:
+            return y[:, :, None, :]
+        classes = torch.arange(self._weights.shape[1], device=y.device)[:, None]
+        return (y[:, :, None, :] == classes).to(self._weights.dtype)
+
+    def encode_outputs(self, outputs: Tensor) -> Tensor:
+        return torch.log_softmax(outputs.mT, -2) if self._is_log else outputs.mT
 
     @torch.no_grad()
     def gradients(self, batch: StackedBatch) -> tuple[list[Tensor], Tensor]:
-        x = batch.x.flatten(2)
-        if self._has_bias:
-            x = F.pad(x, (0, 1), value=1.0)
         members, outputs, width = self._weights.shape
-        samples = x.shape[1]
-        if len(x) == 1:
-            scores = (x[0] @ self._weights.view(-1, width).t()).view(samples, members, outputs).transpose(0, 1)
+        x, is_shared, samples = batch.x, len(batch.x) == 1, batch.x.shape[1]
+        if is_shared:
+            scores = (self._weights.view(-1, width) @ x[0].t()).view(members, outputs, samples)
         else:
-            scores = torch.bmm(x, self._weights.mT)
-        errors = self._errors(scores, batch.y)
-        scale = 1 / samples if self._is_log else 2 / samples
-        if len(x) == 1:
-            errors = errors.transpose(0, 1).reshape(samples, -1)
-            gradient = torch.addmm(self._unused, errors.t(), x[0], beta=0, alpha=scale).view(members, -1)
+            scores = torch.bmm(self._weights, x.mT)
+        if self._is_log:
+            scores = torch.log_softmax(scores, 1)
+            errors, scale = scores.exp().sub_(batch.encoded), 1 / samples
         else:
-            gradient = torch.baddbmm(self._unused, errors.mT, x, beta=0, alpha=scale).flatten(1)
-        return [gradient], scores
-
-    def _errors(self, scores: Tensor, y: Tensor) -> Tensor:
-        """Return the derivative of each sample's loss by its outputs [members, n, k]; half of it for mse."""
-        if not self._is_log:
-            return scores - y[:, :, None]
-        return torch.softmax(scores, 2).sub_(y if y.dim() == 3 else self._one_hot[y])
+            errors, scale = scores - batch.encoded, 2 / samples
+        if is_shared:
+            gradient = torch.addmm(self._unused, errors.view(-1, samples), x[0], beta=0, alpha=scale)
+        else:
+            gradient = torch.baddbmm(self._unused, errors, x, beta=0, alpha=scale)
+        return [gradient.view(members, -1)], scores
 
     @torch.no_grad()
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if not self._is_log:
-            return (outputs.squeeze(-1) - targets).square_().mean(-1)
-        logarithms = torch.log_softmax(outputs, -1)
+            return (outputs.squeeze(-2) - targets).square_().mean(-1)
         if targets.dim() == 4:
-            return -(logarithms * targets).sum(-1).mean(-1)
-        index = targets[..., None].expand(*outputs.shape[:-1], 1)
-        return -logarithms.gather(-1, index).squeeze(-1).mean(-1)
+            return -(outputs * targets.mT).sum(-2).mean(-1)
+        index = targets[:, :, None, :].expand(-1, outputs.shape[1], -1, -1)
+        return -outputs.gather(-2, index).squeeze(-2).mean(-1)
 
 
 class FunctionalKernel:
@@ -94,6 +116,8 @@ class FunctionalKernel:
 
     Buffers, such as the running statistics of batch norms, are views of stacked ones as well.
     """
+
+    output_dim = -1
 
     def __init__(self, models: Sequence[nn.Module], loss: str) -> None:
         self.params = [list(model.parameters()) for model in models]
@@ -114,9 +138,19 @@ class FunctionalKernel:
         self._compute: Callable[..., tuple[dict[str, Tensor], tuple[Tensor, Tensor]]] = grad_and_value(
             compute, has_aux=True)
 
+    def encode_samples(self, x: Tensor) -> Tensor:
+        return x
+
+    def encode_targets(self, y: Tensor) -> Tensor:
+        return y
+
+    def encode_outputs(self, outputs: Tensor) -> Tensor:
+        return outputs
+
     def gradients(self, batch: StackedBatch) -> tuple[list[Tensor], Tensor]:
-        shared = [None if len(values) == 1 else 0 for values in batch]
-        values = [values[0] if dim is None else values for values, dim in zip(batch, shared, strict=True)]
+        inputs = batch.x, batch.encoded
+        shared = [None if len(values) == 1 else 0 for values in inputs]
+        values = [values[0] if dim is None else values for values, dim in zip(inputs, shared, strict=True)]
         call = vmap(self._compute, in_dims=(0, 0, *shared))
         gradients, (_, outputs) = call(self._named, self._buffers, *values)
         return [gradient.flatten(1) for gradient in gradients.values()], outputs

@@ -1,39 +1,38 @@
 """The meters of a stack: the metrics of all members are summed together, and written back to the members' meters."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from src.training.stacked.kernels import Kernel
 from src.training.steps.meters import Meter
 
 _KEPT_BATCHES = 256  # as in src/training/steps/meters.py
 _KEPT_NUMBERS = 65_536  # of each member
 
-StackedLoss = Callable[[Tensor, Tensor], Tensor]
-
 
 class StackedMeter:
     """Means of each member, as Meter. meters: of the members, which `write_back` updates.
 
-    loss: returns the mean loss of each batch and member [b, members], given outputs [b, members, n, k] and targets
-    [b, 1 or members, n, …].
+    kernel: what computes the outputs and losses.
     """
 
-    def __init__(self, meters: Sequence[Meter], task: str, loss: StackedLoss) -> None:
-        self._meters, self._task, self._loss = meters, task, loss
+    def __init__(self, meters: Sequence[Meter], task: str, kernel: Kernel) -> None:
+        self._meters, self._task, self._kernel, self._dim = meters, task, kernel, kernel.output_dim
         states = [meter.state() for meter in meters]
         self._sums = torch.stack([state["sums"] for state in states])  # [members, sums]
         self._origins = None if states[0]["origin"] is None else torch.stack([state["origin"] for state in states])
         self._count, self._size, self._room = (states[0][name] for name in ("samples", "size", "room"))
         kept = [state["kept"] for state in states]
-        self._outputs = [torch.stack(outputs) for outputs in zip(*(outputs for _, outputs, _ in kept), strict=True)]
+        self._outputs = [kernel.encode_outputs(torch.stack(outputs)) for outputs in zip(
+            *(outputs for _, outputs, _ in kept), strict=True)]
         self._targets = [torch.stack(targets) for targets in zip(*(targets for _, _, targets in kept), strict=True)]
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add the batches of a step: outputs [members, n, k], targets [1 or members, n, …]."""
-        size = outputs.shape[1]
+        """Add the batches of a step: outputs [members, n, k] or [members, k, n], targets [1 or members, n, …]."""
+        size = targets.shape[1]
         if not self._room or size != self._size:
             self._reduce()
             self._size = size
@@ -50,26 +49,23 @@ class StackedMeter:
 
     def write_back(self) -> None:
         """Bring the members' meters up to date, as after the same batches."""
-        losses = [self._losses(output[None], target[None])[0] for output, target in zip(
+        losses = [self._kernel.loss(output[None], target[None])[0] for output, target in zip(
             self._outputs, self._targets, strict=True)]
         for index, meter in enumerate(self._meters):
-            kept = [[loss[index] for loss in losses], [output[index] for output in self._outputs],
-                    [target[index if len(target) > 1 else 0] for target in self._targets]]
+            outputs = [output[index].mT if self._dim == -2 else output[index] for output in self._outputs]
+            targets = [target[index if len(target) > 1 else 0] for target in self._targets]
             meter.restore({"sums": self._sums[index].clone(), "samples": self._count, "size": self._size,
-                           "room": self._room, "kept": kept,
+                           "room": self._room, "kept": [[loss[index] for loss in losses], outputs, targets],
                            "origin": None if self._origins is None else self._origins[index]})
-
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._loss(outputs, targets)
 
     def _reduce(self) -> None:
         if not self._outputs:
             return
-        outputs, targets = _stack(self._outputs), _stack(self._targets)  # [b, members, n, k], [b, 1 or members, n, …]
-        loss = self._losses(outputs, targets).to(self._sums.dtype).sum(0) * self._size
+        outputs, targets = _stack(self._outputs), _stack(self._targets)  # [b, members, …]
+        loss = self._kernel.loss(outputs, targets).to(self._sums.dtype).sum(0) * self._size
         if self._task == "classification":
             labels = targets.max(-1).indices if targets.dim() == 4 else targets
-            rows = [loss, (outputs.max(-1).indices == labels).sum((0, 2)).to(self._sums.dtype)]
+            rows = [loss, (outputs.max(self._dim).indices == labels).sum((0, 2)).to(self._sums.dtype)]
         else:
             rows = [loss, *self._regression(outputs, targets)]
         self._sums += torch.stack(rows, 1)
@@ -81,7 +77,7 @@ class StackedMeter:
         targets = targets.to(self._sums.dtype).expand(-1, members, -1)
         if self._origins is None:
             self._origins = targets[0, :, 0].clone()
-        error, shifted = outputs.squeeze(-1).to(self._sums.dtype) - targets, targets - self._origins[:, None]
+        error, shifted = outputs.squeeze(self._dim).to(self._sums.dtype) - targets, targets - self._origins[:, None]
         return [values.sum((0, 2)) for values in (error.abs(), error.square(), shifted, shifted.square())]
 
 

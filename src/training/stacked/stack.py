@@ -69,7 +69,7 @@ class Stack:
         self._averages = self._stack_averages()
         self._like = kernel.stacked[0]
         self._clipping = StackedClipping(configs, [phase.clipping for phase in phases], self._like)
-        self._source = BatchSource(split, configs, runs[0].data)
+        self._source = BatchSource(split, configs, runs[0].data, kernel.encode_samples, kernel.encode_targets)
         self._batches: Iterator[StackedBatch] = self._source.from_step(step)
         self._numbers = StepNumbers(self._tables, phases[0].length.total_steps, self._like)
         self._passes = -(-len(split) // configs[0].batch_size)
@@ -153,7 +153,7 @@ class Stack:
 
     def _new_meter(self) -> StackedMeter:
         return StackedMeter([phase.meter for phase in self._phases],  # type: ignore[misc]
-                            self._runs[0].data.task, self._kernel.loss)
+                            self._runs[0].data.task, self._kernel)
 
     def _diverged(self) -> list[int]:
         return [place for place, (loss, config) in enumerate(zip(self._meter.losses(), self._configs, strict=True))

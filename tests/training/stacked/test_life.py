@@ -41,8 +41,12 @@ def last_rows(runs: list[Path]) -> list[dict[str, Any]]:
     return [comparable(pd.read_csv(folder / "stats.csv").iloc[-1].to_dict()) for folder in runs]
 
 
-def single_rows(make: Make, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [comparable(train_toy(make(point))[0][-1]) for point in points]
+def assert_equal_single_runs(runs: list[Path], make: Make, points: list[dict[str, Any]]) -> None:
+    """Compare all rows of the runs with those of single runs."""
+    for folder, point in zip(runs, points, strict=True):
+        rows = pd.read_csv(folder / "stats.csv").to_dict("records")
+        for row, expected in zip(rows, train_toy(make(point))[0], strict=True):
+            assert comparable(row) == pytest.approx(comparable(expected), rel=1e-5)
 
 
 @contextlib.contextmanager
@@ -55,7 +59,8 @@ def stop_at_once(callback: Callable[[], None]) -> Iterator[None]:
 def test_each_member_writes_the_files_of_a_single_run(tmp_path: Path, make: Make) -> None:
     runs = folders(tmp_path, 3)
     assert train_stacked([make(point) for point in RATES], runs) == dict.fromkeys(range(3), "completed")
-    for folder, point, expected in zip(runs, RATES, single_rows(make, RATES), strict=True):
+    assert_equal_single_runs(runs, make, RATES)
+    for folder, point in zip(runs, RATES, strict=True):
         assert {path.name for path in folder.iterdir()} == {
             "config.yaml", "stats.csv", "training.log", "checkpoint-00002.pt", "checkpoint-00004.pt"}
         config = yaml_io.load_flat((folder / "config.yaml").read_text(), "config.yaml")
@@ -63,7 +68,6 @@ def test_each_member_writes_the_files_of_a_single_run(tmp_path: Path, make: Make
         assert config["facts"]["stacked"] == 3
         assert (folder / "training.log").read_text().endswith("completed\n")
         assert len(pd.read_csv(folder / "stats.csv")) == 4
-        assert last_rows([folder])[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_checkpoint_of_a_member_holds_its_own_weights_alone(tmp_path: Path, make: Make) -> None:
@@ -118,7 +122,7 @@ def test_fault_of_a_member_does_not_end_the_others(tmp_path: Path, make: Make) -
     assert isinstance(outcomes[0], OSError)
     assert str(outcomes[1]) == "a later attempt has taken over"
     assert outcomes[2] == "completed"
-    assert last_rows(runs[2:]) == [pytest.approx(single_rows(make, RATES)[2], rel=1e-5)]
+    assert_equal_single_runs(runs[2:], make, RATES[2:])
 
 
 @pytest.mark.parametrize("then_stacked", [True, False])
@@ -133,8 +137,7 @@ def test_stopped_stack_goes_on_from_the_checkpoint_of_each_member(tmp_path: Path
     else:
         for folder, point in zip(runs, RATES, strict=True):
             assert train_toy(make(point), str(folder))[1] == "completed"
-    for row, expected in zip(last_rows(runs), single_rows(make, RATES), strict=True):
-        assert row == pytest.approx(expected, rel=1e-5)
+    assert_equal_single_runs(runs, make, RATES)
 
 
 def test_stack_continues_single_runs_that_are_at_the_same_step(tmp_path: Path, make: Make) -> None:
@@ -145,8 +148,7 @@ def test_stack_continues_single_runs_that_are_at_the_same_step(tmp_path: Path, m
             list(run_epochs(single, str(folder), lambda: None, stop_at_once))
     outcomes = train_stacked([make(point) for point in RATES], runs)
     assert outcomes == {1: "completed", 2: "completed"}  # 0 is at another step
-    for row, expected in zip(last_rows(runs[1:]), single_rows(make, RATES[1:]), strict=True):
-        assert row == pytest.approx(expected, rel=1e-5)
+    assert_equal_single_runs(runs[1:], make, RATES[1:])
 
 
 def test_paused_member_leaves_the_stack(tmp_path: Path, make: Make) -> None:
@@ -155,8 +157,7 @@ def test_paused_member_leaves_the_stack(tmp_path: Path, make: Make) -> None:
                for index, pause in enumerate((2, None))]
     assert dict(train_members(members)) == {0: "paused", 1: "completed"}
     assert train_toy(make(RATES[0]), str(runs[0]))[1] == "completed"
-    for row, expected in zip(last_rows(runs), single_rows(make, RATES[:2]), strict=True):
-        assert row == pytest.approx(expected, rel=1e-5)
+    assert_equal_single_runs(runs, make, RATES[:2])
 
 
 def test_generators_of_a_saved_member_are_those_of_its_single_run(tmp_path: Path, make: Make) -> None:
