@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from src.checks import config_rules, registered_names
+from src.checks import config_rules, patterns, registered_names
 from src.errors import ConfigError, did_you_mean
 from src.frozen import Frozen, field
 
@@ -300,13 +300,6 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], None]:
     return check
 
 
-def _check_pattern(value: str) -> None:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ConfigError(f"{value!r} is no regular expression: {error}", hint="try 'val/.*/accuracy'") from None
-
-
 def _check_device(value: str) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ConfigError(f"unknown device {value!r}", allowed="auto, cpu, cuda, cuda:1, mps")
@@ -365,7 +358,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "auto_augment": registered_names.check_auto_augment,
     **dict.fromkeys(("mixup", "cutmix"), registered_names.check_alpha),
     "label_smoothing": registered_names.check_smoothing,
-    "best_checkpoint_metric": _check_pattern,
+    "best_checkpoint_metric": patterns.check,
     "checkpoint_every": registered_names.parse_interval,
     "device": _check_device,
     "mlflow_tracking_uri": _check_address,

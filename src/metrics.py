@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.checks import patterns
 from src.errors import ConfigError, JobSpecError, ResultsError, UserError
 from src.io import files, yaml_io
 
@@ -35,10 +35,6 @@ _MORE_NUMBERED = re.compile(r"(top|f|r|acc|ap|map|ndcg|bleu|hits)\d+|rouge\w*")
 _SPEED_OR_SKILL = re.compile(r"per_s(ec(ond)?)?$|(^|_)skill(_|$)")  # examples_per_second, brier_skill_score
 _MINIMIZED_PHRASES = ({"cross", "entropy"}, {"negative", "likelihood"}, {"neg", "likelihood"})
 _WORD_ENDS = re.compile(r"[\W_]+")
-# the parts of a regular expression: an escaped character, a set of characters, or any other character
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
-_REFERENCE = re.compile(r"\\[1-9]|\(\?[^:]")  # to an earlier group, or a group that does more than to match
-_MAX_STEPS = 2_000_000  # of a match: about 20 ms
 # columns of stats.csv by which no epoch is chosen
 _NOT_METRICS = ("epoch", "step", "timestamp", "time", "data_time", "examples_per_second", "seen_examples",
                 "learning_rate", "trainable_parameters", "grad_norm")
@@ -69,45 +65,7 @@ class Metric(NamedTuple):
 
     def names(self, column: str) -> bool:
         """Return whether the name matches this column as a regular expression, if that is quickly decided."""
-        return self.name == column or _search(self.name, column)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _search(pattern: str, column: str) -> bool:
-    """Return whether a regular expression matches part of a column's name. False if that could take long.
-
-    Somebody else may have written both.
-    """
-    if _steps(pattern, len(column)) > _MAX_STEPS:
-        return False
-    try:
-        return re.search(pattern, column) is not None
-    except (re.error, RecursionError, OverflowError):  # a plain name
-        return False
-
-
-def _steps(pattern: str, length: int) -> float:
-    """Return a bound of the steps that a regular expression takes on a text of that length; inf for one that repeats a
-    group, refers to one, or looks around.
-    """
-    if _REFERENCE.search(pattern):
-        return math.inf
-    steps, branches, previous = length, [1], ""  # branches: of each group that is open
-    for token in _TOKEN.findall(pattern):
-        if token in ("*", "+", "{"):
-            if previous == ")":
-                return math.inf
-            steps *= length + 1
-        elif token == "?" and previous != "(":
-            steps *= 2
-        elif token == "(":
-            branches.append(1)
-        elif token == "|":
-            branches[-1] += 1
-        elif token == ")" and len(branches) > 1:
-            steps *= branches.pop()
-        previous = token
-    return steps * branches[0]
+        return self.name == column or patterns.search(self.name, column)
 
 
 @functools.lru_cache(maxsize=10_000)  # status asks for each run
@@ -156,7 +114,7 @@ def choosing_columns(pattern: str, columns: Iterable[str], metric: Metric | None
     ConfigError if the pattern matches no metric, one whose direction is not known, or metrics of opposite directions.
     """
     numbers = [column for column in columns if column.rpartition("/")[2] not in _NOT_METRICS]
-    chosen = [column for column in numbers if re.fullmatch(pattern, column)]
+    chosen = [column for column in numbers if patterns.fullmatch(pattern, column)]
     if not chosen:
         raise ConfigError(f"{pattern!r} matches no metric of this run", where=_CHOOSING_FIELD, allowed=numbers,
                           hint="it is a regular expression for the whole of a name")

@@ -116,7 +116,7 @@ class BestEpoch:
         if not values:
             return None
         column = max(values, key=lambda name: self._sign * values[name])
-        return Judgement("av" if column.split("/")[1] == "av" else "last", int(row["epoch"] or 0), column,
+        return Judgement("av" if "/av/" in column else "last", int(row["epoch"] or 0), column,
                          float(values[column]), MINIMIZE if self._sign < 0 else MAXIMIZE)
 
     def update(self, row: Row) -> bool:
