@@ -101,6 +101,7 @@ def _nothing() -> None:
 def _forget(batch: str) -> None:
     """Delete the caches of an earlier round."""
     yaml_io._loaded.clear()
+    yaml_io._loaded_containers.clear()
     shutil.rmtree(cache.cache_dir(batch), ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -62,14 +63,23 @@ def column_names(header: str, file: str = run_folder.STATS) -> list[str]:
 
     A column without a name, as R and pandas write row numbers, is "" and is not read.
     """
+    return list(_column_names(header, file))
+
+
+@functools.lru_cache(maxsize=16)  # most runs of a batch have one header
+def _column_names(header: str, file: str) -> tuple[str, ...]:
     names = _cells(header)
-    return names if KEYS[file] in names and len(names) - names.count("") == len({*names} - {""}) else []
+    return tuple(names) if KEYS[file] in names and len(names) - names.count("") == len({*names} - {""}) else ()
+
+
+@functools.lru_cache(maxsize=16)  # most runs of a batch have one header
+def _is_plain_header(header: str, file: str) -> bool:
+    return tuple(header.split(",")) == _column_names(header, file) and ",," not in f",{header},"
 
 
 def is_plain(header: str, body: bytes, file: str = run_folder.STATS) -> bool:
     """Return whether there are no quotes, words, blanks or columns without a name, so that a fast parser suffices."""
-    return header.split(",") == column_names(header, file) and ",," not in f",{header}," and not body.translate(
-        None, _PLAIN_BYTES)
+    return _is_plain_header(header, file) and not body.translate(None, _PLAIN_BYTES)
 
 
 def to_number(cell: str) -> float:

@@ -165,8 +165,22 @@ def test_words_in_any_column_end_no_reader(batch: str, column: str) -> None:
 
 CELLS = st.sampled_from(["0.5", "1", "", "nan", "NA", "inf", "-1e5", "80%", "1_0", " 2", '"3"', "x", ".", "-", "1e",
                          "epoch", "\0"])
-ROWS = st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=6)
+# without words and blanks, so that the fast parser reads most files of them
+NUMBERS = st.floats().map(repr) | st.integers(-2**70, 2**70).map(str) | st.sampled_from([
+    "+1", ".5", "5.", "00.5", "1e400", "-1e400", "1e-400", "5e-324", "2.2250738585072011e-308", "NaN", "naN", "-nan",
+    "NA", "Inf", "-inf", "123456789012345678901234567890", "0.1234567890123456789", "1E5", "", "1\r", "\r"])
+ROWS = st.lists(st.lists(CELLS, min_size=1, max_size=4) | st.lists(NUMBERS, min_size=2, max_size=3), max_size=6)
 HEADERS = st.sampled_from(["epoch,a,b", '"epoch","a","b"', "a, epoch, b", "epoch,a,", "\ufeffepoch,a,b", "a,b,c"])
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20))
+def test_fast_parser_reads_the_numbers_that_python_reads(rows: list[tuple[str, str]]) -> None:
+    lines = [f"{epoch},{a},{b}\n" for epoch, (a, b) in enumerate(rows)]
+    table, counts, _, _ = columns.parse_tables([("epoch,a,b", "".join(lines).encode())])
+    expected = parse("epoch,a,b\n" + "".join(lines))
+    assert counts.tolist() == [len(expected.epochs)]
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(table[name].astype(float), expected.numbers(name))
 
 
 @pytest.mark.filterwarnings("error")
@@ -174,7 +188,7 @@ HEADERS = st.sampled_from(["epoch,a,b", '"epoch","a","b"', "a, epoch, b", "epoch
 @given(HEADERS, ROWS)
 @example("epoch,a,b", [["1", "2", "3", "4"], ["2", "5"]])  # as many cells as two whole rows
 def test_fast_and_general_parser_agree(header: str, rows: list[list[str]]) -> None:
-    """big_df parses plain files together by pandas; status, and all other files, by stats_csv."""
+    """big_df parses plain files together by pyarrow; status, and all other files, by stats_csv."""
     text = f"{header}\n" + "".join(",".join(row) + "\n" for row in rows)
     runs = [RunText("/batch/0", "completed", True, {}, *stats_csv.split(text.encode()))]
     parsed, expected = columns.parse(runs), parse(text)
@@ -186,6 +200,6 @@ def test_fast_and_general_parser_agree(header: str, rows: list[list[str]]) -> No
             assert [value if isinstance(value, str) else "" for value in values] == [
                 cells[expected.names.index(name)] for cells in expected.rows]
         elif name != "epoch":
-            np.testing.assert_allclose(values.astype(float), expected.numbers(name), rtol=1e-15)
+            np.testing.assert_array_equal(values.astype(float), expected.numbers(name))
         else:
             assert values.tolist() == expected.epochs

@@ -198,6 +198,10 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
     A pipe or a device may never end, and the link may lead to a file that only this user can read.
     """
+    return _open_regular(path)[0]
+
+
+def _open_regular(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe would wait for a writer
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW)
@@ -207,11 +211,11 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         if os.lstat(path).st_uid not in (os.geteuid(), 0):
             raise OSError(errno.ELOOP, "a symbolic link of another user", os.fspath(path)) from None
         descriptor = os.open(path, flags)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
+    info = os.fstat(descriptor)
+    if stat.S_ISREG(info.st_mode):
+        return descriptor, info
     os.close(descriptor)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
@@ -220,26 +224,30 @@ def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE) -> bytes | N
     """Return the content of a regular file; None if it does not exist. OSError as in `open_regular`, or if it has more
     than `limit` bytes.
     """
+    return read_with_status(path, limit)[0]
+
+
+def read_with_status(path: str | os.PathLike[str], limit: int = MAX_FILE) -> tuple[bytes | None, os.stat_result | None]:
+    """Return the content of a file, as `read_bytes` does, and its status before it was read; None if there is none."""
     try:
-        descriptor = open_regular(path)
+        descriptor, info = _open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return None, None
     try:
-        size, length = os.fstat(descriptor).st_size, 0
-        parts: list[bytes] = []
-        block = size + 1 if 0 < size <= limit else _BLOCK  # a file of /proc has size 0
-        while max(size, length) <= limit and (part := os.read(descriptor, block)):
-            parts.append(part)
-            length, block = length + len(part), _BLOCK
-            if length == size:
-                break
+        size = info.st_size
+        parts = [os.read(descriptor, size + 1 if size else _BLOCK) if size <= limit else b""]
+        length = len(parts[0])
+        # a file of /proc has size 0, and others may grow
+        while parts[-1] and length != size and length <= limit:
+            parts.append(os.read(descriptor, _BLOCK))
+            length += len(parts[-1])
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     finally:
         os.close(descriptor)
     if max(size, length) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", os.fspath(path))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts), info
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_FILE) -> str | None:

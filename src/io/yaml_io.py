@@ -321,6 +321,9 @@ def dump_flat(mapping: Mapping[str, Any]) -> str:
 
 
 _loaded: dict[str, tuple[str, Any]] = {}  # a line -> its key and scalar
+_loaded_containers: dict[str, tuple[str, Any]] = {}  # a line -> its key, and a list or mapping, which is copied
+# a line of a whole number, or of a string of ASCII without escapes
+_SIMPLE = re.compile(r'([A-Za-z_][A-Za-z0-9_]*): (?:(-?(?:0|[1-9][0-9]{0,17}))|"([ !#-\[\]-~]*)")\Z')
 _SPECIAL = {".nan": float("nan"), ".inf": float("inf"), "-.inf": float("-inf")}
 
 
@@ -341,17 +344,34 @@ def load_flat(text: str, source: str = "spec") -> dict[str, Any]:
         lines.pop()
     pairs: list[Any] = list(map(_loaded.get, lines))  # twice as quick as a loop: most lines have been seen
     for at in [at for at, pair in enumerate(pairs) if pair is None]:
-        pairs[at] = pair = _parse_line(lines[at])
+        line = lines[at]
+        if pair := _loaded_containers.get(line):
+            pairs[at] = pair[0], _copy(pair[1])
+            continue
+        pairs[at] = pair = _parse_line(line)
         if pair is None:
             return _load_edited(text, source)
-        if len(_loaded) < _CACHE_SIZE and type(pair[1]) not in (list, dict) and len(lines[at]) <= _MAX_CACHED_LINE:
-            _loaded[lines[at]] = pair
+        if len(line) <= _MAX_CACHED_LINE:
+            is_container = type(pair[1]) in (list, dict)
+            cache = _loaded_containers if is_container else _loaded
+            if len(cache) < _CACHE_SIZE:
+                cache[line] = (pair[0], _copy(pair[1])) if is_container else pair
     result = dict(pairs)
     return result if len(result) == len(lines) else _load_edited(text, source)
 
 
+def _copy(value: Any) -> Any:
+    """Return a copy of a value of JSON, with new lists and mappings."""
+    if type(value) is dict:
+        return {key: item if type(item) not in (list, dict) else _copy(item) for key, item in value.items()}
+    return list(map(_copy, value)) if type(value) is list else value
+
+
 def _parse_line(line: str) -> tuple[str, Any] | None:
     """Key and value of a line that reads the same as JSON and as YAML; None for any other line."""
+    simple = _SIMPLE.match(line)
+    if simple and simple[1].lower() not in _RESERVED:
+        return simple[1], simple[3] if simple[2] is None else int(simple[2])
     key, colon, value = line.partition(": ")
     if not colon or not value or value[0] == " " or value[-1] == " " or not line.isprintable():
         return None

@@ -49,6 +49,11 @@ def load(batch: str) -> list[Columns]:
     return parts
 
 
+def exists(batch: str) -> bool:
+    """Return whether a folder has a cache, which may turn out to be of other code, damaged or of another user."""
+    return bool(_parts(cache_dir(batch)))
+
+
 def match_runs(cached: Sequence[Columns], names: Sequence[str], stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find each run whose files are unchanged: its part in `cached` and its position in that, (runs,) int each.
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from src import run_folder, stats_csv
 from src.analysis.reading.raw_files import STAMP_LENGTH, RunText
 
+_BLOCK = 2**18  # bytes, which fit into the cache of a core
 SCALARS = {bool: np.bool_, int: np.int64, float: np.float64}
 
 
@@ -25,7 +24,7 @@ class Columns:
     The values of a run depend only on its own files, so that runs that were read at different times can be joined.
 
     names: of the run folders;
-    stamps: (n, STAMP_LENGTH) int64; zeros where none was taken;
+    stamps: (n, STAMP_LENGTH) int64;
     ends: contents of `done`;
     notes: what of a run's stats was left out, a line per reason;
     layouts: [has_config, config keys, fact keys, stats columns] of each run as JSON; most runs share one;
@@ -133,8 +132,8 @@ def _assemble_stats(parts: Sequence[Columns], spans: list[Span]) -> dict[str, np
     return joined
 
 
-def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
-    """Parse the texts of runs. stamps: (runs, STAMP_LENGTH) int64."""
+def parse(runs: Sequence[RunText]) -> Columns:
+    """Parse the texts of runs."""
     configs = [run.config for run in runs]
     facts = [dict(_flatten(config.pop("facts", None), "facts/")) for config in configs]
     stats, counts, notes, stats_names = parse_tables([(run.header, run.body) for run in runs])
@@ -144,7 +143,7 @@ def parse(runs: Sequence[RunText], stamps: np.ndarray | None = None) -> Columns:
     for key in dict.fromkeys(keys):
         layouts[key] = json.dumps(key)
     return Columns([run.folder.rpartition("/")[2] for run in runs],
-                   np.zeros((len(runs), STAMP_LENGTH), np.int64) if stamps is None else stamps,
+                   np.array([run.stamp for run in runs], np.int64).reshape(-1, STAMP_LENGTH),
                    [run.end for run in runs], notes, [layouts[key] for key in keys],
                    _transpose(configs), _transpose(facts), counts, stats)
 
@@ -216,20 +215,16 @@ def _parse_plain(names: list[str], positions: list[int], bodies: list[bytes], ke
                  ) -> tuple[_Part | None, list[int]]:
     """The rows of files with one header, and the files with damaged rows, or whose epochs do not ascend."""
     text = b"".join(bodies)
-    characters = np.frombuffer(text, np.uint8)
-    line_ends = np.flatnonzero(characters == ord("\n"))
+    line_ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
     counts = np.diff(np.searchsorted(line_ends, np.cumsum([0, *map(len, bodies)])))
     run_of_row = np.repeat(positions, counts)
-    if not _have_commas(np.flatnonzero(characters == ord(",")), line_ends, len(names) - 1):
-        return None, positions
     try:
-        frame = pd.read_csv(io.BytesIO(text), header=None, names=names, dtype=np.float64, index_col=False)
-    except ValueError:  # in some row
+        table = _read_numbers(names, text)
+    except (ImportError, ValueError):  # in some row a cell that is no number, or another number of cells
         return None, positions
-    if len(frame) != len(run_of_row):  # blank lines
-        return None, positions
-    table = {name: frame[name].to_numpy() for name in names}
     epoch = table[key]
+    if len(epoch) != len(run_of_row):  # blank lines
+        return None, positions
     bad = ~(np.isfinite(epoch) & (epoch == np.floor(epoch)) & (np.abs(epoch) < stats_csv.MAX_EPOCH))
     bad[1:] |= (run_of_row[1:] == run_of_row[:-1]) & (epoch[1:] <= epoch[:-1])
     irregular = np.unique(run_of_row[bad])
@@ -238,14 +233,14 @@ def _parse_plain(names: list[str], positions: list[int], bodies: list[bytes], ke
         irregular) else (run_of_row, table), irregular.tolist()
 
 
-def _have_commas(commas: np.ndarray, line_ends: np.ndarray, count: int) -> bool:
-    """Return whether each line has so many commas: the parser would cut or fill others. Both are sorted positions."""
-    if len(commas) != count * len(line_ends):
-        return False
-    if not count or not len(line_ends):
-        return True
-    by_line = commas.reshape(-1, count)
-    return bool((by_line[:, -1] < line_ends).all() and (by_line[1:, 0] > line_ends[:-1]).all())
+def _read_numbers(names: list[str], text: bytes) -> dict[str, np.ndarray]:
+    """Return the columns of rows of numbers. ValueError for other rows. Pandas would take twice as long."""
+    from pyarrow import BufferReader, csv, float64
+
+    table = csv.read_csv(BufferReader(text), csv.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=names),
+                         convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, float64())))
+    columns = {name: table[name].to_numpy() for name in names}
+    return {name: values if values.flags.writeable else values.copy() for name, values in columns.items()}
 
 
 def _to_columns(stats: stats_csv.Stats, key: str) -> dict[str, np.ndarray]:

@@ -33,7 +33,8 @@ class RunText(NamedTuple):
     has_config: it has a config.yaml; else its spec is used instead (an external program);
     config: its parameters, with the facts under "facts";
     header: of stats.csv, empty if it has no complete line;
-    body: the complete rows of stats.csv.
+    body: the complete rows of stats.csv;
+    stamp: as of `read_stamp`, before the files were read; zeros if there is none.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class RunText(NamedTuple):
     config: dict[str, Any]
     header: str
     body: bytes
+    stamp: tuple[int, ...] = (0,) * STAMP_LENGTH
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
@@ -69,18 +71,21 @@ def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
 def read_stamp(folder: str) -> tuple[int, ...] | None:
     """Return STAMP_LENGTH numbers that change when a run's files do; None if a file cannot be accessed.
 
-    Take it before reading the files. The inode of a spec that is used instead of a config is negative.
+    The inode of a spec that is used instead of a config is negative.
     """
     try:
         try:
-            config, stats, done = os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE)
+            return _stamp_of(os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE))
         except FileNotFoundError:
             return _incomplete_stamp(folder)
-        return (config.st_ino % _INODE_LIMIT, config.st_size, config.st_mtime_ns,
-                stats.st_ino % _INODE_LIMIT, stats.st_size, stats.st_mtime_ns,
-                done.st_ino % _INODE_LIMIT, done.st_size, done.st_mtime_ns)
     except OSError:
         return None
+
+
+def _stamp_of(*files_of_run: os.stat_result | None) -> tuple[int, ...]:
+    """The stamp of config, stats and `done`, of which the last two need not exist."""
+    return tuple([number for status in files_of_run for number in (
+        (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns) if status else (0, 0, 0))])
 
 
 def _incomplete_stamp(folder: str) -> tuple[int, ...]:
@@ -103,16 +108,18 @@ def _file_stamp(path: str) -> tuple[int, int, int]:
 def read_run(folder: str, only_done: bool = False) -> RunText | str:
     """Return a run, or the reason why it is left out. Opens each of its three files once."""
     try:
-        done = files.read_bytes(f"{folder}/{run_folder.DONE}", _MAX_DONE)
+        done, done_status = files.read_with_status(folder + _DONE, _MAX_DONE)
         if only_done and done is None:
             return NOT_DONE
-        text = files.read_bytes(f"{folder}/{run_folder.CONFIG}", yaml_io.MAX_FILE)
+        text, config_status = files.read_with_status(folder + _CONFIG, yaml_io.MAX_FILE)
         if text is None:
-            return _read_without_config(folder, done)
+            return _read_without_config(folder)
         config = yaml_io.load_flat(text.decode(), run_folder.CONFIG)
         if not config:
             return f"{run_folder.CONFIG} is empty"
-        return _checked(RunText(folder, _end(done), True, config, *_read_stats(folder)))
+        stats, stats_status = files.read_with_status(folder + _STATS)
+        return _checked(RunText(folder, _end(done), True, config, *stats_csv.split(stats or b""),
+                                _stamp_of(config_status, stats_status, done_status)))
     except UserError as error:
         return one_line(str(error))[:_MAX_REASON]
     except UnicodeDecodeError as error:
@@ -133,15 +140,17 @@ def _checked(run: RunText) -> RunText | str:
     return run
 
 
-def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
+def _read_without_config(folder: str) -> RunText | str:
     """Use the spec of an external program once it is done; a run of train.py without a config has not started."""
     if not run_folder.is_run_folder(folder):
         return f"not a run folder: it has no {run_folder.SPEC}"
-    if done is not None:
+    stamp = read_stamp(folder)
+    if (done := files.read_bytes(folder + _DONE, _MAX_DONE)) is not None:
         spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
         facts = run_folder.read_facts(folder)
         return _checked(RunText(folder, _end(done), False, {**spec, **({"facts": facts} if facts else {})},
-                                *_read_stats(folder)))
+                                *stats_csv.split(files.read_bytes(folder + _STATS) or b""),
+                                stamp or (0,) * STAMP_LENGTH))
     attempt = run_folder.RunFolder.read(folder).last_attempt()
     if attempt is None:
         return "not started"
@@ -151,8 +160,3 @@ def _read_without_config(folder: str, done: bytes | None) -> RunText | str:
 
 def _end(done: bytes | None) -> str | None:
     return None if done is None else done.decode(errors="replace").strip() or run_folder.COMPLETED
-
-
-def _read_stats(folder: str) -> tuple[str, bytes]:
-    """Header and rows of stats.csv, without an incomplete last line."""
-    return stats_csv.split(files.read_bytes(f"{folder}/{run_folder.STATS}") or b"")

@@ -321,15 +321,10 @@ def _read_group(parent: str, folders: list[str], only_done: bool, use_cache: boo
     store: write the cache; `folders` are all runs of the parent then, as the cache drops runs that are not listed.
     """
     if not use_cache:
-        yield _read(folders, np.arange(len(folders)), None, only_done)
+        yield _read(folders, np.arange(len(folders)), only_done)
         return
     read_at = time.time_ns()
-    with ThreadPoolExecutor(1) as pool:  # one thread decodes the cache while the other one stats files
-        loading = pool.submit(read_cache.load, parent)
-        stamps = np.array([stamp or (0,) * raw_files.STAMP_LENGTH
-                           for stamp in raw_files.map_ordered(raw_files.read_stamp, folders)], dtype=np.int64)
-        cached_parts = loading.result()
-    part, position = read_cache.match_runs(cached_parts, [folder[len(parent) + 1:] for folder in folders], stamps)
+    cached_parts, part, position = _read_cache(parent, folders)
     cached = np.flatnonzero(part >= 0)
     is_wanted = np.array([not only_done or cached_parts[number].ends[place] is not None for number, place
                           in zip(part[cached].tolist(), position[cached].tolist(), strict=True)], bool)
@@ -337,13 +332,28 @@ def _read_group(parent: str, folders: list[str], only_done: bool, use_cache: boo
     for number, runs in enumerate(cached_parts):
         wanted = cached[is_wanted & (part[cached] == number)]
         yield _Part(runs, position[wanted], wanted, skipped)
-    fresh = _read(folders, np.flatnonzero(part < 0), stamps, only_done)
+    fresh = _read(folders, np.flatnonzero(part < 0), only_done)
     yield fresh
     if store:
         read_cache.store(parent, cached_parts, (part[cached], position[cached]), fresh.runs, read_at)
 
 
-def _read(folders: list[str], numbers: np.ndarray, stamps: np.ndarray | None, only_done: bool) -> _Part:
+def _read_cache(parent: str, folders: list[str]) -> tuple[list[Columns], np.ndarray, np.ndarray]:
+    """Return the cached runs of a folder, and the part and position of each run that has not changed; a part of -1 for
+    the others.
+    """
+    if not read_cache.exists(parent):  # reading a run takes its stamp
+        return [], np.full(len(folders), -1), np.full(len(folders), -1)
+    with ThreadPoolExecutor(1) as pool:  # one thread decodes the cache while the other one stats files
+        loading = pool.submit(read_cache.load, parent)
+        stamps = np.array([stamp or (0,) * raw_files.STAMP_LENGTH
+                           for stamp in raw_files.map_ordered(raw_files.read_stamp, folders)], dtype=np.int64)
+        cached_parts = loading.result()
+    names = [folder[len(parent) + 1:] for folder in folders]
+    return cached_parts, *read_cache.match_runs(cached_parts, names, stamps)
+
+
+def _read(folders: list[str], numbers: np.ndarray, only_done: bool) -> _Part:
     """Read the folders of these numbers, in blocks, so that the texts of all runs are never in memory together."""
     order = numbers.tolist()
     texts = zip(order, raw_files.map_ordered(lambda number: raw_files.read_run(folders[number], only_done), order),
@@ -354,11 +364,9 @@ def _read(folders: list[str], numbers: np.ndarray, stamps: np.ndarray | None, on
     with ThreadPoolExecutor(1) as pool:  # numbers are parsed while the next files are read
         while block := list(itertools.islice(texts, _BLOCK)):
             readable = [(number, text) for number, text in block if isinstance(text, RunText)]
-            block_numbers = [number for number, _ in readable]
-            parsed.append(pool.submit(columns.parse, [text for _, text in readable],
-                                      None if stamps is None else stamps[block_numbers]))
+            parsed.append(pool.submit(columns.parse, [text for _, text in readable]))
             if len(parsed) > 2:
                 parsed[-3].result()  # at most three blocks at a time
-            read += block_numbers
+            read += [number for number, _ in readable]
             reasons |= {number: text for number, text in block if isinstance(text, str)}
     return _Part(columns.join([part.result() for part in parsed]), np.arange(len(read)), np.array(read, int), reasons)

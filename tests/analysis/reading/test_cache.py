@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,22 @@ def opened(read: Callable[[], object]) -> list[str]:
 
 def read_now(batch: str) -> list[str]:
     return opened(lambda: read_results(batch))
+
+
+def test_first_read_opens_each_file_once_and_asks_for_no_other_status(tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared file system each call may take a millisecond."""
+    batch = make_empty_batch(str(tmp_path))
+    for index in range(100):
+        make_run(batch, index, {"base_lr": index}, stats=STATS[0])
+    calls: Counter[str] = Counter()
+
+    def count(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: (calls.update([name]), function(*args, **named))[1]
+    for name in ("open", "fstat", "read", "close", "stat"):
+        monkeypatch.setattr(os, name, count(name, getattr(os, name)))
+    assert len(read_results(batch).config) == 100
+    assert all(300 <= calls[name] < 350 for name in ("open", "fstat", "read", "close")) and calls["stat"] < 100, calls
 
 
 CHANGES = st.tuples(st.sampled_from(["add", "add", "delete", "rename", "swap", "truncate", "append", "stats", "config",
