@@ -15,9 +15,9 @@ from src.io.secrets import redact, secret_values
 from src.run_folder import RunFolder
 
 CODE, CHANGED, BEFORE = "code", "code_changed", "code_before"  # facts of a run
-_SUFFIXES = frozenset(
-    ".py .pyi .pyx .sh .bash .yaml .yml .toml .cfg .ini .json .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r .m .lua "
-    ".js".split())
+CODE_SUFFIXES = frozenset(
+    ".py .pyi .pyx .sh .bash .c .cc .cpp .cu .cuh .h .hpp .rs .jl .r .m .lua .js".split())  # of what can be executed
+DATA_SUFFIXES = frozenset(".yaml .yml .toml .cfg .ini .json".split())  # of settings that a program may read
 _MAX_FILE = 2**20  # bytes; a larger file is not hashed
 _JOB_SPECS = "jobs/"  # no code: a run reads its own copy
 _MAX_NAMED = 3  # files in a message
@@ -57,8 +57,8 @@ def write_manifest(folder: str, project: str, names: Iterable[str]) -> None:
         path = os.path.join(project, name)
         with contextlib.suppress(OSError):  # it has just been removed, or is a broken link
             stat = os.stat(path)
-            if stat.st_size <= _MAX_FILE:
-                entries[name] = [stat.st_size, stat.st_mtime_ns, _hash(_read(path))]
+            if stat.st_size <= _MAX_FILE and not is_job_spec(name, content := _read(path)):
+                entries[name] = [stat.st_size, stat.st_mtime_ns, hash_of(content)]
     files.write_json(os.path.join(folder, run_folder.SOURCES), {
         "code": _code_id({name: entry[2] for name, entry in entries.items()}), "files": entries}, sync=False)
 
@@ -73,6 +73,23 @@ def compare_all(code_folder: str, project: str, more_names: Iterable[str] = ()) 
     names = dict.fromkeys((*entries, *filter(is_code, more_names)))
     return _store(code_folder, {name: difference for name in names
                                 if (difference := _difference(code_folder, project, name))})
+
+
+def read_manifest(code_folder: str) -> tuple[str, dict[str, list[Any]]]:
+    """Return the id of the code of a submission, and size, modification time and hash of each file; empty if it was not
+    hashed.
+    """
+    return _manifest(code_folder).get("code", ""), _entries(code_folder)
+
+
+def may_have_versions(batch: str) -> bool:
+    """Return whether the runs of a batch can have started with more than one version of the code."""
+    number = 0
+    with contextlib.suppress(OSError), os.scandir(os.path.join(batch, run_folder.CODE)) as submissions:
+        for submission in submissions:
+            names = os.listdir(submission.path) if submission.is_dir(follow_symlinks=False) else []
+            number += bool(names) + sum(name.startswith(run_folder.started_code_name("")) for name in names)
+    return number > 1
 
 
 def changed_names(code_folder: str, project: str) -> list[str] | None:
@@ -157,7 +174,7 @@ def commit(root: Path) -> str | None:
 
 def file_hash(path: str) -> str | None:
     """Return the SHA-256 of a file as hexadecimal digits, as sha256sum prints it; None if it cannot be read."""
-    import hashlib  # as in _hash
+    import hashlib  # as in hash_of
 
     try:
         return hashlib.sha256(files.read_bytes(path) or b"").hexdigest() if os.path.exists(path) else None
@@ -166,8 +183,21 @@ def file_hash(path: str) -> str | None:
 
 
 def is_code(name: str) -> bool:
-    """Return whether a file of a project, or a script outside, is code by its name."""
-    return os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(_JOB_SPECS)
+    """Return whether a file of a project is code, or settings that code may read, by its name."""
+    return is_executable(name) or (
+        os.path.splitext(name)[1].lower() in DATA_SUFFIXES and not name.startswith(_JOB_SPECS))
+
+
+def is_executable(name: str) -> bool:
+    """Return whether a file can be imported or executed, by its name."""
+    return os.path.splitext(name)[1].lower() in CODE_SUFFIXES and not name.startswith(_JOB_SPECS)
+
+
+def is_job_spec(name: str, content: bytes) -> bool:
+    """Return whether a file is a job spec or a sweep file, which no run reads: YAML with one of their keys."""
+    return name.endswith((".yaml", ".yml")) and any(
+        line.partition(b":")[0].rstrip() in (b"job_details", b"parameters") for line in content.splitlines()
+        if b":" in line)
 
 
 def _read(path: str) -> bytes:
@@ -175,14 +205,16 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-def _hash(content: bytes) -> str:
+def hash_of(content: bytes) -> str:
+    """Return the hash of the content of a file, as manifests record it."""
     import hashlib  # loads OpenSSL; a start with unchanged code does not need it
 
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _code_id(hashes: Mapping[str, str]) -> str:
-    return _hash("".join(f"{hashes[name]} {name}\n" for name in sorted(hashes)).encode("utf-8", "surrogateescape"))[:16]
+    text = "".join(f"{hashes[name]} {name}\n" for name in sorted(hashes))
+    return hash_of(text.encode("utf-8", "surrogateescape"))[:16]
 
 
 @functools.cache
@@ -218,7 +250,8 @@ def _difference(code_folder: str, project: str, name: str) -> _Difference | None
         content = _read(path)
     except OSError:
         return _Difference(None)
-    return None if _hash(content) == submitted_hash else _Difference(content)
+    is_same = hash_of(content) == submitted_hash or submitted_hash is None and is_job_spec(name, content)
+    return None if is_same else _Difference(content)
 
 
 _loaded_difference = functools.cache(_difference)
@@ -230,7 +263,7 @@ def _store(code_folder: str, differences: Mapping[str, _Difference]) -> StartedC
         return StartedCode(_manifest(code_folder)["code"], [])
     hashes = {name: entry[2] for name, entry in _entries(code_folder).items()}
     for name, difference in differences.items():
-        hashes[name] = "gone" if difference.content is None else _hash(difference.content)
+        hashes[name] = "gone" if difference.content is None else hash_of(difference.content)
     started = StartedCode(_code_id(hashes), sorted(differences))
     target = os.path.join(code_folder, run_folder.started_code_name(started.code))
     if not os.path.isdir(target):

@@ -16,7 +16,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import code_state, gpu_idle, logs, metrics, notes, run_folder
+from src import code_state, code_versions, gpu_idle, logs, metrics, notes, run_folder
 from src.analysis.plotting import heat_maps, plots
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
@@ -69,8 +69,8 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     failures = _failures(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
     sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _changed_code(df),
-                _failed(failures), _active(status), _parameters(df), *_best_and_figures(df), _machines(df),
-                _resources(resources or {}), _runs(df), _skipped(results.skipped)]
+                _versions(df), _failed(failures), _active(status), _parameters(df), *_best_and_figures(df),
+                _machines(df), _resources(resources or {}), _runs(df), _skipped(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
         page = file.read()
     head, _, tail = page.replace("{{title}}", html.escape(", ".join(names))).partition("{{body}}")
@@ -159,6 +159,16 @@ def _changed_code(df: pd.DataFrame) -> str:
                            "first": names[0]} for changed, names in runs.items()])
     return _section("Code changed since submission", "<p>The command in <i>best runs</i> repeats what ran.</p>"
                     + _table(table, code=("files that had changed when they started", "first")))
+
+
+def _versions(df: pd.DataFrame) -> str:
+    """The versions of the code that runs of a batch started with, if there are several."""
+    items = ""
+    for batch, runs in df.groupby(df["folder"].map(os.path.dirname), sort=False):
+        if code_state.may_have_versions(str(batch)):
+            line = code_versions.line(code_versions.read_versions(str(batch), runs["folder"].tolist(), limit=None))
+            items += f"<li>{html.escape(f'{os.path.basename(str(batch))}: {line}')}</li>" if line else ""
+    return _section("Runs of different code", f"<ul>{items}</ul>") if items else ""
 
 
 def _failed(failures: list[_Failure]) -> str:

@@ -39,12 +39,20 @@ class BatchThroughput(TypedDict):
     left: float | None  # seconds until all runs have ended, at this rate
 
 
+class CodeVersion(TypedDict):
+    """A version of the code, in `BatchStatus`."""
+
+    runs: int  # that started with it
+    files: dict[str, str | None]  # the hash of each file that differs between versions; null: these runs do not use it
+
+
 class BatchStatus(TypedDict, total=False):
     """A batch."""
 
     batch: str  # its folder
     counts: dict[str, int]  # number of runs by state
     throughput: BatchThroughput
+    code_versions: list[CodeVersion]  # empty if all runs have the same
     runs: list[RunStatus]
     canaries: list[RunStatus]  # only if it has any
     used: list[str]  # with --efficiency: what its ended Slurm jobs used, and what to request

@@ -245,11 +245,10 @@ def _started_folder(folder: str, facts: dict[str, Any]) -> str:
 
 def _changes_since_submission(folder: str, facts: dict[str, Any], project: str) -> tuple[list[list[str]], list[str]]:
     """Return the commands that restore the files that had changed when the run started, and notes about them."""
-    changed = facts.get(code_state.CHANGED)
-    if not changed:
-        return [], []
+    changed, stored = facts.get(code_state.CHANGED), _started_folder(folder, facts)
+    if not changed:  # what differs is no code that the run is known to execute
+        return [["cp", "-R", f"{stored}/.", project]] if os.path.isdir(stored) else [], []
     note = code_state.change_message(changed)
-    stored = _started_folder(folder, facts)
     if not os.path.isdir(stored):
         return [], [f"{note}; what ran was not stored, and this repeats what was submitted"]
     commands = [["cp", "-R", f"{stored}/.", project]]

@@ -9,11 +9,11 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from src import code_state, logs, run_folder
+from src import code_state, logs, program_files, run_folder
 from src.config import NOT_PARAMETERS
 from src.errors import one_line
 from src.io import files, slurm_environment, yaml_io
@@ -26,7 +26,6 @@ SAVED = 75  # exit status of a program that has saved its state and requests ano
 _CHECK_INTERVAL = 10.0  # seconds between checks whether the run still belongs to this attempt
 _POLL_INTERVAL = 1.0  # seconds between checks whether the time limit is near
 _PIPE_DELAY = 0.5  # seconds in which srun writes what it has received to the log
-_MAX_SCRIPT = 2**20  # bytes; a larger file of a command is data
 _TAIL_LINES = 200  # of the output, among which the error is searched for
 
 
@@ -40,11 +39,16 @@ def write_parameters(command: list[str], spec: dict[str, Any], folder: str) -> N
         files.write_atomic(os.path.join(folder, run_folder.SWEEP_CONFIG), yaml_io.dump_flat(config))
 
 
-def gather_facts(command: list[str], folder: str) -> dict[str, Any]:
-    """Return the facts of this start of a program: where it runs, its command, and the code. Secrets are redacted."""
+def gather_facts(command: list[str], folder: str, words: Collection[str] = ()) -> dict[str, Any]:
+    """Return the facts of this start of a program: where it runs, its command, and the code. Secrets are redacted.
+
+    words: of the command in the spec
+    """
     project, environment = code_state.project_folder(), os.environ
+    names = program_files.files_of_command(command, project, folder)
     facts = {"host": os.uname().nodename, "slurm_job": slurm_environment.job_id(), "python": platform.python_version(),
-             "commit": code_state.commit(Path(project)), "command": command, "scripts": _hash_scripts(command)}
+             "commit": code_state.commit(Path(project)), "command": command,
+             "scripts": _hash_files(names, project, words)}
     if image := environment.get("SINGULARITY_CONTAINER"):
         facts["container"] = image
     token = (run_folder.RunFolder.read(folder).last_attempt() or {}).get("code")
@@ -55,29 +59,26 @@ def gather_facts(command: list[str], folder: str) -> dict[str, Any]:
 
         sources = provenance.snapshot_sources(provenance.inspect_code(project))
         started = code_state.compare_all(code_folder, project, sources)
+        if started:
+            used = names or filter(code_state.is_executable, started.changed)
+            started = started._replace(changed=[name for name in used if name in started.changed])
     redacted: dict[str, Any] = redact_json({**facts, **(started.facts() if started else {})},
                                            secret_values(environment))
     return redacted
 
 
-def _hash_scripts(command: list[str]) -> dict[str, str]:
-    """Return the SHA-256 of each file among the words of a command that is a script: it begins with `#!`, or its name
-    ends as that of code.
+def _hash_files(names: list[str], project: str, words: Collection[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file that a command runs.
+
+    names: relative to the project, or as the command names them. A file has its whole path as its name if that is
+    among the words.
     """
-    scripts = {}
-    for word in command:
-        if os.path.isfile(word) and os.path.getsize(word) <= _MAX_SCRIPT and _is_script(word) and (
-                digest := code_state.file_hash(word)):
-            scripts[word] = digest
-    return scripts
-
-
-def _is_script(path: str) -> bool:
-    if code_state.is_code(path):
-        return True
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(2) == b"#!"
-    return False
+    hashes = {}
+    for name in names:
+        path = os.path.join(project, name)
+        if digest := code_state.file_hash(path):
+            hashes[path if path in words else name] = digest
+    return hashes
 
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
@@ -96,7 +97,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     command = fill_command(words, spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
-    facts, start = gather_facts(command, folder), time.monotonic()
+    facts, start = gather_facts(command, folder, spec["COMMAND"]), time.monotonic()
     files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)
     output = _output_positions(folder)
     try:

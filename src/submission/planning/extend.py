@@ -12,6 +12,7 @@ from src.config import NOT_PARAMETERS
 from src.errors import BatchError, UserError, shell_command
 from src.io import files
 from src.submission.batch.extension import Extension, job_spec_path, last_extension
+from src.submission.planning.code_note import code_lines
 from src.submission.planning.submission_plan import RequestedBatch, SubmissionPlan
 from src.submission.planning.tickets import new_run, next_tickets, observe_batch
 from src.submission.spec import naming
@@ -46,7 +47,8 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
         extension = Extension(last.number + 1 if last else 0, names, requested.grid_options, added)
     else:
         tickets.require_decided(batch)
-    lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing))
+    lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing),
+             *(code_lines(project, observation) if tickets.to_submit else []))
     return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
                           observation.history, observation.canaries, {}, requested.job_spec.text,
                           requested.grid_options, extension=extension)

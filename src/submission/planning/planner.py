@@ -266,9 +266,13 @@ def _plan_rest(requested: RequestedBatch, batch: str, extension: Extension | Non
             for name in points}
     tickets = next_tickets(runs, {states.NEW})
     tickets.require_decided(batch)
-    return SubmissionPlan(project, batch, points, tickets, (*requested.lines, f"continues  {batch}"),
-                          observation.history, observation.canaries, {}, requested.job_spec.text,
-                          requested.grid_options)
+    lines = [*requested.lines, f"continues  {batch}"]
+    if tickets.to_submit:
+        from src.submission.planning.code_note import code_lines
+
+        lines += code_lines(project, observation)
+    return SubmissionPlan(project, batch, points, tickets, tuple(lines), observation.history, observation.canaries, {},
+                          requested.job_spec.text, requested.grid_options)
 
 
 def _without_done_points(plan: SubmissionPlan) -> SubmissionPlan:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from src.errors import BatchError, JobSpecError
 from src.submission.batch import batch_folder
+from src.submission.planning.code_note import code_lines
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import SubmissionPlan
 from src.submission.planning.tickets import DELETED, next_tickets, observe_batch, retry_command
@@ -39,6 +40,8 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     if deleted := tickets.left_alone.get(DELETED):
         lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates "
                      f"{'it' if len(deleted) == 1 else 'them'} again")
+    if tickets.to_submit:
+        lines += code_lines(project, observation)
     lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]
     return SubmissionPlan(project, batch, read_specs(batch, list(tickets.to_submit)), tickets, tuple(lines),
                           observation.history, observation.canaries,

@@ -125,8 +125,29 @@ def _read_own_facts(run: Run) -> dict[str, Any]:
 def _code_lines(run_rows: Iterable[StatusRow]) -> list[str]:
     """A line about the runs that started with other code than was submitted."""
     changed = [row.code_changed for row in run_rows if row.code_changed]
-    names = sorted({name for names in changed for name in names})
+    names = dict.fromkeys(name for names in changed for name in names)
     return [f"{code_state.change_message(names)} ({count(len(changed), 'run')})"] if changed else []
+
+
+def _code_versions(observation: Observation) -> list[Any]:
+    """The versions of the code that its runs started with; empty if there is one."""
+    if not code_state.may_have_versions(observation.path):
+        return []
+    from src import code_versions  # few batches have several
+
+    started = [run.path for run in observation.runs.values()
+               if run.files and run.files.names & {run_folder.FACTS, run_folder.CONFIG}]
+    found = code_versions.read_versions(observation.path, started)
+    return found if len(found) > 1 else []
+
+
+def _version_lines(observation: Observation) -> list[str]:
+    """A line about the versions of the code, if there are several."""
+    if not (found := _code_versions(observation)):
+        return []
+    from src import code_versions
+
+    return [code_versions.line(found)]
 
 
 def counts(observation: Observation) -> dict[str, int]:
@@ -140,6 +161,7 @@ def as_json(observation: Observation) -> dict[str, Any]:
     metric = metrics.read_from_batch(observation.path)
     return {"batch": observation.path, "counts": counts(observation),
             "throughput": throughput.throughput(observation, time.time())._asdict(),
+            "code_versions": [version._asdict() for version in _code_versions(observation)],
             "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
@@ -274,7 +296,7 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
     """Return the output of `status`: a table of all batches, then the runs of each, or only of the newest.
 
     only: the states whose runs are shown; limit, starts, curves: as in `run_table`;
-    now: unix seconds; adds a line with the throughput.
+    now: unix seconds; adds lines with the versions of the code and with the throughput.
     """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
@@ -288,6 +310,7 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
             lines += canary_results.status_lines(observation.canaries.values())
         lines += _failure_lines(observation, only)
         if now:
+            lines += _version_lines(observation)
             lines += throughput.throughput(observation, now).lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)

@@ -349,7 +349,8 @@ def test_own_program_records_facts(own_program: Project) -> None:
     assert facts["command"] == [sys.executable, "own.py", "2", str(run)]
     assert facts["host"] == os.uname().nodename and 0 < facts["duration"] < 60
     assert facts["commit"] == git(own_program.folder, "rev-parse", "HEAD")
-    assert facts["scripts"] == {"own.py": hashlib.sha256(OWN.encode()).hexdigest()}
+    assert list(facts["scripts"]) == ["own.py", "known.py"]
+    assert facts["scripts"]["own.py"] == hashlib.sha256(OWN.encode()).hexdigest()
     assert facts["code_changed"] == []
     big_df = read_experiments(str(own_program.batch))
     assert big_df["facts/host"].tolist() == [facts["host"]] * 2
@@ -370,7 +371,7 @@ def test_own_program_is_reproduced_with_its_code_command_and_data(own_program: P
     (own_program.folder / "known.py").write_text("RATE = 7\n")
     capsys.readouterr()
     assert experiments.main(["status", str(own_program.batch)]) == 0
-    assert "code changed since submission: more.py, own.py (2 runs)" in capsys.readouterr().out
+    assert "code changed since submission: own.py, more.py (2 runs)" in capsys.readouterr().out
     assert experiments.main(["reproduce", str(run), "--run"]) == 0
     assert capsys.readouterr().out.endswith("\nidentical: 1 epoch, 2 columns\n")
     repeat = run.with_name(f"{run.name}-repeat-1")
@@ -383,6 +384,66 @@ def test_own_program_is_reproduced_with_its_code_command_and_data(own_program: P
     assert worktrees(own_program) == 1 and (own_program.folder / "more.py").read_text() == "RATE = 60\n"
 
 
+def test_runs_of_different_code_in_one_batch_are_announced(own_program: Project,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether an edit came before a retry or an extension; an edit of a job spec or a note is none."""
+    folder, spec = own_program.folder, own_program.spec.read_text()
+    (folder / "own.py").write_text(OWN.replace("float(sys.argv[1])", "float(sys.argv[1]) / (sys.argv[1] != '2')"))
+    assert own_program.submit(own_program.spec, "--local", "-y") == 1
+    (folder / "other.yaml").write_text("job_details: {name: other}\nparameters: {a: 1}\n")
+    (folder / "notes.yaml").write_text("an idea: bigger\n")
+    capsys.readouterr()
+    assert own_program.submit("-r", own_program.batch, "-d") == 0
+    assert "code " not in capsys.readouterr().out
+    (folder / "own.py").write_text(OWN)
+    (folder / "other.yaml").write_text("job_details: {name: other}\nparameters: {a: 2}\n")
+    assert own_program.submit("-r", own_program.batch, "-y") == 0
+    assert "\ncode       differs from that of the 1 done run: own.py\n" in capsys.readouterr().out
+    (folder / "known.py").write_text("RATE = 7\n")
+    own_program.spec.write_text(spec.replace("[0.5, 2]", "[0.5, 2, 3]"))
+    assert own_program.submit(own_program.spec, "--extend", "--local", "-y") == 0
+    assert "\ncode       differs from that of the 2 done runs: own.py, known.py\n" in capsys.readouterr().out
+
+    line = "code: 3 versions in 3 runs (own.py: 1 and 2 runs; known.py: 2 and 1 runs)"
+    assert experiments.main(["status", str(own_program.batch)]) == 0
+    assert f"\n{line}\n" in capsys.readouterr().out
+    assert experiments.main(["report", str(own_program.batch)]) == 0
+    assert line in (own_program.batch / "report.html").read_text()
+    capsys.readouterr()
+    assert experiments.main(["status", str(own_program.batch), "--json"]) == 0
+    versions = json.loads(capsys.readouterr().out)[0]["code_versions"]
+    assert [version["runs"] for version in versions] == [1, 1, 1]
+    assert {name for version in versions for name in version["files"]} == {"own.py", "known.py"}
+
+
+def test_edited_job_specs_are_no_changed_code(own_program: Project, fake_slurm: FakeSlurm) -> None:
+    """Nor is code that the program neither imports nor names."""
+    for name in ("other.yaml", "notes.md", "unused.py"):
+        (own_program.folder / name).write_text("parameters: {a: 1}\n" if name == "other.yaml" else "1\n")
+    (own_program.folder / "s.sh").write_text(f"#!/bin/bash\nexec {sys.executable} train.py \"$@\"\n")
+    assert own_program.submit(own_program.spec, "-s", "s.sh", "-y") == 0
+    for name in ("other.yaml", "notes.md", "unused.py", "x.yaml"):
+        (own_program.folder / name).write_text("parameters: {a: 2}\n" if name.endswith("yaml") else "2\n")
+    fake_slurm.run_all()
+    assert json.loads((own_program.runs()[0] / "facts.json").read_text())["code_changed"] == []
+
+
+def test_retry_with_another_train_py_is_announced(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of train.py, src/ and modules that the job spec names; other files are no code of its runs."""
+    assert repository.submit(repository.spec, "--local", "-y") == 0
+    for name in ("done", "attempt-1-0.json"):
+        (repository.runs()[1] / name).unlink()
+    (repository.folder / "unused.py").write_text("1\n")
+    capsys.readouterr()
+    assert repository.submit("-r", repository.batch, "-d") == 0
+    assert "code " not in capsys.readouterr().out
+    (repository.folder / "train.py").write_text(ENTRY + "# edited\n")
+    assert repository.submit("-r", repository.batch, "-y") == 0
+    assert "\ncode       differs from that of the 1 done run: train.py\n" in capsys.readouterr().out
+    assert experiments.main(["status", str(repository.batch)]) == 0
+    assert "\ncode: 2 versions in 2 runs (train.py: 1 and 1 runs)\n" in capsys.readouterr().out
+
+
 def test_changed_script_outside_the_project_is_noted(repository: Project, tmp_path: Path) -> None:
     script = tmp_path / "outside.sh"
     script.write_text("#!/bin/sh\nexit 0\n")
@@ -391,7 +452,8 @@ def test_changed_script_outside_the_project_is_noted(repository: Project, tmp_pa
                                "parameters: {a: [1]}\n")
     assert repository.submit(repository.spec, "--local", "-y") == 0
     run = str(repository.runs()[0])
-    assert list(json.loads((repository.runs()[0] / "facts.json").read_text())["scripts"]) == [str(script), "train.py"]
+    scripts = json.loads((repository.runs()[0] / "facts.json").read_text())["scripts"]
+    assert list(scripts)[:2] == [str(script), "train.py"]
     assert reproduce.plan_steps(run, str(repository.folder)).notes == []
     script.write_text("#!/bin/sh\nexit 1\n")
     assert reproduce.plan_steps(run, str(repository.folder)).notes == [f"{script} has changed since"]
