@@ -68,7 +68,7 @@ def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Su
 def _print_and_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, options: Options,
                       argv: Sequence[str]) -> int:
     preview.print_plan(plan, launch, options)
-    if not plan.to_submit and not plan.extension:
+    if not plan.has_work and not plan.extension:
         preview.print_nothing_to_submit(plan)
         return 0
     if options.dry_run:

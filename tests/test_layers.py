@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 # Folder of src: the other folders of src that its modules may import. Modules directly in src are the common ground:
 # `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
 BASE = {"", "io", "checks"}
-SUBMISSION = ["system", "spec", "batch", "slurm", "status", "job", "planning", "execution"]
+SUBMISSION = ["system", "spec", "batch", "slurm", "status", "searches", "job", "planning", "execution"]
 ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},

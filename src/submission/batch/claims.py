@@ -121,6 +121,19 @@ def record_kill(folder: str, ticket: int, error: str) -> bool:
     return False
 
 
+def record_pause(folder: str, ticket: int) -> None:
+    """Record that the last attempt under a ticket paused, if it was stopped or killed because its search had stopped
+    its trial.
+    """
+    with contextlib.suppress(OSError):  # it stays cancelled, and the search knows that it has stopped it
+        run = RunFolder.read(folder)
+        record = run.last_attempt()
+        if record and record["ticket"] == ticket and run.ended is None:
+            path = run.file(run_folder.attempt_name(ticket, record["number"]))
+            files.write_atomic(path, json.dumps({"end": time.time(), **record, "how": run_folder.PAUSED,
+                                                 "error": None}) + "\n")
+
+
 def check_current(folder: str, ticket: int, number: int) -> None:
     """Raise Superseded if there is a later attempt, RunDeleted if the attempt's record is gone."""
     try:

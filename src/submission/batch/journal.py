@@ -167,12 +167,15 @@ class History(Frozen):
     recorded_plans: of this machine, in order of time
     sync_markers: of downloads from other machines, the newest first
     remote_plans: the plans that were downloaded
+    open_submitters: identities of the processes that have not recorded the end of their submission, as local ones do
+      when their workers have ended
     """
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
     recorded_plans: list[dict[str, Any]] = field(default_factory=list)
     sync_markers: list[SyncMarker] = field(default_factory=list)
     remote_plans: list[dict[str, Any]] = field(default_factory=list)
+    open_submitters: list[dict[str, Any]] = field(default_factory=list)
 
     def all_plans(self) -> list[dict[str, Any]]:
         """Return the plans of this machine and of others, in order of time."""
@@ -208,6 +211,8 @@ def read_history(batch: str) -> History:
         plan, *answers = read_records(os.path.join(folder, name)) or [{}]
         if plan.get("kind") == "plan":
             (history.remote_plans if marker else history.recorded_plans).append(plan)
+            if not marker and all(answer["kind"] != "ended" for answer in answers):
+                history.open_submitters.append(plan["who"])
             if plan["mode"] != WRITE_ONLY:
                 _add(history, token, plan, answers, marker)
     history.recorded_plans.sort(key=lambda plan: plan["time"])

@@ -54,6 +54,7 @@ class Tasks(Frozen):
     canaries: by run name, the canary that must have ended well before the run starts
     stacks: the runs that are trained at once in one process, as far as they are free, by their positions in tickets
     stack_size: the largest number of runs to train at once; None: what is fastest
+    is_search: a WORKER also starts the further trials of the batch's search
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Tasks(Frozen):
     canaries: dict[str, str] = field(default_factory=dict)
     stacks: list[list[int]] = field(default_factory=list)
     stack_size: int | None = None
+    is_search: bool = False
 
     def run_path(self, name: str) -> str:
         return os.path.join(self.batch, name)

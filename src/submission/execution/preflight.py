@@ -38,9 +38,14 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
     cpus, gpus = costs.cpus_and_gpus(requests[0][1])
     slots = slurm.shape["slots"] if slurm.by_workers else 1
     specs = [plan.points[name] for name in plan.points if name in plan.to_submit]
-    for line in (costs.upper_bound(requests),
-                 costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots,
-                                by_workers=slurm.by_workers)):
+    if plan.search:
+        from src.submission.searches import preview as search_preview
+
+        estimate = search_preview.hours_line(plan.search, plan.batch, cpus / slots, gpus / slots)
+    else:
+        estimate = costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots,
+                                  by_workers=slurm.by_workers)
+    for line in (costs.upper_bound(requests), estimate):
         if line:
             print(f"costs      {line}")
 
@@ -66,6 +71,8 @@ def confirm(plan: SubmissionPlan, mode: str) -> None:
     else:
         verb = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
         action = f"{verb} {count(len(plan.to_submit), 'run')}" if plan.to_submit else "Update the job spec of the batch"
+        if plan.search:
+            action = f"{verb} a search of {count(plan.search.trials, 'trial')}"
         question, accepted = f"{action}? [y/N] ", ["y", "yes"]
     if terminal.ask(question).lower() not in (answer.lower() for answer in accepted):
         raise BatchError("stopped: nothing was written or submitted",

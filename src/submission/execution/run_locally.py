@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from src import run_folder
 from src.errors import BatchError, shell_command
+from src.search import summary
 from src.submission.batch import task_files
 from src.submission.batch.task_files import NO_STACKS, Stacks, WorkerGroup
 from src.submission.execution.messages import failure_sent, next_steps
@@ -32,13 +33,19 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
     def run_groups(folder: str, groups: Sequence[WorkerGroup], noun: str,
                    on_end: Callable[[str, int], None] | None = None, stacks: Stacks = NO_STACKS) -> bool:
         """Run the tickets of the groups with a progress bar. Return whether all ended; False after Ctrl-C."""
-        with Progress(sum(len(group.tickets) for group in groups), noun) as progress:
+        is_search = plan.search is not None and folder == plan.batch
+        total = plan.search.trials if plan.search and is_search else sum(len(group.tickets) for group in groups)
+        seen: set[str] = set()
+        with Progress(total, noun) as progress:
             def end(name: str, exit_code: int) -> None:
-                progress.step(failed=exit_code != 0)
+                if name not in seen:  # a trial of a search ends at each rung
+                    seen.add(name)
+                    progress.step(failed=exit_code != 0)
                 if on_end:
                     on_end(name, exit_code)
 
-            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus, stacks)
+            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus, stacks,
+                                     is_search)
 
     def on_end(name: str, exit_code: int) -> None:
         notifier.run_ended(exit_code not in (0, 75))  # 75: saved, to be continued
@@ -57,8 +64,11 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
     if not is_finished:
         return _report_stop(plan)
     notifier.send("ended")
+    if plan.search and (error := summary.stop_reason(plan.batch)):
+        raise BatchError(error, where=plan.batch)
     log = os.path.join(plan.batch, run_folder.SUBMISSIONS, f"{launch.token}.workers.log")
-    return max(_report_end(plan.batch, plan.to_submit, log), int(bool(held_back)))
+    names = run_folder.run_names(plan.batch) if plan.search else plan.to_submit
+    return max(_report_end(plan.batch, names, log), int(bool(held_back)))
 
 
 def _choose_gpus(requested: str | None) -> list[str]:

@@ -86,6 +86,10 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
 def _write_records(folder: str, plan: SubmissionPlan, launch: LaunchSettings, argv: Sequence[str]) -> None:
     """Write into a batch folder, or its staging folder, all but the journal: script, canaries, provenance."""
     slurm = launch.slurm
+    if plan.search and (plan.is_new or plan.extension):
+        from src.submission.planning import search_plan  # few batches are searches
+
+        search_plan.write_search(folder, plan.search, is_new=plan.is_new)
     if slurm and slurm.script_text:
         files.write_atomic(os.path.join(folder, run_folder.SUBMISSIONS, launch.token + run_folder.SCRIPT_SUFFIX),
                            slurm.script_text)

@@ -60,8 +60,14 @@ def _run_path(path: str, train: Train, warm_up: WarmUp, run_stack: worker.RunSta
     if request := container.requested_container(path, ticket):
         return _run_in_container(request, path, ticket, fresh)
     if path.endswith(run_folder.TASKS_SUFFIX):
-        return worker.run_tasks(path, train, warm_up, run_spec, run_stack)
+        return worker.run_tasks(path, train, warm_up, run_spec, run_stack, _make_search_worker)
     return run_spec(path, train, ticket, fresh=fresh) or 0
+
+
+def _make_search_worker(*arguments: Any) -> worker.Worker:
+    from src.submission.job import search_worker  # few workers have a search
+
+    return search_worker.SearchWorker(*arguments)
 
 
 def _run_in_container(request: container.ContainerRequest, path: str, ticket: int | None, fresh: bool) -> int:
@@ -203,6 +209,9 @@ class Attempt:
         claimed = claims.claim(folder, ticket, in_worker)
         if claimed is None:
             return None
+        # the new claim makes a network file system list the folder anew, with the end that another process recorded
+        if in_worker and RunFolder.read(folder).ended:
+            return None
         attempt = cls(folder, *claimed, pause_after)
         if claims.create_attempt(folder, *claimed, attempt._record):
             return attempt
@@ -275,7 +284,7 @@ class Attempt:
         if process.rank():
             print("the first process starts the external program; this one exits")
             return run_folder.COMPLETED
-        return external_program.run(spec, self.folder, self.check_current, signals.time_is_short)
+        return external_program.run(spec, self.folder, self.check_current, signals.time_is_short, self._pause_after)
 
     def _complete(self, how: str) -> None:
         """Record that the run has ended. Signals to stop are ignored from here on."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from src import code_state, logs, program_files, run_folder
+from src import code_state, logs, program_files, run_folder, stats_csv
 from src.config import NOT_PARAMETERS
 from src.errors import one_line
 from src.io import files, slurm_environment, yaml_io
@@ -82,12 +82,13 @@ def _hash_files(names: list[str], project: str, words: Collection[str]) -> dict[
 
 
 def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
-        time_is_short: Callable[[], bool] = lambda: False) -> str:
-    """Run the spec's COMMAND to its end, in its CWD or the current folder, which is the project's. Return completed, or
-    requeued if it exits with 75.
+        time_is_short: Callable[[], bool] = lambda: False, pause_after: int | None = None) -> str:
+    """Run the spec's COMMAND to its end, in its CWD or the current folder, which is the project's. Return completed;
+    if it exits with 75 requeued, or paused after an epoch at which it was to pause.
 
     check: as in train; if it raises, the program is ended. time_is_short: once it returns True, send USR1 to the
-    program if it handles that signal. CommandFailed, with the error that the program printed, if it exits otherwise.
+    program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch. CommandFailed, with the
+    error that the program printed, if it exits otherwise.
     """
     words, working_dir, environment = spec["COMMAND"], None, {**os.environ, RUN_FOLDER: folder}
     if "CWD" in spec:
@@ -105,7 +106,7 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     except OSError as error:
         raise CommandFailed(f"{command[0]}: {error.strerror}") from None
     try:
-        code = _wait(program, check, time_is_short)
+        code = _wait(program, check, lambda: time_is_short() or _has_reached(folder, pause_after))
     except BaseException:
         program.terminate()  # Slurm signals it too, a worker only this process
         try:
@@ -117,10 +118,15 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     facts["duration"] = round(time.monotonic() - start, 3)
     files.write_json(os.path.join(folder, run_folder.FACTS), facts, sync=False)
     if code == SAVED:
-        return run_folder.REQUEUED
+        return run_folder.PAUSED if _has_reached(folder, pause_after) else run_folder.REQUEUED
     if code != 0:
         raise CommandFailed(_describe_failure(os.path.basename(command[0]), code, output))
     return run_folder.COMPLETED
+
+
+def _has_reached(folder: str, epoch: int | None) -> bool:
+    """Return whether a program has written this epoch, or a later one, to its stats.csv. False without an epoch."""
+    return epoch is not None and max(stats_csv.read(folder).epochs, default=0) >= epoch
 
 
 def _working_directory(spec: dict[str, Any], folder: str) -> str:
@@ -180,14 +186,17 @@ def _printed_error(output: dict[str, int]) -> str:
     return ""
 
 
-def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], time_is_short: Callable[[], bool]) -> int:
-    """Wait for the program, check the attempt, and warn the program once of the time limit. Return its exit code."""
+def _wait(program: subprocess.Popen[bytes], check: Callable[[], None], should_save: Callable[[], bool]) -> int:
+    """Wait for the program, and check the attempt. Return its exit code.
+
+    should_save: once it returns True, warn the program by USR1, once.
+    """
     is_warned, last_check = False, time.monotonic()
     while True:
         try:
             return program.wait(_POLL_INTERVAL)
         except subprocess.TimeoutExpired:
-            if not is_warned and time_is_short() and process.handles_signal(program.pid, signal.SIGUSR1):
+            if not is_warned and should_save() and process.handles_signal(program.pid, signal.SIGUSR1):
                 program.send_signal(signal.SIGUSR1)
                 is_warned = True
             if time.monotonic() - last_check >= _CHECK_INTERVAL:

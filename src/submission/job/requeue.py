@@ -187,7 +187,8 @@ def submit_successor(path: str, tasks: Tasks, to_resume: Collection[str] = (), i
     token = os.path.basename(path).partition(".")[0]
     folder = os.path.join(tasks.batch, run_folder.SUBMISSIONS)
     earlier = glob.glob(f"{glob.escape(os.path.join(folder, token))}.*.jsonl")
-    if not tickets or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
+    has_runs = bool(tickets) or tasks.is_search  # which chooses further trials
+    if not has_runs or not tasks.command or len(earlier) >= MAX_SUCCESSORS:
         return None
     job, restart = slurm_environment.job_id(), slurm_environment.restart_count()
     journal_file = Journal(tasks.batch, f"{token}.{job}-{restart}{'-last' if is_last else ''}")

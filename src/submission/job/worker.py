@@ -1,4 +1,6 @@
 """A worker: imports the heavy libraries once, then forks each unclaimed run or stack of a task file until none is left.
+
+search_worker.py has the one that starts the trials of a search.
 """
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import time
 import traceback
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -30,17 +32,19 @@ from src.submission.system.terminal import count
 
 _GRACE = 20.0  # seconds that runs have to end after TERM
 _POLL_INTERVAL = 1.0  # seconds between checks whether the parent process is alive
-_NOT_STARTED = 77  # exit code of a child whose run another worker has claimed
+NOT_STARTED = 77  # exit code of a child whose run another worker has claimed
 
 RunSpec = Callable[..., int | None]
 RunStack = Callable[[Tasks, Sequence[str], int | None, Report], None]
 
 
 def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None], run_spec: RunSpec,
-              run_stack: RunStack | None = None) -> int:
+              run_stack: RunStack | None = None,
+              make_search_worker: Callable[..., Worker] | None = None) -> int:
     """Run a task file: one run in a task of a Slurm job array, the loop of a worker otherwise. Return the exit code.
 
-    run_stack: trains several runs at once; None trains each by itself.
+    run_stack: trains several runs at once; None trains each by itself. make_search_worker: returns the worker of a
+    search.
     """
     tasks = task_files.read(path)
     if tasks.kind == task_files.WORKER:
@@ -50,7 +54,9 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         if held_back := sum(not tasks.is_canary_done(name) for name in tasks.tickets):
             print(f"held back: {held_back} of {len(tasks.tickets)} runs, as their canary has not ended well",
                   flush=True)
-        return _Worker(path, tasks, train, run_spec, run_stack).work(warm_up)
+        if tasks.is_search and make_search_worker:
+            return make_search_worker(path, tasks, train, run_spec).work(warm_up)
+        return Worker(path, tasks, train, run_spec, run_stack).work(warm_up)
     names, index = list(tasks.tickets), slurm_environment.array_task()
     if index is None or index >= len(names):
         raise BatchError("this task file is for a Slurm job array", where=path,
@@ -60,7 +66,9 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """Starts the runs of a task file in child processes, and waits for them."""
+
     path: str
     tasks: Tasks
     train: Callable[..., str]
@@ -75,6 +83,7 @@ class _Worker:
     to_resume: list[str] = field(default_factory=list)  # runs that saved their state and need another start
     kill_deadline: float | None = None  # time.monotonic() at which runs that were sent TERM are killed
     failed: bool = False  # a run failed
+    poll_interval: float = _POLL_INTERVAL
 
     def work(self, warm_up: Callable[..., None]) -> int:
         """Start runs until none is left. Return 0 if all runs of this worker ended, 1 if one failed or it was stopped.
@@ -93,22 +102,44 @@ class _Worker:
         self.queue.extend(self._units())
         while True:
             lacks_time = self._lacks_time()
-            while not (is_stopping or lacks_time) and self.queue and (slot := self._free_slot()) is not None:
+            while not (is_stopping or lacks_time) and (slot := self._free_slot()) is not None and self.fill_queue():
                 if not self._start(self.queue[0], slot):
                     break
                 self.queue.popleft()
             if lacks_time and not is_stopping:
-                self._submit_successor()
-            if not self.children and (is_stopping or lacks_time or not self.queue):
+                self.submit_successor()
+            if not self.children and (is_stopping or lacks_time or self.is_drained()):
                 self._submit_successor_for_saved()
-                return int(self.failed or is_stopping)
+                return self.exit_code(is_stopping)
             pipes = (child.reports for child in self.children.values() if child.reports is not None)
-            waker.wait(_POLL_INTERVAL, *pipes)
+            waker.wait(self.poll_interval, *pipes)
             self._reap()
+            self.end_unpromising()
             if self.stop_count:
                 self._stop_runs()
             # if the parent was killed, started runs continue and no other is started
             is_stopping = self.stop_count > 0 or not slurm_environment.job_id() and not is_parent_alive()
+
+    def fill_queue(self) -> bool:
+        """Return whether a run can be started now."""
+        return bool(self.queue)
+
+    def is_drained(self) -> bool:
+        """Return whether there will be no other run for this worker."""
+        return not self.queue
+
+    def end_unpromising(self) -> None:
+        """End runs that are to end early."""
+
+    def exit_code(self, is_stopping: bool) -> int:
+        """Return the exit code of this worker."""
+        return int(self.failed or is_stopping)
+
+    def specs(self) -> Iterator[dict[str, Any]]:
+        """Yield the specs of runs, whose libraries and data are loaded once."""
+        for name in self.tasks.startable():
+            with contextlib.suppress(UserError):  # the run itself reports it
+                yield run_folder.read_spec(self.tasks.spec_path(name))
 
     def _install_handlers(self) -> None:
         signal.signal(signal.SIGUSR1, self._on_warning)
@@ -129,17 +160,13 @@ class _Worker:
         """Send TERM to the runs; after the grace period, or at the second signal, kill them."""
         if self.kill_deadline is None:
             self.kill_deadline = time.monotonic() + _GRACE
-            _signal_all(self.children, signal.SIGTERM)
+            signal_all(self.children, signal.SIGTERM)
         elif self.stop_count > 1 or time.monotonic() > self.kill_deadline:
-            _signal_all(self.children, signal.SIGKILL)
+            signal_all(self.children, signal.SIGKILL)
 
     def _warm_up(self, warm_up: Callable[..., None]) -> None:
         """Import what the runs need; external programs need nothing."""
-        specs = []
-        for name in self.tasks.startable():
-            with contextlib.suppress(UserError):  # the run itself reports it
-                specs.append(run_folder.read_spec(self.tasks.spec_path(name)))
-        specs = [spec for spec in specs if "COMMAND" not in spec]
+        specs = [spec for spec in self.specs() if "COMMAND" not in spec]
         if specs:
             warm_up(specs)
             token = os.path.basename(self.path).partition(".")[0]
@@ -153,7 +180,7 @@ class _Worker:
         """Return whether another run would not end before the time limit."""
         return self.starts_no_more or not requeue.fits_in_time(self.job_end, self.durations)
 
-    def _submit_successor(self) -> None:
+    def submit_successor(self) -> None:
         """Submit another worker for the remaining runs, once."""
         running = [name for child in self.children.values() for name in child.running]
         if self.job_end is not None and (job := requeue.submit_successor(self.path, self.tasks, running)):
@@ -224,7 +251,7 @@ class _Worker:
         try:
             self._prepare_child(slot)
             if reports is None or self.run_stack is None:
-                code = self._run(unit.names[0], unit.reason)
+                code = self.run_alone(unit.names[0], unit.reason)
             else:
                 os.close(reports[0])  # so that writing does not wait for a worker that was killed
                 self.run_stack(self.tasks, unit.names, unit.size, functools.partial(send_report, reports[1]))
@@ -239,7 +266,7 @@ class _Worker:
                 sys.stderr.flush()
             os._exit(code)  # the exit handlers are the parent's
 
-    def _run(self, name: str, reason: str) -> int:
+    def run_alone(self, name: str, reason: str = "") -> int:
         """Execute a run. Return its exit code. reason: why it is in no stack, for its log."""
         def train(*arguments: Any) -> str:
             print(f"trained alone, not in a stack: {reason}", flush=True)
@@ -247,7 +274,7 @@ class _Worker:
 
         result = self.run_spec(self.tasks.spec_path(name), train if reason else self.train, self.tasks.tickets[name],
                                in_worker=True, owns_job=False)
-        return _NOT_STARTED if result is None else result
+        return NOT_STARTED if result is None else result
 
     def _prepare_child(self, slot: int) -> None:
         """Begin a session, drop what belongs to the worker, and set the slot's share of the CPUs and GPUs."""
@@ -285,11 +312,11 @@ class _Worker:
                 continue
             if code < 0 and not self.stop_count:
                 self._record_kill(child.unit.names[0], process.killed_by(-code))
-            if code != _NOT_STARTED:
+            if code != NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
-                self._end(child.unit.names[0], code)
+                self.end(child.unit.names[0], code)
 
-    def _end(self, name: str, code: int) -> None:
+    def end(self, name: str, code: int) -> None:
         """Note that a run has ended, and print it."""
         self.failed |= code not in (0, external_program.SAVED)
         self.to_resume += [name] * (code == external_program.SAVED)
@@ -299,7 +326,7 @@ class _Worker:
         """Note which runs a stack has claimed, and which of them have ended; put the others back."""
         for report in child.read_reports():
             if "ended" in report:
-                self._end(report["ended"], report["code"])
+                self.end(report["ended"], report["code"])
                 child.claimed = [name for name in child.claimed or () if name != report["ended"]]
             else:
                 child.claimed = report["claimed"]
@@ -326,7 +353,7 @@ class _Worker:
         for name in child.claimed:
             if not self.stop_count:
                 self._record_kill(name, describe_end(code))
-            self._end(name, code or 1)
+            self.end(name, code or 1)
         if code < 0:
             self.queue = deque(unit._replace(size=max(1, unit.size // 2)) if unit.size and (
                 unit.names[0] in child.unit.names) else unit for unit in self.queue)
@@ -345,7 +372,8 @@ def restarted_job() -> str | None:
     return slurm_environment.job_id() if slurm_environment.restart_count() else None
 
 
-def _signal_all(pids: dict[int, Child], number: int) -> None:
+def signal_all(pids: Iterable[int], number: int) -> None:
+    """Send a signal to child processes, and to what they have started."""
     for pid in pids:
         try:
             os.killpg(pid, number)

@@ -10,6 +10,7 @@ from src.errors import JobSpecError
 from src.io import slurm_environment
 from src.submission.batch import batch_folder
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
+from src.submission.planning import sbatch_calls
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
@@ -119,7 +120,8 @@ def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, option
     if not (options.array or options.workers):
         shape |= previous.get("shape", {})
     if by_workers:
-        shape |= {"array": False, "workers": shape["workers"] or 1}
+        default = sbatch_calls.search_workers(plan.search, shape["slots"]) if plan.search else 1
+        shape |= {"array": False, "workers": shape["workers"] or default}
     shape.pop("stack", None)
     if stack:
         shape |= {"array": False, "stack": stack}
@@ -147,8 +149,11 @@ def _environment_options(previous: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
 
 def _runs_by_workers(plan: SubmissionPlan, options: Options) -> bool:
-    """Whether workers share the runs: as requested, or because a subtest has a number of workers (unless --array)."""
-    return bool(options.workers) or not options.array and any("WORKERS" in spec for spec in plan.points.values())
+    """Whether workers share the runs: as requested, for a search, or because a subtest has a number of workers (unless
+    --array).
+    """
+    return bool(options.workers or plan.search) or not options.array and any(
+        "WORKERS" in spec for spec in plan.points.values())
 
 
 def _extra_options(plan: SubmissionPlan, options: Options,

@@ -43,7 +43,7 @@ _checked_choices: set[tuple[Metric | None, str]] = set()  # values of these fiel
 
 def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
     """Plan the submission of a job spec. UserError if the job spec is wrong or its batch must not be touched."""
-    requested = _expand(job_spec, options)
+    requested = _request_search(job_spec, options) if job_spec.search else _expand(job_spec, options)
     total, shard = len(requested.points), None
     if options.shard:
         from src.submission.batch import shard as shards  # few batches have several sites
@@ -55,7 +55,8 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
     if options.extend:
         plan = _plan_extension(requested, options, project)
     else:
-        requested = requested._replace(points=_first_points(requested.points, options.max_runs))
+        maximum = None if requested.search else options.max_runs
+        requested = requested._replace(points=_first_points(requested.points, maximum))
         plan = _plan_batch(requested, options, project)
     if shard:
         date = os.path.basename(plan.batch)[:len("yy-mm-dd")]
@@ -101,11 +102,37 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
             lines.append(f"note: only the first {job_spec.max_runs} of {count(len(points), 'run')}, because of run_cap "
                          "in the sweep file")
         points = _first_points(points, job_spec.max_runs)
+    return RequestedBatch(job_spec, points, expanded.varying, _grid_options(options), _output_dir(job_spec, options),
+                          tuple(lines))
+
+
+def _request_search(job_spec: JobSpec, options: Options) -> RequestedBatch:
+    """Define the search of a job spec, and name its first trials."""
+    from src.submission.planning import search_plan  # few job specs are searches
+    from src.submission.searches import define
+    from src.submission.searches import preview as search_preview
+
+    workers = options.workers or 1
+    if options.local and not options.workers:
+        from src.submission.job import local_workers
+
+        workers = local_workers.default_workers()
+    search = define.define_search(job_spec, options, workers, check_point)
+    points = search_plan.first_points(search)
+    lines = search_preview.lines(search, list(points), job_spec.warnings)
+    grid_options = _grid_options(options)
+    if options.max_runs:
+        grid_options["max_runs"] = options.max_runs
+    return RequestedBatch(job_spec, points, list(search.varying), grid_options, _output_dir(job_spec, options),
+                          tuple(lines), search)
+
+
+def _output_dir(job_spec: JobSpec, options: Options) -> str:
+    """Return the folder of the batch: --output-dir, or that of the job spec."""
     output_dir = job_spec.output_dir
     if options.output_dir:
         output_dir = check_output_dir(options.output_dir, "--output-dir")
-    return RequestedBatch(job_spec, points, expanded.varying, _grid_options(options),
-                          os.path.normpath(files.expand_path(output_dir, "output_dir")), tuple(lines))
+    return os.path.normpath(files.expand_path(output_dir, "output_dir"))
 
 
 def check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:
@@ -172,6 +199,10 @@ def _plan_extension(requested: RequestedBatch, options: Options, project: str) -
     if not earlier:
         raise BatchError(f"there is no batch '{job_spec.name}' in {requested.output_dir} to extend",
                          where=job_spec.source, hint="submit it without --extend first")
+    if requested.search:
+        from src.submission.planning import search_plan
+
+        return search_plan.plan_extension(requested, earlier[-1], project, options)
     return extend.plan_extension(requested, earlier[-1], project, options.max_runs, options.dry_run)
 
 
@@ -180,7 +211,8 @@ def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> Su
     name = requested.job_spec.name
     new_batch = os.path.join(requested.output_dir, naming.batch_name(name, _batch_date(options)))
     plan = SubmissionPlan(project, new_batch, requested.points, first_tickets(requested.points), requested.lines,
-                          journal.History(), {}, {}, requested.job_spec.text, requested.grid_options, is_new=True)
+                          journal.History(), {}, {}, requested.job_spec.text, requested.grid_options, is_new=True,
+                          search=requested.search)
     earlier = batch_folder.find(requested.output_dir, name)
     if not earlier:
         if os.path.lexists(new_batch):
@@ -193,6 +225,10 @@ def _plan_batch(requested: RequestedBatch, options: Options, project: str) -> Su
 
     extension = last_extension(earlier[-1])
     changes = _changes(requested, earlier[-1], extension)
+    if not changes and requested.search:
+        from src.submission.planning import search_plan
+
+        return search_plan.plan_workers(earlier[-1], project, requested, options)
     if not changes:
         return _plan_rest(requested, earlier[-1], extension, project, options.dry_run)
     return plan.with_lines(_other_batch_note(new_batch, earlier[-1], changes, options))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src.io import slurm_environment
-from src.submission.batch import task_files
 from src.submission.batch.journal import LOCAL, WRITE_ONLY
 from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning import sbatch_calls
@@ -82,13 +81,17 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
         from src.submission.job import container
 
         print(f"container  {container.summary(launch.container)}")
-    if launch.mode == LOCAL and plan.to_submit:
+    if launch.mode == LOCAL and plan.has_work:
         print(f"workers    {describe_workers(sbatch_calls.local_worker_groups(plan, options))} on this machine")
-    elif launch.slurm and launch.slurm.shape["workers"] and plan.to_submit:
-        groups = task_files.worker_groups(plan.to_submit, plan.points, launch.slurm.shape["workers"])
-        print(f"workers    {describe_workers(groups)}")
+    elif launch.slurm and launch.slurm.shape["workers"] and plan.has_work:
+        print(f"workers    {describe_workers(sbatch_calls.worker_groups(plan, launch.slurm.shape['workers']))}")
     if launch.stack_plan and plan.to_submit:
         print("\n".join(launch.stack_plan.lines()))
+    if plan.search:
+        from src.submission.searches import preview as search_preview  # few job specs are searches
+
+        if line := search_preview.hours_line(plan.search, plan.batch):
+            print(f"           {line}")
     print(plan.tickets.summary())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from src.errors import BatchError, JobSpecError
+from src.search import definition
 from src.submission.batch import batch_folder
 from src.submission.planning.code_note import code_lines
 from src.submission.planning.command_line import Options
@@ -19,6 +20,10 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     """Plan the runs of an existing batch that the retry policy, or --state, selects."""
     _reject_options_of_a_grid(options)
     batch = batch_folder.require_batch(options.path)
+    if definition.is_search(batch):
+        from src.submission.planning import search_plan  # few batches are searches
+
+        return search_plan.plan_workers(batch, project, None, options)
     observation = observe_batch(batch, options.dry_run)
     runs, elsewhere = _split_by_site(observation)
     retried = set(options.state or retry_policy.RETRIED)

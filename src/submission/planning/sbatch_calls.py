@@ -13,6 +13,7 @@ from src.submission.planning.submission_plan import LaunchSettings, SubmissionPl
 from src.submission.slurm import submit
 
 if TYPE_CHECKING:
+    from src.search.definition import Search
     from src.submission.slurm.submit import SbatchCall, Submission
 
 
@@ -21,7 +22,7 @@ def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: in
 
     max_queued: maximum number of tasks of an array; None: no limit
     """
-    if launch.slurm is None or not plan.to_submit:
+    if launch.slurm is None or not plan.has_work:
         return None
     context = submit.SubmissionContext(os.path.abspath(plan.batch), launch.token, launch.program_folder)
     shape = launch.slurm.shape
@@ -32,7 +33,8 @@ def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: in
         return submit.plan_arrays(plan.to_submit, plan.points, launch.slurm, context, size, shape["max_running"])
     if launch.slurm.by_workers:
         return submit.plan_workers(_slurm_worker_groups(plan, launch), plan.points, launch.slurm, context,
-                                   shape["slots"], launch.canaries.canary_of if launch.canaries else {}, launch.stacks)
+                                   shape["slots"], launch.canaries.canary_of if launch.canaries else {}, launch.stacks,
+                                   plan.search is not None)
     return submit.plan_single_jobs(plan.to_submit, plan.points, launch.slurm, context)
 
 
@@ -49,7 +51,7 @@ def _slurm_worker_groups(plan: SubmissionPlan, launch: LaunchSettings) -> list[W
     """Return the workers that share the runs; one worker for each stack if no number of workers is given."""
     assert launch.slurm is not None
     if workers := launch.slurm.shape["workers"]:
-        return task_files.worker_groups(plan.to_submit, plan.points, workers)
+        return worker_groups(plan, workers)
     stacks, = launch.stacks.divide([plan.to_submit])
     return [WorkerGroup("", 1, {name: plan.to_submit[name] for name in unit})
             for unit in task_files.units(list(plan.to_submit), stacks)]
@@ -62,16 +64,29 @@ def count_slots(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
     shape = launch.slurm.shape
     if not shape["workers"]:
         return None
-    groups = task_files.worker_groups(plan.to_submit, plan.points, shape["workers"])
+    groups = worker_groups(plan, shape["workers"])
     slots: int = shape["slots"] * sum(group.workers for group in groups)
     return slots
+
+
+def worker_groups(plan: SubmissionPlan, workers: int) -> list[WorkerGroup]:
+    """Return workers, grouped by the runs that they take; those of a search take all."""
+    if plan.search:
+        return [WorkerGroup("", workers, plan.to_submit)]
+    return task_files.worker_groups(plan.to_submit, plan.points, workers)
+
+
+def search_workers(search: Search, slots: int) -> int:
+    """Return the number of workers that run all trials that a search runs at a time."""
+    return -(-search.parallel // slots)
 
 
 def local_worker_groups(plan: SubmissionPlan, options: Options) -> list[WorkerGroup]:
     """Return the local workers, grouped by the runs that they take."""
     from src.submission.job import local_workers
 
-    return task_files.worker_groups(plan.to_submit, plan.points, options.workers or local_workers.default_workers())
+    default = search_workers(plan.search, options.slots or 1) if plan.search else local_workers.default_workers()
+    return worker_groups(plan, options.workers or default)
 
 
 def local_command(batch: str, name: str) -> list[str]:
@@ -81,7 +96,7 @@ def local_command(batch: str, name: str) -> list[str]:
 
 def container_command(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> list[str]:
     """Return the command that starts the first run, or worker, in its container; empty without a container."""
-    if launch.container is None or not plan.to_submit:
+    if launch.container is None or not plan.has_work:
         return []
     from src.submission.job import container
 
@@ -93,6 +108,6 @@ def container_command(plan: SubmissionPlan, launch: LaunchSettings, submission: 
         path = call.command[-1]
         has_gpus = costs.cpus_and_gpus(submit.requested_options(call, launch.slurm))[1] > 0
     else:
-        path = os.path.join(batch, next(iter(plan.to_submit)), run_folder.SPEC)
+        path = os.path.join(batch, next(iter(plan.to_submit), ""), run_folder.SPEC)
         has_gpus = container.may_use_gpus(os.environ)
     return container.preview_command(launch.container, batch, launch.program_folder, path, has_gpus)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src.submission.batch.task_files import NO_STACKS, Stacks
 
 if TYPE_CHECKING:
+    from src.search.definition import Search
     from src.submission.batch.extension import Extension
     from src.submission.batch.journal import History
     from src.submission.batch.provenance import Code
@@ -33,6 +34,7 @@ class RequestedBatch(NamedTuple):
     grid_options: overrides and other options that determine the points
     output_dir: the folder of the batch
     lines: what to print about the grid
+    search: that chooses further points; None for a grid
     """
 
     job_spec: JobSpec
@@ -41,6 +43,7 @@ class RequestedBatch(NamedTuple):
     grid_options: dict[str, Any]
     output_dir: str
     lines: tuple[str, ...]
+    search: Search | None = None
 
 
 class SubmissionPlan(NamedTuple):
@@ -59,6 +62,7 @@ class SubmissionPlan(NamedTuple):
     is_new: whether the batch is not on disk yet
     replaces: an earlier batch to remove (--overwrite)
     extension: what makes an existing batch a larger one (--extend)
+    search: that workers continue, with the runs of `points` as its first or present trials; None for a grid
     """
 
     project: str
@@ -74,6 +78,12 @@ class SubmissionPlan(NamedTuple):
     is_new: bool = False
     replaces: str | None = None
     extension: Extension | None = None
+    search: Search | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is to be started: runs, or workers that choose the next trials of a search."""
+        return bool(self.to_submit) or self.search is not None
 
     @property
     def to_submit(self) -> dict[str, int]:

@@ -208,11 +208,11 @@ def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any
 
 def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
                  context: SubmissionContext, slots: int, canaries: Mapping[str, str],
-                 stacks: Stacks = NO_STACKS) -> Submission:
+                 stacks: Stacks = NO_STACKS, is_search: bool = False) -> Submission:
     """Plan Slurm jobs that share the runs of their group, `slots` at a time each.
 
     canaries: the canary of each run that has one; a worker checks it before it starts the run.
-    stacks: the runs that are trained at once.
+    stacks: the runs that are trained at once. is_search: the workers also start further trials of a search.
     JobSpecError if runs of one group request different jobs.
     """
     calls: list[SbatchCall] = []
@@ -234,7 +234,7 @@ def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str,
         tasks[path] = Tasks(
             task_files.WORKER, context.batch, group.tickets, slots=slots,
             canaries={name: canaries[name] for name in group.tickets if name in canaries},
-            stacks=positions, stack_size=stacks.size,
+            stacks=positions, stack_size=stacks.size, is_search=is_search,
             # the dependency is met when a worker starts
             command=[word for word in calls[first].command if not word.startswith("--dependency=")])
     return Submission(tickets, Units(WORKERS, bounds if len(groups) > 1 else []), calls, tasks)
@@ -243,7 +243,8 @@ def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str,
 def _common_options(group: WorkerGroup, specs: Mapping[str, Mapping[str, Any]],
                     options: SlurmOptions) -> tuple[str, list[str]]:
     """The script and the options that all runs of a group share. JobSpecError if they differ."""
-    resolved = [options.resolve(specs[name], name) for name in group.tickets]
+    # a search may be continued without a run that is known yet
+    resolved = [options.resolve(specs[name], name) for name in group.tickets] or [options.resolve({})]
     if any(other != resolved[0] for other in resolved):
         raise JobSpecError("workers share their Slurm jobs, but points of this grid request different ones (SBATCH or "
                            "SCRIPT)", where=f"workers of {group.name}" if group.name else "--workers",

@@ -119,7 +119,7 @@ class Expansion:
                 axes.append(Axis(key, self._expand_list(raw, key_where), word))
             elif word == "ZIP":
                 axes.append(Axis(key, self._expand_zip(raw, key_where), word))
-            elif word is None and (values := self._values(raw, key_where)) is not None:
+            elif word is None and (values := self.values(raw, key_where)) is not None:
                 axes.append(Axis(key, [{key: value} for value in values], "plain"))
             else:
                 value = self.constant(check_per_point(key, raw, key_where) if word else raw, key_where,
@@ -170,7 +170,7 @@ class Expansion:
             points = list(map(merge, points, entries))
         return self.remove_excluded(points, raw.get("EXCLUDE", []), where)
 
-    def _values(self, raw: Any, where: str) -> list[Any] | None:
+    def values(self, raw: Any, where: str) -> list[Any] | None:
         """Return the values of an axis; None if `raw` is a single value."""
         if isinstance(raw, str) and not expressions.is_mapping(raw) and expressions.is_expression(raw):
             raw = expressions.evaluate(raw, where)
@@ -207,7 +207,7 @@ class Expansion:
             if reserved_word(key, where):
                 raise JobSpecError(f"'{key}' is not a parameter", where=where, hint="EXCLUDE compares parameters only")
             key_where = f"{where}, {key}"
-            excluded_values = self._values(raw, key_where) or [self.constant(raw, key_where)]
+            excluded_values = self.values(raw, key_where) or [self.constant(raw, key_where)]
             # 1 and 1.0 match each other
             excluded_keys = {comparison_key(value, by_value=True) for value in excluded_values}
             present = {id(point[key]): point[key] for point in points if key in point}

@@ -9,6 +9,7 @@ from src.frozen import Frozen, field
 
 if TYPE_CHECKING:
     from src.metrics import Metric
+    from src.search.settings import SearchSettings
     from src.submission.spec.container_spec import Container
     from src.submission.spec.notify_spec import Notify
     from src.submission.spec.resources import Resources
@@ -39,6 +40,7 @@ class JobSpec(Frozen):
     stack: number of runs to train at once, if they differ in numbers alone, or auto; None and 1: each by itself;
     max_runs: only the first runs of the grid; None: all;
     container: in which runs start;
+    search: how trials are chosen; None: the job spec is a grid;
     extra: keys of job_details that Gridiron does not use;
     text, source: the content of the file, and its name;
     warnings: sentences for the user.
@@ -64,6 +66,7 @@ class JobSpec(Frozen):
     stack: int | str | None = None
     max_runs: int | None = None
     container: Container | None = None
+    search: SearchSettings | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     source: str = ""

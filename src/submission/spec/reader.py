@@ -13,6 +13,7 @@ from src.submission.spec.job_spec import AUTO, DRAW_MODES, JobSpec, check_name, 
 
 if TYPE_CHECKING:
     from src.metrics import Metric
+    from src.search.settings import SearchSettings
     from src.submission.spec.resources import Resources
 
 
@@ -145,6 +146,12 @@ def _parse_metric(value: Any, where: str) -> Metric:
     return metrics.parse(value, where)
 
 
+def _parse_search(value: Any, where: str) -> SearchSettings:
+    from src.search import settings  # likewise
+
+    return settings.parse_search(value, where)
+
+
 # the keys of job_details that are fields of JobSpec, each with the function that checks its value
 _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "name": check_name, "output_dir": check_output_dir, "command": _parse_command, "cwd": _parse_text,
@@ -152,7 +159,7 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "description": _parse_text,
     "snapshot": _parse_bool, "notify": notify_spec.parse_notify, "metric": _parse_metric,
     "samples": _parse_integer(1), "seed": _parse_integer(0), "draw": _parse_draw, "stack": _parse_stack,
-    "container": container_spec.parse_container}
+    "container": container_spec.parse_container, "search": _parse_search}
 KEYS = tuple(_PARSERS)
 
 # top-level keys of which one is enough, and of which two are

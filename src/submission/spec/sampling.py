@@ -86,13 +86,13 @@ def quantile_function(tagged: Tagged, where: str) -> Quantile:
     if tagged.tag == "choice":
         return _choice(tagged, where)
     tag = tagged.tag.removeprefix(QUANTIZED)
-    numbers = _parse_numbers(tagged, tag, where)
-    first, second = (numbers[name] for name in _NUMBERS[tag])
+    values = _parse_numbers(tagged, tag, where)
+    first, second = (values[name] for name in _NUMBERS[tag])
     if tag == "int_uniform":
         return lambda probability: first + int(probability * (second - first + 1))
     exact = _exact_quantile(tag, first, second)
-    if "q" in numbers:
-        q = numbers["q"]
+    if "q" in values:
+        q = values["q"]
         if tag != tagged.tag:
             return lambda probability: integer_if_whole(_round(round(exact(probability) / q) * q))
         return lambda probability: _round(round(exact(probability) / q) * q)
@@ -133,8 +133,8 @@ def _extra_digits(size: float, width: float) -> int:
     return max(0, math.floor(math.log10(abs(size) / width))) if size and width else 0
 
 
-def _choice(tagged: Tagged, where: str) -> Quantile:
-    """Return the quantile function of !choice: values with equal or given probabilities."""
+def choices(tagged: Tagged, where: str) -> tuple[list[Any], list[float] | None]:
+    """Return the values of !choice and their probabilities, None if they are equal. JobSpecError if it is invalid."""
     raw = _evaluate(tagged.value, where)
     values, weights = raw, None
     if isinstance(raw, dict) and raw.keys() <= {"values", "probabilities"}:
@@ -142,15 +142,26 @@ def _choice(tagged: Tagged, where: str) -> Quantile:
     if not isinstance(values, list) or not values:
         raise JobSpecError(f"{tagged!r} has no values", where=where, hint="for example !choice [sgd, adam]",
                            allowed="a list of values, or {values: […], probabilities: […]}")
-    if weights is None:
-        return lambda probability: values[int(probability * len(values))]
-    if not isinstance(weights, list) or len(weights) != len(values) or not all(
-            is_finite_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5:
+    if weights is not None and (not isinstance(weights, list) or len(weights) != len(values) or not all(
+            is_finite_number(weight) and weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-5):
         raise JobSpecError(f"invalid probabilities {weights!r} of {len(values)} values", where=where,
                            allowed="a number from 0 for each value, with the sum 1")
+    return values, weights
+
+
+def _choice(tagged: Tagged, where: str) -> Quantile:
+    """Return the quantile function of !choice: values with equal or given probabilities."""
+    values, weights = choices(tagged, where)
+    if weights is None:
+        return lambda probability: values[int(probability * len(values))]
     limits = list(itertools.accumulate(weights))
     last = max(index for index, weight in enumerate(weights) if weight)  # for a sum slightly below 1
     return lambda probability: values[min(bisect.bisect_right(limits, probability), last)]
+
+
+def numbers(tagged: Tagged, where: str) -> dict[str, Any]:
+    """Return the numbers of a distribution by name: min and max of !uniform. JobSpecError if they are invalid."""
+    return _parse_numbers(tagged, tagged.tag.removeprefix(QUANTIZED), where)
 
 
 def _parse_numbers(tagged: Tagged, tag: str, where: str) -> dict[str, Any]:

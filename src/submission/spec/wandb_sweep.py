@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import metrics
 from src.errors import JobSpecError, did_you_mean
@@ -17,13 +17,17 @@ from src.submission.spec.grammar import MAX_POINTS, RESERVED_WORDS, comparison_k
 from src.submission.spec.job_spec import JobSpec, safe_name
 from src.submission.spec.sampling import QUANTIZED, integer_if_whole, is_finite_number
 
-GRID, RANDOM = "grid", "random"
+if TYPE_CHECKING:
+    from src.search.settings import SearchSettings
+
+GRID, RANDOM, BAYES = "grid", "random", "bayes"
+_MAX_GP_TRIALS = 100  # a Gaussian process, which W&B uses, takes too long for more
 OWN_PROGRAM = "train.py"
 
-_KEYS = ("name", "description", "project", "entity", "program", "command", "method", "metric", "parameters", "run_cap")
+_KEYS = ("name", "description", "project", "entity", "program", "command", "method", "metric", "parameters", "run_cap",
+         "early_terminate")
 _FILE_TYPE_KEYS = ("apiVersion", "kind")
 _UNSUPPORTED = {  # keys of a sweep file, and what happens instead
-    "early_terminate": "no run is terminated early; early_stopping_patience ends runs that do not improve",
     "metrics": "runs are ranked by one `metric`",
     "scheduler": "points come from `method` alone",
     "controller": "no controller is needed",
@@ -62,7 +66,8 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     text, source: the file's content and name.
 
     A grid has its axes in W&B's order, sorted by name, and at most run_cap points. With method random, each axis is
-    drawn run_cap times (in each subtest) unless --samples is given. A program other than this project's train.py
+    drawn run_cap times (in each subtest) unless --samples is given. Method bayes, and random with early_terminate, are
+    searches. A program other than this project's train.py
     becomes an external command. Ignored keys are listed in `warnings`.
     """
     warnings = [*_ignored_keys(document, source), *_different_in_yaml_1_1(text, document, source)]
@@ -70,7 +75,10 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     cap = document.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise JobSpecError(f"invalid number of runs {cap!r}", where=f"{source}, run_cap", allowed="an integer from 1")
-    parameters = _Parameters(method == RANDOM, warnings).parse(document.get("parameters"), f"{source}, parameters")
+    search = _parse_search(document, method, cap, source)
+    if method == GRID and "early_terminate" in document:
+        warnings.append(f"{source}: early_terminate is not supported with method grid: no run is terminated early")
+    parameters = _Parameters(method != GRID, warnings).parse(document.get("parameters"), f"{source}, parameters")
     command = _parse_command(document, source)
     project, entity = (_parse_name(document, key, source) for key in ("project", "entity"))
     if command is None:
@@ -89,7 +97,8 @@ def parse_sweep(document: Mapping[str, Any], text: str, source: str) -> JobSpec:
     program = document.get("program") if command is None else None
     return JobSpec(name, parameters, command=command, program=program,
                    description=_parse_name(document, "description", source), metric=metric,
-                   samples=cap if method == RANDOM else None, max_runs=cap if method == GRID else None,
+                   samples=cap if method == RANDOM and not search else None,
+                   max_runs=cap if method == GRID else None, search=search,
                    text=text, source=source, warnings=warnings)
 
 
@@ -106,14 +115,23 @@ def _ignored_keys(document: Mapping[str, Any], source: str) -> Iterator[str]:
 
 def _parse_method(document: Mapping[str, Any], source: str) -> str:
     method = document.get("method")
-    if method == "bayes":
-        raise JobSpecError("method bayes needs the results of earlier runs for each new point, but all runs are "
-                           "submitted at once", where=source, allowed=(GRID, RANDOM), hint="write `method: random`, "
-                           "with the same distributions, and pass --samples 50; then narrow them around the best runs")
-    if method not in (GRID, RANDOM):
+    if method not in (GRID, RANDOM, BAYES):
         raise JobSpecError(f"unknown method {method!r}" if method else "method is required", where=source,
-                           allowed=(GRID, RANDOM))
+                           allowed=(GRID, RANDOM, BAYES))
     return str(method)
+
+
+def _parse_search(document: Mapping[str, Any], method: str, cap: int | None, source: str) -> SearchSettings | None:
+    """Return the search of a sweep that needs the results of its runs; None if all its points are known."""
+    if method == GRID or method == RANDOM and document.get("early_terminate") is None:
+        return None
+    from src.search import definition, settings  # few sweeps are searches
+
+    sampler = definition.RANDOM if method == RANDOM else (
+        definition.GP if cap is not None and cap <= _MAX_GP_TRIALS else definition.TPE)
+    stop = document.get("early_terminate")
+    early_stop = None if stop is None else settings.parse_early_terminate(stop, f"{source}, early_terminate")
+    return settings.SearchSettings(sampler, cap, early_stop=early_stop)
 
 
 def _parse_name(document: Mapping[str, Any], key: str, source: str) -> str | None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from src.errors import BatchError, SlurmError, shell_command
 from src.frozen import Frozen
+from src.search import definition
 from src.submission.batch import journal
 from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
-from src.submission.status import retry_policy, states
+from src.submission.status import retry_policy, states, wait
 from src.submission.status.observation import Observation, Run
-from src.submission.status.wait import reject_copy
 from src.submission.system import process
 from src.submission.system.terminal import count
 
@@ -28,11 +28,13 @@ class Cancellation(Frozen):
     batches: the batches that are cancelled as a whole
     runs: the runs to cancel, of these batches and single ones
     canaries: the canaries of these batches to cancel
+    workers: the Slurm jobs of these batches that choose trials of a search, whether or not they have one now
     """
 
     batches: list[Observation]
     runs: list[Run]
     canaries: list[Run]
+    workers: Sequence[str] = ()
 
     @property
     def slurm_jobs(self) -> list[str]:
@@ -42,7 +44,8 @@ class Cancellation(Frozen):
     def summary(self) -> str:
         """Return for example `3 runs and 1 canary`."""
         canaries = f" and {len(self.canaries)} canar{'y' if len(self.canaries) == 1 else 'ies'}"
-        return count(len(self.runs), "run") + canaries * bool(self.canaries)
+        workers = f" and {count(len(self.workers), 'worker')}" * bool(self.workers)
+        return count(len(self.runs), "run") + canaries * bool(self.canaries) + workers
 
 
 def select(observations: Iterable[Observation], batches: Collection[str], runs: Collection[str],
@@ -70,10 +73,13 @@ def select(observations: Iterable[Observation], batches: Collection[str], runs: 
         whole, [run for observation, run in alive if is_selected(observation, run)],
         [canary for observation in whole for canary in observation.canaries.values()
          if _is_alive(canary, by_id)])
-    if not cancellation.runs and not cancellation.canaries:
+    searches = [observation for observation in whole if wait.goes_on(observation)]
+    jobs = [job for observation in searches for job in wait.worker_jobs(observation)]
+    cancellation = cancellation._replace(workers=jobs)
+    if not cancellation.runs and not cancellation.canaries and not searches:
         for observation in observations:
             if any(run.host and run.state.name == states.UNKNOWN for run in observation.runs.values()):
-                reject_copy(observation.path, "cancel")
+                wait.reject_copy(observation.path, "cancel")
         return None
     _reject_shared_jobs(cancellation, [run for _, run in alive])
     return cancellation
@@ -149,6 +155,7 @@ def cancel(cancellation: Cancellation) -> Outcome:
     batch are ended.
     """
     jobs, gone, left_alone = _verify_jobs((*cancellation.runs, *cancellation.canaries))
+    jobs = sorted({*jobs, *cancellation.workers})
     gone += client.scancel(jobs) if jobs else []
     for observation in cancellation.batches:
         left_alone += _stop_local_workers(observation)
@@ -219,8 +226,10 @@ def _stop_local_workers(observation: Observation) -> list[str]:
 
     Return a sentence about each process that is not provably one of them.
     """
-    submitters = {ticket.submitter["pid"]: ticket.submitter for ticket in observation.history.tickets.values()
-                  if ticket.mode == LOCAL and process.is_alive(ticket.submitter)}
+    open_submitters = [ticket.submitter for ticket in observation.history.tickets.values() if ticket.mode == LOCAL]
+    if definition.is_search(observation.path):  # whose workers may have no run yet
+        open_submitters += observation.history.open_submitters
+    submitters = {submitter["pid"]: submitter for submitter in open_submitters if process.is_alive(submitter)}
     works_on = partial(process.works_on, folder=observation.path)
     stopped = [identity for identity in submitters.values() if process.terminate(identity, works_on)]
     deadline = time.monotonic() + _GRACE_SECONDS

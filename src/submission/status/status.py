@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import code_state, gpu_idle, metrics, run_folder, stats_csv
 from src.frozen import Frozen
@@ -16,6 +16,9 @@ from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
 from src.submission.status.observation import Observation, Run
 from src.submission.system.terminal import count, format_duration, table
+
+if TYPE_CHECKING:
+    from src.search.summary import Summary
 
 _BARS = "▁▂▃▄▅▆▇█"
 MAX_GROUPS = 5  # groups of failures that are listed below the runs
@@ -162,9 +165,15 @@ def as_json(observation: Observation) -> dict[str, Any]:
     return {"batch": observation.path, "counts": counts(observation),
             "throughput": throughput.throughput(observation, time.time())._asdict(),
             "code_versions": [version._asdict() for version in _code_versions(observation)],
-            "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)],
+            "runs": [_plain(row) for row in rows(observation.runs.values(), metric=metric)], **_search(observation),
             **({"canaries": [_plain(row) for row in rows(observation.canaries.values())]}
                if observation.canaries else {})}
+
+
+def _search(observation: Observation) -> dict[str, Any]:
+    """The search of a batch as plain values; nothing for a grid."""
+    search = _summarize_search(observation.path)
+    return {"search": {**search._asdict(), "rungs": [rung._asdict() for rung in search.rungs]}} if search else {}
 
 
 def _plain(row: StatusRow) -> dict[str, Any]:
@@ -196,11 +205,15 @@ def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[
     if any(row.tags for row in run_rows):
         extra_names = ["tags", *extra_names]
         extra_cells = [[",".join(row.tags), *cells] for row, cells in zip(run_rows, extra_cells, strict=True)]
+    search = _summarize_search(observation.path)
+    stopped = frozenset(search.stopped if search else ())
     body = []
     for row, extra in zip(run_rows, extra_cells, strict=True):
         *cells, why = _cells(row, (starts or {}).get(row.slurm_job or ""))
-        body.append([*cells, *extra, why])
+        body.append([*cells, *extra, "stopped by its search" if row.run in stopped else why])
     lines = table([["run", "state", "epochs", "left", "best", *extra_names, ""], *body])
+    if search:
+        lines += [search.headline(), *table(search.rows(), indent="  ")]
     if len(shown) < len(runs):
         lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
         if any(metrics.chooses_by_test(row.metric) for row in run_rows):
@@ -314,6 +327,15 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
             lines += throughput.throughput(observation, now).lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)
+
+
+def _summarize_search(batch: str) -> Summary | None:
+    """Return the summary of the search of a batch; None for a grid."""
+    if not os.path.isdir(os.path.join(batch, run_folder.SEARCH)):
+        return None
+    from src.search import summary  # few batches are searches
+
+    return summary.summarize(batch)
 
 
 def _failure_lines(observation: Observation, only: Collection[str]) -> list[str]:

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from src.errors import BatchError, shell_command
+from src.search import definition, summary
 from src.submission.batch import journal
+from src.submission.slurm import client
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import SlurmView, observe
+from src.submission.system import process
 
 T = TypeVar("T")
 FIRST_INTERVAL, LATER_INTERVAL = 30.0, 60.0  # seconds between queries of Slurm: at first, and later
 FIRST_PERIOD = 600.0  # seconds for which the first interval applies
+_SEARCH_INTERVAL = 5.0  # seconds between two looks at a search none of whose trials runs
 _EARLIEST = 10.0  # seconds after a query until files that show the end of a run may cause another
 
 # states that change by themselves
@@ -81,8 +85,28 @@ def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval
         runs = [run for observation in observations for run in observation.runs.values()]
         if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
             time.sleep(every)
+        elif any(map(goes_on, observations)):  # a search between two trials
+            time.sleep(max(every, _SEARCH_INTERVAL))
         elif poller.is_current(runs):
             return
+
+
+def goes_on(observation: Observation) -> bool:
+    """Return whether a batch is a search whose workers choose further trials: one of them is alive or in the queue."""
+    search = definition.read(observation.path)
+    if search is None or summary.is_over(observation.path, search):
+        return False
+    return any(map(process.is_alive, observation.history.open_submitters)) or bool(worker_jobs(observation))
+
+
+def worker_jobs(observation: Observation) -> list[str]:
+    """Return the Slurm jobs in the queue that this user has submitted for a batch."""
+    jobs = {job for ids in journal.own_submissions(observation.path).values() for job in ids}
+    if not jobs:
+        return []
+    queue = client.squeue({job.partition(";")[2] for job in jobs})
+    comments = tuple(f"{journal.COMMENT_PREFIX}{token}-" for token in journal.own_submissions(observation.path))
+    return sorted(job for job in jobs if (row := queue.find(job)) and row.comment.startswith(comments))
 
 
 def reject_copy(path: str, command: str) -> None:

@@ -22,7 +22,12 @@ from hypothesis import strategies as st
 from src import metrics
 from src.errors import JobSpecError
 from src.io import yaml_io
+from src.search.definition import EarlyStop, Search
 from src.submission.job import external_program
+from src.submission.planning.command_line import Options
+from src.submission.planning.planner import check_point
+from src.submission.searches import define
+from src.submission.searches.space import read_space
 from src.submission.spec import command_template, grid, sampling, wandb_sweep
 from src.submission.spec.job_spec import JobSpec
 from src.submission.spec.reader import is_job_spec, parse_job_spec
@@ -311,7 +316,6 @@ def test_batch_is_ranked_by_the_metric_of_the_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    ("early_terminate: {type: hyperband, min_iter: 3}", "early_terminate is not supported: no run is terminated early"),
     ("controller: {type: local}", "controller is not supported"),
     ("scheduler: {engine: ax}", "scheduler is not supported"),
     ("metric: {name: x, goal: minimize, target: 3}", "metric.target is not supported: no value ends the sweep"),
@@ -331,9 +335,12 @@ def test_ignored_keys_and_ambiguous_values_give_warnings(more: str, words: str) 
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("{method: bayes, parameters: {a: 1}}", "write `method: random`, with the same distributions, and pass --samples"),
-    ("{method: custom, parameters: {a: 1}}", "unknown method 'custom'; allowed: grid, random"),
-    ("{program: x.py, parameters: {a: 1}}", "method is required; allowed: grid, random"),
+    ("{method: bayes, early_terminate: {type: asha}, parameters: {a: 1}}", "unknown value 'asha'; allowed: hyperband"),
+    ("{method: bayes, early_terminate: {min_iter: 1, max_iter: 9}, parameters: {a: 1}}", "either min_iter, or max"),
+    ("{method: bayes, early_terminate: {max_iter: 9}, parameters: {a: 1}}", "s is required with max_iter"),
+    ("{method: bayes, early_terminate: {min_itr: 9}, parameters: {a: 1}}", "did you mean 'min_iter'?"),
+    ("{method: custom, parameters: {a: 1}}", "unknown method 'custom'; allowed: grid, random, bayes"),
+    ("{program: x.py, parameters: {a: 1}}", "method is required; allowed: grid, random, bayes"),
     ("{method: grid}", "parameters are required"),
     ("{method: grid, parametres: {a: 1}}", "unknown key 'parametres'; did you mean 'parameters'?"),
     ("{method: grid, parameters: {a: {min: 0.5, max: 1}}}", "uniform is continuous or weighted"),
@@ -361,6 +368,49 @@ def test_invalid_sweep_is_refused(text: str, words: str) -> None:
     assert words in str(error.value) and str(error.value).startswith("my sweep.yaml")
 
 
+def search_of(text: str, **options: Any) -> Search:
+    return define.define_search(read(text), Options("s.yaml", {}, {}, **options), 1, check_point)
+
+
+BAYES = """\
+{method: bayes, run_cap: 40, metric: {name: val/last/accuracy, goal: maximize}, early_terminate: EARLY,
+ parameters: {dataset: {value: sklearn/digits}, model: {value: linear},
+              data_splits_map: {value: {train: "train[:80%]", val: "train[80%:]"}},
+              base_lr: {distribution: log_uniform_values, min: 0.01, max: 0.5},
+              batch_size: {values: [8, 32]}, train_length: {value: 30}}}
+"""
+
+
+@pytest.mark.parametrize(("early", "bands", "eta", "strict"), [
+    ("{type: hyperband, min_iter: 2}", (2, 6, 18), 3.0, True),
+    ("{type: hyperband, min_iter: 2, eta: 2, strict: false}", (2, 4, 8, 16), 2.0, False),
+    ("{type: hyperband, max_iter: 27, s: 2}", (3, 9), 3.0, True)])
+def test_bayes_is_a_search_with_bands_in_logged_values(early: str, bands: tuple[int, ...], eta: float,
+                                                       strict: bool) -> None:
+    search = search_of(BAYES.replace("EARLY", early))
+    assert (search.method, search.trials, search.maximize) == ("gp", 40, True)
+    assert search.early_stop == EarlyStop("hyperband", bands, eta, strict, resume=False, counts="values")
+    assert [(item.name, getattr(item, "kind", None)) for item in search.space.walk()] == [
+        ("base_lr", "float"), ("batch_size", "choice")]
+
+
+def test_run_cap_or_samples_is_the_number_of_trials() -> None:
+    text = BAYES.replace(", early_terminate: EARLY", "")
+    assert search_of(text.replace("40", "400")).method == "tpe"
+    with pytest.raises(JobSpecError, match="write run_cap in the sweep file, or pass --samples"):
+        search_of(text.replace("run_cap: 40, ", ""))
+    assert search_of(text.replace("run_cap: 40, ", ""), samples=7).trials == 7
+
+
+def test_random_sweep_is_a_search_only_with_early_terminate() -> None:
+    text = BAYES.replace("bayes", "random")
+    assert search_of(text.replace("EARLY", "{type: hyperband, min_iter: 2}")).method == "random"
+    assert read(text.replace("EARLY", "null")).search is None
+    assert read(BAYES.replace("bayes", "grid").replace("EARLY", "{type: hyperband, min_iter: 2}").replace(
+        "distribution: log_uniform_values, min: 0.01, max: 0.5", "value: 0.1")).warnings == [
+        "my sweep.yaml: early_terminate is not supported with method grid: no run is terminated early"]
+
+
 leaves = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(-3, 3, allow_nan=False), st.sampled_from(
     [1e300, 2**70, "", "x", "uniform", "range(3)", "dict(a=1)", "${args}", "${env}", "train.py"]))
 keys = st.sampled_from(["value", "values", "min", "max", "distribution", "q", "mu", "sigma", "parameters", "subtests",
@@ -372,14 +422,17 @@ a_draw = st.fixed_dictionaries({"distribution": st.sampled_from([*wandb_sweep.DI
 
 
 @settings(max_examples=200)
-@given(st.fixed_dictionaries({"method": st.sampled_from(["grid", "random"]),
+@given(st.fixed_dictionaries({"method": st.sampled_from(["grid", "random", "bayes"]),
                               "parameters": st.dictionaries(keys, st.one_of(anything, a_draw), max_size=3)},
                              optional=dict.fromkeys(("name", "project", "program", "command", "metric",
                                                      "run_cap", "early_terminate", "mine"), anything)))
 def test_any_sweep_is_expanded_or_refused_in_one_line(document: dict[str, Any]) -> None:
     told = "my sweep.yaml"
     try:
-        specs = grid.expand_job_spec(read(document), samples=3).specs
+        job_spec = read(document)
+        if job_spec.search:
+            read_space(job_spec.parameters, {}, job_spec.source)
+        specs = grid.expand_job_spec(job_spec, samples=3).specs
         assert all(grid.spec_texts(specs))
     except JobSpecError as error:
         told = str(error)

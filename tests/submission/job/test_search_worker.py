@@ -1,0 +1,220 @@
+"""Searches by workers on this machine: every decision once, no trial twice, also if processes are killed."""
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experiments
+from src.search import decide, definition, summary
+from src.submission.searches.names import name_run
+from src.submission.status.observe import observe
+from tests.conftest import ROOT
+from tests.submission.conftest import Project
+
+JOB = """\
+job_details:
+  name: tiny
+  output_dir: re sults
+  metric: {{name: score, goal: maximize}}
+  search: {search}
+parameters:
+  base_lr: !loguniform [1e-4, 1]
+  batch_size: {batch_size}
+  train_length: 9
+"""
+ASHA = "{method: random, trials: 18, parallel: 3, early_stop: {min: 1, eta: 3}}"
+
+
+@pytest.fixture
+def searching(project: Project) -> Project:
+    (project.folder / "train.py").write_text((ROOT / "tests" / "submission" / "search_entry.py").read_text())
+    return project
+
+
+def write(project: Project, search: str = ASHA, batch_size: str = "8") -> None:
+    project.spec.write_text(JOB.format(search=search, batch_size=batch_size))
+
+
+def decisions_of(batch: Path) -> list[dict[str, Any]]:
+    """The decisions, of which every number from 0 must be there."""
+    paths = sorted((batch / "search").glob("decision-*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [record["number"] for record in records] == list(range(len(records)))
+    return records
+
+
+def assert_sound(batch: Path, trials: int) -> None:
+    """Every decision is carried out once, and computing all of them again gives the same ones."""
+    search = definition.read(batch)
+    assert search is not None
+    records = decisions_of(batch)
+    made = Counter((record["kind"], record["trial"], record["rung"]) for record in records)
+    assert set(made.values()) == {1}
+    new = [record for record in records if record["kind"] == "new"]
+    assert [record["trial"] for record in new] == list(range(trials))
+    assert sorted(record["run"] for record in new) == sorted(path.name for path in batch.glob("[0-9]*"))
+    for rung, epochs in enumerate(search.rungs):
+        reached = [record for record in records if record["rung"] == rung]
+        for record in reached:  # the last decision about a trial was carried out
+            run = batch / next(item["run"] for item in new if item["trial"] == record["trial"])
+            rows = len((run / "stats.csv").read_text().splitlines()) - 1
+            assert rows >= epochs
+        if rung:
+            before = sum(1 for record in records if record["rung"] == rung - 1)
+            # the rule is that of the paper: a trial that was promoted early may later not be among the best third
+            assert before // 3 <= len(reached) <= max(0, before - 2)
+    for run in batch.glob("[0-9]*"):
+        assert not (run / "overlap").exists()
+        epochs_trained = (run / "trained").read_text().split()
+        assert len(epochs_trained) == len(set(epochs_trained)), f"{run.name} trained an epoch twice"
+    count, differences = decide.replay(str(batch), search, name_run(search))
+    assert (count, differences) == (len(records), [])
+
+
+def states_of(batch: Path) -> Counter[str]:
+    return Counter(run.state.name for run in observe([str(batch)])[0].runs.values())
+
+
+def test_search_pauses_and_promotes_and_ends(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching)
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    batch = searching.batch
+    assert_sound(batch, 18)
+    assert set(states_of(batch)) == {"paused", "done"}
+    assert summary.is_over(batch, definition.read(batch))  # type: ignore[arg-type]
+    capsys.readouterr()
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    assert re.search(r"nothing to submit: \d of 18 done, \d+ paused", capsys.readouterr().out)
+    assert searching.submit("-r", batch, "--local", "-y") == 0
+    assert "nothing to submit" in capsys.readouterr().out
+
+
+def test_extension_adds_trials(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching, ASHA.replace("18", "6"))
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    first = decisions_of(searching.batch)
+    write(searching)
+    assert searching.submit(searching.spec, "--local", "-y", "--extend", "-d") == 0
+    assert "12 more trials" in capsys.readouterr().out
+    assert searching.submit(searching.spec, "--local", "-y", "--extend") == 0
+    assert decisions_of(searching.batch)[:len(first)] == first
+    assert_sound(searching.batch, 18)
+    assert "trials: 18" in (searching.batch / "job.yaml").read_text()
+    write(searching, ASHA.replace("18", "20").replace("min: 1", "min: 2"))
+    assert searching.submit(searching.spec, "--local", "-y", "--extend") == 2
+    assert "an extension adds trials, and the job spec now has another early_stop" in capsys.readouterr().err
+
+
+def test_status_shows_rungs(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching, ASHA.replace("18", "9"))
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    capsys.readouterr()
+    assert experiments.main(["status", str(searching.batch)]) == 0
+    output = capsys.readouterr().out
+    assert "search     9 of 9 trials started: " in output
+    assert re.search(r"  rung  trials  promoted  best *\n  1     9       \d", output)
+    assert experiments.main(["status", "--json", str(searching.batch)]) == 0
+    search = json.loads(capsys.readouterr().out)[0]["search"]
+    assert (search["trials"], search["is_over"], [rung["epochs"] for rung in search["rungs"]]) == (9, True, [1, 3, 9])
+    best = search["rungs"][2]
+    assert best["run"] in [run.name for run in searching.runs()]
+    assert best["best"] == float((searching.batch / best["run"] / "stats.csv").read_text().split(",")[-1])
+    assert experiments.main(["wait", str(searching.batch)]) == 0
+
+
+def test_tpe_after_random_trials(searching: Project) -> None:
+    write(searching, "{method: tpe, trials: 14, parallel: 2}")
+    assert searching.submit(searching.spec, "--local", "--workers", "1", "--slots", "2", "-y") == 0
+    batch = searching.batch
+    samplers = Counter(record["sampler"] for record in decisions_of(batch))
+    assert samplers["random"] >= 10
+    assert len(samplers) == 2
+    search = definition.read(batch)
+    assert search is not None
+    assert decide.replay(str(batch), search, name_run(search)) == (14, [])
+    assert states_of(batch) == {"done": 14}
+
+
+def test_failed_trial_is_retried_and_then_given_up(searching: Project) -> None:
+    write(searching, "{method: random, trials: 4, parallel: 1, max_trial_failures: 1}", "!choice [8, 13]")
+    assert searching.submit(searching.spec, "--local", "-y", "--max-failures", "0") == 1
+    for run in searching.runs():
+        starts = (run / "starts").read_text().split()
+        assert len(starts) == (2 if "bat_siz=13" in run.name else 1)
+    assert set(states_of(searching.batch)) == {"done", "failed"}
+    assert len(decisions_of(searching.batch)) == 4
+
+
+def test_diverged_trial_is_the_worst(searching: Project) -> None:
+    write(searching, "{method: random, trials: 9, parallel: 1, early_stop: {min: 1, eta: 3}}", "!choice [8, 14]")
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    promoted = {record["trial"] for record in decisions_of(searching.batch) if record["kind"] == "promote"}
+    names = [run.name for run in searching.runs()]
+    assert promoted
+    assert not any("bat_siz=14" in names[trial] for trial in promoted)
+
+
+def test_metric_that_no_trial_has_stops_the_search(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching, "{method: random, trials: 9, parallel: 1}", "99")
+    assert searching.submit(searching.spec, "--local", "-y") == 2
+    assert "no trial has the metric 'score'" in capsys.readouterr().err
+    assert len(searching.runs()) == 1
+
+
+def start(project: Project, *options: str, epoch: float = 0.03) -> subprocess.Popen[bytes]:
+    program = (f"import submit_multiple as s, sys; s.PROJECT = {str(project.folder)!r}; sys.exit(s.main(sys.argv[1:]))")
+    return subprocess.Popen([sys.executable, "-c", program, *options, "--local", "-y"], cwd=project.folder,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "GRIDIRON_TEST_EPOCH": str(epoch)},
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -> None:
+    """Kill workers and their runs at random instants, and continue with -r until the search is over."""
+    write(searching)
+    generator = random.Random(18)
+    process = start(searching, str(searching.spec))
+    for _ in range(4):
+        time.sleep(1.0 + generator.random())
+        if process.poll() is not None:
+            break
+        victims = [pid for pid in processes_of(searching) if generator.random() < 0.6]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        if generator.random() < 0.5:
+            process.kill()
+    process.wait(timeout=120)
+    batch = searching.batch
+    search = definition.read(batch)
+    assert search is not None
+    for _ in range(5):
+        if summary.is_over(batch, search):
+            break
+        assert start(searching, "-r", str(batch), "--workers", "3").wait(timeout=120) in (0, 1, 2)
+    assert summary.is_over(batch, search)
+    assert_sound(batch, 18)
+    assert not set(states_of(batch)) - {"paused", "done"}
+
+
+def processes_of(project: Project) -> list[int]:
+    """The workers and runs of a project."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                words = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(project.folder / "train.py").encode() in words:
+                found.append(int(entry))
+    return found
