@@ -1,6 +1,7 @@
 """The history of a search as one process sees it: all decisions, and what the files of open trials add to them."""
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -52,7 +53,9 @@ class History:
         """Read what has changed. BatchError if a decision is damaged."""
         self.read_decisions()
         now, before = self._clock(), self._startable
-        self._startable, results, columns = {}, [], None
+        self._startable = {}
+        results: list[Result] = []
+        columns = None
         for trial in self.ledger.open_trials():
             seen = progress.read(self.batch, self.search, trial, self._is_dead)
             results += seen.results
@@ -88,21 +91,25 @@ class History:
         return self.ledger.with_results(self.results) if self.results else self.ledger
 
     def take_startable(self) -> Startable | None:
-        """Return the first trial that this process may start, which is then handed out; None if there is none.
+        """Return a trial that this process may start, which is then handed out; None if there is none.
 
-        A trial that another process has decided to start a moment ago is left to that process.
+        Its own come first. A trial that another worker has decided to start a moment ago is left to that worker; those
+        of the submission, and those left over, are taken in random order, so that few workers take the same one.
         """
         now = self._clock()
-        for key, startable in self._startable.items():
-            is_ours = startable.trial.decided in self._own or now - startable.seen >= self._grace
-            if is_ours and now - self._handed_out.get(key, -_HAND_OUT_AGAIN) >= _HAND_OUT_AGAIN:
-                self._handed_out[key] = now
-                return startable
-        return None
+        free = [key for key in self._startable
+                if now - self._handed_out.get(key, -_HAND_OUT_AGAIN) >= _HAND_OUT_AGAIN]
+        own = [key for key in free if self._startable[key].trial.decided in self._own]
+        others = [key for key in free if self._is_for_anybody(self._startable[key], now)]
+        if not own and not others:
+            return None
+        key = own[0] if own else random.choice(others)
+        self._handed_out[key] = now
+        return self._startable[key]
 
-    def hand_out(self, trial: Trial, ticket: int) -> None:
-        """Record that this process starts a trial that it has just decided on."""
-        self._handed_out[trial.number, ticket] = self._clock()
+    def _is_for_anybody(self, startable: Startable, now: float) -> bool:
+        has_worker = bool(self.decisions[startable.trial.decided].who)
+        return not has_worker or now - startable.seen >= self._grace
 
     def is_stopped(self, trial: int) -> bool:
         """Return whether a decision has stopped a trial, which may still run."""
