@@ -43,7 +43,7 @@ POLICIES: dict[str, Policy] = {
     states.DONE: Policy(NO, "trained to the end"),
     states.EARLY_STOPPED: Policy(NO, "stopped early by its own rule"),
     states.DIVERGED: Policy(NO, "stopped because its loss diverged"),
-    states.PAUSED: Policy(NO, "a trial of a search that waits at a rung; its search may continue it"),
+    states.PAUSED: Policy(NO, "a trial of a [search](search.md) that waits at a rung; its search may continue it"),
     states.FAILED: _failure("crashed, or has an error in its config; the last line of the error is shown"),
     states.TIMEOUT: _failure("reached the time limit"),
     states.OUT_OF_MEMORY: _failure("was killed for its memory use", WITH_MORE_MEMORY),
