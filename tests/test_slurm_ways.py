@@ -67,6 +67,27 @@ def test_every_submission_mode_runs_each_run_once(way: list[str], project: Proje
     assert project.executed() == [1] * 10
 
 
+def test_stacks_have_a_job_each_and_continue_in_successors(project: Project, script: str, slurm: Slurm) -> None:
+    project.spec.write_text("""\
+job_details: {name: tiny, output_dir: re sults, stack: auto}
+parameters:
+  batch_size: [1, 2]
+  seed_model: [10, 5, 11]  # the second of each stack waits until it is told to save itself
+""")
+    assert project.submit(project.spec, "-s", script, "-y") == 0
+    jobs = all_jobs(project)
+    assert len(jobs) == 2
+    wait_for(lambda: counts(project) == {"done": 2, "running": 4})
+    for job in jobs:
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
+    wait_for(lambda: counts(project) == {"done": 6})
+    assert project.executed() == [1] * 6
+    assert len(all_jobs(project)) == 4
+    assert sorted((project.batch / "stacks").read_text().splitlines()) == ["000 001 002", "001 002", "003 004 005",
+                                                                           "004 005"]
+    assert [len(list(run.glob("attempt-1-*.json"))) for run in project.runs()] == [1, 2, 2] * 2
+
+
 def test_arrays_are_split_by_size_limit_and_options(project: Project, script: str, monkeypatch: pytest.MonkeyPatch,
                                                     slurm: Slurm) -> None:
     project.spec.write_text("""\

@@ -263,6 +263,7 @@ class PlannedRun(TypedDict, total=False):
     folder: str
     spec: dict[str, Any]
     command: list[str]
+    stack: int  # of runs that are trained at once: the number of their stack, from 0
     container: list[str]  # with a container: the first command in it
 
 

@@ -100,7 +100,7 @@ def train_stack(members: Sequence[StackMember]) -> Iterator[tuple[int, str | Bas
                 yield index, ConfigError("wrong", where="seed_model")
             elif seed != 3:
                 print(f"member {os.path.basename(member.folder)}")
-                _write(member.folder, "executed", "in a stack")
+                _write(member.folder, "executed", "stacked")
                 yield index, "diverged" if seed == 2 else "completed"
         if not stops:
             return

@@ -43,8 +43,8 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
 
         estimate = search_preview.hours_line(plan.search, plan.batch, cpus / slots, gpus / slots)
     else:
-        estimate = costs.estimate(specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots,
-                                  by_workers=slurm.by_workers)
+        estimate = None if launch.stacks.runs else costs.estimate(
+            specs, os.path.dirname(plan.batch), cpus / slots, gpus / slots, by_workers=slurm.by_workers)
     for line in (costs.upper_bound(requests), estimate):
         if line:
             print(f"costs      {line}")

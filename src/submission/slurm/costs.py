@@ -130,7 +130,8 @@ def _like_runs(kinds: set[str], output_dir: str, by_workers: bool) -> dict[str, 
     deadline = time.monotonic() + _TIME_BUDGET
     for batch in reversed(batch_folder.all_batches(output_dir)):
         plans = journal.read_history(batch).recorded_plans
-        if not plans or (plans[-1]["way"] == journal.WORKERS) != by_workers:
+        # the time of a run in a stack is that of the whole stack
+        if not plans or plans[-1].get("stack") or (plans[-1]["way"] == journal.WORKERS) != by_workers:
             continue
         for name in run_folder.run_names(batch):
             is_enough = len(like_runs) == len(kinds) and min(map(len, like_runs.values())) >= _ENOUGH

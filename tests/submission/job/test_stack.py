@@ -36,7 +36,7 @@ def states_of(project: Project) -> list[str]:
 
 
 def executed(project: Project) -> list[list[str]]:
-    """What each run has recorded: `in a stack`, or `once` by itself."""
+    """What each run has recorded: `stacked`, or `once` by itself."""
     return [(run / "executed").read_text().splitlines() if (run / "executed").exists() else []
             for run in project.runs()]
 
@@ -66,7 +66,7 @@ def test_members_are_recorded_as_runs_of_their_own(project: Project) -> None:
     write_grid(project, "[10, 11, 12, 2]")
     assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
     assert stacks(project) == ["000 001 002 003"]
-    assert executed(project) == [["in a stack"]] * 4
+    assert executed(project) == [["stacked"]] * 4
     assert states_of(project) == ["done"] * 3 + ["diverged"]
     records = [json.loads((run / "attempt-1-0.json").read_text()) for run in project.runs()]
     assert [record["how"] for record in records] == ["completed"] * 3 + ["diverged"]
@@ -81,7 +81,7 @@ def test_size_limits_a_stack_and_the_rest_are_stacked_next(project: Project) -> 
     write_grid(project, "[10, 11, 12, 13, 14]", "0.2")  # it chooses two at once
     assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
     assert stacks(project) == ["000 001", "002 003"]
-    assert executed(project) == [["in a stack"]] * 4 + [["once"]]
+    assert executed(project) == [["stacked"]] * 4 + [["once"]]
     assert set(states_of(project)) == {"done"}
 
 
@@ -116,14 +116,14 @@ def test_fault_of_a_member_ends_no_other(project: Project) -> None:
 def test_member_that_no_stack_ends_runs_alone(project: Project) -> None:
     write_grid(project, "[10, 3, 11]")
     assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
-    assert executed(project) == [["in a stack"], ["once"], ["in a stack"]]
+    assert executed(project) == [["stacked"], ["once"], ["stacked"]]
     assert set(states_of(project)) == {"done"}
 
 
 def test_members_of_a_stack_that_fails_as_a_whole_run_alone(project: Project) -> None:
     write_grid(project, "[10, 4, 11]")
     assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
-    assert executed(project) == [["in a stack"], ["once"], ["once"]]
+    assert executed(project) == [["stacked"], ["once"], ["once"]]
     assert "RuntimeError: the stack fails" in log_of(project.runs()[1])
     assert set(states_of(project)) == {"done"}
 
@@ -187,7 +187,7 @@ def test_stop_saves_all_members_and_the_next_start_continues(project: Project, n
     # Slurm restarts the job: the members continue together
     assert start_worker(project, 3, SLURM_JOB_ID="12", SLURM_RESTART_COUNT="1").wait(30) == 0
     assert stacks(project) == ["000 001 002", "001 002"]
-    assert executed(project) == [["in a stack"]] * 3
+    assert executed(project) == [["stacked"]] * 3
     assert (project.runs()[1] / "attempt-1-1.json").exists()
 
 
@@ -199,7 +199,7 @@ def test_warned_stack_is_continued_by_a_successor_of_any_slurm_job(project: Proj
     worker.send_signal(signal.SIGUSR1)
     assert worker.wait(30) == 0
     assert start_worker(project, 3, SLURM_JOB_ID="13").wait(30) == 0
-    assert executed(project) == [["in a stack"]] * 3
+    assert executed(project) == [["stacked"]] * 3
 
 
 def test_stack_continues_if_its_worker_is_killed(project: Project) -> None:
@@ -211,7 +211,7 @@ def test_stack_continues_if_its_worker_is_killed(project: Project) -> None:
     worker.wait()
     (project.runs()[1] / "saved").touch()  # it need not wait any longer
     wait_for(lambda: all((run / "done").exists() for run in project.runs()))
-    assert executed(project) == [["in a stack"]] * 3
+    assert executed(project) == [["stacked"]] * 3
 
 
 def test_cancel_of_one_member_is_refused_and_of_the_batch_saves_all(
@@ -241,6 +241,6 @@ def test_retried_member_supersedes_the_one_in_a_stack(project: Project) -> None:
     (run / "attempt-2-0.json").write_text(json.dumps(record))
     (project.runs()[0] / "saved").touch()
     assert worker.wait(30) == 0
-    assert executed(project) == [["in a stack"], [], ["in a stack"]]
+    assert executed(project) == [["stacked"], [], ["stacked"]]
     assert not (run / "done").exists()
     assert "a later attempt has taken over" in log_of(run)

@@ -29,12 +29,13 @@ START = 5.0  # seconds, from the start of an attempt to its first step, and from
 
 
 def earlier_run(folder: Path, seconds_per_epoch: float, end: str | None = "completed", way: str = "one each",
-                job: str | None = "7", **spec: Any) -> None:
+                job: str | None = "7", stack: str | None = None, **spec: Any) -> None:
     """A run that trained for its train_length, with ten steps in an epoch."""
     folder.mkdir(parents=True)
     (folder.parent / "job.yaml").touch()
     (folder.parent / "submissions").mkdir(exist_ok=True)
-    plan = {"kind": "plan", "time": 1, "mode": "slurm", "who": {}, "tickets": {}, "way": way, "bounds": []}
+    plan = {"kind": "plan", "time": 1, "mode": "slurm", "who": {}, "tickets": {}, "way": way, "bounds": [],
+            **({"stack": stack} if stack else {})}
     (folder.parent / "submissions" / "t.jsonl").write_text(json.dumps(plan) + "\n")
     (folder / "spec.yaml").write_text(yaml_io.dump_flat(spec))
     epochs = spec.get("train_length", 1)
@@ -77,13 +78,14 @@ def test_unlike_runs_give_no_estimate(spec: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("options", [
-    {"way": "workers"}, {"job": None}, {"end": "early_stopped"}, {"end": None}, {"train_length": 1}])
+    {"way": "workers"}, {"way": "workers", "stack": "auto"}, {"job": None}, {"end": "early_stopped"}, {"end": None},
+    {"train_length": 1}])
 def test_runs_that_were_started_or_ended_in_another_way_do_not_count(options: dict[str, Any], tmp_path: Path) -> None:
     """A worker's run does not load the libraries, and one that ran on this machine is no measure for a cluster."""
     earlier_run(tmp_path / "26-01-01-a" / "000_a", 2, **{"train_length": 10, **options})
     assert costs.estimate([{"train_length": 10}], str(tmp_path), 2, 0) is None
     found = costs.estimate([{"train_length": 10}], str(tmp_path), 2, 0, by_workers=True)
-    assert (found is None) == (options.get("way") != "workers")
+    assert (found is None) == (options.get("way") != "workers" or "stack" in options)
 
 
 def test_external_program_is_estimated_from_runs_with_equal_parameters(tmp_path: Path) -> None:
