@@ -214,10 +214,10 @@ def _metric_change(name: str, values: list[pd.DataFrame], matches: list[_Match],
         return None
     before, after = np.array([(own.mean(), other.mean()) for own, other, _ in pairs]).T
     if len(pairs) > 1:
-        change, basis = inference.paired_difference(after - before), f"{len(pairs)} settings"
+        change, basis = inference.mean(after - before), f"{len(pairs)} settings"
     else:
         (own, other, is_paired), = pairs
-        change = inference.paired_difference(other - own) if is_paired else inference.welch_difference(own, other)
+        change = inference.mean(other - own) if is_paired else inference.welch_difference(own, other)
         basis = f"{len(own)} seed{'s' * (len(own) > 1)} in both" if is_paired else f"{len(own)} + {len(other)} runs"
     is_result = name.rpartition("/")[2] != "time"
     goal = metrics.direction(name, metric) if is_result and change.value else None

@@ -131,7 +131,7 @@ def test_intervals_cover_the_true_change(tmp_path: Path) -> None:
     covered = 0
     for _ in range(200):
         effects = random.normal(0.5, 1, size=3)  # of a change on each setting: the settings are a sample
-        result = inference.paired_difference(effects + random.normal(0, 0.1, 3))
+        result = inference.mean(effects + random.normal(0, 0.1, 3))
         covered += result.low <= 0.5 <= result.high
     assert stats.binom.cdf(covered, 200, 0.95) > 0.001
 

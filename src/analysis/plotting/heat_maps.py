@@ -68,13 +68,14 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
                            f"{count(counts.total, 'run')} diverged",
                            hint="plots.overview(df) shows their curves")
     descends = tables.lower_is_better(df, grid.metrics[0])
-    best = finite.min() if descends else finite.max()
+    candidates = np.concatenate([cells.means[cells.can_be_best] for _, cells in panels])
+    best = (np.min if descends else np.max)(candidates if len(candidates) else finite)
     norm = (LogNorm if log and finite.min() > 0 else Normalize)(finite.min(), finite.max())
     colors = mpl.colormaps["viridis_r" if descends else "viridis"].with_extremes(bad="#dddddd")
     for axes, cells in panels:
         image = axes.pcolormesh(np.ma.masked_invalid(cells.means), norm=norm, cmap=colors, edgecolors="white",
                                 linewidth=0.5)
-        _mark_cells(axes, cells, image, best)
+        _mark_cells(axes, cells, image, (cells.means == best) & (cells.can_be_best | (len(candidates) == 0)))
         for runs in cells.counted[cells.counted > 0]:
             grid.record_mean(int(runs))
         axes.grid(False)
@@ -87,7 +88,8 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     lossy = sum(int(cells.is_lossy.sum()) for _, cells in panels)
     sign = "n/N: runs that count of all" if max(len(across), len(up)) <= _MAX_NUMBERS else "dots"
     return grid.finish(x, y, notes=[
-        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else ""),
+        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else "") + (
+            "; never one of which as many runs diverged as count" if 0 < len(candidates) < len(finite) else ""),
         f"{count(lossy, 'cell')} lost runs ({sign})" if lossy else ""],
         diverged="left out" + (", a cross where no run counts" if any(
             ((cells.counted == 0) & (cells.total > 0)).any() for _, cells in panels) else ""), metric_styles=False)
@@ -108,12 +110,18 @@ class _Cells(NamedTuple):
     """The cells of a panel, (values of y, values of x) each.
 
     means: of the runs that count, NaN without one;
-    counted, total: number of runs that count and have a value, and of all.
+    counted, total, diverged: number of runs that count and have a value, of all, and of those that diverged.
     """
 
     means: np.ndarray
     counted: np.ndarray
     total: np.ndarray
+    diverged: np.ndarray
+
+    @property
+    def can_be_best(self) -> np.ndarray:
+        """Where a mean is not that of the rest of a setting that mostly diverged."""
+        return np.isfinite(self.means) & ~tables.is_mostly_diverged(self.diverged, self.counted)
 
     @property
     def is_lossy(self) -> np.ndarray:
@@ -125,19 +133,20 @@ def _cells_of(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object]]
               y: tuple[str, list[object]]) -> _Cells:
     numbers = [{cell_key(value): number for number, value in enumerate(values)} for _, values in (y, x)]
     shape = (len(y[1]), len(x[1]))
-    cells = _Cells(np.full(shape, np.nan), np.zeros(shape, int), np.zeros(shape, int))
+    cells = _Cells(np.full(shape, np.nan), *(np.zeros(shape, int) for _ in range(3)))
     at = [[number[cell_key(value)] for value in runs[name].tolist()]
           for number, (name, _) in zip(numbers, (y, x), strict=True)]
     for cell, members in runs.groupby(at, sort=False):
         values = scores[members.index].dropna()
         cells.counted[cell], cells.total[cell] = len(values), len(members)
+        cells.diverged[cell] = (members["end"] == run_folder.DIVERGED).sum()
         if len(values):
             cells.means[cell] = values.mean()
     return cells
 
 
-def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, best: float) -> None:
-    """Write the numbers, and mark the best cell, cells that lost runs, and cells without a run that counts."""
+def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, is_best: np.ndarray) -> None:
+    """Write the numbers, and mark the first of the best cells, cells that lost runs, and cells without a run that counts."""
     has_numbers = max(cells.means.shape) <= _MAX_NUMBERS
     if has_numbers:
         _write_numbers(axes, cells.means, image, notes={
@@ -149,7 +158,7 @@ def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, best: f
                   markeredgewidth=0.5)
     for row, col in np.argwhere((cells.counted == 0) & (cells.total > 0)):
         axes.plot(col + 0.5, row + 0.5, "x", color="black")
-    for row, col in np.argwhere(cells.means == best)[:1]:
+    for row, col in np.argwhere(is_best)[:1]:
         axes.add_patch(Rectangle((col, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2,
                                  linestyle="--" if cells.is_lossy[row, col] else "-"))
 

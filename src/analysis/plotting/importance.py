@@ -87,7 +87,7 @@ def permutation_importance(settings: pd.DataFrame, values: np.ndarray) -> Import
 def _chance(gain: np.ndarray, setting: np.ndarray) -> float:
     """The p value of a mean gain above zero, one-sided, with the settings as independent samples."""
     gains = pd.Series(gain).groupby(setting).mean().to_numpy()
-    gain_over_mean = inference.paired_difference(gains)
+    gain_over_mean = inference.mean(gains)
     return gain_over_mean.p / 2 if gain_over_mean.value > 0 else 1 - gain_over_mean.p / 2
 
 

@@ -288,13 +288,14 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
         raise ResultsError(f"none of {count(len(df), 'run')} has both {common_label(drawn)} and {x_label}")
     descends = tables.lower_is_better(df, drawn[0])
     table = table.sort_values(["cost", "value"], ascending=[True, descends], ignore_index=True)
-    best = table["value"].cummin() if descends else table["value"].cummax()
-    front = table[(table["value"] == best) & (best != best.shift())]
+    candidates = table[table["rank"].notna()] if table["rank"].notna().any() else table
+    best = candidates["value"].cummin() if descends else candidates["value"].cummax()
+    front = candidates[(candidates["value"] == best) & (best != best.shift())]
     figure = Figure(figsize=(7.0, 3.3), layout="constrained")
     axes = figure.subplots()
     handles = _draw_dots(axes, table, df[require_column(df, legend).name] if legend else None)
     axes.step(front["cost"], front["value"], color="#333333", linewidth=1, where="post", zorder=1)
-    settings = tables.varying_columns(df)
+    settings = tables.ranked_parameters(table)
     axis = ParameterAxis(table["cost"].rename(x_label), log_x)
     figure_layout.set_log_axes(axes, axis.scale == "log", log_y)
     axes.margins(0.06, 0.08)  # room for the numbers
@@ -305,7 +306,9 @@ def pareto(df: pd.DataFrame, cost: str = "time", metric: str | None = None, *, e
     figure_layout.add_caption(figure, [
         describe_metric(drawn, epoch),
         count(len(table), "setting") + (", means of their runs" if (table["runs"] > 1).any() else ""),
-        f"hollow: lost runs ({lossy} of them)" if lossy else "", *tables.run_counts(df).lost()])
+        "not on the front: settings of which as many runs diverged as count" if len(candidates) < len(table) else "",
+        f"hollow: lost runs ({lossy} of them)" if lossy else "",
+        *tables.run_counts(df).lost()])
     return figure
 
 

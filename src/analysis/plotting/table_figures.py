@@ -43,7 +43,7 @@ def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Fig
     shown = table.head(n)
     members = [df.loc[labels] for labels in shown["members"]]
     sheet = _Sheet(len(shown), head_lines=2)
-    for name in tables.varying_columns(df):
+    for name in tables.ranked_parameters(table):
         sheet.add_text(name, [format_value(value) for value in shown[name]])
     sheet.add_text("counted", _counted_of_total(shown, always=True), numbers=True)
     for name in dict.fromkeys([*names, "train/loss"]):
@@ -79,10 +79,23 @@ def _small_curves(sheet: _Sheet, name: str, members: list[pd.DataFrame]) -> None
                             marker="." if len(curve) == 1 else "")
 
 
+def format_intervals(table: pd.DataFrame) -> list[str]:
+    """Return the 95 % interval of each setting of a ranking, as text; "–" of a single run."""
+    digits = _digits(table)
+    form = ".4g" if digits is None else f".{digits}f"
+    return ["–" if low != low else f"{low:{form}} to {high:{form}}"
+            for low, high in zip(table["low"], table["high"], strict=True)]
+
+
+def _digits(table: pd.DataFrame) -> int | None:
+    """The decimals that show two digits of the median deviation of settings; None if no deviation is known."""
+    deviations = table["deviation"][table["deviation"] > 1e-9 * table["value"].abs()]
+    return int(np.clip(1 - np.floor(np.log10(deviations.median())), 0, 8)) if len(deviations) else None
+
+
 def _with_deviation(table: pd.DataFrame) -> list[str]:
     """The mean of each row and the deviation of its runs, to the second digit of the median deviation."""
-    deviations = table["deviation"][table["deviation"] > 1e-9 * table["value"].abs()]
-    digits = int(np.clip(1 - np.floor(np.log10(deviations.median())), 0, 8)) if len(deviations) else None
+    digits = _digits(table)
     return ["–" if value != value else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
             + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
             for value, deviation in zip(table["value"], table["deviation"], strict=True)]
@@ -90,13 +103,14 @@ def _with_deviation(table: pd.DataFrame) -> list[str]:
 
 @styled
 def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "best", n: int = 15) -> Figure:
-    """Draw the best settings as a table: rank, what varies, a dot for each run, and the mean with its standard error.
+    """Draw the best settings as a table: rank, what varies, a dot for each run, and the mean with its 95 % interval.
 
     df: big_df, a row per run;
     metric, epoch: as in `metric_against`.
     Rank r means that r − 1 settings are significantly better (tables.ranking returns the numbers); a shared rank is
-    marked by =, and settings of rank 1 are orange. Settings that lost runs show n/N. Returns a Figure of at most `n`
-    rows. ResultsError for an unknown or empty column.
+    marked by =, and settings of rank 1 are orange. Settings that lost runs show n/N; without a rank (–) are those of
+    which at least as many runs diverged as count. Returns a Figure of at most `n` rows. ResultsError for an unknown or
+    empty column.
     """
     drawn = figure_layout.drawable_columns(df, metric)
     settings = tables.ranking(df, metric, epoch)
@@ -104,28 +118,33 @@ def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "
     if table.empty:
         raise ResultsError(f"none of {count(len(df), 'run')} has a value to rank: all diverged")
     ties = settings["rank"].value_counts()
+    has_rank = table["rank"].notna().to_numpy()
     sheet = _Sheet(len(table))
-    sheet.add_text("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" for rank in table["rank"]])
-    for name in tables.varying_columns(df):
+    sheet.add_text("rank", [f"{rank}{'=' if ties[rank] > 1 else ''}" if is_ranked else "–"
+                            for rank, is_ranked in zip(table["rank"], has_rank, strict=True)])
+    for name in tables.ranked_parameters(table):
         sheet.add_text(name, [format_value(value) for value in table[name]])
     _draw_dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
     sheet.add_text("mean", _with_deviation(table), numbers=True)
+    if table["low"].notna().any():
+        sheet.add_text("95 % interval", format_intervals(table), numbers=True)
     sheet.add_text("runs", _counted_of_total(table), numbers=True)
     has_repeats = (settings["runs"] > 1).any()
     lossy = int((table["runs"] < table["total"]).sum())
     return sheet.finish([
         f"the best {len(table)} of {count(len(settings), 'setting')}" if len(settings) > len(table) else "",
-        describe_metric(drawn, epoch), "mean ± standard deviation; bar: standard error" if has_repeats else "",
+        describe_metric(drawn, epoch), "mean ± standard deviation; bar: 95 % interval of the mean, as far as there are runs" if has_repeats else "",
         "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs, Holm's correction: at "
-        f"most 5 % chance of any wrong difference); {ties[1]} of {count(len(settings), 'setting')} have rank 1"
+        f"most 5 % chance of any wrong difference); {ties.get(1, 0)} of {count(len(settings), 'setting')} have rank 1"
         if has_repeats else
         "one run each: nothing is known about the noise of seeds",
         f"{count(lossy, 'setting')} lost runs (n/N: runs that count of all)" if lossy else "",
+        "without a rank (–): as many runs diverged as count, or more" if not has_rank.all() else "",
         *tables.run_counts(df).lost()], below=0.2)
 
 
 def _draw_dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Series) -> None:
-    """Add a column with a dot for each run, the mean and its standard error, and an axis below."""
+    """Add a column with a dot for each run, the mean and its 95 % interval within the axis, and an axis below."""
     left, right = sheet.add_space(header, 2.6)
     values = [scores[members].dropna().to_numpy() for members in table["members"]]
     low, high = min(map(np.min, values)), max(map(np.max, values))
@@ -140,12 +159,12 @@ def _draw_dots(sheet: _Sheet, header: str, table: pd.DataFrame, scores: pd.Serie
         if low <= tick <= high:
             sheet.axes.plot([x_of(tick)] * 2, [sheet.middle(-0.5), bottom], color="#e4e4e4", linewidth=0.6, zorder=0)
             sheet.axes.text(x_of(tick), bottom + 0.04, f"{tick:.6g}", fontsize=7, ha="center", va="top")
-    for row, (row_values, rank, mean) in enumerate(zip(values, table["rank"], table["value"], strict=True)):
-        color, height = ORANGE if rank == 1 else BLUE, sheet.middle(row)
+    for row, row_values in enumerate(values):
+        rank, mean, *ends = table.iloc[row][["rank", "value", "low", "high"]]
+        color, height = ORANGE if rank is not pd.NA and rank == 1 else BLUE, sheet.middle(row)
         sheet.axes.plot(x_of(row_values), np.full(len(row_values), height), "o", color=color, alpha=0.4,
                         markersize=4.5, markeredgewidth=0)
-        error = row_values.std(ddof=1) / np.sqrt(len(row_values)) if len(row_values) > 1 else 0.0
-        sheet.axes.plot([x_of(mean - error), x_of(mean + error)], [height] * 2, color=color, linewidth=1.4)
+        sheet.axes.plot(x_of(np.clip(np.array(ends, float), low, high)), [height] * 2, color=color, linewidth=1.4)
         sheet.axes.plot(x_of(mean), height, "|", color=color, markersize=9, markeredgewidth=1.8)
 
 

@@ -9,7 +9,10 @@ LEVEL = 0.05  # probability of an error of the first kind, and of a value outsid
 
 
 class Estimate(NamedTuple):
-    """A difference of means: its value, standard error, 95 % interval and two-sided p value; NaN where unknown."""
+    """A mean or a difference of means: its value, standard error, 95 % interval, and two-sided p value of being zero.
+
+    NaN where unknown.
+    """
 
     value: float
     error: float
@@ -19,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(value: float, error: float, degrees: float) -> Estimate:
-    """Return the estimate of a difference with `degrees` of freedom. An error of NaN gives an unknown interval."""
+    """Return the estimate of a mean or a difference with `degrees` of freedom. An error of NaN gives an unknown interval."""
     from scipy.special import stdtr, stdtrit
 
     if not np.isfinite(error):
@@ -29,11 +32,13 @@ def estimate(value: float, error: float, degrees: float) -> Estimate:
     return Estimate(value, float(error), float(value - half), float(value + half), float(p))
 
 
-def paired_difference(differences: np.ndarray) -> Estimate:
-    """Return the mean of paired differences, (n,), with n − 1 degrees of freedom (Student, 1908)."""
-    count = len(differences)
-    error = differences.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
-    return estimate(float(differences.mean()), error, count - 1)
+def mean(values: np.ndarray) -> Estimate:
+    """Return the mean of values, (n,), as of runs or of paired differences, with n − 1 degrees of freedom (Student,
+    1908). Without a value, all is NaN; of a single one, all but the mean.
+    """
+    count = len(values)
+    error = values.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    return estimate(float(values.mean()) if count else np.nan, error, count - 1)
 
 
 def welch_difference(before: np.ndarray, after: np.ndarray) -> Estimate:

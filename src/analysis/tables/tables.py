@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -249,17 +249,26 @@ def best_runs(df: pd.DataFrame, metric: str | None = None, n: int | None = 10,
             row[f"{split}/{measure}"] = run[other].get(at, np.nan)
         rows.append(row)
     table = pd.DataFrame(rows, index=df.index)
-    settings = df[[*varying_columns(df, seeds=True), "end", "folder"]]
-    table = pd.concat([table, settings], axis=1)
+    settings = df[varying_columns(df, seeds=True)].rename(columns=_apart_from(table))
+    table = pd.concat([table, settings, df[["end", "folder"]]], axis=1)
     table = table.reset_index(drop=True).sort_values("value", ascending=less, kind="stable", na_position="last")
-    if by:
-        values = [key_column(require_column(df, name)) for name in ([by] if isinstance(by, str) else by)]
-        groups = pd.Series(list(zip(*values, strict=True)))
-        table = table[~groups[table.index].duplicated()]
-    table = table.reset_index(drop=True)
+    table = _first_of_each(table, [df[name].iloc[table.index] for name in _column_names(df, by)]).reset_index(drop=True)
     table["epoch"] = table["epoch"].astype("Int64")
     table.attrs[CAPTION] = "; ".join(selection_note(columns, epoch))
     return table if n is None else table.head(n)
+
+
+def _column_names(df: pd.DataFrame, by: str | Sequence[str]) -> list[str]:
+    """The columns of `by`. ResultsError if there is no such column."""
+    return [str(require_column(df, name).name) for name in ([by] if isinstance(by, str) else by)]
+
+
+def _first_of_each(table: pd.DataFrame, values: list[pd.Series]) -> pd.DataFrame:
+    """The first row of each combination of values, a cell per row of the table each; all rows without any."""
+    if not values:
+        return table
+    is_later = pd.Series(list(zip(*map(key_column, values), strict=True))).duplicated()
+    return table[~is_later.to_numpy()]
 
 
 def _value_of(run: pd.Series, columns: list[str], epoch: str | int, less: bool) -> tuple[float, float, str]:
@@ -309,41 +318,91 @@ def scores(df: pd.DataFrame, columns: list[str], epoch: str | int = "best") -> p
     return pd.Series(values, index=df.index).where(counted(df))
 
 
-def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "best") -> pd.DataFrame:
+def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "best",
+            by: str | Sequence[str] = ()) -> pd.DataFrame:
     """Return a row per setting (runs that differ in seeds alone), best mean first.
 
-    metric, epoch: as in `best_runs`.
-    Columns: rank, the varying parameters, value (mean), deviation (standard, of the runs), runs (that count and have a
-    value), total (all runs but exact repeats), diverged, members (index labels of df, without exact repeats). Rank r:
-    r − 1 settings are significantly better, as `inference.ranks` defines it; with few seeds most settings share rank 1.
-    Settings without a value come last. attrs["caption"] has what a reader must know. Errors as in `metric_columns`.
+    metric, epoch: as in `best_runs`;
+    by: columns, as 'model': the best setting of each of their values (of each combination), the best of these first.
+    Columns: rank, the varying parameters (`ranked_parameters`), value (mean), deviation (standard, of the runs), low and high (95 % interval
+    of the mean, NaN of a single run), runs (that count and have a value), total (all runs but exact repeats), diverged,
+    left_out (why runs do not count, as '17 of 20 diverged'), members (index labels of df, without exact repeats).
+    Rank r: r − 1 settings are significantly better, as `inference.ranks` defines it; with few seeds most settings share
+    rank 1. Settings of which at least as many runs diverged as count have no rank (NA) and come after the others, those
+    without a value last. attrs["caption"] has what a reader must know. Errors as in `metric_columns`.
     """
     names = metrics.by_preference(metric_columns(df, metric))
     settings = varying_columns(df)
+    groups = _settings_of(df, settings)
+    summaries = _summaries(df, groups, scores(df, names, epoch).to_numpy())
+    firsts = df[settings].iloc[[positions[0] for positions in groups]].reset_index(drop=True)
+    table = pd.concat([firsts.rename(columns=_apart_from(("rank", *summaries))), summaries], axis=1)
+    has_rank = (table["runs"] > 0) & ~is_mostly_diverged(table["diverged"], table["runs"])
+    table = table.assign(rank=has_rank).sort_values(  # in two steps: both sorts are stable
+        "value", ascending=lower_is_better(df, names[0]), kind="stable").sort_values(
+        "rank", ascending=False, kind="stable", ignore_index=True)
+    has_rank = table.pop("rank").to_numpy(bool)
+    rank = pd.Series(pd.NA, table.index, "Int64")
+    rank[has_rank] = inference.ranks(*(table.loc[has_rank, name].to_numpy() for name in ("value", "deviation", "runs")))
+    table.insert(0, "rank", rank)
+    table.attrs[CAPTION] = "; ".join([*selection_note(names, epoch), *run_counts(df).lost()])
+    return _first_of_each(table, [df[name][[labels[0] for labels in table["members"]]] for name in _column_names(
+        df, by)]).reset_index(drop=True)
+
+
+def ranked_parameters(ranking: pd.DataFrame) -> list[str]:
+    """Return the columns of a ranking that hold the parameters of its settings."""
+    names = list(map(str, ranking))
+    return names[1:names.index("value")]
+
+
+def _apart_from(reserved: Iterable[str]) -> dict[str, str]:
+    """New names for parameters of own programs that are named like another column of the table."""
+    return {name: f"parameter/{name}" for name in reserved}
+
+
+def is_mostly_diverged(diverged: Any, counted: Any) -> Any:
+    """Return whether at least as many runs of a setting diverged as count, so that it is not one of the best ones.
+
+    diverged, counted: numbers, or arrays of them.
+    """
+    return (diverged > 0) & (diverged >= counted)
+
+
+def _settings_of(df: pd.DataFrame, settings: list[str]) -> list[list[int]]:
+    """The positions of the runs of each setting, without exact repeats, in the order of their first runs."""
     is_repeat = repeats(df).to_numpy()
     points = zip(*(map(cell_key, df[name].tolist()) for name in settings), strict=True) if settings else [()] * len(df)
     groups: dict[tuple[object, ...], list[int]] = {}
     for position, point in enumerate(points):
         if not is_repeat[position]:
             groups.setdefault(point, []).append(position)
-    values, diverged = scores(df, names, epoch).to_numpy(), (df["end"] == run_folder.DIVERGED).to_numpy()
+    return list(groups.values())
+
+
+def _summaries(df: pd.DataFrame, groups: list[list[int]], values: np.ndarray) -> pd.DataFrame:
+    """A row per setting: the columns of `ranking` from value on. values: of each run, NaN if it does not count."""
+    diverged, counts = (df["end"] == run_folder.DIVERGED).to_numpy(), counted(df).to_numpy()
     rows = []
-    for positions in groups.values():
+    for positions in groups:
         finite = values[positions][np.isfinite(values[positions])]
-        rows.append({"value": finite.mean() if len(finite) else np.nan,
-                     "deviation": finite.std(ddof=1) if len(finite) > 1 else np.nan, "runs": len(finite),
-                     "total": len(positions), "diverged": int(diverged[positions].sum()),
+        estimate = inference.mean(finite)
+        total, lost = len(positions), int(diverged[positions].sum())
+        reasons = ((lost, "diverged"), (total - lost - int(counts[positions].sum()), "not ended"),
+                   (int(counts[positions].sum()) - len(finite), "without a value"))
+        rows.append({"value": estimate.value, "deviation": finite.std(ddof=1) if len(finite) > 1 else np.nan,
+                     "low": estimate.low, "high": estimate.high, "runs": len(finite), "total": total, "diverged": lost,
+                     "left_out": ", ".join(f"{number} of {total} {reason}" for number, reason in reasons if number),
                      "members": df.index[positions].tolist()})
-    table = pd.concat([df[settings].iloc[[positions[0] for positions in groups.values()]].reset_index(drop=True),
-                       pd.DataFrame(rows)], axis=1)
-    table = table.sort_values("value", ascending=lower_is_better(df, names[0]), kind="stable", ignore_index=True)
-    has_value = table["runs"].to_numpy() > 0
-    place = np.arange(1, len(table) + 1)
-    place[has_value] = inference.ranks(*(table.loc[has_value, name].to_numpy()
-                                         for name in ("value", "deviation", "runs")))
-    table.insert(0, "rank", place)
-    table.attrs[CAPTION] = "; ".join([*selection_note(names, epoch), *run_counts(df).lost()])
-    return table
+    return pd.DataFrame(rows)
+
+
+def uncounted_runs(df: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the names of the runs that do not count in means, by the reason: diverged, not ended, exact repeat."""
+    is_repeat, counts = repeats(df), counted(df)
+    is_diverged = (df["end"] == run_folder.DIVERGED) & ~is_repeat
+    reasons = {"diverged": is_diverged, "not ended": ~counts & ~is_diverged & ~is_repeat, "exact repeat": is_repeat}
+    return {reason: df["run"][chosen].tolist() for reason, chosen in reasons.items() if chosen.any()}
 
 
 def runs_table(df: pd.DataFrame) -> pd.DataFrame:

@@ -82,6 +82,19 @@ def test_cell_that_lost_runs_says_so_and_its_frame_is_dashed(digits: pd.DataFram
     assert (frame.get_x(), frame.get_y(), frame.get_linestyle()) == (1, 1, "--")
 
 
+def test_cell_of_mostly_diverged_runs_is_not_the_best(digits: pd.DataFrame) -> None:
+    runs = digits.copy()
+    figure = plots.heat_map(runs, "base_lr", "model", "val/last/accuracy")
+    (frame,) = figure.axes[0].patches
+    best = (frame.get_x(), frame.get_y())
+    in_cell = runs["base_lr"].eq([0.01, 0.1, 1.0][best[0]]) & runs["model"].eq(["linear", "tiny/lenet"][best[1]])
+    runs.loc[runs[in_cell].index[:2], "end"] = run_folder.DIVERGED  # of four
+    figure = plots.heat_map(runs, "base_lr", "model", "val/last/accuracy")
+    (frame,) = figure.axes[0].patches
+    assert (frame.get_x(), frame.get_y()) != best
+    assert has_text(figure, "never one of which as many runs diverged as count")
+
+
 def test_lossy_settings_are_dashed_lines(digits: pd.DataFrame) -> None:
     runs = digits.copy()
     runs.loc[0, "end"] = run_folder.DIVERGED

@@ -106,6 +106,18 @@ def test_front_of_costs_marks_settings_that_lost_runs(digits: pd.DataFrame) -> N
     assert has_text(figure, "hollow: lost runs (2 of them); 3 diverged runs left out; 1 run not ended, left out")
 
 
+def test_setting_of_mostly_diverged_runs_is_not_on_the_front(digits: pd.DataFrame) -> None:
+    runs = digits[digits["averaging"].isna()].copy()
+    runs["facts/parameters"] = 10.0
+    best = tables.ranking(runs, "val/last/accuracy")["members"][0]
+    runs.loc[best[:1], "end"] = run_folder.DIVERGED
+    figure = plots.pareto(runs, "facts/parameters", "val/last/accuracy")
+    table = tables.ranking(runs, "val/last/accuracy")
+    (front,) = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert front.get_ydata().tolist() == [table["value"][0]]
+    assert has_text(figure, "not on the front: settings of which as many runs diverged as count")
+
+
 def test_averaging_has_no_advantage_by_chance() -> None:
     # averaged and last weights are equally good: settings with both must not win more often than half
     random, wins = np.random.default_rng(0), 0

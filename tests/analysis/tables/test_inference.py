@@ -23,12 +23,12 @@ def holm_by_hand(p: list[float]) -> list[float]:
     return adjusted
 
 
-def test_paired_difference_is_students() -> None:
+def test_mean_has_students_interval() -> None:
     random = np.random.default_rng(0)
     for count in (2, 3, 10):
         before, after = random.normal(size=(2, count))
         reference = stats.ttest_rel(after, before)
-        result = inference.paired_difference(after - before)
+        result = inference.mean(after - before)
         interval = reference.confidence_interval(0.95)
         assert result.p == pytest.approx(reference.pvalue)
         assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
@@ -46,10 +46,10 @@ def test_welch_difference_is_welchs() -> None:
 
 
 def test_what_one_value_says_is_unknown_and_no_noise_is_certain() -> None:
-    assert math.isnan(inference.paired_difference(np.array([0.5])).p)
+    assert math.isnan(inference.mean(np.array([0.5])).p)
     assert math.isnan(inference.welch_difference(np.array([0.5]), np.array([1.0, 2.0])).low)
-    assert inference.paired_difference(np.array([0.5, 0.5])).p == 0
-    assert inference.paired_difference(np.zeros(2)).p == 1
+    assert inference.mean(np.array([0.5, 0.5])).p == 0
+    assert inference.mean(np.zeros(2)).p == 1
 
 
 def test_holm_is_the_step_down_procedure() -> None:

@@ -16,9 +16,11 @@ from src.analysis.tables.tables import (
     best_runs,
     metric_columns,
     named_metric,
+    ranked_parameters,
     ranking,
     runs_table,
     setting_columns,
+    uncounted_runs,
     varying_columns,
     with_goal,
 )
@@ -203,9 +205,60 @@ def test_single_run_gets_the_pooled_deviation() -> None:
 def test_runs_without_noise_and_without_values() -> None:
     table = ranked([[0.9, 0.9], [0.8, 0.8], [np.nan, np.nan], [0.95, 0.95]],
                    [["completed"] * 2, ["completed"] * 2, [None] * 2, ["diverged", "completed"]])
-    assert table["rank"].tolist() == [1, 2, 3, 4]
-    assert table["diverged"].tolist() == [1, 0, 0, 0]
-    assert table["runs"].tolist() == [1, 2, 2, 0]
+    # one of two diverged, so that the setting with the best mean has no rank, as the one without a value
+    assert table["base_lr"].tolist() == [0, 1, 3, 2]
+    assert table["rank"].tolist() == [1, 2, pd.NA, pd.NA]
+    assert table["diverged"].tolist() == [0, 0, 1, 0]
+    assert table["runs"].tolist() == [2, 2, 1, 0]
+    assert table["left_out"].tolist() == ["", "", "1 of 2 diverged", "2 of 2 not ended"]
+
+
+def test_setting_of_mostly_diverged_runs_has_no_rank() -> None:
+    done, lost = "completed", "diverged"
+    # 17 of 20 diverged, and the three others are the best of all; 9 of 20 diverged; none diverged
+    values = [[0.99, 0.98, 0.985, *[0.5] * 17], [0.97, 0.98] * 10, [0.96, 0.97] * 10]
+    table = ranked(values, [[done] * 3 + [lost] * 17, [lost] * 9 + [done] * 11, [done] * 20])
+    assert table["base_lr"].tolist() == [1, 2, 0]
+    assert table["rank"].tolist() == [1, 2, pd.NA]
+    assert table["left_out"].tolist() == ["9 of 20 diverged", "", "17 of 20 diverged"]
+    # as many diverged as count: no rank; one fewer: a rank
+    for diverged, best in ((5, 1), (4, 0)):
+        ends = [[lost] * diverged + [done] * (9 - diverged), [done] * 9]
+        assert ranked([[0.9, 0.8, 0.7] * 3, [0.1, 0.2, 0.3] * 3], ends)["base_lr"][0] == best
+    assert ranked([[0.9], [0.8]], [[lost], [lost]])["rank"].isna().all()
+
+
+def test_ranking_has_students_interval() -> None:
+    # mean 0.7, s = 0.1; t for 2 degrees of freedom is 4.302653: 4.302653 * 0.1 / sqrt(3) = 0.248414
+    table = ranked([[0.6, 0.7, 0.8], [0.5]])
+    assert table[["low", "high"]].iloc[0].tolist() == pytest.approx([0.451586, 0.948414], abs=1e-6)
+    assert table[["low", "high"]].iloc[1].isna().all(), "a single run has no interval"
+
+
+def test_best_setting_of_each_value_of_a_column() -> None:
+    df = frame({"val/last/accuracy": [[0.5], [0.6], [0.9], [0.7], [0.8]]}, model=["a", "a", "b", "b", "b"],
+               base_lr=[1, 1, 1, 2, 2], seed_model=[1, 2, 1, 1, 2])
+    table = ranking(df, by="model")
+    assert table[["model", "base_lr"]].to_numpy().tolist() == [["b", 1], ["a", 1]]
+    assert table["rank"].tolist() == ranking(df)["rank"].iloc[[0, 2]].tolist(), "ranks are those among all settings"
+    with pytest.raises(ResultsError, match="did you mean 'model'"):
+        ranking(df, by="mdel")
+
+
+def test_runs_that_do_not_count_are_named() -> None:
+    df = frame({"val/last/accuracy": [[0.5]] * 4}, repeat_of=[None, None, None, "r0"])
+    df["end"] = ["completed", "diverged", None, "completed"]
+    assert uncounted_runs(df) == {"diverged": ["r1"], "not ended": ["r2"], "exact repeat": ["r3"]}
+    df["end"] = None
+    assert uncounted_runs(df.drop(columns="repeat_of")) == {}, "preliminary values count"
+
+
+def test_parameters_named_like_columns_of_a_table() -> None:
+    df = frame({"val/last/accuracy": [[0.5], [0.6]]}, value=[1, 2], low=[3, 4], epoch=[5, 6])
+    table = ranking(df)
+    assert ranked_parameters(table) == ["parameter/value", "parameter/low", "epoch"]
+    assert table["parameter/low"].tolist() == [4, 3]
+    assert best_runs(df)[["parameter/value", "parameter/epoch", "low"]].to_numpy().tolist() == [[2, 6, 4], [1, 5, 3]]
 
 
 def test_single_setting_has_rank_1() -> None:
