@@ -46,6 +46,10 @@ COMMANDS = {
     "delete": Command("batches", "delete batches; their job specs and notes are kept in a file", remote=True),
     "report": Command("results", "write one HTML file with the results of batches", remote=True),
     "sync": Command("results", "download results from another machine by rsync, when repeated only new ones"),
+    "best": Command("best", "rank the settings of batches by their mean over seeds, with a 95 % interval", examples=(
+        ("lenet", "the ten best of the newest batch of lenet"),
+        ("lenet --by model", "the best setting of each model"),
+        ("lenet --where \"base_lr < 1\" --metric val/last/loss", "of some runs, by another metric"))),
     "compare": Command("results", "compare two batches: best runs, changed settings, changes of metrics", examples=(
         ("results/26-11-20-lenet results/26-11-21-lenet", "two batches"),
         ("lenet resnet", "the newest batches of these names"),

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src import code_state, code_versions, gpu_idle, logs, metrics, notes, run_folder
+from src.analysis import best_settings
 from src.analysis.plotting import heat_maps, plots
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
@@ -29,9 +30,10 @@ _MAX_PARAMETERS = 8  # with a figure of the metric against each
 _MAX_LINES = 12  # of a figure
 _MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
 _MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
+_MAX_SETTINGS = 10  # in the table of the best ones
 _MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
 _ENDED = ("done", *run_folder.ENDS)  # states of runs that have ended; the state of the end `completed` is "done"
-_ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
+_ACTIVE = ("new", "submitted", "pending", "running", "paused", "unknown")  # neither ended nor failed
 
 
 class _Failure(NamedTuple):
@@ -231,7 +233,18 @@ def _best_and_figures(df: pd.DataFrame) -> list[str]:
         missing = metrics.missing_metric_message(tables.named_metric(df), [], bool(df["end"].notna().any()))
         text = html.escape("; ".join(problems) or missing or "No run has been evaluated yet.")
         return [_section("Best runs", f"<p>{text}</p>")]
-    return [_best_runs(df, columns, problems), _curves(df), _against(df), _heat_maps(df)]
+    return [_best_settings(df), _best_runs(df, columns, problems), _curves(df), _against(df), _heat_maps(df)]
+
+
+def _best_settings(df: pd.DataFrame) -> str:
+    """The best settings with their intervals, and the runs that do not count; nothing if all settings have one run."""
+    found = best_settings.find(df)
+    if not (found.table["total"] > 1).any():
+        return ""
+    texts = best_settings.to_text(found._replace(table=found.table.head(_MAX_SETTINGS)))
+    note = f"The best {len(texts)} of {found.settings} settings" if found.settings > len(texts) else "All settings"
+    uncounted = "".join(f"<li>{html.escape(line)}</li>" for line in best_settings.name_uncounted(found))
+    return _section("Best settings", f"<p>{note}: {html.escape(found.note)}.</p>{_table(texts)}<ul>{uncounted}</ul>")
 
 
 def _best_runs(df: pd.DataFrame, columns: list[str], problems: list[str]) -> str:

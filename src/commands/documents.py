@@ -151,6 +151,30 @@ class Query(TypedDict):
     of: int  # number of runs in the batches
 
 
+class BestSetting(TypedDict):
+    """A setting: runs that differ in seeds alone, in `BestSettings`."""
+
+    rank: int | None  # null: as many runs diverged as count, or no run has a value
+    parameters: dict[str, Any]  # those that vary
+    mean: float | None  # of the runs that count
+    deviation: float | None  # standard deviation of these runs; null of a single run
+    low: float | None  # 95 % interval of the mean
+    high: float | None
+    counted: int  # runs that count and have a value
+    left_out: str  # why the others do not; empty if all count
+    runs: list[str]  # all names
+
+
+class BestSettings(TypedDict):
+    """The best settings."""
+
+    settings: list[BestSetting]  # the best one first
+    of: int  # number of settings in the batches
+    metric: list[str]  # columns of stats.csv; a run counts with the first one in which it has a value
+    not_counted: dict[str, list[str]]  # names of the runs that do not count, by reason
+    note: str  # what to know about these values
+
+
 class BestOfGroup(TypedDict):
     """The best run of a batch, in `ComparisonDocument`."""
 
@@ -288,7 +312,8 @@ class Submission(TypedDict):
 DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
     "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved], "delete": list[Deleted],
-    "report": Report, "sync": Synced, "compare": ComparisonDocument, "query": Query, "note": list[NoteDocument],
+    "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
+    "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
     "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
 # and of submit_multiple.py: in a dry run, and otherwise

@@ -95,6 +95,11 @@ def test_documents_of_commands_that_read(commands: Commands) -> None:
     rows = commands.run("query", batch, "base_lr > 0.2")
     assert (rows["matching"], rows["of"]) == (1, 2)
     assert rows["runs"][0]["base_lr"] == 0.5
+    best = commands.run("best", batch, "--limit", "1")
+    assert (len(best["settings"]), best["of"], best["metric"]) == (1, 2, ["val/last/accuracy"])
+    assert best["settings"][0]["low"] is None, "a single run has no interval"
+    assert commands.run("best", batch, "--where", "base_lr > 0.2")["of"] == 1
+    assert commands.run("best", batch, "--metric", "val/last/los", "--by", "mdel", exit_code=2)["hint"]
     comparison = commands.run("compare", batch, other)
     assert [group["batch"] for group in comparison["best"]] == commands.batches
     assert comparison["settings"] == 2

@@ -88,8 +88,8 @@ def heat_map(df: pd.DataFrame, x: str, y: str, metric: str | None = None, *, epo
     lossy = sum(int(cells.is_lossy.sum()) for _, cells in panels)
     sign = "n/N: runs that count of all" if max(len(across), len(up)) <= _MAX_NUMBERS else "dots"
     return grid.finish(x, y, notes=[
-        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else "") + (
-            "; never one of which as many runs diverged as count" if 0 < len(candidates) < len(finite) else ""),
+        describe_metric(grid.metrics, epoch), "the best cell is framed" + (", dashed if it lost runs" if lossy else ""),
+        "never one of which as many runs diverged as count" if 0 < len(candidates) < len(finite) else "",
         f"{count(lossy, 'cell')} lost runs ({sign})" if lossy else ""],
         diverged="left out" + (", a cross where no run counts" if any(
             ((cells.counted == 0) & (cells.total > 0)).any() for _, cells in panels) else ""), metric_styles=False)
@@ -146,7 +146,7 @@ def _cells_of(runs: pd.DataFrame, scores: pd.Series, x: tuple[str, list[object]]
 
 
 def _mark_cells(axes: Axes, cells: _Cells, image: mpl.cm.ScalarMappable, is_best: np.ndarray) -> None:
-    """Write the numbers, and mark the first of the best cells, cells that lost runs, and cells without a run that counts."""
+    """Write the numbers, and mark a best cell, cells that lost runs, and cells without a run that counts."""
     has_numbers = max(cells.means.shape) <= _MAX_NUMBERS
     if has_numbers:
         _write_numbers(axes, cells.means, image, notes={

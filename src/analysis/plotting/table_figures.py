@@ -49,7 +49,7 @@ def overview(df: pd.DataFrame, metric: str | None = None, *, n: int = 40) -> Fig
     for name in dict.fromkeys([*names, "train/loss"]):
         if name in tables.stats_columns(df) and any(np.isfinite(curve).any() for curve in df[name]):
             _small_curves(sheet, name, members)
-    sheet.add_text(f"best {common_label(names)}", _with_deviation(shown), numbers=True)
+    sheet.add_text(f"best {common_label(names)}", format_means(shown), numbers=True)
     return sheet.finish([f"{len(shown)} of {count(len(table), 'setting')}, best first" if len(table) > n else "",
                            "best: mean" + (" ± standard deviation of the runs" if (shown["runs"] > 1).any() else "")
                            + ", each run at its best epoch", *tables.selection_note(names),
@@ -93,8 +93,9 @@ def _digits(table: pd.DataFrame) -> int | None:
     return int(np.clip(1 - np.floor(np.log10(deviations.median())), 0, 8)) if len(deviations) else None
 
 
-def _with_deviation(table: pd.DataFrame) -> list[str]:
-    """The mean of each row and the deviation of its runs, to the second digit of the median deviation."""
+def format_means(table: pd.DataFrame) -> list[str]:
+    """Return the mean of each setting of a ranking and the deviation of its runs, to two digits of a median deviation.
+    """
     digits = _digits(table)
     return ["–" if value != value else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
             + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
@@ -125,7 +126,7 @@ def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "
     for name in tables.ranked_parameters(table):
         sheet.add_text(name, [format_value(value) for value in table[name]])
     _draw_dots(sheet, common_label(drawn), table, tables.scores(df, drawn, epoch))
-    sheet.add_text("mean", _with_deviation(table), numbers=True)
+    sheet.add_text("mean", format_means(table), numbers=True)
     if table["low"].notna().any():
         sheet.add_text("95 % interval", format_intervals(table), numbers=True)
     sheet.add_text("runs", _counted_of_total(table), numbers=True)
@@ -133,7 +134,8 @@ def ranking(df: pd.DataFrame, metric: str | None = None, *, epoch: str | int = "
     lossy = int((table["runs"] < table["total"]).sum())
     return sheet.finish([
         f"the best {len(table)} of {count(len(settings), 'setting')}" if len(settings) > len(table) else "",
-        describe_metric(drawn, epoch), "mean ± standard deviation; bar: 95 % interval of the mean, as far as there are runs" if has_repeats else "",
+        describe_metric(drawn, epoch), "mean ± standard deviation; bar: 95 % interval of the mean, up to the edge"
+        if has_repeats else "",
         "rank r: r − 1 settings are better beyond the noise of seeds (Welch's test of all pairs, Holm's correction: at "
         f"most 5 % chance of any wrong difference); {ties.get(1, 0)} of {count(len(settings), 'setting')} have rank 1"
         if has_repeats else

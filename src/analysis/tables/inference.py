@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(value: float, error: float, degrees: float) -> Estimate:
-    """Return the estimate of a mean or a difference with `degrees` of freedom. An error of NaN gives an unknown interval."""
+    """Return the estimate of a mean or a difference with `degrees` of freedom. error: NaN for an unknown interval."""
     from scipy.special import stdtr, stdtrit
 
     if not np.isfinite(error):

@@ -324,9 +324,10 @@ def ranking(df: pd.DataFrame, metric: str | None = None, epoch: str | int = "bes
 
     metric, epoch: as in `best_runs`;
     by: columns, as 'model': the best setting of each of their values (of each combination), the best of these first.
-    Columns: rank, the varying parameters (`ranked_parameters`), value (mean), deviation (standard, of the runs), low and high (95 % interval
-    of the mean, NaN of a single run), runs (that count and have a value), total (all runs but exact repeats), diverged,
-    left_out (why runs do not count, as '17 of 20 diverged'), members (index labels of df, without exact repeats).
+    Columns: rank, the varying parameters (`ranked_parameters`), value (mean), deviation (standard, of the runs), low
+    and high (95 % interval of the mean, NaN of a single run), runs (that count and have a value), total (all runs but
+    exact repeats), diverged, left_out (why runs do not count, as '17 of 20 diverged'), members (index labels of df,
+    without exact repeats).
     Rank r: r − 1 settings are significantly better, as `inference.ranks` defines it; with few seeds most settings share
     rank 1. Settings of which at least as many runs diverged as count have no rank (NA) and come after the others, those
     without a value last. attrs["caption"] has what a reader must know. Errors as in `metric_columns`.
