@@ -8,8 +8,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
-MODULES = ("startup", "grid", "loop", "resume", "data", "makespan", "gather", "status", "submission", "tracking",
-           "workers", "ddp")
+MODULES = ("startup", "grid", "loop", "stacked", "resume", "data", "makespan", "gather", "status", "submission",
+           "tracking", "workers", "ddp")
 PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks

@@ -40,8 +40,8 @@ for run in json.load(open(sys.argv[1])):
 def measure() -> list[tuple[str, float, float | None]]:
     """Return (label, ratio, limit), with start-up on both sides; the better of two turns counts."""
     with tempfile.TemporaryDirectory() as folder:
-        turns = [(_ours(Path(folder, f"ours-{turn}")), _warm(Path(folder, f"warm-{turn}"))) for turn in range(2)]
-    ours, warm = (min(seconds) for seconds in zip(*turns, strict=True))
+        turns = [(seconds(Path(folder, f"ours-{turn}")), _warm(Path(folder, f"warm-{turn}"))) for turn in range(2)]
+    ours, warm = (min(values) for values in zip(*turns, strict=True))
     return [(f"108 short runs by two local workers / two warm processes ({warm:.1f} s)", ours / warm, 1.35)]
 
 
@@ -52,13 +52,14 @@ def _submit(folder: Path, *arguments: str) -> list[str]:
     return [sys.executable, "submit_multiple.py", str(spec), "--local", *arguments]
 
 
-def _ours(folder: Path) -> float:
-    command = _submit(folder, "--workers", "2", "-y")
+def seconds(folder: Path, *options: str) -> float:
+    """Return how long the grid takes with two local workers, and options of submit_multiple.py."""
+    command = _submit(folder, "--workers", "2", "-y", *options)
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
+    elapsed = time.perf_counter() - start
     assert len(list(folder.glob("*/*/done"))) == 108
-    return seconds
+    return elapsed
 
 
 def _warm(folder: Path) -> float:
@@ -72,7 +73,7 @@ def _warm(folder: Path) -> float:
     processes = [subprocess.Popen([sys.executable, "-c", WARM, str(share)], env={**os.environ, "PYTHONPATH": "."},
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for share in shares]
     codes = [process.wait() for process in processes]
-    seconds = time.perf_counter() - start
+    elapsed = time.perf_counter() - start
     assert codes == [0, 0]
     assert len(list(folder.glob("*/*/stats.csv"))) == 108
-    return seconds
+    return elapsed
