@@ -58,6 +58,7 @@ COMMANDS = {
         ("lenet \"base_lr >= 0.1 and end != 'diverged'\"", "of the newest batch of lenet"),
         ("lenet \"epochs > 9\" --sort best/val/last/accuracy --limit 5", "the five best"),
         ("lenet \"averaging.isnull()\" --names", "only the folders"))),
+    "search": Command("search", "list the decisions of a search, or compute them again and compare", remote=True),
     "note": Command("records", "add a note with the commit to a batch, for the report; without text: print all notes",
                     remote=True),
     "reproduce": Command("records", "print the steps that repeat a run exactly, with the code that it ran with"),

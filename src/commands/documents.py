@@ -280,6 +280,33 @@ class PushedEnvironment(TypedDict):
     notes: list[str]
 
 
+class DecisionDocument(TypedDict):
+    """A decision of a search."""
+
+    number: int
+    kind: str  # new, promote or stop
+    trial: int
+    rung: int  # the epoch that the trial is to reach; of stop, the one at which it ended
+    run: str  # the trial's run
+    sampler: str | None  # that chose the parameters of a new trial
+
+
+class DifferenceDocument(TypedDict):
+    """A decision that would be made differently today, in `Replay`."""
+
+    number: int
+    recorded: dict[str, Any]  # keys of the decision that differ
+    computed: dict[str, Any]
+    versions: str  # libraries whose version has changed since
+
+
+class Replay(TypedDict):
+    """With --replay: the decisions of a search, computed again."""
+
+    decisions: int
+    different: list[DifferenceDocument]
+
+
 class PlannedRun(TypedDict, total=False):
     """A run that a submission would start, one on each line."""
 
@@ -313,7 +340,7 @@ DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
     "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved], "delete": list[Deleted],
     "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
-    "note": list[NoteDocument],
+    "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
     "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
 # and of submit_multiple.py: in a dry run, and otherwise
