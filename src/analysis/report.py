@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 from src import code_state, code_versions, gpu_idle, logs, metrics, notes, run_folder
 from src.analysis import best_settings
-from src.analysis.plotting import heat_maps, plots
+from src.analysis.plotting import heat_maps, plots, search_figures
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
 from src.analysis.tables import tables
 from src.errors import ResultsError
 from src.io import files
+from src.search import summary
 
 _HERE = os.path.dirname(__file__)
 _MAX_PARAMETERS = 8  # with a figure of the metric against each
@@ -32,8 +33,9 @@ _MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
 _MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
 _MAX_SETTINGS = 10  # in the table of the best ones
 _MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
-_ENDED = ("done", *run_folder.ENDS)  # states of runs that have ended; the state of the end `completed` is "done"
-_ACTIVE = ("new", "submitted", "pending", "running", "paused", "unknown")  # neither ended nor failed
+# states of runs that have ended, or wait at a rung of their search; the state of the end `completed` is "done"
+_ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS)
+_ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
 
 
 class _Failure(NamedTuple):
@@ -71,7 +73,8 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
     failures = _failures(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
     sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _changed_code(df),
-                _versions(df), _failed(failures), _active(status), _parameters(df), *_best_and_figures(df),
+                _versions(df), _failed(failures), _active(status), *_searches(df), _parameters(df),
+                *_best_and_figures(df),
                 _machines(df), _resources(resources or {}), _runs(df), _skipped(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
         page = file.read()
@@ -212,6 +215,22 @@ def _active(status: Sequence[Mapping[str, Any]] | None) -> str:
     names = [name for name in table if any(value not in ("", [], ()) for value in table[name].tolist())]
     table = table[names if table["batch"].nunique() > 1 else [name for name in names if name != "batch"]]
     return _section(f"Not ended ({len(rows)})", _table(table, code=("run", "batch", "why")))
+
+
+def _searches(df: pd.DataFrame) -> Iterator[str]:
+    """A section for each batch that is a search: its rungs, its best value so far, its curves, and its space."""
+    for batch, runs in df.groupby(df["folder"].map(os.path.dirname), sort=False):
+        if (search := summary.summarize(str(batch))) is None:
+            continue
+        header, *rows = search.rows()
+        first_rung = search.rungs[0].epochs if len(search.rungs) > 1 else "best"
+        figures = [_figure("best so far", search_figures.best_so_far, str(batch)),
+                   _figure("learning curves", search_figures.rung_curves, runs, str(batch)),
+                   _figure("space", search_figures.space, str(batch)),
+                   _figure("importance", plots.importance, runs, epoch=first_rung)]
+        table = pd.DataFrame(rows, columns=[*header[:-1], "run"])
+        yield _section(f"Search {os.path.basename(str(batch))}", f"<p>{html.escape(search.headline())}</p>"
+                       + _table(table, code=("run",)) + "".join(figures))
 
 
 def _parameters(df: pd.DataFrame) -> str:

@@ -46,6 +46,30 @@ class CodeVersion(TypedDict):
     files: dict[str, str | None]  # the hash of each file that differs between versions; null: these runs do not use it
 
 
+class RungStatus(TypedDict):
+    """A rung of a search, in `SearchStatus`."""
+
+    epochs: int | None  # at which it is; null: the end of a trial whose length is not known
+    reached: int  # trials with a result at it
+    promoted: int
+    stopped: int
+    best: float | None
+    run: str | None  # of the best trial
+
+
+class SearchStatus(TypedDict):
+    """An adaptive search, in `BatchStatus`."""
+
+    metric: str
+    trials: int  # that were started
+    planned: int
+    states: dict[str, int]  # number of trials by state
+    stopped: list[str]  # runs that the search has stopped
+    rungs: list[RungStatus]
+    is_over: bool
+    error: str | None  # why it could not go on
+
+
 class BatchStatus(TypedDict, total=False):
     """A batch."""
 
@@ -55,6 +79,7 @@ class BatchStatus(TypedDict, total=False):
     code_versions: list[CodeVersion]  # empty if all runs have the same
     runs: list[RunStatus]
     canaries: list[RunStatus]  # only if it has any
+    search: SearchStatus  # only of a search
     used: list[str]  # with --efficiency: what its ended Slurm jobs used, and what to request
 
 

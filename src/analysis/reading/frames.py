@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from src.analysis.reading import columns
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, is_missing, key_column
 from src.config import PER_POINT, Config, declared_types
+from src.search import definition
 
 IDENTITY = ("run", "batch", "index", "end", "folder")  # the first columns of every frame with a row per run
 REPEAT_OF = "repeat_of"  # column of exact repeats: the run that a run repeats; frames without repeats lack it
@@ -58,8 +60,26 @@ def config_frame(runs: Columns, paths: list[str], folders: list[str]) -> pd.Data
 def identity_columns(names: list[str], batches: list[str], folders: list[str], ends: Sequence[str | None]
                      ) -> dict[str, Sequence[Any]]:
     """Return the columns IDENTITY."""
-    return dict(zip(IDENTITY, (_labels(names, batches, folders), batches, list(map(run_folder.run_index, names)), ends,
-                               folders), strict=True))
+    return dict(zip(IDENTITY, (_labels(names, batches, folders), batches, list(map(run_folder.run_index, names)),
+                               _with_paused(folders, ends), folders), strict=True))
+
+
+def _with_paused(folders: Sequence[str], ends: Sequence[str | None]) -> Sequence[str | None]:
+    """Return how each run ended, `paused` for a trial that waits at a rung of its search."""
+    batches = {os.path.dirname(folder) for folder, end in zip(folders, ends, strict=True) if end is None}
+    searches = {batch for batch in batches if definition.is_search(batch)}
+    if not searches:
+        return ends
+    return [_pause(folder) if end is None and os.path.dirname(folder) in searches else end
+            for folder, end in zip(folders, ends, strict=True)]
+
+
+def _pause(folder: str) -> str | None:
+    try:
+        attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
+    except OSError:  # deleted in the meantime
+        return None
+    return run_folder.PAUSED if attempt.get("how") == run_folder.PAUSED else None
 
 
 def _labels(names: list[str], batches: list[str], folders: list[str]) -> list[str]:
