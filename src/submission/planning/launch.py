@@ -57,12 +57,16 @@ def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Op
     stack = options.stack or (job_spec.stack if job_spec else plan.last_setting("stack"))
     if stack in (None, 1):
         return None
+    where = "--stack" if options.stack else "job_details.stack"
     if any("COMMAND" in spec for spec in plan.points.values()):
         raise JobSpecError("stack trains runs of train.py together, and a command starts a process for each run",
-                           where="--stack" if options.stack else "job_details.stack", hint="leave it out")
+                           where=where, hint="leave it out")
+    if plan.search:
+        raise JobSpecError("stack trains runs together that are known when they are submitted, and a search chooses one "
+                           "trial after another", where=where, hint="leave it out")
     if options.array:
         raise JobSpecError("--array makes each run a task of a job array, and stack trains several in one process",
-                           where="job_details.stack", hint="use it without --array (a Slurm job for each stack), or "
+                           where=where, hint="use it without --array (a Slurm job for each stack), or "
                            "--stack 1 to train each run by itself")
     return stack
 

@@ -14,6 +14,7 @@ from src.config import DEFAULTS, FIELDS, Config
 from src.submission.batch.task_files import Stacks, units
 from src.submission.planning import stacks
 from src.submission.planning.stacks import plan_stacks
+from tests.conftest import ROOT
 from tests.submission.conftest import Project
 
 NUMBERS: dict[str, st.SearchStrategy[Any]] = {
@@ -194,6 +195,12 @@ def test_refused_command_lines(project: Project, arguments: list[str], message: 
         code = int(end.code or 0)
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_trials_of_a_search_are_not_stacked(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    search = str(ROOT / "jobs" / "tune-digits.yaml")
+    assert project.submit(search, "--local", "--stack", "auto", "-d") == 2
+    assert "a search chooses one trial after another" in capsys.readouterr().err
 
 
 def test_json_has_the_stack_of_each_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
