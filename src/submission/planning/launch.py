@@ -62,8 +62,8 @@ def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Op
         raise JobSpecError("stack trains runs of train.py together, and a command starts a process for each run",
                            where=where, hint="leave it out")
     if plan.search:
-        raise JobSpecError("stack trains runs together that are known when they are submitted, and a search chooses one "
-                           "trial after another", where=where, hint="leave it out")
+        raise JobSpecError("stack trains runs together that are known at submission, and a search chooses one trial "
+                           "after another", where=where, hint="leave it out")
     if options.array:
         raise JobSpecError("--array makes each run a task of a job array, and stack trains several in one process",
                            where=where, hint="use it without --array (a Slurm job for each stack), or "
