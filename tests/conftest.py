@@ -127,6 +127,9 @@ def _lag_settings() -> dict[str, str]:
     return {"LAG": "1", "LAG_SECONDS": "30" if os.environ.get("GRIDIRON_CHAOS") == "1" else "4"}
 
 
+_clusters: list[Path] = []
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A real four-node Slurm on this machine, started for the session, or the one in $GRIDIRON_CLUSTER, which is kept.
@@ -140,6 +143,9 @@ def slurm() -> Iterator[Slurm]:
     existing = os.environ.get("GRIDIRON_CLUSTER")
     folder = Path(existing or tempfile.mkdtemp(prefix="gridiron-slurm-"))
     previous = os.environ.get("SLURM_CONF")
+    # a test module that imports this fixture makes another one of it, and SLURM_CONF would name that one's cluster
+    assert not _clusters, "the session has a cluster already: do not import the fixture `slurm`"
+    _clusters.append(folder)
     try:
         subprocess.run([CLUSTER / "up.sh", folder], check=True, stdout=subprocess.DEVNULL,
                        env=os.environ if existing else {**os.environ, **_lag_settings()})

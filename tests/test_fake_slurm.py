@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from src.submission.slurm import client as submission_slurm
-from tests.conftest import ROOT, Slurm, slurm
+from tests.conftest import ROOT, Slurm
 from tests.fake_slurm import errors, formats
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project, project
 
-__all__ = ["fake_slurm", "project", "slurm"]  # the fixtures
+__all__ = ["fake_slurm", "project"]  # the fixtures
 
 ROW = "--format=%i|%T|%r|%k|%j|%P|%u|%D|%C|%K|%F|%t"
 

@@ -28,11 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     **{f"submission/{name}": BASE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
     # the commands of experiments.py: on top of everything
-    "commands": BASE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor")} | {
+    "commands": BASE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor", "setup")} | {
         "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "datasets", "models", "tracking",
         "training"},
     "submission/remote": BASE | {"submission/system", "submission/spec", "submission/batch"},
     "submission/doctor": BASE | {"submission/system", "submission/slurm"},
+    "submission/setup": BASE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
     "analysis/reading": BASE | {"search"},
     "analysis/tables": BASE | {"search", "analysis/reading"},
     "analysis/plotting": BASE | {"search", "analysis/reading", "analysis/tables"},

@@ -332,6 +332,25 @@ class Replay(TypedDict):
     different: list[DifferenceDocument]
 
 
+class SetupTest(TypedDict):
+    """The test run of `setup`."""
+
+    batch: str
+    seconds: float
+    problem: str | None  # null: it is done
+
+
+class Setup(TypedDict):
+    """What `setup` did."""
+
+    slurm: bool  # whether Slurm answers here
+    written: list[str]  # files
+    left_alone: list[str]  # files that somebody has edited
+    links: dict[str, str]  # target by path
+    kept: list[str]  # folders that stay in the project because they hold files
+    test: SetupTest | None
+
+
 class PlannedRun(TypedDict, total=False):
     """A run that a submission would start, one on each line."""
 
@@ -367,6 +386,6 @@ DOCUMENTS: dict[str, Any] = {
     "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
     "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
-    "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
+    "setup": Setup, "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
 # and of submit_multiple.py: in a dry run, and otherwise
 SUBMISSION_DOCUMENTS = (PlannedRun, Submission)

@@ -74,6 +74,14 @@ def parse_time(limit: str) -> int | None:
     return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
+def format_time(seconds: int) -> str:
+    """Write a time limit as Slurm does: 3:00:00, or 2-00:00:00 from a day on."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}-{hour:02}:{minute:02}:{second:02}" if days else f"{hour:02}:{minute:02}:{second:02}"
+
+
 def _script_words(text: str) -> Iterator[tuple[str, int]]:
     """The words of all #SBATCH lines, each with the number of its line."""
     for number, line in enumerate(text.splitlines(), 1):

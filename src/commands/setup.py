@@ -1,0 +1,198 @@
+"""The command that fits the project to a cluster: setup."""
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from src.command_output import Output
+from src.commands.common import PROJECT
+from src.errors import BatchError
+from src.io import files
+from src.submission.batch import batch_folder
+from src.submission.setup import files_to_write, scripts, storage, trial_run
+from src.submission.setup.scripts import Script
+from src.submission.setup.site import Partition, Site, read_site
+from src.submission.slurm import client
+from src.submission.system.terminal import ask, format_duration, table
+
+if TYPE_CHECKING:
+    from src.commands import documents
+
+_CPU_TEMPLATE, _GPU_TEMPLATE = "submit_cpu.sh", "submit_2080.sh"
+_MEMORY_WORDS = ("memory", "--mem")  # in a message of sbatch that refuses a script because of its memory
+
+Choose = Callable[[str, Sequence[tuple[str, str]]], str]  # question, and choices with what they are → a choice
+
+
+class Decisions(NamedTuple):
+    """What the user decided. account: None without one; gpu_partitions: by GPU type; place: None to stay here."""
+
+    account: str | None
+    cpu_partition: Partition
+    gpu_partitions: dict[str, Partition]
+
+
+def add_setup(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=setup)
+    parser.add_argument("-y", "--yes", action="store_true", help="take the default of each question")
+    parser.add_argument("--no-test", action="store_true", help="submit no test run")
+    parser.add_argument("--wait", type=float, default=600.0, metavar="SECONDS",
+                        help="how long to wait for the test run (default: 600)")
+
+
+def setup(options: argparse.Namespace) -> Output:
+    """Read what this cluster has, ask, and write submit scripts, links and a test run. Return 1 if that run failed."""
+    if options.json and not options.yes:
+        raise BatchError("setup asks questions", where="command line", hint="with --json, add --yes")
+    choose = _take_first if options.yes else _ask_choice
+    site = read_site(getpass.getuser())
+    written: list[str] = []
+    left_alone: list[str] = []
+    names = [_CPU_TEMPLATE]
+    if site is None:
+        print("Slurm does not answer on this machine: set up for runs on it (--local)")
+    elif not site.with_gpu(None):
+        raise BatchError("no partition is up that this user may use", where="Slurm",
+                         hint="`sinfo` and `scontrol show partition` list them; ask the administrators for access")
+    else:
+        names, written, left_alone = _write_scripts(site, choose)
+    links, kept = _link_folders(choose)
+    run = None if options.no_test else _test(site, options.wait)
+    document: documents.Setup = {
+        "slurm": site is not None, "written": written, "left_alone": left_alone, "links": links, "kept": kept,
+        "test": run and {"batch": run.batch, "seconds": run.seconds, "problem": run.problem}}
+    where = "--local" if site is None else f"-s {names[-1]}"
+    return Output(_closing_lines(where, run), document, int(bool(run and run.problem)))
+
+
+def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str], list[str]]:
+    """Ask, and write the submit scripts. Return the names of all, of those that were written, and of edited ones."""
+    decisions = _decide(site, choose)
+    made = [_accepted(script) for script in _scripts(site, decisions)]
+    changes, edited = files_to_write.plan_changes(PROJECT, {script.name: script.text for script in made})
+    print("\n".join(table([(script.name, "; ".join(script.reasons)) for script in made])))
+    for name in edited:
+        print(f"kept  {name}: somebody has edited it, so it is left alone; remove it to have it written anew")
+    for change in changes:
+        print("\n".join(change.diff()))
+    if changes and choose("Write these files?", [("yes", ""), ("no", "")]) == "yes":
+        for change in changes:
+            files_to_write.write(change)
+        return [script.name for script in made], [os.path.basename(change.path) for change in changes], edited
+    return [script.name for script in made], [], edited
+
+
+def _decide(site: Site, choose: Choose) -> Decisions:
+    """Ask for the account, the partition of CPU jobs and that of GPU jobs, each where there is a choice."""
+    account = None
+    if site.accounts:
+        account = choose("Which account pays for jobs?", [(name, "") for name in site.accounts])
+    cpu = _choose_partition("Which partition for jobs without a GPU?", site.with_gpu(None), choose)
+    gpu_partitions: dict[str, Partition] = {}
+    for gpu in site.gpus():
+        candidates = site.with_gpu(gpu)
+        chosen = next((partition for partition in gpu_partitions.values() if partition in candidates), None)
+        gpu_partitions[gpu] = chosen or _choose_partition("Which partition for jobs with a GPU?", candidates, choose)
+    return Decisions(account if len(site.accounts) > 1 else None, cpu, gpu_partitions)
+
+
+def _choose_partition(question: str, partitions: Sequence[Partition], choose: Choose) -> Partition:
+    name = choose(question, [(partition.name, partition.description()) for partition in partitions])
+    return next(partition for partition in partitions if partition.name == name)
+
+
+def _scripts(site: Site, decisions: Decisions) -> list[Script]:
+    cpu_template, gpu_template = (files.read_text(os.path.join(PROJECT, name)) or "" for name in (
+        _CPU_TEMPLATE, _GPU_TEMPLATE))
+    made = [scripts.cpu_script(_shipped(cpu_template), decisions.cpu_partition, decisions.account)]
+    for gpu, partition in decisions.gpu_partitions.items():
+        node = max(site.nodes_of(partition.name, gpu), key=lambda node: node.nodes)
+        made.append(scripts.gpu_script(_shipped(gpu_template), partition, node, decisions.account))
+    return made
+
+
+def _shipped(text: str) -> str:
+    return files_to_write.without_mark(text)
+
+
+def _accepted(script: Script) -> Script:
+    """Return the script as sbatch accepts it: without --mem if that is refused. Another refusal is a reason."""
+    message = _refusal(script)
+    if message and any(word in message.lower() for word in _MEMORY_WORDS):
+        script = scripts.without_memory(script, message)
+        message = _refusal(script)
+    return script._replace(reasons=(*script.reasons, f"sbatch would refuse it: {message}")) if message else script
+
+
+def _refusal(script: Script) -> str | None:
+    """Return why sbatch would refuse a script; None if it would not."""
+    try:
+        command = client.sbatch_command("setup", os.devnull, "", (), script.name, os.devnull, PROJECT)
+        client.validate(command, script.text)
+    except client.SbatchError as error:
+        return error.message
+    return None
+
+
+def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:
+    """Ask where results and data lie, and make links. Return them, target by path, and the folders that stay."""
+    home = os.path.expanduser("~")
+    found = storage.places(home, getpass.getuser(), os.environ)
+    here = storage.Place("here", storage.free_bytes(PROJECT))
+    links, kept = storage.plan_links(PROJECT, found[0].path) if found else ({}, [])
+    if not links:
+        return {}, kept
+    places = sorted([*found, here], key=lambda place: -place.free)
+    path = choose(f"Where shall {' and '.join(sorted(map(os.path.basename, links)))} lie?",
+                  [(place.path, f"{place.free / 1e9:,.0f} GB free") for place in places])
+    if path == here.path:
+        return {}, kept
+    links, kept = storage.plan_links(PROJECT, path)
+    for link, target in links.items():
+        storage.make_link(link, target)
+        print(f"link  {os.path.basename(link)} -> {target}")
+    return links, kept
+
+
+def _test(site: Site | None, patience: float) -> trial_run.TrialRun:
+    where = ["--local"] if site is None else ["-s", _CPU_TEMPLATE, "--sbatch", "time=00:05:00"]
+    print("test  one run of some seconds", *where, flush=True)
+    return trial_run.submit_and_wait(PROJECT, os.path.join(batch_folder.results_folder(), "setup"), where, patience)
+
+
+def _closing_lines(where: str, run: trial_run.TrialRun | None) -> list[str]:
+    """Return how the test run ended, and the command that submits a first grid. where: its option for that."""
+    lines = []
+    if run and run.problem:
+        lines += [f"test  failed: {run.problem}", "  python experiments.py doctor  checks what this machine lacks"]
+    elif run:
+        lines.append(f"test  done after {format_duration(run.seconds)}")
+    lines.append(f"  python submit_multiple.py jobs/digits-quickstart.yaml {where}  submits a first grid")
+    return lines
+
+
+def _ask_choice(question: str, choices: Sequence[tuple[str, str]]) -> str:
+    """Return the user's choice, by number, name or Enter for the first one; without a question if there is only one."""
+    if len(choices) == 1:
+        return choices[0][0]
+    names = [name for name, _ in choices]
+    for number, (name, description) in enumerate(choices, 1):
+        print(f"  {number}  {name}{'  ' * bool(description)}{description}")
+    while True:
+        answer = ask(f"{question} [{names[0]}] ")
+        if not answer:
+            return names[0]
+        if answer.isdecimal() and 1 <= int(answer) <= len(names):
+            return names[int(answer) - 1]
+        if answer in names:
+            return answer
+        print(f"'{answer}' is none of them: a number, a name, or Enter for {names[0]}")
+
+
+def _take_first(question: str, choices: Sequence[tuple[str, str]]) -> str:
+    if len(choices) > 1:
+        print(f"{question} {choices[0][0]}")
+    return choices[0][0]

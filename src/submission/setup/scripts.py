@@ -1,0 +1,86 @@
+"""The submit scripts that setup writes: the shipped ones with what this cluster has in their #SBATCH lines."""
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from src.submission.setup.site import NodeType, Partition
+from src.submission.slurm import directives
+
+_CPU_LIMIT, _GPU_LIMIT = 3 * 3600, 12 * 3600  # seconds, as in the shipped scripts, which say why
+_MAX_CPUS = 8  # per GPU, for loading data
+_MEMORY, _MIN_MEMORY = 32_000, 2_000  # MB that a run gets where nodes have that much per GPU; and at least
+
+
+class Script(NamedTuple):
+    """A submit script. name: its file name; reasons: what was chosen, one line each."""
+
+    name: str
+    text: str
+    reasons: tuple[str, ...]
+
+
+def cpu_script(template: str, partition: Partition, account: str | None) -> Script:
+    """Return the shipped CPU script for a partition."""
+    limit = min(_CPU_LIMIT, partition.limit or _CPU_LIMIT)
+    text = _replace(template, {"partition": partition.name, "time": directives.format_time(limit)})
+    text = _describe_partition(text, partition)
+    return Script("submit_cpu.sh", _with_account(text, account),
+                  (f"partition {partition.name}: {partition.description()}",))
+
+
+def gpu_script(template: str, partition: Partition, node: NodeType, account: str | None) -> Script:
+    """Return the shipped GPU script for one GPU of a type.
+
+    Its CPUs and memory are those that a node has per GPU, at most 8 CPUs and 32 GB.
+    """
+    limit = min(_GPU_LIMIT, partition.limit or _GPU_LIMIT)
+    cpus = min(_MAX_CPUS, node.cpus_per_gpu)
+    memory = max(_MIN_MEMORY, min(_MEMORY, node.memory_per_gpu * 9 // 10))
+    gpu = node.gpu or "gpu"
+    text = _replace(template, {
+        "partition": partition.name, "time": directives.format_time(limit), "cpus-per-task": str(cpus),
+        "mem": f"{memory // 1000}G", "gres": "gpu:1" if node.by_feature or not node.gpu else f"gpu:{node.gpu}:1"})
+    text = re.sub(r"(?m)^#SBATCH --constraint=.*\n", f"#SBATCH --constraint={gpu}\n" if node.by_feature else "", text)
+    name = script_name(gpu)
+    text = re.sub(r"(?m)^# A run on one GPU.*$", f"# A run on one GPU: {gpu}.", text)
+    text = re.sub(r"-s submit_\w+\.sh", f"-s {name}", text)
+    text = re.sub(r"(?m)^# one GPU, on a node with.*$", "# one GPU" + (
+        ", on a node with this feature (`sinfo -o '%N %G %f'` lists features)" if node.by_feature else
+        " (`sinfo -o '%N %G'` lists them)"), text)
+    text = _describe_partition(text, partition)
+    return Script(name, _with_account(text, account), (
+        f"partition {partition.name}: {partition.description()}",
+        f"{cpus} CPUs and {memory // 1000} GB of the {node.cpus_per_gpu} CPUs and {node.memory_per_gpu // 1000} GB "
+        "that nodes have per GPU"))
+
+
+def without_memory(script: Script, message: str) -> Script:
+    """Return a script without its --mem line, since Slurm refuses it. message: of sbatch."""
+    text = re.sub(r"(?m)^# memory per node.*\n#SBATCH --mem=.*\n",
+                  "# no --mem: this cluster refuses it\n", script.text)
+    return script._replace(text=text, reasons=(*script.reasons, f"no --mem: {message}"))
+
+
+def script_name(gpu: str) -> str:
+    """Return the name of the script for a GPU type, such as submit_a100.sh."""
+    return f"submit_{re.sub(r'[^a-z0-9]+', '_', gpu.lower()).strip('_') or 'gpu'}.sh"
+
+
+def _replace(text: str, options: dict[str, str]) -> str:
+    for name, value in options.items():
+        text = re.sub(rf"(?m)^#SBATCH --{name}=.*$", f"#SBATCH --{name}={value}", text)
+    return text
+
+
+def _describe_partition(text: str, partition: Partition) -> str:
+    """Replace the comment on the partition, which says whether jobs are preempted."""
+    comment = ("# this partition runs jobs on idle nodes and preempts them when their owners need the nodes"
+               if partition.preempt else "# its jobs are not preempted")
+    return re.sub(r"(?m)^# .*\n(#SBATCH --partition=)", lambda match: f"{comment}\n{match[1]}", text)
+
+
+def _with_account(text: str, account: str | None) -> str:
+    if account is None:
+        return text
+    return re.sub(r"(?m)^(#SBATCH --partition=.*)$", rf"\1\n#SBATCH --account={account}", text)

@@ -1,0 +1,94 @@
+"""`setup` on a real Slurm and without one: questions, files, links, and a run that is waited for."""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import experiments
+from src.commands import setup as setting_up
+from src.submission.slurm import client
+from tests.conftest import ROOT, Slurm
+
+GPU_SCRIPTS = ["submit_geforce_rtx_2080.sh", "submit_geforce_rtx_3090.sh", "submit_tesla_v100.sh"]
+
+
+@pytest.fixture
+def fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project, in which the environment of this Python is used."""
+    heavy = shutil.ignore_patterns(".*", "results", "data", "__pycache__", "tests", "docs", "core")
+    shutil.copytree(ROOT, tmp_path / "fork", ignore=heavy)
+    (tmp_path / "fork" / ".venv").symlink_to(ROOT / ".venv")
+    monkeypatch.chdir(tmp_path / "fork")
+    monkeypatch.setattr(setting_up, "PROJECT", str(tmp_path / "fork"))
+    monkeypatch.setattr("src.submission.setup.storage.places", lambda *_: [])
+    return tmp_path / "fork"
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Answers to the questions, in order; each must be used."""
+    given: list[str] = []
+    monkeypatch.setattr(setting_up, "ask", lambda question: given.pop(0))
+    yield given
+    assert given == []
+
+
+def test_setup_on_slurm(slurm: Slurm, fork: Path, answers: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    answers += ["2", "nowhere", "owner", ""]
+    assert experiments.main(["setup"]) == 0
+    printed = capsys.readouterr().out
+    assert "'nowhere' is none of them" in printed
+    assert "new   submit_tesla_v100.sh: partition=owner, cpus-per-task=4, mem=28G, gres=gpu:1, constraint=tesla_v100" \
+        in printed
+    assert "test  done after" in printed
+    assert "#SBATCH --partition=killable\n" in (fork / "submit_cpu.sh").read_text()
+    assert sorted(path.name for path in fork.glob("submit_[gt]*.sh")) == GPU_SCRIPTS
+    for name in ("submit_cpu.sh", *GPU_SCRIPTS):
+        client.validate(client.sbatch_command("x", "/dev/null", "", (), str(fork / name), "/dev/null", str(fork)))
+    assert subprocess.run([ROOT / ".venv" / "bin" / "shellcheck", "--external-sources", *fork.glob("submit_*.sh")],
+                          cwd=fork, check=False).returncode == 0
+
+    (fork / "submit_cpu.sh").write_text((fork / "submit_cpu.sh").read_text().replace("=8G", "=9G"))
+    before = {path.name: path.read_text() for path in fork.glob("submit_*.sh")}
+    answers += ["owner", "owner"]  # nothing is to be written but the edited script, so no third question
+    assert experiments.main(["setup", "--no-test"]) == 0
+    assert "kept  submit_cpu.sh: somebody has edited it" in capsys.readouterr().out
+    assert {path.name: path.read_text() for path in fork.glob("submit_*.sh")} == before
+
+
+def test_setup_without_slurm(fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(client, "query", lambda command: None)
+    before = {path.name: path.read_text() for path in fork.glob("submit_*.sh")}
+    assert experiments.main(["setup", "--yes", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (document["slurm"], document["written"], document["test"]["problem"]) == (False, [], None)
+    assert {path.name: path.read_text() for path in fork.glob("submit_*.sh")} == before
+
+
+def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """Some clusters give memory by the number of CPUs, and refuse --mem."""
+    outputs = {"scontrol": "PartitionName=main Default=YES MaxTime=1-00:00:00 State=UP PreemptMode=OFF\n",
+               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": "ml\nteaching\n"}
+    monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
+
+    def validate(command: list[str], script: str) -> client.Validation:
+        if "--mem=" in script:
+            raise client.SbatchError("permanent", "Memory specification can not be satisfied")
+        return client.Validation()
+    monkeypatch.setattr(client, "validate", validate)
+    assert experiments.main(["setup", "--yes", "--no-test"]) == 0
+    assert "no --mem: Memory specification" in capsys.readouterr().out
+    text = (fork / "submit_cpu.sh").read_text()
+    assert "#SBATCH --mem" not in text
+    assert "#SBATCH --account=ml\n" in text
+
+
+def test_json_needs_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert experiments.main(["setup", "--json"]) == 2
+    assert "--yes" in json.loads(capsys.readouterr().out)["hint"]

@@ -1,0 +1,86 @@
+"""What setup understands of Slurm's answers: three clusters that differ, in the formats of several versions."""
+from __future__ import annotations
+
+import pytest
+
+from src.submission.setup.site import NodeType, Partition, Site, parse_accounts, parse_nodes, parse_partitions
+
+# a university: typed GPUs, limits, one partition for another account, one that is down
+UNIVERSITY_PARTITIONS = """\
+PartitionName=cpu AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=YES QoS=N/A \
+DefaultTime=01:00:00 DisableRootJobs=NO GraceTime=0 Hidden=NO MaxNodes=UNLIMITED MaxTime=7-00:00:00 MinNodes=0 LLN=NO \
+MaxCPUsPerNode=UNLIMITED Nodes=c[001-120] PriorityTier=1 RootOnly=NO OverSubscribe=NO PreemptMode=OFF State=UP
+PartitionName=gpu AllowGroups=ALL DenyAccounts=teaching AllowQos=ALL Default=NO MaxTime=2-00:00:00 Nodes=g[01-12] \
+RootOnly=NO PreemptMode=OFF State=UP
+PartitionName=gpu-guest AllowGroups=ALL AllowAccounts=ALL Default=NO MaxTime=12:00:00 Nodes=o[01-40] \
+PreemptMode=REQUEUE State=UP
+PartitionName=physics AllowGroups=ALL AllowAccounts=physics Default=NO MaxTime=UNLIMITED Nodes=p[1-9] PreemptMode=OFF \
+State=UP
+PartitionName=staff AllowGroups=staff AllowAccounts=ALL Default=NO MaxTime=UNLIMITED Nodes=s1 PreemptMode=OFF State=UP
+PartitionName=old AllowGroups=ALL AllowAccounts=ALL Default=NO MaxTime=1:00:00 Nodes=x1 PreemptMode=OFF State=DOWN
+"""
+UNIVERSITY_NODES = """\
+cpu|100|64|256000|(null)|icelake
+cpu|20|128+|1024000+|(null)|genoa
+gpu|8|64|512000|gpu:a100:4(S:0-1)|icelake
+gpu|4|96|768000|gpu:h100:4(S:0-1),lustre:1|genoa
+gpu-guest|40|48|384000|gpu:a100:2(S:0)|icelake
+physics|9|64|256000|gpu:v100:8|
+staff|1|4|8000|(null)|
+"""
+
+
+def university(accounts: tuple[str, ...] = ("ml", "teaching")) -> Site:
+    return Site(tuple(parse_partitions(UNIVERSITY_PARTITIONS, accounts, {"users"})),
+                tuple(parse_nodes(UNIVERSITY_NODES)), accounts)
+
+
+def test_partitions_that_this_user_may_use() -> None:
+    assert university().partitions == (
+        Partition("cpu", True, 7 * 86_400, ""), Partition("gpu", False, 2 * 86_400, ""),
+        Partition("gpu-guest", False, 43_200, "REQUEUE"))
+    assert [partition.name for partition in university(("teaching",)).partitions] == ["cpu", "gpu-guest"]
+    assert "physics" in [partition.name for partition in university(("physics",)).partitions]
+    assert len(parse_partitions(UNIVERSITY_PARTITIONS, (), {"staff"})) == 5  # without accounting nothing is excluded
+
+
+def test_gpu_types_with_the_partition_that_has_most_of_them_first() -> None:
+    site = university()
+    assert site.gpus() == ["a100", "h100"]  # no V100: its partition is for another account
+    assert [partition.name for partition in site.with_gpu("a100")] == ["gpu-guest", "gpu"]  # 80 and 32
+    assert [partition.name for partition in site.with_gpu("h100")] == ["gpu"]
+    assert [partition.name for partition in site.with_gpu(None)] == ["cpu", "gpu-guest", "gpu"]
+    node, = site.nodes_of("gpu", "h100")
+    assert (node.cpus_per_gpu, node.memory_per_gpu, node.by_feature) == (24, 192_000, False)
+
+
+@pytest.mark.parametrize(("gres", "features", "gpu", "by_feature", "gpus"), [
+    ("gpu:2", "geforce_rtx_2080", "geforce_rtx_2080", True, 2),
+    ("gpu:2(S:0-1)", "icelake,a100_80gb", "a100_80gb", True, 2),
+    ("gpu:8", "avx512", "", False, 8),
+    ("gpu:nvidia_h100_80gb_hbm3:8(S:0-1)", "h100", "nvidia_h100_80gb_hbm3", False, 8),
+    ("gpu:tesla:1(S:0),craynetwork:4", "", "tesla", False, 1),
+    ("(null)", "a100", None, False, 0), ("gpu:0", "a100", None, False, 0)])
+def test_gres_and_features_name_a_gpu(gres: str, features: str, gpu: str | None, by_feature: bool,
+                                      gpus: int) -> None:
+    assert parse_nodes(f"main|3|16|64000|{gres}|{features}\n") == [
+        NodeType("main", 3, 16, 64_000, gpus, gpu, by_feature)]
+
+
+def test_several_gpu_types_in_one_node_and_lines_that_are_none() -> None:
+    nodes = parse_nodes("slurm_load_partitions: warning\nmain|1|32|128000|gpu:a30:2,gpu:t4:4|\nmain|x|1|1|(null)|\n")
+    assert [(node.gpu, node.gpus) for node in nodes] == [("a30", 2), ("t4", 4)]
+
+
+def test_alike_nodes_are_counted_together() -> None:
+    assert [node.nodes for node in parse_nodes("m|2|8|1000|(null)|x\nm|3|8|1000|(null)|y\n")] == [5]
+
+
+def test_default_account_comes_first() -> None:
+    assert parse_accounts("teaching\nml\nteaching\n\n", "ml") == ("ml", "teaching")
+    assert parse_accounts("", "") == ()
+
+
+def test_limits_are_described_as_slurm_writes_them() -> None:
+    assert [partition.description() for partition in university().partitions] == [
+        "limit 7-00:00:00", "limit 2-00:00:00", "limit 12:00:00, jobs may be preempted (requeue)"]
