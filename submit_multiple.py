@@ -1,6 +1,10 @@
 """Expand a job spec into a grid of run folders, and submit each run: to Slurm, or to workers on this machine."""
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # what imports create stays, and would be visited again and again
+
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +24,8 @@ from src.submission.planning.submission_plan import LaunchSettings, SubmissionPl
 from src.submission.slurm.submit import Submission
 from src.submission.spec.reader import read_job_spec
 
+gc.freeze()
+gc.enable()
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -49,7 +49,7 @@ def _measure(size: int) -> list[tuple[str, float, float | None]]:
         report = _report(batch) if size == REPORTED else []
     bare, cells = _shortest([(_nothing, partial(_bare_series, results)), (_nothing, partial(_all_cells, results))])
     large = size >= 10_000  # for fewer runs, pandas' overhead per frame dominates
-    return [(f"read {size:,} runs and write the cache / read their bytes", cold / raw, 6.0 if large else None),
+    return [(f"read {size:,} runs and write the cache / read their bytes", cold / raw, 4.8 if large else None),
             (f"read {size:,} runs from the cache / read their bytes", cached / raw, 1.0 if large else None),
             (f"read {size:,} runs, 10 of them changed / read their bytes", changed / raw, 1.1 if large else None),
             (f"memory to read {size:,} runs / size of the frames", memory[0], 3.0 if large else None),

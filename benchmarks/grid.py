@@ -59,7 +59,7 @@ def measure(sizes: tuple[int, ...] = (1_000, 10_000, 100_000)) -> list[tuple[str
         totals[size] = sum(stages.values())
         shown = ", ".join(f"{stage} {1e6 * seconds / size:.1f}" for stage, seconds in stages.items())
         rows.append((f"write a grid of {size:,} / bare mkdir and write, {1e6 * bare / size:.1f} us per run ({shown})",
-                     totals[size] / bare, 3.0))
+                     totals[size] / bare, 2.4))
     small, large = min(sizes), max(sizes)
     if small < large:
         growth = math.log(totals[large] / totals[small]) / math.log(large / small)

@@ -35,7 +35,7 @@ def measure() -> list[tuple[str, float, float | None]]:
         dry = [sys.executable, "submit_multiple.py", "jobs/linear-classifier-example.yaml", "-s", "submit_cpu.sh", "-d",
                "--output-dir", f"{folder}/results"]
         return [
-            _row("dry run of 108 points", dry, "import yaml", 3.0, turns=15),
+            _row("dry run of 108 points", dry, "import yaml", 2.4, turns=15),
             _row("train.py on a short linear run", [sys.executable, "train.py", str(spec)], "import torch", 2.5,
                  turns=5, remove=f"{folder}/run"),
         ]

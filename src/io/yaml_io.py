@@ -252,8 +252,8 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # Words that some YAML reader takes for a boolean or null, and so cannot stand as plain keys.
 _RESERVED = frozenset("y n yes no on off true false null".split())
 # What JSON leaves as it is but YAML readers refuse or take for a line break: DEL, C1 controls, line and paragraph
-# separators, byte order mark, surrogates, non-characters.
-_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+# separators, byte order mark, surrogates, non-characters. None is printable. Compiled on demand: few texts have one.
+_UNSAFE = "[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]"
 
 
 def dump_value(value: Any) -> str:
@@ -264,7 +264,8 @@ def dump_value(value: Any) -> str:
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+        text = json.dumps(value, ensure_ascii=False)
+        return text if value.isprintable() else re.sub(_UNSAFE, lambda match: f"\\u{ord(match[0]):04x}", text)
     if isinstance(value, int):
         return int.__repr__(value)
     if isinstance(value, float):

@@ -16,7 +16,7 @@ from src.io import deletion, files, yaml_io
 
 RESULTS_VARIABLE = "GRIDIRON_RESULTS"  # the folder of this machine's batches, if not results/
 ACCEPTED_FORMS = "a batch folder, or the newest of a job spec by its file or name"
-_LEFTOVER = re.compile(r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z")
+_LEFTOVER = r"\.(\d\d-\d\d-\d\d-|extension-\d+\.).+\.(tmp|removed)\Z"  # compiled on demand: not in a dry run
 
 
 def find(output_dir: str, name: str) -> list[str]:
@@ -184,7 +184,7 @@ def remove_leftovers(output_dir: str) -> None:
     """Remove the temporary folders of processes that were killed more than a day ago."""
     with os.scandir(output_dir) as entries:
         for entry in entries:
-            if _LEFTOVER.match(entry.name):
+            if re.match(_LEFTOVER, entry.name):
                 with contextlib.suppress(OSError):  # its process has just completed it
                     if entry.is_dir(follow_symlinks=False) and entry.stat(
                             follow_symlinks=False).st_mtime < time.time() - 86400:

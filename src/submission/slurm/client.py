@@ -427,8 +427,9 @@ def requeue(job: str) -> str | None:
     return None if answer.returncode == 0 else " ".join((answer.stderr or answer.stdout).split())
 
 
-_NOT_CANCELLED = re.compile(r"error on job id (\S+?):? +(.*)")
-_IS_GONE = re.compile("Invalid job id|already complet", re.IGNORECASE)
+# compiled on demand: a dry run cancels nothing
+_NOT_CANCELLED = r"error on job id (\S+?):? +(.*)"
+_IS_GONE = "(?i)Invalid job id|already complet"
 
 
 def scancel(jobs: Iterable[str]) -> list[str]:
@@ -445,8 +446,8 @@ def scancel(jobs: Iterable[str]) -> list[str]:
         answer = _call(["scancel", *_cluster_option(cluster), *local_ids], env=_query_environment(cluster))
         errors = [line for line in answer.stderr.splitlines() if line.strip()] if answer.returncode else []
         for line in errors:
-            match = _NOT_CANCELLED.search(line)
-            if match and _IS_GONE.search(match[2]):
+            match = re.search(_NOT_CANCELLED, line)
+            if match and re.search(_IS_GONE, match[2]):
                 gone.append(match[1] + _suffix(cluster))
             else:
                 refusals.append(line)
