@@ -14,6 +14,7 @@ from src.checks.registered_names import LOSSES
 from src.config import Config
 from src.models.linear import Linear
 from src.training.stacked.batches import StackedBatch
+from src.training.stacked.layers import replace_layers
 from src.training.stacked.layout import Layout, LinearLayout, SeparateLayout, stack_in_place
 from src.training.steps.losses import make_loss
 
@@ -126,7 +127,7 @@ class FunctionalKernel:
         self._named = dict(zip(names, self.stacked, strict=True))
         self._buffers = {name: stack_in_place([model.get_buffer(name) for model in models])
                          for name, _ in models[0].named_buffers()}
-        model = copy.deepcopy(models[0]).train()
+        model = replace_layers(copy.deepcopy(models[0])).train()
         self._loss = make_loss(loss)
 
         def compute(params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
