@@ -34,7 +34,7 @@ test: $(ENVIRONMENT) ## run all tests, including those on a real Slurm if it is 
 
 chaos: $(ENVIRONMENT) ## inject faults into runs, connections and a real Slurm; verify exactly-once execution and results
 	@GRIDIRON_CHAOS=1 GRIDIRON_REQUIRE_SLURM=1 $(RUN) -m pytest -v -s tests/test_interrupted.py \
-		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_lag.py \
+		tests/chaos_training.py tests/submission/planning/test_extend.py tests/test_chaos.py tests/test_slurm_lag.py tests/test_slurm_search.py \
 		tests/test_slurm_remote.py tests/test_fuzz.py tests/test_stacked_grids.py \
 		tests/test_random_configs.py
 

@@ -10,80 +10,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import experiments
 from src.search import decide, definition, summary
 from src.submission.searches.names import name_run
-from src.submission.status.observe import observe
 from tests.conftest import ROOT
+from tests.searching import ASHA, assert_sound, decisions_of, processes_of, states_of, wait_for, write
 from tests.submission.conftest import Project
-
-JOB = """\
-job_details:
-  name: tiny
-  output_dir: re sults
-  metric: {{name: score, goal: maximize}}
-  search: {search}
-parameters:
-  base_lr: !loguniform [1e-4, 1]
-  batch_size: {batch_size}
-  train_length: 9
-"""
-ASHA = "{method: random, trials: 18, parallel: 3, early_stop: {min: 1, eta: 3}}"
 
 
 @pytest.fixture
 def searching(project: Project) -> Project:
     (project.folder / "train.py").write_text((ROOT / "tests" / "submission" / "search_entry.py").read_text())
     return project
-
-
-def write(project: Project, search: str = ASHA, batch_size: str = "8") -> None:
-    project.spec.write_text(JOB.format(search=search, batch_size=batch_size))
-
-
-def decisions_of(batch: Path) -> list[dict[str, Any]]:
-    """The decisions, of which every number from 0 must be there."""
-    paths = sorted((batch / "search").glob("decision-*.json"))
-    records = [json.loads(path.read_text()) for path in paths]
-    assert [record["number"] for record in records] == list(range(len(records)))
-    return records
-
-
-def assert_sound(batch: Path, trials: int) -> None:
-    """Every decision is carried out once, and computing all of them again gives the same ones."""
-    search = definition.read(batch)
-    assert search is not None
-    records = decisions_of(batch)
-    made = Counter((record["kind"], record["trial"], record["rung"]) for record in records)
-    assert set(made.values()) == {1}
-    new = [record for record in records if record["kind"] == "new"]
-    assert [record["trial"] for record in new] == list(range(trials))
-    assert sorted(record["run"] for record in new) == sorted(path.name for path in batch.glob("[0-9]*"))
-    for rung, epochs in enumerate(search.rungs):
-        reached = [record for record in records if record["rung"] == rung]
-        for record in reached:  # the last decision about a trial was carried out
-            run = batch / next(item["run"] for item in new if item["trial"] == record["trial"])
-            rows = len((run / "stats.csv").read_text().splitlines()) - 1
-            assert rows >= epochs
-        if rung:
-            before = sum(1 for record in records if record["rung"] == rung - 1)
-            # the rule is that of the paper: a trial that was promoted early may later not be among the best third
-            assert before // 3 <= len(reached) <= max(0, before - 2)
-    for run in batch.glob("[0-9]*"):
-        assert not (run / "overlap").exists()
-        epochs_trained = (run / "trained").read_text().split()
-        assert len(epochs_trained) == len(set(epochs_trained)), f"{run.name} trained an epoch twice"
-    count, differences = decide.replay(str(batch), search, name_run(search))
-    assert (count, differences) == (len(records), [])
-
-
-def states_of(batch: Path) -> Counter[str]:
-    return Counter(run.state.name for run in observe([str(batch)])[0].runs.values())
 
 
 def test_search_pauses_and_promotes_and_ends(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +72,36 @@ def test_status_shows_rungs(searching: Project, capsys: pytest.CaptureFixture[st
     assert best["run"] in [run.name for run in searching.runs()]
     assert best["best"] == float((searching.batch / best["run"] / "stats.csv").read_text().split(",")[-1])
     assert experiments.main(["wait", str(searching.batch)]) == 0
+
+
+def test_clean_keeps_the_states_of_paused_trials_until_the_search_is_over(
+        searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching, ASHA.replace("18", "6"))
+    assert searching.submit(searching.spec, "--local", "-y") == 0
+    batch = searching.batch
+    for run in searching.runs():
+        if not (run / "done").exists():
+            (run / "resume-0000000001.pt").write_text("state")
+    (batch / "search" / "finished.json").rename(batch / "finished.json")
+    assert experiments.main(["clean", "-y", str(batch)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    (batch / "finished.json").rename(batch / "search" / "finished.json")
+    assert experiments.main(["clean", "-y", str(batch)]) == 0
+    assert not list(batch.glob("*/resume-*.pt"))
+
+
+def test_cancel_ends_the_workers_and_a_retry_continues(searching: Project) -> None:
+    write(searching)
+    process = start(searching, str(searching.spec), epoch=0.2)
+    wait_for(lambda: bool(list(searching.results.glob("*-tiny/*/attempt-1-0.json"))))
+    assert experiments.main(["cancel", "-y", str(searching.batch)]) == 0
+    assert process.wait(timeout=60) != 0
+    search = definition.read(searching.batch)
+    assert search is not None
+    assert not summary.is_over(searching.batch, search)
+    assert start(searching, "-r", str(searching.batch)).wait(timeout=120) == 0
+    assert summary.is_over(searching.batch, search)
+    assert_sound(searching.batch, 18)
 
 
 def test_tpe_after_random_trials(searching: Project) -> None:
@@ -206,15 +177,3 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
     assert not set(states_of(batch)) - {"paused", "done"}
 
 
-def processes_of(project: Project) -> list[int]:
-    """The workers and runs of a project."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                words = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(project.folder / "train.py").encode() in words:
-                found.append(int(entry))
-    return found
