@@ -15,7 +15,7 @@ from src.search.definition import CMAES, RANDOM
 from src.search.ledger import Ledger
 from src.search.space import Point
 
-STARTUP = 10  # results before which trials are random, as in Optuna
+STARTUP = 8  # results before which trials are random
 
 
 class Choice(NamedTuple):
