@@ -110,10 +110,10 @@ def test_all_texts_are_escaped(tmp_path: Path) -> None:
 def test_failed_and_skipped_runs_are_listed(tmp_path: Path) -> None:
     batch = make_batch(tmp_path, TWO)
     make_run(batch, 20, {}, stats="epoch,train/loss\n1,2.0\n", end=None, error="Traceback …\nRuntimeError: no memory")
-    make_run(batch, 21, {}, config=None, end=None)
+    make_run(batch, 21, {}, config="# nothing\n", end=None)
     make_run(batch, 22, {}, end=run_folder.DIVERGED)
     text = Page(write_report(batch)).text
-    for part in ("Failed runs (1)", "RuntimeError: no memory", "Left out (1)", "not started", "diverged"):
+    for part in ("Failed runs (1)", "RuntimeError: no memory", "Left out (1)", "config.yaml is empty", "diverged"):
         assert part in text
     assert "Traceback" not in text
 

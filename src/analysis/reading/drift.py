@@ -61,7 +61,7 @@ def _differences(run: dict[Any, Any], defaults: dict[str, Any]) -> list[tuple[st
     except UserError:  # without its spec, nothing is known about defaults
         return []
     if not os.path.exists(os.path.join(run["folder"], run_folder.CONFIG)):
-        return []  # an external program has no defaults
+        return []  # an external program, or not started
     return [(name, None if is_missing(run[name]) else to_python(run[name]), now) for name, now in defaults.items()
             if name not in spec and name not in _NEVER_DEFAULTS and name in run
             and not cells_equal(to_python(run[name]), now)]

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ _DEFAULTS = Config().to_dict()
 
 
 class _Layout(NamedTuple):
-    """The columns of a run. has_config: it has a config.yaml, so that it is a run of train.py."""
+    """The columns of a run. has_config: it is a run of train.py, and has a config.yaml or will have one."""
 
     has_config: bool
     parameters: list[str]
@@ -110,15 +109,20 @@ def _with_defaults(runs: Columns, layouts: Mapping[str, _Layout], parameters: Ma
     lacking = {text: set(_DEFAULTS).difference(layout.parameters)
                for text, layout in layouts.items() if layout.has_config}
     filled: dict[str, np.ndarray] = {}
+    masks: dict[frozenset[str], np.ndarray] = {}  # runs of some layouts
     for name, default in _DEFAULTS.items():
         without = {text for text, missing in lacking.items() if name in missing}
         if without and len(without) == len(layouts):  # the fast path
             filled[name] = columns.to_array([default.copy() for _ in runs.layouts]) if isinstance(
                 default, (list, dict)) else np.full(len(runs), default, columns.SCALARS.get(type(default), object))
         elif without:
-            values = parameters[name].tolist() if name in parameters else itertools.repeat(None)
-            filled[name] = columns.to_array([copy.copy(default) if text in without else value
-                                             for text, value in zip(runs.layouts, values, strict=False)])
+            key = frozenset(without)
+            if key not in masks:
+                masks[key] = np.fromiter((text in without for text in runs.layouts), bool, len(runs))
+            values = parameters[name].astype(object) if name in parameters else np.full(len(runs), None)
+            for position in np.flatnonzero(masks[key]).tolist():
+                values[position] = copy.copy(default)
+            filled[name] = columns.to_array(values.tolist())
     return filled
 
 

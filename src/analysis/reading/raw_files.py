@@ -30,7 +30,8 @@ class RunText(NamedTuple):
 
     folder: path of the run;
     end: content of its file `done`, None if it has not ended;
-    has_config: it has a config.yaml; else its spec is used instead (an external program);
+    has_config: what its spec leaves out has its default, as it has a config.yaml or will have one; not so of an
+        external program;
     config: its parameters, with the facts under "facts";
     header: of stats.csv, empty if it has no complete line;
     body: the complete rows of stats.csv;
@@ -69,10 +70,7 @@ def map_ordered(function: Callable[[_Item], _Result], items: Sequence[_Item]) ->
 
 
 def read_stamp(folder: str) -> tuple[int, ...] | None:
-    """Return STAMP_LENGTH numbers that change when a run's files do; None if a file cannot be accessed.
-
-    The inode of a spec that is used instead of a config is negative.
-    """
+    """Return STAMP_LENGTH numbers that change when a run's files do; None if a file cannot be accessed."""
     try:
         try:
             return _stamp_of(os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE))
@@ -91,10 +89,16 @@ def _stamp_of(*files_of_run: os.stat_result | None) -> tuple[int, ...]:
 def _incomplete_stamp(folder: str) -> tuple[int, ...]:
     """The stamp of a run of which not all three files exist."""
     config = _file_stamp(folder + _CONFIG)
-    if not config[0]:
-        inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
-        config = (-inode, size, time_ns)
-    return (*config, *_file_stamp(folder + _STATS), *_file_stamp(folder + _DONE))
+    return (*(config if config[0] else spec_stamp(folder)), *_file_stamp(folder + _STATS), *_file_stamp(folder + _DONE))
+
+
+def spec_stamp(folder: str) -> tuple[int, int, int]:
+    """Return inode, size and mtime_ns of what is read in place of a config.yaml: the facts of an external program, or
+    the spec, whose inode is negative. Zeros if there is neither.
+    """
+    facts = _file_stamp(f"{folder}/{run_folder.FACTS}")
+    inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
+    return facts if facts[0] else (-inode, size, time_ns)
 
 
 def _file_stamp(path: str) -> tuple[int, int, int]:
@@ -141,21 +145,16 @@ def _checked(run: RunText) -> RunText | str:
 
 
 def _read_without_config(folder: str) -> RunText | str:
-    """Use the spec of an external program once it is done; a run of train.py without a config has not started."""
+    """Use the spec: of an external program, or of a run that has not started or failed before its config."""
     if not run_folder.is_run_folder(folder):
         return f"not a run folder: it has no {run_folder.SPEC}"
     stamp = read_stamp(folder)
-    if (done := files.read_bytes(folder + _DONE, _MAX_DONE)) is not None:
-        spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
-        facts = run_folder.read_facts(folder)
-        return _checked(RunText(folder, _end(done), False, {**spec, **({"facts": facts} if facts else {})},
-                                *stats_csv.split(files.read_bytes(folder + _STATS) or b""),
-                                stamp or (0,) * STAMP_LENGTH))
-    attempt = run_folder.RunFolder.read(folder).last_attempt()
-    if attempt is None:
-        return "not started"
-    error = f": {one_line(attempt['error'])[:_MAX_REASON]}" if attempt.get("error") else ""
-    return f"started, but has no {run_folder.CONFIG} yet{error}"
+    done = files.read_bytes(folder + _DONE, _MAX_DONE)
+    spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
+    is_of_train_py = done is None and "COMMAND" not in spec
+    facts = run_folder.read_facts(folder)
+    return _checked(RunText(folder, _end(done), is_of_train_py, {**spec, **({"facts": facts} if facts else {})},
+                            *stats_csv.split(files.read_bytes(folder + _STATS) or b""), stamp or (0,) * STAMP_LENGTH))
 
 
 def _end(done: bytes | None) -> str | None:

@@ -47,9 +47,9 @@ class Results:
     """What was read of some batches.
 
     config: a row per run: run (its name, after its batch's where two runs share it), batch, index (its number in the
-        batch), end (completed, early_stopped, diverged; None: not ended), folder; then repeat_of, the run that it
-        repeats exactly, if any run does; then the union of the config keys (None where a run lacks one); then the facts
-        as facts/NAME;
+        batch), end (completed, early_stopped, diverged; None: not started, running or failed), folder; then repeat_of,
+        the run that it repeats exactly, if any run does; then the union of the config keys (None where a run lacks
+        one); then the facts as facts/NAME;
     long: a row per run and epoch: run (categorical, in the order of `config`), epoch, then the union of the stats
         columns (NaN: not evaluated);
     skipped: each folder that was left out, and damaged rows, with the reason;

@@ -21,7 +21,7 @@ _TRUSTED_SECONDS = 1.0
 
 _Stamp = tuple[int, int, int]  # inode, size and mtime_ns of a file, zeros if it does not exist
 _NO_FILE = (0, 0, 0)
-_Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (of an external program: of its spec) and of done
+_Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (else of facts or spec) and of done
 
 
 @dataclass
@@ -128,10 +128,7 @@ def _read_stamps(folder: str, earlier: _Stamps | None = None) -> _Stamps | None:
     try:
         config = _file_stamp(f"{folder}/{run_folder.CONFIG}")
         done = earlier[1] if earlier and earlier[1] != _NO_FILE else _file_stamp(f"{folder}/{run_folder.DONE}")
-        if config == _NO_FILE != done:
-            inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
-            config = -inode, size, time_ns
-        return config, done
+        return config if config != _NO_FILE else raw_files.spec_stamp(folder), done
     except OSError:
         return None
 

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -245,12 +246,11 @@ def test_skipped_folders_have_reasons(batch: str) -> None:
     make_run(batch, 0, {}, stats=HEADER + ROWS)
     names = {what: os.path.basename(make_run(batch, index, {}, config=config, end=None, error=error))
              for index, (what, config, error) in enumerate([
-                 ("not started", None, None), ("empty", "# nothing\n", None), ("broken", "a: [1\n", None),
+                 ("empty", "# nothing\n", None), ("broken", "a: [1\n", None),
                  ("no mapping", "- 1\n", None), ("bytes", "x", None)], start=1)}
     Path(batch, names["bytes"], run_folder.CONFIG).write_bytes(b"\xff\xfe\n")
     os.mkdir(os.path.join(batch, "figures"))
     result = reasons(batch)
-    assert result.pop(names["not started"]) == "not started"
     assert result.pop(names["empty"]) == "config.yaml is empty"
     assert "not valid YAML" in result.pop(names["broken"])
     assert "mapping" in result.pop(names["no mapping"])
@@ -260,10 +260,46 @@ def test_skipped_folders_have_reasons(batch: str) -> None:
     assert len(read_experiments(batch)) == 1
 
 
-def test_run_that_crashed_before_its_config_has_its_error_as_reason(batch: str) -> None:
-    folder = make_run(batch, 0, {}, config=None, end=None)
-    Path(folder, run_folder.attempt_name(0, 0)).write_text(json.dumps({"how": "failed", "error": "no such data"}))
-    assert "no such data" in reasons(batch)[os.path.basename(folder)]
+def test_runs_without_a_config_are_rows_from_their_specs(batch: str) -> None:
+    make_run(batch, 0, {"base_lr": 0.1, "train_length": 3}, stats=HEADER + ROWS)
+    failed = make_run(batch, 1, {"base_lr": 1, "train_length": 3}, config=None, stats=None, end=None)
+    Path(failed, run_folder.attempt_name(0, 0)).write_text(json.dumps({"how": "failed", "error": "no such data"}))
+    make_run(batch, 2, {"base_lr": 0.3, "train_length": 3}, config=None, stats=None, end=None)
+    results = read_results(batch)
+    assert results.skipped == []
+    df = results.big_df()
+    assert df["end"].tolist() == ["completed", None, None]
+    assert typed(df["base_lr"]) == [(float, 0.1), (float, 1.0), (float, 0.3)]
+    assert tables.varying_columns(df) == ["base_lr"], "what the specs leave out has its default"
+    assert len(df["val/last/accuracy"][1]) == 0
+    matches = query(tables.values_table(results.config, results.long), "end.isnull()")
+    assert matches["index"].tolist() == [1, 2]
+    assert tables.run_counts(df)._asdict().items() >= {"total": 3, "counted": 1, "unfinished": 2}.items()
+    assert read_results(batch, only_done=True).config["index"].tolist() == [0]
+
+
+def test_external_programs_are_rows_before_they_end(batch: str) -> None:
+    make_run(batch, 0, {"COMMAND": ["x"], "rate": 3}, config=None, stats="epoch,loss\n1,0.5\n", end=None)
+    make_run(batch, 1, {"COMMAND": ["x"], "rate": 4}, config=None, stats=None, end=None)
+    df = read_experiments(batch)
+    assert df[["rate", "end"]].to_numpy().tolist() == [[3, None], [4, None]]
+    assert "base_lr" not in df, "it has no defaults of train.py"
+    assert df["loss"][0].tolist() == [0.5]
+
+
+def test_run_is_read_again_when_it_starts(batch: str) -> None:
+    """Also from the cache, which needs 256 runs whose files are not recent."""
+    folders = [make_run(batch, index, {"COMMAND": ["x"], "rate": index}, config=None, stats=None, end=None)
+               for index in range(256)]
+    before = time.time() - 60
+    for folder in folders:
+        os.utime(os.path.join(folder, run_folder.SPEC), (before, before))
+    assert "facts/host" not in read_results(batch).config
+    assert read_results(batch).config["rate"].tolist() == list(range(256))
+    Path(folders[7], run_folder.FACTS).write_text('{"host": "node1"}')
+    assert read_results(batch).config["facts/host"][7] == "node1"
+    Path(folders[8], run_folder.CONFIG).write_text("rate: 9\n")
+    assert read_results(batch).config["rate"][8] == 9
 
 
 def test_external_program_is_read_from_its_spec(batch: str) -> None:
@@ -429,11 +465,11 @@ def test_empty_batch_is_an_empty_frame(batch: str) -> None:
 
 
 def test_skipped_folders_are_logged(batch: str, caplog: pytest.LogCaptureFixture) -> None:
-    make_run(batch, 0, {}, config=None, end=None)
+    make_run(batch, 0, {}, config="# nothing\n", end=None)
     with caplog.at_level(logging.WARNING):
         read_experiments(batch)
     assert "1 folders left out" in caplog.text
-    assert "not started" in caplog.text
+    assert "config.yaml is empty" in caplog.text
 
 
 def test_newest_batch(tmp_path: Path) -> None:
