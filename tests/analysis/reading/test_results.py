@@ -476,8 +476,8 @@ def test_newest_batch(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no batch here"):
         newest_batch(tmp_path)
     batches = [make_batch(tmp_path, [{}], name=name) for name in ("26-01-02-b", "26-01-01-a")]
-    for time, batch in enumerate(batches):
-        os.utime(os.path.join(batch, run_folder.JOB_SPEC), (time, time))
+    for seconds, batch in enumerate(batches):
+        os.utime(os.path.join(batch, run_folder.JOB_SPEC), (seconds, seconds))
     assert newest_batch(tmp_path) == batches[1]
 
 
