@@ -64,8 +64,8 @@ def run_stack(stacker: Stacker, train: Train, tasks: Tasks, names: Sequence[str]
     try:
         if size > 1:
             stack.claim(specs, size)
-        if not stack.attempts:
-            size = 1  # what is left is started one by one, and so comes to an end
+            if not stack.attempts:  # others have them by now, or they cannot be claimed; what is left starts one by one
+                size, reason = 1, ""
         report({"claimed": list(stack.attempts), "size": size, "reason": reason})
         if stack.attempts:
             stack.run()
