@@ -202,6 +202,31 @@ def test_warned_stack_is_continued_by_a_successor_of_any_slurm_job(project: Proj
     assert executed(project) == [["stacked"]] * 3
 
 
+def test_stacks_wait_for_their_canary(project: Project) -> None:
+    write_grid(project, "[10, 11]")
+    assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "--canary", "-y") == 0
+    assert len(list(project.batch.glob("canary/*/done"))) == 1
+    assert stacks(project) == ["000 001"]
+
+
+def test_extension_is_stacked_with_its_new_points(project: Project) -> None:
+    write_grid(project, "[10, 11]", details=", stack: auto")
+    assert project.submit(project.spec, "--local", "--workers", "1", "-y") == 0
+    write_grid(project, "[10, 11, 12, 13]", details=", stack: auto")
+    assert project.submit(project.spec, "--local", "--workers", "1", "--extend", "-y") == 0
+    assert stacks(project) == ["000 001", "002 003"]
+
+
+def test_train_py_without_stacks_trains_single_runs(project: Project) -> None:
+    """As that of a project that was forked before there were stacks."""
+    entry = project.folder / "train.py"
+    text = entry.read_text()
+    entry.write_text(text[:text.rindex(", run_stack=")] + "))\n")
+    write_grid(project, "[10, 11]")
+    assert project.submit(project.spec, "--local", "--workers", "1", "--stack", "auto", "-y") == 0
+    assert executed(project) == [["once"]] * 2
+
+
 def test_stack_continues_if_its_worker_is_killed(project: Project) -> None:
     write_grid(project, "[10, 5, 11]")
     assert project.submit(project.spec, "--no-submit", "-y") == 0
