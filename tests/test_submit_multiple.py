@@ -544,7 +544,7 @@ def test_deleted_run_is_created_again_by_the_same_command_only(project: Project,
     assert project.submit("-r", project.batch, "--local", "-y") == 0
     out = capsys.readouterr().out
     assert "3 done, 1 deleted" in out
-    assert "1 run folder deleted; the command that made the batch creates it again" in out
+    assert "1 run deleted and left alone; the command that made the batch creates it again" in out
     assert not gone.exists()
     assert project.submit(project.spec, "--local", "-y") == 0
     assert project.executed() == [1] * 4

@@ -33,8 +33,9 @@ _MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
 _MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
 _MAX_SETTINGS = 10  # in the table of the best ones
 _MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
-# states of runs that have ended, or wait at a rung of their search; the state of the end `completed` is "done"
-_ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS)
+# states of runs of which nothing more is expected, or that wait at a rung of their search; the state of the end
+# `completed` is "done"
+_ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS, "deleted")
 _ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
 
 

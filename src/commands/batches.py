@@ -3,18 +3,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import code_state, notes
 from src.command_output import Output
 from src.commands.common import PROJECT, confirm
-from src.errors import shell_command
+from src.errors import BatchError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder, relocation
 from src.submission.planning.tickets import require_none_alive
-from src.submission.status import states, status
-from src.submission.status.observation import Observation
+from src.submission.status import run_lookup, states, status
+from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
 
@@ -36,7 +37,8 @@ def add_move(parser: argparse.ArgumentParser) -> None:
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=delete)
-    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -68,13 +70,25 @@ def move(options: argparse.Namespace) -> Output:
 
 
 def delete(options: argparse.Namespace) -> Output:
-    """Ask, and delete batches of which nothing is pending or running. Job spec and notes are kept in a file."""
-    observations = _observe_idle(options.batches, "delete this batch")
+    """Ask, and delete batches and single runs that are neither pending nor running. What they were is kept in a file.
+    """
+    # a number is the index or the Slurm job of a run, never the name of a batch
+    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
+    runs = list(dict.fromkeys(os.path.normpath(_find_run(name)) for name, batch in named.items() if not batch))
+    observations = _observe_idle(filter(None, named.values()), "delete this batch")
+    for run in _observe_idle_runs(runs):
+        print(f"{run.path}: {states.shown(run.state.name)}, {_mebibytes(run.path)}")
     for observation in observations:
         print(f"{observation.path}: {_describe(observation)}")
-    which = "it" if len(observations) == 1 else f"all {len(observations)}"
+    which = "it" if len(named) == 1 else f"all {len(named)}"
     confirm(f"Delete {which}? This cannot be undone.", "nothing was deleted", options)
-    deleted: list[documents.Deleted] = []
+    deleted: list[documents.Deleted | documents.DeletedRun] = []
+    for run in _observe_idle_runs(runs):
+        with files.report_os_errors(run.path, "not all of it was deleted"):
+            kept = relocation.delete_run(run.path, run.state.name)
+            _add_note(os.path.dirname(run.path), f"deleted {run.name} ({states.shown(run.state.name)})")
+        deleted.append({"run": run.path, "kept": kept})
+        print(f"deleted {run.path}; {kept} keeps its spec", flush=True)
     # observed again, since a run may have been started in the meantime
     for observation in _observe_idle([observation.path for observation in observations], "delete this batch"):
         with files.report_os_errors(observation.path, "not all of it was deleted"):
@@ -84,7 +98,28 @@ def delete(options: argparse.Namespace) -> Output:
     return Output([], deleted)
 
 
-def _observe_idle(names: list[str], action: str) -> list[Observation]:
+def _find_run(name: str) -> str:
+    """Return the folder of a run. BatchError if there is no run or batch of that name."""
+    try:
+        return run_lookup.find_run(name, batch_folder.results_folder())
+    except BatchError as error:
+        if error.what == run_lookup.NO_RUN:
+            batch_folder.require_batch(name)
+        raise
+
+
+def _observe_idle_runs(paths: list[str]) -> list[Run]:
+    """Observe runs. BatchError if one may be pending or running on this machine or its cluster."""
+    batches = observe(dict.fromkeys(map(os.path.dirname, paths))) if paths else []
+    by_path = {os.path.normpath(run.path): (batch, run) for batch in batches for run in batch.runs.values()}
+    runs = [by_path[path] for path in paths if path in by_path]
+    for batch, run in runs:
+        require_none_alive(batch._replace(runs={run.name: run} if run.host is None else {}, canaries={}),
+                           "delete this run")
+    return [run for _, run in runs]
+
+
+def _observe_idle(names: Iterable[str], action: str) -> list[Observation]:
     """Observe batches. BatchError if a run of one may be pending or running on this machine or its cluster."""
     paths = [batch_folder.require_batch(name) for name in names]
     observations = observe(dict.fromkeys(paths))
@@ -102,6 +137,10 @@ def _add_note(batch: str, text: str) -> None:
 def _describe(observation: Observation) -> str:
     """Return `27 runs (24 done, 3 failed), 1,234.5 MiB`."""
     numbers = ", ".join(f"{number} {states.shown(name)}" for name, number in status.counts(observation).items())
-    size = sum(os.lstat(os.path.join(folder, name)).st_size
-               for folder, _, names in os.walk(observation.path) for name in names)
-    return f"{count(len(observation.runs), 'run')} ({numbers}), {size / 2**20:,.1f} MiB"
+    return f"{count(len(observation.runs), 'run')} ({numbers}), {_mebibytes(observation.path)}"
+
+
+def _mebibytes(path: str) -> str:
+    """Return the size of a folder with all its files: `1,234.5 MiB`."""
+    size = sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    return f"{size / 2**20:,.1f} MiB"

@@ -151,6 +151,13 @@ class Deleted(TypedDict):
     kept: str  # the file with its job spec and notes
 
 
+class DeletedRun(TypedDict):
+    """A run that was deleted, in the list of `delete`."""
+
+    run: str  # its folder
+    kept: str  # the file with its spec
+
+
 class Report(TypedDict):
     """The report."""
 
@@ -382,7 +389,8 @@ class Submission(TypedDict):
 # the document of each command of experiments.py
 DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
-    "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved], "delete": list[Deleted],
+    "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved],
+    "delete": list[Deleted | DeletedRun],
     "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
     "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],

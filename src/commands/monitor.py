@@ -143,7 +143,7 @@ def _rows_on_screen(observations: list[Observation], tables: int) -> int:
 
 
 def wait(options: argparse.Namespace) -> Output:
-    """Block until every run has ended or is stuck. Return 0 if every run ended well, else 1."""
+    """Block until every run has ended or is stuck. Return 0 if every run ended well or was deleted, else 1."""
     from src.submission.status.wait import wait_for_batches
 
     observations = wait_for_batches([batch_folder.require_batch(path) for path in options.batches], options.every,
@@ -158,7 +158,7 @@ def wait(options: argparse.Namespace) -> Output:
              "runs": [os.path.basename(run.path) for run in group.runs]} for group in groups]}
         document.append(batch_end)
     return Output(lines, document, int(any(
-        observation.count(retry_policy.ENDED_WELL) < len(observation.runs) for observation in observations)))
+        observation.count(retry_policy.CLOSED) < len(observation.runs) for observation in observations)))
 
 
 def print_missing(options: argparse.Namespace) -> Output:

@@ -78,7 +78,7 @@ def cancel(options: argparse.Namespace) -> Output:
 
 def clean(options: argparse.Namespace) -> Output:
     """Print how much the saved states of ended runs take, and remove them."""
-    kept_states = (*retry_policy.ALIVE, states.UNKNOWN) if options.unfinished else [
+    kept_states = (*retry_policy.ALIVE, states.UNKNOWN, states.DELETED) if options.unfinished else [
         state for state in states.ALL if state not in retry_policy.ENDED_WELL]
     rows, runs, total = [], {}, 0
     for observation in observe_batches(options.batches):

@@ -119,6 +119,9 @@ def test_documents_of_commands_that_change_batches(commands: Commands) -> None:
     assert moved["target"].startswith("elsewhere/")
     files = commands.run("export", other, "--to", "csv")["files"]
     assert all(map(os.path.isfile, files))
+    run = os.path.join(other, commands.run("query", other, "epochs > 0")["runs"][0]["run"])
+    deleted, = commands.run("delete", run, "-y")
+    assert deleted["run"] == run and os.path.isfile(deleted["kept"])
     deleted, = commands.run("delete", other, "-y")
     assert deleted["batch"] == other
     assert os.path.isfile(deleted["kept"])

@@ -1,4 +1,4 @@
-"""Rename, move and delete batches: each appears, or is gone, at once; nothing is done through a symbolic link."""
+"""Rename, move and delete batches, and delete runs: each appears, or is gone, at once; no link is followed."""
 from __future__ import annotations
 
 import errno
@@ -64,6 +64,18 @@ def delete(batch: str, counts: Mapping[str, int]) -> str:
     return kept
 
 
+def delete_run(run: str, state: str) -> str:
+    """Delete a run after adding its spec and its state to DELETED. Return the path of that file."""
+    _require_no_link(run)
+    batch, name = os.path.split(run)
+    kept = os.path.join(os.path.dirname(batch), DELETED)
+    files.append_line(kept, json.dumps({
+        "batch": os.path.basename(batch), "run": name, "time": time.time(), "state": state,
+        "spec": files.read_text(os.path.join(run, run_folder.SPEC))}, ensure_ascii=False), sync=True)
+    _remove(run)
+    return kept
+
+
 def _split_name(name: str) -> tuple[str, str]:
     """Return the date, `26-11-20-` or nothing, and the rest of the name of a batch."""
     match = _DATED.fullmatch(name)
@@ -96,7 +108,7 @@ def _copy(batch: str, target: str) -> None:
 
 
 def _remove(batch: str) -> None:
-    """Remove a batch: it is gone at once for others, then its files. BatchError if some of them remain."""
+    """Remove a batch or a run: it is gone at once for others, then its files. BatchError if some of them remain."""
     identity = deletion.folder_id(batch)
     removed = f"{files.temporary_path(batch).removesuffix('.tmp')}.removed"  # a later submission removes what is left
     os.rename(batch, removed)

@@ -116,7 +116,7 @@ def _report_end(batch: str, names: Iterable[str], log: str) -> int:
     observation, = observe([batch])
     retry = retry_command(batch, "--local")
     unfinished = {name: state for name in names
-                  if (state := observation.runs[name].state.name) not in retry_policy.ENDED_WELL}
+                  if (state := observation.runs[name].state.name) not in retry_policy.CLOSED}
     never_started = [name for name, state in unfinished.items() if state in (states.NEW, states.PENDING)]
     if never_started:
         raise BatchError(f"the workers ended before {count(len(never_started), 'run')} started", where=log,

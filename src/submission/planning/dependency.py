@@ -17,7 +17,7 @@ def dependency_options(observation: Observation) -> dict[str, str]:
     workers: the Slurm job of a worker may end well and leave runs to its successor.
     """
     batch = observation.path
-    open_runs = [run for run in observation.runs.values() if run.state.name not in retry_policy.ENDED_WELL]
+    open_runs = [run for run in observation.runs.values() if run.state.name not in retry_policy.CLOSED]
     not_waitable = [run for run in open_runs if run.state.name not in _CAN_BE_WAITED_FOR]
     if not_waitable:
         state = not_waitable[0].state.name.replace("_", " ")

@@ -9,7 +9,7 @@ from src.submission.batch import batch_folder
 from src.submission.planning.code_note import code_lines
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import SubmissionPlan
-from src.submission.planning.tickets import DELETED, next_tickets, observe_batch, retry_command
+from src.submission.planning.tickets import next_tickets, observe_batch, retry_command
 from src.submission.slurm.submit import read_specs
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Observation, Run
@@ -42,9 +42,9 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
         retried |= {states.UNKNOWN} if options.force else set()
     tickets = next_tickets(runs, retried).first(options.max_runs)
     tickets = tickets._replace(left_alone={**tickets.left_alone, **elsewhere})
-    if deleted := tickets.left_alone.get(DELETED):
-        lines.append(f"note: {count(len(deleted), 'run folder')} deleted; the command that made the batch creates "
-                     f"{'it' if len(deleted) == 1 else 'them'} again")
+    if deleted := tickets.left_alone.get(states.DELETED):
+        lines.append(f"note: {count(len(deleted), 'run')} deleted and left alone; the command that made the batch "
+                     f"creates {'it' if len(deleted) == 1 else 'them'} again")
     if tickets.to_submit:
         lines += code_lines(project, observation)
     lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]

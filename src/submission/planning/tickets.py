@@ -14,7 +14,6 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.submission.status.observation import Observation, Run
 
-DELETED = "deleted"  # reason to leave a run alone: its folder is gone
 LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
 
 
@@ -77,9 +76,7 @@ def next_tickets(runs: Mapping[str, Run], submitted_states: Collection[str]) -> 
     to_submit: dict[str, int] = {}
     left_alone: dict[str, list[str]] = {}
     for name, run in runs.items():
-        if is_deleted(run):
-            left_alone.setdefault(DELETED, []).append(name)
-        elif run.files is not None and run.state.name in submitted_states:
+        if run.files is not None and run.state.name in submitted_states:
             keeps_ticket = run.state.name == states.NEW and not claims.is_claimed(run.files, run.ticket)
             to_submit[name] = max(run.ticket, 1) if keeps_ticket else run.ticket + 1  # 0: without a ticket so far
         else:
@@ -98,7 +95,7 @@ def new_run(batch: str, name: str, deleted: Run | None) -> Run:
 
 def is_deleted(run: Run) -> bool:
     """Whether the folder of a run was deleted and no Slurm job or worker will look for it."""
-    return run.files is None and run.state.name not in retry_policy.MAYBE_ALIVE
+    return run.state.name == states.DELETED
 
 
 def observe_batch(batch: str, dry_run: bool) -> Observation:

@@ -319,7 +319,7 @@ def _state_elsewhere(marker: SyncMarker, name: str, attempt: Mapping[str, Any] |
     here.
     """
     state, why = marker.states.get(name, ("", ""))
-    if state in retry_policy.RETRIED - {states.NEW}:
+    if state in retry_policy.RETRIED - {states.NEW} | {states.DELETED}:
         return State(state, why)
     if not state and states.recorded_end(attempt or {}) == states.FAILED:
         return State(states.FAILED, str((attempt or {}).get("error") or ""))

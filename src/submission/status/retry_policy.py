@@ -56,10 +56,13 @@ POLICIES: dict[str, Policy] = {
     states.UNKNOWN: Policy(NO, "squeue or sacct did not answer, its heartbeat is fresh, it is on another machine or "
                            "was [synced from one](results.md#sync-results-from-a-cluster), or it is too early to "
                            "decide; `--force` submits it", is_alive=None),
+    states.DELETED: Policy(NO, "its folder was deleted, by `experiments.py delete` or by hand; the command that made "
+                           "the batch creates it again", restarts_canary=True),
 }
 
-ENDED_WELL = frozenset(
-    state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
+# states in which nothing is left to do for a run
+CLOSED = frozenset(state for state, policy in POLICIES.items() if policy.retry == NO and policy.is_alive is False)
+ENDED_WELL = CLOSED - {states.DELETED}
 ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive)
 MAYBE_ALIVE = frozenset(state for state, policy in POLICIES.items() if policy.is_alive is not False)
 RETRIED = frozenset(state for state, policy in POLICIES.items() if policy.retry != NO)

@@ -15,6 +15,7 @@ from src.submission.batch.journal import WORKERS, Units
 
 ACCEPTED_FORMS = ("a run's folder, its name, BATCH:12 or JOB_SPEC:12 (or 12 in the newest batch), or its Slurm job id "
                   "(123 or 123_4)")
+NO_RUN = "no such run"
 _MAX_LISTED = 10  # candidates in a message
 
 
@@ -30,7 +31,7 @@ def find_run(name: str, results: str) -> str:
     runs = _candidates(name, results, batch_folder.all_batches(results)) or _candidates(
         name, results, [batch for folder in _output_dirs() for batch in batch_folder.all_batches(folder)])
     if not runs:
-        raise BatchError("no such run", where=name, allowed=ACCEPTED_FORMS,
+        raise BatchError(NO_RUN, where=name, allowed=ACCEPTED_FORMS,
                          hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists them")
     if len(runs) > 1:
         more = f" and {len(runs) - _MAX_LISTED} more" if len(runs) > _MAX_LISTED else ""

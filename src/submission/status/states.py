@@ -19,10 +19,10 @@ from src.submission.system.terminal import format_duration
 NEW, SUBMITTED, PENDING, RUNNING, STUCK = "new", "submitted", "pending", "running", "stuck"
 DONE, EARLY_STOPPED, DIVERGED, PAUSED = "done", "early_stopped", "diverged", "paused"
 FAILED, TIMEOUT, OUT_OF_MEMORY, PREEMPTED = "failed", "timeout", "out_of_memory", "preempted"
-NODE_FAILED, CANCELLED, LOST, UNKNOWN = "node_failed", "cancelled", "lost", "unknown"
+NODE_FAILED, CANCELLED, LOST, UNKNOWN, DELETED = "node_failed", "cancelled", "lost", "unknown", "deleted"
 
 ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, PAUSED, FAILED, TIMEOUT,
-       OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN)
+       OUT_OF_MEMORY, PREEMPTED, NODE_FAILED, CANCELLED, LOST, UNKNOWN, DELETED)
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
 OUTPUT_NOT_OPENED = "Slurm could not open the job's output (exit code 0:53): "  # the path follows
@@ -35,6 +35,7 @@ _SLURM_PENDING = _SLURM_HELD | {"PENDING", "REQUEUED", "REQUEUE_FED"}
 _SLURM_RUNNING = frozenset(("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT",
                             "RESIZING"))
 _SLURM_COMPLETED = "COMPLETED"
+_MAYBE_ALIVE = (SUBMITTED, PENDING, RUNNING, STUCK, UNKNOWN)
 _SLURM_ENDED = {"TIMEOUT": TIMEOUT, "DEADLINE": TIMEOUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "PREEMPTED": PREEMPTED,
                 "NODE_FAIL": NODE_FAILED, "BOOT_FAIL": NODE_FAILED, "CANCELLED": CANCELLED, "FAILED": FAILED,
                 "REVOKED": CANCELLED}
@@ -296,11 +297,20 @@ def _describe_end(evidence: Evidence, row: Job) -> str:
     return f"its job ended with exit status {code}" if code else "its job failed"
 
 
-# The first rule that applies decides. Every rule but the first four may rely on those before it.
+def _is_deleted(evidence: Evidence) -> bool:
+    """Whether the run's folder was deleted, and no other rule finds that it may be alive."""
+    return evidence.files is None and next(
+        rule for rule in RULES if DELETED not in rule.states and rule.applies(evidence)).conclude(
+            evidence).name not in _MAYBE_ALIVE
+
+
+# The first rule that applies decides. Every rule but the first five may rely on those before it.
 RULES: tuple[Rule, ...] = (
     Rule("the run has a `done` file", (DONE, EARLY_STOPPED, DIVERGED),
          lambda evidence: evidence.done_content is not None,
          lambda evidence: State(_DONE_FILE.get(evidence.done_content or "", DONE)), "whatever Slurm says"),
+    Rule("the run's folder was deleted, and the rules below do not find that it may be alive", (DELETED,), _is_deleted,
+         _always(DELETED), f"alive are {', '.join(_MAYBE_ALIVE[:-1])} and {UNKNOWN}"),
     Rule("the attempt recorded that it paused at a rung of its search", (PAUSED,),
          lambda evidence: evidence.recorded_end == PAUSED, _always(PAUSED),
          "the job of its worker continues with other trials"),

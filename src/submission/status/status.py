@@ -251,7 +251,7 @@ def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[
     waiting: list[int] = []
     ended: list[int] = []
     for index, run in enumerate(runs):
-        if run.state.name in retry_policy.ENDED_WELL:
+        if run.state.name in retry_policy.CLOSED:
             ended.append(index)
         else:
             (waiting if run.state.name in (states.NEW, states.PENDING) else urgent).append(index)

@@ -40,7 +40,7 @@ def throughput(observation: Observation, now: float) -> Throughput:
     is_running = observation.count((states.PENDING, states.RUNNING, states.SUBMITTED)) > 0
     recent = runs_per_hour(ends, now)
     overall = runs_per_hour(ends, now if is_running else max(ends, default=now), math.inf)
-    open_runs = sum(run.state.name not in retry_policy.ENDED_WELL | retry_policy.UNSUCCESSFUL for run in runs)
+    open_runs = sum(run.state.name not in retry_policy.CLOSED | retry_policy.UNSUCCESSFUL for run in runs)
     speed = recent or overall
     return Throughput(recent if is_running else None, overall,
                       open_runs / speed * 3600 if is_running and speed else None)
@@ -58,7 +58,8 @@ def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> fl
 
 def progress_line(observations: Iterable[Observation], now: float, width: int = 30) -> str:
     """Return `[#####     ] 12/24 runs  1 failed  35 runs an hour, 0:20 left` for all batches together."""
-    runs = [run for observation in observations for run in observation.runs.values()]
+    runs = [run for observation in observations for run in observation.runs.values()
+            if run.state.name != states.DELETED]
     failed = sum(run.state.name in retry_policy.UNSUCCESSFUL for run in runs)
     ended = sum(run.state.name in retry_policy.ENDED_WELL for run in runs)
     line = f"{terminal.bar(ended, len(runs), width)} {ended:,}/{len(runs):,} runs"

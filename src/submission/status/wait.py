@@ -56,7 +56,7 @@ class Poller:
         """Return whether the states of runs need no newer answer of Slurm. If they do, the next observation queries it.
         """
         self.slurm.is_due = not self.slurm.was_queried and any(
-            run.state.name not in retry_policy.ENDED_WELL for run in runs)
+            run.state.name not in retry_policy.CLOSED for run in runs)
         return not self.slurm.is_due
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,47 @@ def test_delete_asks_and_keeps_job_spec_and_notes(project: Project, batch: Path,
     assert (record["batch"], record["runs"], record["job_spec"]) == (batch.name, {"done": 4}, spec)
     assert [note["text"] for note in record["notes"]] == ["a large rate wins"]
     assert outside.read_text() == "data"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_deleted_run_is_left_alone_and_counts_as_nothing_to_do(project: Project, batch: Path, by_hand: bool,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether a command deleted it or its folder was removed: for status, wait, -r and the report."""
+    run = project.runs()[2]
+    if by_hand:
+        shutil.rmtree(run)
+    else:
+        spec = (run / "spec.yaml").read_text()
+        assert experiments.main(["delete", str(run), "-y"]) == 0
+        assert f"deleted {run}; " in capsys.readouterr().out
+        record = json.loads((project.results / "deleted.jsonl").read_text())
+        assert (record["run"], record["state"], record["spec"]) == (run.name, "done", spec)
+        assert [note.text for note in notes.read(str(batch))] == [f"deleted {run.name} (done)"]
+    assert experiments.main(["wait", str(batch)]) == 0
+    assert "3 done, 1 deleted" in capsys.readouterr().out
+    assert project.submit("-r", batch, "--local", "-y") == 0
+    assert "nothing to submit: 3 of 4 done, 1 deleted" in capsys.readouterr().out and not run.exists()
+    assert experiments.main(["status", str(batch)]) == 0
+    assert re.search(rf"^{re.escape(run.name)} +deleted", capsys.readouterr().out, re.MULTILINE)
+    assert experiments.main(["report", str(batch)]) == 0
+    page = (batch / "report.html").read_text()
+    assert "Not ended" not in page and "Failed runs" not in page and "<b>1</b> deleted" in page
+    assert experiments.main(["clean", str(batch), "--unfinished", "-y"]) == 0
+    assert project.submit(project.spec, "--local", "-y") == 0
+    assert run.is_dir()
+
+
+def test_running_run_is_not_deleted(project: Project, batch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = project.runs()[0]
+    (run / "done").unlink()
+    record = {"ticket": 2, "number": 0, "who": process.identity(), "start": 1.0, "how": None}
+    (run / "claim-2").write_text(json.dumps(process.identity()))
+    (run / "attempt-2-0.json").write_text(json.dumps(record))
+    assert experiments.main(["delete", str(run), "-y"]) == 2
+    assert "cannot delete this run: 1 run of it may be pending" in capsys.readouterr().err and run.is_dir()
+    assert experiments.main(["delete", str(project.runs()[1]), "-y"]) == 0
+    assert experiments.main(["delete", "nothing", "-y"]) == 2
+    assert "nothing: no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["rename", "BATCH", "x"], ["move", "BATCH", "archive"], ["delete", "BATCH", "-y"]])

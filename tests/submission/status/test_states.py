@@ -256,7 +256,7 @@ def test_states_of_local_runs() -> None:
 
 
 def test_every_state_is_ended_alive_retried_or_unknown() -> None:
-    groups = [retry_policy.ENDED_WELL, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
+    groups = [retry_policy.CLOSED, retry_policy.ALIVE, retry_policy.RETRIED, {states.UNKNOWN}]
     assert sorted(name for group in groups for name in group) == sorted(states.ALL)
     assert list(retry_policy.POLICIES) == list(states.ALL)
 
@@ -285,33 +285,34 @@ def combinations() -> Iterator[Evidence]:
 # how many of the combinations each rule decides, and the states that follow
 DECIDED = """
  1 done 42768
- 2 paused 7128
- 3 new 648
- 4 pending 1440
- 5 failed 612
- 6 running 2412
- 7 stuck 3024
- 8 pending 3024
- 9 timeout 3024
-10 failed 1800, timeout 1800
-11 running 1728
-12 unknown 1728
-13 lost 1728
-14 pending 1512
-15 new 2520
-16 unknown 152
-17 new 208
-18 submitted 2160
-19 unknown 180
-20 new 1980
-21 unknown 44
-22 failed 792, node_failed 280, timeout 540
-23 unknown 1704
-24 unknown 300
-25 unknown 90
+ 2
+ 3 paused 7128
+ 4 new 648
+ 5 pending 1440
+ 6 failed 612
+ 7 running 2412
+ 8 stuck 3024
+ 9 pending 3024
+10 timeout 3024
+11 failed 1800, timeout 1800
+12 running 1728
+13 unknown 1728
+14 lost 1728
+15 pending 1512
+16 new 2520
+17 unknown 152
+18 new 208
+19 submitted 2160
+20 unknown 180
+21 new 1980
+22 unknown 44
+23 failed 792, node_failed 280, timeout 540
+24 unknown 1704
+25 unknown 300
 26 unknown 90
-27 unknown 10
-28 lost 110
+27 unknown 90
+28 unknown 10
+29 lost 110
 """
 
 
@@ -322,9 +323,20 @@ def test_rules_decide_every_combination_as_recorded() -> None:
         name = states.state_of(evidence).name
         assert name in rule.states, f"'{rule.condition}' does not list {name}"
         decided[states.RULES.index(rule) + 1][name] += 1
-    lines = [f"{number:2} {', '.join(f'{name} {count}' for name, count in sorted(names.items()))}"
+    lines = [f"{number:2} {', '.join(f'{name} {count}' for name, count in sorted(names.items()))}".rstrip()
              for number, names in decided.items()]
     assert lines == DECIDED.strip("\n").splitlines()
+
+
+def test_run_without_a_folder_is_deleted_unless_it_may_be_alive() -> None:
+    names: Counter[str] = Counter()
+    for evidence in combinations():
+        if evidence.done_content is None and not evidence.last_attempt and not evidence.claim:
+            before = states.state_of(evidence).name
+            name = states.state_of(evidence._replace(files=None)).name
+            assert name == (before if before in retry_policy.MAYBE_ALIVE else states.DELETED)
+            names[name] += 1
+    assert {states.DELETED, states.PENDING, states.UNKNOWN} <= names.keys()
 
 
 def test_tables_are_printed_for_the_documentation() -> None:

@@ -105,7 +105,7 @@ def test_run_with_a_deleted_folder_is_listed(tmp_path: Path) -> None:
     book.record_plan(LOCAL, {"000_a": 1, "001_a": 1})
     book.record_end()
     batch, = observe([str(path)])
-    assert [item.state.name for item in batch.runs.values()] == [states.NEW, states.NEW]
+    assert [item.state.name for item in batch.runs.values()] == [states.NEW, states.DELETED]
     assert batch.runs["001_a"].files is None
 
 
