@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import experiments
 import submit_multiple
 from src.submission.batch import batch_folder as batch_module
 from src.submission.batch import journal
@@ -230,11 +231,21 @@ def test_edited_job_spec_is_rejected_with_the_difference(project: Project, capsy
     assert "note: submitting this would be an error" in capsys.readouterr().out
 
 
-def test_max_runs_submits_the_first_runs_and_may_grow(project: Project) -> None:
+def test_max_runs_submits_the_first_runs_and_may_grow(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.submit(project.spec, "--local", "-y", "--max-runs", "1") == 0
     assert [run.name for run in project.runs()] == ["000_tiny+bat_siz=8+bas_lr=0.1"]
+    left_out = ("3 points of the job spec are not in the batch, because of --max-runs: the command that made it, "
+                "without that option, adds them\n")
+    capsys.readouterr()
+    assert project.submit("-r", project.batch) == 0
+    assert f"note: {left_out}" in capsys.readouterr().out
+    assert experiments.main(["status", str(project.batch)]) == 0
+    assert f"\n{left_out}" in capsys.readouterr().out
     assert project.submit(project.spec, "--local", "-y") == 0
     assert project.executed() == [1] * 4
+    capsys.readouterr()
+    assert experiments.main(["status", str(project.batch)]) == 0
+    assert "not in the batch" not in capsys.readouterr().out
 
 
 def test_max_runs_of_a_retry_counts_runs_to_submit(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ _OPTIONAL: records.Forms = {
     "code": records.is_token,
     "stack": lambda value: records.is_count(value) or records.is_text(value),
     "clusters": records.list_of(records.is_text), "argv": records.list_of(records.is_text),
-    "project": records.is_text, "script": records.optional(records.is_text),
+    "points_left_out": records.is_count, "project": records.is_text, "script": records.optional(records.is_text),
     "canaries": records.mapping_of(records.is_name, records.list_of(records.is_count)),
     **dict.fromkeys(("identity", "sbatch", "shape", "command_line", "environment"), records.is_mapping),
     **dict.fromkeys(("notify", "container"), records.optional(records.is_mapping))}
@@ -194,6 +194,20 @@ class History(Frozen):
 
     def first_plan(self) -> dict[str, Any]:
         return self.recorded_plans[0] if self.recorded_plans else {}
+
+    def points_left_out(self) -> int:
+        """Return the number of points of the job spec that are not in the batch because of --max-runs."""
+        numbers = [plan["points_left_out"] for plan in self.recorded_plans if "points_left_out" in plan]
+        return numbers[-1] if numbers else 0
+
+    def left_out_line(self) -> str:
+        """Return the line about these points; empty if there are none."""
+        number = self.points_left_out()
+        if not number:
+            return ""
+        return (f"{number} point{'s' * (number > 1)} of the job spec {'are' if number > 1 else 'is'} not in the batch, "
+                "because of --max-runs: the command that made it, without that option, adds "
+                f"{'them' if number > 1 else 'it'}")
 
     def last_slurm_plan(self) -> dict[str, Any]:
         """Return the newest plan with a submit script, submitted or only written: a retry reuses its options."""

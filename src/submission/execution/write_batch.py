@@ -74,6 +74,8 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
         record["units"] = submission.units
     if launch.stack_plan:
         record["stack"] = launch.stack_plan.requested
+    if plan.points_left_out is not None:
+        record["points_left_out"] = plan.points_left_out
     if launch.uses_canaries is not None:
         record["canary"] = launch.uses_canaries
     if launch.container:

@@ -28,7 +28,7 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
                    dry_run: bool) -> SubmissionPlan:
     """Plan which points to add to a batch, and to submit together with its runs that were never submitted.
 
-    max_runs: submit at most so many runs
+    max_runs: submit at most so many runs; the other points get run folders too, for a later submission
     """
     # read before all else: if another process extends the batch meanwhile, both request the same number, and one fails
     last = last_extension(batch)
@@ -41,15 +41,16 @@ def plan_extension(requested: RequestedBatch, batch: str, project: str, max_runs
     points = dict(zip(names, requested.points.values(), strict=True))
     runs = {name: observation.runs[name] if name in existing else new_run(batch, name, None) for name in names}
     tickets = next_tickets(runs, {states.NEW}).first(max_runs)
-    added = frozenset(new_names).intersection(tickets.to_submit)
     extension = None
-    if added or files.read_text(job_spec_path(batch, last)) != requested.job_spec.text:
-        extension = Extension(last.number + 1 if last else 0, names, requested.grid_options, added)
+    if new_names or files.read_text(job_spec_path(batch, last)) != requested.job_spec.text:
+        extension = Extension(last.number + 1 if last else 0, names, requested.grid_options,
+                              frozenset(new_names))
     else:
         tickets.require_decided(batch)
     lines = (*requested.lines, f"extends    {batch}", *_summary(points, new_names, existing),
              *(code_lines(project, observation) if tickets.to_submit else []))
-    return SubmissionPlan(project, batch, {name: points[name] for name in tickets.to_submit}, tickets, lines,
+    must_exist = {*tickets.to_submit, *new_names}
+    return SubmissionPlan(project, batch, {name: points[name] for name in names if name in must_exist}, tickets, lines,
                           observation.history, observation.canaries, {}, requested.job_spec.text,
                           requested.grid_options, extension=extension)
 

@@ -53,11 +53,11 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
                             grid_options={**requested.grid_options, "shard": str(shard)})
     in_shard = len(requested.points)
     if options.extend:
-        plan = _plan_extension(requested, options, project)
+        plan = _plan_extension(requested, options, project)._replace(points_left_out=0)
     else:
         maximum = None if requested.search else options.max_runs
         requested = requested._replace(points=_first_points(requested.points, maximum))
-        plan = _plan_batch(requested, options, project)
+        plan = _plan_batch(requested, options, project)._replace(points_left_out=in_shard - len(requested.points))
     if shard:
         date = os.path.basename(plan.batch)[:len("yy-mm-dd")]
         plan = plan.with_lines(shard.line(in_shard, total, date))

@@ -45,6 +45,8 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     if deleted := tickets.left_alone.get(states.DELETED):
         lines.append(f"note: {count(len(deleted), 'run')} deleted and left alone; the command that made the batch "
                      f"creates {'it' if len(deleted) == 1 else 'them'} again")
+    if left_out := observation.history.left_out_line():
+        lines.append(f"note: {left_out}")
     if tickets.to_submit:
         lines += code_lines(project, observation)
     lines += [f"  {group.line()}" for group in failures.group_failures(runs[name] for name in tickets.to_submit)]

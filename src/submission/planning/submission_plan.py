@@ -63,6 +63,7 @@ class SubmissionPlan(NamedTuple):
     replaces: an earlier batch to remove (--overwrite)
     extension: what makes an existing batch a larger one (--extend)
     search: that workers continue, with the runs of `points` as its first or present trials; None for a grid
+    points_left_out: the number of points that are not written because of --max-runs; None for a retry
     """
 
     project: str
@@ -79,6 +80,7 @@ class SubmissionPlan(NamedTuple):
     replaces: str | None = None
     extension: Extension | None = None
     search: Search | None = None
+    points_left_out: int | None = None
 
     @property
     def has_work(self) -> bool:

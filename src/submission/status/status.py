@@ -309,7 +309,7 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
     """Return the output of `status`: a table of all batches, then the runs of each, or only of the newest.
 
     only: the states whose runs are shown; limit, starts, curves: as in `run_table`;
-    now: unix seconds; adds lines with the versions of the code and with the throughput.
+    now: unix seconds; adds lines with the versions of the code, the points left out, and the throughput.
     """
     parts = ["\n".join(summary_table(observations))]
     if newest_only:
@@ -324,6 +324,7 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
         lines += _failure_lines(observation, only)
         if now:
             lines += _version_lines(observation)
+            lines += filter(None, [observation.history.left_out_line()])
             lines += throughput.throughput(observation, now).lines()
         parts.append("\n".join([observation.path, *lines]))
     return "\n\n".join(parts)

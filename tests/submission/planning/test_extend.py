@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import experiments
 from src import run_folder
 from src.submission.batch import journal
 from src.submission.batch.extension import last_extension
@@ -93,7 +94,14 @@ def test_extended_batch_is_continued_and_retried(project: Project, capsys: pytes
     assert project.submit(project.spec, "--local", "-y") == 1
     write(project, "base_lr: 1, batch_size: [1, 13, 2]")
     assert project.submit(project.spec, "--local", "--extend", "--max-runs", "1", "-y") == 0
-    assert project.executed() == [0, 1]
+    assert project.executed() == [0, 1, 0]  # the later point is known, to status and to -r
+    capsys.readouterr()
+    for arguments in ([project.spec, "--local", "-d"], [project.spec, "--local", "-d", "--extend"],
+                      ["-r", project.batch, "--state", "new", "-d"]):
+        assert project.submit(*arguments) == 0
+        assert "002_tiny+bat_siz=2" in capsys.readouterr().out.splitlines()[-2]
+    assert experiments.main(["status", str(project.batch), "--state", "new", "--names"]) == 0
+    assert capsys.readouterr().out == "002_tiny+bat_siz=2\n"
     assert project.submit(project.spec, "--local", "-y") == 0  # the same command continues with the rest
     assert project.executed() == [0, 1, 1]
     assert [name for name, _ in contents(project)] == [
