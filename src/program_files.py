@@ -12,6 +12,7 @@ _MAX_FILE = 2**20  # bytes; a larger file of a command is data
 _MAX_FILES = 200  # that are read for one command
 _NOT_SOURCES = frozenset(("data", "results", "site-packages", "dist-packages", "__pycache__", "node_modules"))
 _FILE_NAME = re.compile(r"[\w./-]*[\w-]\.\w+")
+_WANDB_IMPORT = re.compile(rb"^[ \t]*(import|from)[ \t]+wandb\b", re.MULTILINE)
 _MODULE_OPTION = re.compile(r"(?<!\S)-m[ \t]+([A-Za-z_][\w.]*)")
 
 
@@ -32,6 +33,20 @@ def files_of_command(words: Sequence[str], project: str, run: str = "") -> list[
     search.add_text("\n".join(words), search.project)
     search.add_modules(_MODULE_OPTION.findall(" ".join(words)), [search.project])
     return search.follow()
+
+
+def wandb_logger(words: Sequence[str], project: str) -> str | None:
+    """Return the file of a command that logs metrics by `wandb.log` or `run.log`, if none of its files names stats.csv;
+    None otherwise.
+    """
+    logger = None
+    for name in files_of_command(words, project):
+        text = _read(os.path.join(project, name))
+        if b"stats.csv" in text:
+            return None
+        if logger is None and _WANDB_IMPORT.search(text) and b".log(" in text:
+            logger = name
+    return logger
 
 
 def imported_files(modules: Iterable[str], project: str) -> list[str]:

@@ -53,6 +53,17 @@ def test_script_outside_the_project_keeps_its_name(project: Path, tmp_path_facto
         str(outside), "runner.py"]
 
 
+@pytest.mark.parametrize(("script", "is_found"), [
+    ("import wandb\nwandb.log({'loss': 1})\n", True), ("from wandb import init\nrun = init()\nrun.log({})\n", True),
+    ("import wandb\nimport logger\nwandb.log({'loss': 1})\n", False),
+    ("import logging\nlogging.log(1, 'wandb')\n", False),
+    ("import wandb\nwandb.log({})\nopen('stats.csv', 'w')\n", False)])
+def test_script_that_logs_to_wandb_alone_is_found(tmp_path: Path, script: str, is_found: bool) -> None:
+    (tmp_path / "mine.py").write_text(script)
+    (tmp_path / "logger.py").write_text("open(f'{folder}/stats.csv')\n")
+    assert program_files.wandb_logger(["python", "mine.py"], str(tmp_path)) == ("mine.py" if is_found else None)
+
+
 def test_modules_of_a_config_are_followed(project: Path) -> None:
     assert program_files.imported_files(["pkg.part", "torch.nn"], str(project)) == [
         "pkg/part.py", "pkg/__init__.py", "pkg/sibling.py"]

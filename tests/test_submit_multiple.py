@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,30 @@ def test_plan_shows_the_source_of_each_option_and_a_retry_repeats_those_of_the_e
     assert "ignored    SBATCH_PARTITION of this shell: a retry repeats the options" in out
     assert project.submit("-r", project.batch, "-d", "--sbatch", "partition=mine") == 0
     assert " --partition=mine " in capsys.readouterr().out
+
+
+def test_dry_run_shows_the_command_of_the_first_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """And warns of a program whose metrics nothing here would read; keys of a sweep are explained for such programs."""
+    (project.folder / "mine.py").write_text("import wandb\nwandb.log({'loss': 1})\n")
+    (project.folder / "sweep.yaml").write_text(
+        "program: mine.py\nmethod: grid\nearly_terminate: {type: hyperband}\nparameters: {lr: [0.3, 1]}\n")
+    for arguments in (["sweep.yaml"], [project.spec, "--command", "python mine.py --out={folder} {args}"]):
+        assert project.submit(*arguments, "--local", "-d") == 0
+        out = capsys.readouterr().out
+        assert "warning: mine.py logs metrics by wandb.log, which only W&B reads" in out
+        line, = [line for line in out.splitlines() if line.startswith("runs ")]
+        if arguments == ["sweep.yaml"]:
+            words = shlex.split(line)
+            assert words[1] == "/usr/bin/env" and words[2].startswith("WANDB_SWEEP_PARAM_PATH=")
+            assert words[3:] == [sys.executable, "mine.py", "--lr=0.3"]
+            assert "early_terminate is not supported with method grid" in out and "early_stopping" not in out
+        else:
+            run = out.split("first run  ")[1].split()[0]
+            folder = os.path.join(os.path.abspath(project.results), f"{batch_module.today():%y-%m-%d}-tiny", run)
+            assert shlex.split(line)[1:] == ["python", "mine.py", f"--out={folder}", "--batch_size=8", "--base_lr=0.1"]
+    assert project.submit("sweep.yaml", "--local", "-d", "--json") == 0
+    programs = [json.loads(line)["program"][3:] for line in capsys.readouterr().out.splitlines()]
+    assert programs == [["mine.py", "--lr=0.3"], ["mine.py", "--lr=1"]]
 
 
 def test_null_drops_an_option_and_is_shown_as_absent(project: Project, fake_slurm: Path,

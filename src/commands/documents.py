@@ -366,6 +366,7 @@ class PlannedRun(TypedDict, total=False):
     spec: dict[str, Any]
     command: list[str]
     stack: int  # of runs that are trained at once: the number of their stack, from 0
+    program: list[str]  # of a program of one's own: its command in this run
     container: list[str]  # with a container: the first command in it
 
 

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,12 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch. CommandFailed, with the
     error that the program printed, if it exits otherwise.
     """
-    words, working_dir, environment = spec["COMMAND"], None, {**os.environ, RUN_FOLDER: folder}
-    if "CWD" in spec:
-        working_dir = _working_directory(spec, folder)
-        words = [_absolute(word, position == 0) for position, word in enumerate(words)]
+    environment = {**os.environ, RUN_FOLDER: folder}
+    command, working_dir = resolve_command(spec, folder)
+    if working_dir:
+        if not os.path.isdir(working_dir):
+            raise CommandFailed(f"cwd {working_dir}: no such folder")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
-    command = fill_command(words, spec, folder)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
     facts, start = gather_facts(command, folder, spec["COMMAND"]), time.monotonic()
@@ -129,12 +129,16 @@ def _has_reached(folder: str, epoch: int | None) -> bool:
     return epoch is not None and max(stats_csv.read(folder).epochs, default=0) >= epoch
 
 
-def _working_directory(spec: dict[str, Any], folder: str) -> str:
-    """Return the absolute path of a spec's CWD. CommandFailed if there is no such folder."""
-    path = os.path.abspath(fill_command([files.expand_path(spec["CWD"], "cwd")], spec, folder)[0])
-    if not os.path.isdir(path):
-        raise CommandFailed(f"cwd {path}: no such folder")
-    return path
+def resolve_command(spec: Mapping[str, Any], folder: str) -> tuple[list[str], str | None]:
+    """Return the command of a run, and the absolute path of its CWD; None without one.
+
+    In a CWD, files of the project that the command names get their absolute paths. CommandFailed as in fill_command.
+    """
+    if "CWD" not in spec:
+        return fill_command(spec["COMMAND"], spec, folder), None
+    cwd = os.path.abspath(fill_command([files.expand_path(spec["CWD"], "cwd")], spec, folder)[0])
+    words = [_absolute(word, position == 0) for position, word in enumerate(spec["COMMAND"])]
+    return fill_command(words, spec, folder), cwd
 
 
 def _absolute(word: str, is_program: bool) -> str:

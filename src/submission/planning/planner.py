@@ -43,7 +43,7 @@ _checked_choices: set[tuple[Metric | None, str]] = set()  # values of these fiel
 
 def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> SubmissionPlan:
     """Plan the submission of a job spec. UserError if the job spec is wrong or its batch must not be touched."""
-    requested = _request_search(job_spec, options) if job_spec.search else _expand(job_spec, options)
+    requested = _request_search(job_spec, options, project) if job_spec.search else _expand(job_spec, options, project)
     total, shard = len(requested.points), None
     if options.shard:
         from src.submission.batch import shard as shards  # few batches have several sites
@@ -64,7 +64,7 @@ def plan_job_spec(job_spec: JobSpec, options: Options, project: str) -> Submissi
     return _without_done_points(plan) if options.skip_done else plan
 
 
-def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
+def _expand(job_spec: JobSpec, options: Options, project: str) -> RequestedBatch:
     """Expand the grid of a job spec, and name its runs."""
     command = options.command if options.command is not None else job_spec.command
     check = None if command else functools.partial(check_point, job_spec.metric)
@@ -88,6 +88,7 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
             warnings.append("all runs work in the project's folder, and may overwrite each other's files: add {folder} "
                             "to the command or `cwd: \"{folder}\"` to job_details, or use $GRIDIRON_RUN_FOLDER in the "
                             "program")
+        warnings += _metric_warnings(words, project)
     elif job_spec.cwd:
         warnings.append("cwd is used only with `command`")
     names = naming.run_names(job_spec.name, expanded.specs, expanded.varying)
@@ -106,7 +107,7 @@ def _expand(job_spec: JobSpec, options: Options) -> RequestedBatch:
                           tuple(lines))
 
 
-def _request_search(job_spec: JobSpec, options: Options) -> RequestedBatch:
+def _request_search(job_spec: JobSpec, options: Options, project: str) -> RequestedBatch:
     """Define the search of a job spec, and name its first trials."""
     from src.submission.planning import search_plan  # few job specs are searches
     from src.submission.searches import define
@@ -119,7 +120,8 @@ def _request_search(job_spec: JobSpec, options: Options) -> RequestedBatch:
         workers = local_workers.default_workers()
     search = define.define_search(job_spec, options, workers, check_point)
     points = search_plan.first_points(search)
-    lines = search_preview.lines(search, list(points), job_spec.warnings)
+    words = next((spec["COMMAND"] for spec in points.values() if "COMMAND" in spec), [])
+    lines = search_preview.lines(search, list(points), [*job_spec.warnings, *_metric_warnings(words, project)])
     grid_options = _grid_options(options)
     if options.max_runs:
         grid_options["max_runs"] = options.max_runs
@@ -133,6 +135,15 @@ def _output_dir(job_spec: JobSpec, options: Options) -> str:
     if options.output_dir:
         output_dir = check_output_dir(options.output_dir, "--output-dir")
     return os.path.normpath(files.expand_path(output_dir, "output_dir"))
+
+
+def _metric_warnings(words: list[str], project: str) -> list[str]:
+    """Return a warning if a program logs its metrics where nothing here reads them."""
+    from src import program_files  # few batches run a program of the user's own
+
+    logger = program_files.wandb_logger(words, project)
+    return [f"{logger} logs metrics by wandb.log, which only W&B reads: to have them in status, report and big_df, "
+            "write them to stats.csv as well (docs/sweeps.md#metrics has a helper of three lines)"] if logger else []
 
 
 def check_point(metric: Metric | None, point: Mapping[str, Any], where: str) -> None:

@@ -81,6 +81,8 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
         from src.submission.job import container
 
         print(f"container  {container.summary(launch.container)}")
+    if program := _first_program(plan):
+        print(f"runs       {program}")
     if launch.mode == LOCAL and plan.has_work:
         print(f"workers    {describe_workers(sbatch_calls.local_worker_groups(plan, options))} on this machine")
     elif launch.slurm and launch.slurm.shape["workers"] and plan.has_work:
@@ -93,6 +95,32 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
         if line := search_preview.hours_line(plan.search, plan.batch):
             print(f"           {line}")
     print(plan.tickets.summary())
+
+
+def _first_program(plan: SubmissionPlan) -> str:
+    """Return the command line of the first run to submit, and its working directory; empty for train.py."""
+    import shlex
+
+    name = next((name for name in plan.to_submit if "COMMAND" in plan.points[name]), None)
+    if name is None:
+        return ""
+    from src.submission.spec.command_template import CommandFailed
+
+    try:
+        command, cwd = _program(plan, name)
+    except CommandFailed as error:
+        return f"nothing: {error}"
+    return shlex.join(command) + (f" in {cwd}" if cwd else "")
+
+
+def _program(plan: SubmissionPlan, name: str) -> tuple[list[str], str | None]:
+    """Return the command of a run of a program of the user's own, and its working directory, if not the project's.
+
+    CommandFailed if an environment variable that the command names is not set.
+    """
+    from src.submission.job import external_program  # few batches have one
+
+    return external_program.resolve_command(plan.points[name], os.path.abspath(os.path.join(plan.batch, name)))
 
 
 def print_nothing_to_submit(plan: SubmissionPlan) -> None:
@@ -161,7 +189,8 @@ def _signal_lines(specs: Iterable[Mapping[str, Any]], slurm: SlurmOptions) -> li
     for spec in requests.values():
         script, arguments = slurm.resolve(spec)
         text = slurm.text_of(script)
-        lines |= dict.fromkeys(script_options.signal_notes(text, directives.effective(text, arguments)))
+        lines |= dict.fromkeys(script_options.signal_notes(text, directives.effective(text, arguments),
+                                                           is_external="COMMAND" in spec))
     return list(lines)
 
 
@@ -183,7 +212,21 @@ def print_json(plan: SubmissionPlan, launch: LaunchSettings, submission: Submiss
     for name, command in commands.items():
         print(json.dumps({"name": name, "folder": os.path.join(plan.batch, name), "spec": plan.points[name],
                           "command": command, **({"stack": stack_of[name]} if name in stack_of else {}),
+                          **_program_document(plan, name),
                           **({"container": container_command} if container_command else {})}))
+
+
+def _program_document(plan: SubmissionPlan, name: str) -> dict[str, Any]:
+    """Return the command of a run of a program of the user's own for JSON; empty for train.py."""
+    if "COMMAND" not in plan.points[name]:
+        return {}
+    from src.errors import JobSpecError
+    from src.submission.spec.command_template import CommandFailed
+
+    try:
+        return {"program": _program(plan, name)[0]}
+    except CommandFailed as error:
+        raise JobSpecError(str(error), where="command") from None
 
 
 def print_commands(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None) -> None:

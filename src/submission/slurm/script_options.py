@@ -71,11 +71,12 @@ def _lead(signal: str) -> int | None:
     return int(lead) if lead.isdecimal() else _DEFAULT_LEAD if name and not at else None
 
 
-def signal_notes(script_text: str, effective: Mapping[str, str]) -> list[str]:
+def signal_notes(script_text: str, effective: Mapping[str, str], is_external: bool = False) -> list[str]:
     """Return lines about the signal before the time limit: a note if it is scaled, a warning if a third of the time is
     lost.
 
-    effective: the options of the Slurm job, by long name.
+    effective: the options of the Slurm job, by long name; is_external: it runs a program of the user's own, which loses
+    time only if it handles the signal.
     """
     lines = []
     signal, limit = effective.get("signal", ""), directives.parse_time(effective.get("time", ""))
@@ -87,7 +88,7 @@ def signal_notes(script_text: str, effective: Mapping[str, str]) -> list[str]:
         if option.name == "signal" and is_scaled:
             lines.append(f"line {option.line}, {_written(option)}, becomes --signal={signal}: "
                          f"a fifth of the time limit of {format_duration(limit)}")
-    if 3 * (lead + _RESOLUTION) >= limit:
+    if not is_external and 3 * (lead + _RESOLUTION) >= limit:
         enough = _RESOLUTION / (1 / 3 - _MAX_LEAD_SHARE) if is_scaled else 3 * (lead + _RESOLUTION)
         rest = format_duration(max(0, limit - lead - _RESOLUTION))
         lines.append(f"warning: of the time limit of {format_duration(limit)}, runs may train for {rest}, since Slurm "

@@ -54,7 +54,7 @@ def parse_command(command: object, where: str) -> list[str]:
     return words
 
 
-def fill_command(words: list[str], spec: dict[str, Any], folder: str) -> list[str]:
+def fill_command(words: list[str], spec: Mapping[str, Any], folder: str) -> list[str]:
     """Return the argument list of one run.
 
     {spec} and {folder} become paths, {args} one `--key=value` per parameter, and {NAME} the value of a parameter.

@@ -124,6 +124,9 @@ def test_plan_notes_a_scaled_signal_and_warns_if_a_third_of_the_time_is_lost(tim
                                                                            lines: list[str]) -> None:
     text = "#!/bin/bash\n#SBATCH --signal=B:USR1@180\n"
     assert script_options.signal_notes(text, {"time": time, "signal": signal}) == lines
+    # a program of the user's own may run to its end
+    assert script_options.signal_notes(text, {"time": time, "signal": signal}, is_external=True) == [
+        line for line in lines if not line.startswith("warning")]
 
 
 @pytest.fixture
