@@ -43,7 +43,7 @@ COMMANDS = {
     "clean": Command("stop", "remove the saved states of runs that have ended", remote=True),
     "rename": Command("batches", "rename a batch", remote=True),
     "move": Command("batches", "move batches into another folder", remote=True),
-    "delete": Command("batches", "delete batches and single runs; their specs and notes are kept in a file", remote=True),
+    "delete": Command("batches", "delete batches and single runs; a file keeps their specs and notes", remote=True),
     "report": Command("results", "write one HTML file with the results of batches", remote=True),
     "sync": Command("results", "download results from another machine by rsync, when repeated only new ones"),
     "best": Command("best", "rank the settings of batches by their mean over seeds, with a 95 % interval", examples=(

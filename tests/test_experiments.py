@@ -76,6 +76,29 @@ def test_logs_print_the_output_of_a_run(done: Project, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.endswith("state: done\n")
 
 
+def test_logs_show_earlier_starts_of_a_run(done: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also if the run prints nothing: one start was killed without a record, the next one failed."""
+    run = done.runs()[0]
+    (run / "done").unlink()
+    (run / "local.out").unlink()
+    first = json.loads((run / "attempt-1-0.json").read_text())
+    (run / "attempt-1-0.json").write_text(json.dumps({**first, "end": None, "how": None}))
+    (run / "attempt-2-0.json").write_text(json.dumps(
+        {**first, "ticket": 2, "end": first["start"] + 20, "how": "failed", "error": "no luck", "slurm_job": "7"}))
+    capsys.readouterr()
+    assert experiments.main(["logs", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    pid = first["who"]["pid"]
+    assert re.fullmatch(rf"start 1: \w+ \d\d:\d\d on \S+ \(pid {pid}\), left no record of its end "
+                        r"\(killed, or its node failed\)", lines[0])
+    assert re.fullmatch(rf"start 2: \w+ \d\d:\d\d on \S+ \(Slurm job 7, pid {pid}\), failed after 0:20: no luck",
+                        lines[1])
+    assert lines[2].startswith("no log; its state: ")
+    assert experiments.main(["logs", str(run), "--json"]) == 0
+    starts = json.loads(capsys.readouterr().out)["starts"]
+    assert [(start["number"], start["how"]) for start in starts] == [(1, "lost"), (2, "failed")]
+
+
 def test_cancel_stops_a_local_batch(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[15, 8]")
     process = submit_in_background(project)

@@ -114,11 +114,25 @@ class LogText(TypedDict, total=False):
     state: str
 
 
+class Start(TypedDict):
+    """A start of a run, in `Logs`."""
+
+    number: int  # 1, 2, …
+    began: float  # unix seconds
+    ended: float | None  # null: it runs, or left no record of its end
+    how: str  # completed, failed, timeout, requeued, …; running; or lost: it left no record
+    error: str
+    host: str
+    pid: int | None
+    slurm_job: str | None
+
+
 class Logs(TypedDict):
     """The logs of a run."""
 
     run: str  # its folder
     state: str
+    starts: list[Start]
     logs: list[LogText]  # the one that was written last at the end
 
 
@@ -128,6 +142,7 @@ class Cancelled(TypedDict):
     cancelled: list[str]  # run folders, with those of canaries
     exceptions: list[str]  # a line for each run or job that was left alone, with the reason
     gone: list[str]  # Slurm jobs that had ended already
+    ending: list[str]  # run folders of those that have not ended yet, after a few seconds
 
 
 class Cleaned(TypedDict):

@@ -185,8 +185,8 @@ def print_logs(options: argparse.Namespace) -> Output:
     from src.submission.status import follow_logs
 
     run = follow_logs.observe_run(run_lookup.find_run(options.run_name, batch_folder.results_folder()))
-    paths = failures.log_paths(run)
-    if not paths and not options.follow:
+    paths, starts = failures.log_paths(run), follow_logs.starts(run)
+    if not paths and len(starts) < 2 and not options.follow:
         raise BatchError("this run has no log; its state: " + states.shown(run.state.name) + (
             f": {run.state.why}" if run.state.why else ""), where=run.path, hint="-f waits for it"
             if run.state.name in retry_policy.MAYBE_ALIVE else None)
@@ -194,8 +194,12 @@ def print_logs(options: argparse.Namespace) -> Output:
     logs: list[documents.LogText] = [
         {"file": path, "text": text if options.raw else printable(text)} for path, (text, _) in texts.items()]
     if not options.follow:
-        document: documents.Logs = {"run": run.path, "state": run.state.name, "logs": logs}
-        return Output(_write_logs(logs, options.raw), document)
+        document = {"run": run.path, "state": run.state.name, "starts": [start._asdict() for start in starts],
+                    "logs": logs}
+        lines = [start.line() for start in starts] if len(starts) > 1 else []
+        if not logs:
+            lines.append(f"no log; its state: {states.shown(run.state.name)}")
+        return Output(itertools.chain(lines, _write_logs(logs, options.raw)), document)
     appended = follow_logs.follow(run.path, {path: end for path, (_, end) in texts.items()}, options.interval)
     return Output(_follow(logs, appended, options.raw), itertools.chain(logs, (
         {"state": part} if isinstance(part, str) else {"file": part[0], "text": part[1]} for part in appended)))

@@ -111,7 +111,7 @@ def test_documents_of_commands_that_change_batches(commands: Commands) -> None:
     batch, other = commands.batches
     assert commands.run("note", batch, "it works")[0]["text"] == "it works"
     assert [note["text"] for note in commands.run("note", batch)] == ["it works"]
-    assert commands.run("cancel", batch, "-y") == {"cancelled": [], "exceptions": [], "gone": []}
+    assert commands.run("cancel", batch, "-y") == {"cancelled": [], "exceptions": [], "gone": [], "ending": []}
     assert commands.run("clean", batch, "-y") == {"removed": 0, "batches": {}}
     renamed = commands.run("rename", batch, "better")
     assert renamed["source"] == batch

@@ -231,6 +231,7 @@ class Attempt:
 
     def run(self, spec: dict[str, Any], train: Train, owns_job: bool = True) -> int:
         """Train, or run the external program, and record the end. Return the exit code. owns_job: as for run_spec."""
+        process.set_title(os.path.basename(self.folder))
         self._is_external = "COMMAND" in spec
 
         def execute() -> str:

@@ -120,7 +120,7 @@ def _request_search(job_spec: JobSpec, options: Options, project: str) -> Reques
         workers = local_workers.default_workers()
     search = define.define_search(job_spec, options, workers, check_point)
     points = search_plan.first_points(search)
-    words = next((spec["COMMAND"] for spec in points.values() if "COMMAND" in spec), [])
+    words: list[str] = next((spec["COMMAND"] for spec in points.values() if "COMMAND" in spec), [])
     lines = search_preview.lines(search, list(points), [*job_spec.warnings, *_metric_warnings(words, project)])
     grid_options = _grid_options(options)
     if options.max_runs:

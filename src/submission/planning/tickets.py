@@ -117,10 +117,13 @@ def runs_maybe_alive(observation: Observation) -> list[Run]:
 def require_none_alive(observation: Observation, action: str) -> None:
     """BatchError if a run of a batch is pending or running, or might be."""
     if alive := runs_maybe_alive(observation):
+        wait = shell_command("python", "experiments.py", "wait", observation.path)
         cancel = shell_command("python", "experiments.py", "cancel", observation.path)
         raise BatchError(f"cannot {action}: {count(len(alive), 'run')} of it may be pending or running "
                          f"({alive[0].name}: {alive[0].state.name})", where=observation.path,
-                         hint=f"wait for them, or run `{cancel}` first")
+                         hint=f"their jobs are ending: wait a few seconds, or run `{wait}` first"
+                         if all(run.state.why == states.ENDING for run in alive)
+                         else f"wait for them, or run `{cancel}` first")
 
 
 def retry_command(batch: str, *arguments: str) -> str:

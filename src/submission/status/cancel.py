@@ -15,10 +15,12 @@ from src.submission.batch.journal import LOCAL
 from src.submission.slurm import client
 from src.submission.status import retry_policy, states, wait
 from src.submission.status.observation import Observation, Run
+from src.submission.status.observe import observe
 from src.submission.system import process
 from src.submission.system.terminal import count
 
 _NAMED = 10  # runs and Slurm jobs that a message lists
+_PAUSES = (0.0, 1.0, 2.0, 4.0)  # seconds before each look whether cancelled runs have ended
 _GRACE_SECONDS = 30.0  # for a local submission to stop its workers
 
 
@@ -135,6 +137,22 @@ def _reject_shared_jobs(cancellation: Cancellation, alive: Iterable[Run]) -> Non
         whole_batch = shell_command("python", "experiments.py", "cancel", os.path.dirname(others[0].path))
         raise BatchError(f"the {holder} that has {count(len(others), 'other run')} too",
                          where=cancellation.runs[0].path, hint=f"`{whole_batch}` cancels all of them")
+
+
+def wait_for_ends(cancellation: Cancellation) -> list[Run]:
+    """Wait a few seconds for cancelled runs to end. Return those that have not, as they are then."""
+    paths = {os.path.normpath(run.path) for run in (*cancellation.runs, *cancellation.canaries)}
+    batches = dict.fromkeys([*(observation.path for observation in cancellation.batches),
+                             *(os.path.dirname(run.path) for run in cancellation.runs)])
+    ending: list[Run] = []
+    for pause in _PAUSES:
+        time.sleep(pause)
+        ending = [run for observation in observe(batches)
+                  for run in (*observation.runs.values(), *observation.canaries.values())
+                  if os.path.normpath(run.path) in paths and run.state.name in retry_policy.ALIVE]
+        if not ending:
+            break
+    return ending
 
 
 class Outcome(NamedTuple):

@@ -4,12 +4,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from src.errors import one_line
 from src.io import files
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.observe import SlurmView, observe
 from src.submission.status.wait import Poller
+from src.submission.system.terminal import format_duration
 
 _INTERVAL = 1.0  # seconds between reads
 
@@ -18,6 +21,43 @@ def observe_run(folder: str, slurm: SlurmView | None = None) -> Run:
     """Observe the run in a run folder. slurm: earlier answers of Slurm, as for observe."""
     observation, = observe([os.path.dirname(folder) or "."], slurm)
     return observation.runs[os.path.basename(os.path.abspath(folder))]
+
+
+class Start(NamedTuple):
+    """A start of a run. Fields as in the document of `logs`: number, in order from 1; how: LOST without a record."""
+
+    number: int
+    began: float
+    ended: float | None
+    how: str
+    error: str
+    host: str
+    pid: int | None
+    slurm_job: str | None
+
+    def line(self) -> str:
+        """Return `start 1: Mon 12:00 on node1 (Slurm job 7, pid 123), failed after 0:20: its error`."""
+        when = time.strftime("%a %H:%M", time.localtime(self.began))
+        where = ", ".join([*([f"Slurm job {self.slurm_job}"] if self.slurm_job else []),
+                           *([f"pid {self.pid}"] if self.pid else [])])
+        after = f" after {format_duration(self.ended - self.began)}" if self.ended else ""
+        how = "left no record of its end (killed, or its node failed)" if self.how == states.LOST else (
+            states.shown(self.how))
+        return (f"start {self.number}: {when} on {self.host}{f' ({where})' if where else ''}, {how}{after}"
+                f"{f': {one_line(self.error)}' if self.error else ''}")
+
+
+def starts(run: Run) -> list[Start]:
+    """Return the starts of a run, the first one first."""
+    found = []
+    for number, (ticket, attempt_number) in enumerate(run.files.attempts if run.files else (), 1):
+        record = run.files.attempt(ticket, attempt_number) if run.files else {}
+        is_last = run.files is not None and number == len(run.files.attempts)
+        how = record.get("how") or (run.state.name if is_last and run.state.name in retry_policy.ALIVE else states.LOST)
+        found.append(Start(number, record.get("start") or 0.0, record.get("end"), how, record.get("error") or "",
+                           record.get("node") or record.get("host") or "an unknown host",
+                           record.get("who", {}).get("pid"), record.get("slurm_job")))
+    return found
 
 
 def read_from(path: str, start: int) -> tuple[str, int]:

@@ -13,8 +13,8 @@ from src.io import files, yaml_io
 from src.submission.batch import batch_folder, claims, journal
 from src.submission.batch.journal import WORKERS, Units
 
-ACCEPTED_FORMS = ("a run's folder, its name, BATCH:12 or JOB_SPEC:12 (or 12 in the newest batch), or its Slurm job id "
-                  "(123 or 123_4)")
+ACCEPTED_FORMS = ("a run's folder, its name, BATCH:12 or JOB_SPEC:12 (or 12 in the newest batch), its Slurm job id "
+                  "(123 or 123_4), or a batch of one run")
 NO_RUN = "no such run"
 _MAX_LISTED = 10  # candidates in a message
 
@@ -30,6 +30,8 @@ def find_run(name: str, results: str) -> str:
         return path
     runs = _candidates(name, results, batch_folder.all_batches(results)) or _candidates(
         name, results, [batch for folder in _output_dirs() for batch in batch_folder.all_batches(folder)])
+    if not runs and not name.isdecimal() and (batch := batch_folder.named_batch(name, results)):
+        return _only_run(batch, name)
     if not runs:
         raise BatchError(NO_RUN, where=name, allowed=ACCEPTED_FORMS,
                          hint=f"`{shell_command('python', 'experiments.py', 'status')}` lists them")
@@ -38,6 +40,18 @@ def find_run(name: str, results: str) -> str:
         raise BatchError(f"{len(runs)} runs match", where=name, allowed=", ".join(runs[:_MAX_LISTED]) + more,
                          hint="give the folder of one")
     return runs[0]
+
+
+def _only_run(batch: str, name: str) -> str:
+    """Return the run of a batch. BatchError, which says how to name one, if it has several. name: of the batch."""
+    runs = [path for path in (os.path.join(batch, run) for run in run_folder.run_names(batch))
+            if run_folder.is_run_folder(path)]
+    if len(runs) == 1:
+        return runs[0]
+    example = next((index for index in map(run_folder.run_index, map(os.path.basename, runs)) if index is not None), 0)
+    raise BatchError(f"this is a batch of {len(runs):,} runs, not a run", where=name, allowed=ACCEPTED_FORMS,
+                     hint=f"name one of them, for example {name.rstrip('/')}:{example}; "
+                     f"`{shell_command('python', 'experiments.py', 'status', batch)}` lists them")
 
 
 def newest_batch(batches: Iterable[str]) -> str | None:

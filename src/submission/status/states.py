@@ -26,6 +26,7 @@ ALL = (NEW, SUBMITTED, PENDING, RUNNING, STUCK, DONE, EARLY_STOPPED, DIVERGED, P
 
 LOST_AFTER = 300.0  # seconds: squeue may not list a new job at once, and sbatch may answer late
 OUTPUT_NOT_OPENED = "Slurm could not open the job's output (exit code 0:53): "  # the path follows
+ENDING = "its job is ending"  # remark on a running run whose job was cancelled or has left its program
 _SIGNAL_STATUS = 128  # a shell's exit status of a program that a signal killed is this plus the signal
 _CLOCK_TOLERANCE = 3600.0  # seconds that sacct's clock may be behind when it is compared with a ticket
 
@@ -439,4 +440,5 @@ def _state_in_queue(row: Job) -> State:
         return State(STUCK if is_stuck else PENDING, reason, row.id)
     if row.state in _SLURM_ENDED:
         return State(_SLURM_ENDED[row.state], reason, row.id)
-    return State(RUNNING, "" if row.state in _SLURM_RUNNING else row.state, row.id)
+    remark = ENDING if row.state == "COMPLETING" else "" if row.state in _SLURM_RUNNING else row.state
+    return State(RUNNING, remark, row.id)

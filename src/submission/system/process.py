@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from src.errors import ON
 from src.io import files, slurm_environment
 
+_MAX_TITLE = 15  # bytes, of Linux
 DETACHED_COMMAND = "GRIDIRON_ERRAND"  # variable of a detached command: its folder
 # Variables in a container: the socket of the relay to the host, and the identity of the process that started the host
 # process, because there the parent of this one is the container runtime.
@@ -131,6 +132,12 @@ def terminate(identity: dict[str, Any], works_on: Callable[[int], bool]) -> bool
         if handle is not None:
             os.close(handle)
     return True
+
+
+def set_title(name: str) -> None:
+    """Name this process in `ps -e`, `top` and `pgrep`, which show 15 characters; nothing where that is impossible."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "wb", buffering=0) as file:
+        file.write(name.encode()[:_MAX_TITLE])
 
 
 def works_on(pid: int, folder: str) -> bool:

@@ -12,6 +12,7 @@ import experiments
 from src.submission.batch import heartbeat
 from src.submission.slurm import client
 from src.submission.slurm.client import Job, Queue
+from src.submission.status import cancel
 from src.submission.status.observe import observe
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
 from tests.submission.conftest import Project
@@ -103,6 +104,27 @@ def test_run_whose_heartbeat_is_old_is_lost(running: Path, project: Project, fak
     os.utime(running / "attempt-1-0.json", (before, before))
     run, = observe([str(project.batch)])[0].runs.values()
     assert run.state.name == "lost"
+
+
+def test_cancelled_run_that_takes_long_to_end_is_named(
+        running: Path, project: Project, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """By `cancel`, and by the commands that need it to have ended: they do not advise to cancel it again."""
+    squeue = client.squeue
+    with monkeypatch.context() as ending:
+        ending.setattr(client, "scancel", lambda jobs: [])
+        ending.setattr(client, "squeue", lambda clusters: Queue(True, {
+            name: job._replace(state="COMPLETING") for name, job in squeue(clusters).jobs.items()}))
+        ending.setattr(cancel, "_PAUSES", (0, 0.01))
+        assert experiments.main(["cancel", str(project.batch), "-y"]) == 0
+        assert capsys.readouterr().out.splitlines()[-2] == (
+            f"cancellation of 1 run requested; still ending: {running.name}")
+        assert experiments.main(["delete", str(project.batch), "-y"]) == 2
+        error = capsys.readouterr().err
+        assert "their jobs are ending: wait a few seconds, or run `python experiments.py wait " in error
+        assert "experiments.py cancel" not in error
+    assert experiments.main(["cancel", str(project.batch), "-y"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == "cancelled 1 run"
 
 
 CLUSTER_WRAPPER = """#!/bin/bash

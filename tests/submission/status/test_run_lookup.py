@@ -53,6 +53,14 @@ def test_run_is_found_by_name_index_and_slurm_job(word: str, expected: str, resu
     assert found(word, results) == expected
 
 
+def test_batch_stands_for_its_only_run(results: Path) -> None:
+    batch_folder.create(str(results / "26-01-03-long"), "", ["007_long"], ["batch_size: 8\n"])
+    for word in ("long", "26-01-03-long", f"{results}/26-01-03-long/"):
+        assert found(word, results) == "26-01-03-long/007_long"
+    with pytest.raises(BatchError, match=r"this is a batch of 3 runs, not a run.* name one of them, for example x:0; "):
+        found("x", results)
+
+
 def test_run_and_batch_are_found_by_their_folders(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = results / "26-01-02-x" / "001_x"
     assert found(f"{folder}/", results) == "26-01-02-x/001_x"

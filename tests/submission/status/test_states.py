@@ -105,7 +105,7 @@ def test_no_ticket_is_new() -> None:
     *(("PENDING", f"({reason})", "pending") for reason in (
         "AssocGrpCpuLimit", "QOSMaxCpuPerUserLimit", "QOSMaxJobsPerUserLimit", "JobHeldUser", "PartitionDown")),
     ("REQUEUE_HOLD", "(JobHeldUser)", "stuck"),
-    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running"), ("COMPLETING", "", "running")])
+    ("PENDING", "(BeginTime)", "pending"), ("RUNNING", "", "running")])
 def test_state_of_a_queued_job(row: str, reason: str, expected: str) -> None:
     found = state(ticket=slurm_ticket(), queue=queue_with(row, reason))
     assert (found.name, found.slurm_job) == (expected, "7")
@@ -114,6 +114,7 @@ def test_state_of_a_queued_job(row: str, reason: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("row", "reason", "expected", "why"), [
     ("PENDING", "None", "pending", ""), ("RUNNING", "None", "running", ""),
+    ("COMPLETING", "None", "running", "its job is ending"),
     ("TIMEOUT", "TimeLimit", "timeout", "reached its time limit"),
     ("NODE_FAIL", "None", "node_failed", "its node failed"),
     ("OUT_OF_MEMORY", "OutOfMemory", "out_of_memory", "exceeded the memory of its job"),

@@ -73,6 +73,13 @@ def test_environment_outside_slurm_keeps_the_cluster_and_drops_the_job(monkeypat
     assert environment["PATH"] == os.environ["PATH"]
 
 
+def test_process_is_named_after_its_run() -> None:
+    program = ("from src.submission.system import process; process.set_title('007_mine+lr=0.30000'); "
+               "print(open('/proc/self/comm').read())")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "007_mine+lr=0.3"
+
+
 @pytest.mark.parametrize(("ranks", "code"), [("1", -signal.SIGABRT), ("2", 3)])
 def test_one_of_several_processes_skips_the_clean_up_of_python(ranks: str, code: int) -> None:
     """Its output is complete, and exit handlers of libraries do not run."""
