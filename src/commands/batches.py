@@ -63,10 +63,20 @@ def move(options: argparse.Namespace) -> Output:
             _add_note(target, f"moved from {os.path.dirname(os.path.abspath(observation.path))}")
             moved.append({"source": observation.path, "target": target})
             print(f"moved {observation.path} to {target}", flush=True)
-    results = batch_folder.results_folder()
-    is_elsewhere = os.path.realpath(options.folder) != os.path.realpath(results)
-    return Output([f"commands that name no batch look in {results}/ alone: name these by their folder"] * is_elsewhere,
-                  moved)
+    return Output(_lines_about_lookup(moved, options.folder), moved)
+
+
+def _lines_about_lookup(moved: list[documents.Moved], folder: str) -> list[str]:
+    """Return which commands do not find batches in the folder that they were moved to."""
+    results, target = batch_folder.results_folder(), os.path.realpath(folder)
+    lines = []
+    if target != os.path.realpath(results):
+        lines.append(f"commands that name no batch look in {results}/ alone: name these by their folder")
+    sources = dict.fromkeys(os.path.dirname(item["source"]) or "." for item in moved)
+    if left := [source for source in sources if os.path.realpath(source) != target]:
+        lines.append(f"their job specs no longer find them, unless output_dir is {folder}: `missing`, --skip-done, "
+                     f"--extend and `-r JOB_SPEC` look in {', '.join(left)}")
+    return lines
 
 
 def delete(options: argparse.Namespace) -> Output:

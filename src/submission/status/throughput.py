@@ -12,11 +12,14 @@ from src.submission.status.observation import Observation, Run
 from src.submission.system import terminal
 from src.submission.system.terminal import format_duration
 
+_MAX_DURATIONS = 50  # runs whose records are read
+
 
 class Throughput(Frozen):
     """Runs that end well per hour, in the last hour and over the batch, and the seconds that the rest will take.
 
-    now: over the last hour. Each is None where it is unknown; `now` and `left` also if nothing is pending or running.
+    now: over the last hour. Each is None where it is unknown; `now` and `left` also if nothing is pending or running,
+    and `left` if a run already takes longer than those that have ended, which then say nothing about the rest.
     """
 
     now: float | None
@@ -25,11 +28,11 @@ class Throughput(Frozen):
 
     def lines(self) -> list[str]:
         """Return `throughput  35 runs an hour now, 28 over the batch, 0:20 left`; empty if nothing is running."""
-        if self.left is None:
+        if self.left is None and self.now is None:
             return []
         parts = [f"{_short(self.now)} runs an hour now" if self.now else "",
                  f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
-                 f"{format_duration(self.left)} left"]
+                 f"{format_duration(self.left)} left" if self.left is not None else ""]
         return [f"throughput  {', '.join(filter(None, parts))}"]
 
 
@@ -43,7 +46,35 @@ def throughput(observation: Observation, now: float) -> Throughput:
     open_runs = sum(run.state.name not in retry_policy.CLOSED | retry_policy.UNSUCCESSFUL for run in runs)
     speed = recent or overall
     return Throughput(recent if is_running else None, overall,
-                      open_runs / speed * 3600 if is_running and speed else None)
+                      _seconds_left(runs, open_runs, speed, now) if is_running and speed else None)
+
+
+def _seconds_left(runs: Iterable[Run], open_runs: int, runs_an_hour: float, now: float) -> float | None:
+    """Return how long the open runs will take, at least as long as the running ones if they take as long as the median
+    of those that ended; None if one of them has taken longer than all of these.
+    """
+    left = open_runs / runs_an_hour * 3600
+    running = [now - run.attempt["start"] for run in runs
+               if run.state.name == states.RUNNING and run.attempt and run.attempt.get("start")]
+    durations = _durations(runs) if running else []
+    if not durations or not running:
+        return left
+    if max(running) > durations[-1]:
+        return None
+    return max(left, durations[len(durations) // 2] - min(running))
+
+
+def _durations(runs: Iterable[Run]) -> list[float]:
+    """Return how long the last starts of runs took that ended well, in seconds, in ascending order; of many runs, a
+    sample.
+    """
+    ended = [run for run in runs if run.state.name in retry_policy.ENDED_WELL and run.files and run.files.attempts]
+    durations = []
+    for run in ended[::max(1, len(ended) // _MAX_DURATIONS)]:
+        start, end = (run.files.last_attempt() or {}).get("start") if run.files else None, _end(run)
+        if start is not None and end is not None and end >= start:
+            durations.append(end - start)
+    return sorted(durations)
 
 
 def runs_per_hour(ends: Iterable[float], now: float, within: float = 3600) -> float | None:
@@ -68,7 +99,8 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     speed = runs_per_hour(_ends(runs), now)
     open_runs = len(runs) - ended - failed
     if speed and open_runs:
-        line += f"  {_short(speed)} runs an hour, {format_duration(open_runs / speed * 3600)} left"
+        left = _seconds_left(runs, open_runs, speed, now)
+        line += f"  {_short(speed)} runs an hour{'' if left is None else f', {format_duration(left)} left'}"
     return line
 
 

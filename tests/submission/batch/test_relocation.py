@@ -76,7 +76,9 @@ def test_move_creates_the_folder(project: Project, batch: Path, other_file_syste
     assert list(project.results.iterdir()) == [] and list(archive.iterdir()) == [target]
     assert files_of(target).items() >= before.items() and (target / "link").is_symlink()
     assert [note.text for note in notes.read(str(target))] == [f"moved from {project.results}"]
-    assert "name these by their folder" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "name these by their folder" in out
+    assert "`missing`, --skip-done, --extend and `-r JOB_SPEC` look in" in out and str(project.results) in out
     next(target.glob("000_*/done")).unlink()
     assert project.submit("-r", target, "-y") == 0
 

@@ -218,6 +218,24 @@ def test_throughput_of_jobs_that_log_nothing(tmp_path: Path) -> None:
     assert later.over_the_batch == pytest.approx(5 / (240 + 120) * 60)
 
 
+@pytest.mark.parametrize(("elapsed", "left"), [(4, "0:06 left"), (10, "0:08 left"), (50, None)])
+def test_no_time_left_by_runs_unlike_those_that_run(tmp_path: Path, elapsed: float, left: str | None) -> None:
+    """Three runs of ten seconds ended together; the last one runs, perhaps to its time limit."""
+    runs, now = [], 1_000_000.0
+    for index in range(3):
+        runs.append(ended := run(tmp_path, f"{index:03d}_a", "done"))
+        path, end = Path(ended.path), now - elapsed - 6 + 3 * index
+        (path / "done").write_text("completed\n")
+        os.utime(path / "done", (end, end))
+        (path / "attempt-1-0.json").write_text(json.dumps({"start": end - 10}))
+        runs[-1] = ended._replace(files=run_folder.RunFolder.read(path))
+    runs.append(run(tmp_path, "003_a", "running")._replace(attempt={"start": now - elapsed}))
+    line, = throughput.throughput(observation(*runs), now).lines()
+    assert line.startswith("throughput  ") and (line.endswith(f", {left}") if left else "left" not in line)
+    progress = throughput.progress_line([observation(*runs)], now)
+    assert progress.endswith(f", {left}") if left else progress.endswith("runs an hour")
+
+
 def test_throughput_without_running_or_ended_runs(tmp_path: Path) -> None:
     ended = [run(tmp_path, f"{index:03d}_a", "done") for index in range(2)]
     for index, item in enumerate(ended):
