@@ -27,7 +27,7 @@ _BINS = 12
 _COLUMNS = 4  # panels side by side
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A result of a search, in the order in which it was used.
 
     trials: that had been started by then; epochs: that all trials had spent until then; value: of the metric
@@ -135,7 +135,13 @@ def _read(batch: str | os.PathLike[str]) -> tuple[Search, Ledger, History]:
     return search, history.current, history
 
 
-def _results_in_order(search: Search, history: History) -> list[_Found]:
+def results_in_order(batch: str | os.PathLike[str]) -> tuple[str, list[Found]]:
+    """Return the metric of a search, and its finite results in the order in which decisions used them."""
+    search, _, history = _read(batch)
+    return search.metric, _results_in_order(search, history)
+
+
+def _results_in_order(search: Search, history: History) -> list[Found]:
     """Return the finite results in the order in which decisions used them, then those that none has used yet."""
     found = []
     trials = epochs = 0
@@ -147,7 +153,7 @@ def _results_in_order(search: Search, history: History) -> list[_Found]:
             spent[result.trial] = search.rungs[result.rung]
             loss = loss_of(result, search)
             if loss < math.inf:
-                found.append(_Found(trials, epochs, search.loss(loss)))  # twice negated
+                found.append(Found(trials, epochs, search.loss(loss)))  # twice negated
         trials += is_new
     return found
 
