@@ -1,6 +1,10 @@
 """Manage submitted batches: status, watch, logs, cancel, report, note, reproduce, prefetch, probe and others."""
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # what imports create stays, and would be visited again and again
+
 import argparse
 import importlib
 import sys
@@ -11,6 +15,10 @@ from src import printable
 from src.command_output import redirected_output, show
 from src.errors import BatchError, exits_on_user_error
 from src.io import files
+from src.submission.system.terminal import help_formatter, table
+
+gc.freeze()
+gc.enable()
 
 
 class Command(NamedTuple):
@@ -101,10 +109,11 @@ class _JsonParser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. Only the module of the requested command is imported."""
     parser_class = _JsonParser if "--json" in argv else argparse.ArgumentParser
-    parser = parser_class(prog="experiments.py", description=__doc__)
+    parser = parser_class(prog="experiments.py", description=__doc__, formatter_class=help_formatter)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help,
+                                          formatter_class=help_formatter)
         if name in argv[:1]:
             module = importlib.import_module(f"src.commands.{command.module}")
             getattr(module, f"add_{name.replace('-', '_')}")(subparser)
@@ -123,8 +132,6 @@ def examples_text(name: str, examples: Sequence[tuple[str, str]]) -> str:
     """Return a line for each example of a command, with what it does; empty without examples."""
     if not examples:
         return ""
-    from src.submission.system.terminal import table
-
     lines = table([(f"  python experiments.py {name} {arguments}", text) for arguments, text in examples])
     return "\n".join(lines)
 

@@ -6,13 +6,15 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src import run_folder
 from src.io import deletion, files, records
 from src.io.secrets import redact, secret_values
 from src.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CODE, CHANGED, BEFORE = "code", "code_changed", "code_before"  # facts of a run
 CODE_SUFFIXES = frozenset(

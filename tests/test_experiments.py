@@ -177,7 +177,8 @@ def test_status_imports_no_heavy_library(done: Project) -> None:
     program = "import sys, experiments; experiments.main(['status']); print(*sys.modules, sep='\\n')"
     out = subprocess.run([sys.executable, "-c", program], cwd=done.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
                          capture_output=True, text=True, check=True).stdout
-    assert not set(out.split("\n")) & {"torch", "numpy", "pandas", "matplotlib", "loguru"}
+    assert not set(out.split("\n")) & {"torch", "numpy", "pandas", "matplotlib", "loguru", "dataclasses", "inspect",
+                                     "pathlib", "shutil", "urllib.parse", "subprocess"}
 
 
 def test_clean_removes_saved_states_of_ended_runs(done: Project, monkeypatch: pytest.MonkeyPatch,

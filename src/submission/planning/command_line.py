@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from src.io import yaml_io
 from src.submission.batch import batch_folder
 from src.submission.spec.job_spec import AUTO
 from src.submission.status import retry_policy
+from src.submission.system.terminal import help_formatter
 
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
 _AddArgument = Callable[..., object]  # add_argument of a group of options
@@ -71,7 +71,7 @@ EXAMPLES = """\
 
 def parse(argv: Sequence[str], description: str | None = None) -> Options:
     """Parse the command line. JobSpecError if options contradict each other."""
-    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description, formatter_class=_formatter,
+    parser = argparse.ArgumentParser(prog="submit_multiple.py", description=description, formatter_class=help_formatter,
                                      usage=f"submit_multiple.py [options] path\n\n{EXAMPLES}",
                                      epilog="docs/job-spec.md describes job specs. experiments.py manages what was "
                                      "submitted.")
@@ -88,15 +88,6 @@ def parse(argv: Sequence[str], description: str | None = None) -> Options:
         if is_contradiction:
             raise JobSpecError(message, where="command line", hint="see `python submit_multiple.py --help`")
     return options
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    """Return a formatter of the terminal's width; without a width it would load shutil and compression libraries."""
-    try:
-        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
-    except (OSError, ValueError):
-        columns = 80
-    return argparse.HelpFormatter(prog, width=columns - 2)
 
 
 def _add_actions(add: _AddArgument) -> None:

@@ -5,11 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from src.errors import BatchError
 from src.printable import printable, unfiltered
 from src.submission.system import process
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
@@ -18,6 +21,17 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows]
+
+
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Return a formatter of the terminal's width; without a width it would load shutil and compression libraries."""
+    import argparse  # of those who call this
+
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    except (OSError, ValueError):
+        columns = 80
+    return argparse.HelpFormatter(prog, width=columns - 2)
 
 
 def ask(question: str) -> str:
