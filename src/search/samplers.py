@@ -16,6 +16,9 @@ from src.search.ledger import Ledger
 from src.search.space import Point
 
 STARTUP = 8  # results before which trials are random
+# With early stopping each third trial is random, as in BOHB (Falkner et al., ICML 2018): such a trial costs few epochs,
+# and a model of first rungs may mislead
+RANDOM_SHARE = 3
 
 
 class Choice(NamedTuple):
@@ -31,7 +34,8 @@ def choose(ledger: Ledger) -> Choice:
     """Choose the point of the next trial."""
     search, number = ledger.search, len(ledger.trials)
     results = sum(1 for trial in ledger.trials if trial.results and trial.end != GIVEN_UP)
-    if search.method == RANDOM or results < STARTUP:
+    explores = search.early_stop is not None and number % RANDOM_SHARE == 0
+    if search.method == RANDOM or results < STARTUP or explores:
         return Choice(search.space.draw(search.seed, number), RANDOM, search.seed, {})
     seed = _seed_of(search.seed, ledger.count)
     if search.method == CMAES:

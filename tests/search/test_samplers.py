@@ -110,3 +110,12 @@ def test_a_point_is_not_tried_twice_while_there_are_others() -> None:
         Result(number, 0, number / 10, None, "completed") for number in range(12)])
     taken = {trial.point["c"] for trial in ledger.trials}
     assert samplers.choose(ledger).point["c"] not in taken
+
+
+def test_each_third_trial_is_random_with_early_stopping() -> None:
+    search = search_of("tpe", EarlyStop("asha", (1, 3), 3))
+    samplers_used = []
+    for number in range(12, 18):
+        results: list[Result | None] = [Result(trial, 0, trial / 10) for trial in range(number)]
+        samplers_used.append(samplers.choose(ledger_with(search, results)).sampler)
+    assert samplers_used == ["random", "tpe", "tpe"] * 2
