@@ -29,6 +29,8 @@ def train_members(members: Sequence[Member], on_stop: OnStop | None = None,
 
     on_stop, on_saved: as for run_epochs; on_saved is given the time that all members take.
     """
+    if not members:
+        return
     training = _StackTraining(members, on_saved)
     with (matmul_precision(members[0].components.config.precision),
           on_stop(training.request_exit) if on_stop else contextlib.nullcontext()):
