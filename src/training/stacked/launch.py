@@ -9,7 +9,7 @@ import torch
 
 from src import run_folder
 from src.checks.stack_rules import STACKABLE_FIELDS
-from src.config import Config
+from src.config import OUTPUT_FIELDS, Config
 from src.datasets.data import Data
 from src.run_folder import RunFolder
 from src.training.components import TrainingComponents, build
@@ -79,8 +79,9 @@ def _train_part(part: Sequence[int], runs: Sequence[Run], members: list[Member],
 
 
 def build_run(config: Config, folder: str | None) -> TrainingComponents:
-    """Build a run with the data of the last run, if its config differs from that one's in STACKABLE_FIELDS alone."""
-    key = repr({name: value for name, value in config.to_dict().items() if name not in STACKABLE_FIELDS})
+    """Build a run with the data of the last run, if its config differs from that one's in numbers and outputs alone."""
+    differing = STACKABLE_FIELDS | OUTPUT_FIELDS
+    key = repr({name: value for name, value in config.to_dict().items() if name not in differing})
     components = build(config, folder, data=_loaded.get(key))
     if key not in _loaded:
         _loaded.clear()
