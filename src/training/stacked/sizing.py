@@ -27,6 +27,8 @@ _GROWTH = 4  # factor between the sizes that are measured
 _SECONDS = 0.15  # of a measurement
 _MAX_STEPS = 100
 _GAIN = 1.05  # a stack has to be faster than single runs by this factor
+_SIMILAR = 1.15  # between times that are not told apart
+_SLOWER = 1.5  # between times from which larger stacks are not measured
 _USABLE_MEMORY = 0.8
 _TOLERANCE = 1e-3  # relative difference of a stacked step from a single one in float32
 
@@ -100,28 +102,30 @@ def _differ(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _fastest(configs: Sequence[Config], largest: int) -> tuple[int, str]:
-    """Time a few steps of stacks of growing size, until they get slower or take too much memory."""
-    single = best = _time_single(configs[0])
-    size, best_size, memory = 1, 1, 0.0
-    while size < largest:
+    """Time a few steps of stacks of growing size, until they are much slower per run or take too much memory.
+
+    Return the largest of the sizes that are about as fast as the fastest one, for all runs in parts of that size.
+    """
+    seconds = {1: _time_single(configs[0])}  # of a step, by size
+    size, memory = 1, 0.0
+    while size < largest and seconds[size] / size < _SLOWER * min(time / size for size, time in seconds.items()):
         size = min(size * _GROWTH, largest)
         if size * memory > _USABLE_MEMORY * machine.available_memory():
             break
         before = _peak_memory()
         try:
-            seconds = _time_stack(configs[:size]) / size
+            seconds[size] = _time_stack(configs[:size])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             break
         memory = max(memory, (_peak_memory() - before) / size)
-        if seconds >= best:
-            break
-        best, best_size = seconds, size
-    gain = single / best
-    if gain < _GAIN:
+    totals = {size: -(-len(configs) // size) * time for size, time in seconds.items()}
+    fastest = min(totals.values())
+    if totals[1] < _GAIN * fastest:
         return 1, "single runs are as fast"
-    return best_size, f"{gain:.1f} times as fast as single runs"
+    size = max(size for size, total in totals.items() if total <= _SIMILAR * fastest)
+    return size, f"{totals[1] / totals[size]:.1f} times as fast as single runs"
 
 
 def _time_single(config: Config) -> float:

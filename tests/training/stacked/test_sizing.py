@@ -64,8 +64,9 @@ def fake_times(monkeypatch: pytest.MonkeyPatch, single: float, per_run: dict[int
 
 @pytest.mark.parametrize(("per_run", "expected"), [
     ({4: 0.5, 16: 0.2, 20: 0.1}, (20, "10.0 times as fast as single runs")),
-    ({4: 0.5, 16: 0.6, 20: 0.1}, (4, "2.0 times as fast as single runs")),
-    ({4: 1.5}, (1, "single runs are as fast")), ({4: 0.97, 16: 0.98}, (1, "single runs are as fast"))])
+    ({4: 0.1, 16: 0.11, 20: 0.105}, (20, "9.5 times as fast as single runs")),
+    ({4: 0.5, 16: 0.8, 20: 0.1}, (4, "2.0 times as fast as single runs")),
+    ({4: 1.5}, (1, "single runs are as fast")), ({4: 0.97, 16: 0.98, 20: 0.99}, (1, "single runs are as fast"))])
 def test_fastest_size_is_chosen(monkeypatch: pytest.MonkeyPatch, per_run: dict[int, float],
                                 expected: tuple[int, str]) -> None:
     fake_times(monkeypatch, 1.0, per_run)
