@@ -1,7 +1,6 @@
 """Versions of the code in a batch: which runs started with which, by the hashes that submissions and starts record."""
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import code_state, program_files, run_folder
-from src.io import files, records
+from src.io import files, records, yaml_io
 
 _MAX_READ = 1000  # runs whose facts are read; of more, as many, evenly spaced
 _MAX_NAMED = 3  # files in a line
@@ -104,8 +103,8 @@ def _read_facts(folder: str) -> dict[str, Any]:
     try:
         text = files.read_text(os.path.join(folder, run_folder.CONFIG)) or ""
         # the last line, a mapping in JSON: YAML would take a hundred times as long
-        value = json.loads(text[text.rfind("\nfacts: ") + len("\nfacts: "):]) if "\nfacts: " in text else {}
-    except (OSError, ValueError, RecursionError):
+        value = files.parse_json(text[text.rfind("\nfacts: ") + len("\nfacts: "):]) if "\nfacts: " in text else {}
+    except OSError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -139,7 +138,8 @@ class _Submitted:
         started = next((path for path in self._started
                         if os.path.basename(path) == run_folder.started_code_name(str(code))), None)
         if started and isinstance(changed, list):
-            gone = [name for name in changed if name in hashes and not os.path.exists(os.path.join(started, name))]
+            gone = [name for name in filter(records.is_text, changed)
+                    if name in hashes and not os.path.exists(os.path.join(started, name))]
             return {**hashes, **dict.fromkeys(gone, _GONE)}
         return hashes
 
@@ -154,7 +154,7 @@ class _Submitted:
         for size, time_ns, digest in self._stats.get(name, ()):
             if (size, time_ns) == (stat.st_size, stat.st_mtime_ns):
                 return digest
-        return code_state.hash_of(files.read_bytes(path) or b"")
+        return _hash_file(path)
 
     def _hashes_by_id(self) -> dict[str, dict[str, str]]:
         """Return the hash of each file that train.py may execute, by the id of all code."""
@@ -178,7 +178,10 @@ class _Submitted:
 
     def _own_files(self) -> list[str]:
         """Return the files of the modules that the job spec names, as my_module:make."""
-        text = files.read_text(os.path.join(self._batch, run_folder.JOB_SPEC)) or ""
+        try:
+            text = files.read_text(os.path.join(self._batch, run_folder.JOB_SPEC), yaml_io.MAX_FILE) or ""
+        except OSError:  # a pipe, or larger than a job spec can be
+            text = ""
         return program_files.imported_files(dict.fromkeys(_USER_CODE.findall(text)), self._project)
 
 
@@ -198,6 +201,14 @@ def _folders(path: str) -> list[os.DirEntry[str]]:
 
 def _hash_files(folder: str) -> dict[str, str]:
     """Return the hash of each file in a folder, by its path in it."""
-    return {os.path.relpath(path, folder): code_state.hash_of(files.read_bytes(path) or b"")
+    return {os.path.relpath(path, folder): _hash_file(path)
             for parent, _, names in os.walk(folder) for name in names
             for path in [os.path.join(parent, name)] if not os.path.islink(path)}
+
+
+def _hash_file(path: str) -> str:
+    """Return the hash of a file; that of an empty one if it cannot be read, as a pipe."""
+    try:
+        return code_state.hash_of(files.read_bytes(path) or b"")
+    except OSError:
+        return code_state.hash_of(b"")

@@ -90,6 +90,12 @@ def to_number(cell: str) -> float:
         return float("nan")
 
 
+def leading_number(line: str) -> int | None:
+    """Return the epoch or step with which a row that this project wrote begins; None for any other line."""
+    cell = line.partition(",")[0]
+    return int(cell) if cell.isascii() and cell.isdecimal() and len(cell) < 16 else None
+
+
 def words_message(name: str, example: str) -> str:
     """Return the note about a column of words."""
     return f"column {name} holds words, as '{example}': it is not a metric (write numbers, as 0.8)"

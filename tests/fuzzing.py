@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import torch
+
+from tests.fuzz_readers import OUTSIDE, Reader, all_readers
 
 CPU_SECONDS, WAITING_SECONDS, MEBIBYTES = 2.0, 60.0, 200
 CASE = "GRIDIRON_FUZZ_CASE"  # variable: the file that names what is read now
@@ -42,17 +47,9 @@ _VALUES = (
 _ALIASES = [", ".join([f"*b{level - 1}" if level else "*a"] * 9) for level in range(9)]
 _BOMB = "a: &a {x: 1}\n" + "".join(
     f"b{level}: &b{level} {{<<: [{aliases}], y{level}: [{aliases}]}}\n" for level, aliases in enumerate(_ALIASES))
-_NOT_READ = ("executed",)  # of the tests
-_SUFFIXES = (".yaml", ".json", ".jsonl", ".csv", ".log", ".out", ".npz", "")
-
-
-class Reader(NamedTuple):
-    """A function that reads files. may_refuse: it may raise an error with a message for the user."""
-
-    name: str
-    read: Callable[[], Any]
-    may_refuse: bool = False
-    is_slow: bool = False
+_NOT_READ = ("executed", "out", "err")  # of the tests; output of any length, which is sent in parts
+_SUFFIXES = (".yaml", ".json", ".jsonl", ".csv", ".log", ".out", ".npz", "", ".toml", ".txt", ".pt", ".npy", ".gz",
+             ".png", ".jpg", ".gif")
 
 
 def main(batch: Path, seconds: float, seed: int) -> None:
@@ -61,6 +58,8 @@ def main(batch: Path, seconds: float, seed: int) -> None:
     counts, failures = Counter[str](), {}
     with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
         readers = all_readers(batch)
+        for reader in readers:  # without a limit: libraries are imported
+            reader.read()
         problems = call(readers)
         assert not problems, problems
         baseline, end = peak(), time.monotonic() + seconds
@@ -71,7 +70,8 @@ def main(batch: Path, seconds: float, seed: int) -> None:
                 Path(os.environ[CASE]).write_text(case)
                 counts[kind] += 1
                 slow = draw.random() < (0.3 if path.name in ("config.yaml", "stats.csv", "spec.yaml") else 0.03)
-                problems = call(reader for reader in readers if slow or not reader.is_slow)
+                name = os.path.relpath(path, batch.parent)
+                problems = call(reader for reader in readers if (slow or not reader.is_slow) and reader.reads(name))
             if peak() - baseline > MEBIBYTES:
                 problems.append(f"{peak() - baseline:.0f} MiB")
                 baseline = peak()
@@ -87,7 +87,7 @@ def peak() -> float:
 
 def targets(batch: Path) -> list[Path]:
     """Return the files of a batch that readers read, and the job spec beside it."""
-    return sorted(path for path in [*batch.rglob("*"), batch.parent / "x.yaml"]
+    return sorted(path for path in [*batch.rglob("*"), *(batch.parent / OUTSIDE).rglob("*"), batch.parent / "x.yaml"]
                   if path.suffix in _SUFFIXES and path.name not in _NOT_READ and path.is_file())
 
 
@@ -112,9 +112,23 @@ def _mutate(path: Path, data: bytes, draw: random.Random) -> str:
         kind = draw.choice(sorted(_SPECIAL))
         _SPECIAL[kind](path)
         return kind
-    kind, mutation = draw.choice([("bytes", _mutate_bytes), ("values", _mutate_values), ("text", _insert_text)])
-    path.write_bytes(mutation(data, draw))
+    mutations = [("bytes", _mutate_bytes), ("values", _mutate_values), ("text", _insert_text)]
+    head, line, packed = data.partition(b"\n") if path.name.startswith("resume-") else (b"", b"", data)
+    if path.suffix == ".pt":
+        mutations = [("bytes", _mutate_bytes), ("content", _mutate_tensors)]
+    kind, mutation = draw.choice(mutations)
+    mutated_data = mutation(packed, draw)
+    if head:  # the hash of the rest ends the first line
+        head = head.rpartition(b" ")[0] + b" " + hashlib.blake2b(mutated_data).hexdigest().encode()
+    path.write_bytes(head + line + mutated_data)
     return kind
+
+
+def _mutate_tensors(data: bytes, draw: random.Random) -> bytes:
+    """Replace a value of a file of torch.save."""
+    packed = io.BytesIO()
+    torch.save(_replaced(torch.load(io.BytesIO(data), weights_only=True), draw), packed)
+    return packed.getvalue()
 
 
 def _mutate_bytes(data: bytes, draw: random.Random) -> bytes:
@@ -163,7 +177,7 @@ def _mutate_values(data: bytes, draw: random.Random) -> bytes:
 def _replaced(value: Any, draw: random.Random) -> Any:
     """Return a JSON value in which one part is another value."""
     if isinstance(value, dict) and value and draw.random() < 0.85:
-        key = draw.choice(sorted(value))
+        key = draw.choice(sorted(value, key=repr))
         changed = {**value, key: _replaced(value[key], draw)}
         if draw.random() < 0.15:
             changed.pop(key)
@@ -173,110 +187,6 @@ def _replaced(value: Any, draw: random.Random) -> Any:
         at = draw.randrange(len(value))
         return [*value[:at], _replaced(value[at], draw), *value[at + 1:]]
     return draw.choice(_VALUES)
-
-
-def all_readers(batch: Path) -> list[Reader]:
-    """Return the readers of a batch and of the job spec beside it."""
-    from src.submission.spec import grid, reader
-
-    def read_job_spec(file: str) -> None:
-        grid.expand_job_spec(reader.read_job_spec(file), {}, None, None, None)
-
-    folders = sorted(str(path) for path in batch.iterdir() if path.name[0].isdigit())
-    return [*_readers_of_results(batch, len(folders)), *_readers_of_submissions(str(batch)),
-            Reader("job spec", lambda: read_job_spec(f"{batch.parent}/x.yaml"), may_refuse=True),
-            Reader("batch's job spec", lambda: read_job_spec(f"{batch}/job.yaml"), may_refuse=True),
-            *(reader for folder in folders for reader in _readers_of_run(folder))]
-
-
-def _readers_of_results(batch: Path, runs: int) -> Iterator[Reader]:
-    from src import metrics
-    from src.analysis.reading import results, run_index
-    from src.analysis.reading.runs import find_runs, is_done
-    from src.analysis.tables import query, tables
-
-    def read() -> None:
-        read = results.read_results(batch)
-        assert len(read.config) >= runs - 1, "a bad file leaves out its run alone"
-        read.big_df()
-
-    def analyse() -> None:
-        read = results.read_results(batch)
-        for kind in ("csv", "parquet"):
-            read.export(batch.parent / "exported", kind)
-        frame = read.big_df()
-        columns = [name for name in read.long if name not in ("run", "epoch")]
-        for column in metrics.ranking_columns(columns, frame.attrs.get("metric"))[:2]:
-            tables.ranking(frame, column)
-        query.query(tables.values_table(read.config, read.long), "base_lr > 0")
-
-    def find() -> None:
-        run_index._batches.clear()
-        find_runs({"base_lr": 0.1}, batch)
-        is_done({"base_lr": 0.1}, batch)
-
-    yield Reader("results", read)
-    yield Reader("index", find)
-    yield Reader("metric", lambda: metrics.read_from_batch(batch))
-    yield Reader("analysis", analyse, is_slow=True)
-
-
-def _readers_of_submissions(batch: str) -> Iterator[Reader]:
-    from src import notes
-    from src.submission.batch import done_points, extension, journal, sync_markers
-    from src.submission.status import efficiency, failures, observe, run_lookup, status, throughput
-    from src.tracking import mlflow_run
-
-    def show_status() -> None:
-        observation, = observe.observe([batch])
-        json.dumps(status.as_json(observation))
-        status.render([observation], curves=True, now=time.time())
-        throughput.progress_line([observation], time.time())
-        failures.nodes_to_avoid(observation.runs.values())
-        efficiency.usage_by_batch([observation])
-
-    yield Reader("status", show_status)
-    yield Reader("journals", lambda: journal.read_history(batch))
-    yield Reader("plans", lambda: journal.plans_with_mapping("identity", batch))
-    yield Reader("markers", lambda: sync_markers.read_host(batch, "far"))
-    yield Reader("extension", lambda: extension.last_extension(batch))
-    yield Reader("notes", lambda: [note.line() for note in notes.read(batch)])
-    yield Reader("details", lambda: mlflow_run._details(batch))
-    yield Reader("done points", lambda: done_points.done_points(os.path.dirname(batch)))
-    yield Reader("lookup", lambda: run_lookup._runs_of_job(batch, "12"))
-
-
-def _readers_of_run(folder: str) -> Iterator[Reader]:
-    from src import logs, run_folder, stats_csv
-    from src.analysis.reading import arrays, steps
-    from src.config import Config
-    from src.submission.batch import reproduce
-    from src.tracking import mlflow_run
-
-    def read_records() -> None:
-        run = run_folder.RunFolder.read(folder)
-        run.last_attempt()
-        for ticket in run.claims:
-            run.claim(ticket)
-        run_folder.identity(folder)
-
-    def read_logs() -> None:
-        for log in logs.log_paths(folder):
-            logs.normalize_error(logs.last_error(logs.tail(log)))
-
-    def read_config(name: str) -> None:
-        Config.from_dict(run_folder.read_spec(f"{folder}/{name}"))
-
-    yield Reader("tags", lambda: run_folder.tags(folder))
-    yield Reader("records", read_records, may_refuse=True)
-    yield Reader("logs", read_logs, may_refuse=True)
-    yield Reader("stats", lambda: stats_csv.read(folder))
-    yield Reader("steps", lambda: steps.read_steps([folder], ["a run"]))
-    yield Reader("rows", lambda: mlflow_run.read_rows(folder), may_refuse=True)
-    yield Reader("reproduce", lambda: reproduce.plan_steps(folder, "/nowhere").lines(), may_refuse=True)
-    yield Reader("config", lambda: read_config(run_folder.CONFIG), may_refuse=True)
-    yield Reader("spec", lambda: read_config(run_folder.SPEC), may_refuse=True)
-    yield Reader("arrays", lambda: arrays.read_arrays(folder, "val/last/matrix"), may_refuse=True)
 
 
 def call(readers: Iterable[Reader]) -> list[str]:

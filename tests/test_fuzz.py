@@ -5,21 +5,30 @@ failure.
 """
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import random
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from src import notes, run_folder
 from src.config import Config
 from src.io import files, yaml_io
-from tests import fuzzing
+from src.search import definition
+from src.search.space import Dimension, Space
+from src.training.output import checkpoint, resume
+from tests import fuzz_readers, fuzzing
 from tests.analysis.make_batch import DIGITS, curves
+from tests.conftest import ROOT
 from tests.submission.conftest import Project, project
 
 __all__ = ["project"]  # the fixture
@@ -42,6 +51,38 @@ parameters:
   model_kwargs: &kwargs {width: 3}
   seed_model: !int_uniform [0, 9]
 """
+COMMAND = {"who.json": {"host": "node1", "boot_id": "b", "pid": 1, "time": 1.8e9}, "done.json": [1, 3, "runs", 0],
+           "words.json": ["submit_multiple.py", "x.yaml"], "question": 1}
+DECISION = {"number": 0, "kind": "new", "trial": 0, "rung": 0, "run": "000_a", "point": {"base_lr": 0.5},
+            "parameters": {"base_lr": 0.1}, "sampler": "random", "seed": 1, "versions": {"optuna": "5"}, "time": 1.8e9,
+            "who": {}, "results": [{"trial": 0, "rung": 0, "value": 0.5, "best": 0.5, "end": None}]}
+SACCT = "12|COMPLETED|1764547200|0:0|60\n13_[0-2]|CANCELLED by 0|1764547200|0:15|UNLIMITED\n"
+# files that are not part of a batch
+OUTSIDE = {
+    "gridiron.toml": 'trusted_modules = ["my_lab"]\n[cluster]\nssh = "login1"\nfolder = "work/gridiron"\n',
+    "hosts.toml": '[cluster]\nsetup = ["source env"]\noptions = ["-J", "gate"]\npython = "python3"\n',
+    "notify.txt": "slack://token/channel\nmailto://user:password@example.org\n",
+    "sweep.yaml": "method: grid\nprogram: train.py\nmetric: {name: val/last/accuracy, goal: maximize}\nparameters:\n"
+                  "  base_lr: {values: [0.1, 0.2]}\n  momentum: {value: 0.9}\n",
+    "t.tasks.json": json.dumps({"kind": "worker", "batch": "/tmp/none", "tickets": {"000_a": 1, "001_b": 2}, "slots": 2,
+                                "workers": 1, "gpus": ["0"], "command": ["sbatch"], "canaries": {"001_b": "000_c"},
+                                "stacks": [[0, 1]], "stack_size": 2}),
+    "squeue.txt": "12|RUNNING|1764547200|1764547260|None|gridiron t.0\n"
+                  "13_[0-3,7%2]|PENDING|1764547200|N/A|Priority|x\n",
+    "sacct.txt": SACCT, "scontrol.txt": "JobId=12 JobName=x Restarts=0 PreemptTime=None Comment=a b\n",
+    "usage.txt": "12|COMPLETED|60|01:02:03|4|1024K|4096M|60|cpu=4,mem=4G,node=1,gres/gpu=1|"
+                 "cpu=00:01:00,gres/gpuutil=50\n"
+                 "12.batch|COMPLETED|60|00:10.5|4|2048K||||\n",
+    "quota.txt": "/dev/sda 1000 2000 3000 0 10 20 30 0\n",
+    "frames.txt": 'welcome\nmark\n{"out": "text"}\n{"done": [1, 3, "runs", 0]}\n{"ask": 1}\n{"exit": 0}\n',
+    "token.json": '{"going": "261129-1"}\n',
+    "status.json": '[{"batch": "results/26-11-29-tiny", "runs": [{"run": "000_a", "state": "done", "why": ""}]}]\n',
+    "run/spec.yaml": "base_lr: 0.1\n", "run/artifacts/a.json": '{"x": [1, 2]}\n',
+    "run/artifacts/a.csv": "x,y\n1,2\n3,a\n", "run/artifacts/a.txt": "text\n", "command/out": "text\n",
+    "command/err": "",
+    **{f"command/{name}": json.dumps(value) for name, value in COMMAND.items()},
+    "search/search/decision-0000.json": json.dumps(DECISION),
+    "search/search/finished.json": json.dumps({"trials": 4, "error": "no point is left", "time": 1.8e9})}
 FACTS = {"host": "node1", "threads": 2, "epochs": 12, "input_shape": [1, 8, 8], "output_dim": 10, "commit": "0" * 40}
 
 
@@ -66,9 +107,55 @@ def batch(project: Project) -> Path:
     files.write_json(folder / run_folder.extension_name(0) / run_folder.EXTENSION,
                      {"names": [run.name for run in project.runs()], "identity": {}})
     files.write_atomic(folder.parent / "x.yaml", JOB_SPEC)
+    add_checkpoints(min(folder.glob("000_*")))
     record, = folder.glob("code/*/code.json")
     files.write_json(record, {**json.loads(record.read_text()), "snapshot": True})
+    add_outside(folder.parent / fuzz_readers.OUTSIDE)
     return folder
+
+
+def add_checkpoints(run: Path) -> None:
+    """Add a saved model and a state to resume from to a run."""
+    config = Config.from_dict({**DIGITS, "model": "linear"})
+    model = torch.nn.Linear(64, 10)
+    files.write_atomic(run / "config.yaml", yaml_io.dump_flat({
+        **config.to_dict(), "output_dir": str(run), "facts": {**FACTS, "input_shape": [64]}}))
+    checkpoint.save(str(run / "best_checkpoint.pt"), config, {"epoch": 2, "step": 10}, model, model,
+                    {"weights": "av", "epoch": 2, "metric": "val/last/accuracy", "value": 0.5, "goal": "maximize"})
+    resume.write(str(run / run_folder.resume_name(10)), {
+        "config": Config.from_dict({**DIGITS, "model": "linear", "output_dir": str(run)}).to_dict(), "step": 10,
+        "versions": resume.versions(), "meters": [{"loss": 1.0}],
+        "generators": resume.generator_states(torch.device("cpu"))})
+
+
+def add_outside(folder: Path) -> None:
+    """Write files that are not part of a batch: settings, answers of other programs, data sets, artifacts."""
+    def write(name: str, content: str | bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    rng, samples = np.random.default_rng(0), io.BytesIO()
+    for name, text in OUTSIDE.items():
+        write(name, text)
+    (folder / "notify.txt").chmod(0o600)
+    space = Space(dimensions=(Dimension("base_lr", "base_lr", "float", 0.1, 1.0),))
+    definition.write(folder / "search", definition.Search(
+        "random", 4, 2, 1, "val/last/accuracy", True, 9, space, "tiny", ("base_lr",),
+        definition.EarlyStop("asha", (1, 3), 3.0)))
+    np.save(samples, np.eye(3))
+    write("run/artifacts/a.npy", samples.getvalue())
+    np.savez_compressed(folder / "run/artifacts/a.npz", x=np.eye(3))
+    rows = "".join(f"{row % 2} {row + 1}:0.5 9:{row}\n" for row in range(8))
+    write("data/plain", rows)
+    write("data/packed.gz", gzip.compress(rows.encode()))
+    for name in ("a/1.png", "a/2.jpg", "b/3.png", "b/4.gif"):
+        (folder / "data/images/train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "data/images/train" / name)
+    for name, kind, shape in (("images", 3, (4, 28, 28)), ("labels", 1, (4,))):
+        head = struct.pack(f">{1 + len(shape)}i", 0x800 + len(shape), *shape)
+        for part in ("train", "t10k"):
+            write(f"data/MNIST/raw/{part}-{name}-idx{kind}-ubyte", head + bytes(rng.integers(
+                0, 2 if kind == 1 else 255, shape, np.uint8).ravel().tolist()))
 
 
 def test_mutated_files_stop_no_reader(batch: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -83,3 +170,14 @@ def test_mutated_files_stop_no_reader(batch: Path, capfd: pytest.CaptureFixture[
         print(f"\nfuzzing from seed {SEED}: {counts.total():,} files, each read by {answer['readers']} readers: "
               f"{json.dumps(dict(counts.most_common()))}")
     assert counts.total() > SECONDS / 10
+
+
+def test_every_module_that_reads_files_has_a_reader_here(batch: Path) -> None:
+    """A new module that reads files fails this test until it is added to fuzz_readers.MODULES."""
+    source = ROOT / "src"
+    reading = {path.relative_to(source).with_suffix("").as_posix() for path in source.rglob("*.py")
+               if fuzz_readers.READS.search(path.read_text("utf-8"))}
+    assert sorted(reading) == sorted(fuzz_readers.MODULES)
+    names = {reader.name for reader in fuzz_readers.all_readers(batch)}
+    listed = {name for readers in fuzz_readers.MODULES.values() if isinstance(readers, tuple) for name in readers}
+    assert listed <= names

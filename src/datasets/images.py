@@ -146,7 +146,7 @@ def _folder_source(split_name: str, folder: Path) -> ImageSource:
     images = find_images(split_name, folder)
     paths = images.paths
     return ImageSource(split_name, len(paths), images.classes, np.asarray(images.labels, dtype=np.int64),
-                  lambda index: _read_image(open(paths[index], "rb")),
+                  lambda index: _read_image(open(files.open_regular(paths[index], any_link=True), "rb")),
                   path=lambda index: os.path.relpath(paths[index], folder))
 
 
@@ -182,8 +182,11 @@ def _read_image(stream: Any) -> Any:
     from PIL import Image
 
     with stream:
-        image = Image.open(stream)
-        image.load()
+        try:
+            image = Image.open(stream)
+            image.load()
+        except Image.DecompressionBombError as error:  # of no class in UNREADABLE
+            raise ValueError(str(error)) from None
     return image
 
 

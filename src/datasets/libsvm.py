@@ -10,6 +10,7 @@ import math
 import re
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,6 +29,7 @@ RAW_ENDINGS = dict(zip(LIBSVM_SPLITS, ("", ".t", ".val", ".tr"), strict=True))
 DOWNLOADED_ENDINGS = {"train": ("", "_train"), "test": ("_test",)}
 DENSE_BYTES = 2 * 2**30  # a run's splits are stored dense if together they take at most this as dense float32
 _OPENERS: dict[str, Any] = {"": open, ".bz2": bz2.open, ".xz": lzma.open, ".gz": gzip.open}
+_INVALID = (ValueError, OverflowError, OSError, EOFError, lzma.LZMAError, zlib.error)  # what parsing a bad file raises
 _BLANK_BEFORE_VALUE = re.compile(rb":[ \t]+")
 
 
@@ -276,7 +278,7 @@ def _parse(path: Path) -> Rows:
             x, y = parse(_WithoutBlanks)
         if not (np.isfinite(y).all() and np.isfinite(x.data).all()):
             raise ValueError("a number is NaN or infinite")
-    except (ValueError, OverflowError, OSError, EOFError, lzma.LZMAError) as error:
+    except _INVALID as error:
         raise DataError(f"invalid LIBSVM file: {error}", where=_first_invalid_line(path),
                         allowed="lines 'label index:value …' with increasing indices and finite numbers") from None
     return _to_rows(x, y, shift=0, last=x.shape[1] - 1, path=path)
@@ -284,7 +286,7 @@ def _parse(path: Path) -> Rows:
 
 def _first_invalid_line(path: Path) -> str:
     """Return the file and the number of its first invalid line, or the file alone. Slow: for error messages."""
-    with contextlib.suppress(OSError, EOFError, lzma.LZMAError), _open(path) as file:
+    with contextlib.suppress(*_INVALID), _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not _is_valid(_BLANK_BEFORE_VALUE.sub(b":", line).partition(b"#")[0].split()):
                 return f"{path}, line {number}"

@@ -193,20 +193,21 @@ def append_line(path: str | os.PathLike[str], line: str, sync: bool = False) -> 
         os.close(descriptor)
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
+def open_regular(path: str | os.PathLike[str], any_link: bool = False) -> int:
     """Open a file for reading and return its descriptor. OSError for a pipe, a device or a link of another user.
 
     A pipe or a device may never end, and the link may lead to a file that only this user can read.
+    any_link: follow links of all users, as for data that is never shown.
     """
-    return _open_regular(path)[0]
+    return _open_regular(path, any_link)[0]
 
 
-def _open_regular(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+def _open_regular(path: str | os.PathLike[str], any_link: bool = False) -> tuple[int, os.stat_result]:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe would wait for a writer
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW)
+        descriptor = os.open(path, flags if any_link else flags | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if any_link or error.errno != errno.ELOOP:
             raise
         if os.lstat(path).st_uid not in (os.geteuid(), 0):
             raise OSError(errno.ELOOP, "a symbolic link of another user", os.fspath(path)) from None

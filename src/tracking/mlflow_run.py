@@ -79,10 +79,10 @@ class MlflowExperiment:
         folder = os.path.abspath(folder)
         name, identity = os.path.basename(folder), run_folder.identity(folder)
         path = os.path.join(folder, run_folder.mlflow_name(self._key))
-        record = files.read_json(path)
-        if isinstance(record, dict) and record.get("identity") == identity and isinstance(
-                record.get("run_id"), str) and self._exists(record["run_id"]):
-            return str(record["run_id"])
+        has_record = os.path.lexists(path)
+        recorded = _recorded_id(path, identity)
+        if recorded and self._exists(recorded):
+            return recorded
         matches = self.client.search_runs([self.id], f"tags.`{_ID}` = '{identity}'", max_results=1)
         if matches:
             return str(matches[0].info.run_id)
@@ -90,11 +90,12 @@ class MlflowExperiment:
                                       {**_texts(tags, "tags"), _ID: identity}, name)
         run_id = str(created.info.run_id)
         new_record = {"identity": identity, "run_id": run_id}
-        if record is not None:  # of a run that no longer exists
+        if has_record:  # damaged, or of a run that no longer exists
             files.write_json(path, new_record)
-        elif not files.create_exclusive(path, yaml_io.dump_value(new_record) + "\n"):
+        elif not files.create_exclusive(path, yaml_io.dump_value(new_record) + "\n") and (
+                first := _recorded_id(path, identity)):
             self.client.delete_run(run_id)
-            return str(files.read_json(path)["run_id"])
+            return first
         if run_folder.is_batch_folder(folder):  # only a heading
             self.client.set_terminated(run_id, "FINISHED")
         return run_id
@@ -221,6 +222,13 @@ class MlflowRun:
                 request["tags"] = []  # last, since they record which metrics were sent
             self.client.log_batch(self.id, **request)
             remaining = {kind: items[len(request[kind]):] for kind, items in remaining.items()}
+
+
+def _recorded_id(path: str, identity: str) -> str | None:
+    """Return the id of the MLflow run that a file records for the run folder with this identity; None without one."""
+    record = files.read_json(path)
+    run_id = record.get("run_id") if isinstance(record, dict) and record.get("identity") == identity else None
+    return run_id if isinstance(run_id, str) else None
 
 
 def flatten_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 from loguru import logger
 from torch import nn
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.checks import user_code
 from src.config import Config
 from src.datasets.data import Data
 from src.datasets.factory import make_data
-from src.errors import BatchError, ConfigError
-from src.io import files
+from src.errors import BatchError, ConfigError, one_line
+from src.io import files, records
 from src.metrics import read_for_run
 from src.models.factory import make_model
 from src.training.output import checkpoint
@@ -25,6 +25,11 @@ from src.training.steps.task import make_task
 from src.training.stopping import BestEpoch, Judgement
 
 _REGISTRY = "the registry, which has no owner"
+_JUDGEMENT: records.Forms = {
+    "weights": lambda value: value in ("last", "av"), "epoch": records.is_count,
+    "metric": records.optional(records.is_text), "value": records.optional(lambda value: isinstance(value, float)),
+    "goal": records.optional(records.is_text)}
+
 
 @dataclass(frozen=True)
 class SavedModel:
@@ -104,12 +109,17 @@ def _facts(spec: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _build_model(folder: str, config: Config, facts: dict[str, Any], data: Data | None
                  ) -> tuple[nn.Module, Any, Judgement]:
     """Return the model of a run with its saved weights. data: for a user-defined task, which makes the model."""
-    content = checkpoint.load(_checkpoint_path(folder))
-    task = make_task(config, data, torch.device("cpu")) if data and config.task else None
-    model = (task.make_model() if task else None) or make_model(
-        config, tuple(facts["input_shape"]), facts["output_dim"], weights=False)
+    path = _checkpoint_path(folder)
+    content = checkpoint.load(path)
     judgement = find_judgement(content, folder)
-    model.load_state_dict(best_weights(content, judgement))
+    try:
+        task = make_task(config, data, torch.device("cpu")) if data and config.task else None
+        model = (task.make_model() if task else None) or make_model(
+            config, tuple(facts["input_shape"]), facts["output_dim"], weights=False)
+        model.load_state_dict(best_weights(content, judgement))
+    except (RuntimeError, TypeError, ValueError, LookupError, OverflowError, MemoryError, AttributeError) as error:
+        reason = one_line(str(error))[:300] or type(error).__name__
+        raise BatchError(f"its weights do not fit the model of its config: {reason}", where=path) from error
     return model.eval(), data, judgement
 
 
@@ -127,20 +137,22 @@ def find_judgement(content: Mapping[str, Any], folder: str) -> Judgement:
     last. Either is logged as a warning.
     """
     if "judgement" in content:
-        try:
-            return Judgement(**content["judgement"])
-        except TypeError:
-            raise BatchError("not a checkpoint: its judgement has another form", where=folder) from None
-    epoch, config = int(content["epoch"]), content["config"]
+        checked = records.fields(content["judgement"], _JUDGEMENT)
+        if not checked.keys() >= {"weights", "epoch"} or checked["weights"] == "av" and content["averaged"] is None:
+            raise BatchError("not a checkpoint: its judgement has another form", where=folder)
+        return Judgement(**{name: checked[name] for name in Judgement._fields if name in checked})
+    epoch, config = int(content["epoch"]), {**Config().to_dict(), **content["config"]}
     if content["averaged"] is None:
         return Judgement("last", epoch)
     header, rows = _read_stats(folder)
     row = next((row for row in rows if row["epoch"] == epoch), dict.fromkeys(header))
     try:
-        judgement = BestEpoch(config["best_checkpoint_metric"], header, read_for_run(folder)).judge(row)
+        judgement = BestEpoch(str(config["best_checkpoint_metric"]), header, read_for_run(folder)).judge(row)
     except ConfigError:  # no such column, or no direction
         judgement = None
-    judgement = judgement or Judgement("av" if "av" in (config["eval_models"] or ["av"]) else "last", epoch)
+    models = config["eval_models"]
+    is_averaged = "av" in models if isinstance(models, list) and models else True
+    judgement = judgement or Judgement("av" if is_averaged else "last", epoch)
     reason = f"by {judgement.metric} in stats.csv" if judgement.metric else "without a metric"
     logger.warning("{}: the checkpoint does not record which weights were judged best; chosen {}: {}", folder, reason,
                    "averaged" if judgement.weights == "av" else "last")
@@ -151,8 +163,9 @@ def _read_stats(folder: str) -> tuple[list[str], list[dict[str, float | None]]]:
     """Return the columns and the complete rows of stats.csv; both empty without one."""
     header, *lines = (files.read_text(os.path.join(folder, run_folder.STATS)) or "").split("\n")[:-1] or [""]
     names = header.split(",")
-    return names, [{name: float(cell) if cell else None for name, cell in zip(names, line.split(","), strict=True)}
-                   for line in lines if line.count(",") == header.count(",")]
+    rows = [dict(zip(names, map(stats_csv.to_number, line.split(",")), strict=True)) for line in lines
+            if line.count(",") == header.count(",")]
+    return names, [row for row in rows if "epoch" in row]
 
 
 def _checkpoint_path(folder: str) -> str:

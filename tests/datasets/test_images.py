@@ -4,6 +4,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from src.checks import splits
 from src.config import Config
@@ -167,6 +169,21 @@ def test_a_corrupt_image_is_named(workers: int, folder: Path) -> None:
     for order in (None, torch.arange(30)):
         with pytest.raises(DataError, match=r"sample 14 of split 'train' of folder/colors \(.*green/004.png\) cannot"):
             read(made, order=order)
+
+
+def test_a_pipe_in_place_of_an_image_is_named(folder: Path) -> None:
+    path = folder / "colors" / "train" / "green" / "004.png"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"green/004.png\) cannot be read: .*not a regular file"):
+        read(data(folder, num_workers=0))
+
+
+def test_an_image_of_too_many_pixels_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = data(folder, num_workers=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(DataError, match="cannot be read: Image size .* exceeds limit"):
+        read(made)
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -259,6 +259,13 @@ def test_a_torn_packed_file(tmp_path: Path) -> None:
         make_data(Config(dataset="libsvm/toy", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
 
 
+def test_a_damaged_packed_file(tmp_path: Path) -> None:
+    packed = gzip.compress((TRAIN * 1000).encode())
+    (tmp_path / "toy.gz").write_bytes(packed[:10] + b"\xff" * 50 + packed[60:])
+    with pytest.raises(DataError, match=r"toy\.gz"):
+        make_data(Config(dataset="libsvm/toy", data_dir=str(tmp_path), data_splits_map={"train": "train"}))
+
+
 @pytest.mark.parametrize("name", ["libsvm/../toy", "libsvm/a/b", "libsvm/.parsed", "libsvm/.."])
 def test_names_outside_of_the_folder_are_refused(config: Config, name: str) -> None:
     with pytest.raises(DataError, match="is not the name of a LIBSVM data set"):

@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -141,6 +142,20 @@ def test_export_equals_live_run_and_is_idempotent(batch: Path, uri: str,
     assert experiments.main(words) == 0
     assert capsys.readouterr().out == f"{batch}: 0 runs updated, 3 unchanged\n"
     assert len(runs_of(uri)) == 4
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"identity": 5}'])
+def test_a_damaged_record_of_the_id_is_written_anew(tmp_path: Path, text: str) -> None:
+    client = mock.MagicMock()
+    client.search_runs.return_value = []
+    client.create_run.return_value.info.run_id = "new"
+    experiment = mlflow_run.MlflowExperiment(client, "http://x", "tiny")
+    (tmp_path / "spec.yaml").write_text("base_lr: 0.1\n")
+    path = tmp_path / f"mlflow-{experiment._key}.json"
+    path.write_text(text)
+    assert experiment._create_once(str(tmp_path), {}) == "new"
+    assert json.loads(path.read_text())["run_id"] == "new"
+    client.delete_run.assert_not_called()
 
 
 def test_export_sends_new_rows(batch: Path, uri: str, tmp_path: Path) -> None:

@@ -73,5 +73,29 @@ def test_facts_of_another_form_are_an_error(tmp_path: Path, facts: object) -> No
         load_model(write_run(tmp_path / "run", {}, facts))
 
 
+@pytest.mark.parametrize("changes", [
+    {"model": {"weight": torch.zeros(3, 3)}}, {"model": {"weight": "x"}}, {"model": {}}, {"model": []}, {"averaged": 1},
+    {"epoch": "x"}, {"epoch": -1}, {"config": []}, {"judgement": []}, {"judgement": {"weights": "other", "epoch": 1}},
+    {"judgement": {"weights": "av", "epoch": 1}}, {"judgement": {"epoch": 1}}])
+def test_a_checkpoint_of_another_form_is_an_error(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = write_run(tmp_path / "run", {})
+    path = tmp_path / "run" / "best_checkpoint.pt"
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    with pytest.raises(BatchError, match=r"not a checkpoint|its weights do not fit the model"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("config", [
+    {"best_checkpoint_metric": 5}, {"best_checkpoint_metric": "(a+)+$"}, {"eval_models": 7},
+    {"best_checkpoint_metric": "loss"}])
+def test_the_config_in_an_old_checkpoint_may_have_any_form(tmp_path: Path, config: dict[str, object]) -> None:
+    """An old one does not record which weights were judged best: its config and stats.csv decide."""
+    run = write_run(tmp_path / "run", {})
+    path, weights = tmp_path / "run" / "best_checkpoint.pt", torch.nn.Linear(64, 10).state_dict()
+    torch.save({**torch.load(path, weights_only=True), "averaged": weights, "config": config}, path)
+    (tmp_path / "run" / "stats.csv").write_text(f"epoch,loss,{'a' * 40}!\nx,1,1\n1,word,1\n")
+    assert load_model(run).judgement.weights == "av"
+
+
 def make(input_shape: tuple[int, ...], output_dim: int) -> torch.nn.Module:
     return torch.nn.Linear(*input_shape, output_dim)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 
@@ -11,6 +12,10 @@ import numpy as np
 from src import run_folder
 from src.errors import ResultsError, did_you_mean
 from src.io import files
+
+# what numpy and zipfile raise for a damaged file
+DAMAGE = (OSError, ValueError, EOFError, TypeError, LookupError, MemoryError, RuntimeError, SyntaxError,
+          tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def epochs_with_arrays(folder: str | os.PathLike[str]) -> list[int]:
@@ -39,7 +44,7 @@ def read_array(folder: str | os.PathLike[str], name: str, epoch: int | None = No
         with open(files.open_regular(path), "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             array: np.ndarray | None = arrays[name] if name in names else None
-    except (OSError, ValueError, EOFError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except DAMAGE:
         raise ResultsError(f"{os.path.basename(path)} cannot be read: it is incomplete, or holds no arrays",
                            where=os.fspath(folder), hint="try another epoch: epoch=…") from None
     if array is None:

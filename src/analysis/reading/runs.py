@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 
 from src import run_folder
 from src.analysis.reading import run_index
+from src.analysis.reading.arrays import DAMAGE
 from src.analysis.reading.filters import as_declared, distinguishes_floats, matches, unknown_column
 from src.analysis.reading.frames import FACTS, IDENTITY, identity_columns, to_frame
 from src.analysis.reading.run_index import BatchIndex
@@ -176,7 +176,7 @@ def load_artifact(run: str | os.PathLike[str] | pd.Series, name: str) -> Any:
                 return pd.read_csv(file)
             data = file.read()
         return json.loads(data) if suffix == ".json" else data.decode() if suffix == ".txt" else data
-    except (ValueError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ResultsError(f"cannot be read: {(str(error).splitlines() or ['it is empty'])[0][:200]}", where=path
                            ) from None
 

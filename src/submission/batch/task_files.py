@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from src import run_folder
 from src.errors import BatchError
 from src.frozen import Frozen, field
-from src.io import files
+from src.io import files, records
 from src.submission.batch import claims
 
 ARRAY, WORKER = "array", "worker"
@@ -138,10 +138,23 @@ def write(path: str, tasks: Tasks) -> None:
     files.write_json(path, tasks._asdict())
 
 
+_FORMS: records.Forms = {
+    "kind": lambda value: value in (ARRAY, WORKER), "batch": records.is_text,
+    "tickets": records.mapping_of(records.is_name, records.is_count), "slots": records.is_count,
+    "workers": records.is_count, "gpus": records.list_of(records.is_text), "command": records.list_of(records.is_text),
+    "canaries": records.mapping_of(records.is_name, records.is_name),
+    "stacks": records.list_of(records.list_of(records.is_count)), "stack_size": records.optional(records.is_count)}
+
+
 def read(path: str) -> Tasks:
     """Read a task file. BatchError if the file is not one."""
     content = files.read_json(path)
+    checked = records.fields(content, _FORMS)
     try:
-        return Tasks(**content)
+        tasks = Tasks(**checked)
+        if len(checked) < len(content) or any(position >= len(tasks.tickets) for stack in tasks.stacks
+                                              for position in stack):
+            raise TypeError
+        return tasks
     except TypeError:
         raise BatchError("not a task file", where=path, hint="submit_multiple.py writes task files") from None

@@ -256,7 +256,8 @@ def check_quotas(results: Iterable[CommandResult]) -> Finding:
     has_rows, exceeded = False, []
     for row in (line.split() for result in results for line in result.stdout.splitlines()):
         numbers = [word.rstrip("*") for word in row[1:]]
-        if len(row) < 9 or not all(numbers[index].isdecimal() for index in (0, 1, 2, 4, 5, 6)):
+        if len(row) < 9 or not all(
+                numbers[index].isdecimal() and len(numbers[index]) < 20 for index in (0, 1, 2, 4, 5, 6)):
             continue
         has_rows = True
         for used, soft, hard, unit in ((*numbers[:3], "space"), (*numbers[4:7], "files")):

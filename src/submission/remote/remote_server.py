@@ -207,7 +207,7 @@ class _Follower:
                 self.position[stream] += len(text)
                 has_news = True
         question = files.read_json(os.path.join(self.folder, detached.QUESTION))
-        if question is not None and question > self.last_question and not os.path.exists(
+        if isinstance(question, int) and question > self.last_question and not os.path.exists(
                 detached.answer_path(self.folder, question)):
             self.last_question = question
             _send(ask=question)

@@ -307,6 +307,8 @@ def _suffix(cluster: str | None) -> str:
     return f";{cluster}" if cluster else ""
 
 
+_MAX_TASKS = 1_000_000  # of one array: Slurm's own limit is 4 million, by default a thousand
+_MAX_DIGITS = 16  # of a number that Slurm prints
 _QUEUE_FORMAT = "%i|%T|%V|%S|%r|%k"  # id, state, submit time, start, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
                 "AllocTRES", "TRESUsageInTot")
@@ -349,9 +351,10 @@ def sacct(since: float, clusters: Collection[str] | None = None) -> Accounting:
                            ("JobID", "State", "Submit", "ExitCode", "TimelimitRaw"), cluster)
         answered &= rows is not None
         for row in rows or ():
-            for job in _job_ids(row[0]) if row[1] else []:
+            for job in _job_ids(row[0]) if row[1].strip() else []:
                 job += _suffix(cluster)
-                limit = 60 * int(row[4]) if row[4].isdecimal() else None
+                minutes = _seconds(row[4])
+                limit = None if minutes is None else 60 * int(minutes)
                 jobs[job] = Job(job, row[1].split()[0], row[3], submitted=_seconds(row[2]), time_limit=limit)
     return Accounting(answered, jobs)
 
@@ -389,7 +392,10 @@ def _job_ids(text: str) -> list[str]:
     spans = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
     if not all(first.isdecimal() and (last or first).isdecimal() for first, _, last in spans):
         return [text]  # truncated, as Slurm does with long lists
-    return [f"{master}_{task}" for first, _, last in spans for task in range(int(first), int(last or first) + 1)]
+    ranges = [range(int(first[:_MAX_DIGITS]), int((last or first)[:_MAX_DIGITS]) + 1) for first, _, last in spans]
+    if sum(map(len, ranges)) > _MAX_TASKS:
+        return [text]
+    return [f"{master}_{task}" for tasks in ranges for task in tasks]
 
 
 def end_time(job: str) -> float | None:
@@ -499,4 +505,4 @@ def _call(command: list[str], env: Mapping[str, str] | None = None, timeout: flo
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if text.isdecimal() else None
+    return float(text) if text.isdecimal() and len(text) < _MAX_DIGITS else None

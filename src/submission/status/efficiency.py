@@ -12,6 +12,7 @@ from src.submission.slurm import client
 from src.submission.status.observation import Observation
 from src.submission.system.terminal import format_duration
 
+_MAX_DIGITS = 16  # of a number that Slurm prints
 _MEMORY_MARGIN, _TIME_MARGIN = 1.25, 1.5  # times the maximum that was used
 
 
@@ -55,7 +56,7 @@ class Usage:
         if not self.jobs:
             return []
         memory = _parse_kib(self.requested_memory)
-        limit = 60 * float(self.requested_time if self.requested_time.isdecimal() else 0)
+        limit = 60 * _number(self.requested_time)
         resources = [
             Resource("memory of a node, at most", f"{self.memory / 1024:,.0f} MB" if self.memory else "unknown",
                      f"{memory / 1024:,.0f} MB" if memory else "none", _percent(self.memory, memory),
@@ -119,22 +120,22 @@ def usage_of_jobs(rows: Iterable[Sequence[str]], jobs: Collection[str]) -> Usage
         job, _, step = identifier.partition(".")
         if job not in jobs:
             continue
-        seconds = float(elapsed or 0)
-        if not step and state.split()[0] not in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED"):
+        seconds = _number(elapsed)
+        if not step and (state.split() or [""])[0] not in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED"):
             ended.add(job)
             usage.jobs += 1
             usage.longest = max(usage.longest, seconds)
             usage.cpu_used += parse_cpu_time(cpu)
-            usage.cpu_allocated += seconds * float(cpus or 0)
+            usage.cpu_allocated += seconds * _number(cpus)
             usage.gpu_allocated += seconds * _gpu_count(parse_tres(allocated))
             usage.requested_memory = memory or usage.requested_memory
             usage.requested_time = limit or usage.requested_time
         elif step and job in ended:
             totals = parse_tres(used)  # of all tasks together; MaxRSS is of the largest task
-            nodes = float(parse_tres(allocated).get("node", 1))
+            nodes = _number(parse_tres(allocated).get("node", "1")) or 1.0
             usage.memory = max(usage.memory, _parse_kib(max_rss), _parse_kib(totals.get("mem", "")) / nodes)
             if "gres/gpuutil" in totals:  # percent, of all GPUs together
-                usage.gpu_used = (usage.gpu_used or 0.0) + float(totals["gres/gpuutil"]) / 100 * seconds
+                usage.gpu_used = (usage.gpu_used or 0.0) + _number(totals["gres/gpuutil"]) / 100 * seconds
     return usage
 
 
@@ -145,17 +146,23 @@ def parse_tres(text: str) -> dict[str, str]:
 
 def _gpu_count(tres: dict[str, str]) -> int:
     """`gres/gpu`; the sum of all `gres/gpu:TYPE` where only those are counted."""
-    return int(tres.get("gres/gpu") or sum(int(count) for key, count in tres.items() if key.startswith("gres/gpu:")))
+    return int(_number(tres.get("gres/gpu", "")) or sum(
+        _number(count) for key, count in tres.items() if key.startswith("gres/gpu:")))
 
 
 def _parse_kib(text: str) -> float:
     """`1234K`, `2.5M` or `4G` in KiB; Slurm may append n or c."""
     match = re.match(r"([\d.]+)([KMGT]?)", text)
-    return float(match[1]) * 1024 ** " KMGT".index(match[2] or "K") / 1024 if match else 0.0
+    return _number(match[1]) * 1024 ** " KMGT".index(match[2] or "K") / 1024 if match else 0.0
+
+
+def _number(text: str) -> float:
+    """Return a number as Slurm prints one, and 0 for anything else, such as nothing or UNLIMITED."""
+    return float(text) if len(text) < _MAX_DIGITS and re.fullmatch(r"\d+\.?\d*", text) else 0.0
 
 
 def parse_cpu_time(text: str) -> float:
     """Convert Slurm's `[days-][hours:]minutes:seconds[.fraction]` to seconds."""
     days, _, rest = text.rpartition("-")
-    parts = [float(part) for part in rest.split(":")] if rest else [0.0]
-    return float(days or 0) * 86400 + sum(part * 60 ** power for power, part in enumerate(reversed(parts)))
+    parts = [_number(part) for part in rest.split(":", 2)]
+    return _number(days) * 86400 + sum(part * 60 ** power for power, part in enumerate(reversed(parts)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from src.errors import BatchError
-from src.io import deletion, files
+from src.io import deletion, files, records
 from src.submission.system import process
 
 FOLDER = ".gridiron/errands"  # in the project; holds a folder for each command that was started here
@@ -29,7 +29,8 @@ def ask(folder: str, question: str) -> str:
     """
     print(question, end="", flush=True)
     path = os.path.join(folder, QUESTION)
-    number = 1 + (files.read_json(path) or 0)
+    last = files.read_json(path)
+    number = 1 + (last if isinstance(last, int) else 0)
     files.write_json(path, number, sync=False)
     followed = os.path.join(folder, FOLLOWED)
     while (answer := files.read_json(answer_path(folder, number))) is None:
@@ -76,7 +77,7 @@ def is_alive(folder: str) -> bool:
     """Return whether a command may be running; on another login node, and before it has stored its identity, by its
     heartbeat."""
     path = os.path.join(folder, RUNNER)
-    alive = process.is_alive(files.read_json(path) or {})
+    alive = process.is_alive(records.identity(files.read_json(path)))
     if alive is None:
         return os.stat(path if os.path.exists(path) else folder).st_mtime > time.time() - _HEARTBEAT_TIMEOUT
     return alive

@@ -11,7 +11,7 @@ from torch import nn
 
 from src.config import Config
 from src.errors import BatchError
-from src.io import files
+from src.io import files, records
 
 
 def save(path: str, config: Config, row: dict[str, Any], model: nn.Module, averaged: nn.Module | None,
@@ -38,7 +38,7 @@ def _own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 # what torch raises for damaged files
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+DAMAGE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
 
 
 def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -46,9 +46,19 @@ def load(path: str, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         with open(files.open_regular(path), "rb") as file:
             content = torch.load(file, map_location=device, weights_only=True)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise BatchError(f"not a checkpoint: {reason}", where=path) from error
-    if not isinstance(content, dict) or not content.keys() >= {"model", "averaged", "epoch", "config"}:
+    if not isinstance(content, dict) or not content.keys() >= _FORMS.keys():
         raise BatchError("not a checkpoint: it lacks the model, its average, the epoch or the config", where=path)
+    if wrong := [name for name, has_form in _FORMS.items() if not has_form(content[name])]:
+        raise BatchError(f"not a checkpoint: its {wrong[0]} has another form", where=path)
     return content
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+_FORMS: records.Forms = {"model": _is_state_dict, "averaged": records.optional(_is_state_dict),
+                         "epoch": records.is_count, "config": records.is_mapping}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.config import Config
 from src.errors import BatchError
 from src.io import deletion, files, yaml_io
@@ -97,7 +97,7 @@ class Recorder:
         if self._next_epoch <= 1:
             return []
         header, *lines = (files.read_text(path) or "").split("\n")[:-1] or [""]
-        rows = {int(line.partition(",")[0]): line for line in lines}
+        rows = {stats_csv.leading_number(line): line for line in lines if line.count(",") == header.count(",")}
         names = header.split(",")
         if names != self._columns and set(names) < set(self._columns):
             cells = {epoch: dict(zip(names, line.split(","), strict=True)) for epoch, line in rows.items()}

@@ -5,7 +5,6 @@ import hashlib
 import io
 import math
 import os
-import pickle
 import platform
 import random
 import re
@@ -23,11 +22,13 @@ from src.checks.registered_names import Interval
 from src.config import OUTPUT_FIELDS, Config
 from src.errors import BatchError
 from src.io import files
+from src.training.output.checkpoint import DAMAGE
 from src.training.parallel.distributed import CONTINUE, EXIT, SAVE, SINGLE_PROCESS, SingleProcess
 
 TrainingState = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and mappings of them
 
 _MAGIC = b"gridiron training state 1 "  # start of the first line, which ends with the hash of all other lines
+_KINDS = {"config": dict, "versions": dict, "step": int, "meters": list, "generators": dict}  # of parts of each state
 # Fields that may change between two starts, since they do not affect the results. system_metrics has columns in
 # stats.csv, and the best epoch may be one whose model was not kept.
 _MAY_CHANGE = OUTPUT_FIELDS - {"system_metrics", "save_best_checkpoint"} | {"num_workers", "data_dir", "data_download"}
@@ -169,13 +170,13 @@ def write(path: str, content: TrainingState, check: Callable[[], None] = lambda:
 
 def read(path: str) -> TrainingState:
     """Return what `write` wrote, on the CPU. ValueError if the file is incomplete or holds something else."""
-    with open(path, "rb") as file:
+    with open(files.open_regular(path), "rb") as file:
         head, data = file.readline(200), file.read()
     if not head.startswith(_MAGIC) or head[len(_MAGIC):].strip().decode() != hashlib.blake2b(data).hexdigest():
         raise ValueError("the file is incomplete")
     try:
         content: TrainingState = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except DAMAGE as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         details = f": {name[1]}" if name else ""
         raise ValueError(f"the file contains objects that a state never contains{details}") from None
@@ -215,6 +216,9 @@ def _load_newest(folder: str, config: Config) -> tuple[TrainingState | None, lis
         path = os.path.join(folder, name)
         try:
             content = read(path)
+            if not isinstance(content, dict) or not all(
+                    isinstance(content.get(name), kind) for name, kind in _KINDS.items()):
+                raise ValueError("the file holds no state of a training")
         except (ValueError, OSError) as error:
             warnings.append(f"{name} cannot be used: {error}")
             continue

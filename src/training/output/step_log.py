@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from src import run_folder
+from src import run_folder, stats_csv
 from src.io import files
 from src.training.parallel.distributed import SINGLE_PROCESS, SingleProcess
 
@@ -83,9 +83,10 @@ class StepLog:
         self._check, self._show = check, show
         if folder:
             self._path = os.path.join(folder, run_folder.STEPS)
-            header, *lines = (files.read_text(self._path) or "").split("\n")[:-1] if step else ("",)
-            self._columns += [name for name in next(csv.reader([header]), []) if name not in self._columns]
-            kept = [line for line in lines if int(line.partition(",")[0]) <= step]
+            header, *lines = (files.read_text(self._path) or "").split("\n")[:-1] or [""] if step else ("",)
+            with contextlib.suppress(csv.Error):  # damaged: its rows are kept
+                self._columns += [name for name in next(csv.reader([header]), []) if name not in self._columns]
+            kept = [line for line in lines if (number := stats_csv.leading_number(line)) is not None and number <= step]
             files.write_atomic(self._path, "".join(f"{line}\n" for line in (_to_csv(self._columns), *kept)))
         yield
 
@@ -204,7 +205,7 @@ class StepLog:
             # a column that begins later: earlier rows, which are shorter, have empty cells there
             width = len(self._columns)
             self._columns += new
-            _, *lines = (files.read_text(self._path) or "").split("\n")[:-1]
+            lines = (files.read_text(self._path) or "").split("\n")[1:-1]
             padded = [line + "," * (len(self._columns) - width) for line in lines]
             files.write_atomic(self._path, "".join(f"{line}\n" for line in (_to_csv(self._columns), *padded)))
         text = "".join(_to_csv(["" if name not in row else repr(row[name]) for name in self._columns]) + "\n"

@@ -12,7 +12,7 @@ import torch
 
 from src import run_folder
 from src.config import Config
-from src.io import files, yaml_io
+from src.io import files, records, yaml_io
 
 SEED_FIELDS = ("seed_model", "seed_training")
 
@@ -30,7 +30,7 @@ def fill_seeds(config: Config, folder: str | None) -> tuple[Config, list[str]]:
 
 
 def _earlier_or_new(seed: object) -> int:
-    return seed if isinstance(seed, int) else secrets.randbits(31)
+    return seed if isinstance(seed, int) and records.is_count(seed) else secrets.randbits(31)
 
 
 def derive_seed(*parts: object) -> int:

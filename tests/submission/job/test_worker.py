@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import experiments
+from src.errors import BatchError
 from src.submission.batch import task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.status import states
@@ -254,3 +255,16 @@ def test_invalid_task_file_is_an_error(project: Project) -> None:
     done = subprocess.run([sys.executable, "train.py", str(path)], cwd=project.folder, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"error: {path}: not a task file; submit_multiple.py writes task files\n"
+
+
+@pytest.mark.parametrize("changes", [
+    {"tickets": []}, {"tickets": {"../x": 1}}, {"tickets": {"a": "x"}}, {"slots": "2"}, {"stacks": [[5]]},
+    {"gpus": [1]}, {"canaries": {"a": "../b"}}, {"kind": 5}, {"other": 1}])
+def test_a_task_file_of_another_form_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / "t.tasks.json"
+    content = {"kind": "worker", "batch": "b", "tickets": {"a": 1}, "slots": 1, "stacks": []}
+    path.write_text(json.dumps(content))
+    assert task_files.read(str(path)).tickets == {"a": 1}
+    path.write_text(json.dumps({**content, **changes}))
+    with pytest.raises(BatchError, match="not a task file"):
+        task_files.read(str(path))

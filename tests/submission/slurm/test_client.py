@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from hypothesis import given
@@ -342,3 +343,15 @@ def test_script_cannot_abbreviate_refused_options(line: str, option: str) -> Non
     with pytest.raises(JobSpecError, match=f"cannot have the option --{option}"):
         script_options.check("s.sh", f"#!/bin/bash\n#SBATCH {line}\n", {})
     script_options.check("s.sh", "#!/bin/bash\n#SBATCH --wait-all-nodes=1\n", {})
+
+
+@pytest.mark.parametrize("text", ["12_[0-99999999999]", "12_[0-999999,0-999999]", "12_[5-1]", "12_[", "12_[,]"])
+def test_an_array_of_impossible_size_is_one_job(text: str) -> None:
+    assert client._job_ids(text) in ([text], [])
+
+
+@pytest.mark.parametrize("row", ["12|COMPLETED|{n}|0:0|{n}", "12| |{n}|0:0|60", "{n}|x|x|x|x"])
+def test_numbers_of_any_length_are_read(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = row.format(n="9" * 5000)
+    monkeypatch.setattr(client, "_call", lambda command, **_: CompletedProcess(command, 0, answer, ""))
+    assert client.sacct(0.0).answered and client.squeue().answered

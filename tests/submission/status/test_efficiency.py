@@ -89,3 +89,13 @@ def test_usage_counts_only_ended_jobs_of_the_batch() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("00:07.5", 7.5), ("01:02:03", 3723), ("1-00:00:01", 86401), ("", 0)])
 def test_cpu_time_is_parsed(text: str, seconds: float) -> None:
     assert efficiency.parse_cpu_time(text) == seconds
+
+
+@pytest.mark.parametrize("cell", ["", "x", "-", ".", "1.2.3", "UNLIMITED", "9" * 5000, "nan", "1e999", " "])
+def test_a_cell_that_is_no_number_counts_as_zero(cell: str) -> None:
+    """Slurm's versions differ, and what it prints may be cut."""
+    rows = [["7", cell, cell, cell, cell, cell, cell, cell, f"gres/gpu={cell}", cell], ["7", "COMPLETED", *[cell] * 8],
+            ["7.batch", "COMPLETED", *[cell] * 6, f"node={cell}", f"mem={cell},gres/gpuutil={cell}"]]
+    usage = efficiency.usage_of_jobs(rows, {"7"})
+    assert (usage.jobs, usage.longest, usage.gpu_allocated) == (2, 0, 0)
+    assert usage.lines() and usage.resources()

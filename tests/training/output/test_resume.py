@@ -429,6 +429,19 @@ def test_malicious_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not Path("hacked").exists()
 
 
+@pytest.mark.parametrize("content", [[], {}, {"config": [], "versions": {}, "step": 1, "meters": [], "generators": {}}])
+def test_a_state_of_another_form_is_refused(tmp_path: Path, content: Any) -> None:
+    resume.write(str(tmp_path / "resume-0000000003.pt"), content)
+    with pytest.raises(BatchError, match="holds no state of a training"):
+        resume.load_newest(str(tmp_path), Config())
+
+
+def test_a_pipe_in_place_of_a_state_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "resume-0000000003.pt")
+    with pytest.raises(BatchError, match="not a regular file"):
+        resume.load_newest(str(tmp_path), Config())
+
+
 def test_changed_spec_is_refused_with_the_difference(tmp_path: Path) -> None:
     leave_in(tmp_path / "run")
     with pytest.raises(BatchError, match=r"base_lr was 0\.1, now 0\.2.*--fresh"):
