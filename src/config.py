@@ -409,6 +409,9 @@ _OTHER_NAMES = {
     **dict.fromkeys(("dropout", "num_classes", "hidden_dim"), "model_kwargs, if the model has such an option")}
 
 
+_MAX_OTHERS = 3  # mistakes that are named after the first one
+
+
 def _check_value(key: str, value: Any) -> None:
     if key not in FIELDS:
         meaning = _OTHER_NAMES.get(key.casefold())
@@ -466,4 +469,22 @@ def check_parameters(spec: Mapping[str, Any], where: str = "spec") -> None:
                 _check_scalar(key, value, kind.__name__)
         config_rules.check(spec, DEFAULTS)
     except ConfigError as error:
+        _add_other_mistakes(error, spec)
         raise error.at(where) from None
+
+
+def _add_other_mistakes(error: ConfigError, spec: Mapping[str, Any]) -> None:
+    """Name further mistakes in single parameters of a spec in the hint of its first error."""
+    others = []
+    for key, value in spec.items():
+        try:
+            if key not in NOT_PARAMETERS:
+                _check_value(key, value)
+        except ConfigError as other:
+            if str(other) != str(error):
+                hint = f", {other.hint}" if other.hint else ""
+                others.append(f"{f'{other.where}: ' if other.where else ''}{other.what}{hint}")
+    if others:
+        more = f" and {len(others) - _MAX_OTHERS} more" if len(others) > _MAX_OTHERS else ""
+        also = f"also wrong: {' and '.join(others[:_MAX_OTHERS])}{more}"
+        error.hint = f"{error.hint}{' ' if error.hint.endswith('?') else '; '}{also}" if error.hint else also

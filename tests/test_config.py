@@ -43,5 +43,18 @@ def test_invalid_config_is_rejected(spec: dict[str, object], message: str) -> No
         Config.from_dict(spec)
 
 
+def test_mistakes_in_several_parameters_are_named_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"base_lr": 0.1, "model": "tiny/lenett", "base_lrr": 1, "train_length": "long"}, "a.yaml")
+    assert caught.value.where == "a.yaml, model"
+    assert caught.value.hint == ("did you mean 'tiny/lenet'? also wrong: unknown parameter 'base_lrr', did you mean "
+                                 "'base_lr'? and train_length: 'long' has the wrong type")
+    with pytest.raises(ConfigError, match="also wrong: .*'x3'.* and 1 more$"):
+        Config.from_dict({f"x{number}": 1 for number in range(5)})
+    with pytest.raises(ConfigError) as caught:
+        Config.from_dict({"base_lrr": 1})
+    assert "also wrong" not in str(caught.value)
+
+
 def test_evaluation_alone_of_train() -> None:
     Config.from_dict({"train_length": 0, "data_splits_map": {"train": "train"}, "eval_at_end": ["train"]})

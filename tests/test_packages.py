@@ -114,6 +114,36 @@ def test_uv_installs_the_lock_at_its_pinned_version(project: Project, capsys: py
     assert re.fullmatch(r"\.venv is ready after \d+ s", last)
 
 
+def test_the_lock_file_that_is_installed_is_not_installed_again(project: Project,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.install() == 0
+    calls = len(project.calls())
+    os.utime(project.lock)  # newer, with the same content
+    assert project.install() == 0
+    assert len(project.calls()) == calls
+    project.lock.write_text("a==2\nuv==1.2.3\n")
+    capsys.readouterr()
+    assert project.install() == 0
+    assert len(project.calls()) > calls
+    assert "is a link" not in capsys.readouterr().out
+
+
+def test_a_failed_installation_is_repeated(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project.install(installer="pip") == 0
+    first = project.lock.read_text()
+    project.lock.write_text("a==2\nuv==1.2.3\n")
+    monkeypatch.setattr(packages.subprocess, "call", lambda *_: 1)
+    assert project.install(installer="pip") == 1
+    project.lock.write_text(first)
+    assert project.install(installer="pip") == 1, "the packages of the first one may be gone"
+
+
+def test_installing_through_a_link_is_announced(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.home.parent / "linked").symlink_to("other")
+    assert project.install("linked") == 0
+    assert f"note: linked is a link to {project.home.parent / 'other'}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("version", "downloads"), [("1.2.3", 0), ("1.2.2", 1), ("1.2.33", 1)])
 def test_an_installed_uv_of_the_pinned_version_is_reused(project: Project, monkeypatch: pytest.MonkeyPatch,
                                                          version: str, downloads: int) -> None:

@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -20,6 +23,22 @@ DOCS = ROOT / "docs"
 def test_generated_page_is_current(name: str) -> None:
     page = generate.FOLDER / name
     assert page.read_text("utf-8") == generate.PAGES[name](), f"{page.relative_to(ROOT)} is stale: run `make reference`"
+
+
+def test_file_tree_lists_what_git_tracks(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for name in ("train.py", "mine.py", "src/__init__.py", "src/a.py", "src/untracked.py"):
+        (tmp_path / name).write_text('"""Do it."""\n' if name == "train.py" else "")
+    with mock.patch.object(generate, "ROOT", tmp_path):
+        assert "mine.py" in list(generate.file_tree()), "all files without git"
+        generate.tracked_files.cache_clear()
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        subprocess.run(["git", "-C", str(tmp_path), "add", "train.py", "src/__init__.py", "src/a.py"], check=True)
+        lines = list(generate.file_tree())
+    generate.tracked_files.cache_clear()
+    assert lines[0] == "train.py                Do it"
+    assert "  a.py" in lines, "no blanks at the end"
+    assert not any("mine" in line or "untracked" in line for line in lines)
 
 
 def test_every_config_field_has_a_section_and_most_a_description() -> None:

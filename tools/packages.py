@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv"  # the environment that uv itself is installed into, at the version pinned in its lock file
 LOCK = ROOT / "requirements.lock"
+INSTALLED = ".installed"  # in an environment: a copy of the lock file that it was installed from
 
 # pip option: the variables that set it for uv, and what separates several values there (None: a single value).
 # Variables rather than arguments, since a URL may hold a password and a process list is readable by everybody.
@@ -222,7 +223,17 @@ def _reason(messages: Sequence[str]) -> str:
 
 
 def install(lock: Path, environment: Path, installer: str, home: Path = HOME, home_lock: Path = LOCK) -> int:
-    """Install a lock file into an environment, and return the exit code."""
+    """Install a lock file into an environment, and return the exit code.
+
+    The environment keeps a copy of the lock file that it was installed from. If that is the same, nothing is done.
+    """
+    installed = environment / INSTALLED
+    if installed.is_file() and installed.read_bytes() == lock.read_bytes():
+        return 0
+    if environment.is_symlink():
+        print(f"note: {environment.name} is a link to {environment.resolve()}: whatever uses that environment gets the "
+              f"packages of this {lock.name}; `rm {environment.name}` gives this folder its own", flush=True)
+    installed.unlink(missing_ok=True)  # until all packages are those of the lock file
     start = time.monotonic()
     if installer == "uv":
         try:
@@ -240,6 +251,7 @@ def install(lock: Path, environment: Path, installer: str, home: Path = HOME, ho
         print(f"Installing {lock.name} into {environment.name} with pip", flush=True)
         if code := subprocess.call([*_pip_install(environment), "--requirement", str(lock)]):
             return code
+    shutil.copyfile(lock, installed)
     print(f"{environment.name} is ready after {time.monotonic() - start:.0f} s", flush=True)
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import re
 import subprocess
 import sys
@@ -313,9 +314,12 @@ def _replace_part(text: str, name: str, part: str) -> str:
 
 
 def file_tree() -> Iterator[str]:
-    """A line for each module and folder of the project: its name, and the first line of its docstring."""
-    for path in sorted(ROOT.glob("*.py")):
-        yield f"{path.name:22}  {_first_line(path)}"
+    """A line for each module and folder of the project: its name, and the first line of its docstring.
+
+    Only files that git tracks, where the project is a git repository: others are the user's own.
+    """
+    for path in _modules(ROOT):
+        yield f"{path.name:22}  {_first_line(path)}".rstrip()
     yield from _folder_lines(ROOT / "src", 0, "what runs and commands import; never installed")
     for name, purpose in OTHER_FOLDERS.items():
         yield f"{name:22}  {purpose}"
@@ -323,12 +327,29 @@ def file_tree() -> Iterator[str]:
 
 def _folder_lines(folder: Path, depth: int, purpose: str) -> Iterator[str]:
     indent, width = "  " * depth, 22 - 2 * depth
-    yield f"{indent}{folder.name + '/':{width}}  {purpose}"
-    for path in sorted(folder.glob("*.py")):
+    yield f"{indent}{folder.name + '/':{width}}  {purpose}".rstrip()
+    for path in _modules(folder):
         if path.name != "__init__.py":
-            yield f"{indent}  {path.name:{width - 2}}  {_first_line(path)}"
-    for subfolder in sorted(path for path in folder.iterdir() if (path / "__init__.py").exists()):
+            yield f"{indent}  {path.name:{width - 2}}  {_first_line(path)}".rstrip()
+    for subfolder in sorted(path for path in folder.iterdir() if path / "__init__.py" in _modules(path)):
         yield from _folder_lines(subfolder, depth + 1, _first_line(subfolder / "__init__.py"))
+
+
+@functools.cache
+def tracked_files(root: Path) -> frozenset[Path]:
+    """Return the Python files below a folder that git tracks; none without git."""
+    try:
+        listing = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--", "*.py"], check=False,
+                                 capture_output=True, text=True).stdout
+    except OSError:  # no git
+        listing = ""
+    return frozenset(root / name for name in listing.split("\0") if name)
+
+
+def _modules(folder: Path) -> list[Path]:
+    """The Python files of a folder that git tracks; all of them where git lists none, as in a copy without git."""
+    tracked = tracked_files(ROOT)
+    return [path for path in sorted(folder.glob("*.py")) if not tracked or path in tracked]
 
 
 def _first_line(path: Path) -> str:

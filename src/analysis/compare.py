@@ -49,12 +49,30 @@ class MetricChange(NamedTuple):
 
 
 class BestRun(NamedTuple):
-    """The best run of a group by the ranking metric. position: its row; metric: the column of `value`."""
+    """The best run of a group by the ranking metric.
+
+    position: its row; metric: the column of `value`; others: number of runs that count and have the same value.
+    """
 
     position: int
     run: str
     metric: str
     value: float
+    others: int
+
+
+class BestSetting(NamedTuple):
+    """The setting of a group with the best mean by the ranking metric, as `tables.ranking` defines it.
+
+    setting: the parameters that vary in the group, as text; mean: of its `runs` that count, of `total`, each at its
+    best epoch, with the standard error and the 95 % interval; others: number of settings that share its rank.
+    """
+
+    setting: str
+    mean: inference.Estimate
+    runs: int
+    total: int
+    others: int
 
 
 class Comparison(NamedTuple):
@@ -66,6 +84,7 @@ class Comparison(NamedTuple):
     lost_settings: number of settings that both have, of which one group has no run that counts;
     counts: which runs of each group count;
     best: the best run of each group; None if none has a value;
+    best_settings: the best setting of each group; None if none has a value;
     metrics: the change of each metric, the named one first;
     note: what a reader must know about the choice of the best values, or "".
     """
@@ -77,6 +96,7 @@ class Comparison(NamedTuple):
     lost_settings: int
     counts: tuple[tables.RunCounts, tables.RunCounts]
     best: tuple[BestRun | None, BestRun | None]
+    best_settings: tuple[BestSetting | None, BestSetting | None]
     metrics: list[MetricChange]
     note: str
 
@@ -99,7 +119,10 @@ def compare(before: Results, after: Results) -> Comparison:
     changes = [SettingChange(name, *(_format_levels(config[name]) for config in configs)) for name in common
                if len({frozenset(map(cell_key, config[name].tolist())) for config in configs}) > 1]
     values = [tables.values_table(results.config, results.long) for results in (before, after)]
-    best = _best_run(before, metric), _best_run(after, metric)
+    frames = [results.big_df() for results in (before, after)]
+    for df in frames if metric else ():
+        df.attrs[METRIC] = metric
+    best = _best_run(frames[0]), _best_run(frames[1])
     shared = _match_settings(configs, common)
     matches = [match for match in shared if len(match.before) and len(match.after)]
     compared = matches
@@ -113,6 +136,7 @@ def compare(before: Results, after: Results) -> Comparison:
     only_before, only_after = ([name for name in own if name not in other] for own, other in (names, names[::-1]))
     return Comparison(changes, only_before, only_after, len(matches), len(shared) - len(matches),
                       (tables.run_counts(before.config), tables.run_counts(after.config)), best,
+                      (_best_setting(frames[0]), _best_setting(frames[1])),
                       [change for change in metric_changes if change is not None],
                       "; ".join(tables.selection_note(ranked)) if ranked else "")
 
@@ -123,18 +147,33 @@ def _common_metric(configs: Sequence[pd.DataFrame]) -> Metric | None:
     return Metric(*named.pop()) if len(named) == 1 else None
 
 
-def _best_run(results: Results, metric: Metric | None) -> BestRun | None:
-    df = results.big_df()[tables.counted(results.config)]
-    if df.empty:
-        return None
-    if metric:
-        df.attrs[METRIC] = metric
+def _best_run(df: pd.DataFrame) -> BestRun | None:
+    """The best run that counts. df: big_df."""
     try:
-        best = tables.best_runs(df, n=1).iloc[0]
+        runs = tables.best_runs(df[tables.counted(df)], n=None)
     except ResultsError:  # nothing to rank by
         return None
-    position = int(np.flatnonzero(results.config["run"] == best["run"])[0])
-    return BestRun(position, best["run"], best["metric"], best["value"]) if best["value"] == best["value"] else None
+    if runs.empty or runs["value"].isna().all():
+        return None
+    best = runs.iloc[0]
+    position = int(np.flatnonzero(df["run"] == best["run"])[0])
+    others = int((runs["value"] == best["value"]).sum()) - 1
+    return BestRun(position, best["run"], best["metric"], best["value"], others)
+
+
+def _best_setting(df: pd.DataFrame) -> BestSetting | None:
+    """The best setting. df: big_df."""
+    try:
+        ranking = tables.ranking(df)
+    except ResultsError:  # nothing to rank by
+        return None
+    if pd.isna(ranking["value"].iloc[0]):
+        return None
+    best = ranking.iloc[0]
+    setting = ", ".join(f"{name} {format_value(best[name])}" for name in tables.ranked_parameters(ranking))
+    values = tables.scores(df, metrics.by_preference(tables.metric_columns(df)))[best["members"]].dropna().to_numpy()
+    others = 0 if best["rank"] is pd.NA else int((ranking["rank"] == best["rank"]).sum()) - 1
+    return BestSetting(setting or "all runs", inference.mean(values), int(best["runs"]), int(best["total"]), others)
 
 
 class _Match(NamedTuple):

@@ -229,8 +229,22 @@ class BestOfGroup(TypedDict):
     run: str | None  # null if no run has a value
     metric: str | None
     value: float | None
+    others: int  # runs with the same value
     counted: int  # runs that count
     runs: int  # all runs
+
+
+class BestSettingOfGroup(TypedDict):
+    """The setting of a batch with the best mean, in `ComparisonDocument`."""
+
+    batch: str
+    setting: str | None  # the parameters that vary in the batch; null if no run has a value
+    mean: float | None  # of its runs that count, each at its best epoch
+    low: float | None  # 95 % interval; null of a single run
+    high: float | None
+    counted: int  # its runs that count
+    runs: int  # all its runs
+    others: int  # settings that share its rank
 
 
 class SettingChangeDocument(TypedDict):
@@ -259,6 +273,7 @@ class ComparisonDocument(TypedDict):
     """Two batches compared."""
 
     best: list[BestOfGroup]  # of the first batch and of the second
+    best_settings: list[BestSettingOfGroup]
     changes: list[SettingChangeDocument]
     only_before: list[str]  # settings
     only_after: list[str]

@@ -15,7 +15,7 @@ from src.submission.status import run_lookup
 from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
-    from src.analysis.compare import Comparison, MetricChange
+    from src.analysis.compare import BestRun, Comparison, MetricChange
     from src.commands import documents
 
 
@@ -120,7 +120,7 @@ def sync(options: argparse.Namespace) -> Output:
 
 
 def compare(options: argparse.Namespace) -> Output:
-    """Print the best runs, a table of changed settings, and a table of metrics."""
+    """Print the best runs and settings, a table of changed settings, and a table of metrics."""
     from src.analysis import compare as comparing
     from src.analysis.reading.results import read_results
 
@@ -132,8 +132,13 @@ def compare(options: argparse.Namespace) -> Output:
 def _comparison_document(comparison: Comparison, batches: tuple[str, str]) -> documents.ComparisonDocument:
     return {
         "best": [{"batch": batch, "run": run and run.run, "metric": run and run.metric, "value": run and run.value,
-                  "counted": counts.counted, "runs": counts.total}
+                  "others": run.others if run else 0, "counted": counts.counted, "runs": counts.total}
                  for batch, run, counts in zip(batches, comparison.best, comparison.counts, strict=True)],
+        "best_settings": [{
+            "batch": batch, "setting": best and best.setting, "mean": best and best.mean.value,
+            "low": best and best.mean.low, "high": best and best.mean.high, "counted": best.runs if best else 0,
+            "runs": best.total if best else 0, "others": best.others if best else 0}
+            for batch, best in zip(batches, comparison.best_settings, strict=True)],
         "changes": [{"parameter": change.parameter, "before": change.before, "after": change.after}
                     for change in comparison.changes],
         "only_before": comparison.only_before, "only_after": comparison.only_after, "settings": comparison.settings,
@@ -143,12 +148,31 @@ def _comparison_document(comparison: Comparison, batches: tuple[str, str]) -> do
         "note": comparison.note}
 
 
+def _with_others(best: BestRun) -> str:
+    """The name of the best run, and how many others are as good."""
+    return best.run + (f" and {count(best.others, 'other')}" if best.others else "")
+
+
+def _best_setting_lines(comparison: Comparison) -> list[str]:
+    """A table of the best settings; nothing where no setting has several runs."""
+    if not any(best and best.runs > 1 for best in comparison.best_settings):
+        return []
+    rows = []
+    for group, best in zip(("before", "after"), comparison.best_settings, strict=True):
+        if best:
+            interval = f"{best.mean.low:.4g} to {best.mean.high:.4g}" if best.runs > 1 else "unknown"
+            others = f"shares its rank with {count(best.others, 'other')}" if best.others else ""
+            rows.append([group, best.setting, f"{best.mean.value:.4g}", interval, f"{best.runs}/{best.total}", others])
+    return ["", *table([["best setting", "", "mean", "95 % interval", "runs", ""], *rows])]
+
+
 def _comparison_lines(comparison: Comparison) -> list[str]:
-    best = [[group, "no run has a value" if run is None else f"{run.value:.4g}  {run.metric}  {run.run}",
+    best = [[group, "no run has a value" if run is None else f"{run.value:.4g}  {run.metric}  {_with_others(run)}",
              f"{counts.counted} of {count(counts.total, 'run')} counted", *counts.lost()[:3]]
             for group, run, counts in zip(("before", "after"), comparison.best, comparison.counts, strict=True)]
     width = max(map(len, best))
     lines = table([["best run", "", *[""] * (width - 2)], *([*row, *[""] * (width - len(row))] for row in best)])
+    lines += _best_setting_lines(comparison)
     lines += [f"note: {comparison.note}"] if comparison.note else []
     lines += ["", *(table([["setting", "before", "after"], *map(list, comparison.changes)]) if comparison.changes
                     else ["the settings that both have are the same"])]

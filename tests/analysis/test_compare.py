@@ -149,6 +149,24 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "the settings that both have are the same" in capsys.readouterr().out
 
 
+def test_equal_best_runs_are_counted_and_best_settings_compared(tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    values = {0.1: (0.875, 0.875, 0.5), 1.0: (0.875, 0.75, 0.8125)}  # three runs share the best value
+    before, after = (batch_of(tmp_path, name, [({"base_lr": rate}, value - lower) for rate in values
+                                               for value in values[rate]]) for name, lower in (("a", 0), ("b", 0.25)))
+    result = compare(read_results(before), read_results(after))
+    assert [(run.value, run.others) for run in result.best if run] == [(0.875, 2), (0.625, 2)]
+    setting = result.best_settings[0]
+    interval = stats.ttest_1samp(values[1.0], 0).confidence_interval(0.95)
+    assert setting and (setting.setting, setting.runs, setting.others) == ("base_lr 1", 3, 1)
+    assert setting.mean.value == 0.8125
+    assert (setting.mean.low, setting.mean.high) == pytest.approx((interval.low, interval.high))
+    assert experiments.main(["compare", before, after]) == 0
+    out = capsys.readouterr().out
+    assert " and 2 others" in out
+    assert "0.8125  0.6572 to 0.9678  3/3   shares its rank with 1 other" in out
+
+
 def test_compare_command_says_that_a_test_split_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batch = make_empty_batch(tmp_path, "a")
     config = yaml_io.dump_flat(Config.from_dict({}).to_dict())

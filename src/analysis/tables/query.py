@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import itertools
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,17 +55,46 @@ _METHODS: dict[str, tuple[int, Callable[..., bool]]] = {
     "endswith": (1, _on_strings(str.endswith))}
 
 
+# the cells of which a method can hold
+_CELL_TYPES: dict[str, tuple[type, ...]] = {"contains": (str, list), "startswith": (str,), "endswith": (str,)}
+
+
+def _item(cell: Any, key: str | int) -> Any:
+    """Return an item of a mapping, or of a list by its number; None if there is none."""
+    if isinstance(cell, Mapping):
+        return cell.get(key)
+    return cell[key] if isinstance(cell, list) and isinstance(key, int) and -len(cell) <= key < len(cell) else None
+
+
+def _spell(value: Any) -> str:
+    """Return a value as an expression spells it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_spell(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spell, value))}]"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else (
+        repr(value))
+
+
+def _kind(cell: Any) -> str:
+    return "mappings" if isinstance(cell, Mapping) else "lists" if isinstance(cell, list) else (
+        "numbers" if is_number(cell) else "true or false" if isinstance(cell, bool) else "strings")
+
+
 def query(df: pd.DataFrame, expression: str) -> pd.DataFrame:
     """Return the rows of `df` for which `expression` holds.
 
     Names are columns, in backticks where they are not Python identifiers (`facts/host`); numbers, 'strings', true,
-    false and null are values. Operators: + - * / %, comparisons, in, and, or, not (& | ~ mean these). Methods: isnull,
-    isna, notnull, notna, isin, between, contains (a string in a string, an item in a list), startswith, endswith.
+    false and null are values, as are lists and mappings of them: model_kwargs == {'width': 8}. model_kwargs['width'] is
+    an item of a mapping or a list, null where it has none. Operators: + - * / %, comparisons, in, and, or, not (& | ~
+    mean these). Methods: isnull, isna, notnull, notna, isin, between, contains (a string in a string, an item in a
+    list), startswith, endswith.
 
     Missing cells: null is a value of its own for == and !=. `x == null` holds where x is missing; `x != 5` and
     `x not in [5]` hold there too, since missing is not 5. <, <=, >, >= and between never hold for a missing cell.
     Numbers are compared by value up to rounding; 1 and 1.0 differ only in columns where that matters
-    (`filters.distinguishes_floats`). ResultsError for anything else.
+    (`filters.distinguishes_floats`). ResultsError for anything else, and for what can hold for no cell of a column, as
+    `contains` of numbers.
     """
     text, quoted = _to_python_syntax(expression)
     try:
@@ -153,7 +184,8 @@ class _Compiler:
     def _refused(self, node: ast.expr) -> ResultsError:
         methods = ", ".join(f".{name}()" for name in _METHODS)
         return ResultsError(f"'{ast.unparse(node)}' is not allowed", where=self._expression,
-                            allowed=f"columns, values, + - * / %, comparisons, in, and, or, not, {methods}")
+                            allowed="columns, their items as x['key'], values, lists, mappings, + - * / %, "
+                            f"comparisons, in, and, or, not, {methods}")
 
     def _constant(self, node: ast.Constant) -> _Value:
         if not isinstance(node.value, (int, float, str, type(None))):
@@ -180,6 +212,41 @@ class _Compiler:
         return lambda row: [item(row) for item in items]
 
     _tuple = _list
+
+    def _dict(self, node: ast.Dict) -> _Value:
+        if not all(isinstance(key, ast.Constant) for key in node.keys):  # None in place of **mapping
+            raise self._refused(node)
+        items = [(ast.literal_eval(key), self.value(item)) for key, item in zip(node.keys, node.values, strict=True)
+                 if key is not None]
+        return lambda row: {key: item(row) for key, item in items}
+
+    def _subscript(self, node: ast.Subscript) -> _Value:
+        """An item of the mapping or the list in a cell."""
+        key = None
+        with contextlib.suppress(ValueError):  # not a literal
+            key = ast.literal_eval(node.slice)
+        if not isinstance(key, (str, int)):
+            raise self._refused(node)
+        self._check_cells(node.value, (Mapping, list), f"[{key!r}]")
+        cell = self.value(node.value)
+        return lambda row: _item(cell(row), key)
+
+    def _check_cells(self, node: ast.expr, types: tuple[type, ...], operation: str) -> None:
+        """Raise ResultsError if the node is a column in which no cell is of these types: nothing would ever match."""
+        if not isinstance(node, ast.Name) or node.id in ("true", "false", "null"):
+            return
+        cells = [cell for cell in self._cells(node) if not is_missing(cell)]
+        if cells and not any(isinstance(cell, types) for cell in cells):
+            raise self._no_match(node, cells[0], f", which have no {operation}")
+
+    def _no_match(self, node: ast.Name, cell: Any, problem: str) -> ResultsError:
+        name = ast.unparse(node) if node.id not in self._quoted else f"`{self._quoted[node.id]}`"
+        whole = f"{name} == {_spell(cell)}"
+        items = list(cell.items()) if isinstance(cell, Mapping) else []
+        hint = f"write {name}[{items[0][0]!r}] == {_spell(items[0][1])}, or {whole}" if items else (
+            f"write {name}.contains({_spell(cell[0])}), or {whole}" if isinstance(cell, list) and cell else
+            f"write {whole}")
+        return ResultsError(f"the cells of {name} are {_kind(cell)}{problem}", where=self._expression, hint=hint)
 
     def _boolop(self, node: ast.BoolOp) -> _Value:
         parts = [self.value(part) for part in node.values]
@@ -215,6 +282,10 @@ class _Compiler:
 
     def _compare(self, node: ast.Compare) -> _Value:
         operands = [node.left, *node.comparators]
+        for (first, second), operation in zip(itertools.pairwise(operands), node.ops, strict=True):
+            if isinstance(operation, (ast.Eq, ast.NotEq)):
+                self._check_comparable(first, second)
+                self._check_comparable(second, first)
         values = list(map(self.value, operands))
         strict = list(map(self._is_strict, operands))
         for position, operand in enumerate(operands):
@@ -225,6 +296,15 @@ class _Compiler:
                  for i, operation in enumerate(node.ops)]
         return lambda row: all(self._holds(operation, left(row), right(row), is_strict)
                                for operation, left, right, is_strict in links)
+
+    def _check_comparable(self, node: ast.expr, value: ast.expr) -> None:
+        """Raise ResultsError if all cells of a column are lists or mappings, and the value is a number or a string."""
+        if not isinstance(value, ast.Constant) or not isinstance(node, ast.Name) or node.id in (
+                "true", "false", "null"):
+            return
+        cells = [cell for cell in self._cells(node) if not is_missing(cell)]
+        if cells and all(isinstance(cell, (Mapping, list)) for cell in cells) and not is_missing(value.value):
+            raise self._no_match(node, cells[0], f", which {value.value!r} never equals")
 
     def _in_type_of(self, column: ast.Name, value: _Value) -> _Value:
         """Return a value as the cells of a column hold it."""
@@ -249,6 +329,8 @@ class _Compiler:
         operand = method.value
         if isinstance(operand, ast.Attribute) and operand.attr == "str":  # the spelling of pandas: x.str.contains('a')
             operand = operand.value
+        if method.attr in _CELL_TYPES:
+            self._check_cells(operand, _CELL_TYPES[method.attr], f".{method.attr}()")
         cell, arguments = self.value(operand), [self.value(item) for item in node.args]
         if method.attr == "isin" and self._is_strict(operand):
             return lambda row: _is_in(cell(row), arguments[0](row), strict=True)

@@ -27,6 +27,7 @@ DF = pd.DataFrame({
     "average": pd.Series([None, "poly_8", "ema_0.9", None], dtype=object), "odd name/x": ["a", "b", "c", "d"],
     "mixed": pd.Series([1, "1", True, [1, 2]], dtype=object),
     "TAGS": pd.Series([["a"], ["a", "b"], None, []], dtype=object),
+    "kwargs": pd.Series([{"width": 8}, {"width": 16, "deep": [1, None]}, None, {"width": 8.0}], dtype=object),
     "momentum": pd.Series([0.9, "0.9,0.99", 0.5, None], dtype=object),
     "limit_train_batches": pd.Series([1, 1.0, None, 0.5], dtype=object)})
 
@@ -49,6 +50,12 @@ DF = pd.DataFrame({
     ("rate <= 99 or rate > 99", [0, 2, 3]), ("not rate > 0.2", [0, 1]),
     # lists
     ("TAGS == ['a', 'b']", [1]), ("TAGS.contains('a')", [0, 1]), ("TAGS in [['a'], []]", [0, 3]),
+    # mappings
+    ("kwargs == {'width': 8}", [0, 3]), ("{'width': 8} == kwargs", [0, 3]), ("kwargs != {'width': 8}", [1, 2]),
+    ("kwargs == {'deep': [1, null], 'width': 16}", [1]), ("kwargs in [{'width': 8}, null]", [0, 2, 3]),
+    ("kwargs.isin([{'width': 16}])", []), ("kwargs['width'] > 8", [1]), ("kwargs['deep'][0] == 1", [1]),
+    ("kwargs['deep'].notnull()", [1]), ("kwargs['wide'] == null", [0, 1, 2, 3]), ("kwargs == {}", []),
+    ("TAGS[1] == 'b'", [1]), ("TAGS[-1] == 'a'", [0]), ("mixed['a'] == 1", []),
     # one batch is not all batches
     ("limit_train_batches == 1", [0]), ("limit_train_batches == 1.0", [1]), ("limit_train_batches in [1.0, 2]", [1]),
     ("limit_train_batches.isin([1])", [0]), ("limit_train_batches != 1", [1, 2, 3]),
@@ -66,8 +73,9 @@ def test_expression_selects_rows(expression: str, rows: list[int] | None) -> Non
 @pytest.mark.parametrize("expression", [
     "size.to_csv('stolen')", "__import__('os').system('id')", "@df.size > 3", "size.__class__", "size.eval('1')",
     "[x for x in size]", "lambda: 3", "size if flag else rate", "f'{size}'", "size ** 9 ** 9 > 1", "(x := 3)",
-    "size[0]", "open('f')", "size.isin(size.to_list())", "average.contains()", "average.contains('a', regex=True)",
-    "b'x' == size", "size << 9999", "{1: 2}", "{1, 2}", "*size", "print(1)", "size.values", "1j == size", "... == size",
+    "size[0:1]", "open('f')", "size.isin(size.to_list())", "average.contains()", "average.contains('a', regex=True)",
+    "b'x' == size", "size << 9999",
+    "{**size}", "{1, 2}", "*size", "print(1)", "size.values", "1j == size", "... == size",
     "(yield)"])
 def test_forbidden_expression_is_refused(expression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,6 +92,24 @@ def test_invalid_expression_has_a_hint(expression: str, message: str) -> None:
     with pytest.raises(ResultsError, match=message) as caught:
         query(DF, expression)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(("expression", "message"), [
+    ("kwargs.contains('8')", "the cells of kwargs are mappings, which have no .contains(); write kwargs['width'] == 8, "
+     "or kwargs == {'width': 8}"),
+    ("kwargs == 8", "mappings, which 8 never equals; write kwargs['width'] == 8"),
+    ("TAGS == 'a'", "lists, which 'a' never equals; write TAGS.contains('a'), or TAGS == ['a']"),
+    ("size.contains('8')", "the cells of size are numbers, which have no .contains(); write size == 8"),
+    ("TAGS.startswith('a')", "lists, which have no .startswith()"),
+    ("flag.endswith('a')", "true or false, which have no .endswith(); write flag == true"),
+    ("rate['x'] == 1", "numbers, which have no ['x']"),
+    ("`odd name/x`['y'] == 1", "the cells of `odd name/x` are strings, which have no ['y']; write `odd name/x` == 'a'"),
+    ("kwargs == {**kwargs}", "not allowed"), ("kwargs == {size: 1}", "not allowed"), ("TAGS[0:1] == []", "not allowed"),
+    ("TAGS[size] == 1", "not allowed"), ("TAGS[not 'a'] == 1", "not allowed"), ("TAGS[1.5] == 1", "not allowed")])
+def test_what_can_hold_for_no_cell_is_an_error(expression: str, message: str) -> None:
+    with pytest.raises(ResultsError) as caught:
+        query(DF, expression)
+    assert message in str(caught.value)
 
 
 def test_long_expressions_terminate() -> None:
