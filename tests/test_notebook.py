@@ -22,7 +22,7 @@ from tests.analysis.make_batch import make_batch
 from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "view_results.ipynb"
-DRAWN = [path for path in sorted((ROOT / "docs" / "pictures").glob("*.png")) if path.stem != "report"]
+DRAWN = [path for path in sorted((ROOT / "docs" / "pictures").glob("*.png")) if path.stem not in ("report", "search")]
 
 
 @pytest.fixture(autouse=True)

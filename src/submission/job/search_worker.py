@@ -11,6 +11,7 @@ from src.errors import BatchError
 from src.io import slurm_environment
 from src.search import definition, summary
 from src.search.decide import Finished, Start, next_step, settle
+from src.search.decision import GIVEN_UP
 from src.search.history import History
 from src.submission.batch import claims
 from src.submission.job.worker import NOT_STARTED, Worker, signal_all
@@ -19,6 +20,7 @@ from src.submission.searches.names import name_run
 from src.submission.slurm import client
 from src.submission.system import process
 
+_MAX_FAILED = 5  # trials that failed while none has a result, before the search is stopped
 _WARM_UP_DRAWS = 8  # random trials whose models and data sets a worker prepares for
 _POLL_INTERVAL = 0.2  # seconds between two looks for a trial to start
 _SETTLING_INTERVAL = 1.0  # seconds between two looks at the trials that run
@@ -68,10 +70,22 @@ class SearchWorker(Worker):
             self.idle_since = time.monotonic()
         elif isinstance(step, Finished):
             self._finish(step.error)
+        if error := self._only_failures():
+            self.queue.clear()
+            self._finish(error)
         elif slurm_environment.job_id() and not self.children and time.monotonic() - self.idle_since > _MAX_IDLE:
             print(f"no trial to start for {_MAX_IDLE / 60:.0f} minutes: other workers take what is left", flush=True)
             self.is_finished = True
         return bool(self.queue)
+
+    def _only_failures(self) -> str | None:
+        """Return an error if the first trials have all failed and none has a result: the others would fail alike."""
+        trials = self.history.current.trials
+        ends = [result.end for trial in trials for result in trial.results.values()]
+        if len(ends) < _MAX_FAILED or any(end != GIVEN_UP for end in ends):
+            return None
+        return (f"the first {len(ends)} trials failed, so that the search was stopped; the logs of "
+                f"{trials[0].run} show why; when that is corrected, submit it anew with -o")
 
     def _finish(self, error: str | None) -> None:
         if not summary.is_over(self.tasks.batch, self.search):

@@ -109,7 +109,7 @@ def test_tpe_after_random_trials(searching: Project) -> None:
     assert searching.submit(searching.spec, "--local", "--workers", "1", "--slots", "2", "-y") == 0
     batch = searching.batch
     samplers = Counter(record["sampler"] for record in decisions_of(batch))
-    assert samplers["random"] >= 10
+    assert samplers["random"] >= 8
     assert len(samplers) == 2
     search = definition.read(batch)
     assert search is not None
@@ -125,6 +125,13 @@ def test_failed_trial_is_retried_and_then_given_up(searching: Project) -> None:
         assert len(starts) == (2 if "bat_siz=13" in run.name else 1)
     assert set(states_of(searching.batch)) == {"done", "failed"}
     assert len(decisions_of(searching.batch)) == 4
+
+
+def test_search_stops_if_the_first_trials_all_fail(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    write(searching, "{method: random, trials: 20, parallel: 1, max_trial_failures: 0}", "13")
+    assert searching.submit(searching.spec, "--local", "-y", "--max-failures", "0") == 2
+    assert "the first 5 trials failed" in capsys.readouterr().err
+    assert 5 <= len(searching.runs()) <= 6
 
 
 def test_diverged_trial_is_the_worst(searching: Project) -> None:
