@@ -1,9 +1,7 @@
 """Read run folders into data frames: big_df (a row per run), a tidy long frame, a reason for each skipped folder."""
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import glob
 import itertools
 import logging
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import metrics, run_folder
+from src import garbage_collection, metrics, run_folder
 from src.analysis.reading import cache as read_cache
 from src.analysis.reading import columns, frames, raw_files
 from src.analysis.reading.columns import Columns
@@ -141,7 +139,7 @@ class _Cells:
         """Return the Series of a column, (runs,) objects."""
         cells = np.empty(self._runs, dtype=object)
         values = self._long[name].to_numpy()
-        with _without_garbage_collection():
+        with garbage_collection.paused():
             for index, runs, rows in self._groups:
                 # a column of a frame becomes a Series in half the time that the constructor takes
                 frame = pd.DataFrame(values[rows].T, index=index, columns=pd.Index([name] * len(runs), dtype=object),
@@ -149,18 +147,6 @@ class _Cells:
                 for run, (_, series) in zip(runs, frame.items(), strict=True):
                     cells[run] = series
         return cells
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Disable it inside: it would visit each of a hundred thousand new objects again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_experiments(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -186,7 +172,7 @@ def read_results(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
         the batch, or in ~/.cache if the batch is not writable.
     ResultsError if a path is neither batch nor run.
     """
-    with _without_garbage_collection():
+    with garbage_collection.paused():
         selection = _select(batches)
         runs, paths, skipped = _gather(selection, only_done, cache)
         folders = [selection.folders[path] for path in paths]

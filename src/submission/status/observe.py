@@ -1,16 +1,14 @@
 """Observe batches: the state of every run, from one squeue, at most one sacct, and one listing of each folder."""
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src import run_folder
+from src import garbage_collection, run_folder
 from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.journal import History, Ticket
@@ -178,7 +176,7 @@ def observe(batches: Iterable[str], slurm: SlurmView | None = None, read_only: b
     """
     paths = list(batches)
     with_canaries = [path for path in paths if os.path.isdir(os.path.join(path, run_folder.CANARY))]
-    with _without_garbage_collector():
+    with garbage_collection.paused(freeze=True):
         observations = _observe([*paths, *(os.path.join(path, run_folder.CANARY) for path in with_canaries)],
                                 slurm or SlurmView(), read_only)
     if not with_canaries:
@@ -187,19 +185,6 @@ def observe(batches: Iterable[str], slurm: SlurmView | None = None, read_only: b
 
     canaries = {path: item.runs for path, item in zip(with_canaries, observations[len(paths):], strict=True)}
     return [canary_results.with_canaries(item, canaries.get(item.path, {})) for item in observations[:len(paths)]]
-
-
-@contextlib.contextmanager
-def _without_garbage_collector() -> Iterator[None]:
-    # hundreds of thousands of small objects are created, none of which is garbage
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # the next collection would visit all of them
-        if was_enabled:
-            gc.enable()
 
 
 def _observe(batches: Sequence[str], slurm: SlurmView, read_only: bool) -> list[Observation]:
