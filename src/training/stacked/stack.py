@@ -25,10 +25,9 @@ from src.training.training_phase import TrainingPhase
 
 
 class Observer(Protocol):
-    """What is called between the steps of a stack."""
+    """What is called between the steps of a stack. due: when `report` is to be called, by perf_counter."""
 
     due: float
-    """when `report` is to be called, by perf_counter"""
 
     def report(self, done: int, total: int) -> None:
         """Log that `done` of `total` steps are done."""
