@@ -22,7 +22,7 @@ from src.submission.system import process
 from tests.conftest import ROOT
 
 CHAOS = os.environ.get("GRIDIRON_CHAOS") == "1"  # `make chaos` runs all of it
-KILLS = 20 if CHAOS else 3
+KILLS, EPOCHS = (20, 30) if CHAOS else (3, 10)
 SEED = int(os.environ.get("GRIDIRON_CHAOS_SEED") or random.SystemRandom().randrange(1 << 31))
 SECONDS = 1200  # for anything to happen
 JOB_SPEC = """\
@@ -135,25 +135,33 @@ def kill(folder: Path, started: subprocess.Popen[str], how: str) -> None:
     started.communicate(timeout=SECONDS)
 
 
+def run_with_kills(folder: Path, spec: Path, kills: int, chance: random.Random) -> int:
+    """Run a grid to its end, and interrupt it at most `kills` times. Return how often it was interrupted."""
+    started, done = submit(spec, "--stack", "6"), 0
+    while done < kills:
+        wait_for_training(folder, started)
+        time.sleep(chance.uniform(0, 1))
+        if started.poll() is not None:
+            break
+        kill(folder, started, chance.choice(["kill", "power failure", "stop"]))
+        done += 1
+        started = submit("-r", batch_of(folder))
+    output, _ = started.communicate(timeout=SECONDS)
+    states = [run.state.name for run in observe([str(batch_of(folder))])[0].runs.values()]
+    assert states == ["done"] * 6, f"seed {SEED}: {output}"
+    return done
+
+
 def test_kills_of_a_stacked_grid_change_no_numbers(tmp_path: Path) -> None:
     """Stacks that are killed at random instants continue, each run from its own checkpoint."""
     chance = random.Random(SEED)
     parameters = "model: tests.training.stacked.slow:make_model"
-    epochs = 40 if CHAOS else 10
-    spec, calm = (write_grid(tmp_path / name, epochs, parameters) for name in ("stacked", "calm"))
+    calm = write_grid(tmp_path / "calm", EPOCHS, parameters)
     run_to_end(calm, "--stack", "6")
-    started, kills = submit(spec, "--stack", "6"), 0
+    kills = grids = 0
     while kills < KILLS:
-        wait_for_training(tmp_path / "stacked", started)
-        time.sleep(chance.uniform(0, 1))
-        if started.poll() is not None:
-            break
-        kill(tmp_path / "stacked", started, chance.choice(["kill", "power failure", "stop"]))
-        kills += 1
-        started = submit("-r", batch_of(tmp_path / "stacked"))
-    output, _ = started.communicate(timeout=SECONDS)
-    states = [run.state.name for run in observe([str(batch_of(tmp_path / "stacked"))])[0].runs.values()]
-    assert states == ["done"] * 6, f"seed {SEED}: {output}"
-    assert kills >= (KILLS if CHAOS else 2), f"seed {SEED}: the grid ended after {kills} kills"
-    assert_same_numbers(tmp_path / "stacked", tmp_path / "calm")
-    print(f"{kills} kills, seed {SEED}")
+        folder = tmp_path / f"stacked-{grids}"
+        kills += run_with_kills(folder, write_grid(folder, EPOCHS, parameters), KILLS - kills, chance)
+        assert_same_numbers(folder, tmp_path / "calm")
+        grids += 1
+    print(f"{kills} kills of {grids} grids, seed {SEED}")
