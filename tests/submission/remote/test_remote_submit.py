@@ -313,8 +313,8 @@ def test_arguments_have_the_remote_names_of_files() -> None:
             ("--on h /a/x.yaml -s /b/s.sh -y", "G/x.yaml -s G/s.sh -y"), ("/a/x.yaml --on=h -s/b/s.sh", "G/x.yaml "
              "--script G/s.sh"), ("jobs/y --script=/b/s.sh --on h", "jobs/y --script G/s.sh"),
             ("jobs/y --scr=/b/s.sh", "jobs/y --script G/s.sh"),
-            ("jobs/y --stack auto --on h -s /b/s.sh", "jobs/y --stack auto -s G/s.sh"), ("jobs/y --set=/b/s.sh --sbatch a=/b/s.sh",
-                                                                "jobs/y --set=/b/s.sh --sbatch a=/b/s.sh")):
+            ("jobs/y --stack auto --on h -s /b/s.sh", "jobs/y --stack auto -s G/s.sh"),
+            ("jobs/y --set=/b/s.sh --sbatch a=/b/s.sh", "jobs/y --set=/b/s.sh --sbatch a=/b/s.sh")):
         assert remote_arguments(words.split(), given, None) == ["submit_multiple.py", *there.split()]
     assert remote_arguments(["jobs/y"], given, "/o $o")[-2:] == ["--output-dir", "/o $o"]
 
