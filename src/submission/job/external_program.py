@@ -90,12 +90,8 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
     program if it handles that signal. pause_after: send USR1 once its stats.csv has this epoch. CommandFailed, with the
     error that the program printed, if it exits otherwise.
     """
-    environment = {**os.environ, RUN_FOLDER: folder}
     command, working_dir = resolve_command(spec, folder)
-    if working_dir:
-        if not os.path.isdir(working_dir):
-            raise CommandFailed(f"cwd {working_dir}: no such folder")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    environment = _environment(folder, working_dir)
     check()
     write_parameters(spec["COMMAND"], spec, folder)
     facts, start = gather_facts(command, folder, spec["COMMAND"]), time.monotonic()
@@ -127,6 +123,19 @@ def run(spec: dict[str, Any], folder: str, check: Callable[[], None],
 def _has_reached(folder: str, epoch: int | None) -> bool:
     """Return whether a program has written this epoch, or a later one, to its stats.csv. False without an epoch."""
     return epoch is not None and max(stats_csv.read(folder).epochs, default=0) >= epoch
+
+
+def _environment(folder: str, working_dir: str | None) -> dict[str, str]:
+    """Return the environment of a program, in which it can import the project from another working directory.
+
+    CommandFailed if there is no such directory.
+    """
+    environment = {**os.environ, RUN_FOLDER: folder}
+    if working_dir:
+        if not os.path.isdir(working_dir):
+            raise CommandFailed(f"cwd {working_dir}: no such folder")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    return environment
 
 
 def resolve_command(spec: Mapping[str, Any], folder: str) -> tuple[list[str], str | None]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # fields that decide by which columns a run chooses its best epoch
 _CHOOSING_FIELDS = ("best_checkpoint_metric", "best_checkpoint_goal", "task", "dataset", "loss", "targets",
                     "data_splits_map", "eval_datasets", "eval_at_end", "eval_models", "averaging", "metrics")
+_SHARED_FOLDER = ("all runs work in the project's folder, and may overwrite each other's files: add {folder} to the "
+                  "command or `cwd: \"{folder}\"` to job_details, or use $GRIDIRON_RUN_FOLDER in the program")
 _checked_choices: set[tuple[Metric | None, str]] = set()  # values of these fields that were checked already
 
 
@@ -85,9 +87,7 @@ def _expand(job_spec: JobSpec, options: Options, project: str) -> RequestedBatch
         external = {"COMMAND": words, **({"CWD": job_spec.cwd} if job_spec.cwd else {})}
         specs = [{**point, **external} for point in specs]
         if len(specs) > 1 and command_template.share_folder(specs[0]):
-            warnings.append("all runs work in the project's folder, and may overwrite each other's files: add {folder} "
-                            "to the command or `cwd: \"{folder}\"` to job_details, or use $GRIDIRON_RUN_FOLDER in the "
-                            "program")
+            warnings.append(_SHARED_FOLDER)
         warnings += _metric_warnings(words, project)
     elif job_spec.cwd:
         warnings.append("cwd is used only with `command`")
