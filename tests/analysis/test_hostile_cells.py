@@ -80,6 +80,20 @@ def test_any_value_in_any_column_stops_no_table_and_no_report(tmp_path: Path, ki
         assert report.build_report(read)
 
 
+@pytest.mark.parametrize("name", ["value", "epochs", "rank", "runs", "epoch", "metric", "members", "cost", "low"])
+def test_parameters_may_have_the_names_of_columns_of_tables(tmp_path: Path, name: str) -> None:
+    """Of a program of the user's own."""
+    batch = make_empty_batch(tmp_path)
+    for index in range(4):
+        config = {**Config().to_dict(), name: [1, 2, "x", {}][index], "base_lr": 0.1 * (1 + index % 2)}
+        make_run(batch, index, {}, config=yaml_io.dump_flat(config), stats=curves({"averaging": "poly_8"}, 3, index))
+    read = results.read_results(batch)
+    values, df = tables.values_table(read.config, read.long), read.big_df()
+    assert values.columns.is_unique and list(query.query(values, f"`{name}` == 1")["index"]) == [0]
+    assert len(query.sort(values, name)) == len(tables.best_runs(df)) == len(tables.ranking(df)) == 4
+    assert plots.parallel_coordinates(df, parameters=[name, "base_lr"]) and plots.pareto(df)
+
+
 def test_equal_lists_in_place_of_seeds_are_equal_seeds(tmp_path: Path) -> None:
     read = results.read_results(make_batch(tmp_path, [{"a": [1]}, {"a": [1]}, {"a": [2]}]))
     assert read.config["repeat_of"].tolist() == [None, read.config["run"][0], None]

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import submit_multiple
 from src import run_folder
 from src.analysis.report import write_report
 from src.errors import RemoteError
-from src.submission.remote import frames, remote_server
+from src.submission.remote import frames, remote_server, staging
 from src.submission.remote.frames import Frame
 from src.submission.remote.output import FilteredCopy
 from tests.analysis.make_batch import make_batch
@@ -49,6 +51,16 @@ def hostile(sites: Path, victim: Victim) -> Path:
     (batch / "line\nbreak").mkdir()
     (batch / "line\nbreak" / "file").write_text("x")
     return batch
+
+
+@pytest.mark.skipif(not shutil.which("rsync"), reason="needs rsync")
+def test_links_specials_and_modes_do_not_even_reach_the_staging_folder(hostile: Path, tmp_path: Path) -> None:
+    """Before they are checked there."""
+    subprocess.run(["rsync", *staging.OPTIONS, f"{hostile}/", tmp_path / "staging"], check=True, capture_output=True)
+    copies = list((tmp_path / "staging").rglob("*"))
+    assert len(copies) > 12
+    assert not [path for path in copies if path.is_symlink() or not (path.is_file() or path.is_dir())]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in copies} == {0o644, 0o755}
 
 
 def test_sync_brings_neither_links_nor_modes_nor_odd_names(hostile: Path, victim: Victim,

@@ -201,7 +201,8 @@ def parallel_coordinates(df: pd.DataFrame, metric: str | None = None, *, epoch: 
     low, high = sorted((table["value"].min(), table["value"].max()))
     height = ((table["value"] - low) / (high - low) if high > low else table["value"] * 0 + 0.5).to_numpy()
     coordinates = [ParameterAxis(require_column(df, name)) for name in names]
-    heights = [axis.fractions(table[name]) + 0.05 * (height - 0.5) * (len(axis.levels) <= 12)
+    columns = dict(zip(tables.varying_columns(df), tables.ranked_parameters(table), strict=True))
+    heights = [axis.fractions(table[columns[name]]) + 0.05 * (height - 0.5) * (len(axis.levels) <= 12)
                for name, axis in zip(names, coordinates, strict=True)]
     lines = np.stack([np.tile(np.arange(len(names) + 1.0), (len(table), 1)), np.stack([*heights, height], 1)], 2)
     is_lossy = (table["runs"] < table["total"]).to_numpy()

@@ -292,7 +292,8 @@ def values_table(config: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     by_run = long.groupby("run", observed=False, sort=True)
     names = [name for name in long.columns[2:] if long[name].dtype != object]  # the others hold words
     last = by_run[list(long.columns[2:])].last().set_axis(config.index)
-    table = pd.concat([config, by_run.size().rename("epochs").set_axis(config.index),
+    epochs = "stats/epochs" if "epochs" in config else "epochs"  # an external program may have such a parameter
+    table = pd.concat([config, by_run.size().rename(epochs).set_axis(config.index),
                        last[[name for name in last if name not in config]]], axis=1)
     finite = long[names].where(np.isfinite(long[names]))
     for name in metrics.ranking_columns(names, named_metric(config)):
