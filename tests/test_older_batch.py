@@ -52,7 +52,7 @@ def rows(path: Path) -> list[dict[str, float]]:
 def test_status_and_results_read_it(batch: Path) -> None:
     assert states(batch) == ["done", "timeout", "new"]
     results = read_results(str(batch))
-    assert [end is not None for end in results.big_df()["end"]] == [True, False, False], "the last one has no config yet"
+    assert [end is not None for end in results.big_df()["end"]] == [True, False, False], "the last is new"
     assert len(rows(batch / "000_before-layout+bas_lr=0.25" / "stats.csv")) == 40
 
 
