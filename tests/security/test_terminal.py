@@ -103,9 +103,11 @@ def test_followed_log_is_filtered_in_parts(tmp_path: Path, monkeypatch: pytest.M
     path, raw = tmp_path / run_folder.LOG, io.StringIO()
     monkeypatch.setattr(sys, "stdout", FilteredStream(raw))
     path.write_text(f"a{CLIPBOARD[:5]}")
-    end = follow_logs.print_from(str(path), 0)
+    text, end = follow_logs.read_from(str(path), 0)
     path.write_text(f"a{CLIPBOARD}b")
-    follow_logs.print_from(str(path), end)
+    appended = (str(path), follow_logs.read_from(str(path), end)[0])
+    list(monitor._follow([{"file": str(path), "text": text}], [appended, "done"], raw=False))
+    assert raw.getvalue()
     assert "\x1b" not in raw.getvalue()
 
 

@@ -160,7 +160,7 @@ def test_with_wait_submission_continues_below_the_limit(tmp_path: Path, book: Jo
     jobs = submit.submit_all(submission_of(tmp_path), book, "again",
                              QueueLimiter(str(tmp_path), None, True), CircuitBreaker(str(tmp_path), 5))
     assert list(jobs) == ["1", "2", "3"]
-    assert pauses == [2, 4, 2]
+    assert pauses == [30, 30, 30]
     tickets = read_history(str(tmp_path)).tickets
     assert [ticket.slurm_jobs for ticket in tickets.values()] == [["1"], ["2"], ["3"]]
 
