@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import notes, printable, run_folder
+from src.commands import monitor
 from src.io import files
 from src.printable import FilteredStream
 from src.submission.status import follow_logs
