@@ -109,7 +109,8 @@ def mutated(path: Path, draw: random.Random) -> Iterator[str]:
 def _mutate(path: Path, data: bytes, draw: random.Random) -> str:
     """Write a mutation of the data. Return its kind."""
     if draw.random() < 0.15:
-        kind = draw.choice(sorted(_SPECIAL))
+        # data sets are read as a whole, whatever their size
+        kind = draw.choice(sorted(kind for kind in _SPECIAL if "terabyte" not in kind or "/data/" not in str(path)))
         _SPECIAL[kind](path)
         return kind
     mutations = [("bytes", _mutate_bytes), ("values", _mutate_values), ("text", _insert_text)]

@@ -92,9 +92,12 @@ def test_process_ids_that_name_others_are_not_signalled(pid: object, monkeypatch
 
 def test_program_that_is_not_python_is_left_alone(tmp_path: Path) -> None:
     """An editor names the run's file on its command line as well."""
+    (tmp_path / "spec.yaml").touch()
     with subprocess.Popen(["tail", "-f", tmp_path / "spec.yaml"], stderr=subprocess.DEVNULL) as editor:
-        assert not process.works_on(editor.pid, str(tmp_path))
-        editor.kill()
+        try:
+            assert not process.works_on(editor.pid, str(tmp_path))
+        finally:
+            editor.kill()
 
 
 def test_process_that_names_the_run_relative_to_its_folder_is_recognised(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def read_steps(folders: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
         if note:
             _log.warning("%s: %s", folder, note)
     names = dict.fromkeys([*_WHOLE, *table])
-    frame = pd.DataFrame({name: table.get(name, np.full(int(counts.sum()), np.nan)) for name in names})
+    missing = np.full(int(counts.sum()), np.nan)
+    # with a type: pandas would choose another one for words
+    frame = pd.DataFrame({name: pd.Series(values := table.get(name, missing), dtype=values.dtype) for name in names})
     for name in _WHOLE:
         if frame[name].dtype != object and np.isfinite(frame[name]).all():
             frame[name] = frame[name].astype(np.int64)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import os
 import shutil
 import signal
@@ -188,10 +187,7 @@ def _refusal(path: str) -> str:
 
 def _parse_json(text: str) -> dict[str, Any] | None:
     """The mapping on the last line of an output; activate.sh may print a greeting above it."""
-    try:
-        value = json.loads(text.splitlines()[-1])
-    except (json.JSONDecodeError, IndexError):
-        return None
+    value = files.parse_json((text.splitlines() or [""])[-1])
     return value if isinstance(value, dict) else None
 
 

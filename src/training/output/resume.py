@@ -171,8 +171,11 @@ def write(path: str, content: TrainingState, check: Callable[[], None] = lambda:
 def read(path: str) -> TrainingState:
     """Return what `write` wrote, on the CPU. ValueError if the file is incomplete or holds something else."""
     with open(files.open_regular(path), "rb") as file:
-        head, data = file.readline(200), file.read()
-    if not head.startswith(_MAGIC) or head[len(_MAGIC):].strip().decode() != hashlib.blake2b(data).hexdigest():
+        head = file.readline(200)
+        if not head.startswith(_MAGIC):
+            raise ValueError("the file is incomplete")
+        data = file.read()
+    if head[len(_MAGIC):].strip().decode() != hashlib.blake2b(data).hexdigest():
         raise ValueError("the file is incomplete")
     try:
         content: TrainingState = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -226,8 +229,9 @@ def _load_newest(folder: str, config: Config) -> tuple[TrainingState | None, lis
             raise BatchError(f"the parameters have changed since this run was interrupted: {'; '.join(changes)}",
                              where=folder, hint=f"restore them, or start over: `python train.py --fresh {folder}/"
                              f"{run_folder.SPEC}`")
-        warnings += [f"{name} was {then}, now {versions()[name]}: results may differ from here on"
-                     for name, then in content["versions"].items() if then != versions().get(name, then)]
+        then = content["versions"]
+        warnings += [f"{program} was {then[program]}, now {version}: results may differ from here on"
+                     for program, version in versions().items() if then.get(program, version) != version]
         return content, warnings
     if warnings:
         raise BatchError(f"this run was interrupted, and none of its saved states can be used ({'; '.join(warnings)})",
@@ -261,7 +265,15 @@ def generator_states(device: torch.device) -> TrainingState:
 
 
 def restore_generators(state: TrainingState, device: torch.device) -> None:
-    """Restore the generators to the states that `generator_states` returned."""
+    """Restore the generators to the states that `generator_states` returned. BatchError for anything else."""
+    try:
+        _restore_generators(state, device)
+    except (*DAMAGE, OverflowError) as error:
+        raise BatchError("the saved state of this run has random generators of another form", where="resume",
+                         hint="start over: `python train.py --fresh` with its spec.yaml") from error
+
+
+def _restore_generators(state: TrainingState, device: torch.device) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(state["python"])

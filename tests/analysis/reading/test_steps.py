@@ -8,6 +8,7 @@ import pytest
 
 from src.analysis.plotting import plots
 from src.analysis.reading.results import read_results
+from src.analysis.reading.steps import read_steps
 from src.errors import ResultsError
 from tests.analysis.make_batch import make_empty_batch, make_run
 
@@ -64,3 +65,8 @@ def test_batch_without_steps_says_how_to_log_them(tmp_path: Path) -> None:
     assert results.steps.empty and list(results.steps) == ["run", "step", "epoch"]
     with pytest.raises(ResultsError, match="no run has logged steps.*log_steps: 50"):
         plots.learning_curves(results.big_df(), by="step")
+
+
+def test_words_in_place_of_steps_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").write_text("step,epoch,loss\n1,a,0.5\n2,b,0.25\n")
+    assert read_steps([str(tmp_path)], ["a run"])["epoch"].tolist() == ["a", "b"]
