@@ -114,7 +114,7 @@ def test_preempted_worker_gets_a_successor_for_the_other_runs(reason: str, succe
     submitted: list[str] = []
     monkeypatch.setattr(requeue, "classify_stop", lambda: requeue.Stop(reason, ""))
     monkeypatch.setattr(requeue, "submit_successor", lambda path, tasks: submitted.append(path))
-    stopped = worker._Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, stop_count=1)
+    stopped = worker.Worker("tasks", Tasks("worker", "batch", {}), lambda *_: "", lambda *_: None, stop_count=1)
     stopped._submit_successor_for_saved()
     assert len(submitted) == successors
 

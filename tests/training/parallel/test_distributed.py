@@ -320,7 +320,7 @@ def test_signal_to_one_process_saves_all_and_resumes_identically(name: str, tmp_
 
 
 def test_resume_with_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}]}
+    state = {"config": Config().to_dict(), "step": 3, "versions": {}, "meters": [{}, {}], "generators": {}}
     resume.write(str(tmp_path / "resume-0000000003.pt"), state)
     with pytest.raises(BatchError, match="interrupted with 2 processes and cannot be resumed with 1"):
         resume.load_newest(str(tmp_path), Config())
