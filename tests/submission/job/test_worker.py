@@ -127,11 +127,26 @@ def test_killed_runs_are_lost_and_retry_resumes_them(project: Project) -> None:
     assert set(states_of(project)) == {states.DONE}
 
 
+# the worker is stopped until the run is dead, so that it neither records the run's end nor ends before it
+KILL_RUN_AND_WORKER = """
+    import signal
+    worker, run = os.getppid(), os.getpid()
+    os.kill(worker, signal.SIGSTOP)
+    if os.fork() == 0:
+        os.kill(run, signal.SIGKILL)
+        while b") Z" not in open(f"/proc/{run}/stat", "rb").read():
+            pass
+        os.kill(worker, signal.SIGKILL)
+        os._exit(0)
+    signal.pause()
+"""
+
+
 def test_run_whose_worker_was_killed_counts_as_failed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write_spec("[1]")
     entry = (project.folder / "train.py").read_text()
     (project.folder / "train.py").write_text(entry.replace(
-        "\n    check()\n", "\n    os.kill(os.getppid(), 9)\n    os.kill(os.getpid(), 9)\n"))
+        "\n    check()\n", KILL_RUN_AND_WORKER))
     assert project.submit(project.spec, "--local", "--workers", "2", "-y") == 1
     assert states_of(project) == ["lost", "lost"]
     assert "2 runs failed" in capsys.readouterr().out
