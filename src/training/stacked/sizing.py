@@ -24,7 +24,7 @@ from src.training.training_phase import TrainingPhase
 
 MAX_SIZE = 256  # each member has files open
 _GROWTH = 4  # factor between the sizes that are measured
-_SECONDS = 0.15  # of a measurement
+_SECONDS = 0.05  # of a measurement
 _MAX_STEPS = 100
 _GAIN = 1.05  # a stack has to be faster than single runs by this factor
 _SIMILAR = 1.15  # between times that are not told apart
