@@ -39,8 +39,8 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "linear": (lambda: Linear((1, 8, 8), 3), 8, 200),
     "lenet": (lambda: LeNet((1, 8, 8), 3), 8, 200),
     "resnet": (lambda: ResNet(8, (1, 8, 8), 3, width=2), 8, 200),
-    "wrn": (lambda: WideResNet(10, 1, 0.0, (1, 8, 8), 3), 8, 40),
-    "vgg": (lambda: VGG(11, (1, 32, 32), 3, width=2), 32, 20),
+    "wrn": (lambda: WideResNet(10, 1, 0.0, (1, 8, 8), 3), 8, 200),
+    "vgg": (lambda: VGG(11, (1, 32, 32), 3, width=2), 32, 200),
     "own": (Own, 8, 200),
 }
 POINTS = [{"base_lr": 0.003, "momentum": 0.9}, {"base_lr": 0.01, "momentum": 0.0, "seed_model": 1, "averaging": "poly"},
