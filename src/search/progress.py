@@ -13,7 +13,8 @@ from src.search.decision import GIVEN_UP, Result
 from src.search.definition import VALUES, Search
 from src.search.ledger import Trial
 
-IsDead = Callable[[dict[str, Any]], bool | None]  # whether the process of an identity is certainly gone
+# whether the process of an identity, which has this run, is certainly gone
+IsDead = Callable[[RunFolder, dict[str, Any]], bool | None]
 
 _NO_FAILURES = (None, run_folder.PAUSED, run_folder.REQUEUED, run_folder.PREEMPTED, run_folder.CANCELLED,
                 *run_folder.ENDS)
@@ -77,7 +78,7 @@ def _last_end(run: RunFolder, is_dead: IsDead | None) -> str | None:
         holder = last.get("who") or run.claim(newest)
     else:
         holder = run.claim(newest)
-    return _LOST if holder and is_dead is not None and is_dead(holder) else None
+    return _LOST if holder and is_dead is not None and is_dead(run, holder) else None
 
 
 def _free_ticket(run: RunFolder, ticket: int) -> int | None:

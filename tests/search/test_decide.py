@@ -70,7 +70,7 @@ def test_interleaved_workers_with_failures(tmp_path: Path) -> None:
         clock = itertools.count()
         histories = [history_of(batch, grace=3, clock=lambda: next(clock)) for _ in range(4)]  # noqa: B023
         for history in histories:  # this process is alive, so killed attempts are made dead
-            history._is_dead = lambda who: who.get("boot_id") == "" or None
+            history._is_dead = lambda _run, who: who.get("boot_id") == "" or None
         actions = 0
         while not all(isinstance(step(history), Finished) for history in histories) if actions % 50 == 49 else True:
             actions += 1

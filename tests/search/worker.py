@@ -47,7 +47,7 @@ def make_batch(folder: Path, **changes: Any) -> str:
 def history_of(batch: str, **options: Any) -> History:
     search = definition.read(batch)
     assert search is not None
-    return History(batch, search, is_dead=lambda who: process.is_alive(who) is False, **options)
+    return History(batch, search, is_dead=lambda _run, who: process.is_alive(who) is False, **options)
 
 
 def name_run(trial: int, _parameters: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A worker of a search: it decides the next trial from the files and starts it, or waits until others have ended."""
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from typing import Any
 
 from src.errors import BatchError
 from src.io import slurm_environment
+from src.run_folder import RunFolder
 from src.search import definition, summary
 from src.search.decide import Finished, Start, next_step, settle
 from src.search.decision import GIVEN_UP
 from src.search.history import History
-from src.submission.batch import claims
+from src.submission.batch import claims, heartbeat
 from src.submission.job.worker import NOT_STARTED, Worker, signal_all
 from src.submission.job.worker_child import Unit
 from src.submission.searches.names import name_run
@@ -143,27 +145,37 @@ class SearchWorker(Worker):
 
 
 class HolderCheck:
-    """Whether the process that holds a trial is gone, by the process table of this machine or by Slurm."""
+    """Whether the process that holds a trial is gone, by the process table of this machine, or by Slurm and the files
+    of the trial.
+    """
 
     def __init__(self) -> None:
-        self._queried: dict[str, tuple[float, bool]] = {}  # by Slurm job: when, and whether it is gone
+        self._queried: dict[tuple[str, str], tuple[float, bool]] = {}  # by Slurm job and run: when, and whether gone
 
-    def is_gone(self, identity: dict[str, Any]) -> bool:
-        """Return whether a process is certainly gone."""
+    def is_gone(self, run: RunFolder, identity: dict[str, Any]) -> bool:
+        """Return whether the process that has a run is certainly gone."""
         is_alive = process.is_alive(identity)
         job = identity.get("slurm_job")
         if is_alive is not None or not job:
             return is_alive is False
         if job == slurm_environment.job_id():  # on another node of this job, or before Slurm restarted it
             return bool(identity.get("restart", 0) < slurm_environment.restart_count())
-        return self._is_job_gone(job)
-
-    def _is_job_gone(self, job: str) -> bool:
-        queried, is_gone = self._queried.get(job, (-_QUERY_INTERVAL, False))
+        queried, is_gone = self._queried.get((job, run.path), (-_QUERY_INTERVAL, False))
         if not is_gone and time.monotonic() - queried >= _QUERY_INTERVAL:
-            queue = client.squeue()
-            # the job of another user is not in the own queue
-            is_gone = queue.answered and queue.find(job) is None and (
-                client.show_job(job).get("JobState", _ENDED_STATES[0]) in _ENDED_STATES)
-            self._queried[job] = time.monotonic(), is_gone
+            is_gone = _is_job_gone(job) and not _shows_life(run)
+            self._queried[job, run.path] = time.monotonic(), is_gone
         return is_gone
+
+
+def _is_job_gone(job: str) -> bool:
+    """Return whether Slurm answers and shows no such job. It may be on another cluster all the same."""
+    queue = client.squeue()
+    # the job of another user is not in the own queue
+    return queue.answered and queue.find(job) is None and (
+        client.show_job(job).get("JobState", _ENDED_STATES[0]) in _ENDED_STATES)
+
+
+def _shows_life(run: RunFolder) -> bool:
+    """Return whether the last attempt of a run has changed its files lately."""
+    now = heartbeat.file_system_time(os.path.dirname(run.path))
+    return heartbeat.age(run, run.last_attempt(), now) < heartbeat.TIMEOUT

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 import experiments
+from src.run_folder import RunFolder
 from src.search import decide, definition, summary
+from src.submission.job.search_worker import HolderCheck
 from src.submission.searches.names import name_run
+from src.submission.slurm import client
 from tests.conftest import ROOT
 from tests.searching import ASHA, assert_sound, decisions_of, processes_of, states_of, wait_for, write
 from tests.submission.conftest import Project
@@ -184,3 +188,25 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
     assert not set(states_of(batch)) - {"paused", "done"}
 
 
+
+
+@pytest.mark.parametrize(("queue", "state", "age", "expected"), [
+    (client.Queue(True), None, 500, True),
+    (client.Queue(True), None, 10, False),  # on a cluster that squeue was not asked about
+    (client.Queue(), None, 500, False),
+    (client.Queue(True, {"7": client.Job("7", "RUNNING")}), None, 500, False),
+    (client.Queue(True), "RUNNING", 500, False),  # of another user
+    (client.Queue(True), "NODE_FAIL", 500, True)])
+def test_trial_in_a_slurm_job_is_lost_if_slurm_and_its_files_say_so(
+        queue: client.Queue, state: str | None, age: float, expected: bool, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "squeue", lambda: queue)
+    monkeypatch.setattr(client, "show_job", lambda _job: {"JobState": state} if state else {})
+    who = {"host": "elsewhere", "pid": 1, "slurm_job": "7"}
+    run, record = tmp_path / "000_a", tmp_path / "000_a" / "attempt-1-0.json"
+    (tmp_path / "submissions").mkdir()
+    run.mkdir()
+    (run / "claim-1").write_text(json.dumps(who))
+    record.write_text(json.dumps({"ticket": 1, "number": 0, "who": who, "how": None}))
+    os.utime(record, (time.time() - age,) * 2)
+    assert HolderCheck().is_gone(RunFolder.read(run), who) == expected
