@@ -34,8 +34,9 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "analysis/reading/runs": tuple(f"artifact a.{suffix}" for suffix in ("json", "npy", "npz", "csv", "txt")),
     "analysis/reading/steps": ("steps",),
     "analysis/report": ("report",),
-    "code_state": ("sources", "earlier code"),
-    "code_versions": ("versions",),
+    "code/code_state": ("sources", "earlier code"),
+    "code/code_versions": ("versions",),
+    "code/program_files": _OWN + "the sources of the project",
     "commands/setup": _OWN + "submit scripts of the project",
     "datasets/factory": _OWN + "the file of a class map that the job spec names",
     "datasets/images": ("images", "mnist"),
@@ -51,7 +52,6 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "metrics": ("metric",),
     "models/clip_models": _OWN + "the file of class names that the job spec names",
     "notes": ("notes",),
-    "program_files": _OWN + "the sources of the project",
     "run_folder": ("records", "tags"),
     "search/decide": _OWN + "whether a spec that it has written is empty",
     "search/decision": ("decision",),
@@ -188,7 +188,8 @@ def _readers_of_results(batch: Path, runs: int) -> Iterator[Reader]:
 
 
 def _readers_of_submissions(batch: str) -> Iterator[Reader]:
-    from src import code_state, code_versions, notes, run_folder
+    from src import notes, run_folder
+    from src.code import code_state, code_versions
     from src.submission.batch import done_points, extension, journal, provenance, sync_markers
     from src.submission.status import efficiency, failures, observe, run_lookup, status, throughput
     from src.tracking import mlflow_run
@@ -391,7 +392,8 @@ def _readers_of_data(outside: Path) -> Iterator[Reader]:
 
 def _readers_of_models(folder: str) -> Iterator[Reader]:
     """Checkpoints and saved states, and the files that a resumed training reads."""
-    from src import code_state, run_folder
+    from src import run_folder
+    from src.code import code_state
     from src.config import Config
     from src.tracking import mlflow_export
     from src.training import saved_model

@@ -18,43 +18,46 @@ from tests.conftest import ROOT
 # Folder of src: the other folders of src that its modules may import. Modules directly in src are the common ground:
 # `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
 BASE = {"", "io", "checks"}
+ABOVE = BASE | {"code"}
 SUBMISSION = ["system", "spec", "batch", "slurm", "status", "searches", "job", "planning", "execution"]
 ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},
     "": {"io", "checks"},
+    "code": BASE,
     "search": BASE,
     # each of these may import those before it
-    **{f"submission/{name}": BASE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
+    **{f"submission/{name}": ABOVE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
     # the commands of experiments.py: on top of everything
-    "commands": BASE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor", "setup")} | {
+    "commands": ABOVE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor", "setup")} | {
         "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "datasets", "models", "tracking",
         "training"},
-    "submission/remote": BASE | {"submission/system", "submission/spec", "submission/batch"},
-    "submission/doctor": BASE | {"submission/system", "submission/slurm"},
-    "submission/setup": BASE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
-    "analysis/reading": BASE | {"search"},
+    "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch"},
+    "submission/doctor": ABOVE | {"submission/system", "submission/slurm"},
+    "submission/setup": ABOVE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
+    "analysis/reading": ABOVE | {"search"},
     "analysis/tables": BASE | {"search", "analysis/reading"},
     "analysis/plotting": BASE | {"search", "analysis/reading", "analysis/tables"},
-    "analysis": BASE | {"search", "analysis/reading", "analysis/tables", "analysis/plotting"},
+    "analysis": ABOVE | {"search", "analysis/reading", "analysis/tables", "analysis/plotting"},
     "datasets": BASE,
     "models": BASE,
     "optimizers": BASE,
     "tracking": BASE,
     # the subfolders of training are given built objects, and name their types
-    "training/setup": BASE | {"datasets", "optimizers"},
+    "training/setup": ABOVE | {"datasets", "optimizers"},
     "training/parallel": BASE | {"datasets", "training/setup"},
     "training/steps": BASE | {"datasets", "optimizers", "training/setup", "training/parallel"},
     "training/output": BASE | {"datasets", "training/setup", "training/parallel"},
     "training/stacked": BASE | {"datasets", "models", "optimizers", "training/setup", "training/parallel",
                                 "training/steps", "training/output", "training"},
-    "training": BASE | {"datasets", "models", "optimizers", "tracking", "training/setup", "training/parallel",
+    "training": ABOVE | {"datasets", "models", "optimizers", "tracking", "training/setup", "training/parallel",
                         "training/steps", "training/output"},
 }
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
-    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "search": {"yaml"}, "submission": {"yaml"}, "commands": {"yaml"},
+    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "code": {"yaml"}, "search": {"yaml"}, "submission": {"yaml"},
+    "commands": {"yaml"},
     "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},
     "datasets": {"yaml", "torch"}, "models": {"yaml", "torch"}, "optimizers": {"yaml", "torch"},
     "tracking": {"yaml", "loguru"},

@@ -16,12 +16,13 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import code_state, code_versions, gpu_idle, logs, metrics, notes, run_folder
+from src import gpu_idle, logs, metrics, notes, run_folder
 from src.analysis import best_settings
 from src.analysis.plotting import heat_maps, plots, search_figures
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
 from src.analysis.tables import tables
+from src.code import code_state, code_versions
 from src.errors import ResultsError
 from src.io import files
 from src.search import summary

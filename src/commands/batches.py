@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src import code_state, notes
+from src import notes
+from src.code import code_state
 from src.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.errors import BatchError, shell_command

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from src import code_state, metrics, run_folder
+from src import metrics, run_folder
 from src.checks.registered_names import parse_interval
+from src.code import code_state
 from src.config import Config
 from src.datasets.data import Batch
 from src.tracking import system

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from src import code_state, run_folder, stats_csv
+from src import run_folder, stats_csv
 from src.analysis.reading import columns
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, is_missing, key_column
+from src.code import code_state
 from src.config import PER_POINT, Config, declared_types
 from src.search import definition
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from src import code_state, run_folder
+from src import run_folder
+from src.code import code_state
 from src.errors import BatchError
 from src.frozen import Frozen, field
 from src.io import files

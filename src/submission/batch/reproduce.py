@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from src import code_state, run_folder, stats_csv
+from src import run_folder, stats_csv
+from src.code import code_state
 from src.errors import BatchError, one_line, shell_command
 from src.frozen import Frozen, field
 from src.io import ownership, records

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from src import code_state, logs, program_files, run_folder, stats_csv
+from src import logs, run_folder, stats_csv
+from src.code import code_state, program_files
 from src.config import NOT_PARAMETERS
 from src.errors import one_line
 from src.io import files, slurm_environment, yaml_io

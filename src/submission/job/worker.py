@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from src import code_state, run_folder
+from src import run_folder
+from src.code import code_state
 from src.errors import BatchError, UserError
 from src.io import machine, slurm_environment
 from src.submission.batch import claims, task_files

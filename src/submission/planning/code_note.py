@@ -21,7 +21,7 @@ def code_lines(project: str, observation: Observation) -> list[str]:
             and run.files and run.files.names & {run_folder.FACTS, run_folder.CONFIG}]
     if not done:
         return []
-    from src import code_versions  # few submissions add runs to such a batch
+    from src.code import code_versions  # few submissions add runs to such a batch
 
     names, number = code_versions.differences_from(project, observation.path, done)
     if not names:

@@ -139,7 +139,7 @@ def _output_dir(job_spec: JobSpec, options: Options) -> str:
 
 def _metric_warnings(words: list[str], project: str) -> list[str]:
     """Return a warning if a program logs its metrics where nothing here reads them."""
-    from src import program_files  # few batches run a program of the user's own
+    from src.code import program_files  # few batches run a program of the user's own
 
     logger = program_files.wandb_logger(words, project)
     return [f"{logger} logs metrics by wandb.log, which only W&B reads: to have them in status, report and big_df, "

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from src import code_state, gpu_idle, metrics, run_folder, stats_csv
+from src import gpu_idle, metrics, run_folder, stats_csv
+from src.code import code_state
 from src.frozen import Frozen
 from src.io import records
 from src.metrics import Metric
@@ -136,7 +137,7 @@ def _code_versions(observation: Observation) -> list[Any]:
     """The versions of the code that its runs started with; empty if there is one."""
     if not code_state.may_have_versions(observation.path):
         return []
-    from src import code_versions  # few batches have several
+    from src.code import code_versions  # few batches have several
 
     started = [run.path for run in observation.runs.values()
                if run.files and run.files.names & {run_folder.FACTS, run_folder.CONFIG}]
@@ -148,7 +149,7 @@ def _version_lines(observation: Observation) -> list[str]:
     """A line about the versions of the code, if there are several."""
     if not (found := _code_versions(observation)):
         return []
-    from src import code_versions
+    from src.code import code_versions
 
     return [code_versions.line(found)]
 

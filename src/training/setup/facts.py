@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.code_state import commit
+from src.code.code_state import commit
 from src.config import Config, defaults_version
 from src.datasets.data import Data
 from src.errors import ConfigError

@@ -30,7 +30,7 @@ ENTRY = """\
 import json, os, sys
 sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
 import known, extra
-from src import code_state
+from src.code import code_state
 from src.io import yaml_io
 from src.submission.job import attempt
 

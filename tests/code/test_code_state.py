@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from src import code_state
+from src.code import code_state
 from src.io import yaml_io
 from tests.conftest import ROOT
 from tests.training.toys import make_toy, train_toy

@@ -4,7 +4,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.code_versions import Version, differing_files, line, versions
+from src.code.code_versions import Version, differing_files, line, versions
 
 HASHES = st.dictionaries(st.sampled_from(["a.py", "b.py", "c.py"]), st.sampled_from("123"))
 

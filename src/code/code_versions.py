@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from src import code_state, program_files, run_folder
+from src import run_folder
+from src.code import code_state, program_files
 from src.io import files, records, yaml_io
 
 _MAX_READ = 1000  # runs whose facts are read; of more, as many, evenly spaced
 _MAX_NAMED = 3  # files in a line
-_PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _USER_CODE = re.compile(r"(?<![\w/.:])([A-Za-z_][\w.]*):[A-Za-z_]")  # module:name in a job spec
 _GONE = "gone"  # in place of the hash of a file that was removed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src import program_files
+from src.code import program_files
 
 PROJECT = {
     "mine.py": "import os, helper\nfrom pkg import part\nfrom pkg.sub.deep import name\n\"\"\"See notes.py.\"\"\"\n",

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from src.code_state import CODE_SUFFIXES, DATA_SUFFIXES, is_job_spec
+from src.code.code_state import CODE_SUFFIXES, DATA_SUFFIXES, is_job_spec
 from src.io import files
 
 _MAX_FILE = 2**20  # bytes; a larger file of a command is data
