@@ -28,7 +28,7 @@ Choose = Callable[[str, Sequence[tuple[str, str]]], str]  # question, and choice
 
 
 class Decisions(NamedTuple):
-    """What the user decided. account: None without one; gpu_partitions: by GPU type; place: None to stay here."""
+    """What the user decided. account: None if there is no choice; gpu_partitions: by GPU type."""
 
     account: str | None
     cpu_partition: Partition
@@ -86,7 +86,10 @@ def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str], li
 
 
 def _decide(site: Site, choose: Choose) -> Decisions:
-    """Ask for the account, the partition of CPU jobs and that of GPU jobs, each where there is a choice."""
+    """Ask for the account, the partition of CPU jobs and that of GPU jobs, each where there is a choice.
+
+    A GPU type that the chosen partition lacks gets the partition that has most of them.
+    """
     account = None
     if site.accounts:
         account = choose("Which account pays for jobs?", [(name, "") for name in site.accounts])
@@ -95,7 +98,9 @@ def _decide(site: Site, choose: Choose) -> Decisions:
     for gpu in site.gpus():
         candidates = site.with_gpu(gpu)
         chosen = next((partition for partition in gpu_partitions.values() if partition in candidates), None)
-        gpu_partitions[gpu] = chosen or _choose_partition("Which partition for jobs with a GPU?", candidates, choose)
+        is_asked = not any(len(site.with_gpu(earlier)) > 1 for earlier in gpu_partitions)
+        gpu_partitions[gpu] = chosen or _choose_partition("Which partition for jobs with a GPU?", candidates,
+                                                          choose if is_asked else _take_first)
     return Decisions(account if len(site.accounts) > 1 else None, cpu, gpu_partitions)
 
 
@@ -107,15 +112,11 @@ def _choose_partition(question: str, partitions: Sequence[Partition], choose: Ch
 def _scripts(site: Site, decisions: Decisions) -> list[Script]:
     cpu_template, gpu_template = (files.read_text(os.path.join(PROJECT, name)) or "" for name in (
         _CPU_TEMPLATE, _GPU_TEMPLATE))
-    made = [scripts.cpu_script(_shipped(cpu_template), decisions.cpu_partition, decisions.account)]
+    made = [scripts.cpu_script(files_to_write.without_mark(cpu_template), decisions.cpu_partition, decisions.account)]
     for gpu, partition in decisions.gpu_partitions.items():
         node = max(site.nodes_of(partition.name, gpu), key=lambda node: node.nodes)
-        made.append(scripts.gpu_script(_shipped(gpu_template), partition, node, decisions.account))
+        made.append(scripts.gpu_script(files_to_write.without_mark(gpu_template), partition, node, decisions.account))
     return made
-
-
-def _shipped(text: str) -> str:
-    return files_to_write.without_mark(text)
 
 
 def _accepted(script: Script) -> Script:
@@ -147,7 +148,7 @@ def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:
         return {}, kept
     places = sorted([*found, here], key=lambda place: -place.free)
     path = choose(f"Where shall {' and '.join(sorted(map(os.path.basename, links)))} lie?",
-                  [(place.path, f"{place.free / 1e9:,.0f} GB free") for place in places])
+                  [(place.path, place.description()) for place in places])
     if path == here.path:
         return {}, kept
     links, kept = storage.plan_links(PROJECT, path)

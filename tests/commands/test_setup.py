@@ -4,13 +4,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import experiments
 from src.commands import setup as setting_up
+from src.submission.setup.site import NodeType, Partition, Site
 from src.submission.slurm import client
 from tests.conftest import ROOT, Slurm
 
@@ -92,3 +93,19 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
 def test_json_needs_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert experiments.main(["setup", "--json"]) == 2
     assert "--yes" in json.loads(capsys.readouterr().out)["hint"]
+
+
+def test_partition_of_gpu_jobs_is_asked_for_once() -> None:
+    """Also if no partition has all types of GPUs."""
+    partitions = tuple(Partition(name, False, None, "") for name in ("a1", "a2", "b1", "b2"))
+    nodes = tuple(NodeType(partition.name, 1, 8, 64_000, 2, f"gpu_{partition.name[0]}", False)
+                  for partition in partitions)
+    questions: list[str] = []
+
+    def choose(question: str, choices: Sequence[tuple[str, str]]) -> str:
+        questions.append(question)
+        return choices[-1][0]
+    decisions = setting_up._decide(Site(partitions, nodes, ("x", "y")), choose)
+    assert len(questions) == 3  # account, CPU partition, GPU partition
+    assert {gpu: partition.name for gpu, partition in decisions.gpu_partitions.items()} == {
+        "gpu_a": "a2", "gpu_b": "b1"}

@@ -19,7 +19,7 @@ class Place(NamedTuple):
     free: int
 
     def description(self) -> str:
-        return f"{self.path} ({self.free / 1e9:,.0f} GB free)"
+        return f"{self.free / 1e9:,.0f} GB free"
 
 
 def places(home: str, user: str, environment: Mapping[str, str], roots: Sequence[str] = _ROOTS) -> list[Place]:
