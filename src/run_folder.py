@@ -21,6 +21,7 @@ CODE = "code"  # a folder for each submission: the code that it was submitted fr
 NOTES = "notes.jsonl"  # of the user
 SEARCH = "search"  # of a batch that is a search: its definition and its decisions
 CANARY = "canary"  # the run folders and journals of its canaries, laid out as a batch
+USAGE_INDEX = ".usage.json"  # what a sample of its runs used; may be deleted at any time
 READ_CACHE = ".read"  # cached results of its runs; may be deleted at any time
 # in a folder of code/
 CODE_RECORD = "code.json"

@@ -72,11 +72,15 @@ def is_mapping(value: Any) -> bool:
 IDENTITY: Forms = {"host": is_text, "boot_id": is_text, "pid_space": is_text, "pid": is_count,
                    "pid_start": optional(is_count), "slurm_job": optional(is_text), "restart": is_count,
                    "time": is_time}
+# of what a start of a run used: numbers of CPUs and GPUs; peaks in bytes, of its processes and of one GPU; means of the
+# cores in use, and of the percent of the time in which its GPUs were busy; processes, or runs of a stack, if several
+USED: Forms = {"cpus": is_count, "gpus": is_count, "processes": is_count,
+               **dict.fromkeys(("memory", "gpu_memory", "cpu", "gpu"), optional(is_number)), "stacked": is_count}
 # of a start of a run: see src/submission/job/attempt.py
 ATTEMPT: Forms = {"who": is_mapping, "start": is_time, "end": optional(is_time), "how": optional(is_text),
                   "error": optional(is_text), "host": optional(is_text), "node": optional(is_text),
                   "slurm_job": optional(is_text), "started_by": optional(is_text), "code": optional(is_token),
-                  "pause_after": optional(is_count)}
+                  "pause_after": optional(is_count), "used": is_mapping}
 
 
 def identity(record: Any) -> dict[str, Any]:
@@ -87,4 +91,7 @@ def identity(record: Any) -> dict[str, Any]:
 def attempt(record: Any) -> dict[str, Any]:
     """Return the record of an attempt, without fields that are not of their form."""
     checked = fields(record, ATTEMPT)
-    return {**checked, "who": identity(checked["who"])} if "who" in checked else checked
+    for name, forms in (("who", IDENTITY), ("used", USED)):
+        if name in checked:
+            checked[name] = fields(checked[name], forms)
+    return checked

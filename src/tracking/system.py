@@ -5,12 +5,12 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from src import gpu_idle, run_folder
 from src.config import Config
-from src.io import files
+from src.io import files, nvml, process_tree
 
 if TYPE_CHECKING:
     from loguru import Logger
@@ -123,7 +123,7 @@ def _machine_source() -> Callable[[], _Sample]:
         nonlocal last
         now = time.monotonic()
         used = memory = 0.0
-        pids = _process_tree(os.getpid())
+        pids = process_tree.pids(os.getpid())
         for pid in pids:
             with contextlib.suppress(psutil.Error):
                 process = processes.get(pid) or processes.setdefault(pid, psutil.Process(pid))
@@ -149,32 +149,15 @@ def _machine_source() -> Callable[[], _Sample]:
     return take
 
 
-def _process_tree(pid: int) -> list[int]:
-    """Return a process and its descendants, from the kernel's lists of children: scanning all processes is slower."""
-    pids = [pid]
-    for parent in pids:
-        pids += map(int, (files.read_text(f"/proc/{parent}/task/{parent}/children") or "").split())
-    return pids
-
-
 def _gpu_source(device: str) -> Callable[[], _Sample]:
     """Return a function that samples the GPU of a torch device, such as cuda or cuda:1: percent busy, bytes, W, °C."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle = _handle(pynvml, int(device.partition(":")[2] or 0), os.environ)
+    driver = nvml.load()
+    gpu = nvml.handle(driver, int(device.partition(":")[2] or 0))
 
     def take() -> _Sample:
         return {f"gpu/{name}": float(value) for name, value in zip(_GPU, (
-            pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, pynvml.nvmlDeviceGetMemoryInfo(handle).used,
-            pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-            pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)), strict=True)}
+            nvml.busy(driver, gpu), driver.nvmlDeviceGetMemoryInfo(gpu).used,
+            driver.nvmlDeviceGetPowerUsage(gpu) / 1000,
+            driver.nvmlDeviceGetTemperature(gpu, driver.NVML_TEMPERATURE_GPU)), strict=True)}
 
     return take
-
-
-def _handle(pynvml: Any, index: int, environment: Mapping[str, str]) -> Any:
-    """Return NVML's handle of a CUDA device: CUDA numbers those in CUDA_VISIBLE_DEVICES, NVML all."""
-    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    name = visible[index].strip() if visible else str(index)
-    return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)

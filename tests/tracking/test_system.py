@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import pytest
 from loguru import logger
 
 from src.config import Config
+from src.io import process_tree
 from src.tracking import system
+from tests.fake_nvml import FakeNvml
 from tests.training.toys import make_toy, train_toy
 
 
@@ -62,7 +63,7 @@ def test_loader_processes_count(tmp_path: Path) -> None:
     before = take()
     loader = multiprocessing.get_context("fork").Process(target=burn, args=(0.3,))
     loader.start()
-    while loader.pid not in system._process_tree(os.getpid()):
+    while loader.pid not in process_tree.pids(os.getpid()):
         time.sleep(0.01)
     memory = take()["memory"]
     used = 0.0
@@ -75,40 +76,6 @@ def test_loader_processes_count(tmp_path: Path) -> None:
     loader.join()
     assert used >= 0.1
     assert memory > 1.05 * before["memory"]
-
-
-class FakeNvml(types.ModuleType):
-    """Stands for the driver: two GPUs, of which the second answers."""
-
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self, broken: bool = False) -> None:
-        super().__init__("pynvml")
-        self.broken, self.asked = broken, []
-
-    def nvmlInit(self) -> None:
-        if self.broken:
-            raise RuntimeError("NVML Shared Library Not Found")
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        self.asked.append(index)
-        return f"handle {index}"
-
-    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:
-        self.asked.append(name)
-        return name
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
-        return types.SimpleNamespace(gpu=23)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
-        return types.SimpleNamespace(used=2**30)
-
-    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
-        return 250_500
-
-    def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:
-        return 61
 
 
 def sampled(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, folder: Path, device: str = "cuda:1") -> dict[str, Any]:
@@ -130,13 +97,6 @@ def test_gpu_of_the_run_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "system/gpu": 23, "system/gpu_memory": 2**30, "system/gpu_power": 250.5, "system/gpu_temperature": 61}
     assert rows_of(tmp_path)[0]["gpu/busy"] == "23"
     assert list(cells) == system.columns(Config.from_dict({"system_metrics": 1}), True)
-
-
-@pytest.mark.parametrize(("visible", "index", "asked"), [("", 1, 1), ("3", 0, 3), ("GPU-ab,GPU-cd", 1, "GPU-cd")])
-def test_devices_are_numbered_as_in_cuda(visible: str, index: int, asked: object) -> None:
-    nvml = FakeNvml()
-    system._handle(nvml, index, {"CUDA_VISIBLE_DEVICES": visible})
-    assert nvml.asked == [asked]
 
 
 def test_machine_is_sampled_without_a_gpu_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,23 +9,25 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from src import run_folder
 from src.run_folder import RunFolder
 
 INTERVAL = 30.0  # seconds between heartbeats
+_FIRST = 1.0  # seconds to the first one; the interval doubles until it is INTERVAL, so that short runs have some
 # seconds for which a heartbeat is fresh: one may be missed, and NFS may show times that are a minute old
 TIMEOUT = 120.0
 _FILES = (run_folder.STATS, run_folder.LOG)  # other files that a running attempt changes
 
 
 @contextlib.contextmanager
-def beating(records: Collection[str]) -> Iterator[None]:
+def beating(records: Collection[str], on_beat: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Renew the heartbeats of attempts during the block, unless their records are deleted.
 
-    records: the paths of the records. The block may remove some, whose attempts have ended.
+    records: the paths of the records. The block may remove some, whose attempts have ended. on_beat: called at each
+    beat, by the same thread, until it raises an error.
     """
     import signal
     import threading  # not needed by a dry run
@@ -33,10 +35,17 @@ def beating(records: Collection[str]) -> Iterator[None]:
     has_ended = threading.Event()
 
     def beat() -> None:
-        while not has_ended.wait(INTERVAL):
+        interval, does_call = min(_FIRST, INTERVAL), True
+        while not has_ended.wait(interval):
+            interval = min(2 * interval, INTERVAL)
             for path in list(records):
                 with contextlib.suppress(OSError):  # it was deleted, or the file system does not answer now
                     os.utime(path, follow_symlinks=False)
+            try:
+                if does_call:
+                    on_beat()
+            except Exception:  # of a driver, for example; heartbeats go on
+                does_call = False
 
     # the thread takes no signals, which would not wake the main thread
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

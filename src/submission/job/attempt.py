@@ -18,6 +18,7 @@ from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded
 from src.submission.job import container, external_program, ranks, requeue, worker, worker_child
+from src.submission.job.resource_meter import ResourceMeter
 from src.submission.spec import command_template
 from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
@@ -191,6 +192,7 @@ class Attempt:
         self.folder, self.ticket, self.number, self._pause_after = folder, ticket, number, pause_after
         self._is_external, self._max_requeues = False, config.Config.max_requeues
         self.classify_stop = requeue.classify_stop
+        self.meter: ResourceMeter | None = None  # of the training or program, once it has started
         self._record = {"ticket": ticket, "number": number, "who": process.identity(), "start": time.time(),
                         "host": os.uname().nodename, "node": slurm_environment.node_name(),
                         "slurm_job": slurm_environment.job_id(), "started_by": ranks.start_id(),
@@ -237,7 +239,10 @@ class Attempt:
         def execute() -> str:
             signals.listen()
             self.check_current()  # a late Slurm job stops here if a later ticket has the run
-            with contextlib.nullcontext() if process.rank() else heartbeat.beating([self.record_path]):
+            if process.rank():
+                return self._execute(spec, train)
+            self.meter = ResourceMeter()
+            with heartbeat.beating([self.record_path], self.meter.sample):
                 return self._execute(spec, train)
 
         return self.settle(spec, execute, owns_job)
@@ -375,6 +380,8 @@ class Attempt:
         if how == run_folder.FAILED and process.world_size() > 1:
             error = ranks.read_failure(self.folder) or error
         self._record.update(end=time.time(), how=how, error=error)
+        if self.meter:
+            self._record["used"] = self.meter.use()
         text = json.dumps(self._record) + "\n"
         try:
             try:

@@ -17,6 +17,7 @@ from src.submission.batch import heartbeat
 from src.submission.batch.task_files import Tasks
 from src.submission.job import requeue, worker
 from src.submission.job.attempt import Attempt, Train
+from src.submission.job.resource_meter import ResourceMeter
 from src.submission.job.worker_child import Report, redirect_output, report_error
 from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
 
@@ -130,7 +131,10 @@ class _Stack:
         signals.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
-            with heartbeat.beating(self.records):
+            meter = ResourceMeter(len(self.attempts))
+            for attempt in self.attempts.values():
+                attempt.meter = meter
+            with heartbeat.beating(self.records, meter.sample):
                 for name, attempt in list(self.attempts.items()):
                     try:
                         attempt.check_current()  # a late Slurm job leaves the runs that a later ticket has

@@ -1,0 +1,191 @@
+"""Usage history: what completed runs of the same model, data and batch size used, from the files that they left.
+
+Each batch gets an index of a sample of its runs, so that a batch is read once; it can be deleted at any time.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from src import run_folder, stats_csv
+from src.config import DEFAULTS, NOT_PARAMETERS
+from src.errors import UserError
+from src.io import files, records
+from src.run_folder import RunFolder
+from src.submission.batch import batch_folder, journal
+
+_TIME_BUDGET = 0.5  # seconds for reading runs that are not in an index
+_ENOUGH = 50  # like runs of each kind
+_SAMPLE = 200  # runs of a batch that are read
+_FORM = 1  # of the index
+# parameters that determine the time and memory of a step, and the unit of train_length
+_COSTLY = ("dataset", "data_splits_map", "eval_datasets", "model", "model_kwargs", "model_input_shape", "task",
+           "batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
+           "limit_train_batches", "limit_eval_batches", "overfit_batches", "fast_dev_run", "train_length_unit",
+           "max_length", "auto_augment", "data_on_device", "device", "multi_gpu", "precision", "compile",
+           "grad_checkpointing", "optim_alg", "averaging", "num_workers")
+
+
+class RunUse(NamedTuple):
+    """What a completed run of one start on Slurm used. None: not measured, or not recorded.
+
+    kind: what like runs have in common: see `kind_of`
+    length: its train_length; 0 for a program of the user's own
+    seconds: from its start to its end
+    per_length, rest: the seconds for each unit of train_length, and for all else; None if they cannot be divided
+    memory, gpu_memory: peaks of its processes, and of one GPU, in bytes
+    cpu, gpu: cores in use, and percent of the time in which its GPUs were busy: means
+    cpus, gpus: that it had
+    by_workers: a worker started it, so that the libraries were loaded already
+    slurm_job: that ran it
+    """
+
+    kind: str
+    length: float
+    seconds: float
+    per_length: float | None = None
+    rest: float | None = None
+    memory: float | None = None
+    gpu_memory: float | None = None
+    cpu: float | None = None
+    gpu: float | None = None
+    cpus: int | None = None
+    gpus: int | None = None
+    by_workers: bool = False
+    slurm_job: str | None = None
+
+    def seconds_for(self, length: float) -> float | None:
+        """Return the seconds that a run of another train_length would take; None if that is unknown."""
+        if self.per_length is None or self.rest is None:
+            return self.seconds if length == self.length else None
+        return self.per_length * length + self.rest
+
+
+def kind_of(spec: Mapping[str, Any]) -> str:
+    """Return what like runs have in common, as a short code: all that determines the time and memory of a step; of an
+    external program its command and all parameters but seeds.
+    """
+    if "COMMAND" in spec:
+        parts: Sequence[Any] = [spec["COMMAND"], *sorted((key, value) for key, value in spec.items()
+                                                       if key not in NOT_PARAMETERS and "seed" not in key.lower())]
+    else:
+        parts = [bool(spec.get("train_length", DEFAULTS["train_length"])),
+                 *(spec.get(key, DEFAULTS[key]) for key in _COSTLY)]
+    text = repr(parts).encode("utf-8", "surrogateescape")
+    return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"
+
+
+def length_of(spec: Mapping[str, Any]) -> float:
+    """Return the train_length of a spec; 0 for a program of the user's own."""
+    return 0.0 if "COMMAND" in spec else float(spec.get("train_length", DEFAULTS["train_length"]))
+
+
+def like_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUDGET,
+              may_write: bool = True) -> dict[str, list[RunUse]]:
+    """Return what completed runs on Slurm used, by kind, of the newest batches under `output_dir`; not of stacks.
+
+    budget: seconds for reading runs that are in no index. may_write: write indices.
+    """
+    found: dict[str, list[RunUse]] = {}
+    deadline = time.monotonic() + budget
+    for batch in reversed(batch_folder.all_batches(output_dir)):
+        for use in _uses_of_batch(batch, deadline, may_write):
+            if use.kind in kinds:
+                found.setdefault(use.kind, []).append(use)
+        if time.monotonic() > deadline or len(found) == len(kinds) and min(map(len, found.values())) >= _ENOUGH:
+            break
+    return found
+
+
+def uses_of_runs(batch: str, names: Iterable[str], deadline: float = float("inf"),
+                 by_workers: bool = False) -> dict[str, RunUse]:
+    """Return what runs of a batch used, by name, as far as they can be read until a time.monotonic()."""
+    uses = {}
+    for name in names:
+        if time.monotonic() > deadline:
+            break
+        with contextlib.suppress(OSError, ValueError, UserError):
+            if use := _read_run(os.path.join(batch, name), by_workers):
+                uses[name] = use
+    return uses
+
+
+def _uses_of_batch(batch: str, deadline: float, may_write: bool) -> Iterable[RunUse]:
+    """Return what a sample of the runs of a batch used: from its index, and from runs that ended since."""
+    path = os.path.join(batch, run_folder.USAGE_INDEX)
+    uses, is_complete = _read_index(path)
+    if is_complete or time.monotonic() > deadline:
+        return uses.values()
+    plans = journal.read_history(batch).recorded_plans
+    # the time of a run in a stack is that of the whole stack
+    if not plans or plans[-1].get("stack"):
+        return uses.values()
+    names = run_folder.run_names(batch)
+    sample = names[::max(1, -(-len(names) // _SAMPLE))]
+    new = uses_of_runs(batch, (name for name in sample if name not in uses), deadline,
+                       plans[-1]["way"] == journal.WORKERS)
+    uses |= new
+    if new and may_write:
+        with contextlib.suppress(OSError):  # the batch may be of another user
+            files.write_json(path, {"form": _FORM, "complete": len(uses) == len(sample) or len(uses) >= _SAMPLE,
+                                    "runs": {name: use._asdict() for name, use in uses.items()}}, sync=False)
+    return uses.values()
+
+
+_FORMS: records.Forms = {
+    "kind": records.is_text, "length": records.is_number, "seconds": records.is_number, "by_workers": lambda value:
+    isinstance(value, bool), "slurm_job": records.optional(records.is_text),
+    **dict.fromkeys(("per_length", "rest", "memory", "gpu_memory", "cpu", "gpu", "cpus", "gpus"),
+                    records.optional(records.is_number))}
+
+
+def _read_index(path: str) -> tuple[dict[str, RunUse], bool]:
+    """Return what the runs of an index used, by name, and whether it has all that it will have."""
+    content = files.read_json(path)
+    if not isinstance(content, dict) or content.get("form") != _FORM or not isinstance(content.get("runs"), dict):
+        return {}, False
+    uses = {}
+    for name, fields in content["runs"].items():
+        checked = records.fields(fields, _FORMS)
+        with contextlib.suppress(TypeError):  # a field is missing, or one of a later version
+            uses[name] = RunUse(**checked)
+    return uses, content.get("complete") is True
+
+
+def _read_run(path: str, by_workers: bool) -> RunUse | None:
+    """Return what a completed run used; None if it was not on Slurm, had several starts, or was in a stack."""
+    run = RunFolder.read(path)
+    attempt = run.last_attempt() if run.ended == run_folder.COMPLETED and len(run.attempts) == 1 else None
+    if attempt is None or not attempt.get("end") or not attempt.get("start") or not attempt.get("slurm_job"):
+        return None
+    used = attempt.get("used", {})
+    if used.get("stacked"):
+        return None
+    spec = run_folder.read_spec(run.file(run_folder.SPEC))
+    seconds, length = attempt["end"] - attempt["start"], length_of(spec)
+    per_length, rest = _divide(run.path, seconds, length) if length else (0.0, seconds)
+    return RunUse(kind_of(spec), length, seconds, per_length, rest, by_workers=by_workers,
+                  slurm_job=attempt["slurm_job"],
+                  **{key: used.get(key) for key in ("memory", "gpu_memory", "cpu", "gpu", "cpus", "gpus")})
+
+
+def _divide(folder: str, seconds: float, length: float) -> tuple[float | None, float | None]:
+    """Return the seconds of a run for each unit of its train_length, and those for all else.
+
+    The time per step is that between the first and the last row of stats.csv, so that it does not contain the start. A
+    run of one epoch, as a canary, is divided by the times that its row names.
+    """
+    stats = stats_csv.read(folder)
+    if len(stats.rows) > 1:
+        steps, clock = stats.numbers("step"), stats.numbers("timestamp")
+        training = steps[-1] * (clock[-1] - clock[0]) / max(steps[-1] - steps[0], 1)
+    elif stats.rows:
+        training = sum(value for name in stats.names if name.endswith("/time")
+                       and (value := stats.numbers(name)[0]) == value)
+    else:
+        return None, None
+    return (training / length, max(0.0, seconds - training)) if 0 < training <= seconds else (None, None)
