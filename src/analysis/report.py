@@ -10,15 +10,16 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src import gpu_idle, logs, metrics, notes, run_folder
-from src.analysis import best_settings
-from src.analysis.plotting import heat_maps, plots, search_figures
+from src import gpu_idle, logs, metrics, notes
+from src.analysis.page import failures
+from src.analysis.page.failures import Failure
+from src.analysis.plotting import best_settings, heat_maps, plots, search_figures
 from src.analysis.reading.filters import is_number
 from src.analysis.reading.results import Results, Skipped, read_results
 from src.analysis.tables import tables
@@ -34,18 +35,6 @@ _MAX_MAP_PARAMETERS = 3  # each pair of which has a heat map
 _MAX_GROUPS, _MAX_OPEN, _MAX_NAMES = 20, 3, 10  # groups of failures shown, unfolded; runs named in each
 _MAX_SETTINGS = 10  # in the table of the best ones
 _MAX_LOG_SEARCH = 50  # runs of a group in which a log is searched
-# states of runs of which nothing more is expected, or that wait at a rung of their search; the state of the end
-# `completed` is "done"
-_ENDED = ("done", run_folder.PAUSED, *run_folder.ENDS, "deleted")
-_ACTIVE = ("new", "submitted", "pending", "running", "unknown")  # neither ended nor failed
-
-
-class _Failure(NamedTuple):
-    """Runs that failed alike. error: the message of the first of them."""
-
-    state: str
-    error: str
-    folders: list[str]
 
 
 def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -72,10 +61,10 @@ def build_report(results: Results, status: Sequence[Mapping[str, Any]] | None = 
                  resources: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
     """Return the HTML of the report. status, resources: as in `write_report`."""
     df = results.big_df()
-    failures = _failures(results, status)
+    failed = failures.group(results, status)
     names = list(dict.fromkeys(results.config["batch"])) or ["no runs yet"]
-    sections = [_header(names, df, results, failures, status), _notes(results), _drift(results), _changed_code(df),
-                _versions(df), _failed(failures), _active(status), *_searches(df), _parameters(df),
+    sections = [_header(names, df, results, failed, status), _notes(results), _drift(results), _changed_code(df),
+                _versions(df), _failed(failed), _active(status), *_searches(df), _parameters(df),
                 *_best_and_figures(df),
                 _machines(df), _resources(resources or {}), _runs(df), _skipped(results.skipped)]
     with open(os.path.join(_HERE, "report_template.html"), encoding="utf-8") as file:
@@ -97,39 +86,12 @@ def _first_batch(results: Results, paths: Sequence[str | os.PathLike[str]]) -> s
     return os.path.dirname(os.path.abspath(folders[0])) if folders else os.fspath(paths[0])
 
 
-def _failures(results: Results, status: Sequence[Mapping[str, Any]] | None) -> list[_Failure]:
-    """Group failed runs by state and last line of the error, without paths and numbers; largest group first."""
-    if status:
-        failed = [(os.path.join(row["batch"], row["run"]), row["state"], str(row["why"] or ""))
-                  for row in status if row["state"] not in (*_ENDED, *_ACTIVE)]
-    else:
-        failed = [(folder, "failed", error) for folder, error in _with_errors(results)]
-    groups: dict[tuple[str, str], _Failure] = {}
-    for folder, state, error in failed:
-        line = (error.strip().splitlines() or [""])[-1]
-        groups.setdefault((state, logs.normalize_error(line)), _Failure(state, line, [])).folders.append(folder)
-    return sorted(groups.values(), key=lambda group: -len(group.folders))
-
-
-def _with_errors(results: Results) -> Iterator[tuple[str, str]]:
-    """Yield the folder and the error of runs that have not ended and whose latest attempt failed."""
-    folders = [*results.config["folder"][results.config["end"].isna()],
-               *(skipped.folder for skipped in results.skipped if run_folder.is_run_folder(skipped.folder))]
-    for folder in dict.fromkeys(folders):
-        try:
-            attempt = run_folder.RunFolder.read(folder).last_attempt() or {}
-        except OSError:  # listed among those left out
-            continue
-        if attempt.get("error"):
-            yield folder, str(attempt["error"])
-
-
-def _header(names: list[str], df: pd.DataFrame, results: Results, failures: list[_Failure],
+def _header(names: list[str], df: pd.DataFrame, results: Results, failed: list[Failure],
             status: Sequence[Mapping[str, Any]] | None) -> str:
     """Batches, time, and the number of runs per state (per end, if Slurm was not queried)."""
     counts = Counter(row["state"] for row in status) if status else Counter(end or "not ended" for end in df["end"])
-    failed = 0 if status else sum(len(group.folders) for group in failures)
-    tiles = [("runs read", len(df)), *counts.most_common(), ("failed", failed), ("left out", len(results.skipped))]
+    number = 0 if status else sum(len(group.folders) for group in failed)
+    tiles = [("runs read", len(df)), *counts.most_common(), ("failed", number), ("left out", len(results.skipped))]
     items = "".join(f'<li class="{html.escape(label)}"><b>{count}</b> {html.escape(label.replace("_", " "))}</li>'
                     for label, count in tiles if count)
     written = time.strftime("%Y-%m-%d %H:%M %Z")
@@ -178,19 +140,19 @@ def _versions(df: pd.DataFrame) -> str:
     return _section("Runs of different code", f"<ul>{items}</ul>") if items else ""
 
 
-def _failed(failures: list[_Failure]) -> str:
+def _failed(failed: list[Failure]) -> str:
     """The failures, each with its runs and the end of a log; the first ones unfolded."""
-    if not failures:
+    if not failed:
         return ""
     items = "".join(f"<details{' open' if number < _MAX_OPEN else ''}>{_summary(group)}{_log_tail(group)}"
-                    f"{_named_runs(group.folders)}</details>" for number, group in enumerate(failures[:_MAX_GROUPS]))
-    if len(failures) > _MAX_GROUPS:
-        items += f"<p>… and {len(failures) - _MAX_GROUPS} more kinds</p>"
+                    f"{_named_runs(group.folders)}</details>" for number, group in enumerate(failed[:_MAX_GROUPS]))
+    if len(failed) > _MAX_GROUPS:
+        items += f"<p>… and {len(failed) - _MAX_GROUPS} more kinds</p>"
     note = "Runs that failed alike, with the last lines of the first log among them."
-    return _section(f"Failed runs ({sum(len(group.folders) for group in failures):,})", f"<p>{note}</p>{items}")
+    return _section(f"Failed runs ({sum(len(group.folders) for group in failed):,})", f"<p>{note}</p>{items}")
 
 
-def _summary(group: _Failure) -> str:
+def _summary(group: Failure) -> str:
     error = f": <code>{html.escape(group.error)}</code>" if group.error else ""
     return f"<summary><b>{len(group.folders):,}</b> {html.escape(group.state.replace('_', ' '))}{error}</summary>"
 
@@ -200,7 +162,7 @@ def _named_runs(folders: list[str]) -> str:
     return f"<p>{names}{f' … and {len(folders) - _MAX_NAMES:,} more' if len(folders) > _MAX_NAMES else ''}</p>"
 
 
-def _log_tail(group: _Failure) -> str:
+def _log_tail(group: Failure) -> str:
     """The end of the newest log of the first run that has one."""
     for folder in group.folders[:_MAX_LOG_SEARCH]:
         for path in logs.log_paths(folder)[-1:]:
@@ -210,7 +172,7 @@ def _log_tail(group: _Failure) -> str:
 
 def _active(status: Sequence[Mapping[str, Any]] | None) -> str:
     """The status rows of runs that are pending or running."""
-    rows = [row for row in status or () if row["state"] in _ACTIVE]
+    rows = [row for row in status or () if row["state"] in failures.ACTIVE]
     if not rows:
         return ""
     table = pd.DataFrame([{name: "" if value is None else value for name, value in row.items()} for row in rows])

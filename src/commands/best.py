@@ -10,7 +10,7 @@ from src.submission.planning.command_line import positive
 from src.submission.system.terminal import count, table
 
 if TYPE_CHECKING:
-    from src.analysis.best_settings import BestSettings
+    from src.analysis.plotting.best_settings import BestSettings
     from src.analysis.reading.results import Results
     from src.commands import documents
 
@@ -38,7 +38,7 @@ def _epoch(text: str) -> str | int:
 
 def best(options: argparse.Namespace) -> Output:
     """Print the best settings: mean and 95 % interval over seeds, and the runs that do not count."""
-    from src.analysis import best_settings
+    from src.analysis.plotting import best_settings
     from src.analysis.reading.results import read_results
 
     results = read_results([batch_folder.require_batch(path) for path in options.batches])

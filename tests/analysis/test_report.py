@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import run_folder
-from src.analysis import report
+from src.analysis.page import failures
 from src.analysis.reading.results import read_results
 from src.analysis.report import build_report, write_report
 from src.errors import ResultsError
@@ -135,7 +135,7 @@ def test_failures_are_grouped_with_the_end_of_a_log(tmp_path: Path) -> None:
 
 
 def test_states_cover_those_of_status() -> None:
-    assert {*report._ACTIVE, *report._ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
+    assert {*failures.ACTIVE, *failures.ENDED} - {run_folder.COMPLETED} == set(states.ALL) - retry_policy.UNSUCCESSFUL
 
 
 def test_used_and_requested_resources_are_shown(tmp_path: Path) -> None:

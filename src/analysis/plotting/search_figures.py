@@ -44,7 +44,7 @@ def best_so_far(batch: str | os.PathLike[str]) -> Figure:
 
     ResultsError if the batch is no search, or has no result yet. Returns a Figure of one or two panels.
     """
-    search, ledger, history = _read(batch)
+    search, ledger, history = read_search(batch)
     results = _results_in_order(search, history)
     if not results:
         raise ResultsError("this search has no result yet", where=os.fspath(batch))
@@ -71,7 +71,7 @@ def rung_curves(df: pd.DataFrame, batch: str | os.PathLike[str]) -> Figure:
 
     df: big_df. ResultsError if the batch is no search, or the metric is in no run. Returns a Figure of one panel.
     """
-    search, ledger, _ = _read(batch)
+    search, ledger, _ = read_search(batch)
     names = figure_layout.drawable_columns(df, search.metric)
     figure = Figure(figsize=(4.8, 3.1), layout="constrained")
     axes = figure.subplots()
@@ -97,7 +97,7 @@ def space(batch: str | os.PathLike[str]) -> Figure:
     Good are the best fifth by the value at the highest rung that each has reached, a higher rung first. ResultsError
     if the batch is no search, or has fewer than three results. Returns a Figure of one panel per parameter.
     """
-    search, ledger, _ = _read(batch)
+    search, ledger, _ = read_search(batch)
     ranked = _ranked(search, ledger)
     if len(ranked) < _MIN_GOOD:
         raise ResultsError(f"a search with {count(len(ranked), 'result')} does not show where the good ones are",
@@ -126,7 +126,8 @@ def space(batch: str | os.PathLike[str]) -> Figure:
     return figure
 
 
-def _read(batch: str | os.PathLike[str]) -> tuple[Search, Ledger, History]:
+def read_search(batch: str | os.PathLike[str]) -> tuple[Search, Ledger, History]:
+    """Return the definition, the trials and the decisions of a search. ResultsError if the batch is no search."""
     search = definition.read(batch)
     if search is None:
         raise ResultsError("this batch is not a search", where=os.fspath(batch))
@@ -137,7 +138,7 @@ def _read(batch: str | os.PathLike[str]) -> tuple[Search, Ledger, History]:
 
 def results_in_order(batch: str | os.PathLike[str]) -> tuple[str, list[Found]]:
     """Return the metric of a search, and its finite results in the order in which decisions used them."""
-    search, _, history = _read(batch)
+    search, _, history = read_search(batch)
     return search.metric, _results_in_order(search, history)
 
 

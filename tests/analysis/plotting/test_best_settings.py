@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import experiments
-from src.analysis import best_settings
+from src.analysis.plotting import best_settings
 from src.analysis.reading.results import read_experiments, read_results
 from src.analysis.report import build_report
 from tests.analysis.make_batch import make_batch, make_empty_batch, make_run
