@@ -31,8 +31,8 @@ ALLOWED: dict[str, set[str]] = {
        for index, name in enumerate(SUBMISSION)},
     # the commands of experiments.py: on top of everything
     "commands": ABOVE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor", "setup")} | {
-        "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "datasets", "models", "tracking",
-        "training"},
+        "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "analysis/page", "datasets", "models",
+        "tracking", "training"},
     "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch"},
     "submission/doctor": ABOVE | {"submission/system", "submission/slurm"},
     "submission/setup": ABOVE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
