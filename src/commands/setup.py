@@ -71,7 +71,7 @@ def setup(options: argparse.Namespace) -> Output:
 def _write_scripts(site: Site, choose: Choose) -> tuple[list[str], list[str], list[str]]:
     """Ask, and write the submit scripts. Return the names of all, of those that were written, and of edited ones."""
     decisions = _decide(site, choose)
-    made = [_accepted(script) for script in _scripts(site, decisions)]
+    made = [_accepted(script, site.accounts) for script in _scripts(site, decisions)]
     changes, edited = files_to_write.plan_changes(PROJECT, {script.name: script.text for script in made})
     print("\n".join(table([(script.name, "; ".join(script.reasons)) for script in made])))
     for name in edited:
@@ -119,23 +119,30 @@ def _scripts(site: Site, decisions: Decisions) -> list[Script]:
     return made
 
 
-def _accepted(script: Script) -> Script:
-    """Return the script as sbatch accepts it: without --mem if that is refused. Another refusal is a reason."""
-    message = _refusal(script)
+def _accepted(script: Script, accounts: Sequence[str]) -> Script:
+    """Return the script as sbatch accepts it: without --mem if that is refused, with an account if one must be named.
+
+    Another objection is a reason.
+    """
+    message = _objection(script)
     if message and any(word in message.lower() for word in _MEMORY_WORDS):
         script = scripts.without_memory(script, message)
-        message = _refusal(script)
-    return script._replace(reasons=(*script.reasons, f"sbatch would refuse it: {message}")) if message else script
+        message = _objection(script)
+    if message and "account" in message.lower() and "#SBATCH --account=" not in script.text and accounts:
+        script = scripts.naming_account(script, accounts[0], message)
+        message = _objection(script)
+    return script._replace(reasons=(*script.reasons, f"sbatch says: {message}")) if message else script
 
 
-def _refusal(script: Script) -> str | None:
-    """Return why sbatch would refuse a script; None if it would not."""
+def _objection(script: Script) -> str | None:
+    """Return why sbatch refuses a script, or what it warns of: texts of a site's own submit plugin are not known to be
+    refusals. None if it has no objection.
+    """
     try:
         command = client.sbatch_command("setup", os.devnull, "", (), script.name, os.devnull, PROJECT)
-        client.validate(command, script.text)
+        return client.validate(command, script.text).warning
     except client.SbatchError as error:
         return error.message
-    return None
 
 
 def _link_folders(choose: Choose) -> tuple[dict[str, str], list[str]]:

@@ -7,6 +7,8 @@
 # With LAG=1 in the environment, each node sees changes in FOLDER/shared up to 30 seconds late ($LAG_SECONDS), as on a
 # slow network file system; this requires bindfs and /dev/fuse.
 #
+# With SITE=NAME, it is a site of another kind: sites/NAME.sh changes the configuration and adds accounts.
+#
 # Requires root and Debian's slurm-wlm, slurmdbd, munge and mariadb-server, but neither systemd nor files in /etc: every
 # daemon has its socket, key and logs in FOLDER, and listens on a free port. A running cluster in FOLDER is kept; a broken
 # one is removed first. Jobs run as root, so use it only on a machine that nobody else uses.
@@ -68,8 +70,8 @@ free_ports() {
     fail "no six consecutive free ports"
 }
 
-write_configuration() {
-    local base listen='# on every address'
+write_configuration() { # sets `base`, the first port
+    local listen='# on every address'
     base=$(free_ports)
     # Slurm listens on every address, or on that of the host name: on loopback alone where the host name resolves to it
     if getent ahostsv4 "$HOSTNAME" | grep --quiet '^127\.0\.0\.1 '; then
@@ -181,6 +183,11 @@ if ! is_up; then
     chmod 755 "$folder" # munged requires that everyone can access its socket
     for node in $(seq "$nodes"); do mkdir -p "$folder/spool/node$node"; done
     write_configuration
+    if [[ -n ${SITE:-} ]]; then
+        # shellcheck source=/dev/null
+        source "$here/sites/$SITE.sh"
+        configure_site
+    fi
     start_munge
     start_database
     wait_for mariadbd mariadb-admin --no-defaults ping
@@ -188,6 +195,7 @@ if ! is_up; then
     start slurmdbd slurmdbd -D
     wait_for slurmdbd sacctmgr --noheader list cluster
     sacctmgr --immediate add cluster gridiron >/dev/null
+    if [[ -n ${SITE:-} ]]; then add_accounts >/dev/null; fi
     start slurmctld slurmctld -D
     for node in $(seq "$nodes"); do start "slurmd-node$node" "$here/node.sh" "$folder" "node$node"; done
     wait_for slurmctld all_nodes_answer

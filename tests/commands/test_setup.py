@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,7 +78,7 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
                                                capsys: pytest.CaptureFixture[str]) -> None:
     """Some clusters give memory by the number of CPUs, and refuse --mem."""
     outputs = {"scontrol": "PartitionName=main Default=YES MaxTime=1-00:00:00 State=UP PreemptMode=OFF\n",
-               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": "ml\nteaching\n"}
+               "sinfo": "main|4|16|64000|(null)|\n", "sacctmgr": "ml||normal\nteaching||normal\n"}
     monkeypatch.setattr(client, "query", lambda command: outputs[command[0]])
 
     def validate(command: list[str], script: str) -> client.Validation:
@@ -88,6 +91,34 @@ def test_memory_that_slurm_refuses_is_left_out(fork: Path, monkeypatch: pytest.M
     text = (fork / "submit_cpu.sh").read_text()
     assert "#SBATCH --mem" not in text
     assert "#SBATCH --account=ml\n" in text
+
+
+SITES = {
+    "typed_gpus": {"submit_cpu.sh": ["partition=short", "account=ml", "time=02:00:00", "mem=8G"],
+                   "submit_a100.sh": ["partition=gpu", "account=ml", "qos=gpu", "gres=gpu:a100:1", "mem=32G"],
+                   "submit_h100.sh": ["partition=gpu", "account=ml", "qos=gpu", "gres=gpu:h100:1", "mem=32G"]},
+    "no_memory": {"submit_cpu.sh": ["partition=batch", "account=root", "time=01:00:00"]}}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_setup_on_another_site(site: str, slurm: Slurm, fork: Path) -> None:
+    """A cluster for a site whose rules differ: accounts, QOS and GPU types; or a plugin that refuses --mem."""
+    folder = Path(tempfile.mkdtemp(prefix="gridiron-site-"))
+    environment = {**os.environ, "SITE": site, "LAG": "", "SLURM_CONF": str(folder / "slurm.conf")}
+    try:
+        subprocess.run([ROOT / "tests/cluster/up.sh", folder], check=True, stdout=subprocess.DEVNULL, env=environment)
+        answer = subprocess.run([sys.executable, "experiments.py", "setup", "--yes", "--json"], cwd=fork, check=False,
+                                env=environment, text=True, capture_output=True)
+        assert answer.returncode == 0, answer.stderr
+        document = json.loads(answer.stdout)
+        assert (sorted(document["written"]), document["test"]["problem"]) == (sorted(SITES[site]), None)
+        for name, options in SITES[site].items():
+            lines = (fork / name).read_text().splitlines()
+            assert [option for option in options if f"#SBATCH --{option}" not in lines] == []
+            assert any(line.startswith("#SBATCH --mem") for line in lines) == (site != "no_memory")
+            subprocess.run(["sbatch", "--hold", name, os.devnull], cwd=fork, check=True, env=environment)
+    finally:
+        subprocess.run([ROOT / "tests/cluster/down.sh", folder], check=True)
 
 
 def test_json_needs_yes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ _MARK = re.compile(r"(?m)^# written by experiments\.py setup ([0-9a-f]{12}); edi
 SHIPPED = {"submit_cpu.sh": "3ad4f2cdb508"}
 
 
-_SHOWN = ("partition", "account", "cpus-per-task", "mem", "gres", "constraint", "time")
+_SHOWN = ("partition", "account", "qos", "cpus-per-task", "mem", "gres", "constraint", "time")
 
 
 class Change(NamedTuple):

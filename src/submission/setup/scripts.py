@@ -25,7 +25,7 @@ def cpu_script(template: str, partition: Partition, account: str | None) -> Scri
     limit = min(_CPU_LIMIT, partition.limit or _CPU_LIMIT)
     text = _replace(template, {"partition": partition.name, "time": directives.format_time(limit)})
     text = _describe_partition(text, partition)
-    return Script("submit_cpu.sh", _with_account(text, account),
+    return Script("submit_cpu.sh", _with_account(_with_qos(text, partition), account),
                   (f"partition {partition.name}: {partition.description()}",))
 
 
@@ -49,7 +49,7 @@ def gpu_script(template: str, partition: Partition, node: NodeType, account: str
         ", on a node with this feature (`sinfo -o '%N %G %f'` lists features)" if node.by_feature else
         " (`sinfo -o '%N %G'` lists them)"), text)
     text = _describe_partition(text, partition)
-    return Script(name, _with_account(text, account), (
+    return Script(name, _with_account(_with_qos(text, partition), account), (
         f"partition {partition.name}: {partition.description()}",
         f"{cpus} CPUs and {memory // 1000} GB of the {node.cpus_per_gpu} CPUs and {node.memory_per_gpu // 1000} GB "
         "that nodes have per GPU"))
@@ -60,6 +60,12 @@ def without_memory(script: Script, message: str) -> Script:
     text = re.sub(r"(?m)^# memory per node.*\n#SBATCH --mem=.*\n",
                   "# no --mem: this cluster refuses it\n", script.text)
     return script._replace(text=text, reasons=(*script.reasons, f"no --mem: {message}"))
+
+
+def naming_account(script: Script, account: str, message: str) -> Script:
+    """Return a script with an account, since Slurm wants one to be named. message: of sbatch."""
+    return script._replace(text=_with_account(script.text, account),
+                           reasons=(*script.reasons, f"account {account}: {message}"))
 
 
 def script_name(gpu: str) -> str:
@@ -81,6 +87,12 @@ def _describe_partition(text: str, partition: Partition) -> str:
 
 
 def _with_account(text: str, account: str | None) -> str:
-    if account is None:
-        return text
-    return re.sub(r"(?m)^(#SBATCH --partition=.*)$", rf"\1\n#SBATCH --account={account}", text)
+    return text if account is None else _add_after_partition(text, f"account={account}")
+
+
+def _with_qos(text: str, partition: Partition) -> str:
+    return _add_after_partition(text, f"qos={partition.qos}") if partition.qos else text
+
+
+def _add_after_partition(text: str, option: str) -> str:
+    return re.sub(r"(?m)^(#SBATCH --partition=.*)$", lambda match: f"{match[1]}\n#SBATCH --{option}", text)

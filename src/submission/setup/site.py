@@ -1,17 +1,17 @@
-"""What Slurm says of a cluster and of this user: partitions, node types, GPUs and accounts. Parsing is pure."""
+"""What Slurm says of a cluster and of this user: partitions, node types, GPUs, accounts and QOS. Parsing is pure."""
 from __future__ import annotations
 
 import grp
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from src.submission.slurm import client, directives
 
 # a feature of nodes that names a GPU, where Gres has no type: geforce_rtx_2080, a100_80gb, v100, mi250
 _GPU_FEATURE = re.compile(r"(?i)(^|[_-])(geforce|tesla|quadro|rtx|gtx|titan|[abhlpvt]\d{1,3}|gh200|mi\d{2,3}|k\d{2})")
-_GRES_GPU = re.compile(r"gpu(?::([\w.-]+?))?:(\d+)")
+_GRES_GPU = re.compile(r"gpu(?::(?:([\w.-]+?)|\(null\)))?:(\d+)")
 _NO_LIMIT = ("infinite", "UNLIMITED", "n/a", "NONE", "")
 
 
@@ -41,26 +41,39 @@ class NodeType(NamedTuple):
 
 
 class Partition(NamedTuple):
-    """A partition that this user may use. limit: seconds, None without one; preempt: Slurm's mode, empty if it never
-    preempts jobs here.
+    """A partition that this user may use.
+
+    limit: seconds, None without one; preempt: Slurm's mode, empty if jobs here are never preempted;
+    qos: which a job must name to be accepted here, empty if the default one is
     """
 
     name: str
     is_default: bool
     limit: int | None
     preempt: str
+    qos: str = ""
 
     def description(self) -> str:
         """Return `limit 7-00:00:00, jobs may be preempted (requeue)`."""
         limit = f"limit {directives.format_time(self.limit)}" if self.limit else "no time limit"
-        return f"{limit}, jobs may be preempted ({self.preempt.lower()})" if self.preempt else limit
+        preempt = f", jobs may be preempted ({self.preempt.lower()})" if self.preempt else ""
+        return f"{limit}{preempt}{f', QOS {self.qos}' if self.qos else ''}"
+
+
+class User(NamedTuple):
+    """What Slurm's accounting knows of a user: nothing without accounting. groups: of this machine.
+
+    accounts: the default one first; default_qos: of a job that names none, empty if it is not known
+    """
+
+    accounts: tuple[str, ...] = ()
+    qos: tuple[str, ...] = ()
+    default_qos: str = ""
+    groups: frozenset[str] = frozenset()
 
 
 class Site(NamedTuple):
-    """A cluster as this user sees it.
-
-    accounts: of this user, the default one first; empty without accounting
-    """
+    """A cluster as this user sees it."""
 
     partitions: tuple[Partition, ...]
     nodes: tuple[NodeType, ...]
@@ -91,17 +104,19 @@ class Site(NamedTuple):
 def read_site(user: str) -> Site | None:
     """Ask Slurm. None if its controller does not answer."""
     partitions = client.query(["scontrol", "--all", "--oneliner", "show", "partition"])
+    configuration = client.query(["scontrol", "show", "config"]) or ""
     nodes = client.query(["sinfo", "--all", "--noheader", "--exact", "--format=%R|%D|%c|%m|%G|%f"])
     if partitions is None or nodes is None:
         return None
     associations = client.query(["sacctmgr", "--noheader", "--parsable2", "show", "associations", "where",
-                                 f"user={user}", "format=account"]) or ""
+                                 f"user={user}", "format=account,defaultqos,qos"]) or ""
     default = client.query(["sacctmgr", "--noheader", "--parsable2", "show", "user", user, "format=defaultaccount"])
-    accounts = parse_accounts(associations, (default or "").strip())
-    return Site(tuple(parse_partitions(partitions, accounts, group_names())), tuple(parse_nodes(nodes)), accounts)
+    rights = parse_user(associations, (default or "").strip(), group_names())
+    return Site(tuple(parse_partitions(partitions, rights, parse_preemption(configuration))),
+                tuple(parse_nodes(nodes)), rights.accounts)
 
 
-def group_names() -> set[str]:
+def group_names() -> frozenset[str]:
     """Return the names of this user's groups."""
     names = set()
     for number in os.getgroups():
@@ -109,41 +124,72 @@ def group_names() -> set[str]:
             names.add(grp.getgrgid(number).gr_name)
         except KeyError:  # a group without a name on this machine
             names.add(str(number))
-    return names
+    return frozenset(names)
 
 
-def parse_accounts(lines: str, default: str) -> tuple[str, ...]:
-    """Return the accounts of the lines of sacctmgr, the default one first."""
-    accounts = dict.fromkeys(line.strip() for line in lines.splitlines() if line.strip())
-    return tuple(sorted(accounts, key=lambda account: account != default))
+def parse_user(associations: str, default: str, groups: Iterable[str] = ()) -> User:
+    """Return the rights of the lines `account|default QOS|QOS,…` of sacctmgr; default: the default account."""
+    lines = [line.strip().split("|") for line in associations.splitlines() if line.count("|") == 2]
+    rows = sorted(lines, key=lambda row: row[0] != default)
+    qos = tuple(dict.fromkeys(name for row in rows for name in row[2].split(",") if name))
+    return User(tuple(dict.fromkeys(row[0] for row in rows)), qos, next(
+        (row[1] for row in rows if row[1]), qos[0] if len(qos) == 1 else ""), frozenset(groups))
 
 
-def parse_partitions(text: str, accounts: Sequence[str], groups: Iterable[str]) -> list[Partition]:
-    """Return the partitions that are up, and whose lists of accounts and groups do not exclude this user.
+def parse_preemption(text: str) -> str:
+    """Return what decides about preemption, as `partition_prio`, of the output of `scontrol show config`."""
+    match = re.search(r"(?m)^PreemptType\s*=\s*(?:preempt/)?(\S+)", text)
+    return match[1] if match else ""
 
-    text: of `scontrol --oneliner show partition`.
+
+def parse_partitions(text: str, user: User, preemption: str = "") -> list[Partition]:
+    """Return the partitions that are up, and whose lists of accounts, groups and QOS do not exclude this user.
+
+    text: of `scontrol --oneliner show partition`; preemption: as `parse_preemption` returns it.
     """
-    groups = set(groups)
-    partitions = []
-    for line in text.splitlines():
-        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        if fields.get("State", "UP") != "UP" or "PartitionName" not in fields or fields.get("RootOnly") == "YES":
-            continue
-        if not _admits(fields.get("AllowGroups"), groups) or accounts and not _admits(
-                fields.get("AllowAccounts"), set(accounts)) or accounts and set(accounts) <= _names(
-                fields.get("DenyAccounts")):
-            continue
-        mode = fields.get("PreemptMode", "OFF")
-        limit = fields.get("MaxTime", "")
-        partitions.append(Partition(
-            fields["PartitionName"], fields.get("Default") == "YES",
-            None if limit in _NO_LIMIT else directives.parse_time(limit),
-            "" if mode.upper() in ("OFF", "N/A", "GANG", "WITHIN") else mode))
-    return partitions
+    rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
+    highest = max((_tier(fields) for fields in rows), default=1)
+    return [Partition(fields["PartitionName"], fields.get("Default") == "YES", _limit(fields.get("MaxTime", "")),
+                      "" if preemption == "partition_prio" and _tier(fields) == highest else _preempt_mode(
+                          fields, preemption), _required_qos(fields, user))
+            for fields in rows if _is_usable(fields, user)]
 
 
-def _admits(allowed: str | None, names: set[str]) -> bool:
-    return allowed in (None, "ALL") or bool(_names(allowed) & names)
+def _is_usable(fields: Mapping[str, str], user: User) -> bool:
+    if fields.get("State", "UP") != "UP" or "PartitionName" not in fields or fields.get("RootOnly") == "YES":
+        return False
+    if not _admits(fields.get("AllowGroups"), user.groups):
+        return False
+    accounts = set(user.accounts)
+    if accounts and (not _admits(fields.get("AllowAccounts"), accounts) or
+                     accounts <= _names(fields.get("DenyAccounts"))):
+        return False
+    return not user.qos or _admits(fields.get("AllowQos"), user.qos)
+
+
+def _required_qos(fields: Mapping[str, str], user: User) -> str:
+    """Return the first QOS of the user that the partition allows, if it is not known to allow the default one."""
+    allowed = fields.get("AllowQos")
+    if not user.qos or _admits(allowed, {user.default_qos}):
+        return ""
+    return next(name for name in user.qos if name in _names(allowed))
+
+
+def _preempt_mode(fields: Mapping[str, str], preemption: str) -> str:
+    mode = fields.get("PreemptMode", "OFF")
+    return "" if preemption == "none" or mode.upper() in ("OFF", "N/A", "GANG", "WITHIN") else mode
+
+
+def _tier(fields: Mapping[str, str]) -> int:
+    return _number(fields.get("PriorityTier", "1"))
+
+
+def _limit(text: str) -> int | None:
+    return None if text in _NO_LIMIT else directives.parse_time(text)
+
+
+def _admits(allowed: str | None, names: Iterable[str]) -> bool:
+    return allowed in (None, "ALL") or not _names(allowed).isdisjoint(names)
 
 
 def _names(text: str | None) -> set[str]:

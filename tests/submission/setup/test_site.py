@@ -1,9 +1,18 @@
-"""What setup understands of Slurm's answers: three clusters that differ, in the formats of several versions."""
+"""What setup understands of Slurm's answers: clusters that differ, in the formats of several versions."""
 from __future__ import annotations
 
 import pytest
 
-from src.submission.setup.site import NodeType, Partition, Site, parse_accounts, parse_nodes, parse_partitions
+from src.submission.setup.site import (
+    NodeType,
+    Partition,
+    Site,
+    User,
+    parse_nodes,
+    parse_partitions,
+    parse_preemption,
+    parse_user,
+)
 
 # a university: typed GPUs, limits, one partition for another account, one that is down
 UNIVERSITY_PARTITIONS = """\
@@ -31,8 +40,8 @@ staff|1|4|8000|(null)|
 
 
 def university(accounts: tuple[str, ...] = ("ml", "teaching")) -> Site:
-    return Site(tuple(parse_partitions(UNIVERSITY_PARTITIONS, accounts, {"users"})),
-                tuple(parse_nodes(UNIVERSITY_NODES)), accounts)
+    user = User(accounts, groups=frozenset({"users"}))
+    return Site(tuple(parse_partitions(UNIVERSITY_PARTITIONS, user)), tuple(parse_nodes(UNIVERSITY_NODES)), accounts)
 
 
 def test_partitions_that_this_user_may_use() -> None:
@@ -41,7 +50,8 @@ def test_partitions_that_this_user_may_use() -> None:
         Partition("gpu-guest", False, 43_200, "REQUEUE"))
     assert [partition.name for partition in university(("teaching",)).partitions] == ["cpu", "gpu-guest"]
     assert "physics" in [partition.name for partition in university(("physics",)).partitions]
-    assert len(parse_partitions(UNIVERSITY_PARTITIONS, (), {"staff"})) == 5  # without accounting nothing is excluded
+    staff = User(groups=frozenset({"staff"}))  # without accounting no account is excluded
+    assert len(parse_partitions(UNIVERSITY_PARTITIONS, staff)) == 5
 
 
 def test_gpu_types_with_the_partition_that_has_most_of_them_first() -> None:
@@ -59,6 +69,8 @@ def test_gpu_types_with_the_partition_that_has_most_of_them_first() -> None:
     ("gpu:2(S:0-1)", "icelake,a100_80gb", "a100_80gb", True, 2),
     ("gpu:8", "avx512", "", False, 8),
     ("gpu:nvidia_h100_80gb_hbm3:8(S:0-1)", "h100", "nvidia_h100_80gb_hbm3", False, 8),
+    ("gpu:a100_1g.5gb:7(S:0)", "", "a100_1g.5gb", False, 7),
+    ("gpu:(null):8(S:0-1)", "h100", "h100", True, 8),
     ("gpu:tesla:1(S:0),craynetwork:4", "", "tesla", False, 1),
     ("(null)", "a100", None, False, 0), ("gpu:0", "a100", None, False, 0)])
 def test_gres_and_features_name_a_gpu(gres: str, features: str, gpu: str | None, by_feature: bool,
@@ -77,8 +89,53 @@ def test_alike_nodes_are_counted_together() -> None:
 
 
 def test_default_account_comes_first() -> None:
-    assert parse_accounts("teaching\nml\nteaching\n\n", "ml") == ("ml", "teaching")
-    assert parse_accounts("", "") == ()
+    lines = "teaching||normal\nml||gpu,normal\nteaching||normal\n\n"
+    assert parse_user(lines, "ml", {"users"}) == User(("ml", "teaching"), ("gpu", "normal"), "", frozenset({"users"}))
+    assert parse_user("ml|long|long,normal\n", "ml").default_qos == "long"
+    assert parse_user("ml||normal\n", "ml").default_qos == "normal"  # the only one
+    assert parse_user("", "") == User()
+
+
+def test_qos_that_a_partition_wants_is_named() -> None:
+    text = "PartitionName=p AllowQos=gpu,long MaxTime=1:00:00 State=UP PreemptMode=OFF\n"
+    for user, qos in [(User(), ""), (User(("ml", ), ("gpu", "normal")), "gpu"),
+                      (User(qos=("long", ), default_qos="long"), "")]:
+        assert [partition.qos for partition in parse_partitions(text, user)] == [qos]
+    assert parse_partitions(text, User(("ml", ), ("normal", ), "normal")) == []
+
+
+def test_only_jobs_that_a_higher_partition_can_preempt_are_preempted() -> None:
+    text = "".join(f"PartitionName=p{tier} PriorityTier={tier} PreemptMode=REQUEUE State=UP\n" for tier in (1, 10))
+    for preemption, modes in [("partition_prio", ["REQUEUE", ""]), ("qos", ["REQUEUE", "REQUEUE"]), ("none", ["", ""])]:
+        config = f"PreemptMode             = REQUEUE\nPreemptType             = preempt/{preemption}\n"
+        assert parse_preemption(config) == preemption
+        assert [partition.preempt for partition in parse_partitions(text, User(), preemption)] == modes
+
+
+# fields of `scontrol --oneliner show partition` as versions of Slurm print them, with names of no site
+_BEFORE = ("PartitionName=gpu AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=NO QoS=N/A "
+           "DefaultTime=01:00:00 DisableRootJobs=NO")
+_AFTER = ("PriorityJobFactor=1 PriorityTier=1 RootOnly=NO ReqResv=NO OverSubscribe=NO OverTimeLimit=NONE "
+          "PreemptMode=OFF State=UP TotalCPUs=272 TotalNodes=3 SelectTypeParameters=NONE JobDefaults=(null) "
+          "DefMemPerCPU=8000 MaxMemPerNode=UNLIMITED")
+_LIMITS = "GraceTime=0 Hidden=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED"
+_TRES = "TRES=cpu=272,mem=1500G,node=3,billing=773,gres/gpu=20,gres/gpu:nvidia_a100_80gb_pcie=4"
+_POWER = "ResumeTimeout=GLOBAL SuspendTimeout=GLOBAL SuspendTime=1800 PowerDownOnIdle=NO"
+
+
+@pytest.mark.parametrize("line", [
+    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} Nodes=g[1-3] {_AFTER}", id="20.11"),
+    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} Nodes=g[1-3] {_AFTER} {_TRES}", id="22.05"),
+    pytest.param(f"{_BEFORE} ExclusiveUser=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED Nodes=g[1-3] {_AFTER} {_TRES} "
+                 f"TRESBillingWeights=CPU=1.0,Mem=0.25G,GRES/gpu=1,GRES/gpu:nvidia_a100-pcie-40gb=5 {_POWER}",
+                 id="23.02"),
+    pytest.param(f"{_BEFORE} ExclusiveUser=NO ExclusiveTopo=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED NodeSets=g "
+                 f"Nodes=g[1-3] {_AFTER} {_TRES}", id="24.05"),
+    pytest.param(f"{_BEFORE} Exclusive=NO {_LIMITS} MaxCPUsPerSocket=UNLIMITED Nodes=g[1-3] {_AFTER} {_TRES}",
+                 id="25.11")])
+def test_partitions_of_versions_of_slurm(line: str) -> None:
+    assert parse_partitions(line + "\n", User(("ml", ), ("normal", ), "normal"), "partition_prio") == [
+        Partition("gpu", False, 2 * 86_400, "")]
 
 
 def test_limits_are_described_as_slurm_writes_them() -> None:
