@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.page import curves, failures, plain, run_columns, searches, sections
+from src.analysis.plotting.figure_layout import column_label
 from src.analysis.reading.results import METRIC, Results
 from src.analysis.tables import tables
-from src.metrics import read_from_batch
+from src.metrics import direction, read_from_batch
 
 FORM = 1  # of the document; a page shows only its own
 Document = dict[str, Any]
@@ -40,7 +41,17 @@ def build(results: Results, status: Sequence[Mapping[str, Any]] | None = None,
             "title": plain.text(", ".join(map(os.path.basename, view.batches)) or "no runs yet"),
             "root": plain.text(os.path.commonpath(view.batches)) if view.batches else "",
             "batches": [view.batch(number) for number in range(len(view.batches))], "together": view.together(),
-            "runs": view.runs(), "curves": encoded, "sampled": sampled}
+            "runs": view.runs(), "curves": encoded, "sampled": sampled, **_describe(results)}
+
+
+def _describe(results: Results) -> dict[str, Any]:
+    """Return the labels of the stats columns, and whether more or less is better in them (null: not known)."""
+    metric = tables.named_metric(results.config)
+    names = [str(name) for name in results.long.columns if name not in ("run", "epoch")]
+    labels = {plain.text(name): plain.text(column_label(name)) for name in names}
+    goals = {plain.text(name): direction(name, metric) for name in names}
+    return {"labels": labels | {f"best/{name}": f"best {label}" for name, label in labels.items()},
+            "goals": goals | {f"best/{name}": goal for name, goal in goals.items()}}
 
 
 def to_json(document: Document) -> str:

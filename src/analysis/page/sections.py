@@ -36,6 +36,7 @@ def metric(df: pd.DataFrame) -> dict[str, Any] | None:
     return {"name": names[0], "columns": names, "epoch": "best", "split": names[0].partition("/")[0],
             "goal": metrics.MINIMIZE if tables.lower_is_better(df, columns[0]) else metrics.MAXIMIZE,
             "reduction": ", else ".join(dict.fromkeys(weights)),
+            "label": plain.text(figure_layout.common_label(columns)),
             "note": plain.text(f"ranked by {figure_layout.describe_metric(columns, 'best')}")}
 
 

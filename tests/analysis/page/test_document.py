@@ -46,6 +46,9 @@ def test_curves_are_those_of_the_files(tmp_path: Path) -> None:
     df = results.big_df()
     assert built["curves"]["metrics"][:2] == ["val/av/accuracy", "val/last/accuracy"]
     assert not built["curves"]["others"] and built["sampled"] is None
+    assert built["labels"]["val/av/accuracy"] == "val accuracy (averaged)"
+    assert (built["goals"]["best/val/av/accuracy"], built["goals"]["train/loss"], built["goals"]["step"]) == (
+        "maximize", "minimize", None)
     for metric in ("val/last/accuracy", "val/av/accuracy", "train/loss"):
         for run, cells in enumerate(df[metric]):
             assert curve(built, metric, run) == pytest.approx(cells.dropna().to_dict(), rel=1e-6)
