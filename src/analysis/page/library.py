@@ -10,10 +10,11 @@ _SCRIPTS = ("bokeh.min.js", "bokeh-api.min.js")
 
 
 def text() -> str:
-    """Return the script. It sets window.Bokeh, loads nothing and evaluates no text as code. ResultsError without bokeh."""
-    spec = importlib.util.find_spec("bokeh")  # finds the folder; importing the package would take longer than the rest
+    """Return the script. It sets window.Bokeh, and loads and evaluates nothing else. ResultsError without bokeh."""
+    spec = importlib.util.find_spec("bokeh")  # the folder is enough: importing the package is slow
     if spec is None or spec.origin is None:
-        raise ResultsError("the charts of the page need the package bokeh", hint="python -m pip install -r requirements.lock")
+        raise ResultsError("the charts of the page need the package bokeh",
+                           hint="python -m pip install -r requirements.lock")
     folder = os.path.join(os.path.dirname(spec.origin), "server", "static", "js")
     return "".join(_read(os.path.join(folder, name)) for name in _SCRIPTS)
 

@@ -19,7 +19,8 @@ def test_text_is_bokeh_with_its_plotting_interface() -> None:
 
 def test_bokeh_is_not_imported() -> None:
     program = "import sys; from src.analysis.page import library; library.text(); print('bokeh' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "False\n"
+    process = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert process.stdout == "False\n"
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
