@@ -13,6 +13,8 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -25,9 +27,11 @@ from src.errors import ResultsError
 STYLE = os.path.join(os.path.dirname(__file__), "gridiron.mplstyle")
 SPREADS = ("standard error", "95% confidence", "standard deviation", "range")
 MAX_LEGEND_ENTRIES = 12
+MAX_LEGEND_NUMBERS = 8  # more numbers have a color bar
 MAX_CATEGORIES = 24  # values that are not numbers, side by side on an axis
 LINE_STYLES = ("-", "--", ":", "-.")
 GREY, BLUE, ORANGE = "#666666", "#0072B2", "#D55E00"
+STRIP = 0.8  # width of a category's strip, of the distance between categories
 _PANEL, _ONLY_PANEL = (3.1, 2.4), (4.4, 2.9)  # width and height in inches
 _MAX_PANELS = 48
 _DIGIT = 0.025  # width of a digit as a fraction of a panel
@@ -156,7 +160,10 @@ class Grid:
         return self.figure
 
     def _add_legend(self, metric_styles: bool, marker: str) -> None:
-        entries = list(zip(self.legend_levels, self.colors, strict=True)) if self.legend else []
+        has_bar = len(self.legend_levels) > MAX_LEGEND_NUMBERS and all(map(is_number, self.legend_levels))
+        if has_bar:
+            self._add_color_bar()
+        entries = list(zip(self.legend_levels, self.colors, strict=True)) if self.legend and not has_bar else []
         handles = [Line2D([], [], color=color, label=format_value(level), marker=marker,
                           linestyle="none" if marker else "-") for level, color in thin_out(entries)]
         names: list[tuple[str, str]] = []
@@ -168,10 +175,19 @@ class Grid:
             names = list(zip(map(column_label, self.metrics), itertools.cycle(LINE_STYLES), strict=False))
         handles += [Line2D([], [], color="#555555", linestyle=style, label=name) for name, style in names]
         if handles:
-            title = self.legend or self.style or ""
-            if len(self.legend_levels) > MAX_LEGEND_ENTRIES:
+            title = (self.legend if entries else self.style) or ""
+            if len(entries) > MAX_LEGEND_ENTRIES:
                 title += f" ({MAX_LEGEND_ENTRIES} of {len(self.legend_levels)} shown)"
             self.figure.legend(handles=handles, title=title or None, loc="outside right upper", alignment="left")
+
+    def _add_color_bar(self) -> None:
+        """Show the numbers of the legend beside the panels, a step for each, with labels for those that have room."""
+        number = len(self.legend_levels)
+        mappable = ScalarMappable(BoundaryNorm(np.arange(number + 1) - 0.5, number), ListedColormap(self.colors))
+        bar = self.figure.colorbar(mappable, ax=self.axes, label=self.legend, aspect=25, pad=0.02)
+        positions = np.linspace(0, number - 1, min(number, MAX_LEGEND_ENTRIES)).round().astype(int)
+        bar.set_ticks(positions, labels=[format_value(self.legend_levels[position], 10) for position in positions])
+        bar.ax.tick_params(length=0, which="both")
 
     def _describe_means(self, spread_as: str) -> list[str]:
         """What the drawn means are: over how many runs, in what these differ, which spread."""
@@ -208,12 +224,13 @@ class ParameterAxis:
             if positive and (wide if log is None else log):
                 self.scale, self.smallest = "log" if self.levels[0] > 0 else "symlog", positive[0]
 
-    def positions(self, values: pd.Series, step: float = 0) -> np.ndarray:
-        """Return x of each value, (runs,) float. step: offset of this line between values that are not numbers."""
+    def positions(self, values: pd.Series, lane: int = 0, lanes: int = 1) -> np.ndarray:
+        """Return x of each value, (runs,) float. lane: number of this line beside the others of a category."""
         if self.numeric:
             return values.to_numpy(dtype=float)
         position_of = {cell_key(level): float(position) for position, level in enumerate(self.levels)}
-        return np.array([position_of[cell_key(value)] for value in values.tolist()]) + 0.07 * step
+        offset = STRIP * ((lane + 0.5) / lanes - 0.5)
+        return np.array([position_of[cell_key(value)] for value in values.tolist()]) + offset
 
     def fractions(self, values: pd.Series) -> np.ndarray:
         """Return the positions as fractions of the axis, (runs,): 0 is the first value; a single value is at 0.5."""

@@ -126,6 +126,8 @@ def learning_curves(df: pd.DataFrame, metric: str | None = None, *, rows: str | 
     notes = [f"{count(cut_lines, 'mean line')} end{'s' * (cut_lines == 1)} with the first run, the others continue "
              "as thin lines" if cut_lines else "",
              f"{count(without_value, 'run')} without a value" if without_value else "",
+             *(f"runs are ranked by {note}" for note in tables.selection_note(grid.metrics)
+               if note != metrics.TEST_NOTE),
              metrics.TEST_NOTE if best_so_far and metrics.chooses_by_test(grid.metrics[0]) else ""]
     return grid.finish(by, y_label, spread_as=f"band{_CUT * log_y}", unfinished="drawn thin", notes=notes)
 
@@ -178,9 +180,10 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
         value, those of averaged weights before the others (`metrics.by_preference`);
     epoch: 'best', 'last' or a number;
     log_x: None chooses a logarithmic axis if the values span a factor of 10 or more (zero has a place beside it).
-    The line joins the means of runs with equal values, its bars show their spread. Diverged runs are crosses at the
-    worse edge. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError for an unknown or empty
-    column, and for more categories than an axis has room for.
+    The line joins the means of runs with equal values, its bars show their spread. Values that are not numbers have a
+    strip each, in which runs are spread out beside each other and a bar shows their mean. Diverged runs are crosses
+    at the worse edge. Returns a Figure of (values of rows) x (values of columns) panels. ResultsError for an unknown or
+    empty column, and for more categories than an axis has room for.
     """
     grid = Grid(df, metric, rows, columns, legend, spread, shown_apart=(parameter,))
     scores = tables.scores(df, grid.metrics, epoch)
@@ -188,15 +191,16 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
     worse_edge = 0.97 if tables.lower_is_better(df, grid.metrics[0]) else 0.03  # fraction of the panel's height
     for panel in grid.panels():
         for number, line in enumerate(grid.lines(panel.runs, diverged=True)):
-            x = axis.positions(line.runs[parameter], number - (len(grid.colors) - 1) / 2)
+            x = axis.positions(line.runs[parameter], number, len(grid.colors))
+            strip = 0.0 if axis.numeric else figure_layout.STRIP / len(grid.colors)
             y = scores[line.runs.index].to_numpy()
             diverged = (line.runs["end"] == run_folder.DIVERGED).to_numpy()
-            panel.axes.plot(x, y, "o", color=line.color, alpha=0.5, markersize=4.5, markeredgewidth=0,
-                            rasterized=len(df) > 500)
+            panel.axes.plot(x + strip * _spread_out(len(x)), y, "o", color=line.color, alpha=0.5, markersize=4.5,
+                            markeredgewidth=0, rasterized=len(df) > 500)
             if diverged.any():
                 panel.axes.plot(x[diverged], np.full(diverged.sum(), worse_edge), "x", color=line.color,
                                 transform=panel.axes.get_xaxis_transform())
-            for values in _draw_means(panel.axes, x, y, line.color, "-" if axis.numeric else "", spread, log_y):
+            for values in _draw_means(panel.axes, x, y, line.color, strip, spread, log_y):
                 grid.record_mean(len(values))
         figure_layout.set_log_axes(panel.axes, False, log_y)
         axis.format_axis(panel.axes)
@@ -204,15 +208,26 @@ def metric_against(df: pd.DataFrame, parameter: str, metric: str | None = None, 
                        diverged="shown as crosses", metric_styles=False)
 
 
-def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, color: object, line: str, spread: str | None,
+def _spread_out(number: int) -> np.ndarray:
+    """Return so many offsets within ± 0.3 whose neighbors are far apart, (number,): multiples of the golden ratio."""
+    return 0.6 * (np.arange(number) * 0.618034 % 1 - 0.5)
+
+
+def _draw_means(axes: Axes, x: np.ndarray, y: np.ndarray, color: object, strip: float, spread: str | None,
                 log: bool) -> list[pd.Series]:
-    """Draw the mean of y at each x, joined by a line, with bars for the spread. Return the values of each mean."""
+    """Draw the mean of y at each x, with bars for the spread. Return the values of each mean.
+
+    strip: width of a bar for each mean; 0: a line joins them.
+    """
     groups = [(position, pd.Series(y[(x == position) & np.isfinite(y)])) for position in np.unique(x)]
     groups = [(position, values) for position, values in groups if len(values)]
     if not groups:
         return []
-    axes.plot([position for position, _ in groups], [values.mean() for _, values in groups], line or "_", color=color,
-              markersize=9)
+    positions, means = np.array([position for position, _ in groups]), [values.mean() for _, values in groups]
+    if strip:
+        axes.hlines(means, positions - 0.4 * strip, positions + 0.4 * strip, color=color, linewidth=2.2)
+    else:
+        axes.plot(positions, means, "-", color=color)
     several = [(position, values) for position, values in groups if len(values) > 1]
     if spread and several:
         bounds = [figure_layout.spread_bounds(values.to_frame().T, spread, log) for _, values in several]

@@ -195,6 +195,42 @@ def test_metric_against_strings_and_missing_values(digits: pd.DataFrame) -> None
     assert_nothing_is_cut_off(figure)
 
 
+def test_categories_are_strips_with_means(digits: pd.DataFrame) -> None:
+    runs = digits[digits["end"] == run_folder.COMPLETED]
+    figure = plots.metric_against(runs, "model", "val/last/accuracy", legend="averaging")
+    axes = figure.axes[0]
+    last, averaged = (line.get_xdata() for line in axes.lines)
+    for dots in (last, averaged):
+        assert len(np.unique(dots)) == len(dots), "dots of a strip do not lie on a line"
+    assert max(last[last < 0.5]) < min(averaged[averaged < 0.5]), "strips of a category lie beside each other"
+    bars = [segment for collection in axes.collections for segment in collection.get_segments()
+            if segment[0][1] == segment[1][1]]
+    scores = tables.scores(runs, ["val/last/accuracy"], "best")
+    means = scores.groupby([runs["averaging"].map(str), runs["model"]]).mean()
+    np.testing.assert_allclose(sorted(bar[0][1] for bar in bars), sorted(means))
+    assert all(bar[1][0] - bar[0][0] > 0.2 for bar in bars)
+
+
+def test_more_than_eight_numbers_have_a_color_bar(tmp_path: Path) -> None:
+    rates = [2.0**power for power in range(-9, 1)]
+    specs = grid({"model": ["linear", "tiny/lenet"], "base_lr": rates}, **DIGITS)
+    df = read_experiments(make_batch(tmp_path, specs, epochs=2))
+    for figure in (plots.learning_curves(df, "val/last/loss", columns="model", legend="base_lr"),
+                   plots.metric_against(df, "model", legend="base_lr")):
+        assert not figure.legends
+        (bar,) = (axes for axes in figure.axes if axes.get_label() == "<colorbar>")
+        assert bar.get_ylabel() == "base_lr"
+        assert [text.get_text() for text in bar.get_yticklabels()] == [f"{rate:.8g}" for rate in rates]
+        assert_nothing_is_cut_off(figure)
+    few = plots.learning_curves(df[df["base_lr"] > 2.0**-8], "val/last/loss", legend="base_lr")
+    assert few.legends and len(few.axes) == 1
+
+
+def test_curves_of_two_kinds_of_weights_say_which_counts(digits: pd.DataFrame) -> None:
+    assert has_text(plots.learning_curves(digits), "averaged weights where a run has them, else the last")
+    assert not has_text(plots.learning_curves(digits, "val/last/loss"), "averaged weights where")
+
+
 def test_zero_is_shown_beside_a_logarithmic_axis(tmp_path: Path) -> None:
     df = read_experiments(make_batch(tmp_path, grid({"weight_decay": [0.0, 1e-4, 1e-2]}, **DIGITS)))
     figure = plots.metric_against(df, "weight_decay")
