@@ -1,0 +1,214 @@
+"use strict";
+// Learning curves: each run, or the mean and spread of the runs of each setting.
+(gridiron => {
+  const {Chart, Empty, palette, parts} = gridiron.charts;
+  const {count, format} = gridiron.dom;
+  const MAX_LINES = 2500, MAX_BANDS = 24;
+  const SPREADS = ["standard error", "95% confidence", "standard deviation", "range"];
+  const STUDENT = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];  // two-sided 5 % by degrees of freedom
+
+  // The band about the mean of n values, from their sum, their sum of squared differences from the mean, and their extent
+  function band(n, mean, squares, low, high, spread) {
+    if (spread === "range") return [low, high];
+    const deviation = Math.sqrt(squares / (n - 1)), student = spread === "95% confidence" ? STUDENT[n - 2] ?? 1.96 + 2.372 / (n - 1) + 2.82 / (n - 1) ** 2 : 1;
+    const half = spread === "standard deviation" ? deviation : student * deviation / Math.sqrt(n);
+    return [mean - half, mean + half];
+  }
+
+  // An exponential moving average that starts unbiased: weight is that of the past
+  function smooth(values, weight) {
+    if (!weight) return values;
+    const result = new Float64Array(values.length);
+    let sum = 0, norm = 0;
+    for (let at = 0; at < values.length; at++) {
+      if (!Number.isFinite(values[at])) { result[at] = values[at]; continue; }
+      sum = weight * sum + (1 - weight) * values[at];
+      norm = weight * norm + 1 - weight;
+      result[at] = sum / norm;
+    }
+    return result;
+  }
+
+  // A function that names the metric whose curve is drawn of a run: the chosen one, else that by which the run is ranked
+  function curveMetric(store) {
+    const names = store.document.curves.metrics, chosen = store.settings.metric.replace(/^best\//, "");
+    if (names.includes(chosen)) return () => chosen;
+    const ranking = store.rankingColumns().filter(name => names.includes(name)), {value_column: columns = []} = store.runs;
+    if (!ranking.length) return () => names[0];
+    return run => ranking.includes(columns[run]) ? columns[run] : ranking.find(name => store.curve(name, run).epoch.length) ?? ranking[0];
+  }
+
+  class Curves extends Chart {
+    selects = "curves";
+    get uses() { return ["metric", "group", "mean", "spread", "logx", "logy", "smoothing"]; }
+
+    build() {
+      const {store} = this, {logx, logy, smoothing, spread} = store.settings;
+      const metric = curveMetric(store), chosen = metric(-1), isRanking = chosen !== store.settings.metric.replace(/^best\//, "");
+      if (!chosen) throw new Empty("No run has been evaluated yet.");
+      const named = parts.label(store, isRanking && store.rankingColumns().includes(chosen) ? "value" : chosen);
+      const runs = this.visible().filter(run => store.curve(metric(run), run).epoch.length);
+      if (!runs.length) throw new Empty(store.visibleCount ? `No run that passes the filter has ${named}.` : "No run passes the filter.");
+      const groups = parts.groups(store, store.settings.group, runs), settings = parts.settings(store, runs);
+      const means = store.settings.mean ? store.settings.mean === "yes" : settings.length < runs.length;
+      const notes = [];
+      this.lines = means ? this._means(metric, groups, settings, spread, notes) : runs.map(run => this._line(groups, [run], this._curve(metric(run), run)));
+      const total = this.lines.length;
+      if (total > MAX_LINES) this.lines = this.lines.filter((_, at) => Math.floor((at + 1) * MAX_LINES / total) > Math.floor(at * MAX_LINES / total));
+      for (const line of this.lines) for (const name of ["y", "low", "high"]) if (line[name] && logy) line[name] = line[name].map(value => value > 0 ? value : NaN);
+      for (const line of this.lines) if (logx) line.x = line.x.map(value => value > 0 ? value : NaN);
+      const y = parts.range(concat(this.lines.map(line => line.y)), logy), [first, last] = parts.extent(concat(this.lines.map(line => line.x)));
+      notes.unshift(means ? `mean of the runs of each of ${count(settings.length, "setting")}` + this._bandNote(spread) : count(runs.length, "run"));
+      if (total > MAX_LINES) notes.push(`${MAX_LINES.toLocaleString("en")} of ${total.toLocaleString("en")} curves drawn`);
+      if (store.document.sampled) notes.push(store.document.sampled.why);
+      if (smoothing) notes.push(`smoothed by ${smoothing}`);
+      if (y.outside) notes.push(`${count(y.outside, "value")} outside the view: zoom out to see them`);
+      return {title: `Learning curves of ${named}`, groups, caption: `${notes.join("; ")}.`, controls: this._controls(),
+        x: {...(logx ? {start: Math.max(first, 1) / 1.05, end: last * 1.05} : {start: first - 0.02 * (last - first || 1), end: last + 0.02 * (last - first || 1)}), log: logx, label: "epoch"},
+        y: {...y, log: logy, label: named}, glyphs: this._glyphs()};
+    }
+
+    _controls() {
+      const {store} = this, {settings} = store, set = name => value => store.set({[name]: value}), same = names => names.map(name => [name, parts.label(store, name)]);
+      return [parts.select("metric", parts.metricOptions(store, store.document.curves.metrics), store.settings.metric, set("metric")),
+        parts.select("color", [["", "automatic"], ["none", "none"], ...same([...store.parameters, "state", ...(store.document.batches.length > 1 ? ["batch"] : [])])], settings.group, set("group")),
+        parts.select("lines", [["", "automatic"], ["yes", "mean of each setting"], ["no", "each run"]], settings.mean, set("mean")),
+        parts.select("band", SPREADS.map(name => [name, name]), settings.spread, set("spread")),
+        parts.slider("smoothing", settings.smoothing, {min: 0, max: 0.98, step: 0.02}, set("smoothing")),
+        parts.check("log x", settings.logx, set("logx")), parts.check("log y", settings.logy, set("logy"))];
+    }
+
+    _curve(metric, run) {
+      const {epoch, value} = this.store.curve(metric, run);
+      return {x: Float64Array.from(epoch), y: smooth(value, this.store.settings.smoothing)};
+    }
+
+    _line(groups, runs, curve) {
+      return {runs, ...curve, color: groups.color(runs[0]), index: groups.index(runs[0])};
+    }
+
+    // A line for the mean of each setting, over the epochs that all its counted runs have; others a line each
+    _means(metric, groups, settings, spread, notes) {
+      const lines = [];
+      let left = 0;
+      for (const members of settings) {
+        const counted = gridiron.counted(this.store, members), curves = new Map(members.map(run => [run, this._curve(metric(run), run)]));
+        left += members.filter(run => this.store.runs.end?.[run] === "diverged").length;
+        if (counted.length) lines.push(this._line(groups, counted, meanCurve(counted.map(run => curves.get(run)), spread)));
+        for (const run of members) if (!counted.includes(run) && !this.store.runs.end?.[run]) lines.push({...this._line(groups, [run], curves.get(run)), thin: true});
+      }
+      if (left) notes.push(`${count(left, "diverged run")} left out of the means`);
+      this.bands = lines.filter(line => line.low).length <= MAX_BANDS;
+      return lines;
+    }
+
+    _bandNote(spread) {
+      return !this.lines.some(line => line.low) ? "" : this.bands ? `; band: ${spread}` : `; no bands: more than ${MAX_BANDS}`;
+    }
+
+    _glyphs() {
+      const {lines} = this, alpha = lines.length <= 16 ? 1 : lines.length <= 150 ? 0.7 : 0.4;
+      const banded = this.bands ? lines.filter(line => line.low) : [], single = lines.filter(line => line.x.length === 1);
+      return [
+        {kind: "patches", style: {line_color: null, fill_alpha: 0.16}, data: {xs: banded.map(line => [...line.x, ...[...line.x].reverse()]),
+          ys: banded.map(line => [...line.low, ...[...line.high].reverse()]), fill_color: banded.map(line => line.color)}},
+        {kind: "multi_line", style: {line_alpha: alpha}, data: {xs: lines.map(line => line.x), ys: lines.map(line => line.y), line_color: lines.map(line => line.color),
+          line_dash: lines.map(line => palette.dash(line.index)), line_width: lines.map(line => line.thin || lines.length > 150 ? 1 : 1.8)}},
+        {kind: "scatter", style: {size: 5}, data: {x: single.map(line => line.x[0]), y: single.map(line => line.y[0]), fill_color: single.map(line => line.color), line_color: single.map(line => line.color)}}];
+    }
+
+    emphasize(context, frame, items, hovered) {
+      let lines = hovered ? items.map(at => this.lines[at]) : [];
+      if (!hovered) { const chosen = new Set(items); lines = this.lines.filter(line => line.runs.some(run => chosen.has(run))); }
+      for (const line of lines) {
+        context.setLineDash(palette.dash(line.index));
+        if (hovered) stroke(context, frame, line, palette.back, 6);
+        stroke(context, frame, line, line.color, hovered ? 3.5 : lines.length > 100 ? 1.2 : 2.2);
+      }
+      context.setLineDash([]);
+      if (hovered && this.at) { context.fillStyle = palette.ink; context.beginPath(); context.arc(this.at[0], this.at[1], 4, 0, 7); context.fill(); }
+    }
+
+    items() { return this.lines.map((_, at) => at); }
+    pick(item, add) { this.store.select(this.lines[item].runs, {add, source: this.kind}); }
+    runOf(item) { return this.lines[item].runs[0]; }
+
+    near(x, y, frame) {
+      const wanted = frame.toX(x);
+      let best = null, least = parts.NEAR;
+      this.lines.forEach((line, at) => {
+        const value = interpolate(line, wanted), distance = Math.abs(frame.y(value) - y);
+        if (distance < least) { least = distance; best = at; }
+      });
+      return best === null ? null : this.describe(best, frame, wanted);
+    }
+
+    describe(item, frame, wanted = Infinity) {
+      const line = this.lines[item], at = nearest(line.x, wanted), {store} = this, run = line.runs[0];
+      this.at = [frame.x(line.x[at]), frame.y(line.y[at])];
+      const band = line.low ? ` (${format(line.low[at])} to ${format(line.high[at])})` : "";
+      const [name, ...names] = parts.runLines(store, run), settings = parts.settingNames(store);
+      const what = line.runs.length > 1 ? [`mean of ${line.runs.length} runs`, ...names.filter(text => settings.some(one => text.startsWith(`${one} = `)))] : [name, ...names, store.runs.state[run].replaceAll("_", " ")];
+      return {item, x: this.at[0], y: this.at[1], lines: [what[0], `epoch ${line.x[at]}: ${format(Number(line.y[at].toPrecision(6)))}${band}`, ...what.slice(1)]};
+    }
+
+    // Lines that pass through the shape
+    within(inside, geometry, frame) {
+      const [from, to] = geometry.type === "poly" ? parts.extent([...geometry.x]) : [Math.min(geometry.x0, geometry.x1), Math.max(geometry.x0, geometry.x1)];
+      const checked = [from, (from + to) / 2, to];
+      return this.lines.filter(line => line.x.some((x, at) => inside(x, line.y[at])) || checked.some(x => inside(x, interpolate(line, x)))).flatMap(line => line.runs);
+    }
+  }
+
+  const concat = arrays => { const all = new Float64Array(arrays.reduce((sum, part) => sum + part.length, 0)); let at = 0; for (const part of arrays) { all.set(part, at); at += part.length; } return all; };
+
+  // The first position whose x is at least `wanted`
+  function search(xs, wanted) {
+    let low = 0, high = xs.length;
+    while (low < high) { const middle = (low + high) >> 1; if (xs[middle] < wanted) low = middle + 1; else high = middle; }
+    return low;
+  }
+  function nearest(xs, wanted) {
+    const at = Math.min(search(xs, wanted), xs.length - 1);
+    return at > 0 && wanted - xs[at - 1] < xs[at] - wanted ? at - 1 : at;
+  }
+  function interpolate({x, y}, wanted) {
+    const at = search(x, wanted);
+    if (at === x.length) return NaN;
+    if (at === 0) return x[0] - wanted <= 0.5 ? y[0] : NaN;
+    return y[at - 1] + (y[at] - y[at - 1]) * (wanted - x[at - 1]) / (x[at] - x[at - 1]);
+  }
+
+  // The mean and the band of curves, over the epochs that all of them have
+  function meanCurve(curves, spread) {
+    if (curves.length === 1) return curves[0];
+    const first = curves[0].x, aligned = curves.every(({x}) => x.length === first.length && x.every((epoch, at) => epoch === first[at]));
+    const x = aligned ? first : first.filter(epoch => curves.every(curve => curve.x[search(curve.x, epoch)] === epoch));
+    const [y, low, high] = [0, 1, 2].map(() => new Float64Array(x.length)), n = curves.length;
+    for (let at = 0; at < x.length; at++) {
+      const values = curves.map(curve => curve.y[aligned ? at : search(curve.x, x[at])]), mean = parts.mean(values);
+      let squares = 0;
+      for (const value of values) squares += (value - mean) ** 2;
+      y[at] = mean;
+      [low[at], high[at]] = band(n, mean, squares, ...parts.extent(values), spread);
+    }
+    return {x, y, low, high};
+  }
+
+  function stroke(context, frame, line, color, width) {
+    Object.assign(context, {strokeStyle: color, lineWidth: width, lineJoin: "round"});
+    context.beginPath();
+    let drawing = false;
+    for (let at = 0; at < line.x.length; at++) {
+      const x = frame.x(line.x[at]), y = frame.y(line.y[at]);
+      if (!Number.isFinite(x) || !Number.isFinite(y)) { drawing = false; continue; }
+      if (drawing) context.lineTo(x, y); else context.moveTo(x, y);
+      drawing = true;
+    }
+    if (line.x.length === 1) context.arc(frame.x(line.x[0]), frame.y(line.y[0]), 4, 0, 7);
+    context.stroke();
+  }
+
+  Object.assign(parts, {smooth, stroke, concat, curveMetric, meanCurve});
+  gridiron.charts.kinds.curves = Curves;
+})(window.gridiron);
