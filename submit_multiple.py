@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src import printable
+from src import printable, run_folder
 from src.command_output import print_document, redirected_output
 from src.errors import BatchError, discard_output, exits_on_user_error
 from src.io import files
@@ -26,6 +26,7 @@ from src.submission.spec.reader import read_job_spec
 
 gc.freeze()
 gc.enable()
+_CANARY_INTERVAL = 5.0  # seconds between readings of the files of canaries that --wait waits for
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -64,6 +65,14 @@ def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Su
         return 0
     with redirected_output(options.json):
         exit_code = _print_and_submit(plan, launch, submission, options, argv)
+        while exit_code == 3 and launch.awaits_canaries and options.wait:
+            from src.submission.status import wait
+
+            wait.wait_for_batches([os.path.join(plan.batch, run_folder.CANARY)], _CANARY_INTERVAL)
+            options = options._replace(yes=True, overwrite=False)
+            plan, launch = plan_runs(options)
+            submission = plan_submission(plan, launch, options.max_queued)
+            exit_code = _print_and_submit(plan, launch, submission, options, argv)
     if options.json:
         from src.submission.execution.messages import submission_document
 
@@ -74,9 +83,9 @@ def print_or_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Su
 def _print_and_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, options: Options,
                       argv: Sequence[str]) -> int:
     preview.print_plan(plan, launch, options)
-    if not plan.has_work and not plan.extension:
+    if not (plan.has_work or plan.extension or launch.submits_canaries):
         preview.print_nothing_to_submit(plan)
-        return 0
+        return 3 if launch.awaits_canaries else 0
     if options.dry_run:
         preview.print_commands(plan, launch, submission)
         return 0
@@ -93,7 +102,7 @@ def _print_and_submit(plan: SubmissionPlan, launch: LaunchSettings, submission: 
     if options.smoke:
         preflight.smoke_test(plan, launch)
     if not options.yes:
-        preflight.confirm(plan, launch.mode)
+        preflight.confirm(plan, launch)
 
     return execute(plan, launch, submission, options, argv)
 

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 # `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
 BASE = {"", "io", "checks"}
 ABOVE = BASE | {"code"}
-SUBMISSION = ["system", "spec", "batch", "slurm", "status", "searches", "job", "planning", "execution"]
+SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "status", "searches", "job", "planning", "execution"]
 ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},

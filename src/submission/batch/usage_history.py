@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder, stats_csv
@@ -23,11 +23,12 @@ _ENOUGH = 50  # like runs of each kind
 _SAMPLE = 200  # runs of a batch that are read
 _FORM = 1  # of the index
 # parameters that determine the time and memory of a step, and the unit of train_length
-_COSTLY = ("dataset", "data_splits_map", "eval_datasets", "model", "model_kwargs", "model_input_shape", "task",
-           "batch_size", "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps",
-           "limit_train_batches", "limit_eval_batches", "overfit_batches", "fast_dev_run", "train_length_unit",
-           "max_length", "auto_augment", "data_on_device", "device", "multi_gpu", "precision", "compile",
-           "grad_checkpointing", "optim_alg", "averaging", "num_workers")
+_COSTLY = frozenset((
+    "dataset", "data_splits_map", "eval_datasets", "model", "model_kwargs", "model_input_shape", "task", "batch_size",
+    "eval_batch_size", "steps_per_epoch", "samples_per_epoch", "grad_accum_steps", "limit_train_batches",
+    "limit_eval_batches", "overfit_batches", "fast_dev_run", "train_length_unit", "max_length", "auto_augment",
+    "data_on_device", "device", "multi_gpu", "precision", "compile", "grad_checkpointing", "optim_alg", "averaging",
+    "num_workers"))
 
 
 class RunUse(NamedTuple):
@@ -70,11 +71,11 @@ def kind_of(spec: Mapping[str, Any]) -> str:
     external program its command and all parameters but seeds.
     """
     if "COMMAND" in spec:
-        parts: Sequence[Any] = [spec["COMMAND"], *sorted((key, value) for key, value in spec.items()
-                                                       if key not in NOT_PARAMETERS and "seed" not in key.lower())]
+        parts = sorted((key, value) for key, value in spec.items()
+                       if key == "COMMAND" or key not in NOT_PARAMETERS and "seed" not in key.lower())
     else:
-        parts = [bool(spec.get("train_length", DEFAULTS["train_length"])),
-                 *(spec.get(key, DEFAULTS[key]) for key in _COSTLY)]
+        parts = sorted((key, value) for key, value in spec.items() if key in _COSTLY and value != DEFAULTS[key])
+        parts.append(("trains", bool(length_of(spec))))
     text = repr(parts).encode("utf-8", "surrogateescape")
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"
 
@@ -82,6 +83,11 @@ def kind_of(spec: Mapping[str, Any]) -> str:
 def length_of(spec: Mapping[str, Any]) -> float:
     """Return the train_length of a spec; 0 for a program of the user's own."""
     return 0.0 if "COMMAND" in spec else float(spec.get("train_length", DEFAULTS["train_length"]))
+
+
+def key_of(spec: Mapping[str, Any]) -> str:
+    """Return what runs have in common that take the same time and memory: their kind and length."""
+    return f"{kind_of(spec)}-{length_of(spec):g}"
 
 
 def like_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUDGET,
@@ -92,7 +98,7 @@ def like_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUD
     """
     found: dict[str, list[RunUse]] = {}
     deadline = time.monotonic() + budget
-    for batch in reversed(batch_folder.all_batches(output_dir)):
+    for batch in reversed(batch_folder.all_batches(output_dir) if kinds else []):
         for use in _uses_of_batch(batch, deadline, may_write):
             if use.kind in kinds:
                 found.setdefault(use.kind, []).append(use)

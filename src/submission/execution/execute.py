@@ -28,7 +28,7 @@ def execute(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission
 
 def _start(plan: SubmissionPlan, launch: LaunchSettings, submission: Submission | None, journal: Journal,
            options: Options) -> int:
-    if not plan.has_work:
+    if not (plan.has_work or launch.submits_canaries):
         print(f"no new run to submit; {plan.batch}/{run_folder.JOB_SPEC} holds the current job spec")
         return 0
     if launch.mode == LOCAL:

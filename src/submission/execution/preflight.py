@@ -20,7 +20,8 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
 
     SlurmError, with the message of sbatch, if it would refuse the submission.
     """
-    from src.submission.slurm import client, costs, queue_limits, submit
+    from src.submission.slurm import client, queue_limits, submit
+    from src.submission.usage import costs
 
     calls: Sequence[SbatchCall] = submission.calls
     if launch.canaries:
@@ -63,14 +64,16 @@ def smoke_test(plan: SubmissionPlan, launch: LaunchSettings) -> None:
         print(line, flush=True)
 
 
-def confirm(plan: SubmissionPlan, mode: str) -> None:
+def confirm(plan: SubmissionPlan, launch: LaunchSettings) -> None:
     """Ask whether to go on; to remove a batch, its name must be typed. BatchError if the answer is no."""
     if plan.replaces:
         name = os.path.basename(plan.replaces)
         question, accepted = f"Type {name} to remove it with all its results: ", [name]
     else:
-        verb = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[mode]
+        verb = {SLURM: "Submit", LOCAL: "Run", WRITE_ONLY: "Write"}[launch.mode]
         action = f"{verb} {count(len(plan.to_submit), 'run')}" if plan.to_submit else "Update the job spec of the batch"
+        if launch.submits_canaries and launch.canaries and not plan.to_submit:
+            action = f"{verb} {count(len(launch.canaries.to_submit), 'canary run')}"
         if plan.search:
             action = f"{verb} a search of {count(plan.search.trials, 'trial')}"
         question, accepted = f"{action}? [y/N] ", ["y", "yes"]

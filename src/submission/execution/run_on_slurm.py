@@ -21,7 +21,8 @@ from src.submission.system.terminal import Progress, count
 
 def run_on_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptions, submission: Submission,
                  journal: Journal, options: Options) -> int:
-    """Call sbatch for the canaries and the runs. Return 0 if all were submitted, 3 at --max-queued, 130 after Ctrl-C.
+    """Call sbatch for the canaries and the runs. Return 0 if all were submitted, 3 at --max-queued or if runs await
+    canaries, 130 after Ctrl-C.
     """
     retry = retry_command(plan.batch)
     total = count(len(submission.calls), "Slurm job")
@@ -34,10 +35,11 @@ def run_on_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptio
             if canaries:
                 canaries.submit(slurm, launch.token, launch.program_folder, retry, limiter)
             resolve_command = canaries.resolve_command if canaries else None
-            with Progress(len(submission.calls), "submitted") as progress:
-                for job in submit.submit_all(submission, journal, retry, limiter, breaker, resolve_command):
-                    jobs.append(job)
-                    progress.step()
+            if submission.calls:  # canaries may come alone
+                with Progress(len(submission.calls), "submitted") as progress:
+                    for job in submit.submit_all(submission, journal, retry, limiter, breaker, resolve_command):
+                        jobs.append(job)
+                        progress.step()
     except KeyboardInterrupt:
         print(f"\nstopped; {len(jobs)} of {total} submitted, and they stay submitted")
         cancel = shell_command("python", "experiments.py", "cancel", plan.batch)
@@ -50,7 +52,7 @@ def run_on_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptio
     finally:  # submitted jobs run, however this ends
         _submit_notify_jobs(plan, launch, slurm, submission, jobs)
     _print_submitted(plan, submission, canaries, jobs)
-    return 0
+    return 3 if launch.awaits_canaries else 0
 
 
 def _submit_notify_jobs(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptions, submission: Submission,
@@ -73,8 +75,9 @@ def _print_submitted(plan: SubmissionPlan, submission: Submission, canaries: Can
                          hint=f"`{retry}` tries it again; `{status}` prints why it failed")
     if canaries and canaries.submitted:
         print(f"canaries: {_job_ids(canaries.submitted, ', '.join(canaries.submitted))}")
-    ids = _job_ids(jobs, jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}")
-    print(f"submitted {count(len(submission.tickets), 'run')}: {ids}")
+    if jobs:
+        ids = _job_ids(jobs, jobs[0] if len(jobs) == 1 else f"{jobs[0]} to {jobs[-1]}")
+        print(f"submitted {count(len(submission.tickets), 'run')}: {ids}")
     print(next_steps(("squeue --me", "what Slurm has queued and running"), (status, "how far each run is"),
                      (retry, "submits again what failed")))
 

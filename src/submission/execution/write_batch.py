@@ -13,6 +13,7 @@ from src.submission.batch.extension import Extension
 from src.submission.batch.journal import Journal
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.planning.tickets import require_none_alive
+from src.submission.slurm import sizes
 from src.submission.slurm.submit import Submission
 from src.submission.spec import grid
 from src.submission.spec.grammar import Spec
@@ -70,6 +71,8 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
         record |= {"project": launch.program_folder, "script": launch.slurm.script, "sbatch": dict(launch.slurm.batch),
                    "shape": dict(launch.slurm.shape), "command_line": dict(launch.slurm.command_line),
                    "environment": dict(launch.slurm.environment)}
+        if launch.right_size:
+            record["sizes"] = sizes.as_record(launch.slurm.sizes)
     if submission:
         record["units"] = submission.units
     if launch.stack_plan:

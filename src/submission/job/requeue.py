@@ -15,7 +15,7 @@ from src.run_folder import RunFolder
 from src.submission.batch import claims, journal, task_files
 from src.submission.batch.journal import Journal, Units
 from src.submission.batch.task_files import Tasks
-from src.submission.slurm import client, directives, sbatch_messages
+from src.submission.slurm import client, directives, sbatch_messages, sizes
 from src.submission.system.terminal import format_duration
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_SUCCESSORS = 1000  # of one submission: ends a chain of successors that makes no progress
 # keys of a plan that its successors' plans repeat
 _REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "environment", "code",
-             "container", "stack")
+             "container", "stack", "sizes")
 _MARGIN = 1.2  # a run fits if this multiple of the longest earlier duration is left
 _MAX_DURATIONS = 200  # runs whose durations a worker looks up when it starts
 _BACK_OFF = (5, 10, 20, 40)  # seconds between calls of sbatch while a limit on queued jobs is reached
@@ -147,7 +147,8 @@ def _plan_successor_of_run(folder: str, ticket: int) -> tuple[Submission, str, d
     if plan is None:
         raise BatchError("the job was not submitted by submit_multiple.py", where=folder)
     options = submit.SlurmOptions(submit.script_of_plan(plan, batch) or "", plan.get("sbatch") or {},
-                                  plan.get("command_line") or {}, environment=plan.get("environment") or {})
+                                  plan.get("command_line") or {}, environment=plan.get("environment") or {},
+                                  sizes=sizes.from_record(plan.get("sizes")))
     context = submit.SubmissionContext(batch, journal.new_token(), plan.get("project") or os.getcwd())
     submission = submit.plan_single_jobs({name: ticket}, submit.read_specs(batch, [name]), options, context)
     return submission, context.token, plan

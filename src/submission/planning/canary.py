@@ -81,16 +81,18 @@ class Canaries(Frozen):
 
 
 def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slurm: SlurmOptions | None,
-                  existing: Mapping[str, Run], retry: bool) -> tuple[Canaries, Tickets, list[str]]:
+                  existing: Mapping[str, Run], retry: bool, by_batch_size: bool = False
+                  ) -> tuple[Canaries, Tickets, list[str]]:
     """Return the canaries of a submission, the tickets without runs that are held back, and lines to print.
 
     slurm: None for local workers
     existing: the canaries that the batch has already
     retry: submit failed canaries again
+    by_batch_size: runs of different batch sizes have different canaries, so that these show what each needs
     JobSpecError for runs with a program of their own. BatchError if a canary cannot be waited for, or if no run is left
     to submit.
     """
-    canary_of = {name: _canary_name(points[name], slurm, batch) for name in tickets.to_submit}
+    canary_of = {name: _canary_name(points[name], slurm, batch, by_batch_size) for name in tickets.to_submit}
     runs_of: dict[str, list[str]] = {}
     for name, canary in canary_of.items():
         runs_of.setdefault(canary, []).append(name)
@@ -107,7 +109,7 @@ def plan_canaries(batch: str, tickets: Tickets, points: Mapping[str, Spec], slur
         {name: canary_spec(points[runs_of[name][0]]) for name in to_submit},
         {name: ":".join(run.slurm_jobs or (str(run.state.slurm_job),)) for name, run in waited_for.items()})
 
-    labels = _labels({name: points[names[0]] for name, names in runs_of.items()})
+    labels = _labels({name: points[names[0]] for name, names in runs_of.items()}, by_batch_size)
     lines = [_submission_line([labels[name] for name in to_submit])] if to_submit else []
     for name, run in canaries.items():
         if actions[name] == _HOLD_BACK:
@@ -141,15 +143,16 @@ def _choose_action(batch: str, canary: Run, retry: bool, is_local: bool) -> str:
     raise BatchError(f"its canary is {state.name}{reason}", where=canary.path, hint=hint)
 
 
-def _canary_name(spec: Spec, slurm: SlurmOptions | None, batch: str) -> str:
+def _canary_name(spec: Spec, slurm: SlurmOptions | None, batch: str, by_batch_size: bool) -> str:
     if "COMMAND" in spec:
         raise JobSpecError("a canary trains one epoch, and an external program cannot be cut to one epoch",
                            where="--canary", hint="leave it out; --max-runs 1 submits the first run alone")
-    return canary_name(slurm.script_of(spec) if slurm else None, spec, batch)
+    return canary_name(slurm.script_of(spec) if slurm else None, spec, batch, by_batch_size)
 
 
-def canary_name(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
-    """Return the folder of the canary of a grid point; the same one for the same script, model and data set.
+def canary_name(script: str | None, spec: Mapping[str, Any], batch: str, by_batch_size: bool = False) -> str:
+    """Return the folder of the canary of a grid point; the same one for the same script, model and data set, and
+    perhaps batch size.
 
     script: absolute path of the submit script, None without Slurm. All scripts made from job_details.resources, one for
     each submission, count as one.
@@ -157,7 +160,7 @@ def canary_name(script: str | None, spec: Mapping[str, Any], batch: str) -> str:
     script = script or "local"
     if os.path.dirname(script) == os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS):
         script = "resources"
-    parts = (script, *_model_and_dataset(spec))
+    parts = (script, *_model_and_dataset(spec), *([f"batch_size={_batch_size(spec)}"] if by_batch_size else []))
     shown = (os.path.splitext(os.path.basename(script))[0], *parts[1:])
     text = "+".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).lstrip(".-") for part in shown)
     # the hash tells apart what differs only in characters that a name cannot show
@@ -169,6 +172,10 @@ def _model_and_dataset(spec: Mapping[str, Any]) -> tuple[str, str]:
     return model, dataset
 
 
+def _batch_size(spec: Mapping[str, Any]) -> Any:
+    return spec.get("batch_size", config.DEFAULTS["batch_size"])
+
+
 def canary_spec(spec: Mapping[str, Any]) -> Spec:
     """Return a grid point cut to one epoch that writes only its run folder. If it only evaluates, it still does."""
     kept = {key: value for key, value in spec.items() if key not in _DROPPED}
@@ -177,9 +184,10 @@ def canary_spec(spec: Mapping[str, Any]) -> Spec:
     return {**kept, "train_length": 1, "train_length_unit": "epoch"}
 
 
-def _labels(points: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _labels(points: Mapping[str, Mapping[str, Any]], by_batch_size: bool) -> dict[str, str]:
     """Return `linear on sklearn/digits` for each canary; with the script if only that tells two of them apart."""
-    labels = {name: " on ".join(_model_and_dataset(spec)) for name, spec in points.items()}
+    labels = {name: " on ".join(_model_and_dataset(spec)) + (
+        f" at batch size {_batch_size(spec)}" if by_batch_size else "") for name, spec in points.items()}
     numbers = Counter(labels.values())
     return {name: f"{label} ({name.partition('+')[0]})" if numbers[label] > 1 else label
             for name, label in labels.items()}

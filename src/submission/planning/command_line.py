@@ -23,6 +23,7 @@ class Options(NamedTuple):
     path: str
     overrides: dict[str, Any]  # --set
     sbatch: dict[str, Any]
+    right_size: bool | None = None
     # what to do
     dry_run: bool = False
     json: bool = False
@@ -116,6 +117,9 @@ def _add_launch_options(add: _AddArgument) -> None:
     add("--max-running", type=positive, metavar="K", help="with --array: at most K runs of each array at a time")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch, for example mem=32G "
         "(repeatable)")
+    add("--right-size", action=argparse.BooleanOptionalAction, help="request what 95 %% of earlier runs of the same "
+        "model, data and batch size needed, with a margin, and never more than the script. Also applies to later "
+        "submissions of the batch")
     add("--local", action="store_true", help="run on this machine, without Slurm")
     add("--gpus", metavar="1,3|free", help="with --local: pin the runs to these GPUs, or to the GPUs that nobody uses")
     add("--on", metavar="HOST", help="upload the project to another machine by ssh, and submit it there "
@@ -191,6 +195,8 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.after and options.no_submit, "--no-submit submits nothing that could wait: use --after with -r"),
         (options.after and options.local, "--after makes Slurm wait, and --local runs without it: use "
          "`experiments.py wait`"),
+        (options.local and options.right_size, "--local does not use Slurm, --right-size reduces what it is asked for: "
+         "use one of them"),
         (options.local and options.sbatch, "--local does not use Slurm, --sbatch sets its options: use one of them"),
         (not options.retry and run_folder.is_batch_folder(options.path), f"{options.path} is a batch, not a job spec: "
          "-r continues it"),

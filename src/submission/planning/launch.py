@@ -13,6 +13,7 @@ from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
 from src.submission.planning import sbatch_calls
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
+from src.submission.planning.tickets import AWAITS_CANARY
 from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
 
 if TYPE_CHECKING:
@@ -43,9 +44,12 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
     snapshot = os.path.join(os.path.abspath(plan.batch), run_folder.CODE, token, run_folder.SNAPSHOT)
     uses_canaries = _uses_canaries(plan, options)
     launch = LaunchSettings(token, mode, snapshot if has_snapshot else plan.project, has_snapshot, slurm, container,
-                            notify, code, uses_canaries, lines=tuple(lines))
+                            notify, code, uses_canaries, right_size=_uses_right_size(plan, options),
+                            lines=tuple(lines))
     if uses_canaries and mode != WRITE_ONLY:
-        plan, launch = _with_canaries(plan, launch, options.retry)
+        plan, launch = _with_canaries(plan, launch, options)
+    if launch.slurm and plan.has_work:
+        plan, launch = _with_sizes(plan, launch, launch.slurm, options, bool(stack))
     return plan, _with_stacks(plan, launch, options, stack) if stack else launch
 
 
@@ -219,6 +223,43 @@ def _choose_notify(plan: SubmissionPlan, job_spec: JobSpec | None) -> Notify | N
     return Notify(**recorded) if recorded else None
 
 
+def _uses_right_size(plan: SubmissionPlan, options: Options) -> bool:
+    """Return --right-size; without it, a retry does as the last submission did."""
+    if options.right_size is not None:
+        return options.right_size
+    return options.retry and plan.history.last_slurm_plan().get("sizes") is not None
+
+
+def _with_sizes(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOptions, options: Options, is_stacked: bool
+                ) -> tuple[SubmissionPlan, LaunchSettings]:
+    """Compare what runs request with what earlier runs used, and reduce it if --right-size does.
+
+    Return the plan without the runs whose canaries must show first what they need, and the settings.
+    """
+    if not (launch.right_size or batch_folder.all_batches(os.path.dirname(plan.batch) or ".")):
+        return plan, launch  # the usual dry run loads no more
+    from src.submission.usage import right_size
+
+    reason = ("the memory of a stack is that of all its runs" if is_stacked else
+              "the next trials of a search may need more than the first" if plan.search else "")
+    if reason:
+        lines = right_size.unchanged(reason).lines if launch.right_size else ()
+        return plan, launch._replace(lines=(*launch.lines, *lines))
+    specs = {name: plan.points[name] for name in plan.to_submit}
+    sizing = right_size.choose_sizes(specs, slurm, plan.batch, launch.right_size, options.dry_run)
+    canary_of = launch.canaries.canary_of if launch.canaries and launch.right_size else {}
+    waiting = [name for name in sizing.unknown if name in canary_of]
+    if waiting and slurm.by_workers:  # they share their jobs
+        waiting = list(plan.to_submit)
+    if waiting:
+        plan = plan._replace(tickets=plan.tickets.without(waiting, AWAITS_CANARY))
+        rest = {name: spec for name, spec in specs.items() if name in plan.to_submit}
+        sizing = right_size.choose_sizes(rest, slurm, plan.batch, launch.right_size, options.dry_run)
+        sizing = sizing.with_waiting(len(waiting))
+    return plan, launch._replace(slurm=slurm._replace(sizes=sizing.sizes), awaits_canaries=bool(waiting),
+                                 lines=(*launch.lines, *sizing.lines))
+
+
 def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:
     """Return --canary; without it True if the last submission that recorded the setting used canaries, else None."""
     if options.canary is not None:
@@ -227,12 +268,14 @@ def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:
     return True if next(records, False) else None
 
 
-def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, retry: bool) -> tuple[SubmissionPlan, LaunchSettings]:
+def _with_canaries(plan: SubmissionPlan, launch: LaunchSettings, options: Options
+                   ) -> tuple[SubmissionPlan, LaunchSettings]:
     """Let the runs wait for canaries. Return the plan without the runs that a canary holds back, and the settings."""
     from src.submission.planning.canary import plan_canaries
 
     slurm = launch.slurm
-    canaries, tickets, lines = plan_canaries(plan.batch, plan.tickets, plan.points, slurm, plan.canaries, retry)
+    canaries, tickets, lines = plan_canaries(plan.batch, plan.tickets, plan.points, slurm, plan.canaries, options.retry,
+                                             by_batch_size=launch.right_size)
     if slurm:
         slurm = slurm._replace(dependencies=canaries.dependencies(tickets.to_submit, slurm.by_workers))
     launch = launch._replace(slurm=slurm, canaries=canaries, lines=(*launch.lines, *lines))

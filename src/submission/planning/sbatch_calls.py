@@ -22,7 +22,7 @@ def plan_submission(plan: SubmissionPlan, launch: LaunchSettings, max_queued: in
 
     max_queued: maximum number of tasks of an array; None: no limit
     """
-    if launch.slurm is None or not plan.has_work:
+    if launch.slurm is None or not (plan.has_work or launch.submits_canaries):
         return None
     context = submit.SubmissionContext(os.path.abspath(plan.batch), launch.token, launch.program_folder)
     shape = launch.slurm.shape
@@ -102,7 +102,7 @@ def container_command(plan: SubmissionPlan, launch: LaunchSettings, submission: 
 
     batch = os.path.abspath(plan.batch)
     if submission and launch.slurm:
-        from src.submission.slurm import costs
+        from src.submission.usage import costs
 
         call = submission.calls[0]
         path = call.command[-1]

@@ -114,6 +114,8 @@ class LaunchSettings(NamedTuple):
     code: the state of the project in git; None in a dry run
     uses_canaries: whether later submissions of the batch use canaries too; None: not recorded
     canaries: the canaries that runs wait for; None: no canaries
+    right_size: whether later submissions of the batch reduce requests by what earlier runs used
+    awaits_canaries: whether runs are left for a later submission, which reduces their requests by what canaries used
     stack_plan: which runs are trained at once; None: each run by itself
     lines: what to print about the settings
     """
@@ -128,8 +130,15 @@ class LaunchSettings(NamedTuple):
     code: Code | None = None
     uses_canaries: bool | None = None
     canaries: Canaries | None = None
+    right_size: bool = False
+    awaits_canaries: bool = False
     stack_plan: StackPlan | None = None
     lines: tuple[str, ...] = ()
+
+    @property
+    def submits_canaries(self) -> bool:
+        """Whether any canary is to be submitted."""
+        return self.canaries is not None and bool(self.canaries.to_submit)
 
     @property
     def stacks(self) -> Stacks:

@@ -14,7 +14,8 @@ from src.submission.system.terminal import count
 if TYPE_CHECKING:
     from src.submission.status.observation import Observation, Run
 
-LATER = "for later"  # reason to leave a run alone: it is beyond --max-runs
+# reasons to leave a run alone: it is beyond --max-runs; or --right-size needs the result of its canary
+LATER, AWAITS_CANARY = "for later", "waiting for a canary"
 
 
 class Tickets(NamedTuple):

@@ -36,7 +36,7 @@ def hours_line(search: Search, batch: str, cpus: float = 1, gpus: float = 0) -> 
 
     cpus, gpus: of each trial.
     """
-    from src.submission.slurm import costs
+    from src.submission.usage import costs
 
     return costs.estimate(list(cost.usual_specs(search)), os.path.dirname(batch) or ".", cpus, gpus,
                           by_workers=True)

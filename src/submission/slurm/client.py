@@ -311,7 +311,7 @@ _MAX_TASKS = 1_000_000  # of one array: Slurm's own limit is 4 million, by defau
 _MAX_DIGITS = 16  # of a number that Slurm prints
 _QUEUE_FORMAT = "%i|%T|%V|%S|%r|%k"  # id, state, submit time, start, reason, comment
 USAGE_FIELDS = ("JobID", "State", "ElapsedRaw", "TotalCPU", "AllocCPUS", "MaxRSS", "ReqMem", "TimelimitRaw",
-                "AllocTRES", "TRESUsageInTot")
+                "AllocTRES", "TRESUsageInTot", "AdminComment")
 
 
 def squeue(clusters: Collection[str] | None = None) -> Queue:
@@ -371,7 +371,8 @@ def _sacct_rows(options: Iterable[str], fields: Sequence[str], cluster: str | No
         return None
     if answer.returncode:
         return [] if _NO_ACCOUNTING in answer.stderr.lower() else None
-    return [row for line in answer.stdout.splitlines() if len(row := line.split("|")) == len(fields)]
+    # the last field may be a comment, with any characters
+    return [row for line in answer.stdout.splitlines() if len(row := line.split("|", len(fields) - 1)) == len(fields)]
 
 
 def _start_time(since: float) -> str:
@@ -409,14 +410,20 @@ def show_job(job: str) -> dict[str, str]:
     return {name: value for name, equals, value in (field.partition("=") for field in fields) if equals}
 
 
-def usage(since: float, clusters: Collection[str]) -> list[list[str]]:
+def usage(since: float, clusters: Collection[str], jobs: Iterable[str] = ()) -> list[list[str]]:
     """Return rows of sacct, in the columns USAGE_FIELDS: this user's jobs and steps since a time in unix seconds.
 
-    clusters: as for squeue; one call for each. On other clusters `;NAME` follows the id of a job.
+    clusters: as for squeue; one call for each. On other clusters `;NAME` follows the id of a job. jobs: only these.
     """
     rows = []
+    by_cluster: dict[str, list[str]] = {}
+    for job in jobs:
+        local, _, cluster = job.partition(";")
+        by_cluster.setdefault(cluster, []).append(local)
     for cluster in sorted(clusters):
-        for identifier, *cells in _sacct_rows(["--units=K", _start_time(since)], USAGE_FIELDS, cluster) or ():
+        selection = [f"--jobs={','.join(by_cluster[cluster])}"] if cluster in by_cluster else []
+        for identifier, *cells in _sacct_rows(["--units=K", _start_time(since), *selection], USAGE_FIELDS,
+                                              cluster) or ():
             job, dot, step = identifier.partition(".")
             rows.append([f"{job}{_suffix(cluster)}{dot}{step}", *cells])
     return rows

@@ -10,10 +10,11 @@ from src import run_folder
 from src.errors import BatchError, JobSpecError
 from src.frozen import Frozen, field
 from src.io import yaml_io
-from src.submission.batch import batch_folder, task_files
+from src.submission.batch import batch_folder, task_files, usage_history
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import NO_STACKS, Stacks, Tasks, WorkerGroup
 from src.submission.slurm import client, directives, sbatch_messages, script_options
+from src.submission.slurm.sizes import NO_SIZE, Size, smaller_request
 
 if TYPE_CHECKING:
     from src.submission.slurm.circuit_breaker import CircuitBreaker
@@ -38,7 +39,9 @@ class SlurmOptions(Frozen):
     extra: `exclude` and `dependency` of this submission alone, which a retry does not repeat; they are appended to the
         values that are requested otherwise;
     dependencies: of single runs, by name;
-    environment: SBATCH_* variables, as options.
+    environment: SBATCH_* variables, as options;
+    sizes: what runs need, by usage_history.key_of: their jobs request no more than that, with a margin, except for the
+        options of the command line.
     """
 
     script: str
@@ -49,6 +52,7 @@ class SlurmOptions(Frozen):
     extra: Mapping[str, str] = field(default_factory=dict)
     dependencies: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Size] = field(default_factory=dict)
 
     @property
     def by_workers(self) -> bool:
@@ -70,28 +74,32 @@ class SlurmOptions(Frozen):
     def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
         """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
         script, of_point = self.script_of(spec), spec.get("SBATCH") or {}
-        key = script, repr(of_point)
+        size = self.sizes.get(usage_history.key_of(spec), NO_SIZE) if self.sizes else NO_SIZE
+        key = script, repr(of_point), size
         if key not in self._checked:  # most points of a grid request the same
-            self._checked[key] = self._check(script, of_point)
+            self._checked[key] = self._check(script, of_point, size)
         options = self._checked[key]
         if extra := self._extra_of(name):
             options = options | _append(extra, {**directives.effective(self._text_of(script)), **options})
         return script, client.option_arguments(options, "sbatch options")
 
-    def _check(self, script: str, of_point: Mapping[str, Any]) -> dict[str, Any]:
+    def _check(self, script: str, of_point: Mapping[str, Any], size: Size) -> dict[str, Any]:
         """Return the options beside those of a script. JobSpecError if they contradict it."""
         options = {str(key).replace("_", "-"): value
                    for layer in (self.environment, self.batch, of_point, self.command_line)
                    for key, value in layer.items()}
         script_options.check(os.path.relpath(script), self._text_of(script), options,
                              is_generated=self.unwritten_text(script) is not None)
+        if size != NO_SIZE:
+            fixed = [str(key).replace("_", "-") for key in self.command_line]
+            options |= smaller_request(size, {**directives.effective(self._text_of(script)), **options}, fixed)
         if "signal" not in options and (signal := script_options.scaled_signal(
                 self._text_of(script), str(options.get("time") or ""))):
             options["signal"] = signal
         return options
 
     @cached_property
-    def _checked(self) -> dict[tuple[str, str], dict[str, Any]]:
+    def _checked(self) -> dict[tuple[str, str, Size], dict[str, Any]]:
         return {}
 
     def _extra_of(self, name: str) -> dict[str, str]:

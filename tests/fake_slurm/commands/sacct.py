@@ -38,6 +38,7 @@ FIELDS: Columns = {
     "reqmem": ("ReqMem", lambda job: job["Mem"]), "workdir": ("WorkDir", lambda job: job["WorkDir"]),
     "cputimeraw": ("CPUTimeRAW", lambda job: str(int(elapsed_seconds(job)) * int(job["CPUs"]))),
     "totalcpu": ("TotalCPU", lambda job: job.get("TotalCPU") or "00:00:00"),
+    "admincomment": ("AdminComment", lambda job: job.get("AdminComment", "") if "Step" not in job else ""),
     "reason": ("Reason", lambda job: job["Reason"] or "None")}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from src.submission.batch import usage_history
 from src.submission.batch.usage_history import kind_of
-from tests.submission.slurm.test_costs import earlier_run
+from tests.submission.usage.test_costs import earlier_run
 
 
 def uses(root: Path, spec: dict[str, Any], **options: Any) -> list[usage_history.RunUse]:

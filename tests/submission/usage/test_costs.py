@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from src.io import yaml_io
-from src.submission.slurm import costs, directives
+from src.submission.slurm import directives
+from src.submission.usage import costs
 
 
 @pytest.mark.parametrize(("words", "cpus", "gpus"), [
