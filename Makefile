@@ -45,7 +45,7 @@ mlflow: .venv-mlflow/.installed ## install MLflow's server into .venv-mlflow, fo
 lint: $(ENVIRONMENT) ## run ruff, mypy (on the layers without torch) and shellcheck
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
-	@.venv/bin/shellcheck --external-sources *.sh .ci/run tests/cluster/*.sh tests/cluster/sites/*.sh
+	@.venv/bin/shellcheck --external-sources *.sh tools/*.sh .ci/run tests/cluster/*.sh tests/cluster/sites/*.sh
 
 cluster: ## start a four-node Slurm here (root, slurm-wlm slurmdbd munge mariadb-server); LAG=1: on slow shared files
 	@LAG=$(LAG) tests/cluster/up.sh

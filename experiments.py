@@ -77,6 +77,8 @@ COMMANDS = {
     "setup": Command("setup", "fit the project to this cluster: submit scripts, links to large disks, a test run"),
     "doctor": Command("machines", "check what this machine lacks for the project; exit code 1 on an error",
                       remote=True),
+    "pack-env": Command("machines", "pack this environment into one file that jobs use on their node's own disk",
+                        remote=True),
     "push-env": Command("machines", "upload this environment to another machine, to the same path"),
     "prefetch": Command("machines", "download every data set and pretrained model of a job spec", remote=True),
     "probe": Command("machines", "find the largest batch size that fits this machine, and the best number of loaders"),

@@ -66,6 +66,10 @@ class RemoteError(UserError):
     """A remote machine is unknown, does not answer, or lacks something."""
 
 
+class PackError(UserError):
+    """The Python environment of this process cannot be packed or copied."""
+
+
 class ResultsError(UserError):
     """Results cannot be read: no such batch, column or metric."""
 

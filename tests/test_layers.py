@@ -30,10 +30,12 @@ ALLOWED: dict[str, set[str]] = {
     **{f"submission/{name}": ABOVE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
     # the commands of experiments.py: on top of everything
-    "commands": ABOVE | {"search"} | {f"submission/{name}" for name in (*SUBMISSION, "remote", "doctor", "setup")} | {
+    "commands": ABOVE | {"search"} | {
+        *(f"submission/{name}" for name in (*SUBMISSION, "packing", "remote", "doctor", "setup")),
         "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "analysis/page", "datasets", "models",
         "tracking", "training"},
-    "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch"},
+    "submission/packing": ABOVE | {"submission/system", "submission/slurm"},
+    "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch", "submission/packing"},
     "submission/doctor": ABOVE | {"submission/system", "submission/slurm"},
     "submission/setup": ABOVE | {"submission/system", "submission/batch", "submission/slurm", "submission/status"},
     "analysis/reading": ABOVE | {"search"},

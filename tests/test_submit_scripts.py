@@ -57,6 +57,7 @@ def project(tmp_path: Path) -> Path:
     """A project folder with a blank in its name, the submit scripts, and a train.py that tells what it was given."""
     folder = tmp_path / "my project"
     (folder / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "tools", folder / "tools")
     (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (folder / "train.py").write_text(TELL_AND_WAIT)
     for name in [*RESOURCES, DDP, "activate.sh"]:

@@ -334,6 +334,17 @@ class Finding(TypedDict):
     do: str  # what to do; empty: nothing
 
 
+class PackedImage(TypedDict):
+    """An environment that was packed."""
+
+    image: str  # its path
+    bytes: int
+    files: int  # files, folders and links in it
+    removed: list[str]  # names of older images
+    kept: list[str]  # names of older images that running jobs may use
+    notes: list[str]
+
+
 class PushedEnvironment(TypedDict):
     """An environment that was uploaded."""
 
@@ -425,6 +436,7 @@ DOCUMENTS: dict[str, Any] = {
     "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
     "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
-    "setup": Setup, "doctor": list[Finding], "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
+    "setup": Setup, "doctor": list[Finding], "pack-env": PackedImage,
+    "push-env": PushedEnvironment, "prefetch": Lines, "probe": Lines}
 # and of submit_multiple.py: in a dry run, and otherwise
 SUBMISSION_DOCUMENTS = (PlannedRun, Submission)

@@ -1,8 +1,9 @@
-"""Commands that check and prepare a machine: doctor, push-env, prefetch, probe."""
+"""Commands that check and prepare a machine: doctor, pack-env, push-env, prefetch, probe."""
 from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,14 @@ def add_push_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
+def add_pack_env(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=pack_env)
+    parser.add_argument("--data", action="append", default=[], metavar="DIR", help="also pack this folder, which job "
+                        "specs name as data_dir; may be repeated")
+    parser.add_argument("--format", choices=("squashfs", "tar"), help="form of the image (default: squashfs, "
+                        "which nodes can mount; else tar, which they unpack)")
+
+
 def add_prefetch(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=prefetch)
     parser.add_argument("path", metavar="JOB_SPEC", help="a job spec, for example jobs/x.yaml")
@@ -52,20 +61,45 @@ def doctor(options: argparse.Namespace) -> Output:
 def push_env(options: argparse.Namespace) -> Output:
     """Upload the environment of this Python, and print what it will lack on the other machine."""
     import os
-    import sys
 
     from src.errors import shell_command
+    from src.submission.packing import environment
     from src.submission.remote import hosts, ssh
     from src.submission.remote import push_env as pushing
 
-    folder = pushing.find_environment(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
+    folder = environment.find_environment(sys.prefix, sys.base_prefix, os.path.expanduser("~"))
     remote = ssh.connect(hosts.find_host(options.on_host, PROJECT), create=(".",),
                          known_hosts=hosts.read_hosts(PROJECT))
     confirm(f"Make {folder} on {remote.host.name} equal to the one here?", "nothing was copied", options)
-    notes = pushing.push_environment(remote, folder, pushing.base_python())
+    notes = pushing.push_environment(remote, folder, environment.base_python())
     document: documents.PushedEnvironment = {"host": remote.host.name, "folder": folder, "notes": list(notes)}
     check = shell_command("python", "experiments.py", "doctor", "--on", remote.host.name)
     return Output([f"uploaded   {folder}", *notes, f"  {check}  checks that it works"], document)
+
+
+def pack_env(options: argparse.Namespace) -> Output:
+    """Pack the environment of this Python, and data folders, into an image that jobs use instead."""
+    import os
+
+    from src.errors import PackError
+    from src.submission.packing import environment, pack
+    from src.submission.remote.upload import format_size
+
+    this = environment.this_environment(os.path.expanduser("~"))
+    data = [os.path.realpath(folder) for folder in options.data]
+    for folder in data:
+        if not os.path.isdir(folder):
+            raise PackError("no such folder", where=f"--data {folder}", hint="name a folder that job specs "
+                                         "have as data_dir")
+    print(f"packing    {' '.join([this.folder, *data])}", file=sys.stderr, flush=True)
+    result, notes = pack.pack(this, data, options.format), pack.notes(this)
+    size = os.path.getsize(result.path)
+    document: documents.PackedImage = {"image": result.path, "bytes": size, "files": result.entries,
+                                       "removed": result.removed, "kept": result.kept, "notes": notes}
+    return Output([f"packed     {result.path}", f"           {result.entries:,} files, "
+                   f"{format_size(1024 * result.kibibytes)}, as one of {format_size(size)}; jobs use it from now on",
+                   *(f"removed    {name}, which no job uses" for name in result.removed),
+                   *(f"kept       {name}, which a running job may use" for name in result.kept), *notes], document)
 
 
 def prefetch(options: argparse.Namespace) -> Output:

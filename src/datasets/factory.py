@@ -18,7 +18,7 @@ from src.config import Config
 from src.datasets import hf, images, libsvm, on_device, own_data, scikit
 from src.datasets.data import Data, Lazy, Source, Split, gather_rows
 from src.errors import DataError, UserError
-from src.io import files
+from src.io import files, packed_copy
 
 Scale = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation of each feature
 READERS: dict[str, ModuleType] = {
@@ -36,7 +36,7 @@ def make_data(config: Config) -> Data:
     Features that require it are standardized by the statistics of the split train (of all samples without one).
     """
     slices = {text: parse_split(text) for text in config.data_splits_map.values()}
-    sources = _reader(config).load(config, data_folder(config), _source_names(slices))
+    sources = _load(config, _source_names(slices))
     if isinstance(sources, Data):  # the reader has cut the splits
         return _add_evaluations_to_finished(config, sources)
     train = slices.get(config.data_splits_map.get("train", ""))
@@ -95,7 +95,7 @@ def _load_evaluation(eval_config: Config, text: str, parts: tuple[Slice, ...], t
                      base: int | None) -> dict[str, Source]:
     """Return the sources of an evaluation set. base: the first column of the training data if that is LIBSVM's."""
     def load(config: Config) -> Any:
-        return _reader(config).load(config, data_folder(config), _source_names({text: parts}))
+        return _load(config, _source_names({text: parts}))
 
     sources = load(eval_config)
     if isinstance(sources, Data):
@@ -132,7 +132,7 @@ def _add_evaluations_to_finished(config: Config, data: Data) -> Data:
         eval_config, parts = evaluation(config, name)
         if config.dataset.startswith("hf/") and not eval_config.dataset.startswith("hf/"):
             raise DataError(f"{text} has no texts", where="eval_datasets", allowed="hf/NAME@SPLIT")
-        eval_data = _reader(eval_config).load(eval_config, data_folder(eval_config), _source_names({text: parts}))
+        eval_data = _load(eval_config, _source_names({text: parts}))
         if not isinstance(eval_data, Data) or eval_data.input_shape != data.input_shape:
             raise DataError(f"samples of {text} are not like those of {config.dataset}", where="eval_datasets")
         splits[name] = _normalized_as_train(eval_data.splits[name], data)
@@ -201,6 +201,15 @@ def warm_up(configs: Iterable[Config]) -> None:
             seen.add(key)
             with contextlib.suppress(UserError):
                 fetch(config._replace(data_download=False))
+
+
+def _load(config: Config, names: list[str]) -> Any:
+    """Load sources from this node's copy of data_dir if that contains them, else from data_dir."""
+    folder = data_folder(config)
+    if copy := packed_copy.data_copy(str(folder)):
+        with contextlib.suppress(DataError):
+            return _reader(config).load(config._replace(data_download=False), Path(copy), names)
+    return _reader(config).load(config, folder, names)
 
 
 def data_folder(config: Config) -> Path:

@@ -3,14 +3,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from src import run_folder
 from src.config import Config
 from src.errors import JobSpecError, UserError
-from src.io import files, slurm_environment
+from src.io import files, packed_copy, slurm_environment
 from src.submission.batch import journal, task_files
 from src.submission.spec.container_spec import Container, check_image
 from src.submission.system.process import RELAY_SOCKET
@@ -146,15 +145,18 @@ def runtime_environment(runtime: str, inside: Mapping[str, str], environment: Ma
 
 def python_environment_folders() -> list[str]:
     """Return the folders of this process's Python environment and of the Python it is based on; none for the system's.
+
+    A packed copy of this node is not used inside: a runtime may not see what this user has mounted.
     """
-    if sys.prefix == sys.base_prefix and not os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
+    prefix, base_prefix, _ = packed_copy.environment()
+    if prefix == base_prefix and not os.path.isdir(os.path.join(prefix, "conda-meta")):
         return []
-    return [folder for folder in dict.fromkeys((sys.prefix, sys.base_prefix)) if folder not in _SYSTEM]
+    return [folder for folder in dict.fromkeys((prefix, base_prefix)) if folder not in _SYSTEM]
 
 
 def python_inside(container: Container) -> str:
     """Return the Python that starts train.py: the job spec's, that of this environment, or the image's."""
-    return container.python or (sys.executable if python_environment_folders() else "python3")
+    return container.python or (packed_copy.environment()[2] if python_environment_folders() else "python3")
 
 
 def topmost_folders(folders: Iterable[str]) -> list[str]:

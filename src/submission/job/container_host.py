@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.errors import UserError
-from src.io import slurm_environment
+from src.io import packed_copy, slurm_environment
 from src.submission.job import container, container_calls
 from src.submission.spec.container_spec import Container
 from src.submission.system import process
@@ -54,7 +54,7 @@ def run_in_container(requested: Container, batch: str, arguments: Sequence[str],
         if ticket is not None:
             inside["GRIDIRON_TICKET"] = str(ticket)
         python = container.python_inside(requested)
-        if python == sys.executable:
+        if python == packed_copy.environment()[2]:
             inside["PREPEND_PATH"] = os.path.dirname(python)
         working_dir = os.getcwd()
         mounts = [*container.mount_options(container.expand_on_node(requested), batch, program, inside, working_dir),

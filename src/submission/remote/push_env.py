@@ -7,11 +7,12 @@ import sys
 from typing import NamedTuple
 
 from src.errors import RemoteError, shell_command
+from src.io import packed_copy
+from src.submission.packing import pack, tree
+from src.submission.packing.environment import ENVIRONMENT_FILES
 from src.submission.remote.ssh import Remote
 
-_ENVIRONMENT_FILES = ("pyvenv.cfg", "conda-meta")  # an environment's folder contains one of them
-_SYSTEM = frozenset(("/", "/usr", "/usr/local", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/home", "/root",
-                     "/var", "/tmp", "/srv", "/mnt"))
+_SHOWN = ("--info=progress2", "--human-readable")
 _MARK = "gridiron: "  # begins our lines in the output of a login shell, which may print others
 
 
@@ -31,12 +32,15 @@ class Platform(NamedTuple):
 def push_environment(remote: Remote, folder: str, base: str | None, to: str | None = None) -> list[str]:
     """Copy an environment, and return notes for the user. RemoteError if it cannot run on the remote machine.
 
-    folder: its absolute path;
+    folder: its absolute path. If it is packed, the image is copied, and unpacked there;
     base: the Python outside the environment that it uses; None if it contains its own;
     to: the remote path; the same one by default, since the environment's files contain it.
     """
     to = to or folder
-    remote_platform, state = _inspect(remote, to, base)
+    packed = pack.read_current(folder)
+    if packed and packed.has_base:
+        base = None
+    remote_platform, state, programs = _inspect(remote, to, base)
     here = Platform(f"{os.uname().sysname} {os.uname().machine}", _glibc(), f"Python {_version()}" if base else "")
     if problem := find_incompatibility(here, remote_platform, base):
         raise RemoteError(problem, where=remote.host.name, hint="create the environment there instead: "
@@ -44,34 +48,65 @@ def push_environment(remote: Remote, folder: str, base: str | None, to: str | No
     if state == "other":
         raise RemoteError(f"{to} exists there, and is not an environment", where=remote.host.name,
                           hint="it is never overwritten; move it away")
-    remote.read_shell_output(f"mkdir -p -- {shlex.quote(os.path.dirname(to))}")
-    remote.rsync("--archive", "--compress", "--delete", "--partial-dir=.partial", "--info=progress2",
-                 "--human-readable", "--", f"{folder}/", f"{remote.rsync_path(to)}/", show=True)
+    notes = []
+    missing = sorted(_unpackers(packed.image) - set(programs)) if packed else []
+    if packed and not missing:
+        _send_image(remote, folder, packed, to)
+    else:
+        notes.append(f"sent file by file: {' and '.join(missing)} not installed there" if packed else
+                     "sent file by file: `python experiments.py pack-env` makes one file of it")
+        _send_files(remote, folder, to)
     output = remote.read_shell_output(f"cd -- {shlex.quote(remote.host.folder)} 2>/dev/null && ! [ -e .venv ] && "
                                       f"! [ -L .venv ] && ln -s -- {shlex.quote(to)} .venv && echo '{_MARK}linked'; "
                                       "true")
-    notes = ["linked as .venv there, where activate.sh finds it"] if _MARK in output else []
+    notes += ["linked as .venv there, where activate.sh finds it"] if _MARK in output else []
     return [*notes, *compatibility_warnings(here, remote_platform)]
 
 
-def find_environment(prefix: str, base_prefix: str, home: str) -> str:
-    """Return the folder of the environment of this Python. RemoteError if it has none that can be copied."""
-    folder = os.path.realpath(prefix)
-    if prefix == base_prefix and not os.path.isdir(os.path.join(folder, "conda-meta")):
-        raise RemoteError("this Python is not in an environment", where=folder,
-                          hint="`source activate.sh` first, and repeat the command")
-    contains_home = os.path.join(os.path.realpath(home), "").startswith(os.path.join(folder, ""))
-    if folder in _SYSTEM or contains_home or not any(
-            os.path.exists(os.path.join(folder, name)) for name in _ENVIRONMENT_FILES):
-        raise RemoteError("this folder contains more than an environment", where=folder,
-                          hint="create one in a folder of its own, as .venv of the project")
-    return folder
+def _send_files(remote: Remote, folder: str, to: str) -> None:
+    remote.read_shell_output(f"mkdir -p -- {shlex.quote(os.path.dirname(to))}")
+    remote.rsync("--archive", "--compress", "--delete", "--partial-dir=.partial", *_SHOWN, "--", f"{folder}/",
+                 f"{remote.rsync_path(to)}/", show=True)
 
 
-def base_python() -> str | None:
-    """Return the Python outside the environment that it uses; None if it contains its own, as conda's do."""
-    base = getattr(sys, "_base_executable", sys.executable)
-    return base if sys.prefix != sys.base_prefix else None
+def _unpackers(image: str) -> set[str]:
+    """Return the programs that unpack an image."""
+    return {"unsquashfs"} if image.endswith(".sqfs") else {"tar", "zstd" if image.endswith(".zst") else "gzip"}
+
+
+def _send_image(remote: Remote, folder: str, packed: pack.Packed, to: str) -> None:
+    """Copy an image, unpack it to the path of the environment, and make it the one that jobs there use.
+
+    The file `current` is written last: while its first line differs, the image is unpacked again.
+    """
+    remote_folder = pack.packed_folder(to)
+    image = os.path.join(remote_folder, packed.image)
+    remote.read_shell_output(f"mkdir -p -- {shlex.quote(remote_folder)}")
+    remote.rsync("--partial-dir=.partial", *_SHOWN, "--", os.path.join(pack.packed_folder(folder), packed.image),
+                 f"{remote.rsync_path(remote_folder)}/", show=True)
+    unpack = {".sqfs": 'unsquashfs -quiet -no-progress -no-xattrs -dest "$new" "$image"',
+              ".zst": 'mkdir "$new" && tar --extract --zstd --file="$image" --directory="$new"',
+              ".gz": 'mkdir "$new" && tar --extract --gzip --file="$image" --directory="$new"'
+              }[os.path.splitext(packed.image)[1]]
+    watched = shlex.join(name for name in packed.watched if not name.startswith("/"))
+    remote.read_shell_output(f"""set -e
+to=$(readlink -m -- {shlex.quote(to)}) image={shlex.quote(image)} current={shlex.quote(remote_folder)}/{pack.CURRENT}
+new=$to.unpacking
+watched() {{ (cd -- "$to" && stat --format=%Y -- {watched} 2>/dev/null | paste -sd ' '); }}
+if [ "$(sed -n 1p "$current" 2>/dev/null)" != {packed.image} ] || [ "$(sed -n 3p "$current")" != "$(watched)" ]; then
+    rm -rf -- "$new" "$to.old"
+    {unpack} >/dev/null
+    rm -rf -- "$new/{packed_copy.DATA}" "$new/{packed_copy.RECORD}"
+    if [ -d "$new/{tree.PYTHON}" ]; then printf 'home = %s/{tree.PYTHON}/bin\n' "$to" >>"$new/pyvenv.cfg"; fi
+    if [ -e "$to" ]; then mv -- "$to" "$to.old"; fi
+    mv -- "$new" "$to"
+    rm -rf -- "$to.old"
+    printf '%s\n' {packed.image} {packed.kibibytes} "$(watched)" {watched} >"$current.new"
+    mv -- "$current.new" "$current"
+fi
+if queue=$(squeue --me --noheader 2>/dev/null) && [ -z "$queue" ]; then
+    find {shlex.quote(remote_folder)} -maxdepth 1 -name '*-*' ! -name {packed.image} -exec rm -f -- {{}} +
+fi""")
 
 
 def find_incompatibility(here: Platform, there: Platform, base: str | None) -> str | None:
@@ -98,19 +133,22 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.rpartition(" ")[2].split(".") if part.isdecimal()]
 
 
-def _inspect(remote: Remote, to: str, base: str | None) -> tuple[Platform, str]:
-    """Return the remote platform, and what is at the path there: none, environment, or other."""
+def _inspect(remote: Remote, to: str, base: str | None) -> tuple[Platform, str, list[str]]:
+    """Return the remote platform, what is at the path there (none, environment, or other), and which of the programs
+    that unpack images are there.
+    """
     path = shlex.quote(to)
-    is_environment = " || ".join(f"[ -e {shlex.quote(os.path.join(to, name))} ]" for name in _ENVIRONMENT_FILES)
+    is_environment = " || ".join(f"[ -e {shlex.quote(os.path.join(to, name))} ]" for name in ENVIRONMENT_FILES)
     output = remote.read_shell_output(
         f'say() {{ printf "{_MARK}%s\\n" "$1"; }}; say "$(uname -sm)"; say "$(getconf GNU_LIBC_VERSION 2>/dev/null)"; '
         f'say "$({shlex.quote(base or "true")} --version 2>/dev/null)"; '
         f'if ! [ -e {path} ]; then say none; elif {is_environment} || [ -z "$(ls -A {path})" ]; then say environment; '
-        "else say other; fi")
+        'else say other; fi; say "$(for name in unsquashfs tar zstd gzip; do command -v $name >/dev/null && '
+        'printf "%s " $name; done)"')
     lines = [line.removeprefix(_MARK).strip() for line in output.splitlines() if line.startswith(_MARK)]
-    if len(lines) != 4:
+    if len(lines) != 5:
         raise RemoteError("its shell does not answer", where=remote.host.name)
-    return Platform(lines[0], lines[1], lines[2] if base else ""), lines[3]
+    return Platform(lines[0], lines[1], lines[2] if base else ""), lines[3], lines[4].split()
 
 
 def _glibc() -> str:

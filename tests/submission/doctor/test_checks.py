@@ -137,6 +137,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "my 'project'"
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (folder / "tools").symlink_to(ROOT / "tools")
     (folder / "activate.sh").write_text(f"echo welcome\n{(ROOT / 'activate.sh').read_text()}")
     (folder / "submit_cpu.sh").write_text(SCRIPT)
     program(folder / "bin", "nvidia-smi", "echo 'A100, 80 GiB, 570'")

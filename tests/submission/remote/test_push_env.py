@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,6 +12,8 @@ import pytest
 
 import experiments
 from src.errors import RemoteError
+from src.submission.packing import environment, pack
+from src.submission.packing.environment import Environment
 from src.submission.remote import hosts, push_env, ssh
 from src.submission.remote.push_env import Platform
 from tests.sshd.fixture import Sshd, sshd
@@ -18,6 +21,7 @@ from tests.sshd.fixture import Sshd, sshd
 __all__ = ["sshd"]  # the fixture
 
 NASTY = "a $HOME 'far' `touch x`; (1)"
+BY_FILE = "sent file by file: `python experiments.py pack-env` makes one file of it"
 HERE = Platform("Linux x86_64", "glibc 2.36", "Python 3.11.7")
 
 
@@ -41,23 +45,6 @@ def test_older_libraries_give_a_warning() -> None:
         assert "older than the glibc 2.36 here" in warning
 
 
-def test_folders_that_are_no_environment_are_refused(tmp_path: Path) -> None:
-    def refused(prefix: object, base: object, home: object) -> str:
-        with pytest.raises(RemoteError) as error:
-            push_env.find_environment(str(prefix), str(base), str(home))
-        return str(error.value)
-
-    (tmp_path / "pyvenv.cfg").touch()
-    assert push_env.find_environment(str(tmp_path), "/usr", "/home/me") == str(tmp_path)
-    assert "not in an environment" in refused("/usr", "/usr", "/home/me")
-    assert "more than an environment" in refused(tmp_path, "/usr", tmp_path)
-    assert "more than an environment" in refused(tmp_path, "/usr", tmp_path / "me")
-    assert "more than an environment" in refused("/", "/usr", "/home/me")
-    assert "more than an environment" in refused(tmp_path.parent, "/usr", "/home/me")
-    (tmp_path / "conda-meta").mkdir()
-    assert push_env.find_environment(str(tmp_path), str(tmp_path), "/home/me") == str(tmp_path)
-
-
 def test_environment_is_copied_and_updated(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there, folder, to = (tmp_path / part / NASTY for part in ("here", "there", "made", "sent"))
     here.mkdir(parents=True)
@@ -75,12 +62,65 @@ def test_environment_is_copied_and_updated(sshd: Sshd, tmp_path: Path, monkeypat
         push_env.push_environment(far, str(folder), f"{base}-of-nobody", str(to))
     (to / "thesis.tex").unlink()
     assert push_env.push_environment(far, str(folder), base, str(to)) == [
-        "linked as .venv there, where activate.sh finds it"]
+        BY_FILE, "linked as .venv there, where activate.sh finds it"]
     assert os.readlink(there / ".venv") == str(to)
     assert subprocess.run([to / "bin" / "python", "-c", ""]).returncode == 0
     (to / "of an older one.py").touch()
-    assert push_env.push_environment(far, str(folder), base, str(to)) == []
+    assert push_env.push_environment(far, str(folder), base, str(to)) == [BY_FILE]
     assert sorted(os.listdir(to)) == sorted(os.listdir(folder)) and not list(tmp_path.rglob("x"))
+
+
+@pytest.mark.skipif(not shutil.which("unsquashfs"), reason="needs squashfs-tools")
+def test_packed_environment_is_sent_as_one_file(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there, folder, to = (tmp_path / part / NASTY for part in ("here", "there", "made", "sent"))
+    here.mkdir(parents=True)
+    there.mkdir(parents=True)
+    sshd.write_hosts(here, there)
+    venv.create(folder, symlinks=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    (packages / "module.py").write_text("new")
+    (tmp_path / "data").mkdir()
+    far, base = ssh.connect(hosts.find_host("cluster", str(here))), os.path.realpath(sys.executable)
+    this = Environment(str(folder), str(folder), sys.base_prefix, base, False, (),
+                       (str(packages.relative_to(folder)), "pyvenv.cfg"))
+    sent: list[str] = []
+    rsync = ssh.Remote.rsync
+    monkeypatch.setattr(ssh.Remote, "rsync", lambda self, *arguments, **options: (
+        sent.append(arguments[-2]), rsync(self, *arguments, **options))[1])
+
+    squashfs = pack.pack(this, [str(tmp_path / "data")], "squashfs").path
+    assert push_env.push_environment(far, str(folder), base, str(to)) == [
+        "linked as .venv there, where activate.sh finds it"]
+    assert sent == [squashfs]
+    assert sorted(os.listdir(to)) == sorted(os.listdir(folder)), "neither the data nor the record of a copy"
+    assert subprocess.run([to / "bin" / "python", "-c", ""]).returncode == 0
+    current = pack.read_current(str(to))
+    assert current and current.image == os.path.basename(squashfs), "jobs there use it"
+    inode = to.stat().st_ino
+    assert push_env.push_environment(far, str(folder), base, str(to)) == []
+    assert to.stat().st_ino == inode, "nothing has changed"
+
+    (to / "of an older one.py").touch()
+    tar = pack.pack(this, [], "tar").path
+    assert push_env.push_environment(far, str(folder), base, str(to)) == []
+    assert sent[-1] == tar and sorted(os.listdir(to)) == sorted(os.listdir(folder))
+    assert sorted(os.listdir(to.parent)) == [NASTY, f"{NASTY}.packed"] and not list(tmp_path.rglob("x"))
+
+
+def test_without_the_programs_that_unpack_it_is_sent_file_by_file(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack.Packed("a-b.tar.zst", 4, "1 1", ("lib", "/opt/bin/python3.11"))
+    monkeypatch.setattr(pack, "read_current", lambda folder: packed)
+    inspected: list[str | None] = []
+    monkeypatch.setattr(push_env, "_inspect", lambda remote, to, base: (inspected.append(base), (
+        HERE._replace(python="", system=f"{os.uname().sysname} {os.uname().machine}"), "none", ["tar"]))[1])
+    sent: list[str] = []
+    monkeypatch.setattr(push_env, "_send_files", lambda remote, folder, to: sent.append(folder))
+    remote = ssh.Remote(hosts.Host("cluster", "cluster", "gridiron"), None)
+    monkeypatch.setattr(ssh.Remote, "read_shell_output", lambda self, script: "")
+    assert push_env.push_environment(remote, "/made", "/opt/bin/python3.11")[0] == (
+        "sent file by file: zstd not installed there")
+    assert sent == ["/made"] and inspected == [None], "the image contains its Python"
 
 
 def test_push_env_command(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +132,7 @@ def test_push_env_command(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.Monkey
     venv.create(there / ".venv", symlinks=True)
     monkeypatch.setattr("src.commands.machines.PROJECT", str(here))
     monkeypatch.setattr(sys, "prefix", str(there / ".venv"))
-    monkeypatch.setattr(push_env, "base_python", lambda: None)
+    monkeypatch.setattr(environment, "base_python", lambda: None)
     assert experiments.main(["push-env", "cluster", "-y"]) == 0
     out = capfd.readouterr().out
     assert f"uploaded   {there / '.venv'}\n" in out and "doctor --on cluster" in out
