@@ -75,7 +75,7 @@ OTHER_FOLDERS = {
     "jobs/": "job specs to start from; in single/ specs of one run",
     "notebooks/": "view_results.ipynb: a batch from its files to tables and plots",
     "docs/": "this documentation",
-    "tools/": "what runs before anything is installed",
+    "tools/": "what runs before anything is installed, and what activate.sh runs on a node",
     "tests/": "mirrors src/; cluster/ starts a real Slurm, fake_slurm/ imitates its commands",
     "benchmarks/": "measures speed and overhead for docs/benchmarks.md",
 }
