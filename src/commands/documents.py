@@ -98,6 +98,7 @@ class BatchEnd(TypedDict):
     batch: str
     counts: dict[str, int]  # number of runs by state
     failures: list[FailureGroupDocument]
+    unfinished_search: str | None  # of a search that is not over, or could not go on: how far it is, or why
 
 
 class Missing(TypedDict):

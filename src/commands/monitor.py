@@ -144,6 +144,8 @@ def _rows_on_screen(observations: list[Observation], tables: int) -> int:
 
 def wait(options: argparse.Namespace) -> Output:
     """Block until every run has ended or is stuck. Return 0 if every run ended well or was deleted, else 1."""
+    from src.search import summary
+    from src.submission.planning.tickets import retry_command
     from src.submission.status.wait import wait_for_batches
 
     observations = wait_for_batches([batch_folder.require_batch(path) for path in options.batches], options.every,
@@ -152,13 +154,18 @@ def wait(options: argparse.Namespace) -> Output:
     for observation in observations:
         counts, groups = status.counts(observation), failures.group_failures(observation.runs.values())
         text = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+        search = summary.unfinished(observation.path)
         lines += [f"{observation.path}: {text}", *(f"  {group.line()}" for group in groups)]
+        if search:
+            lines.append(f"  the search is not over: {search}; `{retry_command(observation.path)}` continues it")
         batch_end: documents.BatchEnd = {"batch": observation.path, "counts": counts, "failures": [
             {"state": group.state, "error": group.error, "log": group.log,
-             "runs": [os.path.basename(run.path) for run in group.runs]} for group in groups]}
+             "runs": [os.path.basename(run.path) for run in group.runs]} for group in groups],
+            "unfinished_search": search}
         document.append(batch_end)
     return Output(lines, document, int(any(
-        observation.count(retry_policy.CLOSED) < len(observation.runs) for observation in observations)))
+        end["unfinished_search"] or observation.count(retry_policy.CLOSED) < len(observation.runs)
+        for observation, end in zip(observations, document, strict=True))))
 
 
 def print_missing(options: argparse.Namespace) -> Output:

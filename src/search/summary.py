@@ -118,6 +118,16 @@ def is_over(batch: str | os.PathLike[str], search: Search) -> bool:
     return bool(_read(batch).get("trials", -1) >= search.trials)
 
 
+def unfinished(batch: str | os.PathLike[str]) -> str | None:
+    """Return `10 of 30 trials started`, or why it could not go on, for a search that is not complete; else None."""
+    search = read(batch)
+    if search is None or (is_over(batch, search) and not stop_reason(batch)):
+        return None
+    history = History(os.fspath(batch), search)
+    history.refresh()
+    return stop_reason(batch) or f"{len(history.current.trials)} of {search.trials} trials started"
+
+
 def stop_reason(batch: str | os.PathLike[str]) -> str | None:
     """Return why the search could not go on; None if it could."""
     text: str | None = _read(batch).get("error")

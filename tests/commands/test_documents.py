@@ -86,7 +86,7 @@ def test_documents_of_commands_that_read(commands: Commands) -> None:
     assert [run["state"] for run in status["runs"]] == ["done", "done"]
     assert commands.run("watch", batch, "--every", "0.01")[0]["counts"] == {"done": 2}
     assert commands.run("wait", batch, other, "--every", "0.01") == [
-        {"batch": path, "counts": {"done": 2}, "failures": []} for path in commands.batches]
+        {"batch": path, "counts": {"done": 2}, "failures": [], "unfinished_search": None} for path in commands.batches]
     run = os.path.join(batch, status["runs"][0]["run"])
     Path(run, "training.log").write_text("first\nsecond \x1b[31mred\n")
     assert commands.run("logs", run)["logs"] == [

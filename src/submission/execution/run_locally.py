@@ -34,11 +34,12 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
                    on_end: Callable[[str, int], None] | None = None, stacks: Stacks = NO_STACKS) -> bool:
         """Run the tickets of the groups with a progress bar. Return whether all ended; False after Ctrl-C."""
         is_search = plan.search is not None and folder == plan.batch
-        total = plan.search.trials if plan.search and is_search else sum(len(group.tickets) for group in groups)
-        seen: set[str] = set()
+        seen = _ended_trials(folder) if is_search else set()  # a trial of a search ends at each rung
+        total = plan.search.trials - len(seen) if plan.search and is_search else sum(
+            len(group.tickets) for group in groups)
         with Progress(total, noun) as progress:
             def end(name: str, exit_code: int) -> None:
-                if name not in seen:  # a trial of a search ends at each rung
+                if name not in seen:
                     seen.add(name)
                     progress.step(failed=exit_code != 0)
                 if on_end:
@@ -102,6 +103,12 @@ def _hold_back(plan: SubmissionPlan, launch: LaunchSettings) -> tuple[Tickets, l
     return tickets, lines
 
 
+def _ended_trials(batch: str) -> set[str]:
+    """Return the trials of a search that were trained before, at least to a rung."""
+    observation, = observe([batch])
+    return {name for name, run in observation.runs.items() if run.state.name in retry_policy.CLOSED}
+
+
 def _report_stop(plan: SubmissionPlan) -> int:
     print("stopped; what was finished is kept")
     print(next_steps((retry_command(plan.batch, "--local"), "continues")))
@@ -118,9 +125,11 @@ def _report_end(batch: str, names: Iterable[str], log: str) -> int:
     unfinished = {name: state for name in names
                   if (state := observation.runs[name].state.name) not in retry_policy.CLOSED}
     never_started = [name for name, state in unfinished.items() if state in (states.NEW, states.PENDING)]
-    if never_started:
-        raise BatchError(f"the workers ended before {count(len(never_started), 'run')} started", where=log,
-                         hint=f"read that file; then `{retry}`")
+    search = summary.unfinished(batch)
+    if never_started or search:
+        raise BatchError("the workers ended before " + (
+            f"the search was over: {search}" if search else f"{count(len(never_started), 'run')} started"),
+            where=log, hint=f"read that file; then `{retry}`")
     failed = [name for name, state in unfinished.items() if state not in (states.RUNNING, states.UNKNOWN)]
     steps = [(shell_command("python", "experiments.py", "status", batch), "shows each run"),
              (shell_command("python", "experiments.py", "report", batch), "makes a page with pictures")]

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 import experiments
@@ -188,6 +189,22 @@ def test_killed_workers_and_trials_lose_and_repeat_nothing(searching: Project) -
     assert not set(states_of(batch)) - {"paused", "done"}
 
 
+def test_end_of_all_workers_is_no_end_of_the_search(searching: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Workers die, their trials end well: all that was started is done, but further trials were to come."""
+    write(searching)
+    process = start(searching, str(searching.spec), epoch=0.2)
+    wait_for(lambda: bool(list(searching.results.glob("*-tiny/*/attempt-1-0.json"))))
+    for worker in psutil.Process(process.pid).children():
+        worker.kill()
+    assert process.wait(timeout=60) == 2
+    wait_for(lambda: "running" not in states_of(searching.batch))
+    assert experiments.main(["wait", "--every", "0.01", str(searching.batch)]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"the search is not over: \d of 18 trials started; `python submit_multiple.py -r", printed)
+    assert start(searching, "-r", str(searching.batch)).wait(timeout=120) == 0
+    assert experiments.main(["wait", "--every", "0.01", str(searching.batch)]) == 0
+    assert "not over" not in capsys.readouterr().out
+    assert_sound(searching.batch, 18)
 
 
 @pytest.mark.parametrize(("queue", "state", "age", "expected"), [
