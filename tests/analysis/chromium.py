@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 
+_CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, " ": 32}
+
+
 class Tab:
     """One page. events: all that the browser has told, as {"method": …, "params": …}, in order."""
 
@@ -47,9 +50,11 @@ class Tab:
         message, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, path: str) -> None:
-        """Load a file, scripts and pictures too."""
-        self.call("Page.navigate", url=Path(path).as_uri())
+    def open(self, path: str, fragment: str = "") -> None:
+        """Load a file, scripts and pictures too, and forget earlier events. fragment: with its #."""
+        self.call("Page.navigate", url="about:blank")
+        self.events.clear()
+        self.call("Page.navigate", url=f"{Path(path).as_uri()}{fragment}")
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
@@ -58,6 +63,32 @@ class Tab:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 60) -> Any:
+        """Evaluate an expression until it is true, and return its value."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.js(f"(value => value instanceof Element || value)({expression})")):
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            time.sleep(0.05)
+        return value
+
+    def press(self, key: str, *, shift: bool = False, control: bool = False) -> None:
+        """Press a key, as Enter or a, where the focus is."""
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        modifiers = 8 * shift + 2 * control
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers, windowsVirtualKeyCode=_CODES.get(key, 0),
+                      **({"text": text} if text and kind == "keyDown" and not control else {}))
+
+    def resize(self, width: int, height: int, scale: float = 1) -> None:
+        """Set the size of the window in CSS pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale,
+                  mobile=width < 600)
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Errors, and warnings on the console."""
+        return [*self.of("Runtime.exceptionThrown", "Log.entryAdded"), *(
+            event for event in self.of("Runtime.consoleAPICalled") if event["type"] in ("error", "warning"))]
 
     def of(self, *methods: str) -> list[dict[str, Any]]:
         """The events of some kinds."""
