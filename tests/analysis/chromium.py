@@ -21,6 +21,7 @@ class Tab:
     def __init__(self, to: int, of: int) -> None:
         self._to, self._of, self._last, self._rest = to, of, 0, b""
         self._session: str | None = None
+        self._opened = 0
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -52,9 +53,9 @@ class Tab:
 
     def open(self, path: str, fragment: str = "") -> None:
         """Load a file, scripts and pictures too, and forget earlier events. fragment: with its #."""
-        self.call("Page.navigate", url="about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=f"{Path(path).as_uri()}{fragment}")
+        self._opened += 1  # a new address each time: another fragment alone would load nothing
+        self.call("Page.navigate", url=f"{Path(path).as_uri()}?{self._opened}{fragment}")
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 

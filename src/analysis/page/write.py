@@ -26,7 +26,7 @@ def page(document: Mapping[str, Any] | None, title: str = "Gridiron") -> str:
     """
     if document is not None:
         title = document["title"]
-    parts = {"policy": policy(), "title": title, "style": _read("page.css"), "script": _script(),
+    parts = {"policy": policy(), "title": title, "style": _read("page.css") + _read("charts.css"), "script": _script(),
              "document": _packed(page_document.to_json(dict(document))) if document is not None else "",
              "library": _packed_library()}
     pieces = _read("page.html").split("{{")  # a text that is filled in is not searched for further marks

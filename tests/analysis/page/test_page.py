@@ -24,6 +24,9 @@ ERROR = "document.getElementById('filtererror').textContent"
 def document() -> dict[str, Any]:
     built = make_document(RUNS, epochs=6)
     built["details"] = {built["runs"]["key"][6]: make_details()}
+    built["runs"]["state"][13], built["runs"]["why"][13] = "failed", "RuntimeError: CUDA out of memory"
+    built["batches"][0]["failures"] = [{"state": "failed", "error": "RuntimeError: CUDA out of memory", "count": 1, "runs": [13],
+                                        "names": [built["runs"]["name"][13]], "path": "0013/local.out", "log": "epoch 3\nTraceback"}]
     built["details_note"] = "details of 1 of 210 runs are in this file"
     return built
 

@@ -51,13 +51,13 @@ window.gridiron = {};
   const shorten = (text, most) => text.length <= most ? text : `${text.slice(0, most >> 1)}…${text.slice(-((most >> 1) - 1))}`;
 
   // A state is shown by a sign and a word, never by its color alone
-  const SIGNS = {done: "✓", completed: "✓", early_stopped: "✓", running: "►", pending: "◷", submitted: "◷", new: "○", paused: "‖",
+  const SIGNS = {__proto__: null, done: "✓", completed: "✓", early_stopped: "✓", running: "►", pending: "◷", submitted: "◷", new: "○", paused: "‖",
     cancelled: "⊘", preempted: "↻", unknown: "?", deleted: "–", "not ended": "…"};
-  const KINDS = {done: "good", completed: "good", early_stopped: "good", running: "active", pending: "waiting", submitted: "waiting",
+  const KINDS = {__proto__: null, done: "good", completed: "good", early_stopped: "good", running: "active", pending: "waiting", submitted: "waiting",
     new: "waiting", paused: "waiting", unknown: "waiting", deleted: "waiting", "not ended": "waiting"};
   const stateLabel = (state, tag = "span") => el(tag, {class: `state ${KINDS[state] ?? "bad"}`},
     el("span", {class: "sign", "aria-hidden": "true"}, SIGNS[state] ?? "✕"), ` ${state.replaceAll("_", " ")}`);
-  const isBad = state => !Object.hasOwn(KINDS, state);
+  const isBad = state => !(state in KINDS);
 
   async function toClipboard(text) {
     try {

@@ -4,7 +4,7 @@
   const {el, clean, format, count, stateLabel, isBad, replace, time} = gridiron.dom;
   const {store} = gridiron, at = id => document.getElementById(id);
   const CHARTS = [["curves", "Learning curves", "big"], ["scatter", "Metric against a parameter"], ["parallel", "All parameters"],
-    ["heatmap", "Two parameters"], ["importance", "Importance"]];
+    ["heatmap", "Two parameters"]];
   const NAMES = {best_so_far: "Best so far", rungs: "Curves cut at rungs"};
   const ABOVE = 2;  // sections above the charts
   const OFTEN = 120;  // milliseconds after a key until the filter is applied
@@ -36,10 +36,13 @@
     watcher.unobserve(box);
     try {
       await library;
+      const chart = await start(box);
+      box.classList.add("mounted");
+      await chart.shown;
       box.removeAttribute("aria-busy");
-      box.chart = await start(box);
     } catch (error) {
       console.warn(error);
+      box.removeAttribute("aria-busy");
       box.classList.add("failed");
       replace(box, el("p", {class: "note"}, `This chart could not be drawn: ${error.message}`));
     }
@@ -55,7 +58,8 @@
     return box;
   }
 
-  const chartCard = (kind, title, size = "") => el("figure", {class: `card ${size}`}, el("figcaption", {}, title), draw(kind));
+  const chartCard = (kind, title, size = "", options = {}) => el("figure", {class: `card ${size}`}, el("figcaption", {}, title), draw(kind, options));
+  const searches = () => store.document.batches.map((batch, at) => [at, store.document.batches.length > 1 ? `: ${batch.name}` : "", batch.search]).filter(([, , search]) => search);
 
   async function unpack(id) {
     const text = at(id).textContent;
@@ -154,7 +158,8 @@
 
   function addSection({id, title, charts = []}, body) {
     const element = el("section", {id, class: "card", "aria-labelledby": `${id}-title`}, el("h2", {id: `${id}-title`, tabindex: "-1"}, title), body,
-      charts.length ? el("div", {class: "grid"}, charts.map(kind => chartCard(kind, NAMES[kind], "inner"))) : null);
+      charts.length ? el("div", {class: "grid"}, searches().flatMap(([batch, name]) => charts.map(kind =>
+        chartCard(kind, `${NAMES[kind]}${name}`, "inner", {batch})))) : null);
     at("overview").append(element);
     return element;
   }

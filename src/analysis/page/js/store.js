@@ -58,6 +58,8 @@
     load(document) {
       this.document = document;
       this.runs = {...document.runs, parameters: named(document.runs.parameters), metrics: named(document.runs.metrics)};
+      this.labels = named(document.labels);
+      this.goals = named(document.goals);
       this.constant = named(this.runs.constant);
       this.grids = document.curves.grids.map(grid => ({offset: decode.int(grid.offset), epoch: decode.int(grid.epoch)}));
       this.curves = named(document.curves.of);
@@ -107,7 +109,7 @@
       return this._numeric.get(name);
     }
 
-    label(name) { return this.document.labels?.[name] ?? name; }
+    label(name) { return this.labels[name] ?? name; }
 
     // What a text in the filter is searched in
     text(run) {
@@ -127,7 +129,7 @@
     }
 
     goal(metric) {
-      return this.document.goals?.[metric] ?? this.document.batches.map(batch => batch.metric)
+      return this.goals[metric] ?? this.document.batches.map(batch => batch.metric)
         .find(one => one?.columns.includes(metric))?.goal ?? null;
     }
 

@@ -6,9 +6,10 @@
   const NARROW = 600;  // pixels
   const DIGITS = 5;  // of a metric
   const PRINTED = 1000;  // rows on paper
-  const LABELS = {index: "#", name: "run", seconds: "time", epochs_planned: "planned epochs", left: "time left",
+  const LABELS = {__proto__: null, index: "#", name: "run", seconds: "time", epochs_planned: "planned epochs", left: "time left",
     value_epoch: "best epoch", value_column: "by column", repeat_of: "repeats"};
   const cells = {
+    __proto__: null,  // a column may be named constructor
     state: value => stateLabel(value ?? "unknown"),
     epochs: (value, run, store) => value === null ? "" : store.runs.epochs_planned?.[run] ? `${value} / ${store.runs.epochs_planned[run]}` : String(value),
     seconds: duration, left: duration, started: value => value ? time(value) : "", ended: value => value ? time(value) : "",
