@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 _CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, " ": 32}
 
 
@@ -78,8 +77,8 @@ class Tab:
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         modifiers = 8 * shift + 2 * control
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers, windowsVirtualKeyCode=_CODES.get(key, 0),
-                      **({"text": text} if text and kind == "keyDown" and not control else {}))
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers,
+                      windowsVirtualKeyCode=_CODES.get(key, 0), **({"text": text} if text and kind == "keyDown" and not control else {}))
 
     def resize(self, width: int, height: int, scale: float = 1) -> None:
         """Set the size of the window in CSS pixels."""

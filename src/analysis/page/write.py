@@ -1,4 +1,4 @@
-"""Write the page: one HTML file of our scripts, the charts' library and a document, which loads nothing from the network."""
+"""Write the page: one HTML file of scripts, the library of charts and a document; it loads nothing from the network."""
 from __future__ import annotations
 
 import base64

@@ -15,8 +15,11 @@
     for (let pause = PAUSE; ;) {
       try {
         const change = await request(`changes?since=${encodeURIComponent(store.document.version)}`);
-        if (change.document || change.runs || change.curves || change.batches) store.apply(change);
-        store.document.version = change.version;
+        if (change.reload) store.apply({document: await request("document")});
+        else {
+          if (change.runs || change.curves || change.batches) store.apply(change);
+          store.document.version = change.version;
+        }
         said("live");
         pause = PAUSE;
       } catch (error) {
@@ -34,7 +37,6 @@
     store.fetchDetails = key => request(`run?key=${encodeURIComponent(key)}`);
     store.fetchCurves = metric => request(`curves?metric=${encodeURIComponent(metric)}`);
     store.load(await request("document"));
-    store.document.live = true;
     return () => follow(store, said);
   }
 

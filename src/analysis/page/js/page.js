@@ -36,6 +36,7 @@
     watcher.unobserve(box);
     try {
       await library;
+      if (!window.Bokeh) throw new Error("the library of the charts is not in this file");
       const chart = await start(box);
       box.classList.add("mounted");
       await chart.shown;
@@ -51,7 +52,6 @@
   function draw(kind, options = {}) {
     const box = el("div", {class: `chart ${kind}`, "aria-busy": "true", data: {kind}});
     waiting.set(box, target => {
-      if (!gridiron.charts) throw new Error("the charts are not in this file");
       return gridiron.charts.mount(target, kind, store, options);
     });
     watcher.observe(box);

@@ -162,14 +162,24 @@
 
     forgetDetails(run) { if (this.fetchDetails) this._details.delete(this.runs.key[run]); }
 
-    // Take over what has changed: {document} as a whole, or {runs, curves, batches} in part
+    // Take over what has changed: {document} as a whole, or {runs, curves, batches, together} in part
     apply(change) {
-      if (change.document) this.load(change.document);
+      if (change.document) this._replace(change.document);
       if (change.runs) this._applyRuns(change.runs);
       for (const points of change.curves ?? []) this._applyPoints(points);
-      if (change.batches) this.document.batches = change.batches;
+      for (const part of ["batches", "together"]) if (change[part]) this.document[part] = change[part];
       this._changed();
       this.emit("data", change);
+    }
+
+    // Load another document; the same runs stay selected, wherever they are in it
+    _replace(document) {
+      const moved = text => toRanges(keys(text).map(key => this.index.get(key)).filter(run => run !== undefined));
+      const before = this.runs.key, keys = text => [...fromRanges(text, before.length)].map(run => before[run]);
+      const {selected, a, b} = this.settings;
+      this.load(document);
+      this._put({selected: moved(selected), a: moved(a), b: moved(b)});
+      this.selected = fromRanges(this.settings.selected, this.count);
     }
 
     _applyRuns({indices, ...columns}) {
