@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from src.command_output import Output
@@ -17,6 +17,7 @@ from src.submission.batch import batch_folder
 from src.submission.status import failures, retry_policy, run_lookup, states, status, throughput
 from src.submission.status.observation import Observation
 from src.submission.status.observe import SlurmView
+from src.submission.system.terminal import is_plain, is_terminal
 
 if TYPE_CHECKING:
     from src.commands import documents
@@ -96,11 +97,17 @@ def print_status(options: argparse.Namespace) -> Output:
         document = [status.as_json(observation) | (
             {"used": used[observation.path]} if observation.path in used else {}) for observation in in_shown_states]
         return Output([], document)
-    lines = [status.render(observations, None if options.all else _MAX_ROWS, not options.batches, shown_states,
-                           now=time.time())]
-    for path, usage in used.items():
-        lines += ["", path, *(usage or ["sacct has no ended Slurm job of this batch"])]
-    return Output(lines)
+    limit, newest_only = None if options.all else _MAX_ROWS, not options.batches
+    usage_lines = [line for path, usage in used.items()
+                   for line in ("", path, *(usage or ["sacct has no ended Slurm job of this batch"]))]
+    if is_plain():
+        return Output([status.render(observations, limit, newest_only, shown_states, now=time.time()), *usage_lines])
+    from src.terminal import colors, status_view
+
+    for line in status_view.lines(observations, limit, newest_only, shown_states, time.time(),
+                                  colors.terminal_width()):
+        colors.write(line)
+    return Output(usage_lines)
 
 
 def _used_resources(observations: list[Observation]) -> dict[str, list[str]]:
@@ -111,9 +118,16 @@ def _used_resources(observations: list[Observation]) -> dict[str, list[str]]:
 
 
 def watch(options: argparse.Namespace) -> Output:
-    """Refresh the status on a cleared screen until every run has ended or is stuck."""
+    """Show the runs on a live screen until the user quits; without a terminal, print the status again and again until
+    every run has ended or is stuck.
+    """
     from src.submission.status import wait
 
+    if not options.json and sys.stdin.isatty() and is_terminal():
+        from src.terminal.live import watch as live
+
+        observations = live.run(lambda slurm: observe_batches(options.batches, slurm), options.every, options.interval)
+        return Output([throughput.progress_line(observations, time.time(), 12)] if observations else [])
     views = wait.watch(lambda slurm: observe_batches(options.batches, slurm), options.every, options.interval)
     return Output(_screens(views, options), (list(map(status.as_json, observations)) for observations, _ in views))
 
@@ -148,8 +162,15 @@ def wait(options: argparse.Namespace) -> Output:
     from src.submission.planning.tickets import retry_command
     from src.submission.status.wait import wait_for_batches
 
-    observations = wait_for_batches([batch_folder.require_batch(path) for path in options.batches], options.every,
-                                    options.interval)
+    paths = [batch_folder.require_batch(path) for path in options.batches]
+    if options.json or not is_terminal():
+        observations = wait_for_batches(paths, options.every, options.interval)
+    else:
+        from src.terminal import footer
+
+        with footer.Footer() as line:
+            observations = wait_for_batches(paths, options.every, options.interval,
+                                            lambda observed: line.show(footer.of_batches(observed)))
     lines, document = [], []
     for observation in observations:
         counts, groups = status.counts(observation), failures.group_failures(observation.runs.values())
@@ -207,7 +228,10 @@ def print_logs(options: argparse.Namespace) -> Output:
         if not logs:
             lines.append(f"no log; its state: {states.shown(run.state.name)}")
         return Output(itertools.chain(lines, _write_logs(logs, options.raw)), document)
-    appended = follow_logs.follow(run.path, {path: end for path, (_, end) in texts.items()}, options.interval)
+    positions = {path: end for path, (_, end) in texts.items()}
+    if is_terminal() and not options.json and not options.raw:
+        return Output(_follow_on_terminal(run.path, logs, positions, options.interval))
+    appended = follow_logs.follow(run.path, positions, options.interval)
     return Output(_follow(logs, appended, options.raw), itertools.chain(logs, (
         {"state": part} if isinstance(part, str) else {"file": part[0], "text": part[1]} for part in appended)))
 
@@ -231,6 +255,26 @@ def _follow(logs: Iterable[documents.LogText], appended: Iterable[tuple[str, str
                 _write(part[1], raw)
     except KeyboardInterrupt:
         yield ""
+
+
+def _follow_on_terminal(folder: str, logs: Iterable[documents.LogText], positions: Mapping[str, int],
+                        interval: float | None) -> Iterator[str]:
+    """As _follow, with a line at the bottom that shows how far the run is."""
+    from src.submission.status import follow_logs
+    from src.terminal import footer
+
+    yield from _write_logs(logs, raw=False)
+    state = ""
+    try:
+        with footer.Footer() as line:
+            for part in follow_logs.follow(folder, positions, interval, lambda run: line.show(*footer.of_run(run))):
+                if isinstance(part, str):
+                    state = f"state: {part}"
+                else:
+                    line.write(part[1])
+    except KeyboardInterrupt:
+        pass
+    yield state
 
 
 def _write(text: str, raw: bool) -> None:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from src.commands import documents
 
 
-_MAX_NAMED = 10  # runs that are still ending
-
-
 def add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cancel)
     parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
@@ -65,7 +62,8 @@ def cancel(options: argparse.Namespace) -> Output:
         ending = [] if left_alone else cancelling.wait_for_ends(cancellation)
         document = {"cancelled": [run.path for run in runs_and_canaries], "exceptions": left_alone, "gone": gone,
                     "ending": [run.path for run in ending]}
-        lines += [*_describe_end(cancellation.summary(), left_alone, ending), *(f"  {line}" for line in left_alone)]
+        lines += [*cancelling.describe_end(cancellation.summary(), left_alone, ending),
+                  *(f"  {line}" for line in left_alone)]
         if gone:
             lines.append(f"note: already ended or unknown to Slurm: {', '.join(gone)}")
         unverified = [run for run in unverified if run not in runs_and_canaries]
@@ -78,16 +76,6 @@ def cancel(options: argparse.Namespace) -> Output:
         raise cancelling.unverified_error(
             unverified, shell_command("python", "experiments.py", "cancel", *options.targets, "--by-id"))
     return Output(lines, document, int(bool(document["exceptions"])))
-
-
-def _describe_end(summary: str, left_alone: list[str], ending: list[Run]) -> list[str]:
-    """Return the lines about what was cancelled, and what has not ended yet."""
-    if left_alone:
-        return ["cancelled, with these exceptions:"]
-    if not ending:
-        return [f"cancelled {summary}"]
-    names = ", ".join(run.name for run in ending[:_MAX_NAMED]) + ", …" * (len(ending) > _MAX_NAMED)
-    return [f"cancellation of {summary} requested; still ending: {names}"]
 
 
 def clean(options: argparse.Namespace) -> Output:

@@ -155,6 +155,16 @@ def wait_for_ends(cancellation: Cancellation) -> list[Run]:
     return ending
 
 
+def describe_end(summary: str, left_alone: Sequence[str], ending: Sequence[Run]) -> list[str]:
+    """Return the lines about what was cancelled, and what has not ended yet."""
+    if left_alone:
+        return ["cancelled, with these exceptions:"]
+    if not ending:
+        return [f"cancelled {summary}"]
+    names = ", ".join(run.name for run in ending[:_NAMED]) + ", …" * (len(ending) > _NAMED)
+    return [f"cancellation of {summary} requested; still ending: {names}"]
+
+
 class Outcome(NamedTuple):
     """What `cancel` did not end.
 

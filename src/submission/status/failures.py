@@ -26,8 +26,12 @@ class FailureGroup(Frozen):
 
     def line(self) -> str:
         """Return `3 failed: ValueError: no (results/x/000_x/training.log)`."""
+        return f"{self.summary()} ({self.log})"
+
+    def summary(self) -> str:
+        """Return `3 failed: ValueError: no`."""
         error = f": {one_line(self.error[:200])}" if self.error else ""
-        return f"{len(self.runs):,} {states.shown(self.state)}{error} ({self.log})"
+        return f"{len(self.runs):,} {states.shown(self.state)}{error}"
 
 
 def group_failures(runs: Iterable[Run]) -> list[FailureGroup]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from src.errors import one_line
@@ -67,15 +67,18 @@ def read_from(path: str, start: int) -> tuple[str, int]:
         return file.read().decode(errors="replace"), file.tell()
 
 
-def follow(folder: str, positions: Mapping[str, int], interval: float | None = None) -> Iterator[tuple[str, str] | str]:
+def follow(folder: str, positions: Mapping[str, int], interval: float | None = None,
+           show: Callable[[Run], object] = lambda _: None) -> Iterator[tuple[str, str] | str]:
     """Yield pairs of a path and the text that was appended to it, until the run has ended; then its state.
 
     positions: number of bytes that were read already, by path;
-    interval: seconds between queries of Slurm, as for Poller.
+    interval: seconds between queries of Slurm, as for Poller;
+    show: called with the run whenever it was observed.
     """
     ends, poller = dict(positions), Poller(interval)
     while True:
         run = poller.poll(lambda slurm: observe_run(folder, slurm))
+        show(run)
         for path in failures.log_paths(run):
             text, ends[path] = read_from(path, ends.get(path, 0))
             if text:

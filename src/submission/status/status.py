@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import gpu_idle, metrics, run_folder, stats_csv
@@ -15,6 +15,7 @@ from src.io import records
 from src.metrics import Metric
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
+from src.submission.status.failures import FailureGroup
 from src.submission.status.observation import Observation, Run
 from src.submission.system.terminal import count, format_duration, table
 
@@ -54,11 +55,16 @@ class StatusRow(Frozen):
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[StatusRow]:
     """Return a row for each run, in order. metric: the one that their job spec names."""
-    return [_row(run, time.time() if now is None else now, metric) for run in runs]
+    return [_row(run, _read_stats(run), time.time() if now is None else now, metric) for run in runs]
 
 
-def _row(run: Run, now: float, metric: Metric | None) -> StatusRow:
+def read_row(run: Run, metric: Metric | None) -> tuple[StatusRow, dict[str, str]]:
+    """Return the row of a run, and small curves of its training loss and ranking metrics."""
     stats = _read_stats(run)
+    return _row(run, stats, time.time(), metric), _curves_of(stats, metric)
+
+
+def _row(run: Run, stats: Stats, now: float, metric: Metric | None) -> StatusRow:
     done = len(stats.epochs)
     column, best = _best(stats, metric)
     config = _read_config(run) if stats.names else {}
@@ -173,7 +179,7 @@ def as_json(observation: Observation) -> dict[str, Any]:
 
 def _search(observation: Observation) -> dict[str, Any]:
     """The search of a batch as plain values; nothing for a grid."""
-    search = _summarize_search(observation.path)
+    search = summarize_search(observation.path)
     return {"search": {**search._asdict(), "rungs": [rung._asdict() for rung in search.rungs]}} if search else {}
 
 
@@ -190,33 +196,62 @@ def summary_table(observations: Iterable[Observation]) -> list[str]:
                     for observation, numbers in batches)])
 
 
-def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None,
-              curves: bool = False) -> list[str]:
-    """Return a line per run, and notes below.
+class RunTable(Frozen):
+    """The rows of a table of runs, and what is shown with them.
+
+    remarks: for each row why it is in its state, or when it is expected to start;
+    curve_names, curves: with small curves of the training loss and the ranking metrics, for each row;
+    search: of the batch; None for a grid;
+    notes: lines for below the table.
+    """
+
+    rows: list[StatusRow]
+    remarks: list[str]
+    curve_names: list[str]
+    curves: list[list[str]]
+    search: Summary | None
+    notes: list[str]
+
+
+def read_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None,
+               curves: bool = False) -> RunTable:
+    """Return the rows of a batch, and the notes below them.
 
     limit: maximum number of runs; failures, then open runs, then the best of the others are shown;
     starts: when Slurm expects to start its jobs, unix seconds by id;
-    curves: add columns with small curves of the training loss and the ranking metrics.
+    curves: also read curves of the training loss and the ranking metrics.
     """
     runs = list(observation.runs.values())
     metric = metrics.read_from_batch(observation.path)
     shown = runs if limit is None or len(runs) <= limit else _most_important(runs, limit, metric)
     run_rows = rows(shown, metric=metric)
-    extra_names, extra_cells = _curves(shown, metric) if curves else ([], [[] for _ in shown])
-    if any(row.tags for row in run_rows):
-        extra_names = ["tags", *extra_names]
-        extra_cells = [[",".join(row.tags), *cells] for row, cells in zip(run_rows, extra_cells, strict=True)]
-    search = _summarize_search(observation.path)
+    curve_names, run_curves = _curves(shown, metric) if curves else ([], [[] for _ in shown])
+    search = summarize_search(observation.path)
     stopped = frozenset(search.stopped if search else ())
-    body = []
-    for row, extra in zip(run_rows, extra_cells, strict=True):
-        *cells, why = _cells(row, (starts or {}).get(row.slurm_job or ""))
-        body.append([*cells, *extra, "stopped by its search" if row.run in stopped else why])
-    lines = table([["run", "state", "epochs", "left", "best", *extra_names, ""], *body])
-    if search:
-        lines += [search.headline(), *table(search.rows(), indent="  ")]
-    if len(shown) < len(runs):
-        lines.append(f"… and {len(runs) - len(shown)} more; --all shows every run")
+    remarks = [remark(row, (starts or {}).get(row.slurm_job or ""), row.run in stopped) for row in run_rows]
+    return RunTable(run_rows, remarks, curve_names, run_curves, search,
+                    _notes(observation, run_rows, metric, len(runs) - len(shown)))
+
+
+def run_table(observation: Observation, limit: int | None = 50, starts: Mapping[str, float] | None = None,
+              curves: bool = False) -> list[str]:
+    """Return a line per run, and notes below. The arguments are those of read_table."""
+    content = read_table(observation, limit, starts, curves)
+    has_tags = any(row.tags for row in content.rows)
+    body = [[*_cells(row), *([",".join(row.tags)] if has_tags else []), *cells, text]
+            for row, cells, text in zip(content.rows, content.curves, content.remarks, strict=True)]
+    extra = [*(["tags"] if has_tags else []), *content.curve_names, ""]
+    lines = table([["run", "state", "epochs", "left", "best", *extra], *body])
+    if content.search:
+        lines += [content.search.headline(), *table(content.search.rows(), indent="  ")]
+    return lines + content.notes
+
+
+def _notes(observation: Observation, run_rows: list[StatusRow], metric: Metric | None, more: int) -> list[str]:
+    """The lines below a table of runs. more: how many runs it does not show."""
+    lines = []
+    if more:
+        lines.append(f"… and {more} more; --all shows every run")
         if any(metrics.chooses_by_test(row.metric) for row in run_rows):
             lines.append(f"the runs above are {metrics.TEST_NOTE}")
     if not observation.queue_answered and observation.count((states.UNKNOWN,)):
@@ -270,14 +305,15 @@ def _most_important(runs: list[Run], limit: int, metric: Metric | None) -> list[
 
 def _curves(runs: list[Run], metric: Metric | None) -> tuple[list[str], list[list[str]]]:
     """The columns of the training loss and of the ranking metrics, and for each run a small curve of each."""
-    curves = []
-    for run in runs:
-        stats = _read_stats(run)
-        names = _number_columns(stats)
-        curves.append({name: sparkline(stats.numbers(name))
-                       for name in ("train/loss", *metrics.ranking_columns(names, metric)) if name in names})
+    curves = [_curves_of(_read_stats(run), metric) for run in runs]
     names = list(dict.fromkeys(name for curve in curves for name in curve))
     return names, [[curve.get(name, "") for name in names] for curve in curves]
+
+
+def _curves_of(stats: Stats, metric: Metric | None) -> dict[str, str]:
+    names = _number_columns(stats)
+    return {name: sparkline(stats.numbers(name))
+            for name in ("train/loss", *metrics.ranking_columns(names, metric)) if name in names}
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:
@@ -294,14 +330,26 @@ def sparkline(values: Sequence[float], width: int = 12) -> str:
                    for height in heights)
 
 
-def _cells(row: StatusRow, start: float | None = None) -> list[str]:
-    """The cells of a row. start: when Slurm expects to start its job, in unix seconds."""
-    epochs = f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
+def _cells(row: StatusRow) -> list[str]:
     best = "" if row.best is None else f"{row.best:.4g} {row.metric}"
+    return [row.run, states.shown(row.state), epochs(row), "" if row.left is None else format_duration(row.left), best]
+
+
+def epochs(row: StatusRow) -> str:
+    """Return `3/12`, or `3` if the planned epochs are unknown."""
+    return f"{row.epochs_done}/{row.epochs}" if row.epochs is not None else str(row.epochs_done or "")
+
+
+def remark(row: StatusRow, start: float | None = None, is_stopped: bool = False) -> str:
+    """Return why a run is in its state. start: when Slurm expects to start its job, in unix seconds; is_stopped: by its
+    search.
+    """
+    if is_stopped:
+        return "stopped by its search"
     why = row.why[:100]
     if start is not None and row.state == states.PENDING:
         why += f"{', ' if why else ''}starts {time.strftime('%a %H:%M', time.localtime(start))}"
-    return [row.run, states.shown(row.state), epochs, "" if row.left is None else format_duration(row.left), best, why]
+    return why
 
 
 def render(observations: list[Observation], limit: int | None = 50, newest_only: bool = False,
@@ -313,38 +361,45 @@ def render(observations: list[Observation], limit: int | None = 50, newest_only:
     now: unix seconds; adds lines with the versions of the code, the points left out, and the throughput.
     """
     parts = ["\n".join(summary_table(observations))]
-    if newest_only:
-        newest = run_lookup.newest_batch(observation.path for observation in observations)
-        observations = [observation for observation in observations if observation.path == newest]
-    for observation in observations:
+    for observation in newest(observations) if newest_only else observations:
         lines = run_table(filter_runs(observation, only), limit, starts or {}, curves)
-        if observation.canaries:
-            from src.submission.status import canary_results  # few batches have canaries
-
-            lines += canary_results.status_lines(observation.canaries.values())
-        lines += _failure_lines(observation, only)
-        if now:
-            lines += _version_lines(observation)
-            lines += filter(None, [observation.history.left_out_line()])
-            lines += throughput.throughput(observation, now).lines()
-        parts.append("\n".join([observation.path, *lines]))
+        parts.append("\n".join([observation.path, *lines, *lines_below(observation, only, now)]))
     return "\n\n".join(parts)
 
 
-def _summarize_search(batch: str) -> Summary | None:
+def newest(observations: Iterable[Observation]) -> list[Observation]:
+    """Return the batch with the newest submission."""
+    batches = {observation.path: observation for observation in observations}
+    path = run_lookup.newest_batch(batches)
+    return [batches[path]] if path else []
+
+
+def lines_below(observation: Observation, only: Collection[str] = states.ALL, now: float | None = None,
+                format_group: Callable[[FailureGroup], str] = FailureGroup.line) -> list[str]:
+    """Return the lines below the table of a batch: canaries, failures, and what `render` adds with `now`."""
+    lines = []
+    if observation.canaries:
+        from src.submission.status import canary_results  # few batches have canaries
+
+        lines += canary_results.status_lines(observation.canaries.values())
+    groups = [group for group in failures.group_failures(observation.runs.values()) if group.state in only]
+    lines += map(format_group, groups[:MAX_GROUPS])
+    if len(groups) > MAX_GROUPS:
+        lines.append(f"… and {len(groups) - MAX_GROUPS} more kinds of failures")
+    if now:
+        lines += _version_lines(observation)
+        lines += filter(None, [observation.history.left_out_line()])
+        lines += throughput.throughput(observation, now).lines()
+    return lines
+
+
+def summarize_search(batch: str) -> Summary | None:
     """Return the summary of the search of a batch; None for a grid."""
     if not os.path.isdir(os.path.join(batch, run_folder.SEARCH)):
         return None
     from src.search import summary  # few batches are searches
 
     return summary.summarize(batch)
-
-
-def _failure_lines(observation: Observation, only: Collection[str]) -> list[str]:
-    """A line for each of the largest groups of failures in some states."""
-    lines = [group.line() for group in failures.group_failures(observation.runs.values()) if group.state in only]
-    more = [f"… and {len(lines) - MAX_GROUPS} more kinds of failures"] if len(lines) > MAX_GROUPS else []
-    return lines[:MAX_GROUPS] + more
 
 
 def filter_runs(observation: Observation, only: Collection[str], tags: Collection[str] = ()) -> Observation:

@@ -30,8 +30,8 @@ class Throughput(Frozen):
         """Return `throughput  35 runs an hour now, 28 over the batch, 0:20 left`; empty if nothing is running."""
         if self.left is None and self.now is None:
             return []
-        parts = [f"{_short(self.now)} runs an hour now" if self.now else "",
-                 f"{_short(self.over_the_batch)} over the batch" if self.over_the_batch else "",
+        parts = [f"{format_rate(self.now)} runs an hour now" if self.now else "",
+                 f"{format_rate(self.over_the_batch)} over the batch" if self.over_the_batch else "",
                  f"{format_duration(self.left)} left" if self.left is not None else ""]
         return [f"throughput  {', '.join(filter(None, parts))}"]
 
@@ -100,11 +100,12 @@ def progress_line(observations: Iterable[Observation], now: float, width: int = 
     open_runs = len(runs) - ended - failed
     if speed and open_runs:
         left = _seconds_left(runs, open_runs, speed, now)
-        line += f"  {_short(speed)} runs an hour{'' if left is None else f', {format_duration(left)} left'}"
+        line += f"  {format_rate(speed)} runs an hour{'' if left is None else f', {format_duration(left)} left'}"
     return line
 
 
-def _short(number: float) -> str:
+def format_rate(number: float) -> str:
+    """Format a number of runs per hour: 1.25, 35, 7,110."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -60,33 +59,36 @@ class Poller:
         return not self.slurm.is_due
 
 
-def wait_for_batches(paths: Sequence[str], every: float, interval: float | None = None) -> list[Observation]:
+def wait_for_batches(paths: Sequence[str], every: float, interval: float | None = None,
+                     show: Callable[[list[Observation]], object] = lambda _: None) -> list[Observation]:
     """Read the files of batches every `every` seconds until every run has ended or is stuck. Return the last
-    observations. interval: seconds between queries of Slurm, as for Poller.
+    observations. interval: seconds between queries of Slurm, as for Poller; show: called with each observation.
 
     BatchError for a copy of a batch, whose runs are on another machine.
     """
     for path in paths:
         reject_copy(path, "wait")
-    (observations, _), = deque(watch(lambda slurm: observe(paths, slurm), every, interval), maxlen=1)
+    observations: list[Observation] = []
+    for observations, _ in watch(lambda slurm: observe(paths, slurm), every, interval):
+        show(observations)
     return observations
 
 
-def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval: float | None = None
-          ) -> Iterator[tuple[list[Observation], SlurmView]]:
+def watch(read: Callable[[SlurmView], list[Observation]], every: float, interval: float | None = None,
+          pause: Callable[[float], object] | None = None) -> Iterator[tuple[list[Observation], SlurmView]]:
     """Read batches every `every` seconds until every run has ended or is stuck; yield them, with Slurm's answers.
 
-    interval: seconds between queries of Slurm, as for Poller.
+    interval: seconds between queries of Slurm, as for Poller; pause: called in place of time.sleep.
     """
-    poller = Poller(interval)
+    poller, pause = Poller(interval), pause or time.sleep
     while True:
         observations = poller.poll(read)
         yield observations, poller.slurm
         runs = [run for observation in observations for run in observation.runs.values()]
         if any(run.state.name in _WAITED_FOR and not run.host for run in runs):
-            time.sleep(every)
+            pause(every)
         elif any(map(goes_on, observations)):  # a search between two trials
-            time.sleep(max(every, _SEARCH_INTERVAL))
+            pause(max(every, _SEARCH_INTERVAL))
         elif poller.is_current(runs):
             return
 

@@ -23,6 +23,16 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
             for row in rows]
 
 
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal whose cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def is_plain() -> bool:
+    """Return whether standard output gets full text without colors: it is no terminal, or the user set NO_COLOR."""
+    return not is_terminal() or bool(os.environ.get("NO_COLOR"))
+
+
 def help_formatter(prog: str) -> argparse.HelpFormatter:
     """Return a formatter of the terminal's width; without a width it would load shutil and compression libraries."""
     import argparse  # of those who call this

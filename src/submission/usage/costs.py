@@ -47,12 +47,13 @@ def upper_bound(jobs: Iterable[tuple[int, Mapping[str, str]]]) -> str | None:
         cpus, gpus = cpus_and_gpus(options)
         cpu_hours += number * hours * cpus
         gpu_hours += number * hours * gpus
-    parts = [f"{_format_hours(hours)} {unit}-hours"
+    parts = [f"{format_hours(hours)} {unit}-hours"
              for hours, unit in ((gpu_hours, "GPU"), (cpu_hours, "CPU")) if hours]
     return f"at most {', '.join(parts)} (time limits)"
 
 
-def _format_hours(hours: float) -> str:
+def format_hours(hours: float) -> str:
+    """Format hours with as many digits as matter: 0.004, 1.5, 120."""
     return f"{hours:,.{0 if hours >= 10 else 1 if hours >= 1 else 3}f}"
 
 
@@ -81,7 +82,7 @@ def estimate(specs: Sequence[Mapping[str, Any]], output_dir: str, cpus: float, g
     for (kind, length), number in counts.items():
         shortest, longest = _range([run.seconds_for(length) or 0.0 for run in like_runs[kind]])
         low, high = low + number * shortest / 3600, high + number * longest / 3600
-    parts = [" to ".join(dict.fromkeys((_format_hours(low * number), _format_hours(high * number)))) + f" {unit}-hours"
+    parts = [" to ".join(dict.fromkeys((format_hours(low * number), format_hours(high * number)))) + f" {unit}-hours"
              for number, unit in ((gpus, "GPU"), (cpus, "CPU")) if number]
     return f"probably {', '.join(parts)} ({count(number_of_runs, 'like run')})"
 
