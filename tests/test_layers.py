@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 BASE = {"", "io", "checks"}
 ABOVE = BASE | {"code"}
 SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "status", "searches", "job", "planning", "execution"]
+SEEN = {f"submission/{name}" for name in ("system", "spec", "batch", "slurm", "usage", "status")}  # what people look at
 ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},
@@ -29,12 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     # each of these may import those before it
     **{f"submission/{name}": ABOVE | {"search"} | {f"submission/{below}" for below in SUBMISSION[:index]}
        for index, name in enumerate(SUBMISSION)},
-    "terminal": ABOVE | {"search"} | {f"submission/{name}" for name in ("system", "spec", "batch", "slurm", "status")},
+    "terminal": ABOVE | {"search"} | SEEN,
+    "terminal/live": ABOVE | {"search", "terminal"} | SEEN,
     # the commands of experiments.py: on top of everything
     "commands": ABOVE | {"search"} | {
         *(f"submission/{name}" for name in (*SUBMISSION, "packing", "remote", "doctor", "setup")),
-        "terminal", "analysis", "analysis/reading", "analysis/tables", "analysis/plotting", "analysis/page", "datasets",
-        "models", "tracking", "training"},
+        "terminal", "terminal/live", "analysis", "analysis/reading", "analysis/tables", "analysis/plotting",
+        "analysis/page", "datasets", "models", "tracking", "training"},
     "submission/packing": ABOVE | {"submission/system", "submission/slurm"},
     "submission/remote": ABOVE | {"submission/system", "submission/spec", "submission/batch", "submission/packing"},
     "submission/doctor": ABOVE | {"submission/system", "submission/slurm"},
@@ -61,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
     "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "code": {"yaml"}, "search": {"yaml"}, "submission": {"yaml"},
-    "terminal": {"yaml", "rich"},
+    "terminal": {"yaml", "rich.console", "rich.live", "rich.text"},  # rich is loaded by the live views only
     "commands": {"yaml"},
     "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},
     "datasets": {"yaml", "torch"}, "models": {"yaml", "torch"}, "optimizers": {"yaml", "torch"},

@@ -263,10 +263,16 @@ def _follow_on_terminal(folder: str, logs: Iterable[documents.LogText], position
     from src.submission.status import follow_logs
     from src.terminal import footer
 
-    yield from _write_logs(logs, raw=False)
+    begun = ""  # the last line of the logs, if its end is not written yet
+    for log in logs:
+        _write(f"{begun}\n" if begun else "", raw=False)
+        complete, newline, begun = log["text"].rpartition("\n")
+        print(f"==> {log['file']} <==")
+        _write(complete + newline, raw=False)
     state = ""
     try:
         with footer.Footer() as line:
+            line.write(begun)
             for part in follow_logs.follow(folder, positions, interval, lambda run: line.show(*footer.of_run(run))):
                 if isinstance(part, str):
                     state = f"state: {part}"

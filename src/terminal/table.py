@@ -64,7 +64,7 @@ def fit(columns: Sequence[Column], limit: int) -> Fitted:
     left_out: list[str] = []
     while not (widths := _shrink(kept, limit, False) or _shrink(kept, limit, True)):
         optional = max(kept, key=lambda column: column.optional)
-        if not optional.optional:
+        if not optional.optional or len(kept) == 1:
             break
         kept.remove(optional)
     while not widths and not (widths := _shrink(kept, limit, True, to_floor=True)):

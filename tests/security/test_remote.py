@@ -279,7 +279,7 @@ def test_output_of_a_hostile_machine_is_filtered(far: Project, capfd: pytest.Cap
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_screen_of_a_remote_watch_is_cleared_and_nothing_else_passes(size: int) -> None:
     """With a terminal there, as for `watch`; however its output arrives in parts."""
-    data = f"\x1b[H\x1b[2Jä 12:00\r\x1b[2K[##]{CLIPBOARD}\x1b[31mred\x1b[?1049h\x1b[3J\x07\x08 \x08\x1b".encode()
+    data = f"\x1b[H\x1b[2Jä 12:00\r\x1b[2K[##]{CLIPBOARD}\x1b[8;31mred\x1b[?1003h\x1b[3J\x07\x08 \x08\x1b".encode()
     stream = io.StringIO()
     copy = FilteredCopy(stream, screen=True)
     for start in range(0, len(data), size):
@@ -288,3 +288,19 @@ def test_screen_of_a_remote_watch_is_cleared_and_nothing_else_passes(size: int) 
     text = stream.getvalue()
     assert text.startswith("\x1b[H\x1b[2Jä 12:00\r\x1b[2K[##]")
     assert re.sub(r"\x1b\[(?:H|2J|2K)", "", text).count("\x1b") == 0
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_live_screen_of_the_host_is_shown_and_left(size: int) -> None:
+    """The sequences of `watch` are kept, however they arrive in parts; a host that goes away leaves our own screen."""
+    screen = "\x1b[?1049h\x1b[?25l\x1b[2J\x1b[12;1H\x1b[1;31mfailed\x1b[0m\x1b[K"
+    stream = io.StringIO()
+    copy = FilteredCopy(stream, screen=True)
+    data = f"{screen}{CLIPBOARD}\x1b[30;40mhidden".encode()
+    for start in range(0, len(data), size):
+        copy.write(data[start:start + size])
+    copy.write(b"")
+    copy.close()
+    text = stream.getvalue()
+    assert text.startswith(screen) and text.endswith("hidden\x1b[0m\x1b[?25h\x1b[?1049l")
+    assert "\x1b[30" not in text and "\x1b]" not in text
