@@ -203,6 +203,7 @@ def test_hostile_names_values_and_logs_are_inert(batch: Path, tmp_path: Path) ->
         screen.wait_for("nothing to cancel")
         screen.press("q")
         screen.wait_for("22/37 runs 4 failed")  # the renamed run is a new one
+        wait_for(lambda: b"\x1b[?1049l" in screen.sent.read_bytes())
         sent = screen.sent.read_bytes().decode()
     live = sent[sent.index("\x1b[?1049h"):sent.rindex("\x1b[?1049l")]
     rest = OWN.sub("", live)
