@@ -43,6 +43,7 @@ COMET = "comet"  # archives of Comet when it is offline
 GPU_INFO = "gpu-info.txt"  # output of nvidia-smi
 ARTIFACTS = "artifacts"  # files that user code stores with the run
 SYSTEM = "system.csv"  # samples of CPU, memory, disk, network and GPU
+GPU_IDLE = "gpu-idle.json"  # while it runs and its GPU is idle: how idle, and why
 DONE = "done"
 BEST_CHECKPOINT = "best_checkpoint.pt"
 PROFILE = "profile.txt"

@@ -25,10 +25,11 @@ class RunStatus(TypedDict):
     best: float | None
     why: str  # explains the state
     slurm_job: str | None
-    idle: str | None  # the use of its GPU, if that is low
+    idle: str | None  # the use of its GPU, if that is low, by the epochs so far
     tags: list[str]
     notes: list[str]  # what of its stats.csv was left out
     code_changed: list[str]  # files that differed from the submission when it started
+    gpu_idle: str  # a warning that its GPU idles now, with the likely cause; empty if it does not run
 
 
 class BatchThroughput(TypedDict):

@@ -34,7 +34,8 @@ def add_notify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=notify)
     parser.add_argument("batch", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("token", metavar="TOKEN", nargs="?", help="token of a submission (default: the last one)")
-    parser.add_argument("kind", metavar="KIND", nargs="?", default="digest", choices=["failed", "ended", "digest"])
+    parser.add_argument("kind", metavar="KIND", nargs="?", default="digest",
+                        choices=["failed", "idle", "ended", "digest"])
 
 
 def note(options: argparse.Namespace) -> Output:

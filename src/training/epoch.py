@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from src.datasets.data import Batch, Lazy, Split
+from src.loop_clock import clock
 from src.optimizers.averaging import AveragedModel
 from src.optimizers.layers import Freeze
 from src.training.output.log import Progress
@@ -63,13 +64,14 @@ class Trainer:
             group.setdefault("initial_lr", group["lr"])
         for optimizer in self.steps.optimizers:
             optimizer.zero_grad()  # a caller of experiment_generator may have left gradients
-        start, waited, step = perf_counter() - elapsed.time, elapsed.data, steps.start - 1
+        start, data_before, step = perf_counter() - elapsed.time, clock.data - elapsed.data, steps.start - 1
         due = self.step_log.due(steps.start) if self.step_log else 0  # the next step, from 1, that the log visits
         for step in steps:
-            before = perf_counter()
+            before = clock.data_start = perf_counter()
             batch = next(batches)
             now = perf_counter()
-            waited += now - before
+            clock.data_start = None
+            clock.data += now - before
 
             factor = self.rate_factor(step)
             for group in groups:
@@ -85,15 +87,15 @@ class Trainer:
             if (step + 1) % CHECK_EVERY == 0 and not meter.means()["loss"] <= self.max_allowed_loss:  # also if NaN
                 break
             if saver.is_due(now, step + 1):
-                elapsed.time, elapsed.data = perf_counter() - start, waited
+                elapsed.time, elapsed.data = perf_counter() - start, clock.data - data_before
                 saver.save(step + 1)
         saver.step = step + 1
         meter.means()  # waits until the device has finished the steps
         if self.step_log:
             self.step_log.pause()
         time = elapsed.time = perf_counter() - start
-        elapsed.data = waited
-        return step, {"time": time, "data_time": waited, "examples_per_second": meter.samples / time}
+        elapsed.data = clock.data - data_before
+        return step, {"time": time, "data_time": elapsed.data, "examples_per_second": meter.samples / time}
 
 
 @torch.inference_mode()
@@ -106,18 +108,21 @@ def evaluate(model: nn.Module, forward: Forward, steps: Steps, split: Split | La
     SavedAndExit if the training has to stop; it repeats the evaluation when it is resumed.
     """
     model.eval()
-    start, waited, evaluated = perf_counter(), 0.0, 0
+    start, data_before, evaluated = perf_counter(), clock.data, 0
     total = len(split)
     batches = ordered_batches(split, batch_size, shard)
-    while evaluated < total:
-        before = perf_counter()
-        batch = next(batches)
-        now = perf_counter()
-        waited += now - before
-        steps.evaluate(model, forward, batch, meter)
-        evaluated += shard.samples if shard else len(batch[1])
-        if now >= progress.due:
-            progress.report(evaluated, total)
-        if saver.agree_to_exit():
-            saver.save(saver.step)
-    return {**meter.means(), "time": perf_counter() - start, "data_time": waited}
+    with clock.evaluating():
+        while evaluated < total:
+            before = clock.data_start = perf_counter()
+            batch = next(batches)
+            now = perf_counter()
+            clock.data_start = None
+            clock.data += now - before
+            steps.evaluate(model, forward, batch, meter)
+            evaluated += shard.samples if shard else len(batch[1])
+            if now >= progress.due:
+                progress.report(evaluated, total)
+            if saver.agree_to_exit():
+                saver.save(saver.step)
+        metrics = meter.means()  # waits until the device has finished
+    return {**metrics, "time": perf_counter() - start, "data_time": clock.data - data_before}

@@ -36,7 +36,7 @@ _OPTIONAL: records.Forms = {
     "points_left_out": records.is_count, "project": records.is_text, "script": records.optional(records.is_text),
     "canaries": records.mapping_of(records.is_name, records.list_of(records.is_count)),
     **dict.fromkeys(("identity", "sbatch", "shape", "command_line", "environment", "sizes"), records.is_mapping),
-    **dict.fromkeys(("notify", "container"), records.optional(records.is_mapping))}
+    **dict.fromkeys(("notify", "container", "idle_gpu"), records.optional(records.is_mapping))}
 _FORMS = {kind: {**_OPTIONAL, **required} for kind, required in _REQUIRED.items()}
 
 

@@ -67,6 +67,8 @@ def _plan_record(plan: SubmissionPlan, launch: LaunchSettings, submission: Submi
     record: dict[str, Any] = {
         "mode": launch.mode, "tickets": tickets, "argv": list(argv), "identity": grid_options, "code": launch.token,
         "snapshot": launch.has_snapshot, "notify": launch.notify and launch.notify._asdict()}
+    if launch.idle_gpu:
+        record["idle_gpu"] = launch.idle_gpu._asdict()
     if launch.slurm:
         record |= {"project": launch.program_folder, "script": launch.slurm.script, "sbatch": dict(launch.slurm.batch),
                    "shape": dict(launch.slurm.shape), "command_line": dict(launch.slurm.command_line),

@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src import config, logs, run_folder
+from src import config, gpu_idle, logs, run_folder
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
+from src.gpu_idle import IdleNow, Limits
 from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
@@ -226,6 +227,27 @@ class Attempt:
         """
         claims.check_current(self.folder, self.ticket, self.number)
 
+    def idle_limits(self) -> Limits:
+        """Return when the GPU of this run counts as idle, as it was submitted."""
+        batch, name = os.path.split(self.folder)
+        plans = journal.plans_with_mapping("idle_gpu", batch)
+        return gpu_idle.read_limits(journal.plan_of(plans, name, self.ticket).get("idle_gpu")) or Limits()
+
+    def record_idle(self, idle: IdleNow | None) -> None:
+        """Record that the run's GPU idles, for `status` and `watch`, and send a message; None: it no longer does."""
+        path = os.path.join(self.folder, run_folder.GPU_IDLE)
+        with contextlib.suppress(OSError, UserError):
+            if idle is None:
+                os.unlink(path)
+                return
+            is_new = not os.path.exists(path)
+            files.write_json(path, {**idle._asdict(), "ticket": self.ticket, "number": self.number}, sync=False)
+            if is_new:
+                logs.append(self.folder, f"warning: {idle.line()}")
+                from src.submission.status import notify
+
+                notify.notify_idle(self.folder, self.ticket)
+
     @property
     def record_path(self) -> str:
         """The path of the attempt's record."""
@@ -241,7 +263,7 @@ class Attempt:
             self.check_current()  # a late Slurm job stops here if a later ticket has the run
             if process.rank():
                 return self._execute(spec, train)
-            self.meter = ResourceMeter()
+            self.meter = ResourceMeter(self.record_idle, self.idle_limits, has_loop=not self._is_external)
             with heartbeat.beating([self.record_path], self.meter.sample):
                 return self._execute(spec, train)
 
@@ -382,6 +404,7 @@ class Attempt:
         self._record.update(end=time.time(), how=how, error=error)
         if self.meter:
             self._record["used"] = self.meter.use()
+            self.record_idle(None)
         text = json.dumps(self._record) + "\n"
         try:
             try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_SUCCESSORS = 1000  # of one submission: ends a chain of successors that makes no progress
 # keys of a plan that its successors' plans repeat
 _REPEATED = ("argv", "identity", "project", "script", "sbatch", "shape", "command_line", "environment", "code",
-             "container", "stack", "sizes")
+             "container", "stack", "sizes", "idle_gpu")
 _MARGIN = 1.2  # a run fits if this multiple of the longest earlier duration is left
 _MAX_DURATIONS = 200  # runs whose durations a worker looks up when it starts
 _BACK_OFF = (5, 10, 20, 40)  # seconds between calls of sbatch while a limit on queued jobs is reached

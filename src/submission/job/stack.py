@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from src import run_folder
 from src.errors import UserError, one_line
+from src.gpu_idle import IdleNow
 from src.run_folder import RunFolder
 from src.submission.batch import heartbeat
 from src.submission.batch.task_files import Tasks
@@ -131,7 +132,8 @@ class _Stack:
         signals.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
-            meter = ResourceMeter(len(self.attempts))
+            meter = ResourceMeter(self._record_idle, next(iter(self.attempts.values())).idle_limits,
+                                  stacked=len(self.attempts))
             for attempt in self.attempts.values():
                 attempt.meter = meter
             with heartbeat.beating(self.records, meter.sample):
@@ -145,6 +147,10 @@ class _Stack:
                 self._train_singly()
         except Stopped as stopped:
             self._settle_all(stopped)
+
+    def _record_idle(self, idle: IdleNow | None) -> None:
+        for attempt in list(self.attempts.values()):
+            attempt.record_idle(idle)
 
     def _announce(self) -> None:
         """Note in the log of each run that it is in a stack, and send the output to the first of them."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from src import run_folder
+from src import gpu_idle, run_folder
 from src.errors import JobSpecError
 from src.io import slurm_environment
 from src.submission.batch import batch_folder
@@ -17,6 +17,7 @@ from src.submission.planning.tickets import AWAITS_CANARY
 from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
 
 if TYPE_CHECKING:
+    from src.gpu_idle import Limits
     from src.submission.batch.provenance import Code
     from src.submission.spec.container_spec import Container
     from src.submission.spec.job_spec import JobSpec
@@ -44,8 +45,8 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
     snapshot = os.path.join(os.path.abspath(plan.batch), run_folder.CODE, token, run_folder.SNAPSHOT)
     uses_canaries = _uses_canaries(plan, options)
     launch = LaunchSettings(token, mode, snapshot if has_snapshot else plan.project, has_snapshot, slurm, container,
-                            notify, code, uses_canaries, right_size=_uses_right_size(plan, options),
-                            lines=tuple(lines))
+                            notify, _choose_idle_gpu(plan, job_spec), code, uses_canaries,
+                            right_size=_uses_right_size(plan, options), lines=tuple(lines))
     if uses_canaries and mode != WRITE_ONLY:
         plan, launch = _with_canaries(plan, launch, options)
     if launch.slurm and plan.has_work:
@@ -258,6 +259,13 @@ def _with_sizes(plan: SubmissionPlan, launch: LaunchSettings, slurm: SlurmOption
         sizing = sizing.with_waiting(len(waiting))
     return plan, launch._replace(slurm=slurm._replace(sizes=sizing.sizes), awaits_canaries=bool(waiting),
                                  lines=(*launch.lines, *sizing.lines))
+
+
+def _choose_idle_gpu(plan: SubmissionPlan, job_spec: JobSpec | None) -> Limits | None:
+    """Return when a GPU counts as idle, by the job spec (a retry: by the last submission)."""
+    if job_spec:
+        return job_spec.idle_gpu
+    return gpu_idle.read_limits(plan.last_setting("idle_gpu"))
 
 
 def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from src.submission.batch.task_files import NO_STACKS, Stacks
 
 if TYPE_CHECKING:
+    from src.gpu_idle import Limits
     from src.search.definition import Search
     from src.submission.batch.extension import Extension
     from src.submission.batch.journal import History
@@ -111,6 +112,7 @@ class LaunchSettings(NamedTuple):
     slurm: the submit script and options of sbatch; None without Slurm
     container: what runs start in; None: on the node itself
     notify: where messages are sent; None: no messages
+    idle_gpu: when the GPU of a run counts as idle; None: by default
     code: the state of the project in git; None in a dry run
     uses_canaries: whether later submissions of the batch use canaries too; None: not recorded
     canaries: the canaries that runs wait for; None: no canaries
@@ -127,6 +129,7 @@ class LaunchSettings(NamedTuple):
     slurm: SlurmOptions | None = None
     container: Container | None = None
     notify: Notify | None = None
+    idle_gpu: Limits | None = None
     code: Code | None = None
     uses_canaries: bool | None = None
     canaries: Canaries | None = None

@@ -8,6 +8,7 @@ from src.errors import JobSpecError
 from src.frozen import Frozen, field
 
 if TYPE_CHECKING:
+    from src.gpu_idle import Limits
     from src.metrics import Metric
     from src.search.settings import SearchSettings
     from src.submission.spec.container_spec import Container
@@ -35,6 +36,7 @@ class JobSpec(Frozen):
     resources: from which a submit script is generated;
     snapshot: whether runs start from a copy of the sources;
     notify: where notifications are sent;
+    idle_gpu: when a GPU counts as idle; None: by default;
     metric: by which runs are ranked;
     samples, seed, draw: number of random points, and how they are drawn;
     stack: number of runs to train at once, if they differ in numbers alone, or auto; None and 1: each by itself;
@@ -59,6 +61,7 @@ class JobSpec(Frozen):
     description: str | None = None
     snapshot: bool = False
     notify: Notify | None = None
+    idle_gpu: Limits | None = None
     metric: Metric | None = None
     samples: int | None = None
     seed: int = 0

@@ -1,4 +1,4 @@
-"""job_details.notify: parse where notifications are sent."""
+"""job_details.notify and idle_gpu: parse where notifications are sent, and when a GPU counts as idle."""
 from __future__ import annotations
 
 import os
@@ -7,6 +7,7 @@ import stat
 from typing import Any, NamedTuple
 
 from src.errors import JobSpecError
+from src.gpu_idle import Limits
 from src.io import files
 
 # where the addresses are stored unless the job spec names another place
@@ -58,3 +59,16 @@ def parse_notify(value: Any, where: str) -> Notify | None:
             digest is None or isinstance(digest, (int, float)) and digest > 0 and digest is not True):
         raise JobSpecError(f"invalid notify {value!r}", where=where, allowed=_ALLOWED)
     return Notify(to, digest)
+
+
+def parse_idle_gpu(value: Any, where: str) -> Limits | None:
+    """Parse job_details.idle_gpu: false, or a mapping of `below`, in percent, and `minutes`. None: the default."""
+    if value is True:
+        return None
+    mapping = {"below": 0} if value is False else value
+    limits = {**Limits()._asdict(), **(mapping if isinstance(mapping, dict) else {"": 0})}
+    if limits.keys() - set(Limits._fields) or not all(
+            type(number) in (int, float) and 0 <= number < 1e6 for number in limits.values()) or not limits["minutes"]:
+        raise JobSpecError(f"invalid idle_gpu {value!r}", where=where, allowed="false (no warning), or a mapping such "
+                           "as {below: 10, minutes: 15}: percent and minutes")
+    return Limits(**limits)

@@ -157,7 +157,8 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "name": check_name, "output_dir": check_output_dir, "command": _parse_command, "cwd": _parse_text,
     "script": _parse_text, "sbatch": grammar.check_sbatch, "resources": _parse_resources, "tags": _parse_tags,
     "description": _parse_text,
-    "snapshot": _parse_bool, "notify": notify_spec.parse_notify, "metric": _parse_metric,
+    "snapshot": _parse_bool, "notify": notify_spec.parse_notify,
+    "idle_gpu": notify_spec.parse_idle_gpu, "metric": _parse_metric,
     "samples": _parse_integer(1), "seed": _parse_integer(0), "draw": _parse_draw, "stack": _parse_stack,
     "container": container_spec.parse_container, "search": _parse_search}
 KEYS = tuple(_PARSERS)

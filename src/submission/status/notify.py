@@ -1,10 +1,11 @@
-"""Notifications about a batch, through apprise: its first failure, its end, and a digest from time to time."""
+"""Notifications about a batch, through apprise: its first failure, an idle GPU, its end, and a digest now and then."""
 from __future__ import annotations
 
 import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +19,8 @@ from src.submission.status import failures, retry_policy, states, status
 from src.submission.status.observation import Observation
 from src.submission.status.observe import observe
 
-FAILED, ENDED, DIGEST = "failed", "ended", "digest"
+FAILED, IDLE, ENDED, DIGEST = "failed", "idle", "ended", "digest"
+_EVENTS = {FAILED: ": a run failed", IDLE: ": a run leaves its GPU idle", ENDED: " has ended", DIGEST: " continues"}
 _MAX_DEPENDENCIES = 1000  # Slurm jobs that a notify job waits for; then it submits another one if others still run
 _TIMEOUT = 60.0  # seconds that a failed run waits until its message is sent
 _PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
@@ -90,13 +92,12 @@ def _sent_file(batch: str, token: str, kind: str) -> str:
 def message(observation: Observation, kind: str, why: str = "") -> tuple[str, str]:
     """Return title and text: the number of runs per state, the best run, failures, and the command to retry."""
     counts = ", ".join(f"{number} {states.shown(state)}" for state, number in status.counts(observation).items())
-    name = os.path.basename(observation.path)
-    title = {FAILED: f"{name}: a run failed", ENDED: f"{name} has ended", DIGEST: f"{name} continues"}[kind]
     lines = [f"{len(observation.runs)} runs: {counts}", *filter(None, [why, _best_run(observation)])]
+    lines += [f"{row.run}: {row.why}" for row in status.idle_rows(observation)][:status.MAX_GROUPS]
     lines += [group.line() for group in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(retry_policy.RETRIED):
         lines.append(shell_command("python", "submit_multiple.py", "-r", observation.path))
-    return title, "\n".join(lines)
+    return f"{os.path.basename(observation.path)}{_EVENTS[kind]}", "\n".join(lines)
 
 
 def _best_run(observation: Observation) -> str:
@@ -127,13 +128,27 @@ def notify_failure(folder: str, ticket: int) -> None:
     itself has the message sent, by another process, because this one may be unable to, and with a timeout. Errors are
     ignored.
     """
-    batch, name = os.path.split(folder)
     with contextlib.suppress(OSError, subprocess.SubprocessError, UserError):
-        plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
-                     if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
-        if plan and not os.path.exists(_sent_file(batch, plan["code"], FAILED)):
-            command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], FAILED]
-            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=_TIMEOUT)
+        if process := _start(folder, ticket, FAILED):
+            process.wait(_TIMEOUT)
+
+
+def notify_idle(folder: str, ticket: int) -> None:
+    """Have a message sent about a run whose GPU idles, as for a failed one, without waiting for it."""
+    with contextlib.suppress(OSError, UserError):
+        if process := _start(folder, ticket, IDLE):
+            threading.Thread(target=process.wait, daemon=True).start()  # it leaves no zombie
+
+
+def _start(folder: str, ticket: int, kind: str) -> subprocess.Popen[bytes] | None:
+    """Start a process that sends a message about a run; None if its batch wants none, or one was sent."""
+    batch, name = os.path.split(folder)
+    plan = next((plan for plan in reversed(journal.read_history(batch).recorded_plans)
+                 if plan.get("notify") and plan["tickets"].get(name) == ticket), None)
+    if not plan or os.path.exists(_sent_file(batch, plan["code"], kind)):
+        return None
+    command = [sys.executable, os.path.join(_PROJECT, "experiments.py"), "notify", batch, plan["code"], kind]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 def submit_notify_jobs(notify: Notify, batch: str, token: str, jobs: Sequence[str], project: str,
@@ -179,7 +194,7 @@ def run_notify_job(batch: str, token: str, kind: str, notify: Notify) -> str | N
     A batch has ended when nothing of it is pending or running, including requeued runs and successors. Only the newest
     submission sends the message that the batch has ended.
     """
-    if kind == FAILED:
+    if kind in (FAILED, IDLE):
         return send(notify, batch, token, kind)
     observation, = observe([batch])
     jobs = list(dict.fromkeys(run.state.slurm_job.partition("_")[0] for run in observation.runs.values()

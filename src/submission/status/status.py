@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from src import gpu_idle, metrics, run_folder, stats_csv
 from src.code import code_state
 from src.frozen import Frozen
-from src.io import records
+from src.io import files, records
 from src.metrics import Metric
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
@@ -32,7 +32,8 @@ class StatusRow(Frozen):
     epochs: planned epochs; None if unknown;
     left: remaining seconds; None if unknown;
     metric: the column of `best`;
-    idle: the use of its GPU, if that is low;
+    idle: the use of its GPU, if that is low, by the epochs so far;
+    gpu_idle: a warning that its GPU idles now, and the likely cause; also in `why`; empty if it does not run;
     tags: its TAGS;
     notes: what of its stats.csv was left out;
     code_changed: files that differed from the submission when it started.
@@ -51,6 +52,7 @@ class StatusRow(Frozen):
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     code_changed: tuple[str, ...] = ()
+    gpu_idle: str = ""
 
 
 def rows(runs: Iterable[Run], now: float | None = None, metric: Metric | None = None) -> list[StatusRow]:
@@ -79,8 +81,25 @@ def _row(run: Run, stats: Stats, now: float, metric: Metric | None) -> StatusRow
     words = [name for name in stats.words if name in ranked or metric and metric.names(name)]
     notes = *stats.notes, *(stats_csv.words_message(name, stats.words[name]) for name in words)
     changed = facts.get(code_state.CHANGED)
-    return StatusRow(run.name, run.state.name, done, epochs, left, column, best, run.state.why, run.state.slurm_job,
-                     idle, tags, notes, tuple(map(str, changed)) if isinstance(changed, list) else ())
+    warning = _idle_now(run)
+    return StatusRow(run.name, run.state.name, done, epochs, left, column, best,
+                     ", ".join(filter(None, (run.state.why, warning))), run.state.slurm_job, idle, tags, notes,
+                     tuple(map(str, changed)) if isinstance(changed, list) else (), warning)
+
+
+def _idle_now(run: Run) -> str:
+    """The warning that the GPU of a running run idles; empty if it does not."""
+    if run.files is None or run_folder.GPU_IDLE not in run.files.names or run.state.name != states.RUNNING:
+        return ""
+    record, attempt = files.read_json(run.files.file(run_folder.GPU_IDLE)), run.attempt or {}
+    idle = gpu_idle.read_record(record)
+    is_current = idle and all(record.get(key) == attempt.get(key) for key in ("ticket", "number"))
+    return idle.line() if idle and is_current else ""
+
+
+def idle_rows(observation: Observation) -> list[StatusRow]:
+    """Return the rows of the runs whose GPU idles now."""
+    return [_row(run, time.time(), None) for run in observation.runs.values() if _idle_now(run)]
 
 
 def _seconds_left(stats: Stats, epochs: int, attempt: Mapping[str, Any], now: float) -> float | None:

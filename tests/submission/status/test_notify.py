@@ -14,7 +14,9 @@ import pytest
 
 import experiments
 from src.errors import JobSpecError
-from src.submission.spec.notify_spec import Notify, parse_notify
+from src.gpu_idle import Limits
+from src.io import yaml_io
+from src.submission.spec.notify_spec import Notify, parse_idle_gpu, parse_notify
 from src.submission.status import notify
 from src.submission.status.notify import Notifier
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
@@ -169,6 +171,65 @@ def test_failure_is_sent_while_other_runs_wait(project: Project, received: list[
     fake_slurm.run_all()
     assert titles(received) == ["a run failed", "has ended"]
     assert "2 done, 2 failed" in received[1]["message"]
+
+
+@pytest.mark.parametrize("way", [[], ["--workers", "1"]], ids=" ".join)
+def test_idle_gpu_is_announced_while_the_run_goes_on(way: list[str], project: Project, received: list[dict[str, str]],
+                                                     fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+    """The driver is a stand-in, whose GPU is 4 % busy; the run waits for a file."""
+    want_messages(project, "[18]", "true, idle_gpu: {minutes: 0.02}")
+    project.spec.write_text(project.spec.read_text().replace("[0.1, 1]", "1"))
+    (project.folder / "pynvml.py").write_text("import sys\nfrom tests.fake_nvml import FakeNvml\n"
+                                              "sys.modules[__name__] = FakeNvml()\nsys.modules[__name__].busy = 4.0\n")
+    script = project.folder / for_slurm(project)
+    script.write_text(script.read_text().replace("exec", "export CUDA_VISIBLE_DEVICES=0\nexec"))
+    assert project.submit(project.spec, "-s", "s.sh", "-y", *way) == 0
+    job, *_ = fake_slurm.jobs("PENDING")
+    fake_slurm.start(job)
+    end = time.monotonic() + 60
+    while not received:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    run, = project.runs()
+    assert titles(received) == ["a run leaves its GPU idle"]
+    warning = "GPU 4 % busy in the last 0 min: it waits, using 0.0"
+    assert f"{run.name}: {warning}" in received[0]["message"]
+    capsys.readouterr()
+    assert experiments.main(["status", str(project.batch), "--json"]) == 0
+    row, = json.loads(capsys.readouterr().out)[0]["runs"]
+    assert row["gpu_idle"].startswith(warning) and row["why"] == row["gpu_idle"]
+    assert experiments.main(["status", str(project.batch)]) == 0
+    assert warning in capsys.readouterr().out
+    (project.batch / "go").touch()
+    fake_slurm.wait(job)
+    assert not (run / "gpu-idle.json").exists()
+    record = json.loads((run / "attempt-1-0.json").read_text())
+    assert record["used"]["gpu"] == 4 and record["used"]["gpus"] == 1
+    assert len(received) == 1
+
+
+def test_idle_gpu_of_an_earlier_start_or_an_ended_run_is_not_shown(project: Project,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    project.write_spec("[8]")
+    assert project.submit(project.spec, "--local", "-y") == 0
+    (project.runs()[0] / "gpu-idle.json").write_text(
+        json.dumps({"busy": 4, "minutes": 15, "cause": "x", "ticket": 1, "number": 0}))
+    capsys.readouterr()
+    assert experiments.main(["status", str(project.batch), "--json"]) == 0
+    assert all(row["gpu_idle"] == "" for row in json.loads(capsys.readouterr().out)[0]["runs"])
+
+
+@pytest.mark.parametrize("value", ["5", "{below: -1}", "{minutes: 0}", "{percent: 1}", "[1]", "{below: x}", "1e9"])
+def test_invalid_idle_gpu_names_what_is_allowed(value: str) -> None:
+    with pytest.raises(JobSpecError, match="invalid idle_gpu") as error:
+        parse_idle_gpu(yaml_io.load(value, "x"), "x.yaml")
+    assert "{below: 10, minutes: 15}" in str(error.value)
+
+
+def test_idle_gpu_may_be_off_or_changed() -> None:
+    assert parse_idle_gpu(True, "") is None
+    assert parse_idle_gpu(False, "") == Limits(0, 15)
+    assert parse_idle_gpu({"minutes": 30}, "") == Limits(10, 30)
 
 
 def test_end_is_sent_after_successors_have_ended(project: Project, received: list[dict[str, str]],
