@@ -1,4 +1,4 @@
-"""Write the page about batches as one self-contained HTML file, with the details of failed runs and of the best ones."""
+"""Write the page about batches as one self-contained HTML file, with details of failed runs and of the best ones."""
 from __future__ import annotations
 
 import os
@@ -67,8 +67,8 @@ def _details(document: Mapping[str, Any], folders: Sequence[str]) -> dict[str, A
             break
         chosen[document["runs"]["key"][run]] = found
     note = None if len(chosen) == len(folders) else (
-        f"This file has the logs, configs and system metrics of {len(chosen)} of {len(folders):,} runs: one of each kind "
-        "of failure, the best ones, then the others in order. The dashboard shows those of all runs:")
+        f"This file has the logs, configs and system metrics of {len(chosen)} of {len(folders):,} runs: one of each "
+        "kind of failure, the best ones, then the others in order. The dashboard shows those of all runs:")
     return {"details": chosen, "details_note": note}
 
 
