@@ -30,8 +30,8 @@ def write_report(batches: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     results = read_results(paths)
     path = os.fspath(path) if path is not None else os.path.join(
         _first_batch(results, paths), f"report{_other_batches(results)}.html")
-    files.write_atomic(path, build_report(results, status, resources, filter(os.path.isdir, map(os.fspath, paths))),
-                       sync=False)
+    folders = [os.fspath(one) for one in paths if os.path.isdir(one)]
+    files.write_atomic(path, build_report(results, status, resources, folders), sync=False)
     return path
 
 
