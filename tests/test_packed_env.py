@@ -283,6 +283,11 @@ def test_shared_disks_and_memory_are_not_unpacked_to(node: Node) -> None:
         node.program("stat", f'[[ $1 == --file-system ]] && echo {kind} || exec "$real" "$@"')
         refused(node, f"/tmp is not on a local disk ({kind})", GRIDIRON_LOCAL="", TMPDIR=str(node.local))
     assert node.run()[1] == "", "GRIDIRON_LOCAL is used whatever it is"
+    (node.bin / "stat").unlink()
+    missing = str(node.local / "missing")
+    refused(node, f"there is no folder {missing}", GRIDIRON_LOCAL=missing)
+    prefix, errors = node.run(GRIDIRON_LOCAL="", SLURM_TMPDIR=missing, TMPDIR=str(node.local))
+    assert errors == "" and prefix.startswith(str(node.folder)), "the first possible one"
 
 
 def test_full_disk_damaged_image_and_endless_lock_give_one_line(node: Node) -> None:
