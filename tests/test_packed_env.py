@@ -277,6 +277,16 @@ def test_folders_that_others_have_made_are_refused(node: Node, tmp_path: Path) -
     assert list((tmp_path / "theirs").iterdir()) == []
 
 
+@as_root
+def test_image_that_another_user_planted_is_not_used(node: Node) -> None:
+    packed = node.pack("tar").parent
+    os.chown(packed, NOBODY, NOBODY)
+    refused(node, f"{packed} belongs to another user")
+    assert pack.read_current(str(node.environment)) is None
+    os.chown(node.environment, NOBODY, NOBODY)
+    assert node.run()[1] == "", "the environment of that user"
+
+
 def test_shared_disks_and_memory_are_not_unpacked_to(node: Node) -> None:
     node.pack("tar")
     for kind in ("nfs", "tmpfs"):

@@ -20,6 +20,9 @@ use_packed() {
     { read -r image && read -r kib && read -r times && mapfile -t watched; } <"$environment.packed/current"
     if [[ ! $modes =~ ^(mount|unpack|mount unpack)$ ]]; then
         problem="GRIDIRON_PACKED is '$modes', not mount, unpack or off"
+    elif [[ ! -O $environment.packed && $(stat --format=%u -- "$environment.packed") != \
+        $(stat --format=%u -- "$environment") ]]; then
+        problem="$environment.packed belongs to another user"
     elif ((${SLURM_JOB_NUM_NODES:-1} > 1)); then
         problem='packed environments are for jobs on one node'
     elif [[ $(cd -- "$environment" && stat --format=%Y -- "${watched[@]}" 2>/dev/null | tr '\n' ' ') != "$times " ]]; then
