@@ -335,8 +335,8 @@
       for (const [name, range] of [["x", this.figure.x_range], ["y", this.figure.y_range]]) {
         const next = {start: plan[name].start, end: plan[name].end}, zoomed = range.start !== this.auto[name].start || range.end !== this.auto[name].end;
         range.setv({reset_start: next.start, reset_end: next.end, ...(live && zoomed ? {} : next)});
-        if (!(live && zoomed)) this.auto[name] = next;
       }
+      this.auto = {x: plan.x, y: plan.y};
     }
 
     _legend(groups) {

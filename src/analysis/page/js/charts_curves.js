@@ -174,8 +174,10 @@
   }
   function interpolate({x, y}, wanted) {
     const at = search(x, wanted);
-    if (at === x.length) return NaN;
-    if (at === 0) return x[0] - wanted <= 0.5 ? y[0] : NaN;
+    if (at === 0 || at === x.length) {  // beyond an end: half an epoch belongs to it
+      const end = Math.min(at, x.length - 1);
+      return Math.abs(x[end] - wanted) <= 0.5 ? y[end] : NaN;
+    }
     return y[at - 1] + (y[at] - y[at - 1]) * (wanted - x[at - 1]) / (x[at] - x[at - 1]);
   }
 

@@ -15,21 +15,21 @@
       this.brushes = new Map();
       const wanted = store.settings.axes.split("\n").filter(name => store.parameters.includes(name));
       const names = wanted.length ? wanted : parts.settingNames(store).slice(0, MAX_AXES - 1);
-      this.shown = this.visible().filter(run => value && Number.isFinite(value[run] ?? NaN));
-      if (!this.shown.length || !names.length) throw new Empty(!store.visibleCount ? "No run passes the filter." : this.shown.length ? "No parameter varies." : "No run has been evaluated yet.");
+      this.runs = this.visible().filter(run => value && Number.isFinite(value[run] ?? NaN));
+      if (!this.runs.length || !names.length) throw new Empty(!store.visibleCount ? "No run passes the filter." : this.runs.length ? "No parameter varies." : "No run has been evaluated yet.");
       this.axes = [...names, metric].map(name => this._axis(name));
-      this.groups = parts.groups(store, store.settings.group || metric, this.shown);
-      this.paths = this.shown.map(run => Float64Array.from(this.axes, axis => axis.height(run)));
-      this.position = new Map(this.shown.map((run, at) => [run, at]));
-      const step = Math.ceil(this.shown.length / MAX_PATHS), drawn = this.shown.map((_, at) => at).filter(at => at % step === 0);
+      this.groups = parts.groups(store, store.settings.group || metric, this.runs);
+      this.paths = this.runs.map(run => Float64Array.from(this.axes, axis => axis.height(run)));
+      this.position = new Map(this.runs.map((run, at) => [run, at]));
+      const step = Math.ceil(this.runs.length / MAX_PATHS), drawn = this.runs.map((_, at) => at).filter(at => at % step === 0);
       const xs = Float64Array.from(this.axes.keys()), n = this.axes.length, narrow = this.element.clientWidth < 110 * n;
-      const notes = [count(this.shown.length, "run"), step > 1 ? `one of ${step} drawn` : "", names.length < parts.settingNames(store).length && !wanted.length ? `the first ${names.length} parameters` : "",
+      const notes = [count(this.runs.length, "run"), step > 1 ? `one of ${step} drawn` : "", names.length < parts.settingNames(store).length && !wanted.length ? `the first ${names.length} parameters` : "",
         "drag along an axis to select; more axes narrow the selection down", parts.metricNote(store)];
       return {title: "Parallel coordinates", groups: this.groups, caption: `${notes.filter(Boolean).join("; ")}.`, height: 360, controls: this._controls(),
         x: {start: -0.35, end: n - 0.5, ticks: this.axes.map((axis, at) => [at, shorten(parts.label(store, axis.name), 22)]), rotated: narrow, label: ""},
         y: {start: -0.06, end: 1.06, hidden: true, label: ""}, glyphs: [
-          {kind: "multi_line", style: {line_alpha: this.shown.length > 300 ? 0.3 : 0.6, line_width: 1}, data: {xs: drawn.map(() => xs), ys: drawn.map(at => this.paths[at]), line_color: drawn.map(at => this.groups.color(this.shown[at])),
-            line_dash: drawn.map(at => palette.dash(this.groups.index(this.shown[at])))}},
+          {kind: "multi_line", style: {line_alpha: this.runs.length > 300 ? 0.3 : 0.6, line_width: 1}, data: {xs: drawn.map(() => xs), ys: drawn.map(at => this.paths[at]), line_color: drawn.map(at => this.groups.color(this.runs[at])),
+            line_dash: drawn.map(at => palette.dash(this.groups.index(this.runs[at])))}},
           {kind: "segment", style: {line_color: palette.ink, line_width: 1.2}, data: {x0: xs, x1: xs, y0: xs.map(() => 0), y1: xs.map(() => 1)}}]};
     }
 
@@ -42,13 +42,13 @@
     _axis(name) {
       const {store} = this, column = store.column(name);
       if (store.isNumeric(name)) {
-        const [low, high] = parts.extent(this.shown.map(run => column[run])), log = parts.isLogScale(store, name, low, high), to = log ? Math.log : value => value, from = log ? Math.exp : value => value;
+        const [low, high] = parts.extent(this.runs.map(run => column[run])), log = parts.isLogScale(store, name, low, high), to = log ? Math.log : value => value, from = log ? Math.exp : value => value;
         const height = value => typeof value !== "number" ? -0.05 : high > low ? (to(value) - to(low)) / (to(high) - to(low)) : 0.5;
-        const levels = [...new Set(this.shown.map(run => column[run]).filter(value => typeof value === "number"))].sort((a, b) => a - b);
+        const levels = [...new Set(this.runs.map(run => column[run]).filter(value => typeof value === "number"))].sort((a, b) => a - b);
         const ticks = levels.length <= 6 ? levels : [0, 0.25, 0.5, 0.75, 1].map(share => from(to(low) + share * (to(high) - to(low))));
         return {name, ticks: ticks.map(value => [height(value), short(value)]), height: run => height(column[run])};
       }
-      const axis = parts.columnAxis(store, name, this.shown), last = Math.max(axis.levels.length - 1, 1), single = axis.levels.length === 1;
+      const axis = parts.columnAxis(store, name, this.runs), last = Math.max(axis.levels.length - 1, 1), single = axis.levels.length === 1;
       return {name, ticks: axis.levels.map((level, at) => [single ? 0.5 : at / last, shorten(level, 14)]),
         height: run => Number.isNaN(axis.of(run)) ? -0.05 : single ? 0.5 : axis.of(run) / last + parts.jitter(run) * Math.min(0.25 / last, 0.06)};
     }
@@ -89,12 +89,12 @@
       if (this.store.selected.size || hovered) this._ticks(context, frame);
     }
 
-    items() { const value = this.store.column(parts.metricOf(this.store)); return [...this.shown].sort((a, b) => value[b] - value[a]); }
+    items() { const value = this.store.column(parts.metricOf(this.store)); return [...this.runs].sort((a, b) => value[b] - value[a]); }
 
     near(x, y, frame) {
       const at = Math.min(Math.max(frame.toX(x), 0), this.axes.length - 1), left = Math.min(Math.floor(at), this.axes.length - 2), share = at - left;
       let best = null, least = parts.NEAR;
-      this.shown.forEach((run, position) => {
+      this.runs.forEach((run, position) => {
         const path = this.paths[position], distance = Math.abs(frame.y(path[left] + share * (path[left + 1] - path[left])) - y);
         if (distance < least) { least = distance; best = run; }
       });
@@ -114,7 +114,7 @@
       if (!covered.length) covered = [Math.min(Math.max(Math.round((left + right) / 2), 0), this.axes.length - 1)];
       for (const at of covered) this.brushes.set(at, [low, high]);
       this.fromElsewhere = false;
-      this.store.select(this.shown.filter((_, position) => [...this.brushes].every(([at, [from, to]]) => this.paths[position][at] >= from && this.paths[position][at] <= to)), {source: this.kind});
+      this.store.select(this.runs.filter((_, position) => [...this.brushes].every(([at, [from, to]]) => this.paths[position][at] >= from && this.paths[position][at] <= to)), {source: this.kind});
     }
 
     invalidate(event, detail) {

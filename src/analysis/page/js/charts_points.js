@@ -54,30 +54,30 @@
       if (!metric || !xName) throw new Empty("No run has been evaluated yet.");
       const value = store.column(metric), visible = this.visible(), axis = columnAxis(store, xName, visible, pointlogx);
       const ofY = run => value[run] === null || (logy && value[run] <= 0) ? NaN : value[run];
-      this.shown = visible.filter(run => Number.isFinite(axis.of(run)) && Number.isFinite(ofY(run)));
-      if (!this.shown.length) throw new Empty(store.visibleCount ? `No run that passes the filter has both ${parts.label(store, xName)} and ${parts.label(store, metric)}.` : "No run passes the filter.");
-      const groups = parts.groups(store, store.settings.group, this.shown);
-      this.px = Float64Array.from(this.shown, run => axis.of(run) + (axis.numeric ? 0 : 0.5 * jitter(run)));
-      this.py = Float64Array.from(this.shown, ofY);
+      this.runs = visible.filter(run => Number.isFinite(axis.of(run)) && Number.isFinite(ofY(run)));
+      if (!this.runs.length) throw new Empty(store.visibleCount ? `No run that passes the filter has both ${parts.label(store, xName)} and ${parts.label(store, metric)}.` : "No run passes the filter.");
+      const groups = parts.groups(store, store.settings.group, this.runs);
+      this.px = Float64Array.from(this.runs, run => axis.of(run) + (axis.numeric ? 0 : 0.5 * jitter(run)));
+      this.py = Float64Array.from(this.runs, ofY);
       this.groups = groups;
-      this.position = new Map(this.shown.map((run, at) => [run, at]));
+      this.position = new Map(this.runs.map((run, at) => [run, at]));
       const y = parts.range(this.py, logy), means = this._means(axis, value);
       const x = axis.numeric ? {...parts.range(this.px, axis.log), outside: 0} : {start: -0.5, end: axis.levels.length - 0.5,
         ticks: axis.levels.map((level, at) => [at, gridiron.dom.shorten(level, 18)]), rotated: axis.levels.reduce((sum, level) => sum + Math.min(level.length, 18), 0) > this.element.clientWidth / 9};
-      const lost = visible.length - this.shown.length;
-      const notes = [count(this.shown.length, "run"), means.x.length ? "bars: means of the runs that count" : "", y.outside ? `${count(y.outside, "value")} outside the view` : "",
+      const lost = visible.length - this.runs.length;
+      const notes = [count(this.runs.length, "run"), means.x.length ? "bars: means of the runs that count" : "", y.outside ? `${count(y.outside, "value")} outside the view` : "",
         lost ? `${count(lost, "run")} without a value` : "", axis.missing ? `${count(axis.missing, "rarer value")} of ${xName} left out` : "", parts.metricNote(store)];
       return {title: `${parts.label(store, metric)} against ${parts.label(store, xName)}`, groups, caption: `${notes.filter(Boolean).join("; ")}.`, controls: this._controls(xName, axis),
         x: {...x, log: axis.log, label: parts.label(store, xName)}, y: {...y, log: logy, label: parts.label(store, metric)}, glyphs: [
-          {kind: "scatter", style: {size: this.shown.length > 3000 ? 4 : 6, fill_alpha: 0.55, line_alpha: 0.8, line_width: 1}, data: {x: this.px, y: this.py, fill_color: this.shown.map(groups.color),
-            line_color: this.shown.map(groups.color), marker: this.shown.map(run => groups.kind === "levels" ? palette.marker(groups.index(run)) : "circle")}},
+          {kind: "scatter", style: {size: this.runs.length > 3000 ? 4 : 6, fill_alpha: 0.55, line_alpha: 0.8, line_width: 1}, data: {x: this.px, y: this.py, fill_color: this.runs.map(groups.color),
+            line_color: this.runs.map(groups.color), marker: this.runs.map(run => groups.kind === "levels" ? palette.marker(groups.index(run)) : "circle")}},
           {kind: "scatter", style: {marker: "dash", line_color: palette.ink, line_width: 3, size: 26}, data: means}]};
     }
 
     _means(axis, value) {
       const members = new Map();
-      for (const run of gridiron.counted(this.store, this.shown)) { const x = axis.of(run); if (!members.has(x)) members.set(x, []); members.get(x).push(value[run]); }
-      if (axis.numeric && (members.size > MAX_MEANS || members.size === this.shown.length)) return {x: [], y: []};
+      for (const run of gridiron.counted(this.store, this.runs)) { const x = axis.of(run); if (!members.has(x)) members.set(x, []); members.get(x).push(value[run]); }
+      if (axis.numeric && (members.size > MAX_MEANS || members.size === this.runs.length)) return {x: [], y: []};
       return {x: [...members.keys()], y: [...members.values()].map(parts.mean)};
     }
 
@@ -101,13 +101,13 @@
       }
     }
 
-    items() { return [...this.shown].sort((a, b) => this.px[this.position.get(a)] - this.px[this.position.get(b)]); }
+    items() { return [...this.runs].sort((a, b) => this.px[this.position.get(a)] - this.px[this.position.get(b)]); }
 
     near(x, y, frame) {
       let best = null, least = parts.NEAR ** 2;
-      for (let at = 0; at < this.shown.length; at++) {
+      for (let at = 0; at < this.runs.length; at++) {
         const distance = (frame.x(this.px[at]) - x) ** 2 + (frame.y(this.py[at]) - y) ** 2;
-        if (distance < least) { least = distance; best = this.shown[at]; }
+        if (distance < least) { least = distance; best = this.runs[at]; }
       }
       return best === null ? null : this.describe(best, frame);
     }
@@ -117,7 +117,7 @@
       return {item: run, x: frame.x(this.px[at]), y: frame.y(this.py[at]), lines: [name, `${parts.label(this.store, parts.metricOf(this.store))}: ${format(this.py[at])}`, ...rest, this.store.runs.state[run].replaceAll("_", " ")]};
     }
 
-    within(inside) { return this.shown.filter((_, at) => inside(this.px[at], this.py[at])); }
+    within(inside) { return this.runs.filter((_, at) => inside(this.px[at], this.py[at])); }
   }
 
   Object.assign(parts, {jitter, mark, columnAxis});

@@ -73,6 +73,7 @@
     build() {
       const {store} = this, search = searchOf(store, this.options), {results} = search, isBetter = better(search);
       const byEpochs = store.settings.budget === "epochs" && results.epochs, used = byEpochs ? results.epochs : results.trials;
+      this.unit = byEpochs ? "epochs" : "trials";
       this.points = used.map((x, at) => ({x, y: results.value[at]})).filter(point => isNumber(point.y) && isNumber(point.x));
       if (!this.points.length) throw new Empty("No trial has a result yet.");
       this.steps = {x: [], y: []};
@@ -85,9 +86,9 @@
       }
       const [first, last] = parts.extent(used), y = parts.range(this.points.map(point => point.y), store.settings.logy);
       return {title: "Best value so far", caption: `${count(this.points.length, "result")}; line: best so far, now ${format(Number(best.toPrecision(6)))}${y.outside ? `; ${count(y.outside, "value")} outside the view` : ""}.`,
-        controls: [parts.select("against", [["trials", "trials"], ...(results.epochs ? [["epochs", "epochs"]] : [])], byEpochs ? "epochs" : "trials", value => store.set({budget: value})),
+        controls: [parts.select("against", [["trials", "trials"], ...(results.epochs ? [["epochs", "epochs"]] : [])], this.unit, value => store.set({budget: value})),
           parts.check("log y", store.settings.logy, value => store.set({logy: value}))],
-        x: {start: Math.min(first, 0), end: last * 1.03 + 0.5, label: byEpochs ? "epochs used" : "trials used"}, y: {...y, log: store.settings.logy, label: parts.label(store, search.metric)}, glyphs: [
+        x: {start: Math.min(first, 0), end: last * 1.03 + 0.5, label: `${this.unit} used`}, y: {...y, log: store.settings.logy, label: parts.label(store, search.metric)}, glyphs: [
           {kind: "scatter", style: {size: 5, fill_alpha: 0.45, fill_color: palette.single, line_color: null}, data: {x: this.points.map(point => point.x), y: this.points.map(point => point.y)}},
           {kind: "line", style: {line_color: palette.category(1), line_width: 2.5}, data: this.steps}]};
     }
@@ -108,7 +109,7 @@
     }
     describe(item, frame) {
       const point = this.points[item], at = this.steps.x.findLastIndex(x => x <= point.x);
-      return {item, x: frame.x(point.x), y: frame.y(point.y), lines: [`after ${format(point.x)} ${this.figure.xaxis[0]?.axis_label?.text ?? ""}`, `result: ${format(point.y)}`, `best so far: ${format(this.steps.y[at])}`]};
+      return {item, x: frame.x(point.x), y: frame.y(point.y), lines: [`after ${format(point.x)} ${this.unit}`, `result: ${format(point.y)}`, `best so far: ${format(this.steps.y[at])}`]};
     }
   }
 
