@@ -80,24 +80,29 @@
   function groups(store, name, runs) {
     if (name === "") name = byInfluence(store, runs)[0] ?? "none";
     if (name === "none") return {name, kind: "none", entries: [], index: () => 0, color: () => palette.single};
-    const column = store.column(name), numeric = store.isNumeric(name);
-    const keys = new Map();
-    for (const run of runs) keys.set(format(column[run]), (keys.get(format(column[run])) ?? 0) + 1);
-    if (numeric && keys.size > MAX_LEVELS) {
-      const [low, high] = extent(runs.map(run => column[run])), log = isLogScale(store, name, low, high);
+    const column = store.column(name), sizes = countValues(column, runs), values = [...sizes.keys()];
+    if (store.isNumeric(name) && values.length > MAX_LEVELS) {
+      const [low, high] = extent(values), log = isLogScale(store, name, low, high);
       const fraction = value => typeof value !== "number" || high === low ? (high === low ? 0.5 : NaN)
         : log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-      return {name, kind: "numbers", entries: [], low, high, log, index: () => 0, color: run => palette.fraction(fraction(column[run]))};
+      const colors = new Map(values.map(value => [value, palette.fraction(fraction(value))]));
+      return {name, kind: "numbers", entries: [], low, high, log, index: () => 0, color: run => colors.get(keyOf(column[run])) ?? palette.fraction(NaN)};
     }
-    const levels = [...keys.keys()].sort(gridiron.dom.comparer(false));
-    if (numeric) levels.sort((a, b) => (a === "none") - (b === "none") || a - b);
-    const position = new Map(levels.map((level, at) => [level, at]));
-    const index = run => position.get(format(column[run])) ?? 0;
+    values.sort(gridiron.dom.comparer(false));
+    const position = new Map(values.map((value, at) => [value, at])), index = run => position.get(keyOf(column[run])) ?? 0;
     // a few ordered numbers have colors in order; categories have colors apart
-    const colorAt = numeric && levels.length > 2 ? at => palette.fraction(at / (levels.length - 1)) : palette.category;
-    return {name, kind: "levels", index, color: run => colorAt(index(run)),
-      entries: levels.map((level, at) => ({label: level, color: colorAt(at), index: at, size: keys.get(level),
-        runs: () => runs.filter(run => index(run) === at)}))};
+    const isOrdered = store.isNumeric(name) && values.length > 2, colors = values.map((_, at) => isOrdered ? palette.fraction(at / (values.length - 1)) : palette.category(at));
+    return {name, kind: "levels", index, color: run => colors[index(run)],
+      entries: values.map((value, at) => ({label: format(value), color: colors[at], index: at, runs: () => runs.filter(run => index(run) === at)}))};
+  }
+
+  // What a value is counted by: itself, its text if it is a list or a mapping
+  const keyOf = value => value === undefined ? null : typeof value === "object" && value !== null ? format(value) : value;
+  // The number of runs of each value
+  function countValues(column, runs) {
+    const sizes = new Map();
+    for (const run of runs) { const key = keyOf(column[run]); sizes.set(key, (sizes.get(key) ?? 0) + 1); }
+    return sizes;
   }
 
   // Parameters that are no seeds: what a setting is; runs of a setting are its repeats
@@ -200,6 +205,21 @@
     if (waiting.size) requestAnimationFrame(work);
   }
 
+  // Charts whose overlay is drawn in the next frame
+  const overlays = new Set();
+  function queueOverlay(chart) {
+    if (!overlays.size) requestAnimationFrame(() => { const charts = [...overlays]; overlays.clear(); for (const one of charts) if (!one.destroyed) one.drawOverlay(); });
+    overlays.add(chart);
+  }
+
+  // A promise that is fulfilled when all charts in view show the latest data, filter, selection and settings
+  async function idle() {
+    const frame = () => new Promise(requestAnimationFrame);
+    do await frame(); while (waiting.size || overlays.size);
+    await frame();  // Bokeh paints what has changed in a frame of its own
+    await new Promise(done => setTimeout(done));
+  }
+
   // ---- a chart
 
   // A subclass has build() -> {x, y: axes, glyphs, …}, draw overlays by emphasize(context), and finds runs by near(x, y)
@@ -207,6 +227,7 @@
   class Chart {
     constructor(element, store, options = {}) {
       Object.assign(this, {element, store, options, stale: new Set(["data"]), inView: false, removers: []});
+      this.shown = new Promise(done => { this._isShown = done; });  // fulfilled when the chart has been drawn, or failed
       this.controls = el("div", {class: "chart-controls"});
       this.plot = el("div", {class: "chart-plot", tabindex: "0", role: "img"});
       this.overlay = el("canvas", {class: "chart-overlay"});
@@ -217,7 +238,7 @@
       element.replaceChildren(this.controls, this.stage, this.legend, this.caption);
       for (const event of ["data", "filter", "settings", "theme", "selection"])
         this.removers.push(store.on(event, detail => this.invalidate(event, detail)));
-      this.watcher = new IntersectionObserver(entries => { this.inView = entries.at(-1).isIntersecting; this.schedule(); }, {rootMargin: "150px"});
+      this.watcher = new IntersectionObserver(entries => { this.inView = entries.at(-1).isIntersecting; this.schedule(); }, {rootMargin: "20px"});
       this.watcher.observe(element);
       this.resizes = new ResizeObserver(() => this.scheduleOverlay());
       this.resizes.observe(this.plot);
@@ -247,9 +268,11 @@
     }
 
     _fail(error) {
+      this._isShown();
       this.view = null;
       this.plot.replaceChildren(el("p", {class: "chart-empty"}, error instanceof Empty ? error.message : `not drawn: ${error.message}`));
       this.legend.replaceChildren();
+      this.legendShown = null;
       this.caption.textContent = "";
       this.figure = null;
       if (!(error instanceof Empty)) this.store.failed?.(error);
@@ -268,7 +291,7 @@
     _rebuild(events) {
       this.hovered = null;
       this.showTip(null);
-      const plan = this.build();
+      const plan = this.build(events);
       if (!this.controls.contains(document.activeElement) && [...events].some(event => event !== "filter")) this.controls.replaceChildren(...(plan.controls ?? []));
       const shape = JSON.stringify([plan.x, plan.y].map(axis => [axis.log, Boolean(axis.ticks)]));
       if (!this.figure || shape !== this.shape || events.has("theme")) this._create(plan);
@@ -306,7 +329,8 @@
       const host = el("div", {class: "chart-figure"});
       this.plot.replaceChildren(host);
       this.view = null;
-      this.shown = Bokeh.Plotting.show(figure, host).then(view => {
+      Bokeh.Plotting.show(figure, host).then(view => {
+        this._isShown();
         if (this.figure !== figure || this.destroyed) return;
         this.view = view;
         for (const range of [figure.x_range, figure.y_range]) range.change.connect(() => this.scheduleOverlay());
@@ -340,12 +364,16 @@
     }
 
     _legend(groups) {
+      this.grouped = groups;
+      const shown = JSON.stringify([groups?.name, groups?.kind, groups?.low, groups?.high, groups?.log, groups?.entries?.map(entry => entry.label), isDark()]);
+      if (shown === this.legendShown) return;
+      this.legendShown = shown;
       const items = [];
       if (groups?.kind === "levels") {
         items.push(el("b", {}, label(this.store, groups.name)));
-        for (const entry of groups.entries.slice(0, MAX_LEGEND))
-          items.push(el("button", {type: "button", class: "chart-entry", title: `select ${count(entry.size, "run")}`,
-            on: {click: event => this.store.select(entry.runs(), {add: event.shiftKey || event.ctrlKey || event.metaKey, source: "legend"})}}, this.swatch(entry), ` ${gridiron.dom.shorten(entry.label, 32)}`));
+        for (const [at, entry] of groups.entries.slice(0, MAX_LEGEND).entries())
+          items.push(el("button", {type: "button", class: "chart-entry", title: "select these runs",
+            on: {click: event => this.store.select(this.grouped.entries[at].runs(), {add: event.shiftKey || event.ctrlKey || event.metaKey, source: "legend"})}}, this.swatch(entry), ` ${gridiron.dom.shorten(entry.label, 32)}`));
         if (groups.entries.length > MAX_LEGEND) items.push(el("span", {}, `… ${groups.entries.length - MAX_LEGEND} more`));
       } else if (groups?.kind === "numbers") {
         const bar = el("span", {class: "chart-bar", "aria-hidden": "true"});
@@ -375,10 +403,7 @@
 
     // ---- overlay
 
-    scheduleOverlay() {
-      if (this.overlayScheduled || this.destroyed) return;
-      this.overlayScheduled = requestAnimationFrame(() => { this.overlayScheduled = null; this._overlay(); });
-    }
+    scheduleOverlay() { queueOverlay(this); }
 
     // Scales of the drawn frame, in pixels of the stage
     frame() {
@@ -389,27 +414,31 @@
         toX: pixel => frame.x_scale.invert(pixel), toY: pixel => frame.y_scale.invert(pixel)};
     }
 
-    _overlay() {
+    drawOverlay() {
       const {clientWidth: width, clientHeight: height} = this.plot, ratio = window.devicePixelRatio || 1, frame = this.frame();
-      if (this.overlay.width !== width * ratio || this.overlay.height !== height * ratio) Object.assign(this.overlay, {width: width * ratio, height: height * ratio});
+      const size = {width: Math.round(width * ratio), height: Math.round(height * ratio)};
+      if (this.overlay.width !== size.width || this.overlay.height !== size.height) Object.assign(this.overlay, size);
       const context = this.overlay.getContext("2d");
+      const isPointing = this.hovered !== null && this.hovered !== undefined, isMarked = this.store.selected.size && !this.selectionHidden;
+      const isEmpty = !frame || !(isPointing || isMarked || this.decorate);
+      if (isEmpty && this.isBlank) return;
+      this.isBlank = isEmpty;
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.clearRect(0, 0, width, height);
-      if (!frame) return;
+      if (isEmpty) return;
       context.save();
       this.decorate?.(context, frame);
       context.beginPath();
       context.rect(frame.left, frame.top, frame.width, frame.height);
       context.clip();
-      if (this.store.selected.size && !this.selectionHidden) {
+      if (isMarked) {
         Object.assign(context, {fillStyle: palette.back, globalAlpha: 0.78});
         context.fillRect(frame.left, frame.top, frame.width, frame.height);
         context.globalAlpha = 1;
         this.emphasize(context, frame, this.chosen(), false);
       }
-      if (this.hovered !== null && this.hovered !== undefined) this.emphasize(context, frame, [this.hovered], true);
+      if (isPointing) this.emphasize(context, frame, [this.hovered], true);
       context.restore();
-      this.drawn = (this.drawn ?? 0) + 1;
     }
 
     // ---- pointer and keyboard
@@ -548,6 +577,6 @@
     return chart;
   }
 
-  const parts = {mean, deviation, extent, isLogScale, range, groups, settings, settingNames, byInfluence, metricOf, metricOptions, metricNote, label, runLines, select, check, slider, NEAR};
-  gridiron.charts = {mount, kinds, palette, defaults, Chart, Empty, parts};
+  const parts = {mean, deviation, extent, isLogScale, range, groups, settings, settingNames, byInfluence, keyOf, countValues, metricOf, metricOptions, metricNote, label, runLines, select, check, slider, NEAR};
+  gridiron.charts = {mount, idle, kinds, palette, defaults, Chart, Empty, parts};
 })(window.gridiron);

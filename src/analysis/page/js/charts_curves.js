@@ -42,7 +42,7 @@
     selects = "curves";
     get uses() { return ["metric", "group", "mean", "spread", "logx", "logy", "smoothing"]; }
 
-    build() {
+    build(events = new Set(["data"])) {
       const {store} = this, {logx, logy, smoothing, spread} = store.settings;
       const metric = curveMetric(store), chosen = metric(-1), isRanking = chosen !== store.settings.metric.replace(/^best\//, "");
       if (!chosen) throw new Empty("No run has been evaluated yet.");
@@ -51,7 +51,9 @@
       if (!runs.length) throw new Empty(store.visibleCount ? `No run that passes the filter has ${named}.` : "No run passes the filter.");
       const groups = parts.groups(store, store.settings.group, runs), settings = parts.settings(store, runs);
       const means = store.settings.mean ? store.settings.mean === "yes" : settings.length < runs.length;
-      const notes = [];
+      const notes = [], drawn = JSON.stringify([store.settings.metric, smoothing, spread]);
+      if (events.has("data") || drawn !== this.drawn) this.cached = new Map();  // means by the runs that they are of
+      this.drawn = drawn;
       this.lines = means ? this._means(metric, groups, settings, spread, notes) : runs.map(run => this._line(groups, [run], this._curve(metric(run), run)));
       const total = this.lines.length;
       if (total > MAX_LINES) this.lines = this.lines.filter((_, at) => Math.floor((at + 1) * MAX_LINES / total) > Math.floor(at * MAX_LINES / total));
@@ -89,13 +91,15 @@
 
     // A line for the mean of each setting, over the epochs that all its counted runs have; others a line each
     _means(metric, groups, settings, spread, notes) {
-      const lines = [];
+      const lines = [], curve = run => this._curve(metric(run), run);
       let left = 0;
       for (const members of settings) {
-        const counted = gridiron.counted(this.store, members), curves = new Map(members.map(run => [run, this._curve(metric(run), run)]));
+        const counted = gridiron.counted(this.store, members);
         left += members.filter(run => this.store.runs.end?.[run] === "diverged").length;
-        if (counted.length) lines.push(this._line(groups, counted, meanCurve(counted.map(run => curves.get(run)), spread)));
-        for (const run of members) if (!counted.includes(run) && !this.store.runs.end?.[run]) lines.push({...this._line(groups, [run], curves.get(run)), thin: true});
+        const key = counted.join();
+        if (!this.cached.has(key)) this.cached.set(key, counted.length ? meanCurve(counted.map(curve), spread) : null);
+        if (counted.length) lines.push(this._line(groups, counted, this.cached.get(key)));
+        for (const run of members) if (!counted.includes(run) && !this.store.runs.end?.[run]) lines.push({...this._line(groups, [run], curve(run)), thin: true});
       }
       if (left) notes.push(`${count(left, "diverged run")} left out of the means`);
       this.bands = lines.filter(line => line.low).length <= MAX_BANDS;

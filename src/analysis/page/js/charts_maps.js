@@ -3,7 +3,7 @@
 (gridiron => {
   const {Chart, Empty, palette, parts} = gridiron.charts;
   const {count, format, shorten} = gridiron.dom;
-  const MAX_AXES = 9, MAX_PATHS = 2500, MAX_CELLS = 14, MAX_TEXTS = 200;
+  const MAX_AXES = 9, MAX_PATHS = 1000, MAX_CELLS = 14, MAX_TEXTS = 200;
   const short = value => format(Number(value.toPrecision(3)));
 
   class Parallel extends Chart {
@@ -126,11 +126,10 @@
 
   // The levels of a column on a heat map; many numbers are put into bins
   function bins(store, name, runs) {
-    const column = store.column(name), numbers = store.isNumeric(name), levels = [...new Set(runs.map(run => format(column[run])))];
-    if (!numbers || levels.length <= MAX_CELLS) {
-      levels.sort(numbers ? (a, b) => (a === "none") - (b === "none") || a - b : gridiron.dom.comparer(false));
-      const kept = levels.slice(0, 2 * MAX_CELLS), position = new Map(kept.map((level, at) => [level, at]));
-      return {labels: kept.map(level => shorten(level, 14)), of: run => position.get(format(column[run])) ?? -1, left: levels.length - kept.length};
+    const column = store.column(name), values = [...parts.countValues(column, runs).keys()].sort(gridiron.dom.comparer(false));
+    if (!store.isNumeric(name) || values.length <= MAX_CELLS) {
+      const kept = values.slice(0, 2 * MAX_CELLS), position = new Map(kept.map((value, at) => [value, at]));
+      return {labels: kept.map(value => shorten(format(value), 14)), of: run => position.get(parts.keyOf(column[run])) ?? -1, left: values.length - kept.length};
     }
     const [low, high] = parts.extent(runs.map(run => column[run])), log = parts.isLogScale(store, name, low, high), to = log ? Math.log : value => value, from = log ? Math.exp : value => value, n = 8;
     const edge = at => from(to(low) + at / n * (to(high) - to(low)));

@@ -32,11 +32,9 @@
       const [low, high] = parts.extent(runs.map(run => column[run])), isLog = (log ? log === "yes" : parts.isLogScale(store, name, low, high)) && high > 0;
       return {numeric: true, log: isLog, of: run => column[run] === null || (isLog && column[run] <= 0) ? NaN : column[run], ticks: null, missing: 0};
     }
-    const sizes = new Map();
-    for (const run of runs) sizes.set(format(column[run]), (sizes.get(format(column[run])) ?? 0) + 1);
-    const kept = new Set([...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a)).slice(0, MAX_STRIPS));
-    const levels = [...kept].sort(gridiron.dom.comparer(false)), position = new Map(levels.map((level, at) => [level, at]));
-    return {numeric: false, log: false, levels, of: run => position.get(format(column[run])) ?? NaN, missing: sizes.size - kept.size};
+    const sizes = parts.countValues(column, runs), kept = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a)).slice(0, MAX_STRIPS).sort(gridiron.dom.comparer(false));
+    const position = new Map(kept.map((value, at) => [value, at]));
+    return {numeric: false, log: false, levels: kept.map(format), of: run => position.get(parts.keyOf(column[run])) ?? NaN, missing: sizes.size - kept.length};
   }
 
   class Points extends Chart {
@@ -69,9 +67,15 @@
         lost ? `${count(lost, "run")} without a value` : "", axis.missing ? `${count(axis.missing, "rarer value")} of ${xName} left out` : "", parts.metricNote(store)];
       return {title: `${parts.label(store, metric)} against ${parts.label(store, xName)}`, groups, caption: `${notes.filter(Boolean).join("; ")}.`, controls: this._controls(xName, axis),
         x: {...x, log: axis.log, label: parts.label(store, xName)}, y: {...y, log: logy, label: parts.label(store, metric)}, glyphs: [
-          {kind: "scatter", style: {size: this.runs.length > 3000 ? 4 : 6, fill_alpha: 0.55, line_alpha: 0.8, line_width: 1}, data: {x: this.px, y: this.py, fill_color: this.runs.map(groups.color),
+          {kind: "scatter", style: this._style(), data: {x: this.px, y: this.py, fill_color: this.runs.map(groups.color),
             line_color: this.runs.map(groups.color), marker: this.runs.map(run => groups.kind === "levels" ? palette.marker(groups.index(run)) : "circle")}},
           {kind: "scatter", style: {marker: "dash", line_color: palette.ink, line_width: 3, size: 26}, data: means}]};
+    }
+
+    // Many points are smaller; their outlines would take half of the time to draw
+    _style() {
+      const many = this.runs.length > 1000;
+      return {size: this.runs.length > 3000 ? 4 : many ? 5 : 6, fill_alpha: 0.55, line_alpha: many && this.groups.kind !== "levels" ? 0 : 0.8, line_width: 1};
     }
 
     _means(axis, value) {

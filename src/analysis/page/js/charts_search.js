@@ -148,6 +148,7 @@
         grid.append(box);
         return new Series(box, store, {label: name === "system" ? column : `${column}, by step`, unit, series: new Map(Object.entries(of)).get(column)});
       }));
+      this.shown = Promise.resolve();  // each of them draws when it comes into view
       element.replaceChildren(this.charts.length ? grid : gridiron.dom.el("p", {class: "chart-empty"}, "No steps and no system metrics were recorded: log_steps and system_metrics turn them on."));
     }
     update() { this.charts.forEach(chart => chart.update()); }
