@@ -1,0 +1,101 @@
+"""The page of 2,000 and 10,000 runs x 50 epochs in headless Chromium: first view, interactions, size of the file.
+
+An interaction lasts until every chart in view has been drawn again; what the reader types is filtered 120 ms later.
+"""
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from src.analysis.page import write
+from tests.analysis.chromium import Tab, chromium
+from tests.analysis.page.make_document import make_document
+
+EPOCHS = 50
+TURNS = 7
+# the moment at which the table has rows and every chart in view is drawn
+WATCH = """
+(() => {
+  const isInView = box => box.getBoundingClientRect().top < innerHeight && box.getBoundingClientRect().bottom > 0;
+  const look = () => {
+    const boxes = [...document.querySelectorAll(".chart")].filter(isInView);
+    const isDrawn = box => !box.matches("[aria-busy=true]") && box.querySelector(".chart-overlay");
+    if (window.gridiron?.store?.count && boxes.length && boxes.every(isDrawn)) window.firstView = performance.now();
+    else requestAnimationFrame(look);
+  };
+  document.addEventListener("DOMContentLoaded", look);
+})()
+"""
+# what a reader does; {turn} is different each time
+INTERACTIONS = {
+    "sort the table": "store.set({sort: {turn} % 2 ? '-base_lr' : 'base_lr'})",
+    "filter the runs": "store.filter({turn} % 2 ? '' : 'base_lr>0.01')",
+    "brush: select 200 runs in all charts": "store.select(Array.from({length: 200}, (_, at) => (7 * at + {turn}) % "
+                                            "store.count))",
+    "zoom the curves": "zoom({turn})",
+    "choose another metric": "store.set({metric: {turn} % 2 ? 'val/last/loss' : 'val/last/accuracy'})",
+}
+MEASURE = """
+(async () => {
+  const {store, charts} = gridiron, box = document.querySelector(".chart.curves .chart-plot");
+  const zoom = turn => box.dispatchEvent(new KeyboardEvent("keydown", {key: turn % 2 ? "+" : "-"}));
+  const start = performance.now();
+  ACTION;
+  await charts.idle();
+  return performance.now() - start;
+})()
+"""
+
+
+def measure(sizes: tuple[int, ...] = (2_000, 10_000)) -> list[tuple[str, float, float | None]]:
+    """Return (label, value, limit). Without Chromium nothing is measured."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return [row for runs in sizes for row in _measure(program, runs)] if program else []
+
+
+def _measure(program: str, runs: int) -> list[tuple[str, float, float | None]]:
+    """Measure a page of so many runs; beyond 2,000 the limits are those of a page that is usable."""
+    few = runs <= 2_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "page.html")
+        document = make_document(runs, EPOCHS, seeds=5)
+        start = time.perf_counter()
+        path.write_text(write.page(document))
+        rows: list[tuple[str, float, float | None]] = [
+            (f"write the page of {runs:,} runs from its document, in s", time.perf_counter() - start, None),
+            (f"size of the page of {runs:,} runs, in MB", path.stat().st_size / 1e6, 6.0 if few else 12.0)]
+        views = []
+        for turn in range(3):
+            with chromium(program, Path(folder, f"profile-{turn}")) as tab:
+                views.append(_first_view(tab, path))
+                times = _interactions(tab) if turn == 2 else {}
+    rows.append((f"first view of {runs:,} runs, in s", statistics.median(views) / 1e3, 2.0 if few else 5.0))
+    return rows + [(f"{name} ({runs:,} runs), in ms", value, 100 if few else 500) for name, value in times.items()]
+
+
+def _first_view(tab: Tab, path: Path) -> float:
+    """Open the page. Return milliseconds until it shows the table and the charts in view."""
+    tab.resize(1280, 900)
+    tab.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+    tab.open(str(path))
+    return float(tab.js("new Promise(done => { const wait = () => window.firstView ? done(firstView) : "
+                        "setTimeout(wait, 10); wait(); })"))
+
+
+def _interactions(tab: Tab) -> dict[str, float]:
+    """Return the median milliseconds of each interaction, with the charts in view."""
+    tab.js("document.querySelector('.chart.curves').scrollIntoView({block: 'start', behavior: 'instant'})")
+    tab.js("gridiron.charts.idle().then(() => new Promise(done => setTimeout(done, 500)))")
+    times = {}
+    for name, action in INTERACTIONS.items():
+        program = MEASURE.replace("ACTION", action)
+        times[name] = statistics.median(float(tab.js(program.replace("{turn}", str(turn)))) for turn in range(TURNS))
+    return times
+
+
+if __name__ == "__main__":
+    for label, value, limit in measure():
+        print(f"{label:70} {value:8.3g}" + (f"   (limit {limit:g})" if limit else ""))
