@@ -20,6 +20,7 @@ import experiments
 from src.io import yaml_io
 from src.submission.status import status
 from src.submission.status.observe import observe
+from tests import searching
 from tests.conftest import ROOT
 from tests.fake_apptainer.fixture import NAMES, Apptainer, apptainer, install_runtime
 from tests.submission.conftest import Project, project
@@ -142,6 +143,18 @@ def test_snapshot_runs_in_a_container(project: Project, apptainer: Apptainer) ->
     assert counts(project) == {"done": 1}
     only, = apptainer.starts()
     assert only.command[1] == str(*project.batch.glob("code/*/snapshot/train.py"))
+
+
+def test_search_in_containers_with_a_snapshot(project: Project, apptainer: Apptainer) -> None:
+    """Workers inside decide, run and pause trials, with the code of the snapshot."""
+    (project.folder / "train.py").write_text((ROOT / "tests" / "submission" / "search_entry.py").read_text())
+    searching.write(project)
+    details = f"job_details:\n  snapshot: true\n  container: {apptainer.image}\n"
+    project.spec.write_text(project.spec.read_text().replace("job_details:\n", details))
+    assert project.submit(project.spec, "--local", "--workers", "2", "-y") == 0
+    searching.assert_sound(project.batch, 18)
+    assert {start.command[1] for start in apptainer.starts()} == {
+        str(*project.batch.glob("code/*/snapshot/train.py"))}
 
 
 def test_canaries_and_smoke_test_run_in_the_container(project: Project, apptainer: Apptainer,

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from src.analysis.reading.results import read_experiments
+from src.search import summary
 from src.submission.status import status
 from src.submission.status.observe import observe
+from tests import searching
 from tests.conftest import ROOT, Slurm
 from tests.sshd.fixture import Sshd, sshd
 from tests.sshd.laptop import Laptop, wait_until
@@ -140,3 +142,25 @@ def test_composite_by_workers_and_its_results_are_downloaded(laptop: Laptop, slu
     workers = {ticket for path in laptop.batch("composite").glob("submissions/*.jsonl")
                for ticket in re.findall(r'"slurm_job": "(\d+)"', path.read_text())}
     assert len(workers) == 3
+
+
+def test_search_on_a_host_is_one_there_and_its_copy_too(laptop: Laptop, slurm: Slurm,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are chosen and paused by workers of Slurm there; the laptop watches, and reads the decisions."""
+    monkeypatch.chdir(laptop.folder)
+    shutil.copy(ROOT / "tests" / "submission" / "search_entry.py", laptop.folder / "train.py")
+    (laptop.folder / "jobs" / "tune.yaml").write_text(searching.JOB.format(search=searching.ASHA, batch_size=8).replace(
+        "name: tiny\n  output_dir: re sults", "name: tune"))
+    laptop.commit()
+    assert "submitted 3 runs" in laptop.submit("jobs/tune.yaml", "-s", "s.sh", "-y")
+    laptop.submit("wait", "tune", program="experiments.py")
+    for command, expected in [("status", "18 of 18 trials started"), ("search --replay", "all are the same")]:
+        assert expected in laptop.submit(*command.split(), "tune", program="experiments.py")
+    searching.assert_sound(laptop.batch("tune"), 18)
+    os.unlink(laptop.folder / "results")
+    subprocess.run([sys.executable, "experiments.py", "sync", "cluster"], cwd=laptop.folder, check=True)
+    copy = laptop.folder / "results" / laptop.batch("tune").name
+    summarized = summary.summarize(copy)
+    assert summarized is not None
+    assert (summarized.trials, summarized.is_over) == (18, True)
+    assert set(read_experiments(str(copy))["end"]) == {"paused", "completed"}
