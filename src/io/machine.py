@@ -1,10 +1,13 @@
 """Resources of this machine that a process may use: CPUs and memory."""
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
+from collections.abc import Iterator
 
 from src.io import files, slurm_environment
+
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def allotted_cpus() -> int:
@@ -14,13 +17,49 @@ def allotted_cpus() -> int:
     return max(1, min(visible, int(share or visible)))
 
 
+def cpu_limit() -> float:
+    """Return the CPUs that this process may use: as in allotted_cpus, and at most the quota of its cgroups."""
+    quotas = [(quota, period) for line in _cgroup_files("", "cpu.max") for quota, period in [line.split()]]
+    # version 1 has the quota and its period in two files
+    quotas += zip(_cgroup_files("cpu", "cpu.cfs_quota_us"), _cgroup_files("cpu", "cpu.cfs_period_us"), strict=False)
+    return min([allotted_cpus(), *(int(quota) / int(period) for quota, period in quotas
+                                   if quota.isdecimal() and int(period))])
+
+
+def memory_limit() -> int:
+    """Return the bytes that the processes of this machine, of its cgroups or of its Slurm job may use together."""
+    limits = [1024 * int(line.split()[1]) for line in (files.read_text("/proc/meminfo") or "").splitlines()
+              if line.startswith("MemTotal:")] or [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [int(text) for group, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
+               for text in _cgroup_files(group, name) if text.isdecimal()]
+    return min([*limits, *filter(None, [slurm_environment.memory_per_node()])])
+
+
+def _cgroup_files(controller: str, name: str) -> Iterator[str]:
+    """Yield the contents of a file in each cgroup of this process, from the innermost outwards.
+
+    controller: of version 1; empty for version 2, which has one tree.
+    """
+    for line in (files.read_text("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controller not in controllers.split(","):
+            continue
+        while True:
+            with contextlib.suppress(OSError):
+                if text := files.read_text(os.path.join(_CGROUPS, controller, path.lstrip("/"), name)):
+                    yield text.strip()
+            if path in ("", "/"):
+                break
+            path = os.path.dirname(path)
+
+
 def available_memory() -> int:
     """Return the bytes that this process may still allocate: the least of machine, cgroup and Slurm job."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
     for line in (files.read_text("/proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             limits = [1024 * int(line.split()[1])]
-    limit, used = (files.read_text(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current"))
+    limit, used = (files.read_text(os.path.join(_CGROUPS, f"memory.{name}")) for name in ("max", "current"))
     if limit and used and limit.strip().isdigit():
         limits.append(int(limit) - int(used))
     if job := slurm_environment.memory_per_node():

@@ -91,7 +91,8 @@ def cpus_per_task(environment: Mapping[str, str] = os.environ) -> int | None:
 
 def memory_per_node() -> int | None:
     """Return the memory that this job was given on each node, in bytes; None if it is not limited."""
-    mebibytes = _number(os.environ, "SLURM_MEM_PER_NODE")
+    per_cpu, cpus = _number(os.environ, "SLURM_MEM_PER_CPU"), _number(os.environ, "SLURM_CPUS_ON_NODE")
+    mebibytes = _number(os.environ, "SLURM_MEM_PER_NODE") or (per_cpu or 0) * (cpus or 0)
     return mebibytes * 2**20 if mebibytes else None
 
 
