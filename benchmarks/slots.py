@@ -1,4 +1,4 @@
-"""`--slots auto` on simulated profiles of runs: its time for a batch compared with the best `--slots K`, and the cost of the search."""
+"""`--slots auto` compared with the best `--slots K` on simulated profiles of runs, and the cost of its search."""
 from __future__ import annotations
 
 import math
@@ -192,7 +192,8 @@ def measure() -> list[tuple[str, float, float | None]]:
         auto = simulate(profile)
         rows += [(f"{profile.name} runs: `--slots auto` ({auto.slots} at last) / the best of 1 to {_MOST} ({slots}), "
                   f"simulated time of {profile.runs} runs", auto.seconds / seconds, 1 / 0.95),
-                 (f"{profile.name} runs: time lost by the search / that of the batch", auto.search / auto.seconds, 0.03)]
+                 (f"{profile.name} runs: time lost by the search / that of the batch", auto.search / auto.seconds,
+                  0.03)]
     return rows
 
 

@@ -16,6 +16,7 @@ SUBMISSIONS = "submissions"
 FIRST_NAME = "first-name"  # in submissions/: the batch's name before it was renamed
 EXTENSION = "extension.json"  # in a folder of submissions/: the run of each grid point as of that extension
 TASKS_SUFFIX = ".tasks.json"
+SLOTS_SUFFIX = ".slots.json"  # what a worker found with --slots auto
 SCRIPT_SUFFIX = ".sh"  # of a submit script that was generated from resources
 CODE = "code"  # a folder for each submission: the code that it was submitted from
 NOTES = "notes.jsonl"  # of the user

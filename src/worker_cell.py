@@ -6,7 +6,7 @@ import mmap
 _SAMPLES, _OTHERS, _YIELDS = range(3)  # positions in a cell, whose numbers have 8 bytes each
 _SIZE = 3
 
-_own: Cell | None = None  # of this process; None if no worker measures it
+_own: list[Cell] = []  # of this process; empty if no worker measures it
 
 
 class Cell:
@@ -56,21 +56,20 @@ def make(number: int) -> list[Cell]:
 
 def use(cell: Cell) -> None:
     """Let this process write to a cell of its worker."""
-    global _own
-    _own = cell
+    _own[:] = [cell]
 
 
 def add_samples(number: int) -> None:
     """Count samples that this process has trained on, if a worker measures it."""
-    if _own is not None:
-        _own.add_samples(number)
+    for cell in _own:
+        cell.add_samples(number)
 
 
 def has_others() -> bool:
     """Return whether the worker of this process runs others at the same time, and decides how many."""
-    return _own is not None and _own.others > 0
+    return any(cell.others for cell in _own)
 
 
 def is_to_yield() -> bool:
     """Return whether the worker of this process has asked it to save itself, so that others can go on."""
-    return _own is not None and _own.yields
+    return any(cell.yields for cell in _own)

@@ -19,7 +19,8 @@ from tests.conftest import ROOT
 # `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
 BASE = {"", "io", "checks"}
 ABOVE = BASE | {"code"}
-SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "status", "searches", "job", "planning", "execution"]
+SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "slots", "status", "searches", "job", "planning",
+              "execution"]
 SEEN = {f"submission/{name}" for name in ("system", "spec", "batch", "slurm", "usage", "status")}  # what people look at
 ALLOWED: dict[str, set[str]] = {
     "io": {""},

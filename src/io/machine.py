@@ -41,7 +41,7 @@ def _cgroup_files(controller: str, name: str) -> Iterator[str]:
     controller: of version 1; empty for version 2, which has one tree.
     """
     for line in (files.read_text("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controller not in controllers.split(","):
             continue
         while True:

@@ -80,7 +80,7 @@ USED: Forms = {"cpus": is_count, "gpus": is_count, "processes": is_count,
 ATTEMPT: Forms = {"who": is_mapping, "start": is_time, "end": optional(is_time), "how": optional(is_text),
                   "error": optional(is_text), "host": optional(is_text), "node": optional(is_text),
                   "slurm_job": optional(is_text), "started_by": optional(is_text), "code": optional(is_token),
-                  "pause_after": optional(is_count), "used": is_mapping}
+                  "pause_after": optional(is_count), "used": is_mapping, "yielded": lambda value: value is True}
 
 
 def identity(record: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
+from src import worker_cell
 from src.datasets.data import Batch, Lazy, Split
 from src.loop_clock import clock
 from src.optimizers.averaging import AveragedModel
@@ -77,6 +78,7 @@ class Trainer:
             for group in groups:
                 group["lr"] = group["initial_lr"] * factor
             self.steps.train(batch, step, meter)
+            worker_cell.add_samples(len(batch[1]))
             if self.average:
                 self.average.update(step + 1)
             if step + 1 == due and self.step_log:

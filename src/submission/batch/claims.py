@@ -31,7 +31,7 @@ was thought lost and comes late does no harm.
 Which process may start a run whose ticket is claimed already (`claim`):
 
     holder of the ticket                                  may start the run
-    an attempt that ended as requeued                     any Slurm job with this ticket: attempt N+1
+    an attempt that ended as requeued                     any Slurm job or worker with this ticket: attempt N+1
     the same Slurm job, before Slurm restarted it         this Slurm job: attempt N+1
     the same Slurm job, if its attempt ended or died      this Slurm job, unless it is a worker: attempt N+1
     any other whose attempt ended or whose process died   a user who calls train.py by hand, also on a terminal
@@ -52,6 +52,8 @@ from src.io import files, slurm_environment
 from src.run_folder import RunFolder
 from src.submission.batch import journal
 from src.submission.system import process
+
+YIELDED = "yielded"  # key of an attempt's record: it made way for other runs of its worker, which starts it again
 
 
 class Superseded(Exception):
@@ -85,7 +87,7 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
     last = run.last_attempt() or {}
     is_of_ticket = last.get("ticket") == ticket  # if not, a later ticket will supersede this process
     holder = last["who"] if is_of_ticket and "who" in last else run.claim(ticket)
-    if identity["slurm_job"] and is_of_ticket and last.get("how") == run_folder.REQUEUED:
+    if (identity["slurm_job"] or in_worker) and is_of_ticket and last.get("how") == run_folder.REQUEUED:
         return next_attempt
     if identity["slurm_job"] and holder.get("slurm_job") == identity["slurm_job"]:
         # started again after a requeue, or by a script that calls train.py twice
@@ -108,15 +110,18 @@ def create_attempt(folder: str, ticket: int, number: int, record: dict[str, Any]
     return files.create_exclusive(path, json.dumps(record) + "\n")
 
 
-def record_kill(folder: str, ticket: int, error: str) -> bool:
-    """Record that the last attempt under a ticket failed, for a process that was killed. Return whether it was open."""
+def record_kill(folder: str, ticket: int, error: str, is_yield: bool = False) -> bool:
+    """Record that the last attempt under a ticket failed, for a process that was killed. Return whether it was open.
+
+    is_yield: it was killed because too many runs ran at a time, so that its worker starts it again.
+    """
     with contextlib.suppress(OSError):  # a deleted run, or a full disk: status then relies on the process
         run = RunFolder.read(folder)
         record = run.last_attempt()
         if record and record["ticket"] == ticket and not record.get("how") and run.ended is None:
             path = run.file(run_folder.attempt_name(ticket, record["number"]))
-            files.write_atomic(path, json.dumps({**record, "end": time.time(), "how": run_folder.FAILED,
-                                                 "error": error}) + "\n")
+            end = {"how": run_folder.REQUEUED, YIELDED: True} if is_yield else {"how": run_folder.FAILED}
+            files.write_atomic(path, json.dumps({**record, "end": time.time(), "error": error, **end}) + "\n")
             return True
     return False
 
@@ -194,10 +199,10 @@ def was_claimed_by(run: RunFolder, slurm_job: str) -> bool:
 
 
 def requeue_count(folder: str, ticket: int) -> int:
-    """Return how many attempts under a ticket requested another start."""
+    """Return how many attempts under a ticket requested another start, other than for other runs of their worker."""
     run = RunFolder.read(folder)
     attempts = (run.attempt(*attempt) for attempt in run.attempts if attempt[0] == ticket)
-    return sum(record.get("how") == run_folder.REQUEUED for record in attempts)
+    return sum(record.get("how") == run_folder.REQUEUED and not record.get(YIELDED) for record in attempts)
 
 
 def attempt_of_start(run: RunFolder, start: str) -> tuple[int, int, bool] | None:

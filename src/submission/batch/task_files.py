@@ -55,6 +55,7 @@ class Tasks(Frozen):
     stacks: the runs that are trained at once in one process, as far as they are free, by their positions in tickets
     stack_size: the largest number of runs to train at once; None: what is fastest
     is_search: a WORKER also starts the further trials of the batch's search
+    is_auto: a WORKER measures how many runs at a time are the fastest, and `slots` does not count
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Tasks(Frozen):
     stacks: list[list[int]] = field(default_factory=list)
     stack_size: int | None = None
     is_search: bool = False
+    is_auto: bool = False
 
     def run_path(self, name: str) -> str:
         return os.path.join(self.batch, name)
@@ -128,6 +130,11 @@ def units(names: Sequence[str], stacks: Sequence[Sequence[int]]) -> list[list[st
             for position in range(len(names)) if position not in stacked]
 
 
+def fixed_slots(slots: int | str | None) -> int:
+    """Return the runs at a time in each worker by --slots; 1 without it, and where the workers find out how many."""
+    return slots if isinstance(slots, int) else 1
+
+
 def file_name(token: str, group: int = 0, groups: int = 1) -> str:
     """Return the name of a task file in submissions/. It begins with the submission's token, up to the first dot."""
     return f"{token}{f'.{group}' if groups > 1 else ''}{run_folder.TASKS_SUFFIX}"
@@ -141,6 +148,7 @@ def write(path: str, tasks: Tasks) -> None:
 _FORMS: records.Forms = {
     "kind": lambda value: value in (ARRAY, WORKER), "batch": records.is_text,
     "tickets": records.mapping_of(records.is_name, records.is_count), "slots": records.is_count,
+    "is_auto": lambda value: isinstance(value, bool),
     "workers": records.is_count, "gpus": records.list_of(records.is_text), "command": records.list_of(records.is_text),
     "canaries": records.mapping_of(records.is_name, records.is_name),
     "stacks": records.list_of(records.list_of(records.is_count)), "stack_size": records.optional(records.is_count)}

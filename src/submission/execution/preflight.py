@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from src import metrics
 from src.errors import BatchError
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
+from src.submission.batch.task_files import fixed_slots
 from src.submission.planning.sbatch_calls import canary_calls
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.slurm.submit import SbatchCall, SlurmOptions, Submission
@@ -37,7 +38,7 @@ def validate_with_slurm(plan: SubmissionPlan, launch: LaunchSettings, slurm: Slu
     if limit := queue_limits.tightest(requests[0][1], total):
         print(f"limit      {limit.line(total)}")
     cpus, gpus = costs.cpus_and_gpus(requests[0][1])
-    slots = slurm.shape["slots"] if slurm.by_workers else 1
+    slots = fixed_slots(slurm.shape["slots"]) if slurm.by_workers else 1
     specs = [plan.points[name] for name in plan.points if name in plan.to_submit]
     if plan.search:
         from src.submission.searches import preview as search_preview

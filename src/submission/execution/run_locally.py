@@ -17,6 +17,7 @@ from src.submission.planning.sbatch_calls import local_worker_groups
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.planning.tickets import Tickets, retry_command
 from src.submission.slurm.circuit_breaker import CircuitBreaker
+from src.submission.spec.job_spec import AUTO
 from src.submission.status import retry_policy, states
 from src.submission.status.canary_results import explain_failure
 from src.submission.status.notify import Notifier
@@ -26,7 +27,7 @@ from src.submission.system.terminal import Progress, count
 
 def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> int:
     """Run the canaries, then the runs. Return 0 if all ended well, 1 if one failed, 130 after Ctrl-C."""
-    slots, gpus = options.slots or 1, _choose_gpus(options.gpus)
+    gpus = _choose_gpus(options.gpus)
     notifier = Notifier(launch.notify, plan.batch, launch.token)
     breaker = CircuitBreaker(plan.batch, options.max_failures)
 
@@ -45,7 +46,9 @@ def run_locally(plan: SubmissionPlan, launch: LaunchSettings, options: Options) 
                 if on_end:
                     on_end(name, exit_code)
 
-            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots, gpus, stacks,
+            # canaries are few, and shorter than what could be measured
+            slots = options.slots if folder == plan.batch or options.slots != AUTO else 1
+            return local_workers.run(folder, launch.token, groups, launch.entry_script, end, slots or 1, gpus, stacks,
                                      is_search)
 
     def on_end(name: str, exit_code: int) -> None:

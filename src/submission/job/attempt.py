@@ -11,13 +11,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src import config, gpu_idle, logs, run_folder
+from src import config, gpu_idle, logs, run_folder, worker_cell
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.gpu_idle import IdleNow, Limits
 from src.io import files, slurm_environment, yaml_io
 from src.run_folder import RunFolder
 from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded
+from src.submission.batch.task_files import Tasks
 from src.submission.job import container, external_program, ranks, requeue, worker, worker_child
 from src.submission.job.resource_meter import ResourceMeter
 from src.submission.spec import command_template
@@ -62,14 +63,21 @@ def _run_path(path: str, train: Train, warm_up: WarmUp, run_stack: worker.RunSta
     if request := container.requested_container(path, ticket):
         return _run_in_container(request, path, ticket, fresh)
     if path.endswith(run_folder.TASKS_SUFFIX):
-        return worker.run_tasks(path, train, warm_up, run_spec, run_stack, _make_search_worker)
+        return worker.run_tasks(path, train, warm_up, run_spec, run_stack, _make_worker)
     return run_spec(path, train, ticket, fresh=fresh) or 0
 
 
-def _make_search_worker(*arguments: Any) -> worker.Worker:
-    from src.submission.job import search_worker  # few workers have a search
+def _make_worker(path: str, tasks: Tasks, *arguments: Any) -> worker.Worker | None:
+    """Return the worker of a search, or one that decides how many runs run at a time; None for another one."""
+    if tasks.is_search:
+        from src.submission.job.search_worker import SearchWorker  # few workers have a search
 
-    return search_worker.SearchWorker(*arguments)
+        return SearchWorker(path, tasks, *arguments)
+    if tasks.is_auto:
+        from src.submission.job.auto_worker import AutoWorker
+
+        return AutoWorker(path, tasks, *arguments)
+    return None
 
 
 def _run_in_container(request: container.ContainerRequest, path: str, ticket: int | None, fresh: bool) -> int:
@@ -300,10 +308,12 @@ class Attempt:
             raise
         except Stopped as stopped:
             return self._record_stop(stopped, owns_job)
-        except UserError as error:
-            self.fail(one_line(str(error)))
-            raise
         except BaseException as error:
+            if worker_cell.has_others() and worker_child.is_out_of_memory(error):
+                return self._yield(f"out of memory beside other runs: {_describe(error)}")
+            if isinstance(error, UserError):
+                self.fail(one_line(str(error)))
+                raise
             return self._record_failure(error)
 
     def _execute(self, spec: dict[str, Any], train: Train) -> str:
@@ -334,7 +344,7 @@ class Attempt:
             print(f"error: {self.folder}: disk full; the last resume checkpoint is kept. Make room, then "
                   "`python submit_multiple.py -r BATCH` resumes from it", file=sys.stderr)
         else:
-            self.fail(one_line(traceback.format_exception_only(error)[-1].strip())[:2000])
+            self.fail(_describe(error))
             traceback.print_exception(error)
         return 1
 
@@ -363,6 +373,8 @@ class Attempt:
             signal.signal(number, signal.SIG_IGN)
         if process.rank():
             return 0  # on any other code srun would end all processes, and the first one requests the start
+        if worker_cell.is_to_yield():
+            return self._yield("its worker has asked it to save itself for other runs")
         requeues = claims.requeue_count(self.folder, self.ticket)
         if requeues >= self._max_requeues:
             self._close_with_error(how_if_refused, f"{reason}, and {requeues} requeues are the maximum of one "
@@ -381,6 +393,13 @@ class Attempt:
         else:
             logs.append(self.folder, f"{saved}, back in the queue")
             print(f"{self.folder}: {saved}: {how}", flush=True)
+        return external_program.SAVED
+
+    def _yield(self, reason: str) -> int:
+        """End this start because its worker runs too many at a time; the worker starts the run again. Return 75."""
+        self._record[claims.YIELDED] = True
+        self._close(run_folder.REQUEUED, reason)
+        logs.append(self.folder, f"{reason}; continues later in the same worker")
         return external_program.SAVED
 
     def fail(self, error: str) -> None:
@@ -422,3 +441,8 @@ class Attempt:
             from src.submission.status import notify
 
             notify.notify_failure(self.folder, self.ticket)
+
+
+def _describe(error: BaseException) -> str:
+    """Return an error in one line, as the record of an attempt has it."""
+    return one_line(traceback.format_exception_only(error)[-1].strip())[:2000]

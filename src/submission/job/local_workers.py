@@ -12,6 +12,7 @@ from src.errors import one_line
 from src.io import files, machine
 from src.submission.batch import task_files
 from src.submission.batch.task_files import NO_STACKS, Stacks, Tasks, WorkerGroup
+from src.submission.spec.job_spec import AUTO
 from src.submission.system.process import environment_outside_slurm
 from src.submission.system.signals import Waker
 
@@ -24,13 +25,13 @@ def default_workers() -> int:
 
 
 def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_end: Callable[[str, int], None],
-        slots: int = 1, gpus: Sequence[str] = (), stacks: Stacks = NO_STACKS,
-       is_search: bool = False) -> bool:
+        slots: int | str = 1, gpus: Sequence[str] = (), stacks: Stacks = NO_STACKS,
+        is_search: bool = False) -> bool:
     """Start the workers of all groups and wait for them. Return False if Ctrl-C or TERM stopped them.
 
-    entry: the script that a worker executes. slots: runs at a time in each worker. gpus: that the runs are pinned to.
-    stacks: the runs that are trained at once. on_end: called with the name and exit code of each run as it ends.
-    is_search: the workers also start further trials of a search.
+    entry: the script that a worker executes. slots: runs at a time in each worker, or AUTO. gpus: that the runs are
+    pinned to. stacks: the runs that are trained at once. on_end: called with the name and exit code of each run as it
+    ends. is_search: the workers also start further trials of a search.
     """
     workers = sum(group.workers for group in groups)
     submissions = os.path.join(os.path.abspath(batch), run_folder.SUBMISSIONS)
@@ -38,9 +39,9 @@ def run(batch: str, token: str, groups: Sequence[WorkerGroup], entry: str, on_en
     divided = stacks.divide(group.tickets for group in groups)
     for number, (group, positions) in enumerate(zip(groups, divided, strict=True)):
         path = os.path.join(submissions, task_files.file_name(token, number, len(groups)))
-        task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), group.tickets, slots, workers,
-                                     list(gpus), stacks=positions, stack_size=stacks.size,
-                                     is_search=is_search))
+        task_files.write(path, Tasks(task_files.WORKER, os.path.abspath(batch), group.tickets,
+                                     task_files.fixed_slots(slots), workers, list(gpus), stacks=positions,
+                                     stack_size=stacks.size, is_search=is_search, is_auto=slots == AUTO))
         commands += [[sys.executable, entry, path]] * group.workers
     environment = environment_outside_slurm()
     processes: list[subprocess.Popen[bytes]] = []

@@ -1,6 +1,7 @@
 """A worker: imports the heavy libraries once, then forks each unclaimed run or stack of a task file until none is left.
 
-search_worker.py has the one that starts the trials of a search.
+search_worker.py has the one that starts the trials of a search, auto_worker.py the one that decides how many run at a
+time.
 """
 from __future__ import annotations
 
@@ -37,15 +38,15 @@ NOT_STARTED = 77  # exit code of a child whose run another worker has claimed
 
 RunSpec = Callable[..., int | None]
 RunStack = Callable[[Tasks, Sequence[str], int | None, Report], None]
+MakeWorker = Callable[[str, Tasks, Callable[..., str], RunSpec], "Worker | None"]
 
 
 def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None], run_spec: RunSpec,
-              run_stack: RunStack | None = None,
-              make_search_worker: Callable[..., Worker] | None = None) -> int:
+              run_stack: RunStack | None = None, make_worker: MakeWorker | None = None) -> int:
     """Run a task file: one run in a task of a Slurm job array, the loop of a worker otherwise. Return the exit code.
 
-    run_stack: trains several runs at once; None trains each by itself. make_search_worker: returns the worker of a
-    search.
+    run_stack: trains several runs at once; None trains each by itself. make_worker: returns another kind of worker, if
+    the tasks require one.
     """
     tasks = task_files.read(path)
     if tasks.kind == task_files.WORKER:
@@ -55,9 +56,8 @@ def run_tasks(path: str, train: Callable[..., str], warm_up: Callable[..., None]
         if held_back := sum(not tasks.is_canary_done(name) for name in tasks.tickets):
             print(f"held back: {held_back} of {len(tasks.tickets)} runs, as their canary has not ended well",
                   flush=True)
-        if tasks.is_search and make_search_worker:
-            return make_search_worker(path, tasks, train, run_spec).work(warm_up)
-        return Worker(path, tasks, train, run_spec, run_stack).work(warm_up)
+        worker = make_worker and make_worker(path, tasks, train, run_spec)
+        return (worker or Worker(path, tasks, train, run_spec, run_stack)).work(warm_up)
     names, index = list(tasks.tickets), slurm_environment.array_task()
     if index is None or index >= len(names):
         raise BatchError("this task file is for a Slurm job array", where=path,
@@ -250,7 +250,7 @@ class Worker:
         """Execute a run, or a stack that reports to a pipe, in this child process, and end the process."""
         code = 1
         try:
-            self._prepare_child(slot)
+            self._prepare_child(unit.names[0], slot)
             if reports is None or self.run_stack is None:
                 code = self.run_alone(unit.names[0], unit.reason)
             else:
@@ -277,8 +277,8 @@ class Worker:
                                in_worker=True, owns_job=False)
         return NOT_STARTED if result is None else result
 
-    def _prepare_child(self, slot: int) -> None:
-        """Begin a session, drop what belongs to the worker, and set the slot's share of the CPUs and GPUs."""
+    def _prepare_child(self, name: str, slot: int) -> None:
+        """Begin a session, drop what belongs to the worker, and set the run's share of the CPUs and GPUs."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         for child in self.children.values():
@@ -286,9 +286,13 @@ class Worker:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ["GRIDIRON_THREADS"] = str(max(1, machine.allotted_cpus() // (self.tasks.workers * self.tasks.slots)))
+        os.environ["GRIDIRON_THREADS"] = str(self._threads(name, slot))
         if gpus := self._gpus(slot):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+    def _threads(self, _name: str, _slot: int) -> int:
+        """Return the number of CPUs of a run."""
+        return max(1, machine.allotted_cpus() // (self.tasks.workers * self.tasks.slots))
 
     def _gpus(self, slot: int) -> list[str]:
         """Return the GPUs of a slot, as CUDA_VISIBLE_DEVICES takes them; empty if there is nothing to divide."""
@@ -311,11 +315,17 @@ class Worker:
                 child.close()
                 self._end_stack(child, code)
                 continue
+            if self.takes_back(child, code):
+                continue
             if code < 0 and not self.stop_count:
                 self._record_kill(child.unit.names[0], process.killed_by(-code))
             if code != NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
                 self.end(child.unit.names[0], code)
+
+    def takes_back(self, _child: Child, _code: int) -> bool:
+        """Return whether a run whose process has ended is back in the queue."""
+        return False
 
     def end(self, name: str, code: int) -> None:
         """Note that a run has ended, and print it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,9 @@ from src.frozen import Frozen
 from src.io import files, slurm_environment
 from src.submission.system import process
 
+# as PyTorch, CUDA, the kernel, loaders and programs report it
+_OUT_OF_MEMORY = (r"(?i)out ?of ?memory|cannot allocate memory|can't allocate memory|bad_alloc|ALLOC_FAILED|"
+                  r"MemoryError|is killed by signal: Killed")
 Report = Callable[[dict[str, Any]], None]  # sends what a stack has done to its worker: see Child.read_reports
 
 
@@ -101,6 +105,12 @@ def redirect_output(folder: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is a lack of memory, of the machine or of a GPU, or of a process that was killed for it.
+    """
+    return isinstance(error, MemoryError) or re.search(_OUT_OF_MEMORY, f"{type(error).__name__}: {error}") is not None
 
 
 def report_error(folder: str, error: UserError | OSError) -> int:

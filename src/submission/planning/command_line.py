@@ -14,6 +14,8 @@ from src.submission.status import retry_policy
 from src.submission.system.terminal import help_formatter
 
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
+SLOTS_AND_STACK = ("--slots auto and a stack both find out how many runs share a device: use one of them, or --slots K "
+                   "with the stack")
 _AddArgument = Callable[..., object]  # add_argument of a group of options
 
 
@@ -37,7 +39,7 @@ class Options(NamedTuple):
     script: str | None = None
     array: bool = False
     workers: int | None = None
-    slots: int | None = None
+    slots: int | str | None = None
     stack: int | str | None = None
     max_running: int | None = None
     local: bool = False
@@ -111,9 +113,11 @@ def _add_launch_options(add: _AddArgument) -> None:
     add("--array", action="store_true", help="submit Slurm job arrays instead of one Slurm job per run")
     add("--workers", type=positive, metavar="N", help="with --local: number of runs at a time (default: half the "
         "cores); else: number of Slurm jobs that share the runs and take one after another")
-    add("--slots", type=positive, metavar="K", help="runs at a time in each worker, to share a GPU (default: 1)")
-    add("--stack", type=stack_size, metavar="K|auto", help="train runs that differ in numbers alone, such as learning "
-        "rates and seeds, K at a time in one process; auto: as many as is fastest; 1: off (docs/stacking.md)")
+    add("--slots", type=number_or_auto, metavar="K|auto", help="runs at a time in each worker, to share a GPU "
+        "(default: 1); auto: each worker measures its runs, and runs as many at a time as fit and are fastest "
+        "(docs/slots.md)")
+    add("--stack", type=number_or_auto, metavar="K|auto", help="train runs that differ in numbers alone, such as "
+        "learning rates and seeds, K at a time in one process; auto: as many as is fastest; 1: off (docs/stacking.md)")
     add("--max-running", type=positive, metavar="K", help="with --array: at most K runs of each array at a time")
     add("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch, for example mem=32G "
         "(repeatable)")
@@ -178,7 +182,10 @@ def _contradictions(options: Options) -> list[tuple[object, str]]:
         (options.stack not in (None, 1) and options.command, "--stack trains runs of train.py together, and a "
          "--command starts a process for each run: use one of them"),
         (options.max_running and not options.array, "--max-running requires --array"),
+        (options.slots and options.array, "--array makes each run a task of a job array, and --slots lets a worker run "
+         "several at a time: use --workers N instead of --array"),
         (options.slots and not (options.workers or options.local), "--slots requires --workers or --local"),
+        (options.slots == AUTO and options.stack not in (None, 1), SLOTS_AND_STACK),
         (options.gpus and not options.local, "--gpus requires --local: Slurm assigns GPUs to each job"),
         (options.max_queued and options.workers, "--workers N submits at most N Slurm jobs: use it without "
          "--max-queued"),
@@ -215,8 +222,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def stack_size(text: str) -> int | str:
-    """Parse the argument of --stack: a whole number from 1, or auto."""
+def number_or_auto(text: str) -> int | str:
+    """Parse the argument of --slots or --stack: a whole number from 1, or auto."""
     if text != AUTO and (not text.isdecimal() or int(text) < 1):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of runs, from 1, nor auto")
     return text if text == AUTO else int(text)

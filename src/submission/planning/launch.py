@@ -10,11 +10,13 @@ from src.errors import JobSpecError
 from src.io import slurm_environment
 from src.submission.batch import batch_folder
 from src.submission.batch.journal import LOCAL, SLURM, WRITE_ONLY
+from src.submission.batch.task_files import fixed_slots
 from src.submission.planning import sbatch_calls
-from src.submission.planning.command_line import Options
+from src.submission.planning.command_line import SLOTS_AND_STACK, Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.planning.tickets import AWAITS_CANARY
 from src.submission.slurm.submit import SlurmOptions, check_script, script_of_plan
+from src.submission.spec.job_spec import AUTO
 
 if TYPE_CHECKING:
     from src.gpu_idle import Limits
@@ -57,11 +59,18 @@ def choose_launch(plan: SubmissionPlan, job_spec: JobSpec | None, options: Optio
 def _requested_stack(plan: SubmissionPlan, job_spec: JobSpec | None, options: Options) -> int | str | None:
     """Return --stack, else that of the job spec (a retry: of the last submission); None if runs are not stacked.
 
+    --slots auto is checked too, as it goes together neither with a stack nor with a search.
+
     JobSpecError if it cannot be used.
     """
     stack = options.stack or (job_spec.stack if job_spec else plan.last_setting("stack"))
+    if options.slots == AUTO and plan.search:
+        raise JobSpecError("--slots auto changes the number of runs at a time, and a search chooses its trials for a "
+                           "fixed number", where="--slots", hint="use --slots K")
     if stack in (None, 1):
         return None
+    if options.slots == AUTO:
+        raise JobSpecError(SLOTS_AND_STACK, where="--slots", hint="--stack 1 trains each run by itself")
     where = "--stack" if options.stack else "job_details.stack"
     if any("COMMAND" in spec for spec in plan.points.values()):
         raise JobSpecError("stack trains runs of train.py together, and a command starts a process for each run",
@@ -129,7 +138,7 @@ def _choose_slurm_options(plan: SubmissionPlan, job_spec: JobSpec | None, option
     if not (options.array or options.workers):
         shape |= previous.get("shape", {})
     if by_workers:
-        default = sbatch_calls.search_workers(plan.search, shape["slots"]) if plan.search else 1
+        default = sbatch_calls.search_workers(plan.search, fixed_slots(shape["slots"])) if plan.search else 1
         shape |= {"array": False, "workers": shape["workers"] or default}
     shape.pop("stack", None)
     if stack:

@@ -12,6 +12,7 @@ from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning import sbatch_calls
 from src.submission.planning.tickets import retry_command
 from src.submission.slurm import directives, script_options
+from src.submission.spec.job_spec import AUTO
 from src.submission.spec.naming import format_value
 from src.submission.status import retry_policy
 from src.submission.system.terminal import count, table
@@ -87,6 +88,9 @@ def print_plan(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -
         print(f"workers    {describe_workers(sbatch_calls.local_worker_groups(plan, options))} on this machine")
     elif launch.slurm and launch.slurm.shape["workers"] and plan.has_work:
         print(f"workers    {describe_workers(sbatch_calls.worker_groups(plan, launch.slurm.shape['workers']))}")
+    if plan.has_work and AUTO in (options.slots, launch.slurm and launch.slurm.shape["slots"]):
+        print("slots      auto: each worker starts one run, or as many as an earlier batch found, and adds others\n"
+              "           while they fit and the rate of all of them rises by 5 %")
     if launch.stack_plan and plan.to_submit:
         print("\n".join(launch.stack_plan.lines()))
     if plan.search:

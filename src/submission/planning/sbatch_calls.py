@@ -11,6 +11,7 @@ from src.submission.batch.task_files import WorkerGroup
 from src.submission.planning.command_line import Options
 from src.submission.planning.submission_plan import LaunchSettings, SubmissionPlan
 from src.submission.slurm import submit
+from src.submission.spec.job_spec import AUTO
 
 if TYPE_CHECKING:
     from src.search.definition import Search
@@ -60,13 +61,13 @@ def _slurm_worker_groups(plan: SubmissionPlan, launch: LaunchSettings) -> list[W
 def count_slots(plan: SubmissionPlan, launch: LaunchSettings, options: Options) -> int | None:
     """Return how many runs or stacks the workers can have at the same time; None if each has a Slurm job of its own."""
     if launch.slurm is None:
-        return (options.slots or 1) * sum(group.workers for group in local_worker_groups(plan, options))
+        groups = local_worker_groups(plan, options)
+        return task_files.fixed_slots(options.slots) * sum(group.workers for group in groups)
     shape = launch.slurm.shape
     if not shape["workers"]:
         return None
     groups = worker_groups(plan, shape["workers"])
-    slots: int = shape["slots"] * sum(group.workers for group in groups)
-    return slots
+    return task_files.fixed_slots(shape["slots"]) * sum(group.workers for group in groups)
 
 
 def worker_groups(plan: SubmissionPlan, workers: int) -> list[WorkerGroup]:
@@ -85,7 +86,10 @@ def local_worker_groups(plan: SubmissionPlan, options: Options) -> list[WorkerGr
     """Return the local workers, grouped by the runs that they take."""
     from src.submission.job import local_workers
 
-    default = search_workers(plan.search, options.slots or 1) if plan.search else local_workers.default_workers()
+    if plan.search:
+        default = search_workers(plan.search, task_files.fixed_slots(options.slots))
+    else:
+        default = 1 if options.slots == AUTO else local_workers.default_workers()
     return worker_groups(plan, options.workers or default)
 
 

@@ -10,6 +10,7 @@ from src.search import definition, hyperband
 from src.search.definition import ASHA, HYPERBAND, VALUES, EarlyStop, Search
 from src.search.settings import UNKNOWN_LENGTH, EarlyStopSettings, SearchSettings
 from src.search.space import CHOICE, Branching, Coordinate, Dimension, Point, Space
+from src.submission.batch.task_files import fixed_slots
 from src.submission.searches.space import read_space
 from src.submission.spec.grammar import Spec
 from src.submission.spec.job_spec import JobSpec
@@ -32,7 +33,7 @@ class Options(Protocol):
     @property
     def seed(self) -> int | None: ...
     @property
-    def slots(self) -> int | None: ...
+    def slots(self) -> int | str | None: ...
     @property
     def array(self) -> bool: ...
     @property
@@ -135,7 +136,7 @@ def _trials(settings: SearchSettings, options: Options, where: str) -> int:
 
 def _parallel(settings: SearchSettings, options: Options, workers: int) -> int:
     """Return how many trials there are at a time."""
-    return settings.parallel or workers * (options.slots or 1)
+    return settings.parallel or workers * fixed_slots(options.slots)
 
 
 def _length(space: Space, settings: SearchSettings, is_external: bool) -> int:

@@ -97,8 +97,8 @@ class Lane:
             return policy.best
         return min(policy.cap, self.room.largest()[0] or policy.cap)
 
-    def state(self) -> dict[str, Any]:
-        """Return what is recorded of this lane in the batch."""
+    def state(self, offset: float = 0.0) -> dict[str, Any]:
+        """Return what is recorded of this lane in the batch. offset: of unix time from the times of readings."""
         rates: dict[int, Rates] = self.policy.rates
         memory, gpu_memory, cpus = (self.room.memory_per_run, self.room.gpu_memory_per_run, self.room.cpus_per_run)
         return {"gpu": self.gpu, "slots": self.policy.slots, "best": self.policy.best, "refused": self.policy.refused,
@@ -107,7 +107,7 @@ class Lane:
                 "gpu_busy": round(sum(self.busy) / len(self.busy), 1) if self.busy else None,
                 "samples_per_second": {str(number): round(rate.total, 3) for number, rate in sorted(rates.items())
                                        if rate.runs},
-                "decisions": self.decisions}
+                "decisions": [{**entry, "time": round(entry["time"] + offset, 1)} for entry in self.decisions]}
 
     def _room(self, uses: Mapping[str, RunUse], capacity: Capacity) -> Room:
         """Return the room for runs like those that run; like all before, if none does."""
@@ -122,6 +122,6 @@ class Lane:
 
     def _keep(self, time: float, decision: Decision | None) -> Decision | None:
         if decision:
-            entry = {"time": round(time, 1), "slots": decision.slots, "reason": decision.reason}
+            entry = {"time": time, "slots": decision.slots, "reason": decision.reason}
             self.decisions = [*self.decisions, entry][-_MAX_DECISIONS:]
         return decision

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import run_folder, stats_csv
-from src.io import machine, nvml, process_tree
+from src.io import machine, nvml, process_tree, slurm_environment
 from src.submission.slots.lane import Capacity, RunUse
 from src.submission.slots.speeds import Progress
 from src.worker_cell import Cell
@@ -34,33 +34,33 @@ class Meter:
     def __init__(self, lanes: int = 1, workers: int = 1) -> None:
         self._shares = lanes * workers
         self._limit, self._cpus = machine.memory_limit() / workers, machine.cpu_limit() / self._shares
-        self._own = process_tree.proportional_memory([os.getpid()]) or process_tree.memory([os.getpid()])
-        self._lanes = lanes
-        self._resident: dict[int, tuple[float, float]] = {}  # by process: resident and proportional bytes
+        self._lanes, self._own = lanes, 0
+        self._resident: dict[str, tuple[float, float]] = {}  # by folder: resident and proportional bytes
         self._logged: dict[str, tuple[int, float, float | None]] = {}  # by folder: size, time and amount of stats.csv
 
     def use(self, process: RunningProcess, time: float, gpu: Gpu | None = None) -> RunUse:
         """Return what a run uses now. time: on the clock of the readings."""
         pids = process_tree.pids(process.pid)
-        return RunUse(self._progress(process, time), self._memory(process.pid, pids),
+        return RunUse(self._progress(process, time), self._memory(process.folder, pids),
                       process_tree.cpu_seconds(pids), gpu.memory_of(pids) if gpu else None)
 
-    def forget(self, process: RunningProcess) -> None:
+    def forget(self, folder: str) -> None:
         """Drop what is kept of a run that has ended."""
-        self._resident.pop(process.pid, None)
-        self._logged.pop(process.folder, None)
+        self._resident.pop(folder, None)
+        self._logged.pop(folder, None)
 
     def capacity(self, used: float, gpu: Gpu | None = None) -> Capacity:
         """Return what the runs of a lane may use. used: bytes of all runs of the worker."""
+        self._own = self._own or process_tree.proportional_memory([os.getpid()]) or process_tree.memory([os.getpid()])
         free = min(self._limit - self._own, machine.available_memory() + used)
         return Capacity(free / self._lanes, self._cpus, *(gpu.read() if gpu else (None, None, None)))
 
-    def _memory(self, pid: int, pids: Sequence[int]) -> float:
+    def _memory(self, folder: str, pids: Sequence[int]) -> float:
         resident = process_tree.memory(pids)
-        before, proportional = self._resident.get(pid, (0.0, 0.0))
+        before, proportional = self._resident.get(folder, (0.0, 0.0))
         if resident > _GROWTH * before:
             proportional = process_tree.proportional_memory(pids) or resident
-            self._resident[pid] = resident, proportional
+            self._resident[folder] = resident, proportional
         return proportional
 
     def _progress(self, process: RunningProcess, time: float) -> Progress:
@@ -93,6 +93,7 @@ class Gpu:
     def __init__(self, library: Any, name: str) -> None:
         self._library, self._handle = library, nvml.handle(library, 0, {"CUDA_VISIBLE_DEVICES": name})
         self._others = self._used()  # bytes in use before the first run
+        self.model = _text(library.nvmlDeviceGetName(self._handle))
 
     def _used(self) -> float:
         return float(self._library.nvmlDeviceGetMemoryInfo(self._handle).used)
@@ -118,6 +119,20 @@ class Gpu:
             return total - self._others, max(0.0, self._used() - self._others), busy
         except Exception:
             return None, None, busy
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name
+
+
+def gpu_names() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ or slurm_environment.job_id() or not os.path.exists(nvml.DEVICE):
+        return nvml.visible_names()
+    try:
+        return list(map(str, range(nvml.load().nvmlDeviceGetCount())))
+    except Exception:
+        return []
 
 
 def find_gpus(names: Sequence[str]) -> Mapping[str, Gpu]:

@@ -210,7 +210,7 @@ class Policy:
         self._falls = self._falls + 1 if ratio < 1 - _FALL else 0
         if self._falls >= 2 and self.best > 1:
             self._reopen(rates)
-            return self._set(self.best - 1, f"the rate fell: {_percent(ratio - 1)} than when it was settled", yields=True)
+            return self._set(self.best - 1, f"the rate fell: {_percent(ratio - 1)} than before", yields=True)
         most = min(self.cap, len(reading.runs) + reading.waiting, reading.room.largest()[0] or self.cap)
         if most > self.best and (self.refused is None or has_new_settings):
             self._reopen(rates)

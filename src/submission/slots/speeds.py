@@ -1,6 +1,7 @@
 """The speed of runs at each number of runs at a time: rates in windows of steady state, and how these compare."""
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -140,8 +141,9 @@ class Window:
         """
         steady = [track for track in self._running(runs) if track.is_warm]
         is_long = self.begin is not None and time - self.begin >= SHORTEST
-        if steady and is_long and all(len(track.points) >= _MIN_POINTS and track.span >= SHORTEST / 2 for track in steady) and (
-                time - (self.begin or 0) >= LONGEST or self._error(steady) <= _MAX_ERROR):
+        has_points = steady and all(
+            len(track.points) >= _MIN_POINTS and track.span >= SHORTEST / 2 for track in steady)
+        if is_long and has_points and (time - (self.begin or 0) >= LONGEST or self._error(steady) <= _MAX_ERROR):
             return self._result()
         number = sum(map(len, self._durations.values()))
         return self._result() if number >= max(3, 2 * len(runs)) else None
@@ -158,7 +160,7 @@ class Window:
             return math.inf
         times = [begin + (end - begin) * part / _PARTS for part in range(_PARTS + 1)]
         sums = [sum((track.amount_at(after) - track.amount_at(before)) / max(track.rate(), 1e-12) for track in tracks)
-                for before, after in zip(times, times[1:], strict=False)]
+                for before, after in itertools.pairwise(times)]
         return statistics.stdev(sums) / _PARTS ** 0.5 / max(statistics.fmean(sums), 1e-12)
 
     def _result(self) -> Rates:
@@ -168,4 +170,4 @@ class Window:
         for name, rate in runs.items():
             by_setting.setdefault(tracks[name].setting, []).append(rate)
         return Rates(runs, {setting: statistics.fmean(rates) for setting, rates in by_setting.items()},
-                     {setting: 1 / max(statistics.fmean(seconds), 1e-9) for setting, seconds in self._durations.items()})
+                     {setting: 1 / max(statistics.fmean(times), 1e-9) for setting, times in self._durations.items()})

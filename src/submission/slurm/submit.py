@@ -15,6 +15,7 @@ from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Unit
 from src.submission.batch.task_files import NO_STACKS, Stacks, Tasks, WorkerGroup
 from src.submission.slurm import client, directives, sbatch_messages, script_options
 from src.submission.slurm.sizes import NO_SIZE, Size, smaller_request
+from src.submission.spec.job_spec import AUTO
 
 if TYPE_CHECKING:
     from src.submission.slurm.circuit_breaker import CircuitBreaker
@@ -215,9 +216,9 @@ def plan_arrays(tickets: Mapping[str, int], specs: Mapping[str, Mapping[str, Any
 
 
 def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str, Any]], options: SlurmOptions,
-                 context: SubmissionContext, slots: int, canaries: Mapping[str, str],
+                 context: SubmissionContext, slots: int | str, canaries: Mapping[str, str],
                  stacks: Stacks = NO_STACKS, is_search: bool = False) -> Submission:
-    """Plan Slurm jobs that share the runs of their group, `slots` at a time each.
+    """Plan Slurm jobs that share the runs of their group, `slots` at a time each, or as many as they find out (AUTO).
 
     canaries: the canary of each run that has one; a worker checks it before it starts the run.
     stacks: the runs that are trained at once. is_search: the workers also start further trials of a search.
@@ -240,7 +241,8 @@ def plan_workers(groups: Sequence[WorkerGroup], specs: Mapping[str, Mapping[str,
                 arguments, script, path, context.project), comment))
             bounds += [begin, len(tickets)]
         tasks[path] = Tasks(
-            task_files.WORKER, context.batch, group.tickets, slots=slots,
+            task_files.WORKER, context.batch, group.tickets,
+            slots=task_files.fixed_slots(slots), is_auto=slots == AUTO,
             canaries={name: canaries[name] for name in group.tickets if name in canaries},
             stacks=positions, stack_size=stacks.size, is_search=is_search,
             # the dependency is met when a worker starts

@@ -1,0 +1,103 @@
+"""What workers found with `--slots auto`: a small file for each in its batch, and the first guess from earlier ones."""
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from src import run_folder
+from src.io import files, records
+from src.printable import printable
+from src.submission.batch import batch_folder
+from src.submission.batch.usage_history import RunUse, like_runs
+from src.submission.slots.policy import Guess
+
+_MAX_BATCHES = 20  # the newest ones, in which a guess is looked for
+_LANE: records.Forms = {
+    "gpu": records.optional(records.is_text), "slots": records.is_count, "best": records.is_count,
+    "refused": records.optional(records.is_count), "is_settled": lambda value: isinstance(value, bool),
+    "samples_per_second": records.mapping_of(records.is_text, records.is_number),
+    "decisions": records.list_of(records.is_mapping),
+    **dict.fromkeys(("memory", "gpu_memory", "cpus", "gpu_busy"), records.optional(records.is_number))}
+_FORMS: records.Forms = {"kinds": records.list_of(records.is_text), "host": records.is_text,
+                         "cpus": records.is_number, "gpu": records.optional(records.is_text),
+                         "lanes": records.list_of(records.is_mapping)}
+_DECISION: records.Forms = {"time": records.is_time, "slots": records.is_count, "reason": records.is_text}
+
+
+class SlotsRecord:
+    """The file of a worker. kinds: of its runs; cpus: for all of them; gpu: the model of the GPU, if there is one."""
+
+    def __init__(self, batch: str, token: str, worker: str, kinds: Collection[str], cpus: float,
+                 gpu: str | None) -> None:
+        self._path = os.path.join(batch, run_folder.SUBMISSIONS, f"{token}.{worker}{run_folder.SLOTS_SUFFIX}")
+        self._head = {"worker": worker, "host": os.uname().nodename, "kinds": sorted(kinds), "cpus": cpus, "gpu": gpu}
+
+    def write(self, lanes: list[dict[str, Any]]) -> None:
+        """Write the state of all lanes."""
+        files.write_json(self._path, {**self._head, "time": time.time(), "lanes": lanes}, sync=False)
+
+
+def read_all(batch: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the worker and the content of each such file of a batch, the oldest first; checked, as others may write it.
+    """
+    folder = os.path.join(batch, run_folder.SUBMISSIONS)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in sorted(name for name in names if name.endswith(run_folder.SLOTS_SUFFIX)):
+        content = records.fields(files.read_json(os.path.join(folder, name)), _FORMS)
+        if content.keys() >= {"kinds", "cpus", "lanes"}:
+            lanes = [records.fields(lane, _LANE) for lane in content["lanes"]]
+            yield name.removesuffix(run_folder.SLOTS_SUFFIX).partition(".")[2], {
+                **content, "lanes": [lane for lane in lanes if lane.keys() >= {"slots", "best", "is_settled"}]}
+
+
+def first_guess(batch: str, kinds: Collection[str], cpus: float, gpu: str | None, memory: float) -> Guess | None:
+    """Return what workers with as many CPUs and such a GPU found for such runs, in this batch or a newer one of the
+    same folder first; else an estimate from what earlier runs used; None without either.
+    """
+    for path in reversed(batch_folder.all_batches(os.path.dirname(batch))[-_MAX_BATCHES:]):
+        for _, content in reversed(list(read_all(path))):
+            lanes = [lane for lane in content["lanes"] if lane["is_settled"]]
+            is_alike = set(content["kinds"]).issuperset(kinds) and (content["cpus"], content.get("gpu")) == (cpus, gpu)
+            if lanes and is_alike:
+                return Guess(lanes[0]["best"], lanes[0].get("refused"), os.path.basename(path))
+    uses = [use for found in like_runs(kinds, os.path.dirname(batch)).values() for use in found]
+    return _estimate(uses, cpus, memory) if uses else None
+
+
+def _estimate(uses: Collection[RunUse], cpus: float, memory: float) -> Guess | None:
+    """Return half of the runs that would fill the CPUs, the GPU or the memory, so that both sides of it are tried."""
+    limits = [total / statistics.median(used) for total, used in (
+        (cpus, [use.cpu for use in uses if use.cpu]), (100.0, [use.gpu for use in uses if use.gpu]),
+        (memory, [use.memory for use in uses if use.memory])) if used]
+    slots = int(min(limits, default=0)) // 2
+    return Guess(slots, source=f"an estimate from {len(uses)} earlier runs") if slots > 1 else None
+
+
+def lines(batch: str, most: int = 3) -> list[str]:
+    """Return lines for `status --efficiency`: what each worker found, and its last decisions with their reasons."""
+    found = []
+    for worker, content in read_all(batch):
+        for lane in content["lanes"]:
+            where = f"worker {worker}" + (f", GPU {lane['gpu']}" if lane.get("gpu") else "")
+            found.append(f"slots, {where}: {_describe(lane)}")
+            decisions = [records.fields(decision, _DECISION) for decision in lane.get("decisions", [])]
+            found += [f"  {time.strftime('%H:%M:%S', time.localtime(decision['time']))}  {decision['slots']} at a "
+                      f"time: {decision['reason']}" for decision in decisions[-most:]
+                      if decision.keys() >= _DECISION.keys()]
+    return list(map(printable, found))
+
+
+def _describe(lane: Mapping[str, Any]) -> str:
+    """Return `4 runs at a time (settled), 1.2 GB and 0.9 CPUs each, GPU 81 % busy, 812 samples a second`."""
+    use = [f"{lane['memory'] / 2**30:.2g} GB" if lane.get("memory") else "",
+           f"{lane['gpu_memory'] / 2**30:.2g} GB of the GPU" if lane.get("gpu_memory") else "",
+           f"{lane['cpus']:.2g} CPUs" if lane.get("cpus") else ""]
+    rate = lane.get("samples_per_second", {}).get(str(lane["slots"]))
+    parts = [f"{lane['slots']} at a time ({'settled' if lane['is_settled'] else 'still searching'})",
+             f"each run used {', '.join(filter(None, use))}" if any(use) else "",
+             f"GPU {lane['gpu_busy']:.0f} % busy" if lane.get("gpu_busy") is not None else "",
+             f"{rate:.4g} samples a second" if rate else ""]
+    return ", ".join(filter(None, parts))
