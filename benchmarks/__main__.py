@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 MODULES = ("startup", "grid", "loop", "stacked", "resume", "data", "makespan", "gather", "status", "submission",
-           "tracking", "workers", "ddp", "search", "page")
+           "tracking", "workers", "slots", "ddp", "search", "page")
 PAGE = Path("docs/benchmarks.md")
 HEAD = """\
 # Benchmarks

@@ -14,6 +14,7 @@ from src.submission.slots.policy import Guess
 from src.submission.slots.speeds import Progress
 
 _GIB = 2.0**30
+LATE = 200.0
 _MOST = 24  # slots that are tried
 
 
@@ -40,6 +41,7 @@ class Profile(NamedTuple):
     saving: float = 3.0  # seconds until a run that yields has ended
     noise: float = 0.03  # of the rate, from second to second
     spread: float = 0.3  # the lengths and rates of runs differ by this factor, either way
+    late_gpu_memory: float = 0.0  # bytes of a run from its LATE-th second on, if that is more
 
 
 def saturating(capacity: float, overhead: float = 0.0) -> Callable[[int], float]:
@@ -159,11 +161,15 @@ class NvmlStandIn:
         self.nvml: Any = types.SimpleNamespace(
             nvmlDeviceGetUtilizationRates=lambda _: types.SimpleNamespace(gpu=min(100.0, profile.busy * len(running))),
             nvmlDeviceGetComputeRunningProcesses=lambda _: [
-                types.SimpleNamespace(pid=number, usedGpuMemory=profile.gpu_memory) for number in range(len(running))])
+                types.SimpleNamespace(pid=number, usedGpuMemory=self._memory(run))
+                for number, run in enumerate(running)])
 
     def is_full(self) -> bool:
         """Return whether the runs need more memory than the GPU has."""
-        return len(self._running) * self._profile.gpu_memory > self._profile.total_gpu_memory
+        return sum(map(self._memory, self._running)) > self._profile.total_gpu_memory
+
+    def _memory(self, run: _Run) -> float:
+        return max(self._profile.gpu_memory, self._profile.late_gpu_memory * (run.age >= LATE))
 
     def uses(self, time: float) -> dict[str, RunUse]:
         """Return what each run uses."""

@@ -81,7 +81,7 @@ class BatchStatus(TypedDict, total=False):
     runs: list[RunStatus]
     canaries: list[RunStatus]  # only if it has any
     search: SearchStatus  # only of a search
-    used: list[str]  # with --efficiency: what its ended Slurm jobs used, and what to request
+    used: list[str]  # with --efficiency: what its ended Slurm jobs used, what to request, what workers found
 
 
 class FailureGroupDocument(TypedDict):

@@ -34,7 +34,8 @@ def add_status(parser: argparse.ArgumentParser) -> None:
                         help="only runs with this tag (repeatable: with all of them)")
     parser.add_argument("--names", action="store_true", help="print the names of the runs only, one per line")
     parser.add_argument("--efficiency", action="store_true", help="print how much of their memory, time and CPUs the "
-                        "ended Slurm jobs used, from sacct, and what to request instead")
+                        "ended Slurm jobs used, from sacct, and what to request instead; with --slots auto, what the "
+                        "workers found")
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
@@ -111,10 +112,14 @@ def print_status(options: argparse.Namespace) -> Output:
 
 
 def _used_resources(observations: list[Observation]) -> dict[str, list[str]]:
-    """Return lines with what the Slurm jobs of each batch used, from one call of sacct."""
+    """Return lines with what the Slurm jobs of each batch used, from one call of sacct, and what workers found with
+    --slots auto.
+    """
+    from src.submission.slots import record
     from src.submission.status import efficiency
 
-    return {path: usage.lines() for path, usage in efficiency.usage_by_batch(observations).items()}
+    return {path: [*usage.lines(), *record.lines(path)]
+            for path, usage in efficiency.usage_by_batch(observations).items()}
 
 
 def watch(options: argparse.Namespace) -> Output:

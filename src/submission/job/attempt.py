@@ -20,10 +20,10 @@ from src.submission.batch import claims, heartbeat, journal
 from src.submission.batch.claims import RunDeleted, Superseded
 from src.submission.batch.task_files import Tasks
 from src.submission.job import container, external_program, ranks, requeue, worker, worker_child
-from src.submission.job.resource_meter import ResourceMeter
 from src.submission.spec import command_template
 from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
+from src.submission.usage.resource_meter import ResourceMeter
 
 Train = Callable[[dict[str, Any], str | None, Callable[[], None]], str]
 WarmUp = Callable[[list[dict[str, Any]]], None]

@@ -1,4 +1,4 @@
-"""A worker that finds out how many runs at a time are the fastest: it starts, measures and pauses them (`--slots auto`)."""
+"""A worker that finds out how many runs at a time are the fastest (`--slots auto`): start, measure and pause them."""
 from __future__ import annotations
 
 import contextlib
@@ -45,7 +45,7 @@ class AutoWorker(Worker):
     next_reading: float = 0.0
 
     def __post_init__(self) -> None:
-        names = self._own_gpus()
+        self.poll_interval, names = _INTERVAL, self._own_gpus()
         self.gpus: Mapping[str, Gpu] = find_gpus(names)
         cpus = machine.cpu_limit() / self.tasks.workers
         kinds = {kind_of(spec) for spec in itertools.islice(self.specs(), _MAX_SPECS)}
@@ -92,13 +92,13 @@ class AutoWorker(Worker):
         worker_cell.use(self.cells[slot])
 
     def _threads(self, name: str, slot: int) -> int:
-        """Return the CPUs of a run: its share of the lane's, or as in its earlier start, which it continues exactly."""
+        """Return the CPUs of a run, by how many fit; as in its earlier start, if it continues that exactly."""
         with contextlib.suppress(UserError, OSError, KeyError, TypeError, ValueError):
             path = os.path.join(self.tasks.run_path(name), run_folder.CONFIG)
             return int(yaml_io.load_file(path)["facts"]["threads"])
-        cpus = machine.cpu_limit() / self.tasks.workers / len(self.lanes)
-        runs = len(self.children) + len(self.queue)
-        return max(1, int(cpus / max(1, min(self.lane_of(slot).most(), runs, cpus))))
+        # a share does not depend on how many run at the moment, so that rates can be compared
+        runs = len(self.tasks.tickets) / self.tasks.workers / len(self.lanes)
+        return max(1, int(self.meter.cpus / max(1, min(self.lane_of(slot).most(), runs, self.meter.cpus))))
 
     def _gpus(self, slot: int) -> list[str]:
         gpu = self.lane_of(slot).gpu

@@ -18,9 +18,9 @@ from src.submission.batch import heartbeat
 from src.submission.batch.task_files import Tasks
 from src.submission.job import requeue, worker
 from src.submission.job.attempt import Attempt, Train
-from src.submission.job.resource_meter import ResourceMeter
 from src.submission.job.worker_child import Report, redirect_output, report_error
 from src.submission.system.signals import STOP_SIGNALS, Stopped, signals
+from src.submission.usage.resource_meter import ResourceMeter
 
 _SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1)
 

@@ -91,11 +91,8 @@ class Lane:
         return self.policy.limit(self.room)
 
     def most(self) -> int:
-        """Return how many runs there may be at most, as far as is known, by which CPUs are divided."""
-        policy = self.policy
-        if policy.is_settled:
-            return policy.best
-        return min(policy.cap, self.room.largest()[0] or policy.cap)
+        """Return how many runs fit at most, as far as is known, by which CPUs are divided."""
+        return min(self.policy.cap, self.room.largest()[0] or self.policy.cap)
 
     def state(self, offset: float = 0.0) -> dict[str, Any]:
         """Return what is recorded of this lane in the batch. offset: of unix time from the times of readings."""

@@ -28,12 +28,12 @@ class RunningProcess(NamedTuple):
 class Meter:
     """Reads what the runs of a worker use.
 
-    lanes: number of lanes, which share the machine's memory and CPUs equally; workers: of this machine
+    lanes: number of lanes, which share the worker's memory and CPUs equally; workers: of this machine
+    cpus: for each lane
     """
 
     def __init__(self, lanes: int = 1, workers: int = 1) -> None:
-        self._shares = lanes * workers
-        self._limit, self._cpus = machine.memory_limit() / workers, machine.cpu_limit() / self._shares
+        self._limit, self.cpus = machine.memory_limit() / workers, machine.cpu_limit() / workers / lanes
         self._lanes, self._own = lanes, 0
         self._resident: dict[str, tuple[float, float]] = {}  # by folder: resident and proportional bytes
         self._logged: dict[str, tuple[int, float, float | None]] = {}  # by folder: size, time and amount of stats.csv
@@ -53,7 +53,7 @@ class Meter:
         """Return what the runs of a lane may use. used: bytes of all runs of the worker."""
         self._own = self._own or process_tree.proportional_memory([os.getpid()]) or process_tree.memory([os.getpid()])
         free = min(self._limit - self._own, machine.available_memory() + used)
-        return Capacity(free / self._lanes, self._cpus, *(gpu.read() if gpu else (None, None, None)))
+        return Capacity(free / self._lanes, self.cpus, *(gpu.read() if gpu else (None, None, None)))
 
     def _memory(self, folder: str, pids: Sequence[int]) -> float:
         resident = process_tree.memory(pids)

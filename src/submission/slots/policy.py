@@ -159,7 +159,7 @@ class Policy:
         if self.refused is None:
             limit = f"no more fit ({why})" if largest is not None and top == largest else "as many as allowed"
             reason = f"{reason}; {limit}" if reason else limit
-        return self._settle(reading.time, reason, yields)
+        return self._settle(reading.time, reason or "as in an earlier batch", yields)
 
     def _next_above(self) -> int:
         """Return the next larger number: twice the best one as long as each run is as fast as with fewer."""

@@ -95,9 +95,9 @@ def _describe(lane: Mapping[str, Any]) -> str:
     use = [f"{lane['memory'] / 2**30:.2g} GB" if lane.get("memory") else "",
            f"{lane['gpu_memory'] / 2**30:.2g} GB of the GPU" if lane.get("gpu_memory") else "",
            f"{lane['cpus']:.2g} CPUs" if lane.get("cpus") else ""]
-    rate = lane.get("samples_per_second", {}).get(str(lane["slots"]))
+    rate = lane.get("samples_per_second", {}).get(str(lane["best"]))
     parts = [f"{lane['slots']} at a time ({'settled' if lane['is_settled'] else 'still searching'})",
              f"each run used {', '.join(filter(None, use))}" if any(use) else "",
              f"GPU {lane['gpu_busy']:.0f} % busy" if lane.get("gpu_busy") is not None else "",
-             f"{rate:.4g} samples a second" if rate else ""]
+             f"{rate:.4g} samples a second with {lane['best']}" if rate else ""]
     return ", ".join(filter(None, parts))

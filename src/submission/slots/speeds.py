@@ -110,10 +110,11 @@ class Window:
         self._ended: dict[str, _Track] = {}  # of the window
         self._durations: dict[str, list[float]] = {}
         self.begin: float | None = None
+        self._next_length = SHORTEST  # seconds of the window at which it is checked
 
     def restart(self) -> None:
         """Forget what was measured; runs that are warm stay warm."""
-        self.begin, self._durations, self._ended = None, {}, {}
+        self.begin, self._next_length, self._durations, self._ended = None, SHORTEST, {}, {}
         for track in self._tracks.values():
             track.points.clear()
 
@@ -140,11 +141,12 @@ class Window:
         Runs that log nothing, or that end before they can be measured, are timed as a whole.
         """
         steady = [track for track in self._running(runs) if track.is_warm]
-        is_long = self.begin is not None and time - self.begin >= SHORTEST
-        has_points = steady and all(
-            len(track.points) >= _MIN_POINTS and track.span >= SHORTEST / 2 for track in steady)
-        if is_long and has_points and (time - (self.begin or 0) >= LONGEST or self._error(steady) <= _MAX_ERROR):
-            return self._result()
+        seconds = 0.0 if self.begin is None else time - self.begin
+        if seconds >= self._next_length and steady and all(
+                len(track.points) >= _MIN_POINTS and track.span >= SHORTEST / 2 for track in steady):
+            if seconds >= LONGEST or self._error(steady) <= _MAX_ERROR:
+                return self._result()
+            self._next_length = min(2 * seconds, LONGEST)  # few checks pass by chance
         number = sum(map(len, self._durations.values()))
         return self._result() if number >= max(3, 2 * len(runs)) else None
 
@@ -161,7 +163,8 @@ class Window:
         times = [begin + (end - begin) * part / _PARTS for part in range(_PARTS + 1)]
         sums = [sum((track.amount_at(after) - track.amount_at(before)) / max(track.rate(), 1e-12) for track in tracks)
                 for before, after in itertools.pairwise(times)]
-        return statistics.stdev(sums) / _PARTS ** 0.5 / max(statistics.fmean(sums), 1e-12)
+        mean = statistics.fmean(sums)
+        return statistics.stdev(sums) / _PARTS ** 0.5 / mean if mean else math.inf
 
     def _result(self) -> Rates:
         tracks = {**self._ended, **self._tracks}

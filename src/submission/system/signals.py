@@ -126,7 +126,7 @@ class Signals:
             return
         self.warned = True  # first: a stop may arrive while the message is printed
         with contextlib.suppress(OSError):  # not print(), which the signal may have interrupted
-            os.write(2, b"asked to save the run and to stop (USR1)\n")
+            os.write(2, b"asked to save the run and stop, as before a time limit (USR1)\n")
         if self._callback:
             self._callback()
 

@@ -10,8 +10,8 @@ import pytest
 
 from src.io import records
 from src.run_folder import RunFolder
-from src.submission.job.resource_meter import ResourceMeter
 from src.submission.system import process
+from src.submission.usage.resource_meter import ResourceMeter
 from tests.conftest import ROOT
 from tests.fake_nvml import FakeNvml
 

@@ -1,0 +1,165 @@
+"""Workers with --slots auto: runs that are too many yield and resume exactly, and a lack of memory fails none."""
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import experiments
+from src.errors import JobSpecError
+from src.submission.job.worker_child import is_out_of_memory
+from src.submission.planning import command_line
+from tests.submission.conftest import Project
+
+# A train.py whose runs take 150 steps, and go on after the last one of an earlier start. batch_size selects what
+# happens beside others: 1: nothing; 2: each other run makes a step take four times as long; 3: with three, an error;
+# 4: with three, the process is killed
+ENTRY = """\
+import os, signal, sys, time
+
+sys.path.insert(0, os.environ["GRIDIRON_TEST_ROOT"])
+
+from src import worker_cell
+from src.submission.job import attempt, auto_worker
+from src.submission.slots import speeds
+from src.submission.system.signals import signals
+
+speeds.WARM_UP, speeds.SHORTEST, speeds.LONGEST = 0.05, 0.3, 0.8
+auto_worker._INTERVAL = auto_worker._SETTLED_INTERVAL = 0.03
+
+
+def train(spec, folder, check):
+    path = os.path.join(folder, "steps")
+    begin = len(open(path).readlines()) if os.path.exists(path) else 0
+    others = lambda: worker_cell._own[0].others if worker_cell._own else 0
+    with open(path, "a") as steps:
+        for step in range(begin, 150):
+            time.sleep(0.01 * (4 ** others() if spec["batch_size"] == 2 else 1))
+            if others() >= 2 and spec["batch_size"] == 3:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if others() >= 2 and spec["batch_size"] == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps.write(f"{step}\\n")
+            steps.flush()
+            worker_cell.add_samples(10)
+            if signals.time_is_short():
+                return "requeued"
+    check()
+    with open(os.path.join(folder, "executed"), "a") as file:
+        file.write("once\\n")
+    return "completed"
+
+
+if __name__ == "__main__":
+    sys.exit(attempt.main(sys.argv[1:], train=train, warm_up=lambda specs: None))
+"""
+JOB_SPEC = """\
+job_details: {{name: packed, output_dir: results}}
+parameters: {{batch_size: {batch_size}, max_requeues: 0, base_lr: [{rates}]}}
+"""
+
+
+@pytest.fixture
+def packed(project: Project) -> Project:
+    (project.folder / "train.py").write_text(ENTRY)
+    project.results = project.folder / "results"
+    return project
+
+
+def submit(project: Project, batch_size: int, runs: int) -> str:
+    """Run a batch to its end. Returns what its worker printed about slots."""
+    rates = ", ".join(str(0.001 * number) for number in range(1, runs + 1))
+    project.spec.write_text(JOB_SPEC.format(batch_size=batch_size, rates=rates))
+    assert project.submit(project.spec, "--local", "--workers", "1", "--slots", "auto", "-y") == 0
+    assert project.executed() == [1] * runs
+    for run in project.runs():
+        assert (run / "steps").read_text().split() == [str(step) for step in range(150)]
+    log, = (project.batch / "submissions").glob("*.workers.log")
+    return log.read_text()
+
+
+def records_of(project: Project) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for run in project.runs() for path in sorted(run.glob("attempt-*.json"))]
+
+
+def state_of(project: Project) -> dict[str, object]:
+    path, = (project.batch / "submissions").glob("*.slots.json")
+    lane: dict[str, object] = json.loads(path.read_text())["lanes"][0]
+    return lane
+
+
+def test_more_runs_are_added_while_the_rate_rises(packed: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    log = submit(packed, 1, 16)
+    assert log.startswith("slots: 1 at a time at first\nslots: 2 at a time: more may be faster; trying 2\nslots: ")
+    numbers = [int(number) for number in re.findall(r"(\d+) at a time:", log)]
+    assert max(numbers) >= 4
+    capsys.readouterr()
+    experiments.main(["status", str(packed.batch), "--efficiency"])
+    out = capsys.readouterr().out
+    assert f"slots, worker 0: {state_of(packed)['slots']} at a time" in out and "samples a second" in out
+    experiments.main(["status", str(packed.batch), "--efficiency", "--json"])
+    assert "slots, worker 0" in capsys.readouterr().out
+
+
+def test_youngest_run_yields_and_resumes_exactly(packed: Project) -> None:
+    log = submit(packed, 2, 6)
+    assert re.search(r"slots: 1 at a time: settled: 2 at a time: \d+ % slower than 1\n", log)
+    assert "resumes later\n" in log
+    yields = [record for record in records_of(packed) if record.get("yielded")]
+    assert yields and {record["how"] for record in yields} == {"requeued"}  # though max_requeues is 0
+    assert state_of(packed)["best"] == 1
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(3, "CUDA out of memory"), (4, "killed by signal 9")])
+def test_lack_of_memory_is_no_failure_and_lowers_the_number(packed: Project, batch_size: int, error: str) -> None:
+    log = submit(packed, batch_size, 7)
+    assert re.search(rf"slots: \d at a time: out of memory with \d at a time: 00\d_.*{error}", log)
+    assert {record["how"] for record in records_of(packed)} == {"completed", "requeued"}
+    assert 1 <= int(str(state_of(packed)["slots"])) <= 2
+
+
+def test_plan_shows_what_auto_does(packed: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    packed.write_spec()
+    assert packed.submit(packed.spec, "--local", "--slots", "auto", "-d") == 0
+    out = capsys.readouterr().out
+    assert "workers    1 on this machine\nslots      auto: each worker starts one run" in out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["-s", "s.sh", "--slots", "auto"], "--slots requires --workers or --local"),
+    (["-s", "s.sh", "--array", "--slots", "auto"], "use --workers N instead of --array"),
+    (["--local", "--slots", "auto", "--stack", "auto"], "or --slots K with the stack")])
+def test_contradictions_are_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(JobSpecError, match=re.escape(message)):
+        command_line.parse(["x.yaml", *arguments])
+
+
+@pytest.mark.parametrize("value", ["0", "many", "-1", "1.5"])
+def test_values_are_checked(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.parse(["x.yaml", "--local", f"--slots={value}"])
+    assert f"'{value}' is neither a number of runs, from 1, nor auto" in capsys.readouterr().err
+
+
+def test_job_spec_with_stack_or_search_is_refused(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    text = project.spec.read_text()
+    project.spec.write_text(text.replace("{name: tiny,", "{name: tiny, stack: auto,"))
+    assert project.submit(project.spec, "--local", "--slots", "auto", "-y") == 2
+    search = "{name: tiny, search: {method: random, trials: 4}, metric: {name: train/loss, goal: minimize},"
+    project.spec.write_text(text.replace("{name: tiny,", search).replace("[0.1, 1]", "!uniform [0.1, 1]"))
+    assert project.submit(project.spec, "--local", "--slots", "auto", "-y") == 2
+    err = capsys.readouterr().err
+    assert "both find out how many runs share a device" in err
+    assert "a search chooses its trials for a fixed number" in err
+    assert not project.results.exists()
+
+
+@pytest.mark.parametrize(("error", "expected"), [
+    (MemoryError(), True), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+    (OSError(12, "Cannot allocate memory"), True), (ValueError("wrong shape"), False),
+    (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. "), True),
+    (RuntimeError("cuda:0 is out of memory with 64 samples per step"), True),
+    (RuntimeError("python was killed by signal 9 (out of memory, or by hand)"), True)])
+def test_lack_of_memory_is_recognised(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected

@@ -1,0 +1,192 @@
+"""What is measured of runs: processes, and GPUs by a stand-in for NVML with two GPUs and a part of one (MIG)."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import worker_cell
+from src.io import machine, nvml, process_tree
+from src.submission.slots import meter, record
+from src.submission.slots.lane import Capacity, Lane, RunUse
+from src.submission.slots.meter import Meter, RunningProcess, find_gpus
+from src.submission.slots.policy import Guess
+from src.submission.slots.speeds import Progress
+
+_GIB = 2**30
+
+
+class NvmlStandIn(types.ModuleType):
+    """Two GPUs, and a part of one, which shows neither how busy it is nor its processes. used: bytes in use of each."""
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.used = {"0": 1 * _GIB, "1": 2 * _GIB, "MIG-a": 0}
+        self.processes: dict[str, dict[int, int]] = {"0": {}, "1": {}}
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return list(self.used)[index]
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:
+        if name not in self.used:
+            raise RuntimeError("Not Found")
+        return name
+
+    def nvmlDeviceGetName(self, handle: str) -> bytes:
+        return b"NVIDIA H100"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
+        return types.SimpleNamespace(used=self.used[handle], total=(10 if handle == "MIG-a" else 80) * _GIB)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
+        if handle == "MIG-a":
+            raise RuntimeError("Not Supported")
+        return types.SimpleNamespace(gpu=23)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> Any:
+        if handle == "MIG-a":
+            raise RuntimeError("Not Supported")
+        return [types.SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes[handle].items()]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> NvmlStandIn:
+    stand_in = NvmlStandIn()
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    return stand_in
+
+
+def test_each_gpu_is_read_by_itself(stand_in: NvmlStandIn) -> None:
+    gpus = find_gpus(["1", "0", "MIG-a", "GPU-none"])
+    assert list(gpus) == ["1", "0", "MIG-a"] and gpus["1"].model == "NVIDIA H100"
+    stand_in.used["1"] += 5 * _GIB
+    stand_in.processes["1"] = {11: 2 * _GIB, 12: 3 * _GIB, 99: 2 * _GIB}
+    # what others had in use before the first run is not for the runs
+    assert gpus["1"].read() == (78 * _GIB, 5 * _GIB, 23.0)
+    assert gpus["0"].read() == (79 * _GIB, 0, 23.0)
+    assert gpus["1"].memory_of([11, 12]) == 5 * _GIB and gpus["0"].memory_of([11, 12]) is None
+
+
+def test_part_of_a_gpu_shows_its_memory_alone(stand_in: NvmlStandIn) -> None:
+    gpu = find_gpus(["MIG-a"])["MIG-a"]
+    stand_in.used["MIG-a"] = 6 * _GIB
+    assert gpu.read() == (10 * _GIB, 6 * _GIB, None) and gpu.memory_of([11]) is None
+    lane = Lane("MIG-a")
+    uses = {name: RunUse(Progress("a", 0.0, 1.0)) for name in ("x", "y")}
+    lane.read(1.0, uses, 9, Capacity(None, None, *gpu.read()))
+    assert lane.room.gpu_memory_per_run == 3 * _GIB and lane.room.largest()[0] == 3
+
+
+def test_visible_devices_are_the_gpus(stand_in: NvmlStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nvml, "DEVICE", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert meter.gpu_names() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,MIG-a")
+    assert meter.gpu_names() == ["1", "MIG-a"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # a job that requested none
+    assert meter.gpu_names() == []
+    monkeypatch.setattr(nvml, "DEVICE", str(tmp_path / "none"))
+    assert meter.gpu_names() == []
+
+
+def test_process_tree_is_measured(tmp_path: Path) -> None:
+    child = "import time; data = b'x' * (30 << 20); end = time.process_time() + 0.3"
+    child += "\nwhile time.process_time() < end: 0"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child + chr(10) + 'time.sleep(60)'!r}])"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            measured, running = Meter(), RunningProcess(process.pid, str(tmp_path), "a", worker_cell.make(1)[0])
+            end = time.monotonic() + 60
+            while True:
+                use = measured.use(running, 1.0)
+                if use.cpu_seconds > 0.3 and use.memory > 30 << 20:
+                    break
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            assert use.memory < 100 << 20
+        finally:
+            for pid in reversed(process_tree.pids(process.pid)):
+                os.kill(pid, 9)
+
+
+def test_progress_is_read_from_the_cell_else_from_the_file(tmp_path: Path) -> None:
+    cell = worker_cell.make(2)[1]
+    measured, running = Meter(), RunningProcess(os.getpid(), str(tmp_path), "a", cell)
+    assert measured.use(running, 1.0).progress == Progress("a", None, 1.0)
+    (tmp_path / "stats.csv").write_text("epoch,loss\n1,3\n2,2\n")
+    assert measured.use(running, 5.0).progress == Progress("a", 2.0, 5.0)
+    assert measured.use(running, 6.0).progress == Progress("a", 2.0, 5.0)  # no row since
+    cell.add_samples(64)
+    assert measured.use(running, 7.0).progress == Progress("a", 64.0, 7.0)
+
+
+def test_runs_share_a_cell_with_their_worker_across_a_fork() -> None:
+    cell = worker_cell.make(3)[2]
+    cell.others = 4
+    if os.fork() == 0:
+        worker_cell.use(cell)
+        worker_cell.add_samples(10 + 100 * worker_cell.has_others() + 1000 * worker_cell.is_to_yield())
+        os._exit(0)
+    os.wait()
+    assert (cell.samples, worker_cell.has_others()) == (110, False)
+    cell.clear()
+    assert (cell.samples, cell.others, cell.yields) == (0, 0, False)
+
+
+def test_limits_of_cgroups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = machine.files.read_text
+
+    def read_text(path: str | Path, *arguments: Any) -> str | None:
+        text = {"/proc/self/cgroup": "0::/job_7/step_0\n5:cpu,cpuacct:/slurm\n", "/sys/fs/cgroup/memory.max": "max\n",
+                "/sys/fs/cgroup/job_7/memory.max": f"{3 << 20}\n", "/sys/fs/cgroup/job_7/step_0/memory.max": "max\n",
+                "/sys/fs/cgroup/cpu/slurm/cpu.cfs_quota_us": "50000\n",
+                "/sys/fs/cgroup/cpu/slurm/cpu.cfs_period_us": "100000\n"}.get(str(path))
+        return text or (None if "cgroup" in str(path) else real(path, *arguments))
+
+    monkeypatch.setattr(machine.files, "read_text", read_text)
+    assert (machine.memory_limit(), machine.cpu_limit()) == (3 << 20, 0.5)
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert machine.memory_limit() == 2 << 20
+
+
+def test_earlier_batch_gives_the_first_guess(tmp_path: Path) -> None:
+    for name in ("26-11-20-a", "26-11-21-b"):
+        (tmp_path / name / "submissions").mkdir(parents=True)
+        (tmp_path / name / "submissions" / "t.jsonl").touch()
+        (tmp_path / name / "job.yaml").touch()
+    lane = Lane(None, Guess(4, 6))
+    lane.policy.is_settled = True
+    record.SlotsRecord(str(tmp_path / "26-11-20-a"), "t", "0", {"k", "other"}, 8.0, "H100").write([lane.state()])
+    batch = str(tmp_path / "26-11-21-b")
+    assert record.first_guess(batch, {"k"}, 8.0, "H100", 1e9) == Guess(4, 6, "26-11-20-a")
+    assert record.first_guess(batch, {"k"}, 4.0, "H100", 1e9) is None  # another number of CPUs
+    assert record.first_guess(batch, {"k", "new"}, 8.0, "H100", 1e9) is None
+    assert record.first_guess(batch, {"k"}, 8.0, None, 1e9) is None
+
+
+def test_lines_of_damaged_or_hostile_files_are_clean(tmp_path: Path) -> None:
+    folder = tmp_path / "submissions"
+    folder.mkdir()
+    lane = Lane("0").state() | {"decisions": [{"time": 1.0, "slots": 2, "reason": "\x1b[2Jx"}, {"time": "y"}]}
+    content = {"kinds": [], "cpus": 1, "lanes": [lane, {"slots": "x"}]}
+    (folder / "t.0.slots.json").write_text(json.dumps(content))
+    (folder / "t.1.slots.json").write_text("[")
+    (folder / "t.2.slots.json").write_text('{"lanes": 5}')
+    first, second = record.lines(str(tmp_path))
+    assert first == "slots, worker 0, GPU 0: 1 at a time (still searching)"
+    assert second.endswith("2 at a time: \\x1b[2Jx") or "\x1b" not in second
