@@ -112,7 +112,8 @@ class ListPage(Page):
     def _row(self, fitted: Fitted, index: int, run: Run, is_selected: bool, columns: int) -> Text:
         text = Text("> " if is_selected else "  ", "reverse" if is_selected else "")
         for column, cell in zip(fitted.columns, fitted.row(index), strict=True):
-            text.append(cell, colors.of_state(run.state.name) if column.title == run_columns.STATE else "")
+            has_color = column.title == run_columns.STATE and not is_selected
+            text.append(cell, colors.of_state(run.state.name) if has_color else "")
         if is_selected:
             text.append(" " * (columns - text.cell_len))
         return text
@@ -122,6 +123,9 @@ class ListPage(Page):
         order = batch.names.varying.get(runs.order, runs.order)
         parts = [f"{len(runs.runs):,} of {count(len(batch.observation.runs), 'run')}",
                  f"sorted by {order}{', reversed' if runs.is_reversed else ''}"]
+        metric = run_columns.best_metrics(item.row for run in runs.window(self._height)
+                                          if (item := self._reader.details.get(run.path))).title
+        parts += [f"best: {metric}"] if metric else []
         if runs.order in NEEDS_DETAILS:
             missing = sum(run.path not in self._reader.details for run in batch.observation.runs.values())
             parts += [f"{missing:,} still to read"] if missing else []
