@@ -1,5 +1,5 @@
 # `make` lists the targets. It needs Python 3.11 or newer with venv, and a network the first time.
-.PHONY: help demo pictures session reference test chaos environment mlflow lint lock cluster cluster-down bench
+.PHONY: help demo pictures session watch-picture reference test chaos environment mlflow lint lock cluster cluster-down bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -25,6 +25,9 @@ pictures: $(ENVIRONMENT) ## redraw the plots of docs/gallery.md: trains 144 runs
 
 session: $(ENVIRONMENT) ## record the terminal session of the README on the cluster of `make cluster`, which stays up
 	@eval "$$(tests/cluster/up.sh)" && $(RUN) -m docs.pictures.session
+
+watch-picture: $(ENVIRONMENT) ## take the picture of `watch` in docs/submission.md: trains 24 runs on digits, a minute
+	@$(RUN) -m docs.pictures.watch
 
 reference: $(ENVIRONMENT) ## generate the pages of docs/reference from the code
 	@$(RUN) -m docs.reference.generate

@@ -87,9 +87,12 @@ def test_screen_wraps_scrolls_and_overwrites() -> None:
     assert screen_after("12/24\r\x1b[2K3") == ("3", "", "")
     assert screen_after("abc\rX") == ("Xbc", "", "")
     assert screen_after("a\r\nb\x1b[H\x1b[2Jc") == ("c", "", "")
+    assert screen_after("abc\x1b[3;2Hx\x1b[1;2H\x1b[31mB\x1b[0m\x1b[K") == ("aB", "", " x")
+    assert screen_after("mine\x1b[?1049h\x1b[?25l\x1b[2Jother") == ("other", "", "")
+    assert screen_after("mine\x1b[?1049h\x1b[2Jother\x1b[?25h\x1b[?1049ls") == ("mines", "", "")
 
 
-@pytest.mark.parametrize("sequence", ["\x1b[31m", "\x1b]0;title\x07", "\x07"])
+@pytest.mark.parametrize("sequence", ["\x1b[3A", "\x1b]0;title\x07", "\x07"])
 def test_screen_refuses_sequences_that_it_does_not_support(sequence: str) -> None:
     with pytest.raises(ValueError, match="unsupported"):
         screen_after(sequence)

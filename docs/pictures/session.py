@@ -31,6 +31,7 @@ _PAGE = (1000, 1400)  # pixels of the report that are shown: to the end of its f
 _COLUMNS, _LINES = 114, 26
 _TITLE = "A terminal: a job spec, its dry run, its submission to Slurm, a live table of the runs, and the report"
 _READY = "\x1e"  # printed before each prompt, and not shown
+_OVER = "every run has ended"  # printed by `watch`
 _TIMEOUT = 900  # seconds
 
 _MOST_FRAMES = 30  # of one command, however long it ran
@@ -66,21 +67,23 @@ class Shell:
             environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
             # one thread for each run: all nodes of this Slurm share the cores of one machine
             environment |= {"PS1": f"{_READY}{PROMPT}", "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
-                            "OMP_NUM_THREADS": "1"}
+                            "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
             os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"], environment)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
         self._read_until(_READY)
 
     def run(self, command: str) -> None:
-        """Type a command word by word, and wait until it has ended. A question is answered by ANSWER."""
+        """Type a command word by word, and wait until it has ended. A question is answered by ANSWER, and `watch` is
+        left when every run has ended.
+        """
         for word in re.findall(r"\S+\s*", command):
             os.write(self._terminal, word.encode())
             self._read_for(0.12)
         self._read_for(0.4)
         os.write(self._terminal, b"\n")
-        if self._read_until(_READY, "[y/N] ") != _READY:
+        if (end := self._read_until(_READY, "[y/N] ", _OVER)) != _READY:
             self._read_for(1.5)
-            os.write(self._terminal, f"{ANSWER}\n".encode())
+            os.write(self._terminal, b"q" if end == _OVER else f"{ANSWER}\n".encode())
             self._read_until(_READY)
 
     def close(self) -> None:

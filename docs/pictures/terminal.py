@@ -41,6 +41,7 @@ class Screen:
         self.columns, self.lines = columns, lines
         self._rows = [""] * lines
         self._row = self._column = 0
+        self._other, self._place = [""] * lines, (0, 0)  # the screen that is not shown, and the cursor in it
 
     def rows(self) -> Rows:
         """Return the text of each line, without trailing blanks."""
@@ -83,13 +84,17 @@ class Screen:
             self._rows = [*self._rows[1:], ""]
 
     def _control(self, arguments: str, command: str) -> None:
-        if command == "H" and not arguments:
-            self._row = self._column = 0
+        if command == "H" and "?" not in arguments:
+            row, column = (int(number or 1) for number in (arguments if ";" in arguments else ";").split(";"))
+            self._row, self._column = row - 1, column - 1
         elif command == "J" and arguments == "2":
             self._rows = [""] * self.lines
-        elif command == "K" and arguments == "2":
-            self._rows[self._row] = ""
-        else:
+        elif command == "K" and arguments in ("", "2"):
+            self._rows[self._row] = "" if arguments else self._rows[self._row][:self._column]
+        elif arguments == "?1049" and command in "hl":  # show the other screen, and the first one again
+            self._rows, self._other = self._other, self._rows if command == "h" else [""] * self.lines
+            self._row, self._column, self._place = *self._place, (self._row, self._column)
+        elif command != "m" and not (arguments == "?25" and command in "hl"):  # colors, the cursor
             raise ValueError(f"unsupported control sequence ESC [ {arguments}{command}")
 
 
