@@ -52,6 +52,9 @@ COMMANDS = {
     "rename": Command("batches", "rename a batch", remote=True),
     "move": Command("batches", "move batches into another folder", remote=True),
     "delete": Command("batches", "delete batches and single runs; a file keeps their specs and notes", remote=True),
+    "dashboard": Command("dashboard", "show batches on a page in a browser while they run, until Ctrl-C", examples=(
+        ("", "the batches that are submitted or running, or the newest one"),
+        ("lenet resnet --port 8080", "the newest batches of these names"))),
     "report": Command("results", "write one HTML file with the results of batches", remote=True),
     "sync": Command("results", "download results from another machine by rsync, when repeated only new ones"),
     "best": Command("best", "rank the settings of batches by their mean over seeds, with a 95 % interval", examples=(

@@ -26,6 +26,9 @@ _TESTED = "has its own test: "
 # Module that reads files, or what other programs print: names of the readers here, or why it has none. A test compares
 # it with the sources.
 MODULES: dict[str, tuple[str, ...] | str] = {
+    "analysis/page/details": ("run page",),
+    "analysis/page/library": _OWN + "the browser code of an installed package",
+    "analysis/page/write": _OWN + "the page's files, which are the project's",
     "analysis/reading/arrays": ("arrays",),
     "analysis/reading/cache": _TESTED + "tests/analysis/reading/test_cache.py damages caches",
     "analysis/reading/columns": ("results",),
@@ -38,6 +41,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "code/code_versions": ("versions",),
     "code/program_files": _OWN + "the sources of the project",
     "commands/setup": _OWN + "submit scripts of the project",
+    "dashboard/server": _TESTED + "tests/dashboard/test_server.py sends hostile requests",
     "datasets/factory": _OWN + "the file of a class map that the job spec names",
     "datasets/images": ("images", "mnist"),
     "datasets/libsvm": ("libsvm", "compressed"),
@@ -150,6 +154,7 @@ def all_readers(batch: Path) -> list[Reader]:
 def _readers_of_results(batch: Path, runs: int) -> Iterator[Reader]:
     from src import metrics
     from src.analysis import compare, report
+    from src.analysis.page import document
     from src.analysis.reading import results, run_index
     from src.analysis.reading.runs import find_runs, is_done
     from src.analysis.tables import query, tables
@@ -181,6 +186,7 @@ def _readers_of_results(batch: Path, runs: int) -> Iterator[Reader]:
         compare.compare(comparison, comparison)
 
     yield Reader("report", write_report, is_slow=True)
+    yield Reader("page", lambda: document.to_json(document.build(results.read_results(batch))), is_slow=True)
     yield Reader("results", read)
     yield Reader("index", find)
     yield Reader("metric", lambda: metrics.read_from_batch(batch))
@@ -231,6 +237,7 @@ def _readers_of_submissions(batch: str) -> Iterator[Reader]:
 
 def _readers_of_run(folder: str) -> Iterator[Reader]:
     from src import logs, run_folder, stats_csv
+    from src.analysis.page import details, document
     from src.analysis.reading import arrays, steps
     from src.config import Config
     from src.submission.batch import reproduce
@@ -255,6 +262,7 @@ def _readers_of_run(folder: str) -> Iterator[Reader]:
     yield Reader("tags", lambda: run_folder.tags(folder), only=only)
     yield Reader("records", read_records, may_refuse=True, only=only)
     yield Reader("logs", read_logs, may_refuse=True, only=only)
+    yield Reader("run page", lambda: document.to_json(details.run(folder)), only=only)
     yield Reader("stats", lambda: stats_csv.read(folder), only=only)
     yield Reader("steps", lambda: steps.read_steps([folder], ["a run"]), only=only)
     yield Reader("rows", lambda: mlflow_run.read_rows(folder), may_refuse=True, only=only)

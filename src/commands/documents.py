@@ -175,6 +175,15 @@ class DeletedRun(TypedDict):
     kept: str  # the file with its spec
 
 
+class Dashboard(TypedDict):
+    """Where the live page is. It is printed first; then the command serves the page until it is stopped."""
+
+    address_file: str  # the file with the address, which contains a token; it is removed at the end
+    port: int
+    tunnel: str  # the ssh command that connects this port of another machine
+    batches: list[str]
+
+
 class Report(TypedDict):
     """The report."""
 
@@ -435,7 +444,8 @@ DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
     "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved],
     "delete": list[Deleted | DeletedRun],
-    "report": Report, "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
+    "dashboard": Dashboard, "report": Report,
+    "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
     "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],
     "reproduce": Steps, "export": Written | Lines, "register": Lines, "notify": Sent, "sync-wandb": list[Upload],
     "setup": Setup, "doctor": list[Finding], "pack-env": PackedImage,

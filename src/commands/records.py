@@ -47,11 +47,15 @@ def note(options: argparse.Namespace) -> Output:
         return _notes_output(notes.read(path))
     if not options.text.strip():
         raise BatchError("the note is empty", where=path, hint="write it in quotes")
+    return _notes_output([notes.add(path, options.text.strip(), project_commit())])
+
+
+def project_commit() -> str | None:
+    """Return the commit of the project, as a note has it; None if it is unknown."""
     from src.submission.batch import provenance
 
     code = provenance.inspect_code(PROJECT)
-    commit = code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
-    return _notes_output([notes.add(path, options.text.strip(), commit)])
+    return code.commit and f"{code.commit[:10]}{' and uncommitted changes' if code.uncommitted else ''}"
 
 
 def _notes_output(entries: Sequence[Note]) -> Output:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from src.analysis import lab
-from src.analysis.lab import connection_instructions, main
+from src.analysis.lab import main
 from src.io import private
 from tests.conftest import ROOT, Slurm
 
@@ -22,17 +22,6 @@ c.ServerApp.ip = '0.0.0.0'
 c.ServerApp.port = 8888
 c.ServerApp.token = c.ServerApp.password = c.IdentityProvider.token = ''
 """
-
-
-def test_tunnel_goes_through_the_login_node() -> None:
-    slurm = {"SLURM_JOB_ID": "12", "SLURM_SUBMIT_HOST": "login1"}
-    text = connection_instructions(4711, "/home/me/x.url", "me", "node3", slurm)
-    assert "\n  ssh -N -J me@login1 -L 4711:127.0.0.1:4711 me@node3\n" in text
-    assert "\n  /home/me/x.url\n" in text
-    assert text.endswith("scancel 12")
-    here = connection_instructions(4711, "/home/me/x.url", "me", "desk", {})
-    assert "\n  ssh -N -L 4711:127.0.0.1:4711 me@desk\n" in here
-    assert "scancel" not in here and "login" not in here
 
 
 def status(url: str, token: str = "") -> int:

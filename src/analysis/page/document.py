@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,14 +34,7 @@ def build(results: Results, status: Sequence[Mapping[str, Any]] | None = None,
     batches: paths that are shown although they have no run yet;
     curve_points: of all curves; of more, a part is left out and `sampled` describes it.
     """
-    view = View(results, status, resources or {}, batches)
-    encoded, sampled = curves.encode(results.long, len(results.config), view.ranking, view.best_first(),
-                                     most=curve_points)
-    return {"form": FORM, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "live": live,
-            "title": plain.text(", ".join(map(os.path.basename, view.batches)) or "no runs yet"),
-            "root": plain.text(os.path.commonpath(view.batches)) if view.batches else "",
-            "batches": [view.batch(number) for number in range(len(view.batches))], "together": view.together(),
-            "runs": view.runs(), "curves": encoded, "sampled": sampled, **_describe(results)}
+    return View(results, status, resources or {}, batches).document(live, curve_points)
 
 
 def _describe(results: Results) -> dict[str, Any]:
@@ -59,6 +52,34 @@ def to_json(document: Document) -> str:
     return json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
+class Layout(NamedTuple):
+    """What the columns of runs in a document depend on besides the runs.
+
+    batches: their paths; ranking: the columns that rank the runs of each; varying: parameters with a column;
+    constant: the other parameters; metrics: stats columns with a column.
+    """
+
+    batches: list[str]
+    ranking: list[list[str]]
+    varying: list[str]
+    constant: dict[str, Any]
+    metrics: list[str]
+
+
+def update(results: Results, status: Sequence[Mapping[str, Any]], layout: Layout) -> dict[str, Any] | None:
+    """Return the columns of some runs of a document as they are now; None if they do not fit its layout."""
+    view = View(results, status, {}, layout.batches, layout.ranking)
+    runs = view.runs(layout.varying)
+    unknown = [name for name, cells in runs["metrics"].items() if name not in layout.metrics
+               and not name.startswith("best/") and any(cell is not None for cell in cells)]
+    if unknown or len(view.batches) != len(layout.batches) or not run_columns.has_constants(
+            results.config, layout.varying, layout.constant):
+        return None
+    missing = [None] * runs["count"]
+    runs["metrics"] = {name: runs["metrics"].get(name, missing) for name in layout.metrics}
+    return runs
+
+
 class View:
     """Results by batch, with what is computed of them once.
 
@@ -67,7 +88,8 @@ class View:
     """
 
     def __init__(self, results: Results, status: Sequence[Mapping[str, Any]] | None,
-                 resources: Mapping[str, Sequence[Sequence[str]]], batches: Iterable[str] = ()) -> None:
+                 resources: Mapping[str, Sequence[Sequence[str]]], batches: Iterable[str] = (),
+                 columns: list[list[str]] | None = None) -> None:
         self.results, self._rows = results, status
         self.paths = list(map(os.path.abspath, results.config["folder"]))
         parents = list(map(os.path.dirname, self.paths))
@@ -81,7 +103,7 @@ class View:
         self.status = {os.path.abspath(os.path.join(row["batch"], row["run"])): row for row in status or ()}
         self._resources = {os.path.abspath(path): rows for path, rows in resources.items()}
         self.parts = [self._part(number) for number in range(len(self.batches))]
-        self.columns = [sections.ranking_columns(part.big_df()) for part in self.parts]
+        self.columns = columns or [sections.ranking_columns(part.big_df()) for part in self.parts]
         self.ranking = list(dict.fromkeys(itertools.chain.from_iterable(self.columns)))
 
     def _part(self, batch: int) -> Results:
@@ -92,12 +114,23 @@ class View:
         if chosen.all() and len(self.batches) == 1:
             return self.results
         config = self.results.config[chosen].reset_index(drop=True)
-        config.attrs = {METRIC: metric} if (metric := read_from_batch(path)) else {}
+        config.attrs = {METRIC: metric} if chosen.any() and (metric := read_from_batch(path)) else {}
         long = self.results.long
         long = long[chosen[long["run"].cat.codes]].reset_index(drop=True)
         codes = (np.cumsum(chosen) - 1)[long["run"].cat.codes]  # in the order of the remaining runs
         long["run"] = pd.Categorical.from_codes(codes, pd.Index(config["run"], dtype=object))
         return Results(config, long, skipped, self.results.drift)
+
+    def document(self, live: bool = False, curve_points: int = curves.MAX_POINTS) -> Document:
+        """Return the document. Arguments as of `build`."""
+        encoded, sampled = curves.encode(self.results.long, len(self.paths), self.ranking, self.best_first(),
+                                         most=curve_points)
+        return {"form": FORM, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "live": live,
+                "title": plain.text(", ".join(map(os.path.basename, self.batches)) or "no runs yet"),
+                "root": plain.text(os.path.commonpath(self.batches)) if self.batches else "",
+                "batches": [self.batch(number) for number in range(len(self.batches))], "together": self.together(),
+                "runs": self.runs(self.layout.varying) | {"constant": self.layout.constant}, "curves": encoded,
+                "sampled": sampled, **_describe(self.results)}
 
     @functools.cached_property
     def failures(self) -> list[failures.Failure]:
@@ -129,15 +162,26 @@ class View:
             ranked += enumerate(runs)
         return [run for _, run in sorted(ranked, key=lambda item: item[0])]
 
-    def runs(self) -> dict[str, Any]:
-        """Return the columns with an entry per run."""
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """What the columns of runs depend on."""
         config = self.results.config
         varying = tables.varying_columns(config, seeds=True)
+        return Layout(list(self.names.values()), self.columns, varying, run_columns.constants(config, varying),
+                      list(self.last_metrics))
+
+    @functools.cached_property
+    def last_metrics(self) -> dict[str, list[Any]]:
+        return run_columns.last_metrics(self.results)
+
+    def runs(self, varying: Sequence[str]) -> dict[str, Any]:
+        """Return the columns with an entry per run. varying: parameters with a column."""
         errors = {os.path.abspath(folder): failure.error for failure in self.failures for folder in failure.folders}
         value = {"value": self.values.value, "value_epoch": self.values.epoch, "value_column": self.values.column}
-        return {"count": len(config), **run_columns.identity(self.results, self.batch_of_run, self.status, errors),
-                **value, "parameters": run_columns.parameters(config, varying),
-                "constant": run_columns.constants(config, varying), "metrics": run_columns.last_metrics(self.results)}
+        return {"count": len(self.paths),
+                **run_columns.identity(self.results, self.batch_of_run, self.status, errors), **value,
+                "parameters": run_columns.parameters(self.results.config, varying),
+                "metrics": dict(self.last_metrics)}
 
     def batch(self, number: int) -> dict[str, Any]:
         """Return what the page shows of one batch besides its runs."""

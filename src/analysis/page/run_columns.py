@@ -71,8 +71,13 @@ def _time(seconds: float | None) -> float | None:
 def _state(end: str | None, has_error: bool) -> str:
     """Return the state by the files alone."""
     if end is not None:
-        return _DONE if end == run_folder.COMPLETED else end
+        return state_of_end(end)
     return failures.FAILED if has_error else failures.NOT_ENDED
+
+
+def state_of_end(end: str) -> str:
+    """Return the state of a run that has ended, by the content of its file `done`."""
+    return _DONE if end == run_folder.COMPLETED else end
 
 
 def _seeds(config: pd.DataFrame) -> list[Any]:
@@ -104,16 +109,25 @@ def _unique(keys: list[str]) -> list[str]:
 
 
 def parameters(config: pd.DataFrame, names: Iterable[str]) -> dict[str, list[Any]]:
-    """Return the values of parameters."""
-    return {plain.text(name): list(map(plain.parameter, config[name].tolist())) for name in names}
+    """Return the values of parameters; null where the runs have none of that name."""
+    return {plain.text(name): list(map(plain.parameter, config[name].tolist())) if name in config else [None] * len(
+        config) for name in names}
 
 
 def constants(config: pd.DataFrame, varying: Sequence[str]) -> dict[str, Any]:
     """Return the parameters that have the same value in all runs. Seeds that every run drew for itself are left out."""
-    if config.empty:
-        return {}
-    return {plain.text(name): plain.parameter(config[name].iloc[0]) for name in tables.setting_columns(config)
-            if name not in varying and not name.startswith("seed")}
+    return {} if config.empty else {
+        plain.text(name): plain.parameter(config[name].iloc[0]) for name in _constant_names(config, varying)}
+
+
+def has_constants(config: pd.DataFrame, varying: Sequence[str], constant: Mapping[str, Any]) -> bool:
+    """Return whether all runs have these values of the parameters that do not vary."""
+    values = parameters(config, _constant_names(config, varying))
+    return all(name in constant and constant[name] == cell for name, cells in values.items() for cell in cells)
+
+
+def _constant_names(config: pd.DataFrame, varying: Sequence[str]) -> list[str]:
+    return [name for name in tables.setting_columns(config) if name not in varying and not name.startswith("seed")]
 
 
 def last_metrics(results: Results) -> dict[str, list[Any]]:
@@ -133,6 +147,8 @@ def values(results: Results, columns: Sequence[str], metric: Metric | None) -> V
     run_of_row, epoch_of_row = long["run"].cat.codes.to_numpy(), long["epoch"].to_numpy()
     has_diverged = (results.config["end"] == run_folder.DIVERGED).to_numpy()
     for number, name in enumerate(columns):
+        if name not in long:
+            continue
         cells = long[name].to_numpy(np.float64)
         is_open = np.isfinite(cells) & (np.isnan(best) & ~has_diverged)[run_of_row]
         by_run = pd.Series(cells[is_open], np.flatnonzero(is_open)).groupby(run_of_row[is_open])

@@ -58,8 +58,8 @@ def stats_columns(df: pd.DataFrame) -> list[str]:
 def _curve_columns(df: pd.DataFrame) -> list[str]:
     if df.empty:
         return []
-    return [str(name) for name in df if isinstance(df[name].dtype, CurveType)
-            or df[name].dtype == object and isinstance(df[name].iloc[0], pd.Series)]
+    return [str(name) for name, kind in zip(df.columns, df.dtypes, strict=True) if isinstance(kind, CurveType)
+            or kind == np.dtype(object) and isinstance(df[name].iloc[0], pd.Series)]
 
 
 def setting_columns(df: pd.DataFrame) -> list[str]:
@@ -160,7 +160,8 @@ def ranking_columns(df: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 
 def _columns_of_words(df: pd.DataFrame) -> list[str]:
-    return [str(name) for name in df if isinstance(df[name].dtype, CurveType) and df[name].dtype.holds_words]
+    return [str(name) for name, kind in zip(df.columns, df.dtypes, strict=True)
+            if isinstance(kind, CurveType) and kind.holds_words]
 
 
 def _words_messages(df: pd.DataFrame, names: Iterable[str]) -> list[str]:

@@ -99,7 +99,7 @@ def _idle_now(run: Run) -> str:
 
 def idle_rows(observation: Observation) -> list[StatusRow]:
     """Return the rows of the runs whose GPU idles now."""
-    return rows(run for run in observation.runs.values() if _idle_now(run))
+    return [_row(run, time.time(), None) for run in observation.runs.values() if _idle_now(run)]
 
 
 def _seconds_left(stats: Stats, epochs: int, attempt: Mapping[str, Any], now: float) -> float | None:

@@ -4,7 +4,7 @@
   const {el, clean, format, count, stateLabel, isBad, replace, time} = gridiron.dom;
   const {store} = gridiron, at = id => document.getElementById(id);
   const CHARTS = [["curves", "Learning curves", "big"], ["scatter", "Metric against a parameter"], ["parallel", "All parameters"],
-    ["heatmap", "Two parameters", "big"]];
+    ["heatmap", "Two parameters"]];
   const NAMES = {best_so_far: "Best so far", rungs: "Curves cut at rungs"};
   const ABOVE = 2;  // sections above the charts
   const OFTEN = 120;  // milliseconds after a key until the filter is applied

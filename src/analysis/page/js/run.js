@@ -26,13 +26,12 @@
 
   function facts(store, run) {
     const {runs} = store, value = name => runs[name]?.[run] ?? null;
-    const label = gridiron.RunTable.label(store, "value"), byColumn = store.label(value("value_column"));
     const items = [["state", stateLabel(runs.state[run])], ["why", value("why")], ["batch", store.column("batch")[run]],
       ["epochs", value("epochs") === null ? null : `${value("epochs")}${value("epochs_planned") ? ` of ${value("epochs_planned")}` : ""}`],
       ["time", duration(value("seconds"))], ["time left", duration(value("left"))],
       ["started", value("started") ? `${time(value("started"))} UTC` : null],
-      [label, value("value") === null ? null
-        : `${number(value("value"))} at epoch ${value("value_epoch")}${label === byColumn ? "" : ` (${byColumn})`}`]];
+      [gridiron.RunTable.label(store, "value"), value("value") === null ? null
+        : `${number(value("value"))} at epoch ${value("value_epoch")}${value("value_column") ? ` (${store.label(value("value_column"))})` : ""}`]];
     return el("dl", {class: "facts"}, items.filter(([, content]) => content !== null && content !== "").map(([name, content]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, content))));
   }

@@ -67,7 +67,7 @@
   const skipped = store => perBatch(store, batch => tableOf(batch.skipped, "left out"));
   const rungs = store => perBatch(store, batch => batch.search ? [el("p", {}, batch.search.headline), tableOf(batch.search.rungs, "rungs"),
     batch.search.error ? el("p", {class: "bad"}, batch.search.error) : null] : null);
-  const message = ({title, lines}) => el("div", {class: "message"}, el("b", {}, title), el("ul", {}, lines.map(line => el("li", {}, line))));
+  const message = ({title, lines}) => [el("h4", {}, title), el("ul", {}, lines.map(line => el("li", {}, line)))];
   const messages = store => [store.document.together?.messages?.map(message), perBatch(store, batch => [
     batch.messages.map(message), batch.changed_code ? [el("h4", {}, "Code changed since submission"), tableOf(batch.changed_code, "changed code")] : null])];
 

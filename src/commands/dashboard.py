@@ -1,0 +1,125 @@
+"""The command dashboard: a page on the loopback interface that shows batches while they run."""
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from src import loopback, notes
+from src.command_output import Output
+from src.commands.common import observe_batches
+from src.commands.records import project_commit
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.status import retry_policy, run_lookup
+from src.submission.status.observation import Observation, Run
+
+if TYPE_CHECKING:
+    from src.commands import documents
+    from src.dashboard.server import Server
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=dashboard)
+    parser.add_argument("batches", nargs="*", metavar="BATCH", help=f"{batch_folder.ACCEPTED_FORMS} (default: those "
+                        "under results/ with runs that are submitted or running; if there is none, the newest)")
+    parser.add_argument("--port", type=int, default=0, metavar="P", help="default: a free one")
+    parser.add_argument("--interval", type=float, metavar="SECONDS", help="seconds between queries of Slurm (default: "
+                        "30 in the first ten minutes, then 60)")
+
+
+def dashboard(options: argparse.Namespace) -> Output:
+    """Serve the page until Ctrl-C."""
+    if not 0 <= options.port < 2**16:
+        raise BatchError(f"invalid port {options.port}", where="--port", allowed="1024 to 65535",
+                         hint="leave the option out for a free port")
+    batches = [batch_folder.require_batch(path) for path in options.batches] or _active_batches()
+    server = _make_server(batches, options)
+    return Output((_instructions(server, path) for path in _serve(server)),
+                  (_document(server, path) for path in _serve(server)))
+
+
+def _active_batches() -> list[str]:
+    """Return the batches with runs that are alive; the newest one if there is none."""
+    observations = observe_batches([])
+    active = [observation.path for observation in observations if observation.count(retry_policy.ALIVE)]
+    newest = run_lookup.newest_batch(observation.path for observation in observations)
+    return active or ([newest] if newest else [])
+
+
+def _make_server(batches: Sequence[str], options: argparse.Namespace) -> Server:
+    from src.analysis.page import write
+    from src.dashboard.live import Live
+    from src.dashboard.server import Server
+
+    logging.getLogger("src.analysis").setLevel(logging.ERROR)  # the page has the warnings
+    status = _Status(batches, options.interval)
+    try:
+        return Server(Live(batches, status.rows, status.resources), options.port, write.page(None), write.policy(),
+                      lambda batch, text: notes.add(batch, text, project_commit()))
+    except OSError as error:
+        raise BatchError(f"port {options.port} cannot be used: {error.strerror}", where="--port",
+                         hint="leave the option out for a free port") from None
+
+
+class _Status:
+    """The status of batches, from their files each time, and from Slurm as often as `watch` queries it."""
+
+    def __init__(self, batches: Sequence[str], interval: float | None) -> None:
+        from src.submission.status.wait import Poller
+
+        self._batches, self._poller = batches, Poller(interval)
+        self._observations: list[Observation] = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each run."""
+        from src.submission.status.observe import observe
+
+        batches = [batch for batch in self._batches if os.path.isdir(batch)]
+        self._observations = self._poller.poll(lambda slurm: observe(batches, slurm, read_only=True))
+        return [{"batch": observation.path, **_row(run)}
+                for observation in self._observations for run in observation.runs.values()]
+
+    def resources(self) -> dict[str, Sequence[Sequence[str]]]:
+        """Return what the Slurm jobs of the batches that were observed last used and requested."""
+        from src.submission.status import efficiency
+
+        return {path: usage.resources() for path, usage in efficiency.usage_by_batch(self._observations).items()}
+
+
+def _row(run: Run) -> dict[str, Any]:
+    attempt = run.attempt or {}
+    times = {"started": attempt.get("start"), "ended": attempt.get("end") if attempt.get("how") else None}
+    return {"run": run.name, "state": run.state.name, "why": run.state.why, "slurm_job": run.state.slurm_job,
+            **{name: time for name, time in times.items() if time is not None}}
+
+
+def _serve(server: Server) -> Iterator[str]:
+    """Yield the file with the address, then serve."""
+    with loopback.address_file("dashboard", server.address) as path:
+        yield path
+        server.run()
+
+
+def _instructions(server: Server, path: str) -> str:
+    """Return how to open the page. The address itself, with its token, is shown on a terminal alone."""
+    batches = server.live.batches
+    title = f"Dashboard of {batches[0] if len(batches) == 1 else f'{len(batches):,} batches'}"
+    user, node = getpass.getuser(), platform.node()
+    if not sys.stdout.isatty():
+        return loopback.connection_instructions(title, server.port, path, user, node, os.environ)
+    tunnel = shlex.join(loopback.tunnel(server.port, user, node, os.environ))
+    return (f"{title}:\n  {server.address}\nFrom another machine, keep this running there, then open the same address:"
+            f"\n  {tunnel}\nIt stops with Ctrl-C.")
+
+
+def _document(server: Server, path: str) -> documents.Dashboard:
+    tunnel = loopback.tunnel(server.port, getpass.getuser(), platform.node(), os.environ)
+    return {"address_file": path, "port": server.port, "tunnel": shlex.join(tunnel),
+            "batches": list(server.live.batches)}
