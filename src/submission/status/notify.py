@@ -93,7 +93,7 @@ def message(observation: Observation, kind: str, why: str = "") -> tuple[str, st
     """Return title and text: the number of runs per state, the best run, failures, and the command to retry."""
     counts = ", ".join(f"{number} {states.shown(state)}" for state, number in status.counts(observation).items())
     lines = [f"{len(observation.runs)} runs: {counts}", *filter(None, [why, _best_run(observation)])]
-    lines += [f"{row.run}: {row.why}" for row in status.idle_rows(observation)][:status.MAX_GROUPS]
+    lines += status.idle_lines(observation)[:status.MAX_GROUPS]
     lines += [group.line() for group in failures.group_failures(observation.runs.values())][:status.MAX_GROUPS]
     if observation.count(retry_policy.RETRIED):
         lines.append(shell_command("python", "submit_multiple.py", "-r", observation.path))

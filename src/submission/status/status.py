@@ -97,9 +97,9 @@ def _idle_now(run: Run) -> str:
     return idle.line() if idle and is_current else ""
 
 
-def idle_rows(observation: Observation) -> list[StatusRow]:
-    """Return the rows of the runs whose GPU idles now."""
-    return [_row(run, time.time(), None) for run in observation.runs.values() if _idle_now(run)]
+def idle_lines(observation: Observation) -> list[str]:
+    """Return a line for each run whose GPU idles now."""
+    return [f"{run.name}: {warning}" for run in observation.runs.values() if (warning := _idle_now(run))]
 
 
 def _seconds_left(stats: Stats, epochs: int, attempt: Mapping[str, Any], now: float) -> float | None:
