@@ -99,8 +99,8 @@ def print_status(options: argparse.Namespace) -> Output:
             {"used": used[observation.path]} if observation.path in used else {}) for observation in in_shown_states]
         return Output([], document)
     limit, newest_only = None if options.all else _MAX_ROWS, not options.batches
-    usage_lines = [line for path, usage in used.items()
-                   for line in ("", path, *(usage or ["sacct has no ended Slurm job of this batch"]))]
+    usage_lines = [line for path, usage in used.items() for line in (
+        "", path, *(usage or ["neither sacct nor a run shows what an ended Slurm job of this batch used"]))]
     if is_plain():
         return Output([status.render(observations, limit, newest_only, shown_states, now=time.time()), *usage_lines])
     from src.terminal import colors, status_view

@@ -94,7 +94,8 @@ def like_runs(kinds: Collection[str], output_dir: str, budget: float = _TIME_BUD
               may_write: bool = True) -> dict[str, list[RunUse]]:
     """Return what completed runs on Slurm used, by kind, of the newest batches under `output_dir`; not of stacks.
 
-    budget: seconds for reading runs that are in no index. may_write: write indices.
+    budget: seconds for reading runs that are in no index. may_write: write indices; otherwise an index is taken as it
+    is, without a look at what has ended since.
     """
     found: dict[str, list[RunUse]] = {}
     deadline = time.monotonic() + budget
@@ -124,7 +125,7 @@ def _uses_of_batch(batch: str, deadline: float, may_write: bool) -> Iterable[Run
     """Return what a sample of the runs of a batch used: from its index, and from runs that ended since."""
     path = os.path.join(batch, run_folder.USAGE_INDEX)
     uses, is_complete = _read_index(path)
-    if is_complete or time.monotonic() > deadline:
+    if is_complete or uses and not may_write or time.monotonic() > deadline:
         return uses.values()
     plans = journal.read_history(batch).recorded_plans
     # the time of a run in a stack is that of the whole stack

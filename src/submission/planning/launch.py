@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from src import gpu_idle, run_folder
+from src import run_folder
 from src.errors import JobSpecError
 from src.io import slurm_environment
 from src.submission.batch import batch_folder
@@ -274,7 +274,12 @@ def _choose_idle_gpu(plan: SubmissionPlan, job_spec: JobSpec | None) -> Limits |
     """Return when a GPU counts as idle, by the job spec (a retry: by the last submission)."""
     if job_spec:
         return job_spec.idle_gpu
-    return gpu_idle.read_limits(plan.last_setting("idle_gpu"))
+    recorded = plan.last_setting("idle_gpu")
+    if not recorded:
+        return None
+    from src import gpu_idle  # few batches set them
+
+    return gpu_idle.read_limits(recorded)
 
 
 def _uses_canaries(plan: SubmissionPlan, options: Options) -> bool | None:

@@ -30,12 +30,13 @@ def plan_retry(options: Options, project: str) -> SubmissionPlan:
     lines = [f"retries    {batch}"]
     needs_memory = retry_policy.NEEDS_MORE_MEMORY & retried
     number = sum(run.state.name in needs_memory for run in runs.values())
-    requests_memory = options.local or failures.requests_memory(f"{key}={value}"
-                                                                for key, value in options.sbatch.items())
+    requests_memory = options.local or options.right_size is False or failures.requests_memory(
+        f"{key}={value}" for key, value in options.sbatch.items())
     if number and not requests_memory:
         retried -= needs_memory
         selected = [argument for state in sorted(needs_memory) for argument in ("--state", state)]
-        command = retry_command(batch, *selected, "--sbatch", "mem=32G")
+        more = ["--no-right-size"] if observation.history.last_slurm_plan().get("sizes") else ["--sbatch", "mem=32G"]
+        command = retry_command(batch, *selected, *more)
         lines.append(f"note: {count(number, 'run')} out of memory left alone: request more, for example `{command}`")
     if unknown := [run for run in runs.values() if run.state.name == states.UNKNOWN]:
         lines.append(_note_on_unknown_runs(batch, unknown, options.force))

@@ -10,7 +10,7 @@ from src import run_folder
 from src.errors import BatchError, JobSpecError
 from src.frozen import Frozen, field
 from src.io import yaml_io
-from src.submission.batch import batch_folder, task_files, usage_history
+from src.submission.batch import batch_folder, task_files
 from src.submission.batch.journal import ARRAY, ONE_EACH, WORKERS, Journal, Units, job_comment
 from src.submission.batch.task_files import NO_STACKS, Stacks, Tasks, WorkerGroup
 from src.submission.slurm import client, directives, sbatch_messages, script_options
@@ -75,7 +75,7 @@ class SlurmOptions(Frozen):
     def resolve(self, spec: Mapping[str, Any], name: str = "") -> tuple[str, list[str]]:
         """Return the script and the sbatch options of the run `name`. JobSpecError if an option is invalid."""
         script, of_point = self.script_of(spec), spec.get("SBATCH") or {}
-        size = self.sizes.get(usage_history.key_of(spec), NO_SIZE) if self.sizes else NO_SIZE
+        size = self._size_of(spec) if self.sizes else NO_SIZE
         key = script, repr(of_point), size
         if key not in self._checked:  # most points of a grid request the same
             self._checked[key] = self._check(script, of_point, size)
@@ -83,6 +83,11 @@ class SlurmOptions(Frozen):
         if extra := self._extra_of(name):
             options = options | _append(extra, {**directives.effective(self._text_of(script)), **options})
         return script, client.option_arguments(options, "sbatch options")
+
+    def _size_of(self, spec: Mapping[str, Any]) -> Size:
+        from src.submission.batch import usage_history  # few submissions have sizes
+
+        return self.sizes.get(usage_history.key_of(spec), NO_SIZE)
 
     def _check(self, script: str, of_point: Mapping[str, Any], size: Size) -> dict[str, Any]:
         """Return the options beside those of a script. JobSpecError if they contradict it."""

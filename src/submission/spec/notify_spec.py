@@ -4,11 +4,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from src.errors import JobSpecError
-from src.gpu_idle import Limits
 from src.io import files
+
+if TYPE_CHECKING:
+    from src.gpu_idle import Limits
 
 # where the addresses are stored unless the job spec names another place
 ADDRESS_VARIABLE = "GRIDIRON_NOTIFY"
@@ -63,6 +65,8 @@ def parse_notify(value: Any, where: str) -> Notify | None:
 
 def parse_idle_gpu(value: Any, where: str) -> Limits | None:
     """Parse job_details.idle_gpu: false, or a mapping of `below`, in percent, and `minutes`. None: the default."""
+    from src.gpu_idle import Limits  # few job specs set them
+
     if value is True:
         return None
     mapping = {"below": 0} if value is False else value

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from src.submission.batch import usage_history
 from src.submission.slurm import client, sizes
+from src.submission.status import states
 from src.submission.status.observation import Observation
 from src.submission.system.terminal import format_duration
 from src.submission.usage.job_usage import JobUsage, parse_kib, parse_number, usage_of_jobs
+
+_MAX_RUNS = 200  # whose records are read
 
 
 class Resource(NamedTuple):
@@ -47,9 +51,10 @@ class Usage:
                      f"--sbatch time={sizes.suggested_minutes(sizes.percentile(times))}"),
             self._cpus()]
         if allocated := sum(job.gpu_allocated for job in self.jobs):
-            measured = [job.gpu_used for job in self.jobs if job.gpu_used is not None]
-            used, share = ("not measured", "") if not measured else (
-                format_duration(sum(measured)), _percent(min(sum(measured), allocated), allocated))
+            measured = [job for job in self.jobs if job.gpu_used is not None]
+            busy, total = sum(job.gpu_used or 0.0 for job in measured), sum(job.gpu_allocated for job in measured)
+            used, share = (format_duration(busy), _percent(min(busy, total), total)) if measured else (
+                "not measured", "")
             resources.append(Resource("GPU time", used, format_duration(allocated), share, ""))
         return resources
 
@@ -82,4 +87,24 @@ def usage_by_batch(observations: Iterable[Observation]) -> dict[str, Usage]:
             for batch in observations}
     since = min((plan["time"] for batch in observations for plan in batch.history.recorded_plans), default=time.time())
     rows = client.usage(since, {job.partition(";")[2] for batch_jobs in jobs.values() for job in batch_jobs})
-    return {path: Usage(list(usage_of_jobs(rows, batch_jobs).values())) for path, batch_jobs in jobs.items()}
+    accounted = {row[0].partition(".")[0] for row in rows}
+    return {batch.path: Usage(_with_records(batch, usage_of_jobs(rows, jobs[batch.path]),
+                                            has_accounting=not accounted.isdisjoint(jobs[batch.path])))
+            for batch in observations}
+
+
+def _with_records(batch: Observation, usage: dict[str, JobUsage], has_accounting: bool) -> list[JobUsage]:
+    """Fill in what runs have recorded themselves: the use of GPUs, and all of it where sacct has no job of theirs."""
+    ended = [name for name, run in batch.runs.items() if run.state.name == states.DONE]
+    sample = ended[::max(1, -(-len(ended) // _MAX_RUNS))]
+    if not has_accounting:
+        return [JobUsage((use.memory or 0.0) / 1024, use.seconds, use.cpus or 0, (use.cpu or 0.0) * use.seconds,
+                         (use.cpus or 0) * use.seconds, None if use.gpu is None else (
+                             use.gpu / 100 * (use.gpus or 0) * use.seconds), (use.gpus or 0) * use.seconds)
+                for use in usage_history.uses_of_runs(batch.path, sample).values()]
+    if any(job.gpu_allocated and job.gpu_used is None for job in usage.values()):
+        for use in usage_history.uses_of_runs(batch.path, sample).values():
+            job = usage.get(use.slurm_job or "")
+            if job and job.gpu_used is None and use.gpu is not None:
+                job.gpu_used = use.gpu / 100 * job.gpu_allocated
+    return list(usage.values())

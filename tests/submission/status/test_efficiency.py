@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,10 @@ from src.submission.batch.journal import SLURM, History, Ticket
 from src.submission.slurm import client
 from src.submission.status import efficiency
 from src.submission.status.observation import Observation
+from src.submission.status.observe import observe
 from src.submission.usage import job_usage, jobstats
 from tests.fake_slurm.fixture import FakeSlurm, fake_slurm
+from tests.submission.usage.test_costs import earlier_run
 
 __all__ = ["fake_slurm"]  # the fixture
 
@@ -149,6 +152,43 @@ def test_jobstats_of_the_site_fill_in_what_sacct_does_not_measure(fake_slurm: Fa
 def test_comment_that_is_no_record_of_jobstats_is_ignored(comment: str) -> None:
     """A site may store anything there, and a user with the right to change it too."""
     assert jobstats.parse(comment) is None
+
+
+def observation(tmp_path: Path, count: int, **used: Any) -> Observation:
+    """A batch of completed runs, each in a Slurm job of its own."""
+    batch = tmp_path / "26-01-01-a"
+    for number in range(count):
+        run = batch / f"00{number}_a"
+        earlier_run(run, 290, job=str(number + 1), train_length=2)
+        record = run / "attempt-1-0.json"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "used": used}))
+    tickets = {f"00{number}_a": Ticket(1, 0.0, SLURM, {}, [], [str(number + 1)]) for number in range(count)}
+    return observe([str(batch)])[0]._replace(history=History(tickets))
+
+
+def test_records_of_the_runs_stand_in_where_there_is_no_accounting(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
+    batch = observation(tmp_path, 2, memory=3 * 2**30, cpu=1.5, cpus=3, gpus=2, gpu=25.0)
+    fake_slurm.inject_fault("sacct", stdout="")
+    assert efficiency.usage_by_batch([batch])[batch.path].lines() == [
+        "2 ended: at most 3,072 MB of memory (requested: none) and 9:50 (limit: none), 50 % of the CPU time, 25 % of the "
+        "GPU time", f"{SUGGESTION} mem=3900M --sbatch time=15; or --right-size, which requests for each run what those "
+        "like it used"]
+
+
+def test_gpu_use_that_sacct_does_not_have_is_that_of_the_runs(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
+    batch = observation(tmp_path, 1, gpus=1, gpu=40.0)
+    fake_slurm.inject_fault("sacct", stdout="1|COMPLETED|600|40:00|8||64G|60|cpu=8,gres/gpu=1,mem=64G,node=1||\n")
+    assert "40 % of the GPU time" in efficiency.usage_by_batch([batch])[batch.path].lines()[0]
+
+
+def test_comment_of_a_job_is_read_through_sacct(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
+    (tmp_path / "s.sh").write_text("#!/bin/sh\ntrue\n")
+    job = client.submit(["sbatch", "--parsable", "--mem=4G", str(tmp_path / "s.sh")])
+    fake_slurm.run_all()
+    comment = comment_of({"nodes": {"a": {"used_memory": 2**31, "total_time": 5}}, "total_time": 9})
+    fake_slurm.set_state(job, "COMPLETED", AdminComment=comment)
+    usage = job_usage.usage_of_jobs(client.usage(0.0, [""], [job]), [job])
+    assert usage[job].memory == 2**21
 
 
 @pytest.mark.parametrize("node", [5, None, {"used_memory": "x", "gpu_utilization": [1]}, {"used_memory": -1},

@@ -117,6 +117,31 @@ def test_request_of_a_small_script_stays(grid: Project, capsys: pytest.CaptureFi
     assert not re.search(r"--(mem|time)=", "".join(plan_lines(grid, capsys, "--right-size")[1]))
 
 
+def test_sacct_fills_in_the_memory_of_runs_that_did_not_measure_it(grid: Project, fake_slurm: FakeSlurm,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of several processes."""
+    add_run(grid.results, "002_old", 600, None, batch_size=32)  # in Slurm job 7
+    fake_slurm.inject_fault("sacct", stdout="7|COMPLETED|600|20:00|8||32G|60|cpu=8,node=2||\n"
+                                            "7.0|COMPLETED|600|20:00|8|2097152K|||cpu=8,node=2|mem=12G|\n")
+    assert grid.submit(grid.spec, "-s", "s.sh", "-y", "--right-size") == 0
+    assert "2 runs: time 00:15:00, mem 7700M\n" in capsys.readouterr().out  # 6 GB on each of two nodes
+    sacct, *_ = fake_slurm.calls("sacct")
+    assert "--jobs=7" in sacct.argv
+
+
+def test_retry_of_runs_out_of_memory_suggests_the_request_of_the_script(grid: Project, fake_slurm: FakeSlurm,
+                                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    assert grid.submit(grid.spec, "-s", "s.sh", "-y", "--right-size") == 0
+    batch = next(path for path in grid.results.iterdir() if path.name.endswith("-big"))
+    for job in fake_slurm.jobs():
+        fake_slurm.set_state(job, "OUT_OF_MEMORY")
+    capsys.readouterr()
+    assert grid.submit("-r", batch, "-d") == 0
+    assert "--state out_of_memory --no-right-size`" in capsys.readouterr().out
+    assert grid.submit("-r", batch, "-d", "--state", "out_of_memory", "--no-right-size") == 0
+    assert "4 runs: 4 to submit" in capsys.readouterr().out
+
+
 def end_canary(folder: Path, epoch: float, gigabytes: float) -> None:
     """Let a canary that was submitted end, with an epoch of so many seconds."""
     now = 1e9
