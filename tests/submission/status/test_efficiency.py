@@ -170,9 +170,10 @@ def test_records_of_the_runs_stand_in_where_there_is_no_accounting(fake_slurm: F
     batch = observation(tmp_path, 2, memory=3 * 2**30, cpu=1.5, cpus=3, gpus=2, gpu=25.0)
     fake_slurm.inject_fault("sacct", stdout="")
     assert efficiency.usage_by_batch([batch])[batch.path].lines() == [
-        "2 ended: at most 3,072 MB of memory (requested: none) and 9:50 (limit: none), 50 % of the CPU time, 25 % of the "
-        "GPU time", f"{SUGGESTION} mem=3900M --sbatch time=15; or --right-size, which requests for each run what those "
-        "like it used"]
+        "2 ended: at most 3,072 MB of memory (requested: none) and 9:50 (limit: none), 50 % of the CPU time, 25 % of "
+        "the GPU time",
+        f"{SUGGESTION} mem=3900M --sbatch time=15; or --right-size, which requests for each run what those like it "
+        "used"]
 
 
 def test_gpu_use_that_sacct_does_not_have_is_that_of_the_runs(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
