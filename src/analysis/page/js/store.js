@@ -258,7 +258,9 @@
 
     _put(changes, remember = false) {
       Object.assign(this.settings, changes);
-      history[remember ? "pushState" : "replaceState"](null, "", this.address());
+      try {
+        history[remember ? "pushState" : "replaceState"](null, "", this.address());
+      } catch { /* in a frame of a notebook the address is not ours */ }
     }
 
     address(changes = {}) {
