@@ -82,6 +82,9 @@ def test_notebook_shows_and_saves_every_plot_of_a_real_grid(digits: str, tmp_pat
     shown = {draw for _, draw in calls}
     assert shown == {name for name in plots.__all__ if is_picture(name)}, "each function of plots has a cell"
     assert pictures(outputs) == len(calls)
+    (page,) = (output["data"]["text/html"] for output in outputs if "srcdoc=" in output.get("data", {}).get(
+        "text/html", ""))
+    assert len(page) < 8_100_000 and "sandbox=" in page
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name, _ in calls
                                                           for kind in ("png", "pdf")}
 
@@ -104,10 +107,33 @@ def test_notebook_finds_project_and_newest_batch_from_elsewhere(tmp_path: Path,
     make_batch(project / "results")
     monkeypatch.setenv("JPY_SESSION_NAME", str(project / "notebooks" / NOTEBOOK.name))
     notebook = read(None)
-    del notebook.cells[5:]  # what follows the reading
+    del notebook.cells[7:]  # what follows the reading
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert "12 runs of 26-11-20-digits" in run(notebook, elsewhere)[-1]["text"]
+
+
+def test_notebook_makes_the_results_of_the_demo_if_there_are_none(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "fork"
+    project.mkdir()
+    (project / "notebooks").mkdir()
+    for name in ("src", "tests", "jobs"):
+        (project / name).symlink_to(ROOT / name)
+    (project / "submit_multiple.py").write_text("""\
+import os, sys
+from tests.analysis.make_batch import make_batch
+assert os.path.isfile(sys.argv[1]) and "--yes" in sys.argv, sys.argv
+os.makedirs(sys.argv[-1])
+make_batch(sys.argv[-1], name="26-11-20-digits-quickstart")
+""")
+    monkeypatch.setenv("JPY_SESSION_NAME", str(project / "notebooks" / NOTEBOOK.name))
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    notebook = read(None)
+    del notebook.cells[7:]
+    printed = "".join(output["text"] for output in run(notebook, project))
+    assert "No results yet: training the 24 small models of the demo" in printed and "Done." in printed
+    assert "12 runs of 26-11-20-digits-quickstart" in printed
 
 
 def test_notebook_is_committed_without_outputs() -> None:
