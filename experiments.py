@@ -51,6 +51,9 @@ COMMANDS = {
     "clean": Command("stop", "remove the saved states of runs that have ended", remote=True),
     "rename": Command("batches", "rename a batch", remote=True),
     "move": Command("batches", "move batches into another folder", remote=True),
+    "archive": Command("batches", "pack the ended runs of batches into one file each; commands read them as before",
+                       remote=True),
+    "unarchive": Command("batches", "make the folders of archived runs again", remote=True),
     "delete": Command("batches", "delete batches and single runs; a file keeps their specs and notes", remote=True),
     "dashboard": Command("dashboard", "show batches on a page in a browser while they run, until Ctrl-C", examples=(
         ("", "the batches that are submitted or running, or the newest one"),

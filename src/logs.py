@@ -4,10 +4,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Sequence
 
 from src import run_folder
+from src.archive import run_files
 from src.io import files
 from src.printable import without_sequences
 
@@ -21,7 +23,7 @@ _REPORTS_CHILD = r"(?:torch\.distributed\.elastic\.\S*ChildFailedError|subproces
 def log_paths(folder: str) -> list[str]:
     """Return the paths of a run's logs that are not empty, the one written last at the end; none if the run is gone."""
     try:
-        paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+        paths = [os.path.join(folder, name) for name in sorted(run_files.list_names(folder))
                  if name == run_folder.LOG or name.endswith(".out")]
     except FileNotFoundError:
         return []
@@ -30,7 +32,9 @@ def log_paths(folder: str) -> list[str]:
 
 def newest_last(paths: Iterable[str]) -> list[str]:
     """Return those of the files that are not empty, the one written last at the end."""
-    return sorted(filter(_is_not_empty, paths), key=os.path.getmtime)
+    statuses = {path: status for path in paths if (status := run_files.status(*os.path.split(path))) and status.st_size
+                and stat.S_ISREG(status.st_mode)}
+    return sorted(statuses, key=lambda path: statuses[path].st_mtime)
 
 
 def append(folder: str, message: str) -> None:
@@ -41,16 +45,12 @@ def append(folder: str, message: str) -> None:
             files.append_line(path, f"{time.strftime('%Y-%m-%d %H:%M:%S')} | INFO    | {message}")
 
 
-def _is_not_empty(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) > 0
-
-
 def tail(path: str, lines: int = 12, width: int = 300, start: int = 0) -> str:
     """Return the last lines of a log as a terminal shows them: only the last state of a progress bar, and no colors.
 
     Lines of more than `width` characters are truncated. start: position in the file, in bytes, of the first line.
     """
-    with open(files.open_regular(path), "rb") as file:
+    with run_files.open_binary(*os.path.split(path)) as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     shown = [without_sequences(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from src.archive import contents, run_files
 from src.errors import BatchError, UserError
 from src.io import deletion, files, records, yaml_io
 
@@ -23,6 +24,7 @@ NOTES = "notes.jsonl"  # of the user
 SEARCH = "search"  # of a batch that is a search: its definition and its decisions
 CANARY = "canary"  # the run folders and journals of its canaries, laid out as a batch
 USAGE_INDEX = ".usage.json"  # what a sample of its runs used; may be deleted at any time
+ARCHIVE = contents.FOLDER  # ended runs, packed by `experiments.py archive`
 READ_CACHE = ".read"  # cached results of its runs; may be deleted at any time
 # in a folder of code/
 CODE_RECORD = "code.json"
@@ -63,7 +65,7 @@ REQUEUED, PREEMPTED, PAUSED = "requeued", "preempted", "paused"
 CANCELLED, TIMEOUT, FAILED = "cancelled", "timeout", "failed"  # how an attempt ended whose run does not
 PAUSED = "paused"  # how an attempt of a trial ended that waits at a rung of its search
 
-_NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH)  # folders of a batch
+_NOT_RUNS = (SUBMISSIONS, CODE, CANARY, SEARCH, ARCHIVE)  # folders of a batch
 _NOT_STARTED = frozenset((SPEC,))
 _CLAIM = re.compile(r"claim-([0-9]{1,15})\Z")
 _ATTEMPT = re.compile(r"attempt-([0-9]{1,15})-([0-9]{1,15})\.json\Z")
@@ -104,8 +106,8 @@ def newest_resume_step(folder: str) -> int | None:
 
 
 def resume_checkpoints_size(folder: str) -> int:
-    """Return the size of the resume checkpoints in a run folder, in bytes; 0 if the folder is a link."""
-    if os.path.islink(folder):
+    """Return the size of the resume checkpoints in a run folder, in bytes; 0 if the folder is a link, or archived."""
+    if os.path.islink(folder) or not os.path.isdir(folder):
         return 0
     return sum(os.lstat(os.path.join(folder, name)).st_size for name in os.listdir(folder)
                if is_resume_checkpoint(name))
@@ -117,7 +119,7 @@ def remove_resume_checkpoints(folder: str, attempts: Sequence[tuple[int, int]] |
     attempts: those of the run when it was looked at; nothing is removed if there are others now, or if the folder has
     been replaced by a link.
     """
-    with contextlib.suppress(NotADirectoryError), deletion.folder_descriptor(folder) as descriptor:
+    with contextlib.suppress(NotADirectoryError, FileNotFoundError), deletion.folder_descriptor(folder) as descriptor:
         if attempts is None or _attempts(os.listdir(descriptor)) == list(attempts):
             return deletion.remove_files(descriptor, is_resume_checkpoint)
     return 0
@@ -165,7 +167,7 @@ def is_repeat(name: str) -> bool:
 def free_repeat_name(folder: str) -> str:
     """Return a folder, not there yet, for a repeat of the run in `folder`."""
     number = 1
-    while os.path.exists(f"{folder}-repeat-{number}"):
+    while os.path.exists(repeat := f"{folder}-repeat-{number}") or run_files.is_archived(repeat):
         number += 1
     return f"{folder}-repeat-{number}"
 
@@ -257,7 +259,7 @@ def rendezvous_name(start: str) -> str:
 
 
 class RunFolder(NamedTuple):
-    """One run on disk, read by a single listing of its folder.
+    """One run, read by a single listing of its folder, or from the archive of its batch.
 
     path: of the folder
     names: of its files
@@ -274,15 +276,14 @@ class RunFolder(NamedTuple):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """Read a run folder. FileNotFoundError if there is none."""
+        """Read a run. FileNotFoundError if there is none."""
         path = os.fspath(path)
-        names = os.listdir(path)
+        names = run_files.list_names(path)
         if names == [SPEC]:  # not started, as most are while a batch waits
             return cls(path, _NOT_STARTED)
         claims = sorted([int(match[1]) for name in names if name[:6] == "claim-" and (match := _CLAIM.match(name))])
         attempts = _attempts(names)
-        ended = (files.read_text(os.path.join(path, DONE), _MAX_DONE) or "").strip() or COMPLETED if (
-            DONE in names) else None
+        ended = (run_files.read_text(path, DONE, _MAX_DONE) or "").strip() or COMPLETED if DONE in names else None
         return cls(path, frozenset(names), tuple(claims), tuple(attempts), ended)
 
     @property
@@ -290,18 +291,18 @@ class RunFolder(NamedTuple):
         return os.path.basename(self.path)
 
     def file(self, name: str) -> str:
-        """Return the path of one of the run's files."""
+        """Return the path of one of the run's files, in its folder."""
         return os.path.join(self.path, name)
 
     def claim(self, ticket: int) -> dict[str, Any]:
         """Return the identity of the process that claimed the ticket (`process.identity`). Empty if unreadable."""
-        return records.identity(files.read_json(self.file(claim_name(ticket))))
+        return records.identity(run_files.read_json(self.path, claim_name(ticket)))
 
     def attempt(self, ticket: int, number: int) -> dict[str, Any]:
         """Return the record of a start: ticket, number, who, host, slurm_job, start, end, how, error; without fields
         that cannot be read.
         """
-        record = records.attempt(files.read_json(self.file(attempt_name(ticket, number))))
+        record = records.attempt(run_files.read_json(self.path, attempt_name(ticket, number)))
         return {**record, "ticket": ticket, "number": number}
 
     def last_attempt(self) -> dict[str, Any] | None:
@@ -314,6 +315,14 @@ class RunFolder(NamedTuple):
         return epoch
 
 
+def attempts_on_disk(folder: str) -> list[tuple[int, int]]:
+    """Return (ticket, number) of each start that has a record in a run folder, in order; none without a folder."""
+    try:
+        return _attempts(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
 def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
     """Return (ticket, number) of the records of attempts among file names, in order."""
     return sorted([(int(match[1]), int(match[2])) for name in names
@@ -322,17 +331,18 @@ def _attempts(names: Iterable[str]) -> list[tuple[int, int]]:
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the grid point in a spec file. JobSpecError if it is invalid, BatchError if a run has lost its spec."""
-    is_spec = os.path.basename(path) == SPEC
-    if is_spec and not (os.path.exists(path) and os.stat(path).st_size):  # do not run the defaults
-        problem = "is empty" if os.path.exists(path) else "is missing, or its run folder"
+    folder, name = os.path.split(path)
+    info = run_files.status(folder or ".", name) if name == SPEC else None
+    if name == SPEC and not (info and info.st_size):  # do not run the defaults
+        problem = "is empty" if info else "is missing, or its run folder"
         raise BatchError(f"this spec {problem}: nothing is run", where=os.fspath(path),
                          hint="repeat the submit_multiple.py command of the batch: it writes and submits it again")
-    return yaml_io.load_flat(yaml_io.read_user_file(path), os.fspath(path))
+    return yaml_io.load_flat(yaml_io.read_user_file(path, run_files.read_path), os.fspath(path))
 
 
 def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the facts of a run of an external program; empty if it recorded none."""
-    value = files.read_json(os.path.join(folder, FACTS))
+    value = run_files.read_json(folder, FACTS)
     return value if isinstance(value, dict) else {}
 
 
@@ -340,7 +350,7 @@ def tags(folder: str | os.PathLike[str]) -> list[str]:
     """Return the TAGS of a run; none if its spec cannot be read."""
     path = os.path.join(folder, SPEC)
     try:
-        text = files.read_text(path, yaml_io.MAX_FILE) or ""
+        text = run_files.read_text(folder, SPEC, yaml_io.MAX_FILE) or ""
         value = yaml_io.load_flat(text, path).get("TAGS") if "TAGS" in text else None  # most have none
     except (UserError, OSError):
         return []
@@ -348,8 +358,8 @@ def tags(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def is_run_folder(path: str | os.PathLike[str]) -> bool:
-    """Return whether `path` is a run folder."""
-    return os.path.isfile(os.path.join(path, SPEC))
+    """Return whether `path` is a run folder, or where an archived run had its own."""
+    return os.path.isfile(os.path.join(path, SPEC)) or run_files.is_archived(path)
 
 
 def is_batch_folder(path: str | os.PathLike[str]) -> bool:
@@ -358,10 +368,13 @@ def is_batch_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def run_names(batch: str | os.PathLike[str]) -> list[str]:
-    """List the run folders of a batch, in order. Files, hidden folders and the batch's other folders are left out."""
+    """List the runs of a batch, in order: folders and archived ones. Its other folders and hidden ones are left out."""
+    archived = run_files.archived_names(batch)
     with os.scandir(batch) as entries:
-        names = sorted(entry.name for entry in entries
-                       if entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_dir(entry))
+        names = [entry.name for entry in entries
+                 if entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_dir(entry)]
+    # looked up before and after: a run may be moved into the archive, or out of it, meanwhile
+    names = sorted({*names, *archived, *run_files.archived_names(batch)})
     names.sort(key=_sort_key)  # stable, and faster than a key of index and name
     return names
 

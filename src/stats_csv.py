@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from src import run_folder
-from src.io import files
+from src.archive import run_files
 
 KEYS = {run_folder.STATS: "epoch", run_folder.STEPS: "step"}  # the column of each file that numbers its rows
 # cells without a value, as pandas, R, Julia and JavaScript write them; they never replace a value
@@ -44,7 +44,7 @@ class Stats(NamedTuple):
 def read(folder: str | os.PathLike[str], file: str = run_folder.STATS) -> Stats:
     """Read the stats.csv or steps.csv of a run; empty if it does not exist, and with a note if it cannot be read."""
     try:
-        return parse(*split(files.read_bytes(os.path.join(folder, file), _MAX_FILE) or b""), file)
+        return parse(*split(run_files.read_bytes(folder, file, _MAX_FILE) or b""), file)
     except OSError as error:
         return Stats([], [], [], {}, [f"{file} cannot be read: {error.strerror}"])
 

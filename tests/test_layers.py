@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import ROOT
 
 # Folder of src: the other folders of src that its modules may import. Modules directly in src are the common ground:
-# `src/errors.py`, `src/io` and `src/checks` lie below them, everything else may import them.
-BASE = {"", "io", "checks"}
+# `src/errors.py`, `src/io`, `src/checks` and `src/archive` lie below them, everything else may import them.
+BASE = {"", "io", "checks", "archive"}
 ABOVE = BASE | {"code"}
 SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "slots", "status", "searches", "job", "planning",
               "execution"]
@@ -25,7 +25,8 @@ SEEN = {f"submission/{name}" for name in ("system", "spec", "batch", "slurm", "u
 ALLOWED: dict[str, set[str]] = {
     "io": {""},
     "checks": {"", "io"},
-    "": {"io", "checks"},
+    "archive": {"io"},
+    "": {"io", "checks", "archive"},
     "code": BASE,
     "search": BASE,
     # each of these may import those before it
@@ -64,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Top folder of src: third-party libraries that it may load at import time; others are imported inside functions.
 LIBRARIES: dict[str, set[str]] = {
-    "io": {"yaml"}, "checks": {"yaml"}, "": {"yaml"}, "code": {"yaml"}, "search": {"yaml"}, "submission": {"yaml"},
+    "io": {"yaml"}, "checks": {"yaml"}, "archive": {"yaml"}, "": {"yaml"}, "code": {"yaml"}, "search": {"yaml"},
+    "submission": {"yaml"},
     "terminal": {"yaml", "rich.console", "rich.live", "rich.text"},  # rich is loaded by the live views only
     "commands": {"yaml"},
     "analysis": {"yaml", "numpy", "pandas", "matplotlib.pyplot"},

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import run_folder
+from src.archive import run_files
 from src.code import code_state, program_files
 from src.io import files, records, yaml_io
 
@@ -102,7 +103,7 @@ def _read_facts(folder: str) -> dict[str, Any]:
     if facts := run_folder.read_facts(folder):
         return facts
     try:
-        text = files.read_text(os.path.join(folder, run_folder.CONFIG)) or ""
+        text = run_files.read_text(folder, run_folder.CONFIG) or ""
         # the last line, a mapping in JSON: YAML would take a hundred times as long
         value = files.parse_json(text[text.rfind("\nfacts: ") + len("\nfacts: "):]) if "\nfacts: " in text else {}
     except OSError:

@@ -1,13 +1,15 @@
-"""Commands that rename, move and delete batches."""
+"""Commands that rename, move, archive and delete batches."""
 from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import notes
+from src.archive import run_files
 from src.code import code_state
 from src.command_output import Output
 from src.commands.common import PROJECT, confirm
@@ -15,7 +17,7 @@ from src.errors import BatchError, shell_command
 from src.io import files
 from src.submission.batch import batch_folder, relocation
 from src.submission.planning.tickets import require_none_alive
-from src.submission.status import run_lookup, states, status
+from src.submission.status import retry_policy, run_lookup, states, status
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
 from src.submission.system.terminal import count
@@ -34,6 +36,20 @@ def add_move(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=move)
     parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
     parser.add_argument("folder", metavar="FOLDER", help="where they are moved to; created if need be")
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=archive)
+    parser.add_argument("batches", nargs="+", metavar="BATCH", help=batch_folder.ACCEPTED_FORMS)
+    parser.add_argument("--drop-checkpoints", action="store_true", help="delete the checkpoints of these runs, after a "
+                        "question, instead of packing them")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def add_unarchive(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=unarchive)
+    parser.add_argument("targets", nargs="+", metavar="BATCH|RUN",
+                        help=f"{batch_folder.ACCEPTED_FORMS}; or {run_lookup.ACCEPTED_FORMS}")
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +94,57 @@ def _lines_about_lookup(moved: list[documents.Moved], folder: str) -> list[str]:
         lines.append(f"their job specs no longer find them, unless output_dir is {folder}: `missing`, --skip-done, "
                      f"--extend and `-r JOB_SPEC` look in {', '.join(left)}")
     return lines
+
+
+def archive(options: argparse.Namespace) -> Output:
+    """Pack the runs of batches that have ended well into one file for each batch; others are left alone."""
+    from src.submission.batch import archiving
+
+    if options.drop_checkpoints:
+        confirm("Delete the checkpoints of all runs that are archived? This cannot be undone.", "nothing was archived",
+                options)
+    lines: list[str] = []
+    document: list[documents.Archived] = []
+    for observation in observe(dict.fromkeys(map(batch_folder.require_batch, options.batches))):
+        ended = {name: run.ticket for name, run in observation.runs.items()
+                 if run.state.name in retry_policy.ENDED_WELL and run.host is None}
+        with files.report_os_errors(observation.path, "nothing was lost; give the same command again"):
+            archived = archiving.archive(observation.path, ended, options.drop_checkpoints)
+        left = {name: states.shown(run.state.name) for name, run in observation.runs.items() if name not in ended
+                and run.files is not None} | archived.left
+        volumes = run_files.volumes(observation.path)
+        document.append({"batch": observation.path, "archived": archived.runs, "left": left, "files": volumes})
+        lines += _archive_lines(observation.path, archived.runs, left, volumes)
+    return Output(lines, document)
+
+
+def _archive_lines(batch: str, archived: list[str], left: dict[str, str], volumes: list[str]) -> list[str]:
+    """Return what was archived of a batch, how to bring it back, and why other runs were left in their folders."""
+    size = sum(map(os.path.getsize, volumes))
+    where = f"; its archive: {', '.join(volumes)} ({size / 2**20:,.1f} MiB)" if volumes else ""
+    lines = [f"{batch}: {count(len(archived), 'run')} archived{where}"]
+    for reason, number in Counter(left.values()).most_common():
+        lines.append(f"  {count(number, 'run')} left alone: {reason}")
+    if archived:
+        lines.append(f"  {shell_command('python', 'experiments.py', 'unarchive', batch)}  brings them back")
+    return lines
+
+
+def unarchive(options: argparse.Namespace) -> Output:
+    """Make the folders of archived runs again, as they were."""
+    from src.submission.batch import archiving
+
+    named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
+    selected: dict[str, list[str] | None] = {batch: None for batch in named.values() if batch}
+    for run in (_find_run(name) for name, batch in named.items() if not batch):
+        batch, name = os.path.split(run)
+        if (names := selected.setdefault(batch or ".", [])) is not None:
+            names.append(name)
+    document: list[documents.Unarchived] = []
+    for batch, names in selected.items():
+        with files.report_os_errors(batch, "nothing was lost; give the same command again"):
+            document.append({"batch": batch, "runs": archiving.unarchive(batch, names)})
+    return Output([f"{item['batch']}: {count(len(item['runs']), 'run')} brought back" for item in document], document)
 
 
 def delete(options: argparse.Namespace) -> Output:
@@ -152,6 +219,7 @@ def _describe(observation: Observation) -> str:
 
 
 def _mebibytes(path: str) -> str:
-    """Return the size of a folder with all its files: `1,234.5 MiB`."""
-    size = sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    """Return the size of a folder with all its files, or of an archived run: `1,234.5 MiB`."""
+    size = run_files.size(path) + sum(os.lstat(os.path.join(folder, name)).st_size
+                                      for folder, _, names in os.walk(path) for name in names)
     return f"{size / 2**20:,.1f} MiB"

@@ -161,6 +161,22 @@ class Moved(TypedDict):
     target: str  # the folder that it has
 
 
+class Archived(TypedDict):
+    """A batch of which runs were archived."""
+
+    batch: str
+    archived: list[str]  # names of the runs
+    left: dict[str, str]  # why other runs were left in their folders: their state, or what prevents it
+    files: list[str]  # of its archive
+
+
+class Unarchived(TypedDict):
+    """A batch of which runs were brought back from the archive."""
+
+    batch: str
+    runs: list[str]  # their names
+
+
 class Deleted(TypedDict):
     """A batch that was deleted."""
 
@@ -443,7 +459,7 @@ class Submission(TypedDict):
 DOCUMENTS: dict[str, Any] = {
     "status": list[BatchStatus], "watch": list[BatchStatus], "wait": list[BatchEnd], "missing": Missing,
     "logs": Logs, "cancel": Cancelled, "clean": Cleaned, "rename": Moved, "move": list[Moved],
-    "delete": list[Deleted | DeletedRun],
+    "archive": list[Archived], "unarchive": list[Unarchived], "delete": list[Deleted | DeletedRun],
     "dashboard": Dashboard, "report": Report,
     "sync": Synced, "best": BestSettings, "compare": ComparisonDocument, "query": Query,
     "search": list[DecisionDocument] | Replay, "note": list[NoteDocument],

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from src.errors import BatchError, ConfigError
@@ -257,13 +257,15 @@ def read_text(path: str | os.PathLike[str], limit: int = MAX_FILE) -> str | None
     return None if data is None else data.decode(errors="replace")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str],
+              read: Callable[[str | os.PathLike[str], int], str | None] = read_text) -> Any:
     """Return the JSON value in a file; None if it does not exist, is truncated or is no record of this project.
 
     Other people may have written the file: a pipe, or a value that is too large or nested too deeply, is no record.
+    read: returns its text, as read_text does
     """
     try:
-        text = read_text(path, MAX_RECORDS)
+        text = read(path, MAX_RECORDS)
     except OSError as error:
         if error.errno not in _NO_RECORD:
             raise

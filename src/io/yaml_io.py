@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -230,10 +230,14 @@ def load_file(path: str | os.PathLike[str]) -> Any:
     return load(read_user_file(path), os.fspath(path))
 
 
-def read_user_file(path: str | os.PathLike[str]) -> str:
-    """The text of a file that the user named. JobSpecError says why it cannot be read."""
+def read_user_file(path: str | os.PathLike[str],
+                   read: Callable[[str | os.PathLike[str], int], bytes | None] = files.read_bytes) -> str:
+    """The text of a file that the user named. JobSpecError says why it cannot be read.
+
+    read: returns its content, as files.read_bytes does
+    """
     try:
-        data = files.read_bytes(path, MAX_FILE)
+        data = read(path, MAX_FILE)
         if data is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return data.decode()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src import metrics, run_folder, stats_csv
+from src.archive import run_files
 from src.run_folder import RunFolder
 from src.search.decision import GIVEN_UP, Result
 from src.search.definition import VALUES, Search
@@ -83,7 +84,7 @@ def _last_end(run: RunFolder, is_dead: IsDead | None) -> str | None:
 
 def _free_ticket(run: RunFolder, ticket: int) -> int | None:
     """Return the ticket unless its claim exists, which a listing may show late."""
-    return None if os.path.exists(run.file(run_folder.claim_name(ticket))) else ticket
+    return None if run_files.exists(run.path, run_folder.claim_name(ticket)) else ticket
 
 
 @dataclass(frozen=True)

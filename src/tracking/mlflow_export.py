@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from src import run_folder
+from src.archive import run_files
 from src.errors import BatchError, ConfigError, UserError, one_line
 from src.io import records
 from src.run_folder import RunFolder
@@ -26,9 +27,10 @@ def export(batches: Sequence[str], uri: str) -> Iterator[str]:
         left_out = []
         for name in run_folder.run_names(batch):
             folder = os.path.join(batch, name)
-            if not os.path.isfile(os.path.join(folder, run_folder.CONFIG)):
+            if not run_files.exists(folder, run_folder.CONFIG):
                 continue  # not started, or not a run
             try:
+                run_files.require_folder(folder, "exported")
                 has_changed = export_run(client, uri, folder, experiments)[1]
             except UserError as error:  # one bad run does not stop the others
                 left_out.append(f"{folder}: left out: {one_line(str(error))[:500]}")
@@ -78,6 +80,7 @@ def export_run(client: Any, uri: str, folder: str, experiments: dict[str, Mlflow
 
 def register(folder: str, uri: str, name: str, alias: str | None) -> str:
     """Export a run, and create a version of the registered model `name` from it. Return a line about it."""
+    run_files.require_folder(folder, "registered")
     if not os.path.isfile(os.path.join(folder, run_folder.BEST_CHECKPOINT)):
         raise BatchError("this run has not saved a best model", where=folder, hint="set save_best_checkpoint: true")
     if RunFolder.read(folder).ended is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from src import metrics, run_folder
+from src.archive import run_files
 from src.config import Config
 from src.errors import BatchError
 from src.tracking.mlflow_run import read_rows
@@ -107,6 +108,8 @@ def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
     paths = [path for batch in batches
              for path in sorted(glob.glob(os.path.join(glob.escape(batch), "*", "wandb", "offline-run-*")))
              if os.path.isdir(path) and not _is_sent(path)]
+    for folder in _archived_offline(batches):
+        yield folder, False, "archived: `unarchive` it first"
     if paths:
         _check_server()
     for path in paths:
@@ -116,6 +119,14 @@ def sync(batches: Sequence[str]) -> Iterator[tuple[str, bool, str]]:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         # its exit code is 0 even if the server rejects the run
         yield path, result.returncode == 0 and _is_sent(path), (result.stdout.strip().splitlines() or [""])[-1]
+
+
+def _archived_offline(batches: Sequence[str]) -> Iterator[str]:
+    """Yield the folders of archived runs with offline runs of which some may not have been sent."""
+    for folder in (os.path.join(batch, name) for batch in batches for name in run_files.archived_names(batch)):
+        if not os.path.exists(folder) and run_files.list_folder(folder, "wandb") and not any(
+                name.endswith(".synced") for name in run_files.list_folder(folder, "wandb")):
+            yield folder
 
 
 def _is_sent(path: str) -> bool:

@@ -12,6 +12,7 @@ from loguru import logger
 from torch import nn
 
 from src import run_folder, stats_csv
+from src.archive import run_files
 from src.checks import user_code
 from src.config import Config
 from src.datasets.data import Data
@@ -88,6 +89,7 @@ def _read_config(folder: str, trust: bool, owner: str | None) -> tuple[Config, d
 
     owner: where the folder is from, if that is not the user who owns it.
     """
+    run_files.require_folder(folder, "loaded")
     path = os.path.join(folder, run_folder.CONFIG)
     if not os.path.isfile(path):
         raise BatchError("this is not the folder of a run that has started", where=folder,

@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 
 from src import run_folder
+from src.archive import run_files
 from src.errors import ResultsError, did_you_mean
-from src.io import files
 
 # what numpy and zipfile raise for a damaged file
 DAMAGE = (OSError, ValueError, EOFError, TypeError, LookupError, MemoryError, RuntimeError, SyntaxError,
@@ -20,10 +20,7 @@ DAMAGE = (OSError, ValueError, EOFError, TypeError, LookupError, MemoryError, Ru
 
 def epochs_with_arrays(folder: str | os.PathLike[str]) -> list[int]:
     """Return the epochs of a run that have arrays, ascending; empty if its config has no such metric."""
-    try:
-        names = os.listdir(os.path.join(folder, run_folder.ARRAYS))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = run_files.list_folder(folder, run_folder.ARRAYS)
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"epoch-([0-9]{1,15})\.npz", name)))
 
 
@@ -39,13 +36,13 @@ def read_array(folder: str | os.PathLike[str], name: str, epoch: int | None = No
         raise ResultsError("this run has no arrays" + ("" if epoch is None else f" of epoch {epoch}"),
                            where=os.fspath(folder), hint="set metrics, as [f1, confusion_matrix], in its job spec"
                            if not epochs else f"it has those of {epochs[0]} to {epochs[-1]}")
-    path = os.path.join(folder, run_folder.arrays_name(epochs[-1] if epoch is None else epoch))
+    file_name = run_folder.arrays_name(epochs[-1] if epoch is None else epoch)
     try:
-        with open(files.open_regular(path), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with run_files.open_binary(folder, file_name) as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             array: np.ndarray | None = arrays[name] if name in names else None
     except DAMAGE:
-        raise ResultsError(f"{os.path.basename(path)} cannot be read: it is incomplete, or holds no arrays",
+        raise ResultsError(f"{os.path.basename(file_name)} cannot be read: it is incomplete, or holds no arrays",
                            where=os.fspath(folder), hint="try another epoch: epoch=…") from None
     if array is None:
         raise ResultsError(f"unknown array '{name}'", where=os.fspath(folder), allowed=names,

@@ -8,14 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from src import run_folder, stats_csv
+from src.archive import run_files
+from src.archive.run_files import FileStatus
 from src.errors import UserError, one_line
-from src.io import files, yaml_io
+from src.io import yaml_io
 
 # above this duration of a call, threads are faster; below it they only wait for each other
 SLOW_CALL_SECONDS = 0.4e-3
 _THREADS, _BLOCK, _PROBES = 32, 256, 32
 STAMP_LENGTH = 9  # inode, size and mtime_ns of each of three files, zeros for a file that does not exist
-_CONFIG, _STATS, _DONE = (f"/{name}" for name in (run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
 _MAX_DONE = 1000  # bytes
 _MAX_COLUMNS = 2000  # of one run: the frames have the columns of all runs
 _MAX_REASON = 500  # characters
@@ -73,14 +74,15 @@ def read_stamp(folder: str) -> tuple[int, ...] | None:
     """Return STAMP_LENGTH numbers that change when a run's files do; None if a file cannot be accessed."""
     try:
         try:
-            return _stamp_of(os.stat(folder + _CONFIG), os.stat(folder + _STATS), os.stat(folder + _DONE))
+            return _stamp_of(os.stat(f"{folder}/{run_folder.CONFIG}"), os.stat(f"{folder}/{run_folder.STATS}"),
+                             os.stat(f"{folder}/{run_folder.DONE}"))
         except FileNotFoundError:
             return _incomplete_stamp(folder)
     except OSError:
         return None
 
 
-def _stamp_of(*files_of_run: os.stat_result | None) -> tuple[int, ...]:
+def _stamp_of(*files_of_run: FileStatus | None) -> tuple[int, ...]:
     """The stamp of config, stats and `done`, of which the last two need not exist."""
     return tuple([number for status in files_of_run for number in (
         (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns) if status else (0, 0, 0))])
@@ -88,40 +90,39 @@ def _stamp_of(*files_of_run: os.stat_result | None) -> tuple[int, ...]:
 
 def _incomplete_stamp(folder: str) -> tuple[int, ...]:
     """The stamp of a run of which not all three files exist."""
-    config = _file_stamp(folder + _CONFIG)
-    return (*(config if config[0] else spec_stamp(folder)), *_file_stamp(folder + _STATS), *_file_stamp(folder + _DONE))
+    config, stats, done = (file_stamp(folder, name) for name in (
+        run_folder.CONFIG, run_folder.STATS, run_folder.DONE))
+    return (*(config if config[0] else spec_stamp(folder)), *stats, *done)
 
 
 def spec_stamp(folder: str) -> tuple[int, int, int]:
     """Return inode, size and mtime_ns of what is read in place of a config.yaml: the facts of an external program, or
     the spec, whose inode is negative. Zeros if there is neither.
     """
-    facts = _file_stamp(f"{folder}/{run_folder.FACTS}")
-    inode, size, time_ns = _file_stamp(f"{folder}/{run_folder.SPEC}")
+    facts = file_stamp(folder, run_folder.FACTS)
+    inode, size, time_ns = file_stamp(folder, run_folder.SPEC)
     return facts if facts[0] else (-inode, size, time_ns)
 
 
-def _file_stamp(path: str) -> tuple[int, int, int]:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return (0, 0, 0)
-    return (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns)
+def file_stamp(folder: str, name: str) -> tuple[int, int, int]:
+    """Return inode, size and mtime_ns of a file of a run; zeros if there is none."""
+    status = run_files.status(folder, name)
+    return (status.st_ino % _INODE_LIMIT, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 
 
 def read_run(folder: str, only_done: bool = False) -> RunText | str:
     """Return a run, or the reason why it is left out. Opens each of its three files once."""
     try:
-        done, done_status = files.read_with_status(folder + _DONE, _MAX_DONE)
+        done, done_status = run_files.read_with_status(folder, run_folder.DONE, _MAX_DONE)
         if only_done and done is None:
             return NOT_DONE
-        text, config_status = files.read_with_status(folder + _CONFIG, yaml_io.MAX_FILE)
+        text, config_status = run_files.read_with_status(folder, run_folder.CONFIG, yaml_io.MAX_FILE)
         if text is None:
             return _read_without_config(folder)
         config = yaml_io.load_flat(text.decode(), run_folder.CONFIG)
         if not config:
             return f"{run_folder.CONFIG} is empty"
-        stats, stats_status = files.read_with_status(folder + _STATS)
+        stats, stats_status = run_files.read_with_status(folder, run_folder.STATS)
         return _checked(RunText(folder, _end(done), True, config, *stats_csv.split(stats or b""),
                                 _stamp_of(config_status, stats_status, done_status)))
     except UserError as error:
@@ -149,12 +150,13 @@ def _read_without_config(folder: str) -> RunText | str:
     if not run_folder.is_run_folder(folder):
         return f"not a run folder: it has no {run_folder.SPEC}"
     stamp = read_stamp(folder)
-    done = files.read_bytes(folder + _DONE, _MAX_DONE)
+    done = run_files.read_bytes(folder, run_folder.DONE, _MAX_DONE)
     spec = run_folder.read_spec(f"{folder}/{run_folder.SPEC}")
     is_of_train_py = done is None and "COMMAND" not in spec
     facts = run_folder.read_facts(folder)
     return _checked(RunText(folder, _end(done), is_of_train_py, {**spec, **({"facts": facts} if facts else {})},
-                            *stats_csv.split(files.read_bytes(folder + _STATS) or b""), stamp or (0,) * STAMP_LENGTH))
+                            *stats_csv.split(run_files.read_bytes(folder, run_folder.STATS) or b""),
+                            stamp or (0,) * STAMP_LENGTH))
 
 
 def _end(done: bytes | None) -> str | None:

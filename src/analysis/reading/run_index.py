@@ -14,6 +14,7 @@ from src import run_folder
 from src.analysis.reading import cache, columns, frames, raw_files, results
 from src.analysis.reading.columns import Columns
 from src.analysis.reading.filters import cell_key, matches
+from src.archive import run_files
 
 _MAX_RUNS = 200_000  # in the cache, over all batches
 # seconds in which the config of an ended run is not checked again: only a person changes it
@@ -21,6 +22,7 @@ _TRUSTED_SECONDS = 1.0
 
 _Stamp = tuple[int, int, int]  # inode, size and mtime_ns of a file, zeros if it does not exist
 _NO_FILE = (0, 0, 0)
+_Listed = tuple[_Stamp, object]
 _Stamps = tuple[_Stamp, _Stamp]  # of config.yaml (else of facts or spec) and of done
 
 
@@ -30,7 +32,7 @@ class BatchIndex:
 
     cells: a list of len(names) values by parameter and facts/NAME;
     stamps: of each run folder; None where the values may already be outdated;
-    listing: the names of all run folders, and the stamp of the batch folder;
+    listing: the names of all runs, and the stamps of the batch folder and of its archive;
     checked_at: time.monotonic() of the last check of the ended runs.
     """
 
@@ -39,7 +41,7 @@ class BatchIndex:
     cells: Mapping[str, Sequence[Any]]
     columns: Columns
     stamps: dict[str, _Stamps | None]
-    listing: tuple[list[str], _Stamp | None]
+    listing: tuple[list[str], _Listed | None]
     checked_at: float
     _levels: dict[str, list[tuple[Any, list[int]]]] = field(default_factory=dict)
 
@@ -97,12 +99,12 @@ def is_unchanged(batch: str, name: str) -> bool:
     return unchanged
 
 
-def _run_names(folder: str, index: BatchIndex | None, read_at: int) -> tuple[list[str], _Stamp | None]:
-    """The names of the run folders, and the stamp of the batch folder, which changes with them."""
-    stamp = _file_stamp(folder)
+def _run_names(folder: str, index: BatchIndex | None, read_at: int) -> tuple[list[str], _Listed | None]:
+    """The names of the runs, and the stamps of the batch folder and its archive, which change with them."""
+    stamp = raw_files.file_stamp(folder, ""), run_files.archive_stamp(folder)
     if index and index.listing[1] == stamp:
         return index.listing
-    return run_folder.run_names(folder), stamp if _is_settled(stamp, read_at) else None
+    return run_folder.run_names(folder), stamp if _is_settled(stamp[0], read_at) else None
 
 
 def _is_settled(stamp: _Stamp, read_at: int) -> bool:
@@ -126,19 +128,11 @@ def _read_stamps(folder: str, earlier: _Stamps | None = None) -> _Stamps | None:
     earlier: the stamps of the last check. The `done` file of a run that had ended is not checked again.
     """
     try:
-        config = _file_stamp(f"{folder}/{run_folder.CONFIG}")
-        done = earlier[1] if earlier and earlier[1] != _NO_FILE else _file_stamp(f"{folder}/{run_folder.DONE}")
+        config = raw_files.file_stamp(folder, run_folder.CONFIG)
+        done = earlier[1] if earlier and earlier[1] != _NO_FILE else raw_files.file_stamp(folder, run_folder.DONE)
         return config if config != _NO_FILE else raw_files.spec_stamp(folder), done
     except OSError:
         return None
-
-
-def _file_stamp(path: str) -> _Stamp:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return _NO_FILE
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read(folder: str, stamps: dict[str, _Stamps | None], index: BatchIndex | None, read_at: int) -> BatchIndex:

@@ -19,6 +19,7 @@ from src.analysis.reading.arrays import DAMAGE
 from src.analysis.reading.filters import as_declared, distinguishes_floats, matches, unknown_column
 from src.analysis.reading.frames import FACTS, IDENTITY, identity_columns, to_frame
 from src.analysis.reading.run_index import BatchIndex
+from src.archive import run_files
 from src.errors import ResultsError
 from src.io import files
 
@@ -154,6 +155,7 @@ def save_artifact(value: Any, run: str | os.PathLike[str] | pd.Series, name: str
         arrays), .csv (a data frame), .txt (text), .png, .pdf, .svg (a figure); bytes are stored under any other.
     """
     path = _artifact_path(run, name)
+    run_files.require_folder(os.path.dirname(os.path.dirname(path)), "changed")
     files.make_folder(os.path.dirname(path))
     files.write_atomic(path, _to_bytes(value, os.path.splitext(name)[1], name))
     return path
@@ -162,13 +164,13 @@ def save_artifact(value: Any, run: str | os.PathLike[str] | pd.Series, name: str
 def load_artifact(run: str | os.PathLike[str] | pd.Series, name: str) -> Any:
     """Return what `save_artifact` stored; bytes for pictures and other files. ResultsError if it does not exist."""
     path = _artifact_path(run, name)
-    if not os.path.isfile(path):
-        folder = os.path.dirname(path)
-        raise ResultsError("no such artifact", where=path, allowed=sorted(os.listdir(folder)) if os.path.isdir(
-            folder) else None, hint="save_artifact stores one")
+    folder, file_name = os.path.dirname(os.path.dirname(path)), f"{run_folder.ARTIFACTS}/{name}"
+    if not run_files.exists(folder, file_name):
+        raise ResultsError("no such artifact", where=path, allowed=sorted(run_files.list_folder(
+            folder, run_folder.ARTIFACTS)) or None, hint="save_artifact stores one")
     suffix = os.path.splitext(name)[1]
     try:
-        with open(files.open_regular(path), "rb") as file:
+        with run_files.open_binary(folder, file_name) as file:
             if suffix in (".npy", ".npz"):
                 arrays = np.load(file, allow_pickle=False)
                 return dict(arrays) if suffix == ".npz" else arrays

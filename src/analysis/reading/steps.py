@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +10,8 @@ import pandas as pd
 from src import run_folder, stats_csv
 from src.analysis.reading import columns, raw_files
 from src.analysis.reading.curves import Curves, CurveType
+from src.archive import run_files
 from src.errors import ResultsError
-from src.io import files
 
 _WHOLE = ("step", "epoch")
 _PREFIX = "steps/"  # of step curves in big_df: without it, `loss` would clash with the field of Config
@@ -44,7 +43,7 @@ def read_steps(folders: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
 
 def _read(folder: str) -> tuple[str, bytes]:
     try:
-        return stats_csv.split(files.read_bytes(os.path.join(folder, run_folder.STEPS)) or b"")
+        return stats_csv.split(run_files.read_bytes(folder, run_folder.STEPS) or b"")
     except OSError as error:
         _log.warning("%s: %s cannot be read: %s", folder, run_folder.STEPS, error.strerror)
         return "", b""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from src import run_folder
+from src.archive import run_files
 from src.errors import BatchError, shell_command
 from src.io import deletion, files, yaml_io
 
@@ -167,10 +168,10 @@ def repair_specs(batch: str, names: Sequence[str], texts: Iterable[str]) -> int:
     """Write each missing or empty spec.yaml again, after a power cut or a manual deletion. Return how many."""
     repaired = 0
     for name, text in zip(names, texts, strict=True):
-        spec = os.path.join(batch, name, run_folder.SPEC)
-        if not files.read_text(spec):
-            files.make_folder(os.path.dirname(spec))
-            files.write_atomic(spec, text)
+        folder = os.path.join(batch, name)
+        if not run_files.read_text(folder, run_folder.SPEC):
+            files.make_folder(folder)
+            files.write_atomic(os.path.join(folder, run_folder.SPEC), text)
             repaired += 1
     return repaired
 

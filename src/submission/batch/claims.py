@@ -37,6 +37,9 @@ Which process may start a run whose ticket is claimed already (`claim`):
     any other whose attempt ended or whose process died   a user who calls train.py by hand, also on a terminal
                                                           of a Slurm job: ticket T+1
     a process that is alive, or on another machine        nobody
+
+`experiments.py archive` claims the next ticket of a run that has ended, with the key `archives`, before it removes the
+folder (archiving.py). A process that starts the run at that moment finds this claim, or no folder.
 """
 from __future__ import annotations
 
@@ -47,6 +50,7 @@ import time
 from typing import Any
 
 from src import run_folder
+from src.archive import run_files
 from src.errors import BatchError
 from src.io import files, slurm_environment
 from src.run_folder import RunFolder
@@ -54,6 +58,7 @@ from src.submission.batch import journal
 from src.submission.system import process
 
 YIELDED = "yielded"  # key of an attempt's record: it made way for other runs of its worker, which starts it again
+_ARCHIVES = "archives"  # key of the claim of a process that does not run the run
 
 
 class Superseded(Exception):
@@ -78,8 +83,12 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         ticket = newest_ticket(folder)
     identity = process.identity()
     # not synced: the attempt's record follows immediately, has the same content, and is synced
-    is_first = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)), json.dumps(identity) + "\n",
-                                      sync=False)
+    try:
+        is_first = files.create_exclusive(os.path.join(folder, run_folder.claim_name(ticket)),
+                                          json.dumps(identity) + "\n", sync=False)
+    except FileNotFoundError:
+        run_files.require_folder(folder, "started")
+        raise
     run = RunFolder.read(folder)
     next_attempt = ticket, 1 + max((number for of, number in run.attempts if of == ticket), default=-1)
     if is_first:
@@ -95,13 +104,30 @@ def claim(folder: str, ticket: int | None, in_worker: bool) -> tuple[int, int] |
         if identity["restart"] > holder.get("restart", 0) or has_ended and not in_worker:
             return next_attempt
     elif by_hand:
-        if last.get("how") or process.is_alive(holder) is False:
+        if last.get("how") and not holder.get(_ARCHIVES) or process.is_alive(holder) is False:
             return claim(folder, ticket + 1, in_worker=True)  # no message if another process is faster
-        raise BatchError(f"this run is already running: {process.describe(holder)}", where=folder,
+        doing = "being archived" if holder.get(_ARCHIVES) else "already running"
+        raise BatchError(f"this run is {doing}: {process.describe(holder)}", where=folder,
                          hint=f"`python experiments.py status {os.path.dirname(folder)}` shows its progress")
     if not in_worker:  # workers try every run; a Slurm job has its log to itself
         print(f"{folder}: run already claimed by {process.describe(holder)}; exiting")
     return None
+
+
+def claim_to_archive(folder: str, ticket: int) -> str | None:
+    """Claim a run that has ended, so that nobody starts it while its folder is removed. Return the name of the claim;
+    None if another process has just started it, or archives it.
+
+    ticket: its newest. The claim is of the next one.
+    """
+    name = run_folder.claim_name(ticket + 1)
+    record = {**process.identity(), _ARCHIVES: True}
+    return name if files.create_exclusive(os.path.join(folder, name), json.dumps(record) + "\n", sync=False) else None
+
+
+def is_claim_to_archive(run: RunFolder, ticket: int) -> bool:
+    """Return whether a claim is of a process that archived the run, and was interrupted."""
+    return bool(run.claim(ticket).get(_ARCHIVES))
 
 
 def create_attempt(folder: str, ticket: int, number: int, record: dict[str, Any]) -> bool:
@@ -141,10 +167,7 @@ def record_pause(folder: str, ticket: int) -> None:
 
 def check_current(folder: str, ticket: int, number: int) -> None:
     """Raise Superseded if there is a later attempt, RunDeleted if the attempt's record is gone."""
-    try:
-        attempts = RunFolder.read(folder).attempts
-    except FileNotFoundError:
-        attempts = ()
+    attempts = run_folder.attempts_on_disk(folder)
     if (ticket, number) not in attempts:
         raise RunDeleted(f"{folder}: this run's folder, or this attempt's record in it, was deleted or moved")
     if attempts[-1] != (ticket, number):
@@ -163,7 +186,7 @@ def can_start(folder: str, ticket: int, restarted_job: str | None = None) -> boo
 
     restarted_job: the worker's Slurm job if Slurm has restarted it; it resumes what it had claimed before.
     """
-    if not os.path.exists(os.path.join(folder, run_folder.claim_name(ticket))):
+    if not run_files.exists(folder, run_folder.claim_name(ticket)):
         return True
     run = RunFolder.read(folder)
     if run.ended is not None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from src import config, run_folder
+from src.archive import run_files
 from src.config import NOT_PARAMETERS, OUTPUT_FIELDS, Config
 from src.errors import UserError
 from src.submission.batch import batch_folder
@@ -51,7 +52,7 @@ def done_points(output_dir: str, excluding: Collection[str] = ()) -> dict[str, s
 def _ended_runs(path: str) -> Iterator[str]:
     for name in run_folder.run_names(path):
         folder = f"{path}/{name}"
-        if os.path.exists(f"{folder}/{run_folder.DONE}"):
+        if run_files.exists(folder, run_folder.DONE):
             yield folder
 
 

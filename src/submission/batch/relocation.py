@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 
 from src import notes, run_folder
+from src.archive import run_files
 from src.errors import BatchError
 from src.io import deletion, files
 from src.submission.spec.job_spec import check_name
@@ -71,8 +72,13 @@ def delete_run(run: str, state: str) -> str:
     kept = os.path.join(os.path.dirname(batch), DELETED)
     files.append_line(kept, json.dumps({
         "batch": os.path.basename(batch), "run": name, "time": time.time(), "state": state,
-        "spec": files.read_text(os.path.join(run, run_folder.SPEC))}, ensure_ascii=False), sync=True)
-    _remove(run)
+        "spec": run_files.read_text(run, run_folder.SPEC)}, ensure_ascii=False), sync=True)
+    if os.path.isdir(os.path.join(batch, run_folder.ARCHIVE)):
+        from src.submission.batch import archiving  # few batches have an archive
+
+        archiving.forget(batch, [name])
+    if os.path.isdir(run):
+        _remove(run)
     return kept
 
 

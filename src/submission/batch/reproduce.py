@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import run_folder, stats_csv
+from src.archive import run_files
 from src.code import code_state
 from src.errors import BatchError, one_line, shell_command
 from src.frozen import Frozen, field
@@ -129,6 +130,8 @@ def plan_steps(run: str, project: str) -> Steps:
         home = _repository(record, project)
         checkout, more_notes = _worktree(folder, record, facts, home, is_own_program)
         notes += more_notes
+    if run_files.is_archived(run):  # the code of that time may not read archives
+        checkout.commands.insert(0, Command([sys.executable, "experiments.py", "unarchive", run], project))
     repeat = run_folder.free_repeat_name(run)
     start = _own_start(run, repeat, checkout) if is_own_program else _start(run, config, facts, checkout)
     return Steps(repeat, [*checkout.commands, *start], checkout.cleanup,
@@ -192,9 +195,9 @@ def _code_folder(run: str) -> str:
 
 def _config(run: str) -> dict[str, Any]:
     """Return the config that the run recorded when it started. BatchError if it never started."""
-    if not os.path.exists(config := os.path.join(run, run_folder.CONFIG)):
+    if not run_files.exists(run, run_folder.CONFIG):
         raise BatchError(f"this run has no {run_folder.CONFIG}: it never started", where=run, hint="submit it first")
-    return run_folder.read_spec(config)
+    return run_folder.read_spec(os.path.join(run, run_folder.CONFIG))
 
 
 def _repository(record: dict[str, Any], project: str) -> str:

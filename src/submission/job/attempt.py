@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from src import config, gpu_idle, logs, run_folder, worker_cell
+from src.archive import run_files
 from src.errors import BatchError, UserError, exits_on_user_error, one_line
 from src.gpu_idle import IdleNow, Limits
 from src.io import files, slurm_environment, yaml_io
@@ -177,11 +178,13 @@ def _prepare_folder(path: str, spec: dict[str, Any]) -> tuple[str | None, dict[s
     if name == run_folder.CONFIG:
         own_folder = os.path.dirname(os.path.abspath(path))  # of a run that was moved, output_dir is where it was
         folder = run_folder.free_repeat_name(own_folder if run_folder.is_run_folder(own_folder) else folder)
-    with files.report_os_errors(folder, "give another output_dir"):
-        files.make_folder(folder)
+    is_archived = run_files.is_archived(folder)
+    if not is_archived:
+        with files.report_os_errors(folder, "give another output_dir"):
+            files.make_folder(folder)
     spec = {key: value for key, value in spec.items() if key != "output_dir"}
     spec_path = os.path.join(folder, run_folder.SPEC)
-    if not files.create_exclusive(spec_path, yaml_io.dump_flat(spec)):
+    if is_archived or not files.create_exclusive(spec_path, yaml_io.dump_flat(spec)):
         earlier = run_folder.read_spec(spec_path)
         if earlier != spec:
             changed = sorted(key for key in {*spec, *earlier} if spec.get(key) != earlier.get(key))

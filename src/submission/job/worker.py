@@ -26,7 +26,16 @@ from src.io import machine, slurm_environment
 from src.submission.batch import claims, task_files
 from src.submission.batch.task_files import Tasks
 from src.submission.job import external_program, requeue
-from src.submission.job.worker_child import Child, Report, Unit, describe_end, gpu_share, report_error, send_report
+from src.submission.job.worker_child import (
+    Child,
+    Report,
+    Unit,
+    describe_end,
+    gpu_share,
+    remove_empty_output,
+    report_error,
+    send_report,
+)
 from src.submission.slurm import time_limit
 from src.submission.system import process
 from src.submission.system.signals import STOP_SIGNALS, Waker, signals
@@ -319,6 +328,8 @@ class Worker:
                 continue
             if code < 0 and not self.stop_count:
                 self._record_kill(child.unit.names[0], process.killed_by(-code))
+            if code == 0:
+                remove_empty_output(self.tasks.run_path(child.unit.names[0]))
             if code != NOT_STARTED:
                 self.durations.append(time.monotonic() - child.start)
                 self.end(child.unit.names[0], code)

@@ -99,9 +99,7 @@ def redirect_output(folder: str) -> None:
     """Append stdout and stderr of this process to a log in the run's folder from now on."""
     sys.stdout.flush()
     sys.stderr.flush()
-    job = slurm_environment.job_id()
-    name = run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG
-    descriptor = files.open_for_append(os.path.join(folder, name))
+    descriptor = files.open_for_append(_output_path(folder))
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
@@ -111,6 +109,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is a lack of memory, of the machine or of a GPU, or of a process that was killed for it.
     """
     return isinstance(error, MemoryError) or re.search(_OUT_OF_MEMORY, f"{type(error).__name__}: {error}") is not None
+
+
+def _output_path(folder: str) -> str:
+    job = slurm_environment.job_id()
+    return os.path.join(folder, run_folder.slurm_log_name(job) if job else run_folder.LOCAL_LOG)
+
+
+def remove_empty_output(folder: str) -> None:
+    """Remove the output of a run whose process has exited, if it is empty and the run has ended well."""
+    path = _output_path(folder)
+    with contextlib.suppress(OSError):
+        if os.lstat(path).st_size == 0 and os.path.exists(os.path.join(folder, run_folder.DONE)):
+            os.unlink(path)
 
 
 def report_error(folder: str, error: UserError | OSError) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src import run_folder
+from src.archive import run_files
 from src.config import NOT_PARAMETERS
 from src.errors import BatchError, UserError, shell_command
 from src.io import files
@@ -102,9 +103,9 @@ def _read_existing_specs(batch: str, names: Iterable[str]) -> dict[str, Spec]:
     """Read the specs of the runs that have a folder. BatchError if a spec is lost: its point would seem new."""
     specs = {}
     for name in names:
-        if os.path.isdir(os.path.join(batch, name)):
+        if os.path.isdir(folder := os.path.join(batch, name)) or run_files.is_archived(folder):
             try:
-                specs[name] = run_folder.read_spec(os.path.join(batch, name, run_folder.SPEC))
+                specs[name] = run_folder.read_spec(os.path.join(folder, run_folder.SPEC))
             except BatchError as error:
                 command = shell_command("python", "submit_multiple.py", os.path.join(batch, run_folder.JOB_SPEC))
                 raise BatchError(error.what, where=error.where, hint=f"`{command}`, with the options that made the "

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from src import notes, run_folder
+from src.archive import run_files
 from src.errors import JobSpecError, RemoteError
 from src.io import deletion, files, yaml_io
 from src.submission.batch import batch_folder, sync_markers
@@ -201,7 +202,7 @@ def _run_states(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]
 
 
 def _has_unfinished_runs(path: str) -> bool:
-    return any(not os.path.exists(os.path.join(path, name, run_folder.DONE)) for name in run_folder.run_names(path))
+    return any(not run_files.exists(os.path.join(path, name), run_folder.DONE) for name in run_folder.run_names(path))
 
 
 def _store_journals(here: str, there: str, host: str, remote_journals: frozenset[str]) -> None:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from src.archive import run_files
 from src.errors import one_line
-from src.io import files
 from src.submission.status import failures, retry_policy, states
 from src.submission.status.observation import Run
 from src.submission.status.observe import SlurmView, observe
@@ -62,7 +62,7 @@ def starts(run: Run) -> list[Start]:
 
 def read_from(path: str, start: int) -> tuple[str, int]:
     """Return the text of a file from byte `start` on, and the position of its end."""
-    with open(files.open_regular(path), "rb") as file:
+    with run_files.open_binary(*os.path.split(path)) as file:
         file.seek(start)
         return file.read().decode(errors="replace"), file.tell()
 

@@ -1,0 +1,117 @@
+"""The runs in the archive of a batch: volumes 1.zip, 2.zip, …, of which a later one takes precedence.
+
+A volume is created whole, under the next free number, by one of several processes, and never changed (`writer.py`). It
+holds runs, and the names of runs of earlier volumes that do not count any more, or it replaces all earlier ones, which
+are deleted then. So readers need no lock: they see the volumes before or after a change.
+
+A run whose folder exists counts as that folder, whatever the archive holds.
+"""
+from __future__ import annotations
+
+import _thread
+import os
+import re
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from src.archive.volume import Run, Volume
+
+FOLDER = "archive"
+SPEC = "spec.yaml"  # every run folder has it
+_VOLUME = re.compile(r"([1-9][0-9]{0,8})\.zip\Z")
+_TRUSTED_SECONDS = 1.0  # for which a run that was in an archive is read without looking for newer volumes
+_MAX_ARCHIVES = 16  # that stay open
+
+_Stamp = tuple[tuple[int, int, int, int], ...]  # of each volume: number, inode, size, mtime_ns
+
+
+class ArchivedRun(NamedTuple):
+    """A run in an archive."""
+
+    name: str
+    volume: Volume
+    members: Run
+
+
+class Archive:
+    """The archive of a batch. runs: those that count; numbers: of all volumes; stamp: changes with any volume."""
+
+    def __init__(self, folder: str, stamp: _Stamp) -> None:
+        from src.archive.volume import Volume  # most batches have no archive
+
+        self.stamp, self.checked_at = stamp, time.monotonic()
+        self.numbers = [number for number, *_ in stamp]
+        self.volumes: list[Volume] = []
+        self.runs: dict[str, ArchivedRun] = {}
+        for number in self.numbers:
+            volume = Volume(os.path.join(folder, volume_name(number)))
+            if volume.about.complete:
+                self.volumes.clear()
+                self.runs.clear()
+            for name in volume.about.removed:
+                self.runs.pop(name, None)
+            self.volumes.append(volume)
+            self.runs |= {name: ArchivedRun(name, volume, members) for name, members in volume.runs.items()}
+
+
+def volume_name(number: int) -> str:
+    """Return the file name of a volume."""
+    return f"{number}.zip"
+
+
+_archives: dict[str, Archive] = {}  # by the absolute path of their folder
+_seen: set[str] = set()  # the folders of all archives that were read
+_lock = _thread.allocate_lock()  # threading takes time to load
+
+
+def of_batch(batch: str | os.PathLike[str]) -> Archive | None:
+    """Return the archive of a batch as it is now; None without one. BatchError if a volume is damaged or hostile."""
+    folder = os.path.join(os.path.abspath(batch), FOLDER)
+    while (stamp := _stamp(folder)) is not None:
+        cached = _archives.get(folder)
+        if cached and cached.stamp == stamp:
+            cached.checked_at = time.monotonic()
+            return cached
+        try:
+            with _lock:
+                if (archive := _archives.get(folder)) is None or archive.stamp != stamp:
+                    archive = _archives[folder] = Archive(folder, stamp)
+                    _seen.add(folder)
+        except FileNotFoundError:  # a volume was replaced by a later one
+            continue
+        while len(_archives) > _MAX_ARCHIVES:
+            _archives.pop(next(iter(_archives)), None)
+        return archive
+    _archives.pop(folder, None)
+    return None
+
+
+def find(folder: str | os.PathLike[str]) -> ArchivedRun | None:
+    """Return a run by the path of its folder, which is not there; None if it is not in the archive of its batch."""
+    batch, name = os.path.split(os.path.abspath(folder))
+    cached = _archives.get(os.path.join(batch, FOLDER))
+    if cached is None or name not in cached.runs or time.monotonic() > cached.checked_at + _TRUSTED_SECONDS:
+        cached = of_batch(batch)
+    run = cached.runs.get(name) if cached else None
+    return None if run is None or os.path.exists(os.path.join(folder, SPEC)) else run
+
+
+def may_be_restored(folder: str | os.PathLike[str]) -> bool:
+    """Return whether the batch of a run had an archive: the run may have been brought back a moment ago."""
+    return os.path.join(os.path.dirname(os.path.abspath(folder)), FOLDER) in _seen
+
+
+def _stamp(folder: str) -> _Stamp | None:
+    """Return what changes with any volume of an archive; None if there is none."""
+    while True:
+        try:
+            numbers = sorted(int(match[1]) for name in os.listdir(folder) if (match := _VOLUME.match(name)))
+            statuses = [(number, os.lstat(os.path.join(folder, volume_name(number)))) for number in numbers]
+        except NotADirectoryError:
+            return None
+        except FileNotFoundError:
+            if not os.path.isdir(folder):
+                return None
+            continue  # a volume was replaced
+        return tuple((number, status.st_ino, status.st_size, status.st_mtime_ns) for number, status in statuses) or None

@@ -1,0 +1,181 @@
+"""The files of a run, from its folder or from the archive of its batch: whoever reads a run reads by these functions.
+
+They take the run folder and the name of a file in it. Where the file is not on disk, it is looked up in the archive, if
+there is one, unless the run folder is there. What writes to a run, or runs it, uses its folder alone (`is_archived`).
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from src.archive import contents
+from src.archive.contents import ArchivedRun
+from src.errors import BatchError, shell_command
+from src.io import files
+
+if TYPE_CHECKING:
+    from src.archive.volume import Member
+
+Path = str | os.PathLike[str]
+
+
+class Status(NamedTuple):
+    """The status of a file in an archive, with the fields of os.stat that readers use. st_ino: its checksum."""
+
+    st_ino: int
+    st_size: int
+    st_mtime_ns: int
+    st_mode: int
+
+    @property
+    def st_mtime(self) -> float:
+        return self.st_mtime_ns / 1e9
+
+
+FileStatus = Status | os.stat_result
+
+
+def is_archived(folder: Path) -> bool:
+    """Return whether a run is in the archive of its batch, and not in a folder."""
+    return contents.find(folder) is not None
+
+
+def archived_names(batch: Path) -> list[str]:
+    """Return the names of the runs in the archive of a batch."""
+    archive = contents.of_batch(batch)
+    return list(archive.runs) if archive else []
+
+
+def archive_stamp(batch: Path) -> object:
+    """Return what changes when runs are added to the archive of a batch or removed; None without an archive."""
+    archive = contents.of_batch(batch)
+    return archive.stamp if archive else None
+
+
+def volumes(batch: Path) -> list[str]:
+    """Return the paths of the files of a batch's archive."""
+    archive = contents.of_batch(batch)
+    return [volume.path for volume in archive.volumes] if archive else []
+
+
+def require_folder(folder: Path, action: str) -> None:
+    """Raise BatchError if a run is archived. action: what needs its folder, as `exported`."""
+    if is_archived(folder):
+        command = shell_command("python", "experiments.py", "unarchive", os.fspath(folder))
+        raise BatchError(f"this run is archived, and cannot be {action}", where=os.fspath(folder),
+                         hint=f"`{command}` brings its folder back")
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the names of the files and folders in a run folder. FileNotFoundError if there is no such run."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        if run := contents.find(folder):
+            return _names(run)
+        return os.listdir(folder)  # it may have been brought back a moment ago
+    if contents.SPEC not in names and (run := contents.find(folder)):
+        return _names(run)
+    return names
+
+
+def _names(run: ArchivedRun) -> list[str]:
+    return list(dict.fromkeys(path.partition("/")[0] for path in run.members if path))
+
+
+def list_folder(folder: Path, name: str) -> list[str]:
+    """Return the names of the files in a folder of a run; none if it does not exist."""
+    try:
+        return os.listdir(os.path.join(folder, name))
+    except (FileNotFoundError, NotADirectoryError):
+        run = contents.find(folder)
+        return [path.removeprefix(f"{name}/") for path in run.members
+                if path.startswith(f"{name}/") and path[-1] != "/"] if run else []
+
+
+def size(folder: Path) -> int:
+    """Return the bytes that an archived run takes; 0 for another one."""
+    run = contents.find(folder)
+    return sum(member.stored for member in run.members.values()) if run else 0
+
+
+def status(folder: Path, name: str) -> FileStatus | None:
+    """Return the status of a file of a run; None if there is none."""
+    path = f"{os.fspath(folder)}/{name}"
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if found := _member(folder, name):
+            return _status(found[1])
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(path) if contents.may_be_restored(folder) else None
+    return None
+
+
+def _status(member: Member) -> Status:
+    return Status(member.crc or 1, member.size, member.time_ns, member.mode)
+
+
+def exists(folder: Path, name: str) -> bool:
+    """Return whether a run has this file."""
+    info = status(folder, name)
+    return info is not None and stat.S_ISREG(info.st_mode)
+
+
+def read_with_status(folder: Path, name: str, limit: int = files.MAX_FILE) -> tuple[bytes | None, FileStatus | None]:
+    """Return the content of a file, and its status before it was read; None if there is none.
+
+    OSError if it has more than `limit` bytes, is no regular file, or is damaged in the archive.
+    """
+    path = f"{os.fspath(folder)}/{name}"
+    data, info = files.read_with_status(path, limit)
+    if data is not None:
+        return data, info
+    if (found := _member(folder, name)) is None:
+        return files.read_with_status(path, limit) if contents.may_be_restored(folder) else (None, None)
+    run, member = found
+    return run.volume.read(f"{run.name}/{name}", member, limit), _status(member)
+
+
+def read_bytes(folder: Path, name: str, limit: int = files.MAX_FILE) -> bytes | None:
+    """Return the content of a file; None if there is none. Errors as in `read_with_status`."""
+    return read_with_status(folder, name, limit)[0]
+
+
+def read_path(path: Path, limit: int = files.MAX_FILE) -> bytes | None:
+    """Return the content of a file directly in a run folder, as `read_bytes` does."""
+    folder, name = os.path.split(path)
+    return read_bytes(folder or ".", name, limit)
+
+
+def read_text(folder: Path, name: str, limit: int = files.MAX_FILE) -> str | None:
+    """Return the text of a file; None if there is none. Errors as in `read_with_status`."""
+    data = read_bytes(folder, name, limit)
+    return None if data is None else data.decode(errors="replace")
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """Return the JSON value in a file; None if there is none, or as in `files.read_json`."""
+    return files.read_json(f"{os.fspath(folder)}/{name}", lambda path, limit: read_text(folder, name, limit))
+
+
+def open_binary(folder: Path, name: str) -> BinaryIO:
+    """Open a file for reading. FileNotFoundError if there is none, OSError as in `files.open_regular`, or if it is
+    damaged in the archive.
+    """
+    path = os.path.join(folder, name)
+    try:
+        return open(files.open_regular(path), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        if (found := _member(folder, name)) is None:
+            return open(files.open_regular(path), "rb")  # it may have been brought back a moment ago
+        run, member = found
+        return run.volume.open(f"{run.name}/{name}", member)
+
+
+def _member(folder: Path, name: str) -> tuple[ArchivedRun, Member] | None:
+    run = contents.find(folder)
+    member = run.members.get(name) if run else None
+    return (run, member) if run and member and stat.S_ISREG(member.mode) else None  # links are not followed

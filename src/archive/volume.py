@@ -1,0 +1,282 @@
+"""Read one ZIP file of an archive: its index, checked for hostile entries, and its members by their position.
+
+Python's zipfile takes five times as long for the index of 10,000 runs. What is read here is what `writer.py` writes: a
+member RUN/FILE for each file, one that ends with `/` for each folder, and ABOUT. Their modification times, in ns, are
+in an extra field; other tools find whole seconds in the field that they know.
+"""
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from src.errors import BatchError
+from src.io import files
+
+ABOUT = "archive.json"  # the member about the volume itself; keys: `About`
+FORMAT = 1
+STORED, DEFLATED = 0, 8
+UNIX_TIME, TIME_NS = 0x5455, 0x5247  # extra fields: the modification time in seconds, and in ns
+_TIMES = struct.Struct("<HHBlHHq")  # both extra fields
+_MARK = _TIMES.pack(UNIX_TIME, 5, 1, 0, TIME_NS, 8, 0)[:5]
+_END, _END_64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+_ENTRY, _LOCAL = struct.Struct("<4s4xHH4xLLLHHH4xLL"), struct.Struct("<4s22xHH")
+_MAX_INDEX = 2**30  # bytes
+_MAX_PATH = 4096  # bytes of the target of a link
+_MAX_RATIO = 1100  # of deflate: 1032
+_BLOCK = 1 << 20
+
+
+class Member(NamedTuple):
+    """A file or folder in a volume. mode: of the file system, with its type."""
+
+    offset: int
+    stored: int
+    size: int
+    crc: int
+    method: int
+    mode: int
+    time_ns: int
+
+
+class About(NamedTuple):
+    """The content of ABOUT. complete: earlier volumes do not count; removed: runs of earlier volumes that do not."""
+
+    complete: bool = False
+    removed: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the content of ABOUT."""
+        return json.dumps({"format": FORMAT, "complete": self.complete, "removed": list(self.removed)}) + "\n"
+
+
+Run = dict[str, Member]  # by the path in the run folder; folders end with `/`, and the run folder itself is ""
+
+
+class Volume:
+    """An open volume: its runs by name, and its ABOUT. BatchError for a file that `writer.py` cannot have written."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = files.open_regular(path)
+        weakref.finalize(self, os.close, self._file)
+        self._size = os.fstat(self._file).st_size
+        try:
+            self.runs, self.about = self._read_index()
+        except (struct.error, UnicodeDecodeError, IndexError, OSError) as error:
+            raise self._refused(f"it is damaged: {error}") from None
+
+    def _refused(self, reason: str) -> BatchError:
+        return BatchError(f"this archive is not read: {reason}", where=self.path,
+                          hint="move it out of the folder, and restore it from a backup")
+
+    def _index(self) -> tuple[bytes, int]:
+        """Return the central directory and the number of its entries."""
+        end_at = self._size - _END.size
+        signature, *_, count, size, start, comment = _END.unpack(os.pread(self._file, _END.size, max(end_at, 0)))
+        if signature != b"PK\5\6" or comment:
+            raise self._refused("it is incomplete, or no ZIP file of this project")
+        if count == 0xFFFF or 0xFFFFFFFF in (size, start):
+            locator, _, end_at, _ = _LOCATOR.unpack(os.pread(self._file, _LOCATOR.size, end_at - _LOCATOR.size))
+            signature, *_, count, size, start = _END_64.unpack(os.pread(self._file, _END_64.size, end_at))
+            if (locator, signature) != (b"PK\6\7", b"PK\6\6"):
+                raise self._refused("its index is damaged")
+        if size > _MAX_INDEX or start + size != end_at:
+            raise self._refused("its index is damaged")
+        return os.pread(self._file, size, start), count
+
+    def _read_index(self) -> tuple[dict[str, Run], About]:
+        data, count = self._index()
+        runs: dict[str, Run] = {}
+        about, total, seen = None, 0, 0
+        links: list[tuple[str, Member]] = []
+        limit = self._size - len(data)
+        for name, member in self._members(data):
+            seen, total = seen + 1, total + member.stored
+            run, slash, path = name.partition("/")
+            if not slash and name == ABOUT and about is None:
+                about = member
+                continue
+            if not slash or _leads_out(name) or path in runs.setdefault(run, {}):
+                raise self._refused(f"the name {name!r} is not that of a file in a run folder, or is there twice")
+            if max(member.offset + member.stored, total) > limit or not _is_plausible(member):
+                raise self._refused(f"the sizes of {name!r} cannot be right")
+            if stat.S_ISLNK(member.mode):
+                links.append((name, member))
+            elif not (stat.S_ISDIR if name[-1] == "/" else stat.S_ISREG)(member.mode):
+                raise self._refused(f"{name!r} is no regular file")
+            runs[run][path] = member
+        for name, member in links:
+            run, _, path = name.partition("/")
+            if link_leads_out(path, self.read(name, member, _MAX_PATH).decode()) or any(
+                    other.startswith(f"{path}/") for other in runs[run]):
+                raise self._refused(f"the link {name!r} leads out of its run folder, or has files below it")
+        if seen != count or about is None:
+            raise self._refused(f"its index is damaged, or it has no {ABOUT}")
+        return runs, self._about(about)
+
+    def _members(self, data: bytes) -> Iterator[tuple[str, Member]]:
+        """Yield the entries of the central directory."""
+        position, unpack, times = 0, _ENTRY.unpack_from, _TIMES.unpack_from
+        while position < len(data):
+            (signature, flags, method, crc, stored, size, name_length, extra_length, comment_length, mode,
+             offset) = unpack(data, position)
+            if signature != b"PK\1\2" or flags & ~0x80E or method not in (STORED, DEFLATED):
+                raise self._refused("an entry is damaged, encrypted, or packed by an unknown method")
+            start = position + _ENTRY.size
+            extra = start + name_length
+            position = extra + extra_length + comment_length
+            if extra_length == _TIMES.size and data[extra:extra + 5] == _MARK:
+                time_ns = times(data, extra)[-1]
+            else:
+                time_ns, sizes = _parse_extra(data[extra:extra + extra_length])
+                size, stored, offset = (next(sizes) if value == 0xFFFFFFFF else value
+                                        for value in (size, stored, offset))
+            yield data[start:extra].decode(), Member(offset, stored, size, crc, method, mode >> 16, time_ns)
+
+    def _about(self, member: Member) -> About:
+        value = files.parse_json(self.read(ABOUT, member, 2**26).decode(errors="replace"))
+        if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("removed"), list):
+            raise self._refused(f"its {ABOUT} is damaged, or of a newer version of this project")
+        return About(bool(value.get("complete")), tuple(map(str, value["removed"])))
+
+    def read(self, name: str, member: Member, limit: int) -> bytes:
+        """Return the content of a member. OSError if it has more than `limit` bytes, or is damaged.
+
+        name: RUN/FILE.
+        """
+        if member.size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit / 2**20:g} MiB", f"{self.path}/{name}")
+        return b"".join(self.blocks(name, member)) if member.stored > _BLOCK else self._read_small(name, member)
+
+    def _read_small(self, name: str, member: Member) -> bytes:
+        # the extra field of the local header may be longer than the one in the index
+        guess = os.pread(self._file, _LOCAL.size + len(name) + 64 + member.stored, member.offset)
+        start = self._data_start(name, guess)
+        data = guess[start:start + member.stored]
+        if len(data) < member.stored:
+            data = os.pread(self._file, member.stored, member.offset + start)
+        if member.method == DEFLATED:
+            inflate = zlib.decompressobj(-15)
+            try:
+                data = inflate.decompress(data, member.size + 1)
+            except zlib.error:
+                data = b""
+        if len(data) != member.size or zlib.crc32(data) != member.crc:
+            raise self._damaged(name)
+        return data
+
+    def _data_start(self, name: str, header: bytes) -> int:
+        """Return where the data of a member begins, relative to its local header."""
+        signature, name_length, extra_length = _LOCAL.unpack_from(header) if len(header) >= _LOCAL.size else (b"", 0, 0)
+        if signature != b"PK\3\4" or header[_LOCAL.size:_LOCAL.size + name_length] != name.encode():
+            raise self._damaged(name)
+        return _LOCAL.size + int(name_length) + int(extra_length)
+
+    def _damaged(self, name: str) -> OSError:
+        return OSError(errno.EIO, "damaged in the archive: its checksum is wrong", f"{self.path}/{name}")
+
+    def blocks(self, name: str, member: Member) -> Iterator[bytes]:
+        """Yield the content of a member in blocks. OSError at the end if it is damaged."""
+        position = member.offset + self._data_start(name, os.pread(
+            self._file, _LOCAL.size + len(name.encode()), member.offset))
+        inflate = zlib.decompressobj(-15) if member.method == DEFLATED else None
+        end, crc, size = position + member.stored, 0, 0
+        while position < end:
+            data = os.pread(self._file, min(_BLOCK, end - position), position)
+            position += len(data)
+            if not data:
+                break
+            while data:
+                try:
+                    block = inflate.decompress(data, _BLOCK) if inflate else data
+                except zlib.error:
+                    raise self._damaged(name) from None
+                data = inflate.unconsumed_tail if inflate else b""
+                crc, size = zlib.crc32(block, crc), size + len(block)
+                if size > member.size:
+                    raise self._damaged(name)
+                yield block
+        if inflate and (rest := inflate.flush()):
+            crc, size = zlib.crc32(rest, crc), size + len(rest)
+            yield rest
+        if (size, crc) != (member.size, member.crc):
+            raise self._damaged(name)
+
+    def open(self, name: str, member: Member) -> BinaryIO:
+        """Open a member for reading, once all of it was checked; a large one that is stored is not loaded. OSError if
+        it is damaged.
+        """
+        if member.method == DEFLATED or member.size <= _BLOCK:
+            return io.BytesIO(self.read(name, member, member.size))
+        for _ in self.blocks(name, member):
+            pass
+        start = self._data_start(name, os.pread(self._file, _LOCAL.size + len(name.encode()), member.offset))
+        return io.BufferedReader(_Range(self, self._file, member.offset + start, member.size), _BLOCK)
+
+
+class _Range(io.RawIOBase):
+    """A part of an open file. owner: keeps it open."""
+
+    def __init__(self, owner: object, file: int, start: int, size: int) -> None:
+        self._owner, self._file, self._start, self._size, self._position = owner, file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._file, max(0, min(len(buffer), self._size - self._position)),
+                        self._start + self._position)
+        buffer[:len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _leads_out(name: str) -> bool:
+    """Return whether a member's name does not denote a file in a run folder. Names of runs are not hidden."""
+    return name[0] in "./" or "\\" in name or "\0" in name or ("//" in name or "/." in name) and any(
+        part in ("", ".", "..") for part in name.removesuffix("/").split("/"))
+
+
+def link_leads_out(path: str, target: str) -> bool:
+    """Return whether a link at a path in a run folder leads out of it. `..` is allowed only at the start of its target,
+    since other parts may be links.
+    """
+    parts = target.split("/")
+    up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    return not target or target[0] == "/" or "\0" in target or up > path.count("/") or ".." in parts[up:]
+
+
+def _is_plausible(member: Member) -> bool:
+    """Return whether a member can have its size: deflate does not compress more."""
+    return member.size == member.stored if member.method == STORED else member.size <= _MAX_RATIO * member.stored
+
+
+def _parse_extra(extra: bytes) -> tuple[int, Iterator[int]]:
+    """Return the modification time in ns, 0 without one, and the values of 64 bits, from a member's extra fields."""
+    time_ns, sizes, position = 0, (), 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        value = extra[position + 4:position + 4 + length]
+        if kind == 1:
+            sizes = struct.unpack(f"<{len(value) // 8}Q", value[:len(value) // 8 * 8])
+        elif kind == TIME_NS:
+            time_ns, = struct.unpack("<q", value)
+        elif kind == UNIX_TIME and not time_ns:
+            time_ns = struct.unpack_from("<l", value, 1)[0] * 10**9
+        position += 4 + length
+    return time_ns, iter(sizes)

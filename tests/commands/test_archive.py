@@ -1,0 +1,162 @@
+"""experiments.py archive and unarchive: commands and submissions read archived runs as before, and start none."""
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import experiments
+from src import run_folder
+from src.analysis.reading import arrays, runs
+from src.analysis.reading.results import read_results
+from src.archive import run_files
+from src.errors import BatchError
+from src.submission.batch import batch_folder
+from src.submission.job import attempt
+from tests.submission.conftest import Project, project
+
+__all__ = ["project"]  # fixture
+
+
+@pytest.fixture
+def batch(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A batch of three runs that have ended, and one that has failed."""
+    monkeypatch.setenv(batch_folder.RESULTS_VARIABLE, str(project.results))
+    project.write_spec("[8, 13]")
+    assert project.submit(project.spec, "--local", "-y", "--set", "base_lr=[0.1, 1]") == 1
+    return project.batch
+
+
+class Commands:
+    """Runs commands and returns what they print."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def run(self, *arguments: str | Path, code: int = 0) -> str:
+        self._capsys.readouterr()
+        assert experiments.main(list(map(str, arguments))) == code, self._capsys.readouterr()
+        return self._capsys.readouterr().out
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+def names(batch: Path) -> list[str]:
+    return sorted(path.name for path in batch.iterdir() if path.name[0].isdigit())
+
+
+def test_commands_read_archived_runs_as_before(batch: Path, commands: Commands) -> None:
+    run = run_folder.run_names(batch)[0]
+    (batch / run / "stats.csv").write_text("epoch,val/last/accuracy\n1,0.5\n2,0.75\n")
+    (batch / run / "training.log").write_text("a line\n")
+    ways = [("status", batch), ("query", batch, "base_lr > 0"), ("logs", f"{batch}:0"),
+            ("best", batch), ("note", batch), ("query", batch, "end == 'completed'", "--names")]
+    before = [commands.run(*way) for way in ways]
+    results, document = read_results(batch), json.loads(commands.run("status", batch, "--json"))
+    out = commands.run("archive", batch)
+    assert "2 runs archived" in out and "2 runs left alone: failed" in out and "unarchive" in out
+    assert names(batch) == run_folder.run_names(batch)[2:]
+    assert [commands.run(*way) for way in ways] == before
+    assert json.loads(commands.run("status", batch, "--json"))[0]["runs"] == document[0]["runs"]
+    archived = read_results(batch)
+    assert archived.config.equals(results.config) and archived.long.equals(results.long)
+    assert commands.run("report", batch) and commands.run("clean", batch, "--yes") == "nothing to remove\n"
+    assert commands.run("compare", batch, batch)
+    commands.run("note", batch, "archived")
+    moved = batch.with_name(f"{batch.name[:9]}other")
+    commands.run("rename", batch, "other")
+    assert commands.run("status", moved).count("done") == before[0].count("done")
+    assert commands.run("unarchive", f"{moved}:0") == f"{moved}: 1 run brought back\n"
+    assert names(moved) == [run, *run_folder.run_names(moved)[2:]]
+
+
+def test_documents(batch: Path, commands: Commands) -> None:
+    first, second, *failed = run_folder.run_names(batch)
+    assert json.loads(commands.run("archive", batch, "--json")) == [{
+        "batch": str(batch), "archived": [first, second], "left": dict.fromkeys(failed, "failed"),
+        "files": [str(batch / "archive" / "1.zip")]}]
+    assert json.loads(commands.run("unarchive", batch, "--json")) == [{"batch": str(batch), "runs": [first, second]}]
+    assert "--yes" in commands.run("archive", batch, "--drop-checkpoints", "--json", code=2)
+
+
+def test_archived_runs_are_never_started_again(project: Project, batch: Path, commands: Commands,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    archived = run_folder.run_names(batch)[:2]
+    commands.run("archive", batch)
+    (batch / "mended").write_text("")
+    assert project.submit("-r", batch, "--local", "-y") == 0
+    assert project.executed() == [1, 1]  # those that had failed
+    same = (project.spec, "--local", "-y", "--set", "base_lr=[0.1, 1]")
+    assert project.submit(*same) == 0
+    assert "4 of 4 done" in capsys.readouterr().out
+    project.write_spec("[8, 13, 32]")
+    assert project.submit(*same, "--extend") == 0
+    assert len(run_folder.run_names(batch)) == 6 and not any((batch / name).exists() for name in archived)
+    assert commands.run("archive", batch).startswith(f"{batch}: 4 runs archived")
+    assert project.submit(*same, "--extend") == 0 and names(batch) == []
+    spec = str(batch / archived[0] / "spec.yaml")
+    assert attempt.main([spec], train=lambda *_: "completed", warm_up=lambda _: None) == 0
+    assert "this run has ended already (completed)" in capsys.readouterr().out
+    assert attempt.main(["--fresh", spec], train=lambda *_: "completed", warm_up=lambda _: None) == 2
+    assert "this run is archived, and cannot be started" in capsys.readouterr().err
+    assert names(batch) == []
+
+
+def test_an_archived_run_is_deleted(project: Project, batch: Path, commands: Commands) -> None:
+    first, second = run_folder.run_names(batch)[:2]
+    commands.run("archive", batch)
+    assert "deleted" in commands.run("delete", batch / first, "-y")
+    assert first not in run_folder.run_names(batch) and "deleted" in commands.run("status", batch)
+    kept = json.loads((project.results / "deleted.jsonl").read_text())
+    assert kept["run"] == first and "base_lr" in kept["spec"]
+    commands.run("delete", batch / second, "-y")
+    assert not (batch / "archive").exists()
+    commands.run("delete", batch, "-y")
+    assert not batch.exists()
+
+
+def test_python_reads_arrays_artifacts_and_runs(batch: Path, commands: Commands) -> None:
+    import numpy as np
+
+    folder = batch / run_folder.run_names(batch)[0]
+    (folder / "arrays").mkdir()
+    np.savez(folder / "arrays" / "epoch-00003.npz", counts=np.arange(4))
+    runs.save_artifact({"a": 1}, folder, "note.json")
+    found = runs.find_runs({"base_lr": 0.1, "end": "completed"}, batch)
+    commands.run("archive", batch)
+    assert arrays.epochs_with_arrays(folder) == [3]
+    assert arrays.read_array(folder, "counts").tolist() == [0, 1, 2, 3]
+    assert runs.load_artifact(folder, "note.json") == {"a": 1}
+    assert runs.find_runs({"base_lr": 0.1, "end": "completed"}, batch)["run"].tolist() == found["run"].tolist()
+    assert runs.is_done({"base_lr": 0.1}, batch)
+    with pytest.raises(BatchError, match="archived, and cannot be changed"):
+        runs.save_artifact({"a": 1}, folder, "other.json")
+    assert not folder.exists()
+
+
+def test_reproduce_begins_with_unarchive(batch: Path, commands: Commands) -> None:
+    run = batch / run_folder.run_names(batch)[0]
+    (run / "config.yaml").write_text((run / "spec.yaml").read_text())
+    commands.run("archive", batch)
+    out = commands.run("reproduce", f"{batch}:0")
+    assert re.search(r"experiments.py unarchive \S+", out), out
+    assert run_files.is_archived(batch / run_folder.run_names(batch)[0])
+
+
+def test_a_damaged_archive_is_named(batch: Path, commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.run("archive", batch)
+    volume = batch / "archive" / "1.zip"
+    data = volume.read_bytes()
+    volume.write_bytes(data[:100])
+    os.utime(volume, (1, 1))
+    assert experiments.main(["status", str(batch)]) == 2
+    assert f"{volume}: this archive is not read" in capsys.readouterr().err
+    done = data.index(b"completed\n")
+    volume.write_bytes(data[:done] + b"diverged!" + data[done + 9:])
+    assert "cannot be read: damaged in the archive" in commands.run("status", batch)
