@@ -1,6 +1,7 @@
 """The functions that read files, or the output of other programs, for tests/fuzzing.py; and which module has which."""
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import json
@@ -37,6 +38,9 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "analysis/reading/runs": tuple(f"artifact a.{suffix}" for suffix in ("json", "npy", "npz", "csv", "txt")),
     "analysis/reading/steps": ("steps",),
     "analysis/report": ("report",),
+    "archive/run_files": ("archive",),
+    "archive/volume": ("archive",),
+    "archive/writer": _OWN + "the run folders that it packs",
     "code/code_state": ("sources", "earlier code"),
     "code/code_versions": ("versions",),
     "code/program_files": _OWN + "the sources of the project",
@@ -62,6 +66,7 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "search/definition": ("search",),
     "search/summary": ("end of a search",),
     "stats_csv": ("stats", "steps"),
+    "submission/batch/archive_lock": _OWN + "fields of an identity that have their form",
     "submission/batch/batch_folder": _OWN + "whether a spec that it has written is empty",
     "submission/batch/extension": ("extension",),
     "submission/batch/journal": ("journals", "plans"),
@@ -111,8 +116,8 @@ MODULES: dict[str, tuple[str, ...] | str] = {
     "training/setup/seeds": ("earlier seeds",)}
 # how a source file reads
 READS = re.compile(
-    r"(?<!\w)files\.(read_|open_regular|parse_json)|json\.loads|(?<!def )(?<![\w.])open\(|torch\.load\(|np\.load|"
-    r"load_npz|read_csv|tomllib\.|\.read_(text|bytes)\(|capture_output|subprocess\.PIPE|_OPENERS|recv_bytes|Image\.open")
+    r"(?<!\w)(run_)?files\.(read_|open_regular|open_binary|parse_json)|json\.loads|(?<!def )(?<![\w.])open\(|"
+    r"torch\.load\(|np\.load|load_npz|read_csv|tomllib\.|\.read_(text|bytes)\(|capture_output|subprocess\.PIPE|_OPENERS|recv_bytes|Image\.open")
 
 
 class Reader(NamedTuple):
@@ -143,12 +148,30 @@ def all_readers(batch: Path) -> list[Reader]:
 
     folders = sorted(str(path) for path in batch.iterdir() if path.name[0].isdigit())
     outside = batch.parent / OUTSIDE
-    return [*_readers_of_results(batch, len(folders)), *_readers_of_submissions(str(batch)),
+    return [*_readers_of_archives(f"{outside}/archived"), *_readers_of_results(batch, len(folders)),
+            *_readers_of_submissions(str(batch)),
             *_readers_of_settings(outside), *_readers_of_answers(outside), *_readers_of_data(outside),
             Reader("job spec", lambda: read_job_spec(f"{batch.parent}/x.yaml"), may_refuse=True),
             Reader("batch's job spec", lambda: read_job_spec(f"{batch}/job.yaml"), may_refuse=True),
             *(reader for folder in folders for reader in _readers_of_run(folder)),
             *_readers_of_models(folders[0]), *_readers_of_searches(f"{outside}/search")]
+
+
+def _readers_of_archives(batch: str) -> Iterator[Reader]:
+    from src import run_folder
+    from src.archive import contents, run_files
+
+    def read() -> None:
+        contents._archives.clear()
+        for name in run_folder.run_names(batch):
+            folder = os.path.join(batch, name)
+            for file in run_files.list_names(folder):
+                with contextlib.suppress(OSError):  # a wrong checksum
+                    run_files.read_bytes(folder, file)
+                with contextlib.suppress(OSError), run_files.open_binary(folder, file) as opened:
+                    opened.read()
+
+    yield Reader("archive", read, may_refuse=True, only="outside/archived/*")
 
 
 def _readers_of_results(batch: Path, runs: int) -> Iterator[Reader]:

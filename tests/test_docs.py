@@ -35,7 +35,7 @@ BATCH = "26-11-20-digits-quickstart"  # the batch that the pages refer to
 # external programs that pages may use
 OTHERS = {".venv-mlflow/bin/mlflow", "apptainer", "cd", "conda", "cut", "export", "git", "jupyter", "ln", "mkdir",
           "rsync", "sacctmgr", "sbatch", "sinfo", "source", "squeue", "srun", "ssh", "ssh-copy-id", "ssh-keygen",
-          "tensorboard", "tmux"}
+          "tensorboard", "tmux", "unzip"}
 OTHER_OPTIONS = {"--chdir", "--cleanenv", "--comment", "--config", "--contain", "--dependency", "--error", "--exclude",
                  "--gres", "--ip", "--job-name", "--key", "--learning_rate", "--me", "--no-home", "--no-requeue",
                  "--nv", "--output", "--parsable", "--rdzv-id", "--requeue", "--ServerApp.ip+", "--signal",

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import shutil
 import struct
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 
 from src import notes, run_folder
+from src.archive import writer
 from src.config import Config
 from src.io import files, yaml_io
 from src.search import definition
@@ -142,6 +144,12 @@ def add_outside(folder: Path) -> None:
     definition.write(folder / "search", definition.Search(
         "random", 4, 2, 1, "val/last/accuracy", True, 9, space, "tiny", ("base_lr",),
         definition.EarlyStop("asha", (1, 3), 3.0)))
+    archived = folder / "archived"
+    write("archived/000_a/spec.yaml", "base_lr: 0.1\n" * 50)
+    write("archived/000_a/done", "completed\n")
+    (archived / "000_a" / "link").symlink_to("done")
+    writer.publish_runs(str(archived), {"000_a": writer.list_entries(str(archived / "000_a"))})
+    shutil.rmtree(archived / "000_a")
     np.save(samples, np.eye(3))
     write("run/artifacts/a.npy", samples.getvalue())
     np.savez_compressed(folder / "run/artifacts/a.npz", x=np.eye(3))

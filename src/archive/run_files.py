@@ -119,8 +119,11 @@ def _status(member: Member) -> Status:
 
 
 def exists(folder: Path, name: str) -> bool:
-    """Return whether a run has this file."""
-    info = status(folder, name)
+    """Return whether a run has this file; False also if that cannot be found out, as for a name that is too long."""
+    try:
+        info = status(folder, name)
+    except (OSError, ValueError):
+        return False
     return info is not None and stat.S_ISREG(info.st_mode)
 
 
