@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 # `src/errors.py`, `src/io`, `src/checks` and `src/archive` lie below them, everything else may import them.
 BASE = {"", "io", "checks", "archive"}
 ABOVE = BASE | {"code"}
-SUBMISSION = ["system", "spec", "batch", "slurm", "usage", "slots", "status", "searches", "job", "planning",
+SUBMISSION = ["system", "spec", "batch", "storage", "slurm", "usage", "slots", "status", "searches", "job", "planning",
               "execution"]
 SEEN = {f"submission/{name}" for name in ("system", "spec", "batch", "slurm", "usage", "status")}  # what people look at
 ALLOWED: dict[str, set[str]] = {

@@ -95,6 +95,16 @@ def list_folder(folder: Path, name: str) -> list[str]:
                 if path.startswith(f"{name}/") and path[-1] != "/"] if run else []
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of the regular files directly in a run folder. FileNotFoundError if there is no such run."""
+    if run := contents.find(folder):
+        return {path: member.size for path, member in run.members.items()
+                if "/" not in path and stat.S_ISREG(member.mode)}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat(follow_symlinks=False).st_size
+                for entry in entries if entry.is_file(follow_symlinks=False)}
+
+
 def size(folder: Path) -> int:
     """Return the bytes that an archived run takes; 0 for another one."""
     run = contents.find(folder)

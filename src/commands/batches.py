@@ -15,11 +15,12 @@ from src.command_output import Output
 from src.commands.common import PROJECT, confirm
 from src.errors import BatchError, shell_command
 from src.io import files
-from src.submission.batch import batch_folder, relocation
+from src.submission.batch import batch_folder
 from src.submission.planning.tickets import require_none_alive
 from src.submission.status import retry_policy, run_lookup, states, status
 from src.submission.status.observation import Observation, Run
 from src.submission.status.observe import observe
+from src.submission.storage import relocation
 from src.submission.system.terminal import count
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _lines_about_lookup(moved: list[documents.Moved], folder: str) -> list[str]:
 
 def archive(options: argparse.Namespace) -> Output:
     """Pack the runs of batches that have ended well into one file for each batch; others are left alone."""
-    from src.submission.batch import archiving
+    from src.submission.storage import archiving
 
     if options.drop_checkpoints:
         confirm("Delete the checkpoints of all runs that are archived? This cannot be undone.", "nothing was archived",
@@ -132,7 +133,7 @@ def _archive_lines(batch: str, archived: list[str], left: dict[str, str], volume
 
 def unarchive(options: argparse.Namespace) -> Output:
     """Make the folders of archived runs again, as they were."""
-    from src.submission.batch import archiving
+    from src.submission.storage import archiving
 
     named = {name: None if name.isdecimal() else batch_folder.named_batch(name) for name in options.targets}
     selected: dict[str, list[str] | None] = {batch: None for batch in named.values() if batch}

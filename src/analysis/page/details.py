@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ from src import logs, run_folder
 from src.analysis.page import plain, sections
 from src.analysis.reading import raw_files
 from src.analysis.reading.steps import read_steps
+from src.archive import run_files
 from src.errors import UserError
-from src.io import files
 
 _LOG_LINES = 200
 _MAX_POINTS = 2_000  # of a curve
@@ -59,9 +58,8 @@ def _log(folder: str) -> dict[str, str] | None:
 
 def _files(folder: str) -> list[dict[str, Any]]:
     """Names and sizes of the regular files of a run."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat(follow_symlinks=False).st_size
-                 for entry in entries if entry.is_file(follow_symlinks=False)}
+    with contextlib.suppress(OSError):
+        sizes = run_files.file_sizes(folder)
         return [{"name": plain.text(name), "size": sizes[name]} for name in sorted(sizes)[:_MAX_FILES]]
     return []
 
@@ -75,7 +73,7 @@ def _steps(folder: str) -> dict[str, Any] | None:
 def _system(folder: str) -> dict[str, Any] | None:
     """The columns of system.csv against the seconds since its first row."""
     try:
-        data = files.read_bytes(os.path.join(folder, run_folder.SYSTEM), _MAX_SYSTEM) or b""
+        data = run_files.read_bytes(folder, run_folder.SYSTEM, _MAX_SYSTEM) or b""
         frame = pd.read_csv(io.BytesIO(data), on_bad_lines="skip").apply(pd.to_numeric, errors="coerce")
     except (OSError, ValueError):  # those of pandas are ValueErrors
         return None

@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src import gpu_idle, metrics, run_folder, stats_csv
+from src.archive import run_files
 from src.code import code_state
 from src.frozen import Frozen
-from src.io import files, records
+from src.io import records
 from src.metrics import Metric
 from src.stats_csv import Stats
 from src.submission.status import failures, retry_policy, run_lookup, states, throughput
@@ -91,7 +92,7 @@ def _idle_now(run: Run) -> str:
     """The warning that the GPU of a running run idles; empty if it does not."""
     if run.files is None or run_folder.GPU_IDLE not in run.files.names or run.state.name != states.RUNNING:
         return ""
-    record, attempt = files.read_json(run.files.file(run_folder.GPU_IDLE)), run.attempt or {}
+    record, attempt = run_files.read_json(run.path, run_folder.GPU_IDLE), run.attempt or {}
     idle = gpu_idle.read_record(record)
     is_current = idle and all(record.get(key) == attempt.get(key) for key in ("ticket", "number"))
     return idle.line() if idle and is_current else ""

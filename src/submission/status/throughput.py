@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 
 from src import run_folder
+from src.archive import run_files
 from src.frozen import Frozen
 from src.submission.status import retry_policy, states
 from src.submission.status.observation import Observation, Run
@@ -116,6 +116,7 @@ def _ends(runs: Iterable[Run]) -> list[float]:
 
 def _end(run: Run) -> float | None:
     try:
-        return os.stat(os.path.join(run.path, run_folder.DONE)).st_mtime
+        done = run_files.status(run.path, run_folder.DONE)
     except OSError:
         return None
+    return done.st_mtime if done else None

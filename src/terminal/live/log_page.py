@@ -5,7 +5,7 @@ import os
 
 from rich.text import Text
 
-from src.io import files
+from src.archive import run_files
 from src.submission.status import failures, states
 from src.submission.status.observation import Run
 from src.terminal import cells, colors
@@ -48,14 +48,15 @@ class LogPage(Page):
 
     def _read(self, path: str | None, columns: int) -> None:
         """Read the end of a log, if it or the width has changed."""
-        size = os.path.getsize(path) if path and os.path.exists(path) else None
+        status = run_files.status(*os.path.split(path)) if path else None
+        size = status.st_size if status else None
         if self._key == (path, size, columns):
             return
         self._key = path, size, columns
         self._folded = []
         if path is None or size is None:
             return
-        with open(files.open_regular(path), "rb") as file:
+        with run_files.open_binary(*os.path.split(path)) as file:
             file.seek(max(0, size - _MAX_BYTES))
             text = file.read(_MAX_BYTES).decode(errors="replace")
         for line in text.split("\n") if not text.endswith("\n") else text[:-1].split("\n"):

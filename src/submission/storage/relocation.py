@@ -74,7 +74,7 @@ def delete_run(run: str, state: str) -> str:
         "batch": os.path.basename(batch), "run": name, "time": time.time(), "state": state,
         "spec": run_files.read_text(run, run_folder.SPEC)}, ensure_ascii=False), sync=True)
     if os.path.isdir(os.path.join(batch, run_folder.ARCHIVE)):
-        from src.submission.batch import archiving  # few batches have an archive
+        from src.submission.storage import archiving  # few batches have an archive
 
         archiving.forget(batch, [name])
     if os.path.isdir(run):

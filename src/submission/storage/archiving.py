@@ -31,7 +31,8 @@ from src.archive.writer import Entry, NotPackable
 from src.errors import BatchError
 from src.io import deletion
 from src.run_folder import RunFolder
-from src.submission.batch import archive_lock, claims, heartbeat
+from src.submission.batch import claims, heartbeat
+from src.submission.storage import archive_lock
 from src.submission.system import process
 
 # suffixes of the hidden names of a folder whose run is in the archive, and of one that is being brought back
